@@ -1,0 +1,1 @@
+//! One way in for WAL, one way out.

@@ -1,0 +1,1 @@
+//! The control socket: how a command hands its work to a running service.

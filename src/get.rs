@@ -1,0 +1,1 @@
+//! `archive-get`: the `restore_command`.

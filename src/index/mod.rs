@@ -1,0 +1,1 @@
+//! The RocksDB index over the archive.

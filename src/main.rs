@@ -1,0 +1,3 @@
+//! The `walkeep` program: parse, dispatch, exit code.
+
+fn main() {}

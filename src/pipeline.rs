@@ -1,0 +1,1 @@
+//! Ordered CPU stages on threads with bounded channels.

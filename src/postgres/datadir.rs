@@ -1,0 +1,1 @@
+//! What of a data directory a backup copies, skips or empties.

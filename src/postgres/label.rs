@@ -1,0 +1,1 @@
+//! `backup_label` and `tablespace_map`.

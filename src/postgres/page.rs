@@ -1,0 +1,1 @@
+//! Data pages: header and checksum.

@@ -1,0 +1,1 @@
+//! `archive-push`: the `archive_command`.

@@ -1,0 +1,1 @@
+//! Targets, plans and restores.

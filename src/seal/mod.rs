@@ -1,0 +1,1 @@
+//! The sealed object: compressed, encrypted and bound to what it is.

@@ -1,0 +1,1 @@
+//! Ordinary SQL: settings, slots, privileges.

@@ -1,0 +1,1 @@
+//! Reads back and authenticates everything.
