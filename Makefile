@@ -1,0 +1,45 @@
+# make demo    see the main job done on a scratch PostgreSQL
+# make test    every test, against real servers that the tests start
+# make bench   micro-benchmarks, and the whole beside its peers
+# make fuzz    each parser of bytes from outside, FUZZ_SECONDS each (cargo-fuzz and a nightly toolchain)
+# make lint    format and clippy
+#
+# Everything is built with --release, into one target directory outside the clone, so that RocksDB is compiled once.
+
+CACHE := $(or $(WALKEEP_CACHE),$(if $(filter 0,$(shell id -u)),/var/cache/walkeep,$(HOME)/.cache/walkeep))
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test bench fuzz lint setup build
+
+help:
+	@sed -n 's/^# make /  make /p' Makefile
+
+setup:
+	@tests/setup.sh
+	@ls $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/output >/dev/null 2>&1 || \
+	  echo "The first build compiles RocksDB: about 11 minutes on two cores. Later builds reuse it."
+
+build: setup
+	@cargo build --release --quiet
+
+demo: build
+	@bench/demo.sh $(CARGO_TARGET_DIR)/release/walkeep
+
+test: setup
+	cargo test --release
+
+bench: build
+	cargo bench
+	bench/peers.sh $(CARGO_TARGET_DIR)/release/walkeep
+
+# The fuzzers link the RocksDB that is already built.
+fuzz: build
+	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	  ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$$(dirname $$(ls -t $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)) \
+	  CARGO_TARGET_DIR=$(CACHE)/fuzz-target cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
