@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 /// Microseconds from the Unix epoch to PostgreSQL's (`POSTGRES_EPOCH_JDATE`, `timestamp.h`).
-const EPOCH_FROM_UNIX_MICROS: i64 = 946_684_800_000_000;
+const EPOCH_FROM_UNIX_MICROS: i64 = PgTime::EPOCH_FROM_UNIX_SECONDS * 1_000_000;
 
 /// A moment as PostgreSQL stores it (`TimestampTz`): microseconds since 2000-01-01 00:00:00 UTC, negative before.
 ///
@@ -14,6 +14,9 @@ const EPOCH_FROM_UNIX_MICROS: i64 = 946_684_800_000_000;
 pub struct PgTime(i64);
 
 impl PgTime {
+    /// Seconds from the Unix epoch to 2000-01-01 00:00:00 UTC.
+    pub const EPOCH_FROM_UNIX_SECONDS: i64 = 946_684_800;
+
     /// The moment `micros` microseconds after 2000-01-01 00:00:00 UTC.
     #[must_use]
     pub const fn from_pg_micros(micros: i64) -> PgTime {
