@@ -231,7 +231,12 @@ pub enum WalFileName {
     /// A timeline's history, `00000002.history` (`IsTLHistoryFileName`).
     History(TimelineId),
     /// A backup's label, `<segment>.<offset>.backup` (`IsBackupHistoryFileName`).
-    BackupLabel(SegmentName),
+    BackupLabel {
+        /// The segment the backup starts in.
+        segment: SegmentName,
+        /// The offset of its start in that segment.
+        offset: u32,
+    },
     /// Any other name PostgreSQL may use: up to 64 ASCII letters, digits and dots (backup.sgml).
     Other(String),
 }
@@ -254,14 +259,27 @@ impl WalFileName {
             return Some(WalFileName::History(timeline));
         }
         if let Some((segment, offset)) = name.strip_suffix(".backup").and_then(|stem| stem.split_once('.'))
-            && let (Some(segment), Some(_)) = (SegmentName::parse(segment), hex_u32(offset))
+            && let (Some(segment), Some(offset)) = (SegmentName::parse(segment), hex_u32(offset))
         {
-            return Some(WalFileName::BackupLabel(segment));
+            return Some(WalFileName::BackupLabel { segment, offset });
         }
         let known = (1..=WalFileName::MAX_LEN).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')
             && !name.starts_with('.');
         known.then(|| WalFileName::Other(name.to_owned()))
+    }
+}
+
+impl fmt::Display for WalFileName {
+    /// The name as it was read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WalFileName::Segment(segment) => fmt::Display::fmt(segment, f),
+            WalFileName::Partial(segment) => write!(f, "{segment}.partial"),
+            WalFileName::History(timeline) => write!(f, "{}.history", timeline.hex()),
+            WalFileName::BackupLabel { segment, offset } => write!(f, "{segment}.{offset:08X}.backup"),
+            WalFileName::Other(name) => f.write_str(name),
+        }
     }
 }
 
@@ -300,11 +318,14 @@ mod tests {
     #[test]
     fn every_name_postgresql_may_use_is_known_and_no_other() {
         let segment = SegmentName::parse("0000000100000000000000A3").unwrap();
-        let check = |name: &str, expected: WalFileName| assert_eq!(WalFileName::parse(name), Some(expected), "{name}");
+        let check = |name: &str, expected: WalFileName| {
+            assert_eq!(WalFileName::parse(name).as_ref(), Some(&expected), "{name}");
+            assert_eq!(expected.to_string(), name);
+        };
         check("0000000100000000000000A3", WalFileName::Segment(segment));
         check("0000000100000000000000A3.partial", WalFileName::Partial(segment));
         check("00000010.history", WalFileName::History(TimelineId::new(16).unwrap()));
-        check("0000000100000000000000A3.00000028.backup", WalFileName::BackupLabel(segment));
+        check("0000000100000000000000A3.00000028.backup", WalFileName::BackupLabel { segment, offset: 0x28 });
         check("0000000100000000000000a3", WalFileName::Other("0000000100000000000000a3".into()));
         check("custom.file.1", WalFileName::Other("custom.file.1".into()));
         for wrong in ["", "..", "a/b", "../x", "a b", "a\0", "é", ".hidden", &"a".repeat(65)] {

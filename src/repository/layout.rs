@@ -1,0 +1,508 @@
+//! Where each object stands: names to paths and back. Pure; `docs/format/repository.md` is the same in prose.
+//!
+//! Keys hold only ASCII letters, digits, dots, underscores, dashes and slashes, which every store takes as they are. Fixed-width hexadecimal
+//! makes the order of keys the order of positions.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentName, WalFileName};
+use crate::postgres::timeline::TimelineId;
+
+/// The name of one object, relative to the repository's root: parts separated by single slashes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(String);
+
+/// A part of the key space: all objects whose key begins with these parts. Empty for the whole repository.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Prefix(String);
+
+/// What was given cannot be (a part of) an object's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no object name: up to 512 ASCII letters, digits, dots, underscores and dashes between single slashes"
+)]
+pub struct BadKey(String);
+
+/// The longest key. S3 takes 1024 bytes; half of it is left for the repository's own path in the bucket.
+const KEY_MAX: usize = 512;
+
+impl ObjectKey {
+    /// Reads a key as a listing gives it.
+    ///
+    /// # Errors
+    /// [`BadKey`] if no object of ours can have this name; it may be somebody else's file.
+    pub fn parse(key: &str) -> Result<ObjectKey, BadKey> {
+        if key.len() <= KEY_MAX && key.split('/').all(is_part) {
+            Ok(ObjectKey(key.to_owned()))
+        } else {
+            Err(BadKey(key.to_owned()))
+        }
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last part.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// All parts but the last.
+    #[must_use]
+    pub fn parent(&self) -> Prefix {
+        Prefix(self.0.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default())
+    }
+}
+
+impl Prefix {
+    /// The whole repository.
+    #[must_use]
+    pub const fn all() -> Prefix {
+        Prefix(String::new())
+    }
+
+    /// The parts as text, without a slash at the end; empty for the whole repository.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key of the object `name` right under this prefix.
+    ///
+    /// # Errors
+    /// [`BadKey`] if it is not a single part or too long.
+    pub fn object(&self, name: &str) -> Result<ObjectKey, BadKey> {
+        if !is_part(name) {
+            return Err(BadKey(name.to_owned()));
+        }
+        ObjectKey::parse(&joined(&self.0, name))
+    }
+
+    /// The prefix of what stands under `name` right under this prefix.
+    ///
+    /// # Errors
+    /// [`BadKey`] if it is not a single part or too long.
+    pub fn below(&self, name: &str) -> Result<Prefix, BadKey> {
+        self.object(name).map(|key| Prefix(key.0))
+    }
+}
+
+fn joined(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
+}
+
+fn is_part(part: &str) -> bool {
+    !part.is_empty()
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && !part.bytes().all(|b| b == b'.')
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.0)
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The name under which a cluster is configured and its objects stand.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClusterName(String);
+
+/// What was given cannot name a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot name a cluster: a letter or digit, then up to 62 letters, digits, underscores and dashes, and not the word \"keys\""
+)]
+pub struct BadClusterName(String);
+
+impl ClusterName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ClusterName {
+    type Err = BadClusterName;
+
+    fn from_str(name: &str) -> Result<ClusterName, BadClusterName> {
+        let plain = (1..=63).contains(&name.len())
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+            // The keys stand beside the clusters.
+            && !name.eq_ignore_ascii_case(KEYS);
+        if plain { Ok(ClusterName(name.to_owned())) } else { Err(BadClusterName(name.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for ClusterName {
+    type Error = BadClusterName;
+
+    fn try_from(name: String) -> Result<ClusterName, BadClusterName> {
+        name.parse()
+    }
+}
+
+impl From<ClusterName> for String {
+    fn from(name: ClusterName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const MARKER: &str = "walkeep.json";
+const KEYS: &str = "keys";
+
+/// The object that makes a folder a repository: its format version and identity.
+#[must_use]
+pub fn marker() -> ObjectKey {
+    ObjectKey(MARKER.to_owned())
+}
+
+/// All wrapped epoch keys.
+#[must_use]
+pub fn keys() -> Prefix {
+    Prefix(KEYS.to_owned())
+}
+
+/// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the next number.
+///
+/// # Errors
+/// [`BadKey`] if `id` cannot stand in a name.
+pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, BadKey> {
+    keys().object(&format!("{id}.{generation}"))
+}
+
+/// What an object of a cluster is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClusterObject {
+    /// `cluster.json`: the system identifier and the segment size.
+    Identity,
+    /// A whole WAL segment.
+    Segment(SegmentName),
+    /// Another file of `pg_wal`: a partial segment, a history, a backup label, or a name only its sender understands.
+    File(WalFileName),
+    /// A backup's manifest, by label.
+    Backup(String),
+    /// A pack of chunks, by id.
+    Pack(String),
+    /// WAL that is known to be lost.
+    Gap {
+        /// The timeline it was on.
+        timeline: TimelineId,
+        /// The first byte lost.
+        start: Lsn,
+        /// The position after the last byte lost.
+        end: Lsn,
+    },
+    /// What `check` writes and deletes.
+    Probe(String),
+}
+
+/// The keys of one cluster's objects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    cluster: ClusterName,
+}
+
+impl Layout {
+    /// The keys of the cluster of this name.
+    #[must_use]
+    pub const fn new(cluster: ClusterName) -> Layout {
+        Layout { cluster }
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub const fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    fn under(&self, path: &str) -> String {
+        format!("{}/{path}", self.cluster)
+    }
+
+    /// Everything of this cluster.
+    #[must_use]
+    pub fn all(&self) -> Prefix {
+        Prefix(self.cluster.0.clone())
+    }
+
+    /// `cluster.json`.
+    #[must_use]
+    pub fn identity(&self) -> ObjectKey {
+        ObjectKey(self.under("cluster.json"))
+    }
+
+    /// All WAL: one prefix a timeline below it.
+    #[must_use]
+    pub fn wal(&self) -> Prefix {
+        Prefix(self.under("wal"))
+    }
+
+    /// One timeline's WAL: one prefix for each log file of 4 GiB below it, and `files`.
+    #[must_use]
+    pub fn timeline(&self, timeline: TimelineId) -> Prefix {
+        Prefix(self.under(&format!("wal/{}", timeline.hex())))
+    }
+
+    /// The segments in the same log file of 4 GiB as `name`.
+    #[must_use]
+    pub fn log_file(&self, name: SegmentName) -> Prefix {
+        self.segment(name).parent()
+    }
+
+    /// A whole segment.
+    #[must_use]
+    pub fn segment(&self, name: SegmentName) -> ObjectKey {
+        let name = name.to_string();
+        let log: String = name.chars().skip(8).take(8).collect();
+        let timeline: String = name.chars().take(8).collect();
+        ObjectKey(self.under(&format!("wal/{timeline}/{log}/{name}")))
+    }
+
+    /// Any file of `pg_wal` by its name.
+    #[must_use]
+    pub fn file(&self, name: &WalFileName) -> ObjectKey {
+        match name {
+            WalFileName::Segment(segment) => self.segment(*segment),
+            WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
+                ObjectKey(self.under(&format!("wal/{}/files/{name}", segment.timeline().hex())))
+            }
+            WalFileName::History(timeline) => ObjectKey(self.under(&format!("history/{}.history", timeline.hex()))),
+            WalFileName::Other(name) => ObjectKey(self.under(&format!("wal/other/{name}"))),
+        }
+    }
+
+    /// All timeline histories.
+    #[must_use]
+    pub fn histories(&self) -> Prefix {
+        Prefix(self.under("history"))
+    }
+
+    /// All backups' manifests; labels sort by time.
+    #[must_use]
+    pub fn backups(&self) -> Prefix {
+        Prefix(self.under("backup"))
+    }
+
+    /// The manifest of the backup `label`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn backup(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        self.backups().object(label)
+    }
+
+    /// All packs.
+    #[must_use]
+    pub fn packs(&self) -> Prefix {
+        Prefix(self.under("pack"))
+    }
+
+    /// The pack `id`, in one of up to 256 parts by its first two characters.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `id` cannot stand in a name.
+    pub fn pack(&self, id: &str) -> Result<ObjectKey, BadKey> {
+        let part: String = id.chars().take(2).collect();
+        self.packs().below(&part)?.object(id)
+    }
+
+    /// All recorded gaps.
+    #[must_use]
+    pub fn gaps(&self) -> Prefix {
+        Prefix(self.under("gap"))
+    }
+
+    /// A gap from `start` to `end`.
+    #[must_use]
+    pub fn gap(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
+        ObjectKey(self.under(&format!("gap/{}/{:016X}-{:016X}", timeline.hex(), start.get(), end.get())))
+    }
+
+    /// What `check` writes and deletes.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `name` cannot stand in a name.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
+        Prefix(self.under("probe")).object(name)
+    }
+
+    /// The key of `object`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if a label, an id or a probe's name cannot stand in a name.
+    pub fn key(&self, object: &ClusterObject) -> Result<ObjectKey, BadKey> {
+        match object {
+            ClusterObject::Identity => Ok(self.identity()),
+            ClusterObject::Segment(name) => Ok(self.segment(*name)),
+            ClusterObject::File(name) => Ok(self.file(name)),
+            ClusterObject::Backup(label) => self.backup(label),
+            ClusterObject::Pack(id) => self.pack(id),
+            ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
+            ClusterObject::Probe(name) => self.probe(name),
+        }
+    }
+
+    /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this cluster.
+    #[must_use]
+    pub fn object(&self, key: &ObjectKey) -> Option<ClusterObject> {
+        let path = key.0.strip_prefix(&self.cluster.0)?.strip_prefix('/')?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let object = match parts.as_slice() {
+            ["cluster.json"] => ClusterObject::Identity,
+            ["wal", _, "files", name] | ["wal", "other", name] | ["history", name] => {
+                ClusterObject::File(WalFileName::parse(name)?)
+            }
+            ["wal", _, _, name] => ClusterObject::Segment(SegmentName::parse(name)?),
+            ["backup", label] => ClusterObject::Backup((*label).to_owned()),
+            ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
+            ["gap", timeline, range] => {
+                let (start, end) = range.split_once('-')?;
+                ClusterObject::Gap {
+                    timeline: TimelineId::new(u32::try_from(hex(timeline, 8)?).ok()?)?,
+                    start: Lsn::new(hex(start, 16)?),
+                    end: Lsn::new(hex(end, 16)?),
+                }
+            }
+            ["probe", name] => ClusterObject::Probe((*name).to_owned()),
+            _ => return None,
+        };
+        // One object, one name: what does not come back to the same key stands in a wrong place.
+        (self.key(&object).ok().as_ref() == Some(key)).then_some(object)
+    }
+}
+
+/// `digits` upper-case hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    if plain { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClusterName, ClusterObject, Layout, ObjectKey, Prefix};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+    use crate::postgres::timeline::TimelineId;
+    use proptest::prelude::*;
+
+    fn layout() -> Layout {
+        Layout::new("main".parse().unwrap())
+    }
+
+    #[test]
+    fn every_object_stands_where_the_format_says() {
+        let check = |object: ClusterObject, expected: &str| {
+            let key = layout().key(&object).unwrap();
+            assert_eq!(key.as_str(), expected);
+            assert_eq!(layout().object(&key), Some(object), "{expected}");
+        };
+        let file = |name| ClusterObject::File(WalFileName::parse(name).unwrap());
+        let segment = SegmentName::parse("0000000A00000001000000FE").unwrap();
+        check(ClusterObject::Identity, "main/cluster.json");
+        check(ClusterObject::Segment(segment), "main/wal/0000000A/00000001/0000000A00000001000000FE");
+        check(file("0000000A00000001000000FE.partial"), "main/wal/0000000A/files/0000000A00000001000000FE.partial");
+        check(
+            file("0000000A00000001000000FE.00000028.backup"),
+            "main/wal/0000000A/files/0000000A00000001000000FE.00000028.backup",
+        );
+        check(file("0000000A.history"), "main/history/0000000A.history");
+        check(file("custom.file.1"), "main/wal/other/custom.file.1");
+        check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
+        check(ClusterObject::Pack("ab12".into()), "main/pack/ab/ab12");
+        check(
+            ClusterObject::Gap {
+                timeline: TimelineId::new(10).unwrap(),
+                start: Lsn::new(0x1_0000_0000),
+                end: Lsn::new(u64::MAX),
+            },
+            "main/gap/0000000A/0000000100000000-FFFFFFFFFFFFFFFF",
+        );
+        check(ClusterObject::Probe("x1".into()), "main/probe/x1");
+    }
+
+    #[test]
+    fn what_stands_in_a_wrong_place_is_not_ours() {
+        for wrong in [
+            "other/cluster.json",
+            "mainly/cluster.json",
+            "main",
+            "main/wal/0000000B/00000001/0000000A00000001000000FE",
+            "main/wal/0000000A/00000002/0000000A00000001000000FE",
+            "main/wal/0000000A/files/0000000A00000001000000FE",
+            "main/wal/other/0000000A.history",
+            "main/history/custom.file.1",
+            "main/pack/ac/ab12",
+            "main/gap/0000000A/1-2",
+            "main/gap/00000000/0000000100000000-FFFFFFFFFFFFFFFF",
+        ] {
+            assert_eq!(layout().object(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_that_climb_or_hide_are_refused() {
+        for wrong in ["", "/", "a//b", "a/", "/a", "..", "a/../b", ".", "a#1", "a b", "ä", "a\0", &"a/".repeat(300)] {
+            assert!(ObjectKey::parse(wrong).is_err(), "{wrong:?}");
+        }
+        for wrong in ["", "keys", "KEYS", "-a", "_a", "a.b", "a/b", "..", &"a".repeat(64)] {
+            assert!(wrong.parse::<ClusterName>().is_err(), "{wrong:?}");
+        }
+        assert!(layout().backup("a/b").is_err());
+        assert!(layout().probe("..").is_err());
+        assert!(Prefix::all().object("a/b").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_positions_do(a in 0..1_u64 << 40, b in 0..1_u64 << 40, mebibytes in 0..=10_u32) {
+            let size = SegmentSize::new(1 << (20 + mebibytes)).unwrap();
+            let timeline = TimelineId::FIRST;
+            let (Some(x), Some(y)) = (
+                SegmentName::new(timeline, SegmentNo::new(a), size),
+                SegmentName::new(timeline, SegmentNo::new(b), size),
+            ) else { return Ok(()) };
+            prop_assert_eq!(a.cmp(&b), layout().segment(x).cmp(&layout().segment(y)));
+            let gap = |start| layout().gap(timeline, Lsn::new(start), Lsn::MAX);
+            prop_assert_eq!(a.cmp(&b), gap(a).cmp(&gap(b)));
+        }
+    }
+}
