@@ -1,0 +1,276 @@
+//! Compression of one frame, and the choice of a zstd level.
+//!
+//! Comes in: a frame's plaintext. Goes out: fewer bytes, or the advice to store it as it is. The level follows the queue: who falls behind
+//! compresses faster, who has time compresses better ([`Adaptive`]). zstd's contexts are kept per thread.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+/// The level of [`Level::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3 and is 1.7 times as fast.
+const DEFAULT: i32 = 1;
+
+/// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time, too.
+const WORTH: usize = 32;
+
+/// How hard to compress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// As the load allows: [`Adaptive`] where work is queued, else zstd's level 1.
+    #[default]
+    Auto,
+    /// Always this zstd level, from [`Level::FASTEST`] to [`Level::BEST`].
+    Fixed(i32),
+}
+
+impl Level {
+    /// The fastest level that may be configured.
+    pub const FASTEST: i32 = -7;
+    /// The best level that may be configured; zstd's levels beyond it need far more memory.
+    pub const BEST: i32 = 19;
+
+    /// The level as zstd counts it.
+    #[must_use]
+    pub const fn zstd(self) -> i32 {
+        match self {
+            Level::Auto => DEFAULT,
+            Level::Fixed(level) => level,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Level::Auto => f.write_str("auto"),
+            Level::Fixed(level) => fmt::Display::fmt(level, f),
+        }
+    }
+}
+
+/// What was given is no compression level.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a compression level; it is \"auto\" or a zstd level from -7 to 19")]
+pub struct ParseLevelError(String);
+
+impl FromStr for Level {
+    type Err = ParseLevelError;
+
+    fn from_str(text: &str) -> Result<Level, ParseLevelError> {
+        if text == "auto" {
+            return Ok(Level::Auto);
+        }
+        match text.parse::<i32>() {
+            Ok(level) if level != 0 && (Level::FASTEST..=Level::BEST).contains(&level) => Ok(Level::Fixed(level)),
+            _ => Err(ParseLevelError(text.to_owned())),
+        }
+    }
+}
+
+/// Picks a level from how full the queue before compression is: a full queue means that whoever feeds it waits for us.
+///
+/// Pure: the same observations give the same levels. Falling behind is answered at once, a step a time; being idle only after it has lasted,
+/// so that a short pause in a busy stream changes nothing.
+#[derive(Debug, Clone)]
+pub struct Adaptive {
+    step: usize,
+    idle: u32,
+}
+
+/// From fast to good. Negative levels leave out the entropy stage by degrees. Beyond 3 the gain on WAL is small, and the processor is usually
+/// the database's.
+const LADDER: [i32; 5] = [-5, -3, -1, 1, 3];
+/// Where a new controller starts: level 1.
+const START: usize = 3;
+/// So many observations of a nearly empty queue in a row before it compresses better.
+const PATIENCE: u32 = 8;
+
+impl Default for Adaptive {
+    fn default() -> Adaptive {
+        Adaptive::new()
+    }
+}
+
+impl Adaptive {
+    /// A controller that has seen nothing yet: zstd's level 1.
+    #[must_use]
+    pub const fn new() -> Adaptive {
+        Adaptive { step: START, idle: 0 }
+    }
+
+    /// Takes note that `queued` of at most `capacity` items wait to be compressed; asked once an item.
+    pub fn observe(&mut self, queued: usize, capacity: usize) {
+        let (queued, capacity) = (queued.saturating_mul(8), capacity.max(1));
+        if queued >= capacity.saturating_mul(6) {
+            self.step = self.step.saturating_sub(1);
+            self.idle = 0;
+        } else if queued <= capacity {
+            self.idle = self.idle.saturating_add(1);
+            if self.idle >= PATIENCE {
+                self.step = LADDER.len().saturating_sub(1).min(self.step.saturating_add(1));
+                self.idle = 0;
+            }
+        } else {
+            self.idle = 0;
+        }
+    }
+
+    /// The level for the next item.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        Level::Fixed(LADDER.get(self.step).copied().unwrap_or(DEFAULT))
+    }
+}
+
+/// A compressor and the level it was last set to.
+type Kept = Option<(i32, Compressor<'static>)>;
+
+/// zstd's contexts and a buffer, one set a thread: making them anew for each frame costs as much as compressing a small one.
+#[derive(Default)]
+struct Scratch {
+    compressor: Kept,
+    decompressor: Option<Decompressor<'static>>,
+    buffer: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// Compresses `plain` and hands the result to `then`: `Some` bytes, or `None` where compression does not pay and `plain` is to be stored.
+pub(super) fn compressed<R>(plain: &[u8], level: Level, then: impl FnOnce(Option<&[u8]>) -> R) -> io::Result<R> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let compressor = compressor(&mut scratch.compressor, level.zstd())?;
+        scratch.buffer.clear();
+        scratch.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        let len = compressor.compress_to_buffer(plain, &mut scratch.buffer)?;
+        let pays = len < plain.len().saturating_sub(plain.len() / WORTH);
+        Ok(then(pays.then_some(scratch.buffer.as_slice())))
+    })
+}
+
+fn compressor(slot: &mut Kept, level: i32) -> io::Result<&mut Compressor<'static>> {
+    let fresh = match slot.take() {
+        Some((used, kept)) if used == level => (used, kept),
+        Some((_, mut kept)) => {
+            kept.set_compression_level(level)?;
+            (level, kept)
+        }
+        None => (level, Compressor::new(level)?),
+    };
+    Ok(&mut slot.insert(fresh).1)
+}
+
+/// Lets `fill` write `len` compressed bytes into a buffer of this thread, then decompresses them into `plain`.
+///
+/// `Ok(false)` if they are not what compresses to exactly `plain.len()` bytes. Never writes, or allocates, beyond `plain` and `len`.
+pub(super) fn decompressed<E>(
+    len: usize,
+    plain: &mut [u8],
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<bool, E> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { decompressor, buffer, .. } = scratch;
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let Some(stored) = buffer.get_mut(..len) else { return Ok(false) };
+        fill(stored)?;
+        if decompressor.is_none() {
+            *decompressor = Decompressor::new().ok();
+        }
+        let Some(decompressor) = decompressor else { return Ok(false) };
+        Ok(decompressor.decompress_to_buffer(stored, plain).is_ok_and(|written| written == plain.len()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Adaptive, Level, compressed, decompressed};
+
+    #[test]
+    fn levels_are_read_as_written() {
+        for (text, level) in
+            [("auto", Level::Auto), ("-7", Level::Fixed(-7)), ("1", Level::Fixed(1)), ("19", Level::Fixed(19))]
+        {
+            assert_eq!(text.parse::<Level>().unwrap(), level);
+            assert_eq!(level.to_string(), text);
+        }
+        for wrong in ["", "0", "-8", "20", "fast", "1.5", "AUTO"] {
+            assert!(wrong.parse::<Level>().is_err(), "{wrong:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_as_it_is() {
+        let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(100_000);
+        assert!(compressed(&noise, Level::Auto, |smaller| smaller.is_none()).unwrap());
+        assert!(compressed(&[7; 100_000], Level::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100)).unwrap());
+    }
+
+    #[test]
+    fn a_level_of_its_own_does_not_stick_to_the_thread() {
+        let text: Vec<u8> = (0..200_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let at = |level| compressed(&text, Level::Fixed(level), |s| s.unwrap().to_vec()).unwrap();
+        let (fast, best, again) = (at(-5), at(12), at(-5));
+        assert!(best.len() < fast.len());
+        assert_eq!(fast, again);
+    }
+
+    #[test]
+    fn what_decompresses_to_another_length_is_refused() {
+        let stored = compressed(&[7; 1000], Level::Auto, |s| s.unwrap().to_vec()).unwrap();
+        let try_len = |plain_len: usize| {
+            let mut plain = vec![0; plain_len];
+            let fill = |buffer: &mut [u8]| {
+                buffer.copy_from_slice(&stored);
+                Ok::<(), ()>(())
+            };
+            decompressed(stored.len(), &mut plain, fill).unwrap()
+        };
+        assert!(try_len(1000));
+        assert!(!try_len(999));
+        assert!(!try_len(1001));
+    }
+
+    #[test]
+    fn behind_means_faster_and_idle_means_better() {
+        let mut adaptive = Adaptive::new();
+        assert_eq!(adaptive.level(), Level::Fixed(1));
+        for _ in 0..3 {
+            adaptive.observe(8, 8);
+        }
+        assert_eq!(adaptive.level(), Level::Fixed(-5));
+        adaptive.observe(8, 8);
+        assert_eq!(adaptive.level(), Level::Fixed(-5), "there is nothing faster");
+        for _ in 0..7 {
+            adaptive.observe(0, 8);
+        }
+        assert_eq!(adaptive.level(), Level::Fixed(-5), "a pause is not yet idleness");
+        adaptive.observe(0, 8);
+        assert_eq!(adaptive.level(), Level::Fixed(-3));
+        for _ in 0..100 {
+            adaptive.observe(4, 8);
+        }
+        assert_eq!(adaptive.level(), Level::Fixed(-3), "half full is just right");
+        for _ in 0..100 {
+            adaptive.observe(0, 8);
+        }
+        assert_eq!(adaptive.level(), Level::Fixed(3));
+    }
+
+    trait TakeBytes {
+        fn take_bytes(self, len: usize) -> Vec<u8>;
+    }
+
+    impl TakeBytes for blake3::OutputReader {
+        fn take_bytes(mut self, len: usize) -> Vec<u8> {
+            let mut bytes = vec![0; len];
+            self.fill(&mut bytes);
+            bytes
+        }
+    }
+}

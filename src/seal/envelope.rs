@@ -1,0 +1,251 @@
+//! The bytes around the frames: header, frame table, footer. Layout and limits only; nothing here compresses or encrypts.
+//!
+//! ```text
+//! header 64 | frames … | frame table 8 each | trailer | footer 96
+//! ```
+//!
+//! The footer begins with a copy of the header, so that the end of an object alone tells how to open its trailer. All numbers are little-endian.
+//! `docs/format/sealed-object.md` has the fields.
+
+use std::ops::Range;
+
+use sha2::{Digest, Sha256};
+
+use super::keys::KeyId;
+use super::{Binding, Fault, Kind, Part};
+
+/// How an object begins; the byte after it is the format's version.
+const MAGIC: [u8; 7] = *b"walkeep";
+/// The version this module writes, and the newest it reads.
+const VERSION: u8 = 1;
+/// How an object ends.
+const END: [u8; 4] = *b"sEAL";
+
+/// Bytes of the header.
+pub(super) const HEADER: usize = 64;
+/// Bytes of the footer.
+pub(super) const FOOTER: usize = 96;
+/// Bytes of an entry of the frame table.
+pub(super) const ENTRY: usize = 8;
+
+/// The largest trailer, compressed or not: the digest of a 1 GiB segment of the smallest transactions takes less than half of it.
+pub const MAX_TRAILER: usize = 64 << 20;
+/// Frames are a power of two of at least this many bytes.
+pub const MIN_FRAME: u32 = 4 << 10;
+/// Frames are a power of two of at most this many bytes.
+pub const MAX_FRAME: u32 = 4 << 20;
+
+/// What a frame may be longer by than its plaintext: a tag.
+const TAG: u32 = 16;
+/// The top bit of a stored length: set if the plaintext was compressed.
+const COMPRESSED: u32 = 1 << 31;
+
+/// What an object begins with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// [`KeyId::NONE`] and `encrypted == false` come together.
+    pub(super) key: KeyId,
+    pub(super) encrypted: bool,
+    pub(super) frame_size: u32,
+    pub(super) salt: [u8; 32],
+}
+
+impl Header {
+    pub(super) fn to_bytes(&self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        let fields = MAGIC.into_iter().chain([VERSION, self.kind.code(), u8::from(self.encrypted), 0, 0]);
+        let fields = fields.chain(self.frame_size.to_le_bytes()).chain(*self.key.as_bytes()).chain(self.salt);
+        bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Result<Header, Fault> {
+        let magic: [u8; 7] = array(bytes, 0).ok_or(Fault::NotSealed)?;
+        if magic != MAGIC {
+            return Err(Fault::NotSealed);
+        }
+        let damaged = Fault::Damaged(Part::Header);
+        let [version, kind, cipher, zero, zero_too]: [u8; 5] = array(bytes, 7).ok_or(damaged)?;
+        if version != VERSION {
+            return Err(Fault::Newer(version));
+        }
+        let frame_size = number(bytes, 12).ok_or(damaged)?;
+        let key = KeyId::from_bytes(array(bytes, 16).ok_or(damaged)?);
+        let salt = array(bytes, 32).ok_or(damaged)?;
+        let kind = Kind::from_code(kind).ok_or(damaged)?;
+        let sound = cipher <= 1
+            && (zero, zero_too) == (0, 0)
+            && (cipher == 1) == (key != KeyId::NONE)
+            && (MIN_FRAME..=MAX_FRAME).contains(&frame_size)
+            && frame_size.is_power_of_two();
+        if sound { Ok(Header { kind, key, encrypted: cipher == 1, frame_size, salt }) } else { Err(damaged) }
+    }
+
+    /// What every tag of the object authenticates beside its own part: the header, and through `binding` the object's name.
+    pub(super) fn context(&self, binding: &Binding) -> [u8; 32] {
+        Sha256::new().chain_update(self.to_bytes()).chain_update(binding.subject().as_bytes()).finalize().into()
+    }
+}
+
+/// A length as stored, and whether what it counts was compressed before it was encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stored {
+    pub(super) len: u32,
+    pub(super) compressed: bool,
+}
+
+impl Stored {
+    fn to_bits(self) -> u32 {
+        self.len & !COMPRESSED | if self.compressed { COMPRESSED } else { 0 }
+    }
+
+    fn from_bits(bits: u32) -> Stored {
+        Stored { len: bits & !COMPRESSED, compressed: bits & COMPRESSED != 0 }
+    }
+}
+
+/// An entry of the frame table, with what follows from its place in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Frame {
+    /// Where the frame's stored bytes begin in the object.
+    pub(super) offset: u64,
+    pub(super) stored: Stored,
+    pub(super) crc: u32,
+    pub(super) plain_len: u32,
+    pub(super) last: bool,
+}
+
+impl Frame {
+    /// The frame's stored bytes, within the object.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(u64::from(self.stored.len))
+    }
+
+    /// What the frame's tag authenticates.
+    pub(super) fn associated(&self, context: &[u8; 32], number: u64) -> [u8; 46] {
+        let mut data = [0; 46];
+        let fields = context.iter().copied().chain(number.to_le_bytes()).chain(self.plain_len.to_le_bytes());
+        let fields = fields.chain([u8::from(self.last), u8::from(self.stored.compressed)]);
+        data.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        data
+    }
+}
+
+/// The length of frame `number` of a plaintext of `plain_len` bytes.
+pub(super) fn frame_len(plain_len: u64, frame_size: u32, number: u64) -> u32 {
+    let rest = plain_len.saturating_sub(number.saturating_mul(u64::from(frame_size)));
+    u32::try_from(rest).map_or(frame_size, |rest| rest.min(frame_size))
+}
+
+/// How many frames a plaintext takes: none if it is empty.
+pub(super) fn frame_count(plain_len: u64, frame_size: u32) -> u64 {
+    plain_len.div_ceil(u64::from(frame_size))
+}
+
+/// The frame table as bytes.
+pub(super) fn table_bytes(frames: &[Frame]) -> Vec<u8> {
+    frames.iter().flat_map(|frame| [frame.stored.to_bits(), frame.crc]).flat_map(u32::to_le_bytes).collect()
+}
+
+/// What an object ends with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Footer {
+    pub(super) header: Header,
+    pub(super) frames: u32,
+    pub(super) trailer: Stored,
+    pub(super) trailer_plain: u32,
+    /// CRC-32 of frame table and trailer.
+    pub(super) crc: u32,
+    pub(super) plain_len: u64,
+}
+
+impl Footer {
+    pub(super) fn to_bytes(&self) -> [u8; FOOTER] {
+        let mut bytes = [0; FOOTER];
+        let fields = self.header.to_bytes().into_iter().chain(self.frames.to_le_bytes());
+        let fields = fields.chain(self.trailer.to_bits().to_le_bytes()).chain(self.trailer_plain.to_le_bytes());
+        let fields = fields.chain(self.crc.to_le_bytes()).chain(self.plain_len.to_le_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        let (covered, rest) = bytes.split_at_mut(FOOTER - 8);
+        let (crc, end) = rest.split_at_mut(4);
+        crc.copy_from_slice(&crc32fast::hash(covered).to_le_bytes());
+        end.copy_from_slice(&END);
+        bytes
+    }
+
+    /// Reads the last [`FOOTER`] bytes of an object of `object_len` bytes. What it returns fits the object's length and the limits of its kind.
+    pub(super) fn parse(bytes: &[u8], object_len: u64) -> Result<Footer, Fault> {
+        let damaged = Fault::Damaged(Part::Footer);
+        if array(bytes, FOOTER - 4) != Some(END) || bytes.len() != FOOTER {
+            return Err(Fault::NoEnd);
+        }
+        let covered = bytes.get(..FOOTER - 8).ok_or(damaged)?;
+        if number(bytes, FOOTER - 8) != Some(crc32fast::hash(covered)) {
+            return Err(damaged);
+        }
+        let header = Header::parse(bytes)?;
+        let footer = Footer {
+            frames: number(bytes, 64).ok_or(damaged)?,
+            trailer: Stored::from_bits(number(bytes, 68).ok_or(damaged)?),
+            trailer_plain: number(bytes, 72).ok_or(damaged)?,
+            crc: number(bytes, 76).ok_or(damaged)?,
+            plain_len: array(bytes, 80).map(u64::from_le_bytes).ok_or(damaged)?,
+            header,
+        };
+        if footer.plain_len > footer.header.kind.max_len() {
+            return Err(Fault::TooLarge { len: footer.plain_len, max: footer.header.kind.max_len() });
+        }
+        let sound = u64::from(footer.frames) == frame_count(footer.plain_len, footer.header.frame_size)
+            && usize::try_from(footer.trailer.len).is_ok_and(|len| len <= MAX_TRAILER)
+            && usize::try_from(footer.trailer_plain).is_ok_and(|len| len <= MAX_TRAILER)
+            && (HEADER as u64).saturating_add(footer.tail_len()) <= object_len;
+        if sound { Ok(footer) } else { Err(damaged) }
+    }
+
+    /// Bytes from the frame table to the object's end.
+    pub(super) fn tail_len(&self) -> u64 {
+        (u64::from(self.frames) * ENTRY as u64) + u64::from(self.trailer.len) + FOOTER as u64
+    }
+
+    /// What the trailer's tag authenticates: what the object is, the footer's lengths, and the frame table.
+    pub(super) fn associated(&self, context: &[u8; 32], table: &[u8]) -> Vec<u8> {
+        let mut data = Vec::with_capacity(table.len().saturating_add(64));
+        data.extend_from_slice(context);
+        data.extend_from_slice(&self.frames.to_le_bytes());
+        data.extend_from_slice(&self.trailer.to_bits().to_le_bytes());
+        data.extend_from_slice(&self.trailer_plain.to_le_bytes());
+        data.extend_from_slice(&self.plain_len.to_le_bytes());
+        data.extend_from_slice(table);
+        data
+    }
+
+    /// The frame table, read; refuses one whose frames do not fill the object from the header to the table.
+    pub(super) fn frames(&self, table: &[u8], object_len: u64) -> Result<Vec<Frame>, Fault> {
+        let damaged = Fault::Damaged(Part::Trailer);
+        let mut frames = Vec::with_capacity(table.len() / ENTRY);
+        let mut offset = HEADER as u64;
+        for (index, entry) in table.chunks_exact(ENTRY).enumerate() {
+            let stored = Stored::from_bits(number(entry, 0).ok_or(damaged)?);
+            let plain_len = frame_len(self.plain_len, self.header.frame_size, index as u64);
+            let crc = number(entry, 4).ok_or(damaged)?;
+            let last = index.saturating_add(1) as u64 == u64::from(self.frames);
+            // What is compressed is smaller than its plaintext, so nothing is longer than plaintext and tag.
+            if stored.len > plain_len.saturating_add(TAG) {
+                return Err(damaged);
+            }
+            frames.push(Frame { offset, stored, crc, plain_len, last });
+            offset = offset.saturating_add(u64::from(stored.len));
+        }
+        if offset.saturating_add(self.tail_len()) == object_len { Ok(frames) } else { Err(Fault::NoEnd) }
+    }
+}
+
+/// The `N` bytes at `at`.
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    array(bytes, at).map(u32::from_le_bytes)
+}
