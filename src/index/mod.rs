@@ -1,1 +1,222 @@
-//! The RocksDB index over the archive.
+//! The index: where in the archive a moment, a transaction, a restore point or a position is.
+//!
+//! It holds a summary of each segment, of each block of 256 segments, and every event, in RocksDB; all of it comes from the digests in the
+//! trailers of the segments' objects, so an index that is lost is rebuilt from them, and nothing is ever acknowledged on its word. One process
+//! writes ([`Index::open_writer`]); any number read beside it ([`Index::open_reader`]).
+//!
+//! [`keys`] and [`ingest`] say what is written, [`queries`] and [`continuity`] what is asked; they are pure, over [`store::Store`], and only
+//! `rocks` names RocksDB. The calls block: from async code they go through `spawn_blocking`. `docs/format/index.md` describes the bytes.
+
+pub mod keys;
+pub mod xids;
+pub mod summary;
+pub mod store;
+pub mod ingest;
+pub mod view;
+pub mod queries;
+pub mod continuity;
+
+mod codec;
+mod error;
+mod rocks;
+#[cfg(test)]
+pub(crate) mod world;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use crate::postgres::segment::SegmentNo;
+use crate::postgres::timeline::TimelineId;
+
+pub use continuity::{Continuity, Defect, Hole};
+pub use error::Error;
+pub use ingest::Entry;
+pub use keys::Place;
+pub use queries::{Along, ParameterMaxima, Stretch, Want};
+pub use summary::{Joint, Summary};
+pub use view::View;
+
+use ingest::Ingest;
+use keys::Cluster;
+use rocks::Rocks;
+use store::{Batch, Family, Store};
+
+/// The format of keys and values; an index of another format is not read but rebuilt.
+pub const FORMAT: u32 = 1;
+
+/// The kind of checkpoints, as keys have it ([`crate::wal::event::EventKind::tag`]).
+pub const CHECKPOINT: u8 = 1;
+/// The kind of parameter changes.
+pub const PARAMETERS: u8 = 2;
+/// The kind of restore points.
+pub const RESTORE_POINT: u8 = 3;
+
+const FORMAT_KEY: &[u8] = b"format";
+const REPOSITORY_KEY: &[u8] = b"repository";
+/// A batch is applied when it has grown to this: a rebuild then needs no more memory than that.
+const BATCH: usize = 1 << 20;
+
+/// An open index.
+#[derive(Debug)]
+pub struct Index {
+    rocks: Rocks,
+    /// Held while something is read, changed and written back.
+    writing: Mutex<()>,
+}
+
+impl Index {
+    /// Opens the index in `dir` for writing, making it where there is none. `repository` is the id of the repository it is about.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process writes it; [`Error::Foreign`], [`Error::Format`] and [`Error::Damaged`] where it has to be
+    /// replaced ([`Index::anew`]).
+    pub fn open_writer(dir: &Path, repository: &str) -> Result<Index, Error> {
+        let index = Index { rocks: Rocks::open_writer(dir)?, writing: Mutex::new(()) };
+        if index.rocks.get(Family::Meta, FORMAT_KEY)?.is_none()
+            && index.rocks.get(Family::Meta, REPOSITORY_KEY)?.is_none()
+        {
+            let mut batch = Batch::default();
+            batch.put(Family::Meta, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
+            batch.put(Family::Meta, REPOSITORY_KEY.to_vec(), repository.as_bytes().to_vec());
+            index.rocks.apply(&batch)?;
+        }
+        index.check_identity(repository)?;
+        Ok(index)
+    }
+
+    /// Opens the index in `dir` for reading, as it stands now, beside whoever writes it.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] where there is none; else as [`Index::open_writer`].
+    pub fn open_reader(dir: &Path, repository: &str) -> Result<Index, Error> {
+        let index = Index { rocks: Rocks::open_reader(dir)?, writing: Mutex::new(()) };
+        index.check_identity(repository)?;
+        Ok(index)
+    }
+
+    /// Opens an empty index in `dir` for writing, in place of whatever index is there.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process writes it.
+    pub fn anew(dir: &Path, repository: &str) -> Result<Index, Error> {
+        Rocks::destroy(dir)?;
+        Index::open_writer(dir, repository)
+    }
+
+    fn check_identity(&self, repository: &str) -> Result<(), Error> {
+        let dir = || self.rocks.dir().to_owned();
+        let format = self.rocks.get(Family::Meta, FORMAT_KEY)?;
+        let found = self.rocks.get(Family::Meta, REPOSITORY_KEY)?;
+        let (Some(format), Some(found)) = (format, found) else {
+            return Err(Error::Damaged { dir: dir(), what: "it doesn't say what it is an index of".to_owned() });
+        };
+        let format = format.try_into().map(u32::from_be_bytes).unwrap_or(0);
+        if format != FORMAT {
+            return Err(Error::Format { dir: dir(), found: format, expected: FORMAT });
+        }
+        if found != repository.as_bytes() {
+            let found = String::from_utf8_lossy(&found).into_owned();
+            return Err(Error::Foreign { dir: dir(), found, expected: repository.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Whether this process is the writer.
+    #[must_use]
+    pub fn is_writer(&self) -> bool {
+        self.rocks.is_writer()
+    }
+
+    /// The part of the index that is about `cluster`.
+    ///
+    /// # Errors
+    /// What RocksDB says, or [`Error::Cluster`].
+    pub fn view(&self, cluster: &str) -> Result<View<'_>, Error> {
+        View::new(&self.rocks, cluster)
+    }
+
+    /// Takes digests in, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
+    /// others out, never half of one.
+    ///
+    /// # Errors
+    /// What RocksDB says; [`Error::SegmentSize`] for a segment that is not the cluster's.
+    pub fn ingest<'a>(&self, cluster: &str, entries: impl IntoIterator<Item = Entry<'a>>) -> Result<(), Error> {
+        let cluster = Cluster::new(cluster)?;
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut ingest = Ingest::new(&self.rocks, &cluster)?;
+        for entry in entries {
+            ingest.add(entry)?;
+            if ingest.weight() >= BATCH {
+                self.rocks.apply(&ingest.finish())?;
+                ingest = Ingest::new(&self.rocks, &cluster)?;
+            }
+        }
+        self.rocks.apply(&ingest.finish())
+    }
+
+    /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself over what follows
+    /// without a hole, so that a catch-up begins there ([`View::mark`]).
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn set_mark(&self, cluster: &str, timeline: TimelineId, at: SegmentNo) -> Result<(), Error> {
+        let cluster = Cluster::new(cluster)?;
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut ingest = Ingest::new(&self.rocks, &cluster)?;
+        ingest.set_mark(timeline, at)?;
+        self.rocks.apply(&ingest.finish())
+    }
+
+    /// Takes in what the writer has written since this reader was opened or last refreshed.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn refresh(&self) -> Result<(), Error> {
+        self.rocks.refresh()
+    }
+
+    /// Writes all that is in memory to files.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.rocks.flush()
+    }
+
+    /// How large the index is.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let mut families = Vec::new();
+        for family in Family::ALL {
+            let (keys, bytes) = self.rocks.estimate(family)?;
+            families.push(FamilyStats { name: family.name(), keys, bytes });
+        }
+        Ok(Stats { format: FORMAT, families, memory: self.rocks.memory()? })
+    }
+}
+
+/// How large an index is, as RocksDB estimates it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Stats {
+    /// The format of its keys and values.
+    pub format: u32,
+    /// Each family of keys.
+    pub families: Vec<FamilyStats>,
+    /// Bytes that RocksDB holds in memory in this process.
+    pub memory: u64,
+}
+
+/// One family of keys.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct FamilyStats {
+    /// What it holds.
+    pub name: &'static str,
+    /// Keys, about.
+    pub keys: u64,
+    /// Bytes in files, compressed; what is still in memory and in the log is not counted.
+    pub bytes: u64,
+}

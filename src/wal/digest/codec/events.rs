@@ -25,6 +25,33 @@ pub(super) fn put(out: &mut Vec<u8>, events: &[Event], start: Lsn) {
     }
 }
 
+impl Event {
+    /// The event by itself as bytes, for the index.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        put(&mut out, std::slice::from_ref(self), Lsn::INVALID);
+        out
+    }
+
+    /// Reads what [`Event::to_bytes`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Event> {
+        let mut reader = Reader::new(bytes);
+        let mut events = read(&mut reader, Lsn::INVALID)?;
+        let event = events.pop()?;
+        (events.is_empty() && reader.rest().is_empty()).then_some(event)
+    }
+}
+
+impl EventKind {
+    /// The number that stands for this kind in digests and in the index's keys.
+    #[must_use]
+    pub fn tag(&self) -> u8 {
+        tag(self)
+    }
+}
+
 fn tag(kind: &EventKind) -> u8 {
     match kind {
         EventKind::Checkpoint(_) => 1,

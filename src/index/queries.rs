@@ -1,0 +1,352 @@
+//! Searches along a timeline path: which segments may answer, and whether the log is whole.
+//!
+//! The index says which segment to look into; the record itself is in the segment's dense list of endings, which the caller fetches. Commit
+//! times go back and forth in log order, so nothing here bisects them: a search passes over blocks and segments by their largest time and looks
+//! into the first that may hold what is wanted.
+
+use std::collections::BTreeMap;
+
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentNo, SegmentSize};
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::{TimelineId, TimelinePath, TimelineSpan};
+use crate::wal::event::{Event, EventKind, Parameters, WalLevel};
+
+use super::error::Error;
+use super::keys::{Place, block_of, first_of_block};
+use super::store::Order;
+use super::summary::{Block, Summary};
+use super::view::View;
+
+/// A segment as a path uses it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Which segment.
+    pub place: Place,
+    /// Its first byte.
+    pub from: Lsn,
+    /// The position after the last byte that the path takes from it: its end, or where the path leaves its timeline.
+    pub to: Lsn,
+    /// What is in it.
+    pub summary: Summary,
+}
+
+/// What a segment must hold to be looked into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// An ending.
+    Ending,
+    /// An ending later than this.
+    EndingAfter(PgTime),
+    /// The ending of this transaction.
+    Xid(u32),
+}
+
+impl Want {
+    fn may_be_in_block(self, block: &Block) -> bool {
+        match self {
+            Want::Ending => block.endings,
+            Want::EndingAfter(time) => block.latest.is_some_and(|latest| latest > time),
+            Want::Xid(xid) => block.xids.may_hold(xid),
+        }
+    }
+
+    /// Whether it may be in the segment; if not, it certainly is not.
+    #[must_use]
+    pub fn may_be_in(self, summary: &Summary) -> bool {
+        match self {
+            Want::Ending => summary.endings > 0,
+            Want::EndingAfter(time) => summary.latest.is_some_and(|latest| latest > time),
+            Want::Xid(xid) => summary.xids.may_hold(xid),
+        }
+    }
+}
+
+/// A search along one path of one cluster.
+#[derive(Debug)]
+pub struct Along<'a> {
+    view: &'a View<'a>,
+    path: &'a TimelinePath,
+    size: SegmentSize,
+}
+
+/// The segments `from..to` whose first choice is one span's timeline.
+struct Run {
+    span: TimelineSpan,
+    from: SegmentNo,
+    to: SegmentNo,
+}
+
+impl<'a> Along<'a> {
+    /// Searches of `view` along `path`. `None` while the index has nothing of the cluster.
+    #[must_use]
+    pub fn new(view: &'a View<'a>, path: &'a TimelinePath) -> Option<Along<'a>> {
+        Some(Along { view, path, size: view.segment_size()? })
+    }
+
+    /// The size of the cluster's segments.
+    #[must_use]
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
+    }
+
+    /// The timeline that the byte at `lsn` is read from.
+    #[must_use]
+    pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
+        self.path.timeline_at(lsn)
+    }
+
+    /// For each timeline of the path the segments that are looked for on it first.
+    fn runs(&self) -> Vec<Run> {
+        let spans = self.path.spans();
+        let begins = |span: &TimelineSpan| self.size.segment_of(span.begin);
+        let ends = spans.iter().skip(1).map(begins).chain([SegmentNo::new(u64::MAX)]);
+        spans.iter().zip(ends).map(|(span, to)| Run { span: *span, from: begins(span), to }).collect()
+    }
+
+    fn stretch(&self, place: Place, summary: Summary) -> Stretch {
+        let end = self.path.switch_point(place.timeline).unwrap_or(Lsn::MAX);
+        Stretch { place, from: place.segment.start(self.size), to: place.segment.end(self.size).min(end), summary }
+    }
+
+    /// The segment of this number as recovery along the path would find it: on the newest timeline that has it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn segment(&self, number: SegmentNo) -> Result<Option<Stretch>, Error> {
+        for timeline in self.path.candidates(number, self.size) {
+            let place = Place { timeline, segment: number };
+            if self.path.switch_point(timeline).is_some_and(|end| end <= number.start(self.size)) {
+                return Ok(None);
+            }
+            if let Some(summary) = self.view.summary(place)? {
+                return Ok(Some(self.stretch(place, summary)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The segment with the byte at `lsn`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn segment_of(&self, lsn: Lsn) -> Result<Option<Stretch>, Error> {
+        Ok(self.segment(self.size.segment_of(lsn))?.filter(|stretch| lsn < stretch.to))
+    }
+
+    /// The segment in which `run` hands over to the next timeline, where that timeline's own copy of it is missing.
+    fn handover(&self, run: &Run) -> Result<Option<Stretch>, Error> {
+        if run.span.end.is_none() || run.from >= run.to {
+            return Ok(None);
+        }
+        let first_choice = self.path.candidates(run.to, self.size).next();
+        Ok(self.segment(run.to)?.filter(|stretch| Some(stretch.place.timeline) != first_choice))
+    }
+
+    /// The first segment from `from` on that may hold what is wanted.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn next(&self, from: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
+        for run in self.runs() {
+            let found = self.next_in(run.span.timeline, run.from.max(from), run.to, want)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            if run.to >= from
+                && let Some(stretch) = self.handover(&run)?
+                && want.may_be_in(&stretch.summary)
+            {
+                return Ok(Some(stretch));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_in(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+        want: Want,
+    ) -> Result<Option<Stretch>, Error> {
+        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(None) };
+        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Forward) {
+            let (number, block) = block?;
+            if !want.may_be_in_block(&block) {
+                continue;
+            }
+            let (begin, end) = (first_of_block(number).max(from), first_of_block(number.saturating_add(1)).min(to));
+            for found in self.view.summaries(timeline, begin, end, Order::Forward) {
+                let (place, summary) = found?;
+                if want.may_be_in(&summary) {
+                    return Ok(Some(self.stretch(place, summary)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last segment before `before` that may hold what is wanted.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn previous(&self, before: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
+        for run in self.runs().into_iter().rev() {
+            if run.to < before
+                && let Some(stretch) = self.handover(&run)?
+                && want.may_be_in(&stretch.summary)
+            {
+                return Ok(Some(stretch));
+            }
+            let found = self.previous_in(run.span.timeline, run.from, run.to.min(before), want)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn previous_in(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+        want: Want,
+    ) -> Result<Option<Stretch>, Error> {
+        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(None) };
+        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Backward) {
+            let (number, block) = block?;
+            if !want.may_be_in_block(&block) {
+                continue;
+            }
+            let (begin, end) = (first_of_block(number).max(from), first_of_block(number.saturating_add(1)).min(to));
+            for found in self.view.summaries(timeline, begin, end, Order::Backward) {
+                let (place, summary) = found?;
+                if want.may_be_in(&summary) {
+                    return Ok(Some(self.stretch(place, summary)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every segment of the path with a byte in `from..to`, in log order, one by one.
+    ///
+    /// # Errors
+    /// What the store or the visitor says.
+    pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> Result<(), Error>) -> Result<(), Error> {
+        let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
+        let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
+        for run in self.runs() {
+            let own = self.view.summaries(run.span.timeline, run.from.max(first), run.to.min(end), Order::Forward);
+            for found in own {
+                let (place, summary) = found?;
+                visit(self.stretch(place, summary))?;
+            }
+            if run.to >= first
+                && run.to < end
+                && let Some(stretch) = self.handover(&run)?
+            {
+                visit(stretch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of the given kinds whose records start in `from..to` on the path, in log order. At most `limit`: the caller can go on from
+    /// the last one.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn events(&self, kinds: &[u8], from: Lsn, to: Lsn, limit: usize) -> Result<Vec<Event>, Error> {
+        let mut found: BTreeMap<(Lsn, u8, usize), Event> = BTreeMap::new();
+        for span in self.path.spans() {
+            // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
+            let begin = self.size.segment_of(span.begin).start(self.size).max(from);
+            let end = span.end.unwrap_or(Lsn::MAX).min(to);
+            for &kind in kinds {
+                let mut last = (Lsn::INVALID, 0_usize);
+                for event in self.view.events(kind, span.timeline, begin, end).take(limit) {
+                    let event = event?;
+                    last = (event.lsn, if last.0 == event.lsn { last.1.saturating_add(1) } else { 0 });
+                    found.insert((event.lsn, kind, last.1), event);
+                }
+            }
+        }
+        Ok(found.into_values().take(limit).collect())
+    }
+
+    /// The restore points of this name on the path from `from` on, in log order. Recovery stops at the first it meets.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn restore_points(&self, name: &str, from: Lsn) -> Result<Vec<Event>, Error> {
+        let mut found: BTreeMap<Lsn, Event> = BTreeMap::new();
+        for (timeline, lsn) in self.view.restore_points(name)? {
+            let on_path = self.path.spans().iter().any(|span| {
+                let begin = self.size.segment_of(span.begin).start(self.size);
+                span.timeline == timeline && begin <= lsn && span.end.is_none_or(|end| lsn < end)
+            });
+            if on_path
+                && lsn >= from
+                && let Some(event) = self.view.event(super::RESTORE_POINT, timeline, lsn)?
+            {
+                found.insert(lsn, event);
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// What the settings that a restored server must match were at their largest in `from..to`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn parameters(&self, from: Lsn, to: Lsn) -> Result<ParameterMaxima, Error> {
+        let mut maxima = ParameterMaxima::default();
+        let mut begin = from;
+        loop {
+            let page = self.events(&[super::PARAMETERS], begin, to, PAGE)?;
+            for event in &page {
+                if let EventKind::Parameters(parameters) = &event.kind {
+                    maxima.take(event.lsn, parameters);
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => begin = last.lsn.saturating_add(1),
+                Some(_) | None => return Ok(maxima),
+            }
+        }
+    }
+}
+
+/// Events read at a time where all are wanted.
+const PAGE: usize = 1024;
+
+/// The largest values of the settings that WAL carries, over a stretch of log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ParameterMaxima {
+    /// The maxima; `None` where no record says anything. What held before the stretch is in the backup's `pg_control`.
+    pub largest: Option<Parameters>,
+    /// The first record that says `wal_level = minimal`: no recovery gets past it.
+    pub minimal_at: Option<Lsn>,
+}
+
+impl ParameterMaxima {
+    fn take(&mut self, lsn: Lsn, new: &Parameters) {
+        if new.wal_level == WalLevel::Minimal && self.minimal_at.is_none() {
+            self.minimal_at = Some(lsn);
+        }
+        let old = self.largest.unwrap_or(*new);
+        self.largest = Some(Parameters {
+            max_connections: old.max_connections.max(new.max_connections),
+            max_worker_processes: old.max_worker_processes.max(new.max_worker_processes),
+            max_wal_senders: old.max_wal_senders.max(new.max_wal_senders),
+            max_prepared_transactions: old.max_prepared_transactions.max(new.max_prepared_transactions),
+            max_locks_per_transaction: old.max_locks_per_transaction.max(new.max_locks_per_transaction),
+            wal_level: old.wal_level.max(new.wal_level),
+            wal_log_hints: old.wal_log_hints || new.wal_log_hints,
+            track_commit_timestamp: old.track_commit_timestamp || new.track_commit_timestamp,
+        });
+    }
+}

@@ -1,0 +1,164 @@
+//! What the index asks of a database: ordered keys in a few families, read one by one or by range, written in batches that apply whole.
+//!
+//! RocksDB is one such store ([`rocks`](super::rocks)); a sorted map in memory is another, which tests and readers without a database use.
+
+use std::collections::BTreeMap;
+
+use super::error::Error;
+use super::keys::Range;
+
+/// The families of keys, each its own ordered space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// The index's own facts: format, repository, timelines, marks.
+    Meta,
+    /// One summary a segment.
+    Segments,
+    /// Summaries of 256 segments each.
+    Blocks,
+    /// Events by kind and position.
+    Events,
+    /// Restore points by name.
+    Names,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Family; 5] = [Family::Meta, Family::Segments, Family::Blocks, Family::Events, Family::Names];
+
+    /// The family's name in the database.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Meta => "meta",
+            Family::Segments => "segments",
+            Family::Blocks => "blocks",
+            Family::Events => "events",
+            Family::Names => "names",
+        }
+    }
+}
+
+/// Which end of a range a scan begins at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Smallest key first.
+    Forward,
+    /// Largest key first.
+    Backward,
+}
+
+/// Key and value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// The pairs of a range, one by one.
+pub type Pairs<'a> = Box<dyn Iterator<Item = Result<Pair, Error>> + 'a>;
+
+/// A database that can be read.
+pub trait Store {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// Whatever keeps the database from answering.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+
+    /// The pairs of `range`. An error ends the scan.
+    fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_>;
+}
+
+/// One change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Sets a key.
+    Put(Vec<u8>),
+    /// Removes a key.
+    Delete,
+}
+
+/// Changes that a store makes together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    changes: BTreeMap<(Family, Vec<u8>), Change>,
+    cleared: Vec<(Family, Range)>,
+}
+
+impl Batch {
+    /// Sets a key; what the batch said of it before no longer counts.
+    pub fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
+        self.changes.insert((family, key), Change::Put(value));
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, family: Family, key: Vec<u8>) {
+        self.changes.insert((family, key), Change::Delete);
+    }
+
+    /// Removes every key of a range, before anything else in the batch is done.
+    pub fn clear(&mut self, family: Family, range: Range) {
+        self.cleared.push((family, range));
+    }
+
+    /// What the batch will do to a key, if anything.
+    #[must_use]
+    pub fn change(&self, family: Family, key: &[u8]) -> Option<&Change> {
+        self.changes.get(&(family, key.to_vec()))
+    }
+
+    /// The ranges to be cleared first.
+    #[must_use]
+    pub fn cleared(&self) -> &[(Family, Range)] {
+        &self.cleared
+    }
+
+    /// The changes in key order.
+    pub fn changes(&self) -> impl Iterator<Item = (Family, &[u8], &Change)> {
+        self.changes.iter().map(|((family, key), change)| (*family, key.as_slice(), change))
+    }
+
+    /// Bytes of keys and values, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.changes()
+            .map(|(_, key, change)| key.len() + if let Change::Put(value) = change { value.len() } else { 0 })
+            .sum()
+    }
+}
+
+/// A store in memory.
+#[derive(Debug, Default, Clone)]
+pub struct Memory {
+    pairs: BTreeMap<(Family, Vec<u8>), Vec<u8>>,
+}
+
+impl Memory {
+    /// Makes a batch's changes.
+    pub fn apply(&mut self, batch: &Batch) {
+        for (family, range) in batch.cleared() {
+            self.pairs.retain(|(of, key), _| of != family || *key < range.from || *key >= range.to);
+        }
+        for (family, key, change) in batch.changes() {
+            match change {
+                Change::Put(value) => self.pairs.insert((family, key.to_vec()), value.clone()),
+                Change::Delete => self.pairs.remove(&(family, key.to_vec())),
+            };
+        }
+    }
+}
+
+impl Store for Memory {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.pairs.get(&(family, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_> {
+        if range.from >= range.to {
+            return Box::new(std::iter::empty());
+        }
+        let found = self.pairs.range((family, range.from.clone())..(family, range.to.clone()));
+        let pairs = found.map(|((_, key), value)| Ok((key.clone(), value.clone())));
+        match order {
+            Order::Forward => Box::new(pairs),
+            Order::Backward => Box::new(pairs.rev()),
+        }
+    }
+}
