@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a test says what it expects by panicking"
 )]
@@ -16,3 +17,6 @@ mod support;
 
 /// The support itself: servers of every major start, crash, promote and go away.
 mod servers;
+
+/// Restores to random moments.
+mod moments;

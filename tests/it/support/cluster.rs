@@ -351,9 +351,6 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("---- server log\n{}", process::tail(&self.log(), 30));
-        }
         if let Some(mut server) = self.server.take()
             && server.ended().is_none()
         {

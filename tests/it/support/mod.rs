@@ -6,6 +6,8 @@ pub(crate) mod process;
 pub(crate) mod scratch;
 pub(crate) mod site;
 pub(crate) mod template;
+pub(crate) mod waldump;
+pub(crate) mod workload;
 
 pub(crate) use cluster::{Cluster, Options};
 pub(crate) use installed::{QUICK, majors};
