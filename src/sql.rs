@@ -1,1 +1,421 @@
-//! Ordinary SQL: settings, slots, privileges.
+//! Ordinary SQL: settings, slots, privileges, a WAL switch. The only user of tokio-postgres.
+//!
+//! It connects with the same [`Conninfo`] and the same meanings of `sslmode` as [`crate::replication`], and asks small questions. What is
+//! wrong with the answers, and what to do about it, is the business of whoever asked.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SystemId;
+use crate::replication::conninfo::{ChannelBinding, Conninfo, Host, TargetSession};
+use crate::replication::dial::{self, Address, Encryption, Raw};
+use crate::replication::{self, login, tls};
+use crate::retry::Class;
+
+/// What can go wrong with an SQL session.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection; the same reasons as for replication.
+    #[error(transparent)]
+    Connect(#[from] replication::Error),
+    /// The server or the connection failed.
+    #[error("{}: {}", .0, describe(.1))]
+    Query(&'static str, #[source] tokio_postgres::Error),
+    /// The answer is not of the expected form.
+    #[error("the server gave an unexpected answer to {0}")]
+    Unexpected(&'static str),
+}
+
+/// The server's own words where there are some: tokio-postgres prints only "db error".
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => db.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+impl Error {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Connect(error) => error.class(),
+            Error::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
+                None => Class::Transient,
+                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,
+                Some(_) => Class::Permanent,
+            },
+            Error::Unexpected(_) => Class::Permanent,
+        }
+    }
+
+    /// The SQLSTATE, if the server said no.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Connect(error) => error.sqlstate(),
+            Error::Query(_, error) => error.code().map(tokio_postgres::error::SqlState::code),
+            Error::Unexpected(_) => None,
+        }
+    }
+}
+
+/// A physical replication slot, as `pg_replication_slots` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// Whether somebody streams from it.
+    pub active: bool,
+    /// The server keeps WAL from here on.
+    pub restart: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+}
+
+/// What the role may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Privileges {
+    /// The role's name.
+    pub role: String,
+    /// It may do everything.
+    pub superuser: bool,
+    /// It may stream WAL and take base backups.
+    pub replication: bool,
+    /// It may call `pg_switch_wal()`.
+    pub switch_wal: bool,
+    /// It may call `pg_create_restore_point()`.
+    pub restore_point: bool,
+}
+
+/// How the server's own archiver fares (`pg_stat_archiver`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiverState {
+    /// Files archived since the statistics were reset.
+    pub archived: u64,
+    /// The last one.
+    pub last_archived: Option<String>,
+    /// Failed attempts.
+    pub failed: u64,
+    /// The file that failed last.
+    pub last_failed: Option<String>,
+}
+
+/// An SQL session. It ends when dropped.
+#[derive(Debug)]
+pub struct Sql {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Sql {
+    /// Connects to the first server of `info` that answers and is of the wanted kind.
+    ///
+    /// # Errors
+    /// [`Error`] of the only server, or that of each.
+    pub async fn connect(info: &Conninfo) -> Result<Sql, Error> {
+        let mut errors = Vec::new();
+        let passes: &[TargetSession] = match &info.target_session {
+            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+            one => std::slice::from_ref(one),
+        };
+        for wanted in passes {
+            errors.clear();
+            for host in &info.hosts {
+                match dial::addresses(host).await {
+                    Err(error) => errors.push(error),
+                    Ok(addresses) => {
+                        for address in &addresses {
+                            match connect_to(info, host, address, *wanted).await {
+                                Ok(sql) => return Ok(sql),
+                                Err(error) => errors.push(error),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(login::one_or_all(errors).into())
+    }
+
+    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+        let messages = self.client.simple_query(query).await.map_err(|error| Error::Query(question, error))?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    async fn value(&self, question: &'static str, query: &str) -> Result<String, Error> {
+        let rows = self.rows(question, query).await?;
+        rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(Error::Unexpected(question))
+    }
+
+    async fn parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, Error> {
+        self.value(question, query).await?.parse().map_err(|_bad| Error::Unexpected(question))
+    }
+
+    /// The server's version as a number, such as 150020 for 15.20.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn version_num(&self) -> Result<u32, Error> {
+        self.parsed("the version", "SHOW server_version_num").await
+    }
+
+    /// The values of settings by name, in the server's base units; unknown ones are left out.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn settings(&self, names: &[&str]) -> Result<BTreeMap<String, String>, Error> {
+        let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+        let query = format!("SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ({list})");
+        let rows = self.rows("the settings", &query).await?;
+        let pair = |row: &SimpleQueryRow| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()));
+        Ok(rows.iter().filter_map(pair).collect())
+    }
+
+    /// Whether the server is a standby, or recovering.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn in_recovery(&self) -> Result<bool, Error> {
+        Ok(self.value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
+    }
+
+    /// Which cluster this is.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn system_id(&self) -> Result<SystemId, Error> {
+        let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+        Ok(SystemId::new(self.parsed("pg_control_system()", query).await?))
+    }
+
+    /// How far WAL is written; on a standby, received.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn current_lsn(&self) -> Result<Lsn, Error> {
+        let query = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
+                     ELSE pg_catalog.pg_current_wal_lsn() END";
+        self.parsed("the WAL position", query).await
+    }
+
+    /// Ends the current segment, if there is anything in it; gives the position just before the next one, and the name of the file that
+    /// holds it.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not, or the server is a standby.
+    pub async fn switch_wal(&self) -> Result<(Lsn, String), Error> {
+        let query = "SELECT lsn, pg_catalog.pg_walfile_name(lsn) FROM pg_catalog.pg_switch_wal() AS lsn";
+        let rows = self.rows("pg_switch_wal()", query).await?;
+        rows.first()
+            .and_then(|row| Some((row.get(0)?.parse().ok()?, row.get(1)?.to_owned())))
+            .ok_or(Error::Unexpected("pg_switch_wal()"))
+    }
+
+    /// Writes a restore point into the WAL.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not, or the server is a standby.
+    pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, Error> {
+        let query = format!("SELECT pg_catalog.pg_create_restore_point({})", literal(name));
+        self.parsed("pg_create_restore_point()", &query).await
+    }
+
+    /// The slot called `name`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, Error> {
+        let query = format!(
+            "SELECT active, restart_lsn, wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            literal(name)
+        );
+        let rows = self.rows("the replication slots", &query).await?;
+        Ok(rows.first().map(|row| SlotState {
+            active: row.get(0) == Some("t"),
+            restart: row.get(1).and_then(|lsn| lsn.parse().ok()),
+            wal_status: row.get(2).map(str::to_owned),
+        }))
+    }
+
+    /// What our role may do.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn privileges(&self) -> Result<Privileges, Error> {
+        let query = "SELECT rolname, rolsuper, rolreplication, \
+                     pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'execute'), \
+                     pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'execute') \
+                     FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let rows = self.rows("the role's privileges", query).await?;
+        let Some(row) = rows.first() else { return Err(Error::Unexpected("the role's privileges")) };
+        let yes = |column: usize| row.get(column) == Some("t");
+        Ok(Privileges {
+            role: row.get(0).unwrap_or_default().to_owned(),
+            superuser: yes(1),
+            replication: yes(2),
+            switch_wal: yes(3),
+            restore_point: yes(4),
+        })
+    }
+
+    /// How the server's own archiver fares.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn archiver(&self) -> Result<ArchiverState, Error> {
+        let query =
+            "SELECT archived_count, last_archived_wal, failed_count, last_failed_wal FROM pg_catalog.pg_stat_archiver";
+        let rows = self.rows("pg_stat_archiver", query).await?;
+        let Some(row) = rows.first() else { return Err(Error::Unexpected("pg_stat_archiver")) };
+        let number = |column: usize| row.get(column).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let name = |column: usize| row.get(column).map(str::to_owned);
+        Ok(ArchiverState { archived: number(0), last_archived: name(1), failed: number(2), last_failed: name(3) })
+    }
+}
+
+/// `text` as an SQL string, whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    let text = text.replace('\0', "").replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", text.replace('\\', "\\\\")) } else { format!("'{text}'") }
+}
+
+async fn connect_to(
+    info: &Conninfo,
+    host: &Host,
+    address: &Address,
+    wanted: TargetSession,
+) -> Result<Sql, replication::Error> {
+    let mut errors = Vec::new();
+    let mut found = None;
+    for encryption in dial::encryptions(info.tls.mode, address) {
+        let limit = dial::limit(info);
+        match tokio::time::timeout(limit, attempt(info, host, address, *encryption)).await {
+            Ok(Ok(sql)) => {
+                found = Some(sql);
+                break;
+            }
+            Ok(Err(error)) => {
+                let refused = error.sqlstate().is_some_and(|code| code != "28000");
+                errors.push(error);
+                if refused {
+                    break;
+                }
+            }
+            Err(_elapsed) => errors.push(replication::Error::TimedOut { host: host.to_string(), limit }),
+        }
+    }
+    let Some(sql) = found else { return Err(login::one_or_all(errors)) };
+    let (query, words) = match wanted {
+        TargetSession::Any | TargetSession::PreferStandby => return Ok(sql),
+        TargetSession::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
+        TargetSession::ReadOnly => ("SELECT current_setting('transaction_read_only') = 'on'", "read-only"),
+        TargetSession::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
+        TargetSession::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
+    };
+    match sql.value("target_session_attrs", query).await {
+        Ok(answer) if answer == "t" => Ok(sql),
+        Ok(_) => Err(replication::Error::WrongSession { host: host.to_string(), wanted: words }),
+        Err(_) => Err(replication::Error::Closed(None)),
+    }
+}
+
+async fn attempt(
+    info: &Conninfo,
+    host: &Host,
+    address: &Address,
+    encryption: Encryption,
+) -> Result<Sql, replication::Error> {
+    let user = login::user(info)?;
+    let dbname = info.dbname.clone().unwrap_or_else(|| user.clone());
+    let (password, password_from) = login::password(info, host, &user, &dbname)?;
+    let mut config = Config::new();
+    config.user(&user).dbname(&dbname).application_name(info.application_name.as_deref().unwrap_or("walkeep"));
+    if let Some(password) = &password {
+        config.password(password.reveal());
+    }
+    if let Some(options) = &info.options {
+        config.options(options);
+    }
+    config.channel_binding(match info.channel_binding {
+        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
+        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
+    });
+    let failed = |source| replication::Error::Connect { host: host.to_string(), source };
+    let explain = |error: tokio_postgres::Error| refused(host, &password_from, error);
+    let raw = dial::open(address, info).await.map_err(failed)?;
+    match (raw, encryption) {
+        (Raw::Tcp(stream), Encryption::Tls) => {
+            let peer = stream.peer_addr().map_err(failed)?;
+            let name = login::server_name(info, host, peer)?.to_str().into_owned();
+            let mut tls = MakeRustlsConnect::new(tls::client_config(info)?);
+            let connect = match MakeTlsConnect::<tokio::io::DuplexStream>::make_tls_connect(&mut tls, &name) {
+                Ok(connect) => connect,
+                Err(never) => match never {},
+            };
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            if info.tls.direct {
+                config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
+            }
+            let (client, connection) = config.connect_raw(stream, connect).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+        (Raw::Tcp(stream), Encryption::Plain) => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+        (Raw::Unix(stream), _) => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+    }
+}
+
+/// tokio-postgres's refusal in the words of [`replication::Error`].
+fn refused(host: &Host, password_from: &str, error: tokio_postgres::Error) -> replication::Error {
+    let Some(db) = error.as_db_error() else {
+        if error.is_closed() {
+            return replication::Error::Closed(None);
+        }
+        let problem = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}; the password came from {password_from}"),
+            None => error.to_string(),
+        };
+        return replication::Error::Handshake { host: host.to_string(), problem };
+    };
+    replication::Error::from_server(replication::message::ServerError {
+        severity: db.severity().to_owned(),
+        code: db.code().code().to_owned(),
+        message: db.message().to_owned(),
+        detail: db.detail().map(str::to_owned),
+        hint: db.hint().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn no_text_can_end_its_quotes() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b\0"), " E'a\\\\''b'");
+    }
+}

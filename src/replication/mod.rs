@@ -1,1 +1,29 @@
-//! PostgreSQL's streaming-replication protocol.
+//! PostgreSQL's streaming-replication protocol: the only socket to it.
+//!
+//! [`Conninfo`] says where and who, as libpq's connection strings do; [`Connection`] is a session in physical replication mode, from which
+//! a [`PhysicalStream`] of WAL or a [`BaseBackup`] comes. [`message`] and [`command`] are pure: bytes in, values out, and back.
+//!
+//! Released tokio-postgres has no replication mode, so this is our own client over postgres-protocol's messages and its SCRAM. It knows
+//! nothing of segments, archives or what WAL contains. It never retries: [`Error::class`] says whether its caller may.
+
+pub mod conninfo;
+pub mod syntax;
+pub mod pgpass;
+pub mod tls;
+pub mod message;
+pub mod command;
+pub mod error;
+pub(crate) mod dial;
+mod wire;
+pub(crate) mod login;
+pub mod connection;
+pub mod stream;
+pub mod base_backup;
+
+pub use base_backup::{BackupEnd, BackupEvent, BackupStart, BaseBackup, Tablespace};
+pub use command::{BaseBackupOptions, ServerVersion, SlotName, StandbyStatus};
+pub use connection::{Connection, Identity, Slot};
+pub use conninfo::{Conninfo, ConninfoError, Environment};
+pub use error::Error;
+pub use message::{Keepalive, XLogData};
+pub use stream::{NextTimeline, PhysicalStream, Started, StreamEvent};

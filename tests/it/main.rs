@@ -20,3 +20,5 @@ mod servers;
 
 /// Restores to random moments.
 mod moments;
+/// The replication client: every command, every way to log in.
+mod replication;
