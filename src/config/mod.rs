@@ -1,1 +1,213 @@
-//! The configuration file and the environment.
+//! The configuration file and the environment, turned into values that are known to be usable.
+//!
+//! The file is TOML ([`Config::read`]). Unknown keys, bad values and combinations that cannot work are refused with file, line and the
+//! nearest valid name; nothing is guessed and nothing is ignored. Only this module reads the process's environment.
+
+mod encryption;
+mod environment;
+mod error;
+mod locate;
+mod postgres;
+mod repository;
+mod secret;
+mod section;
+mod template;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use crate::seal::compress::Level;
+use section::{Section, Source};
+
+pub use encryption::{KeyError, KeySource};
+pub use environment::Environment;
+pub use error::ConfigError;
+pub use locate::{SYSTEM, locate, place_for_new};
+pub use postgres::{Acknowledge, Cluster};
+pub use repository::Repository;
+pub use repository::url;
+pub use secret::Secret;
+pub use section::nearest;
+pub use template::{NewConfig, render};
+pub use value::name;
+
+/// Where the index, the spool and the control socket are unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/walkeep";
+/// A configuration is a page of text; more than this is some other file.
+const FILE_MAX: u64 = 1 << 20;
+
+/// A configuration that was read and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, as an absolute path.
+    pub path: PathBuf,
+    /// Where the index, the spool and the control socket are.
+    pub state_dir: PathBuf,
+    /// Where everything is stored; at least one, in the order of the file.
+    pub repositories: Vec<Repository>,
+    /// Where the key comes from; `None` if the file switches encryption off.
+    pub key: Option<KeySource>,
+    /// How hard to compress.
+    pub compression: Level,
+    /// The clusters, in the order of the file.
+    pub clusters: Vec<Cluster>,
+    /// Sections and keys that are valid and checked, but that no command of this version acts on.
+    pub idle: Vec<String>,
+}
+
+impl Config {
+    /// Finds and reads the configuration: `named`, `$WALKEEP_CONFIG`, `./walkeep.toml`, `/etc/walkeep/walkeep.toml`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and what would be right.
+    pub fn read(named: Option<&Path>, environment: &Environment) -> Result<Config, ConfigError> {
+        let path = locate(named, environment)?;
+        let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
+        if std::fs::metadata(&path).map_err(unreadable)?.len() > FILE_MAX {
+            return Err(unreadable(std::io::Error::other(format!("it is longer than {FILE_MAX} bytes"))));
+        }
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let path = std::path::absolute(&path).map_err(unreadable)?;
+        Config::parse(&path, &text)
+    }
+
+    /// Reads the text of a configuration that stands at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and what would be right.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let source = Source { path: path.to_owned(), text };
+        let table = DeTable::parse(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            source.error(offset, format!("not TOML: {}", error.message()))
+        })?;
+        let known = ["state-dir", "repository", "encryption", "compression", "postgres", "redis", "server"];
+        let top = Section::top(&source, &table, &known)?;
+        let folder = source.folder();
+        let state_dir = top.text("state-dir")?.map_or(PathBuf::from(DEFAULT_STATE_DIR), |dir| folder.join(dir.value));
+        let repositories = repositories(&source, &top)?;
+        let clusters = clusters(&source, &top)?;
+        let key = match top.raw("encryption") {
+            Some(value) => {
+                let section = Section::open(&source, "[encryption]".to_owned(), value, &encryption::KEYS)?;
+                encryption::read(&section, folder)?
+            }
+            None => {
+                let message = "there is no [encryption]; name a key-file in it, or enabled = false to do without";
+                return Err(ConfigError::Whole { path: source.path, message: message.to_owned() });
+            }
+        };
+        let compression = compression(&source, &top)?;
+        let idle = idle(&source, &top, &repositories, &clusters)?;
+        let config = Config { path: source.path.clone(), state_dir, repositories, key, compression, clusters, idle };
+        config.check(&source)?;
+        Ok(config)
+    }
+
+    /// What each section alone cannot see.
+    fn check(&self, source: &Source<'_>) -> Result<(), ConfigError> {
+        let whole = |message: String| ConfigError::Whole { path: source.path.clone(), message };
+        for (nth, repository) in self.repositories.iter().enumerate() {
+            if let Some(twin) = self.repositories.iter().take(nth).find(|other| other.url == repository.url) {
+                let (one, two) = (&twin.name, &repository.name);
+                return Err(whole(format!(
+                    "[repository.{one}] and [repository.{two}] are the same place; keep one of them"
+                )));
+            }
+            let folder = repository.url.to_file_path().ok().filter(|_| repository.url.scheme() == "file");
+            if folder.is_some_and(|folder| self.state_dir.starts_with(folder)) {
+                let message = "state-dir lies inside [repository.{}]; move one of them, their files would mix";
+                return Err(whole(message.replace("{}", &repository.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster of this name, or the only one there is.
+    ///
+    /// # Errors
+    /// A message that names the clusters there are.
+    pub fn cluster(&self, name: Option<&str>) -> Result<&Cluster, ConfigError> {
+        let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
+        let names = || self.clusters.iter().map(|cluster| cluster.name.as_str());
+        let listed = || names().collect::<Vec<_>>().join(", ");
+        match (name, self.clusters.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, []) => Err(whole("no cluster is configured; add a section [postgres.main]".to_owned())),
+            (None, _) => Err(whole(format!("several clusters are configured; name one of {}", listed()))),
+            (Some(name), all) => all.iter().find(|cluster| cluster.name.as_str() == name).ok_or_else(|| {
+                let advice = match nearest(name, names()) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => format!("there is {}", listed()),
+                };
+                whole(format!("no cluster {name:?} is configured; {advice}"))
+            }),
+        }
+    }
+}
+
+fn repositories(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Repository>, ConfigError> {
+    let repositories: Vec<Repository> =
+        top.children("repository")?.iter().map(|child| Repository::read(source, child)).collect::<Result<_, _>>()?;
+    if repositories.is_empty() {
+        let message = "there is no repository; add a section [repository.local] with a url".to_owned();
+        return Err(ConfigError::Whole { path: source.path.clone(), message });
+    }
+    Ok(repositories)
+}
+
+fn clusters(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Cluster>, ConfigError> {
+    top.children("postgres")?.iter().map(|child| Cluster::read(source, child)).collect()
+}
+
+fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, ConfigError> {
+    let Some(value) = top.raw("compression") else { return Ok(Level::Auto) };
+    let section = Section::open(source, "[compression]".to_owned(), value, &["level"])?;
+    match section.raw("level").map(|level| (level.get_ref(), level.span().start)) {
+        None => Ok(Level::Auto),
+        Some((DeValue::String(text), _)) if text == "auto" => Ok(Level::Auto),
+        Some((DeValue::Integer(number), offset)) => {
+            let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
+            value::level(number).map_err(|why| source.error(offset, why))
+        }
+        Some((_, offset)) => Err(source.error(offset, "level is \"auto\" or a number without quotes, like 3")),
+    }
+}
+
+/// Checks the sections that belong to the service, and names what is set but idle in this version.
+fn idle(
+    source: &Source<'_>,
+    top: &Section<'_, '_>,
+    repositories: &[Repository],
+    clusters: &[Cluster],
+) -> Result<Vec<String>, ConfigError> {
+    let mut idle = Vec::new();
+    for child in top.children("redis")? {
+        let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        if clusters.iter().any(|cluster| cluster.name == name) {
+            let message = format!("[redis.{name}] and [postgres.{name}] would share a folder; rename one of them");
+            return Err(source.error(child.name.offset, message));
+        }
+        let known = ["url", "sentinels", "master", "backup"];
+        let section = Section::open(source, format!("[redis.{name}]"), child.value, &known)?;
+        section.parsed("backup", value::schedule)?;
+        idle.push(format!("[redis.{name}]"));
+    }
+    if let Some(value) = top.raw("server") {
+        let section = Section::open(source, "[server]".to_owned(), value, &["listen"])?;
+        let shape = || "write an address and a port, like \"127.0.0.1:9187\"".to_owned();
+        let address = |text: &str| text.parse::<std::net::SocketAddr>().ok().ok_or_else(shape);
+        section.parsed("listen", address)?;
+        idle.push("[server]".to_owned());
+    }
+    let schedules = clusters.iter().filter(|cluster| cluster.backup.is_some());
+    idle.extend(schedules.map(|cluster| format!("backup of [postgres.{}]", cluster.name)));
+    let kept = repositories.iter().filter(|repository| repository.retention.is_some());
+    idle.extend(kept.map(|repository| format!("retention of [repository.{}]", repository.name)));
+    Ok(idle)
+}
+
+#[cfg(test)]
+mod tests;

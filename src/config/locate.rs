@@ -1,0 +1,34 @@
+//! Where the configuration is: `--config`, `$WALKEEP_CONFIG`, `./walkeep.toml`, `/etc/walkeep/walkeep.toml`.
+
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::error::ConfigError;
+
+/// The variable that names the file.
+pub(super) const VARIABLE: &str = "WALKEEP_CONFIG";
+/// The file looked for in the working directory.
+pub(super) const HERE: &str = "walkeep.toml";
+/// The file of the machine.
+pub const SYSTEM: &str = "/etc/walkeep/walkeep.toml";
+
+/// The file to read. One that was named is taken even if it does not exist, so that the error names it.
+///
+/// # Errors
+/// [`ConfigError::Nowhere`] if none was named and neither usual place has one.
+pub fn locate(named: Option<&Path>, environment: &Environment) -> Result<PathBuf, ConfigError> {
+    if let Some(path) = named.map(Path::to_path_buf).or_else(|| environment.path(VARIABLE)) {
+        return Ok(path);
+    }
+    let usual = [PathBuf::from(HERE), PathBuf::from(SYSTEM)];
+    match usual.iter().find(|path| path.exists()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(ConfigError::Nowhere(usual.to_vec())),
+    }
+}
+
+/// Where `init` writes: the file that was named, or `./walkeep.toml`.
+#[must_use]
+pub fn place_for_new(named: Option<&Path>, environment: &Environment) -> PathBuf {
+    named.map(Path::to_path_buf).or_else(|| environment.path(VARIABLE)).unwrap_or_else(|| PathBuf::from(HERE))
+}

@@ -1,0 +1,72 @@
+//! The file that `walkeep init` writes: short, with comments that help, and read back by [`super::Config::parse`] before it is kept.
+
+use std::path::Path;
+
+use url::Url;
+
+/// What `init` was told.
+#[derive(Clone, Copy, Debug)]
+pub struct NewConfig<'c> {
+    /// The cluster's name.
+    pub cluster: &'c str,
+    /// How to reach it, if at all.
+    pub connection: Option<&'c str>,
+    /// The repository.
+    pub repository: &'c Url,
+    /// Where index, spool and control socket go.
+    pub state_dir: &'c Path,
+    /// The key file; `None` to do without encryption.
+    pub key_file: Option<&'c Path>,
+}
+
+/// The column at which comments begin.
+const COMMENT_AT: usize = 40;
+
+/// The text of the configuration.
+#[must_use]
+pub fn render(new: &NewConfig<'_>) -> String {
+    let local = repository_name(new.repository);
+    let mut lines = vec![
+        "# walkeep's configuration. Relative paths are taken from this file's folder.".to_owned(),
+        line(&setting("state-dir", &new.state_dir.display().to_string()), "index, spool, control socket"),
+        String::new(),
+        line(&format!("[repository.{local}]"), "any number; each gets everything"),
+        setting("url", new.repository.as_str()),
+        String::new(),
+        "[encryption]".to_owned(),
+        match new.key_file {
+            Some(path) => line(&setting("key-file", &path.display().to_string()), "keep a copy elsewhere"),
+            None => line("enabled = false", "whoever reaches the repository can read it"),
+        },
+        String::new(),
+        "[compression]".to_owned(),
+        line("level = \"auto\"", "zstd: faster when behind, better when idle; or a number"),
+        String::new(),
+        format!("[postgres.{}]", new.cluster),
+    ];
+    match new.connection {
+        Some(text) => lines.extend([
+            setting("connection", text),
+            line("acknowledge = \"spool\"", "what flushed means; or \"repository\""),
+        ]),
+        None => lines.extend([
+            "# fed by archive_command alone; to stream and to take backups, add:".to_owned(),
+            "# connection = \"host=/var/run/postgresql user=walkeep\"".to_owned(),
+        ]),
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn setting(key: &str, value: &str) -> String {
+    format!("{key} = {}", toml::Value::String(value.to_owned()))
+}
+
+fn line(setting: &str, comment: &str) -> String {
+    format!("{setting:<COMMENT_AT$}  # {comment}")
+}
+
+/// What the repository is called in the file.
+fn repository_name(url: &Url) -> &'static str {
+    if url.scheme() == "file" { "local" } else { "offsite" }
+}
