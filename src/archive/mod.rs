@@ -1,1 +1,3 @@
 //! One way in for WAL, one way out.
+
+pub mod lookup;

@@ -1,6 +1,7 @@
 //! Whether a stretch of log is whole: every segment there, every record checked, and each segment tied to the one before.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::TimelineId;
@@ -101,12 +102,24 @@ impl Along<'_> {
     /// # Errors
     /// What the store says.
     pub fn continuity(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+        self.check(from, to, u64::MAX)
+    }
+
+    /// As [`Along::continuity`], but no further than the first hole.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn first_hole(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+        self.check(from, to, 1)
+    }
+
+    fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
         let mut check = Check { found: Continuity::default(), reached: from, last_start: None, last_record: None };
         self.walk(from, to, |stretch| {
             check.take(&stretch, to);
-            Ok(())
+            if check.found.holes_total < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        if check.reached < to {
+        if check.reached < to && check.found.holes_total < enough {
             check.hole(self.timeline_at(check.reached), check.reached, to, Defect::Missing);
         }
         Ok(check.found)

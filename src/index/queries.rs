@@ -5,6 +5,7 @@
 //! into the first that may hold what is wanted.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
@@ -231,24 +232,27 @@ impl<'a> Along<'a> {
         Ok(None)
     }
 
-    /// Every segment of the path with a byte in `from..to`, in log order, one by one.
+    /// Every segment of the path with a byte in `from..to`, in log order, one by one, until the visitor has seen enough.
     ///
     /// # Errors
-    /// What the store or the visitor says.
-    pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> Result<(), Error>) -> Result<(), Error> {
+    /// What the store says.
+    pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> ControlFlow<()>) -> Result<(), Error> {
         let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
         let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
         for run in self.runs() {
             let own = self.view.summaries(run.span.timeline, run.from.max(first), run.to.min(end), Order::Forward);
             for found in own {
                 let (place, summary) = found?;
-                visit(self.stretch(place, summary))?;
+                if visit(self.stretch(place, summary)).is_break() {
+                    return Ok(());
+                }
             }
             if run.to >= first
                 && run.to < end
                 && let Some(stretch) = self.handover(&run)?
+                && visit(stretch).is_break()
             {
-                visit(stretch)?;
+                return Ok(());
             }
         }
         Ok(())
