@@ -60,16 +60,17 @@ const UNFINISHED: [&str; 4] = [concat!("to", "do!"), concat!("TO", "DO"), concat
 
 #[test]
 fn the_house_is_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = ["src", "tests", "bench", "fuzz"].into_iter().flat_map(|folder| rust_files(root, Path::new(folder)));
+    let files: Vec<(PathBuf, String)> =
+        paths.map(|path| (path.clone(), fs::read_to_string(root.join(&path)).expect("a source file"))).collect();
+    assert!(files.len() > 30, "only {} files looked at", files.len());
+    let tests: Vec<PathBuf> = files.iter().flat_map(|(path, text)| test_modules(path, text)).collect();
     let mut found = Vec::new();
-    let mut files = 0;
-    for folder in ["src", "tests", "bench", "fuzz"] {
-        for path in rust_files(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(folder)) {
-            let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).expect("a source file");
-            found.extend(faults(&path.to_string_lossy(), &text));
-            files += 1;
-        }
+    for (path, text) in &files {
+        let testing = tests.iter().any(|test| path.starts_with(test) || path.with_extension("") == *test);
+        found.extend(faults(&path.to_string_lossy(), text, testing));
     }
-    assert!(files > 30, "only {files} files looked at");
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
@@ -89,8 +90,20 @@ fn rust_files(root: &Path, folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Everything wrong with one file, in lines to read.
-fn faults(path: &str, text: &str) -> Vec<String> {
+/// The modules in files of their own that exist for tests alone, as paths without `.rs`.
+fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
+    let stem = path.with_extension("");
+    let folder = if path.ends_with("mod.rs") || path.ends_with("lib.rs") { path.with_file_name("") } else { stem };
+    // Other attributes may stand between.
+    let module = |rest: &str| {
+        let item = rest.lines().map(str::trim).find(|line| line.contains("mod ") || line.is_empty())?;
+        item.rsplit_once("mod ")?.1.strip_suffix(';').map(|name| folder.join(name))
+    };
+    text.split("#[cfg(test)]\n").skip(1).filter_map(module).collect()
+}
+
+/// Everything wrong with one file, in lines to read. `testing` if it exists for tests alone.
+fn faults(path: &str, text: &str, testing: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut fault = |line: usize, what: String| found.push(format!("{path}:{line}: {what}"));
 
@@ -103,7 +116,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         fault(lines, format!("{lines} lines, of {LINES} at most"));
     }
     let source = path.strip_prefix("src/");
-    if source.is_some() && !text.starts_with("//!") {
+    if source.is_some() && !testing && !text.starts_with("//!") {
         fault(1, "the first comment says what the file is".into());
     }
     for (number, line) in text.lines().enumerate() {
@@ -112,7 +125,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         }
     }
     if let Some(source) = source {
-        for (number, what) in source_faults(source, text) {
+        for (number, what) in source_faults(source, text, testing) {
             fault(number, what);
         }
     }
@@ -120,7 +133,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
 }
 
 /// What depends on where in `src` a file is.
-fn source_faults(path: &str, text: &str) -> Vec<(usize, String)> {
+fn source_faults(path: &str, text: &str, only_tests: bool) -> Vec<(usize, String)> {
     let parts: Vec<&str> = path.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
     let (module, depth) = (parts[0], parts.len());
     if module == "lib" {
@@ -130,12 +143,12 @@ fn source_faults(path: &str, text: &str) -> Vec<(usize, String)> {
     if module != "main" && layer(module).is_none() {
         found.push((1, format!("module `{module}` stands in no layer")));
     }
-    let mut testing = parts.last() == Some(&"tests");
+    let mut testing = only_tests;
     for (number, line) in text.lines().enumerate().map(|(number, line)| (number + 1, line)) {
         let code = line.split("//").next().unwrap_or_default();
         // Test modules stand at the end of their file.
-        testing |= code.trim() == "#[cfg(test)]";
-        let depth = if testing && parts.last() != Some(&"tests") { depth + 1 } else { depth };
+        testing |= code.trim() == "mod tests {";
+        let depth = if testing && !only_tests { depth + 1 } else { depth };
         for used in imports(code, depth) {
             if let Some(what) = forbidden(module, &used) {
                 found.push((number, what));
@@ -238,24 +251,32 @@ fn what_must_be_caught_is_caught() {
         ("src/archive/fetch.rs", concat!("to", "do!()"), "do it"),
     ];
     for (path, line, expected) in wrong {
-        let found = faults(path, &format!("//! A file.\n{line}\n"));
+        let found = faults(path, &format!("//! A file.\n{line}\n"), false);
         assert!(found.iter().any(|fault| fault.contains(expected)), "{path}: {line}: {found:?}");
     }
-    assert!(!faults("src/archive/fetch.rs", "use x;\n").is_empty(), "a file without a first comment");
-    assert!(!faults("tests/it/main.rs", &"//!\n".repeat(LINES + 1)).is_empty(), "a file too long");
+    assert!(!faults("src/archive/fetch.rs", "use x;\n", false).is_empty(), "a file without a first comment");
+    assert!(!faults("tests/it/main.rs", &"//!\n".repeat(LINES + 1), false).is_empty(), "a file too long");
 
     let right = [
         ("src/wal/decode.rs", "use crate::postgres::lsn::Lsn;"),
         ("src/wal/decode.rs", "use super::page::Page; // not tokio::spawn"),
         ("src/postgres/page.rs", "use super::control::Control;"),
-        ("src/postgres/page.rs", "#[cfg(test)]\nmod tests { use super::*; use std::fs; }"),
+        ("src/postgres/page.rs", "#[cfg(test)]\nmod tests {\n use super::*;\n use std::fs; }"),
         ("src/repository/store.rs", "use object_store::ObjectStore;"),
         ("src/push.rs", "use crate::{archive::Archive, postgres::{lsn, segment}};"),
         ("src/cli/mod.rs", "use crate::config::Config;"),
         ("src/main.rs", "use walkeep::cli;"),
     ];
     for (path, line) in right {
-        let found = faults(path, &format!("//! A file.\n{line}\n"));
+        let found = faults(path, &format!("//! A file.\n{line}\n"), false);
         assert!(found.is_empty(), "{found:?}");
     }
+    assert_eq!(
+        test_modules(
+            Path::new("src/a/mod.rs"),
+            "mod b;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\npub(crate) mod fault;\n"
+        ),
+        [PathBuf::from("src/a/tests"), PathBuf::from("src/a/fault")]
+    );
+    assert_eq!(test_modules(Path::new("src/a/b.rs"), "#[cfg(test)]\nmod tests;"), [PathBuf::from("src/a/b/tests")]);
 }
