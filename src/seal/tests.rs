@@ -1,3 +1,5 @@
+//! Tests of the sealed object as a whole.
+
 use proptest::prelude::*;
 
 use super::keys::{EpochKey, KeyId, KeyRing};

@@ -154,6 +154,19 @@ impl fmt::Debug for KeyId {
 #[error("{0:?} is not the name of a key; names are 32 hexadecimal digits")]
 pub struct ParseKeyIdError(String);
 
+impl serde::Serialize for KeyId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for KeyId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<KeyId, D::Error> {
+        let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for KeyId {
     type Err = ParseKeyIdError;
 
@@ -421,10 +434,17 @@ impl Protection {
     #[must_use]
     pub fn derived_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         match self {
-            Protection::Encrypted(ring) => derive(ring.current().1.secret(), &[], &[PURPOSE, purpose.as_bytes()]),
-            Protection::None => {
-                Zeroizing::new(blake3::derive_key("walkeep derived key v1, not encrypted", purpose.as_bytes()))
-            }
+            Protection::Encrypted(ring) => derived(ring.current().1, purpose),
+            Protection::None => derived_without_key(purpose),
+        }
+    }
+
+    /// What [`Protection::derived_key`] gave when the key of this name was current. `None` if the ring does not have it.
+    #[must_use]
+    pub fn derived_key_of(&self, id: KeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
+        match self {
+            Protection::Encrypted(ring) => ring.get(id).map(|key| derived(key, purpose)),
+            Protection::None => (id == KeyId::NONE).then(|| derived_without_key(purpose)),
         }
     }
 
@@ -436,6 +456,14 @@ impl Protection {
             Protection::None => KeyId::NONE,
         }
     }
+}
+
+fn derived(key: &EpochKey, purpose: &str) -> Zeroizing<[u8; 32]> {
+    derive(key.secret(), &[], &[PURPOSE, purpose.as_bytes()])
+}
+
+fn derived_without_key(purpose: &str) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(blake3::derive_key("walkeep derived key v1, not encrypted", purpose.as_bytes()))
 }
 
 fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,3 +1,5 @@
+//! Tests of keys: text form, wrapping, rings.
+
 use jiff::Timestamp;
 
 use super::{
