@@ -1,0 +1,114 @@
+//! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the answers.
+
+use crate::postgres::control::RequiredSettings;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SegmentSize;
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::{TimelineId, TimelinePath};
+use crate::wal::event::{Ending, Xid};
+
+use super::Error;
+
+/// Where a record starts and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordSpan {
+    /// Its first byte.
+    pub lsn: Lsn,
+    /// The position after its last byte.
+    pub end: Lsn,
+}
+
+/// A stretch of log that recovery cannot get past.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Obstacle {
+    /// The timeline it is looked for on.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where it ends.
+    pub to: Lsn,
+    /// What is wrong, in words.
+    pub why: String,
+}
+
+/// The log of a stretch, proved whole or not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Chain {
+    /// The first stretch that is missing or damaged.
+    pub obstacle: Option<Obstacle>,
+    /// Segments that recovery reads.
+    pub segments: u64,
+    /// Bytes of log from the first position to the last.
+    pub bytes: u64,
+    /// Where the log that can be read ends: the obstacle, or the end of what is archived.
+    pub end: Lsn,
+}
+
+/// What settings a stretch of log demands of the server that replays it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Demands {
+    /// The largest values seen; zero where no record says anything.
+    pub largest: RequiredSettings,
+    /// The first record that says `wal_level = minimal`.
+    pub minimal_at: Option<Lsn>,
+}
+
+/// The archived log of one cluster. Every position is that of a record's start unless it says otherwise.
+pub trait Facts {
+    /// The size of the cluster's segments.
+    fn segment_size(&self) -> SegmentSize;
+
+    /// The first commit or abort from `from` on whose time is later than `time`. Times are in no order, so it is the first in the log.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error>;
+
+    /// The first commit or abort of `xid` from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error>;
+
+    /// The first restore point called `name` from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error>;
+
+    /// The first record from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error>;
+
+    /// The last record that ends at `end` or before, where `end` is the end of a chain.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error>;
+
+    /// The last commit before `before`.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error>;
+
+    /// The first commit from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error>;
+
+    /// The log from `from` to `to`, or to the end of what is archived if `to` is `None`.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error>;
+
+    /// What the log from `from` to `to` demands.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error>;
+}

@@ -1,0 +1,535 @@
+//! The plan of a restore: which backup, which log, where it ends, and whether all of it is there.
+//!
+//! A pure value, computed from the list of backups, the timeline histories and [`Facts`] about the log. Nothing is touched: `walkeep plan` prints
+//! it, `walkeep restore` carries it out.
+
+use crate::postgres::control::RequiredSettings;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::{History, TimelineId, TimelinePath};
+use crate::wal::event::{Ending, Xid};
+
+use super::Error;
+use super::facts::{Chain, Facts, Obstacle};
+use super::resolve::{Aim, Stop, aim};
+use super::target::{Request, Target, TimelineChoice};
+
+/// Bytes of files written in a second, for the estimate: a modest disk, whose speed it mostly is.
+const FILE_BYTES_PER_SECOND: u64 = 300 << 20;
+
+/// Bytes of log that PostgreSQL replays in a second, for the estimate: 50 to 65 MB were measured of steady pgbench WAL.
+const WAL_BYTES_PER_SECOND: u64 = 55 << 20;
+
+/// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
+/// segment holds a second's work of a busy server.
+const LOOK_BACK_SEGMENTS: u64 = 2;
+
+/// What a plan must know of a backup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Base {
+    /// Its name.
+    pub label: String,
+    /// Where replay begins.
+    pub start: Lsn,
+    /// The timeline of that position.
+    pub start_timeline: TimelineId,
+    /// The position that replay must pass before the files are consistent.
+    pub stop: Lsn,
+    /// The timeline of that position.
+    pub stop_timeline: TimelineId,
+    /// When it was begun.
+    pub started_at: PgTime,
+    /// What its `pg_control` demands of a server.
+    pub required: RequiredSettings,
+    /// Bytes of its files.
+    pub logical_bytes: u64,
+}
+
+/// Everything a plan is made from.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// Its backups, in any order.
+    pub bases: &'a [Base],
+    /// The archived histories, in any order; timeline 1 has none.
+    pub histories: &'a [History],
+    /// Its log.
+    pub facts: &'a dyn Facts,
+}
+
+impl std::fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("cluster", &self.cluster).field("bases", &self.bases).finish_non_exhaustive()
+    }
+}
+
+/// A committed transaction beside the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Commit {
+    /// Where its record starts.
+    pub lsn: Lsn,
+    /// Which transaction.
+    pub xid: Xid,
+    /// When, by the server's clock.
+    pub time: PgTime,
+}
+
+impl From<Ending> for Commit {
+    fn from(ending: Ending) -> Commit {
+        Commit { lsn: ending.lsn, xid: ending.xid, time: ending.time }
+    }
+}
+
+/// A point that can be reached instead of a target that cannot.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Point {
+    /// Where.
+    pub lsn: Lsn,
+    /// The last commit up to there.
+    pub time: Option<PgTime>,
+    /// The backup to start from.
+    pub backup: String,
+    /// The options that restore to it.
+    pub options: String,
+}
+
+/// What a restore would do, or why it cannot.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Plan {
+    /// The cluster.
+    pub cluster: String,
+    /// What was asked for.
+    pub target: Target,
+    /// Whether everything that it needs is there.
+    pub reachable: bool,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// Where replay stops.
+    pub target_lsn: Option<Lsn>,
+    /// Whether the record at `target_lsn` is replayed.
+    pub inclusive: bool,
+    /// The timeline that is followed.
+    pub timeline: TimelineId,
+    /// The backup that is restored.
+    pub backup: Option<String>,
+    /// The last commit that will be there.
+    pub last_commit_before: Option<Commit>,
+    /// The first commit that will not.
+    pub first_commit_after: Option<Commit>,
+    /// Segments that are replayed.
+    pub wal_segments: u64,
+    /// Bytes of log that are replayed.
+    pub wal_bytes: u64,
+    /// About how long files and replay take.
+    pub estimated_seconds: u64,
+    /// The newest point before the target that can be reached, if the target cannot.
+    pub nearest_before: Option<Point>,
+    /// The oldest point after the target that can be reached, if the target cannot.
+    pub nearest_after: Option<Point>,
+    /// What the server's settings must be at least.
+    pub required_settings: RequiredSettings,
+    /// Whether the log has a hole right after the target, so that the server must not read ahead.
+    pub hole_follows: bool,
+    /// Where replay stops.
+    pub stop: Option<Stop>,
+}
+
+/// A backup and the way along which it would be replayed.
+struct Candidate<'a> {
+    base: &'a Base,
+    path: TimelinePath,
+}
+
+/// A stop that everything needed has been found for.
+struct Proof<'a> {
+    candidate: &'a Candidate<'a>,
+    stop: Stop,
+    until: Lsn,
+    chain: Chain,
+}
+
+/// Why there is no proof, and from which candidate on a nearer point may be sought.
+struct Failure<'a> {
+    reason: String,
+    aimed: Option<(Stop, &'a TimelinePath)>,
+    near: Option<&'a Candidate<'a>>,
+    /// Backups that stop after this are points after the target.
+    beyond: Option<Lsn>,
+}
+
+/// Resolves a request and proves it, or says why it cannot be reached and what can.
+///
+/// # Errors
+/// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no error but a plan
+/// that says so.
+pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
+    let timeline = chosen_timeline(world, request)?;
+    let candidates = candidates(world, request)?;
+    let outcome = seek(world, request, &candidates)?;
+    match outcome {
+        Ok(proof) => proved(world, request, &proof, format!("{} can be reached", request.target())),
+        Err(failure) => {
+            let near = near_before(world, &failure, &candidates)?;
+            match near {
+                Some(proof) if request.nearest => {
+                    let reason = format!("{}; going to the newest point before it", failure.reason);
+                    proved(world, request, &proof, reason)
+                }
+                near => unreachable_plan(world, request, timeline, &candidates, failure, near),
+            }
+        }
+    }
+}
+
+fn history_of(world: World<'_>, timeline: TimelineId) -> Result<History, Error> {
+    if timeline == TimelineId::FIRST {
+        return Ok(History::first());
+    }
+    let found = world.histories.iter().find(|history| history.timeline == timeline);
+    found.cloned().ok_or(Error::UnknownTimeline { timeline })
+}
+
+/// The timeline followed where the choice does not depend on the backup; else the newest.
+fn chosen_timeline(world: World<'_>, request: &Request) -> Result<TimelineId, Error> {
+    let newest = world.histories.iter().map(|history| history.timeline).max().unwrap_or(TimelineId::FIRST);
+    let timeline = match request.timeline {
+        TimelineChoice::Id(timeline) => timeline,
+        TimelineChoice::Latest | TimelineChoice::Current => newest,
+    };
+    history_of(world, timeline).map(|history| history.timeline)
+}
+
+/// The backups that can be replayed along the chosen timeline, newest first.
+fn candidates<'a>(world: World<'a>, request: &Request) -> Result<Vec<Candidate<'a>>, Error> {
+    if let Some(label) = &request.backup
+        && !world.bases.iter().any(|base| base.label == *label)
+    {
+        return Err(Error::UnknownBackup { label: label.clone() });
+    }
+    let mut found = Vec::new();
+    for base in world.bases.iter().filter(|base| request.backup.as_ref().is_none_or(|label| base.label == *label)) {
+        let timeline = match request.timeline {
+            TimelineChoice::Current => base.stop_timeline,
+            TimelineChoice::Latest | TimelineChoice::Id(_) => chosen_timeline(world, request)?,
+        };
+        let path = history_of(world, timeline)?.path();
+        if path.contains(base.start_timeline, base.start) && path.contains(base.stop_timeline, base.stop) {
+            found.push(Candidate { base, path });
+        }
+    }
+    found.sort_by(|a, b| b.base.stop.cmp(&a.base.stop).then_with(|| b.base.label.cmp(&a.base.label)));
+    Ok(found)
+}
+
+/// Tries the backups, newest first, and proves the first from which PostgreSQL would stop at a consistent point.
+fn seek<'a>(
+    world: World<'_>,
+    request: &Request,
+    candidates: &'a [Candidate<'a>],
+) -> Result<Result<Proof<'a>, Failure<'a>>, Error> {
+    let mut too_new = None;
+    for candidate in candidates {
+        let aimed = match request.target() {
+            Target::Latest => match newest_point(world, candidate)? {
+                Some(proof) => return Ok(Ok(proof)),
+                None => continue,
+            },
+            Target::Immediate => Aim::At { stop: Stop::Consistent(candidate.base.stop), until: candidate.base.stop },
+            Target::Time(time) => match first_commit_too_late(world, candidate, request, *time)? {
+                Some(stop) => {
+                    too_new = Some((stop, candidate));
+                    continue;
+                }
+                None => aim(world.facts, &candidate.path, request, look_back(world, candidate.base))?,
+            },
+            _ => aim(world.facts, &candidate.path, request, candidate.base.start)?,
+        };
+        match aimed {
+            Aim::At { stop, until } if is_consistent(stop, until, candidate.base) => {
+                return Ok(
+                    prove(world, candidate, stop, until)?.map_err(|obstacle| hindered(candidate, stop, &obstacle))
+                );
+            }
+            Aim::At { stop, .. } => too_new = Some((stop, candidate)),
+            Aim::PastEnd => return Ok(Err(past_end(world, request, candidate)?)),
+            Aim::Absent => {}
+        }
+    }
+    Ok(Err(no_backup(world, request, candidates, too_new)?))
+}
+
+/// The last commit in a backup, if it is later than the time wanted: replay never looks at what was before the backup, and would go on from there
+/// as if nothing were amiss. Where no commit is known before the backup's end, it is the backup's own time that counts.
+fn first_commit_too_late(
+    world: World<'_>,
+    candidate: &Candidate<'_>,
+    request: &Request,
+    wanted: PgTime,
+) -> Result<Option<Stop>, Error> {
+    let Candidate { base, path } = candidate;
+    let (lsn, time) = match world.facts.commit_before(path, base.stop)? {
+        Some(commit) => (commit.lsn, commit.time),
+        None => (base.start, base.started_at),
+    };
+    let late = if request.exclusive() { time >= wanted } else { time > wanted };
+    Ok(late.then_some(Stop::Before(lsn)))
+}
+
+/// Where the search for a time begins: somewhat before the backup, since sessions that commit together get their times in one order and their places
+/// in another. Not from the very beginning of the log, where a clock that once was ahead would hide everything after it.
+fn look_back(world: World<'_>, base: &Base) -> Lsn {
+    let size = world.facts.segment_size();
+    Lsn::new(base.start.get().saturating_sub(LOOK_BACK_SEGMENTS.saturating_mul(size.get())))
+}
+
+/// Whether PostgreSQL has passed the backup's end by then; otherwise it ends with "requested recovery stop point is before consistent recovery
+/// point".
+fn is_consistent(stop: Stop, until: Lsn, base: &Base) -> bool {
+    match stop {
+        Stop::Before(lsn) | Stop::Consistent(lsn) => lsn >= base.stop,
+        Stop::After(_) => until >= base.stop,
+    }
+}
+
+fn prove<'a>(
+    world: World<'_>,
+    candidate: &'a Candidate<'a>,
+    stop: Stop,
+    until: Lsn,
+) -> Result<Result<Proof<'a>, Obstacle>, Error> {
+    let (path, start) = (&candidate.path, candidate.base.start);
+    let chain = world.facts.chain(path, start, Some(until))?;
+    let demands = world.facts.demands(path, start, until)?;
+    let minimal = demands.minimal_at.map(|at| Obstacle {
+        timeline: path.timeline_at(at),
+        from: at,
+        to: until,
+        why: "written under wal_level=minimal, which cannot be replayed; take a new backup".to_owned(),
+    });
+    let first = match (chain.obstacle.clone(), minimal) {
+        (Some(hole), Some(minimal)) if minimal.from < hole.from => Some(minimal),
+        (Some(hole), _) => Some(hole),
+        (None, minimal) => minimal,
+    };
+    Ok(match first {
+        Some(obstacle) => Err(obstacle),
+        None => Ok(Proof { candidate, stop, until, chain }),
+    })
+}
+
+/// The last record that can be reached from a backup, or its own end. `None` if not even that can be.
+fn newest_point<'a>(world: World<'_>, candidate: &'a Candidate<'a>) -> Result<Option<Proof<'a>>, Error> {
+    let Candidate { base, path } = candidate;
+    let mut chain = world.facts.chain(path, base.start, None)?;
+    if let Some(at) = world.facts.demands(path, base.start, chain.end)?.minimal_at {
+        chain = world.facts.chain(path, base.start, Some(at))?;
+    }
+    if chain.end < base.stop {
+        return Ok(None);
+    }
+    let last = world.facts.record_until(path, chain.end)?.filter(|last| *last >= base.stop);
+    let stop = last.map_or(Stop::Consistent(base.stop), Stop::After);
+    Ok(Some(Proof { candidate, stop, until: chain.end, chain }))
+}
+
+fn hindered<'a>(candidate: &'a Candidate<'a>, stop: Stop, obstacle: &Obstacle) -> Failure<'a> {
+    let Obstacle { timeline, from, to, why } = obstacle;
+    let reason = format!(
+        "the target is at {}, but the log from {from} to {to} on timeline {timeline} stands before it: {why}",
+        stop.lsn()
+    );
+    Failure { reason, aimed: Some((stop, &candidate.path)), near: Some(candidate), beyond: Some(stop.lsn()) }
+}
+
+fn past_end<'a>(world: World<'_>, request: &Request, candidate: &'a Candidate<'a>) -> Result<Failure<'a>, Error> {
+    let last = world.facts.commit_before(&candidate.path, Lsn::MAX)?;
+    let newest = match last {
+        Some(last) => format!("the last archived commit is transaction {} of {}", last.xid, last.time),
+        None => "no commit is archived".to_owned(),
+    };
+    let reason = match request.target() {
+        Target::Time(time) => format!(
+            "nothing archived on timeline {} ended after {time}, so PostgreSQL could not tell that it has got there; {newest}",
+            candidate.path.target()
+        ),
+        target => {
+            format!("{target} is after the end of what is archived on timeline {}; {newest}", candidate.path.target())
+        }
+    };
+    Ok(Failure { reason, aimed: None, near: Some(candidate), beyond: None })
+}
+
+/// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it.
+fn no_backup<'a>(
+    world: World<'_>,
+    request: &Request,
+    candidates: &'a [Candidate<'a>],
+    too_new: Option<(Stop, &'a Candidate<'a>)>,
+) -> Result<Failure<'a>, Error> {
+    let target = request.target();
+    if let Some((stop, oldest)) = too_new {
+        let reason = format!(
+            "{target} is at {}, before the end of the oldest backup that could be used, {}, at {}",
+            stop.lsn(),
+            oldest.base.label,
+            oldest.base.stop
+        );
+        return Ok(Failure { reason, aimed: Some((stop, &oldest.path)), near: None, beyond: Some(stop.lsn()) });
+    }
+    let reason = match (candidates.is_empty(), world.bases.is_empty(), target) {
+        (true, true, _) => "there is no backup to start from; take one with walkeep backup postgres".to_owned(),
+        (true, false, _) => format!(
+            "no backup{} lies on the way to timeline {}",
+            request.backup.as_ref().map(|label| format!(" {label}")).unwrap_or_default(),
+            chosen_timeline(world, request)?
+        ),
+        (false, _, Target::Xid(_)) => format!(
+            "{target} did not end in the archived log since the oldest backup; a transaction that only read, a subtransaction, and one still \
+             running have no end there"
+        ),
+        (false, _, Target::Name(_)) => format!("{target} is not in the archived log since the oldest backup"),
+        (false, _, _) => "no backup has the log it needs to become consistent".to_owned(),
+    };
+    Ok(Failure { reason, aimed: None, near: None, beyond: None })
+}
+
+/// The newest point that can be reached before what failed, from the failed candidate or an older one.
+fn near_before<'a>(
+    world: World<'_>,
+    failure: &Failure<'_>,
+    candidates: &'a [Candidate<'a>],
+) -> Result<Option<Proof<'a>>, Error> {
+    let Some(near) = failure.near else { return Ok(None) };
+    for candidate in candidates.iter().filter(|candidate| candidate.base.stop <= near.base.stop) {
+        if let Some(proof) = newest_point(world, candidate)? {
+            return Ok(Some(proof));
+        }
+    }
+    Ok(None)
+}
+
+fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String) -> Result<Plan, Error> {
+    let (Candidate { base, path }, facts) = (proof.candidate, world.facts);
+    let demands = facts.demands(path, base.start, proof.until)?;
+    let (last, next) = commits_beside(world, path, proof.stop)?;
+    let seconds = base.logical_bytes / FILE_BYTES_PER_SECOND + proof.chain.bytes / WAL_BYTES_PER_SECOND;
+    Ok(Plan {
+        cluster: world.cluster.to_owned(),
+        target: request.target().clone(),
+        reachable: true,
+        reason,
+        target_lsn: Some(proof.stop.lsn()),
+        inclusive: proof.stop.is_inclusive(),
+        timeline: path.target(),
+        backup: Some(base.label.clone()),
+        last_commit_before: last,
+        first_commit_after: next,
+        wal_segments: proof.chain.segments,
+        wal_bytes: proof.chain.bytes,
+        estimated_seconds: seconds.saturating_add(1),
+        nearest_before: None,
+        nearest_after: None,
+        required_settings: base.required.max(demands.largest),
+        hole_follows: hole_follows(facts, path, proof.until)?,
+        stop: Some(proof.stop),
+    })
+}
+
+fn commits_beside(
+    world: World<'_>,
+    path: &TimelinePath,
+    stop: Stop,
+) -> Result<(Option<Commit>, Option<Commit>), Error> {
+    let border = stop.replayed_below();
+    let last = world.facts.commit_before(path, border)?.map(Commit::from);
+    let next = world.facts.commit_from(path, border)?.map(Commit::from);
+    Ok((last, next))
+}
+
+/// Whether the segment after the last one needed is missing while later ones are there. A server that reads ahead would ask for it, and get the
+/// answer that ends it.
+fn hole_follows(facts: &dyn Facts, path: &TimelinePath, until: Lsn) -> Result<bool, Error> {
+    let size = facts.segment_size();
+    let next_end = size.segment_of(until).next().end(size);
+    match facts.chain(path, until, Some(next_end))?.obstacle {
+        Some(obstacle) => Ok(facts.record_from(path, obstacle.to)?.is_some()),
+        None => Ok(false),
+    }
+}
+
+fn unreachable_plan(
+    world: World<'_>,
+    request: &Request,
+    timeline: TimelineId,
+    candidates: &[Candidate<'_>],
+    failure: Failure<'_>,
+    near: Option<Proof<'_>>,
+) -> Result<Plan, Error> {
+    let path = history_of(world, timeline)?.path();
+    let aimed = match failure.aimed {
+        Some((stop, path)) => Some((stop, path.clone())),
+        // Resolved all the same from whatever log there is, so that it is known what a backup would have to come before.
+        None => match aim(world.facts, &path, request, Lsn::INVALID)? {
+            Aim::At { stop, .. } => Some((stop, path.clone())),
+            Aim::PastEnd | Aim::Absent => None,
+        },
+    };
+    let (last, next) = match (&aimed, &near) {
+        (Some((stop, path)), _) => commits_beside(world, path, *stop)?,
+        (None, Some(proof)) => commits_beside(world, &proof.candidate.path, proof.stop)?,
+        (None, None) => (None, None),
+    };
+    let nearest_before = near.map(|proof| point_before(world, &proof)).transpose()?;
+    let nearest_after = failure.beyond.map(|beyond| point_after(world, candidates, beyond)).transpose()?.flatten();
+    let timeline = aimed.as_ref().map_or(timeline, |(_, path)| path.target());
+    Ok(Plan {
+        cluster: world.cluster.to_owned(),
+        target: request.target().clone(),
+        reachable: false,
+        reason: failure.reason,
+        target_lsn: aimed.as_ref().map(|(stop, _)| stop.lsn()),
+        inclusive: aimed.as_ref().is_some_and(|(stop, _)| stop.is_inclusive()),
+        timeline,
+        backup: None,
+        last_commit_before: last,
+        first_commit_after: next,
+        wal_segments: 0,
+        wal_bytes: 0,
+        estimated_seconds: 0,
+        nearest_before,
+        nearest_after,
+        required_settings: RequiredSettings::default(),
+        hole_follows: false,
+        stop: None,
+    })
+}
+
+fn point_before(world: World<'_>, proof: &Proof<'_>) -> Result<Point, Error> {
+    let Candidate { base, path } = proof.candidate;
+    let (last, _) = commits_beside(world, path, proof.stop)?;
+    let (lsn, timeline) = (proof.stop.lsn(), path.target());
+    let options = match proof.stop {
+        Stop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
+        _ => format!("--target-lsn {lsn} --target-timeline {timeline}"),
+    };
+    Ok(Point { lsn, time: last.map(|commit| commit.time), backup: base.label.clone(), options })
+}
+
+/// The end of the oldest backup that stops after `beyond` and has its log.
+fn point_after(world: World<'_>, candidates: &[Candidate<'_>], beyond: Lsn) -> Result<Option<Point>, Error> {
+    for candidate in candidates.iter().rev().filter(|candidate| candidate.base.stop > beyond) {
+        let Candidate { base, path } = candidate;
+        let stop = Stop::Consistent(base.stop);
+        if prove(world, candidate, stop, base.stop)?.is_ok() {
+            let (last, _) = commits_beside(world, path, stop)?;
+            let options = format!("--target-immediate --backup {}", base.label);
+            let time = last.map(|commit| commit.time);
+            return Ok(Some(Point { lsn: base.stop, time, backup: base.label.clone(), options }));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;
