@@ -7,6 +7,8 @@ use super::read::Reader;
 
 /// Bytes of the fixed header (`SizeOfXLogRecord`).
 pub const HEADER: usize = 24;
+/// The shortest record: a header and nothing else.
+pub const MIN_LEN: u32 = 24;
 /// The longest record any release accepts: the reader's buffer has to be one allocation (`MaxAllocSize`; `XLogRecordMaxSize` since 16).
 pub const MAX_LEN: u32 = 1 << 30;
 

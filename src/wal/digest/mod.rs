@@ -1,8 +1,9 @@
 //! The digest of a segment: what is in it, without reading it again.
 //!
-//! It depends on the bytes of one whole segment and nothing else, so that a segment which arrives alone, as `archive_command` hands them
-//! over, has the same digest as one from a stream. It is stored in the trailer of the segment's object ([`Digest::to_bytes`]); the index is
-//! built from these alone. A record that runs over a segment's end is in neither segment's digest: each keeps its part as a [`Fragment`].
+//! [`digest`] makes it from the bytes of one whole segment and nothing else, so that a segment which arrives alone, as `archive_command`
+//! hands them over, has the same digest as one from a stream. It is stored in the trailer of the segment's object ([`Digest::to_bytes`]); the
+//! index is built from these alone. A record that runs over a segment's end is in neither segment's digest: each keeps its part as a
+//! [`Fragment`], and [`join`] makes the record of them, with its CRC checked.
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize, SystemId};
@@ -12,8 +13,12 @@ use crate::postgres::timeline::TimelineId;
 use super::event::{Ending, Event};
 
 mod codec;
+mod join;
+mod scan;
 
 pub use codec::{DigestFormatError, fuzz};
+pub use join::{JoinError, Joined, follows, join};
+pub use scan::{DigestError, digest};
 
 /// What one segment contains.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +89,8 @@ pub enum State {
 pub struct Fragment {
     /// Where this part begins: for a tail the record's start, for a head the first byte after the page header.
     pub start: Lsn,
+    /// Where this part ends: for a tail the segment's end; for a head where the record ends, or the segment.
+    pub end: Lsn,
     /// Bytes of the record from `start` to its end, in this segment and after it.
     pub total: u32,
     /// Bytes of the record in this segment, page headers aside.

@@ -12,6 +12,7 @@ use crate::postgres::timeline::TimelineId;
 mod parse;
 
 pub use parse::{BadBody, Meaning, fuzz, interpret};
+pub(super) use parse::{interesting, interpret_front};
 
 /// A transaction's number (`TransactionId`), 32 bits; 0 where there is none, as in the commit of a transaction that wrote nothing of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]

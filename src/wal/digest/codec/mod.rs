@@ -196,6 +196,7 @@ fn put_fragment(out: &mut Vec<u8>, fragment: Option<&Fragment>, start: Lsn) {
     out.push(u8::from(fragment.is_some()));
     if let Some(fragment) = fragment {
         put_varint(out, fragment.start.bytes_since(start));
+        put_varint(out, fragment.end.bytes_since(start));
         put_varint(out, u64::from(fragment.total));
         put_varint(out, u64::from(fragment.held));
         out.extend_from_slice(&fragment.rest_crc.to_le_bytes());
@@ -209,6 +210,7 @@ fn fragment(reader: &mut Reader<'_>, start: Lsn) -> Option<Option<Fragment>> {
         1 => {
             let fragment = Fragment {
                 start: start.checked_add(reader.varint()?)?,
+                end: start.checked_add(reader.varint()?)?,
                 total: u32::try_from(reader.varint()?).ok()?,
                 held: u32::try_from(reader.varint()?).ok()?,
                 rest_crc: reader.u32()?,

@@ -138,7 +138,7 @@ fn fragment() -> impl Strategy<Value = Fragment> {
     (lsn(), any::<u32>(), collection::vec(any::<u8>(), 0..40), 0_u32..1000, 0_u32..1000).prop_map(
         |(start, rest_crc, bytes, more, after)| {
             let held = u32::try_from(bytes.len()).unwrap() + more;
-            Fragment { start, total: held + after, held, bytes, rest_crc }
+            Fragment { start, end: start.saturating_add(u64::from(held)), total: held + after, held, bytes, rest_crc }
         },
     )
 }
