@@ -1,7 +1,9 @@
 //! Content-addressed chunks of base backups, and the packs they are kept in.
 //!
 //! A chunk is a piece of a file, cut at a multiple of [`CHUNK`] bytes, which is a multiple of every page size. Its name is a keyed hash of its
-//! content, so that the same piece is stored once a cluster, and whoever has not the key cannot tell from a name what is behind it. Chunks are
+//! [`value`], so that the same piece at the same place of any file is stored once a cluster, and whoever has not the key cannot tell from a name
+//! what is behind it. The values of a file's chunks, which come of one pass over its bytes in any order, also join to the file's own BLAKE3
+//! ([`file_hash`]). Chunks are
 //! put together into packs, sealed objects of [`PACK`] bytes or so, whose metadata lists them. A pack is never changed; two backups at once
 //! may store a chunk twice, in packs of their own, which does no harm.
 
@@ -20,11 +22,11 @@ use crate::retry::Class;
 use crate::seal::keys::NoRandomness;
 use crate::seal::{
     Binding, KeyId, Kind, Level, OpenError, Opened, Protection, SealError, SealSpec, SealedObject, Suffix, Trailer,
-    open, read_trailer, seal,
+    content, open, read_trailer, seal,
 };
 
 /// Bytes of a chunk, the last of a file excepted. Measured: `docs/decisions/` says against what.
-pub const CHUNK: usize = 128 << 10;
+pub const CHUNK: u32 = 128 << 10;
 
 /// A pack is closed when it holds this many bytes of chunks: large enough that a restore from far away reads at full speed, small enough that a
 /// backup holds only a few at a time.
@@ -98,11 +100,34 @@ impl ChunkNamer {
         self.id
     }
 
-    /// The name of a chunk with this content.
+    /// The name of the chunk with this [`value`].
     #[must_use]
-    pub fn name(&self, content: &[u8]) -> ChunkName {
-        ChunkName(*blake3::keyed_hash(&self.key, content).as_bytes())
+    pub fn name(&self, value: &ChunkValue) -> ChunkName {
+        ChunkName(*blake3::keyed_hash(&self.key, value).as_bytes())
     }
+}
+
+/// What a chunk contributes to the BLAKE3 of its file.
+pub type ChunkValue = [u8; 32];
+
+/// The value of a chunk, given in parts, at `offset` of a file of `file_len` bytes: of a file of a single chunk its BLAKE3, else that of a subtree.
+/// A chunk is not empty; an empty file has none.
+#[must_use]
+pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkValue {
+    if file_len > u64::from(CHUNK) {
+        return content::subtree(parts, offset);
+    }
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    *hasher.finalize().as_bytes()
+}
+
+/// The BLAKE3 of a file of `len` bytes, from the values of its chunks in order.
+#[must_use]
+pub fn file_hash(values: &[ChunkValue], len: u64) -> [u8; 32] {
+    if len == 0 { *blake3::hash(&[]).as_bytes() } else { content::root(values, len, CHUNK) }
 }
 
 /// The name of a pack: 16 random bytes, printed as 32 hexadecimal digits.
@@ -488,7 +513,10 @@ impl KnownChunks {
 mod tests {
     use bytes::Bytes;
 
-    use super::{ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, pack_binding, read_list, read_pack};
+    use super::{
+        CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding,
+        read_list, read_pack, value,
+    };
     use crate::archive::manifest::Chunk;
     use crate::repository::layout::Layout;
     use crate::repository::{Options, Repository};
@@ -503,12 +531,16 @@ mod tests {
         Layout::new("main".parse().unwrap())
     }
 
+    fn name(namer: &ChunkNamer, content: &[u8]) -> ChunkName {
+        namer.name(&value(&[content], 0, content.len() as u64))
+    }
+
     fn filled(namer: &ChunkNamer) -> (PackBuilder, Vec<Chunk>) {
         let mut builder = PackBuilder::new().unwrap();
         let chunks = (1..200_u8)
             .map(|byte| {
                 let content = vec![byte; usize::from(byte) * 100];
-                let name = namer.name(&content);
+                let name = name(namer, &content);
                 let (first, second) = content.split_at(content.len() / 3);
                 let offset = builder.push(name, &[Bytes::copy_from_slice(first), Bytes::copy_from_slice(second)]);
                 Chunk { name, pack: 0, offset, len: u32::try_from(content.len()).unwrap() }
@@ -528,9 +560,9 @@ mod tests {
 
             let pack = read_pack(&repository, &layout(), &protection, builder.id()).await.unwrap();
             for chunk in &chunks {
-                assert_eq!(namer.name(&pack.chunk(chunk).unwrap()), chunk.name);
+                assert_eq!(name(&namer, &pack.chunk(chunk).unwrap()), chunk.name);
             }
-            assert!(pack.chunks().all(|(name, content)| namer.name(&content) == name));
+            assert!(pack.chunks().all(|(named, content)| name(&namer, &content) == named));
             assert_eq!(pack.chunks().len(), chunks.len());
             assert_eq!(read_list(&repository, &layout(), &protection, builder.id()).await.unwrap(), *pack.list());
 
@@ -552,12 +584,30 @@ mod tests {
 
     #[test]
     fn names_say_nothing_without_the_key() {
-        let name = |protection: &Protection| ChunkNamer::current(protection).name(b"content");
+        let name = |protection: &Protection| name(&ChunkNamer::current(protection), b"content");
         assert_eq!(name(&keys(1)), name(&keys(1)));
         assert_ne!(name(&keys(1)), name(&keys(2)));
         assert_ne!(*name(&keys(1)).as_bytes(), *blake3::hash(b"content").as_bytes());
-        assert_eq!(ChunkNamer::of(&keys(1), KeyId::from_bytes([1; 16])).unwrap().name(b"content"), name(&keys(1)));
+        let namer = ChunkNamer::of(&keys(1), KeyId::from_bytes([1; 16])).unwrap();
+        assert_eq!(namer.name(&value(&[b"content"], 0, 7)), name(&keys(1)));
         assert!(ChunkNamer::of(&keys(1), KeyId::from_bytes([2; 16])).is_none());
+    }
+
+    #[test]
+    fn the_values_of_chunks_join_to_the_ordinary_hash_of_the_file() {
+        let chunk = CHUNK as usize;
+        let content: Vec<u8> = (0..CHUNK).flat_map(|n| (n / 3).to_le_bytes()).collect();
+        for len in [0, 1, 1000, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 17, 4 * chunk] {
+            let file = &content[..len];
+            let values: Vec<_> = file
+                .chunks(chunk)
+                .enumerate()
+                .map(|(n, part)| {
+                    value(&[&part[..part.len() / 3], &part[part.len() / 3..]], (n * chunk) as u64, len as u64)
+                })
+                .collect();
+            assert_eq!(file_hash(&values, len as u64), *blake3::hash(file).as_bytes(), "{len} bytes");
+        }
     }
 
     #[test]

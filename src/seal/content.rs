@@ -1,17 +1,26 @@
-//! The BLAKE3 of a plaintext, computed frame by frame on several threads.
+//! The BLAKE3 of something long, computed piece by piece, in any order and on several threads.
 //!
-//! BLAKE3 is a tree: a frame, being a power of two of bytes at a multiple of its length, is a subtree. Each thread hashes its frames, and the
-//! subtrees' values are joined at the end. The result is the ordinary hash, as `b3sum` prints it.
+//! BLAKE3 is a tree: a piece of a power of two of bytes, at a multiple of its length, is a subtree of it. Each piece is hashed by itself
+//! ([`subtree`]), and the values are joined at the end ([`root`]). The result is the ordinary hash, as `b3sum` prints it.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
-/// The value of one frame, which begins at `offset` of a plaintext that has other frames, too. `frame` must not be empty.
-pub(super) fn subtree(frame: &[u8], offset: u64) -> ChainingValue {
-    blake3::Hasher::new().set_input_offset(offset).update(frame).finalize_non_root()
+/// The value of one piece, given in parts, that begins at `offset` of a whole that has other pieces, too. It must not be empty, and `offset` must be a
+/// multiple of the size of pieces.
+#[must_use]
+pub fn subtree(parts: &[&[u8]], offset: u64) -> ChainingValue {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset);
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    hasher.finalize_non_root()
 }
 
-/// The hash of the whole, `len` bytes in frames of `frame_size`, from the values of its frames, of which there are at least two.
-pub(super) fn root(values: &[ChainingValue], len: u64, frame_size: u32) -> [u8; 32] {
+/// The hash of the whole, `len` bytes in pieces of `frame_size`, a power of two from 1 KiB, from the values of its pieces. Of a single piece it is the value itself,
+/// which then must be its ordinary hash.
+#[must_use]
+pub fn root(values: &[ChainingValue], len: u64, frame_size: u32) -> [u8; 32] {
     match halves(values, len, frame_size) {
         Some((left, right)) => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
         None => values.first().copied().unwrap_or_default(),
@@ -46,7 +55,7 @@ mod tests {
         for len in [4097, 8192, 8193, 12_288, 65_536, 70_001, 799_999, 800_000] {
             let plain = &plain[..len];
             let values: Vec<_> =
-                plain.chunks(frame).enumerate().map(|(n, part)| subtree(part, (n * frame) as u64)).collect();
+                plain.chunks(frame).enumerate().map(|(n, part)| subtree(&[part], (n * frame) as u64)).collect();
             assert_eq!(root(&values, len as u64, 4096), *blake3::hash(plain).as_bytes(), "{len} bytes");
         }
     }

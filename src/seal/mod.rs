@@ -10,7 +10,7 @@
 
 mod cipher;
 pub mod compress;
-mod content;
+pub mod content;
 mod envelope;
 pub mod keys;
 mod opening;

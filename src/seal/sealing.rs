@@ -189,7 +189,7 @@ impl Sealer<'_> {
         let offset = number.saturating_mul(u64::from(self.spec.frame_size));
         let plain_len = frame_len(self.pieces.len, self.spec.frame_size, number);
         let plain = self.pieces.slice(offset, plain_len as usize);
-        let content = if count == 1 { *blake3::hash(&plain).as_bytes() } else { content::subtree(&plain, offset) };
+        let content = if count == 1 { *blake3::hash(&plain).as_bytes() } else { content::subtree(&[&plain], offset) };
         let last = index.saturating_add(1) == count;
         let bytes = self.encrypt(&plain, |stored, bytes| {
             let frame = Frame { offset: 0, stored, crc: 0, plain_len, last };

@@ -117,7 +117,7 @@ pub enum Content {
     File {
         /// How long it is: the sum of its chunks' lengths.
         len: u64,
-        /// The BLAKE3 of what is in it.
+        /// The BLAKE3 of what is in it, as `b3sum` prints it; also what the values of its chunks join to.
         hash: [u8; 32],
         /// What it is made of, in order, as indexes into [`Manifest::chunks`].
         chunks: Vec<u32>,

@@ -264,7 +264,9 @@ impl Trailer {
             let bytes = stored.get(at(frame.range().start)..at(frame.range().end)).unwrap_or_default();
             self.open_frame(first.saturating_add(index) as u64, frame, bytes, slot)?;
             Ok(match (all, frames.len()) {
-                (true, 2..) => content::subtree(slot, (index as u64).saturating_mul(u64::from(self.header.frame_size))),
+                (true, 2..) => {
+                    content::subtree(&[slot], (index as u64).saturating_mul(u64::from(self.header.frame_size)))
+                }
                 _ => [0; 32],
             })
         })
