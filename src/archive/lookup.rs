@@ -9,13 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::index::queries::{Along, Stretch, Want};
-use crate::index::{self, Defect, Hole, ParameterMaxima, Place, View};
+use crate::index::{self, Defect, Hole, Joint, ParameterMaxima, Place, View};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelinePath;
-use crate::wal::digest::Digest;
+use crate::wal::decode::Decoder;
+use crate::wal::digest::{Digest, State};
 use crate::wal::event::{Ending, Event, Xid};
+use crate::wal::record::Record;
 
 /// Where the dense part of a segment comes from.
 pub trait Source {
@@ -55,6 +57,23 @@ pub struct Chain {
     pub segments: u64,
     /// Where the log that can be read ends.
     pub end: Lsn,
+}
+
+/// Where a record starts and ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordSpan {
+    /// Its first byte.
+    pub lsn: Lsn,
+    /// The position after its last byte.
+    pub end: Lsn,
+}
+
+/// The record that reaches into a segment from the one before, where both parts are there.
+fn joint(stretch: &Stretch) -> Option<RecordSpan> {
+    match (&stretch.summary.joint, &stretch.summary.digest.head) {
+        (Joint::Whole { start, .. }, Some(head)) => Some(RecordSpan { lsn: *start, end: head.end }),
+        _ => None,
+    }
 }
 
 /// Lookups in one cluster's log.
@@ -168,6 +187,90 @@ impl<'a, S: Source> Lookup<'a, S> {
     ) -> Result<Option<Event>, LookupError<S::Error>> {
         let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
         Ok(along.restore_points(name, from)?.into_iter().next())
+    }
+
+    /// The first record that starts at `from` or later, whatever it is. Looks into the segment's bytes.
+    ///
+    /// # Errors
+    /// What index or source say.
+    pub fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
+        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+        let mut segment = along.segment_size().segment_of(from);
+        while let Some(stretch) = along.next(segment, Want::Any)? {
+            if let Some(record) = joint(&stretch).filter(|record| record.lsn >= from && record.end <= stretch.to) {
+                return Ok(Some(record));
+            }
+            if stretch.summary.digest.last_record.is_some_and(|last| last >= from) {
+                let found = self.scan(&stretch, |record| record.lsn >= from)?;
+                if found.is_some_and(|record| record.end <= stretch.to) {
+                    return Ok(found);
+                }
+            }
+            segment = stretch.place.segment.next();
+        }
+        Ok(None)
+    }
+
+    /// The last record that ends at `end` or before.
+    ///
+    /// # Errors
+    /// What index or source say.
+    pub fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
+        let (Some(along), Some(last_byte)) = (Along::new(&self.view, path), end.get().checked_sub(1)) else {
+            return Ok(None);
+        };
+        let mut limit = along.segment_size().segment_of(Lsn::new(last_byte)).next();
+        while let Some(stretch) = along.previous(limit, Want::Any)? {
+            let bound = end.min(stretch.to);
+            let found = match self.last_within(&stretch, bound)? {
+                Some(lsn) => Some(lsn),
+                None => joint(&stretch).filter(|record| record.end <= bound).map(|record| record.lsn),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+            limit = stretch.place.segment;
+        }
+        Ok(None)
+    }
+
+    /// The last record that starts in the segment and ends at `bound` or before.
+    fn last_within(&self, stretch: &Stretch, bound: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
+        let digest = &stretch.summary.digest;
+        let (Some(first), Some(last)) = (digest.first_record, digest.last_record) else { return Ok(None) };
+        let whole = match &digest.state {
+            State::Broken { at, .. } => bound >= *at,
+            State::Checked | State::Opaque => bound >= digest.valid_until,
+        };
+        if whole || bound <= first {
+            return Ok(whole.then_some(last));
+        }
+        let mut before = None;
+        self.scan(stretch, |record| {
+            if record.end_lsn <= bound {
+                before = Some(record.lsn);
+            }
+            record.end_lsn > bound
+        })?;
+        Ok(before)
+    }
+
+    /// The first record of a segment that `stop` says yes to. Damage ends the search: what is before it was
+    /// looked at.
+    fn scan(
+        &self,
+        stretch: &Stretch,
+        mut stop: impl FnMut(&Record<'_>) -> bool,
+    ) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
+        let bytes = self.source.segment(stretch.place).map_err(LookupError::Source)?;
+        let mut decoder = Decoder::new(stretch.from, stretch.place.timeline, self.segment_size());
+        let mut feed = decoder.feed(&bytes);
+        while let Ok(Some(record)) = feed.next() {
+            if stop(&record) {
+                return Ok(Some(RecordSpan { lsn: record.lsn, end: record.end_lsn }));
+            }
+        }
+        Ok(None)
     }
 
     /// The log from `from` to `to`, or to the end of what is archived.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::TimelineId;
-use crate::wal::digest::State;
+use crate::wal::digest::{Digest, JoinError, State, follows};
 
 use super::error::Error;
 use super::queries::{Along, Stretch};
@@ -90,10 +90,8 @@ struct Check {
     found: Continuity,
     /// Everything before is accounted for.
     reached: Lsn,
-    /// The last record start seen, if the log is whole since then.
-    last_start: Option<Lsn>,
-    /// The same, but without a record that may be void.
-    last_record: Option<Lsn>,
+    /// The segment before, if its log is whole to its end.
+    before: Option<Digest>,
 }
 
 impl Along<'_> {
@@ -114,7 +112,7 @@ impl Along<'_> {
     }
 
     fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
-        let mut check = Check { found: Continuity::default(), reached: from, last_start: None, last_record: None };
+        let mut check = Check { found: Continuity::default(), reached: from, before: None };
         self.walk(from, to, |stretch| {
             check.take(&stretch, to);
             if check.found.holes_total < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -132,7 +130,7 @@ impl Check {
         if self.found.holes.len() < MAX_HOLES {
             self.found.holes.push(Hole { timeline, from, to, why });
         }
-        (self.last_start, self.last_record) = (None, None);
+        self.before = None;
     }
 
     fn take(&mut self, stretch: &Stretch, to: Lsn) {
@@ -146,7 +144,7 @@ impl Check {
             State::Checked => self.take_checked(stretch, to),
             State::Opaque => {
                 self.found.opaque = self.found.opaque.saturating_add(1);
-                (self.last_start, self.last_record) = (None, None);
+                self.before = None;
             }
             State::Broken { at, why } if *at < stretch.to => {
                 self.hole(timeline, *at, stretch.to, Defect::Broken(why.clone()));
@@ -159,31 +157,26 @@ impl Check {
 
     fn take_checked(&mut self, stretch: &Stretch, to: Lsn) {
         let (timeline, summary) = (stretch.place.timeline, &stretch.summary);
-        if let Joint::Torn(why) = &summary.joint {
-            let from = self.last_start.unwrap_or(stretch.from);
-            self.hole(timeline, from, stretch.from, Defect::Torn(why.clone()));
-        }
-        let before = match summary.joint {
-            Joint::Whole { start, .. } => Some(start),
-            _ if summary.digest.overwrites => self.last_record,
-            Joint::None | Joint::Open | Joint::Through | Joint::Torn(_) => self.last_start,
+        let digest = &summary.digest;
+        let border = self.before.as_ref().and_then(|before| follows(before, digest).err());
+        let torn = match (&summary.joint, border) {
+            (_, Some(JoinError::Chain { expected, found, .. })) => {
+                Some(Defect::Unlinked { last: expected, points_to: found })
+            }
+            (_, Some(error)) => Some(Defect::Torn(error.to_string())),
+            (Joint::Torn(why), None) => Some(Defect::Torn(why.clone())),
+            (Joint::None | Joint::Open | Joint::Through | Joint::Whole { .. }, None) => None,
         };
-        if let (Some(last), Some(points_to), Some(first)) =
-            (before, summary.digest.first_prev, summary.digest.first_record)
-            && last != points_to
-            && first < stretch.to
-        {
-            self.hole(timeline, stretch.from, first, Defect::Unlinked { last, points_to });
+        if let Some(why) = torn {
+            let last = self.before.as_ref().and_then(|before| before.tail.as_ref()).map(|tail| tail.start);
+            let first = digest.first_record.unwrap_or(stretch.to).min(stretch.to);
+            self.hole(timeline, last.unwrap_or(stretch.from), first, why);
         }
         let end = stretch.to.min(to);
-        if !summary.digest.switched && summary.digest.valid_until < end {
-            self.hole(timeline, summary.digest.valid_until, end, Defect::Missing);
-        }
-        if summary.last_start().is_some() {
-            self.last_start = summary.last_start();
-        }
-        if summary.digest.last_record.is_some() {
-            self.last_record = summary.digest.last_record;
+        if !digest.switched && digest.valid_until < end {
+            self.hole(timeline, digest.valid_until, end, Defect::Missing);
+        } else {
+            self.before = Some(digest.clone());
         }
     }
 }

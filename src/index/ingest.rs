@@ -5,13 +5,13 @@
 
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
-use crate::wal::digest::Digest;
+use crate::wal::digest::{self, Digest};
 use crate::wal::event::{Event, EventKind};
 
 use super::codec::{Reader, Writer};
 use super::error::Error;
 use super::keys::{Cluster, Place, block_of};
-use super::store::{Batch, Change, Family, Store};
+use super::store::{Batch, Change, Family, Order, Store};
 use super::summary::{Block, Joint, Summary};
 
 /// A digest on its way into the index.
@@ -191,11 +191,20 @@ impl<'a> Ingest<'a> {
         Ok(Some(parts))
     }
 
-    /// Makes the record of its parts. Where `certain`, the parts belong together, and that they don't fit is damage. As long as digests
-    /// cannot be joined, the record stays open, which no search takes for damage.
+    /// Makes the record of its parts, which begin on `timeline`. Where `certain`, the parts belong together, and that they don't fit is damage.
     fn join(&mut self, timeline: TimelineId, parts: &[Summary], summary: Summary, certain: bool) -> Summary {
-        let _ = (timeline, parts, certain);
-        summary
+        let digests: Vec<&Digest> = parts.iter().chain([&summary]).map(|part| &part.digest).collect();
+        let certain = certain && parts.iter().all(Summary::is_checked);
+        let joint = match digest::join(&digests) {
+            Ok(Some(joined)) => {
+                self.put_events(timeline, joined.meaning.event.as_slice());
+                Joint::Whole { start: joined.lsn, ending: joined.meaning.ending }
+            }
+            Ok(None) if certain => Joint::Torn("nothing in the segment before goes on here".to_owned()),
+            Err(error) if certain => Joint::Torn(error.to_string()),
+            Ok(None) | Err(_) => return summary,
+        };
+        summary.joined(joint)
     }
 
     /// Joins what waited for the segment at `place`: on its own timeline, and on those that forked off right after it.
@@ -253,6 +262,38 @@ impl<'a> Ingest<'a> {
         Ok(())
     }
 }
+
+/// The removal of segments and their events.
+pub(super) fn forget(
+    store: &dyn Store,
+    cluster: &Cluster,
+    timeline: TimelineId,
+    segments: &[SegmentNo],
+) -> Result<Batch, Error> {
+    let mut batch = Batch::default();
+    let Some(facts) = facts(store, cluster)? else { return Ok(batch) };
+    for &segment in segments {
+        let (from, to) = (segment.start(facts.segment_size), segment.end(facts.segment_size));
+        batch.delete(Family::Segments, cluster.segment(Place { timeline, segment }));
+        for pair in
+            store.scan(Family::Events, &cluster.events(super::RESTORE_POINT, timeline, from, to), Order::Forward)
+        {
+            let event = Event::from_bytes(&pair?.1).ok_or(Error::Value("event"))?;
+            if let EventKind::RestorePoint { name, .. } = &event.kind {
+                batch.delete(Family::Names, cluster.name_at(name.as_bytes(), timeline, event.lsn));
+            }
+        }
+        for kind in EVENT_KINDS {
+            for pair in store.scan(Family::Events, &cluster.events(kind, timeline, from, to), Order::Forward) {
+                batch.delete(Family::Events, pair?.0);
+            }
+        }
+    }
+    Ok(batch)
+}
+
+/// Every kind of event ([`EventKind::tag`]).
+const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=13;
 
 /// Reads a mark.
 pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, Error> {

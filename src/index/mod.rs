@@ -24,6 +24,7 @@ pub(crate) mod world;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -67,22 +68,25 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the index in `dir` for writing, making it where there is none. `repository` is the id of the repository it is about.
+    /// Opens the index in `dir` for writing, making it where there is none. `repositories` are the ids of those it is made from:
+    /// one that is among them already is enough to recognise it by, and the others are noted.
     ///
     /// # Errors
     /// [`Error::Locked`] where another process writes it; [`Error::Foreign`], [`Error::Format`] and [`Error::Damaged`] where it has to be
     /// replaced ([`Index::anew`]).
-    pub fn open_writer(dir: &Path, repository: &str) -> Result<Index, Error> {
+    pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
         let index = Index { rocks: Rocks::open_writer(dir)?, writing: Mutex::new(()) };
-        if index.rocks.get(Family::Meta, FORMAT_KEY)?.is_none()
-            && index.rocks.get(Family::Meta, REPOSITORY_KEY)?.is_none()
-        {
+        let fresh = index.rocks.get(Family::Meta, FORMAT_KEY)?.is_none()
+            && index.rocks.get(Family::Meta, REPOSITORY_KEY)?.is_none();
+        let noted = if fresh { Vec::new() } else { index.check_identity(repositories)? };
+        let all: BTreeSet<&String> = noted.iter().chain(repositories).collect();
+        if fresh || all.len() > noted.len() {
+            let ids: Vec<&str> = all.into_iter().map(String::as_str).collect();
             let mut batch = Batch::default();
             batch.put(Family::Meta, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
-            batch.put(Family::Meta, REPOSITORY_KEY.to_vec(), repository.as_bytes().to_vec());
+            batch.put(Family::Meta, REPOSITORY_KEY.to_vec(), ids.join(",").into_bytes());
             index.rocks.apply(&batch)?;
         }
-        index.check_identity(repository)?;
         Ok(index)
     }
 
@@ -90,9 +94,9 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Absent`] where there is none; else as [`Index::open_writer`].
-    pub fn open_reader(dir: &Path, repository: &str) -> Result<Index, Error> {
+    pub fn open_reader(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
         let index = Index { rocks: Rocks::open_reader(dir)?, writing: Mutex::new(()) };
-        index.check_identity(repository)?;
+        index.check_identity(repositories)?;
         Ok(index)
     }
 
@@ -100,12 +104,13 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Locked`] where another process writes it.
-    pub fn anew(dir: &Path, repository: &str) -> Result<Index, Error> {
+    pub fn anew(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
         Rocks::destroy(dir)?;
-        Index::open_writer(dir, repository)
+        Index::open_writer(dir, repositories)
     }
 
-    fn check_identity(&self, repository: &str) -> Result<(), Error> {
+    /// The repositories that the index says it is made from, if one of those at hand is among them.
+    fn check_identity(&self, repositories: &[String]) -> Result<Vec<String>, Error> {
         let dir = || self.rocks.dir().to_owned();
         let format = self.rocks.get(Family::Meta, FORMAT_KEY)?;
         let found = self.rocks.get(Family::Meta, REPOSITORY_KEY)?;
@@ -116,11 +121,12 @@ impl Index {
         if format != FORMAT {
             return Err(Error::Format { dir: dir(), found: format, expected: FORMAT });
         }
-        if found != repository.as_bytes() {
-            let found = String::from_utf8_lossy(&found).into_owned();
-            return Err(Error::Foreign { dir: dir(), found, expected: repository.to_owned() });
+        let found = String::from_utf8_lossy(&found).into_owned();
+        let noted: Vec<String> = found.split(',').map(str::to_owned).collect();
+        if !noted.iter().any(|id| repositories.contains(id)) {
+            return Err(Error::Foreign { dir: dir(), found, expected: repositories.join(",") });
         }
-        Ok(())
+        Ok(noted)
     }
 
     /// Whether this process is the writer.
@@ -167,6 +173,18 @@ impl Index {
         let mut ingest = Ingest::new(&self.rocks, &cluster)?;
         ingest.set_mark(timeline, at)?;
         self.rocks.apply(&ingest.finish())
+    }
+
+    /// Removes segments that the repository has no longer, with their events. Blocks keep claiming them, which costs a search a moment and no
+    /// answer.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn forget(&self, cluster: &str, timeline: TimelineId, segments: &[SegmentNo]) -> Result<(), Error> {
+        let cluster = Cluster::new(cluster)?;
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let batch = ingest::forget(&self.rocks, &cluster, timeline, segments)?;
+        self.rocks.apply(&batch)
     }
 
     /// Takes in what the writer has written since this reader was opened or last refreshed.

@@ -35,6 +35,8 @@ pub struct Stretch {
 /// What a segment must hold to be looked into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
+    /// Anything.
+    Any,
     /// An ending.
     Ending,
     /// An ending later than this.
@@ -46,6 +48,7 @@ pub enum Want {
 impl Want {
     fn may_be_in_block(self, block: &Block) -> bool {
         match self {
+            Want::Any => true,
             Want::Ending => block.endings,
             Want::EndingAfter(time) => block.latest.is_some_and(|latest| latest > time),
             Want::Xid(xid) => block.xids.may_hold(xid),
@@ -56,6 +59,7 @@ impl Want {
     #[must_use]
     pub fn may_be_in(self, summary: &Summary) -> bool {
         match self {
+            Want::Any => true,
             Want::Ending => summary.endings > 0,
             Want::EndingAfter(time) => summary.latest.is_some_and(|latest| latest > time),
             Want::Xid(xid) => summary.xids.may_hold(xid),

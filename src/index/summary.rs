@@ -12,7 +12,7 @@ use super::xids::Xids;
 /// One segment: its digest without the dense part, and what a search asks of it first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summary {
-    /// The segment's digest without endings and events. It has its tail, and its head until that has been joined.
+    /// The segment's digest without endings and events, and once its head has been joined without the head's bytes.
     pub digest: Digest,
     /// How many transactions end in it, the one of [`Joint::Whole`] included.
     pub endings: u64,
@@ -86,7 +86,8 @@ impl Summary {
             self.xids = self.xids.union(&Xids::covering(xids(&[*ending]), 1), Xids::PER_SEGMENT);
         }
         if !matches!(joint, Joint::Open | Joint::Through) {
-            self.digest.head = None;
+            // They were kept for this, and may be 64 KiB.
+            self.digest.head.iter_mut().for_each(|head| head.bytes = Vec::new());
         }
         self.joint = joint;
         self
@@ -99,12 +100,6 @@ impl Summary {
             Joint::Whole { ending, .. } => ending.as_ref(),
             Joint::None | Joint::Open | Joint::Through | Joint::Torn(_) => None,
         }
-    }
-
-    /// The last record that starts in the segment: the next segment's first record must point back to it.
-    #[must_use]
-    pub fn last_start(&self) -> Option<Lsn> {
-        self.digest.tail.as_ref().map(|tail| tail.start).or(self.digest.last_record)
     }
 
     /// Whether the digest says all about the segment's records.

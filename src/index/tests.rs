@@ -22,6 +22,7 @@ fn naive(world: &World, want: Want) -> Vec<Place> {
     let holds = |place: &Place| {
         let endings = &world.digest(*place).unwrap().endings;
         match want {
+            Want::Any => true,
             Want::Ending => !endings.is_empty(),
             Want::EndingAfter(time) => endings.iter().any(|ending| ending.time > time),
             Want::Xid(xid) => endings.iter().any(|ending| ending.xid.get() == xid),
@@ -52,7 +53,7 @@ proptest! {
         };
         let endings = world.endings();
         let xid = endings.get(pick % endings.len().max(1)).map_or(5, |ending| ending.xid.get());
-        for want in [Want::Ending, Want::EndingAfter(PgTime::from_pg_micros(time)), Want::Xid(xid)] {
+        for want in [Want::Any, Want::Ending, Want::EndingAfter(PgTime::from_pg_micros(time)), Want::Xid(xid)] {
             let expected = naive(&world, want);
             let from = SegmentNo::new(from);
             let next = along.next(from, want).unwrap().map(|stretch| stretch.place);
@@ -140,7 +141,7 @@ fn rocksdb_holds_what_the_map_in_memory_holds() {
         )
         .world();
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open_writer(dir.path(), "r").unwrap();
+        let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
         index.ingest(NAME, world.digests.iter().map(|digest| Entry { digest, stored: 10 })).unwrap();
         let memory: Memory = world.index(1);
         let meta_of_the_index =
@@ -174,11 +175,11 @@ fn sample() -> crate::wal::digest::Digest {
 #[test]
 fn one_writes_and_others_read_beside_it() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Index::open_reader(dir.path(), "r"), Err(Error::Absent(_))));
-    let writer = Index::open_writer(dir.path(), "r").unwrap();
-    assert!(matches!(Index::open_writer(dir.path(), "r"), Err(Error::Locked(_))));
-    assert!(matches!(Index::anew(dir.path(), "r"), Err(Error::Locked(_))));
-    let reader = Index::open_reader(dir.path(), "r").unwrap();
+    assert!(matches!(Index::open_reader(dir.path(), &["r".to_owned()]), Err(Error::Absent(_))));
+    let writer = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    assert!(matches!(Index::open_writer(dir.path(), &["r".to_owned()]), Err(Error::Locked(_))));
+    assert!(matches!(Index::anew(dir.path(), &["r".to_owned()]), Err(Error::Locked(_))));
+    let reader = Index::open_reader(dir.path(), &["r".to_owned()]).unwrap();
     let place = Place { timeline: TimelineId::FIRST, segment: SegmentNo::new(4) };
     assert!(!reader.view(NAME).unwrap().contains(place).unwrap());
     writer.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
@@ -187,28 +188,28 @@ fn one_writes_and_others_read_beside_it() {
     drop(reader);
     assert_eq!(std::fs::read_dir(dir.path().join("readers")).unwrap().count(), 0, "a reader leaves nothing behind");
     drop(writer);
-    assert!(Index::open_writer(dir.path(), "r").unwrap().view(NAME).unwrap().contains(place).unwrap());
+    assert!(Index::open_writer(dir.path(), &["r".to_owned()]).unwrap().view(NAME).unwrap().contains(place).unwrap());
 }
 
 #[test]
 fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), "ours").unwrap();
+    let index = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
     index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
     drop(index);
-    let foreign = Index::open_writer(dir.path(), "theirs").unwrap_err();
+    let foreign = Index::open_writer(dir.path(), &["theirs".to_owned()]).unwrap_err();
     assert!(foreign.to_string().contains("belongs to repository ours, not to theirs"), "{foreign}");
     assert!(!foreign.calls_for_rebuild(), "another repository's index is not thrown away unasked");
 
-    let index = Index::open_writer(dir.path(), "ours").unwrap();
+    let index = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
     let mut batch = super::store::Batch::default();
     batch.put(Family::Meta, super::FORMAT_KEY.to_vec(), 9_u32.to_be_bytes().to_vec());
     index.rocks.apply(&batch).unwrap();
     drop(index);
-    let newer = Index::open_reader(dir.path(), "ours").unwrap_err();
+    let newer = Index::open_reader(dir.path(), &["ours".to_owned()]).unwrap_err();
     assert!(matches!(newer, Error::Format { found: 9, .. }) && newer.calls_for_rebuild());
 
-    let index = Index::anew(dir.path(), "ours").unwrap();
+    let index = Index::anew(dir.path(), &["ours".to_owned()]).unwrap();
     index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
     index.flush().unwrap();
     drop(index);
@@ -218,17 +219,17 @@ fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
             std::fs::write(&path, b"nonsense").unwrap();
         }
     }
-    let damaged = Index::open_writer(dir.path(), "ours").unwrap_err();
+    let damaged = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap_err();
     assert!(matches!(damaged, Error::Damaged { .. }) && damaged.calls_for_rebuild(), "{damaged}");
     assert!(damaged.to_string().contains("index rebuild"));
-    let healed = Index::anew(dir.path(), "ours").unwrap();
+    let healed = Index::anew(dir.path(), &["ours".to_owned()]).unwrap();
     assert_eq!(healed.view(NAME).unwrap().timelines(), []);
 }
 
 #[test]
 fn a_segment_of_another_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), "r").unwrap();
+    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
     index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
     let size = crate::postgres::segment::SegmentSize::new(1 << 20).unwrap();
     let other = super::world::digest(TimelineId::FIRST, SegmentNo::new(4), size, Vec::new());
@@ -238,7 +239,7 @@ fn a_segment_of_another_size_is_refused() {
 #[test]
 fn the_mark_moves_over_what_has_no_hole() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), "r").unwrap();
+    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
     let segment = |number| {
         super::world::digest(
             TimelineId::FIRST,

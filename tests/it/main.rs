@@ -22,3 +22,5 @@ mod servers;
 mod moments;
 /// The replication client: every command, every way to log in.
 mod replication;
+/// The index over a real server's WAL.
+mod index;

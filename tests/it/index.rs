@@ -1,0 +1,230 @@
+//! The index over a real server's WAL: every search, against what `pg_waldump` reads in the same files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng};
+
+use crate::support::waldump;
+use crate::support::workload::Workload;
+use crate::support::{Cluster, Options, QUICK, Scratch};
+use walkeep::archive::lookup::{Lookup, Source};
+use walkeep::index::{Along, Entry, Index, Joint, Place};
+use walkeep::postgres::lsn::Lsn;
+use walkeep::postgres::segment::{SegmentName, SegmentSize};
+use walkeep::postgres::time::PgTime;
+use walkeep::postgres::timeline::{TimelineId, TimelinePath};
+use walkeep::wal::digest::{Digest, digest};
+use walkeep::wal::event::Xid;
+
+const NAME: &str = "main";
+
+/// The segments of a server, as they were on disk.
+struct Wal {
+    size: SegmentSize,
+    segments: BTreeMap<SegmentName, (Bytes, Arc<Digest>)>,
+}
+
+impl Wal {
+    /// All segments of `pg_wal` up to and with `last`.
+    fn read(cluster: &Cluster, last: &str) -> Wal {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut segments = BTreeMap::new();
+        for entry in std::fs::read_dir(cluster.pg_wal()).unwrap() {
+            let entry = entry.unwrap();
+            let file = entry.file_name().into_string().unwrap();
+            let Some(name) = SegmentName::parse(&file).filter(|_| file.as_str() <= last) else { continue };
+            let bytes = Bytes::from(std::fs::read(entry.path()).unwrap());
+            let digest = digest(&bytes, name, size).unwrap();
+            segments.insert(name, (bytes, Arc::new(digest)));
+        }
+        Wal { size, segments }
+    }
+
+    fn name(&self, place: Place) -> SegmentName {
+        SegmentName::new(place.timeline, place.segment, self.size).unwrap()
+    }
+}
+
+impl Source for &Wal {
+    type Error = std::convert::Infallible;
+
+    fn digest(&self, place: Place) -> Result<Arc<Digest>, Self::Error> {
+        Ok(Arc::clone(&self.segments[&self.name(place)].1))
+    }
+
+    fn segment(&self, place: Place) -> Result<Bytes, Self::Error> {
+        Ok(self.segments[&self.name(place)].0.clone())
+    }
+}
+
+fn ingest(index: &Index, wal: &Wal, random: &mut SmallRng) {
+    let mut digests: Vec<&Arc<Digest>> = wal.segments.values().map(|(_, digest)| digest).collect();
+    digests.shuffle(random);
+    for some in digests.chunks(7) {
+        index.ingest(NAME, some.iter().map(|digest| Entry { digest, stored: 1 })).unwrap();
+    }
+}
+
+/// A server's WAL, as `pg_waldump` reads it.
+struct Oracle {
+    records: Vec<waldump::Record>,
+    endings: Vec<waldump::Ending>,
+    begin: Lsn,
+    end: Lsn,
+}
+
+/// Sessions that do all kinds of things at once, then one that does hardly anything but commit, so that commits lie on segments' borders.
+fn busy(random: &mut SmallRng) -> (Cluster, Wal) {
+    let options =
+        Options::default().segment_size_mb(1).set("max_prepared_transactions", 20).set("wal_keep_size", "4GB");
+    let cluster = Cluster::start(QUICK, options.set("synchronous_commit", "off").set("autovacuum_naptime", "1s"));
+    let workload = Workload::start(&cluster, 4, random.random());
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.sql("select pg_create_restore_point('halfway')");
+    workload.stop();
+    cluster.sql("do $$ begin for i in 1..250000 loop perform txid_current(); commit; end loop; end $$");
+    let last = cluster.sql("select pg_walfile_name(pg_switch_wal())");
+    let wal = Wal::read(&cluster, last.trim());
+    (cluster, wal)
+}
+
+impl Oracle {
+    fn read(cluster: &Cluster, wal: &Wal) -> Oracle {
+        let begin = wal.segments.values().next().unwrap().1.start();
+        let end = wal.segments.values().last().unwrap().1.end();
+        let records = waldump::records(cluster, &cluster.pg_wal(), 1, &begin.to_string());
+        let records: Vec<_> = records.into_iter().filter(|record| record.lsn < end.get()).collect();
+        Oracle { endings: waldump::endings(&records), records, begin, end }
+    }
+
+    /// The endings on both sides of each border between segments, and some others.
+    fn picked(&self, size: SegmentSize, random: &mut SmallRng) -> Vec<usize> {
+        let segment = |ending: &waldump::Ending| ending.lsn / size.get();
+        let borders =
+            (1..self.endings.len()).filter(|&at| segment(&self.endings[at - 1]) != segment(&self.endings[at]));
+        let mut picked: Vec<usize> = borders.flat_map(|at| [at - 1, at]).collect();
+        picked.extend((0..100).map(|_| random.random_range(0..self.endings.len())));
+        picked
+    }
+}
+
+#[test]
+fn every_search_finds_what_pg_waldump_reads() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let (cluster, wal) = busy(&mut random);
+    let oracle = Oracle::read(&cluster, &wal);
+    let scratch = Scratch::new();
+    let index = Index::open_writer(&scratch.join("index"), &["r".to_owned()]).unwrap();
+    ingest(&index, &wal, &mut random);
+
+    let path = TimelinePath::first();
+    let view = index.view(NAME).unwrap();
+    let along = Along::new(&view, &path).unwrap();
+    let continuity = along.continuity(oracle.begin, oracle.end).unwrap();
+    assert!(continuity.is_whole(), "{:?}", continuity.holes);
+    assert_eq!(continuity.segments, wal.segments.len() as u64);
+    let (mut counted, mut straddling) = (0, 0);
+    let count = |stretch: walkeep::index::Stretch| {
+        counted += stretch.summary.endings;
+        straddling += u32::from(matches!(stretch.summary.joint, Joint::Whole { ending: Some(_), .. }));
+        std::ops::ControlFlow::Continue(())
+    };
+    along.walk(oracle.begin, oracle.end, count).unwrap();
+    println!("{} segments, {counted} endings, {straddling} of them in two segments", wal.segments.len());
+    assert_eq!(counted, oracle.endings.len() as u64);
+    assert!(straddling > 0, "a commit lies in two segments");
+
+    let lookup = Lookup::new(index.view(NAME).unwrap(), &wal);
+    endings_are_found(&lookup, &oracle, wal.size, &mut random);
+    records_are_found(&lookup, &oracle, &mut random);
+    let point = lookup.restore_point(&path, Lsn::INVALID, "halfway").unwrap().unwrap();
+    let expected = oracle.records.iter().find(|record| record.description.contains("halfway")).unwrap();
+    assert_eq!(point.lsn.get(), expected.lsn);
+    assert_eq!(lookup.restore_point(&path, point.lsn.saturating_add(1), "halfway").unwrap(), None);
+    forgets_and_recovers(index, &wal, &scratch, &mut random);
+}
+
+fn endings_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, size: SegmentSize, random: &mut SmallRng) {
+    let (path, endings) = (TimelinePath::first(), &oracle.endings);
+    let long_ago = PgTime::from_pg_micros(i64::MIN);
+    for at in oracle.picked(size, random) {
+        let (near, next) = (&endings[at], endings.get(at + 1));
+        let found = lookup.ending_after(&path, Lsn::new(near.lsn), long_ago).unwrap().unwrap();
+        let expected = (near.lsn, near.xid, PgTime::from_timestamp(near.time), near.commit);
+        assert_eq!((found.lsn.get(), found.xid.get(), found.time, found.kind.is_commit()), expected);
+        let found = lookup.ending_after(&path, Lsn::new(near.lsn + 1), long_ago).unwrap();
+        assert_eq!(found.map(|ending| ending.lsn.get()), next.map(|ending| ending.lsn));
+
+        let from =
+            Lsn::new(oracle.records[random.random_range(0..oracle.records.len())].lsn + random.random_range(0..2));
+        let time = near.time + jiff::SignedDuration::from_micros(random.random_range(-3000..3000));
+        let later =
+            endings.iter().find(|ending| ending.lsn >= from.get() && ending.time > time).map(|ending| ending.lsn);
+        let found = lookup.ending_after(&path, from, PgTime::from_timestamp(time)).unwrap();
+        assert_eq!(found.map(|ending| ending.lsn.get()), later, "from {from}, {time}");
+        if near.xid != 0 {
+            let found = lookup.ending_of(&path, Lsn::INVALID, Xid::new(near.xid)).unwrap().unwrap();
+            assert_eq!(found.lsn.get(), near.lsn);
+        }
+        let commit = endings.iter().find(|ending| ending.lsn >= from.get() && ending.commit).map(|ending| ending.lsn);
+        assert_eq!(lookup.commit_from(&path, from).unwrap().map(|ending| ending.lsn.get()), commit);
+        let commit = endings.iter().rfind(|ending| ending.lsn < from.get() && ending.commit).map(|ending| ending.lsn);
+        assert_eq!(lookup.commit_before(&path, from).unwrap().map(|ending| ending.lsn.get()), commit);
+    }
+}
+
+fn records_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, random: &mut SmallRng) {
+    let (path, records) = (TimelinePath::first(), &oracle.records);
+    for _ in 0..100 {
+        let at = random.random_range(0..records.len() - 1);
+        let found = lookup.record_from(&path, Lsn::new(records[at].lsn + 1)).unwrap().unwrap();
+        assert_eq!(found.lsn.get(), records[at + 1].lsn);
+        assert_eq!(lookup.record_from(&path, found.lsn).unwrap(), Some(found));
+        assert_eq!(lookup.record_until(&path, found.end).unwrap(), Some(found.lsn));
+        let before = Lsn::new(found.end.get() - 1);
+        assert_eq!(lookup.record_until(&path, before).unwrap(), Some(Lsn::new(records[at].lsn)));
+    }
+    assert_eq!(lookup.record_from(&path, oracle.end).unwrap(), None);
+    assert_eq!(lookup.record_until(&path, Lsn::MAX).unwrap().map(Lsn::get), records.last().map(|record| record.lsn));
+}
+
+/// A segment less is a hole exactly where it was; and an index made anew in another order answers as the old one did.
+fn forgets_and_recovers(index: Index, wal: &Wal, scratch: &Scratch, random: &mut SmallRng) {
+    let path = TimelinePath::first();
+    let all: Vec<&Arc<Digest>> = wal.segments.values().map(|(_, digest)| digest).collect();
+    let (begin, end) = (all[0].start(), all[all.len() - 1].end());
+    let lost = all[random.random_range(1..all.len() - 1)];
+    index.forget(NAME, TimelineId::FIRST, &[lost.segment]).unwrap();
+    let holes = {
+        let view = index.view(NAME).unwrap();
+        Along::new(&view, &path).unwrap().continuity(begin, end).unwrap().holes
+    };
+    assert_eq!(holes.iter().map(|hole| (hole.from, hole.to)).collect::<Vec<_>>(), [(lost.start(), lost.end())]);
+    index.ingest(NAME, [Entry { digest: lost, stored: 1 }]).unwrap();
+    let summaries = |index: &Index| {
+        let view = index.view(NAME).unwrap();
+        let mut found = Vec::new();
+        let along = Along::new(&view, &path).unwrap();
+        along
+            .walk(begin, end, |stretch| {
+                found.push((stretch.place, stretch.summary.endings, stretch.summary.latest, stretch.summary.joint));
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        found
+    };
+    let before = summaries(&index);
+    drop(index);
+    let dir = scratch.join("index");
+    std::fs::remove_dir_all(&dir).unwrap();
+    let index = Index::anew(&dir, &["r".to_owned()]).unwrap();
+    ingest(&index, wal, random);
+    assert_eq!(summaries(&index), before);
+}
