@@ -1,1 +1,348 @@
-//! The control socket: how a command hands its work to a running service.
+//! The control socket: how a short-lived command hands its work to a running service, and asks how it does.
+//!
+//! A Unix socket in the state directory, for its owner alone. One request is one line of JSON, and so is its answer; a connection carries any
+//! number of them, one after the other. What a request means is not known here: the service brings a [`Handler`].
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::clock::{Clock, SharedClock, timeout};
+use crate::durable;
+use crate::retry::Class;
+
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "control.sock";
+
+/// The longest line in either direction: a path, a name and an error fit many times over.
+const LINE_MAX: u64 = 64 << 10;
+
+/// Connections served at once. PostgreSQL runs one `archive_command` at a time; a few more may ask for the status.
+const CONNECTIONS: usize = 16;
+
+/// How long a client waits for the service to take its connection and its request. A service that is alive does so in a moment; one that
+/// is not must not hold up `archive_command`, which can do without it.
+const ACCEPTANCE: Duration = Duration::from_secs(2);
+
+/// How long a connection may lie idle before the service closes it.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Is anybody there?
+    Ping,
+    /// Archive this file of `pg_wal`.
+    Push {
+        /// The cluster's name in the configuration.
+        cluster: String,
+        /// The file, as an absolute path.
+        path: PathBuf,
+        /// The name PostgreSQL gives it.
+        name: String,
+    },
+    /// How is it going?
+    Status,
+}
+
+/// What the service answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// Somebody is there.
+    Pong {
+        /// The service's version.
+        version: String,
+        /// The clusters it serves.
+        clusters: Vec<String>,
+    },
+    /// The file is archived, durable in every repository.
+    Pushed {
+        /// Whether it was there already.
+        identical: bool,
+    },
+    /// The request was understood and taken; the answer will follow.
+    Accepted,
+    /// The service did not do it, and trying without the service would give the same.
+    Refused {
+        /// Why.
+        why: String,
+        /// Whether it may succeed later.
+        transient: bool,
+    },
+    /// Not this service's business: do it yourself.
+    NotMine,
+    /// How it is going.
+    Status {
+        /// As the service describes it.
+        status: serde_json::Value,
+    },
+}
+
+/// Why a service could not be asked. Whoever can do without it does.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens.
+    #[error("no walkeep service listens at {path}")]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It listens and does not answer, or not in time, or nonsense.
+    #[error("the walkeep service at {path} does not answer: {why}")]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// The socket cannot be set up.
+    #[error("cannot listen at {path}: {source}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another service listens.
+    #[error("another walkeep service listens at {path} already; stop it first, or give this one another state-dir")]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Error::Absent { .. } | Error::Silent { .. } => Class::Transient,
+            Error::Listen { .. } => Class::Permanent,
+            Error::Taken { .. } => Class::Conflict,
+        }
+    }
+}
+
+/// Asks the service whose state directory this is, and waits up to `patience` for the answer once the request was taken.
+///
+/// # Errors
+/// [`Error::Absent`] or [`Error::Silent`]. After the latter the request may have been carried out.
+pub async fn ask(state_dir: &Path, request: &Request, clock: &dyn Clock, patience: Duration) -> Result<Answer, Error> {
+    let path = state_dir.join(SOCKET);
+    let silent = |why: &dyn std::fmt::Display| Error::Silent { path: path.clone(), why: why.to_string() };
+    let stream = match timeout(clock, ACCEPTANCE, UnixStream::connect(&path)).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(e)) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Err(Error::Absent { path });
+        }
+        Some(Err(e)) => return Err(silent(&e)),
+        None => return Err(silent(&"it does not take connections")),
+    };
+    let mut stream = BufReader::new(stream);
+    send(&mut stream, request).await.map_err(|e| silent(&e))?;
+    let mut limit = ACCEPTANCE;
+    loop {
+        match timeout(clock, limit, receive(&mut stream)).await {
+            Some(Ok(Some(Answer::Accepted))) => limit = patience,
+            Some(Ok(Some(answer))) => return Ok(answer),
+            Some(Ok(None)) => return Err(silent(&"it closed the connection")),
+            Some(Err(e)) => return Err(silent(&e)),
+            None => return Err(silent(&format_args!("nothing within {} seconds", limit.as_secs()))),
+        }
+    }
+}
+
+/// What a service does with a request.
+pub trait Handler: Send + Sync + 'static {
+    /// The answer. Dropped if the service ends meanwhile.
+    fn handle(&self, request: Request) -> impl Future<Output = Answer> + Send;
+}
+
+/// The service's end of the socket. Dropping it removes the socket.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens in this state directory, which must exist. A socket that a crashed service left is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if a service answers there, or [`Error::Listen`].
+    pub fn bind(state_dir: &Path) -> Result<Listener, Error> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = state_dir.join(SOCKET);
+        let failed = |source| Error::Listen { path: path.clone(), source };
+        match std::os::unix::net::UnixStream::connect(&path) {
+            Ok(_) => return Err(Error::Taken { path }),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(failed)?,
+            Err(_) => {}
+        }
+        // Bound under another name first: nobody may connect before the permissions are right.
+        let hidden = state_dir.join(format!(".{SOCKET}.{}", std::process::id()));
+        drop(fs::remove_file(&hidden));
+        let listener = UnixListener::bind(&hidden).map_err(failed)?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        durable::rename(&hidden, &path).map_err(|e| failed(io::Error::other(e)))?;
+        Ok(Listener { listener, path })
+    }
+
+    /// Answers requests until dropped; requests in the making are then given up. Not cancel safe in that sense.
+    pub async fn serve(&self, handler: Arc<impl Handler>, clock: SharedClock) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            // Never closed.
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely; they come back as connections end.
+                    tracing::warn!(%error, socket = %self.path.display(), "cannot take a connection");
+                    clock.sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (handler, clock) = (Arc::clone(&handler), Arc::clone(&clock));
+            connections.spawn(async move {
+                // Whoever asked will see that the connection ended.
+                drop(converse(stream, &*handler, &*clock).await);
+                drop(permit);
+            });
+            while connections.try_join_next().is_some() {}
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+async fn converse(stream: UnixStream, handler: &impl Handler, clock: &dyn Clock) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = timeout(clock, IDLE, receive(&mut stream)).await.transpose()?.flatten() {
+        if matches!(request, Request::Push { .. }) {
+            send(&mut stream, &Answer::Accepted).await?;
+        }
+        let answer = handler.handle(request).await;
+        send(&mut stream, &answer).await?;
+    }
+    Ok(())
+}
+
+async fn send(stream: &mut BufReader<UnixStream>, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.get_mut().write_all(&line).await
+}
+
+/// The next message; `None` if the other end has closed.
+async fn receive<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream>) -> io::Result<Option<M>> {
+    let mut line = Vec::new();
+    stream.take(LINE_MAX).read_until(b'\n', &mut line).await?;
+    match line.last() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "half a message, or one that is too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Error, Handler, Listener, Request, SOCKET, ask};
+    use crate::clock::SystemClock;
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    struct Echo;
+
+    impl Handler for Echo {
+        async fn handle(&self, request: Request) -> Answer {
+            match request {
+                Request::Ping => Answer::Pong { version: "test".into(), clusters: vec!["main".into()] },
+                Request::Push { name, .. } => Answer::Refused { why: name, transient: true },
+                Request::Status => std::future::pending().await,
+            }
+        }
+    }
+
+    fn push(name: &str) -> Request {
+        Request::Push { cluster: "main".into(), path: PathBuf::from("/x"), name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn asks_and_is_answered_by_nobody_but_the_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = SystemClock::shared();
+        assert!(matches!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await, Err(Error::Absent { .. })));
+        let listener = Listener::bind(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(Listener::bind(dir.path()), Err(Error::Taken { .. })));
+        let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
+        let asking = async {
+            let pong = Answer::Pong { version: "test".into(), clusters: vec!["main".into()] };
+            assert_eq!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await.unwrap(), pong);
+            let refused = Answer::Refused { why: "a".into(), transient: true };
+            assert_eq!(ask(dir.path(), &push("a"), &*clock, PATIENCE).await.unwrap(), refused);
+            let late = ask(dir.path(), &push(&"x".repeat(70_000)), &*clock, PATIENCE).await;
+            assert!(matches!(late, Err(Error::Silent { .. })), "a line without end");
+        };
+        tokio::select! { () = serving => unreachable!(), () = asking => {} }
+        drop(listener);
+        assert!(!dir.path().join(SOCKET).exists());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_hangs_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = crate::clock::ManualClock::jumping_from(jiff::Timestamp::UNIX_EPOCH);
+        // Connections pile up in the kernel's queue; nobody takes them.
+        let _listener = Listener::bind(dir.path()).unwrap();
+        let error = ask(dir.path(), &Request::Ping, &clock, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, Error::Silent { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_by_a_crash_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        // Dropping std's listener leaves its file, as a crash does.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+        let clock = SystemClock::shared();
+        assert!(matches!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await, Err(Error::Absent { .. })));
+        Listener::bind(dir.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nonsense_ends_its_own_connection_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = SystemClock::shared();
+        let listener = Listener::bind(dir.path()).unwrap();
+        let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
+        let asking = async {
+            let mut other = std::os::unix::net::UnixStream::connect(dir.path().join(SOCKET)).unwrap();
+            other.write_all(b"{\"request\":\"format-disk\"}\n\xff\n").unwrap();
+            assert!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await.is_ok());
+        };
+        tokio::select! { () = serving => unreachable!(), () = asking => {} }
+    }
+}

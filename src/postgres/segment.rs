@@ -77,6 +77,7 @@ impl SegmentSize {
 
     /// Bytes, for sizes in memory.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no segment is empty")]
     pub const fn len(self) -> usize {
         self.0 as usize
     }

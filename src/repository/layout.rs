@@ -212,7 +212,7 @@ pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, BadKey> {
 /// What an object of a cluster is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClusterObject {
-    /// `cluster.json`: the system identifier and the segment size.
+    /// `cluster`: the system identifier and the segment size.
     Identity,
     /// A whole WAL segment.
     Segment(SegmentName),
@@ -264,10 +264,10 @@ impl Layout {
         Prefix(self.cluster.0.clone())
     }
 
-    /// `cluster.json`.
+    /// What the cluster is.
     #[must_use]
     pub fn identity(&self) -> ObjectKey {
-        ObjectKey(self.under("cluster.json"))
+        ObjectKey(self.under("cluster"))
     }
 
     /// All WAL: one prefix a timeline below it.
@@ -387,7 +387,7 @@ impl Layout {
         let path = key.0.strip_prefix(&self.cluster.0)?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         let object = match parts.as_slice() {
-            ["cluster.json"] => ClusterObject::Identity,
+            ["cluster"] => ClusterObject::Identity,
             ["wal", _, "files", name] | ["wal", "other", name] | ["history", name] => {
                 ClusterObject::File(WalFileName::parse(name)?)
             }
@@ -437,7 +437,7 @@ mod tests {
         };
         let file = |name| ClusterObject::File(WalFileName::parse(name).unwrap());
         let segment = SegmentName::parse("0000000A00000001000000FE").unwrap();
-        check(ClusterObject::Identity, "main/cluster.json");
+        check(ClusterObject::Identity, "main/cluster");
         check(ClusterObject::Segment(segment), "main/wal/0000000A/00000001/0000000A00000001000000FE");
         check(file("0000000A00000001000000FE.partial"), "main/wal/0000000A/files/0000000A00000001000000FE.partial");
         check(
@@ -462,8 +462,8 @@ mod tests {
     #[test]
     fn what_stands_in_a_wrong_place_is_not_ours() {
         for wrong in [
-            "other/cluster.json",
-            "mainly/cluster.json",
+            "other/cluster",
+            "mainly/cluster",
             "main",
             "main/wal/0000000B/00000001/0000000A00000001000000FE",
             "main/wal/0000000A/00000002/0000000A00000001000000FE",

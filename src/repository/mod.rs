@@ -273,6 +273,14 @@ impl Repository {
         self.store.put_new(key, parts).await
     }
 
+    /// Makes an object that is there durable under its name, whoever put it: a writer of the same moment may not have got so far.
+    ///
+    /// # Errors
+    /// What stood in the way.
+    pub async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.store.settle(key).await
+    }
+
     /// A whole object.
     ///
     /// # Errors
@@ -422,7 +430,7 @@ mod tests {
         let repository = Repository::create(&url(&dir), &options).await.unwrap();
         // A file where a folder should be.
         std::fs::write(dir.path().join("new/repo/main"), "").unwrap();
-        let key = layout::ObjectKey::parse("main/cluster.json").unwrap();
+        let key = layout::ObjectKey::parse("main/cluster").unwrap();
         let error = repository.put_new(&key, vec![Bytes::from_static(b"x")]).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
         assert_ne!(repository.put_new(&layout::marker(), vec![]).await.unwrap(), Put::Created);

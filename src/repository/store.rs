@@ -75,11 +75,11 @@ impl Store {
         loop {
             let error = match self.create(&call, key, &payload).await {
                 Ok(()) => {
-                    self.settle(&call, key, false).await?;
+                    self.sync(&call, key, false).await?;
                     return Ok(Put::Created);
                 }
                 Err(Refused::Exists) => {
-                    self.settle(&call, key, true).await?;
+                    self.sync(&call, key, true).await?;
                     let ours = may_be_ours && self.holds(key, &payload).await?;
                     return Ok(if ours { Put::Created } else { Put::Exists });
                 }
@@ -123,8 +123,12 @@ impl Store {
         Ok(from == 0 || same(payload, 0, &self.get(key).await?))
     }
 
+    pub(super) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.sync(&self.call("sync", key), key, true).await
+    }
+
     /// Makes what a put found or made in a local folder durable under its name.
-    async fn settle(&self, call: &Call<'_>, key: &ObjectKey, by_another: bool) -> Result<(), Error> {
+    async fn sync(&self, call: &Call<'_>, key: &ObjectKey, by_another: bool) -> Result<(), Error> {
         let Kind::Local { root } = &self.kind else { return Ok(()) };
         let (root, path, synced) = (root.clone(), root.join(key.as_str()), Arc::clone(&self.synced));
         self.blocking(call, move || if by_another { synced.file(&root, &path) } else { synced.folders(&root, &path) })

@@ -109,12 +109,38 @@ pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &Protection) -> Re
     seal_salted(plain, spec, protection, random()?)
 }
 
+/// [`seal`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile;
+/// [`SealSpec::metadata`] is not used.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_with(
+    plain: &[&[u8]],
+    spec: &SealSpec<'_>,
+    protection: &Protection,
+    metadata: impl FnOnce() -> Vec<u8>,
+) -> Result<SealedObject, SealError> {
+    let salt = random()?;
+    seal_parts(plain, spec, protection, salt, || Cow::Owned(metadata()))
+}
+
 /// [`seal`] with the salt given: the same salt twice under one key would repeat nonces, so only tests do it.
 pub(super) fn seal_salted(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
     protection: &Protection,
     salt: [u8; 32],
+) -> Result<SealedObject, SealError> {
+    check_metadata(spec.metadata.len(), spec)?;
+    seal_parts(plain, spec, protection, salt, || Cow::Borrowed(spec.metadata))
+}
+
+fn seal_parts<'m>(
+    plain: &[&[u8]],
+    spec: &SealSpec<'_>,
+    protection: &Protection,
+    salt: [u8; 32],
+    metadata: impl FnOnce() -> Cow<'m, [u8]>,
 ) -> Result<SealedObject, SealError> {
     let pieces = Pieces::new(plain);
     check_limits(pieces.len, spec)?;
@@ -137,7 +163,9 @@ pub(super) fn seal_salted(
     };
     let frames: Vec<Frame> = sealed.iter().map(|sealed| sealed.frame).collect();
     let table = envelope::table_bytes(&frames);
-    let tail = sealer.tail(header.clone(), &table, &content)?;
+    let metadata = metadata();
+    check_metadata(metadata.len(), spec)?;
+    let tail = sealer.tail(header.clone(), &table, &[content.as_slice(), &metadata].concat())?;
 
     let mut parts = Vec::with_capacity(sealed.len().saturating_add(2));
     parts.push(Bytes::copy_from_slice(&header.to_bytes()));
@@ -147,14 +175,18 @@ pub(super) fn seal_salted(
     Ok(SealedObject { parts, len, plain_len: sealer.pieces.len, content })
 }
 
+fn check_metadata(len: usize, spec: &SealSpec<'_>) -> Result<(), SealError> {
+    // Room for the content hash, and for the tag and what zstd adds to noise.
+    if len > MAX_TRAILER - (1 << 20) {
+        return Err(SealError::MetadataTooLarge { binding: spec.binding.clone(), len });
+    }
+    Ok(())
+}
+
 fn check_limits(len: u64, spec: &SealSpec<'_>) -> Result<(), SealError> {
     let max = spec.binding.kind().max_len();
     if len > max {
         return Err(SealError::TooLarge { binding: spec.binding.clone(), len, max });
-    }
-    // Room for the content hash, and for the tag and what zstd adds to noise.
-    if spec.metadata.len() > MAX_TRAILER - (1 << 20) {
-        return Err(SealError::MetadataTooLarge { binding: spec.binding.clone(), len: spec.metadata.len() });
     }
     if !spec.frame_size.is_power_of_two() || !(MIN_FRAME..=MAX_FRAME).contains(&spec.frame_size) {
         return Err(SealError::FrameSize(spec.frame_size));
@@ -202,9 +234,8 @@ impl Sealer<'_> {
     }
 
     /// Frame table, trailer and footer.
-    fn tail(&self, header: Header, table: &[u8], content: &[u8; 32]) -> Result<Vec<u8>, SealError> {
-        let plain = [content.as_slice(), self.spec.metadata].concat();
-        let (mut footer, trailer) = self.encrypt(&plain, |stored, bytes| {
+    fn tail(&self, header: Header, table: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (mut footer, trailer) = self.encrypt(plain, |stored, bytes| {
             let len = bytes.len().saturating_add(self.cipher.growth(Sealed::Trailer));
             let footer = Footer {
                 header: header.clone(),

@@ -1,0 +1,154 @@
+//! The one way out: files of `pg_wal` as they came in, opened and authenticated; digests; and what there is.
+
+use bytes::Bytes;
+
+use super::objects::Listing;
+use super::{Archive, Error};
+use crate::postgres::segment::{SegmentName, WalFileName};
+use crate::postgres::timeline::{History, TimelineId};
+use crate::repository::ObjectInfo;
+use crate::repository::layout::{ClusterObject, Prefix};
+use crate::seal::Kind;
+use crate::wal::digest::Digest;
+
+/// The segments of one timeline.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Segments {
+    /// Their names and objects, in the order of their positions.
+    pub found: Vec<(SegmentName, ObjectInfo)>,
+    /// Repositories that could not be asked, with what they said: what is missing above may be there.
+    pub unasked: Vec<(String, String)>,
+}
+
+impl Archive {
+    /// A whole segment; `None` if every repository says that it has none of this name.
+    ///
+    /// # Errors
+    /// No repository gave it whole, and not all said that they don't have it. Never taken for "not there".
+    pub async fn segment(&self, name: SegmentName) -> Result<Option<Bytes>, Error> {
+        let opened = self.get_object(Kind::Wal, &self.layout.segment(name)).await?;
+        Ok(opened.map(|opened| opened.plain))
+    }
+
+    /// Any file of `pg_wal` by its name.
+    ///
+    /// # Errors
+    /// As [`Archive::segment`].
+    pub async fn file(&self, name: &WalFileName) -> Result<Option<Bytes>, Error> {
+        if let WalFileName::Segment(segment) = name {
+            return self.segment(*segment).await;
+        }
+        let opened = self.get_object(Kind::WalFile, &self.layout.file(name)).await?;
+        Ok(opened.map(|opened| opened.plain))
+    }
+
+    /// A segment's digest, from its trailer alone.
+    ///
+    /// # Errors
+    /// As [`Archive::segment`].
+    pub async fn digest(&self, name: SegmentName) -> Result<Option<Digest>, Error> {
+        let key = self.layout.segment(name);
+        let Some(trailer) = self.get_trailer(Kind::Wal, &key).await? else { return Ok(None) };
+        let wrong = |e: crate::wal::digest::DigestFormatError| Error::Content {
+            name: self.cluster().to_string(),
+            key: key.clone(),
+            why: e.to_string(),
+        };
+        Digest::from_bytes(trailer.metadata()).map(Some).map_err(wrong)
+    }
+
+    /// A timeline's history; `None` for the first timeline, and where none is archived.
+    ///
+    /// # Errors
+    /// As [`Archive::segment`]; also if it is not one.
+    pub async fn history(&self, timeline: TimelineId) -> Result<Option<History>, Error> {
+        let name = WalFileName::History(timeline);
+        let Some(bytes) = self.file(&name).await? else { return Ok(None) };
+        let wrong =
+            |why: String| Error::Content { name: self.cluster().to_string(), key: self.layout.file(&name), why };
+        let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
+        History::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// The timelines that WAL or a history is archived of, in order.
+    ///
+    /// # Errors
+    /// No repository could be asked, or not all of them.
+    pub async fn timelines(&self) -> Result<Vec<TimelineId>, Error> {
+        let (level, unasked) = self.list_level(&self.layout.wal()).await?;
+        self.all_asked(&unasked)?;
+        let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of).collect();
+        let (histories, unasked) = self.list_level(&self.layout.histories()).await?;
+        self.all_asked(&unasked)?;
+        for object in &histories.objects {
+            if let Some(ClusterObject::File(WalFileName::History(timeline))) = self.layout.object(&object.key) {
+                timelines.push(timeline);
+            }
+        }
+        timelines.sort_unstable();
+        timelines.dedup();
+        Ok(timelines)
+    }
+
+    /// The segments of a timeline that sort after `after`, or all. Looks only into the log files that can hold one.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub async fn list_segments(&self, timeline: TimelineId, after: Option<SegmentName>) -> Result<Segments, Error> {
+        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
+        let from = after.map(|name| self.layout.log_file(name));
+        let after = after.map(|name| self.layout.segment(name));
+        let mut segments = Segments { found: Vec::new(), unasked };
+        for log in level.prefixes.iter().filter(|log| from.as_ref().is_none_or(|from| *log >= from)) {
+            let Listing { objects, unasked } = self.list(log, None).await?;
+            segments.unasked.extend(unasked);
+            let later = objects.into_iter().filter(|object| after.as_ref().is_none_or(|after| object.key > *after));
+            segments.found.extend(later.filter_map(|object| match self.layout.object(&object.key)? {
+                ClusterObject::Segment(name) => Some((name, object)),
+                _ => None,
+            }));
+        }
+        segments.unasked.sort_unstable();
+        segments.unasked.dedup();
+        Ok(segments)
+    }
+
+    /// The last segment of a timeline in any repository.
+    ///
+    /// # Errors
+    /// No repository could be asked, or not all of them.
+    pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
+        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
+        self.all_asked(&unasked)?;
+        for log in level.prefixes.iter().rev() {
+            let Listing { objects, unasked } = self.list(log, None).await?;
+            self.all_asked(&unasked)?;
+            let last = objects.iter().rev().find_map(|object| match self.layout.object(&object.key)? {
+                ClusterObject::Segment(name) => Some(name),
+                _ => None,
+            });
+            if last.is_some() {
+                return Ok(last);
+            }
+        }
+        Ok(None)
+    }
+
+    /// An error if any repository could not be asked.
+    fn all_asked(&self, unasked: &[(String, String)]) -> Result<(), Error> {
+        if unasked.is_empty() {
+            return Ok(());
+        }
+        for place in &self.places {
+            place.repository()?;
+        }
+        // It was there when the archive was opened and is not now.
+        let why = unasked.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ");
+        Err(Error::Unasked { why })
+    }
+}
+
+fn timeline_of(prefix: &Prefix) -> Option<TimelineId> {
+    let name = prefix.as_str().rsplit('/').next()?;
+    TimelineId::new(u32::from_str_radix(name, 16).ok()?).filter(|timeline| timeline.hex() == name)
+}

@@ -1,0 +1,392 @@
+//! The one way in for WAL.
+//!
+//! A segment is digested and sealed at the same time, then put into every repository; nothing is acknowledged before all have it (I1). The
+//! first copy of a name wins. A later one must be the same, or it is refused and an alarm: a roll-back to an older snapshot, a clone, or two
+//! servers that both think they are the primary (I3). Same means: equal bytes, or equal up to the record that switched to the next segment,
+//! after which two servers may leave different rubbish.
+//!
+//! Damaged WAL is kept as it came and marked, never refused: it may be all that is left (I10).
+
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::objects::{binding, blocking};
+use super::path::PathError;
+use super::{Archive, Error, Identity, OpenPlace};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
+use crate::repository::Put;
+use crate::repository::layout::ObjectKey;
+use crate::retry::Class;
+use crate::seal::{self, Kind, Level, SealSpec, SealedObject, Trailer};
+use crate::wal::digest::{self, Digest, DigestError, State};
+use crate::wal::page::PageHeader;
+
+/// What came of putting a file into the archive. Either way it is now durable in every repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was new to at least one repository.
+    Created,
+    /// Every repository had it.
+    Identical,
+}
+
+/// What was put, and what is to be said about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingested {
+    /// Whether it was new.
+    pub outcome: Outcome,
+    /// Bytes it has in a repository.
+    pub stored_bytes: u64,
+    /// What a human must hear about, though it was archived.
+    pub alarm: Option<Alarm>,
+    /// The digest, if it was made: not of a segment that was there already, nor of other files.
+    pub digest: Option<Arc<Digest>>,
+}
+
+/// Something about archived WAL that a human must hear about.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Alarm {
+    /// Damaged WAL: a restore cannot go beyond it.
+    #[error(
+        "the WAL is damaged at {at}: {why}; it was archived as it is and marked, a restore cannot go past it, so take a new backup now"
+    )]
+    Broken {
+        /// Where.
+        at: Lsn,
+        /// How.
+        why: String,
+    },
+    /// WAL of a version that cannot be looked into.
+    #[error(
+        "the WAL is of a PostgreSQL that this walkeep does not know (page magic {magic:04X}); it was archived unchecked and cannot be searched, so use a newer walkeep"
+    )]
+    Opaque {
+        /// The page magic.
+        magic: u16,
+    },
+}
+
+/// Why a file was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IngestError {
+    /// Another content is archived under this name.
+    #[error(
+        "{name} is in repository {place} with a different content, which stays; this one is not archived. \
+         Another server writes to this archive, or this one was set back to an older state"
+    )]
+    Conflict {
+        /// The file.
+        name: String,
+        /// The repository's name in the configuration.
+        place: String,
+    },
+    /// WAL of another cluster.
+    #[error(
+        "{name} belongs to the cluster with system identifier {found}, and this archive to {expected}; give each cluster its own archive"
+    )]
+    WrongSystem {
+        /// The file.
+        name: String,
+        /// The one it names.
+        found: SystemId,
+        /// The archive's.
+        expected: SystemId,
+    },
+    /// WAL of another segment size than the cluster's.
+    #[error(
+        "{name} has {found} bytes, and this archive's segments have {expected}; after a change of the segment size begin a new archive"
+    )]
+    WrongSize {
+        /// The file.
+        name: String,
+        /// Its bytes.
+        found: u64,
+        /// The archive's segment size.
+        expected: u64,
+    },
+    /// Bytes that are not the segment their name says.
+    #[error(transparent)]
+    NotThatSegment(#[from] DigestError),
+    /// No segment size.
+    #[error("{name} has {found} bytes, which is no segment size; was it still being written?")]
+    NotWhole {
+        /// The file.
+        name: String,
+        /// Its bytes.
+        found: u64,
+    },
+    /// The file cannot be read as a whole.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The archive could not take it.
+    #[error(transparent)]
+    Archive(#[from] Error),
+}
+
+impl IngestError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            IngestError::Conflict { .. } => Class::Conflict,
+            IngestError::Archive(error) => error.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+/// A segment, digested and sealed, ready to be put.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    name: SegmentName,
+    key: ObjectKey,
+    sealed: SealedObject,
+    digest: Arc<Digest>,
+}
+
+impl Prepared {
+    /// The segment's name.
+    #[must_use]
+    pub const fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub const fn digest(&self) -> &Arc<Digest> {
+        &self.digest
+    }
+
+    /// Bytes it will have in a repository.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u64 {
+        self.sealed.len
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { system_id: self.digest.system_id, segment_size: self.digest.segment_size }
+    }
+}
+
+/// Digests and seals a segment: nothing but CPU work, on `threads` threads and one more for the digest. For a pipeline stage.
+///
+/// # Errors
+/// The bytes are not that segment, or cannot be sealed.
+pub fn prepare(
+    archive: &Archive,
+    name: SegmentName,
+    bytes: &[u8],
+    level: Level,
+    threads: usize,
+) -> Result<Prepared, IngestError> {
+    let size = size_of(&name.to_string(), bytes)?;
+    let key = archive.layout.segment(name);
+    let binding = binding(Kind::Wal, &key);
+    let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
+    let mut digested = None;
+    let sealed = thread::scope(|scope| {
+        let digest = scope.spawn(|| digest::digest(bytes, name, size));
+        seal::seal_with(&[bytes], &spec, &archive.protection, || {
+            let digest = digested.insert(digest.join());
+            digest.as_ref().ok().and_then(|digest| digest.as_ref().ok()).map(Digest::to_bytes).unwrap_or_default()
+        })
+    });
+    match digested {
+        Some(Ok(Ok(digest))) => {
+            Ok(Prepared { name, key, sealed: sealed.map_err(Error::from)?, digest: Arc::new(digest) })
+        }
+        Some(Ok(Err(error))) => Err(error.into()),
+        Some(Err(_panic)) => Err(Error::Lost.into()),
+        None => Err(sealed.err().map_or(Error::Lost, Error::from).into()),
+    }
+}
+
+impl Archive {
+    /// Archives a file of `pg_wal` under the name PostgreSQL gives it.
+    ///
+    /// # Errors
+    /// Why it was not taken. If it may have been archived in some places and not in others, the same call later settles it.
+    pub async fn put(self: &Arc<Self>, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        match name {
+            WalFileName::Segment(segment) => self.put_segment(*segment, bytes).await,
+            other => self.put_file(other, bytes).await,
+        }
+    }
+
+    /// Archives a whole segment. Looks first whether it is there already, as `archive_command` often asks twice.
+    ///
+    /// # Errors
+    /// As [`Archive::put`].
+    pub async fn put_segment(self: &Arc<Self>, name: SegmentName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        self.check_header(&name.to_string(), &bytes).await?;
+        if let Some(ingested) = self.already(name, &bytes).await? {
+            return Ok(ingested);
+        }
+        let (archive, level, threads) = (Arc::clone(self), self.level, self.threads);
+        let prepared = blocking(move || prepare(&archive, name, &bytes, level, threads)).await??;
+        self.commit(prepared).await
+    }
+
+    /// Puts a prepared segment into every repository. When this returns it is durable in all of them.
+    ///
+    /// # Errors
+    /// As [`Archive::put`].
+    pub async fn commit(&self, prepared: Prepared) -> Result<Ingested, IngestError> {
+        let proposed = prepared.identity();
+        check_identity(&prepared.name.to_string(), proposed, self.identity_or(proposed).await?)?;
+        let puts = join_all(self.places.iter().map(|place| self.commit_to(place, &prepared))).await;
+        let outcome = overall(puts)?;
+        let alarm = alarm(&prepared.digest);
+        let stored_bytes = prepared.stored_bytes();
+        Ok(Ingested { outcome, stored_bytes, alarm, digest: Some(prepared.digest) })
+    }
+
+    async fn commit_to(&self, place: &OpenPlace, prepared: &Prepared) -> Result<Outcome, IngestError> {
+        if place.put(&prepared.key, &prepared.sealed).await? == Put::Created {
+            return Ok(Outcome::Created);
+        }
+        let (stored, trailer, _) = self.stored(place, &prepared.key).await?;
+        let same = *trailer.content() == prepared.sealed.content || same_wal(&stored, &prepared.digest);
+        if same { Ok(Outcome::Identical) } else { Err(conflict(prepared.name, place)) }
+    }
+
+    /// What a push finds when every place has the segment; `None` if any has not, or if it takes a digest to tell.
+    async fn already(&self, name: SegmentName, bytes: &Bytes) -> Result<Option<Ingested>, IngestError> {
+        let key = self.layout.segment(name);
+        let mut found = Vec::with_capacity(self.places.len());
+        for place in &self.places {
+            match place.trailer(Kind::Wal, &key, self).await? {
+                Some((trailer, len)) => found.push((place, trailer, len)),
+                None => return Ok(None),
+            }
+        }
+        let mut ingested = None;
+        for (place, trailer, stored_bytes) in found {
+            let stored = Digest::from_bytes(trailer.metadata()).map_err(|e| place.content(&key, e))?;
+            if !same_bytes(&trailer, &stored, bytes) {
+                return Ok(None);
+            }
+            // It may have been put a moment ago by another process that has not synced its folder yet.
+            place.settle(&key).await?;
+            let alarm = alarm(&stored);
+            ingested = Some(Ingested { outcome: Outcome::Identical, stored_bytes, alarm, digest: None });
+        }
+        Ok(ingested)
+    }
+
+    async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<(Digest, Box<Trailer>, u64), Error> {
+        let gone = || place.content(key, "it is gone again");
+        let (trailer, len) = place.trailer(Kind::Wal, key, self).await?.ok_or_else(gone)?;
+        let digest = Digest::from_bytes(trailer.metadata()).map_err(|e| place.content(key, e))?;
+        Ok((digest, trailer, len))
+    }
+
+    /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
+    async fn check_header(&self, name: &str, bytes: &[u8]) -> Result<(), IngestError> {
+        let segment_size = size_of(name, bytes)?;
+        let Some(identity) = self.identity().await? else { return Ok(()) };
+        let Some(header) = PageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
+        check_identity(name, Identity { system_id: header.system_id, segment_size }, identity)
+    }
+
+    /// Archives any other file: a history, a partial segment, a backup's label, or what only its sender understands.
+    ///
+    /// # Errors
+    /// As [`Archive::put`]. A history is never replaced.
+    pub async fn put_file(&self, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        if let WalFileName::Partial(_) = name {
+            self.check_header(&name.to_string(), &bytes).await?;
+        }
+        let key = self.layout.file(name);
+        let (binding, protection) = (binding(Kind::WalFile, &key), Arc::clone(&self.protection));
+        let (level, threads) = (self.level, self.threads);
+        let sealed = blocking(move || {
+            let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
+            seal::seal(&[&bytes], &spec, &protection)
+        });
+        let sealed = sealed.await?.map_err(Error::from)?;
+        let puts = join_all(self.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
+        Ok(Ingested { outcome: overall(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
+    }
+
+    async fn file_to(
+        &self,
+        place: &OpenPlace,
+        name: &WalFileName,
+        key: &ObjectKey,
+        sealed: &SealedObject,
+    ) -> Result<Outcome, IngestError> {
+        if place.put(key, sealed).await? == Put::Created {
+            return Ok(Outcome::Created);
+        }
+        let gone = || place.content(key, "it is gone again");
+        let (trailer, _) = place.trailer(Kind::WalFile, key, self).await?.ok_or_else(gone)?;
+        if *trailer.content() == sealed.content { Ok(Outcome::Identical) } else { Err(conflict(name, place)) }
+    }
+}
+
+/// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that may come back.
+fn overall(puts: Vec<Result<Outcome, IngestError>>) -> Result<Outcome, IngestError> {
+    let (mut outcome, mut worst) = (Outcome::Identical, None::<IngestError>);
+    for put in puts {
+        match put {
+            Ok(Outcome::Created) => outcome = Outcome::Created,
+            Ok(Outcome::Identical) => {}
+            Err(error) if worst.as_ref().is_none_or(|worst| worst.class() == Class::Transient) => worst = Some(error),
+            Err(_) => {}
+        }
+    }
+    worst.map_or(Ok(outcome), Err)
+}
+
+fn conflict(name: impl ToString, place: &OpenPlace) -> IngestError {
+    IngestError::Conflict { name: name.to_string(), place: place.name.clone() }
+}
+
+fn size_of(name: &str, bytes: &[u8]) -> Result<SegmentSize, IngestError> {
+    let found = bytes.len() as u64;
+    SegmentSize::new(found).map_err(|_size| IngestError::NotWhole { name: name.to_owned(), found })
+}
+
+fn check_identity(name: &str, found: Identity, expected: Identity) -> Result<(), IngestError> {
+    let name = || name.to_owned();
+    if found.system_id != expected.system_id {
+        let (found, expected) = (found.system_id, expected.system_id);
+        return Err(IngestError::WrongSystem { name: name(), found, expected });
+    }
+    if found.segment_size != expected.segment_size {
+        let (found, expected) = (found.segment_size.get(), expected.segment_size.get());
+        return Err(IngestError::WrongSize { name: name(), found, expected });
+    }
+    Ok(())
+}
+
+/// Whether two copies of one segment say the same, by their digests: equal up to where both end.
+fn same_wal(stored: &Digest, given: &Digest) -> bool {
+    let checked = stored.state == State::Checked && given.state == State::Checked;
+    checked && stored.valid_until == given.valid_until && stored.content == given.content
+}
+
+/// Whether `bytes` are what is stored, without making their digest; `false` also where it would take one to tell.
+fn same_bytes(trailer: &Trailer, stored: &Digest, bytes: &[u8]) -> bool {
+    if trailer.plain_len() == bytes.len() as u64 && *blake3::hash(bytes).as_bytes() == *trailer.content() {
+        return true;
+    }
+    let until = usize::try_from(stored.valid_until.bytes_since(stored.start())).unwrap_or(usize::MAX);
+    let Some(meaningful) = bytes.get(..until).filter(|_| stored.switched && stored.state == State::Checked) else {
+        return false;
+    };
+    *blake3::hash(meaningful).as_bytes() == stored.content
+}
+
+fn alarm(digest: &Digest) -> Option<Alarm> {
+    match &digest.state {
+        State::Checked => None,
+        State::Opaque => Some(Alarm::Opaque { magic: digest.page_magic }),
+        State::Broken { at, why } => Some(Alarm::Broken { at: *at, why: why.clone() }),
+    }
+}
