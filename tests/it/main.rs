@@ -24,3 +24,5 @@ mod moments;
 mod replication;
 /// The index over a real server's WAL.
 mod index;
+/// Records, endings and events beside `pg_waldump`'s.
+mod wal_oracle;
