@@ -17,6 +17,7 @@ pub mod lookup;
 pub mod manifest;
 pub mod objects;
 pub mod path;
+pub mod reindex;
 
 #[cfg(test)]
 #[expect(
