@@ -31,7 +31,7 @@ test: setup
 
 bench: build
 	cargo bench
-	bench/peers.sh $(CARGO_TARGET_DIR)/release/walkeep
+	bench/peers.py $(CARGO_TARGET_DIR)/release/walkeep
 
 # The fuzzers link the RocksDB that is already built.
 fuzz: build
