@@ -1,3 +1,7 @@
 //! The `walkeep` program: parse, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    walkeep::cli::run(std::env::args_os())
+}

@@ -1,1 +1,134 @@
-//! The command line.
+//! The command line: arguments in, flows called, results shown, exit code out.
+//!
+//! Three stages. [`args`] is the line as it was typed. Each command's file turns that, the configuration and the environment into the
+//! values that a flow wants, calls the flow, and shows what it returned ([`output`], [`progress`]). Errors end in [`exit`], the one table
+//! from errors to exit codes. The flows know nothing of any of this.
+
+mod args;
+mod check;
+mod exit;
+mod help;
+mod init;
+mod logging;
+mod moment;
+mod open;
+mod output;
+mod push;
+mod server;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use jiff::tz::TimeZone;
+
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, ConfigError, Environment};
+use args::{Command, Line};
+use exit::{Code, Failure, Trouble};
+use logging::Usual;
+use output::Output;
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let trouble = Trouble::of(&arguments);
+    std::panic::set_hook(Box::new(|panic| complain(&format!("a bug in walkeep: {panic}; please report it"))));
+    let ended = catch_unwind(AssertUnwindSafe(|| parse_and_dispatch(&arguments)));
+    match ended {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            complain(&exit::explain(&error));
+            ExitCode::from(trouble.code(exit::code(&error)))
+        }
+        Err(_) => ExitCode::from(trouble.code(Code::Failed)),
+    }
+}
+
+/// The one line that a user sees of an error.
+fn complain(text: &str) {
+    // Where standard error is gone there is nobody left to tell.
+    let _told = writeln!(std::io::stderr().lock(), "walkeep: {text}");
+}
+
+fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
+    let line = match Line::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(asked) if !asked.use_stderr() => {
+            asked.print().context("cannot write to standard output")?;
+            return Ok(Code::Done as u8);
+        }
+        Err(error) => return Err(Failure::usage(exit::of_clap(&error)).into()),
+    };
+    let around = Surroundings::of(&line.global)?;
+    logging::start(&line.global, Usual::Quiet, around.no_color());
+    dispatch(line.command, &around)
+}
+
+fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
+    let code = match command {
+        Command::Init(args) => light(init::run(args, around))?,
+        Command::Check(args) => light(check::run(args, around))?,
+        Command::ArchivePush(args) => light(push::run(args, around))?,
+    };
+    Ok(code as u8)
+}
+
+/// Runs on this thread alone, for commands that must start fast or have little to do.
+fn light<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(work)
+}
+
+/// Runs with a worker thread for each processor.
+fn heavy<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(work)
+}
+
+/// What every command is given: the configuration's place, the environment, the clock, and where to print.
+#[derive(Debug)]
+struct Surroundings {
+    named_config: Option<PathBuf>,
+    quiet: bool,
+    environment: Environment,
+    clock: SharedClock,
+    output: Output,
+}
+
+impl Surroundings {
+    fn of(global: &args::Global) -> Result<Surroundings, Failure> {
+        let environment = Environment::of_process();
+        let zone = global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::zone).map_err(Failure::usage)?;
+        let plain = no_color(&environment);
+        Ok(Surroundings {
+            named_config: global.config.clone(),
+            quiet: global.quiet,
+            output: Output::new(zone, plain),
+            clock: SystemClock::shared(),
+            environment,
+        })
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        Config::read(self.named_config.as_deref(), &self.environment)
+    }
+
+    /// The zone that a time without one is likely to be in.
+    fn local_zone(&self) -> TimeZone {
+        if self.output.zone == TimeZone::UTC { TimeZone::system() } else { self.output.zone.clone() }
+    }
+
+    fn no_color(&self) -> bool {
+        no_color(&self.environment)
+    }
+}
+
+/// `NO_COLOR` of no-color.org, and terminals that know no colours.
+fn no_color(environment: &Environment) -> bool {
+    environment.get("NO_COLOR").is_some() || environment.get("TERM") == Some("dumb")
+}

@@ -45,6 +45,14 @@ impl Environment {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }
+
+    /// The object stores' own variables, as they stand.
+    #[must_use]
+    pub fn of_stores(&self) -> BTreeMap<String, String> {
+        self.with_prefix(&["AWS_", "GOOGLE_", "AZURE_"])
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
 }
 
 impl FromIterator<(String, Secret)> for Environment {

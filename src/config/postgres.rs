@@ -1,16 +1,18 @@
 //! `[postgres.NAME]`: one cluster.
 
+use super::environment::Environment;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
 use super::value;
+use crate::replication::{Conninfo, ConninfoError, SlotName};
 use crate::repository::layout::ClusterName;
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
 /// `synchronous_standby_names = 'walkeep'` works as it stands.
 pub(super) const DEFAULT_SLOT: &str = "walkeep";
-/// PostgreSQL's limit for the names of slots (`NAMEDATALEN` less the zero byte).
-const SLOT_MAX: usize = 63;
+/// The database in which settings and privileges are looked up unless the connection names one: it is in every cluster.
+const DEFAULT_DATABASE: &str = "postgres";
 const KEYS: [&str; 5] = ["connection", "slot", "application-name", "backup", "acknowledge"];
 
 /// One PostgreSQL cluster.
@@ -21,7 +23,7 @@ pub struct Cluster {
     /// How to reach it; without, the cluster is fed by `archive_command` alone.
     pub connection: Option<Secret>,
     /// The physical replication slot that holds WAL for the receiver.
-    pub slot: String,
+    pub slot: SlotName,
     /// The name that `synchronous_standby_names` sees.
     pub application_name: String,
     /// When a backup is due, as a cron line in UTC.
@@ -44,8 +46,10 @@ impl Cluster {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Cluster, ConfigError> {
         let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
-        let connection = section.text("connection")?.map(|text| Secret::new(text.value));
-        let slot = section.parsed("slot", slot)?;
+        let connection = section.text("connection")?.map(|text| text.and_then(source, connection)).transpose()?;
+        let connection = connection.map(|located| located.value);
+        let slot = section.parsed("slot", |text| SlotName::new(text).map_err(|bad| bad.to_string()))?;
+        let default_slot = || SlotName::new(DEFAULT_SLOT).map_err(|bad| section.error("slot", bad.to_string()));
         let application_name = section.text("application-name")?.map(|text| text.value.to_owned());
         let backup = section.parsed("backup", value::schedule)?;
         let words = [("spool", Acknowledge::Spool), ("repository", Acknowledge::Repository)];
@@ -59,21 +63,27 @@ impl Cluster {
         Ok(Cluster {
             name,
             connection,
-            slot: slot.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
+            slot: slot.map_or_else(default_slot, Ok)?,
             application_name: application_name.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
             backup,
             acknowledge: acknowledge.unwrap_or_default(),
         })
     }
+
+    /// The connection with what the environment and walkeep's defaults add to it; `None` if the cluster has none.
+    ///
+    /// # Errors
+    /// [`ConninfoError`] where a `PG*` variable makes no sense.
+    pub fn conninfo(&self, environment: &Environment) -> Result<Option<Conninfo>, ConninfoError> {
+        let Some(connection) = &self.connection else { return Ok(None) };
+        let mut info = Conninfo::parse(connection.reveal(), &environment.postgres())?;
+        info.application_name.get_or_insert_with(|| self.application_name.clone());
+        info.dbname.get_or_insert_with(|| DEFAULT_DATABASE.to_owned());
+        Ok(Some(info))
+    }
 }
 
-/// A slot's name as PostgreSQL allows it (`ReplicationSlotValidateName`, slot.c).
-fn slot(text: &str) -> Result<String, String> {
-    let fits =
-        text.len() <= SLOT_MAX && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("PostgreSQL allows up to {SLOT_MAX} lower-case letters, digits and _"))
-    }
+/// A connection string whose grammar is right. Its messages quote no values, which may be passwords.
+fn connection(text: &str) -> Result<Secret, String> {
+    Conninfo::parse(text, &std::collections::BTreeMap::new()).map(|_| Secret::new(text)).map_err(|bad| bad.to_string())
 }

@@ -58,13 +58,13 @@ listen = "127.0.0.1:9187"
     assert_eq!(config.key, Some(KeySource::File(PathBuf::from("/etc/walkeep/key"))));
     let cluster = config.cluster(None).unwrap();
     assert_eq!((cluster.name.as_str(), cluster.acknowledge), ("main", Acknowledge::Spool));
-    assert_eq!(cluster.slot, "walkeep");
+    assert_eq!(cluster.slot.as_str(), "walkeep");
     let idle = ["[redis.cache]", "[server]", "backup of [postgres.main]"];
     assert!(idle.iter().all(|name| config.idle.iter().any(|idle| idle == name)), "{:?}", config.idle);
 }
 
 /// What stands from line 5 on, and what is said of it.
-const WRONG: [(&str, &str); 23] = [
+const WRONG: [(&str, &str); 24] = [
     ("[postgre.main]\n", "5: the top of the file has no key \"postgre\"; did you mean \"postgres\"?"),
     (
         "[postgres.main]\nconection = \"host=a\"\n",
@@ -75,6 +75,10 @@ const WRONG: [(&str, &str); 23] = [
         "6: [postgres.main] has no key \"zzz\"; it has connection, slot, application-name, backup, acknowledge",
     ),
     ("[postgres.main]\nconnection = 5\n", "6: connection must be text in quotes, not an integer"),
+    (
+        "[postgres.main]\nconnection = \"hots=a password=hush\"\n",
+        "6: connection string: there is no parameter \"hots\"; did you mean \"host\"?",
+    ),
     ("[postgres.main]\nconnection = \"\"\n", "6: connection is empty; give it a value or leave the line out"),
     (
         "[postgres.main]\nconnection = \"host=a\"\nacknowledge = \"disk\"\n",
@@ -86,7 +90,7 @@ const WRONG: [(&str, &str); 23] = [
     ),
     (
         "[postgres.main]\nconnection = \"host=a\"\nslot = \"Walkeep\"\n",
-        "7: slot = \"Walkeep\" of [postgres.main]: PostgreSQL allows up to 63 lower-case letters, digits and _",
+        "7: slot = \"Walkeep\" of [postgres.main]: \"Walkeep\" is no name for a replication slot; lower-case letters, digits and underscores are allowed, at most 63",
     ),
     (
         "[postgres.main]\nconnection = \"host=a\"\nbackup = \"daily\"\n",

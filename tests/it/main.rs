@@ -18,6 +18,8 @@ mod support;
 /// The support itself: servers of every major start, crash, promote and go away.
 mod servers;
 
+/// The command line as users and scripts meet it.
+mod cli;
 /// Restores to random moments.
 mod moments;
 /// The replication client: every command, every way to log in.

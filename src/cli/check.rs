@@ -1,0 +1,291 @@
+//! `walkeep check`: does archiving work, end to end, now?
+//!
+//! Every part is tried and said, good or bad, so that one run shows all that is wrong. The proof is the last line: the server is made to end
+//! its current WAL segment, and that very segment must arrive in the repository.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+
+use super::Surroundings;
+use super::args::Check;
+use super::exit::{self, Code, Failure};
+use super::open;
+use super::output::{Tone, size, span};
+use super::server::Server;
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::config::{Cluster, Config};
+use crate::postgres::segment::SegmentName;
+use crate::repository::Repository;
+use crate::seal::Protection;
+use crate::sql::Sql;
+
+/// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the archive is asked for it.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Good,
+    Warning,
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, serde::Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    text: String,
+    #[serde(skip)]
+    code: Code,
+}
+
+/// What `--json` prints.
+#[derive(Debug, serde::Serialize)]
+struct Report<'r> {
+    cluster: &'r str,
+    healthy: bool,
+    findings: &'r [Finding],
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn good(&mut self, what: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { what, verdict: Verdict::Good, text: text.into(), code: Code::Done });
+    }
+
+    fn warn(&mut self, what: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { what, verdict: Verdict::Warning, text: text.into(), code: Code::Done });
+    }
+
+    fn bad(&mut self, what: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { what, verdict: Verdict::Bad, text: text.into(), code: Code::Failed });
+    }
+
+    fn error(&mut self, what: &'static str, error: &anyhow::Error) {
+        let (text, code) = (exit::explain(error), exit::code(error));
+        self.0.push(Finding { what, verdict: Verdict::Bad, text, code });
+    }
+}
+
+pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let mut findings = Findings::default();
+    let archive = match open::archive(&config, cluster, around).await {
+        Ok(archive) => Some(archive),
+        Err(error) => {
+            findings.error("repository", &error);
+            None
+        }
+    };
+    if let Some(archive) = &archive {
+        repositories(archive, &mut findings).await;
+    }
+    match server(&config, cluster, around, &mut findings).await {
+        Ok(Some((server, sql))) => {
+            let fed = feeds(cluster, &server, &sql, &mut findings).await;
+            if let (Some(archive), true) = (&archive, fed) {
+                segment(archive, &server, &sql, around, &mut findings).await;
+            }
+        }
+        Ok(None) => {
+            let text = "none is configured: what the server sends can be seen with walkeep list, but not be asked for";
+            findings.warn("connection", text);
+        }
+        Err(error) => findings.error("connection", &error),
+    }
+    for idle in &config.idle {
+        findings.warn("configuration", format!("{idle} is read and checked, but this version does nothing with it"));
+    }
+    show(&args, cluster, &findings.0, around)
+}
+
+/// Each repository takes, gives back and removes an object.
+async fn repositories(archive: &Archive, findings: &mut Findings) {
+    for (name, why) in archive.unreachable() {
+        findings.error("repository", &anyhow::Error::from(Arc::clone(why)).context(format!("{name} cannot be opened")));
+    }
+    for (name, repository) in archive.repositories() {
+        let began = archive.clock().elapsed();
+        match probe(archive, repository).await {
+            Ok(()) => {
+                let took = archive.clock().elapsed().saturating_sub(began);
+                let url = repository.url();
+                findings.good(
+                    "repository",
+                    format!("{name} at {url}: wrote, read and removed an object in {}", span(took)),
+                );
+            }
+            Err(error) => findings.error("repository", &error.context(format!("{name} failed"))),
+        }
+    }
+    match &**archive.protection() {
+        Protection::Encrypted(ring) => {
+            findings
+                .good("key", format!("opens the repository's keys; new objects are sealed under {}", ring.current().0));
+        }
+        Protection::None => findings.warn("key", "encryption is off: whoever reaches the repository can read it"),
+    }
+}
+
+async fn probe(archive: &Archive, repository: &Repository) -> anyhow::Result<()> {
+    let content = Bytes::from(rand::random::<[u8; 64]>().to_vec());
+    let key = archive.layout().probe(&format!("{:032x}", rand::random::<u128>()))?;
+    repository.put_new(&key, vec![content.clone()]).await?;
+    let back = repository.get(&key).await;
+    repository.delete(&key).await?;
+    if back? == content { Ok(()) } else { anyhow::bail!("{key} came back with another content than was written") }
+}
+
+async fn server(
+    config: &Config,
+    cluster: &Cluster,
+    around: &Surroundings,
+    findings: &mut Findings,
+) -> anyhow::Result<Option<(Server, Sql)>> {
+    let Some(info) = cluster.conninfo(&around.environment)? else { return Ok(None) };
+    let (server, sql) = Server::look(&info).await?;
+    let kind = if server.standby { "a standby" } else { "a primary" };
+    let (release, peer, role) = (server.release(), &server.peer, &server.privileges.role);
+    findings.good("connection", format!("PostgreSQL {release} at {peer}, {kind}, as {role}"));
+    let push = format!("{} archive-push %p", open::invocation(&config.path)?);
+    let mut advice = server.advice(&push);
+    advice.sort_by_key(|advice| !advice.needed);
+    for advice in &advice {
+        let what = if advice.line.ends_with(';') { "privileges" } else { "settings" };
+        if advice.needed {
+            findings.bad(what, format!("{}  ({})", advice.line, advice.why));
+        } else if !(server.standby || advice.line.starts_with("archive_")) {
+            findings.warn(what, format!("{}  ({})", advice.line, advice.why));
+        }
+    }
+    if advice.iter().all(|advice| !advice.needed) {
+        let setting = |name: &str| server.settings.get(name).map_or("?", String::as_str);
+        findings.good("settings", format!("wal_level = {}, timeline {}", setting("wal_level"), server.timeline()));
+    }
+    Ok(Some((server, sql)))
+}
+
+/// Whether anything brings this server's WAL here.
+async fn feeds(cluster: &Cluster, server: &Server, sql: &Sql, findings: &mut Findings) -> bool {
+    let mut streams = false;
+    match sql.slot(cluster.slot.as_str()).await {
+        Ok(None) => findings.warn("slot", format!("{} does not exist yet; walkeep receive makes it", cluster.slot)),
+        Ok(Some(slot)) => {
+            let held = slot.restart.map(|restart| size(server.identity.flushed.bytes_since(restart)));
+            let held = held.map_or("no WAL".to_owned(), |bytes| format!("{bytes} of WAL"));
+            streams = slot.active;
+            match (slot.wal_status.as_deref(), slot.active) {
+                (Some("lost"), _) => {
+                    let text = format!(
+                        "{} is lost: the server removed WAL it needed; drop it, start receive, take a backup",
+                        cluster.slot
+                    );
+                    findings.bad("slot", text);
+                }
+                (_, true) => findings.good("slot", format!("{} is in use and holds {held}", cluster.slot)),
+                (_, false) => {
+                    findings.warn(
+                        "slot",
+                        format!("{} holds {held} and nobody streams from it; start walkeep receive", cluster.slot),
+                    );
+                }
+            }
+        }
+        Err(error) => findings.error("slot", &error.into()),
+    }
+    match sql.archiver().await {
+        Ok(state) if server.pushes() => match (&state.last_failed, state.failed) {
+            (Some(file), failed) if failed > 0 => {
+                findings
+                    .warn("archiver", format!("archive_command has failed {failed} times, the last time with {file}"));
+            }
+            _ => findings.good("archiver", format!("archive_command has archived {} files", state.archived)),
+        },
+        Ok(_) => {}
+        Err(error) => findings.error("archiver", &error.into()),
+    }
+    if !streams && !server.pushes() {
+        findings.bad(
+            "segment",
+            "nothing brings WAL here: start walkeep receive, or set archive_command (see walkeep init)",
+        );
+    }
+    streams || server.pushes()
+}
+
+/// The proof.
+async fn segment(archive: &Archive, server: &Server, sql: &Sql, around: &Surroundings, findings: &mut Findings) {
+    if server.standby {
+        findings
+            .warn("segment", "a standby cannot be made to end a segment; run check against the primary for the proof");
+        return;
+    }
+    match await_switched(archive, server, sql, &*around.clock).await {
+        Ok((name, took)) => findings.good("segment", format!("{name} was archived {} after the switch", span(took))),
+        Err(error) => findings.error("segment", &error),
+    }
+}
+
+async fn await_switched(
+    archive: &Archive,
+    server: &Server,
+    sql: &Sql,
+    clock: &dyn Clock,
+) -> anyhow::Result<(SegmentName, Duration)> {
+    if server.privileges.superuser || server.privileges.restore_point {
+        // On an idle server there may be nothing to switch away from.
+        sql.create_restore_point("walkeep check").await?;
+    }
+    let (_, file) = sql.switch_wal().await?;
+    let name = SegmentName::parse(&file).with_context(|| format!("{file:?} is no segment's name"))?;
+    let began = clock.elapsed();
+    loop {
+        let took = clock.elapsed().saturating_sub(began);
+        if archive.digest(name).await.with_context(|| format!("cannot look for {name}"))?.is_some() {
+            return Ok((name, took));
+        }
+        if took >= PATIENCE {
+            let message = format!(
+                "{name} was not archived within {}; look at the log of walkeep receive and at the server's",
+                span(PATIENCE)
+            );
+            return Err(Failure { code: Code::Failed, message }.into());
+        }
+        clock.sleep(INTERVAL).await;
+    }
+}
+
+fn show(args: &Check, cluster: &Cluster, findings: &[Finding], around: &Surroundings) -> anyhow::Result<Code> {
+    let bad = findings.iter().find(|finding| finding.verdict == Verdict::Bad);
+    let out = &around.output;
+    if args.json {
+        out.json(&Report { cluster: cluster.name.as_str(), healthy: bad.is_none(), findings })?;
+    } else {
+        for finding in findings {
+            let (mark, tone) = match finding.verdict {
+                Verdict::Good => ("ok", Tone::Good),
+                Verdict::Warning => ("note", Tone::Warning),
+                Verdict::Bad => ("FAIL", Tone::Bad),
+            };
+            let mark = out.tone(tone, format!("{mark:<4}"));
+            out.line(format!("  {mark}  {:<13} {}", finding.what, finding.text))?;
+        }
+        let verdict = match bad {
+            None => out.tone(Tone::Good, format!("{}: archiving works", cluster.name)),
+            Some(_) => out.tone(Tone::Bad, format!("{}: archiving does not work; mend what says FAIL", cluster.name)),
+        };
+        out.line("")?;
+        out.line(verdict)?;
+    }
+    Ok(bad.map_or(Code::Done, |finding| finding.code))
+}

@@ -1,0 +1,282 @@
+//! How a command ends: one table from every flow's errors to the exit codes of the manual, and the line that says what was wrong.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::archive::ingest::IngestError;
+use crate::config::{ConfigError, KeyError};
+use crate::push::PushError;
+use crate::replication::{self, ConninfoError};
+use crate::retry::Class;
+use crate::{archive, repository, sql};
+
+/// The exit codes that scripts rely on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Code {
+    Done = 0,
+    /// Failed, or unhealthy.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// The target cannot be reached.
+    Unreachable = 3,
+    NotFound = 4,
+    /// The repository or the network is not available; worth trying again.
+    Unavailable = 5,
+    /// Damaged, forged, or the wrong key.
+    Integrity = 6,
+}
+
+/// An error that the edge itself found.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    pub(super) message: String,
+}
+
+impl Failure {
+    /// Something typed or configured that cannot be meant.
+    pub(super) fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: Code::Usage, message: message.into() }
+    }
+}
+
+/// What an error ends a command with. To PostgreSQL, every code up to 125 of a `restore_command` means that the file does not exist, which
+/// ends recovery and promotes the server (`RestoreArchivedFile`, xlogarchive.c); so there, trouble has a code of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// As the table says.
+    Usual,
+    /// `archive-get` in a restore: above 125, so that PostgreSQL stops, and no signal's 128 + n.
+    StopRecovery,
+    /// `archive-get --standby`: as if the file were not there, so that the standby asks again.
+    AskAgain,
+}
+
+impl Trouble {
+    /// Decided from the bare arguments, because it must hold even if they cannot be parsed.
+    pub(super) fn of(arguments: &[OsString]) -> Trouble {
+        let has = |word: &str| arguments.iter().any(|argument| argument == word);
+        match (has("archive-get"), has("--standby")) {
+            (false, _) => Trouble::Usual,
+            (true, false) => Trouble::StopRecovery,
+            (true, true) => Trouble::AskAgain,
+        }
+    }
+
+    /// The exit code.
+    pub(super) fn code(self, code: Code) -> u8 {
+        match self {
+            Trouble::Usual => code as u8,
+            Trouble::StopRecovery => 200,
+            Trouble::AskAgain => 1,
+        }
+    }
+}
+
+/// What clap says of a wrong line, in one: the first lines up to the usage, without its own prefix.
+pub(super) fn of_clap(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).collect();
+    let said = one_line(&said.join(" "));
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    let said = said.replace(" tip: ", "; ");
+    format!("{said}; see --help")
+}
+
+/// The code for an error: that of the outermost cause which has one.
+pub(super) fn code(error: &anyhow::Error) -> Code {
+    error.chain().find_map(code_of).unwrap_or(Code::Failed)
+}
+
+/// The table. `None` for an error that says nothing by itself; what it wraps may.
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if cause.is::<ConfigError>() || cause.is::<KeyError>() || cause.is::<ConninfoError>() {
+        return Some(Code::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<repository::Error>() {
+        return Some(of_repository(error));
+    }
+    if let Some(error) = cause.downcast_ref::<Arc<repository::Error>>() {
+        return Some(of_repository(error));
+    }
+    if let Some(error) = cause.downcast_ref::<archive::Error>() {
+        return Some(of_archive(error));
+    }
+    if let Some(error) = cause.downcast_ref::<IngestError>() {
+        return Some(of_ingest(error));
+    }
+    if let Some(error) = cause.downcast_ref::<PushError>() {
+        return Some(match error {
+            PushError::Ingest(error) => of_ingest(error),
+            PushError::Refused { .. } => of_class(error.class()),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<replication::Error>() {
+        return Some(of_replication(error));
+    }
+    if let Some(error) = cause.downcast_ref::<sql::Error>() {
+        return Some(match error {
+            sql::Error::Connect(error) => of_replication(error),
+            other => of_class(other.class()),
+        });
+    }
+    None
+}
+
+fn of_class(class: Class) -> Code {
+    match class {
+        Class::Transient => Code::Unavailable,
+        Class::Permanent | Class::Conflict => Code::Failed,
+    }
+}
+
+fn of_repository(error: &repository::Error) -> Code {
+    use repository::Error;
+    match error {
+        Error::NotFound { .. } | Error::NoRepository { .. } => Code::NotFound,
+        Error::Unavailable { .. } | Error::Full { .. } => Code::Unavailable,
+        Error::Corrupt { .. } => Code::Integrity,
+        Error::AlreadyThere { .. } | Error::BadUrl { .. } => Code::Usage,
+        Error::Denied { .. } | Error::NewerFormat { .. } => Code::Failed,
+    }
+}
+
+fn of_archive(error: &archive::Error) -> Code {
+    use archive::Error;
+    match error {
+        error if error.is_integrity() => Code::Integrity,
+        Error::Repository { source, .. } => of_repository(source),
+        Error::KeyWanted { .. } | Error::NoPlace => Code::Usage,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_ingest(error: &IngestError) -> Code {
+    match error {
+        IngestError::Archive(error) => of_archive(error),
+        IngestError::NotThatSegment(_) => Code::Integrity,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_replication(error: &replication::Error) -> Code {
+    use replication::Error;
+    match error {
+        Error::Conninfo(_) | Error::Tls(_) => Code::Usage,
+        other => of_class(other.class()),
+    }
+}
+
+/// The error in one line, outermost first: `what: cause; what to do next`. A cause that its parent has already quoted is left out.
+pub(super) fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let mut last = String::new();
+    for cause in error.chain() {
+        let message = one_line(&cause.to_string());
+        if last.contains(&message) {
+            continue;
+        }
+        if text.is_empty() {
+            text.push_str(&message);
+        } else {
+            // Writing to a string cannot fail.
+            let _written = write!(text, ": {message}");
+        }
+        last = message;
+    }
+    text
+}
+
+/// Foreign causes may bring line breaks and control characters along; a terminal and a log get none of them.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::sync::Arc;
+
+    use anyhow::anyhow;
+    use clap::{CommandFactory, Parser};
+
+    use super::{Code, Failure, Trouble, code, explain, of_clap};
+    use crate::cli::args::Line;
+    use crate::config::ConfigError;
+    use crate::{archive, replication, repository};
+
+    #[test]
+    fn each_cause_is_said_once_in_one_line() {
+        let io = std::io::Error::from_raw_os_error(2);
+        let unreadable = ConfigError::Unreadable { path: "/x.toml".into(), source: io };
+        let error = anyhow::Error::from(unreadable).context("cannot check main");
+        assert_eq!(
+            explain(&error),
+            "cannot check main: cannot read the configuration /x.toml: No such file or directory (os error 2)"
+        );
+        assert_eq!(explain(&anyhow!("one\n  two\x1b[31m").context("outer")), "outer: one two [31m");
+    }
+
+    #[test]
+    fn trouble_of_a_restore_command_never_looks_like_a_missing_file() {
+        let of = |line: &str| Trouble::of(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("walkeep list").code(Code::Unavailable), 5);
+        assert_eq!(of("walkeep archive-push x").code(Code::Usage), 2);
+        for line in ["walkeep archive-get a b", "walkeep --config x archive-get", "walkeep archive-get --nonsense"] {
+            let code = of(line).code(Code::Usage);
+            assert!(code > 125 && code != 128 + 15, "{line}: {code}");
+        }
+        assert_eq!(of("walkeep archive-get --standby a b").code(Code::Usage), 1);
+    }
+
+    #[test]
+    fn a_wrong_line_is_answered_in_one() {
+        for (line, says) in [
+            ("walkeep chekc", "unrecognized subcommand 'chekc'; a similar subcommand exists: 'check'; see --help"),
+            (
+                "walkeep check --jsn",
+                "unexpected argument '--jsn' found; a similar argument exists: '--json'; see --help",
+            ),
+        ] {
+            let error = Line::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(of_clap(&error), says);
+        }
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn the_outermost_known_cause_decides() {
+        let nowhere = || anyhow::Error::from(ConfigError::Nowhere(Vec::new()));
+        assert_eq!(code(&nowhere()), Code::Usage);
+        assert_eq!(code(&nowhere().context("while doing that")), Code::Usage);
+        assert_eq!(code(&anyhow!("something")), Code::Failed);
+        let damaged = || repository::Error::Corrupt {
+            key: crate::repository::layout::marker(),
+            url: "file:///x".into(),
+            why: "cut".to_owned(),
+        };
+        let table: [(anyhow::Error, Code); 8] = [
+            (damaged().into(), Code::Integrity),
+            (Arc::new(damaged()).into(), Code::Integrity),
+            (repository::Error::NoRepository { url: "x".into() }.into(), Code::NotFound),
+            (repository::Error::BadUrl { url: "x".into(), why: String::new() }.into(), Code::Usage),
+            (archive::Error::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(), Code::Integrity),
+            (archive::Error::Unasked { why: String::new() }.into(), Code::Unavailable),
+            (archive::Error::KeyWanted { name: String::new() }.into(), Code::Usage),
+            (replication::Error::Closed(None).into(), Code::Unavailable),
+        ];
+        for (error, expected) in table {
+            assert_eq!(code(&error), expected, "{error}");
+        }
+        let failure = Failure { code: Code::NotFound, message: "no such backup".to_owned() };
+        assert_eq!(code(&anyhow::Error::from(failure).context("x")), Code::NotFound);
+    }
+}

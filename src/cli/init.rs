@@ -1,0 +1,208 @@
+//! `walkeep init`: a repository, its key and the configuration for one cluster.
+//!
+//! The server is looked at before anything is written. What is written goes in this order: key file, repository with its keys,
+//! configuration. An init that fails half-way can simply be run again: nothing was sealed yet, the key file it made is taken away again, and
+//! the configuration, which everything else starts from, comes last.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::args::Init;
+use super::exit::{Code, Failure};
+use super::open;
+use super::output::Tone;
+use super::server::{Advice, Server};
+use crate::archive::Archive;
+use crate::config::{self, Config, NewConfig};
+use crate::durable;
+use crate::seal::keys::KeyEncryptionKey;
+
+/// The key's file beside the configuration.
+const KEY_FILE: &str = "walkeep.key";
+/// Configuration and key are read by their owner alone: the one may hold a password, and whoever has the other can read everything.
+const OWNER_ONLY: u32 = 0o600;
+const OWNER_ONLY_FOLDER: u32 = 0o700;
+
+pub(super) async fn run(args: Init, around: &Surroundings) -> anyhow::Result<Code> {
+    let path = config::place_for_new(around.named_config.as_deref(), &around.environment);
+    let path = std::path::absolute(&path).context("cannot tell where the configuration goes")?;
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    refuse_to_overwrite(&path, "name another place with --config, or add a section to it by hand")?;
+    let key = Key::choose(&args, &folder)?;
+    let text = render(&args, key.path())?;
+    let new = Config::parse(&path, &text).context("what init would write is no configuration; this is a bug")?;
+    let cluster = new.cluster(None)?;
+    let server = match cluster.conninfo(&around.environment)? {
+        Some(info) => Some(Server::look(&info).await?.0),
+        None => None,
+    };
+    for folder in [&folder, &new.state_dir] {
+        durable::create_dir_all(folder, OWNER_ONLY_FOLDER)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    key.make()?;
+    let made = Archive::create(open::settings(&new, cluster, around)?).await;
+    if let Err(error) = made {
+        key.take_back();
+        return Err(anyhow::Error::from(error).context("cannot make the repository"));
+    }
+    durable::write_new(&path, text.as_bytes(), OWNER_ONLY)
+        .with_context(|| format!("cannot write the configuration {}", path.display()))?;
+    report(&args, &new, &key, server.as_ref(), around)?;
+    Ok(Code::Done)
+}
+
+fn refuse_to_overwrite(path: &Path, instead: &str) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(Failure::usage(format!("{} exists already and is not overwritten; {instead}", path.display()))),
+        Err(_) => Ok(()),
+    }
+}
+
+fn render(args: &Init, key_file: Option<&Path>) -> anyhow::Result<String> {
+    let repository = config::url(&args.repository).map_err(|why| Failure::usage(format!("--repository: {why}")))?;
+    config::name(&args.cluster).map_err(|why| Failure::usage(format!("--cluster: {why}")))?;
+    let state_dir = args.state_dir.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
+    let state_dir = std::path::absolute(&state_dir).context("cannot tell where the state directory goes")?;
+    Ok(config::render(&NewConfig {
+        cluster: &args.cluster,
+        connection: args.connection.as_deref(),
+        repository: &repository,
+        state_dir: &state_dir,
+        key_file,
+    }))
+}
+
+/// What is to become of the key.
+#[derive(Debug)]
+enum Key {
+    /// There is to be none.
+    None,
+    /// The user named one that exists.
+    Existing(PathBuf),
+    New(PathBuf),
+}
+
+impl Key {
+    fn choose(args: &Init, folder: &Path) -> anyhow::Result<Key> {
+        if args.no_encryption {
+            return Ok(Key::None);
+        }
+        let Some(named) = &args.key_file else {
+            let path = folder.join(KEY_FILE);
+            refuse_to_overwrite(&path, "to use that key, name it with --key-file")?;
+            return Ok(Key::New(path));
+        };
+        let path = std::path::absolute(named).context("cannot tell where the key file is")?;
+        Ok(if path.exists() { Key::Existing(path) } else { Key::New(path) })
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Key::None => None,
+            Key::Existing(path) | Key::New(path) => Some(path),
+        }
+    }
+
+    fn make(&self) -> anyhow::Result<()> {
+        let Key::New(path) = self else { return Ok(()) };
+        let key = KeyEncryptionKey::generate().context("cannot make a key")?;
+        let line = zeroize::Zeroizing::new(format!("{}\n", *key.to_text()));
+        durable::write_new(path, line.as_bytes(), OWNER_ONLY)
+            .with_context(|| format!("cannot write the key file {}", path.display()))
+    }
+
+    /// Nothing was sealed with it yet.
+    fn take_back(&self) {
+        if let Key::New(path) = self
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "the unused key file stays behind");
+        }
+    }
+}
+
+fn report(args: &Init, new: &Config, key: &Key, server: Option<&Server>, around: &Surroundings) -> anyhow::Result<()> {
+    let out = &around.output;
+    let call = open::invocation(&new.path)?;
+    let push = format!("{call} archive-push %p");
+    let done = |what: &str, text: String| out.line(format!("  {what:<14} {text}"));
+    out.line(out.tone(Tone::Strong, format!("{} is set up", args.cluster)))?;
+    if let Some(server) = server {
+        let (release, peer) = (server.release(), &server.peer);
+        done("server", format!("PostgreSQL {release} at {peer}, system {}", server.identity.system_id))?;
+    }
+    for repository in &new.repositories {
+        done("repository", repository.url.to_string())?;
+    }
+    match key {
+        Key::None => done("key", out.tone(Tone::Warning, "none: whoever reaches the repository can read it"))?,
+        Key::Existing(path) => done("key", format!("{}, which was there", path.display()))?,
+        Key::New(path) => {
+            done("key", format!("{}; keep a copy elsewhere: without it nothing can be restored", path.display()))?;
+        }
+    }
+    done("configuration", new.path.display().to_string())?;
+    let advice = server.map_or_else(|| unseen(&push), |server| server.advice(&push));
+    let (mut conf, sql): (Vec<Advice>, Vec<Advice>) =
+        advice.into_iter().partition(|advice| !advice.line.ends_with(';'));
+    conf.sort_by_key(|advice| !advice.needed);
+    for (heading, lines) in [("Set in postgresql.conf:", conf), ("Run in SQL, as a superuser:", sql)] {
+        if lines.is_empty() {
+            continue;
+        }
+        out.line("")?;
+        out.line(heading)?;
+        for advice in lines {
+            out.line(format!("  {}", out.tone(Tone::Strong, &advice.line)))?;
+            let word = if advice.needed { "needed" } else { "advised" };
+            out.line(out.tone(Tone::Quiet, format!("    # {word}: {}", advice.why)))?;
+        }
+    }
+    next_steps(args, new, around)
+}
+
+/// What a server that cannot be asked needs.
+fn unseen(push: &str) -> Vec<Advice> {
+    let line = |line: String, why| Advice { needed: true, line, why };
+    vec![
+        line("wal_level = replica".to_owned(), "or logical; needs a restart"),
+        line("archive_mode = on".to_owned(), "needs a restart"),
+        line(format!("archive_command = '{}'", push.replace('\'', "''")), "hands each segment over; needs a reload"),
+    ]
+}
+
+fn next_steps(args: &Init, new: &Config, around: &Surroundings) -> anyhow::Result<()> {
+    let out = &around.output;
+    let found =
+        config::locate(None, &around.environment).and_then(|path| Ok(std::path::absolute(path).unwrap_or_default()));
+    let option = match found {
+        Ok(path) if path == new.path => String::new(),
+        _ => format!("--config {} ", new.path.display()),
+    };
+    out.line("")?;
+    out.line("Then:")?;
+    let step = |command: &str, why: &str| {
+        out.line(format!(
+            "  {}  {}",
+            format_args!("walkeep {option}{command:<16}"),
+            out.tone(Tone::Quiet, format!("# {why}"))
+        ))
+    };
+    if args.connection.is_some() {
+        step("receive", "streams WAL; leave it running")?;
+        step("check", "proves that archiving works")?;
+        step("backup postgres", "the first base backup")?;
+    } else {
+        step("list", "shows what has arrived")?;
+    }
+    if rustix::process::geteuid().is_root() {
+        out.line("")?;
+        let note = "These files belong to root. Give them to the user that PostgreSQL runs as, who must be able to read the key.";
+        out.line(out.tone(Tone::Warning, note))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! From the configuration to the things that flows work with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::exit::Failure;
+use crate::archive::{Archive, Place, Settings};
+use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
+use crate::repository::Options;
+use crate::seal::keys::KeyEncryptionKey;
+
+/// Threads that seal or open one object; more than this and the repository is what one waits for.
+const THREADS_MAX: usize = 8;
+
+/// The archive of one cluster, in all its repositories.
+pub(super) async fn archive(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Archive> {
+    let settings = settings(config, cluster, around)?;
+    Archive::open(settings).await.with_context(|| format!("cannot open the archive of {}", cluster.name))
+}
+
+/// What an archive of this configuration is opened with.
+pub(super) fn settings(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Settings> {
+    let places = config.repositories.iter().map(|repository| place(repository, around)).collect();
+    Ok(Settings {
+        cluster: cluster.name.clone(),
+        places,
+        key: config.key.as_ref().map(|source| key(source, &around.environment)).transpose()?,
+        level: config.compression,
+        threads: threads(),
+        clock: Arc::clone(&around.clock),
+    })
+}
+
+fn place(repository: &config::Repository, around: &Surroundings) -> Place {
+    let revealed = |(name, value): (&String, &Secret)| (name.clone(), value.reveal().to_owned());
+    let options = Options {
+        environment: around.environment.of_stores(),
+        settings: repository.settings.iter().map(revealed).collect(),
+        clock: Arc::clone(&around.clock),
+        ..Options::new()
+    };
+    Place { name: repository.name.clone(), url: repository.url.to_string(), options }
+}
+
+/// The key that the repositories' own keys are wrapped with.
+pub(super) fn key(source: &KeySource, environment: &Environment) -> anyhow::Result<KeyEncryptionKey> {
+    let text = source.fetch(environment)?;
+    let place = match source {
+        KeySource::File(path) => path.display().to_string(),
+        KeySource::Env(name) => format!("the variable {name}"),
+        KeySource::Command(_) => "the output of key-command".to_owned(),
+    };
+    KeyEncryptionKey::from_text(text.reveal())
+        .map_err(|why| Failure::usage(format!("{place} holds no key: {why}")).into())
+}
+
+/// One thread for each processor, within reason.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX)
+}
+
+/// How walkeep is called with this configuration from a command that PostgreSQL runs, whose working directory and `PATH` are not ours.
+pub(super) fn invocation(config: &Path) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    let program = shell_word(&program.display().to_string());
+    if config == Path::new(config::SYSTEM) {
+        return Ok(program);
+    }
+    Ok(format!("{program} --config {}", shell_word(&config.display().to_string())))
+}
+
+/// A word as the shell reads it. PostgreSQL replaces `%p` and the like before that, so a percent sign is doubled.
+pub(super) fn shell_word(text: &str) -> String {
+    let text = text.replace('%', "%%");
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn words_survive_the_shell() {
+        for text in ["/usr/bin/walkeep", "/a b/c", "it's", "", "$HOME;rm", "ä", "50%"] {
+            let quoted = shell_word(text).replace("%%", "%");
+            let echoed = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {quoted}")]).output();
+            assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), text, "{quoted}");
+        }
+        assert_eq!(shell_word("/usr/bin/walkeep"), "/usr/bin/walkeep");
+        assert_eq!(shell_word("a%p"), "a%%p");
+    }
+}

@@ -1,0 +1,39 @@
+//! `walkeep archive-push`: PostgreSQL waits for this once per segment, so nothing is opened that is not needed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::args::ArchivePush;
+use super::exit::{Code, Failure};
+use super::open;
+use crate::push;
+
+pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    // PostgreSQL gives a path relative to its data directory, which is where it runs us; a service runs elsewhere.
+    let path = std::path::absolute(&args.path).context("cannot tell where the file is")?;
+    let name = name(&path)?;
+    let doing = || format!("cannot archive {name}");
+    let handed = push::hand_over(&config.state_dir, cluster.name.as_str(), &path, name, &*around.clock).await;
+    if let Some(identical) = handed.with_context(doing)? {
+        tracing::info!(file = name, identical, "archived by the running service");
+        return Ok(Code::Done);
+    }
+    let archive = Arc::new(open::archive(&config, cluster, around).await.with_context(doing)?);
+    let ingested = push::push(&archive, &path, name).await.with_context(doing)?;
+    if let Some(alarm) = &ingested.alarm {
+        tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
+    }
+    tracing::info!(file = name, outcome = ?ingested.outcome, stored_bytes = ingested.stored_bytes, "archived");
+    Ok(Code::Done)
+}
+
+/// `%f` is the last part of `%p`.
+fn name(path: &Path) -> Result<&str, Failure> {
+    let name = path.file_name().and_then(std::ffi::OsStr::to_str);
+    name.ok_or_else(|| Failure::usage(format!("{} names no file of pg_wal; give it as %p", path.display())))
+}

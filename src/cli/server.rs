@@ -1,0 +1,204 @@
+//! What a running server says of itself, and what of it stands in the way of archiving.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+
+use crate::postgres::timeline::TimelineId;
+use crate::replication::{Connection, Conninfo, Identity};
+use crate::sql::{Privileges, Sql};
+
+/// The settings looked at.
+const SETTINGS: [&str; 11] = [
+    "archive_command",
+    "archive_library",
+    "archive_mode",
+    "archive_timeout",
+    "fsync",
+    "full_page_writes",
+    "max_replication_slots",
+    "max_slot_wal_keep_size",
+    "max_wal_senders",
+    "server_version",
+    "wal_level",
+];
+/// The oldest server whose WAL and protocol are known, as in `server_version_num`.
+const OLDEST: u32 = 130_000;
+
+/// A server, looked at once.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) peer: String,
+    pub(super) version: u32,
+    pub(super) identity: Identity,
+    pub(super) standby: bool,
+    pub(super) privileges: Privileges,
+    pub(super) settings: BTreeMap<String, String>,
+}
+
+/// Something about a server that should be otherwise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Advice {
+    /// Whether archiving cannot work without it.
+    pub(super) needed: bool,
+    /// The line for postgresql.conf, or the statement to run.
+    pub(super) line: String,
+    /// Why, in a few words.
+    pub(super) why: &'static str,
+}
+
+impl Server {
+    /// Asks the server behind `info`, once as a replica and once in SQL.
+    pub(super) async fn look(info: &Conninfo) -> anyhow::Result<(Server, Sql)> {
+        let mut replica = Connection::connect(info).await.context("cannot connect for replication")?;
+        let identity = replica.identify_system().await.context("cannot ask which cluster this is")?;
+        let peer = replica.peer().to_owned();
+        replica.close().await;
+        let sql = Sql::connect(info).await.context("cannot connect for SQL")?;
+        let server = Server {
+            peer,
+            version: sql.version_num().await?,
+            identity,
+            standby: sql.in_recovery().await?,
+            privileges: sql.privileges().await?,
+            settings: sql.settings(&SETTINGS).await?,
+        };
+        Ok((server, sql))
+    }
+
+    /// The version as people say it: `17.11`.
+    pub(super) fn release(&self) -> String {
+        format!("{}.{}", self.version / 10_000, self.version % 10_000)
+    }
+
+    /// The timeline it is on.
+    pub(super) fn timeline(&self) -> TimelineId {
+        self.identity.timeline
+    }
+
+    /// Whether the server's own archiver hands its WAL to walkeep.
+    pub(super) fn pushes(&self) -> bool {
+        let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
+        setting("archive_mode") != "off" && setting("archive_command").contains("archive-push")
+    }
+
+    /// What should be otherwise. `push` is the `archive_command` that would feed walkeep.
+    pub(super) fn advice(&self, push: &str) -> Vec<Advice> {
+        let mut advice = Vec::new();
+        let mut say = |needed, line: String, why| advice.push(Advice { needed, line, why });
+        let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
+        let number = |name: &str| setting(name).parse::<i64>().unwrap_or(0);
+        if self.version < OLDEST {
+            say(true, "upgrade to PostgreSQL 13 or newer".to_owned(), "older WAL is not known here");
+        }
+        if setting("wal_level") == "minimal" {
+            say(true, "wal_level = replica".to_owned(), "minimal WAL cannot be replayed; needs a restart");
+        }
+        if number("max_wal_senders") < 2 {
+            say(true, "max_wal_senders = 10".to_owned(), "one streams, one takes backups; needs a restart");
+        }
+        if number("max_replication_slots") < 1 {
+            say(true, "max_replication_slots = 10".to_owned(), "a slot holds WAL for the receiver; needs a restart");
+        }
+        if setting("archive_mode") == "off" {
+            say(false, "archive_mode = on".to_owned(), "a second way in, beside the receiver; needs a restart");
+        }
+        if !setting("archive_command").contains("archive-push") && setting("archive_library").is_empty() {
+            say(false, format!("archive_command = '{}'", push.replace('\'', "''")), "for the same");
+        }
+        if setting("fsync") == "off" {
+            say(false, "fsync = on".to_owned(), "without it a crash can corrupt the server itself");
+        }
+        if setting("full_page_writes") == "off" && self.standby {
+            say(true, "full_page_writes = on".to_owned(), "on the primary; a backup from a standby needs it");
+        }
+        let role = quoted(&self.privileges.role);
+        if !self.privileges.superuser && !self.privileges.replication {
+            say(true, format!("ALTER ROLE {role} REPLICATION;"), "to stream and to take backups");
+        }
+        if !self.privileges.superuser && !self.privileges.switch_wal {
+            let grant = format!("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {role};");
+            say(false, grant, "so that check and backup need not wait for a segment to fill");
+        }
+        advice
+    }
+}
+
+/// An SQL identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Server, TimelineId};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::segment::SystemId;
+    use crate::replication::Identity;
+    use crate::sql::Privileges;
+
+    fn server(settings: &[(&str, &str)]) -> Server {
+        let usual = [
+            ("wal_level", "replica"),
+            ("max_wal_senders", "10"),
+            ("max_replication_slots", "10"),
+            ("archive_mode", "on"),
+            ("archive_command", "walkeep archive-push %p"),
+            ("fsync", "on"),
+            ("full_page_writes", "on"),
+        ];
+        let settings: BTreeMap<String, String> =
+            usual.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let identity = Identity { system_id: SystemId::new(7), timeline: TimelineId::FIRST, flushed: Lsn::new(0) };
+        let privileges = Privileges {
+            role: "wal\"keep".to_owned(),
+            superuser: false,
+            replication: true,
+            switch_wal: true,
+            restore_point: false,
+        };
+        Server { peer: "/run".to_owned(), version: 170_011, identity, standby: false, privileges, settings }
+    }
+
+    #[test]
+    fn a_server_that_is_set_up_needs_nothing() {
+        assert_eq!(server(&[]).advice("push"), []);
+        assert_eq!(server(&[]).release(), "17.11");
+        assert!(server(&[]).pushes());
+    }
+
+    #[test]
+    fn each_wrong_setting_gets_its_line() {
+        for (name, value, needed, line) in [
+            ("wal_level", "minimal", true, "wal_level = replica"),
+            ("max_wal_senders", "1", true, "max_wal_senders = 10"),
+            ("max_replication_slots", "0", true, "max_replication_slots = 10"),
+            ("archive_mode", "off", false, "archive_mode = on"),
+            ("archive_command", "(disabled)", false, "archive_command = 'it''s %p'"),
+            ("fsync", "off", false, "fsync = on"),
+        ] {
+            let advice = server(&[(name, value)]).advice("it's %p");
+            let seen: Vec<(bool, &str)> = advice.iter().map(|advice| (advice.needed, advice.line.as_str())).collect();
+            assert_eq!(seen, [(needed, line)], "{name} = {value}");
+        }
+        assert!(!server(&[("archive_mode", "off")]).pushes());
+    }
+
+    #[test]
+    fn missing_privileges_are_statements_to_run() {
+        let mut poor = server(&[]);
+        (poor.privileges.replication, poor.privileges.switch_wal) = (false, false);
+        let lines: Vec<String> = poor.advice("").into_iter().map(|advice| advice.line).collect();
+        assert_eq!(
+            lines,
+            [
+                "ALTER ROLE \"wal\"\"keep\" REPLICATION;",
+                "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO \"wal\"\"keep\";"
+            ]
+        );
+        poor.privileges.superuser = true;
+        assert_eq!(poor.advice(""), []);
+    }
+}
