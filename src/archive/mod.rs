@@ -17,7 +17,7 @@ pub mod lookup;
 pub mod manifest;
 pub mod objects;
 pub mod path;
-pub mod reindex;
+pub mod spool;
 
 #[cfg(test)]
 #[expect(

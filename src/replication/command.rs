@@ -180,6 +180,8 @@ pub struct StandbyStatus {
     pub written: Lsn,
     /// Everything before this survives a crash.
     pub flushed: Lsn,
+    /// The server is to answer at once, to show that it is there.
+    pub reply_wanted: bool,
 }
 
 /// Appends a standby status update, framed as `CopyData`, to `out` (protocol.sgml "Standby status update").
@@ -191,7 +193,7 @@ pub fn standby_status(status: StandbyStatus, now: PgTime, out: &mut BytesMut) {
     out.put_u64(status.flushed.get());
     out.put_u64(Lsn::INVALID.get());
     out.put_i64(now.pg_micros());
-    out.put_u8(0);
+    out.put_u8(u8::from(status.reply_wanted));
 }
 
 /// The startup packet: protocol 3.0 and `parameters` (protocol.sgml "StartupMessage"). Zero bytes can't be sent and are left out.
@@ -288,7 +290,7 @@ mod tests {
     #[test]
     fn a_status_never_claims_that_anything_was_applied() {
         let mut out = BytesMut::new();
-        let status = StandbyStatus { written: Lsn::new(0x30), flushed: Lsn::new(0x20) };
+        let status = StandbyStatus { written: Lsn::new(0x30), flushed: Lsn::new(0x20), reply_wanted: false };
         standby_status(status, PgTime::from_pg_micros(7), &mut out);
         let expected =
             [&b"d\0\0\0\x26r"[..], &[0, 0, 0, 0, 0, 0, 0, 0x30], &[0, 0, 0, 0, 0, 0, 0, 0x20], &[0; 8]].concat();

@@ -115,6 +115,12 @@ impl PhysicalStream {
         }
     }
 
+    /// Which server this is, for messages.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.connection.peer()
+    }
+
     /// Reports how far we are. Not cancel safe.
     ///
     /// # Errors

@@ -28,3 +28,5 @@ mod replication;
 mod index;
 /// Records, endings and events beside `pg_waldump`'s.
 mod wal_oracle;
+/// The receiver: complete, resumable, truthful.
+mod receive;

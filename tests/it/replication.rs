@@ -92,7 +92,7 @@ async fn every_command_on_every_major() {
             assert!(piece == fs::read(cluster.pg_wal().join(&name)).unwrap(), "{name} differs on {major}");
         }
 
-        let status = StandbyStatus { written: whole, flushed: Lsn::new(segment) };
+        let status = StandbyStatus { written: whole, flushed: Lsn::new(segment), reply_wanted: false };
         wal.send_status(status, PgTime::from_pg_micros(0)).await.unwrap();
         let expected = format!("{}|{}|", status.written, status.flushed);
         cluster.wait_for(&format!(

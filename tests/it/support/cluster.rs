@@ -198,6 +198,10 @@ impl Cluster {
         let mut command = process::command(self.bin.join("postgres"), Orphan::Quit);
         command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
         command.arg("-k").arg(self.scratch.path()).args(["-c", "listen_addresses=127.0.0.1"]);
+        // What PyPI has was built for another folder: a standby's libpqwalreceiver would find the system's older libpq and fail.
+        if let Some(lib) = self.bin.parent().map(|top| top.join("lib")).filter(|lib| lib.join("libpq.so.5").exists()) {
+            command.env("LD_LIBRARY_PATH", lib);
+        }
         command
     }
 

@@ -1,0 +1,197 @@
+//! Where the archive ends, and so where receiving goes on: the repository's listing, the spool, the slot, and the server's own position, in
+//! this order.
+//!
+//! `IDENTIFY_SYSTEM` alone would skip whatever the server wrote while nobody listened, so it is asked only where there is no archive yet.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::intake::Beginning;
+use super::upload::Uploads;
+use crate::archive::Archive;
+use crate::archive::spool::Spool;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::timeline::{TimelineId, TimelinePath};
+use crate::replication::{Connection, Identity, Slot};
+
+/// What is known before anything is streamed.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) identity: Identity,
+    pub(super) size: SegmentSize,
+    /// The server's timelines, up to its own.
+    pub(super) path: TimelinePath,
+    /// The slot, where the server can show it.
+    pub(super) slot: Option<Slot>,
+}
+
+/// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the path.
+///
+/// A history comes before any WAL of its timeline: without it that WAL can't be placed.
+pub(super) async fn learn_path(
+    connection: &mut Connection,
+    archive: &Archive,
+    timeline: TimelineId,
+) -> Result<TimelinePath, Error> {
+    if timeline == TimelineId::FIRST {
+        return Ok(TimelinePath::first());
+    }
+    let (_, text) = connection.timeline_history(timeline).await?;
+    let history = parse_history(timeline, &text)?;
+    for ancestor in history.path().spans().iter().map(|span| span.timeline) {
+        if ancestor == timeline || ancestor == TimelineId::FIRST || archive.history(ancestor).await?.is_some() {
+            continue;
+        }
+        // A server that was made from a backup may lack the files of its ancestors; its own names them all.
+        match connection.timeline_history(ancestor).await {
+            Ok((_, text)) => drop(archive.put_file(&WalFileName::History(ancestor), text).await?),
+            Err(error) if error.sqlstate().is_some() => {
+                tracing::info!(%ancestor, error = &error as &dyn std::error::Error, "the server has no history of an ancestor");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    archive.put_file(&WalFileName::History(timeline), text).await?;
+    Ok(history.path())
+}
+
+fn parse_history(timeline: TimelineId, text: &Bytes) -> Result<crate::postgres::timeline::History, Error> {
+    let text = std::str::from_utf8(text).map_err(|_binary| Error::NotHistory(timeline))?;
+    Ok(crate::postgres::timeline::History::parse(timeline, text)?)
+}
+
+/// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where it belongs.
+pub(super) async fn find(
+    archive: &Arc<Archive>,
+    spool: &Spool,
+    known: &Known,
+    uploads: &mut Uploads,
+) -> Result<Beginning, Error> {
+    let listed = {
+        let spool = spool.clone();
+        tokio::task::spawn_blocking(move || spool.list()).await.map_err(|_panic| Error::Lost)??
+    };
+    let (timeline, first) = first_missing(archive, known, &listed).await?;
+    let mut next = first;
+    while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
+        let (of_task, size) = (spool.clone(), known.size);
+        let opened = tokio::task::spawn_blocking(move || of_task.append_to(name, size)).await;
+        let (tail, bytes) = opened.map_err(|_panic| Error::Lost)??;
+        if bytes.len() < known.size.len() {
+            settle(archive, spool, known, &listed, (timeline, next), Some(name)).await?;
+            return Ok(Beginning { timeline, segment: next, spooled: Some((tail, bytes)) });
+        }
+        uploads.push_spooled(name);
+        next = next.next();
+    }
+    settle(archive, spool, known, &listed, (timeline, first), None).await?;
+    // Whole segments that are only spooled yet are durable here; the stream goes on after them.
+    Ok(Beginning { timeline, segment: next, spooled: None })
+}
+
+/// The timeline to go on with, and its first segment that the repository does not have.
+async fn first_missing(
+    archive: &Arc<Archive>,
+    known: &Known,
+    listed: &[SegmentName],
+) -> Result<(TimelineId, SegmentNo), Error> {
+    let size = known.size;
+    for span in known.path.spans().iter().rev() {
+        let timeline = span.timeline;
+        let last = archive.last_segment(timeline).await?.and_then(|name| name.number(size));
+        let spooled =
+            listed.iter().filter(|name| name.timeline() == timeline).filter_map(|name| name.number(size)).min();
+        let after = match (last, spooled) {
+            (Some(last), _) => last.next(),
+            (None, Some(spooled)) => spooled,
+            (None, None) => continue,
+        };
+        return Ok((timeline, fill_hole(archive, known, timeline, after).await?));
+    }
+    let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
+    Ok((known.path.timeline_at(position), size.segment_of(position)))
+}
+
+/// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.
+async fn fill_hole(
+    archive: &Arc<Archive>,
+    known: &Known,
+    timeline: TimelineId,
+    after: SegmentNo,
+) -> Result<SegmentNo, Error> {
+    let Some(restart) = known.slot.and_then(|slot| slot.restart) else { return Ok(after) };
+    let held = known.size.segment_of(restart);
+    if held >= after || known.path.timeline_at(restart) != timeline {
+        return Ok(after);
+    }
+    let before = held.previous().and_then(|previous| SegmentName::new(timeline, previous, known.size));
+    let found = archive.list_segments(timeline, before).await?.found;
+    let mut missing = held;
+    for number in found.iter().filter_map(|(name, _)| name.number(known.size)) {
+        if number != missing {
+            break;
+        }
+        missing = missing.next();
+    }
+    Ok(missing.min(after))
+}
+
+/// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is archived first.
+async fn settle(
+    archive: &Arc<Archive>,
+    spool: &Spool,
+    known: &Known,
+    listed: &[SegmentName],
+    (timeline, first): (TimelineId, SegmentNo),
+    kept: Option<SegmentName>,
+) -> Result<(), Error> {
+    for name in listed.iter().copied().filter(|name| Some(*name) != kept) {
+        let number = name.number(known.size);
+        if name.timeline() == timeline && number.is_some_and(|number| number >= first) {
+            let contiguous = kept.and_then(|kept| kept.number(known.size)).is_none_or(|end| number < Some(end));
+            if contiguous {
+                continue;
+            }
+        }
+        let (of_task, size) = (spool.clone(), known.size);
+        let read = tokio::task::spawn_blocking(move || of_task.read(name, size)).await;
+        let bytes = read.map_err(|_panic| Error::Lost)??;
+        keep_tail(archive, name, bytes, known.size).await?;
+        let of_task = spool.clone();
+        tokio::task::spawn_blocking(move || of_task.remove(name)).await.map_err(|_panic| Error::Lost)??;
+    }
+    Ok(())
+}
+
+/// Archives what has come of a segment that will not be continued. A whole one goes under its own name; a part of one under the segment's name
+/// and its own length, `….00A2B0C8.tail`: PostgreSQL may archive a `.partial` of the same segment with other bytes behind the end, so that name
+/// is left to it.
+pub(super) async fn keep_tail(
+    archive: &Arc<Archive>,
+    name: SegmentName,
+    bytes: Bytes,
+    size: SegmentSize,
+) -> Result<(), Error> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if bytes.len() == size.len() {
+        archive.put_segment(name, bytes).await?;
+        return Ok(());
+    }
+    let text = format!("{name}.{:08X}.tail", bytes.len());
+    let file = WalFileName::parse(&text).unwrap_or(WalFileName::Partial(name));
+    tracing::info!(segment = %name, bytes = bytes.len(), "the part of a segment that came before its timeline ended is archived as {text}");
+    archive.put_file(&file, bytes).await?;
+    Ok(())
+}
+
+/// The position from which on a server that no longer has ours can still send: what its slot holds, or where it is now.
+pub(super) fn after_gap(known: &Known, lost_from: Lsn) -> (TimelineId, SegmentNo) {
+    let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
+    let position = restart.unwrap_or(known.identity.flushed);
+    (known.path.timeline_at(position), known.size.segment_of(position))
+}

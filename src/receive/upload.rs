@@ -1,0 +1,243 @@
+//! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at once, so that one is
+//! compressed while another is synced.
+//!
+//! A repository that can't be reached is tried again for ever; meanwhile the segments wait here, as many as the budget allows, and then in the
+//! spool.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use crate::archive::Archive;
+use crate::archive::ingest::{IngestError, Ingested, Prepared, prepare};
+use crate::archive::spool::Spool;
+use crate::pipeline::Stage;
+use crate::postgres::segment::{SegmentName, SegmentSize};
+use crate::retry::{Backoff, Class, Policy};
+use crate::seal::Level;
+use crate::seal::compress::Adaptive;
+
+use super::error::Error;
+
+/// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
+const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
+
+/// One segment to check and seal.
+struct Job {
+    name: SegmentName,
+    bytes: Bytes,
+    level: Level,
+}
+
+type Work = Stage<Job, Result<Prepared, IngestError>>;
+
+/// What came of a segment.
+#[derive(Debug)]
+pub(super) struct Uploaded {
+    /// Which segment.
+    pub(super) name: SegmentName,
+    /// It is in every repository, or never will be.
+    pub(super) result: Result<Ingested, Error>,
+}
+
+/// Segments on their way.
+pub(super) struct Uploads {
+    archive: Arc<Archive>,
+    spool: Spool,
+    size: SegmentSize,
+    work: Arc<Work>,
+    tasks: JoinSet<Uploaded>,
+    /// Whole segments in the spool whose turn has not come.
+    waiting: VecDeque<SegmentName>,
+    limit: usize,
+    adaptive: Option<Adaptive>,
+    /// Segments whose last attempt failed.
+    failing: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uploads")
+            .field("under_way", &self.tasks.len())
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Uploads {
+    /// `budget` bytes of segments may be in memory at once; at least one segment is.
+    ///
+    /// # Errors
+    /// The operating system gave no thread.
+    pub(super) fn start(archive: &Arc<Archive>, spool: Spool, size: SegmentSize, budget: u64) -> io::Result<Uploads> {
+        let threads = archive.threads().clamp(1, 8);
+        let limit = usize::try_from(budget / size.get()).unwrap_or(usize::MAX).clamp(1, threads + 1);
+        let for_work = Arc::clone(archive);
+        // Each job digests on a thread of its own while it seals on this one.
+        let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
+            prepare(&for_work, job.name, &job.bytes, job.level, 1)
+        })?;
+        let adaptive = matches!(archive.level(), Level::Auto).then(Adaptive::new);
+        Ok(Uploads {
+            archive: Arc::clone(archive),
+            spool,
+            size,
+            work: Arc::new(work),
+            tasks: JoinSet::new(),
+            waiting: VecDeque::new(),
+            limit,
+            adaptive,
+            failing: Arc::default(),
+        })
+    }
+
+    /// Whether another segment may be kept in memory.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.tasks.len() < self.limit
+    }
+
+    /// Whether the repository refuses what is under way.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed) > 0
+    }
+
+    /// Segments that are not in the repository yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.tasks.len() + self.waiting.len()
+    }
+
+    /// Segments that wait in the spool.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sends a segment on its way.
+    pub(super) fn push(&mut self, name: SegmentName, bytes: Bytes) {
+        self.spawn(name, Some(bytes));
+    }
+
+    /// Sends a segment on its way once there is room. It is whole in the spool.
+    pub(super) fn push_spooled(&mut self, name: SegmentName) {
+        self.waiting.push_back(name);
+        self.fill();
+    }
+
+    fn fill(&mut self) {
+        while self.tasks.len() < self.limit
+            && let Some(name) = self.waiting.pop_front()
+        {
+            self.spawn(name, None);
+        }
+    }
+
+    fn spawn(&mut self, name: SegmentName, bytes: Option<Bytes>) {
+        let level = match &mut self.adaptive {
+            Some(adaptive) => {
+                adaptive.observe(self.tasks.len(), self.limit);
+                adaptive.level()
+            }
+            None => self.archive.level(),
+        };
+        let upload = Upload {
+            archive: Arc::clone(&self.archive),
+            spool: self.spool.clone(),
+            size: self.size,
+            work: Arc::clone(&self.work),
+            failing: Arc::clone(&self.failing),
+        };
+        self.tasks.spawn(async move {
+            let result = upload.run(name, bytes, level).await;
+            Uploaded { name, result }
+        });
+    }
+
+    /// The next segment that is done. Waits for ever if none is under way. Cancel safe.
+    pub(super) async fn next(&mut self) -> Uploaded {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(uploaded)) => {
+                    self.fill();
+                    return uploaded;
+                }
+                // A task that panics takes its segment with it: it stays unacknowledged, and the server has it still.
+                Some(Err(error)) => tracing::error!(%error, "an upload was cut off; this is a bug in walkeep"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// A segment that is done already.
+    pub(super) fn try_next(&mut self) -> Option<Uploaded> {
+        let done = self.tasks.try_join_next()?.ok();
+        self.fill();
+        done
+    }
+}
+
+/// What one segment's way needs.
+struct Upload {
+    archive: Arc<Archive>,
+    spool: Spool,
+    size: SegmentSize,
+    work: Arc<Work>,
+    failing: Arc<AtomicUsize>,
+}
+
+impl Upload {
+    async fn run(self, name: SegmentName, bytes: Option<Bytes>, level: Level) -> Result<Ingested, Error> {
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => {
+                let (spool, size) = (self.spool.clone(), self.size);
+                tokio::task::spawn_blocking(move || spool.read(name, size)).await.map_err(|_panic| Error::Lost)??
+            }
+        };
+        let job = Job { name, bytes, level };
+        let pending = self.work.submit(job).await.map_err(|_gone| Error::Lost)?;
+        let prepared = pending.wait().await.map_err(|_gone| Error::Lost)??;
+        let clock = self.archive.clock();
+        let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
+        let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
+        let mut failed = Failing { count: &self.failing, counted: false };
+        loop {
+            match self.archive.commit(prepared.clone()).await {
+                Ok(ingested) => return Ok(ingested),
+                Err(error) if error.class() == Class::Transient => {
+                    failed.note();
+                    let pause = backoff.pause(clock.elapsed()).unwrap_or(PAUSES.longest);
+                    tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
+                    clock.sleep(pause).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Counts a segment among the failing as long as it is.
+struct Failing<'a> {
+    count: &'a AtomicUsize,
+    counted: bool,
+}
+
+impl Failing<'_> {
+    fn note(&mut self) {
+        if !self.counted {
+            self.counted = true;
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if self.counted {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
