@@ -78,6 +78,12 @@ pub enum Error {
         /// Who didn't, and why.
         why: String,
     },
+    /// The index has it, and no repository.
+    #[error("{name} is in the index and in no repository any more; `walkeep index rebuild` makes the index anew")]
+    Gone {
+        /// What was looked for.
+        name: String,
+    },
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoPlace,
@@ -104,7 +110,8 @@ impl Error {
             Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } => true,
             Error::KeysMissing { .. } | Error::KeyNotThere { .. } => true,
             Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
-            Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } | Error::NoPlace | Error::Lost => false,
+            Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
+            Error::Gone { .. } | Error::NoPlace | Error::Lost => false,
         }
     }
 }

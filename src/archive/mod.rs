@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod objects;
 pub mod path;
 pub mod spool;
+pub mod reindex;
 
 #[cfg(test)]
 #[expect(

@@ -76,7 +76,7 @@ fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Settings {
     }
 }
 
-async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Arc<Archive> {
+pub(super) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Arc<Archive> {
     Arc::new(Archive::create(settings(dirs, key)).await.unwrap())
 }
 

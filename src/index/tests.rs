@@ -267,3 +267,36 @@ fn the_mark_moves_over_what_has_no_hole() {
         .collect();
     assert_eq!(seen, BTreeSet::from([4, 5, 6, 7]));
 }
+
+#[test]
+fn a_busy_segment_costs_little_room_and_rocksdb_little_memory() {
+    const SEGMENTS: u64 = 3000;
+    let size = crate::postgres::segment::SegmentSize::DEFAULT;
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    let mut memory = 0;
+    for number in 1..=SEGMENTS {
+        let start = SegmentNo::new(number).start(size);
+        let ending = |at: u64| crate::wal::event::Ending {
+            lsn: start.saturating_add(64 + at * 40_000),
+            end_lsn: start.saturating_add(64 + at * 40_000 + 40),
+            // About in order, with a straggler now and then.
+            xid: crate::wal::event::Xid::new(u32::try_from(number * 400 + (at * 7919) % 400).unwrap()),
+            time: PgTime::from_pg_micros(i64::try_from(number * 1_000_000 + at).unwrap()),
+            kind: crate::wal::event::EndingKind::Commit,
+        };
+        let mut digest =
+            super::world::digest(TimelineId::FIRST, SegmentNo::new(number), size, (0..400).map(ending).collect());
+        digest.events.clear();
+        digest.content = *blake3::hash(&number.to_le_bytes()).as_bytes();
+        index.ingest(NAME, [Entry { digest: &digest, stored: 5 << 20 }]).unwrap();
+        memory = memory.max(index.stats().unwrap().memory);
+    }
+    index.flush().unwrap();
+    assert!(everything(&index.rocks).len() > 3000);
+    let stats = index.stats().unwrap();
+    let bytes: u64 = stats.families.iter().map(|family| family.bytes).sum();
+    println!("{} bytes a segment, {} KiB of memory", bytes / SEGMENTS, memory.max(stats.memory) >> 10);
+    assert!(bytes / SEGMENTS < 250, "{stats:?}");
+    assert!(memory.max(stats.memory) < 24 << 20, "{stats:?}");
+}
