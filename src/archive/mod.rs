@@ -26,7 +26,7 @@ pub mod reindex;
     clippy::disallowed_methods,
     reason = "small numbers; repositories moved away"
 )]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

@@ -26,15 +26,23 @@ const MIB: usize = 1 << 20;
 
 /// A 1 MiB segment of PostgreSQL 15 that holds one record with this text, then a switch, then rubbish.
 pub(crate) fn segment(system_id: u64, number: u64, text: &[u8], rubbish: u8) -> (SegmentName, Bytes) {
+    let (name, bytes) = segment_on(1, number, text, rubbish);
+    let mut bytes = bytes.to_vec();
+    bytes[24..32].copy_from_slice(&system_id.to_le_bytes());
+    (name, bytes.into())
+}
+
+/// The same on any timeline, of the cluster 7.
+pub(crate) fn segment_on(timeline: u32, number: u64, text: &[u8], rubbish: u8) -> (SegmentName, Bytes) {
     let size = SegmentSize::new(MIB as u64).unwrap();
     let start = SegmentNo::new(number).start(size).get();
     let mut bytes = Vec::new();
     bytes.extend(0xD110_u16.to_le_bytes());
     bytes.extend(2_u16.to_le_bytes()); // XLP_LONG_HEADER
-    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(timeline.to_le_bytes());
     bytes.extend(start.to_le_bytes());
     bytes.extend(0_u64.to_le_bytes()); // xlp_rem_len and padding
-    bytes.extend(system_id.to_le_bytes());
+    bytes.extend(7_u64.to_le_bytes());
     bytes.extend((MIB as u32).to_le_bytes());
     bytes.extend(8192_u32.to_le_bytes());
     let noop = [&[0xFF, text.len() as u8], text].concat();
@@ -43,7 +51,7 @@ pub(crate) fn segment(system_id: u64, number: u64, text: &[u8], rubbish: u8) -> 
     record(&mut bytes, noop_at, 0x40, &[]);
     bytes.resize(8192, rubbish);
     bytes.resize(MIB, rubbish.wrapping_mul(3));
-    (SegmentName::new(TimelineId::FIRST, SegmentNo::new(number), size).unwrap(), bytes.into())
+    (SegmentName::new(TimelineId::new(timeline).unwrap(), SegmentNo::new(number), size).unwrap(), bytes.into())
 }
 
 /// A record of the resource manager XLOG (`XLogRecord`), its CRC over the body and then the header.
@@ -76,11 +84,13 @@ fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Settings {
     }
 }
 
-pub(super) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Arc<Archive> {
+/// A new archive in these directories.
+pub(crate) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Arc<Archive> {
     Arc::new(Archive::create(settings(dirs, key)).await.unwrap())
 }
 
-async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, Error> {
+/// The archive in these directories.
+pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, Error> {
     Archive::open(settings(dirs, key)).await.map(Arc::new)
 }
 

@@ -1,1 +1,0 @@
-//! `archive-get`: the `restore_command`.
