@@ -31,12 +31,14 @@ const TARGETS: &[Target] = targets! {
     conninfo => walkeep::replication::syntax::fuzz,
     control => walkeep::postgres::control::fuzz,
     datadir => walkeep::postgres::datadir::fuzz,
+    manifest => walkeep::archive::manifest::fuzz,
     page_checksum => walkeep::postgres::page::fuzz,
     pgpass => walkeep::replication::pgpass::fuzz,
     replication_command => walkeep::replication::command::fuzz,
     replication_message => walkeep::replication::message::fuzz,
     sealed_object => walkeep::seal::fuzz,
     timeline_history => walkeep::postgres::timeline::fuzz,
+    wal_decode => walkeep::wal::decode::fuzz,
     wal_digest => walkeep::wal::digest::fuzz,
     wal_event => walkeep::wal::event::fuzz,
     wal_page => walkeep::wal::page::fuzz,
@@ -77,8 +79,16 @@ fn a_fault_is_found() {
 #[test]
 fn every_body_is_a_target_here_and_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let bodies = sources(&root.join("src")).iter().filter(|text| text.contains("\npub fn fuzz(data: &[u8])")).count();
-    assert_eq!(bodies, TARGETS.len(), "bodies in src, targets in tests/fuzz.rs");
+    for file in with_a_body(&root.join("src")) {
+        // A body may be exported by a module above its file.
+        let module =
+            file.strip_prefix(root.join("src")).unwrap().with_extension("").to_string_lossy().replace('/', "::");
+        let target = TARGETS.iter().any(|(_, path, _)| {
+            let path: String = path.split_whitespace().collect();
+            module.starts_with(path.trim_start_matches("walkeep::").trim_end_matches("::fuzz"))
+        });
+        assert!(target, "{} has a fuzz body that is no target in tests/fuzz.rs", file.display());
+    }
 
     let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).unwrap();
     for (name, path, _) in TARGETS {
@@ -94,11 +104,12 @@ fn every_body_is_a_target_here_and_there() {
     }
 }
 
-fn sources(folder: &Path) -> Vec<String> {
+fn with_a_body(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let has_one = |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.contains("\npub fn fuzz(data: &[u8])"));
     entries
         .flat_map(
-            |path| if path.is_dir() { sources(&path) } else { vec![fs::read_to_string(path).unwrap_or_default()] },
+            |path| if path.is_dir() { with_a_body(&path) } else { Vec::from_iter(has_one(&path).then_some(path)) },
         )
         .collect()
 }
