@@ -186,6 +186,33 @@ pub fn sync_file(path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(Error::at("fsync", path))
 }
 
+/// A whole file system, for what writes so many files that a sync of each would take longer than the writing.
+#[derive(Debug)]
+pub struct Filesystem {
+    path: PathBuf,
+    dir: File,
+}
+
+impl Filesystem {
+    /// The file system that the directory `path` is on. To be opened before anything is written: the kernel reports what it could not
+    /// write since then.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn of(path: &Path) -> Result<Filesystem, Error> {
+        let dir = File::open(path).map_err(Error::at("open the directory", path))?;
+        Ok(Filesystem { path: path.to_owned(), dir })
+    }
+
+    /// Makes everything on it durable, content and names.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn sync(&self) -> Result<(), Error> {
+        rustix::fs::syncfs(&self.dir).map_err(io::Error::from).map_err(Error::at("sync the file system of", &self.path))
+    }
+}
+
 fn sync_parents(from: &Path, to: &Path) -> Result<(), Error> {
     let (source, target) = (parent_of(from), parent_of(to));
     sync_dir(target)?;

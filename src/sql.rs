@@ -194,6 +194,17 @@ impl Sql {
         Ok(self.value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
     }
 
+    /// Where a server in recovery pauses; `None` if it does not.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer, or is not in recovery.
+    pub async fn paused_at(&self) -> Result<Option<Option<Lsn>>, Error> {
+        let query = "SELECT pg_catalog.pg_is_wal_replay_paused(), pg_catalog.pg_last_wal_replay_lsn()";
+        let rows = self.rows("pg_is_wal_replay_paused()", query).await?;
+        let row = rows.first().ok_or(Error::Unexpected("pg_is_wal_replay_paused()"))?;
+        Ok((row.get(0) == Some("t")).then(|| row.get(1).and_then(|lsn| lsn.parse().ok())))
+    }
+
     /// Which cluster this is.
     ///
     /// # Errors

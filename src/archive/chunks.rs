@@ -378,7 +378,15 @@ impl Pack {
         threads: usize,
     ) -> Result<Pack, PackError> {
         let (_, binding) = pack_binding(layout, id)?;
-        let Opened { plain, metadata, .. } = open(object, &binding, protection, threads)?;
+        Pack::from_opened(id, open(object, &binding, protection, threads)?)
+    }
+
+    /// A pack whose object was opened already.
+    ///
+    /// # Errors
+    /// [`PackError::List`].
+    pub fn from_opened(id: PackId, opened: Opened) -> Result<Pack, PackError> {
+        let Opened { plain, metadata, .. } = opened;
         Ok(Pack { list: PackList::parse(id, &metadata, plain.len() as u64)?, plain })
     }
 

@@ -48,8 +48,13 @@ pub enum Defect {
 
 impl fmt::Display for Hole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {} on timeline {}: ", self.from, self.to, self.timeline)?;
-        match &self.why {
+        write!(f, "{} to {} on timeline {}: {}", self.from, self.to, self.timeline, self.why)
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Defect::Missing => f.write_str("not archived"),
             Defect::Broken(why) => write!(f, "damaged: {why}"),
             Defect::Torn(why) => write!(f, "a record that straddles two segments is damaged: {why}"),

@@ -1,5 +1,6 @@
 //! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the answers.
 
+pub use crate::archive::lookup::RecordSpan;
 use crate::postgres::control::RequiredSettings;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::SegmentSize;
@@ -8,15 +9,6 @@ use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::wal::event::{Ending, Xid};
 
 use super::Error;
-
-/// Where a record starts and ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RecordSpan {
-    /// Its first byte.
-    pub lsn: Lsn,
-    /// The position after its last byte.
-    pub end: Lsn,
-}
 
 /// A stretch of log that recovery cannot get past.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]

@@ -1,17 +1,40 @@
 //! Restores: a target is resolved to the record where PostgreSQL stops, everything that this needs is proved to be there, and only then is
 //! the disk touched.
 //!
-//! [`target`] says what is wanted. [`plan`] chooses the backup and resolves the target ([`resolve`]) from [`facts`] about the archived log; its
-//! result is a value. [`settings`] are what the restored server is told.
+//! [`target`] says what is wanted. [`plan()`] chooses the backup and resolves the target ([`resolve`]) from [`facts`] about the archived
+//! log, which [`log`] answers; its result is a value. [`restore`] carries a plan out: it looks the place over ([`ground`]), puts the files there
+//! ([`mod@place`]) and writes the [`settings`] that make the server stop where the plan says. [`start`] then starts it and waits until it has.
 
 pub mod target;
 pub mod facts;
 pub mod resolve;
 pub mod plan;
+pub mod log;
 pub mod settings;
+pub mod ground;
+pub mod place;
+pub mod start;
 
-use crate::postgres::timeline::TimelineId;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::archive::lookup::Lookup;
+use crate::archive::manifest::{Manifest, ManifestError, Summary};
+use crate::archive::reindex::Shelf;
+use crate::archive::{self, Archive};
+use crate::index::{self, Index};
+use crate::postgres::label::{Escapes, LabelError, TablespaceMap};
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::{History, TimelineId};
+use crate::repository::layout::ClusterObject;
 use crate::retry::Class;
+use crate::seal::Kind;
+
+use ground::{Destination, Ground, GroundError};
+use place::{PlaceError, Placement};
+use plan::{Base, Plan, World};
+use settings::{AUTO_CONF, RECOVERY_SIGNAL, Recovery};
+use target::{Action, Request};
 
 /// Why there is no plan, or no restore.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +51,252 @@ pub enum Error {
         /// Which.
         timeline: TimelineId,
     },
+    /// Nothing of the cluster is archived.
+    #[error("nothing of {cluster} is archived yet: no WAL and no backup")]
+    Nothing {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A plan that says that its target cannot be reached was to be carried out.
+    #[error("{reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    /// The repositories.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A manifest that opens and makes no sense.
+    #[error("backup {label}: {source}")]
+    Manifest {
+        /// The backup.
+        label: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A tablespace map that opens and makes no sense.
+    #[error("backup {label}: {source}")]
+    Label {
+        /// The backup.
+        label: String,
+        /// What is wrong with it.
+        source: LabelError,
+    },
+    /// The files.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// A worker thread panicked, or the program is ending.
+    #[error("the work was interrupted")]
+    Stopped,
 }
 
 impl Error {
     /// What the caller can do about it.
     #[must_use]
-    pub const fn class(&self) -> Class {
+    pub fn class(&self) -> Class {
         match self {
-            Error::UnknownBackup { .. } | Error::UnknownTimeline { .. } => Class::Permanent,
+            Error::Index(error) => error.class(),
+            Error::Archive(error) | Error::Place(PlaceError::Archive(error)) => error.class(),
+            Error::Place(PlaceError::Pack(error)) => error.class(),
+            _ => Class::Permanent,
         }
     }
+}
+
+impl From<GroundError> for Error {
+    fn from(error: GroundError) -> Error {
+        Error::Place(PlaceError::Ground(error))
+    }
+}
+
+/// Resolves a request by what is in the archive now, and proves it, or says why it cannot be reached. Touches nothing.
+///
+/// # Errors
+/// [`Error`]; a target that cannot be reached is none.
+pub async fn plan(archive: &Arc<Archive>, index: &Arc<Index>, request: Request) -> Result<Plan, Error> {
+    let cluster = archive.cluster().to_string();
+    let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
+    let (bases, histories) = (bases(archive).await?, histories(archive).await?);
+    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
+    let index = Arc::clone(index);
+    blocking(move || {
+        let facts = Lookup::new(index.view(&cluster)?, shelf);
+        plan::plan(World { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
+    })
+    .await?
+}
+
+/// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.
+///
+/// # Errors
+/// The repositories could not be asked.
+pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+    let listing = archive.list(&archive.layout().backups(), None).await?;
+    let mut found = Vec::with_capacity(listing.objects.len());
+    for object in &listing.objects {
+        let Some(ClusterObject::Backup(label)) = archive.layout().object(&object.key) else { continue };
+        match archive.get_trailer(Kind::Manifest, &object.key).await {
+            Ok(Some(trailer)) => match Summary::from_bytes(trailer.metadata()) {
+                Ok(summary) => found.push(summary),
+                Err(error) => tracing::warn!(label, %error, "this backup cannot be used"),
+            },
+            Ok(None) => {}
+            Err(error) if error.is_integrity() => tracing::warn!(label, %error, "this backup cannot be used"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
+    let base = |summary: Summary| Base {
+        label: summary.label,
+        start: summary.start_lsn,
+        start_timeline: summary.timeline,
+        stop: summary.stop_lsn,
+        stop_timeline: summary.timeline,
+        started_at: PgTime::from_timestamp(summary.started_at),
+        required: summary.required,
+        logical_bytes: summary.logical_bytes,
+    };
+    Ok(backups(archive).await?.into_iter().map(base).collect())
+}
+
+async fn histories(archive: &Archive) -> Result<Vec<History>, Error> {
+    let mut found = Vec::new();
+    for timeline in archive.timelines().await? {
+        found.extend(archive.history(timeline).await?);
+    }
+    Ok(found)
+}
+
+/// How a plan is carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wishes {
+    /// Where the files go.
+    pub destination: Destination,
+    /// What the server does at its target.
+    pub action: Action,
+    /// `restore_command` of the restored server, whole ([`settings::restore_command`]).
+    pub restore_command: String,
+    /// Whether the restored server goes on archiving.
+    pub keep_archiving: bool,
+}
+
+/// What a restore put where.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Restored {
+    /// The data directory.
+    pub pgdata: PathBuf,
+    /// The backup.
+    pub backup: String,
+    /// Files placed.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and bytes in all, from time to
+/// time. Not cancel safe: what is left of an interrupted restore cannot be started, and says so.
+///
+/// # Errors
+/// [`Error`].
+pub async fn restore(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
+        return Err(Error::Unreachable { reason: plan.reason.clone() });
+    };
+    let manifest = Arc::new(manifest(archive, label).await?);
+    let summary = manifest.summary.clone();
+    let recovery = Recovery {
+        stop,
+        timeline: plan.timeline,
+        action: wishes.action,
+        restore_command: wishes.restore_command.clone(),
+        required: plan.required_settings,
+        keep_archiving: wishes.keep_archiving,
+        no_read_ahead: plan.hole_follows,
+    };
+    let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
+    let placement = blocking(move || {
+        let ground = Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?;
+        let placement = Arc::new(Placement::new(read, ground)?);
+        placement.lay_out()?;
+        Ok::<_, Error>(placement)
+    })
+    .await??;
+
+    let filling = placement.fill(archive);
+    let mut filling = std::pin::pin!(filling);
+    loop {
+        progress(placement.placed(), summary.logical_bytes);
+        let pause = archive.clock().sleep(PROGRESS_EVERY);
+        match futures_util::future::select(&mut filling, pause).await {
+            futures_util::future::Either::Left((filled, _)) => break filled?,
+            futures_util::future::Either::Right(_) => {}
+        }
+    }
+    let last = Arc::clone(&placement);
+    blocking(move || finish(&last, &manifest, &recovery)).await??;
+    progress(summary.logical_bytes, summary.logical_bytes);
+    Ok(Restored {
+        pgdata: placement.pgdata().to_owned(),
+        backup: label.clone(),
+        files: summary.files,
+        bytes: summary.logical_bytes,
+    })
+}
+
+/// How often progress is told.
+const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// What the server finds beside the backup's files, and then the last step.
+fn finish(placement: &Placement, manifest: &Manifest, recovery: &Recovery) -> Result<(), Error> {
+    placement.write_beside("backup_label", &manifest.backup_label)?;
+    if let Some(map) = tablespace_map(placement, manifest)? {
+        placement.write_beside(TablespaceMap::FILE, &map)?;
+    }
+    let (auto_conf, conf) = (placement.read_placed(AUTO_CONF)?, placement.read_placed("postgresql.conf")?);
+    let text = settings::auto_conf(recovery, &auto_conf, &conf, manifest.summary.major_version);
+    placement.write_beside(AUTO_CONF, text.as_bytes())?;
+    placement.write_beside(RECOVERY_SIGNAL, b"")?;
+    placement.finish()?;
+    Ok(())
+}
+
+/// The map byte for byte; with the new places where tablespaces were mapped, because recovery makes the links by it.
+fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, Error> {
+    let Some(bytes) = &manifest.tablespace_map else { return Ok(None) };
+    let escapes = Escapes::of_major(manifest.summary.major_version);
+    let wrong = |source| Error::Label { label: manifest.summary.label.clone(), source };
+    let mut map = TablespaceMap::parse(bytes, escapes).map_err(wrong)?;
+    let before = map.clone();
+    for space in &mut map.tablespaces {
+        if let Some(path) = placement.space(space.oid) {
+            space.path = path.to_string_lossy().into_owned();
+        }
+    }
+    Ok(Some(if map == before { bytes.clone() } else { map.serialise(escapes) }))
+}
+
+async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, Error> {
+    let unknown = || Error::UnknownBackup { label: label.to_owned() };
+    // A label that cannot stand in a key is one of no backup.
+    let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
+    let opened = archive.get_object(Kind::Manifest, &key).await?.ok_or_else(unknown)?;
+    let wrong = |source| Error::Manifest { label: label.to_owned(), source };
+    let summary = Summary::from_bytes(&opened.metadata).map_err(wrong)?;
+    blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
+}
+
+/// Runs what blocks where that is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_gone| Error::Stopped)
 }

@@ -1,0 +1,253 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::{CONTROL, CONTROL_STAGED, PlaceError, Placement};
+use crate::archive::chunks::{CHUNK, ChunkNamer, ChunkValue, PackBuilder, PackId, file_hash, pack_binding, value};
+use crate::archive::manifest::{Chunk, Content, Entry, FORMAT, Manifest, Summary, Tablespace};
+use crate::archive::{Archive, Place, Settings};
+use crate::clock::SystemClock;
+use crate::postgres::control::RequiredSettings;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentSize, SystemId};
+use crate::postgres::timeline::TimelineId;
+use crate::repository::Options;
+use crate::restore::ground::{Destination, Ground, GroundError, MARKER};
+use crate::seal::Level;
+
+const PG_CONTROL: &[u8] = include_bytes!("../../../tests/fixtures/control/15-production.pg_control");
+
+/// A backup made by hand, its packs in an archive on disk.
+struct Stored {
+    root: TempDir,
+    archive: Arc<Archive>,
+    manifest: Manifest,
+    files: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+async fn archive(root: &Path) -> Arc<Archive> {
+    let url = root.join("repository").to_str().unwrap().to_owned();
+    let settings = Settings {
+        cluster: "main".parse().unwrap(),
+        places: vec![Place { name: "local".into(), url, options: Options::new() }],
+        key: None,
+        level: Level::Auto,
+        threads: 2,
+        clock: SystemClock::shared(),
+    };
+    Arc::new(Archive::create(settings).await.unwrap())
+}
+
+fn summary(tablespaces: Vec<Tablespace>, namer: &ChunkNamer, logical_bytes: u64) -> Summary {
+    Summary {
+        format: FORMAT,
+        label: "20261122T020000Z-F".into(),
+        system_id: SystemId::new(7),
+        server_version: "15.20".into(),
+        major_version: 15,
+        catalog_version: 202_209_061,
+        segment_size: SegmentSize::DEFAULT,
+        block_size: 8192,
+        data_checksums: true,
+        required: RequiredSettings::default(),
+        from_standby: false,
+        timeline: TimelineId::FIRST,
+        start_lsn: Lsn::new(0x200_0028),
+        checkpoint_lsn: Lsn::new(0x200_0060),
+        stop_lsn: Lsn::new(0x200_0100),
+        started_at: Timestamp::UNIX_EPOCH,
+        finished_at: Timestamp::UNIX_EPOCH,
+        tablespaces,
+        logical_bytes,
+        stored_bytes: 0,
+        files: 0,
+        chunks: 0,
+        new_chunks: 0,
+        pages_checked: 0,
+        torn_pages: 0,
+        naming_key: namer.id(),
+    }
+}
+
+/// Content that differs from one place to the next, and between files.
+fn noise(len: usize, seed: u32) -> Vec<u8> {
+    (0..len)
+        .map(|i| ((u32::try_from(i).unwrap() / 7).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 24) as u8)
+        .collect()
+}
+
+impl Stored {
+    /// Small and large files, an empty one, two that share chunks, one in a tablespace; in packs of three chunks, so that large files are in
+    /// several, and the chunks of one are not in the order of the file.
+    async fn make() -> Stored {
+        let root = tempfile::tempdir().unwrap();
+        let chunk = CHUNK as usize;
+        let large = noise(5 * chunk + 17, 1);
+        let files: BTreeMap<PathBuf, Vec<u8>> = [
+            ("PG_VERSION", b"15\n".to_vec()),
+            ("global/pg_control", PG_CONTROL.to_vec()),
+            ("base/5/1", large.clone()),
+            ("base/5/2", [&large[..2 * chunk], &noise(chunk, 2)].concat()),
+            ("base/5/3", noise(chunk, 3)),
+            ("base/5/empty", Vec::new()),
+            ("pg_tblspc/16400/PG_15_202209061/5/4", noise(2 * chunk, 4)),
+            ("postgresql.auto.conf", b"work_mem = '8MB'\n".to_vec()),
+            ("standby.signal", Vec::new()),
+        ]
+        .map(|(path, content)| (PathBuf::from(path), content))
+        .into();
+        let archive = archive(root.path()).await;
+        let (packs, chunks, mut entries) = store(&archive, &files).await;
+        for path in [
+            "base",
+            "base/5",
+            "global",
+            "pg_tblspc",
+            "pg_tblspc/16400/PG_15_202209061",
+            "pg_tblspc/16400/PG_15_202209061/5",
+        ] {
+            entries.insert(0, Entry { path: path.into(), mode: 0o700, modified: 0, content: Content::Directory });
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let spaces = vec![Tablespace { oid: 16_400, location: root.path().join("old").to_string_lossy().into_owned() }];
+        let namer = ChunkNamer::current(archive.protection());
+        let total = files.values().map(|content| content.len() as u64).sum();
+        let summary = summary(spaces, &namer, total);
+        let manifest =
+            Manifest { summary, packs, chunks, entries, backup_label: b"label".to_vec(), tablespace_map: None };
+        Stored { root, archive, manifest, files }
+    }
+
+    fn place(&self, name: &str) -> Result<Arc<Placement>, PlaceError> {
+        let destination = Destination {
+            pgdata: self.root.path().join(name),
+            mapping: vec![(self.root.path().join("old"), self.root.path().join(format!("{name}-space")))],
+        };
+        let ground = Ground::survey(&destination, &self.manifest.summary.tablespaces, &self.manifest.entries)?;
+        Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
+    }
+
+    fn restored(&self, name: &str, path: &Path) -> PathBuf {
+        match path.strip_prefix("pg_tblspc/16400") {
+            Ok(rest) => self.root.path().join(format!("{name}-space")).join(rest),
+            Err(_) => self.root.path().join(name).join(path),
+        }
+    }
+}
+
+async fn store(archive: &Archive, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Vec<PackId>, Vec<Chunk>, Vec<Entry>) {
+    let namer = ChunkNamer::current(archive.protection());
+    let (mut packs, mut chunks, mut entries) = (Vec::new(), Vec::<Chunk>::new(), Vec::new());
+    let mut builder = PackBuilder::new().unwrap();
+    for (path, content) in files {
+        let parts: Vec<&[u8]> = content.chunks(CHUNK as usize).collect();
+        let values: Vec<ChunkValue> =
+            (0..).zip(&parts).map(|(n, part)| value(&[part], n * u64::from(CHUNK), content.len() as u64)).collect();
+        let mut numbers = vec![0; parts.len()];
+        for (n, part) in parts.iter().enumerate().rev() {
+            let name = namer.name(&values[n]);
+            let known = chunks.iter().position(|chunk| chunk.name == name);
+            numbers[n] = u32::try_from(known.unwrap_or(chunks.len())).unwrap();
+            if known.is_none() {
+                let offset = builder.push(name, &[Bytes::copy_from_slice(part)]);
+                let len = u32::try_from(part.len()).unwrap();
+                chunks.push(Chunk { name, pack: u32::try_from(packs.len()).unwrap(), offset, len });
+            }
+            if builder.len() >= 3 * CHUNK as usize {
+                packs.push(put(archive, std::mem::replace(&mut builder, PackBuilder::new().unwrap())).await);
+            }
+        }
+        let len = content.len() as u64;
+        let content = Content::File { len, hash: file_hash(&values, len), chunks: numbers };
+        entries.push(Entry { path: path.clone(), mode: 0o600, modified: 0, content });
+    }
+    packs.push(put(archive, builder).await);
+    (packs, chunks, entries)
+}
+
+async fn put(archive: &Archive, builder: PackBuilder) -> PackId {
+    let sealed = builder.seal(archive.layout(), archive.protection(), Level::Auto, 1).unwrap();
+    archive.put_sealed(&sealed.key, &sealed.object).await.unwrap();
+    builder.id()
+}
+
+#[tokio::test]
+async fn every_file_is_where_it_belongs_and_pg_control_comes_last() {
+    let stored = Stored::make().await;
+    let placement = stored.place("data").unwrap();
+    placement.lay_out().unwrap();
+    placement.fill(&stored.archive).await.unwrap();
+    let global = stored.root.path().join("data/global");
+    assert!(!global.join("pg_control").exists() && global.join(CONTROL_STAGED).exists());
+    assert!(stored.root.path().join("data").join(MARKER).exists());
+    assert_eq!(placement.read_placed("postgresql.auto.conf").unwrap(), "work_mem = '8MB'\n");
+    placement.write_beside("backup_label", b"label").unwrap();
+    placement.finish().unwrap();
+
+    for (path, content) in stored.files.iter().filter(|(path, _)| *path != Path::new("standby.signal")) {
+        let restored = stored.restored("data", path);
+        assert!(fs::read(&restored).unwrap() == *content, "{}", path.display());
+        assert_eq!(restored.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+    assert!(!stored.restored("data", Path::new("standby.signal")).exists(), "it would make the server a standby");
+    assert!(!stored.root.path().join("data").join(MARKER).exists());
+    assert!(!global.join(CONTROL_STAGED).exists());
+    let link = fs::read_link(stored.root.path().join("data/pg_tblspc/16400")).unwrap();
+    assert!(link.ends_with("data-space"), "{}", link.display());
+    assert_eq!(placement.placed(), stored.manifest.summary.logical_bytes);
+    assert!(stored.root.path().join("data/pg_wal").is_dir());
+}
+
+#[tokio::test]
+async fn a_pack_that_is_damaged_or_gone_stops_the_restore_before_it_could_be_started() {
+    for gone in [false, true] {
+        let stored = Stored::make().await;
+        let (key, _) = pack_binding(stored.archive.layout(), stored.manifest.packs[1]).unwrap();
+        let object = stored.root.path().join("repository").join(key.as_str());
+        if gone {
+            fs::remove_file(&object).unwrap();
+        } else {
+            let mut bytes = fs::read(&object).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::set_permissions(&object, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::write(&object, bytes).unwrap();
+        }
+        let placement = stored.place("data").unwrap();
+        placement.lay_out().unwrap();
+        let error = placement.fill(&stored.archive).await.unwrap_err();
+        let right =
+            if gone { matches!(error, PlaceError::PackMissing(_)) } else { matches!(error, PlaceError::Archive(_)) };
+        assert!(right, "{error}");
+        assert!(matches!(placement.finish(), Err(PlaceError::Differs { .. })), "not every file is whole");
+        assert!(!stored.root.path().join("data").join(CONTROL).exists());
+        let again = stored.place("data").unwrap_err();
+        assert!(matches!(again, PlaceError::Ground(GroundError::Unfinished { .. })), "{again}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_come_out_as_its_hash_says_is_refused() {
+    let mut stored = Stored::make().await;
+    let large = stored.manifest.entries.iter_mut().find(|entry| entry.path == Path::new("base/5/1")).unwrap();
+    let Content::File { chunks, .. } = &mut large.content else { panic!("it is a file") };
+    // Two whole chunks in each other's place: each is authentic, the file is not.
+    chunks.swap(0, 1);
+    let placement = stored.place("data").unwrap();
+    placement.lay_out().unwrap();
+    let error = placement.fill(&stored.archive).await.unwrap_err();
+    assert!(matches!(&error, PlaceError::Differs { path } if path.ends_with("base/5/1")), "{error}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_names_what_is_not_there_is_refused() {
+    let mut stored = Stored::make().await;
+    stored.manifest.packs.pop();
+    assert!(matches!(stored.place("data"), Err(PlaceError::Manifest { .. })));
+}
