@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::postgres::lsn::Lsn;
+use crate::postgres::page;
 use crate::postgres::segment::SystemId;
 use crate::replication::conninfo::{ChannelBinding, Conninfo, Host, TargetSession};
 use crate::replication::dial::{self, Address, Encryption, Raw};
@@ -222,6 +223,21 @@ impl Sql {
         let query = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
                      ELSE pg_catalog.pg_current_wal_lsn() END";
         self.parsed("the WAL position", query).await
+    }
+
+    /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
+    pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, Error> {
+        let path = literal(path);
+        let query =
+            format!("SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file({path}, {offset}, 8, true), 'hex')");
+        let rows = self.rows("pg_read_binary_file()", &query).await?;
+        let digits = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
+        let byte = |at: usize| digits.get(at..at.saturating_add(2)).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let bytes: Vec<u8> = (0..16).step_by(2).map_while(byte).collect();
+        Ok(page::lsn(&bytes))
     }
 
     /// Ends the current segment, if there is anything in it; gives the position just before the next one, and the name of the file that

@@ -17,13 +17,9 @@ use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
 use crate::repository::layout::{BadKey, Layout, ObjectKey};
-use crate::repository::{self, Repository};
 use crate::retry::Class;
 use crate::seal::keys::NoRandomness;
-use crate::seal::{
-    Binding, KeyId, Kind, Level, OpenError, Opened, Protection, SealError, SealSpec, SealedObject, Suffix, Trailer,
-    content, open, read_trailer, seal,
-};
+use crate::seal::{Binding, KeyId, Kind, Level, Opened, Protection, SealError, SealSpec, SealedObject, content, seal};
 
 /// Bytes of a chunk, the last of a file excepted. Measured: `docs/decisions/` says against what.
 pub const CHUNK: u32 = 128 << 10;
@@ -177,15 +173,9 @@ impl fmt::Debug for PackId {
     }
 }
 
-/// A pack cannot be written or read.
+/// A pack cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The repository.
-    #[error(transparent)]
-    Repository(#[from] repository::Error),
-    /// Its object does not open.
-    #[error(transparent)]
-    Open(#[from] OpenError),
     /// Its object cannot be made.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -195,9 +185,6 @@ pub enum PackError {
     /// Its list of chunks is not one.
     #[error("pack {0} opens, but its list of chunks makes no sense; it was written by a faulty program")]
     List(PackId),
-    /// The program is ending.
-    #[error("the program is ending; nothing was read")]
-    Stopped,
     /// A chunk is not where its manifest says.
     #[error(
         "pack {pack} does not have chunk {chunk} where the manifest says; the manifest was written by a faulty program"
@@ -211,18 +198,10 @@ pub enum PackError {
 }
 
 impl PackError {
-    /// What the caller can do about it.
+    /// What the caller can do about it: nothing of this goes away by itself.
     #[must_use]
-    pub fn class(&self) -> Class {
-        match self {
-            PackError::Repository(error) => error.class(),
-            PackError::Open(_)
-            | PackError::Seal(_)
-            | PackError::Key(_)
-            | PackError::Stopped
-            | PackError::List(_)
-            | PackError::Elsewhere { .. } => Class::Permanent,
-        }
+    pub const fn class(&self) -> Class {
+        Class::Permanent
     }
 }
 
@@ -366,28 +345,12 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Opens a pack's object.
-    ///
-    /// # Errors
-    /// [`PackError`].
-    pub fn open(
-        id: PackId,
-        object: &[u8],
-        layout: &Layout,
-        protection: &Protection,
-        threads: usize,
-    ) -> Result<Pack, PackError> {
-        let (_, binding) = pack_binding(layout, id)?;
-        Pack::from_opened(id, open(object, &binding, protection, threads)?)
-    }
-
-    /// A pack whose object was opened already.
+    /// The pack in an object that was opened under the key of [`pack_binding`].
     ///
     /// # Errors
     /// [`PackError::List`].
     pub fn from_opened(id: PackId, opened: Opened) -> Result<Pack, PackError> {
-        let Opened { plain, metadata, .. } = opened;
-        Ok(Pack { list: PackList::parse(id, &metadata, plain.len() as u64)?, plain })
+        Ok(Pack { list: PackList::parse(id, &opened.metadata, opened.plain.len() as u64)?, plain: opened.plain })
     }
 
     /// Which chunks it holds.
@@ -418,69 +381,6 @@ impl Pack {
 
     fn slice(&self, range: &Range<u32>) -> Bytes {
         self.plain.slice(range.start as usize..range.end as usize)
-    }
-}
-
-/// Fetches and opens a whole pack. CPU work for some milliseconds: the opening runs where blocking is allowed.
-///
-/// # Errors
-/// [`PackError`].
-pub async fn read_pack(
-    repository: &Repository,
-    layout: &Layout,
-    protection: &Protection,
-    id: PackId,
-) -> Result<Pack, PackError> {
-    let (key, _) = pack_binding(layout, id)?;
-    let object = repository.get(&key).await?;
-    let (layout, protection) = (layout.clone(), protection.clone());
-    let opened = tokio::task::spawn_blocking(move || Pack::open(id, &object, &layout, &protection, 1));
-    match opened.await {
-        Ok(pack) => pack,
-        Err(gone) => match gone.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Err(PackError::Stopped),
-        },
-    }
-}
-
-/// Fetches the end of a pack, and from it the list of its chunks.
-///
-/// # Errors
-/// [`PackError`].
-pub async fn read_list(
-    repository: &Repository,
-    layout: &Layout,
-    protection: &Protection,
-    id: PackId,
-) -> Result<PackList, PackError> {
-    let (key, binding) = pack_binding(layout, id)?;
-    let trailer = fetch_trailer(repository, &key, &binding, protection, 16 << 10).await?;
-    PackList::parse(id, trailer.metadata(), trailer.plain_len())
-}
-
-/// Fetches and opens the trailer of any sealed object, with one read of `guess` bytes if that is enough, else with a second.
-///
-/// # Errors
-/// [`PackError`], of which only those of the repository and of opening occur.
-pub async fn fetch_trailer(
-    repository: &Repository,
-    key: &ObjectKey,
-    binding: &Binding,
-    protection: &Protection,
-    guess: u64,
-) -> Result<Box<Trailer>, PackError> {
-    let mut wanted = guess;
-    loop {
-        let (suffix, object_len) = repository.get_suffix(key, wanted).await?;
-        match read_trailer(&suffix, object_len, binding, protection)? {
-            Suffix::Ready(trailer) => return Ok(trailer),
-            // Says more each time, and at most the object's length.
-            Suffix::NeedMore(more) if more > wanted && more <= object_len => wanted = more,
-            Suffix::NeedMore(_) => {
-                return Err(OpenError { binding: binding.clone(), fault: crate::seal::Fault::NoEnd }.into());
-            }
-        }
     }
 }
 
@@ -522,14 +422,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::{
-        CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding,
-        read_list, read_pack, value,
+        CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding, value,
     };
     use crate::archive::manifest::Chunk;
     use crate::repository::layout::Layout;
-    use crate::repository::{Options, Repository};
     use crate::seal::keys::EpochKey;
-    use crate::seal::{Fault, KeyId, KeyRing, Level, Protection};
+    use crate::seal::{KeyId, KeyRing, Level, Protection, open};
 
     fn keys(byte: u8) -> Protection {
         Protection::Encrypted(KeyRing::new(KeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
@@ -557,23 +455,24 @@ mod tests {
         (builder, chunks)
     }
 
-    #[tokio::test]
-    async fn chunks_come_back_from_where_the_manifest_says() {
+    fn opened(builder: &PackBuilder, protection: &Protection) -> Pack {
+        let sealed = builder.seal(&layout(), protection, Level::Auto, 2).unwrap();
+        let (key, binding) = pack_binding(&layout(), builder.id()).unwrap();
+        assert_eq!(key, sealed.key);
+        Pack::from_opened(builder.id(), open(&sealed.object.to_bytes(), &binding, protection, 2).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn chunks_come_back_from_where_the_manifest_says() {
         for protection in [keys(1), Protection::None] {
             let namer = ChunkNamer::current(&protection);
             let (builder, chunks) = filled(&namer);
-            let sealed = builder.seal(&layout(), &protection, Level::Auto, 2).unwrap();
-            let repository = Repository::in_memory(&Options::new()).await.unwrap();
-            repository.put_new(&sealed.key, sealed.object.parts).await.unwrap();
-
-            let pack = read_pack(&repository, &layout(), &protection, builder.id()).await.unwrap();
+            let pack = opened(&builder, &protection);
             for chunk in &chunks {
                 assert_eq!(name(&namer, &pack.chunk(chunk).unwrap()), chunk.name);
             }
             assert!(pack.chunks().all(|(named, content)| name(&namer, &content) == named));
             assert_eq!(pack.chunks().len(), chunks.len());
-            assert_eq!(read_list(&repository, &layout(), &protection, builder.id()).await.unwrap(), *pack.list());
-
             for wrong in [
                 Chunk { offset: chunks[1].offset + 1, ..chunks[1] },
                 Chunk { len: chunks[1].len + 1, ..chunks[1] },
@@ -581,12 +480,6 @@ mod tests {
             ] {
                 assert!(matches!(pack.chunk(&wrong), Err(PackError::Elsewhere { .. })));
             }
-            let other = PackId::random().unwrap();
-            let (key, _) = pack_binding(&layout(), other).unwrap();
-            let moved = repository.get(&pack_binding(&layout(), builder.id()).unwrap().0).await.unwrap();
-            repository.put_new(&key, vec![moved]).await.unwrap();
-            let error = read_pack(&repository, &layout(), &protection, other).await.unwrap_err();
-            assert!(matches!(error, PackError::Open(error) if matches!(error.fault, Fault::NotAuthentic(_))));
         }
     }
 
@@ -635,11 +528,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pack_of_another_cluster_does_not_open() {
+    fn a_pack_of_another_cluster_or_name_does_not_open() {
         let (builder, _) = filled(&ChunkNamer::current(&keys(1)));
         let sealed = builder.seal(&layout(), &keys(1), Level::Auto, 1).unwrap().object.to_bytes();
-        assert!(Pack::open(builder.id(), &sealed, &layout(), &keys(1), 1).is_ok());
-        let other = Layout::new("other".parse().unwrap());
-        assert!(Pack::open(builder.id(), &sealed, &other, &keys(1), 1).is_err());
+        let attempt = |layout: &Layout, id| open(&sealed, &pack_binding(layout, id).unwrap().1, &keys(1), 1);
+        assert!(attempt(&layout(), builder.id()).is_ok());
+        assert!(attempt(&Layout::new("other".parse().unwrap()), builder.id()).is_err());
+        assert!(attempt(&layout(), PackId::random().unwrap()).is_err());
     }
 }

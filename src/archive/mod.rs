@@ -16,7 +16,6 @@ mod keys;
 pub mod lookup;
 pub mod manifest;
 pub mod objects;
-pub mod overview;
 pub mod path;
 pub mod spool;
 pub mod reindex;

@@ -95,6 +95,13 @@ pub fn create_physical_slot(slot: &SlotName, reserve: bool, version: ServerVersi
     format!("CREATE_REPLICATION_SLOT \"{slot}\" PHYSICAL{reserve}")
 }
 
+/// `CREATE_REPLICATION_SLOT`, physical and temporary: the server keeps WAL from its last checkpoint on until the connection ends.
+#[must_use]
+pub fn create_temporary_slot(slot: &SlotName, version: ServerVersion) -> String {
+    let reserve = if version.has_option_lists() { "(RESERVE_WAL)" } else { "RESERVE_WAL" };
+    format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY PHYSICAL {reserve}")
+}
+
 /// `DROP_REPLICATION_SLOT`.
 #[must_use]
 pub fn drop_slot(slot: &SlotName) -> String {

@@ -264,6 +264,14 @@ impl Connection {
         self.ask(&command::create_physical_slot(slot, reserve, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
     }
 
+    /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts. Nothing of it outlives a crash.
+    ///
+    /// # Errors
+    /// [`Error`], also if the server has no slot to spare (`max_replication_slots`).
+    pub async fn create_temporary_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+        self.ask(&command::create_temporary_slot(slot, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
+    }
+
     /// Drops a slot.
     ///
     /// # Errors

@@ -30,3 +30,5 @@ mod index;
 mod wal_oracle;
 /// The receiver: complete, resumable, truthful.
 mod receive;
+/// Base backups, put back by other code than the restore's.
+mod backup;
