@@ -14,3 +14,6 @@ pub mod decode;
 pub mod event;
 pub mod digest;
 pub mod assemble;
+
+#[cfg(test)]
+mod tests;

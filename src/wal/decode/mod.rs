@@ -294,10 +294,6 @@ impl<'i> Feed<'_, 'i> {
 
     /// Collects a record that is divided.
     fn within(&mut self) -> Result<Step<'i>, DecodeError> {
-        if self.decoder.position >= self.decoder.page_end {
-            self.decoder.state = State::Page;
-            return Ok(Step::On);
-        }
         let had = self.decoder.record.len();
         let header = self.decoder.record.first_chunk::<HEADER>().map(RecordHeader::parse);
         let want = match header {
@@ -305,27 +301,31 @@ impl<'i> Feed<'_, 'i> {
             None if had < 4 => 4,
             None => HEADER,
         };
-        let slice = self.in_page();
-        let taken = self.take(want.saturating_sub(had).min(slice.len()));
-        if taken.is_empty() && want > had {
-            return Ok(Step::More);
-        }
-        self.decoder.record.extend_from_slice(taken);
-        if self.decoder.record.len() < want {
-            return Ok(Step::On);
-        }
-        if let Some(header) = header {
+        // Asked first: a record may end where the page does, and nothing of it is then looked for on the next.
+        if let Some(header) = header.filter(|_| had >= want) {
             self.decoder.check_crc(&header, &self.decoder.record)?;
             return Ok(Step::Whole(&[]));
         }
-        if had < 4 {
+        if self.decoder.position >= self.decoder.page_end {
+            self.decoder.state = State::Page;
+            return Ok(Step::On);
+        }
+        let slice = self.in_page();
+        let taken = self.take(want.saturating_sub(had).min(slice.len()));
+        if taken.is_empty() {
+            return Ok(Step::More);
+        }
+        self.decoder.record.extend_from_slice(taken);
+        if had < 4 && self.decoder.record.len() == 4 {
             if self.decoder.record == [0; 4] {
                 return Ok(self.decoder.zeros());
             }
             let total_len = self.decoder.record.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len));
             self.decoder.check_length(total_len)?;
         }
-        if let Some(fixed) = self.decoder.record.first_chunk::<HEADER>() {
+        if had < HEADER
+            && let Some(fixed) = self.decoder.record.first_chunk::<HEADER>()
+        {
             let header = RecordHeader::parse(fixed);
             self.decoder.check_header(&header)?;
         }
