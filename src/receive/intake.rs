@@ -43,6 +43,19 @@ struct Whole {
     number: SegmentNo,
     /// It is being put into the repository; otherwise it goes there from the spool.
     under_way: bool,
+    /// Its beginning was spooled, so somebody may wait for its end.
+    begun: bool,
+}
+
+/// What a commit takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What somebody may wait for, and what the repository does not take.
+    Needed,
+    /// That, and the segment under way even if the server has more of it.
+    Tail,
+    /// Everything.
+    All,
 }
 
 /// What a commit has made durable.
@@ -64,10 +77,11 @@ pub(super) struct Intake {
     /// The file that was appended to last.
     tail: Option<Tail>,
     commit: Option<JoinHandle<Result<Committed, SpoolError>>>,
-    /// Whole segments that are not whole in the spool yet.
+    /// Whole segments that are neither in the repository nor whole in the spool yet.
     unspooled: VecDeque<Whole>,
     /// Archived segments whose spool files are still there.
     obsolete: Vec<SegmentName>,
+    removal: Option<JoinHandle<()>>,
     server_end: Lsn,
 }
 
@@ -93,6 +107,7 @@ impl Intake {
             commit: None,
             unspooled: VecDeque::new(),
             obsolete: Vec::new(),
+            removal: None,
             server_end: Lsn::INVALID,
         })
     }
@@ -131,7 +146,7 @@ impl Intake {
         }
         let spooled = (uploads.waiting() as u64).saturating_mul(self.size.get());
         let may_spool = self.ledger.policy() == Acknowledge::Spool && spooled < spool_limit;
-        may_spool && uploads.is_failing() && !self.holds_back()
+        may_spool && uploads.is_stuck() && !self.holds_back()
     }
 
     /// Whether a whole segment waits for room in the spool.
@@ -142,6 +157,9 @@ impl Intake {
     /// Takes a piece of WAL.
     pub(super) fn take(&mut self, wal: &XLogData, uploads: &mut Uploads) -> Result<(), Error> {
         self.note_server_end(wal.server_end);
+        while let Some(bytes) = uploads.spare() {
+            self.assembler.recycle(bytes);
+        }
         let wrong = |source| Error::Stream { timeline: self.timeline, source };
         self.assembler.push(wal.start, &wal.bytes).map_err(wrong)?;
         while let Some(segment) = self.assembler.poll() {
@@ -151,8 +169,8 @@ impl Intake {
             if under_way {
                 uploads.push(segment.name, segment.bytes.clone());
             }
-            if begun || !under_way {
-                self.unspooled.push_back(Whole { segment, number, under_way });
+            if self.ledger.policy() == Acknowledge::Spool || !under_way {
+                self.unspooled.push_back(Whole { segment, number, under_way, begun });
             }
         }
         Ok(())
@@ -163,16 +181,24 @@ impl Intake {
         self.server_end >= self.size.segment_of(self.position()).end(self.size)
     }
 
-    /// Whether there is something to make durable now that no more is coming at the moment.
-    pub(super) fn wants_commit(&self, everything: bool) -> bool {
-        if self.commit.is_some() {
-            return false;
-        }
-        if self.holds_back() {
-            return true;
-        }
-        let wanted = everything || (self.ledger.policy() == Acknowledge::Spool && !self.is_behind());
-        wanted && (!self.unspooled.is_empty() || self.unspooled_tail().is_some())
+    /// Whether there is something to make durable, and no commit under way.
+    pub(super) fn wants_commit(&self, scope: Scope, uploads: &Uploads) -> bool {
+        let stuck = uploads.is_stuck();
+        let mut wholes = self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck));
+        self.commit.is_none()
+            && (wholes.any(|whole| self.unspooled_from(whole.number, whole.segment.bytes.len()).is_some())
+                || (self.takes_tail(scope) && self.has_unspooled_tail()))
+    }
+
+    /// Whether the segment under way is to be spooled.
+    fn takes_tail(&self, scope: Scope) -> bool {
+        scope != Scope::Needed || (self.ledger.policy() == Acknowledge::Spool && !self.is_behind())
+    }
+
+    fn has_unspooled_tail(&self) -> bool {
+        let Some(partial) = self.assembler.partial() else { return false };
+        let number = partial.name.number(self.size);
+        number.is_some_and(|number| self.unspooled_from(number, partial.bytes.len()).is_some())
     }
 
     /// What of the segment under way is not in the spool.
@@ -192,14 +218,18 @@ impl Intake {
     }
 
     /// Begins to write and sync what is not in the spool yet, in the background.
-    pub(super) fn start_commit(&mut self) {
+    pub(super) fn start_commit(&mut self, scope: Scope, uploads: &Uploads) {
+        let stuck = uploads.is_stuck();
         let mut pieces = Vec::new();
-        for Whole { segment, number, .. } in &self.unspooled {
+        for whole in self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck)) {
+            let Whole { segment, number, .. } = whole;
             if let Some((offset, from)) = self.unspooled_from(*number, segment.bytes.len()) {
                 pieces.push(Piece { name: segment.name, number: *number, offset, bytes: segment.bytes.slice(from..) });
             }
         }
-        pieces.extend(self.unspooled_tail());
+        if self.takes_tail(scope) {
+            pieces.extend(self.unspooled_tail());
+        }
         let (spool, size, tail) = (self.spool.clone(), self.size, self.tail.take());
         self.commit = Some(tokio::task::spawn_blocking(move || commit(&spool, size, tail, pieces)));
     }
@@ -238,7 +268,11 @@ impl Intake {
         {
             self.ledger.archived(number);
         }
-        self.unspooled.retain(|whole| whole.segment.name != uploaded.name);
+        if let Some(at) = self.unspooled.iter().position(|whole| whole.segment.name == uploaded.name)
+            && let Some(whole) = self.unspooled.remove(at)
+        {
+            self.assembler.recycle(whole.segment.bytes);
+        }
         self.obsolete.push(uploaded.name);
         self.remove_obsolete();
         Ok((uploaded.name, ingested))
@@ -252,14 +286,27 @@ impl Intake {
         if self.tail.as_ref().is_some_and(|tail| self.obsolete.contains(&tail.name())) {
             self.tail = None;
         }
-        let (names, spool) = (std::mem::take(&mut self.obsolete), self.spool.clone());
-        drop(tokio::task::spawn_blocking(move || {
-            for name in names {
-                if let Err(error) = spool.remove(name) {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a spool file is left over");
-                }
+        let (names, spool, earlier) = (std::mem::take(&mut self.obsolete), self.spool.clone(), self.removal.take());
+        self.removal = Some(tokio::spawn(async move {
+            if let Some(earlier) = earlier {
+                drop(earlier.await);
             }
+            let work = move || {
+                for name in names {
+                    if let Err(error) = spool.remove(name) {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a spool file is left over");
+                    }
+                }
+            };
+            drop(tokio::task::spawn_blocking(work).await);
         }));
+    }
+
+    /// Waits until the spool files of archived segments are gone.
+    pub(super) async fn removed(&mut self) {
+        if let Some(removal) = self.removal.take() {
+            drop(removal.await);
+        }
     }
 
     /// The segment under way.
@@ -268,18 +315,24 @@ impl Intake {
         Some(Segment { name: partial.name, bytes: Bytes::copy_from_slice(partial.bytes) })
     }
 
-    /// Makes everything that has come durable here, and waits for that. Not cancel safe.
-    pub(super) async fn commit_all(&mut self, uploads: &mut Uploads) -> Result<(), Error> {
+    /// Makes what has come durable here, and waits for that. Not cancel safe.
+    pub(super) async fn commit_now(&mut self, scope: Scope, uploads: &mut Uploads) -> Result<(), Error> {
         loop {
             if self.commit.is_some() {
                 let committed = self.commit_ended().await?;
                 self.note_commit(committed, uploads)?;
-            } else if self.wants_commit(true) {
-                self.start_commit();
+            } else if self.wants_commit(scope, uploads) {
+                self.start_commit(scope, uploads);
             } else {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Whole {
+    fn is_wanted(&self, scope: Scope, stuck: bool) -> bool {
+        scope == Scope::All || self.begun || stuck || !self.under_way
     }
 }
 

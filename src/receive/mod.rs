@@ -64,7 +64,7 @@ use crate::postgres::segment::{SegmentName, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::replication::{self, Connection, Conninfo, NextTimeline, SlotName, Started};
 use crate::retry::{Backoff, Class, Policy};
-use intake::{Beginning, Intake};
+use intake::{Beginning, Intake, Scope};
 use resume::Known;
 use session::{Ended, Session};
 use upload::Uploads;
@@ -157,7 +157,7 @@ pub enum Event {
     },
 }
 
-/// Who hears what happens: the index, metrics, a progress bar. Called between two reads of the socket, so it must return at once.
+/// Who hears what happens, and logs what is worth it: the index, metrics, a progress bar. Called between two reads of the socket, so it must return at once.
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event);
@@ -255,7 +255,7 @@ impl Receiver<'_> {
     /// Makes what is in memory durable here, whatever the policy: the server may be gone for good.
     async fn persist(&mut self, clock: &dyn Clock) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.intake.commit_all(&mut state.uploads).await?;
+        state.intake.commit_now(Scope::All, &mut state.uploads).await?;
         let end = clock.elapsed().saturating_add(FAREWELL);
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
@@ -263,6 +263,7 @@ impl Receiver<'_> {
             let (name, ingested) = state.intake.uploaded(done)?;
             self.observer.event(Event::Archived { name, ingested });
         }
+        state.intake.removed().await;
         Ok(())
     }
 
@@ -365,8 +366,7 @@ impl Receiver<'_> {
     /// Goes over to another timeline, at the beginning of the segment in which it forked off.
     async fn follow(&mut self, next: NextTimeline) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        tracing::info!(timeline = %next.timeline, from = %next.start, "the server goes on on another timeline");
-        state.intake.commit_all(&mut state.uploads).await?;
+        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
         while state.uploads.outstanding() > 0 {
             let done = tokio::select! {
                 done = state.uploads.next() => done,
@@ -402,7 +402,6 @@ impl Receiver<'_> {
             Started::Streaming(stream) => stream,
             Started::TimelineEnded(connection, next) => return Ok(Streamed::Next(connection, next)),
         };
-        tracing::info!(%server, %timeline, %from, "receiving WAL");
         self.observer.event(Event::Streaming { server, timeline, from });
         let mut session = Session::new(
             (self.settings, clock, self.observer),
@@ -431,7 +430,7 @@ impl Receiver<'_> {
     /// The server no longer has what we need: says so for ever, and goes on with what it has.
     async fn record_gap(&mut self, known: &Known, clock: &dyn Clock, error: &replication::Error) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.intake.commit_all(&mut state.uploads).await?;
+        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
         let lost_from = state.intake.position();
         let (timeline, segment) = resume::after_gap(known, lost_from);
         let end = segment.start(state.size);
@@ -447,7 +446,6 @@ impl Receiver<'_> {
             reason: format!("the server had removed the WAL before it was received: {error}"),
         };
         self.archive.record_gap(&gap).await?;
-        tracing::error!(timeline = %gap.timeline, start = %gap.start, end = %gap.end, "WAL is lost; take a new base backup now");
         self.observer.event(Event::Gap(gap));
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;

@@ -81,7 +81,7 @@ pub(super) async fn find(
         let opened = tokio::task::spawn_blocking(move || of_task.append_to(name, size)).await;
         let (tail, bytes) = opened.map_err(|_panic| Error::Lost)??;
         if bytes.len() < known.size.len() {
-            settle(archive, spool, known, &listed, (timeline, next), Some(name)).await?;
+            settle(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
             return Ok(Beginning { timeline, segment: next, spooled: Some((tail, bytes)) });
         }
         uploads.push_spooled(name);
@@ -109,10 +109,26 @@ async fn first_missing(
             (None, Some(spooled)) => spooled,
             (None, None) => continue,
         };
-        return Ok((timeline, fill_hole(archive, known, timeline, after).await?));
+        let missing = fill_hole(archive, known, timeline, after).await?;
+        return Ok((
+            timeline,
+            if missing == after { beyond_gap(archive, size, timeline, after).await? } else { missing },
+        ));
     }
     let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
     Ok((known.path.timeline_at(position), size.segment_of(position)))
+}
+
+/// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did not have it.
+async fn beyond_gap(
+    archive: &Archive,
+    size: SegmentSize,
+    timeline: TimelineId,
+    after: SegmentNo,
+) -> Result<SegmentNo, Error> {
+    let gaps = archive.gaps().await?;
+    let here = gaps.iter().filter(|gap| gap.timeline == timeline && size.segment_of(gap.start) == after);
+    Ok(here.map(|gap| size.segment_of(gap.end)).max().unwrap_or(after))
 }
 
 /// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.

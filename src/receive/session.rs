@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::error::Error;
-use super::intake::{Committed, Intake};
+use super::intake::{Committed, Intake, Scope};
 use super::upload::{Uploaded, Uploads};
 use super::{Event, Observer, Settings};
 use crate::clock::Clock;
@@ -46,6 +46,7 @@ pub(super) struct Session<'a> {
     pub(super) shutdown: watch::Receiver<bool>,
     /// The server cuts a standby off that is silent for longer; zero for never.
     pub(super) sender_timeout: Duration,
+    stuck: watch::Receiver<usize>,
     reported: Lsn,
     reported_at: Duration,
     heard_at: Duration,
@@ -60,7 +61,7 @@ impl<'a> Session<'a> {
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
     ) -> Session<'a> {
-        let now = clock.elapsed();
+        let (now, stuck) = (clock.elapsed(), uploads.watch_stuck());
         Session {
             settings,
             clock,
@@ -69,6 +70,7 @@ impl<'a> Session<'a> {
             uploads,
             shutdown,
             sender_timeout,
+            stuck,
             reported: Lsn::INVALID,
             reported_at: now,
             heard_at: now,
@@ -84,10 +86,12 @@ impl<'a> Session<'a> {
                 self.note(done)?;
             }
             let end_received = self.end_received();
-            if self.ended || *self.shutdown.borrow() || end_received {
-                self.intake.commit_all(self.uploads).await?;
-            } else if drained && self.intake.wants_commit(false) {
-                self.intake.start_commit();
+            if *self.shutdown.borrow() {
+                self.intake.commit_now(Scope::All, self.uploads).await?;
+            } else if self.ended || end_received {
+                self.intake.commit_now(Scope::Tail, self.uploads).await?;
+            } else if (drained || !self.may_take()) && self.intake.wants_commit(Scope::Needed, self.uploads) {
+                self.intake.start_commit(Scope::Needed, self.uploads);
             }
             self.report(stream).await?;
             if self.ended {
@@ -196,13 +200,14 @@ impl<'a> Session<'a> {
             return Err(replication::Error::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into());
         }
         let pause = self.until_report();
-        let Session { intake, uploads, clock, shutdown, .. } = self;
+        let Session { intake, uploads, clock, shutdown, stuck, .. } = self;
         let next = tokio::select! {
             event = stream.next(), if may_take => Next::Event(event),
             committed = intake.commit_ended() => Next::Committed(committed),
             uploaded = uploads.next() => Next::Uploaded(uploaded),
             () = clock.sleep(pause) => Next::Nothing,
             _ = shutdown.changed() => Next::Nothing,
+            _ = stuck.changed() => Next::Nothing,
         };
         match next {
             Next::Event(event) => self.take(event?),

@@ -7,15 +7,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::archive::Archive;
 use crate::archive::ingest::{IngestError, Ingested, Prepared, prepare};
 use crate::archive::spool::Spool;
+use crate::clock::timeout;
 use crate::pipeline::Stage;
 use crate::postgres::segment::{SegmentName, SegmentSize};
 use crate::retry::{Backoff, Class, Policy};
@@ -27,6 +28,9 @@ use super::error::Error;
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
 const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
 
+/// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// One segment to check and seal.
 struct Job {
     name: SegmentName,
@@ -34,7 +38,8 @@ struct Job {
     level: Level,
 }
 
-type Work = Stage<Job, Result<Prepared, IngestError>>;
+/// A job's outcome, and its bytes, whose memory the next segment may have.
+type Work = Stage<Job, (Result<Prepared, IngestError>, Bytes)>;
 
 /// What came of a segment.
 #[derive(Debug)]
@@ -56,8 +61,10 @@ pub(super) struct Uploads {
     waiting: VecDeque<SegmentName>,
     limit: usize,
     adaptive: Option<Adaptive>,
-    /// Segments whose last attempt failed.
-    failing: Arc<AtomicUsize>,
+    /// How many segments are stuck.
+    stuck: watch::Sender<usize>,
+    /// Memory of segments that are sealed.
+    spare: (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Bytes>),
 }
 
 impl std::fmt::Debug for Uploads {
@@ -80,7 +87,7 @@ impl Uploads {
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
         let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
-            prepare(&for_work, job.name, &job.bytes, job.level, 1)
+            (prepare(&for_work, job.name, &job.bytes, job.level, 1), job.bytes)
         })?;
         let adaptive = matches!(archive.level(), Level::Auto).then(Adaptive::new);
         Ok(Uploads {
@@ -92,7 +99,9 @@ impl Uploads {
             waiting: VecDeque::new(),
             limit,
             adaptive,
-            failing: Arc::default(),
+            stuck: watch::Sender::new(0),
+            // No more can be in it than segments were under way.
+            spare: mpsc::unbounded_channel(),
         })
     }
 
@@ -101,9 +110,14 @@ impl Uploads {
         self.waiting.is_empty() && self.tasks.len() < self.limit
     }
 
-    /// Whether the repository refuses what is under way.
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed) > 0
+    /// Whether the repository does not take what is under way, so that the spool must.
+    pub(super) fn is_stuck(&self) -> bool {
+        *self.stuck.borrow() > 0
+    }
+
+    /// Hears when that changes.
+    pub(super) fn watch_stuck(&self) -> watch::Receiver<usize> {
+        self.stuck.subscribe()
     }
 
     /// Segments that are not in the repository yet.
@@ -148,12 +162,18 @@ impl Uploads {
             spool: self.spool.clone(),
             size: self.size,
             work: Arc::clone(&self.work),
-            failing: Arc::clone(&self.failing),
+            stuck: self.stuck.clone(),
+            spare: self.spare.0.clone(),
         };
         self.tasks.spawn(async move {
             let result = upload.run(name, bytes, level).await;
             Uploaded { name, result }
         });
+    }
+
+    /// The bytes of a segment that is sealed.
+    pub(super) fn spare(&mut self) -> Option<Bytes> {
+        self.spare.1.try_recv().ok()
     }
 
     /// The next segment that is done. Waits for ever if none is under way. Cancel safe.
@@ -185,7 +205,8 @@ struct Upload {
     spool: Spool,
     size: SegmentSize,
     work: Arc<Work>,
-    failing: Arc<AtomicUsize>,
+    stuck: watch::Sender<usize>,
+    spare: mpsc::UnboundedSender<Bytes>,
 }
 
 impl Upload {
@@ -199,16 +220,30 @@ impl Upload {
         };
         let job = Job { name, bytes, level };
         let pending = self.work.submit(job).await.map_err(|_gone| Error::Lost)?;
-        let prepared = pending.wait().await.map_err(|_gone| Error::Lost)??;
+        let (prepared, bytes) = pending.wait().await.map_err(|_gone| Error::Lost)?;
+        // Without a receiver there is no next segment.
+        drop(self.spare.send(bytes));
+        let prepared = prepared?;
         let clock = self.archive.clock();
         let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
         let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
-        let mut failed = Failing { count: &self.failing, counted: false };
+        let mut stuck = Stuck { count: &self.stuck, counted: false };
         loop {
-            match self.archive.commit(prepared.clone()).await {
+            let committed = {
+                let mut commit = std::pin::pin!(self.archive.commit(prepared.clone()));
+                match timeout(&**clock, PATIENCE, commit.as_mut()).await {
+                    Some(committed) => committed,
+                    // The repository tries again by itself, for minutes; nobody should wait for their commit that long.
+                    None => {
+                        stuck.note();
+                        commit.await
+                    }
+                }
+            };
+            match committed {
                 Ok(ingested) => return Ok(ingested),
                 Err(error) if error.class() == Class::Transient => {
-                    failed.note();
+                    stuck.note();
                     let pause = backoff.pause(clock.elapsed()).unwrap_or(PAUSES.longest);
                     tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
                     clock.sleep(pause).await;
@@ -219,25 +254,25 @@ impl Upload {
     }
 }
 
-/// Counts a segment among the failing as long as it is.
-struct Failing<'a> {
-    count: &'a AtomicUsize,
+/// Counts a segment among the stuck as long as it is.
+struct Stuck<'a> {
+    count: &'a watch::Sender<usize>,
     counted: bool,
 }
 
-impl Failing<'_> {
+impl Stuck<'_> {
     fn note(&mut self) {
         if !self.counted {
             self.counted = true;
-            self.count.fetch_add(1, Ordering::Relaxed);
+            self.count.send_modify(|count| *count += 1);
         }
     }
 }
 
-impl Drop for Failing<'_> {
+impl Drop for Stuck<'_> {
     fn drop(&mut self) {
         if self.counted {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.count.send_modify(|count| *count -= 1);
         }
     }
 }

@@ -65,6 +65,20 @@ impl Home {
         names
     }
 
+    /// How many whole segments of 1 MiB are in the spool, each compared with the server's.
+    async fn spooled_whole(&self, cluster: &Cluster) -> usize {
+        let spool = Spool::open(&self.scratch.join("state"), self.archive().await.as_ref()).unwrap();
+        let size = SegmentSize::new(MIB).unwrap();
+        let mut whole = 0;
+        for name in spool.list().unwrap() {
+            let bytes = spool.read(name, size).unwrap();
+            let server = fs::read(cluster.pg_wal().join(name.to_string())).unwrap();
+            assert!(server.starts_with(&bytes), "{name} differs from the server's");
+            whole += usize::from(bytes.len() == size.len());
+        }
+        whole
+    }
+
     async fn spooled(&self, size: u64) -> Vec<(SegmentName, usize)> {
         let spool = Spool::open(&self.scratch.join("state"), self.archive().await.as_ref()).unwrap();
         let size = SegmentSize::new(size).unwrap();
@@ -398,6 +412,138 @@ async fn the_repository_alone_may_be_what_counts() {
     receiver.stop().await.unwrap();
     // The end of a run keeps the tail here all the same: the server may never come back.
     assert_eq!(home.spooled(MIB).await.len(), 1);
+}
+
+/// Makes the repository refuse segments of the first timeline, as if its disk were gone, until it is undone.
+struct Outage {
+    place: PathBuf,
+    aside: PathBuf,
+}
+
+impl Outage {
+    fn begin(home: &Home) -> Outage {
+        let place = home.scratch.join("repository/main/wal/00000001");
+        let aside = home.scratch.join("aside");
+        fs::rename(&place, &aside).unwrap();
+        fs::write(&place, "not a directory").unwrap();
+        Outage { place, aside }
+    }
+
+    fn end(self) {
+        fs::remove_file(&self.place).unwrap();
+        fs::rename(&self.aside, &self.place).unwrap();
+    }
+}
+
+/// While the repository is gone, commits go on: the spool takes whole segments. After a crash in the middle of it they are archived from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_go_on_without_the_repository() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    cluster.sql("create table t (x int, filler text)");
+    let home = Home::new();
+    home.receive_until(&cluster, &cluster.current_lsn()).await;
+    let mut victim = start_victim(&home, &cluster);
+    cluster.wait_for("select count(*) > 0 from pg_stat_replication where application_name = 'walkeep'");
+    let name = cluster.switch_wal();
+    until(Duration::from_secs(30), || walk(&home.scratch.join("repository")).contains(&name).then_some(())).unwrap();
+    cluster.set("synchronous_standby_names", "walkeep");
+    let outage = Outage::begin(&home);
+    for _ in 0..12 {
+        cluster.sql("insert into t select g, repeat(md5(g::text), 20) from generate_series(1, 1500) g");
+    }
+    let spooled = home.spooled_whole(&cluster).await;
+    assert!(spooled >= 5, "only {spooled} whole segments are in the spool");
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    outage.end();
+    cluster.set("synchronous_standby_names", "");
+    let acknowledged: Lsn = cluster.sql("select restart_lsn from pg_replication_slots").parse().unwrap();
+    assert_safe(&home, &cluster, acknowledged).await;
+    cluster.switch_wal();
+    home.receive_until(&cluster, &cluster.sql("select pg_current_wal_flush_lsn()")).await;
+    let names = home.compare(&cluster, 1).await;
+    let numbers: Vec<u64> =
+        names.iter().map(|name| name.number(SegmentSize::new(MIB).unwrap()).unwrap().get()).collect();
+    assert!(numbers.len() > 8 && numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a hole: {names:?}");
+    assert!(home.spooled(MIB).await.len() <= 1, "archived segments are still in the spool");
+}
+
+/// The server must not think us dead because the repository takes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_repository_does_not_cost_the_connection() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1).set("wal_sender_timeout", "1500ms"));
+    cluster.sql("create table t (x int, filler text)");
+    let home = Home::new();
+    let mut settings = home.settings(&cluster.conninfo());
+    settings.acknowledge = Acknowledge::Repository;
+    let receiver = Background::start(&home, settings).await;
+    receiver.wait_for("streaming").await;
+    let name = cluster.switch_wal();
+    receiver.wait_for(&format!("archived {name}")).await;
+    let pid = cluster.sql("select pid from pg_stat_replication");
+    let outage = Outage::begin(&home);
+    for _ in 0..6 {
+        cluster.sql("insert into t select g, repeat(md5(g::text), 20) from generate_series(1, 3000) g");
+        tokio::time::sleep(Duration::from_millis(800)).await;
+    }
+    let held = cluster.sql("select pg_current_wal_flush_lsn() - flush_lsn > 3000000 from pg_stat_replication");
+    assert_eq!(held, "t", "more was acknowledged than the repository can have");
+    outage.end();
+    let name = cluster.switch_wal();
+    receiver.wait_for(&format!("archived {name}")).await;
+    assert_eq!(cluster.sql("select pid from pg_stat_replication"), pid, "the connection was cut and made anew");
+    receiver.stop().await.unwrap();
+    home.compare(&cluster, 1).await;
+}
+
+/// A crash between two durable effects leaves files that the next run must put right: each state is made by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_leaves_between_two_steps_is_put_right() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    let home = Home::new();
+    let spool_dir = home.scratch.join("state/spool/main");
+    let flushed = || cluster.sql("select pg_current_wal_flush_lsn()");
+
+    // The slot is made, nothing is received: the archive begins where the slot holds.
+    cluster.sql("select pg_create_physical_replication_slot('walkeep', true)");
+    let held: Lsn = cluster.sql("select restart_lsn from pg_replication_slots").parse().unwrap();
+    cluster.sql("create table t as select generate_series(1, 40000) as x");
+    home.receive_until(&cluster, &flushed()).await;
+    let first = home.compare(&cluster, 1).await[0];
+    let size = SegmentSize::new(MIB).unwrap();
+    assert_eq!(first.number(size).unwrap(), size.segment_of(held));
+
+    // A segment is archived, its spool file is still there.
+    let (name, _) = home.spooled(MIB).await[0];
+    let file = spool_dir.join(format!("{name}.tail"));
+    let saved = fs::read(&file).unwrap();
+    cluster.switch_wal();
+    cluster.sql("insert into t values (1)");
+    home.receive_until(&cluster, &flushed()).await;
+    assert!(!file.exists());
+    fs::write(&file, &saved).unwrap();
+    cluster.sql("insert into t values (2)");
+    home.receive_until(&cluster, &flushed()).await;
+    assert!(!file.exists(), "a spool file of an archived segment stays");
+
+    // A frame is torn: a power cut in the middle of an append.
+    let (name, len) = home.spooled(MIB).await[0];
+    let file = spool_dir.join(format!("{name}.tail"));
+    let mut torn = fs::read(&file).unwrap();
+    torn.extend_from_slice(&[0x77; 100]);
+    fs::write(&file, &torn).unwrap();
+    assert_eq!(home.spooled(MIB).await[0].1, len);
+    cluster.sql("insert into t values (3)");
+    home.receive_until(&cluster, &flushed()).await;
+
+    // All of the spool is gone, as with its disk: the server has what was not archived, unless it was told that it may go.
+    fs::remove_dir_all(home.scratch.join("state")).unwrap();
+    cluster.switch_wal();
+    cluster.sql("insert into t values (4)");
+    home.receive_until(&cluster, &flushed()).await;
+    let names = home.compare(&cluster, 1).await;
+    let numbers: Vec<u64> = names.iter().map(|name| name.number(size).unwrap().get()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a hole: {names:?}");
 }
 
 /// The receiver as a process of its own, for tests that kill it. Not a test.
