@@ -32,3 +32,5 @@ mod wal_oracle;
 mod receive;
 /// Base backups, put back by other code than the restore's.
 mod backup;
+/// `archive_command`.
+mod push;
