@@ -10,6 +10,7 @@
 mod index;
 mod page;
 mod seal;
+mod wal;
 
 fn main() {
     divan::main();

@@ -1,5 +1,6 @@
 //! Tests of the modules together, on WAL written here and on WAL that real servers wrote (`tests/fixtures/wal`).
 
 mod digests;
+mod fixtures;
 mod splits;
 mod writer;

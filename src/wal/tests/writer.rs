@@ -62,10 +62,10 @@ impl Writer {
     /// At a page's start, its header.
     fn page(&mut self) {
         let at = self.position();
-        if at % PAGE != 0 {
+        if !at.is_multiple_of(PAGE) {
             return;
         }
-        let long = at % self.size == 0;
+        let long = at.is_multiple_of(self.size);
         let flags = u16::from(self.left > 0) | u16::from(long) << 1 | u16::from(self.overwrite) << 3;
         self.overwrite = false;
         self.out.extend(self.major.magic().to_le_bytes());
@@ -86,7 +86,7 @@ impl Writer {
         let bytes = self.bytes(rmgr, info, xid, body);
         let lsn = self.put(&bytes, bytes.len());
         self.prev = lsn;
-        while self.position() % 8 != 0 {
+        while !self.position().is_multiple_of(8) {
             self.out.push(0);
         }
         self.written.push(Written { lsn, end: self.position(), bytes });
@@ -149,7 +149,7 @@ impl Writer {
 
     /// Something else up to the segment's end.
     pub(super) fn fill(&mut self, byte: u8) {
-        while self.position() % self.size != 0 {
+        while !self.position().is_multiple_of(self.size) {
             self.out.push(byte);
         }
     }
