@@ -16,6 +16,7 @@ mod keys;
 pub mod lookup;
 pub mod manifest;
 pub mod objects;
+pub mod overview;
 pub mod path;
 pub mod spool;
 pub mod reindex;

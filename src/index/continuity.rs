@@ -57,9 +57,9 @@ impl fmt::Display for Defect {
         match self {
             Defect::Missing => f.write_str("not archived"),
             Defect::Broken(why) => write!(f, "damaged: {why}"),
-            Defect::Torn(why) => write!(f, "a record that straddles two segments is damaged: {why}"),
+            Defect::Torn(why) => write!(f, "the log does not go on here as it should: {why}"),
             Defect::Unlinked { last, points_to } => {
-                write!(f, "the record before should be at {last}, but the segment's first record points to {points_to}")
+                write!(f, "the last record before is at {last}, but the first one after points to {points_to}")
             }
         }
     }

@@ -23,6 +23,13 @@ use crate::seal::KeyId;
 #[doc(hidden)]
 pub use codec::fuzz;
 
+/// A summary for the tests of others.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "for tests")]
+pub(super) fn sample() -> Summary {
+    Summary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
+}
+
 /// The format of summary and manifest that this program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 

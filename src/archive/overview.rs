@@ -1,0 +1,515 @@
+//! What an archive holds, and to which moments it can restore: what `walkeep list` shows.
+//!
+//! [`overview`] is pure: backups, histories, recorded gaps and the index come in, windows and gaps go out. [`gather`] fetches those.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::gap::Gap;
+use super::manifest::Summary;
+use super::reindex::ReindexError;
+use super::{Archive, Error};
+use crate::index::{self, Along, Defect, Hole, Index, View};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::{SegmentSize, SystemId};
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::{History, TimelineId, TimelinePath};
+use crate::repository::layout::ClusterObject;
+use crate::seal::Kind;
+
+/// One cluster's archive. Its JSON form is what `list --json` prints of a cluster.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct Overview {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its system identifier; none before its first segment.
+    pub system_id: Option<SystemId>,
+    /// The size of its segments.
+    pub segment_size: Option<SegmentSize>,
+    /// Its backups, oldest first.
+    pub backups: Vec<Backup>,
+    /// The stretches that can be restored to, by timeline and position.
+    pub windows: Vec<Window>,
+    /// Its timelines.
+    pub timelines: Vec<Timeline>,
+    /// Log that is missing or damaged, by timeline and position.
+    pub gaps: Vec<Missing>,
+    /// Bytes of all segments' objects.
+    pub wal_stored_bytes: u64,
+    /// Bytes that all backups' packs took.
+    pub backup_stored_bytes: u64,
+}
+
+/// A backup.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct Backup {
+    /// Its name.
+    pub label: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When its last byte had been read.
+    pub finished_at: Timestamp,
+    /// Where replay begins.
+    pub start_lsn: Lsn,
+    /// From where on it is consistent.
+    pub stop_lsn: Lsn,
+    /// The timeline it was taken on.
+    pub timeline: TimelineId,
+    /// Bytes of its files.
+    pub logical_bytes: u64,
+    /// Bytes that were stored for it.
+    pub stored_bytes: u64,
+    /// The server's version.
+    pub server_version: String,
+    /// Whether the log it needs to become consistent is there.
+    pub restorable: bool,
+}
+
+/// A stretch of log, every point of which can be restored to.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Window {
+    /// The oldest moment: no transaction up to the backup's end committed later. None where none committed.
+    pub from_time: Option<PgTime>,
+    /// The newest commit or abort in it. A time to restore to must be before it; a restore without a target goes to the very end.
+    pub to_time: Option<PgTime>,
+    /// The end of the oldest backup.
+    pub from_lsn: Lsn,
+    /// Where the log that follows it without a hole ends.
+    pub to_lsn: Lsn,
+    /// The timeline it leads to.
+    pub timeline: TimelineId,
+    /// The backups it can be restored from.
+    pub backups: Vec<String>,
+}
+
+/// A timeline.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Timeline {
+    /// Its number.
+    pub timeline: TimelineId,
+    /// The one it forked from.
+    pub parent: Option<TimelineId>,
+    /// Where it forked off.
+    pub begin_lsn: Option<Lsn>,
+    /// The first byte of log archived on it.
+    pub from_lsn: Option<Lsn>,
+    /// The end of the log archived on it.
+    pub to_lsn: Option<Lsn>,
+    /// Segments archived on it.
+    pub segments: u64,
+    /// Bytes of their objects.
+    pub stored_bytes: u64,
+}
+
+/// Log that is not there, or damaged.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Missing {
+    /// The timeline it is looked for on.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub from_lsn: Lsn,
+    /// Where it ends.
+    pub to_lsn: Lsn,
+    /// What is known of it.
+    pub reason: String,
+    /// When it was noticed, if it was recorded.
+    pub noticed_at: Option<Timestamp>,
+}
+
+/// What an overview is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// Its identity.
+    pub identity: Option<super::Identity>,
+    /// Its backups, in any order.
+    pub backups: &'a [Summary],
+    /// The archived histories.
+    pub histories: &'a [History],
+    /// The recorded gaps.
+    pub gaps: &'a [Gap],
+}
+
+/// Fetches what there is, and makes the overview of it.
+///
+/// # Errors
+/// What index or repository say.
+pub async fn gather(archive: &Arc<Archive>, index: &Arc<Index>) -> Result<Overview, ReindexError> {
+    let identity = archive.identity().await?;
+    let backups = backups(archive).await?;
+    let mut histories = Vec::new();
+    for timeline in archive.timelines().await? {
+        match archive.history(timeline).await {
+            Ok(history) => histories.extend(history),
+            Err(error) if error.is_integrity() => tracing::warn!(%timeline, %error, "this history cannot be used"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let gaps = archive.gaps().await?;
+    let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
+    let made = super::objects::blocking(move || {
+        let view = index.view(&cluster)?;
+        overview(&view, Contents { cluster: &cluster, identity, backups: &backups, histories: &histories, gaps: &gaps })
+    });
+    Ok(made.await??)
+}
+
+/// The summaries of all backups that can be read, oldest first.
+async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+    let mut found = Vec::new();
+    for object in archive.list(&archive.layout().backups(), None).await?.objects {
+        let Some(ClusterObject::Backup(label)) = archive.layout().object(&object.key) else { continue };
+        let summary = match archive.get_trailer(Kind::Manifest, &object.key).await {
+            Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
+            Ok(None) => continue,
+            Err(error) if error.is_integrity() => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        match summary {
+            Ok(summary) => found.push(summary),
+            Err(error) => tracing::warn!(label, error, "this backup cannot be used"),
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the overview.
+///
+/// # Errors
+/// What the index says.
+pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, index::Error> {
+    let paths = paths(view, contents.histories);
+    let mut windows = Vec::new();
+    let mut gaps: BTreeMap<(TimelineId, Lsn, Lsn), Missing> = BTreeMap::new();
+    let mut timelines = Vec::new();
+    for path in &paths {
+        timelines.push(timeline(view, path)?);
+        let Some(along) = Along::new(view, path) else { continue };
+        windows.extend(windows_along(&along, path, contents.backups)?);
+        for hole in holes_along(&along)? {
+            gaps.insert((hole.timeline, hole.from, hole.to), missing(&hole, contents.gaps));
+        }
+        // What was lost at the end, or before the first segment, lies between no two segments.
+        for gap in contents.gaps.iter().filter(|gap| gap.timeline == path.target()) {
+            let seen = gaps
+                .values()
+                .any(|seen| seen.timeline == gap.timeline && seen.from_lsn < gap.end && gap.start < seen.to_lsn);
+            if !seen && let Some(hole) = along.first_hole(gap.start, gap.end)?.holes.first() {
+                gaps.insert((hole.timeline, hole.from, hole.to), missing(hole, contents.gaps));
+            }
+        }
+    }
+    let windows = without_repetition(windows, &paths);
+    let restorable = |label: &String| windows.iter().any(|window| window.backups.contains(label));
+    let mut backups: Vec<Backup> =
+        contents.backups.iter().map(|summary| backup(summary, restorable(&summary.label))).collect();
+    backups.sort_by(|a, b| a.label.cmp(&b.label));
+    Ok(Overview {
+        cluster: contents.cluster.to_owned(),
+        system_id: contents.identity.map(|identity| identity.system_id),
+        segment_size: contents.identity.map(|identity| identity.segment_size),
+        backup_stored_bytes: contents.backups.iter().map(|summary| summary.stored_bytes).sum(),
+        wal_stored_bytes: timelines.iter().map(|timeline| timeline.stored_bytes).sum(),
+        backups,
+        windows,
+        timelines,
+        gaps: gaps.into_values().collect(),
+    })
+}
+
+/// The path to each timeline that has log or a history.
+fn paths(view: &View<'_>, histories: &[History]) -> Vec<TimelinePath> {
+    let mut known: BTreeMap<TimelineId, TimelinePath> = BTreeMap::new();
+    for timeline in view.timelines() {
+        // Without its history nothing is known of where it came from: it stands alone.
+        known.insert(*timeline, History { timeline: *timeline, entries: Vec::new() }.path());
+    }
+    for history in histories {
+        known.insert(history.timeline, history.path());
+    }
+    known.into_values().collect()
+}
+
+fn backup(summary: &Summary, restorable: bool) -> Backup {
+    Backup {
+        label: summary.label.clone(),
+        started_at: summary.started_at,
+        finished_at: summary.finished_at,
+        start_lsn: summary.start_lsn,
+        stop_lsn: summary.stop_lsn,
+        timeline: summary.timeline,
+        logical_bytes: summary.logical_bytes,
+        stored_bytes: summary.stored_bytes,
+        server_version: summary.server_version.clone(),
+        restorable,
+    }
+}
+
+fn timeline(view: &View<'_>, path: &TimelinePath) -> Result<Timeline, index::Error> {
+    let own = path.target();
+    let before = path.spans().iter().rev().nth(1);
+    let mut found = Timeline {
+        timeline: own,
+        parent: before.map(|span| span.timeline),
+        begin_lsn: before.and_then(|span| span.end),
+        from_lsn: None,
+        to_lsn: None,
+        segments: 0,
+        stored_bytes: 0,
+    };
+    let (first, last) =
+        (crate::postgres::segment::SegmentNo::new(0), crate::postgres::segment::SegmentNo::new(u64::MAX));
+    for summary in view.summaries(own, first, last, index::store::Order::Forward) {
+        let (_, summary) = summary?;
+        found.from_lsn.get_or_insert(summary.digest.start());
+        found.to_lsn = Some(summary.digest.valid_until);
+        found.segments = found.segments.saturating_add(1);
+        found.stored_bytes = found.stored_bytes.saturating_add(summary.stored);
+    }
+    Ok(found)
+}
+
+/// The windows along one path: for each backup from where it is consistent to the end of the log that follows; those that touch are one.
+fn windows_along(along: &Along<'_>, path: &TimelinePath, backups: &[Summary]) -> Result<Vec<Window>, index::Error> {
+    let on_path = |backup: &&Summary| {
+        path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
+    };
+    let mut backups: Vec<&Summary> = backups.iter().filter(on_path).collect();
+    backups.sort_by_key(|backup| (backup.stop_lsn, backup.start_lsn));
+    let mut windows: Vec<Window> = Vec::new();
+    for backup in backups {
+        // The newest backups lie in a stretch that is known to be whole already.
+        let known =
+            windows.last().filter(|window| window.from_lsn <= backup.start_lsn && backup.stop_lsn <= window.to_lsn);
+        let end = match known {
+            Some(window) => window.to_lsn,
+            None => end_of_log(along, backup.start_lsn)?,
+        };
+        if end < backup.stop_lsn {
+            continue;
+        }
+        match windows.last_mut().filter(|window| backup.stop_lsn <= window.to_lsn) {
+            Some(window) => {
+                window.to_lsn = window.to_lsn.max(end);
+                window.backups.push(backup.label.clone());
+            }
+            None => windows.push(Window {
+                from_time: latest(along, backup.start_lsn, backup.stop_lsn)?,
+                to_time: None,
+                from_lsn: backup.stop_lsn,
+                to_lsn: end,
+                timeline: path.target(),
+                backups: vec![backup.label.clone()],
+            }),
+        }
+    }
+    for window in &mut windows {
+        window.to_time = latest(along, window.from_lsn, window.to_lsn)?.or(window.from_time);
+    }
+    Ok(windows)
+}
+
+/// Where the log that can be read from `from` on ends.
+fn end_of_log(along: &Along<'_>, from: Lsn) -> Result<Lsn, index::Error> {
+    Ok(along.first_hole(from, Lsn::MAX)?.holes.first().map_or(Lsn::MAX, |hole| hole.from))
+}
+
+/// The largest time at which a transaction ended in the segments of a stretch.
+fn latest(along: &Along<'_>, from: Lsn, to: Lsn) -> Result<Option<PgTime>, index::Error> {
+    let mut latest = None;
+    along.walk(from, to, |stretch| {
+        latest = latest.max(stretch.summary.latest);
+        ControlFlow::Continue(())
+    })?;
+    Ok(latest)
+}
+
+/// Leaves out windows that end before their timeline does anything of its own, where a longer one on another timeline begins the same way.
+fn without_repetition(windows: Vec<Window>, paths: &[TimelinePath]) -> Vec<Window> {
+    let path = |timeline: TimelineId| paths.iter().find(|path| path.target() == timeline);
+    let within = |small: &Window, large: &Window| {
+        let switch = path(large.timeline).and_then(|path| path.switch_point(small.timeline));
+        small.timeline != large.timeline
+            && switch.is_some_and(|switch| small.to_lsn <= switch)
+            && large.from_lsn <= small.from_lsn
+            && small.to_lsn <= large.to_lsn
+    };
+    windows.iter().filter(|small| !windows.iter().any(|large| within(small, large))).cloned().collect()
+}
+
+/// What is missing or damaged between the first and the last segment along a path.
+fn holes_along(along: &Along<'_>) -> Result<Vec<Hole>, index::Error> {
+    let (mut first, mut end) = (None, None);
+    along.walk(Lsn::INVALID, Lsn::MAX, |stretch| {
+        first.get_or_insert(stretch.from);
+        // The log of the last segment may just stop.
+        let used = if stretch.summary.digest.switched {
+            stretch.to
+        } else {
+            stretch.to.min(stretch.summary.digest.valid_until)
+        };
+        end = Some(used);
+        ControlFlow::Continue(())
+    })?;
+    match first.zip(end) {
+        Some((first, end)) => Ok(along.continuity(first, end)?.holes),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// A hole, in the words of the record that tells of it, if one does.
+fn missing(hole: &Hole, recorded: &[Gap]) -> Missing {
+    let told = recorded.iter().find(|gap| gap.timeline == hole.timeline && gap.start < hole.to && hole.from < gap.end);
+    let reason = match (&hole.why, told) {
+        (Defect::Missing, Some(gap)) => gap.reason.clone(),
+        (Defect::Missing, None) => "not archived".to_owned(),
+        (why, _) => why.to_string(),
+    };
+    Missing {
+        timeline: hole.timeline,
+        from_lsn: hole.from,
+        to_lsn: hole.to,
+        reason,
+        noticed_at: told.map(|gap| gap.noticed_at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Contents, Overview, overview};
+    use crate::archive::gap::Gap;
+    use crate::archive::manifest::{Summary, sample};
+    use crate::index::View;
+    use crate::index::world::{FIRST, NAME, World, recipe};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::segment::SegmentNo;
+    use crate::postgres::timeline::{History, HistoryEntry};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    /// The histories of the timelines on a world's path.
+    fn histories(world: &World) -> Vec<History> {
+        let spans = world.path.spans();
+        let entries: Vec<HistoryEntry> = spans
+            .iter()
+            .filter_map(|span| Some(HistoryEntry { timeline: span.timeline, end: span.end?, reason: String::new() }))
+            .collect();
+        (1..spans.len()).map(|at| History { timeline: spans[at].timeline, entries: entries[..at].to_vec() }).collect()
+    }
+
+    fn backup(world: &World, number: usize, start: Lsn, stop: Lsn) -> Summary {
+        let timeline = world.path.timeline_at(start);
+        Summary { label: format!("b{number}"), start_lsn: start, stop_lsn: stop, timeline, ..sample() }
+    }
+
+    fn made(world: &World, backups: &[Summary], gaps: &[Gap]) -> Overview {
+        let memory = world.index(5);
+        let view = View::new(&memory, NAME).unwrap();
+        let histories = histories(world);
+        overview(&view, Contents { cluster: NAME, identity: None, backups, histories: &histories, gaps }).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_position_is_in_a_window_if_a_backup_and_all_log_since_are_there(
+            recipe in recipe(), starts in proptest::collection::vec((0..96_u64, 1..12_u64), 0..4), probe in 0..110_u64, twice in any::<bool>(),
+        ) {
+            let world = recipe.world();
+            let eighth = world.size.get() / 8;
+            let at = |eighths: u64| SegmentNo::new(FIRST).start(world.size).saturating_add(eighths * eighth);
+            let mut backups: Vec<Summary> = starts
+                .iter()
+                .enumerate()
+                .map(|(number, (start, len))| backup(&world, number, at(*start), at(start + len)))
+                // One that was running when its timeline ended is none.
+                .filter(|backup| world.path.contains(backup.timeline, backup.stop_lsn))
+                .collect();
+            if twice {
+                backups.extend(backups.clone());
+            }
+            let overview = made(&world, &backups, &[]);
+            let segments = world.segments();
+            let whole = |from: Lsn, to: Lsn| {
+                let mut reached = from;
+                while reached < to {
+                    match segments.iter().find(|(place, end)| place.segment.start(world.size) <= reached && reached < *end) {
+                        Some((_, end)) => reached = *end,
+                        None => return false,
+                    }
+                }
+                true
+            };
+            let probe = at(probe);
+            let expected = backups.iter().any(|backup| backup.stop_lsn <= probe && whole(backup.start_lsn, probe));
+            let target = world.path.target();
+            let windows: Vec<_> = overview.windows.iter().filter(|window| window.timeline == target).collect();
+            let found = windows.iter().filter(|window| window.from_lsn <= probe && probe <= window.to_lsn).count();
+            prop_assert_eq!(found, usize::from(expected), "{:?}", windows);
+            for backup in &overview.backups {
+                prop_assert_eq!(backup.restorable, whole(backup.start_lsn, backup.stop_lsn));
+            }
+            for window in &windows {
+                let times = world.endings().into_iter().filter(|ending| ending.lsn >= window.from_lsn && ending.lsn < window.to_lsn);
+                let newest = times.map(|ending| ending.time).max();
+                prop_assert!(window.to_time >= newest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_gap_is_shown_in_the_words_of_its_record_until_it_is_filled() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let mut world = proptest::strategy::ValueTree::current(
+            &proptest::strategy::Strategy::new_tree(&recipe(), &mut runner).unwrap(),
+        )
+        .world();
+        let timeline = crate::postgres::timeline::TimelineId::FIRST;
+        let segment = |number| crate::index::world::digest(timeline, SegmentNo::new(number), world.size, Vec::new());
+        world.digests = vec![segment(3), segment(4), segment(6)];
+        world.path = crate::postgres::timeline::TimelinePath::first();
+        let start = |number| SegmentNo::new(number).start(world.size);
+        let gap = |from, to, reason: &str| Gap {
+            timeline,
+            start: start(from),
+            end: start(to),
+            noticed_at: jiff::Timestamp::UNIX_EPOCH,
+            reason: reason.to_owned(),
+        };
+        let gaps = [gap(5, 6, "the slot was lost"), gap(3, 4, "filled since"), gap(7, 9, "lost at the end")];
+        let found = made(&world, &[], &gaps).gaps;
+        let told: Vec<_> = found.iter().map(|gap| (gap.from_lsn, gap.to_lsn, gap.reason.as_str())).collect();
+        assert_eq!(told, [(start(5), start(6), "the slot was lost"), (start(7), start(9), "lost at the end")]);
+        let unexplained = made(&world, &[], &[]).gaps;
+        assert_eq!(unexplained.iter().map(|gap| gap.reason.as_str()).collect::<Vec<_>>(), ["not archived"]);
+    }
+
+    #[test]
+    fn a_timeline_left_behind_is_shown_where_it_leads_elsewhere() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let mut world = proptest::strategy::ValueTree::current(
+            &proptest::strategy::Strategy::new_tree(&recipe(), &mut runner).unwrap(),
+        )
+        .world();
+        let timeline = |number| crate::postgres::timeline::TimelineId::new(number).unwrap();
+        let segment =
+            |on, number| crate::index::world::digest(timeline(on), SegmentNo::new(number), world.size, Vec::new());
+        let start = |number| SegmentNo::new(number).start(world.size);
+        let fork = HistoryEntry { timeline: timeline(1), end: start(5), reason: String::new() };
+        world.path = History { timeline: timeline(2), entries: vec![fork] }.path();
+        world.digests = vec![segment(1, 3), segment(1, 4), segment(2, 5), segment(2, 6)];
+        let backups = [backup(&world, 1, start(3), start(4))];
+        let windows = made(&world, &backups, &[]).windows;
+        assert_eq!(
+            windows.iter().map(|window| window.timeline.get()).collect::<Vec<_>>(),
+            [2],
+            "timeline 1 leads nowhere else"
+        );
+        world.digests.push(segment(1, 5));
+        let windows = made(&world, &backups, &[]).windows;
+        let ends: Vec<_> = windows.iter().map(|window| (window.timeline.get(), window.to_lsn)).collect();
+        assert_eq!(ends, [(1, start(6)), (2, start(7))]);
+    }
+}
