@@ -50,7 +50,14 @@ pub(super) enum LogFormat {
 pub(super) enum Command {
     Init(Init),
     Check(Check),
+    Receive(Receive),
     ArchivePush(ArchivePush),
+    ArchiveGet(ArchiveGet),
+    Backup(Backup),
+    List(List),
+    Plan(Plan),
+    Restore(Restore),
+    Index(Index),
 }
 
 /// Create a repository, its key and the configuration for a cluster
@@ -89,6 +96,18 @@ pub(super) struct Check {
     pub(super) json: bool,
 }
 
+/// Stream WAL from a cluster into the repository, in the foreground
+#[derive(Args, Debug)]
+#[command(after_help = help::RECEIVE)]
+pub(super) struct Receive {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// End when everything before this position is archived
+    #[arg(long, value_name = "LSN")]
+    pub(super) end_lsn: Option<String>,
+}
+
 /// Archive one file: for archive_command
 #[derive(Args, Debug)]
 #[command(after_help = help::ARCHIVE_PUSH)]
@@ -99,4 +118,239 @@ pub(super) struct ArchivePush {
     /// The cluster [default: the only one configured]
     #[arg(long, value_name = "NAME")]
     pub(super) cluster: Option<String>,
+}
+
+/// Fetch one archived file: for restore_command
+#[derive(Args, Debug)]
+#[command(after_help = help::ARCHIVE_GET)]
+pub(super) struct ArchiveGet {
+    /// The file's name, as PostgreSQL gives it in %f
+    #[arg(value_name = "FILE")]
+    pub(super) file: String,
+    /// Where to put it, as PostgreSQL gives it in %p
+    #[arg(value_name = "DEST")]
+    pub(super) destination: PathBuf,
+    /// The cluster [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// For a standby, which asks again: report trouble as a missing file instead of stopping the server
+    #[arg(long)]
+    pub(super) standby: bool,
+    /// Fetch what follows segment FILE into the folder DEST; archive-get starts this itself
+    #[arg(long, hide = true)]
+    pub(super) fetch_ahead: bool,
+}
+
+/// Take a base backup now and print its label
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP)]
+pub(super) struct Backup {
+    #[command(subcommand)]
+    pub(super) of: BackupOf,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum BackupOf {
+    Postgres(BackupPostgres),
+}
+
+/// Of a PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP)]
+pub(super) struct BackupPostgres {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// How the server makes its first checkpoint: at once, or spread over checkpoint_completion_target
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(super) checkpoint: Checkpoint,
+    /// Print one JSON document instead of the label
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Checkpoint {
+    /// At once
+    #[default]
+    Fast,
+    /// Gently, which may take minutes
+    Spread,
+}
+
+/// Show backups, restorable windows, timelines and gaps
+#[derive(Args, Debug)]
+#[command(after_help = help::LIST, args_conflicts_with_subcommands = true)]
+pub(super) struct List {
+    #[command(subcommand)]
+    pub(super) of: Option<ListOf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum ListOf {
+    Postgres(ListPostgres),
+}
+
+/// Of PostgreSQL clusters
+#[derive(Args, Debug)]
+pub(super) struct ListPostgres {
+    /// One cluster [default: all]
+    #[arg(value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Resolve a target and prove whether it can be reached; touches nothing
+#[derive(Args, Debug)]
+#[command(after_help = help::PLAN)]
+pub(super) struct Plan {
+    #[command(subcommand)]
+    pub(super) of: PlanOf,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum PlanOf {
+    Postgres(PlanPostgres),
+}
+
+/// For a PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::PLAN)]
+pub(super) struct PlanPostgres {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Plan, then restore
+#[derive(Args, Debug)]
+#[command(after_help = help::RESTORE)]
+pub(super) struct Restore {
+    #[command(subcommand)]
+    pub(super) of: RestoreOf,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum RestoreOf {
+    Postgres(RestorePostgres),
+}
+
+/// A PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::RESTORE)]
+pub(super) struct RestorePostgres {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// The empty or new folder to restore into
+    #[arg(long, value_name = "DIR")]
+    pub(super) pgdata: PathBuf,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    /// Put the tablespace that was in OLD into NEW; once for each
+    #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
+    pub(super) tablespaces: Vec<String>,
+    /// Whether the restored server goes on archiving as it did when it was backed up
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(super) archive_mode: ArchiveMode,
+    /// Start the server, wait until the target is reached, and say what was reached
+    #[arg(long)]
+    pub(super) start: bool,
+    /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
+    #[arg(long, value_name = "DIR", requires = "start")]
+    pub(super) pg_bindir: Option<PathBuf>,
+    /// Options for the server when it is started, like '-p 5433'
+    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
+    pub(super) server_options: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum ArchiveMode {
+    /// It does not: a copy that archives to its original's archive spoils it
+    #[default]
+    Off,
+    /// It does
+    Preserve,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Target (the newest reachable point without one)")]
+pub(super) struct TargetArgs {
+    /// The state at a moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
+    #[arg(long, value_name = "TIME", group = "target")]
+    pub(super) target_time: Option<String>,
+    /// The state after the record at this position
+    #[arg(long, value_name = "LSN", group = "target")]
+    pub(super) target_lsn: Option<String>,
+    /// The state after this transaction ended
+    #[arg(long, value_name = "XID", group = "target")]
+    pub(super) target_xid: Option<String>,
+    /// The state at a restore point made with pg_create_restore_point()
+    #[arg(long, value_name = "NAME", group = "target")]
+    pub(super) target_name: Option<String>,
+    /// The state at the end of the base backup
+    #[arg(long, group = "target")]
+    pub(super) target_immediate: bool,
+    /// The timeline to follow: a number, latest, or current for that of the backup [default: latest]
+    #[arg(long, value_name = "TLI", default_value = "latest", hide_default_value = true)]
+    pub(super) target_timeline: String,
+    /// Stop just before the target instead of just after it
+    #[arg(long, requires = "target")]
+    pub(super) target_exclusive: bool,
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
+    pub(super) target_action: TargetAction,
+    /// Start from this backup instead of the newest that fits
+    #[arg(long, value_name = "LABEL")]
+    pub(super) backup: Option<String>,
+    /// Take the nearest reachable point if the target itself cannot be reached
+    #[arg(long)]
+    pub(super) nearest: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum TargetAction {
+    /// End recovery and accept writes, on a new timeline
+    #[default]
+    Promote,
+    /// Accept reads and wait for pg_wal_replay_resume()
+    Pause,
+    /// Stop, to be started again in recovery
+    Shutdown,
+}
+
+/// The index: rebuild it from the repository, or show what it holds
+#[derive(Args, Debug)]
+#[command(after_help = help::INDEX)]
+pub(super) struct Index {
+    #[command(subcommand)]
+    pub(super) what: IndexWhat,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum IndexWhat {
+    /// Make it anew from the repository, for all clusters
+    Rebuild(IndexArgs),
+    /// Show what it covers and how large it is
+    Stats(IndexArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct IndexArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }

@@ -5,11 +5,15 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::archive::ingest::IngestError;
+use crate::archive::reindex::ReindexError;
 use crate::config::{ConfigError, KeyError};
+use crate::get::{self, GetError};
 use crate::push::PushError;
 use crate::replication::{self, ConninfoError};
+use crate::restore::ground::GroundError;
+use crate::restore::place::PlaceError;
 use crate::retry::Class;
-use crate::{archive, repository, sql};
+use crate::{archive, backup, index, receive, repository, restore, sql};
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +75,8 @@ impl Trouble {
     pub(super) fn code(self, code: Code) -> u8 {
         match self {
             Trouble::Usual => code as u8,
-            Trouble::StopRecovery => 200,
-            Trouble::AskAgain => 1,
+            Trouble::StopRecovery => get::exit_failure(code as u8, false),
+            Trouble::AskAgain => get::exit_failure(code as u8, true),
         }
     }
 }
@@ -116,6 +120,32 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
         return Some(match error {
             PushError::Ingest(error) => of_ingest(error),
             PushError::Refused { .. } => of_class(error.class()),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<backup::Error>() {
+        return Some(of_backup(error));
+    }
+    if let Some(error) = cause.downcast_ref::<GetError>() {
+        return Some(match error {
+            GetError::Archive(error) => of_archive(error),
+            GetError::Hole { .. } => Code::Integrity,
+            GetError::Name(_) => Code::Usage,
+            other => of_class(other.class()),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<restore::Error>() {
+        return Some(of_restore(error));
+    }
+    if let Some(error) = cause.downcast_ref::<receive::Error>() {
+        return Some(of_receive(error));
+    }
+    if let Some(error) = cause.downcast_ref::<index::Error>() {
+        return Some(of_index(error));
+    }
+    if let Some(error) = cause.downcast_ref::<ReindexError>() {
+        return Some(match error {
+            ReindexError::Index(error) => of_index(error),
+            ReindexError::Archive(error) => of_archive(error),
         });
     }
     if let Some(error) = cause.downcast_ref::<replication::Error>() {
@@ -162,6 +192,61 @@ fn of_ingest(error: &IngestError) -> Code {
     match error {
         IngestError::Archive(error) => of_archive(error),
         IngestError::NotThatSegment(_) => Code::Integrity,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_restore(error: &restore::Error) -> Code {
+    use restore::Error;
+    match error {
+        Error::UnknownBackup { .. } | Error::UnknownTimeline { .. } | Error::Nothing { .. } => Code::NotFound,
+        Error::Unreachable { .. } => Code::Unreachable,
+        Error::Index(error) => of_index(error),
+        Error::Archive(error) => of_archive(error),
+        Error::Manifest { .. } | Error::Label { .. } => Code::Integrity,
+        Error::Place(error) => of_place(error),
+        Error::Stopped => Code::Failed,
+    }
+}
+
+fn of_place(error: &PlaceError) -> Code {
+    match error {
+        PlaceError::Archive(error) => of_archive(error),
+        PlaceError::Pack(error) if error.class() == Class::Transient => Code::Unavailable,
+        PlaceError::Pack(_) | PlaceError::PackMissing(_) | PlaceError::Manifest { .. } => Code::Integrity,
+        PlaceError::Differs { .. } | PlaceError::Control(_) => Code::Integrity,
+        PlaceError::Ground(GroundError::Io { .. }) | PlaceError::Durable(_) | PlaceError::Stopped => Code::Failed,
+        PlaceError::Ground(_) => Code::Usage,
+    }
+}
+
+fn of_backup(error: &backup::Error) -> Code {
+    use backup::Error;
+    match error {
+        Error::Server(error) => of_replication(error),
+        Error::Archive(error) => of_archive(error),
+        Error::Ingest(error) => of_ingest(error),
+        error if error.is_integrity() => Code::Integrity,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_receive(error: &receive::Error) -> Code {
+    use receive::Error;
+    match error {
+        Error::Replication(error) => of_replication(error),
+        Error::Archive(error) => of_archive(error),
+        Error::Ingest(error) => of_ingest(error),
+        other => of_class(other.class()),
+    }
+}
+
+fn of_index(error: &index::Error) -> Code {
+    use index::Error;
+    match error {
+        Error::Absent(_) => Code::NotFound,
+        Error::Locked(_) => Code::Unavailable,
+        Error::Damaged { .. } | Error::Value(_) => Code::Integrity,
         other => of_class(other.class()),
     }
 }

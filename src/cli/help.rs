@@ -1,6 +1,14 @@
 //! The examples under each command's `--help`.
 
 pub(super) const OVERVIEW: &str = "\
+First steps:
+  walkeep init --cluster main --connection 'host=/var/run/postgresql user=walkeep' --repository /srv/archive
+  walkeep receive                                             # streams WAL, keeps running
+  walkeep check                                               # does it work, end to end?
+  walkeep backup postgres
+  walkeep plan postgres --target-time '5 minutes ago'         # can I go back to there?
+  walkeep restore postgres --pgdata /srv/restored --target-time '5 minutes ago' --start
+
 walkeep COMMAND --help shows examples for each command.";
 
 pub(super) const EXIT_CODES: &str = "\
@@ -28,9 +36,59 @@ Examples:
 Looks at connection, privileges, slot and settings, writes, reads and deletes an object in each repository, opens
 the key, makes the server switch to a new WAL segment, and waits until that segment is archived.";
 
+pub(super) const RECEIVE: &str = "\
+Examples:
+  walkeep receive
+  walkeep receive main --end-lsn 0/5000000
+
+Resumes exactly where the archive ends. To make commits wait for it, set synchronous_standby_names = 'walkeep'.";
+
 pub(super) const ARCHIVE_PUSH: &str = "\
 In postgresql.conf:
   archive_mode = on
   archive_command = 'walkeep archive-push %p'
 
 Ends with 0 only when the file is durable in every repository. The same content again is success.";
+
+pub(super) const ARCHIVE_GET: &str = "\
+In postgresql.conf of a server that recovers (walkeep restore writes this line itself):
+  restore_command = 'walkeep archive-get %f \"%p\"'
+
+Without --standby it ends with 1 only when the file is proved to be beyond the end of the archive. Every trouble ends
+with 200 and more (200 plus the usual code), so that PostgreSQL stops instead of ending recovery early.";
+
+pub(super) const BACKUP: &str = "\
+Examples:
+  walkeep backup postgres
+  walkeep backup postgres main --json
+
+Every backup restores alone, and stores only what no earlier backup has stored. The label goes to standard output.";
+
+pub(super) const LIST: &str = "\
+Examples:
+  walkeep list
+  walkeep list postgres main --json";
+
+pub(super) const PLAN: &str = "\
+Examples:
+  walkeep plan postgres                                          # the newest reachable point
+  walkeep plan postgres --target-time '2026-11-22 14:03:00+01'
+  walkeep plan postgres main --target-xid 4711 --target-exclusive
+  walkeep plan postgres --target-name before_migration --json
+
+Ends with 0 if the target can be reached and with 3 if it cannot.";
+
+pub(super) const RESTORE: &str = "\
+Examples:
+  walkeep restore postgres --pgdata /srv/restored --target-time '5 minutes ago' --start
+  walkeep restore postgres main --pgdata /srv/restored --target-lsn 0/5A2B3C8
+  walkeep restore postgres --pgdata /srv/restored --tablespace-mapping /fast=/srv/fast2
+
+Nothing is touched before the target is proved to be reachable. Run it as the user that PostgreSQL is to run as.";
+
+pub(super) const INDEX: &str = "\
+Examples:
+  walkeep index stats
+  walkeep index rebuild
+
+The index is derived from the repository; deleting it loses nothing.";

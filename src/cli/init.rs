@@ -177,8 +177,7 @@ fn unseen(push: &str) -> Vec<Advice> {
 
 fn next_steps(args: &Init, new: &Config, around: &Surroundings) -> anyhow::Result<()> {
     let out = &around.output;
-    let found =
-        config::locate(None, &around.environment).and_then(|path| Ok(std::path::absolute(path).unwrap_or_default()));
+    let found = config::locate(None, &around.environment).map(|path| std::path::absolute(path).unwrap_or_default());
     let option = match found {
         Ok(path) if path == new.path => String::new(),
         _ => format!("--config {} ", new.path.display()),

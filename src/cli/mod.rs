@@ -5,16 +5,25 @@
 //! from errors to exit codes. The flows know nothing of any of this.
 
 mod args;
+mod backup;
 mod check;
 mod exit;
+mod get;
 mod help;
+mod index;
 mod init;
+mod list;
 mod logging;
 mod moment;
 mod open;
 mod output;
+mod plan;
+mod progress;
 mod push;
+mod receive;
+mod restore;
 mod server;
+mod target;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,7 +37,7 @@ use jiff::tz::TimeZone;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ConfigError, Environment};
-use args::{Command, Line};
+use args::{Backup, BackupOf, Command, Line, Plan, PlanOf, Restore, RestoreOf};
 use exit::{Code, Failure, Trouble};
 use logging::Usual;
 use output::Output;
@@ -65,7 +74,8 @@ fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
         Err(error) => return Err(Failure::usage(exit::of_clap(&error)).into()),
     };
     let around = Surroundings::of(&line.global)?;
-    logging::start(&line.global, Usual::Quiet, around.no_color());
+    let usual = if matches!(line.command, Command::Receive(_)) { Usual::Talkative } else { Usual::Quiet };
+    logging::start(&line.global, usual, around.no_color());
     dispatch(line.command, &around)
 }
 
@@ -73,7 +83,14 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
     let code = match command {
         Command::Init(args) => light(init::run(args, around))?,
         Command::Check(args) => light(check::run(args, around))?,
+        Command::Receive(args) => heavy(receive::run(args, around))?,
         Command::ArchivePush(args) => light(push::run(args, around))?,
+        Command::ArchiveGet(args) => return light(get::run(args, around)),
+        Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
+        Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
+        Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
+        Command::List(args) => heavy(list::run(args, around))?,
+        Command::Index(args) => heavy(index::run(args.what, around))?,
     };
     Ok(code as u8)
 }

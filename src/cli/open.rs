@@ -1,6 +1,6 @@
 //! From the configuration to the things that flows work with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -60,6 +60,11 @@ pub(super) fn key(source: &KeySource, environment: &Environment) -> anyhow::Resu
 /// One thread for each processor, within reason.
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX)
+}
+
+/// Where the index of all clusters is.
+pub(super) fn index_dir(config: &Config) -> PathBuf {
+    config.state_dir.join("index")
 }
 
 /// How walkeep is called with this configuration from a command that PostgreSQL runs, whose working directory and `PATH` are not ours.

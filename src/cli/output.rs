@@ -11,7 +11,7 @@ use super::moment;
 use crate::postgres::time::PgTime;
 
 /// The width that tables keep to where there is no terminal to ask.
-const WIDTH: u16 = 100;
+pub(super) const WIDTH: u16 = 100;
 
 /// Standard output, with or without colours, and the zone in which times are printed.
 #[derive(Clone, Debug)]
@@ -143,12 +143,28 @@ pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{} ms", time.as_millis()),
-        1..=9 => format!("{seconds}.{} s", time.subsec_millis() / 100),
+        1..=9 if time.subsec_millis() >= 100 => format!("{seconds}.{} s", time.subsec_millis() / 100),
+        1..=9 => format!("{seconds} s"),
         10..=59 => format!("{seconds} s"),
         60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// Breaks a text into lines of at most `width` characters, at blanks where it has any.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// `1 segment`, `2 segments`.
@@ -174,7 +190,14 @@ pub(super) fn grouped(number: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{count, grouped, size, span};
+    use super::{count, grouped, size, span, wrap};
+
+    #[test]
+    fn long_texts_break_at_blanks() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("incomprehensibilities it is", 5), ["incomprehensibilities", "it is"]);
+        assert_eq!(wrap("", 5), [""]);
+    }
 
     #[test]
     fn sizes_and_spans_read_well() {
@@ -192,6 +215,7 @@ mod tests {
         for (millis, text) in [
             (85, "85 ms"),
             (4_250, "4.2 s"),
+            (4_050, "4 s"),
             (59_900, "59 s"),
             (200_000, "3 min 20 s"),
             (7_500_000, "2 h 5 min"),

@@ -25,7 +25,7 @@ pub use encryption::{KeyError, KeySource};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use locate::{SYSTEM, locate, place_for_new};
-pub use postgres::{Acknowledge, Cluster};
+pub use postgres::Cluster;
 pub use repository::Repository;
 pub use repository::url;
 pub use secret::Secret;

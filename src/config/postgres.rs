@@ -5,6 +5,7 @@ use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
 use super::value;
+use crate::receive::Acknowledge;
 use crate::replication::{Conninfo, ConninfoError, SlotName};
 use crate::repository::layout::ClusterName;
 
@@ -30,16 +31,6 @@ pub struct Cluster {
     pub backup: Option<String>,
     /// What the receiver's acknowledgement means.
     pub acknowledge: Acknowledge,
-}
-
-/// Where WAL must be durable before the receiver reports it as flushed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Acknowledge {
-    /// In the spool on this machine's disk.
-    #[default]
-    Spool,
-    /// In every repository.
-    Repository,
 }
 
 impl Cluster {

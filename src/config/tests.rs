@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Acknowledge, Config, Environment, KeySource, NewConfig, render};
+use super::{Config, Environment, KeySource, NewConfig, render};
+use crate::receive::Acknowledge;
 use crate::seal::compress::Level;
 
 const PATH: &str = "/etc/walkeep/walkeep.toml";

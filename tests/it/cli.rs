@@ -92,3 +92,11 @@ fn a_wrong_call_gets_one_line_and_its_code() {
         "walkeep.toml:2: the top of the file has no key \"stat-dir\"; did you mean \"state-dir\"?",
     );
 }
+
+#[test]
+fn trouble_of_a_restore_command_stops_postgresql_instead_of_promoting_it() {
+    let site = Site::new();
+    refused(&site, &["archive-get", "000000010000000000000001", "x"], 202, "cannot read the configuration");
+    refused(&site, &["archive-get"], 202, "were not provided");
+    refused(&site, &["archive-get", "--standby", "000000010000000000000001", "x"], 1, "cannot read the configuration");
+}

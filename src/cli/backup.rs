@@ -1,0 +1,90 @@
+//! `walkeep backup postgres`: takes a backup and prints its label.
+//!
+//! Only the label goes to standard output, so that a script can have it; how far it is and what it came to goes to standard error.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use super::Surroundings;
+use super::args::{BackupPostgres, Checkpoint};
+use super::exit::{Code, Failure};
+use super::open;
+use super::output::{count, size, span};
+use super::progress::Progress;
+use crate::archive::manifest::Summary;
+use crate::backup::{self, Options, Progress as Step};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::timeline::TimelineId;
+
+/// What `--json` prints: the backup as `list --json` has it.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    label: &'r str,
+    started_at: Timestamp,
+    finished_at: Timestamp,
+    start_lsn: Lsn,
+    stop_lsn: Lsn,
+    timeline: TimelineId,
+    files: u64,
+    logical_bytes: u64,
+    stored_bytes: u64,
+}
+
+pub(super) async fn run(args: BackupPostgres, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let Some(server) = cluster.conninfo(&around.environment)? else {
+        let path = config.path.display();
+        let message = format!("[postgres.{}] has no connection to take a backup over; add one to {path}", cluster.name);
+        return Err(Failure::usage(message).into());
+    };
+    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    let options = Options { fast_checkpoint: args.checkpoint == Checkpoint::Fast, ..Options::default() };
+    let quiet = around.quiet || args.json;
+    let bar = Progress::begin("checkpoint", 0, quiet);
+    let mut reading = false;
+    let mut tell = |step: Step| match step {
+        Step::Checkpoint => bar.stage("waiting for the server's checkpoint"),
+        Step::Reading { done, total, .. } => {
+            if !std::mem::replace(&mut reading, true) {
+                bar.stage("backup");
+            }
+            bar.at(done, total);
+        }
+        Step::WaitingForWal => bar.stage("waiting for the WAL that the backup needs"),
+    };
+    let taken = backup::run(&archive, &server, &options, &mut tell).await;
+    bar.end();
+    let summary = taken.with_context(|| format!("cannot take a backup of {}", cluster.name))?;
+    show(&summary, &args, quiet, around)?;
+    Ok(Code::Done)
+}
+
+fn show(summary: &Summary, args: &BackupPostgres, quiet: bool, around: &Surroundings) -> anyhow::Result<()> {
+    if args.json {
+        return around.output.json(&Report {
+            label: &summary.label,
+            started_at: summary.started_at,
+            finished_at: summary.finished_at,
+            start_lsn: summary.start_lsn,
+            stop_lsn: summary.stop_lsn,
+            timeline: summary.timeline,
+            files: summary.files,
+            logical_bytes: summary.logical_bytes,
+            stored_bytes: summary.stored_bytes,
+        });
+    }
+    if !quiet {
+        let took = Duration::try_from(summary.finished_at.duration_since(summary.started_at)).unwrap_or_default();
+        let (files, bytes, stored) =
+            (count(summary.files, "file"), size(summary.logical_bytes), size(summary.stored_bytes));
+        let text = format!("backup: {files}, {bytes} in {}; {stored} were new and are stored", span(took));
+        // What cannot be told must not spoil a good backup.
+        let _told = writeln!(std::io::stderr().lock(), "{text}");
+    }
+    around.output.line(&summary.label)
+}

@@ -1,0 +1,60 @@
+//! `walkeep archive-get`: one file for PostgreSQL's `restore_command`, with exit codes that never end a recovery by mistake.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::args::ArchiveGet;
+use super::exit::Failure;
+use super::open;
+use crate::config::{Cluster, Config};
+use crate::get::prefetch::{self, Prefetch};
+use crate::get::{self, Got, Request};
+use crate::postgres::segment::SegmentName;
+
+/// The exit code itself: it is PostgreSQL's to read, not a person's.
+pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Result<u8> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    if args.fetch_ahead {
+        let after = SegmentName::parse(&args.file);
+        let after = after.ok_or_else(|| Failure::usage(format!("{:?} is no segment to fetch ahead of", args.file)))?;
+        prefetch::fill(&archive, &args.destination, after).await?;
+        return Ok(0);
+    }
+    let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
+    let ahead = prefetch(&config, cluster, &dest)?;
+    let request = Request { name: args.file.clone(), dest, standby: args.standby };
+    let got = get::get(&archive, &request, ahead.as_ref()).await;
+    match got.with_context(|| format!("cannot fetch {}", args.file))? {
+        Got::Placed(source) => {
+            tracing::info!(file = args.file, ?source, "fetched");
+            Ok(0)
+        }
+        Got::Absent => {
+            tracing::info!(file = args.file, "not archived, nor anything after it");
+            Ok(get::EXIT_ABSENT)
+        }
+    }
+}
+
+/// Fetching ahead, by a process of its own that outlives this one.
+fn prefetch(config: &Config, cluster: &Cluster, dest: &Path) -> anyhow::Result<Option<Prefetch>> {
+    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    let (path, name) = (config.path.clone(), cluster.name.clone());
+    let start = move |dir: &Path, after: SegmentName| -> io::Result<()> {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(&program);
+        command.arg("--config").arg(&path).args(["archive-get", "--cluster", name.as_str(), "--fetch-ahead"]);
+        command.arg(after.to_string()).arg(dir);
+        // Whoever waits for our output or signals our group must not wait for it or hit it.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.spawn().map(drop)
+    };
+    Ok(Prefetch::beside(dest, &config.state_dir, Box::new(start)))
+}

@@ -1,0 +1,131 @@
+//! `walkeep plan postgres`: a page that an engineer on call can read at three in the morning.
+
+use std::time::Duration;
+
+use super::args::TargetArgs;
+use super::output::{Output, Tone, WIDTH, count, size, span, wrap};
+use super::target;
+use crate::restore::plan::{Commit, Plan, Point};
+use crate::restore::resolve::Stop;
+use crate::restore::target::Target;
+
+/// The column at which what is said begins, after its name.
+const INDENT: usize = 17;
+
+/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how to carry it out.
+pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) -> Vec<String> {
+    let mut page = Page { lines: Vec::new(), out };
+    page.lines.push(out.tone(Tone::Strong, format!("{} to {}", plan.cluster, wanted(plan, args, out))));
+    page.lines.push(String::new());
+    if plan.reachable {
+        page.reachable(plan);
+    } else {
+        page.unreachable(plan);
+    }
+    page.commits(plan);
+    if asked || !plan.reachable {
+        page.what_next(plan, args);
+    }
+    page.lines
+}
+
+/// The target in words.
+fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
+    let before = if args.target_exclusive { "just before " } else { "" };
+    let what = match &plan.target {
+        Target::Time(time) => out.time(*time),
+        other => other.to_string(),
+    };
+    format!("{before}{what}")
+}
+
+struct Page<'p> {
+    lines: Vec<String>,
+    out: &'p Output,
+}
+
+impl Page<'_> {
+    fn row(&mut self, name: &str, text: impl std::fmt::Display) {
+        self.lines.push(format!("  {name:<14} {text}"));
+    }
+
+    /// A row of many words, broken to fit.
+    fn prose(&mut self, name: &str, text: &str) {
+        let lines = wrap(text, usize::from(WIDTH).saturating_sub(INDENT));
+        for (nth, line) in lines.iter().enumerate() {
+            self.row(if nth == 0 { name } else { "" }, line);
+        }
+    }
+
+    fn reachable(&mut self, plan: &Plan) {
+        self.row("reachable", self.out.tone(Tone::Good, "yes"));
+        if plan.reason.contains("; going to") {
+            self.prose("but", &plan.reason);
+        }
+        if let Some(stop) = plan.stop {
+            self.row("stops", stop_in_words(stop, plan));
+        }
+        self.row("backup", plan.backup.as_deref().unwrap_or("none"));
+        self.row("replay", format!("{}, {} of WAL", count(plan.wal_segments, "segment"), size(plan.wal_bytes)));
+        self.row("takes about", span(Duration::from_secs(plan.estimated_seconds)));
+        if plan.hole_follows {
+            self.row("note", "WAL is missing right after the target; the server will not read ahead");
+        }
+    }
+
+    fn unreachable(&mut self, plan: &Plan) {
+        self.row("reachable", self.out.tone(Tone::Bad, "NO"));
+        self.prose("why", &plan.reason);
+        if let Some(lsn) = plan.target_lsn {
+            self.row("target", format!("is at {lsn} on timeline {}", plan.timeline));
+        }
+    }
+
+    fn commits(&mut self, plan: &Plan) {
+        let commit =
+            |commit: Commit| format!("transaction {} at {}, {}", commit.xid, commit.lsn, self.out.time(commit.time));
+        let known = |commit: Option<String>, none: &str, fate: &str| match commit {
+            Some(text) if plan.reachable => text + &self.out.tone(Tone::Quiet, format!("  {fate}")),
+            Some(text) => text,
+            None => none.to_owned(),
+        };
+        let last = known(plan.last_commit_before.map(commit), "none is known", "kept");
+        let next = known(plan.first_commit_after.map(commit), "none is archived", "undone");
+        self.row("last commit", last);
+        self.row("next commit", next);
+    }
+
+    fn what_next(&mut self, plan: &Plan, args: &TargetArgs) {
+        let restore = |options: &str| format!("walkeep restore postgres {} --pgdata DIR {options}", plan.cluster);
+        self.lines.push(String::new());
+        if plan.reachable {
+            self.lines.push("To do it:".to_owned());
+            let command = restore(&target::options(args));
+            self.lines.push(format!("  {} --start", self.out.tone(Tone::Strong, command.trim_end())));
+            return;
+        }
+        let points = [("before", &plan.nearest_before), ("after", &plan.nearest_after)];
+        if points.iter().all(|(_, point)| point.is_none()) {
+            let what = "No point near it can be reached. walkeep list shows what can.";
+            self.lines.push(what.to_owned());
+            return;
+        }
+        self.lines.push("What can be reached instead:".to_owned());
+        for (side, point) in points {
+            if let Some(Point { lsn, time, backup, options }) = point {
+                let time = time.map_or_else(String::new, |time| format!(", last commit {}", self.out.time(time)));
+                self.lines.push(format!("  {side} it: {lsn}{time}, from backup {backup}"));
+                self.lines.push(format!("    {}", self.out.tone(Tone::Strong, restore(options))));
+            }
+        }
+    }
+}
+
+fn stop_in_words(stop: Stop, plan: &Plan) -> String {
+    let timeline = plan.timeline;
+    match stop {
+        Stop::Before(lsn) => format!("before the record at {lsn} on timeline {timeline}"),
+        Stop::After(lsn) => format!("after the record at {lsn} on timeline {timeline}"),
+        Stop::Consistent(lsn) => format!("where the backup is consistent, {lsn} on timeline {timeline}"),
+    }
+}

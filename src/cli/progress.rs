@@ -1,0 +1,119 @@
+//! How far long work is: a bar on a terminal, and otherwise a plain line now and then. Both go to standard error.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output::{size, span};
+
+/// How often a plain line is written: often enough to see that work goes on, seldom enough for a log.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The progress of one piece of work, counted in bytes. It may be told from any thread.
+#[derive(Debug)]
+pub(super) struct Progress {
+    what: String,
+    shown: Shown,
+    begun: Instant,
+}
+
+#[derive(Debug)]
+enum Shown {
+    Nothing,
+    Bar(ProgressBar),
+    Lines(Mutex<Instant>),
+}
+
+impl Progress {
+    /// Begins to show `what` with a total of `total` bytes, zero if it is not known.
+    pub(super) fn begin(what: &str, total: u64, quiet: bool) -> Progress {
+        let begun = Instant::now();
+        let shown = if quiet {
+            Shown::Nothing
+        } else if stderr().is_terminal() {
+            Shown::Bar(bar(what, total))
+        } else {
+            Shown::Lines(Mutex::new(begun))
+        };
+        Progress { what: what.to_owned(), shown, begun }
+    }
+
+    /// So much is done, of so much in all.
+    pub(super) fn at(&self, done: u64, total: u64) {
+        match &self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => {
+                bar.set_length(total.max(done));
+                bar.set_position(done);
+            }
+            Shown::Lines(last) => {
+                let Ok(mut last) = last.lock() else { return };
+                if last.elapsed() >= EVERY {
+                    *last = Instant::now();
+                    self.say(&plain(&self.what, done, total, self.begun.elapsed()));
+                }
+            }
+        }
+    }
+
+    /// What is being done now has another name.
+    pub(super) fn stage(&self, what: &str) {
+        match &self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => bar.set_prefix(what.to_owned()),
+            Shown::Lines(_) => self.say(what),
+        }
+    }
+
+    /// Takes the bar away, so that what is printed next stands on a clean line.
+    pub(super) fn end(&self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn say(&self, text: &str) {
+        // Progress that cannot be shown must not stop the work.
+        let _shown = writeln!(stderr().lock(), "{text}");
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn bar(what: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
+    let pattern = "{prefix}  {bar:32} {percent:>3}%  {decimal_bytes:>9} of {decimal_total_bytes:<9}  {decimal_bytes_per_sec:>12}  {eta:>4}";
+    if let Ok(style) = ProgressStyle::with_template(pattern) {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar.set_prefix(what.to_owned());
+    bar
+}
+
+fn plain(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
+    let share = match total {
+        0 => String::new(),
+        total => format!(" of {}, {}%", size(total), done.saturating_mul(100) / total),
+    };
+    format!("{what}: {}{share}, {}", size(done), span(elapsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::plain;
+
+    #[test]
+    fn plain_lines_say_how_far() {
+        let elapsed = Duration::from_secs(70);
+        assert_eq!(plain("backup", 500, 0, elapsed), "backup: 500 B, 1 min 10 s");
+        assert_eq!(plain("restore", 250_000, 1_000_000, elapsed), "restore: 250 kB of 1.00 MB, 25%, 1 min 10 s");
+    }
+}

@@ -1,0 +1,193 @@
+//! `walkeep plan postgres` and `walkeep restore postgres`: resolve the target, prove it, show the plan, and for a restore carry it out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::args::{ArchiveMode, PlanPostgres, RestorePostgres, TargetArgs};
+use super::exit::{Code, Failure};
+use super::output::{Tone, count, size, span};
+use super::progress::Progress;
+use super::{open, plan, target};
+use crate::archive::{Archive, reindex};
+use crate::config::{Cluster, Config};
+use crate::restore::ground::Destination;
+use crate::restore::plan::Plan;
+use crate::restore::settings::restore_command;
+use crate::restore::start::{Reached, Start};
+use crate::restore::target::Action;
+use crate::restore::{self, Restored, Wishes};
+
+pub(super) async fn plan(args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let (_, plan) = make(&config, cluster, &args.target, around).await?;
+    if args.json {
+        around.output.json(&plan)?;
+    } else {
+        show(&plan, &args.target, true, around)?;
+    }
+    Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
+}
+
+/// What `restore --json` prints.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    plan: &'r Plan,
+    restored: Option<&'r Restored>,
+    reached: Option<&'r Reached>,
+}
+
+pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let wishes = wishes(&args, &config, cluster)?;
+    let (archive, plan) = make(&config, cluster, &args.target, around).await?;
+    if !args.json {
+        show(&plan, &args.target, false, around)?;
+    }
+    if !plan.reachable {
+        if args.json {
+            around.output.json(&Report { plan: &plan, restored: None, reached: None })?;
+        }
+        return Ok(Code::Unreachable);
+    }
+    let began = around.clock.elapsed();
+    let restored = place(&archive, &plan, &wishes, around).await?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    let (files, bytes) = (count(restored.files, "file"), size(restored.bytes));
+    if !args.json {
+        let pgdata = restored.pgdata.display();
+        around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
+    }
+    let reached = if args.start { Some(start(&args, &plan, wishes.action, around).await?) } else { None };
+    if args.json {
+        around.output.json(&Report { plan: &plan, restored: Some(&restored), reached: reached.as_ref() })?;
+        return Ok(Code::Done);
+    }
+    match &reached {
+        Some(reached) => say_reached(reached, around)?,
+        None => say_what_next(&restored, wishes.action, around)?,
+    }
+    Ok(Code::Done)
+}
+
+async fn make(
+    config: &Config,
+    cluster: &Cluster,
+    args: &TargetArgs,
+    around: &Surroundings,
+) -> anyhow::Result<(Arc<Archive>, Plan)> {
+    let request = target::request(args, around)?;
+    let archive = Arc::new(open::archive(config, cluster, around).await?);
+    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let plan = restore::plan(&archive, &index, request).await;
+    let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
+    Ok((archive, plan))
+}
+
+fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {
+    plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
+}
+
+fn wishes(args: &RestorePostgres, config: &Config, cluster: &Cluster) -> anyhow::Result<Wishes> {
+    let pgdata = std::path::absolute(&args.pgdata).context("cannot tell where the data directory goes")?;
+    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    Ok(Wishes {
+        destination: Destination { pgdata, mapping: mapping(&args.tablespaces)? },
+        action: target::action(&args.target),
+        restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),
+        keep_archiving: args.archive_mode == ArchiveMode::Preserve,
+    })
+}
+
+/// `OLD=NEW`, once for each tablespace. A `\=` is an equals sign in a path, as in `pg_basebackup`.
+fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+    let parse = |text: &String| {
+        let hidden = text.replace("\\=", "\0");
+        let (old, new) =
+            hidden.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty() && !new.contains('='))?;
+        Some((PathBuf::from(old.replace('\0', "=")), PathBuf::from(new.replace('\0', "="))))
+    };
+    let read = |text| {
+        parse(text)
+            .ok_or_else(|| Failure::usage(format!("--tablespace-mapping {text:?}: write OLD=NEW, two absolute paths")))
+    };
+    tablespaces.iter().map(read).collect()
+}
+
+async fn place(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    around: &Surroundings,
+) -> anyhow::Result<Restored> {
+    let progress = Progress::begin("restore", 0, around.quiet);
+    let restored = restore::restore(archive, plan, wishes, |done, total| progress.at(done, total)).await;
+    progress.end();
+    restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))
+}
+
+async fn start(args: &RestorePostgres, plan: &Plan, action: Action, around: &Surroundings) -> anyhow::Result<Reached> {
+    let path = around.environment.get("PATH").unwrap_or_default();
+    let start = Start {
+        pgdata: std::path::absolute(&args.pgdata)?,
+        bindir: args.pg_bindir.clone(),
+        search: std::env::split_paths(path).collect(),
+        options: args.server_options.iter().cloned().collect(),
+    };
+    let reached = start.run(plan, action, &around.clock).await;
+    reached.context("the files are restored, but the server did not get to its target")
+}
+
+fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::Result<()> {
+    let out = &around.output;
+    let did = match reached.action {
+        Action::Promote => format!("takes writes on timeline {}", reached.timeline),
+        Action::Pause => "is paused and takes reads; go on with SELECT pg_wal_replay_resume()".to_owned(),
+        Action::Shutdown => "has stopped at the target".to_owned(),
+    };
+    let took = std::time::Duration::try_from_secs_f64(reached.seconds).unwrap_or_default();
+    out.line(format!("{} in {}: the server {did}", out.tone(Tone::Good, "target reached"), span(took)))?;
+    if let Some(lsn) = reached.lsn {
+        out.line(format!("  replayed up to  {lsn}"))?;
+    }
+    match reached.last_commit {
+        Some(last) => {
+            let (xid, lsn, time) = (last.xid, last.lsn, out.time(last.time));
+            out.line(format!("  last commit     transaction {xid} at {lsn}, {time}"))
+        }
+        None => out.line("  last commit     none since the backup"),
+    }
+}
+
+fn say_what_next(restored: &Restored, action: Action, around: &Surroundings) -> anyhow::Result<()> {
+    let pgdata = open::shell_word(&restored.pgdata.display().to_string());
+    let then = match action {
+        Action::Promote => "it replays WAL up to the target and then takes writes",
+        Action::Pause => "it replays WAL up to the target and pauses there",
+        Action::Shutdown => "it replays WAL up to the target and stops there",
+    };
+    around.output.line(format!("start it with: pg_ctl -D {pgdata} start"))?;
+    around.output.line(around.output.tone(Tone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::mapping;
+
+    #[test]
+    fn mappings_are_two_paths() {
+        let read = |text: &str| mapping(&[text.to_owned()]).map(|pairs| pairs[0].clone());
+        let paths = |old: &str, new: &str| (PathBuf::from(old), PathBuf::from(new));
+        assert_eq!(read("/a=/b").unwrap(), paths("/a", "/b"));
+        assert_eq!(read("/a\\=x=/b").unwrap(), paths("/a=x", "/b"));
+        for wrong in ["/a", "=/b", "/a=", "/a=/b=/c"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! From the target as it was typed to the request that a plan answers.
+
+use super::Surroundings;
+use super::args::{TargetAction, TargetArgs};
+use super::exit::Failure;
+use super::moment;
+use crate::restore::target::{Action, Request, Target, TimelineChoice, parse_xid};
+
+/// Reads the target's options. What cannot be meant is refused with what to write instead.
+pub(super) fn request(args: &TargetArgs, around: &Surroundings) -> Result<Request, Failure> {
+    let usage = |option: &str, why: &dyn std::fmt::Display| Failure::usage(format!("{option}: {why}"));
+    let target = if let Some(text) = &args.target_time {
+        let (now, local) = (around.clock.now(), &around.local_zone());
+        Target::Time(moment::read(text, now, local).map_err(|why| usage("--target-time", &why))?)
+    } else if let Some(text) = &args.target_lsn {
+        Target::Lsn(text.parse().map_err(|why| usage("--target-lsn", &why))?)
+    } else if let Some(text) = &args.target_xid {
+        let wrong =
+            || Failure::usage(format!("--target-xid: {text:?} is no transaction id; write its number, like 4711"));
+        Target::Xid(parse_xid(text).ok_or_else(wrong)?)
+    } else if let Some(name) = &args.target_name {
+        Target::Name(name.clone())
+    } else if args.target_immediate {
+        Target::Immediate
+    } else {
+        Target::Latest
+    };
+    let timeline: TimelineChoice = args.target_timeline.parse().map_err(|why| usage("--target-timeline", &why))?;
+    let request = Request::new(target, args.target_exclusive).map_err(|why| Failure::usage(why.to_string()))?;
+    Ok(request.on_timeline(timeline).from_backup(args.backup.clone()).or_nearest(args.nearest))
+}
+
+/// What the server is to do at the target.
+pub(super) fn action(args: &TargetArgs) -> Action {
+    match args.target_action {
+        TargetAction::Promote => Action::Promote,
+        TargetAction::Pause => Action::Pause,
+        TargetAction::Shutdown => Action::Shutdown,
+    }
+}
+
+/// The options that name the same target again, for a line to copy.
+pub(super) fn options(args: &TargetArgs) -> String {
+    let mut words = Vec::new();
+    let pairs = [
+        ("--target-time", &args.target_time),
+        ("--target-lsn", &args.target_lsn),
+        ("--target-xid", &args.target_xid),
+        ("--target-name", &args.target_name),
+    ];
+    for (option, value) in pairs {
+        words.extend(value.as_ref().map(|value| format!("{option} {}", super::open::shell_word(value))));
+    }
+    words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
+    words.extend((args.target_timeline != "latest").then(|| format!("--target-timeline {}", args.target_timeline)));
+    words.extend(args.target_exclusive.then(|| "--target-exclusive".to_owned()));
+    words.extend(args.backup.as_ref().map(|label| format!("--backup {label}")));
+    words.extend(args.nearest.then(|| "--nearest".to_owned()));
+    words.join(" ")
+}
