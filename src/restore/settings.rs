@@ -45,6 +45,15 @@ const OURS: [&str; 5] = [
     "archive_mode",
 ];
 
+/// What PostgreSQL takes where nothing is set (`guc_tables.c`).
+const DEFAULTS: RequiredSettings = RequiredSettings {
+    max_connections: 100,
+    max_worker_processes: 8,
+    max_wal_senders: 10,
+    max_prepared_transactions: 0,
+    max_locks_per_transaction: 64,
+};
+
 /// How the recovery is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
@@ -116,9 +125,9 @@ fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) 
         all.push(("recovery_prefetch", "off".to_owned()));
     }
     let auto = Elsewhere::read(kept);
-    for (name, least) in recovery.required.named() {
-        let has = auto.value(name).or(elsewhere.value(name)).and_then(|value| value.parse::<u32>().ok());
-        // A value in a file that is included, or in none, is not known here.
+    for ((name, least), (_, default)) in recovery.required.named().into_iter().zip(DEFAULTS.named()) {
+        let has = auto.value(name).or(elsewhere.value(name)).map_or(Some(default), |value| value.parse().ok());
+        // What an included file says is not known here.
         if elsewhere.includes || has.is_none_or(|has| has < least) {
             all.push((name, least.to_string()));
         }
@@ -301,6 +310,7 @@ mod tests {
             raised("max_connections = '150'\n", "max_connections = 300\n")("max_connections").as_deref(),
             Some("200")
         );
+        assert_eq!(raised("", "max_connections = 300\n")("max_wal_senders"), None, "10 is what it is without a word");
         assert_eq!(raised("", "include 'x'\nmax_connections = 300\n")("max_connections").as_deref(), Some("200"));
         assert_eq!(raised("", "")("hot_standby").as_deref(), Some("on"), "without it pause would shut down");
         assert_eq!(raised("", "")("recovery_prefetch").as_deref(), Some("off"));

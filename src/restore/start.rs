@@ -179,7 +179,7 @@ impl Start {
                 // The new timeline's checkpoint may come later than its history and the first transactions.
                 Ok(self.left_at(timeline).map(|(timeline, lsn)| (timeline, Some(lsn))))
             }
-            (Action::Pause, Some(status)) if status.standby => {
+            (Action::Pause, Some(status)) if status.ready => {
                 Ok(paused(&status).await.map(|lsn| (control.checkpoint_timeline, lsn)))
             }
             (Action::Shutdown, None) if control.state == State::ShutDownInRecovery => {
@@ -199,12 +199,7 @@ impl Start {
     fn postmaster(&self) -> Option<Postmaster> {
         let text = fs::read_to_string(self.pgdata.join("postmaster.pid")).ok()?;
         let line = |number: usize| text.lines().nth(number).map(str::trim).unwrap_or_default();
-        Some(Postmaster {
-            port: line(3).to_owned(),
-            socket_dir: line(4).to_owned(),
-            ready: line(7) == "ready",
-            standby: line(7) == "standby",
-        })
+        Some(Postmaster { port: line(3).to_owned(), socket_dir: line(4).to_owned(), ready: line(7) == "ready" })
     }
 
     /// The newest timeline that begins in this directory, and where it left its parent. Timelines this server begins are newer than `known`.
@@ -242,8 +237,8 @@ impl Start {
 struct Postmaster {
     port: String,
     socket_dir: String,
+    /// Whether it takes connections: of a server in recovery, those that only read.
     ready: bool,
-    standby: bool,
 }
 
 /// The major version of a `postgres` program, in its own words: `postgres (PostgreSQL) 15.12 (Debian 15.12-1)`.

@@ -34,3 +34,7 @@ mod receive;
 mod backup;
 /// `archive_command`.
 mod push;
+/// Restores through the library: targets of every kind, timelines, tablespaces, and what cannot be reached.
+mod restore;
+/// Parsers beside PostgreSQL's own programs.
+mod formats;

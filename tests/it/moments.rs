@@ -16,14 +16,14 @@ use crate::support::{Cluster, Options, QUICK, Scratch};
 
 /// A place to stop, in the words of both walkeep and PostgreSQL.
 #[derive(Debug)]
-struct Target {
-    kind: &'static str,
-    value: String,
-    inclusive: bool,
+pub(super) struct Target {
+    pub(super) kind: &'static str,
+    pub(super) value: String,
+    pub(super) inclusive: bool,
 }
 
 /// The WAL of a finished workload, as PostgreSQL reads it.
-struct History {
+pub(super) struct History {
     records: Vec<Record>,
     endings: Vec<Ending>,
     /// Where the first backup is consistent; no target lies before.
@@ -31,14 +31,14 @@ struct History {
 }
 
 impl History {
-    fn read(cluster: &Cluster, folder: &Path, from: &str, consistent: &str) -> Self {
+    pub(super) fn read(cluster: &Cluster, folder: &Path, from: &str, consistent: &str) -> Self {
         let records = waldump::records(cluster, folder, 1, from);
         let endings = waldump::endings(&records);
         Self { records, endings, consistent: lsn(consistent) }
     }
 
     /// A random target and the transactions of `ledger` that it leaves committed.
-    fn draw(&self, random: &mut SmallRng) -> (Target, BTreeSet<u32>) {
+    pub(super) fn draw(&self, random: &mut SmallRng) -> (Target, BTreeSet<u32>) {
         loop {
             let inclusive = random.random_bool(0.5);
             let (kind, value, stop) = match random.random_range(0..3) {
@@ -90,14 +90,14 @@ impl History {
 }
 
 /// Small segments, so that a short workload fills many.
-fn source() -> Cluster {
+pub(super) fn source() -> Cluster {
     let options =
         Options::default().segment_size_mb(1).set("max_prepared_transactions", 20).set("wal_keep_size", "4GB");
     Cluster::start(QUICK, options.set("synchronous_commit", "off").set("autovacuum_naptime", "1s"))
 }
 
 /// What a restored directory shows once PostgreSQL has replayed up to the target.
-fn shown(data: &Path) -> BTreeSet<u32> {
+pub(super) fn shown(data: &Path) -> BTreeSet<u32> {
     let mut restored = Cluster::adopt(QUICK, data);
     restored.start_again();
     restored.wait_for("select not pg_is_in_recovery()");
@@ -107,7 +107,7 @@ fn shown(data: &Path) -> BTreeSet<u32> {
     found
 }
 
-fn check(target: &Target, expected: &BTreeSet<u32>, found: &BTreeSet<u32>, seed: u64) {
+pub(super) fn check(target: &Target, expected: &BTreeSet<u32>, found: &BTreeSet<u32>, seed: u64) {
     let missing: Vec<_> = expected.difference(found).collect();
     let extra: Vec<_> = found.difference(expected).collect();
     assert!(missing.is_empty() && extra.is_empty(), "{target:?}, seed {seed}: missing {missing:?}, too many {extra:?}");
