@@ -46,7 +46,8 @@ pub(crate) fn segment_on(timeline: u32, number: u64, text: &[u8], rubbish: u8) -
     bytes.extend((MIB as u32).to_le_bytes());
     bytes.extend(8192_u32.to_le_bytes());
     let noop = [&[0xFF, text.len() as u8], text].concat();
-    record(&mut bytes, start - 40, 0x20, &noop);
+    // The segment before is like this one, and its switch is its last record.
+    record(&mut bytes, start - MIB as u64 + 40 + (24 + noop.len() as u64).next_multiple_of(8), 0x20, &noop);
     let noop_at = start + 40;
     record(&mut bytes, noop_at, 0x40, &[]);
     bytes.resize(8192, rubbish);

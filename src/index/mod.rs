@@ -217,6 +217,33 @@ impl Index {
     }
 }
 
+/// An index in memory alone, for one task. It takes a few hundred bytes a segment.
+#[derive(Debug, Default)]
+pub struct InMemory(store::Memory);
+
+impl InMemory {
+    /// Takes a digest in, as [`Index::ingest`] does.
+    ///
+    /// # Errors
+    /// [`Error::SegmentSize`] for a segment that is not the cluster's.
+    pub fn ingest(&mut self, cluster: &str, entry: Entry<'_>) -> Result<(), Error> {
+        let cluster = Cluster::new(cluster)?;
+        let mut ingest = Ingest::new(&self.0, &cluster)?;
+        ingest.add(entry)?;
+        let batch = ingest.finish();
+        self.0.apply(&batch);
+        Ok(())
+    }
+
+    /// The part of it that is about `cluster`.
+    ///
+    /// # Errors
+    /// [`Error::Cluster`].
+    pub fn view(&self, cluster: &str) -> Result<View<'_>, Error> {
+        View::new(&self.0, cluster)
+    }
+}
+
 /// How large an index is, as RocksDB estimates it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Stats {

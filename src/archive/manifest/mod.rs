@@ -26,7 +26,7 @@ pub use codec::fuzz;
 /// A summary for the tests of others.
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "for tests")]
-pub(super) fn sample() -> Summary {
+pub(crate) fn sample() -> Summary {
     Summary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
 }
 

@@ -1,1 +1,0 @@
-//! Reads back and authenticates everything.

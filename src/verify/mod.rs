@@ -1,0 +1,307 @@
+//! Reads back and authenticates everything, in every repository: what `walkeep verify` does.
+//!
+//! Each object is fetched and opened, which checks every tag and checksum. A segment's records are read again and its digest compared with the
+//! one in its trailer; each chunk of each backup is compared with its name, and each file's hash is computed from its chunks. From the digests
+//! that proved right an index is made in memory, and by it the log is checked for holes and every backup for the log that it needs.
+//!
+//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`BUDGET`] of memory at the most, a segment
+//! some 150 bytes, and a chunk some 100 while backups are checked.
+
+mod backups;
+mod objects;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
+
+use crate::archive::overview::{self, Contents, Missing, Overview};
+use crate::archive::{self, Archive, Identity};
+use crate::index::{self, Entry, InMemory};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SegmentSize;
+use crate::postgres::timeline::{History, TimelineId};
+use crate::repository::{self, Repository};
+use crate::retry::Class;
+use crate::wal::digest::Digest;
+
+/// Mebibytes that objects in flight may take, stored and opened together.
+pub const BUDGET: u32 = 256;
+
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// This backup alone, and the log it needs to become consistent; everything, if none is named.
+    pub backup: Option<String>,
+}
+
+/// What was read and is right.
+#[derive(Debug, Default)]
+pub struct Progress {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Objects read so far.
+    pub fn objects(&self) -> u64 {
+        self.objects.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from repositories so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// An object that is not what was written.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+pub struct Damage {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// The object.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What one repository holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Counts {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// Segments that are right.
+    pub segments: u64,
+    /// Other files of `pg_wal`, records of gaps and the cluster's identity that are right.
+    pub files: u64,
+    /// Backups whose manifest, packs and files are right.
+    pub backups: u64,
+    /// Packs that are right.
+    pub packs: u64,
+    /// Chunks whose content has their name.
+    pub chunks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// What a verification found.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct Report {
+    /// What each repository holds.
+    pub repositories: Vec<Counts>,
+    /// What is damaged, by repository and object.
+    pub damage: Vec<Damage>,
+    /// Log that is missing or damaged.
+    pub gaps: Vec<Missing>,
+    /// Backups that cannot become consistent, because log is missing.
+    pub stranded: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything is there and right.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty() && self.gaps.is_empty() && self.stranded.is_empty()
+    }
+}
+
+/// Why a verification could not be made; damage is no such reason.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A repository did not answer, so that nothing can be said about what is in it.
+    #[error("repository {name}: {source}")]
+    Repository {
+        /// Its name in the configuration.
+        name: String,
+        /// What was in the way.
+        source: Arc<repository::Error>,
+    },
+    /// The archive could not be read.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The segments that are right don't belong together.
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    /// No repository has this backup.
+    #[error("there is no backup {label}; `walkeep list` shows those that there are")]
+    UnknownBackup {
+        /// What was asked for.
+        label: String,
+    },
+}
+
+impl VerifyError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            VerifyError::Repository { source, .. } => source.class(),
+            VerifyError::Archive(error) => error.class(),
+            VerifyError::Index(error) => error.class(),
+            VerifyError::UnknownBackup { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// One repository under verification.
+struct Subject<'a> {
+    archive: &'a Arc<Archive>,
+    name: String,
+    repository: Repository,
+    /// The size of the cluster's segments, if its identity can be read.
+    size: Option<SegmentSize>,
+    memory: Arc<Semaphore>,
+    progress: &'a Progress,
+    found: std::sync::Mutex<Found>,
+}
+
+/// What came to light in one repository.
+#[derive(Default)]
+struct Found {
+    counts: Counts,
+    damage: Vec<Damage>,
+    digests: Vec<(Digest, u64)>,
+    histories: Vec<History>,
+    gaps: Vec<archive::gap::Gap>,
+    summaries: Vec<archive::manifest::Summary>,
+}
+
+/// The log that a single backup needs.
+#[derive(Clone, Copy, Debug)]
+struct Needed {
+    timeline: TimelineId,
+    size: SegmentSize,
+    from: Lsn,
+    to: Lsn,
+}
+
+/// Verifies one cluster's archive.
+///
+/// # Errors
+/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progress) -> Result<Report, VerifyError> {
+    if let Some((name, source)) = archive.unreachable().next() {
+        return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
+    }
+    let identity = match archive.identity().await {
+        Err(error) if error.is_integrity() => None,
+        answer => answer?,
+    };
+    let memory = Arc::new(Semaphore::new(BUDGET as usize));
+    let mut sum = Sum::default();
+    for (name, repository) in archive.repositories() {
+        let subject = Subject {
+            archive,
+            name: name.to_owned(),
+            repository: repository.clone(),
+            size: identity.map(|identity| identity.segment_size),
+            memory: Arc::clone(&memory),
+            progress,
+            found: std::sync::Mutex::default(),
+        };
+        subject.note(|found| found.counts.repository = name.to_owned());
+        subject.run(options).await?;
+        sum.add(subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), archive)?;
+    }
+    if let Some(label) = options.backup.as_ref().filter(|label| !sum.summaries.iter().any(|s| s.label == **label)) {
+        let damaged = sum.damage.iter().any(|damage| damage.object.ends_with(&format!("/{label}")));
+        if !damaged {
+            return Err(VerifyError::UnknownBackup { label: label.clone() });
+        }
+    }
+    sum.report(&archive.cluster().to_string(), identity, options)
+}
+
+/// What all repositories together hold.
+#[derive(Default)]
+struct Sum {
+    counts: Vec<Counts>,
+    damage: Vec<Damage>,
+    log: InMemory,
+    histories: Vec<History>,
+    gaps: Vec<archive::gap::Gap>,
+    summaries: Vec<archive::manifest::Summary>,
+}
+
+impl Sum {
+    fn add(&mut self, mut found: Found, archive: &Archive) -> Result<(), VerifyError> {
+        let cluster = archive.cluster().to_string();
+        for (digest, stored) in &found.digests {
+            self.log.ingest(&cluster, Entry { digest, stored: *stored })?;
+        }
+        found.histories.retain(|new| !self.histories.iter().any(|old| old.timeline == new.timeline));
+        found.summaries.retain(|new| !self.summaries.iter().any(|old| old.label == new.label));
+        found.gaps.retain(|new| !self.gaps.contains(new));
+        self.histories.extend(found.histories);
+        self.summaries.extend(found.summaries);
+        self.gaps.extend(found.gaps);
+        self.damage.extend(found.damage);
+        self.counts.push(found.counts);
+        Ok(())
+    }
+
+    fn report(mut self, cluster: &str, identity: Option<Identity>, options: &Options) -> Result<Report, VerifyError> {
+        let contents =
+            Contents { cluster, identity, backups: &self.summaries, histories: &self.histories, gaps: &self.gaps };
+        let overview: Overview = overview::overview(&self.log.view(cluster)?, contents)?;
+        let stranded =
+            overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
+        self.damage.sort();
+        let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
+        Ok(Report { repositories: self.counts, damage: self.damage, gaps, stranded })
+    }
+}
+
+impl Subject<'_> {
+    /// Changes what was found.
+    fn note(&self, change: impl FnOnce(&mut Found)) {
+        change(&mut self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    fn damaged(&self, object: &str, what: impl ToString) {
+        let damage = Damage { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
+        tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
+        self.note(|found| found.damage.push(damage));
+    }
+
+    fn named(&self, source: repository::Error) -> VerifyError {
+        VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }
+    }
+
+    /// Verifies this repository.
+    async fn run(&self, options: &Options) -> Result<(), VerifyError> {
+        let layout = self.archive.layout();
+        match &options.backup {
+            None => {
+                let listed = self.repository.list(&layout.all()).await.map_err(|e| self.named(e))?;
+                self.objects(listed, None).await
+            }
+            Some(label) => {
+                let Ok(key) = layout.backup(label) else { return Ok(()) };
+                let Some(object) = self.repository.head(&key).await.map_err(|e| self.named(e))? else { return Ok(()) };
+                self.objects(vec![object], None).await?;
+                let backup = |found: &Found| found.summaries.iter().find(|summary| summary.label == *label).cloned();
+                let found = backup(&self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                let Some(summary) = found else { return Ok(()) };
+                let needed = Needed {
+                    timeline: summary.timeline,
+                    size: summary.segment_size,
+                    from: summary.start_lsn,
+                    to: summary.stop_lsn,
+                };
+                let mut listed =
+                    self.repository.list(&layout.timeline(needed.timeline)).await.map_err(|e| self.named(e))?;
+                listed.extend(self.repository.list(&layout.histories()).await.map_err(|e| self.named(e))?);
+                self.objects(listed, Some(needed)).await
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
