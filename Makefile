@@ -35,9 +35,11 @@ bench: build
 
 # The fuzzers link the RocksDB that is already built.
 fuzz: build
-	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	@cargo +nightly --version >/dev/null || { echo "cargo-fuzz needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz --version 0.13.2
+	@cd fuzz && for target in $$(cargo +nightly fuzz list); do mkdir -p $(CACHE)/corpus/$$target; \
 	  ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$$(dirname $$(ls -t $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)) \
-	  CARGO_TARGET_DIR=$(CACHE)/fuzz-target cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	  CARGO_TARGET_DIR=$(CACHE)/fuzz-target cargo +nightly fuzz run $$target $(CACHE)/corpus/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 lint: setup

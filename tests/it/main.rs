@@ -38,3 +38,5 @@ mod push;
 mod restore;
 /// Parsers beside PostgreSQL's own programs.
 mod formats;
+/// The main job from end to end, on every major.
+mod whole;

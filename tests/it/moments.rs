@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -12,7 +12,9 @@ use rand::{RngExt as _, SeedableRng};
 use crate::support::process::{self, Orphan};
 use crate::support::waldump::{self, Ending, Record, lsn, spell};
 use crate::support::workload::{self, Workload};
-use crate::support::{Cluster, Options, QUICK, Scratch};
+use crate::support::{Cluster, Options, QUICK, Scratch, Site};
+
+const TARGETS: usize = 20;
 
 /// A place to stop, in the words of both walkeep and PostgreSQL.
 #[derive(Debug)]
@@ -148,4 +150,68 @@ fn the_oracle_agrees_with_postgresql() {
         scratch.file(&format!("restored-{n}/recovery.signal"), "");
         check(&target, &expected, &shown(&data), seed);
     }
+}
+
+#[test]
+fn a_restore_shows_exactly_what_was_committed_before() {
+    let seed = rand::random();
+    let mut random = SmallRng::seed_from_u64(seed);
+    let cluster = source();
+    let site = Site::for_cluster(&cluster);
+    let mut receiver = site.spawn("receive", &["receive", "main"]);
+    cluster.wait_for("select count(*) > 0 from pg_stat_replication");
+
+    let from = cluster.current_lsn();
+    let workload = Workload::start(&cluster, 6, seed);
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    let consistent = cluster.current_lsn();
+    std::thread::sleep(Duration::from_secs(3));
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    std::thread::sleep(Duration::from_secs(3));
+    let acknowledged = workload.stop();
+    let last = cluster.switch_wal();
+    let history = History::read(&cluster, &cluster.pg_wal(), &from, &consistent);
+    let committed: BTreeSet<u32> = history.endings.iter().filter(|e| e.commit).map(|e| e.xid).collect();
+    let ours = workload::transactions(&cluster);
+    assert_eq!(ours, acknowledged);
+    assert!(ours.is_subset(&committed) && ours.len() > 500, "{} of {}", ours.len(), committed.len());
+
+    let end = cluster.current_lsn();
+    wait_until_archived(&site, &end);
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    drop(receiver);
+    drop(cluster);
+
+    for n in 0..TARGETS {
+        let (target, mut expected) = history.draw(&mut random);
+        expected.retain(|xid| ours.contains(xid));
+        let data = restore(&site, &target, n, seed);
+        check(&target, &expected, &shown(&data), seed);
+        fs::remove_dir_all(data).unwrap();
+    }
+    println!("{TARGETS} targets over {} transactions, up to {last}", ours.len());
+}
+
+/// The last segment is in the repository a moment after the switch.
+fn wait_until_archived(site: &Site, end: &str) {
+    let end = lsn(end);
+    let archived = process::until(Duration::from_secs(30), || {
+        let list = site.walkeep(&["list", "postgres", "main", "--json"]).json();
+        let to = list["clusters"][0]["windows"][0]["to_lsn"].as_str()?.to_owned();
+        (lsn(&to) + (1 << 20) >= end).then_some(())
+    });
+    assert!(archived.is_some(), "not archived up to {}", spell(end));
+}
+
+fn restore(site: &Site, target: &Target, n: usize, seed: u64) -> PathBuf {
+    let data = site.path().join(format!("restored-{n}"));
+    let option = format!("--target-{}", target.kind);
+    let mut command = site.command();
+    command.args(["restore", "postgres", "main", "--pgdata"]).arg(&data).args([&option, &target.value]);
+    if !target.inclusive {
+        command.arg("--target-exclusive");
+    }
+    let finished = process::run(command);
+    assert_eq!(finished.code, Some(0), "{target:?}, seed {seed}\n{}{}", finished.stdout, finished.stderr);
+    data
 }
