@@ -9,6 +9,7 @@ pg_basebackup, and Debian's pgbackrest.
 """
 
 import argparse
+import fcntl
 import filecmp
 import json
 import os
@@ -211,9 +212,13 @@ class Bench:
         self.children = []
 
     def __enter__(self):
-        self.server.start()
-        # Slots that an aborted run left behind.
-        self.server.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name <> 'backlog'")
+        try:
+            self.server.start()
+            # Slots that an aborted run left behind.
+            self.server.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name <> 'backlog'")
+        except SystemExit:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -451,6 +456,10 @@ def main():
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     home = os.path.join(cache, "bench", f"pgbench-{SCALE}")
+    os.makedirs(os.path.dirname(home), exist_ok=True)
+    # Two runs at once would measure one another.
+    alone = open(f"{os.path.dirname(home)}/lock", "w", encoding="utf-8")
+    fcntl.flock(alone, fcntl.LOCK_EX)
     if not os.path.exists(f"{home}/meta.json"):
         build(home)
     if arguments.build_only:
