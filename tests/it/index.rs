@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng};
 
 use crate::support::waldump;
 use crate::support::workload::Workload;
-use crate::support::{Cluster, Options, QUICK, Scratch};
+use crate::support::{Cluster, Options, QUICK, Scratch, Site};
 use walkeep::archive::lookup::{Lookup, Source};
 use walkeep::index::{Along, Entry, Index, Joint, Place};
 use walkeep::postgres::lsn::Lsn;
@@ -227,4 +227,65 @@ fn forgets_and_recovers(index: Index, wal: &Wal, scratch: &Scratch, random: &mut
     let index = Index::anew(&dir, &["r".to_owned()]).unwrap();
     ingest(&index, wal, random);
     assert_eq!(summaries(&index), before);
+}
+
+/// `plan` for some moments of the log, as JSON: what the index is for.
+fn answers(site: &Site, times: &[String]) -> Vec<serde_json::Value> {
+    let ask = |time: &String| {
+        let plan = site.walkeep(&["plan", "postgres", "--target-time", time, "--json"]);
+        let plan: serde_json::Value =
+            serde_json::from_str(&plan.stdout).unwrap_or_else(|e| panic!("{e}: {}", plan.stderr));
+        serde_json::json!([plan["target_lsn"], plan["last_commit_before"], plan["first_commit_after"]])
+    };
+    times.iter().map(ask).collect()
+}
+
+/// Killed at any moment, and thrown away, the index answers as before: it is made of the repository, and of nothing else.
+#[test]
+fn an_index_that_was_killed_or_deleted_answers_as_before() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let (cluster, wal) = busy(&mut random);
+    let oracle = Oracle::read(&cluster, &wal);
+    drop(cluster);
+    let site = Site::new();
+    site.init(&[]).expect_ok();
+    let folder = site.scratch().directory("wal");
+    for (name, (bytes, _)) in &wal.segments {
+        let path = folder.join(name.to_string());
+        std::fs::write(&path, bytes).unwrap();
+        site.walkeep(&["archive-push", &path.display().to_string()]).expect_ok();
+    }
+    let spell = |ending: &waldump::Ending| ending.time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string();
+    let some = |_| spell(&oracle.endings[random.random_range(0..oracle.endings.len() - 1)]);
+    let times: Vec<String> = (0..3).map(some).collect();
+    let before = answers(&site, &times);
+    for (time, answer) in times.iter().zip(&before) {
+        // The oracle's word for one of them all, so that equal does not mean equally wrong.
+        let first = oracle.endings.iter().find(|ending| spell(ending) > *time).map(|ending| waldump::spell(ending.lsn));
+        assert_eq!(answer[0].as_str(), first.as_deref(), "{time}");
+    }
+
+    for round in 0..12 {
+        std::fs::remove_dir_all(site.state_dir().join("index")).unwrap();
+        let mut rebuild = site.spawn("rebuild", &["index", "rebuild"]);
+        std::thread::sleep(Duration::from_millis(random.random_range(5..120)));
+        rebuild.kill9();
+        // Some rounds find a lock file and no database, some half an index, some all of it.
+        assert_eq!(answers(&site, &times[..1]), before[..1], "round {round}");
+    }
+    assert_eq!(answers(&site, &times), before);
+    site.walkeep(&["index", "rebuild"]).expect_ok();
+    assert_eq!(answers(&site, &times), before);
+
+    // A file of the database that is not what was written.
+    let db = site.state_dir().join("index/db");
+    for entry in std::fs::read_dir(&db).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST") {
+            std::fs::write(&path, b"nonsense").unwrap();
+        }
+    }
+    assert_eq!(answers(&site, &times[..1]), before[..1], "a damaged index is made anew");
 }
