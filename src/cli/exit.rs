@@ -215,7 +215,9 @@ fn of_place(error: &PlaceError) -> Code {
         PlaceError::Pack(error) if error.class() == Class::Transient => Code::Unavailable,
         PlaceError::Pack(_) | PlaceError::PackMissing(_) | PlaceError::Manifest { .. } => Code::Integrity,
         PlaceError::Differs { .. } | PlaceError::Control(_) => Code::Integrity,
-        PlaceError::Ground(GroundError::Io { .. }) | PlaceError::Durable(_) | PlaceError::Stopped => Code::Failed,
+        PlaceError::Ground(GroundError::Io { .. } | GroundError::NoRoom { .. })
+        | PlaceError::Durable(_)
+        | PlaceError::Stopped => Code::Failed,
         PlaceError::Ground(_) => Code::Usage,
     }
 }

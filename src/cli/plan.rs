@@ -23,6 +23,9 @@ pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) ->
         page.unreachable(plan);
     }
     page.commits(plan);
+    for note in &plan.notes {
+        page.prose("note", note);
+    }
     if asked || !plan.reachable {
         page.what_next(plan, args);
     }

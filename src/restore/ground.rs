@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use crate::archive::manifest::{Entry, Tablespace};
+use crate::archive::manifest::{Content, Entry, Tablespace};
 
 /// What stands in a data directory while it is being filled. Where it is found, a restore did not get to its end.
 pub const MARKER: &str = "walkeep.restoring";
@@ -76,6 +76,16 @@ pub enum GroundError {
         /// The other.
         second: PathBuf,
     },
+    /// Too little room.
+    #[error("{path} has room for {free} bytes, and the backup needs {needed} there")]
+    NoRoom {
+        /// A directory on the file system.
+        path: PathBuf,
+        /// What it needs.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
     /// The operating system said no.
     #[error("cannot {what} {path}: {source}")]
     Io {
@@ -139,6 +149,7 @@ impl Ground {
         for space in tablespaces {
             ground.check_space(space, entries)?;
         }
+        ground.check_room(entries)?;
         Ok(ground)
     }
 
@@ -211,6 +222,37 @@ impl Ground {
             }
         }
         Ok(())
+    }
+
+    /// Each file system must have room for the files that go there. WAL comes on top, a few segments at a time.
+    fn check_room(&self, entries: &[Entry]) -> Result<(), GroundError> {
+        let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+        for (place, bytes) in self.bytes_by_place(entries) {
+            let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+            let device = existing.metadata().map_err(at("read", existing))?.dev();
+            let (_, sum) = needed.entry(device).or_insert_with(|| (existing.to_owned(), 0));
+            *sum = sum.saturating_add(bytes);
+        }
+        for (path, needed) in needed.into_values() {
+            let room =
+                rustix::fs::statvfs(&path).map_err(io::Error::from).map_err(at("ask for free space on", &path))?;
+            let free = room.f_bavail.saturating_mul(room.f_frsize);
+            if free < needed {
+                return Err(GroundError::NoRoom { path, needed, free });
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_by_place(&self, entries: &[Entry]) -> BTreeMap<&Path, u64> {
+        let mut bytes: BTreeMap<&Path, u64> = BTreeMap::new();
+        for entry in entries {
+            let Content::File { len, .. } = &entry.content else { continue };
+            let space = space_of(&entry.path).and_then(|(oid, _)| self.spaces.get(&oid));
+            let sum = bytes.entry(space.map_or(self.pgdata.as_path(), PathBuf::as_path)).or_default();
+            *sum = sum.saturating_add(*len);
+        }
+        bytes
     }
 
     /// Makes a directory and those above it, and gives the new ones to the owner.
@@ -370,6 +412,17 @@ mod tests {
         assert!(unknown.to_string().contains("/elsewhere/a, /elsewhere/b"), "{unknown}");
         let climbing = refused(&[("/elsewhere/a", "x/../y")]);
         assert!(matches!(climbing, GroundError::BadPath { .. }), "{climbing}");
+    }
+
+    #[test]
+    fn more_than_fits_is_refused_before_anything_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let content = Content::File { len: 1 << 60, hash: [0; 32], chunks: Vec::new() };
+        let huge = Entry { path: "base/5/1".into(), mode: 0o600, modified: 0, content };
+        let destination = Destination { pgdata: root.path().join("data"), mapping: Vec::new() };
+        let error = Ground::survey(&destination, &[], &[huge]).unwrap_err();
+        assert!(matches!(error, GroundError::NoRoom { needed, .. } if needed == 1 << 60), "{error}");
+        assert!(!root.path().join("data").exists());
     }
 
     #[test]

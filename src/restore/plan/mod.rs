@@ -3,6 +3,8 @@
 //! A pure value, computed from the list of backups, the timeline histories and [`Facts`] about the log. Nothing is touched: `walkeep plan` prints
 //! it, `walkeep restore` carries it out.
 
+mod forks;
+
 use crate::postgres::control::RequiredSettings;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
@@ -131,6 +133,8 @@ pub struct Plan {
     pub required_settings: RequiredSettings,
     /// Whether the log has a hole right after the target, so that the server must not read ahead.
     pub hole_follows: bool,
+    /// What else one should know before doing it: other timelines that go on where this one does not.
+    pub notes: Vec<String>,
     /// Where replay stops.
     pub stop: Option<Stop>,
 }
@@ -432,6 +436,7 @@ fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String
         nearest_after: None,
         required_settings: base.required.max(demands.largest),
         hole_follows: hole_follows(facts, path, proof.until)?,
+        notes: forks::notes(world, path)?,
         stop: Some(proof.stop),
     })
 }
@@ -501,6 +506,7 @@ fn unreachable_plan(
         nearest_after,
         required_settings: RequiredSettings::default(),
         hole_follows: false,
+        notes: forks::notes(world, aimed.as_ref().map_or(&path, |(_, path)| path))?,
         stop: None,
     })
 }

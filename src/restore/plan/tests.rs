@@ -379,6 +379,21 @@ fn only_backups_on_the_way_to_the_timeline_count() {
 }
 
 #[test]
+fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
+    let log = busy();
+    let history = History::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
+    let bases = [base("a", 1, 2)];
+    let world = World { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
+    let on = |timeline| Request::new(Target::Lsn(at(7)), false).unwrap().on_timeline(timeline);
+    let latest = plan(world, &on(TimelineChoice::Latest)).unwrap();
+    let [note] = latest.notes.as_slice() else { panic!("{:?}", latest.notes) };
+    assert!(note.contains("timeline 1 has commits") && note.contains("from 0/400000 on"), "{note}");
+    assert!(note.contains("--target-timeline 1"), "{note}");
+    let alone = World { histories: &[], ..world };
+    assert!(plan(alone, &on(TimelineChoice::Latest)).unwrap().notes.is_empty());
+}
+
+#[test]
 fn the_document_has_what_the_manual_promises() {
     let plan = serde_json::to_value(ask(&busy(), &[base("a", 1, 2)], time(450), false)).unwrap();
     for field in [
