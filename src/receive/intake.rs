@@ -17,6 +17,9 @@ use crate::postgres::timeline::TimelineId;
 use crate::replication::XLogData;
 use crate::wal::assemble::{Assembler, Segment};
 
+/// A standby that is not so many segments behind may be waited for.
+const NEAR: u64 = 3;
+
 /// Where an intake begins.
 #[derive(Debug)]
 pub(super) struct Beginning {
@@ -169,7 +172,9 @@ impl Intake {
             if under_way {
                 uploads.push(segment.name, segment.bytes.clone());
             }
-            if self.ledger.policy() == Acknowledge::Spool || !under_way {
+            // Far behind, nobody waits for a commit: then a segment is not kept for the spool while it is being put.
+            let near = self.server_end.bytes_since(number.end(self.size)) < NEAR.saturating_mul(self.size.get());
+            if !under_way || begun || (near && self.ledger.policy() == Acknowledge::Spool) {
                 self.unspooled.push_back(Whole { segment, number, under_way, begun });
             }
         }

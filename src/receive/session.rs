@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::error::Error;
 use super::intake::{Committed, Intake, Scope};
-use super::upload::{Uploaded, Uploads};
+use super::upload::{Load, Uploaded, Uploads};
 use super::{Event, Observer, Settings};
 use crate::clock::Clock;
 use crate::postgres::lsn::Lsn;
@@ -46,7 +46,7 @@ pub(super) struct Session<'a> {
     pub(super) shutdown: watch::Receiver<bool>,
     /// The server cuts a standby off that is silent for longer; zero for never.
     pub(super) sender_timeout: Duration,
-    stuck: watch::Receiver<usize>,
+    load: watch::Receiver<Load>,
     reported: Lsn,
     reported_at: Duration,
     heard_at: Duration,
@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
     ) -> Session<'a> {
-        let (now, stuck) = (clock.elapsed(), uploads.watch_stuck());
+        let (now, load) = (clock.elapsed(), uploads.watch());
         Session {
             settings,
             clock,
@@ -70,7 +70,7 @@ impl<'a> Session<'a> {
             uploads,
             shutdown,
             sender_timeout,
-            stuck,
+            load,
             reported: Lsn::INVALID,
             reported_at: now,
             heard_at: now,
@@ -200,14 +200,14 @@ impl<'a> Session<'a> {
             return Err(replication::Error::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into());
         }
         let pause = self.until_report();
-        let Session { intake, uploads, clock, shutdown, stuck, .. } = self;
+        let Session { intake, uploads, clock, shutdown, load, .. } = self;
         let next = tokio::select! {
             event = stream.next(), if may_take => Next::Event(event),
             committed = intake.commit_ended() => Next::Committed(committed),
             uploaded = uploads.next() => Next::Uploaded(uploaded),
             () = clock.sleep(pause) => Next::Nothing,
             _ = shutdown.changed() => Next::Nothing,
-            _ = stuck.changed() => Next::Nothing,
+            _ = load.changed() => Next::Nothing,
         };
         match next {
             Next::Event(event) => self.take(event?),

@@ -31,6 +31,18 @@ const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Dura
 /// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Sealed segments, a third of their size, that may be on their way beside those in memory: while one is synced, others are sealed.
+const SEALED_LIMIT: usize = 3;
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Segments in memory that are not sealed yet.
+    plain: usize,
+    /// Segments that the repository does not take.
+    stuck: usize,
+}
+
 /// One segment to check and seal.
 struct Job {
     name: SegmentName,
@@ -59,10 +71,10 @@ pub(super) struct Uploads {
     tasks: JoinSet<Uploaded>,
     /// Whole segments in the spool whose turn has not come.
     waiting: VecDeque<SegmentName>,
+    /// Segments that may be in memory, waiting to be sealed or being sealed.
     limit: usize,
     adaptive: Option<Adaptive>,
-    /// How many segments are stuck.
-    stuck: watch::Sender<usize>,
+    load: watch::Sender<Load>,
     /// Memory of segments that are sealed.
     spare: (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Bytes>),
 }
@@ -99,7 +111,7 @@ impl Uploads {
             waiting: VecDeque::new(),
             limit,
             adaptive,
-            stuck: watch::Sender::new(0),
+            load: watch::Sender::new(Load::default()),
             // No more can be in it than segments were under way.
             spare: mpsc::unbounded_channel(),
         })
@@ -107,17 +119,21 @@ impl Uploads {
 
     /// Whether another segment may be kept in memory.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.is_empty() && self.tasks.len() < self.limit
+        self.waiting.is_empty() && self.may_start()
+    }
+
+    fn may_start(&self) -> bool {
+        self.load.borrow().plain < self.limit && self.tasks.len() < self.limit + SEALED_LIMIT
     }
 
     /// Whether the repository does not take what is under way, so that the spool must.
     pub(super) fn is_stuck(&self) -> bool {
-        *self.stuck.borrow() > 0
+        self.load.borrow().stuck > 0
     }
 
-    /// Hears when that changes.
-    pub(super) fn watch_stuck(&self) -> watch::Receiver<usize> {
-        self.stuck.subscribe()
+    /// Hears when there may be room again, or something is stuck.
+    pub(super) fn watch(&self) -> watch::Receiver<Load> {
+        self.load.subscribe()
     }
 
     /// Segments that are not in the repository yet.
@@ -142,7 +158,7 @@ impl Uploads {
     }
 
     fn fill(&mut self) {
-        while self.tasks.len() < self.limit
+        while self.may_start()
             && let Some(name) = self.waiting.pop_front()
         {
             self.spawn(name, None);
@@ -152,7 +168,8 @@ impl Uploads {
     fn spawn(&mut self, name: SegmentName, bytes: Option<Bytes>) {
         let level = match &mut self.adaptive {
             Some(adaptive) => {
-                adaptive.observe(self.tasks.len(), self.limit);
+                // The last place is taken by the segment that is being pushed: when all others are, its feeder has waited or is about to.
+                adaptive.observe(self.load.borrow().plain, self.limit.saturating_sub(1));
                 adaptive.level()
             }
             None => self.archive.level(),
@@ -162,9 +179,10 @@ impl Uploads {
             spool: self.spool.clone(),
             size: self.size,
             work: Arc::clone(&self.work),
-            stuck: self.stuck.clone(),
+            load: self.load.clone(),
             spare: self.spare.0.clone(),
         };
+        self.load.send_modify(|load| load.plain += 1);
         self.tasks.spawn(async move {
             let result = upload.run(name, bytes, level).await;
             Uploaded { name, result }
@@ -205,12 +223,13 @@ struct Upload {
     spool: Spool,
     size: SegmentSize,
     work: Arc<Work>,
-    stuck: watch::Sender<usize>,
+    load: watch::Sender<Load>,
     spare: mpsc::UnboundedSender<Bytes>,
 }
 
 impl Upload {
     async fn run(self, name: SegmentName, bytes: Option<Bytes>, level: Level) -> Result<Ingested, Error> {
+        let mut plain = Counted { load: &self.load, count: |load| &mut load.plain, counted: true };
         let bytes = match bytes {
             Some(bytes) => bytes,
             None => {
@@ -223,11 +242,12 @@ impl Upload {
         let (prepared, bytes) = pending.wait().await.map_err(|_gone| Error::Lost)?;
         // Without a receiver there is no next segment.
         drop(self.spare.send(bytes));
+        plain.forget();
         let prepared = prepared?;
         let clock = self.archive.clock();
         let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
         let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
-        let mut stuck = Stuck { count: &self.stuck, counted: false };
+        let mut stuck = Counted { load: &self.load, count: |load| &mut load.stuck, counted: false };
         loop {
             let committed = {
                 let mut commit = std::pin::pin!(self.archive.commit(prepared.clone()));
@@ -254,25 +274,31 @@ impl Upload {
     }
 }
 
-/// Counts a segment among the stuck as long as it is.
-struct Stuck<'a> {
-    count: &'a watch::Sender<usize>,
+/// Counts a segment in the load as long as it belongs there.
+struct Counted<'a> {
+    load: &'a watch::Sender<Load>,
+    count: fn(&mut Load) -> &mut usize,
     counted: bool,
 }
 
-impl Stuck<'_> {
+impl Counted<'_> {
     fn note(&mut self) {
         if !self.counted {
             self.counted = true;
-            self.count.send_modify(|count| *count += 1);
+            self.load.send_modify(|load| *(self.count)(load) += 1);
+        }
+    }
+
+    fn forget(&mut self) {
+        if self.counted {
+            self.counted = false;
+            self.load.send_modify(|load| *(self.count)(load) -= 1);
         }
     }
 }
 
-impl Drop for Stuck<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if self.counted {
-            self.count.send_modify(|count| *count -= 1);
-        }
+        self.forget();
     }
 }
