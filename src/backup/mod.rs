@@ -24,6 +24,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub use error::Error;
 pub use tar::TarError;
@@ -35,7 +37,7 @@ use self::wal::Needed;
 use crate::archive::Archive;
 use crate::archive::chunks::{self, ChunkNamer, ChunkValue};
 use crate::archive::manifest::{Content, FORMAT, Manifest, Summary, Tablespace};
-use crate::pipeline::{Ordered, Stage};
+use crate::pipeline::{Lost, Ordered, Stage};
 use crate::postgres::control::Control;
 use crate::postgres::label::{BackupFrom, BackupLabel};
 use crate::postgres::segment::SegmentSize;
@@ -45,8 +47,12 @@ use crate::repository::Put;
 use crate::seal::Kind;
 use crate::sql::Sql;
 
-/// Chunks that are being hashed, or wait for it or for being stored.
-const CHUNKS_UNDER_WAY: usize = 64;
+/// Chunks that one thread hashes in a row: handing over each by itself costs as much as hashing it.
+const BATCH: usize = 8;
+/// Batches that are being hashed, or wait for it or for being stored: 8 MiB.
+const BATCHES_UNDER_WAY: usize = 8;
+/// Progress is told each time so many bytes have come.
+const TOLD_EACH: u64 = 8 << 20;
 /// So many suspicious pages are asked for again; of more than that a damaged disk is the likelier reason.
 const MAX_SUSPECT: usize = 1000;
 
@@ -96,6 +102,27 @@ pub async fn run(
     options: &Options,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Summary, Error> {
+    let (tell, mut told) = watch::channel(Progress::Checkpoint);
+    let (archive, server, options) = (Arc::clone(archive), server.clone(), options.clone());
+    // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many messages, the caller's would
+    // spend more time on waking than on working. Dropping the set ends the task.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { take(&archive, &server, &options, &tell).await });
+    while told.changed().await.is_ok() {
+        progress(*told.borrow_and_update());
+    }
+    match tasks.join_next().await {
+        Some(Ok(taken)) => taken,
+        Some(Err(_)) | None => Err(Lost.into()),
+    }
+}
+
+async fn take(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    options: &Options,
+    tell: &watch::Sender<Progress>,
+) -> Result<Summary, Error> {
     let mut connection = Connection::connect(server).await?;
     let about = about(archive, &mut connection).await?;
     let namer = ChunkNamer::current(archive.protection());
@@ -103,18 +130,18 @@ pub async fn run(
     let store = Store::new(archive, known)?;
 
     let hold = wal::hold(server).await?;
-    progress(Progress::Checkpoint);
+    tell.send_replace(Progress::Checkpoint);
     let stream = connection.base_backup(&base_backup_options(options, about.started_at)).await?;
     let start = stream.start().clone();
     wal_of_start(archive, server, &start).await?;
     let rule = about.rule.map(|rule| Rule { start: start.start, ..rule });
     let taking = Taking::new(rule, store, namer, archive.threads())?;
-    let (end, mut taken) = taking.read(stream, &start, progress).await?;
+    let (end, mut taken) = taking.read(stream, &start, tell).await?;
     let finished_at = archive.clock().now();
 
     settle_suspects(server, rule, &mut taken).await?;
     let summary = summary(&about, &start, end, finished_at, &taken)?;
-    progress(Progress::WaitingForWal);
+    tell.send_replace(Progress::WaitingForWal);
     let needed = Needed {
         timeline: start.timeline,
         size: about.segment_size,
@@ -214,7 +241,7 @@ async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BackupS
 struct Taking {
     reader: Reader,
     store: Store,
-    hashing: Stage<Cut, Hashed>,
+    hashing: Stage<Vec<Cut>, Vec<Hashed>>,
     namer: Arc<ChunkNamer>,
     values: Vec<Vec<ChunkValue>>,
     pages: Pages,
@@ -241,7 +268,8 @@ impl Taking {
     fn new(rule: Option<Rule>, store: Store, namer: ChunkNamer, threads: usize) -> Result<Taking, Error> {
         let namer = Arc::new(namer);
         let for_threads = Arc::clone(&namer);
-        let hashing = Stage::start("hash", threads, CHUNKS_UNDER_WAY, move |cut| read::hash(cut, &for_threads))?;
+        let hash = move |cuts: Vec<Cut>| cuts.into_iter().map(|cut| read::hash(cut, &for_threads)).collect();
+        let hashing = Stage::start("hash", threads, BATCHES_UNDER_WAY, hash)?;
         let (values, pages) = (Vec::new(), Pages::default());
         Ok(Taking { reader: Reader::new(rule), store, hashing, namer, values, pages })
     }
@@ -250,46 +278,47 @@ impl Taking {
         self,
         mut stream: BaseBackup,
         start: &BackupStart,
-        progress: &mut (dyn FnMut(Progress) + Send),
+        tell: &watch::Sender<Progress>,
     ) -> Result<(BackupEnd, Taken), Error> {
         let Taking { mut reader, mut store, hashing, namer, mut values, mut pages } = self;
         let mut ordered = Ordered::over(&hashing);
         let total = start.tablespaces.iter().filter_map(|space| space.size_kib).sum::<u64>().saturating_mul(1024);
-        let (mut done, mut cuts) = (0_u64, Vec::new());
-        let end = loop {
-            match stream.next().await? {
-                BackupEvent::Archive(tablespace) => reader.archive(tablespace)?,
+        let (mut done, mut told, mut cuts) = (0_u64, 0_u64, Vec::with_capacity(BATCH));
+        loop {
+            let event = stream.next().await?;
+            let ended = match event {
+                BackupEvent::End(end) => Some(end),
+                BackupEvent::Archive(tablespace) => {
+                    reader.archive(tablespace)?;
+                    None
+                }
                 BackupEvent::Data(bytes) => {
                     done = done.saturating_add(bytes.len() as u64);
-                    push(&mut reader, bytes, &mut cuts)?;
+                    reader.push(bytes, &mut cuts)?;
+                    None
                 }
-                BackupEvent::Progress(_) => {
-                    progress(Progress::Reading { done, total: total.max(done), stored: store.stored_bytes() });
-                }
-                BackupEvent::Manifest => {}
-                BackupEvent::End(end) => break end,
+                BackupEvent::Manifest | BackupEvent::Progress(_) => None,
+            };
+            if done.saturating_sub(told) >= TOLD_EACH || ended.is_some() {
+                told = done;
+                tell.send_replace(Progress::Reading { done, total: total.max(done), stored: store.stored_bytes() });
             }
-            for cut in cuts.drain(..) {
-                ordered.push(cut).await?;
-                if ordered.outstanding() >= CHUNKS_UNDER_WAY
-                    && let Some(hashed) = ordered.next().await?
-                {
+            if cuts.len() >= BATCH || ended.is_some() {
+                ordered.push(std::mem::replace(&mut cuts, Vec::with_capacity(BATCH))).await?;
+            }
+            while ordered.outstanding() >= BATCHES_UNDER_WAY || ended.is_some() {
+                let Some(batch) = ordered.next().await? else { break };
+                for hashed in batch {
                     settle(hashed, &mut store, &mut reader, &mut values, &mut pages).await?;
                 }
             }
-        };
-        while let Some(hashed) = ordered.next().await? {
-            settle(hashed, &mut store, &mut reader, &mut values, &mut pages).await?;
+            if let Some(end) = ended {
+                stream.finish().await?.close().await;
+                reader.finish()?;
+                return Ok((end, Taken { reader, stored: store.finish().await?, pages, namer }));
+            }
         }
-        stream.finish().await?.close().await;
-        reader.finish()?;
-        progress(Progress::Reading { done, total: done, stored: store.stored_bytes() });
-        Ok((end, Taken { reader, stored: store.finish().await?, pages, namer }))
     }
-}
-
-fn push(reader: &mut Reader, bytes: Bytes, cuts: &mut Vec<Cut>) -> Result<(), Error> {
-    reader.push(bytes, cuts)
 }
 
 /// Notes a chunk in its file, and closes the file if it was the last.

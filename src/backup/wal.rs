@@ -1,7 +1,7 @@
 //! The proof that the archive has the WAL a backup needs, and the fetching of what nobody archived.
 //!
 //! Decided: a backup does not stream WAL beside itself. A running receiver or `archive_command` has it within a moment of the backup's end; PostgreSQL
-//! ends the segment by itself then, on a primary. Where nothing has come for [`PATIENCE`], the backup fetches the missing segments over a
+//! ends the segment by itself then, on a primary. Where nothing has come for [`PATIENCE`], or nobody seems to archive at all, the backup fetches the missing segments over a
 //! connection of its own and puts them into the archive as a receiver would, where whoever comes later finds them identical. That the server still has them
 //! is the work of a temporary slot ([`hold`]), which lives as long as the backup's connection and not a moment longer.
 
@@ -70,6 +70,7 @@ pub(super) async fn prove(
 ) -> Result<(), Error> {
     let clock = Arc::clone(archive.clock());
     let began = clock.elapsed();
+    let patience = if somebody_archives(archive, needed).await? { PATIENCE } else { Duration::ZERO };
     let (mut progressed, mut missing_before) = (began, usize::MAX);
     let mut pause = Duration::from_millis(50);
     loop {
@@ -84,11 +85,11 @@ pub(super) async fn prove(
             let advice = needed.advice();
             return Err(Error::NoWal { missing: first, stop: needed.stop, waited, advice });
         }
-        if now.saturating_sub(progressed) >= PATIENCE {
+        if now.saturating_sub(progressed) >= patience {
             tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: fetching it");
             let left = limit.saturating_sub(waited);
             timeout(&*clock, left, fetch(archive, server, needed, first)).await.transpose()?;
-            continue;
+            progressed = clock.elapsed();
         }
         clock.sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSE);
@@ -97,6 +98,17 @@ pub(super) async fn prove(
         whole(archive, name).await?;
     }
     Ok(())
+}
+
+/// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought that brings the rest.
+async fn somebody_archives(archive: &Archive, needed: &Needed) -> Result<bool, Error> {
+    let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
+    if let Some(before) = before
+        && archive.digest(before).await?.is_some()
+    {
+        return Ok(true);
+    }
+    Ok(missing(archive, needed).await?.len() < needed.names().count())
 }
 
 /// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the backup then goes on without, as an

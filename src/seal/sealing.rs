@@ -25,6 +25,9 @@ pub struct SealSpec<'a> {
     pub metadata: &'a [u8],
     /// How many threads may work on it at once, with the caller's.
     pub threads: usize,
+    /// Whether to record the BLAKE3 of the plaintext, by which two objects are compared. Where it is left out the tags of an encrypted object say as
+    /// much about its integrity; an object that is not encrypted has it always.
+    pub content: bool,
 }
 
 impl<'a> SealSpec<'a> {
@@ -34,7 +37,7 @@ impl<'a> SealSpec<'a> {
     /// The usual: level [`Level::Auto`], frames of 1 MiB, no metadata, the calling thread alone.
     #[must_use]
     pub const fn new(binding: &'a Binding) -> SealSpec<'a> {
-        SealSpec { binding, level: Level::Auto, frame_size: SealSpec::FRAME, metadata: &[], threads: 1 }
+        SealSpec { binding, level: Level::Auto, frame_size: SealSpec::FRAME, metadata: &[], threads: 1, content: true }
     }
 }
 
@@ -47,7 +50,7 @@ pub struct SealedObject {
     pub len: u64,
     /// How many bytes of plaintext it holds.
     pub plain_len: u64,
-    /// The plaintext's BLAKE3.
+    /// The plaintext's BLAKE3; zero if it was left out.
     pub content: [u8; 32],
 }
 
@@ -150,10 +153,12 @@ fn seal_parts<'m>(
     };
     let encrypted = matches!(protection, Protection::Encrypted(_));
     let header = Header { kind: spec.binding.kind(), key, encrypted, frame_size: spec.frame_size, salt };
-    let sealer = Sealer { spec, cipher, context: header.context(spec.binding), pieces };
+    let hashed = spec.content || !encrypted;
+    let sealer = Sealer { spec, cipher, context: header.context(spec.binding), pieces, hashed };
 
     let sealed = sealer.frames()?;
     let content = match sealed.as_slice() {
+        _ if !hashed => [0; 32],
         [] => *blake3::hash(&[]).as_bytes(),
         [only] => only.content,
         several => {
@@ -200,6 +205,7 @@ struct Sealer<'a> {
     cipher: ObjectCipher,
     context: [u8; 32],
     pieces: Pieces<'a>,
+    hashed: bool,
 }
 
 struct SealedFrame {
@@ -221,7 +227,11 @@ impl Sealer<'_> {
         let offset = number.saturating_mul(u64::from(self.spec.frame_size));
         let plain_len = frame_len(self.pieces.len, self.spec.frame_size, number);
         let plain = self.pieces.slice(offset, plain_len as usize);
-        let content = if count == 1 { *blake3::hash(&plain).as_bytes() } else { content::subtree(&[&plain], offset) };
+        let content = match (self.hashed, count) {
+            (false, _) => [0; 32],
+            (true, 1) => *blake3::hash(&plain).as_bytes(),
+            (true, _) => content::subtree(&[&plain], offset),
+        };
         let last = index.saturating_add(1) == count;
         let bytes = self.encrypt(&plain, |stored, bytes| {
             let frame = Frame { offset: 0, stored, crc: 0, plain_len, last };

@@ -65,6 +65,18 @@ fn gives_back_what_was_sealed() {
 }
 
 #[test]
+fn the_content_hash_may_be_left_out_where_tags_say_as_much() {
+    let (plain, binding) = (plain(20_000), binding());
+    let spec = SealSpec { content: false, frame_size: 4096, ..SealSpec::new(&binding) };
+    for (protection, left_out) in [(ring(1), true), (Protection::None, false)] {
+        let object = seal(&[&plain], &spec, &protection).unwrap();
+        assert_eq!(object.content == [0; 32], left_out);
+        let opened = opened(&object.to_bytes(), &protection).unwrap();
+        assert_eq!((opened.plain, opened.content), (plain.clone().into(), object.content));
+    }
+}
+
+#[test]
 fn any_flipped_bit_is_found() {
     for protection in [ring(1), Protection::None] {
         let mut object = sealed(&plain(4396), &protection);

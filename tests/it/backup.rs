@@ -221,7 +221,12 @@ async fn a_standby_is_backed_up_once_the_primary_ends_the_segment() {
     let primary = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     primary.sql("create table things as select i, md5(i::text) as text from generate_series(1, 20000) i");
     let standby = primary.standby(Options::default());
-    standby.wait_for("select count(*) > 0 from things");
+    // So that the standby's consistent position lies within a segment.
+    primary.sql("create table more as select i from generate_series(1, 1000) i");
+    primary.sql("checkpoint");
+    primary.sql("create table last as select i from generate_series(1, 1000) i");
+    standby.wait_for("select count(*) = 1000 from last");
+    standby.sql("checkpoint");
     let archive = archive(&scratch, true).await;
 
     let error = try_take(&archive, &standby, Duration::from_secs(2)).await.unwrap_err();

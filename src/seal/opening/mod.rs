@@ -20,7 +20,7 @@ pub struct Opened {
     pub plain: Bytes,
     /// What the object says about itself.
     pub metadata: Vec<u8>,
-    /// The plaintext's BLAKE3, verified.
+    /// The plaintext's BLAKE3, verified; zero if it was left out.
     pub content: [u8; 32],
 }
 
@@ -183,7 +183,7 @@ impl Trailer {
         self.plain_len
     }
 
-    /// The BLAKE3 of what was sealed.
+    /// The BLAKE3 of what was sealed; zero if it was left out ([`super::SealSpec::content`]).
     #[must_use]
     pub const fn content(&self) -> &[u8; 32] {
         &self.content
@@ -257,13 +257,15 @@ impl Trailer {
         if stored.len() as u64 != stored_len {
             return Err(self.error(Fault::NoEnd));
         }
+        // Zero if it was left out, as only an encrypted object may.
+        let hashed = all && (self.content != [0; 32] || !self.header.encrypted);
         let mut plain = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let slots = plain.chunks_mut(self.header.frame_size as usize).zip(frames).enumerate();
         let values = parallel::map(slots, threads, |(index, (slot, frame))| {
             let at = |position: u64| usize::try_from(position.saturating_sub(base)).unwrap_or(usize::MAX);
             let bytes = stored.get(at(frame.range().start)..at(frame.range().end)).unwrap_or_default();
             self.open_frame(first.saturating_add(index) as u64, frame, bytes, slot)?;
-            Ok(match (all, frames.len()) {
+            Ok(match (hashed, frames.len()) {
                 (true, 2..) => {
                     content::subtree(&[slot], (index as u64).saturating_mul(u64::from(self.header.frame_size)))
                 }
@@ -271,7 +273,7 @@ impl Trailer {
             })
         })
         .map_err(|fault| self.error(fault))?;
-        if all {
+        if hashed {
             let content = match values.len() {
                 0 | 1 => *blake3::hash(&plain).as_bytes(),
                 _ => content::root(&values, len, self.header.frame_size),
