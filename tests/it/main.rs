@@ -40,3 +40,5 @@ mod restore;
 mod formats;
 /// The main job from end to end, on every major.
 mod whole;
+/// Targets beside PostgreSQL's own recovery.
+mod stops;
