@@ -65,8 +65,8 @@ pub fn identity(archive: &Archive) -> Vec<String> {
     archive.repositories().map(|(_, repository)| repository.id().to_string()).collect()
 }
 
-/// Opens the index in `dir` for a command: as the writer, caught up, if no other process writes it; else beside that one. An index that is
-/// damaged or of another format is made anew. Never fails because somebody else writes.
+/// Opens the index in `dir` for a command, caught up: as the writer, if no other process writes it; else beside that one, and then what that one
+/// has not taken in yet is kept in memory. An index that is damaged or of another format is made anew. Never fails because somebody else writes.
 ///
 /// # Errors
 /// What index or repository say.
@@ -82,7 +82,7 @@ pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<Index>, Rep
         opened => opened,
     });
     let index = Arc::new(opened.await??);
-    let report = if index.is_writer() { catch_up(archive, &index, Scope::New).await? } else { Report::default() };
+    let report = catch_up(archive, &index, Scope::New).await?;
     Ok((index, report))
 }
 
@@ -349,9 +349,16 @@ mod tests {
         let busy = rebuild(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap_err();
         assert!(matches!(busy, super::ReindexError::Index(index::Error::Locked(_))), "{busy}");
         let (beside, report) = open(&archive, state.path()).await.unwrap();
-        assert!(!beside.is_writer() && report == Report::default());
+        assert!(!beside.is_writer() && counts(&report) == (0, 0, 0));
         assert_eq!(known(&beside), [3, 4, 5]);
-        drop((index, beside));
+        // The writer has not heard of it yet, and a reader's answer is right all the same.
+        put(&archive, &[6]).await;
+        let (later, report) = open(&archive, state.path()).await.unwrap();
+        assert_eq!((later.is_writer(), counts(&report)), (false, (1, 1, 0)));
+        assert_eq!((known(&later), known(&index)), (vec![3, 4, 5, 6], vec![3, 4, 5]));
+        later.refresh().unwrap();
+        assert_eq!(known(&later), [3, 4, 5]);
+        drop((index, beside, later));
 
         let name = segment(7, 4, b"a", 9).0;
         let path = dir.path().join("repository").join(archive.layout().segment(name).as_str());
@@ -360,7 +367,7 @@ mod tests {
         bytes[end] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let (index, report) = rebuild(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap();
-        assert_eq!(known(&index), [3, 5]);
+        assert_eq!(known(&index), [3, 5, 6]);
         assert_eq!(report.unreadable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), [name]);
     }
 

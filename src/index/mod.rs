@@ -26,7 +26,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::postgres::segment::SegmentNo;
 use crate::postgres::timeline::TimelineId;
@@ -42,7 +42,7 @@ pub use view::View;
 use ingest::Ingest;
 use keys::Cluster;
 use rocks::Rocks;
-use store::{Batch, Family, Store};
+use store::{Batch, Family, Layered, Store};
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
 pub const FORMAT: u32 = 1;
@@ -65,6 +65,8 @@ pub struct Index {
     rocks: Rocks,
     /// Held while something is read, changed and written back.
     writing: Mutex<()>,
+    /// What a reader has taken in by itself and the database does not have yet. Always empty for the writer.
+    own: RwLock<Arc<Batch>>,
 }
 
 impl Index {
@@ -75,7 +77,7 @@ impl Index {
     /// [`Error::Locked`] where another process writes it; [`Error::Foreign`], [`Error::Format`] and [`Error::Damaged`] where it has to be
     /// replaced ([`Index::anew`]).
     pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
-        let index = Index { rocks: Rocks::open_writer(dir)?, writing: Mutex::new(()) };
+        let index = Index::over(Rocks::open_writer(dir)?);
         let fresh = index.rocks.get(Family::Meta, FORMAT_KEY)?.is_none()
             && index.rocks.get(Family::Meta, REPOSITORY_KEY)?.is_none();
         let noted = if fresh { Vec::new() } else { index.check_identity(repositories)? };
@@ -90,12 +92,31 @@ impl Index {
         Ok(index)
     }
 
+    fn over(rocks: Rocks) -> Index {
+        Index { rocks, writing: Mutex::new(()), own: RwLock::default() }
+    }
+
+    /// The database, and what a reader has on top of it.
+    fn store(&self) -> Layered<&Rocks> {
+        Layered::new(&self.rocks, Arc::clone(&self.own.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Makes changes: in the database, or if this is a reader on top of it, for itself alone.
+    fn apply(&self, batch: Batch) -> Result<(), Error> {
+        if self.is_writer() {
+            return self.rocks.apply(&batch);
+        }
+        let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
+        *own = Arc::new(Arc::unwrap_or_clone(std::mem::take(&mut *own)).followed_by(batch));
+        Ok(())
+    }
+
     /// Opens the index in `dir` for reading, as it stands now, beside whoever writes it.
     ///
     /// # Errors
     /// [`Error::Absent`] where there is none; else as [`Index::open_writer`].
     pub fn open_reader(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
-        let index = Index { rocks: Rocks::open_reader(dir)?, writing: Mutex::new(()) };
+        let index = Index::over(Rocks::open_reader(dir)?);
         index.check_identity(repositories)?;
         Ok(index)
     }
@@ -140,26 +161,32 @@ impl Index {
     /// # Errors
     /// What RocksDB says, or [`Error::Cluster`].
     pub fn view(&self, cluster: &str) -> Result<View<'_>, Error> {
-        View::new(&self.rocks, cluster)
+        View::new(self.store(), cluster)
     }
 
-    /// Takes digests in, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
+    /// Takes digests in, a reader for itself alone, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
     /// others out, never half of one.
     ///
     /// # Errors
     /// What RocksDB says; [`Error::SegmentSize`] for a segment that is not the cluster's.
     pub fn ingest<'a>(&self, cluster: &str, entries: impl IntoIterator<Item = Entry<'a>>) -> Result<(), Error> {
         let cluster = Cluster::new(cluster)?;
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut ingest = Ingest::new(&self.rocks, &cluster)?;
-        for entry in entries {
-            ingest.add(entry)?;
-            if ingest.weight() >= BATCH {
-                self.rocks.apply(&ingest.finish())?;
-                ingest = Ingest::new(&self.rocks, &cluster)?;
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let store = self.store();
+            let mut ingest = Ingest::new(&store, &cluster)?;
+            while let Some(entry) = entries.next() {
+                ingest.add(entry)?;
+                if ingest.weight() >= BATCH {
+                    break;
+                }
             }
+            let batch = ingest.finish();
+            drop(store);
+            self.apply(batch)?;
         }
-        self.rocks.apply(&ingest.finish())
+        Ok(())
     }
 
     /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself over what follows
@@ -169,10 +196,13 @@ impl Index {
     /// What RocksDB says.
     pub fn set_mark(&self, cluster: &str, timeline: TimelineId, at: SegmentNo) -> Result<(), Error> {
         let cluster = Cluster::new(cluster)?;
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut ingest = Ingest::new(&self.rocks, &cluster)?;
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store();
+        let mut ingest = Ingest::new(&store, &cluster)?;
         ingest.set_mark(timeline, at)?;
-        self.rocks.apply(&ingest.finish())
+        let batch = ingest.finish();
+        drop(store);
+        self.apply(batch)
     }
 
     /// Removes segments that the repository has no longer, with their events. Blocks keep claiming them, which costs a search a moment and no
@@ -182,25 +212,27 @@ impl Index {
     /// What RocksDB says.
     pub fn forget(&self, cluster: &str, timeline: TimelineId, segments: &[SegmentNo]) -> Result<(), Error> {
         let cluster = Cluster::new(cluster)?;
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let batch = ingest::forget(&self.rocks, &cluster, timeline, segments)?;
-        self.rocks.apply(&batch)
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = ingest::forget(&self.store(), &cluster, timeline, segments)?;
+        self.apply(batch)
     }
 
-    /// Takes in what the writer has written since this reader was opened or last refreshed.
+    /// Takes in what the writer has written since this reader was opened or last refreshed. What the reader had taken in by itself is dropped: the
+    /// writer's blocks may know more by now than those on top of them.
     ///
     /// # Errors
     /// What RocksDB says.
     pub fn refresh(&self) -> Result<(), Error> {
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
         self.rocks.refresh()
     }
 
-    /// Writes all that is in memory to files.
+    /// Writes all that is in memory to files; a reader has nothing to write.
     ///
     /// # Errors
     /// What RocksDB says.
     pub fn flush(&self) -> Result<(), Error> {
-        self.rocks.flush()
+        if self.is_writer() { self.rocks.flush() } else { Ok(()) }
     }
 
     /// How large the index is.

@@ -2,7 +2,10 @@
 //!
 //! RocksDB is one such store ([`rocks`](super::rocks)); a sorted map in memory is another, which tests and readers without a database use.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::sync::Arc;
 
 use super::error::Error;
 use super::keys::Range;
@@ -66,6 +69,16 @@ pub trait Store {
     fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_>;
 }
 
+impl<S: Store + ?Sized> Store for &S {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        (**self).get(family, key)
+    }
+
+    fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_> {
+        (**self).scan(family, range, order)
+    }
+}
+
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -115,12 +128,88 @@ impl Batch {
         self.changes.iter().map(|((family, key), change)| (*family, key.as_slice(), change))
     }
 
+    /// Takes in the changes of a later batch. Ranges that it clears are not taken.
+    #[must_use]
+    pub fn followed_by(mut self, later: Batch) -> Batch {
+        self.changes.extend(later.changes);
+        self
+    }
+
     /// Bytes of keys and values, about.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.changes()
             .map(|(_, key, change)| key.len() + if let Change::Put(value) = change { value.len() } else { 0 })
             .sum()
+    }
+}
+
+/// A store as it would be with a batch applied that is not. The batch must not clear ranges.
+#[derive(Debug)]
+pub struct Layered<S> {
+    base: S,
+    over: Arc<Batch>,
+}
+
+impl<S: Store> Layered<S> {
+    /// `base` with `over` on top.
+    pub fn new(base: S, over: Arc<Batch>) -> Layered<S> {
+        Layered { base, over }
+    }
+}
+
+impl<S: Store> Store for Layered<S> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match self.over.change(family, key) {
+            Some(Change::Put(value)) => Ok(Some(value.clone())),
+            Some(Change::Delete) => Ok(None),
+            None => self.base.get(family, key),
+        }
+    }
+
+    fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_> {
+        if range.from >= range.to {
+            return Box::new(std::iter::empty());
+        }
+        let over = self.over.changes.range((family, range.from.clone())..(family, range.to.clone()));
+        let over = over.map(|((_, key), change)| (key, change));
+        let over: Box<dyn Iterator<Item = (&Vec<u8>, &Change)>> = match order {
+            Order::Forward => Box::new(over),
+            Order::Backward => Box::new(over.rev()),
+        };
+        let merge = Merge { base: self.base.scan(family, range, order).peekable(), over: over.peekable(), order };
+        Box::new(merge.filter_map(Result::transpose))
+    }
+}
+
+/// The pairs of two scans in one order; where both have a key, that of `over` counts.
+struct Merge<'a> {
+    base: Peekable<Pairs<'a>>,
+    over: Peekable<Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Change)> + 'a>>,
+    order: Order,
+}
+
+impl Iterator for Merge<'_> {
+    /// `Ok(None)` for a key that was removed.
+    type Item = Result<Option<Pair>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let turn = match (self.base.peek(), self.over.peek()) {
+            (Some(Ok((base, _))), Some((over, _))) if self.order == Order::Forward => base.cmp(over),
+            (Some(Ok((base, _))), Some((over, _))) => (*over).cmp(base),
+            (Some(_), _) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        if turn == Ordering::Less {
+            return self.base.next().map(|pair| pair.map(Some));
+        }
+        if turn == Ordering::Equal {
+            self.base.next();
+        }
+        self.over.next().map(|(key, change)| match change {
+            Change::Put(value) => Ok(Some((key.clone(), value.clone()))),
+            Change::Delete => Ok(None),
+        })
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::keys::Place;
 use super::queries::{Along, Want};
-use super::store::{Family, Memory, Order, Store};
+use super::store::{Batch, Family, Layered, Memory, Order, Store};
 use super::view::View;
 use super::world::{FIRST, NAME, World, recipe};
 use super::{Defect, Entry, Error, Index};
@@ -120,6 +121,43 @@ proptest! {
         let named = |event: &Event| matches!(&event.kind, crate::wal::event::EventKind::RestorePoint { name, .. } if name == "point 3");
         let expected: Vec<Event> = expected.into_iter().filter(named).collect();
         prop_assert_eq!(along.restore_points("point 3", from).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_lies_on_top_of_a_store_reads_as_if_it_had_been_applied(
+        recipe in recipe(), base in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..20),
+        over in proptest::collection::vec((any::<u8>(), proptest::option::of(any::<u8>())), 0..20), from in any::<u8>(), to in any::<u8>(),
+    ) {
+        let mut memory = Memory::default();
+        let mut batch = Batch::default();
+        base.iter().for_each(|(key, value)| batch.put(Family::Events, vec![*key], vec![*value]));
+        memory.apply(&batch);
+        let mut batch = Batch::default();
+        for (key, value) in &over {
+            match value {
+                Some(value) => batch.put(Family::Events, vec![*key], vec![*value]),
+                None => batch.delete(Family::Events, vec![*key]),
+            }
+        }
+        let layered = Layered::new(memory.clone(), Arc::new(batch.clone()));
+        memory.apply(&batch);
+        let range = super::keys::Range { from: vec![from], to: vec![to] };
+        for order in [Order::Forward, Order::Backward] {
+            let pairs = |store: &dyn Store| store.scan(Family::Events, &range, order).collect::<Result<Vec<_>, _>>().unwrap();
+            prop_assert_eq!(pairs(&layered), pairs(&memory));
+        }
+        for key in 0..=u8::MAX {
+            prop_assert_eq!(layered.get(Family::Events, &[key]).unwrap(), memory.get(Family::Events, &[key]).unwrap());
+        }
+        // The same for a whole index of which one half lies on top of the other.
+        let world = recipe.world();
+        let (first, second) = world.digests.split_at(world.digests.len() / 2);
+        let below = World { digests: first.to_vec(), ..world.clone() }.index(1);
+        let cluster = super::keys::Cluster::new(NAME).unwrap();
+        let mut ingest = super::ingest::Ingest::new(&below, &cluster).unwrap();
+        second.iter().for_each(|digest| ingest.add(Entry { digest, stored: 10 }).unwrap());
+        let layered = Layered::new(&below, Arc::new(ingest.finish()));
+        prop_assert_eq!(everything(&layered), everything(&world.index(1)));
     }
 
     #[test]

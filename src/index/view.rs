@@ -13,7 +13,7 @@ use super::summary::{Block, Summary};
 
 /// One cluster's part of an index.
 pub struct View<'a> {
-    store: &'a dyn Store,
+    store: Box<dyn Store + 'a>,
     cluster: Cluster,
     facts: Option<Facts>,
 }
@@ -32,10 +32,10 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// [`Error::Cluster`] for a name that cannot be, or what the store says.
-    pub fn new(store: &'a dyn Store, cluster: &str) -> Result<View<'a>, Error> {
+    pub fn new(store: impl Store + 'a, cluster: &str) -> Result<View<'a>, Error> {
         let cluster = Cluster::new(cluster)?;
-        let facts = facts(store, &cluster)?;
-        Ok(View { store, cluster, facts })
+        let facts = facts(&store, &cluster)?;
+        Ok(View { store: Box::new(store), cluster, facts })
     }
 
     /// The size of the cluster's segments; `None` while there is none.

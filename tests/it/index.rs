@@ -148,6 +148,7 @@ fn every_search_finds_what_pg_waldump_reads() {
     let expected = oracle.records.iter().find(|record| record.description.contains("halfway")).unwrap();
     assert_eq!(point.lsn.get(), expected.lsn);
     assert_eq!(lookup.restore_point(&path, point.lsn.saturating_add(1), "halfway").unwrap(), None);
+    drop((lookup, view));
     forgets_and_recovers(index, &wal, &scratch, &mut random);
 }
 
