@@ -8,7 +8,7 @@ use super::help;
 
 /// Keep a PostgreSQL cluster restorable to any moment.
 #[derive(Parser, Debug)]
-#[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW, after_long_help = help::EXIT_CODES)]
+#[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(super) struct Line {
     #[command(flatten)]
@@ -57,6 +57,7 @@ pub(super) enum Command {
     List(List),
     Plan(Plan),
     Restore(Restore),
+    Verify(Verify),
     Index(Index),
 }
 
@@ -330,6 +331,21 @@ pub(super) enum TargetAction {
     Pause,
     /// Stop, to be started again in recovery
     Shutdown,
+}
+
+/// Read everything back and authenticate it
+#[derive(Args, Debug)]
+#[command(after_help = help::VERIFY)]
+pub(super) struct Verify {
+    /// The cluster [default: all that are configured]
+    #[arg(value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// Only this backup and the WAL it needs
+    #[arg(long, value_name = "LABEL")]
+    pub(super) backup: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// The index: rebuild it from the repository, or show what it holds

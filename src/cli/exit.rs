@@ -13,6 +13,7 @@ use crate::replication::{self, ConninfoError};
 use crate::restore::ground::GroundError;
 use crate::restore::place::PlaceError;
 use crate::retry::Class;
+use crate::verify::VerifyError;
 use crate::{archive, backup, index, receive, repository, restore, sql};
 
 /// The exit codes that scripts rely on.
@@ -135,6 +136,14 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     }
     if let Some(error) = cause.downcast_ref::<restore::Error>() {
         return Some(of_restore(error));
+    }
+    if let Some(error) = cause.downcast_ref::<VerifyError>() {
+        return Some(match error {
+            VerifyError::Repository { source, .. } => of_repository(source),
+            VerifyError::Archive(error) => of_archive(error),
+            VerifyError::Index(error) => of_index(error),
+            VerifyError::UnknownBackup { .. } => Code::NotFound,
+        });
     }
     if let Some(error) = cause.downcast_ref::<receive::Error>() {
         return Some(of_receive(error));

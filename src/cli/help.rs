@@ -9,9 +9,6 @@ First steps:
   walkeep plan postgres --target-time '5 minutes ago'         # can I go back to there?
   walkeep restore postgres --pgdata /srv/restored --target-time '5 minutes ago' --start
 
-walkeep COMMAND --help shows examples for each command.";
-
-pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed, or unhealthy
@@ -19,7 +16,9 @@ Exit codes:
   3  the target cannot be reached
   4  not found
   5  the repository or the network is not available; worth trying again
-  6  integrity: damaged, forged, or the wrong key";
+  6  integrity: damaged, forged, or the wrong key
+
+walkeep COMMAND --help shows examples for each command.";
 
 pub(super) const INIT: &str = "\
 Examples:
@@ -85,6 +84,13 @@ Examples:
   walkeep restore postgres --pgdata /srv/restored --tablespace-mapping /fast=/srv/fast2
 
 Nothing is touched before the target is proved to be reachable. Run it as the user that PostgreSQL is to run as.";
+
+pub(super) const VERIFY: &str = "\
+Examples:
+  walkeep verify
+  walkeep verify main --backup 20261122T020000Z-F
+
+Ends with 6 if anything is damaged or missing, and names it.";
 
 pub(super) const INDEX: &str = "\
 Examples:

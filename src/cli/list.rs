@@ -89,10 +89,15 @@ fn heading(title: &str, empty: bool, instead: &str, out: &Output) -> anyhow::Res
 }
 
 fn windows(windows: &[Window], out: &Output) -> anyhow::Result<()> {
-    let time = |time: Option<PgTime>| time.map_or_else(|| "no commit yet".to_owned(), |time| out.short_time(time));
+    let time = |time: Option<PgTime>, none: &str| time.map_or_else(|| none.to_owned(), |time| out.short_time(time));
     let row = |window: &Window| {
         let (from, to) = (window.from_lsn, window.to_lsn);
-        [time(window.from_time), time(window.to_time), format!("{from} to {to}"), window.timeline.to_string()]
+        [
+            time(window.from_time, "the backup's end"),
+            time(window.to_time, "no commit since"),
+            format!("{from} to {to}"),
+            window.timeline.to_string(),
+        ]
     };
     let rows: Vec<_> = windows.iter().map(row).collect();
     table(["from", "to", "positions", ">timeline"], &rows, out)

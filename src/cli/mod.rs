@@ -24,6 +24,7 @@ mod receive;
 mod restore;
 mod server;
 mod target;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -90,6 +91,7 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::List(args) => heavy(list::run(args, around))?,
+        Command::Verify(args) => heavy(verify::run(args, around))?,
         Command::Index(args) => heavy(index::run(args.what, around))?,
     };
     Ok(code as u8)

@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
+use crate::support::process::until;
 use crate::support::{Cluster, Options, QUICK, Site};
 
 fn mode(path: &Path) -> u32 {
@@ -99,4 +101,155 @@ fn trouble_of_a_restore_command_stops_postgresql_instead_of_promoting_it() {
     refused(&site, &["archive-get", "000000010000000000000001", "x"], 202, "cannot read the configuration");
     refused(&site, &["archive-get"], 202, "were not provided");
     refused(&site, &["archive-get", "--standby", "000000010000000000000001", "x"], 1, "cannot read the configuration");
+}
+
+/// Every key that the manual promises.
+fn has_keys(value: &serde_json::Value, keys: &[&str]) {
+    for key in keys {
+        assert!(value.get(key).is_some(), "{key} is missing in {value:#}");
+    }
+}
+
+#[test]
+fn the_main_job_from_the_command_line() {
+    let cluster = Cluster::start(QUICK, Options::default());
+    let site = Site::for_cluster(&cluster);
+    let mut receiver = site.spawn("receive", &["receive"]);
+    cluster.wait_for("select count(*) = 1 from pg_stat_replication where application_name = 'walkeep'");
+    let checked = site.walkeep(&["check"]).expect_ok();
+    assert!(checked.contains("main: archiving works"), "{checked}");
+
+    cluster.sql("create table kept as select 1 as x");
+    let label = site.walkeep(&["backup", "postgres"]).expect_ok();
+    let label = label.trim();
+    assert_eq!(label.lines().count(), 1, "more than the label on standard output: {label}");
+    let xid = cluster.sql("begin; insert into kept values (2); select pg_current_xact_id(); commit");
+    cluster.sql("drop table kept");
+    cluster.switch_wal();
+    let end = cluster.current_lsn();
+    cluster.switch_wal();
+
+    let listed = until_planned(&site, &xid);
+    has_keys(&listed, &PLAN);
+    assert_eq!((&listed["reachable"], &listed["backup"]), (&true.into(), &label.into()));
+    let shown = site.walkeep(&["plan", "postgres", "main", "--target-xid", &xid]).expect_ok();
+    for part in ["reachable      yes", &format!("backup         {label}"), "To do it:", "--pgdata DIR"] {
+        assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
+    }
+    assert!(shown.lines().all(|line| line.chars().count() <= 120), "{shown}");
+
+    let listed = site.walkeep(&["list", "postgres", "main", "--json"]).json();
+    let main = &listed["clusters"][0];
+    has_keys(main, &["system_id", "backups", "windows", "gaps"]);
+    assert_eq!(main["system_id"], cluster.system_identifier().to_string());
+    has_keys(&main["backups"][0], &BACKUP);
+    has_keys(&main["windows"][0], &["from_time", "to_time", "from_lsn", "to_lsn", "timeline"]);
+    let shown = site.walkeep(&["list"]).expect_ok();
+    assert!(shown.contains(label) && shown.contains("Gaps: none"), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+
+    // To the end of a position, and then no further.
+    let late = site.walkeep(&["plan", "postgres", "--target-lsn", "FFFF/0", "--json"]).expect_code(3);
+    let late: serde_json::Value = serde_json::from_str(&late.stdout).unwrap();
+    assert_eq!(late["reachable"], false);
+    has_keys(&late["nearest_before"], &["lsn", "time", "backup", "options"]);
+    refused(&site, &["plan", "postgres", "--backup", "nope"], 4, "there is no backup \"nope\"");
+    refused(
+        &site,
+        &["plan", "postgres", "--target-time", "2026-11-22 14:00"],
+        2,
+        "has no time zone; it is 2026-11-22T14:00:00Z or",
+    );
+
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let ended = site.walkeep(&["receive", "--end-lsn", &end]).expect_code(0);
+    assert_eq!(ended.stdout, "");
+    assert!(site.walkeep(&["verify"]).expect_ok().contains("everything is there and right"));
+    assert!(site.walkeep(&["index", "rebuild"]).expect_ok().starts_with("the index holds "));
+    has_keys(&site.walkeep(&["index", "stats", "--json"]).json(), &["families", "timelines", "directory"]);
+
+    let target = site.path().join("restored");
+    let arguments = ["restore", "postgres", "--pgdata", &target.to_string_lossy(), "--target-xid", &xid];
+    let restored = site.walkeep(&arguments).expect_ok();
+    assert!(restored.contains("restored ") && restored.contains("start it with: pg_ctl -D"), "{restored}");
+    let again = site.walkeep(&arguments).expect_code(2);
+    assert!(again.stderr.contains("is not empty"), "{}", again.stderr);
+    let mut copy = Cluster::adopt(QUICK, &target);
+    copy.start_again();
+    copy.wait_for("select not pg_is_in_recovery()");
+    assert_eq!(copy.sql("select sum(x) from kept"), "3");
+}
+
+const PLAN: [&str; 11] = [
+    "reachable",
+    "reason",
+    "target_lsn",
+    "timeline",
+    "backup",
+    "last_commit_before",
+    "first_commit_after",
+    "wal_segments",
+    "wal_bytes",
+    "estimated_seconds",
+    "nearest_before",
+];
+const BACKUP: [&str; 8] =
+    ["label", "started_at", "finished_at", "start_lsn", "stop_lsn", "timeline", "logical_bytes", "stored_bytes"];
+
+/// The plan to just after this transaction, once its segment is archived.
+fn until_planned(site: &Site, xid: &str) -> serde_json::Value {
+    let arguments = ["plan", "postgres", "--target-xid", xid, "--json"];
+    let planned = until(Duration::from_secs(60), || {
+        let finished = site.walkeep(&arguments);
+        assert!(matches!(finished.code, Some(0 | 3)), "{finished:?}");
+        (finished.code == Some(0)).then(|| serde_json::from_str(&finished.stdout).unwrap())
+    });
+    planned.unwrap_or_else(|| panic!("{:?}", site.walkeep(&arguments)))
+}
+
+#[test]
+fn damage_is_named_and_ends_with_six() {
+    let cluster = Cluster::start(QUICK, Options::default().set("archive_mode", "on"));
+    let site = Site::for_cluster(&cluster);
+    cluster.set("archive_command", &site.archive_command());
+    assert!(site.walkeep(&["check"]).expect_ok().contains("archiving works"), "by archive_command alone");
+    site.walkeep(&["verify", "main"]).expect_ok();
+    let segments = site.repository().join("main/wal/00000001/00000000");
+    let object = fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&object).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    let finished = site.walkeep(&["verify", "main"]).expect_code(6);
+    let name = object.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(finished.stdout.contains("NOT WHOLE") && finished.stdout.contains(&name), "{}", finished.stdout);
+    // PostgreSQL must not take it for the end of the archive.
+    let dest = site.path().join("segment");
+    let got = site.walkeep(&["archive-get", &name, &dest.to_string_lossy()]).expect_code(206);
+    assert!(got.stderr.contains(&format!("walkeep: cannot fetch {name}: ")), "{}", got.stderr);
+    assert!(!dest.exists());
+}
+
+#[test]
+fn every_command_has_examples() {
+    let site = Site::new();
+    for command in [
+        "init",
+        "check",
+        "receive",
+        "archive-push",
+        "archive-get",
+        "backup",
+        "list",
+        "plan",
+        "restore",
+        "verify",
+        "index",
+    ] {
+        let help = site.walkeep(&[command, "--help"]).expect_ok();
+        assert!(help.contains("Example") || help.contains("In postgresql.conf"), "{command}: {help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{command}: {help}");
+    }
+    let help = site.walkeep(&["--help"]).expect_ok();
+    assert!(help.contains("First steps:") && help.contains("Exit codes:"), "{help}");
 }

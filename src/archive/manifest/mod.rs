@@ -25,7 +25,6 @@ pub use codec::fuzz;
 
 /// A summary for the tests of others.
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "for tests")]
 pub(crate) fn sample() -> Summary {
     Summary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
 }
