@@ -139,6 +139,14 @@ impl IngestError {
     }
 }
 
+/// What a place has of a segment.
+pub(super) struct Stored {
+    pub(super) trailer: Box<Trailer>,
+    digest: Digest,
+    /// Bytes of its object.
+    len: u64,
+}
+
 /// A segment, digested and sealed, ready to be put.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -222,10 +230,21 @@ impl Archive {
     /// # Errors
     /// As [`Archive::put`].
     pub async fn put_segment(self: &Arc<Self>, name: SegmentName, bytes: Bytes) -> Result<Ingested, IngestError> {
-        self.check_header(&name.to_string(), &bytes).await?;
-        if let Some(ingested) = self.already(name, &bytes).await? {
-            return Ok(ingested);
+        match self.stored_everywhere(name).await? {
+            Some(stored) if stored.iter().all(|stored| same_bytes(stored, &bytes)) => {
+                Ok(self.identical(name, stored).await?)
+            }
+            _ => self.put_new_segment(name, bytes).await,
         }
+    }
+
+    /// Archives a whole segment that is not known to be there already.
+    pub(super) async fn put_new_segment(
+        self: &Arc<Self>,
+        name: SegmentName,
+        bytes: Bytes,
+    ) -> Result<Ingested, IngestError> {
+        self.check_header(&name.to_string(), &bytes).await?;
         let (archive, level, threads) = (Arc::clone(self), self.level, self.threads);
         let prepared = blocking(move || prepare(&archive, name, &bytes, level, threads)).await??;
         self.commit(prepared).await
@@ -249,40 +268,36 @@ impl Archive {
         if place.put(&prepared.key, &prepared.sealed).await? == Put::Created {
             return Ok(Outcome::Created);
         }
-        let (stored, trailer, _) = self.stored(place, &prepared.key).await?;
-        let same = *trailer.content() == prepared.sealed.content || same_wal(&stored, &prepared.digest);
+        let gone = || place.content(&prepared.key, "it is gone again");
+        let stored = self.stored(place, &prepared.key).await?.ok_or_else(gone)?;
+        let content = *stored.trailer.content() == prepared.sealed.content;
+        let same = content || same_wal(&stored.digest, &prepared.digest);
         if same { Ok(Outcome::Identical) } else { Err(conflict(prepared.name, place)) }
     }
 
-    /// What a push finds when every place has the segment; `None` if any has not, or if it takes a digest to tell.
-    async fn already(&self, name: SegmentName, bytes: &Bytes) -> Result<Option<Ingested>, IngestError> {
+    /// What every place has of a segment; `None` if any has nothing.
+    pub(super) async fn stored_everywhere(&self, name: SegmentName) -> Result<Option<Vec<Stored>>, Error> {
         let key = self.layout.segment(name);
-        let mut found = Vec::with_capacity(self.places.len());
-        for place in &self.places {
-            match place.trailer(Kind::Wal, &key, self).await? {
-                Some((trailer, len)) => found.push((place, trailer, len)),
-                None => return Ok(None),
-            }
-        }
-        let mut ingested = None;
-        for (place, trailer, stored_bytes) in found {
-            let stored = Digest::from_bytes(trailer.metadata()).map_err(|e| place.content(&key, e))?;
-            if !same_bytes(&trailer, &stored, bytes) {
-                return Ok(None);
-            }
-            // It may have been put a moment ago by another process that has not synced its folder yet.
-            place.settle(&key).await?;
-            let alarm = alarm(&stored);
-            ingested = Some(Ingested { outcome: Outcome::Identical, stored_bytes, alarm, digest: None });
-        }
-        Ok(ingested)
+        let found = join_all(self.places.iter().map(|place| self.stored(place, &key))).await;
+        found.into_iter().collect()
     }
 
-    async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<(Digest, Box<Trailer>, u64), Error> {
-        let gone = || place.content(key, "it is gone again");
-        let (trailer, len) = place.trailer(Kind::Wal, key, self).await?.ok_or_else(gone)?;
+    /// The answer for a segment that every place has, durable.
+    pub(super) async fn identical(&self, name: SegmentName, stored: Vec<Stored>) -> Result<Ingested, Error> {
+        let key = self.layout.segment(name);
+        for place in &self.places {
+            // It may have been put a moment ago by another process that has not synced its folder yet.
+            place.settle(&key).await?;
+        }
+        let stored_bytes = stored.iter().map(|stored| stored.len).max().unwrap_or(0);
+        let alarm = stored.iter().find_map(|stored| alarm(&stored.digest));
+        Ok(Ingested { outcome: Outcome::Identical, stored_bytes, alarm, digest: None })
+    }
+
+    async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<Option<Stored>, Error> {
+        let Some((trailer, len)) = place.trailer(Kind::Wal, key, self).await? else { return Ok(None) };
         let digest = Digest::from_bytes(trailer.metadata()).map_err(|e| place.content(key, e))?;
-        Ok((digest, trailer, len))
+        Ok(Some(Stored { trailer, digest, len }))
     }
 
     /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
@@ -372,8 +387,12 @@ fn same_wal(stored: &Digest, given: &Digest) -> bool {
 }
 
 /// Whether `bytes` are what is stored, without making their digest; `false` also where it would take one to tell.
-fn same_bytes(trailer: &Trailer, stored: &Digest, bytes: &[u8]) -> bool {
-    if trailer.plain_len() == bytes.len() as u64 && *blake3::hash(bytes).as_bytes() == *trailer.content() {
+fn same_bytes(stored: &Stored, bytes: &[u8]) -> bool {
+    let Stored { trailer, digest: stored, .. } = stored;
+    if trailer.plain_len() != bytes.len() as u64 {
+        return false;
+    }
+    if *blake3::hash(bytes).as_bytes() == *trailer.content() {
         return true;
     }
     let until = usize::try_from(stored.valid_until.bytes_since(stored.start())).unwrap_or(usize::MAX);

@@ -1,9 +1,11 @@
 //! Files of `pg_wal` by their path: read whole or refused, and pushes on behalf of others.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 
@@ -16,6 +18,9 @@ use crate::retry::Class;
 
 /// No file of `pg_wal` is longer: the largest segment.
 const LONGEST: u64 = 1 << 30;
+
+/// How much is hashed at a time: it stays in the processor's cache.
+const CHUNK: usize = 1 << 20;
 
 /// Why a file cannot be read as a whole.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,8 +52,26 @@ impl Archive {
     pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str) -> Result<Ingested, IngestError> {
         let parsed = WalFileName::parse(name).ok_or_else(|| PathError::Name(name.to_owned()))?;
         let path = path.to_owned();
-        let bytes = blocking(move || read_whole(&path)).await??;
-        self.put(&parsed, bytes).await
+        let WalFileName::Segment(segment) = parsed else {
+            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            return self.put(&parsed, bytes).await;
+        };
+        let stored = self.stored_everywhere(segment).await?;
+        let Some(stored) = stored else {
+            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            return self.put_new_segment(segment, bytes).await;
+        };
+        // Asked twice for one segment, which happens: its hash says so, and takes no memory.
+        let (hash, source) = blocking(move || {
+            let source = Source::open(path)?;
+            Ok::<_, PathError>((source.hash()?, source))
+        })
+        .await??;
+        if stored.iter().all(|stored| *stored.trailer.content() == hash) {
+            return Ok(self.identical(segment, stored).await?);
+        }
+        let bytes = blocking(move || source.read()).await??;
+        self.put_segment(segment, bytes).await
     }
 
     /// Carries out a push that came through the control socket.
@@ -63,35 +86,89 @@ impl Archive {
     }
 }
 
-fn read_whole(path: &Path) -> Result<Bytes, PathError> {
-    let failed = |source| PathError::Read { path: path.to_owned(), source: Arc::new(source) };
-    let mut file = File::open(path).map_err(failed)?;
-    let before = file.metadata().map_err(failed)?;
-    if !before.is_file() {
-        return Err(PathError::NotAFile(path.to_owned()));
-    }
-    let unfinished = || PathError::Unfinished(path.to_owned());
-    let len = usize::try_from(before.len()).ok().filter(|_| before.len() <= LONGEST).ok_or_else(unfinished)?;
-    let mut bytes = Vec::with_capacity(len);
-    // One byte more than there should be shows whether it has grown.
-    (&mut file).take(LONGEST.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    let after = file.metadata().map_err(failed)?;
-    let unchanged = bytes.len() == len && after.len() == before.len() && same_moment(&before, &after);
-    if unchanged { Ok(bytes.into()) } else { Err(unfinished()) }
+/// A plain file that seems to be finished.
+struct Source {
+    path: PathBuf,
+    file: File,
+    before: Metadata,
+    len: usize,
 }
 
-fn same_moment(before: &std::fs::Metadata, after: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (before.mtime(), before.mtime_nsec()) == (after.mtime(), after.mtime_nsec())
+impl Source {
+    fn open(path: PathBuf) -> Result<Source, PathError> {
+        let failed = |source| PathError::Read { path: path.clone(), source: Arc::new(source) };
+        let file = File::open(&path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?;
+        if !before.is_file() {
+            return Err(PathError::NotAFile(path));
+        }
+        match usize::try_from(before.len()) {
+            Ok(len) if before.len() <= LONGEST => Ok(Source { path, file, before, len }),
+            _ => Err(PathError::Unfinished(path)),
+        }
+    }
+
+    /// All of it, by two threads: most of the time goes into touching fresh memory.
+    fn read(&self) -> Result<Bytes, PathError> {
+        let mut bytes = vec![0; self.len];
+        let (front, back) = bytes.split_at_mut(self.len / 2);
+        let middle = front.len() as u64;
+        let read = thread::scope(|scope| {
+            let back = scope.spawn(|| self.file.read_exact_at(back, middle));
+            let front = self.file.read_exact_at(front, 0);
+            front.and(back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into())))
+        });
+        self.finished(read)?;
+        Ok(bytes.into())
+    }
+
+    /// Its BLAKE3.
+    fn hash(&self) -> Result<[u8; 32], PathError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; self.len.clamp(1, CHUNK)];
+        let mut at = 0;
+        let read = loop {
+            let wanted = buffer.len().min(self.len.saturating_sub(at));
+            let Some(chunk) = buffer.get_mut(..wanted).filter(|chunk| !chunk.is_empty()) else { break Ok(()) };
+            if let Err(error) = self.file.read_exact_at(chunk, at as u64) {
+                break Err(error);
+            }
+            hasher.update(chunk);
+            at = at.saturating_add(wanted);
+        };
+        self.finished(read)?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// An error if it was not read to its end, or if it is not what it was before.
+    fn finished(&self, read: io::Result<()>) -> Result<(), PathError> {
+        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(PathError::Unfinished(self.path.clone()));
+            }
+            read => read.map_err(failed)?,
+        }
+        let after = self.file.metadata().map_err(failed)?;
+        let moment = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(PathError::Unfinished(self.path.clone())) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PathError, read_whole};
+    use super::{PathError, Source};
+    use bytes::Bytes;
     use std::fs::File;
 
     #[test]
     fn only_plain_files_of_a_possible_length_are_read() {
+        let read_whole = |path: &std::path::Path| -> Result<Bytes, PathError> {
+            let source = Source::open(path.to_owned())?;
+            let bytes = source.read()?;
+            assert_eq!(source.hash()?, *blake3::hash(&bytes).as_bytes());
+            Ok(bytes)
+        };
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read_whole(dir.path()), Err(PathError::NotAFile(_))));
         assert!(matches!(read_whole(&dir.path().join("none")), Err(PathError::Read { .. })));
@@ -102,5 +179,17 @@ mod tests {
         let short = dir.path().join("short");
         std::fs::write(&short, "whole").unwrap();
         assert_eq!(read_whole(&short).unwrap(), "whole");
+        let large: Vec<u8> = (0..(5 << 20) + 3).map(|n: u32| n.to_le_bytes()[1]).collect();
+        std::fs::write(&short, &large).unwrap();
+        assert_eq!(read_whole(&short).unwrap(), large);
+        for (change, text) in [("longer", "whole and more"), ("shorter", "wh"), ("other", "WHOLE")] {
+            std::fs::write(&short, "whole").unwrap();
+            let source = Source::open(short.clone()).unwrap();
+            // Another moment on any file system's clock.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::fs::write(&short, text).unwrap();
+            assert!(matches!(source.read(), Err(PathError::Unfinished(_))), "{change}");
+            assert!(matches!(source.hash(), Err(PathError::Unfinished(_))), "{change}");
+        }
     }
 }

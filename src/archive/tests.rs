@@ -152,6 +152,7 @@ async fn what_follows_the_switch_does_not_count_and_what_precedes_it_does() {
     assert_eq!(archive.put_segment(name, rubbish.clone()).await.unwrap().outcome, Outcome::Identical);
     let prepared = prepare(&archive, name, &rubbish, Level::Auto, 2).unwrap();
     assert_eq!(archive.commit(prepared).await.unwrap().outcome, Outcome::Identical);
+    assert!(matches!(archive.put_segment(name, rubbish.slice(..MIB - 1)).await, Err(IngestError::NotWhole { .. })));
     let other = segment(7, 3, b"b", 9).1;
     let before = files(&dir);
     let error = archive.put_segment(name, other.clone()).await.unwrap_err();

@@ -19,12 +19,14 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::{Cluster, Config};
 use crate::postgres::segment::SegmentName;
-use crate::repository::Repository;
+use crate::repository::{Put, Repository};
 use crate::seal::Protection;
 use crate::sql::Sql;
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a writer that crashed left half-written is removed once it is this old; no writer takes so long.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often the archive is asked for it.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -118,6 +120,7 @@ async fn repositories(archive: &Archive, findings: &mut Findings) {
         let began = archive.clock().elapsed();
         match probe(archive, repository).await {
             Ok(()) => {
+                sweep(name, repository).await;
                 let took = archive.clock().elapsed().saturating_sub(began);
                 let url = repository.url();
                 findings.good(
@@ -137,12 +140,26 @@ async fn repositories(archive: &Archive, findings: &mut Findings) {
     }
 }
 
+/// Removes what crashed writers left. Nothing depends on it, so that trouble is no finding.
+async fn sweep(name: &str, repository: &Repository) {
+    match repository.sweep(LEFT_OVER).await {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(name, files, "removed what crashed writers had left"),
+        Err(error) => tracing::warn!(name, %error, "cannot remove what crashed writers have left"),
+    }
+}
+
 async fn probe(archive: &Archive, repository: &Repository) -> anyhow::Result<()> {
     let content = Bytes::from(rand::random::<[u8; 64]>().to_vec());
     let key = archive.layout().probe(&format!("{:032x}", rand::random::<u128>()))?;
     repository.put_new(&key, vec![content.clone()]).await?;
+    // Some stores that speak S3 overlook "only if there is none", and would let one segment replace another.
+    let other = repository.put_new(&key, vec![Bytes::from_static(b"another content")]).await;
     let back = repository.get(&key).await;
     repository.delete(&key).await?;
+    if other? == Put::Created {
+        anyhow::bail!("this store replaces objects that exist, so it cannot protect what is archived; use another");
+    }
     if back? == content { Ok(()) } else { anyhow::bail!("{key} came back with another content than was written") }
 }
 

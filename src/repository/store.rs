@@ -131,9 +131,11 @@ impl Store {
     async fn sync(&self, call: &Call<'_>, key: &ObjectKey, by_another: bool) -> Result<(), Error> {
         let Kind::Local { root } = &self.kind else { return Ok(()) };
         let (root, path, synced) = (root.clone(), root.join(key.as_str()), Arc::clone(&self.synced));
-        self.blocking(call, move || if by_another { synced.file(&root, &path) } else { synced.folders(&root, &path) })
-            .await?
-            .map_err(|e| call.file(e))
+        let now = self.clock.now().into();
+        let sync = move || {
+            if by_another { synced.file(&root, &path, now) } else { synced.folders(&root, &path, now) }
+        };
+        self.blocking(call, sync).await?.map_err(|e| call.file(e))
     }
 
     pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, Error> {

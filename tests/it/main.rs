@@ -35,6 +35,8 @@ mod receive;
 mod backup;
 /// `archive_command`.
 mod push;
+/// `restore_command`.
+mod get;
 /// Restores through the library: targets of every kind, timelines, tablespaces, and what cannot be reached.
 mod restore;
 /// Parsers beside PostgreSQL's own programs.

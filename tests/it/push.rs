@@ -28,7 +28,7 @@ fn push(site: &Site, path: &Path) -> Finished {
 }
 
 fn object(site: &Site, name: &str) -> PathBuf {
-    site.repository().join("main/wal").join(&name[..8]).join(&name[8..16]).join(name)
+    site.repository().join("main/wal").join(name.get(..8).unwrap()).join(name.get(8..16).unwrap()).join(name)
 }
 
 /// All objects of the repository with their content's hash.
