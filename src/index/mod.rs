@@ -176,7 +176,7 @@ impl Index {
         while entries.peek().is_some() {
             let store = self.store();
             let mut ingest = Ingest::new(&store, &cluster)?;
-            while let Some(entry) = entries.next() {
+            for entry in entries.by_ref() {
                 ingest.add(entry)?;
                 if ingest.weight() >= BATCH {
                     break;

@@ -173,7 +173,7 @@ impl<S: Store> Store for Layered<S> {
         }
         let over = self.over.changes.range((family, range.from.clone())..(family, range.to.clone()));
         let over = over.map(|((_, key), change)| (key, change));
-        let over: Box<dyn Iterator<Item = (&Vec<u8>, &Change)>> = match order {
+        let over: Changes<'_> = match order {
             Order::Forward => Box::new(over),
             Order::Backward => Box::new(over.rev()),
         };
@@ -182,10 +182,13 @@ impl<S: Store> Store for Layered<S> {
     }
 }
 
+/// Changes by key.
+type Changes<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Change)> + 'a>;
+
 /// The pairs of two scans in one order; where both have a key, that of `over` counts.
 struct Merge<'a> {
     base: Peekable<Pairs<'a>>,
-    over: Peekable<Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Change)> + 'a>>,
+    over: Peekable<Changes<'a>>,
     order: Order,
 }
 
