@@ -4,7 +4,7 @@
 //! where the old one was left. No connection is needed, except to see that a server pauses.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,14 @@ pub enum StartError {
     Ended {
         /// The last complaint in its log.
         last_words: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// It waits for ever.
+    #[error("the server cannot go on: {why}; raise that in postgresql.auto.conf and start it again; its log is {log}")]
+    Stuck {
+        /// What it wants, in its own words.
+        why: String,
         /// Its log.
         log: PathBuf,
     },
@@ -186,6 +194,7 @@ impl Start {
                 Ok(Some((control.checkpoint_timeline, None)))
             }
             (_, None) if self.has_ended() => Err(self.ended()),
+            (_, Some(_)) => self.stuck().map_or(Ok(None), Err),
             _ => Ok(None),
         }
     }
@@ -221,6 +230,28 @@ impl Start {
         let text = fs::read(self.log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         text.contains("database system is shut down") || text.contains("FATAL:")
+    }
+
+    /// A server of 14 or later whose settings are below those of the log does not end but waits, until somebody shuts it down
+    /// (`RecoveryRequiresIntParameter`).
+    fn stuck(&self) -> Option<StartError> {
+        const WAITS: &str = "because of insufficient parameter settings";
+        let text = self.log_tail().unwrap_or_default();
+        let mut lines = text.lines().skip_while(|line| !line.contains(WAITS));
+        lines.next()?;
+        let detail = lines.next().and_then(|line| line.split_once("DETAIL:"));
+        let why = detail.map_or(WAITS, |(_, why)| why.trim());
+        Some(StartError::Stuck { why: why.to_owned(), log: self.log() })
+    }
+
+    /// The last few lines of the log, however long it is.
+    fn log_tail(&self) -> io::Result<String> {
+        let mut file = fs::File::open(self.log())?;
+        let len = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(len.saturating_sub(4096)))?;
+        let mut bytes = Vec::new();
+        file.take(4096).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn ended(&self) -> StartError {

@@ -384,6 +384,15 @@ async fn settings_that_were_raised_after_the_backup_are_raised_in_the_restored_s
     let (plan, _, server) = rig.restored(request(Target::Latest), "data").await;
     assert_eq!(plan.required_settings.max_connections, 70, "the most that the log had");
     assert_eq!(rows(&server), "1,2,3,4,5");
+
+    // A server that got less waits and would wait for ever.
+    rig.place(&plan, "low", Action::Promote, Vec::new()).await;
+    let auto_conf = rig.scratch.join("low/postgresql.auto.conf");
+    let text = fs::read_to_string(&auto_conf).unwrap();
+    fs::write(&auto_conf, text.replace("max_connections = '70'", "max_connections = '25'")).unwrap();
+    let (reached, _server) = rig.started(&plan, "low", Action::Promote).await;
+    let error = reached.unwrap_err();
+    assert!(matches!(&error, StartError::Stuck { why, .. } if why.contains("max_connections = 25")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
