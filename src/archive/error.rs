@@ -84,6 +84,9 @@ pub enum Error {
         /// What was looked for.
         name: String,
     },
+    /// What this machine has received and not archived yet can't be read.
+    #[error(transparent)]
+    Spool(Arc<super::spool::SpoolError>),
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoPlace,
@@ -111,7 +114,7 @@ impl Error {
             Error::KeysMissing { .. } | Error::KeyNotThere { .. } => true,
             Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
             Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
-            Error::Gone { .. } | Error::NoPlace | Error::Lost => false,
+            Error::Gone { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,
         }
     }
 }

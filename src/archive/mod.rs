@@ -10,6 +10,7 @@ pub mod chunks;
 mod error;
 pub mod fetch;
 pub mod gap;
+pub mod growing;
 mod identity;
 pub mod ingest;
 mod keys;

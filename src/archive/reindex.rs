@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use super::growing::Growing;
 use super::lookup::Source;
 use super::{Archive, Error};
 use crate::index::store::Order;
@@ -242,6 +243,7 @@ pub struct Shelf {
     archive: Arc<Archive>,
     runtime: tokio::runtime::Handle,
     size: SegmentSize,
+    growing: Vec<Growing>,
     /// The most recently used last.
     kept: std::sync::Mutex<Vec<(Place, Arc<Digest>)>>,
 }
@@ -253,7 +255,17 @@ impl Shelf {
     /// The segments of `archive`, which are of this size, fetched on `runtime`.
     #[must_use]
     pub fn new(archive: Arc<Archive>, runtime: tokio::runtime::Handle, size: SegmentSize) -> Shelf {
-        Shelf { archive, runtime, size, kept: std::sync::Mutex::new(Vec::new()) }
+        Shelf { archive, runtime, size, growing: Vec::new(), kept: std::sync::Mutex::new(Vec::new()) }
+    }
+
+    /// The same, with segments that still grow.
+    #[must_use]
+    pub fn with(self, growing: Vec<Growing>) -> Shelf {
+        Shelf { growing, ..self }
+    }
+
+    fn growing(&self, place: Place) -> Option<&Growing> {
+        self.growing.iter().find(|growing| growing.place() == place)
     }
 
     fn name(&self, place: Place) -> Result<SegmentName, Error> {
@@ -266,6 +278,9 @@ impl Source for Shelf {
     type Error = Error;
 
     fn digest(&self, place: Place) -> Result<Arc<Digest>, Error> {
+        if let Some(growing) = self.growing(place) {
+            return Ok(Arc::new(growing.digest.clone()));
+        }
         let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(other, _)| *other == place) {
             let found = kept.remove(at);
@@ -283,6 +298,9 @@ impl Source for Shelf {
     }
 
     fn segment(&self, place: Place) -> Result<Bytes, Error> {
+        if let Some(growing) = self.growing(place) {
+            return Ok(growing.bytes.clone());
+        }
         let name = self.name(place)?;
         let segment = self.runtime.block_on(self.archive.segment(name))?;
         segment.ok_or_else(|| Error::Gone { name: name.to_string() })

@@ -78,6 +78,14 @@ impl Spool {
         Spool::over(state_dir, archive.cluster().clone(), Arc::clone(archive.protection()))
     }
 
+    /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
+    #[must_use]
+    pub fn existing(state_dir: &Path, archive: &Archive) -> Option<Spool> {
+        let cluster = archive.cluster().clone();
+        let dir = state_dir.join("spool").join(cluster.as_str());
+        dir.is_dir().then(|| Spool { dir, cluster, protection: Arc::clone(archive.protection()) })
+    }
+
     fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<Protection>) -> Result<Spool, SpoolError> {
         let dir = state_dir.join("spool").join(cluster.as_str());
         durable::create_dir_all(&dir, 0o700)?;

@@ -11,6 +11,7 @@ use super::Surroundings;
 use super::args::ArchiveGet;
 use super::exit::Failure;
 use super::open;
+use crate::archive::spool::Spool;
 use crate::config::{Cluster, Config};
 use crate::get::prefetch::{self, Prefetch};
 use crate::get::{self, Got, Request};
@@ -29,8 +30,9 @@ pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Resu
     }
     let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
     let ahead = prefetch(&config, cluster, &dest)?;
+    let spool = Spool::existing(&config.state_dir, &archive);
     let request = Request { name: args.file.clone(), dest, standby: args.standby };
-    let got = get::get(&archive, &request, ahead.as_ref()).await;
+    let got = get::get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
         Got::Placed(source) => {
             tracing::info!(file = args.file, ?source, "fetched");

@@ -11,6 +11,7 @@ use super::exit::{Code, Failure};
 use super::output::{Tone, count, size, span};
 use super::progress::Progress;
 use super::{open, plan, target};
+use crate::archive::spool::Spool;
 use crate::archive::{Archive, reindex};
 use crate::config::{Cluster, Config};
 use crate::restore::ground::Destination;
@@ -83,7 +84,8 @@ async fn make(
     let request = target::request(args, around)?;
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
-    let plan = restore::plan(&archive, &index, request).await;
+    let spool = Spool::existing(&config.state_dir, &archive);
+    let plan = restore::plan(&archive, &index, spool, request).await;
     let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
     Ok((archive, plan))
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::archive::spool::Spool;
 use crate::archive::{self, Archive};
 use crate::durable::{self, Staged};
 use crate::postgres::segment::{SegmentName, WalFileName};
@@ -56,6 +57,8 @@ pub enum Source {
     /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from the next timeline's
     /// copy of it.
     Tail,
+    /// What this machine has received of a segment that still grows.
+    Spool,
 }
 
 /// Why a file could not be had, nor proved absent.
@@ -109,7 +112,12 @@ pub const fn exit_failure(code: u8, standby: bool) -> u8 {
 ///
 /// # Errors
 /// It could not be had, and is not proved absent either. Never to be taken for [`Got::Absent`] except for a standby.
-pub async fn get(archive: &Arc<Archive>, request: &Request, prefetch: Option<&Prefetch>) -> Result<Got, GetError> {
+pub async fn get(
+    archive: &Arc<Archive>,
+    request: &Request,
+    prefetch: Option<&Prefetch>,
+    spool: Option<&Spool>,
+) -> Result<Got, GetError> {
     let name = WalFileName::parse(&request.name).ok_or_else(|| GetError::Name(request.name.clone()))?;
     let WalFileName::Segment(segment) = name else {
         // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more use.
@@ -131,9 +139,17 @@ pub async fn get(archive: &Arc<Archive>, request: &Request, prefetch: Option<&Pr
     if let Some(prefetch) = prefetch {
         prefetch.clean();
     }
-    match tail::of(archive, segment).await? {
-        Some(bytes) if !request.standby => place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Tail)),
-        _ => Ok(Got::Absent),
+    if request.standby {
+        // It streams the rest, or asks again when there is more.
+        return Ok(Got::Absent);
+    }
+    if let Some(bytes) = tail::of(archive, segment).await? {
+        return place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Tail));
+    }
+    let Some(spool) = spool else { return Ok(Got::Absent) };
+    match archive.growing(spool, segment).await? {
+        Some(bytes) => place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Spool)),
+        None => Ok(Got::Absent),
     }
 }
 

@@ -46,7 +46,7 @@ impl Scene {
     }
 
     async fn get(&self, name: &str) -> Result<Got, GetError> {
-        let got = get(&self.archive, &self.request(name), None).await;
+        let got = get(&self.archive, &self.request(name), None, None).await;
         let names: Vec<_> = std::fs::read_dir(self.dir.path().join("main/pg_wal")).unwrap().collect();
         assert_eq!(names.len(), usize::from(self.dest().exists()), "{names:?}");
         assert_eq!(matches!(got, Ok(Got::Placed(_))), self.dest().exists());
@@ -122,7 +122,7 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     assert_eq!(scene.taken(), expected(&copy));
     // A standby would wait for more of timeline 1 instead.
     let standby = Request { standby: true, ..scene.request(&name(1, 6)) };
-    assert!(matches!(get(&scene.archive, &standby, None).await, Ok(Got::Absent)));
+    assert!(matches!(get(&scene.archive, &standby, None, None).await, Ok(Got::Absent)));
     // The old timeline's own word goes first.
     let (segment, partial) = segment_on(1, 6, b"partial", 9);
     scene.archive.put(&WalFileName::Partial(segment), partial.clone()).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_file_that_cannot_be_placed_is_an_error() {
     let scene = Scene::new().await;
     scene.archive(1, 3..=3).await;
     let request = Request { dest: "/proc/nowhere/RECOVERYXLOG".into(), ..scene.request(&name(1, 3)) };
-    assert!(matches!(get(&scene.archive, &request, None).await, Err(GetError::Place(_))));
+    assert!(matches!(get(&scene.archive, &request, None, None).await, Err(GetError::Place(_))));
 }
 
 #[tokio::test]
@@ -167,7 +167,8 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
         Ok(())
     };
     let prefetch = Prefetch::beside(&scene.dest(), &scene.dir.path().join("state"), Box::new(start)).unwrap();
-    let ask = async |number| get(&scene.archive, &scene.request(&name(1, number)), Some(&prefetch)).await.unwrap();
+    let ask =
+        async |number| get(&scene.archive, &scene.request(&name(1, number)), Some(&prefetch), None).await.unwrap();
 
     assert_eq!(ask(3).await, Got::Placed(Source::Archive));
     let (dir, after) = started.lock().unwrap().pop().unwrap();
@@ -191,7 +192,7 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
     assert!(!dir.exists());
     let again = Prefetch::beside(&scene.dest(), &scene.dir.path().join("state"), Box::new(|_, _| Ok(()))).unwrap();
     assert!(dir.exists());
-    assert_eq!(get(&scene.archive, &scene.request("00000002.history"), Some(&again)).await.unwrap(), Got::Absent);
+    assert_eq!(get(&scene.archive, &scene.request("00000002.history"), Some(&again), None).await.unwrap(), Got::Absent);
     assert!(!dir.exists());
 }
 

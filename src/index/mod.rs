@@ -249,6 +249,26 @@ impl Index {
     }
 }
 
+impl Index {
+    /// The part of the index that is about `cluster`, with digests laid over it that never get into it: of segments that still grow.
+    ///
+    /// # Errors
+    /// As [`Index::ingest`].
+    pub fn view_with<'a>(
+        &self,
+        cluster: &str,
+        entries: impl IntoIterator<Item = Entry<'a>>,
+    ) -> Result<View<'_>, Error> {
+        let (store, of) = (self.store(), Cluster::new(cluster)?);
+        let mut ingest = Ingest::new(&store, &of)?;
+        for entry in entries {
+            ingest.add(entry)?;
+        }
+        let over = Arc::new(ingest.finish());
+        View::new(Layered::new(store, over), cluster)
+    }
+}
+
 /// An index in memory alone, for one task. It takes a few hundred bytes a segment.
 #[derive(Debug, Default)]
 pub struct InMemory(store::Memory);

@@ -18,11 +18,13 @@ pub mod start;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::archive::growing;
 use crate::archive::lookup::Lookup;
 use crate::archive::manifest::{Manifest, ManifestError, Summary};
 use crate::archive::reindex::Shelf;
+use crate::archive::spool::Spool;
 use crate::archive::{self, Archive};
-use crate::index::{self, Index};
+use crate::index::{self, Entry, Index};
 use crate::postgres::label::{Escapes, LabelError, TablespaceMap};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId};
@@ -112,18 +114,31 @@ impl From<GroundError> for Error {
     }
 }
 
-/// Resolves a request by what is in the archive now, and proves it, or says why it cannot be reached. Touches nothing.
+/// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or says why it cannot be
+/// reached. Touches nothing.
 ///
 /// # Errors
 /// [`Error`]; a target that cannot be reached is none.
-pub async fn plan(archive: &Arc<Archive>, index: &Arc<Index>, request: Request) -> Result<Plan, Error> {
+pub async fn plan(
+    archive: &Arc<Archive>,
+    index: &Arc<Index>,
+    spool: Option<Spool>,
+    request: Request,
+) -> Result<Plan, Error> {
     let cluster = archive.cluster().to_string();
     let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
     let (bases, histories) = (bases(archive).await?, histories(archive).await?);
     let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
     blocking(move || {
-        let facts = Lookup::new(index.view(&cluster)?, shelf);
+        let growing = match spool {
+            Some(spool) => growing::beyond(&index.view(&cluster)?, &spool, identity.system_id),
+            None => Ok(Vec::new()),
+        };
+        let growing = growing.map_err(|error| archive::Error::Spool(Arc::new(error)))?;
+        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let view = index.view_with(&cluster, laid_over)?;
+        let facts = Lookup::new(view, shelf.with(growing.clone()));
         plan::plan(World { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
     })
     .await?

@@ -260,7 +260,9 @@ impl Start {
         let complaint = text.lines().rev().find(|line| line.contains("FATAL:") || line.contains("PANIC:"));
         let last = complaint.or(text.lines().last()).unwrap_or("it said nothing");
         let words = last.split_once("FATAL:").map_or(last, |(_, words)| words).trim();
-        StartError::Ended { last_words: words.to_owned(), log: self.log() }
+        let taken = text.contains("Address already in use") || text.contains("already in use by another");
+        let advice = if taken { "; its port is taken, try --server-options '-p 5433'" } else { "" };
+        StartError::Ended { last_words: format!("{words}{advice}"), log: self.log() }
     }
 }
 

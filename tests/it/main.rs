@@ -41,6 +41,8 @@ mod get;
 mod restore;
 /// Parsers beside PostgreSQL's own programs.
 mod formats;
+/// What was acknowledged, after the worst.
+mod acknowledged;
 /// The main job from end to end, on every major.
 mod whole;
 /// Targets beside PostgreSQL's own recovery.

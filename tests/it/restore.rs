@@ -99,7 +99,7 @@ impl Rig {
     }
 
     async fn plan(&self, request: Request) -> Plan {
-        restore::plan(&self.archive, &self.index().await, request).await.unwrap()
+        restore::plan(&self.archive, &self.index().await, None, request).await.unwrap()
     }
 
     async fn place(&self, plan: &Plan, name: &str, action: Action, mapping: Vec<(PathBuf, PathBuf)>) -> Restored {
@@ -427,7 +427,7 @@ async fn a_restore_follows_the_timeline_it_was_told() {
     assert_eq!(rows(&server), "1,2,3,4,20,21");
     let (_, _, server) = rig.restored(request(time(&steps.between)), "before").await;
     assert_eq!(rows(&server), "1,2");
-    let unknown = restore::plan(&rig.archive, &rig.index().await, on("7")).await.unwrap_err();
+    let unknown = restore::plan(&rig.archive, &rig.index().await, None, on("7")).await.unwrap_err();
     assert!(unknown.to_string().contains("the history of timeline 7"), "{unknown}");
 }
 

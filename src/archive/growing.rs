@@ -1,0 +1,84 @@
+//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and not in the repository yet.
+//!
+//! A restore on that machine must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then zeros,
+//! where replay ends. They are never taken into the index nor into the repository, because they are not what they will be.
+
+use bytes::{Bytes, BytesMut};
+
+use super::Archive;
+use super::spool::{Spool, SpoolError};
+use crate::index::{Place, View};
+use crate::postgres::segment::{SegmentName, SegmentSize, SystemId};
+use crate::wal::digest::{Digest, digest};
+
+/// A segment that still grows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Growing {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its bytes so far, filled up with zeros.
+    pub bytes: Bytes,
+    /// What is in it so far.
+    pub digest: Digest,
+}
+
+impl Growing {
+    /// Where it stands.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        Place { timeline: self.digest.timeline, segment: self.digest.segment }
+    }
+}
+
+/// What has come of a segment, filled up to its size; `None` if nothing is spooled of it. Blocks.
+///
+/// # Errors
+/// The spool can't be read.
+pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<Bytes>, SpoolError> {
+    let held = spool.read(name, size)?;
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let mut bytes = BytesMut::from(held);
+    bytes.resize(size.len(), 0);
+    Ok(Some(bytes.freeze()))
+}
+
+/// The segments in the spool that go on where what `view` knows ends. Others, such as what an earlier timeline left, are no news. Blocks.
+///
+/// # Errors
+/// The spool can't be read. What can't be understood is left out with a warning.
+pub fn beyond(view: &View<'_>, spool: &Spool, system: SystemId) -> Result<Vec<Growing>, SpoolError> {
+    let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
+    let mut found: Vec<Growing> = Vec::new();
+    for name in spool.list()? {
+        let (Some(number), timeline) = (name.number(size), name.timeline()) else { continue };
+        let known = |segment| view.contains(Place { timeline, segment }).unwrap_or(false);
+        let continues = number.previous().is_some_and(|before| {
+            known(before) || found.iter().any(|other| other.place() == Place { timeline, segment: before })
+        });
+        if known(number) || !continues {
+            continue;
+        }
+        let Some(bytes) = bytes(spool, name, size)? else { continue };
+        match digest(&bytes, name, size) {
+            Ok(digest) if digest.system_id == system => found.push(Growing { name, bytes, digest }),
+            Ok(_foreign) => tracing::warn!(segment = %name, "the spool holds another cluster's segment"),
+            Err(error) => tracing::warn!(segment = %name, %error, "the spool's segment cannot be understood"),
+        }
+    }
+    Ok(found)
+}
+
+impl Archive {
+    /// What has come of a segment that is not archived, from this machine's spool ([`bytes`]).
+    ///
+    /// # Errors
+    /// The spool or the cluster's identity can't be read.
+    pub async fn growing(&self, spool: &Spool, name: SegmentName) -> Result<Option<Bytes>, super::Error> {
+        let Some(identity) = self.identity().await? else { return Ok(None) };
+        let spool = spool.clone();
+        let read = super::objects::blocking(move || bytes(&spool, name, identity.segment_size)).await?;
+        read.map_err(|error| super::Error::Spool(std::sync::Arc::new(error)))
+    }
+}
