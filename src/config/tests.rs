@@ -271,3 +271,14 @@ fn a_key_comes_from_a_file_that_is_its_owners_or_a_variable_or_a_command() {
         assert!(why.starts_with(says) || why.contains(says), "{why}");
     }
 }
+
+#[test]
+fn the_readmes_configuration_is_one() {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(block.lines().count(), 5);
+    let config = parse(block).unwrap();
+    assert_eq!(config.cluster(None).unwrap().name.as_str(), "main");
+    assert_eq!(config.repositories[0].url.as_str(), "file:///srv/archive");
+    assert_eq!(config.key, Some(KeySource::File(PathBuf::from("/etc/walkeep/key"))));
+}
