@@ -61,7 +61,7 @@ use crate::archive::spool::Spool;
 use crate::clock::{Clock, timeout};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize};
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::replication::{self, Connection, Conninfo, NextTimeline, SlotName, Started};
 use crate::retry::{Backoff, Class, Policy};
 use intake::{Beginning, Intake, Scope};
@@ -354,13 +354,16 @@ impl Receiver<'_> {
             return Ok(());
         };
         let (timeline, position) = (state.intake.timeline(), state.intake.position());
-        if known.path.contains(timeline, position) {
+        let ours = match self.archive.history(timeline).await? {
+            Some(history) => history.path(),
+            None => TimelinePath::first(),
+        };
+        let common = resume::common_until(&ours, position, &known.path);
+        if common >= position && known.path.passes(timeline) {
             return Ok(());
         }
-        // The server has left our timeline before the end of what we have of it, or was never on it.
-        let from = known.path.switch_point(timeline).unwrap_or(known.identity.flushed.min(position));
-        let timeline = known.path.timeline_at(from);
-        self.follow(NextTimeline { timeline, start: from }).await
+        // The server's history leaves ours before the end of what we have.
+        self.follow(NextTimeline { timeline: known.path.timeline_at(common), start: common }).await
     }
 
     /// Goes over to another timeline, at the beginning of the segment in which it forked off.

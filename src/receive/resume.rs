@@ -109,6 +109,10 @@ async fn first_missing(
             (None, Some(spooled)) => spooled,
             (None, None) => continue,
         };
+        // More of this timeline may be archived than the server ever had: another went on with it. The server's own way begins at the fork.
+        if let Some(fork) = span.end.filter(|fork| after.start(size) > *fork) {
+            return Ok((known.path.timeline_at(fork), size.segment_of(fork)));
+        }
         let missing = fill_hole(archive, known, timeline, after).await?;
         return Ok((
             timeline,
@@ -117,6 +121,15 @@ async fn first_missing(
     }
     let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
     Ok((known.path.timeline_at(position), size.segment_of(position)))
+}
+
+/// Up to where two ways through the timelines are one, if ours has come to `position`.
+pub(super) fn common_until(ours: &TimelinePath, position: Lsn, theirs: &TimelinePath) -> Lsn {
+    let shared =
+        ours.spans().iter().zip(theirs.spans()).take_while(|(our, their)| our.timeline == their.timeline).last();
+    let Some((our, their)) = shared else { return Lsn::INVALID };
+    let end = |span: Option<Lsn>| span.unwrap_or(Lsn::MAX);
+    position.min(end(our.end)).min(end(their.end))
 }
 
 /// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did not have it.
@@ -210,4 +223,35 @@ pub(super) fn after_gap(known: &Known, lost_from: Lsn) -> (TimelineId, SegmentNo
     let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
     let position = restart.unwrap_or(known.identity.flushed);
     (known.path.timeline_at(position), known.size.segment_of(position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::common_until;
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::timeline::{History, TimelineId, TimelinePath};
+
+    fn path(timeline: u32, forks: &str) -> TimelinePath {
+        History::parse(TimelineId::new(timeline).unwrap(), forks).unwrap().path()
+    }
+
+    #[test]
+    fn two_ways_part_at_the_earlier_fork() {
+        let one = TimelinePath::first();
+        let two = path(2, "1\t0/3000\tx\n");
+        let three = path(3, "1\t0/2000\tx\n");
+        let four = path(4, "1\t0/3000\tx\n2\t0/5000\tx\n");
+        for (ours, position, theirs, expected) in [
+            (&one, 0x1000, &one, 0x1000),
+            (&one, 0x1000, &two, 0x1000),
+            (&one, 0x4000, &two, 0x3000),
+            (&two, 0x4000, &three, 0x2000),
+            (&two, 0x4000, &four, 0x4000),
+            (&two, 0x6000, &four, 0x5000),
+            (&four, 0x9000, &two, 0x5000),
+            (&two, 0x2800, &two, 0x2800),
+        ] {
+            assert_eq!(common_until(ours, Lsn::new(position), theirs), Lsn::new(expected));
+        }
+    }
 }

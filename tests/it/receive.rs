@@ -314,6 +314,53 @@ async fn a_standby_that_is_promoted_goes_on_streaming() {
     assert_eq!(kept, 1);
 }
 
+/// A primary that went on alone: the standby that replaces it never had the end of its WAL. Both ways are kept, and the new one from the fork on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_before_the_end_of_what_was_received_is_followed() {
+    for restarted in [false, true] {
+        let mut primary = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+        let mut standby = primary.standby(Options::default());
+        standby.wait_for("select pg_is_in_recovery()");
+        let last = primary.sql("select pg_current_wal_flush_lsn()");
+        standby.wait_for(&format!("select pg_last_wal_replay_lsn() >= '{last}'"));
+        standby.stop();
+        let home = Home::new();
+        let both = format!(
+            "host=127.0.0.1,127.0.0.1 port={},{} user=postgres target_session_attrs=read-write connect_timeout=5",
+            primary.port, standby.port
+        );
+        let mut receiver = Some(Background::start(&home, home.settings(&both)).await);
+        let running = receiver.as_ref().unwrap();
+        running.wait_for("streaming 1").await;
+        primary.sql("create table alone as select generate_series(1, 40000) as x");
+        let name = primary.switch_wal();
+        running.wait_for(&format!("archived {name}")).await;
+        primary.sql("insert into alone values (1)");
+        if restarted {
+            receiver.take().unwrap().stop().await.unwrap();
+        }
+        primary.stop_immediately();
+        standby.start_again();
+        standby.promote();
+        let receiver = match receiver {
+            Some(running) => running,
+            None => Background::start(&home, home.settings(&both)).await,
+        };
+        receiver.wait_for("streaming 2").await;
+        standby.sql("create table other as select generate_series(1, 40000) as x");
+        let name = standby.switch_wal();
+        receiver.wait_for(&format!("archived {name}")).await;
+        receiver.stop().await.unwrap();
+        let (first, second) = (home.compare(&primary, 1).await, home.compare(&standby, 2).await);
+        let size = SegmentSize::new(MIB).unwrap();
+        let history = fs::read_to_string(standby.pg_wal().join("00000002.history")).unwrap();
+        let fork: Lsn = history.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert_eq!(second[0].number(size).unwrap(), size.segment_of(fork), "{second:?} after a fork at {fork}");
+        assert!(first.last().unwrap().number(size).unwrap() > size.segment_of(fork), "{first:?}");
+        assert!(home.archive().await.gaps().await.unwrap().is_empty());
+    }
+}
+
 fn walk(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
