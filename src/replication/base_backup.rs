@@ -1,7 +1,8 @@
 //! `BASE_BACKUP`: a tar stream per tablespace, in the two protocols that PostgreSQL 13 and 14, and 15 and later, speak
 //! (protocol.sgml "BASE_BACKUP"; `basebackup.c`, `basebackup_copy.c`).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::command::{self, BaseBackupOptions};
 use super::connection::{Connection, Rows};
@@ -80,6 +81,8 @@ pub struct BaseBackup {
     connection: Connection,
     start: BackupStart,
     form: Form,
+    /// Takes the compression off, if there is any.
+    inflate: Option<Inflate>,
 }
 
 const QUESTION: &str = "BASE_BACKUP";
@@ -97,7 +100,9 @@ pub(super) async fn start(mut connection: Connection, options: &BaseBackupOption
     } else {
         Form::CopyEach { begun: 0, open: false }
     };
-    Ok(BaseBackup { connection, start: BackupStart { start, timeline, tablespaces }, form })
+    let inflate = options.compression.is_some() && version.has_option_lists();
+    let inflate = inflate.then(Inflate::new);
+    Ok(BaseBackup { connection, start: BackupStart { start, timeline, tablespaces }, form, inflate })
 }
 
 fn end_of(rows: &Rows) -> Option<(Lsn, TimelineId)> {
@@ -126,6 +131,9 @@ impl BaseBackup {
     /// [`Error`] if the server gives up or the connection fails: the backup is worth nothing then.
     pub async fn next(&mut self) -> Result<BackupEvent, Error> {
         loop {
+            if let Some(plain) = self.inflate.as_mut().map(Inflate::poll).transpose()?.flatten() {
+                return Ok(BackupEvent::Data(plain));
+            }
             let message = self.connection.wire.message().await?;
             let event = match (message, self.form) {
                 (Message::Error(error), _) => return Err(Error::from_server(*error)),
@@ -159,8 +167,15 @@ impl BaseBackup {
                 }
                 _ => return Err(Error::Unexpected(QUESTION)),
             };
-            if let Some(event) = event {
-                return Ok(event);
+            match (event, &mut self.inflate) {
+                (Some(BackupEvent::Data(bytes)), Some(inflate)) => inflate.push(bytes),
+                (Some(BackupEvent::Archive(oid)), Some(inflate)) => {
+                    // Each archive is compressed by itself.
+                    *inflate = Inflate::new();
+                    return Ok(BackupEvent::Archive(oid));
+                }
+                (Some(event), _) => return Ok(event),
+                (None, _) => {}
             }
         }
     }
@@ -181,9 +196,58 @@ impl BaseBackup {
     }
 }
 
+/// How much is decompressed in one go: what a chunk of a backup holds.
+const PLAIN: usize = 128 << 10;
+
+/// Takes zstd's compression off a stream. Of a hostile server it takes what zstd allows itself at most for its window, 128 MiB.
+struct Inflate {
+    decoder: Option<Decoder<'static>>,
+    input: Bytes,
+    /// The last output was full: there may be more without any more input.
+    full: bool,
+}
+
+impl std::fmt::Debug for Inflate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflate").field("input", &self.input.len()).finish_non_exhaustive()
+    }
+}
+
+impl Inflate {
+    fn new() -> Inflate {
+        Inflate { decoder: Decoder::new().ok(), input: Bytes::new(), full: false }
+    }
+
+    /// Takes the next piece, after the one before was polled out.
+    fn push(&mut self, piece: Bytes) {
+        self.input = piece;
+    }
+
+    fn poll(&mut self) -> Result<Option<Bytes>, Error> {
+        let decoder = self.decoder.as_mut().ok_or(Error::Unexpected(QUESTION))?;
+        while !self.input.is_empty() || self.full {
+            let mut plain = Vec::with_capacity(PLAIN);
+            let mut input = InBuffer::around(&self.input);
+            let mut output = OutBuffer::around(&mut plain);
+            decoder.run(&mut input, &mut output).map_err(|_damaged| Error::Unexpected(QUESTION))?;
+            let read = input.pos();
+            self.input.advance(read);
+            self.full = plain.len() == plain.capacity();
+            if !plain.is_empty() {
+                return Ok(Some(plain.into()));
+            }
+            // Neither output nor input: what is left makes no sense.
+            if read == 0 && !self.input.is_empty() {
+                return Err(Error::Unexpected(QUESTION));
+            }
+        }
+        Ok(None)
+    }
+}
+
 fn marked(body: Bytes) -> Result<BackupEvent, Error> {
     Ok(match BackupChunk::parse(body)? {
-        BackupChunk::NewArchive { name, .. } => match name.strip_suffix(".tar") {
+        BackupChunk::NewArchive { name, .. } => match name.strip_suffix(".zst").unwrap_or(&name).strip_suffix(".tar") {
             Some("base") => BackupEvent::Archive(None),
             Some(oid) => BackupEvent::Archive(Some(oid.parse().map_err(|_bad| Error::Unexpected(QUESTION))?)),
             None => return Err(Error::Unexpected(QUESTION)),
@@ -192,4 +256,31 @@ fn marked(body: Bytes) -> Result<BackupEvent, Error> {
         BackupChunk::Data(bytes) => BackupEvent::Data(bytes),
         BackupChunk::Progress(bytes) => BackupEvent::Progress(bytes),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::Inflate;
+
+    #[test]
+    fn any_split_inflates_to_the_same() {
+        let plain: Vec<u8> =
+            (0..200_000_u32).flat_map(|n| (n / 7).to_le_bytes()).chain(std::iter::repeat_n(0, 3 << 20)).collect();
+        let packed = Bytes::from(zstd::encode_all(&plain[..], -5).unwrap());
+        for size in [1, 7, 1000, 32 << 10, packed.len()] {
+            let (mut inflate, mut out, mut rest) = (Inflate::new(), Vec::new(), packed.clone());
+            while !rest.is_empty() {
+                inflate.push(rest.split_to(size.min(rest.len())));
+                while let Some(bytes) = inflate.poll().unwrap() {
+                    out.extend_from_slice(&bytes);
+                }
+            }
+            assert!(out == plain, "in pieces of {size}");
+        }
+        let mut inflate = Inflate::new();
+        inflate.push(Bytes::from_static(b"this is not compressed"));
+        assert!(inflate.poll().is_err());
+    }
 }

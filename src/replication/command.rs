@@ -149,6 +149,8 @@ pub struct BaseBackupOptions {
     pub server_verifies: bool,
     /// Wait until the server has archived the WAL of the backup. A receiver has it anyway.
     pub wait_for_archive: bool,
+    /// Have the server compress what it sends with zstd at this level (PostgreSQL 15 and later, if built with zstd). It comes out as if it were not.
+    pub compression: Option<i32>,
 }
 
 /// `BASE_BACKUP`, in the server's spelling; always with progress and with the tablespace map in the archive.
@@ -169,6 +171,10 @@ pub fn base_backup(options: &BaseBackupOptions, version: ServerVersion) -> Strin
         word(&text, &text);
     }
     word("TABLESPACE_MAP true", "TABLESPACE_MAP");
+    if let Some(level) = options.compression.filter(|_| lists) {
+        let text = format!("COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'");
+        word(&text, &text);
+    }
     if !options.server_verifies {
         word("VERIFY_CHECKSUMS false", "NOVERIFY_CHECKSUMS");
     }
@@ -259,7 +265,12 @@ mod tests {
             manifest: false,
             server_verifies: false,
             wait_for_archive: false,
+            compression: None,
         };
+        let compressed = BaseBackupOptions { compression: Some(-5), ..options.clone() };
+        assert_eq!(base_backup(&compressed, ServerVersion(14)), base_backup(&options, ServerVersion(14)));
+        let spelling = base_backup(&compressed, ServerVersion(15));
+        assert!(spelling.contains(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-5', "), "{spelling}");
         assert_eq!(
             base_backup(&options, ServerVersion(14)),
             "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT TABLESPACE_MAP NOVERIFY_CHECKSUMS MANIFEST 'no'"

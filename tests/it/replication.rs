@@ -405,6 +405,7 @@ async fn a_base_backup_is_what_the_server_promised() {
             manifest: true,
             server_verifies: true,
             wait_for_archive: false,
+            compression: None,
         };
         let mut backup = connect(&cluster).await.base_backup(&options).await.unwrap();
         let start = backup.start().clone();
