@@ -284,9 +284,11 @@ impl<'a, S: Source> Lookup<'a, S> {
             return Ok(Chain { hole: to.map(|_| hole), segments: 0, end: from });
         };
         let found = along.first_hole(from, limit)?;
-        let Some(hole) = found.holes.into_iter().next() else {
+        let Some(mut hole) = found.holes.into_iter().next() else {
             return Ok(Chain { hole: None, segments: found.segments, end: limit });
         };
+        // Where the segment that holds `from` is there only for a timeline left before `from`, the hole begins before what was asked for.
+        hole.from = hole.from.max(from);
         let end = hole.from;
         // Without a limit the last hole reaches to the end of all positions, and is none.
         let is_end = to.is_none() && hole.why == Defect::Missing && !self.goes_on(&along, hole.from)?;
