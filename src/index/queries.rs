@@ -254,6 +254,8 @@ impl<'a> Along<'a> {
             if run.to >= first
                 && run.to < end
                 && let Some(stretch) = self.handover(&run)?
+                // The path may leave it before `from`, in the same segment.
+                && stretch.to > from
                 && visit(stretch).is_break()
             {
                 return Ok(());
