@@ -8,8 +8,6 @@
 
 CACHE := $(or $(WALKEEP_CACHE),$(if $(filter 0,$(shell id -u)),/var/cache/walkeep,$(HOME)/.cache/walkeep))
 export CARGO_TARGET_DIR ?= $(CACHE)/target
-# The tests mostly wait for servers.
-export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 FUZZ_SECONDS ?= 60
 
 .PHONY: help demo test bench fuzz lint setup build
