@@ -1,8 +1,12 @@
 //! `pg_waldump` as an oracle: what PostgreSQL itself reads in a server's WAL.
 
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::Cluster;
+use super::Scratch;
 use super::process::{self, Orphan};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +31,19 @@ pub(crate) struct Ending {
 
 /// Every record from a position up to where the WAL in a folder ends. Positions in PostgreSQL's spelling.
 pub(crate) fn records(cluster: &Cluster, folder: &Path, timeline: u32, from: &str) -> Vec<Record> {
+    // pg_waldump takes the segment size from whichever segment the folder lists first, which may be one made in advance and never written.
+    let written = Scratch::new();
+    for entry in fs::read_dir(folder).expect("list the WAL").map(|entry| entry.expect("list the WAL")) {
+        let mut magic = [0; 2];
+        let begun = entry.file_type().is_ok_and(|kind| kind.is_file())
+            && fs::File::open(entry.path()).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+            && magic != [0; 2];
+        if begun {
+            symlink(entry.path(), written.join(entry.file_name())).expect("link to a segment");
+        }
+    }
     let mut command = process::command(cluster.program("pg_waldump"), Orphan::Kill);
-    command.env("TZ", "UTC").arg("-p").arg(folder).args(["-t", &timeline.to_string(), "-s", from]);
+    command.env("TZ", "UTC").arg("-p").arg(written.path()).args(["-t", &timeline.to_string(), "-s", from]);
     let finished = process::run(command);
     // It ends with an error where the WAL ends, always.
     let records: Vec<Record> = finished.stdout.lines().filter_map(record).collect();
