@@ -20,11 +20,13 @@ pub mod pipeline;
 // L1  formats: pure. Bytes in, values out; no async, no files, no clock
 pub mod postgres;
 pub mod wal;
+pub mod resp;
 pub mod seal;
 
 // L2  adapters: each is the only module that names its foreign system
 pub mod replication;
 pub mod sql;
+pub mod redis;
 pub mod repository;
 pub mod index;
 pub mod control;

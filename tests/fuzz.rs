@@ -36,6 +36,7 @@ const TARGETS: &[Target] = targets! {
     pgpass => walkeep::replication::pgpass::fuzz,
     replication_command => walkeep::replication::command::fuzz,
     replication_message => walkeep::replication::message::fuzz,
+    resp => walkeep::resp::fuzz,
     sealed_object => walkeep::seal::fuzz,
     timeline_history => walkeep::postgres::timeline::fuzz,
     wal_decode => walkeep::wal::decode::fuzz,

@@ -1,0 +1,176 @@
+//! Where a server is and who logs in there: `redis://[user:password@]host:port`, `rediss://…` for TLS, `unix:///path`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use url::Url;
+use zeroize::Zeroizing;
+
+/// The port of a Redis that is not told otherwise.
+const PORT: u16 = 6379;
+
+/// Where a server listens.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Address {
+    /// Over TCP.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// Whether TLS is spoken.
+        tls: bool,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A password; wiped when dropped, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    /// Takes the text as a password.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Password {
+        Password(Zeroizing::new(text.into()))
+    }
+
+    pub(super) fn reveal(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Who logs in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Login {
+    /// The ACL user; `default` if none is named.
+    pub user: Option<String>,
+    /// The password; without one there is no login.
+    pub password: Option<Password>,
+}
+
+/// What was given is no address of a Redis. Quotes nothing of it: there may be a password in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; write redis://host:6379, rediss://host:6379 for TLS, or unix:///run/redis/redis.sock")]
+pub struct UrlError(&'static str);
+
+/// Reads a URL.
+///
+/// # Errors
+/// [`UrlError`] says what is wrong, without the URL.
+pub fn parse_url(text: &str) -> Result<(Address, Login), UrlError> {
+    let url = Url::parse(text).ok().ok_or(UrlError("this is no URL"))?;
+    let decoded = |part: &str, what| decode(part).ok_or(UrlError(what));
+    let user = decoded(url.username(), "the user holds a bad %-sequence")?;
+    let password = url.password().map(|word| decoded(word, "the password holds a bad %-sequence")).transpose()?;
+    let login = Login { user: (!user.is_empty()).then_some(user), password: password.map(Password::new) };
+    if login.user.is_some() && login.password.is_none() {
+        return Err(UrlError("it names a user and no password"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(UrlError("it has options behind ? or #, which walkeep does not know"));
+    }
+    let tls = match url.scheme() {
+        "redis" | "valkey" => false,
+        "rediss" | "valkeys" => true,
+        "unix" | "redis+unix" => {
+            let path = decoded(url.path(), "the path holds a bad %-sequence")?;
+            if url.host_str().is_some_and(|host| !host.is_empty()) || !path.starts_with('/') || path.len() < 2 {
+                return Err(UrlError("a socket's URL has three slashes and a path"));
+            }
+            return Ok((Address::Unix(path.into()), login));
+        }
+        _ => return Err(UrlError("its scheme is none of redis, rediss and unix")),
+    };
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let host = decoded(host, "the host holds a bad %-sequence")?;
+    if host.is_empty() {
+        return Err(UrlError("it names no host"));
+    }
+    // A database's number is common in such URLs. A replica gets all databases, so it would promise too much.
+    if !matches!(url.path(), "" | "/" | "/0") {
+        return Err(UrlError("it names a database, but all of them are backed up together; leave that out"));
+    }
+    Ok((Address::Tcp { host, port: url.port().unwrap_or(PORT), tls }, login))
+}
+
+/// Undoes `%XX`; `None` where that makes no text.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Login, Password, parse_url};
+
+    fn tcp(host: &str, port: u16, tls: bool) -> Address {
+        Address::Tcp { host: host.into(), port, tls }
+    }
+
+    #[test]
+    fn urls_of_every_kind_are_read() {
+        let login = |user: Option<&str>, password: Option<&str>| Login {
+            user: user.map(str::to_owned),
+            password: password.map(Password::new),
+        };
+        for (text, address, expected) in [
+            ("redis://127.0.0.1:7000", tcp("127.0.0.1", 7000, false), login(None, None)),
+            ("redis://cache", tcp("cache", 6379, false), login(None, None)),
+            ("rediss://[::1]:7000/", tcp("::1", 7000, true), login(None, None)),
+            ("redis://:p%40ss%2F@h/0", tcp("h", 6379, false), login(None, Some("p@ss/"))),
+            ("redis://walkeep:secret@h:1", tcp("h", 1, false), login(Some("walkeep"), Some("secret"))),
+            ("unix:///run/redis/a%20b.sock", Address::Unix("/run/redis/a b.sock".into()), login(None, None)),
+        ] {
+            assert_eq!(parse_url(text), Ok((address, expected)), "{text}");
+        }
+        assert_eq!(tcp("::1", 1, false).to_string(), "[::1]:1");
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_without_quoting_it() {
+        for (text, says) in [
+            ("hunter2", "no URL"),
+            ("redis://hunter2@h", "no password"),
+            ("redis://:hunter2@h/3", "a database"),
+            ("redis://:hunter2@h?db=1", "options"),
+            ("http://:hunter2@h", "scheme"),
+            ("unix://run/redis.sock", "three slashes"),
+            ("redis://", "no host"),
+            ("redis://u:hunter2%zz@h", "bad %-sequence"),
+        ] {
+            let error = parse_url(text).unwrap_err();
+            assert!(error.to_string().contains(says), "{text}: {error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+        let (_, login) = parse_url("redis://u:hunter2@h").unwrap();
+        assert!(!format!("{login:?}").contains("hunter2"));
+    }
+}
