@@ -40,6 +40,7 @@ pub mod push;
 pub mod get;
 pub mod backup;
 pub mod restore;
+pub mod explore;
 pub mod verify;
 
 // L5  edge: the only users of anyhow and clap

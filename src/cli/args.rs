@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
+use crate::explore::Kind;
 
 /// Keep a PostgreSQL cluster restorable to any moment.
 #[derive(Parser, Debug)]
@@ -57,6 +59,7 @@ pub(super) enum Command {
     List(List),
     Plan(Plan),
     Restore(Restore),
+    Log(Log),
     Verify(Verify),
     Index(Index),
 }
@@ -302,6 +305,9 @@ pub(super) struct TargetArgs {
     /// The state at a restore point made with pg_create_restore_point()
     #[arg(long, value_name = "NAME", group = "target")]
     pub(super) target_name: Option<String>,
+    /// The state just before the event that walkeep log shows at this position
+    #[arg(long, value_name = "LSN", group = "target", conflicts_with = "target_exclusive")]
+    pub(super) before_event: Option<String>,
     /// The state at the end of the base backup
     #[arg(long, group = "target")]
     pub(super) target_immediate: bool,
@@ -331,6 +337,59 @@ pub(super) enum TargetAction {
     Pause,
     /// Stop, to be started again in recovery
     Shutdown,
+}
+
+/// Show what happened, with the target that restores to just before it
+#[derive(Args, Debug)]
+#[command(after_help = help::LOG, args_conflicts_with_subcommands = true)]
+pub(super) struct Log {
+    #[command(subcommand)]
+    pub(super) of: Option<LogOf>,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum LogOf {
+    Postgres(LogPostgres),
+}
+
+/// In a PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::LOG)]
+pub(super) struct LogPostgres {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LogArgs {
+    /// Only what happened then or later: a time as --target-time of restore takes it
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what happened then or earlier
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Only events of this kind; may be given again [default: all but checkpoint and backup]
+    #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
+    pub(super) events: Vec<Kind>,
+    /// Only what befell this table: schema.table, or table
+    #[arg(long, value_name = "TABLE")]
+    pub(super) relation: Option<String>,
+    /// Look back from this timeline instead of the newest
+    #[arg(long, value_name = "TLI")]
+    pub(super) timeline: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn kinds() -> impl TypedValueParser<Value = Kind> {
+    let known = |name: String| Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or("no such kind of event");
+    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(known)
 }
 
 /// Read everything back and authenticate it

@@ -14,7 +14,7 @@ use crate::restore::ground::GroundError;
 use crate::restore::place::PlaceError;
 use crate::retry::Class;
 use crate::verify::VerifyError;
-use crate::{archive, backup, index, receive, repository, restore, sql};
+use crate::{archive, backup, explore, index, receive, repository, restore, sql};
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,13 +137,11 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<restore::Error>() {
         return Some(of_restore(error));
     }
+    if let Some(error) = cause.downcast_ref::<explore::Error>() {
+        return Some(of_explore(error));
+    }
     if let Some(error) = cause.downcast_ref::<VerifyError>() {
-        return Some(match error {
-            VerifyError::Repository { source, .. } => of_repository(source),
-            VerifyError::Archive(error) => of_archive(error),
-            VerifyError::Index(error) => of_index(error),
-            VerifyError::UnknownBackup { .. } => Code::NotFound,
-        });
+        return Some(of_verify(error));
     }
     if let Some(error) = cause.downcast_ref::<receive::Error>() {
         return Some(of_receive(error));
@@ -214,6 +212,25 @@ fn of_restore(error: &restore::Error) -> Code {
         Error::Archive(error) => of_archive(error),
         Error::Manifest { .. } | Error::Label { .. } => Code::Integrity,
         Error::Place(error) => of_place(error),
+        Error::Stopped => Code::Failed,
+    }
+}
+
+fn of_verify(error: &VerifyError) -> Code {
+    match error {
+        VerifyError::Repository { source, .. } => of_repository(source),
+        VerifyError::Archive(error) => of_archive(error),
+        VerifyError::Index(error) => of_index(error),
+        VerifyError::UnknownBackup { .. } => Code::NotFound,
+    }
+}
+
+fn of_explore(error: &explore::Error) -> Code {
+    use explore::Error;
+    match error {
+        Error::Nothing { .. } | Error::UnknownTimeline { .. } => Code::NotFound,
+        Error::Index(error) => of_index(error),
+        Error::Archive(error) => of_archive(error),
         Error::Stopped => Code::Failed,
     }
 }

@@ -74,6 +74,7 @@ Examples:
   walkeep plan postgres --target-time '2026-11-22 14:03:00+01'
   walkeep plan postgres main --target-xid 4711 --target-exclusive
   walkeep plan postgres --target-name before_migration --json
+  walkeep plan postgres --before-event 0/5A2B3C8                 # a position that walkeep log shows
 
 Ends with 0 if the target can be reached and with 3 if it cannot.";
 
@@ -84,6 +85,16 @@ Examples:
   walkeep restore postgres --pgdata /srv/restored --tablespace-mapping /fast=/srv/fast2
 
 Nothing is touched before the target is proved to be reachable. Run it as the user that PostgreSQL is to run as.";
+
+pub(super) const LOG: &str = "\
+Examples:
+  walkeep log --since '2 hours ago'
+  walkeep log postgres main --event drop --event truncate --relation public.orders
+  walkeep log --event restore-point --until 2026-11-22T14:00:00Z --json
+  walkeep restore postgres main --pgdata /srv/restored --before-event 0/5A2B3C8 --start
+
+What happened is read from the archived WAL; the server is not asked. Each line ends with the target that restores to
+just before the event. What an aborted transaction did is not shown.";
 
 pub(super) const VERIFY: &str = "\
 Examples:

@@ -13,6 +13,7 @@ mod help;
 mod index;
 mod init;
 mod list;
+mod log;
 mod logging;
 mod moment;
 mod open;
@@ -91,6 +92,7 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::List(args) => heavy(list::run(args, around))?,
+        Command::Log(args) => heavy(log::run(args, around))?,
         Command::Verify(args) => heavy(verify::run(args, around))?,
         Command::Index(args) => heavy(index::run(args.what, around))?,
     };

@@ -82,6 +82,18 @@ impl Output {
         }
     }
 
+    /// A moment to the millisecond.
+    pub(super) fn milli_time(&self, moment: PgTime) -> String {
+        let text = self.time(moment);
+        match text.split_once('.') {
+            Some((seconds, rest)) => {
+                let (millis, rest) = rest.split_at_checked(3).unwrap_or((rest, ""));
+                format!("{seconds}.{millis}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
+            None => text,
+        }
+    }
+
     /// A table with these headings; those that begin with `>` stand at the right of their column.
     pub(super) fn table<const N: usize>(&self, headings: [&str; N], rows: &[[String; N]]) -> anyhow::Result<()> {
         let mut table = Table::new();

@@ -20,6 +20,8 @@ pub(super) fn request(args: &TargetArgs, around: &Surroundings) -> Result<Reques
         Target::Xid(parse_xid(text).ok_or_else(wrong)?)
     } else if let Some(name) = &args.target_name {
         Target::Name(name.clone())
+    } else if let Some(text) = &args.before_event {
+        Target::BeforeEvent(text.parse().map_err(|why| usage("--before-event", &why))?)
     } else if args.target_immediate {
         Target::Immediate
     } else {
@@ -47,6 +49,7 @@ pub(super) fn options(args: &TargetArgs) -> String {
         ("--target-lsn", &args.target_lsn),
         ("--target-xid", &args.target_xid),
         ("--target-name", &args.target_name),
+        ("--before-event", &args.before_event),
     ];
     for (option, value) in pairs {
         words.extend(value.as_ref().map(|value| format!("{option} {}", super::open::shell_word(value))));

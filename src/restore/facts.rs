@@ -68,6 +68,13 @@ pub trait Facts {
     /// What index or archive say.
     fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error>;
 
+    /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it belongs to none. `None` if no
+    /// record starts there, or its transaction did not end.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error>;
+
     /// The first record from `from` on.
     ///
     /// # Errors

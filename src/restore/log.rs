@@ -30,6 +30,10 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
         Ok(found.map(|event| RecordSpan { lsn: event.lsn, end: event.end_lsn }))
     }
 
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
+        Ok(Lookup::effect_of(self, path, lsn)?)
+    }
+
     fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
         Ok(Lookup::record_from(self, path, from)?)
     }

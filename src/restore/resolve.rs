@@ -89,6 +89,10 @@ pub(super) fn aim(facts: &dyn Facts, path: &TimelinePath, request: &Request, fro
             let found = facts.ending_of(path, from, *xid)?;
             found.map_or(Aim::Absent, |ending| before_or_after(ending.lsn, ending.end_lsn))
         }
+        Target::BeforeEvent(lsn) => {
+            let found = facts.effect_of(path, *lsn)?;
+            found.map_or(Aim::Absent, |record| Aim::At { stop: Stop::Before(record.lsn), until: record.end })
+        }
         Target::Name(name) => {
             let found = facts.restore_point(path, from, name)?;
             found.map_or(Aim::Absent, |record| before_or_after(record.lsn, record.end))

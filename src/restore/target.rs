@@ -27,6 +27,9 @@ pub enum Target {
     Xid(Xid),
     /// At the restore point of this name (`recovery_target_name`).
     Name(String),
+    /// Just before what the record at this position belongs to took effect: before the commit of its transaction, or before the record itself
+    /// where it has none.
+    BeforeEvent(Lsn),
 }
 
 impl fmt::Display for Target {
@@ -38,6 +41,7 @@ impl fmt::Display for Target {
             Target::Lsn(lsn) => write!(f, "position {lsn}"),
             Target::Xid(xid) => write!(f, "transaction {xid}"),
             Target::Name(name) => write!(f, "restore point {name:?}"),
+            Target::BeforeEvent(lsn) => write!(f, "just before the event at {lsn}"),
         }
     }
 }

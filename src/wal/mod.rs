@@ -12,6 +12,8 @@ pub mod page;
 pub mod record;
 pub mod decode;
 pub mod event;
+mod heap;
+pub mod catalog;
 pub mod digest;
 pub mod assemble;
 

@@ -22,7 +22,9 @@ pub mod rmgr {
     pub const STORAGE: u8 = 2;
     /// Databases created and dropped.
     pub const DATABASE: u8 = 4;
-    /// Tables; only `TRUNCATE` interests us.
+    /// Tables, too: several rows inserted together.
+    pub const HEAP2: u8 = 9;
+    /// Tables.
     pub const HEAP: u8 = 10;
     /// The last of the built-in ones, logical messages; custom ones are numbered from 128 (`RM_MIN_CUSTOM_ID`, since 15).
     pub const LAST_BUILT_IN: u8 = 21;

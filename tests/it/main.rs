@@ -45,5 +45,7 @@ mod formats;
 mod acknowledged;
 /// The main job from end to end, on every major.
 mod whole;
+/// `walkeep log`: accidents of every kind on real servers, and the way back from each.
+mod log;
 /// Targets beside PostgreSQL's own recovery.
 mod stops;

@@ -9,14 +9,14 @@ use crate::support::waldump::lsn;
 use crate::support::{Cluster, Options, QUICK, Running, Site, majors};
 
 /// A server with a receiver attached, and its installation of walkeep.
-struct Attached {
-    cluster: Cluster,
-    site: Site,
+pub(super) struct Attached {
+    pub(super) cluster: Cluster,
+    pub(super) site: Site,
     receiver: Running,
 }
 
 impl Attached {
-    fn start(major: u32, options: Options) -> Self {
+    pub(super) fn start(major: u32, options: Options) -> Self {
         let cluster = Cluster::start(major, options);
         let site = Site::for_cluster(&cluster);
         let receiver = site.spawn("receive", &["receive", "main"]);
@@ -25,12 +25,12 @@ impl Attached {
     }
 
     /// Until everything written so far is in the repository.
-    fn archive(&self) {
+    pub(super) fn archive(&self) {
         self.cluster.switch_wal();
         archived(&self.site, &self.cluster);
     }
 
-    fn restore(&self, name: &str, target: &[&str]) -> Cluster {
+    pub(super) fn restore(&self, name: &str, target: &[&str]) -> Cluster {
         let data = self.site.path().join(name);
         let pgdata = data.to_string_lossy();
         let command = [&["restore", "postgres", "main", "--pgdata", &pgdata], target].concat();

@@ -392,6 +392,9 @@ fn no_backup<'a>(
             "{target} did not end in the archived log since the oldest backup; a transaction that only read, a subtransaction, and one still \
              running have no end there"
         ),
+        (false, _, Target::BeforeEvent(lsn)) => format!(
+            "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints where events are"
+        ),
         (false, _, Target::Name(_)) => format!("{target} is not in the archived log since the oldest backup"),
         (false, _, _) => "no backup has the log it needs to become consistent".to_owned(),
     };

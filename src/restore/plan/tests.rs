@@ -77,6 +77,10 @@ impl Facts for Log {
         Ok(self.records.iter().find(|(lsn, what)| *lsn >= from && point(what)).map(|(lsn, _)| span(*lsn)))
     }
 
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
+        self.record_from(path, lsn)
+    }
+
     fn record_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
         Ok(self.records.iter().find(|(lsn, _)| *lsn >= from).map(|(lsn, _)| span(*lsn)))
     }

@@ -1,0 +1,238 @@
+//! `walkeep log`: what happened, one line an event, each with the target that undoes it.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+
+use super::Surroundings;
+use super::args::{Log, LogArgs, LogOf};
+use super::exit::{Code, Failure};
+use super::output::{Output, Tone, grouped};
+use super::{moment, open};
+use crate::archive::reindex;
+use crate::archive::spool::Spool;
+use crate::explore::{self, Happening, Kind, Question};
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::TimelineId;
+
+/// Lines whose columns are made to fit together. What comes after them keeps to their widths.
+const ALIGNED: usize = 500;
+
+pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code> {
+    let (name, args) = match args.of {
+        Some(LogOf::Postgres(of)) => (of.cluster, of.log),
+        None => (None, args.log),
+    };
+    let config = around.config()?;
+    let cluster = config.cluster(name.as_deref())?;
+    let question = question(&args, around)?;
+    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
+    let spool = Spool::existing(&config.state_dir, &archive);
+    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, cluster.name.as_str())));
+    let lines = Arc::clone(&page);
+    let told = explore::explore(&archive, &index, spool, question, move |happening| {
+        lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
+    });
+    told.await.with_context(|| format!("cannot tell what happened in {}", cluster.name))?;
+    page.lock().unwrap_or_else(PoisonError::into_inner).end()?;
+    Ok(Code::Done)
+}
+
+fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> {
+    let moment = |option: &str, text: &Option<String>| -> Result<Option<PgTime>, Failure> {
+        let read = |text: &String| moment::read(text, around.clock.now(), &around.local_zone());
+        text.as_ref().map(read).transpose().map_err(|why| Failure::usage(format!("{option}: {why}")))
+    };
+    let timeline = |text: &String| {
+        let number = text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
+        let wrong = || Failure::usage(format!("--timeline: {text:?} is no timeline; write latest or a number from 1"));
+        number.and_then(TimelineId::new).ok_or_else(wrong)
+    };
+    Ok(Question {
+        since: moment("--since", &args.since)?,
+        until: moment("--until", &args.until)?,
+        kinds: args.events.clone(),
+        relation: args.relation.clone(),
+        timeline: args.timeline.as_ref().filter(|text| *text != "latest").map(timeline).transpose()?,
+    })
+}
+
+/// What is shown, as it comes.
+struct Page {
+    out: Output,
+    json: bool,
+    cluster: String,
+    waiting: Vec<Happening>,
+    widths: Option<[usize; COLUMNS]>,
+    undoable: bool,
+    failed: Option<anyhow::Error>,
+}
+
+const COLUMNS: usize = 6;
+
+impl Page {
+    fn new(out: &Output, json: bool, cluster: &str) -> Page {
+        let (out, cluster) = (out.clone(), cluster.to_owned());
+        Page { out, json, cluster, waiting: Vec::new(), widths: None, undoable: false, failed: None }
+    }
+
+    /// Shows one more event; breaks where nothing can be shown any longer.
+    fn add(&mut self, happening: Happening) -> ControlFlow<()> {
+        let shown = if self.json {
+            serde_json::to_string(&happening).map_err(Into::into).and_then(|text| self.out.line(text))
+        } else {
+            self.undoable |= happening.target.is_some();
+            self.waiting.push(happening);
+            if self.widths.is_some() || self.waiting.len() >= ALIGNED { self.show() } else { Ok(()) }
+        };
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.json {
+            return Ok(());
+        }
+        if self.waiting.is_empty() && self.widths.is_none() {
+            return self.out.line("nothing that was asked for happened in what is archived");
+        }
+        self.show()?;
+        if self.undoable {
+            let command = format!("walkeep restore postgres {} --pgdata DIR --start", self.cluster);
+            let hint = format!("To go back to just before one of them: {command} and what stands at its end.");
+            self.out.line("")?;
+            self.out.line(self.out.tone(Tone::Quiet, hint))?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) -> anyhow::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let rows: Vec<[String; COLUMNS]> = waiting.iter().map(|happening| cells(happening, &self.out)).collect();
+        let measured = || {
+            let mut widths = [0; COLUMNS];
+            for row in &rows {
+                for (width, cell) in widths.iter_mut().zip(row) {
+                    *width = cell.chars().count().max(*width);
+                }
+            }
+            widths
+        };
+        let widths = *self.widths.get_or_insert_with(measured);
+        for (happening, row) in waiting.iter().zip(&rows) {
+            self.out.line(line(happening, row, widths, &self.out))?;
+        }
+        Ok(())
+    }
+}
+
+/// Time, kind, where, how much, who, and the way back.
+fn cells(happening: &Happening, out: &Output) -> [String; COLUMNS] {
+    let time = happening.time.map_or_else(|| "?".to_owned(), |time| out.milli_time(time));
+    let whose = [happening.database.as_deref(), happening.relation.as_deref()];
+    let mut what = whose.into_iter().flatten().collect::<Vec<_>>().join("  ");
+    if let Some(detail) = &happening.detail {
+        what = if what.is_empty() { detail.clone() } else { format!("{what}  ({detail})") };
+    }
+    let rows = happening.rows.map_or_else(String::new, |rows| match rows {
+        1 => "1 row".to_owned(),
+        rows => format!("{} rows", grouped(rows)),
+    });
+    let xid = happening.xid.map_or_else(String::new, |xid| format!("xid {xid}"));
+    let back = happening.target.clone().unwrap_or_else(|| format!("at {}", happening.lsn));
+    [time, happening.kind.name().to_owned(), what, rows, xid, back]
+}
+
+fn line(happening: &Happening, cells: &[String; COLUMNS], widths: [usize; COLUMNS], out: &Output) -> String {
+    let tones = [
+        Some(Tone::Quiet),
+        Some(tone(happening.kind)),
+        happening.relation.as_ref().or(happening.database.as_ref()).map(|_| Tone::Strong),
+        None,
+        Some(Tone::Quiet),
+        if happening.target.is_some() { None } else { Some(Tone::Quiet) },
+    ];
+    let mut line = String::new();
+    for (nth, (cell, (width, tone))) in cells.iter().zip(widths.into_iter().zip(tones)).enumerate() {
+        if width == 0 {
+            continue;
+        }
+        let last = nth.saturating_add(1) == COLUMNS;
+        let padded = match nth {
+            _ if last => cell.clone(),
+            // Numbers stand at the right.
+            3 => format!("{cell:>width$}"),
+            _ => format!("{cell:<width$}"),
+        };
+        line.push_str(&tone.map_or(padded.clone(), |tone| out.tone(tone, padded)));
+        if !last {
+            line.push_str("  ");
+        }
+    }
+    line
+}
+
+/// Red where data were lost, yellow where many changed, green where somebody made a way back.
+const fn tone(kind: Kind) -> Tone {
+    match kind {
+        Kind::Drop | Kind::Truncate | Kind::DropOrTruncate | Kind::DropDatabase | Kind::Delete | Kind::Crash => {
+            Tone::Bad
+        }
+        Kind::Rewrite | Kind::TruncateOrRewrite | Kind::Update | Kind::LargeTransaction => Tone::Warning,
+        Kind::RestorePoint | Kind::CreateDatabase => Tone::Good,
+        Kind::Promotion | Kind::Restart | Kind::Parameters => Tone::Strong,
+        Kind::Checkpoint | Kind::Backup => Tone::Quiet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::{COLUMNS, cells, line};
+    use crate::cli::output::Output;
+    use crate::explore::{Happening, Kind};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::time::PgTime;
+    use crate::postgres::timeline::TimelineId;
+    use crate::wal::event::Xid;
+
+    fn dropped() -> Happening {
+        Happening {
+            time: Some(PgTime::from_pg_micros(6_998_123)),
+            lsn: Lsn::new(0x3A2_B3C8),
+            timeline: TimelineId::FIRST,
+            xid: Some(Xid::new(743)),
+            kind: Kind::Drop,
+            database: Some("shop".to_owned()),
+            relation: Some("public.orders".to_owned()),
+            rows: None,
+            detail: None,
+            target: Some("--before-event 0/3A2B3C8".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_ends_with_the_way_back() {
+        let plain = Output { styled: false, zone: TimeZone::UTC };
+        let row = cells(&dropped(), &plain);
+        let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
+        let shown = line(&dropped(), &row, widths, &plain);
+        assert_eq!(shown, "2000-01-01 00:00:06.998+00  drop  shop  public.orders  xid 743  --before-event 0/3A2B3C8");
+        let wider = line(&dropped(), &row, [28, 8, 20, 0, 8, 0], &plain);
+        assert!(wider.contains("drop      shop  public.orders"), "{wider}");
+        let styled = Output { styled: true, zone: TimeZone::UTC };
+        let coloured = line(&dropped(), &row, widths, &styled);
+        assert!(coloured.contains("\x1b[1;31mdrop\x1b[0m"), "{coloured:?}");
+    }
+}
