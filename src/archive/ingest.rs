@@ -197,9 +197,10 @@ pub fn prepare(
     let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
     let mut digested = None;
     let sealed = thread::scope(|scope| {
-        let digest = scope.spawn(|| digest::digest(bytes, name, size));
-        seal::seal_with(&[bytes], &spec, &archive.protection, || {
-            let digest = digested.insert(digest.join());
+        let scan = scope.spawn(|| digest::scan(bytes, name, size));
+        seal::seal_with(&[bytes], &spec, &archive.protection, |content| {
+            let digest = scan.join().map(|scanned| scanned.map(|scanned| scanned.with_hash_of_all(content)));
+            let digest = digested.insert(digest);
             digest.as_ref().ok().and_then(|digest| digest.as_ref().ok()).map(Digest::to_bytes).unwrap_or_default()
         })
     });

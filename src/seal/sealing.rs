@@ -112,8 +112,8 @@ pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &Protection) -> Re
     seal_salted(plain, spec, protection, random()?)
 }
 
-/// [`seal`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile;
-/// [`SealSpec::metadata`] is not used.
+/// [`seal`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile. It is told the
+/// plaintext's BLAKE3, as in [`SealedObject::content`]. [`SealSpec::metadata`] is not used.
 ///
 /// # Errors
 /// As [`seal`].
@@ -121,10 +121,10 @@ pub fn seal_with(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
     protection: &Protection,
-    metadata: impl FnOnce() -> Vec<u8>,
+    metadata: impl FnOnce([u8; 32]) -> Vec<u8>,
 ) -> Result<SealedObject, SealError> {
     let salt = random()?;
-    seal_parts(plain, spec, protection, salt, || Cow::Owned(metadata()))
+    seal_parts(plain, spec, protection, salt, |content| Cow::Owned(metadata(content)))
 }
 
 /// [`seal`] with the salt given: the same salt twice under one key would repeat nonces, so only tests do it.
@@ -135,7 +135,7 @@ pub(super) fn seal_salted(
     salt: [u8; 32],
 ) -> Result<SealedObject, SealError> {
     check_metadata(spec.metadata.len(), spec)?;
-    seal_parts(plain, spec, protection, salt, || Cow::Borrowed(spec.metadata))
+    seal_parts(plain, spec, protection, salt, |_content| Cow::Borrowed(spec.metadata))
 }
 
 fn seal_parts<'m>(
@@ -143,7 +143,7 @@ fn seal_parts<'m>(
     spec: &SealSpec<'_>,
     protection: &Protection,
     salt: [u8; 32],
-    metadata: impl FnOnce() -> Cow<'m, [u8]>,
+    metadata: impl FnOnce([u8; 32]) -> Cow<'m, [u8]>,
 ) -> Result<SealedObject, SealError> {
     let pieces = Pieces::new(plain);
     check_limits(pieces.len, spec)?;
@@ -168,7 +168,7 @@ fn seal_parts<'m>(
     };
     let frames: Vec<Frame> = sealed.iter().map(|sealed| sealed.frame).collect();
     let table = envelope::table_bytes(&frames);
-    let metadata = metadata();
+    let metadata = metadata(content);
     check_metadata(metadata.len(), spec)?;
     let tail = sealer.tail(header.clone(), &table, &[content.as_slice(), &metadata].concat())?;
 

@@ -18,7 +18,7 @@ mod scan;
 
 pub use codec::{DigestFormatError, fuzz};
 pub use join::{JoinError, Joined, follows, join};
-pub use scan::{DigestError, digest};
+pub use scan::{DigestError, Scanned, digest, scan};
 
 /// What one segment contains.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -70,16 +70,46 @@ pub enum DigestError {
     },
 }
 
+/// A digest that lacks nothing but [`Digest::content`].
+#[derive(Debug)]
+pub struct Scanned<'a> {
+    digest: Digest,
+    /// What the content is the hash of: the segment, or its beginning.
+    meaningful: &'a [u8],
+    is_whole: bool,
+}
+
+impl Scanned<'_> {
+    /// The digest, its bytes hashed here.
+    #[must_use]
+    pub fn hashed(self) -> Digest {
+        Digest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
+    }
+
+    /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is wanted.
+    #[must_use]
+    pub fn with_hash_of_all(self, hash: [u8; 32]) -> Digest {
+        if self.is_whole { Digest { content: hash, ..self.digest } } else { self.hashed() }
+    }
+}
+
 /// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in [`Digest::state`].
 ///
 /// # Errors
 /// [`DigestError`] if it is not that segment at all.
 pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Digest, DigestError> {
+    scan(segment, name, size).map(Scanned::hashed)
+}
+
+/// [`digest`] but for the hash.
+///
+/// # Errors
+/// As [`digest`].
+pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scanned<'_>, DigestError> {
     let (first, long, mut digest) = begin(segment, name, size)?;
     if Major::from_magic(first.magic).is_none() {
         digest.state = State::Opaque;
-        digest.content = *blake3::hash(segment).as_bytes();
-        return Ok(digest);
+        return Ok(Scanned { digest, meaningful: segment, is_whole: true });
     }
     digest.overwrites = first.has(FIRST_IS_OVERWRITE_CONTRECORD);
     let start = digest.start();
@@ -95,10 +125,10 @@ pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Di
         State::Checked => usize::try_from(digest.valid_until.bytes_since(start)).unwrap_or(usize::MAX),
         State::Opaque | State::Broken { .. } => segment.len(),
     };
-    digest.content = *blake3::hash(segment.get(..meaningful).unwrap_or(segment)).as_bytes();
     digest.earliest = digest.endings.iter().map(|ending| ending.time).min();
     digest.latest = digest.endings.iter().map(|ending| ending.time).max();
-    Ok(digest)
+    let meaningful = segment.get(..meaningful).unwrap_or(segment);
+    Ok(Scanned { digest, meaningful, is_whole: meaningful.len() == segment.len() })
 }
 
 /// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is found yet.

@@ -1,7 +1,7 @@
 //! WAL of real servers, one pair of segments for each major, beside what that major's own `pg_waldump` printed of it.
 
 use super::super::decode::Decoder;
-use super::super::digest::{Digest, State, digest, join};
+use super::super::digest::{Digest, State, digest, join, scan};
 use super::super::event::{Ending, Event, EventKind};
 use super::super::page::Major;
 use crate::postgres::segment::{SegmentName, SegmentSize};
@@ -107,7 +107,13 @@ fn every_major_is_read_as_its_own_pg_waldump_reads_it() {
             first.endings.iter().chain(&meaning.ending).chain(&second.endings).copied().collect();
         let events: Vec<Event> = first.events.iter().chain(&meaning.event).chain(&second.events).cloned().collect();
         assert_eq!(told(&endings, &events), expected(waldump), "{major:?}");
-        assert!(second.switched);
+        assert!(second.switched && !first.switched);
+        for ((name, bytes), digest) in segments.iter().zip(&digests) {
+            let meaningful = usize::try_from(digest.valid_until.bytes_since(digest.start())).unwrap();
+            assert_eq!(digest.content, *blake3::hash(&bytes[..meaningful]).as_bytes());
+            let hash = *blake3::hash(bytes).as_bytes();
+            assert_eq!(scan(bytes, *name, size).unwrap().with_hash_of_all(hash), *digest, "{major:?}");
+        }
 
         let mut decoder = Decoder::new(first.start(), first.timeline, size);
         let mut decoded = 0;
