@@ -9,6 +9,7 @@
 
 mod index;
 mod page;
+mod rdb;
 mod seal;
 mod wal;
 

@@ -20,6 +20,7 @@ pub mod pipeline;
 // L1  formats: pure. Bytes in, values out; no async, no files, no clock
 pub mod postgres;
 pub mod wal;
+pub mod rdb;
 pub mod resp;
 pub mod seal;
 

@@ -34,6 +34,7 @@ const TARGETS: &[Target] = targets! {
     manifest => walkeep::archive::manifest::fuzz,
     page_checksum => walkeep::postgres::page::fuzz,
     pgpass => walkeep::replication::pgpass::fuzz,
+    rdb => walkeep::rdb::fuzz,
     replication_command => walkeep::replication::command::fuzz,
     replication_message => walkeep::replication::message::fuzz,
     resp => walkeep::resp::fuzz,

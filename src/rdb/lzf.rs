@@ -1,0 +1,151 @@
+//! LZF, as RDB files compress strings (`lzf_d.c`): literal runs, and references at most 8 KiB back.
+//!
+//! [`Check`] needs none of the content: it follows how far the output has come, so a string of any length is checked as it flows by.
+//! [`decompress`] is for what must be looked into.
+
+/// Why a compressed string is none.
+pub(super) const BROKEN: &str = "an LZF string does not decompress";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Control,
+    Literals(u8),
+    /// A reference of this length so far and these high bits of the distance; the length goes on.
+    Length(u64, u64),
+    /// A reference whose low byte of the distance is missing.
+    Distance(u64, u64),
+}
+
+/// Follows a compressed string in any pieces.
+#[derive(Debug)]
+pub(super) struct Check {
+    state: State,
+    produced: u64,
+    plain: u64,
+}
+
+impl Check {
+    /// A string that is to have `plain` bytes.
+    pub(super) fn new(plain: u64) -> Check {
+        Check { state: State::Control, produced: 0, plain }
+    }
+
+    pub(super) fn push(&mut self, mut input: &[u8]) -> Result<(), &'static str> {
+        while let Some((byte, rest)) = input.split_first() {
+            self.state = match self.state {
+                State::Literals(left) => {
+                    let run = usize::from(left).min(input.len());
+                    input = input.get(run..).unwrap_or_default();
+                    // A run has 32 bytes at most.
+                    match u8::try_from(run).map_or(0, |run| left.saturating_sub(run)) {
+                        0 => self.state = State::Control,
+                        left => self.state = State::Literals(left),
+                    }
+                    continue;
+                }
+                State::Control if *byte < 32 => {
+                    self.produce(u64::from(*byte).saturating_add(1))?;
+                    State::Literals(byte.saturating_add(1))
+                }
+                State::Control => match (u64::from(byte >> 5), u64::from(byte & 31) << 8) {
+                    (7, high) => State::Length(7, high),
+                    (length, high) => State::Distance(length, high),
+                },
+                State::Length(length, high) => State::Distance(length.saturating_add(u64::from(*byte)), high),
+                State::Distance(length, high) => {
+                    if high.saturating_add(u64::from(*byte)) >= self.produced {
+                        return Err(BROKEN);
+                    }
+                    self.produce(length.saturating_add(2))?;
+                    State::Control
+                }
+            };
+            input = rest;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&self) -> Result<(), &'static str> {
+        if self.state == State::Control && self.produced == self.plain { Ok(()) } else { Err(BROKEN) }
+    }
+
+    fn produce(&mut self, bytes: u64) -> Result<(), &'static str> {
+        self.produced = self.produced.saturating_add(bytes);
+        if self.produced > self.plain { Err(BROKEN) } else { Ok(()) }
+    }
+}
+
+/// The `plain` bytes that `input` stands for. Allocates no more than that, and no more than some 90 times `input`.
+pub(super) fn decompress(mut input: &[u8], plain: usize) -> Result<Vec<u8>, &'static str> {
+    let mut output = Vec::with_capacity(plain.min(input.len().saturating_mul(4)));
+    while let Some((control, rest)) = input.split_first() {
+        if *control < 32 {
+            let (run, rest) = rest.split_at_checked(usize::from(*control).saturating_add(1)).ok_or(BROKEN)?;
+            output.extend_from_slice(run);
+            input = rest;
+        } else {
+            let (mut length, mut rest) = (usize::from(control >> 5), rest);
+            if length == 7 {
+                let (more, after) = rest.split_first().ok_or(BROKEN)?;
+                (length, rest) = (length.saturating_add(usize::from(*more)), after);
+            }
+            let (low, after) = rest.split_first().ok_or(BROKEN)?;
+            let back = (usize::from(control & 31) << 8).saturating_add(usize::from(*low)).saturating_add(1);
+            let from = output.len().checked_sub(back).ok_or(BROKEN)?;
+            // What is referred to may overlap what is being written: then it repeats.
+            let mut left = length.saturating_add(2);
+            while left > 0 {
+                let run = left.min(output.len().saturating_sub(from));
+                output.extend_from_within(from..from.saturating_add(run));
+                left = left.saturating_sub(run);
+            }
+            input = after;
+        }
+        if output.len() > plain {
+            return Err(BROKEN);
+        }
+    }
+    if output.len() == plain { Ok(output) } else { Err(BROKEN) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(input: &[u8], plain: u64) -> Result<(), &'static str> {
+        let mut check = Check::new(plain);
+        check.push(input)?;
+        check.end()
+    }
+
+    #[test]
+    fn a_run_and_an_overlapping_reference() {
+        // "ab", then six bytes from two back.
+        let input = [1, b'a', b'b', 4 << 5, 1];
+        assert_eq!(decompress(&input, 8).unwrap(), b"abababab");
+        assert_eq!(check(&input, 8), Ok(()));
+        assert_eq!(check(&input, 9), Err(BROKEN));
+        assert!(decompress(&input, 7).is_err());
+        // Three back of two.
+        assert!(decompress(&[1, b'a', b'b', 4 << 5, 2], 8).is_err());
+        assert_eq!(check(&[1, b'a', b'b', 4 << 5, 2], 8), Err(BROKEN));
+    }
+
+    proptest! {
+        /// The check agrees with decompressing, in any two pieces.
+        #[test]
+        fn the_check_says_what_decompressing_would(
+            input in proptest::collection::vec(prop_oneof![0_u8..6, 32_u8..40, any::<u8>()], 0..40), at in 0_usize..40,
+        ) {
+            let lengths = (0..600_usize).filter(|plain| decompress(&input, *plain).is_ok());
+            for plain in lengths.chain([3, 17]) {
+                let mut check = Check::new(u64::try_from(plain).unwrap());
+                let (head, tail) = input.split_at(at.min(input.len()));
+                let checked = check.push(head).and_then(|()| check.push(tail)).and_then(|()| check.end());
+                prop_assert_eq!(checked.is_ok(), decompress(&input, plain).is_ok(), "{}", plain);
+            }
+        }
+    }
+}
