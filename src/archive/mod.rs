@@ -13,6 +13,7 @@ pub mod gap;
 pub mod growing;
 mod identity;
 pub mod ingest;
+pub mod instance;
 mod keys;
 pub mod lookup;
 pub mod manifest;

@@ -60,7 +60,19 @@ impl ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// A key put together from parts that are known to be good.
+    pub(super) const fn of_parts(key: String) -> ObjectKey {
+        ObjectKey(key)
+    }
+}
+
 impl Prefix {
+    /// A prefix put together from parts that are known to be good.
+    pub(super) const fn of_parts(prefix: String) -> Prefix {
+        Prefix(prefix)
+    }
+
     /// The whole repository.
     #[must_use]
     pub const fn all() -> Prefix {

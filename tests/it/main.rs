@@ -49,3 +49,7 @@ mod whole;
 mod log;
 /// Targets beside PostgreSQL's own recovery.
 mod stops;
+/// Redis snapshots: taken, refused, imported.
+mod redis_snapshot;
+/// The stream of a Redis server: complete, resumable, followed through failovers.
+mod redis_receive;
