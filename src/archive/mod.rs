@@ -17,6 +17,7 @@ pub mod instance;
 mod keys;
 pub mod lookup;
 pub mod manifest;
+pub mod names;
 pub mod objects;
 pub mod overview;
 pub mod path;

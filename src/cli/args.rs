@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
-use crate::explore::Kind;
+use crate::explore::{Kind, MANY_ROWS};
 
 /// Keep a PostgreSQL cluster restorable to any moment.
 #[derive(Parser, Debug)]
@@ -401,6 +401,9 @@ pub(super) struct LogArgs {
     /// Only what befell this table: schema.table, or table
     #[arg(long, value_name = "TABLE")]
     pub(super) relation: Option<String>,
+    /// Tell a DELETE or UPDATE that changes so many rows of a table in one transaction
+    #[arg(long, value_name = "N", default_value_t = MANY_ROWS, value_parser = clap::value_parser!(u64).range(100..))]
+    pub(super) rows: u64,
     /// Look back from this timeline instead of the newest
     #[arg(long, value_name = "TLI")]
     pub(super) timeline: Option<String>,

@@ -96,7 +96,7 @@ pub(super) const LOG: &str = "\
 Examples:
   walkeep log --since '2 hours ago'
   walkeep log postgres main --event drop --event truncate --relation public.orders
-  walkeep log --event restore-point --until 2026-11-22T14:00:00Z --json
+  walkeep log --event delete --rows 100 --since 2026-11-22T14:00:00Z --json
   walkeep restore postgres main --pgdata /srv/restored --before-event 0/5A2B3C8 --start
 
 What happened is read from the archived WAL; the server is not asked. Each line ends with the target that restores to

@@ -56,10 +56,12 @@ pub enum Kind {
     Commands,
     /// What a Redis instance is.
     Instance,
+    /// What databases and tables were called when a backup was taken.
+    Names,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Wal,
         Kind::WalFile,
         Kind::Cluster,
@@ -71,6 +73,7 @@ impl Kind {
         Kind::Snapshot,
         Kind::Commands,
         Kind::Instance,
+        Kind::Names,
     ];
 
     const fn code(self) -> u8 {
@@ -86,6 +89,7 @@ impl Kind {
             Kind::Snapshot => 9,
             Kind::Commands => 10,
             Kind::Instance => 11,
+            Kind::Names => 12,
         }
     }
 
@@ -107,6 +111,8 @@ impl Kind {
             Kind::Snapshot => 64 << 20,
             // The stream is cut between commands, and a value may have 512 MiB as servers come.
             Kind::Commands => 1 << 30,
+            // Some 150 bytes a relation: seven million of them.
+            Kind::Names => 1 << 30,
             Kind::Cluster | Kind::Gap | Kind::Probe | Kind::Instance => 1 << 20,
         }
     }
@@ -126,6 +132,7 @@ impl fmt::Display for Kind {
             Kind::Snapshot => "Redis snapshot",
             Kind::Commands => "Redis command stream",
             Kind::Instance => "instance description",
+            Kind::Names => "list of names",
         })
     }
 }
