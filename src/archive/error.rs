@@ -84,6 +84,17 @@ pub enum Error {
         /// What was looked for.
         name: String,
     },
+    /// The two copies of a timeline's end are not equal.
+    #[error(
+        "{name}.partial and the copy of it in the first segment of the next timeline differ before {end}, where the timelines part; \
+         one of them is not of this cluster's past, and walkeep cannot tell which"
+    )]
+    Tails {
+        /// The segment that the timeline ended in.
+        name: String,
+        /// The switch point.
+        end: crate::postgres::lsn::Lsn,
+    },
     /// What this machine has received and not archived yet can't be read.
     #[error(transparent)]
     Spool(Arc<super::spool::SpoolError>),
@@ -110,7 +121,7 @@ impl Error {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } => true,
+            Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } | Error::Tails { .. } => true,
             Error::KeysMissing { .. } | Error::KeyNotThere { .. } => true,
             Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
             Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,

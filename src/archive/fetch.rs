@@ -90,27 +90,20 @@ impl Archive {
         Ok(timelines)
     }
 
-    /// The segments of a timeline that sort after `after`, or all. Looks only into the log files that can hold one.
+    /// The segments of a timeline that sort after `after`, or all. What lies before is not looked at, so that it costs nothing however much it is.
     ///
     /// # Errors
     /// No repository could be asked.
     pub async fn list_segments(&self, timeline: TimelineId, after: Option<SegmentName>) -> Result<Segments, Error> {
-        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
-        let from = after.map(|name| self.layout.log_file(name));
         let after = after.map(|name| self.layout.segment(name));
-        let mut segments = Segments { found: Vec::new(), unasked };
-        for log in level.prefixes.iter().filter(|log| from.as_ref().is_none_or(|from| *log >= from)) {
-            let Listing { objects, unasked } = self.list(log, None).await?;
-            segments.unasked.extend(unasked);
-            let later = objects.into_iter().filter(|object| after.as_ref().is_none_or(|after| object.key > *after));
-            segments.found.extend(later.filter_map(|object| match self.layout.object(&object.key)? {
-                ClusterObject::Segment(name) => Some((name, object)),
-                _ => None,
-            }));
-        }
-        segments.unasked.sort_unstable();
-        segments.unasked.dedup();
-        Ok(segments)
+        let Listing { objects, mut unasked } = self.list(&self.layout.timeline(timeline), after.as_ref()).await?;
+        let segment = |object: ObjectInfo| match self.layout.object(&object.key)? {
+            ClusterObject::Segment(name) => Some((name, object)),
+            _ => None,
+        };
+        unasked.sort_unstable();
+        unasked.dedup();
+        Ok(Segments { found: objects.into_iter().filter_map(segment).collect(), unasked })
     }
 
     /// The last segment of a timeline in any repository.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::Archive;
 use super::spool::{Spool, SpoolError};
 use crate::index::{Place, View};
+use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize, SystemId};
 use crate::wal::digest::{Digest, digest};
 
@@ -30,18 +31,31 @@ impl Growing {
     }
 }
 
-/// What has come of a segment, filled up to its size; `None` if nothing is spooled of it. Blocks.
+/// Segments that still grow or never will: each place once, with the copy that goes on longer.
+#[must_use]
+pub fn longest(all: impl IntoIterator<Item = Growing>) -> Vec<Growing> {
+    let mut kept: Vec<Growing> = Vec::new();
+    for growing in all {
+        match kept.iter_mut().find(|other| other.place() == growing.place()) {
+            Some(other) if other.digest.valid_until < growing.digest.valid_until => *other = growing,
+            Some(_) => {}
+            None => kept.push(growing),
+        }
+    }
+    kept
+}
+
+/// What has come of a segment, filled up to its size, and where that ends; `None` if nothing is spooled of it. Blocks.
 ///
 /// # Errors
 /// The spool can't be read.
-pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<Bytes>, SpoolError> {
+pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
     let held = spool.read(name, size)?;
-    if held.is_empty() {
-        return Ok(None);
-    }
+    let Some(number) = name.number(size).filter(|_| !held.is_empty()) else { return Ok(None) };
+    let end = number.start(size).saturating_add(held.len() as u64);
     let mut bytes = BytesMut::from(held);
     bytes.resize(size.len(), 0);
-    Ok(Some(bytes.freeze()))
+    Ok(Some((bytes.freeze(), end)))
 }
 
 /// The segments in the spool that go on where what `view` knows ends. Others, such as what an earlier timeline left, are no news. Blocks.
@@ -60,7 +74,7 @@ pub fn beyond(view: &View<'_>, spool: &Spool, system: SystemId) -> Result<Vec<Gr
         if known(number) || !continues {
             continue;
         }
-        let Some(bytes) = bytes(spool, name, size)? else { continue };
+        let Some((bytes, _)) = bytes(spool, name, size)? else { continue };
         match digest(&bytes, name, size) {
             Ok(digest) if digest.system_id == system => found.push(Growing { name, bytes, digest }),
             Ok(_foreign) => tracing::warn!(segment = %name, "the spool holds another cluster's segment"),
@@ -75,7 +89,7 @@ impl Archive {
     ///
     /// # Errors
     /// The spool or the cluster's identity can't be read.
-    pub async fn growing(&self, spool: &Spool, name: SegmentName) -> Result<Option<Bytes>, super::Error> {
+    pub async fn growing(&self, spool: &Spool, name: SegmentName) -> Result<Option<(Bytes, Lsn)>, super::Error> {
         let Some(identity) = self.identity().await? else { return Ok(None) };
         let spool = spool.clone();
         let read = super::objects::blocking(move || bytes(&spool, name, identity.segment_size)).await?;

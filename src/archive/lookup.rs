@@ -4,7 +4,6 @@
 //! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`Source`] fetches: from
 //! async code the whole lookup goes through `spawn_blocking`.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,10 +14,10 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelinePath;
-use crate::wal::catalog::{Counts, counted, invalidates};
+use crate::wal::catalog::invalidates;
 use crate::wal::decode::Decoder;
 use crate::wal::digest::{Digest, State};
-use crate::wal::event::{Ending, Event, RelationId, Xid};
+use crate::wal::event::{Ending, Event, Xid};
 use crate::wal::page::Major;
 use crate::wal::record::{HEADER, Record, RecordHeader, rmgr};
 
@@ -58,6 +57,8 @@ pub struct Chain {
     pub hole: Option<Hole>,
     /// Segments that replay reads.
     pub segments: u64,
+    /// Records in them, those before and after the stretch included.
+    pub records: u64,
     /// Where the log that can be read ends.
     pub end: Lsn,
 }
@@ -302,31 +303,6 @@ impl<'a, S: Source> Lookup<'a, S> {
         Ok(None)
     }
 
-    /// The rows that transactions changed in one segment of the path, by file, counted in the segment's bytes.
-    ///
-    /// # Errors
-    /// What index or source say.
-    pub fn rows_of(
-        &self,
-        path: &TimelinePath,
-        segment: SegmentNo,
-        xids: &BTreeSet<Xid>,
-    ) -> Result<HashMap<RelationId, Counts>, LookupError<S::Error>> {
-        let mut rows: HashMap<RelationId, Counts> = HashMap::new();
-        let Some(along) = Along::new(&self.view, path) else { return Ok(rows) };
-        let Some(stretch) = along.segment(segment)? else { return Ok(rows) };
-        let Some(major) = Major::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
-        self.scan(&stretch, |record| {
-            if xids.contains(&Xid::new(record.header.xid))
-                && let Some((_, file, counts)) = counted(record, major)
-            {
-                rows.entry(file).or_default().add(counts);
-            }
-            false
-        })?;
-        Ok(rows)
-    }
-
     /// The record that starts at `lsn`, and its header.
     fn record_at(
         &self,
@@ -420,18 +396,28 @@ impl<'a, S: Source> Lookup<'a, S> {
         let limit = to.unwrap_or(Lsn::MAX);
         let Some(along) = Along::new(&self.view, path) else {
             let hole = Hole { timeline: path.timeline_at(from), from, to: limit, why: Defect::Missing };
-            return Ok(Chain { hole: to.map(|_| hole), segments: 0, end: from });
+            return Ok(Chain { hole: to.map(|_| hole), segments: 0, records: 0, end: from });
         };
         let found = along.first_hole(from, limit)?;
         let Some(mut hole) = found.holes.into_iter().next() else {
-            return Ok(Chain { hole: None, segments: found.segments, end: limit });
+            return Ok(Chain { hole: None, segments: found.segments, records: found.records, end: limit });
         };
         // Where the segment that holds `from` is there only for a timeline left before `from`, the hole begins before what was asked for.
         hole.from = hole.from.max(from);
         let end = hole.from;
         // Without a limit the last hole reaches to the end of all positions, and is none.
         let is_end = to.is_none() && hole.why == Defect::Missing && !self.goes_on(&along, hole.from)?;
-        Ok(Chain { hole: Some(hole).filter(|_| !is_end), segments: found.segments, end })
+        Ok(Chain { hole: Some(hole).filter(|_| !is_end), segments: found.segments, records: found.records, end })
+    }
+
+    /// Opens the end of the object with the byte at `lsn`, if it is there: a proof that its key is at hand.
+    ///
+    /// # Errors
+    /// What index or source say.
+    pub fn opens(&self, path: &TimelinePath, lsn: Lsn) -> Result<(), LookupError<S::Error>> {
+        let Some(along) = Along::new(&self.view, path) else { return Ok(()) };
+        let Some(stretch) = along.segment_of(lsn)? else { return Ok(()) };
+        self.source.digest(stretch.place).map(drop).map_err(LookupError::Source)
     }
 
     /// Whether the path has a segment after the one with the byte before `lsn`.
@@ -476,7 +462,7 @@ mod tests {
     use crate::postgres::segment::SegmentNo;
     use crate::postgres::time::PgTime;
     use crate::wal::digest::Digest;
-    use crate::wal::event::{Ending, Xid};
+    use crate::wal::event::{Ending, EventKind, Xid};
 
     /// The archive itself, counting how often it is asked.
     struct Archive<'a>(&'a World, Cell<usize>);
@@ -504,7 +490,9 @@ mod tests {
             let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
             let all = world.endings();
             let (path, from) = (&world.path, SegmentNo::new(FIRST).start(world.size).saturating_add(place * world.size.get() / 16 + 8));
-            let time = PgTime::from_pg_micros(time);
+            // Half of the times are those of an ending, where "after" and "not before" part.
+            let exact = all.get(pick % all.len().max(1)).filter(|_| pick % 2 == 0).map(|ending| ending.time);
+            let time = exact.unwrap_or(PgTime::from_pg_micros(time));
             let first = |meets: &dyn Fn(&Ending) -> bool| all.iter().copied().find(|ending| ending.lsn >= from && meets(ending));
             prop_assert_eq!(lookup.ending_after(path, from, time).unwrap(), first(&|ending| ending.time > time));
             prop_assert_eq!(lookup.commit_from(path, from).unwrap(), first(&|ending| ending.kind.is_commit()));
@@ -515,6 +503,37 @@ mod tests {
             let xid = all.get(pick % all.len().max(1)).map_or(Xid::new(9), |ending| ending.xid);
             prop_assert_eq!(lookup.ending_of(path, from, xid).unwrap(), first(&|ending| ending.xid == xid));
             prop_assert_eq!(lookup.ending_of(path, Lsn::INVALID, xid).unwrap(), all.iter().copied().find(|ending| ending.xid == xid));
+        }
+
+        #[test]
+        fn a_timeline_that_was_left_goes_on_in_the_copy_of_those_that_left_it(recipe in recipe(), pick in any::<usize>(), shuffle in any::<u64>()) {
+            let mut world = recipe.world();
+            world.take_way_to(pick);
+            let memory = world.index(shuffle);
+            let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let (all, path) = (world.endings(), &world.path);
+            let last = all.iter().copied().rfind(|ending| ending.kind.is_commit());
+            prop_assert_eq!(lookup.commit_before(path, Lsn::MAX).unwrap(), last);
+            for wanted in all.iter().rev().take(3) {
+                let first = all.iter().copied().find(|ending| ending.xid == wanted.xid);
+                prop_assert_eq!(lookup.ending_of(path, Lsn::INVALID, wanted.xid).unwrap(), first);
+                let name = format!("point {}", wanted.xid.get() % 5);
+                let points = world.segments().into_iter().flat_map(|(place, to)| {
+                    let events = world.digest(place).map(|digest| digest.events.clone()).unwrap_or_default();
+                    events.into_iter().filter(move |event| event.lsn < to)
+                });
+                let named = |event: &crate::wal::event::Event| matches!(&event.kind, EventKind::RestorePoint { name: found, .. } if *found == name);
+                let first = points.into_iter().find(named).map(|event| event.lsn);
+                prop_assert_eq!(lookup.restore_point(path, Lsn::INVALID, &name).unwrap().map(|event| event.lsn), first);
+            }
+            if let Some((first, _)) = world.segments().first() {
+                let begin = first.segment.start(world.size);
+                let mut reached = begin;
+                while let Some((_, end)) = world.segments().iter().find(|(place, end)| place.segment.start(world.size) <= reached && reached < *end) {
+                    reached = *end;
+                }
+                prop_assert_eq!(lookup.chain(path, begin, None).unwrap().end, reached);
+            }
         }
 
         #[test]

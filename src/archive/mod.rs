@@ -13,16 +13,15 @@ pub mod gap;
 pub mod growing;
 mod identity;
 pub mod ingest;
-pub mod instance;
 mod keys;
 pub mod lookup;
 pub mod manifest;
-pub mod names;
 pub mod objects;
 pub mod overview;
 pub mod path;
 pub mod spool;
 pub mod reindex;
+pub mod tail;
 
 #[cfg(test)]
 #[expect(

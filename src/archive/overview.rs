@@ -8,13 +8,21 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, future::ready, stream};
+
 use super::gap::Gap;
+use super::growing::{self, Growing};
+use super::lookup::Source as _;
 use super::manifest::Summary;
-use super::reindex::ReindexError;
+use super::reindex::{ReindexError, Shelf};
+use super::spool::Spool;
+use super::tail;
 use super::{Archive, Error};
-use crate::index::{self, Along, Defect, Hole, Index, View};
+use crate::index::keys::first_of_block;
+use crate::index::store::Order;
+use crate::index::{self, Along, Defect, Entry, Hole, Index, Onward, Step, Stretch, View, Want};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::segment::{SegmentSize, SystemId};
+use crate::postgres::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::repository::layout::ClusterObject;
@@ -94,6 +102,8 @@ pub struct Timeline {
     pub parent: Option<TimelineId>,
     /// Where it forked off.
     pub begin_lsn: Option<Lsn>,
+    /// Why, in the server's words.
+    pub reason: Option<String>,
     /// The first byte of log archived on it.
     pub from_lsn: Option<Lsn>,
     /// The end of the log archived on it.
@@ -120,7 +130,7 @@ pub struct Missing {
 }
 
 /// What an overview is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
@@ -132,49 +142,127 @@ pub struct Contents<'a> {
     pub histories: &'a [History],
     /// The recorded gaps.
     pub gaps: &'a [Gap],
+    /// The largest time at which a transaction ended in what a path takes from a segment that it leaves before its end.
+    pub cut: &'a Cut<'a>,
 }
 
-/// Fetches what there is, and makes the overview of it.
+/// See [`Contents::cut`].
+pub type Cut<'a> = dyn Fn(&Stretch) -> Option<PgTime> + 'a;
+
+impl std::fmt::Debug for Contents<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents")
+            .field("cluster", &self.cluster)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What can be said of such a segment by its summary alone: no more than that nothing is known.
+#[must_use]
+pub fn unknown(_: &Stretch) -> Option<PgTime> {
+    None
+}
+
+/// What is read from a repository at the same time, where many small objects are wanted.
+const IN_FLIGHT: usize = 16;
+
+/// Fetches what there is, in the repositories and in this machine's spool, and makes the overview of it.
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn gather(archive: &Arc<Archive>, index: &Arc<Index>) -> Result<Overview, ReindexError> {
+pub async fn gather(
+    archive: &Arc<Archive>,
+    index: &Arc<Index>,
+    spool: Option<Spool>,
+) -> Result<Overview, ReindexError> {
     let identity = archive.identity().await?;
-    let backups = backups(archive).await?;
-    let mut histories = Vec::new();
-    for timeline in archive.timelines().await? {
-        match archive.history(timeline).await {
-            Ok(history) => histories.extend(history),
-            Err(error) if error.is_integrity() => tracing::warn!(%timeline, %error, "this history cannot be used"),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let gaps = archive.gaps().await?;
+    let (backups, histories, gaps) = (backups(archive).await?, histories(archive).await?, archive.gaps().await?);
+    let growing = growing(archive, index, spool, &histories).await?;
     let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
+    let size = identity.map_or(SegmentSize::DEFAULT, |identity| identity.segment_size);
+    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
     let made = super::objects::blocking(move || {
-        let view = index.view(&cluster)?;
-        overview(&view, Contents { cluster: &cluster, identity, backups: &backups, histories: &histories, gaps: &gaps })
+        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let view = index.view_with(&cluster, laid_over)?;
+        let shelf = shelf.with(growing.clone());
+        let cut = |stretch: &Stretch| {
+            let digest =
+                shelf.digest(stretch.place).inspect_err(|error| tracing::warn!(%error, "cannot look into a segment"));
+            let endings = digest.ok()?.endings.clone();
+            endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
+        };
+        let (backups, histories, gaps) = (&backups, &histories, &gaps);
+        overview(&view, Contents { cluster: &cluster, identity, backups, histories, gaps, cut: &cut })
     });
     Ok(made.await??)
 }
 
-/// The summaries of all backups that can be read, oldest first.
-async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
-    let mut found = Vec::new();
-    for object in archive.list(&archive.layout().backups(), None).await?.objects {
-        let Some(ClusterObject::Backup(label)) = archive.layout().object(&object.key) else { continue };
-        let summary = match archive.get_trailer(Kind::Manifest, &object.key).await {
+/// Segments that are not archived whole and are restored all the same: what this machine has received of them, and ends of timelines that are
+/// in a `.partial` alone.
+///
+/// # Errors
+/// What index, repository or spool say.
+pub async fn growing(
+    archive: &Arc<Archive>,
+    index: &Arc<Index>,
+    spool: Option<Spool>,
+    histories: &[History],
+) -> Result<Vec<Growing>, ReindexError> {
+    let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
+    let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
+    let looked = super::objects::blocking(move || {
+        let view = index.view(&cluster)?;
+        let received = match spool {
+            Some(spool) => growing::beyond(&view, &spool, identity.system_id),
+            None => Ok(Vec::new()),
+        };
+        let received = received.map_err(|error| Error::Spool(Arc::new(error)))?;
+        Ok::<_, ReindexError>((received, tail::unfinished(&view, &known)?))
+    });
+    let (received, unfinished) = looked.await??;
+    let tails = archive.tails_in_partial(&unfinished, identity.system_id).await?;
+    Ok(growing::longest(received.into_iter().chain(tails)))
+}
+
+/// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.
+///
+/// # Errors
+/// The repositories could not be asked.
+pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+    let listing = archive.list(&archive.layout().backups(), None).await?;
+    let keys = listing.objects.into_iter().filter_map(|object| match archive.layout().object(&object.key) {
+        Some(ClusterObject::Backup(label)) => Some((label, object.key)),
+        _ => None,
+    });
+    let read = stream::iter(keys).map(|(label, key)| async move {
+        let summary = match archive.get_trailer(Kind::Manifest, &key).await {
             Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
-            Ok(None) => continue,
+            Ok(None) => return Ok(None),
             Err(error) if error.is_integrity() => Err(error.to_string()),
             Err(error) => return Err(error),
         };
-        match summary {
-            Ok(summary) => found.push(summary),
-            Err(error) => tracing::warn!(label, error, "this backup cannot be used"),
+        let warned = summary.inspect_err(|error| tracing::warn!(label, error, "this backup cannot be used"));
+        Ok(warned.ok())
+    });
+    read.buffered(IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
+}
+
+/// The histories of all timelines that have one. One that cannot be read is left out with a warning.
+///
+/// # Errors
+/// The repositories could not be asked.
+pub async fn histories(archive: &Archive) -> Result<Vec<History>, Error> {
+    let read = stream::iter(archive.timelines().await?).map(|timeline| async move {
+        match archive.history(timeline).await {
+            Err(error) if error.is_integrity() => {
+                tracing::warn!(%timeline, %error, "this history cannot be used");
+                Ok(None)
+            }
+            read => read,
         }
-    }
-    Ok(found)
+    });
+    read.buffered(IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
 }
 
 /// Makes the overview.
@@ -187,9 +275,10 @@ pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, ind
     let mut gaps: BTreeMap<(TimelineId, Lsn, Lsn), Missing> = BTreeMap::new();
     let mut timelines = Vec::new();
     for path in &paths {
-        timelines.push(timeline(view, path)?);
+        let history = contents.histories.iter().find(|history| history.timeline == path.target());
+        timelines.push(timeline(view, path, history)?);
         let Some(along) = Along::new(view, path) else { continue };
-        windows.extend(windows_along(&along, path, contents.backups)?);
+        windows.extend(windows_along(&along, path, &contents)?);
         for hole in holes_along(&along)? {
             gaps.insert((hole.timeline, hole.from, hole.to), missing(&hole, contents.gaps));
         }
@@ -231,6 +320,9 @@ fn paths(view: &View<'_>, histories: &[History]) -> Vec<TimelinePath> {
     for history in histories {
         known.insert(history.timeline, history.path());
     }
+    for path in known.values_mut() {
+        *path = path.clone().left_by(histories);
+    }
     known.into_values().collect()
 }
 
@@ -249,36 +341,45 @@ fn backup(summary: &Summary, restorable: bool) -> Backup {
     }
 }
 
-fn timeline(view: &View<'_>, path: &TimelinePath) -> Result<Timeline, index::Error> {
+fn timeline(view: &View<'_>, path: &TimelinePath, history: Option<&History>) -> Result<Timeline, index::Error> {
     let own = path.target();
     let before = path.spans().iter().rev().nth(1);
     let mut found = Timeline {
         timeline: own,
         parent: before.map(|span| span.timeline),
         begin_lsn: before.and_then(|span| span.end),
+        reason: history.and_then(|history| history.entries.last()).map(|entry| entry.reason.clone()),
         from_lsn: None,
         to_lsn: None,
         segments: 0,
         stored_bytes: 0,
     };
-    let (first, last) =
-        (crate::postgres::segment::SegmentNo::new(0), crate::postgres::segment::SegmentNo::new(u64::MAX));
-    for summary in view.summaries(own, first, last, index::store::Order::Forward) {
-        let (_, summary) = summary?;
-        found.from_lsn.get_or_insert(summary.digest.start());
-        found.to_lsn = Some(summary.digest.valid_until);
-        found.segments = found.segments.saturating_add(1);
-        found.stored_bytes = found.stored_bytes.saturating_add(summary.stored);
+    let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
+    for block in view.blocks(own, 0, u64::MAX, Order::Forward) {
+        let (number, block) = block?;
+        found.segments = found.segments.saturating_add(block.segments);
+        let stored = match block.full {
+            Some(full) => full.stored,
+            None => {
+                let (from, to) = (first_of_block(number), first_of_block(number.saturating_add(1)));
+                let sizes = view.summaries(own, from, to, Order::Forward).map(|found| Ok(found?.1.stored));
+                sizes.sum::<Result<u64, index::Error>>()?
+            }
+        };
+        found.stored_bytes = found.stored_bytes.saturating_add(stored);
     }
+    let end = |order| view.summaries(own, first, last, order).next().transpose();
+    found.from_lsn = end(Order::Forward)?.map(|(_, summary)| summary.digest.start());
+    found.to_lsn = end(Order::Backward)?.map(|(_, summary)| summary.digest.valid_until);
     Ok(found)
 }
 
 /// The windows along one path: for each backup from where it is consistent to the end of the log that follows; those that touch are one.
-fn windows_along(along: &Along<'_>, path: &TimelinePath, backups: &[Summary]) -> Result<Vec<Window>, index::Error> {
+fn windows_along(along: &Along<'_>, path: &TimelinePath, contents: &Contents<'_>) -> Result<Vec<Window>, index::Error> {
     let on_path = |backup: &&Summary| {
         path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
     };
-    let mut backups: Vec<&Summary> = backups.iter().filter(on_path).collect();
+    let mut backups: Vec<&Summary> = contents.backups.iter().filter(on_path).collect();
     backups.sort_by_key(|backup| (backup.stop_lsn, backup.start_lsn));
     let mut windows: Vec<Window> = Vec::new();
     for backup in backups {
@@ -298,7 +399,7 @@ fn windows_along(along: &Along<'_>, path: &TimelinePath, backups: &[Summary]) ->
                 window.backups.push(backup.label.clone());
             }
             None => windows.push(Window {
-                from_time: latest(along, backup.start_lsn, backup.stop_lsn)?,
+                from_time: latest(along, backup.start_lsn, backup.stop_lsn, &|stretch| stretch.summary.latest)?,
                 to_time: None,
                 from_lsn: backup.stop_lsn,
                 to_lsn: end,
@@ -308,7 +409,7 @@ fn windows_along(along: &Along<'_>, path: &TimelinePath, backups: &[Summary]) ->
         }
     }
     for window in &mut windows {
-        window.to_time = latest(along, window.from_lsn, window.to_lsn)?.or(window.from_time);
+        window.to_time = latest(along, window.from_lsn, window.to_lsn, contents.cut)?.or(window.from_time);
     }
     Ok(windows)
 }
@@ -318,12 +419,17 @@ fn end_of_log(along: &Along<'_>, from: Lsn) -> Result<Lsn, index::Error> {
     Ok(along.first_hole(from, Lsn::MAX)?.holes.first().map_or(Lsn::MAX, |hole| hole.from))
 }
 
-/// The largest time at which a transaction ended in the segments of a stretch.
-fn latest(along: &Along<'_>, from: Lsn, to: Lsn) -> Result<Option<PgTime>, index::Error> {
+/// The largest time at which a transaction ended in the segments of a stretch. Of a segment that the path leaves before its end, `cut` says it.
+fn latest(along: &Along<'_>, from: Lsn, to: Lsn, cut: &Cut<'_>) -> Result<Option<PgTime>, index::Error> {
     let mut latest = None;
-    along.walk(from, to, |stretch| {
-        latest = latest.max(stretch.summary.latest);
-        ControlFlow::Continue(())
+    along.stride(from, to, |step| {
+        let in_it = match step {
+            Step::Block(block) => block.latest,
+            Step::Segment(stretch) if stretch.to == stretch.summary.digest.end() => stretch.summary.latest,
+            Step::Segment(stretch) => cut(&stretch),
+        };
+        latest = latest.max(in_it);
+        ControlFlow::Continue(Onward::Next)
     })?;
     Ok(latest)
 }
@@ -343,22 +449,13 @@ fn without_repetition(windows: Vec<Window>, paths: &[TimelinePath]) -> Vec<Windo
 
 /// What is missing or damaged between the first and the last segment along a path.
 fn holes_along(along: &Along<'_>) -> Result<Vec<Hole>, index::Error> {
-    let (mut first, mut end) = (None, None);
-    along.walk(Lsn::INVALID, Lsn::MAX, |stretch| {
-        first.get_or_insert(stretch.from);
-        // The log of the last segment may just stop.
-        let used = if stretch.summary.digest.switched {
-            stretch.to
-        } else {
-            stretch.to.min(stretch.summary.digest.valid_until)
-        };
-        end = Some(used);
-        ControlFlow::Continue(())
-    })?;
-    match first.zip(end) {
-        Some((first, end)) => Ok(along.continuity(first, end)?.holes),
-        None => Ok(Vec::new()),
-    }
+    let first = along.next(SegmentNo::new(0), Want::Any)?;
+    let last = along.previous(SegmentNo::new(u64::MAX), Want::Any)?;
+    let Some((first, last)) = first.zip(last) else { return Ok(Vec::new()) };
+    // The log of the last segment may just stop.
+    let digest = &last.summary.digest;
+    let end = if digest.switched { last.to } else { last.to.min(digest.valid_until) };
+    Ok(along.continuity(first.from, end)?.holes)
 }
 
 /// A hole, in the words of the record that tells of it, if one does.
@@ -380,7 +477,7 @@ fn missing(hole: &Hole, recorded: &[Gap]) -> Missing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Contents, Overview, overview};
+    use super::{Contents, Overview, Stretch, overview};
     use crate::archive::gap::Gap;
     use crate::archive::manifest::{Summary, sample};
     use crate::index::View;
@@ -409,7 +506,13 @@ mod tests {
         let memory = world.index(5);
         let view = View::new(&memory, NAME).unwrap();
         let histories = histories(world);
-        overview(&view, Contents { cluster: NAME, identity: None, backups, histories: &histories, gaps }).unwrap()
+        // As the digests have it.
+        let cut = |stretch: &Stretch| {
+            let digest = world.digest(stretch.place).unwrap();
+            digest.endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
+        };
+        let contents = Contents { cluster: NAME, identity: None, backups, histories: &histories, gaps, cut: &cut };
+        overview(&view, contents).unwrap()
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! `walkeep list`: what is archived, and to which moments it can be restored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::open;
 use super::output::{Output, Tone, grouped, size, span};
 use crate::archive::overview::{self, Backup, Missing, Overview, Timeline, Window};
 use crate::archive::reindex;
+use crate::archive::spool::Spool;
 use crate::postgres::time::PgTime;
+use crate::postgres::timeline::TimelineId;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
@@ -35,7 +38,8 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
     for cluster in clusters {
         let archive = Arc::new(open::archive(&config, cluster, around).await?);
         let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
-        let overview = overview::gather(&archive, &index).await;
+        let spool = Spool::existing(&config.state_dir, &archive);
+        let overview = overview::gather(&archive, &index, spool).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
     if json {
@@ -72,7 +76,7 @@ fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
     windows(&overview.windows, out)?;
     heading("Backups", overview.backups.is_empty(), "none; take one with walkeep backup postgres", out)?;
     backups(&overview.backups, out)?;
-    heading("WAL", overview.timelines.is_empty(), "none", out)?;
+    heading("Timelines and their WAL", overview.timelines.is_empty(), "none", out)?;
     timelines(&overview.timelines, out)?;
     heading("Gaps", overview.gaps.is_empty(), "none", out)?;
     gaps(&overview.gaps, out)?;
@@ -124,7 +128,7 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
 }
 
 fn timelines(timelines: &[Timeline], out: &Output) -> anyhow::Result<()> {
-    let row = |timeline: &Timeline| {
+    let row = |(branch, timeline): (String, &Timeline)| {
         let origin = match (timeline.parent, timeline.begin_lsn) {
             (Some(parent), Some(begin)) => format!("{parent} at {begin}"),
             _ => "-".to_owned(),
@@ -134,10 +138,40 @@ fn timelines(timelines: &[Timeline], out: &Output) -> anyhow::Result<()> {
             _ => "-".to_owned(),
         };
         let (segments, stored) = (grouped(timeline.segments), size(timeline.stored_bytes));
-        [timeline.timeline.to_string(), origin, positions, segments, stored]
+        // What the server writes for a plain promotion (`StartupXLOG` in xlog.c) says little to people.
+        let reason = timeline.reason.as_deref().unwrap_or_default().replace("no recovery target specified", "promoted");
+        [branch, origin, positions, segments, stored, out.tone(Tone::Quiet, reason)]
     };
-    let rows: Vec<_> = timelines.iter().map(row).collect();
-    table([">timeline", "from timeline", "positions", ">segments", ">stored"], &rows, out)
+    let rows: Vec<_> = tree(timelines, out.is_styled()).into_iter().map(row).collect();
+    table(["timeline", "forked from", "positions", ">segments", ">stored", ""], &rows, out)
+}
+
+/// The timelines in the order of the tree that they make, each with its branch drawn before its number.
+fn tree(timelines: &[Timeline], drawn: bool) -> Vec<(String, &Timeline)> {
+    let known = |parent: TimelineId| timelines.iter().any(|timeline| timeline.timeline == parent);
+    let mut children: BTreeMap<Option<TimelineId>, Vec<&Timeline>> = BTreeMap::new();
+    for timeline in timelines {
+        children.entry(timeline.parent.filter(|parent| known(*parent))).or_default().push(timeline);
+    }
+    for siblings in children.values_mut() {
+        siblings.sort_by_key(|timeline| (timeline.begin_lsn, timeline.timeline));
+    }
+    let (fork, corner, line) = if drawn { ("├─ ", "└─ ", "│  ") } else { ("|- ", "`- ", "|  ") };
+    let mut found = Vec::with_capacity(timelines.len());
+    // What is still to be drawn, the next one last: what stands before its branch, the branch, and the timeline.
+    let roots = children.get(&None).into_iter().flatten().rev();
+    let mut waiting: Vec<(String, &str, &Timeline)> = roots.map(|root| (String::new(), "", *root)).collect();
+    while let Some((before, branch, timeline)) = waiting.pop() {
+        found.push((format!("{before}{branch}{}", timeline.timeline), timeline));
+        let below = match branch {
+            "" => before,
+            branch if branch == corner => before + "   ",
+            _ => before + line,
+        };
+        let own = children.get(&Some(timeline.timeline)).into_iter().flatten().rev().enumerate();
+        waiting.extend(own.map(|(nth, child)| (below.clone(), if nth == 0 { corner } else { fork }, *child)));
+    }
+    found
 }
 
 fn gaps(gaps: &[Missing], out: &Output) -> anyhow::Result<()> {
@@ -151,4 +185,37 @@ fn gaps(gaps: &[Missing], out: &Output) -> anyhow::Result<()> {
 
 fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &Output) -> anyhow::Result<()> {
     if rows.is_empty() { Ok(()) } else { out.table(headings, rows) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Timeline, tree};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::timeline::TimelineId;
+
+    #[test]
+    fn timelines_are_drawn_as_the_tree_they_are() {
+        let timeline = |number: u32, parent: u32, begin: u64| Timeline {
+            timeline: TimelineId::new(number).unwrap(),
+            parent: TimelineId::new(parent),
+            begin_lsn: TimelineId::new(parent).map(|_| Lsn::new(begin)),
+            reason: None,
+            from_lsn: None,
+            to_lsn: None,
+            segments: 0,
+            stored_bytes: 0,
+        };
+        let timelines = [
+            timeline(1, 0, 0),
+            timeline(2, 1, 50),
+            timeline(3, 2, 70),
+            timeline(4, 1, 20),
+            timeline(5, 2, 60),
+            timeline(7, 6, 9),
+        ];
+        let lines = |drawn| tree(&timelines, drawn).into_iter().map(|(branch, _)| branch).collect::<Vec<_>>();
+        assert_eq!(lines(false), ["1", "|- 4", "`- 2", "   |- 5", "   `- 3", "7"], "the history of 6 is not archived");
+        assert_eq!(lines(true), ["1", "├─ 4", "└─ 2", "   ├─ 5", "   └─ 3", "7"]);
+        assert!(tree(&[], true).is_empty());
+    }
 }

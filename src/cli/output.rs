@@ -36,6 +36,11 @@ impl Output {
         Output { styled: io::stdout().is_terminal() && !no_color, zone }
     }
 
+    /// Whether people look at a terminal that can do more than plain text.
+    pub(super) const fn is_styled(&self) -> bool {
+        self.styled
+    }
+
     /// `text` in the colour of its tone.
     pub(super) fn tone(&self, tone: Tone, text: impl std::fmt::Display) -> String {
         let code = match tone {

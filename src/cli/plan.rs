@@ -69,8 +69,20 @@ impl Page<'_> {
             self.row("stops", stop_in_words(stop, plan));
         }
         self.row("backup", plan.backup.as_deref().unwrap_or("none"));
-        self.row("replay", format!("{}, {} of WAL", count(plan.wal_segments, "segment"), size(plan.wal_bytes)));
-        self.row("takes about", span(Duration::from_secs(plan.estimated_seconds)));
+        let records = count(plan.wal_records, "record");
+        self.row(
+            "replay",
+            format!("{}, {} of WAL, {records}", count(plan.wal_segments, "segment"), size(plan.wal_bytes)),
+        );
+        let basis = match plan.estimated_from_restores {
+            0 => "a guess, until a restore with --start was measured here".to_owned(),
+            restores => format!("by {} measured here", count(restores, "restore")),
+        };
+        let takes = span(Duration::from_secs(plan.estimated_seconds));
+        self.row("takes about", takes + &self.out.tone(Tone::Quiet, format!("  {basis}")));
+        if let Some(room) = &plan.room {
+            self.row("room", format!("{} needed, {} free", size(room.needed_bytes), size(room.free_bytes)));
+        }
         if plan.hole_follows {
             self.row("note", "WAL is missing right after the target; the server will not read ahead");
         }
@@ -79,6 +91,10 @@ impl Page<'_> {
     fn unreachable(&mut self, plan: &Plan) {
         self.row("reachable", self.out.tone(Tone::Bad, "NO"));
         self.prose("why", &plan.reason);
+        if let Some(room) = plan.room.as_ref().filter(|room| !room.is_enough()) {
+            let (needed, free) = (size(room.needed_bytes), size(room.free_bytes));
+            self.row("room", self.out.tone(Tone::Bad, format!("{needed} needed, {free} free")));
+        }
         if let Some(lsn) = plan.target_lsn {
             self.row("target", format!("is at {lsn} on timeline {}", plan.timeline));
         }
@@ -105,6 +121,10 @@ impl Page<'_> {
             self.lines.push("To do it:".to_owned());
             let command = restore(&target::options(args));
             self.lines.push(format!("  {} --start", self.out.tone(Tone::Strong, command.trim_end())));
+            return;
+        }
+        if plan.room.as_ref().is_some_and(|room| !room.is_enough()) {
+            self.lines.push("Make room there, or choose another place.".to_owned());
             return;
         }
         let points = [("before", &plan.nearest_before), ("after", &plan.nearest_after)];

@@ -14,7 +14,8 @@ use super::{open, plan, target};
 use crate::archive::spool::Spool;
 use crate::archive::{Archive, reindex};
 use crate::config::{Cluster, Config};
-use crate::restore::ground::Destination;
+use crate::restore::ground::{Destination, free_at};
+use crate::restore::pace::{Measured, Pace};
 use crate::restore::plan::Plan;
 use crate::restore::settings::restore_command;
 use crate::restore::start::{Reached, Start};
@@ -24,7 +25,11 @@ use crate::restore::{self, Restored, Wishes};
 pub(super) async fn plan(args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let (_, plan) = make(&config, cluster, &args.target, around).await?;
+    let (archive, mut plan) = make(&config, cluster, &args.target, around).await?;
+    if let (Some(pgdata), Some(identity)) = (&args.pgdata, archive.identity().await?) {
+        let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
+        plan = plan.placed_where(free_at(&pgdata)?, identity.segment_size);
+    }
     if args.json {
         around.output.json(&plan)?;
     } else {
@@ -64,6 +69,10 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
     }
     let reached = if args.start { Some(start(&args, &plan, wishes.action, around).await?) } else { None };
+    if let Some(reached) = &reached {
+        let replay_seconds = reached.seconds;
+        keep_pace(&config, cluster, Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds });
+    }
     if args.json {
         around.output.json(&Report { plan: &plan, restored: Some(&restored), reached: reached.as_ref() })?;
         return Ok(Code::Done);
@@ -73,6 +82,14 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         None => say_what_next(&restored, wishes.action, around)?,
     }
     Ok(Code::Done)
+}
+
+/// Keeps what a restore took, for later estimates. That it can't be kept is no reason to call the restore a failure.
+fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
+    let (state_dir, name) = (&config.state_dir, cluster.name.as_str());
+    if let Err(error) = Pace::load(state_dir, name).with(restore).save(state_dir, name) {
+        tracing::warn!(%error, "how long the restore took is not kept for later estimates");
+    }
 }
 
 async fn make(
@@ -87,7 +104,8 @@ async fn make(
     let spool = Spool::existing(&config.state_dir, &archive);
     let plan = restore::plan(&archive, &index, spool, request).await;
     let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
-    Ok((archive, plan))
+    let pace = Pace::load(&config.state_dir, cluster.name.as_str());
+    Ok((archive, plan.paced(&pace)))
 }
 
 fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {

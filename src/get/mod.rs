@@ -10,7 +10,6 @@
 
 mod absence;
 pub mod prefetch;
-mod tail;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "repositories are moved away")]
 mod tests;
@@ -23,6 +22,7 @@ use bytes::Bytes;
 use crate::archive::spool::Spool;
 use crate::archive::{self, Archive};
 use crate::durable::{self, Staged};
+use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, WalFileName};
 use crate::retry::Class;
 use prefetch::Prefetch;
@@ -143,13 +143,26 @@ pub async fn get(
         // It streams the rest, or asks again when there is more.
         return Ok(Got::Absent);
     }
-    if let Some(bytes) = tail::of(archive, segment).await? {
-        return place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Tail));
-    }
-    let Some(spool) = spool else { return Ok(Got::Absent) };
-    match archive.growing(spool, segment).await? {
-        Some(bytes) => place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Spool)),
-        None => Ok(Got::Absent),
+    let (tail, received) = (archive.tail(segment).await?, received(archive, spool, segment).await?);
+    // What was received may go on beyond the point at which another timeline left.
+    let (bytes, source) = match (tail, received) {
+        (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, Source::Tail),
+        (_, Some((bytes, _))) => (bytes, Source::Spool),
+        (Some(tail), None) => (tail.bytes, Source::Tail),
+        (None, None) => return Ok(Got::Absent),
+    };
+    place(bytes, &request.dest).await.map(|()| Got::Placed(source))
+}
+
+/// What this machine has received of a segment that is not archived, and where that ends.
+async fn received(
+    archive: &Archive,
+    spool: Option<&Spool>,
+    segment: SegmentName,
+) -> Result<Option<(Bytes, Lsn)>, GetError> {
+    match spool {
+        Some(spool) => Ok(archive.growing(spool, segment).await?),
+        None => Ok(None),
     }
 }
 

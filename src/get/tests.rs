@@ -123,11 +123,25 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     // A standby would wait for more of timeline 1 instead.
     let standby = Request { standby: true, ..scene.request(&name(1, 6)) };
     assert!(matches!(get(&scene.archive, &standby, None, None).await, Ok(Got::Absent)));
-    // The old timeline's own word goes first.
-    let (segment, partial) = segment_on(1, 6, b"partial", 9);
-    scene.archive.put(&WalFileName::Partial(segment), partial.clone()).await.unwrap();
+    // What the old timeline's own copy says after the switch point is another story; what it says before it must be the same.
+    let (segment, _) = segment_on(1, 6, b"", 9);
+    let mut partial = copy.to_vec();
+    partial[0x100] ^= 1;
+    scene.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
     assert!(matches!(scene.get(&name(1, 6)).await, Ok(Got::Placed(Source::Tail))));
-    assert_eq!(scene.taken(), expected(&partial));
+    assert_eq!(scene.taken(), expected(&copy));
+    // Only a `.partial`, since the new timeline has not completed its first segment.
+    let alone = Scene::new().await;
+    alone.archive(1, 3..=5).await;
+    alone.history("00000002.history", "1\t0/600100\tno recovery target specified\n").await;
+    assert!(matches!(alone.get(&name(1, 6)).await, Ok(Got::Absent)));
+    partial[0xFF] ^= 1;
+    alone.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
+    assert!(matches!(alone.get(&name(1, 6)).await, Ok(Got::Placed(Source::Tail))));
+    assert_eq!(alone.taken(), expected(&partial));
+    alone.archive(2, 6..=6).await;
+    let torn = alone.get(&name(1, 6)).await.unwrap_err();
+    assert!(matches!(&torn, GetError::Archive(error) if error.is_integrity()), "{torn}");
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use crate::postgres::timeline::TimelineId;
 use crate::wal::digest::{Digest, JoinError, State, follows};
 
 use super::error::Error;
-use super::queries::{Along, Stretch};
-use super::summary::Joint;
+use super::keys::{BLOCK_SEGMENTS, Place};
+use super::queries::{Along, Onward, Step, Stretch, WholeBlock};
+use super::summary::{Full, Joint, Summary};
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
 pub const MAX_HOLES: usize = 1000;
@@ -74,6 +75,8 @@ pub struct Continuity {
     pub holes_total: u64,
     /// Segments seen.
     pub segments: u64,
+    /// Records that start and end in them.
+    pub records: u64,
     /// Bytes of their objects, as far as known.
     pub stored: u64,
     /// Segments of a release whose records cannot be checked.
@@ -118,10 +121,26 @@ impl Along<'_> {
 
     fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
         let mut check = Check { found: Continuity::default(), reached: from, before: None };
-        self.walk(from, to, |stretch| {
-            check.take(&stretch, to);
-            if check.found.holes_total < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        let mut failed = None;
+        self.stride(from, to, |step| {
+            let onward = match step {
+                Step::Segment(stretch) => {
+                    check.take(&stretch, to);
+                    Onward::Next
+                }
+                Step::Block(block) => match check.take_block(&block, to) {
+                    Ok(onward) => onward,
+                    Err(error) => {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                },
+            };
+            if check.found.holes_total < enough { ControlFlow::Continue(onward) } else { ControlFlow::Break(()) }
         })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
         if check.reached < to && check.found.holes_total < enough {
             check.hole(self.timeline_at(check.reached), check.reached, to, Defect::Missing);
         }
@@ -129,7 +148,34 @@ impl Along<'_> {
     }
 }
 
+/// What all segments of a block are together.
+pub(super) fn full(segments: Vec<(Place, Summary)>) -> Full {
+    let begin = segments.first().map_or(Lsn::INVALID, |(_, summary)| summary.digest.start());
+    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    for (place, summary) in segments {
+        let (from, to) = (summary.digest.start(), summary.digest.end());
+        check.take(&Stretch { place, from, to, summary }, Lsn::MAX);
+    }
+    let Continuity { records, stored, opaque, .. } = check.found;
+    Full { whole: check.found.is_whole() && opaque == 0, records, stored }
+}
+
 impl Check {
+    /// Takes a block in by its ends, where all between is known to be whole.
+    fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<Onward, Error> {
+        let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(Onward::Into) };
+        let (records, stored) = (self.found.records, self.found.stored);
+        self.take(&first, to);
+        self.found.segments = self.found.segments.saturating_add(BLOCK_SEGMENTS.saturating_sub(1));
+        self.found.records = records.saturating_add(block.full.records);
+        self.found.stored = stored.saturating_add(block.full.stored);
+        self.reached = last.to;
+        let digest = last.summary.digest;
+        self.found.end = Some(if digest.switched { last.to } else { last.to.min(digest.valid_until) });
+        self.before = Some(digest);
+        Ok(Onward::Next)
+    }
+
     fn hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: Defect) {
         self.found.holes_total = self.found.holes_total.saturating_add(1);
         if self.found.holes.len() < MAX_HOLES {
@@ -141,6 +187,7 @@ impl Check {
     fn take(&mut self, stretch: &Stretch, to: Lsn) {
         let (timeline, digest) = (stretch.place.timeline, &stretch.summary.digest);
         self.found.segments = self.found.segments.saturating_add(1);
+        self.found.records = self.found.records.saturating_add(digest.records);
         self.found.stored = self.found.stored.saturating_add(stretch.summary.stored);
         if stretch.from > self.reached {
             self.hole(timeline, self.reached, stretch.from, Defect::Missing);

@@ -6,13 +6,14 @@
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::wal::digest::{self, Digest};
-use crate::wal::event::{Event, EventKind, MAX_SUBTRANSACTIONS};
+use crate::wal::event::{Event, EventKind};
 
 use super::codec::{Reader, Writer};
+use super::continuity;
 use super::error::Error;
-use super::keys::{Cluster, Place, block_of};
+use super::keys::{BLOCK_SEGMENTS, Cluster, Place, block_of, first_of_block};
 use super::store::{Batch, Change, Family, Order, Store};
-use super::summary::{Block, Joint, Summary};
+use super::summary::{Block, Full, Joint, Summary};
 
 /// A digest on its way into the index.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +105,6 @@ impl<'a> Ingest<'a> {
         let place = Place { timeline: digest.timeline, segment: digest.segment };
         self.note(digest)?;
         self.put_events(place.timeline, &digest.events);
-        self.put_events(place.timeline, &digest.changes);
         let summary = self.settled(place, Summary::of(digest, entry.stored))?;
         self.put(place, &summary)?;
         self.settle_following(place)?;
@@ -129,12 +129,30 @@ impl<'a> Ingest<'a> {
     }
 
     fn put(&mut self, place: Place, summary: &Summary) -> Result<(), Error> {
-        self.batch.put(Family::Segments, self.cluster.segment(place), summary.to_bytes());
+        let at = self.cluster.segment(place);
+        let new = self.get(Family::Segments, &at)?.is_none();
+        self.batch.put(Family::Segments, at, summary.to_bytes());
         let key = self.cluster.block(place.timeline, block_of(place.segment));
         let block =
             self.get(Family::Blocks, &key)?.map(|bytes| Block::from_bytes(&bytes)).transpose()?.unwrap_or_default();
-        self.batch.put(Family::Blocks, key, block.with(summary).to_bytes());
+        let mut block = block.with(summary, new);
+        if block.segments == BLOCK_SEGMENTS {
+            block.full = self.full(place)?;
+        }
+        self.batch.put(Family::Blocks, key, block.to_bytes());
         Ok(())
+    }
+
+    /// What all segments of the block around `place` are together.
+    fn full(&self, place: Place) -> Result<Option<Full>, Error> {
+        let first = first_of_block(block_of(place.segment)).get();
+        let mut segments = Vec::new();
+        for number in first..first.saturating_add(BLOCK_SEGMENTS) {
+            let place = Place { timeline: place.timeline, segment: SegmentNo::new(number) };
+            let Some(summary) = self.summary(place)? else { return Ok(None) };
+            segments.push((place, summary));
+        }
+        Ok(Some(continuity::full(segments)))
     }
 
     fn put_events(&mut self, timeline: TimelineId, events: &[Event]) {
@@ -199,12 +217,6 @@ impl<'a> Ingest<'a> {
         let joint = match digest::join(&digests) {
             Ok(Some(joined)) => {
                 self.put_events(timeline, joined.meaning.event.as_slice());
-                if let Some(ending) = joined.meaning.ending.filter(|_| !joined.meaning.subtransactions.is_empty()) {
-                    let of = joined.meaning.subtransactions.iter().take(MAX_SUBTRANSACTIONS).copied().collect();
-                    let kind = EventKind::Subtransactions { of };
-                    let (lsn, end_lsn) = (ending.lsn, ending.end_lsn);
-                    self.put_events(timeline, &[Event { lsn, end_lsn, xid: ending.xid, kind }]);
-                }
                 Joint::Whole { start: joined.lsn, ending: joined.meaning.ending }
             }
             Ok(None) if certain => Joint::Torn("nothing in the segment before goes on here".to_owned()),
@@ -281,7 +293,12 @@ pub(super) fn forget(
     let Some(facts) = facts(store, cluster)? else { return Ok(batch) };
     for &segment in segments {
         let (from, to) = (segment.start(facts.segment_size), segment.end(facts.segment_size));
-        batch.delete(Family::Segments, cluster.segment(Place { timeline, segment }));
+        let place = Place { timeline, segment };
+        let key = cluster.segment(place);
+        if store.get(Family::Segments, &key)?.is_some() && batch.change(Family::Segments, &key).is_none() {
+            forget_in_block(store, cluster, &mut batch, place)?;
+        }
+        batch.delete(Family::Segments, key);
         for pair in
             store.scan(Family::Events, &cluster.events(super::RESTORE_POINT, timeline, from, to), Order::Forward)
         {
@@ -299,8 +316,23 @@ pub(super) fn forget(
     Ok(batch)
 }
 
+/// A block that has one segment less.
+fn forget_in_block(store: &dyn Store, cluster: &Cluster, batch: &mut Batch, place: Place) -> Result<(), Error> {
+    let key = cluster.block(place.timeline, block_of(place.segment));
+    let bytes = match batch.change(Family::Blocks, &key) {
+        Some(Change::Put(bytes)) => Some(bytes.clone()),
+        Some(Change::Delete) => None,
+        None => store.get(Family::Blocks, &key)?,
+    };
+    let Some(bytes) = bytes else { return Ok(()) };
+    let block = Block::from_bytes(&bytes)?;
+    let block = Block { segments: block.segments.saturating_sub(1), full: None, ..block };
+    batch.put(Family::Blocks, key, block.to_bytes());
+    Ok(())
+}
+
 /// Every kind of event ([`EventKind::tag`]).
-const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=17;
+const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=13;
 
 /// Reads a mark.
 pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, Error> {

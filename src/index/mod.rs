@@ -35,7 +35,7 @@ pub use continuity::{Continuity, Defect, Hole};
 pub use error::Error;
 pub use ingest::Entry;
 pub use keys::Place;
-pub use queries::{Along, ParameterMaxima, Stretch, Want};
+pub use queries::{Along, Onward, ParameterMaxima, Step, Stretch, Want, WholeBlock};
 pub use summary::{Joint, Summary};
 pub use view::View;
 
@@ -45,7 +45,7 @@ use rocks::Rocks;
 use store::{Batch, Family, Layered, Store};
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The kind of checkpoints, as keys have it ([`crate::wal::event::EventKind::tag`]).
 pub const CHECKPOINT: u8 = 1;

@@ -10,13 +10,13 @@ use std::ops::ControlFlow;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::{TimelineId, TimelinePath, TimelineSpan};
+use crate::postgres::timeline::{Departure, TimelineId, TimelinePath, TimelineSpan};
 use crate::wal::event::{Event, EventKind, Parameters, WalLevel};
 
 use super::error::Error;
 use super::keys::{Place, block_of, first_of_block};
 use super::store::Order;
-use super::summary::{Block, Summary};
+use super::summary::{Block, Full, Summary};
 use super::view::View;
 
 /// A segment as a path uses it.
@@ -65,6 +65,49 @@ impl Want {
             Want::Xid(xid) => summary.xids.may_hold(xid),
         }
     }
+}
+
+/// What a walk in long strides comes to.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
+pub enum Step<'s> {
+    /// A segment.
+    Segment(Stretch),
+    /// All segments of a block.
+    Block(WholeBlock<'s>),
+}
+
+/// A block all of whose segments are there.
+pub struct WholeBlock<'s> {
+    /// What they are together.
+    pub full: Full,
+    /// The largest time of an ending in it, or later.
+    pub latest: Option<PgTime>,
+    /// Its first and its last segment.
+    pub ends: &'s dyn Fn() -> Result<Option<(Stretch, Stretch)>, Error>,
+}
+
+impl std::fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Segment(stretch) => f.debug_tuple("Segment").field(&stretch.place).finish(),
+            Step::Block(block) => block.fmt(f),
+        }
+    }
+}
+
+impl std::fmt::Debug for WholeBlock<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WholeBlock").field("full", &self.full).finish_non_exhaustive()
+    }
+}
+
+/// How a walk goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Onward {
+    /// With what follows.
+    Next,
+    /// With the segments of the block.
+    Into,
 }
 
 /// A search along one path of one cluster.
@@ -127,6 +170,35 @@ impl<'a> Along<'a> {
             if let Some(summary) = self.view.summary(place)? {
                 return Ok(Some(self.stretch(place, summary)));
             }
+            let tail = if timeline == self.path.target() { self.tail()? } else { None };
+            if let Some(tail) = tail.filter(|tail| tail.place.segment == number) {
+                return Ok(Some(tail));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The end of the path's last timeline, where a promotion cut it in the middle of a segment that was never archived under its name: the
+    /// first segment of a timeline that left it there begins with a copy.
+    fn tail(&self) -> Result<Option<Stretch>, Error> {
+        let (target, departures) = (self.path.target(), self.path.departures());
+        let (Some(span), false) = (self.path.spans().last(), departures.is_empty()) else { return Ok(None) };
+        let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
+        let number = match self.view.summaries(target, first, last, Order::Backward).next().transpose()? {
+            Some((place, _)) => place.segment.next(),
+            None => self.size.segment_of(span.begin),
+        };
+        let here = |at: Lsn| self.size.segment_of(at) == number;
+        let mut copies: Vec<&Departure> = departures
+            .iter()
+            .filter(|left| self.size.offset_of(left.at) > 0 && here(left.at) && here(left.begin))
+            .collect();
+        copies.sort_by_key(|left| (std::cmp::Reverse(left.at), left.by));
+        for left in copies {
+            let place = Place { timeline: left.by, segment: number };
+            if let Some(summary) = self.view.summary(place)? {
+                return Ok(Some(Stretch { place, from: number.start(self.size), to: left.at, summary }));
+            }
         }
         Ok(None)
     }
@@ -145,7 +217,8 @@ impl<'a> Along<'a> {
             return Ok(None);
         }
         let first_choice = self.path.candidates(run.to, self.size).next();
-        Ok(self.segment(run.to)?.filter(|stretch| Some(stretch.place.timeline) != first_choice))
+        let other = |on: TimelineId| Some(on) != first_choice && self.path.passes(on);
+        Ok(self.segment(run.to)?.filter(|stretch| other(stretch.place.timeline)))
     }
 
     /// The first segment from `from` on that may hold what is wanted.
@@ -154,7 +227,7 @@ impl<'a> Along<'a> {
     /// What the store says.
     pub fn next(&self, from: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
         for run in self.runs() {
-            let found = self.next_in(run.span.timeline, run.from.max(from), run.to, want)?;
+            let found = self.nearest_in(run.span.timeline, run.from.max(from), run.to, (want, Order::Forward))?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -165,24 +238,25 @@ impl<'a> Along<'a> {
                 return Ok(Some(stretch));
             }
         }
-        Ok(None)
+        Ok(self.tail()?.filter(|tail| tail.place.segment >= from && want.may_be_in(&tail.summary)))
     }
 
-    fn next_in(
+    /// The segment nearest to one end of `from..to` on a timeline that may hold what is wanted; to which end says the order.
+    fn nearest_in(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        want: Want,
+        (want, order): (Want, Order),
     ) -> Result<Option<Stretch>, Error> {
         let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(None) };
-        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Forward) {
+        for block in self.view.blocks(timeline, block_of(from), block_of(last), order) {
             let (number, block) = block?;
             if !want.may_be_in_block(&block) {
                 continue;
             }
             let (begin, end) = (first_of_block(number).max(from), first_of_block(number.saturating_add(1)).min(to));
-            for found in self.view.summaries(timeline, begin, end, Order::Forward) {
+            for found in self.view.summaries(timeline, begin, end, order) {
                 let (place, summary) = found?;
                 if want.may_be_in(&summary) {
                     return Ok(Some(self.stretch(place, summary)));
@@ -197,6 +271,10 @@ impl<'a> Along<'a> {
     /// # Errors
     /// What the store says.
     pub fn previous(&self, before: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
+        let tail = self.tail()?.filter(|tail| tail.place.segment < before && want.may_be_in(&tail.summary));
+        if tail.is_some() {
+            return Ok(tail);
+        }
         for run in self.runs().into_iter().rev() {
             if run.to < before
                 && let Some(stretch) = self.handover(&run)?
@@ -204,33 +282,10 @@ impl<'a> Along<'a> {
             {
                 return Ok(Some(stretch));
             }
-            let found = self.previous_in(run.span.timeline, run.from, run.to.min(before), want)?;
+            let (to, wanted) = (run.to.min(before), (want, Order::Backward));
+            let found = self.nearest_in(run.span.timeline, run.from, to, wanted)?;
             if found.is_some() {
                 return Ok(found);
-            }
-        }
-        Ok(None)
-    }
-
-    fn previous_in(
-        &self,
-        timeline: TimelineId,
-        from: SegmentNo,
-        to: SegmentNo,
-        want: Want,
-    ) -> Result<Option<Stretch>, Error> {
-        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(None) };
-        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Backward) {
-            let (number, block) = block?;
-            if !want.may_be_in_block(&block) {
-                continue;
-            }
-            let (begin, end) = (first_of_block(number).max(from), first_of_block(number.saturating_add(1)).min(to));
-            for found in self.view.summaries(timeline, begin, end, Order::Backward) {
-                let (place, summary) = found?;
-                if want.may_be_in(&summary) {
-                    return Ok(Some(self.stretch(place, summary)));
-                }
             }
         }
         Ok(None)
@@ -241,27 +296,89 @@ impl<'a> Along<'a> {
     /// # Errors
     /// What the store says.
     pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> ControlFlow<()>) -> Result<(), Error> {
+        self.stride(from, to, |step| match step {
+            Step::Segment(stretch) => visit(stretch).map_continue(|()| Onward::Next),
+            Step::Block(_) => ControlFlow::Continue(Onward::Into),
+        })
+    }
+
+    /// As [`Along::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn stride(
+        &self,
+        from: Lsn,
+        to: Lsn,
+        mut visit: impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
+    ) -> Result<(), Error> {
         let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
         let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
         for run in self.runs() {
-            let own = self.view.summaries(run.span.timeline, run.from.max(first), run.to.min(end), Order::Forward);
-            for found in own {
-                let (place, summary) = found?;
-                if visit(self.stretch(place, summary)).is_break() {
-                    return Ok(());
-                }
+            if self.stride_in(run.span.timeline, run.from.max(first), run.to.min(end), &mut visit)?.is_break() {
+                return Ok(());
             }
             if run.to >= first
                 && run.to < end
                 && let Some(stretch) = self.handover(&run)?
                 // The path may leave it before `from`, in the same segment.
                 && stretch.to > from
-                && visit(stretch).is_break()
+                && visit(Step::Segment(stretch)).is_break()
             {
                 return Ok(());
             }
         }
+        if let Some(tail) = self.tail()?
+            && (first..end).contains(&tail.place.segment)
+            && tail.to > from
+        {
+            let _last = visit(Step::Segment(tail));
+        }
         Ok(())
+    }
+
+    /// The segments `from..to` of a timeline, and the full blocks among them.
+    fn stride_in(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+        visit: &mut impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(ControlFlow::Continue(())) };
+        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Forward) {
+            let (number, block) = block?;
+            let (begin, end) = (first_of_block(number), first_of_block(number.saturating_add(1)));
+            if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
+                let (first, last) = (Place { timeline, segment: begin }, end.previous());
+                let of =
+                    |place| self.view.summary(place).map(|found| found.map(|summary| self.stretch(place, summary)));
+                let last = Place { timeline, segment: last.unwrap_or(begin) };
+                let ends = &|| Ok::<_, Error>(of(first)?.zip(of(last)?));
+                match visit(Step::Block(WholeBlock { full, latest: block.latest, ends })) {
+                    ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
+                    ControlFlow::Continue(Onward::Next) => continue,
+                    ControlFlow::Continue(Onward::Into) => {}
+                }
+            }
+            for found in self.view.summaries(timeline, begin.max(from), end.min(to), Order::Forward) {
+                let (place, summary) = found?;
+                if visit(Step::Segment(self.stretch(place, summary))).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// On which timelines the path's events are kept, and between which positions.
+    fn spans_of_events(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, Error> {
+        // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
+        let begin = |span: &TimelineSpan| self.size.segment_of(span.begin).start(self.size);
+        let own = |span: &TimelineSpan| (span.timeline, begin(span), span.end.unwrap_or(Lsn::MAX));
+        let mut spans: Vec<_> = self.path.spans().iter().map(own).collect();
+        spans.extend(self.tail()?.map(|tail| (tail.place.timeline, tail.from, tail.to)));
+        Ok(spans)
     }
 
     /// The events of the given kinds whose records start in `from..to` on the path, in log order. At most `limit`: the caller can go on from
@@ -271,13 +388,11 @@ impl<'a> Along<'a> {
     /// What the store says.
     pub fn events(&self, kinds: &[u8], from: Lsn, to: Lsn, limit: usize) -> Result<Vec<Event>, Error> {
         let mut found: BTreeMap<(Lsn, u8, usize), Event> = BTreeMap::new();
-        for span in self.path.spans() {
-            // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
-            let begin = self.size.segment_of(span.begin).start(self.size).max(from);
-            let end = span.end.unwrap_or(Lsn::MAX).min(to);
+        for (timeline, first, end) in self.spans_of_events()? {
+            let (begin, end) = (first.max(from), end.min(to));
             for &kind in kinds {
                 let mut last = (Lsn::INVALID, 0_usize);
-                for event in self.view.events(kind, span.timeline, begin, end).take(limit) {
+                for event in self.view.events(kind, timeline, begin, end).take(limit) {
                     let event = event?;
                     last = (event.lsn, if last.0 == event.lsn { last.1.saturating_add(1) } else { 0 });
                     found.insert((event.lsn, kind, last.1), event);
@@ -293,11 +408,9 @@ impl<'a> Along<'a> {
     /// What the store says.
     pub fn restore_points(&self, name: &str, from: Lsn) -> Result<Vec<Event>, Error> {
         let mut found: BTreeMap<Lsn, Event> = BTreeMap::new();
+        let spans = self.spans_of_events()?;
         for (timeline, lsn) in self.view.restore_points(name)? {
-            let on_path = self.path.spans().iter().any(|span| {
-                let begin = self.size.segment_of(span.begin).start(self.size);
-                span.timeline == timeline && begin <= lsn && span.end.is_none_or(|end| lsn < end)
-            });
+            let on_path = spans.iter().any(|(on, begin, end)| *on == timeline && *begin <= lsn && lsn < *end);
             if on_path
                 && lsn >= from
                 && let Some(event) = self.view.event(super::RESTORE_POINT, timeline, lsn)?

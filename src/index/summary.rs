@@ -62,7 +62,6 @@ impl Summary {
             digest: Digest {
                 endings: Vec::new(),
                 events: Vec::new(),
-                changes: Vec::new(),
                 state: kept.0,
                 head: kept.1,
                 tail: kept.2,
@@ -144,7 +143,7 @@ fn xids(endings: &[Ending]) -> impl Iterator<Item = u32> {
 }
 
 /// What 256 segments of a timeline have in common, so that a search passes over them in one step. It may claim too much, never too little:
-/// a removed segment leaves it as it is.
+/// a removed segment leaves times and transactions as they are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Block {
     /// The largest time of an ending.
@@ -153,12 +152,29 @@ pub struct Block {
     pub xids: Xids,
     /// Whether any segment holds an ending.
     pub endings: bool,
+    /// How many of its segments are there.
+    pub segments: u64,
+    /// What they are together, once all are there.
+    pub full: Option<Full>,
+}
+
+/// All segments of a block together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Full {
+    /// Whether the log in them can be read from the first segment to the last: every record is right, and each segment tied to the one before.
+    pub whole: bool,
+    /// Records that start and end in one of them.
+    pub records: u64,
+    /// Bytes of their objects.
+    pub stored: u64,
 }
 
 impl Block {
-    /// Takes one more segment in.
+    /// Takes a segment in, which is `new` or was there already. What is known of all together must be found out again.
     #[must_use]
-    pub fn with(mut self, summary: &Summary) -> Block {
+    pub fn with(mut self, summary: &Summary, new: bool) -> Block {
+        self.segments = self.segments.saturating_add(u64::from(new));
+        self.full = None;
         self.latest = self.latest.max(summary.latest);
         self.xids = self.xids.union(&summary.xids, Xids::PER_BLOCK);
         self.endings |= summary.endings > 0;
@@ -170,13 +186,26 @@ impl Block {
         put_time(&mut writer, self.latest);
         self.xids.write(&mut writer);
         writer.byte(u8::from(self.endings));
+        writer.number(self.segments);
+        writer.byte(self.full.map_or(0, |full| if full.whole { 2 } else { 1 }));
+        if let Some(full) = self.full {
+            writer.number(full.records);
+            writer.number(full.stored);
+        }
         writer.finish()
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Block, Error> {
         let mut reader = Reader::new(bytes);
         let read = |reader: &mut Reader<'_>| {
-            Some(Block { latest: time(reader)?, xids: Xids::read(reader)?, endings: reader.byte()? != 0 })
+            let (latest, xids, endings) = (time(reader)?, Xids::read(reader)?, reader.byte()? != 0);
+            let segments = reader.number()?;
+            let full = match reader.byte()? {
+                0 => None,
+                whole @ 1..=2 => Some(Full { whole: whole == 2, records: reader.number()?, stored: reader.number()? }),
+                _ => return None,
+            };
+            Some(Block { latest, xids, endings, segments, full })
         };
         read(&mut reader).filter(|_| reader.finished()).ok_or(Error::Value("block"))
     }

@@ -42,7 +42,12 @@ pub(crate) struct Recipe {
 
 pub(crate) fn recipe() -> impl Strategy<Value = Recipe> {
     use proptest::collection::vec;
-    let step = (0..40_u64, -3..6_i32, prop_oneof![-50..200_i64, Just0], 0..4_u8);
+    let step = (
+        0..40_u64,
+        -3..6_i32,
+        prop_oneof![2 => -50..200_i64, 3 => Just0, 1 => prop_oneof![Just(-1_i64), Just(1_i64)]],
+        0..4_u8,
+    );
     (
         vec((0..7_u64, 0..8_u64), 1..4),
         vec(step, 0..60),
@@ -153,7 +158,6 @@ pub(crate) fn digest(timeline: TimelineId, segment: SegmentNo, size: SegmentSize
         latest: endings.iter().map(|ending| ending.time).max(),
         events: events.collect(),
         endings,
-        changes: Vec::new(),
         omitted_events: 0,
         head: None,
         tail: None,
@@ -181,6 +185,18 @@ impl World {
         self.digests.iter().find(|digest| digest.timeline == place.timeline && digest.segment == place.segment)
     }
 
+    /// Takes the way to one of the timelines instead, knowing which others left it.
+    pub(crate) fn take_way_to(&mut self, pick: usize) {
+        let spans = self.path.spans().to_vec();
+        let entries: Vec<HistoryEntry> = spans
+            .iter()
+            .filter_map(|span| Some(HistoryEntry { timeline: span.timeline, end: span.end?, reason: String::new() }))
+            .collect();
+        let history = |at: usize| History { timeline: spans[at].timeline, entries: entries[..at].to_vec() };
+        let all: Vec<History> = (1..spans.len()).map(history).collect();
+        self.path = history(pick % spans.len()).path().left_by(&all);
+    }
+
     /// Every segment of the path, each from the newest timeline that has it: where it is, and where the path leaves it.
     pub(crate) fn segments(&self) -> Vec<(Place, Lsn)> {
         let mut found = Vec::new();
@@ -195,7 +211,27 @@ impl World {
                 }
             }
         }
+        if let Some((place, end)) = self.tail() {
+            // Looked for on its own timeline first, whose segment this is in all but the name.
+            found.retain(|(other, _)| other.segment != place.segment);
+            found.push((place, end));
+        }
         found
+    }
+
+    /// Where the path's last timeline goes on after its own last segment: in the first segment of one that left it.
+    fn tail(&self) -> Option<(Place, Lsn)> {
+        let span = self.path.spans().last()?;
+        let own = self.digests.iter().filter(|digest| digest.timeline == span.timeline).map(|digest| digest.segment);
+        let segment = own.max().map_or(self.size.segment_of(span.begin), SegmentNo::next);
+        let copies = self.path.departures().iter().filter(|left| {
+            self.size.offset_of(left.at) > 0
+                && self.size.segment_of(left.at) == segment
+                && self.size.segment_of(left.begin) == segment
+                && self.digest(Place { timeline: left.by, segment }).is_some()
+        });
+        let left = copies.min_by_key(|left| (std::cmp::Reverse(left.at), left.by))?;
+        Some((Place { timeline: left.by, segment }, left.at))
     }
 
     /// Every ending of the path in log order.

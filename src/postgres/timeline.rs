@@ -156,7 +156,20 @@ impl History {
             begin = entry.end;
         }
         spans.push(TimelineSpan { timeline: self.timeline, begin, end: None });
-        TimelinePath { spans }
+        TimelinePath { spans, departures: Vec::new() }
+    }
+
+    /// Where this timeline forked off; `None` for one without ancestors.
+    #[must_use]
+    pub fn begin(&self) -> Option<Lsn> {
+        self.entries.last().map(|entry| entry.end)
+    }
+
+    /// The timelines that end in the middle of this one's first segment, and where: it holds a copy of each one's last bytes.
+    pub fn copied(&self, size: SegmentSize) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
+        let first = self.begin().map(|begin| size.segment_of(begin));
+        let within = move |end: Lsn| size.offset_of(end) > 0 && Some(size.segment_of(end)) == first;
+        self.entries.iter().filter(move |entry| within(entry.end)).map(|entry| (entry.timeline, entry.end))
     }
 }
 
@@ -183,10 +196,23 @@ pub struct TimelineSpan {
     pub end: Option<Lsn>,
 }
 
+/// A timeline that left another one, and took a copy of its last bytes along: the first segment of the new timeline begins as the old one's
+/// segment of the same number does, up to the switch point (`XLogInitNewTimeline` in `xlog.c`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Departure {
+    /// The timeline with the copy.
+    pub by: TimelineId,
+    /// Where the old timeline was left.
+    pub at: Lsn,
+    /// Where the one with the copy begins: further on where timelines were left again at once.
+    pub begin: Lsn,
+}
+
 /// The way from the first timeline to a target timeline, oldest first and without gaps. Never empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TimelinePath {
     spans: Vec<TimelineSpan>,
+    departures: Vec<Departure>,
 }
 
 impl TimelinePath {
@@ -194,6 +220,24 @@ impl TimelinePath {
     #[must_use]
     pub fn first() -> TimelinePath {
         History::first().path()
+    }
+
+    /// The same path, knowing by which timelines its last one was left: where that one ends in the middle of a segment, they have the rest.
+    #[must_use]
+    pub fn left_by(mut self, histories: &[History]) -> TimelinePath {
+        let target = self.target();
+        let departure = |history: &History| {
+            let entry = history.entries.iter().find(|entry| entry.timeline == target)?;
+            Some(Departure { by: history.timeline, at: entry.end, begin: history.begin()? })
+        };
+        self.departures = histories.iter().filter_map(departure).collect();
+        self
+    }
+
+    /// The timelines that left the path's last one.
+    #[must_use]
+    pub fn departures(&self) -> &[Departure] {
+        &self.departures
     }
 
     /// The stretches, oldest first.

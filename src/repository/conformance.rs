@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,26 +143,31 @@ struct Moto {
 }
 
 impl Moto {
-    /// `None` where it isn't installed.
-    fn start() -> Option<Moto> {
-        let server = Command::new("moto_server")
+    fn start() -> Moto {
+        let program = cache().join("venv/bin/moto_server");
+        let server = Command::new(&program)
             .args(["-H", "127.0.0.1", "-p", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn();
-        let mut server = server.ok()?;
+        let mut server = server.unwrap_or_else(|error| panic!("{}: {error}; run tests/setup.sh", program.display()));
         // " * Running on http://127.0.0.1:41235"
-        let lines = BufReader::new(server.stderr.take()?).lines();
+        let lines = BufReader::new(server.stderr.take().unwrap()).lines();
         let port = lines.map_while(Result::ok).find_map(|line| line.rsplit_once("127.0.0.1:")?.1.trim().parse().ok());
-        match port {
-            Some(port) => Some(Moto { server, port }),
-            None => {
-                drop(server.kill());
-                None
-            }
-        }
+        Moto { port: port.expect("moto says its port"), server }
     }
+}
+
+/// Where `tests/setup.sh` puts what it fetches.
+fn cache() -> PathBuf {
+    if let Some(cache) = std::env::var_os("WALKEEP_CACHE") {
+        return cache.into();
+    }
+    if rustix::process::geteuid().is_root() {
+        return "/var/cache/walkeep".into();
+    }
+    PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/walkeep")
 }
 
 impl Drop for Moto {
@@ -173,9 +179,7 @@ impl Drop for Moto {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_conforms() {
-    let Some(moto) = Moto::start() else {
-        return;
-    };
+    let moto = Moto::start();
     let mut options = Options::new();
     for (name, value) in [
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", moto.port)),

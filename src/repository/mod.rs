@@ -9,7 +9,6 @@
 
 mod connect;
 mod error;
-pub mod instance;
 pub mod layout;
 mod local;
 mod store;

@@ -193,6 +193,9 @@ impl Store {
     }
 
     pub(super) async fn list(&self, prefix: &Prefix, after: Option<&ObjectKey>) -> Result<Vec<ObjectInfo>, Error> {
+        if let (Kind::Local { .. }, Some(after)) = (&self.kind, after) {
+            return self.list_folders_after(prefix, after).await;
+        }
         let call = Call { action: "list", key: prefix.as_str(), url: &self.url };
         let base = self.prefix_path(prefix);
         let attempt = || async {
@@ -213,6 +216,24 @@ impl Store {
         };
         let mut objects = retry(&*self.clock, self.backoff(), Error::class, attempt).await?;
         // Local folders are listed in the order of their hash tables.
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// What sorts after `after` in local folders, without looking into those that lie before it: a folder's files cannot be listed from the
+    /// middle, as a bucket's objects can.
+    async fn list_folders_after(&self, prefix: &Prefix, after: &ObjectKey) -> Result<Vec<ObjectInfo>, Error> {
+        let (mut objects, mut folders) = (Vec::new(), vec![prefix.clone()]);
+        while let Some(folder) = folders.pop() {
+            let level = self.level(&folder).await?;
+            objects.extend(level.objects.into_iter().filter(|object| object.key > *after));
+            // Every key in a folder begins with its path and a slash.
+            let later = |below: &Prefix| {
+                let path = format!("{}/", below.as_str().trim_end_matches('/'));
+                path.as_str() > after.as_str() || after.as_str().starts_with(&path)
+            };
+            folders.extend(level.prefixes.into_iter().filter(later));
+        }
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
     }

@@ -30,6 +30,8 @@ pub struct Chain {
     pub obstacle: Option<Obstacle>,
     /// Segments that recovery reads.
     pub segments: u64,
+    /// Records in them, about.
+    pub records: u64,
     /// Bytes of log from the first position to the last.
     pub bytes: u64,
     /// Where the log that can be read ends: the obstacle, or the end of what is archived.
@@ -110,4 +112,11 @@ pub trait Facts {
     /// # Errors
     /// What index or archive say.
     fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error>;
+
+    /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
+    /// day to the next, so what opens at both ends opens between.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error>;
 }

@@ -103,6 +103,16 @@ pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Erro
     move |source| GroundError::Io { what, path: path.to_owned(), source }
 }
 
+/// Bytes that are free where `path` is, or would be.
+///
+/// # Errors
+/// [`GroundError::Io`].
+pub fn free_at(path: &Path) -> Result<u64, GroundError> {
+    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let room = rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(at("ask for free space on", existing))?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
+
 /// Whom restored files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
@@ -234,9 +244,7 @@ impl Ground {
             *sum = sum.saturating_add(bytes);
         }
         for (path, needed) in needed.into_values() {
-            let room =
-                rustix::fs::statvfs(&path).map_err(io::Error::from).map_err(at("ask for free space on", &path))?;
-            let free = room.f_bavail.saturating_mul(room.f_frsize);
+            let free = free_at(&path)?;
             if free < needed {
                 return Err(GroundError::NoRoom { path, needed, free });
             }

@@ -56,7 +56,13 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
             let why = why.to_string();
             Obstacle { timeline, from, to, why }
         });
-        Ok(Chain { obstacle, segments: found.segments, bytes: found.end.bytes_since(from), end: found.end })
+        Ok(Chain {
+            obstacle,
+            segments: found.segments,
+            records: found.records,
+            bytes: found.end.bytes_since(from),
+            end: found.end,
+        })
     }
 
     fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
@@ -69,6 +75,20 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
             max_locks_per_transaction: parameters.max_locks_per_transaction,
         };
         Ok(Demands { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
+    }
+
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+        let last = Lsn::new(to.get().saturating_sub(1).max(from.get()));
+        for lsn in [from, last] {
+            match self.opens(path, lsn) {
+                Err(LookupError::Source(error)) if error.is_integrity() => {
+                    let timeline = path.timeline_at(lsn);
+                    return Ok(Some(Obstacle { timeline, from: lsn, to, why: error.to_string() }));
+                }
+                opened => opened?,
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod target;
 pub mod facts;
 pub mod resolve;
+pub mod pace;
 pub mod plan;
 pub mod log;
 pub mod settings;
@@ -18,17 +19,15 @@ pub mod start;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::archive::growing;
 use crate::archive::lookup::Lookup;
 use crate::archive::manifest::{Manifest, ManifestError, Summary};
-use crate::archive::reindex::Shelf;
+use crate::archive::reindex::{ReindexError, Shelf};
 use crate::archive::spool::Spool;
-use crate::archive::{self, Archive};
+use crate::archive::{self, Archive, overview};
 use crate::index::{self, Entry, Index};
 use crate::postgres::label::{Escapes, LabelError, TablespaceMap};
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::{History, TimelineId};
-use crate::repository::layout::ClusterObject;
+use crate::postgres::timeline::TimelineId;
 use crate::retry::Class;
 use crate::seal::Kind;
 
@@ -108,6 +107,15 @@ impl Error {
     }
 }
 
+impl From<ReindexError> for Error {
+    fn from(error: ReindexError) -> Error {
+        match error {
+            ReindexError::Index(error) => Error::Index(error),
+            ReindexError::Archive(error) => Error::Archive(error),
+        }
+    }
+}
+
 impl From<GroundError> for Error {
     fn from(error: GroundError) -> Error {
         Error::Place(PlaceError::Ground(error))
@@ -127,15 +135,11 @@ pub async fn plan(
 ) -> Result<Plan, Error> {
     let cluster = archive.cluster().to_string();
     let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
-    let (bases, histories) = (bases(archive).await?, histories(archive).await?);
+    let (bases, histories) = (bases(archive).await?, overview::histories(archive).await?);
+    let growing = overview::growing(archive, index, spool, &histories).await?;
     let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
     blocking(move || {
-        let growing = match spool {
-            Some(spool) => growing::beyond(&index.view(&cluster)?, &spool, identity.system_id),
-            None => Ok(Vec::new()),
-        };
-        let growing = growing.map_err(|error| archive::Error::Spool(Arc::new(error)))?;
         let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let facts = Lookup::new(view, shelf.with(growing.clone()));
@@ -144,26 +148,12 @@ pub async fn plan(
     .await?
 }
 
-/// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.
+/// The summaries of all backups, oldest first ([`overview::backups`]).
 ///
 /// # Errors
 /// The repositories could not be asked.
 pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
-    let listing = archive.list(&archive.layout().backups(), None).await?;
-    let mut found = Vec::with_capacity(listing.objects.len());
-    for object in &listing.objects {
-        let Some(ClusterObject::Backup(label)) = archive.layout().object(&object.key) else { continue };
-        match archive.get_trailer(Kind::Manifest, &object.key).await {
-            Ok(Some(trailer)) => match Summary::from_bytes(trailer.metadata()) {
-                Ok(summary) => found.push(summary),
-                Err(error) => tracing::warn!(label, %error, "this backup cannot be used"),
-            },
-            Ok(None) => {}
-            Err(error) if error.is_integrity() => tracing::warn!(label, %error, "this backup cannot be used"),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(found)
+    Ok(overview::backups(archive).await?)
 }
 
 async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
@@ -178,14 +168,6 @@ async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
         logical_bytes: summary.logical_bytes,
     };
     Ok(backups(archive).await?.into_iter().map(base).collect())
-}
-
-async fn histories(archive: &Archive) -> Result<Vec<History>, Error> {
-    let mut found = Vec::new();
-    for timeline in archive.timelines().await? {
-        found.extend(archive.history(timeline).await?);
-    }
-    Ok(found)
 }
 
 /// How a plan is carried out.

@@ -19,6 +19,7 @@ use crate::postgres::control::{Control, State};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::{History, TimelineId};
 use crate::replication::{Conninfo, Environment};
+use crate::retry::Class;
 use crate::sql::Sql;
 
 /// How often the server's files are looked at: often enough not to add to a short replay.
@@ -99,6 +100,17 @@ pub enum StartError {
         why: String,
         /// Its log.
         log: PathBuf,
+    },
+    /// Nobody can tell whether it pauses.
+    #[error(
+        "the server is up, but whether it pauses at its target cannot be asked: {why}; ask it yourself, by the socket in {socket_dir}: \
+         SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn()"
+    )]
+    Silent {
+        /// Why it cannot be asked.
+        why: String,
+        /// Where its socket is.
+        socket_dir: String,
     },
     /// It stopped elsewhere.
     #[error("the server stopped replay at {reached}, but the plan says {planned}; don't use it, and report this")]
@@ -188,7 +200,8 @@ impl Start {
                 Ok(self.left_at(timeline).map(|(timeline, lsn)| (timeline, Some(lsn))))
             }
             (Action::Pause, Some(status)) if status.ready => {
-                Ok(paused(&status).await.map(|lsn| (control.checkpoint_timeline, lsn)))
+                let paused = self.paused(&status).await?;
+                Ok(paused.map(|lsn| (control.checkpoint_timeline, lsn)))
             }
             (Action::Shutdown, None) if control.state == State::ShutDownInRecovery => {
                 Ok(Some((control.checkpoint_timeline, None)))
@@ -196,6 +209,32 @@ impl Start {
             (_, None) if self.has_ended() => Err(self.ended()),
             (_, Some(_)) => self.stuck().map_or(Ok(None), Err),
             _ => Ok(None),
+        }
+    }
+
+    /// The position at which a server pauses, once it does; no position if it only says so in its log. One that lets nobody in to ask, and that
+    /// logs elsewhere, cannot be waited for.
+    async fn paused(&self, server: &Postmaster) -> Result<Option<Option<Lsn>>, StartError> {
+        let conninfo = format!("host='{}' port={} user=postgres dbname=postgres", server.socket_dir, server.port);
+        let Ok(info) = Conninfo::parse(&conninfo, &Environment::default()) else { return Ok(None) };
+        let asked = match Sql::connect(&info).await {
+            Ok(sql) => sql.paused_at().await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(paused) => Ok(paused),
+            Err(error) if error.class() == Class::Permanent => {
+                let said = self.log_tail().unwrap_or_default();
+                // `recoveryPausesHere` in xlogrecovery.c; logging_collector takes the log elsewhere (`SysLogger_Start`).
+                if said.contains("pausing at the end of recovery") {
+                    return Ok(Some(None));
+                }
+                if said.contains("redirecting log output") {
+                    return Err(StartError::Silent { why: error.to_string(), socket_dir: server.socket_dir.clone() });
+                }
+                Ok(None)
+            }
+            Err(_not_yet) => Ok(None),
         }
     }
 
@@ -280,14 +319,6 @@ fn major_of(postgres: &Path) -> Option<u32> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_once("(PostgreSQL)")?.1.trim_start();
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// The position at which a server pauses, if it can be asked and does.
-async fn paused(server: &Postmaster) -> Option<Option<Lsn>> {
-    let conninfo = format!("host='{}' port={} user=postgres dbname=postgres", server.socket_dir, server.port);
-    let info = Conninfo::parse(&conninfo, &Environment::default()).ok()?;
-    let sql = Sql::connect(&info).await.ok()?;
-    sql.paused_at().await.ok()?
 }
 
 /// The end of the last record replayed against the plan. A record that would be the next may start after page headers and padding, so behind it by

@@ -246,8 +246,8 @@ impl Sum {
     }
 
     fn report(mut self, cluster: &str, identity: Option<Identity>, options: &Options) -> Result<Report, VerifyError> {
-        let contents =
-            Contents { cluster, identity, backups: &self.summaries, histories: &self.histories, gaps: &self.gaps };
+        let (backups, histories, gaps) = (&self.summaries, &self.histories, &self.gaps);
+        let contents = Contents { cluster, identity, backups, histories, gaps, cut: &overview::unknown };
         let overview: Overview = overview::overview(&self.log.view(cluster)?, contents)?;
         let stranded =
             overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
@@ -265,7 +265,8 @@ impl Subject<'_> {
 
     fn damaged(&self, object: &str, what: impl ToString) {
         let damage = Damage { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
-        tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
+        // Whoever asked for it shows the report.
+        tracing::debug!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
         self.note(|found| found.damage.push(damage));
     }
 

@@ -12,7 +12,6 @@ pub mod page;
 pub mod record;
 pub mod decode;
 pub mod event;
-mod compressed;
 mod heap;
 pub mod catalog;
 pub mod digest;

@@ -37,6 +37,8 @@ mod backup;
 mod push;
 /// `restore_command`.
 mod get;
+/// Faults between archive and recovery: stop or wait, never promote.
+mod failsafe;
 /// Restores through the library: targets of every kind, timelines, tablespaces, and what cannot be reached.
 mod restore;
 /// Parsers beside PostgreSQL's own programs.
@@ -49,7 +51,5 @@ mod whole;
 mod log;
 /// Targets beside PostgreSQL's own recovery.
 mod stops;
-/// Redis snapshots: taken, refused, imported.
-mod redis_snapshot;
-/// The stream of a Redis server: complete, resumable, followed through failovers.
-mod redis_receive;
+/// Failovers one after another, branches, and the way to a target over them.
+mod timelines;

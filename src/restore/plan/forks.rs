@@ -3,28 +3,24 @@
 //! PostgreSQL follows the newest timeline unless told otherwise, be it that of a test promotion which archived to the wrong place. What is
 //! missed by that is said, with the option that has it.
 
-use super::World;
+use super::{World, path_to};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::restore::Error;
+use crate::restore::resolve::{Aim, aim};
+use crate::restore::target::{Request, Target};
 
 /// Timelines that are looked at, the newest; each is a failover or a restore, and of older ones nobody wants to know.
 const LOOKED_AT: usize = 8;
 
 /// One sentence for each other timeline whose last commit is not on `path`.
 pub(super) fn notes(world: World<'_>, path: &TimelinePath) -> Result<Vec<String>, Error> {
-    let first = History::first();
-    let mut others: Vec<&History> = world.histories.iter().chain([&first]).collect();
-    others.sort_by_key(|history| std::cmp::Reverse(history.timeline));
-    others.dedup_by_key(|history| history.timeline);
-    others.retain(|history| history.timeline != path.target());
     let mut notes = Vec::new();
-    for history in others.into_iter().take(LOOKED_AT) {
-        let other = history.path();
+    for other in others(world, path)? {
         let Some(last) = world.facts.commit_before(&other, Lsn::MAX)? else { continue };
         let on = other.timeline_at(last.lsn);
         // What is on the timeline's ancestors is said of them.
-        if on == history.timeline && path.timeline_at(last.lsn) != on {
+        if on == other.target() && path.timeline_at(last.lsn) != on {
             notes.push(format!(
                 "timeline {on} has commits that timeline {} does not have, from {} on and up to {}; --target-timeline {on} follows it",
                 path.target(),
@@ -36,8 +32,39 @@ pub(super) fn notes(world: World<'_>, path: &TimelinePath) -> Result<Vec<String>
     Ok(notes)
 }
 
+/// Where the target is, in a sentence, if it is on a timeline that `path` does not take.
+pub(super) fn elsewhere(world: World<'_>, request: &Request, path: &TimelinePath) -> Result<Option<String>, Error> {
+    for other in others(world, path)? {
+        let Aim::At { stop, .. } = aim(world.facts, &other, request, Lsn::INVALID)? else { continue };
+        let (lsn, on) = (stop.lsn(), other.timeline_at(stop.lsn()));
+        if path.timeline_at(lsn) == on && path.switch_point(on).is_none_or(|end| lsn < end) {
+            continue;
+        }
+        let there = match request.target() {
+            Target::Time(_) => "something ended after it",
+            _ => "it is there",
+        };
+        return Ok(Some(format!(
+            "on timeline {on}, which parted from this one at {}, {there}, at {lsn}; --target-timeline {} follows that one",
+            parted(path, &other),
+            other.target()
+        )));
+    }
+    Ok(None)
+}
+
+/// The ways to the newest timelines but that of `path`, the newest first.
+fn others(world: World<'_>, path: &TimelinePath) -> Result<Vec<TimelinePath>, Error> {
+    let first = History::first();
+    let mut others: Vec<TimelineId> = world.histories.iter().chain([&first]).map(|history| history.timeline).collect();
+    others.sort_unstable_by_key(|timeline| std::cmp::Reverse(*timeline));
+    others.dedup();
+    others.retain(|timeline| *timeline != path.target());
+    others.into_iter().take(LOOKED_AT).map(|timeline| path_to(world, timeline)).collect()
+}
+
 /// Where `other` leaves `path`: the first position that both have on different timelines.
-fn parted(path: &TimelinePath, other: &TimelinePath) -> Lsn {
+pub(super) fn parted(path: &TimelinePath, other: &TimelinePath) -> Lsn {
     let begins = |path: &TimelinePath| path.spans().iter().map(|span| span.begin).collect::<Vec<_>>();
     let mut positions = begins(path);
     positions.extend(begins(other));

@@ -3,24 +3,22 @@
 //! A pure value, computed from the list of backups, the timeline histories and [`Facts`] about the log. Nothing is touched: `walkeep plan` prints
 //! it, `walkeep restore` carries it out.
 
+mod failure;
 mod forks;
 
 use crate::postgres::control::RequiredSettings;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SegmentSize;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::wal::event::{Ending, Xid};
 
 use super::Error;
 use super::facts::{Chain, Facts, Obstacle};
+use super::pace::{Pace, Work};
 use super::resolve::{Aim, Stop, aim};
 use super::target::{Request, Target, TimelineChoice};
-
-/// Bytes of files written in a second, for the estimate: a modest disk, whose speed it mostly is.
-const FILE_BYTES_PER_SECOND: u64 = 300 << 20;
-
-/// Bytes of log that PostgreSQL replays in a second, for the estimate: 50 to 65 MB were measured of steady pgbench WAL.
-const WAL_BYTES_PER_SECOND: u64 = 55 << 20;
+use failure::{Failure, hindered, near_before, no_backup, past_end, unreachable_plan};
 
 /// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
 /// segment holds a second's work of a busy server.
@@ -96,6 +94,23 @@ pub struct Point {
     pub options: String,
 }
 
+/// The space that a restore needs, and what there is.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Room {
+    /// Bytes of files, and of the log that is fetched at a time.
+    pub needed_bytes: u64,
+    /// Bytes that are free there.
+    pub free_bytes: u64,
+}
+
+impl Room {
+    /// Whether it is enough.
+    #[must_use]
+    pub const fn is_enough(&self) -> bool {
+        self.needed_bytes <= self.free_bytes
+    }
+}
+
 /// What a restore would do, or why it cannot.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Plan {
@@ -123,8 +138,16 @@ pub struct Plan {
     pub wal_segments: u64,
     /// Bytes of log that are replayed.
     pub wal_bytes: u64,
+    /// Records that are replayed.
+    pub wal_records: u64,
+    /// Bytes of files that are placed.
+    pub file_bytes: u64,
     /// About how long files and replay take.
     pub estimated_seconds: u64,
+    /// Restores on this machine that the estimate was made from; with none it is a guess for a modest one.
+    pub estimated_from_restores: u64,
+    /// Whether there is room where it is to go, if that was said.
+    pub room: Option<Room>,
     /// The newest point before the target that can be reached, if the target cannot.
     pub nearest_before: Option<Point>,
     /// The oldest point after the target that can be reached, if the target cannot.
@@ -138,6 +161,40 @@ pub struct Plan {
     /// Where replay stops.
     pub stop: Option<Stop>,
 }
+
+impl Plan {
+    /// What a restore by it has to do.
+    #[must_use]
+    pub const fn work(&self) -> Work {
+        Work { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
+    }
+
+    /// The same with the time estimated from what this machine has measured.
+    #[must_use]
+    pub fn paced(self, pace: &Pace) -> Plan {
+        let estimated_seconds = if self.reachable { pace.seconds(&self.work()) } else { 0 };
+        Plan { estimated_seconds, estimated_from_restores: pace.restores(), ..self }
+    }
+
+    /// The same for a place with this many bytes free, which may not be enough.
+    #[must_use]
+    pub fn placed_where(self, free_bytes: u64, segment: SegmentSize) -> Plan {
+        if !self.reachable {
+            return self;
+        }
+        let needed_bytes = self.file_bytes.saturating_add(segment.get().saturating_mul(SEGMENTS_AT_A_TIME));
+        let room = Room { needed_bytes, free_bytes };
+        if room.is_enough() {
+            return Plan { room: Some(room), ..self };
+        }
+        let reason =
+            format!("{}, but not there: {needed_bytes} bytes are needed and {free_bytes} are free", self.reason);
+        Plan { room: Some(room), reachable: false, reason, stop: None, ..self }
+    }
+}
+
+/// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new timeline.
+const SEGMENTS_AT_A_TIME: u64 = 4;
 
 /// A backup and the way along which it would be replayed.
 struct Candidate<'a> {
@@ -153,22 +210,12 @@ struct Proof<'a> {
     chain: Chain,
 }
 
-/// Why there is no proof, and from which candidate on a nearer point may be sought.
-struct Failure<'a> {
-    reason: String,
-    aimed: Option<(Stop, &'a TimelinePath)>,
-    near: Option<&'a Candidate<'a>>,
-    /// Backups that stop after this are points after the target.
-    beyond: Option<Lsn>,
-}
-
 /// Resolves a request and proves it, or says why it cannot be reached and what can.
 ///
 /// # Errors
 /// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no error but a plan
 /// that says so.
 pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
-    let timeline = chosen_timeline(world, request)?;
     let candidates = candidates(world, request)?;
     let outcome = seek(world, request, &candidates)?;
     match outcome {
@@ -180,7 +227,7 @@ pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
                     let reason = format!("{}; going to the newest point before it", failure.reason);
                     proved(world, request, &proof, reason)
                 }
-                near => unreachable_plan(world, request, timeline, &candidates, failure, near),
+                near => unreachable_plan(world, request, &candidates, failure, near),
             }
         }
     }
@@ -192,6 +239,11 @@ fn history_of(world: World<'_>, timeline: TimelineId) -> Result<History, Error> 
     }
     let found = world.histories.iter().find(|history| history.timeline == timeline);
     found.cloned().ok_or(Error::UnknownTimeline { timeline })
+}
+
+/// The way to a timeline, and how it goes on in the first segments of those that left it.
+fn path_to(world: World<'_>, timeline: TimelineId) -> Result<TimelinePath, Error> {
+    Ok(history_of(world, timeline)?.path().left_by(world.histories))
 }
 
 /// The timeline followed where the choice does not depend on the backup; else the newest.
@@ -217,7 +269,7 @@ fn candidates<'a>(world: World<'a>, request: &Request) -> Result<Vec<Candidate<'
             TimelineChoice::Current => base.stop_timeline,
             TimelineChoice::Latest | TimelineChoice::Id(_) => chosen_timeline(world, request)?,
         };
-        let path = history_of(world, timeline)?.path();
+        let path = path_to(world, timeline)?;
         if path.contains(base.start_timeline, base.start) && path.contains(base.stop_timeline, base.stop) {
             found.push(Candidate { base, path });
         }
@@ -311,11 +363,11 @@ fn prove<'a>(
         to: until,
         why: "written under wal_level=minimal, which cannot be replayed; take a new backup".to_owned(),
     });
-    let first = match (chain.obstacle.clone(), minimal) {
-        (Some(hole), Some(minimal)) if minimal.from < hole.from => Some(minimal),
-        (Some(hole), _) => Some(hole),
-        (None, minimal) => minimal,
-    };
+    let mut obstacles: Vec<Obstacle> = chain.obstacle.iter().cloned().chain(minimal).collect();
+    if obstacles.is_empty() {
+        obstacles.extend(world.facts.unreadable(path, start, until)?);
+    }
+    let first = obstacles.into_iter().min_by_key(|obstacle| obstacle.from);
     Ok(match first {
         Some(obstacle) => Err(obstacle),
         None => Ok(Proof { candidate, stop, until, chain }),
@@ -337,91 +389,11 @@ fn newest_point<'a>(world: World<'_>, candidate: &'a Candidate<'a>) -> Result<Op
     Ok(Some(Proof { candidate, stop, until: chain.end, chain }))
 }
 
-fn hindered<'a>(candidate: &'a Candidate<'a>, stop: Stop, obstacle: &Obstacle) -> Failure<'a> {
-    let Obstacle { timeline, from, to, why } = obstacle;
-    let reason = format!(
-        "the target is at {}, but the log from {from} to {to} on timeline {timeline} stands before it: {why}",
-        stop.lsn()
-    );
-    Failure { reason, aimed: Some((stop, &candidate.path)), near: Some(candidate), beyond: Some(stop.lsn()) }
-}
-
-fn past_end<'a>(world: World<'_>, request: &Request, candidate: &'a Candidate<'a>) -> Result<Failure<'a>, Error> {
-    let last = world.facts.commit_before(&candidate.path, Lsn::MAX)?;
-    let newest = match last {
-        Some(last) => format!("the last archived commit is transaction {} of {}", last.xid, last.time),
-        None => "no commit is archived".to_owned(),
-    };
-    let reason = match request.target() {
-        Target::Time(time) => format!(
-            "nothing archived on timeline {} ended after {time}, so PostgreSQL could not tell that it has got there; {newest}",
-            candidate.path.target()
-        ),
-        target => {
-            format!("{target} is after the end of what is archived on timeline {}; {newest}", candidate.path.target())
-        }
-    };
-    Ok(Failure { reason, aimed: None, near: Some(candidate), beyond: None })
-}
-
-/// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it.
-fn no_backup<'a>(
-    world: World<'_>,
-    request: &Request,
-    candidates: &'a [Candidate<'a>],
-    too_new: Option<(Stop, &'a Candidate<'a>)>,
-) -> Result<Failure<'a>, Error> {
-    let target = request.target();
-    if let Some((stop, oldest)) = too_new {
-        let reason = format!(
-            "{target} is at {}, before the end of the oldest backup that could be used, {}, at {}",
-            stop.lsn(),
-            oldest.base.label,
-            oldest.base.stop
-        );
-        return Ok(Failure { reason, aimed: Some((stop, &oldest.path)), near: None, beyond: Some(stop.lsn()) });
-    }
-    let reason = match (candidates.is_empty(), world.bases.is_empty(), target) {
-        (true, true, _) => "there is no backup to start from; take one with walkeep backup postgres".to_owned(),
-        (true, false, _) => format!(
-            "no backup{} lies on the way to timeline {}",
-            request.backup.as_ref().map(|label| format!(" {label}")).unwrap_or_default(),
-            chosen_timeline(world, request)?
-        ),
-        (false, _, Target::Xid(_)) => format!(
-            "{target} did not end in the archived log since the oldest backup; a transaction that only read, a subtransaction, and one still \
-             running have no end there"
-        ),
-        (false, _, Target::BeforeEvent(lsn)) => format!(
-            "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints where events are"
-        ),
-        (false, _, Target::Name(_)) => format!("{target} is not in the archived log since the oldest backup"),
-        (false, _, _) => "no backup has the log it needs to become consistent".to_owned(),
-    };
-    Ok(Failure { reason, aimed: None, near: None, beyond: None })
-}
-
-/// The newest point that can be reached before what failed, from the failed candidate or an older one.
-fn near_before<'a>(
-    world: World<'_>,
-    failure: &Failure<'_>,
-    candidates: &'a [Candidate<'a>],
-) -> Result<Option<Proof<'a>>, Error> {
-    let Some(near) = failure.near else { return Ok(None) };
-    for candidate in candidates.iter().filter(|candidate| candidate.base.stop <= near.base.stop) {
-        if let Some(proof) = newest_point(world, candidate)? {
-            return Ok(Some(proof));
-        }
-    }
-    Ok(None)
-}
-
 fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String) -> Result<Plan, Error> {
     let (Candidate { base, path }, facts) = (proof.candidate, world.facts);
     let demands = facts.demands(path, base.start, proof.until)?;
     let (last, next) = commits_beside(world, path, proof.stop)?;
-    let seconds = base.logical_bytes / FILE_BYTES_PER_SECOND + proof.chain.bytes / WAL_BYTES_PER_SECOND;
-    Ok(Plan {
+    let plan = Plan {
         cluster: world.cluster.to_owned(),
         target: request.target().clone(),
         reachable: true,
@@ -434,14 +406,19 @@ fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String
         first_commit_after: next,
         wal_segments: proof.chain.segments,
         wal_bytes: proof.chain.bytes,
-        estimated_seconds: seconds.saturating_add(1),
+        wal_records: proof.chain.records,
+        file_bytes: base.logical_bytes,
+        estimated_seconds: 0,
+        estimated_from_restores: 0,
+        room: None,
         nearest_before: None,
         nearest_after: None,
         required_settings: base.required.max(demands.largest),
         hole_follows: hole_follows(facts, path, proof.until)?,
         notes: forks::notes(world, path)?,
         stop: Some(proof.stop),
-    })
+    };
+    Ok(plan.paced(&Pace::default()))
 }
 
 fn commits_beside(
@@ -464,80 +441,6 @@ fn hole_follows(facts: &dyn Facts, path: &TimelinePath, until: Lsn) -> Result<bo
         Some(obstacle) => Ok(facts.record_from(path, obstacle.to)?.is_some()),
         None => Ok(false),
     }
-}
-
-fn unreachable_plan(
-    world: World<'_>,
-    request: &Request,
-    timeline: TimelineId,
-    candidates: &[Candidate<'_>],
-    failure: Failure<'_>,
-    near: Option<Proof<'_>>,
-) -> Result<Plan, Error> {
-    let path = history_of(world, timeline)?.path();
-    let aimed = match failure.aimed {
-        Some((stop, path)) => Some((stop, path.clone())),
-        // Resolved all the same from whatever log there is, so that it is known what a backup would have to come before.
-        None => match aim(world.facts, &path, request, Lsn::INVALID)? {
-            Aim::At { stop, .. } => Some((stop, path.clone())),
-            Aim::PastEnd | Aim::Absent => None,
-        },
-    };
-    let (last, next) = match (&aimed, &near) {
-        (Some((stop, path)), _) => commits_beside(world, path, *stop)?,
-        (None, Some(proof)) => commits_beside(world, &proof.candidate.path, proof.stop)?,
-        (None, None) => (None, None),
-    };
-    let nearest_before = near.map(|proof| point_before(world, &proof)).transpose()?;
-    let nearest_after = failure.beyond.map(|beyond| point_after(world, candidates, beyond)).transpose()?.flatten();
-    let timeline = aimed.as_ref().map_or(timeline, |(_, path)| path.target());
-    Ok(Plan {
-        cluster: world.cluster.to_owned(),
-        target: request.target().clone(),
-        reachable: false,
-        reason: failure.reason,
-        target_lsn: aimed.as_ref().map(|(stop, _)| stop.lsn()),
-        inclusive: aimed.as_ref().is_some_and(|(stop, _)| stop.is_inclusive()),
-        timeline,
-        backup: None,
-        last_commit_before: last,
-        first_commit_after: next,
-        wal_segments: 0,
-        wal_bytes: 0,
-        estimated_seconds: 0,
-        nearest_before,
-        nearest_after,
-        required_settings: RequiredSettings::default(),
-        hole_follows: false,
-        notes: forks::notes(world, aimed.as_ref().map_or(&path, |(_, path)| path))?,
-        stop: None,
-    })
-}
-
-fn point_before(world: World<'_>, proof: &Proof<'_>) -> Result<Point, Error> {
-    let Candidate { base, path } = proof.candidate;
-    let (last, _) = commits_beside(world, path, proof.stop)?;
-    let (lsn, timeline) = (proof.stop.lsn(), path.target());
-    let options = match proof.stop {
-        Stop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
-        _ => format!("--target-lsn {lsn} --target-timeline {timeline}"),
-    };
-    Ok(Point { lsn, time: last.map(|commit| commit.time), backup: base.label.clone(), options })
-}
-
-/// The end of the oldest backup that stops after `beyond` and has its log.
-fn point_after(world: World<'_>, candidates: &[Candidate<'_>], beyond: Lsn) -> Result<Option<Point>, Error> {
-    for candidate in candidates.iter().rev().filter(|candidate| candidate.base.stop > beyond) {
-        let Candidate { base, path } = candidate;
-        let stop = Stop::Consistent(base.stop);
-        if prove(world, candidate, stop, base.stop)?.is_ok() {
-            let (last, _) = commits_beside(world, path, stop)?;
-            let options = format!("--target-immediate --backup {}", base.label);
-            let time = last.map(|commit| commit.time);
-            return Ok(Some(Point { lsn: base.stop, time, backup: base.label.clone(), options }));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -31,11 +31,13 @@ enum What {
 struct Log {
     records: Vec<(Lsn, What)>,
     missing: Vec<(Lsn, Lsn)>,
+    /// A record whose key is gone.
+    no_key: Option<Lsn>,
 }
 
 impl Log {
     fn of(whats: impl IntoIterator<Item = What>) -> Log {
-        Log { records: (1..).map(at).zip(whats).collect(), missing: Vec::new() }
+        Log { records: (1..).map(at).zip(whats).collect(), ..Log::default() }
     }
 
     fn end(&self) -> Lsn {
@@ -108,7 +110,7 @@ impl Facts for Log {
             why: "not archived".to_owned(),
         });
         let end = obstacle.as_ref().map_or(end, |obstacle| obstacle.from);
-        Ok(Chain { end, segments: 1, bytes: end.bytes_since(from), obstacle })
+        Ok(Chain { end, segments: 1, records: 1, bytes: end.bytes_since(from), obstacle })
     }
 
     fn demands(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
@@ -124,6 +126,12 @@ impl Facts for Log {
             }
         }
         Ok(demands)
+    }
+
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+        let sealed = self.no_key.filter(|lsn| *lsn == from || span(*lsn).end == to);
+        let timeline = path.timeline_at(from);
+        Ok(sealed.map(|lsn| Obstacle { timeline, from: lsn, to, why: "its key is gone".to_owned() }))
     }
 }
 
@@ -359,6 +367,44 @@ fn without_any_backup_the_target_is_resolved_and_the_want_said() {
     assert!(!plan.reachable && plan.reason.contains("no backup"), "{}", plan.reason);
     assert_eq!(plan.target_lsn, Some(at(5)));
     assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(12));
+}
+
+#[test]
+fn a_moment_before_every_backup_is_found_wherever_it_is() {
+    // The moment is far before what a backup looks back on.
+    let commits = (1..12).map(|n| What::Commit(n, i64::from(n) * 100));
+    let log = Log::of(commits);
+    let plan = ask(&log, &[base("a", 9, 10)], time(350), false);
+    assert!(
+        !plan.reachable && plan.reason.contains("is at 0/400000, before the end of the oldest backup"),
+        "{}",
+        plan.reason
+    );
+    assert_eq!((plan.target_lsn, plan.last_commit_before.unwrap().xid), (Some(at(4)), Xid::new(3)));
+    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(4), "the very next, not one near the backup");
+    assert_eq!(plan.nearest_after.unwrap().options, "--target-immediate --backup a");
+    assert_eq!(plan.nearest_before, None);
+    let xid = ask(&log, &[base("a", 9, 10)], Target::Xid(Xid::new(5)), false);
+    assert!(xid.reason.contains("is at 0/500000, before the end of the oldest backup"), "{}", xid.reason);
+    assert!(xid.nearest_after.is_some());
+}
+
+#[test]
+fn a_segment_whose_key_is_gone_is_an_obstacle() {
+    let (log, bases) = (Log { no_key: Some(at(1)), ..busy() }, [base("a", 1, 2)]);
+    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    assert!(!plan.reachable && plan.reason.contains("its key is gone"), "{}", plan.reason);
+}
+
+#[test]
+fn a_place_without_room_is_no_place() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    let (size, needed) = (SegmentSize::new(1 << 20).unwrap(), (1 << 30) + (4 << 20));
+    let tight = plan.clone().placed_where(needed, size);
+    assert!(tight.reachable && tight.room.unwrap().is_enough());
+    let full = plan.placed_where(needed - 1, size);
+    assert!(!full.reachable && full.reason.contains("are free"), "{}", full.reason);
 }
 
 #[test]

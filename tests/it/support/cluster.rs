@@ -23,11 +23,12 @@ pub(crate) struct Options {
     settings: Vec<(String, String)>,
     password: Option<(String, &'static str)>,
     tls: bool,
+    clock: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_size_mb: 16, checksums: true, settings: Vec::new(), password: None, tls: false }
+        Self { segment_size_mb: 16, checksums: true, settings: Vec::new(), password: None, tls: false, clock: None }
     }
 }
 
@@ -57,6 +58,12 @@ impl Options {
     /// The same with the older md5 exchange.
     pub(crate) fn md5(mut self, password: &str) -> Self {
         self.password = Some((password.into(), "md5"));
+        self
+    }
+
+    /// The server's clock is off by what stands in this file, such as `-90s`, and follows it when it changes.
+    pub(crate) fn clock(mut self, file: PathBuf) -> Self {
+        self.clock = Some(file);
         self
     }
 
@@ -194,8 +201,22 @@ impl Cluster {
         Err("it never came up".into())
     }
 
+    /// `postgres` itself, in front of it what sets its clock. That must not touch the program that changes the user: what libfaketime makes
+    /// then belongs to root.
+    fn program_with_clock(&self) -> Command {
+        let postgres = self.bin.join("postgres");
+        let Some(file) = &self.options.clock else { return process::command(postgres, Orphan::Quit) };
+        let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+        assert!(Path::new(library).exists(), "{library} is not there: run tests/setup.sh");
+        let mut command = process::command("env", Orphan::Quit);
+        command.arg(format!("LD_PRELOAD={library}")).arg(format!("FAKETIME_TIMESTAMP_FILE={}", file.display()));
+        // Waits are measured by the other clock, which stays as it is.
+        command.args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]).arg(postgres);
+        command
+    }
+
     fn postgres(&self) -> Command {
-        let mut command = process::command(self.bin.join("postgres"), Orphan::Quit);
+        let mut command = self.program_with_clock();
         command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
         command.arg("-k").arg(self.scratch.path()).args(["-c", "listen_addresses=127.0.0.1"]);
         // What PyPI has was built for another folder: a standby's libpqwalreceiver would find the system's older libpq and fail.

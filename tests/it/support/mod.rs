@@ -3,9 +3,9 @@
 pub(crate) mod cluster;
 pub(crate) mod installed;
 pub(crate) mod process;
-pub(crate) mod redis;
 pub(crate) mod scratch;
 pub(crate) mod site;
+pub(crate) mod store;
 pub(crate) mod template;
 pub(crate) mod waldump;
 pub(crate) mod workload;
