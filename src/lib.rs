@@ -40,6 +40,7 @@ pub mod receive;
 pub mod push;
 pub mod get;
 pub mod backup;
+pub mod snapshot;
 pub mod restore;
 pub mod explore;
 pub mod verify;

@@ -18,6 +18,7 @@ use crate::replication::conninfo::{ChannelBinding, Conninfo, Host, TargetSession
 use crate::replication::dial::{self, Address, Encryption, Raw};
 use crate::replication::{self, login, tls};
 use crate::retry::Class;
+use crate::wal::catalog::{Listed, Place, RelationRow, Row};
 
 /// What can go wrong with an SQL session.
 #[derive(Debug, thiserror::Error)]
@@ -300,6 +301,47 @@ impl Sql {
         })
     }
 
+    /// Every database: its row of `pg_database`, and whether it lets anybody in.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn databases(&self) -> Result<Vec<(Listed, bool)>, Error> {
+        let query = "SELECT oid, datname, ctid, datallowconn FROM pg_catalog.pg_database ORDER BY oid";
+        let rows = self.rows("the databases", query).await?;
+        let read = |row: &SimpleQueryRow| Some((listed(row)?, row.get(3) == Some("t")));
+        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the databases"))
+    }
+
+    /// The schemas of this database.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn schemas(&self) -> Result<Vec<Listed>, Error> {
+        let rows =
+            self.rows("the schemas", "SELECT oid, nspname, ctid FROM pg_catalog.pg_namespace ORDER BY oid").await?;
+        rows.iter().map(listed).collect::<Option<_>>().ok_or(Error::Unexpected("the schemas"))
+    }
+
+    /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary ones.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn relations(&self) -> Result<Vec<Listed>, Error> {
+        let query = "SELECT oid, relname, ctid, relnamespace, relfilenode, relpersistence, relkind \
+                     FROM pg_catalog.pg_class WHERE oid >= 16384 AND relpersistence <> 't' ORDER BY oid";
+        let rows = self.rows("the relations", query).await?;
+        let read = |row: &SimpleQueryRow| {
+            let number = |column: usize| row.get(column)?.parse().ok();
+            let letter = |column: usize| row.get(column)?.bytes().next();
+            let relation =
+                RelationRow { namespace: number(3)?, filenode: number(4)?, persistence: letter(5)?, kind: letter(6)? };
+            let mut listed = listed(row)?;
+            listed.row.relation = Some(relation);
+            Some(listed)
+        };
+        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the relations"))
+    }
+
     /// How the server's own archiver fares.
     ///
     /// # Errors
@@ -313,6 +355,13 @@ impl Sql {
         let name = |column: usize| row.get(column).map(str::to_owned);
         Ok(ArchiverState { archived: number(0), last_archived: name(1), failed: number(2), last_failed: name(3) })
     }
+}
+
+/// OID, name and `ctid`, which is written `(page,item)`.
+fn listed(row: &SimpleQueryRow) -> Option<Listed> {
+    let (page, item) = row.get(2)?.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+    let at = Place { page: page.parse().ok()?, item: item.parse().ok()? };
+    Some(Listed { row: Row { oid: row.get(0)?.parse().ok()?, name: row.get(1)?.to_owned(), relation: None }, at })
 }
 
 /// `text` as an SQL string, whatever `standard_conforming_strings` says.

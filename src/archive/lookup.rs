@@ -4,6 +4,7 @@
 //! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`Source`] fetches: from
 //! async code the whole lookup goes through `spawn_blocking`.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,10 +15,10 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelinePath;
-use crate::wal::catalog::invalidates;
+use crate::wal::catalog::{Counts, counted, invalidates};
 use crate::wal::decode::Decoder;
 use crate::wal::digest::{Digest, State};
-use crate::wal::event::{Ending, Event, Xid};
+use crate::wal::event::{Ending, Event, RelationId, Xid};
 use crate::wal::page::Major;
 use crate::wal::record::{HEADER, Record, RecordHeader, rmgr};
 
@@ -301,6 +302,31 @@ impl<'a, S: Source> Lookup<'a, S> {
             }
         }
         Ok(None)
+    }
+
+    /// The rows that transactions changed in one segment of the path, by file, counted in the segment's bytes.
+    ///
+    /// # Errors
+    /// What index or source say.
+    pub fn rows_of(
+        &self,
+        path: &TimelinePath,
+        segment: SegmentNo,
+        xids: &BTreeSet<Xid>,
+    ) -> Result<HashMap<RelationId, Counts>, LookupError<S::Error>> {
+        let mut rows: HashMap<RelationId, Counts> = HashMap::new();
+        let Some(along) = Along::new(&self.view, path) else { return Ok(rows) };
+        let Some(stretch) = along.segment(segment)? else { return Ok(rows) };
+        let Some(major) = Major::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
+        self.scan(&stretch, |record| {
+            if xids.contains(&Xid::new(record.header.xid))
+                && let Some((_, file, counts)) = counted(record, major)
+            {
+                rows.entry(file).or_default().add(counts);
+            }
+            false
+        })?;
+        Ok(rows)
     }
 
     /// The record that starts at `lsn`, and its header.

@@ -13,6 +13,7 @@
 
 mod error;
 mod known;
+mod names;
 mod pages;
 mod read;
 mod store;
@@ -37,6 +38,7 @@ use self::wal::Needed;
 use crate::archive::Archive;
 use crate::archive::chunks::{self, ChunkNamer, ChunkValue};
 use crate::archive::manifest::{Content, FORMAT, Manifest, Summary, Tablespace};
+use crate::archive::names::NameList;
 use crate::pipeline::{Lost, Ordered, Stage};
 use crate::postgres::control::Control;
 use crate::postgres::label::{BackupFrom, BackupLabel};
@@ -139,6 +141,9 @@ async fn take(
     let stream = begin(connection, server, base_backup_options(options, about.started_at)).await?;
     let start = stream.start().clone();
     wal_of_start(archive, server, &start).await?;
+    // Near to where the backup begins: from there on the log tells what changes.
+    let (asked, major) = (server.clone(), about.major);
+    let names = tokio::spawn(async move { names::list(&asked, major).await });
     let rule = about.rule.map(|rule| Rule { start: start.start, ..rule });
     let taking = Taking::new(rule, store, namer, archive.threads())?;
     let (end, mut taken) = taking.read(stream, &start, tell).await?;
@@ -158,7 +163,8 @@ async fn take(
     if let Some(hold) = hold {
         hold.close().await;
     }
-    commit(archive, summary, taken).await
+    let names = names.await.map_err(|_gone| Lost)?;
+    commit(archive, summary, taken, names).await
 }
 
 /// What is known of the server before anything is read.
@@ -455,7 +461,12 @@ fn summary(
 }
 
 /// Writes the manifest: after this there is a backup.
-async fn commit(archive: &Arc<Archive>, mut summary: Summary, taken: Taken) -> Result<Summary, Error> {
+async fn commit(
+    archive: &Arc<Archive>,
+    mut summary: Summary,
+    taken: Taken,
+    names: Option<NameList>,
+) -> Result<Summary, Error> {
     let Taken { reader, stored, .. } = taken;
     if !stored.reused.is_empty() {
         let there = store::packs_everywhere(archive).await?;
@@ -478,6 +489,10 @@ async fn commit(archive: &Arc<Archive>, mut summary: Summary, taken: Taken) -> R
     for attempt in 1.. {
         summary.label = label(summary.started_at, attempt);
         let key = archive.layout().backup(&summary.label)?;
+        if let Some(names) = &names {
+            // One of this label that exists is another backup's, and so is the manifest.
+            let _there = archive.put_names(&archive.layout().names(&summary.label)?, names).await?;
+        }
         let put = archive.put_object(Kind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
         match put {
             Put::Created => break,

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
-use crate::explore::Kind;
+use crate::explore::{Kind, MANY_ROWS};
 
 /// Keep a PostgreSQL cluster restorable to any moment.
 #[derive(Parser, Debug)]
@@ -92,7 +92,7 @@ pub(super) struct Init {
 #[derive(Args, Debug)]
 #[command(after_help = help::CHECK)]
 pub(super) struct Check {
-    /// The cluster [default: the only one configured]
+    /// The cluster or Redis instance [default: the only one configured]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
     /// Print one JSON document
@@ -100,12 +100,12 @@ pub(super) struct Check {
     pub(super) json: bool,
 }
 
-/// Stream WAL from a cluster into the repository, in the foreground
+/// Stream WAL from a cluster, or the commands of a Redis instance, into the repository, in the foreground
 #[derive(Args, Debug)]
 #[command(after_help = help::RECEIVE)]
 pub(super) struct Receive {
-    /// The cluster [default: the only one configured]
-    #[arg(value_name = "CLUSTER")]
+    /// The cluster or Redis instance [default: the only one configured]
+    #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
     /// End when everything before this position is archived
     #[arg(long, value_name = "LSN")]
@@ -145,7 +145,7 @@ pub(super) struct ArchiveGet {
     pub(super) fetch_ahead: bool,
 }
 
-/// Take a base backup now and print its label
+/// Take a backup now and print its label
 #[derive(Args, Debug)]
 #[command(after_help = help::BACKUP)]
 pub(super) struct Backup {
@@ -156,7 +156,29 @@ pub(super) struct Backup {
 #[derive(Subcommand, Debug)]
 pub(super) enum BackupOf {
     Postgres(BackupPostgres),
+    Redis(BackupRedis),
+    All(BackupAll),
 }
+
+/// Of a Redis or Valkey instance
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP)]
+pub(super) struct BackupRedis {
+    /// The instance [default: the only one configured]
+    #[arg(value_name = "INSTANCE")]
+    pub(super) instance: Option<String>,
+    /// Import this RDB file instead of asking the server
+    #[arg(long, value_name = "PATH")]
+    pub(super) from_file: Option<PathBuf>,
+    /// Print one JSON document instead of the label
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Of everything that is configured, one after the other
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP)]
+pub(super) struct BackupAll {}
 
 /// Of a PostgreSQL cluster
 #[derive(Args, Debug)]
@@ -382,6 +404,9 @@ pub(super) struct LogArgs {
     /// Only what befell this table: schema.table, or table
     #[arg(long, value_name = "TABLE")]
     pub(super) relation: Option<String>,
+    /// Tell a DELETE or UPDATE that changes so many rows of a table in one transaction
+    #[arg(long, value_name = "N", default_value_t = MANY_ROWS, value_parser = clap::value_parser!(u64).range(100..))]
+    pub(super) rows: u64,
     /// Look back from this timeline instead of the newest
     #[arg(long, value_name = "TLI")]
     pub(super) timeline: Option<String>,

@@ -15,10 +15,12 @@ use super::exit::{self, Code, Failure};
 use super::open;
 use super::output::{Tone, size, span};
 use super::server::Server;
-use crate::archive::Archive;
+use crate::archive::instance::Wanted;
+use crate::archive::{self, Archive};
 use crate::clock::Clock;
-use crate::config::{Cluster, Config};
+use crate::config::{Cluster, Config, Instance};
 use crate::postgres::segment::SegmentName;
+use crate::redis;
 use crate::repository::{Put, Repository};
 use crate::seal::Protection;
 use crate::sql::Sql;
@@ -80,6 +82,9 @@ impl Findings {
 
 pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    if let Some(instance) = config.instance_meant(args.cluster.as_deref()) {
+        return of_instance(&args, &config, instance, around).await;
+    }
     let cluster = config.cluster(args.cluster.as_deref())?;
     let mut findings = Findings::default();
     let archive = match open::archive(&config, cluster, around).await {
@@ -108,7 +113,55 @@ pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Co
     for idle in &config.idle {
         findings.warn("configuration", format!("{idle} is read and checked, but this version does nothing with it"));
     }
-    show(&args, cluster, &findings.0, around)
+    show(&args, cluster.name.as_str(), &findings.0, around)
+}
+
+async fn of_instance(args: &Check, config: &Config, of: &Instance, around: &Surroundings) -> anyhow::Result<Code> {
+    let mut findings = Findings::default();
+    match open::instance(config, of, around).await {
+        Ok(instance) => {
+            repositories(instance.archive(), &mut findings).await;
+            redis_state(&instance, around, &mut findings).await;
+        }
+        Err(error) => findings.error("repository", &error),
+    }
+    if let Err(error) = redis_server(of, around, &mut findings).await {
+        findings.error("connection", &error);
+    }
+    show(args, of.name.as_str(), &findings.0, around)
+}
+
+/// The server, asked as for a snapshot, up to the point where it would begin one.
+async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findings) -> anyhow::Result<()> {
+    let source = of.source(&around.environment, &around.clock)?;
+    let (connection, info) = source.connect().await?;
+    let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer());
+    let role = if info.is_master() { "a master" } else { "a replica" };
+    findings.good("connection", format!("{flavour} {version} at {peer}, {role}"));
+    match info.persistence_trouble() {
+        Some(trouble) => findings.warn("persistence", trouble),
+        None => findings.good("persistence", "the server's own saves succeed, as far as it says"),
+    }
+    if let redis::Source::Sentinels(_) = source {
+        let (snapshots, _) = source.connect_for_snapshot().await?;
+        findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
+    }
+    let backlog = info.number("repl_backlog_size").unwrap_or(0);
+    findings.good("backlog", format!("{}: as many bytes of writes may pass while nobody receives", size(backlog)));
+    Ok(())
+}
+
+/// What is there of an instance already.
+async fn redis_state(instance: &archive::instance::Instance, around: &Surroundings, findings: &mut Findings) {
+    match instance.reach(Wanted::Newest, None).await {
+        Ok(Ok(reach)) => {
+            let age = Duration::try_from(around.clock.now().duration_since(reach.at)).unwrap_or_default();
+            let text = format!("snapshot {} and the stream behind it lead to {} ago", reach.snapshot.label, span(age));
+            findings.good("newest", text);
+        }
+        Ok(Err(nothing)) => findings.warn("newest", nothing.reason),
+        Err(error) => findings.error("newest", &error.into()),
+    }
 }
 
 /// Each repository takes, gives back and removes an object.
@@ -282,11 +335,11 @@ async fn await_switched(
     }
 }
 
-fn show(args: &Check, cluster: &Cluster, findings: &[Finding], around: &Surroundings) -> anyhow::Result<Code> {
+fn show(args: &Check, name: &str, findings: &[Finding], around: &Surroundings) -> anyhow::Result<Code> {
     let bad = findings.iter().find(|finding| finding.verdict == Verdict::Bad);
     let out = &around.output;
     if args.json {
-        out.json(&Report { cluster: cluster.name.as_str(), healthy: bad.is_none(), findings })?;
+        out.json(&Report { cluster: name, healthy: bad.is_none(), findings })?;
     } else {
         for finding in findings {
             let (mark, tone) = match finding.verdict {
@@ -298,8 +351,8 @@ fn show(args: &Check, cluster: &Cluster, findings: &[Finding], around: &Surround
             out.line(format!("  {mark}  {:<13} {}", finding.what, finding.text))?;
         }
         let verdict = match bad {
-            None => out.tone(Tone::Good, format!("{}: archiving works", cluster.name)),
-            Some(_) => out.tone(Tone::Bad, format!("{}: archiving does not work; mend what says FAIL", cluster.name)),
+            None => out.tone(Tone::Good, format!("{name}: archiving works")),
+            Some(_) => out.tone(Tone::Bad, format!("{name}: archiving does not work; mend what says FAIL")),
         };
         out.line("")?;
         out.line(verdict)?;

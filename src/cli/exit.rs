@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::archive::ingest::IngestError;
 use crate::archive::reindex::ReindexError;
-use crate::config::{ConfigError, KeyError};
+use crate::config::{ConfigError, KeyError, PasswordError};
 use crate::get::{self, GetError};
 use crate::push::PushError;
 use crate::replication::{self, ConninfoError};
@@ -14,7 +14,7 @@ use crate::restore::ground::GroundError;
 use crate::restore::place::PlaceError;
 use crate::retry::Class;
 use crate::verify::VerifyError;
-use crate::{archive, backup, explore, index, receive, repository, restore, sql};
+use crate::{archive, backup, explore, index, receive, redis, repository, restore, snapshot, sql};
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +102,8 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.code);
     }
-    if cause.is::<ConfigError>() || cause.is::<KeyError>() || cause.is::<ConninfoError>() {
+    if cause.is::<ConfigError>() || cause.is::<KeyError>() || cause.is::<ConninfoError>() || cause.is::<PasswordError>()
+    {
         return Some(Code::Usage);
     }
     if let Some(error) = cause.downcast_ref::<repository::Error>() {
@@ -164,7 +165,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
             other => of_class(other.class()),
         });
     }
-    None
+    of_instance(cause)
+}
+
+/// The errors of Redis instances.
+fn of_instance(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    let by_snapshot = cause.downcast_ref::<snapshot::Error>().map(of_snapshot);
+    by_snapshot.or_else(|| cause.downcast_ref::<redis::Error>().map(of_redis))
 }
 
 fn of_class(class: Class) -> Code {
@@ -265,6 +272,24 @@ fn of_receive(error: &receive::Error) -> Code {
         Error::Replication(error) => of_replication(error),
         Error::Archive(error) => of_archive(error),
         Error::Ingest(error) => of_ingest(error),
+        other => of_class(other.class()),
+    }
+}
+
+fn of_snapshot(error: &snapshot::Error) -> Code {
+    use snapshot::Error;
+    match error {
+        Error::Server(error) => of_redis(error),
+        Error::Archive(error) => of_archive(error),
+        error if error.is_integrity() => Code::Integrity,
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_redis(error: &redis::Error) -> Code {
+    match error {
+        redis::Error::Tls(_) => Code::Usage,
         other => of_class(other.class()),
     }
 }

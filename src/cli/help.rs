@@ -31,6 +31,7 @@ pub(super) const CHECK: &str = "\
 Examples:
   walkeep check
   walkeep check main --json
+  walkeep check cache                                 # a Redis instance
 
 Looks at connection, privileges, slot and settings, writes, reads and deletes an object in each repository, opens
 the key, makes the server switch to a new WAL segment, and waits until that segment is archived.";
@@ -39,8 +40,9 @@ pub(super) const RECEIVE: &str = "\
 Examples:
   walkeep receive
   walkeep receive main --end-lsn 0/5000000
+  walkeep receive cache                               # a Redis instance
 
-Resumes exactly where the archive ends. To make commits wait for it, set synchronous_standby_names = 'walkeep'.";
+Resumes exactly where the archive ends; for a Redis instance, takes a snapshot first and follows its stream. To make commits wait for it, set synchronous_standby_names = 'walkeep'.";
 
 pub(super) const ARCHIVE_PUSH: &str = "\
 In postgresql.conf:
@@ -60,8 +62,12 @@ pub(super) const BACKUP: &str = "\
 Examples:
   walkeep backup postgres
   walkeep backup postgres main --json
+  walkeep backup redis cache
+  walkeep backup redis cache --from-file /var/lib/redis/dump.rdb
+  walkeep backup all
 
-Every backup restores alone, and stores only what no earlier backup has stored. The label goes to standard output.";
+Every backup restores alone. One of PostgreSQL stores only what no earlier one has stored; one of Redis is taken as a
+replica gets it, walked while it comes, and stored only if it is whole. The label goes to standard output.";
 
 pub(super) const LIST: &str = "\
 Examples:
@@ -91,7 +97,7 @@ pub(super) const LOG: &str = "\
 Examples:
   walkeep log --since '2 hours ago'
   walkeep log postgres main --event drop --event truncate --relation public.orders
-  walkeep log --event restore-point --until 2026-11-22T14:00:00Z --json
+  walkeep log --event delete --rows 100 --since 2026-11-22T14:00:00Z --json
   walkeep restore postgres main --pgdata /srv/restored --before-event 0/5A2B3C8 --start
 
 What happened is read from the archived WAL; the server is not asked. Each line ends with the target that restores to

@@ -44,7 +44,7 @@ pub(super) async fn run(args: Init, around: &Surroundings) -> anyhow::Result<Cod
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     key.make()?;
-    let made = Archive::create(open::settings(&new, cluster, around)?).await;
+    let made = Archive::create(open::settings(&new, &cluster.name, around)?).await;
     if let Err(error) = made {
         key.take_back();
         return Err(anyhow::Error::from(error).context("cannot make the repository"));

@@ -55,6 +55,7 @@ fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> 
         until: moment("--until", &args.until)?,
         kinds: args.events.clone(),
         relation: args.relation.clone(),
+        rows: args.rows,
         timeline: args.timeline.as_ref().filter(|text| *text != "latest").map(timeline).transpose()?,
     })
 }
@@ -109,7 +110,7 @@ impl Page {
         self.show()?;
         if self.undoable {
             let command = format!("walkeep restore postgres {} --pgdata DIR --start", self.cluster);
-            let hint = format!("To go back to just before one of them: {command} and what stands at its end.");
+            let hint = format!("To go back to just before one of them, with what its line ends with: {command} TARGET");
             self.out.line("")?;
             self.out.line(self.out.tone(Tone::Quiet, hint))?;
         }

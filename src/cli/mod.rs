@@ -22,6 +22,7 @@ mod plan;
 mod progress;
 mod push;
 mod receive;
+mod redis;
 mod restore;
 mod server;
 mod target;
@@ -91,6 +92,8 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
+        Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
+        Command::Backup(Backup { of: BackupOf::All(_) }) => heavy(redis::backup_all(around))?,
         Command::List(args) => heavy(list::run(args, around))?,
         Command::Log(args) => heavy(log::run(args, around))?,
         Command::Verify(args) => heavy(verify::run(args, around))?,

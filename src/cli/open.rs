@@ -7,9 +7,11 @@ use anyhow::Context;
 
 use super::Surroundings;
 use super::exit::Failure;
+use crate::archive::instance::Instance;
 use crate::archive::{Archive, Place, Settings};
 use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
 use crate::repository::Options;
+use crate::repository::layout::ClusterName;
 use crate::seal::keys::KeyEncryptionKey;
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
@@ -17,15 +19,27 @@ const THREADS_MAX: usize = 8;
 
 /// The archive of one cluster, in all its repositories.
 pub(super) async fn archive(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Archive> {
-    let settings = settings(config, cluster, around)?;
+    let settings = settings(config, &cluster.name, around)?;
     Archive::open(settings).await.with_context(|| format!("cannot open the archive of {}", cluster.name))
 }
 
+/// A Redis instance in all its repositories, with what this machine's receiver has of it.
+pub(super) async fn instance(
+    config: &Config,
+    instance: &config::Instance,
+    around: &Surroundings,
+) -> anyhow::Result<Instance> {
+    let settings = settings(config, &instance.name, around)?;
+    let opened = Archive::open(settings).await;
+    let archive = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
+    Ok(Instance::new(Arc::new(archive)).with_spool(config.state_dir.clone()))
+}
+
 /// What an archive of this configuration is opened with.
-pub(super) fn settings(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Settings> {
+pub(super) fn settings(config: &Config, name: &ClusterName, around: &Surroundings) -> anyhow::Result<Settings> {
     let places = config.repositories.iter().map(|repository| place(repository, around)).collect();
     Ok(Settings {
-        cluster: cluster.name.clone(),
+        cluster: name.clone(),
         places,
         key: config.key.as_ref().map(|source| key(source, &around.environment)).transpose()?,
         level: config.compression,

@@ -33,6 +33,12 @@ const INDEX_QUEUE: usize = 32;
 
 pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    if let Some(instance) = config.instance_meant(args.cluster.as_deref()) {
+        if args.end_lsn.is_some() {
+            return Err(Failure::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
+        }
+        return super::redis::receive(&config, instance, around).await;
+    }
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(
@@ -69,7 +75,7 @@ pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<
 }
 
 /// Ends the receiver cleanly at the first SIGINT or SIGTERM.
-fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
+pub(super) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     Ok(async move {

@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod locate;
 mod postgres;
+mod redis;
 mod repository;
 mod secret;
 mod section;
@@ -26,6 +27,7 @@ pub use environment::Environment;
 pub use error::ConfigError;
 pub use locate::{SYSTEM, locate, place_for_new};
 pub use postgres::Cluster;
+pub use redis::{Instance, PasswordError};
 pub use repository::Repository;
 pub use repository::url;
 pub use secret::Secret;
@@ -53,6 +55,8 @@ pub struct Config {
     pub compression: Level,
     /// The clusters, in the order of the file.
     pub clusters: Vec<Cluster>,
+    /// The Redis instances, in the order of the file.
+    pub instances: Vec<Instance>,
     /// Sections and keys that are valid and checked, but that no command of this version acts on.
     pub idle: Vec<String>,
 }
@@ -89,6 +93,7 @@ impl Config {
         let state_dir = top.text("state-dir")?.map_or(PathBuf::from(DEFAULT_STATE_DIR), |dir| folder.join(dir.value));
         let repositories = repositories(&source, &top)?;
         let clusters = clusters(&source, &top)?;
+        let instances = instances(&source, &top, &clusters)?;
         let key = match top.raw("encryption") {
             Some(value) => {
                 let section = Section::open(&source, "[encryption]".to_owned(), value, &encryption::KEYS)?;
@@ -100,8 +105,9 @@ impl Config {
             }
         };
         let compression = compression(&source, &top)?;
-        let idle = idle(&source, &top, &repositories, &clusters)?;
-        let config = Config { path: source.path.clone(), state_dir, repositories, key, compression, clusters, idle };
+        let idle = idle(&source, &top, &repositories, (&clusters, &instances))?;
+        let path = source.path.clone();
+        let config = Config { path, state_dir, repositories, key, compression, clusters, instances, idle };
         config.check(&source)?;
         Ok(config)
     }
@@ -148,6 +154,41 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The Redis instance of this name, or the only one there is.
+    ///
+    /// # Errors
+    /// A message that names the instances there are.
+    pub fn instance(&self, name: Option<&str>) -> Result<&Instance, ConfigError> {
+        let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
+        let names = || self.instances.iter().map(|instance| instance.name.as_str());
+        let listed = || names().collect::<Vec<_>>().join(", ");
+        match (name, self.instances.as_slice()) {
+            (None, [only]) => Ok(only),
+            (_, []) => Err(whole("no Redis instance is configured; add a section [redis.cache] with a url".to_owned())),
+            (None, _) => Err(whole(format!("several Redis instances are configured; name one of {}", listed()))),
+            (Some(name), all) => all.iter().find(|instance| instance.name.as_str() == name).ok_or_else(|| {
+                let advice = match nearest(name, names()) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => format!("there is {}", listed()),
+                };
+                whole(format!("no Redis instance {name:?} is configured; {advice}"))
+            }),
+        }
+    }
+
+    /// The instance that `name` means where a cluster could be meant as well: one of this name, or without a name the only one of a
+    /// configuration without clusters.
+    #[must_use]
+    pub fn instance_meant(&self, name: Option<&str>) -> Option<&Instance> {
+        match (name, self.clusters.as_slice(), self.instances.as_slice()) {
+            (Some(name), _, all) => all.iter().find(|instance| instance.name.as_str() == name),
+            (None, [], [only]) => Some(only),
+            (None, ..) => None,
+        }
+    }
+}
+
 fn repositories(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Repository>, ConfigError> {
     let repositories: Vec<Repository> =
         top.children("repository")?.iter().map(|child| Repository::read(source, child)).collect::<Result<_, _>>()?;
@@ -160,6 +201,19 @@ fn repositories(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Reposi
 
 fn clusters(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Cluster>, ConfigError> {
     top.children("postgres")?.iter().map(|child| Cluster::read(source, child)).collect()
+}
+
+fn instances(source: &Source<'_>, top: &Section<'_, '_>, clusters: &[Cluster]) -> Result<Vec<Instance>, ConfigError> {
+    let mut instances = Vec::new();
+    for child in top.children("redis")? {
+        let name = child.name.value;
+        if clusters.iter().any(|cluster| cluster.name.as_str() == name) {
+            let message = format!("[redis.{name}] and [postgres.{name}] would share a folder; rename one of them");
+            return Err(source.error(child.name.offset, message));
+        }
+        instances.push(Instance::read(source, &child)?);
+    }
+    Ok(instances)
 }
 
 fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, ConfigError> {
@@ -181,20 +235,9 @@ fn idle(
     source: &Source<'_>,
     top: &Section<'_, '_>,
     repositories: &[Repository],
-    clusters: &[Cluster],
+    (clusters, instances): (&[Cluster], &[Instance]),
 ) -> Result<Vec<String>, ConfigError> {
     let mut idle = Vec::new();
-    for child in top.children("redis")? {
-        let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
-        if clusters.iter().any(|cluster| cluster.name == name) {
-            let message = format!("[redis.{name}] and [postgres.{name}] would share a folder; rename one of them");
-            return Err(source.error(child.name.offset, message));
-        }
-        let known = ["url", "sentinels", "master", "backup"];
-        let section = Section::open(source, format!("[redis.{name}]"), child.value, &known)?;
-        section.parsed("backup", value::schedule)?;
-        idle.push(format!("[redis.{name}]"));
-    }
     if let Some(value) = top.raw("server") {
         let section = Section::open(source, "[server]".to_owned(), value, &["listen"])?;
         let shape = || "write an address and a port, like \"127.0.0.1:9187\"".to_owned();
@@ -204,6 +247,8 @@ fn idle(
     }
     let schedules = clusters.iter().filter(|cluster| cluster.backup.is_some());
     idle.extend(schedules.map(|cluster| format!("backup of [postgres.{}]", cluster.name)));
+    let schedules = instances.iter().filter(|instance| instance.backup.is_some());
+    idle.extend(schedules.map(|instance| format!("backup of [redis.{}]", instance.name)));
     let kept = repositories.iter().filter(|repository| repository.retention.is_some());
     idle.extend(kept.map(|repository| format!("retention of [repository.{}]", repository.name)));
     Ok(idle)

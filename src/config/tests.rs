@@ -60,7 +60,7 @@ listen = "127.0.0.1:9187"
     let cluster = config.cluster(None).unwrap();
     assert_eq!((cluster.name.as_str(), cluster.acknowledge), ("main", Acknowledge::Spool));
     assert_eq!(cluster.slot.as_str(), "walkeep");
-    let idle = ["[redis.cache]", "[server]", "backup of [postgres.main]"];
+    let idle = ["[server]", "backup of [postgres.main]"];
     assert!(idle.iter().all(|name| config.idle.iter().any(|idle| idle == name)), "{:?}", config.idle);
 }
 

@@ -5,11 +5,14 @@
 
 pub mod names;
 pub mod tell;
+mod work;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::archive::lookup::{Lookup, LookupError};
+use crate::archive::manifest::Summary;
+use crate::archive::names::NameList;
 use crate::archive::reindex::Shelf;
 use crate::archive::spool::Spool;
 use crate::archive::{self, Archive, growing};
@@ -18,9 +21,13 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::retry::Class;
+use crate::seal::Kind as ObjectKind;
 use crate::wal::event::Xid;
 
 use tell::Teller;
+
+/// Rows of a table that a transaction must change to be told, unless asked otherwise.
+pub const MANY_ROWS: u64 = 1000;
 
 /// Events read from the index at a time.
 const PAGE: usize = 2048;
@@ -158,7 +165,7 @@ pub struct Happening {
 }
 
 /// What is asked.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Question {
     /// Only what happened then or later.
     pub since: Option<PgTime>,
@@ -168,6 +175,8 @@ pub struct Question {
     pub kinds: Vec<Kind>,
     /// Only what befell this table: `schema.table`, `table`, or an OID.
     pub relation: Option<String>,
+    /// Rows of a table that a transaction must change to be told.
+    pub rows: u64,
     /// The timeline to look back from; the newest if none is given.
     pub timeline: Option<TimelineId>,
 }
@@ -267,8 +276,10 @@ pub async fn explore(
     let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
     let newest = archive.timelines().await?.into_iter().max().unwrap_or(TimelineId::FIRST);
     let path = path(archive, question.timeline.unwrap_or(newest)).await?;
-    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
-    let index = Arc::clone(index);
+    let lists = lists(archive, &path).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let shelf = Shelf::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
+    let (index, archive) = (Arc::clone(index), Arc::clone(archive));
     let told = tokio::task::spawn_blocking(move || {
         let growing = match spool {
             Some(spool) => growing::beyond(&index.view(&cluster)?, &spool, identity.system_id),
@@ -278,7 +289,8 @@ pub async fn explore(
         let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let lookup = Lookup::new(view, shelf.with(growing.clone()));
-        Story { lookup: &lookup, path: &path, newest, question: &question }.run(tell)
+        let names = |label: &str| Ok(runtime.block_on(archive.names(label))?);
+        Story { lookup: &lookup, path: &path, newest, question: &question, lists: &lists, names: &names }.run(tell)
     });
     told.await.map_err(|_gone| Error::Stopped)?
 }
@@ -290,33 +302,76 @@ async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, E
     archive.history(timeline).await?.map(|history| history.path()).ok_or(Error::UnknownTimeline { timeline })
 }
 
+/// Where backups began that have a list of names, on the path and in log order, and their labels.
+async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, Error> {
+    let mut found = Vec::new();
+    for object in archive.list(&archive.layout().backups(), None).await?.objects {
+        let trailer = match archive.get_trailer(ObjectKind::Manifest, &object.key).await {
+            Ok(trailer) => trailer,
+            Err(error) if error.is_integrity() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let summary = trailer.and_then(|trailer| Summary::from_bytes(trailer.metadata()).ok());
+        let on_path = summary.filter(|summary| path.contains(summary.timeline, summary.start_lsn));
+        found.extend(on_path.map(|summary| (summary.start_lsn, summary.label)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
 /// One telling.
 struct Story<'a> {
     lookup: &'a Lookup<'a, Shelf>,
     path: &'a TimelinePath,
     newest: TimelineId,
     question: &'a Question,
+    lists: &'a [(Lsn, String)],
+    names: &'a dyn Fn(&str) -> Result<Option<NameList>, Error>,
 }
 
 impl Story<'_> {
     fn run(&self, mut tell: impl FnMut(Happening) -> ControlFlow<()>) -> Result<(), Error> {
         let (from, to) = self.stretch()?;
-        let mut teller = Teller::new(self.lookup, self.path, self.newest);
-        let mut begin = from;
+        let mut teller = Teller::new(self.lookup, self.path, self.newest, self.question.rows);
+        // Names are those of the last list before, with what changed since; before the first list, those of that one.
+        let known = self.lists.partition_point(|(start, _)| *start <= from);
+        let mut lists = self.lists.get(known.saturating_sub(1)..).unwrap_or_default().iter().peekable();
+        let begin = lists.peek().map_or(from, |(start, _)| from.min(*start));
+        if let Some((_, label)) = lists.peek().filter(|(start, _)| *start > begin) {
+            self.read_names(&mut teller, label, false)?;
+        }
+        let mut begin = begin;
         loop {
             let events = self.lookup.events(self.path, &tell::KINDS, begin, to, PAGE)?;
             for event in &events {
-                for happening in teller.hear(event)? {
-                    if self.question.wants(&happening) && tell(happening).is_break() {
-                        return Ok(());
-                    }
+                while let Some((_, label)) = lists.next_if(|(start, _)| *start <= event.lsn) {
+                    self.read_names(&mut teller, label, true)?;
+                }
+                if event.lsn < from {
+                    teller.note(event)?;
+                } else if self.all(teller.hear(event)?, &mut tell).is_break() {
+                    return Ok(());
                 }
             }
             match events.last() {
                 Some(last) if events.len() >= PAGE => begin = last.lsn.saturating_add(1),
-                Some(_) | None => return Ok(()),
+                Some(_) | None => break,
             }
         }
+        let _told = self.all(teller.end()?, &mut tell);
+        Ok(())
+    }
+
+    /// Tells those that were asked for.
+    fn all(&self, happenings: Vec<Happening>, tell: &mut impl FnMut(Happening) -> ControlFlow<()>) -> ControlFlow<()> {
+        happenings.into_iter().filter(|happening| self.question.wants(happening)).try_for_each(tell)
+    }
+
+    fn read_names(&self, teller: &mut Teller<'_>, label: &str, here: bool) -> Result<(), Error> {
+        if let Some(names) = (self.names)(label)? {
+            teller.read_names(&names, here);
+        }
+        Ok(())
     }
 
     /// The stretch of log in which what is asked for stands.

@@ -6,7 +6,7 @@
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::wal::digest::{self, Digest};
-use crate::wal::event::{Event, EventKind};
+use crate::wal::event::{Event, EventKind, MAX_SUBTRANSACTIONS};
 
 use super::codec::{Reader, Writer};
 use super::continuity;
@@ -105,6 +105,7 @@ impl<'a> Ingest<'a> {
         let place = Place { timeline: digest.timeline, segment: digest.segment };
         self.note(digest)?;
         self.put_events(place.timeline, &digest.events);
+        self.put_events(place.timeline, &digest.changes);
         let summary = self.settled(place, Summary::of(digest, entry.stored))?;
         self.put(place, &summary)?;
         self.settle_following(place)?;
@@ -217,6 +218,12 @@ impl<'a> Ingest<'a> {
         let joint = match digest::join(&digests) {
             Ok(Some(joined)) => {
                 self.put_events(timeline, joined.meaning.event.as_slice());
+                if let Some(ending) = joined.meaning.ending.filter(|_| !joined.meaning.subtransactions.is_empty()) {
+                    let of = joined.meaning.subtransactions.iter().take(MAX_SUBTRANSACTIONS).copied().collect();
+                    let kind = EventKind::Subtransactions { of };
+                    let (lsn, end_lsn) = (ending.lsn, ending.end_lsn);
+                    self.put_events(timeline, &[Event { lsn, end_lsn, xid: ending.xid, kind }]);
+                }
                 Joint::Whole { start: joined.lsn, ending: joined.meaning.ending }
             }
             Ok(None) if certain => Joint::Torn("nothing in the segment before goes on here".to_owned()),
@@ -332,7 +339,7 @@ fn forget_in_block(store: &dyn Store, cluster: &Cluster, batch: &mut Batch, plac
 }
 
 /// Every kind of event ([`EventKind::tag`]).
-const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=13;
+const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=17;
 
 /// Reads a mark.
 pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, Error> {

@@ -62,6 +62,7 @@ impl Summary {
             digest: Digest {
                 endings: Vec::new(),
                 events: Vec::new(),
+                changes: Vec::new(),
                 state: kept.0,
                 head: kept.1,
                 tail: kept.2,

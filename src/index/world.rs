@@ -158,6 +158,7 @@ pub(crate) fn digest(timeline: TimelineId, segment: SegmentNo, size: SegmentSize
         latest: endings.iter().map(|ending| ending.time).max(),
         events: events.collect(),
         endings,
+        changes: Vec::new(),
         omitted_events: 0,
         head: None,
         tail: None,

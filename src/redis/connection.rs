@@ -123,6 +123,14 @@ impl Connection {
         Ok(Info::parse(&text))
     }
 
+    /// For a caller that waits for more than the socket, and so counts the silence itself.
+    ///
+    /// # Errors
+    /// The server has been silent for too long.
+    pub fn check_silence(&self, silence: Duration) -> Result<(), Error> {
+        if silence < self.silence { Ok(()) } else { Err(self.silent("the stream was followed")) }
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let sent = async {
             self.socket.write_all(bytes).await?;

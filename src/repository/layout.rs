@@ -60,7 +60,19 @@ impl ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// A key put together from parts that are known to be good.
+    pub(super) const fn of_parts(key: String) -> ObjectKey {
+        ObjectKey(key)
+    }
+}
+
 impl Prefix {
+    /// A prefix put together from parts that are known to be good.
+    pub(super) const fn of_parts(prefix: String) -> Prefix {
+        Prefix(prefix)
+    }
+
     /// The whole repository.
     #[must_use]
     pub const fn all() -> Prefix {
@@ -220,6 +232,8 @@ pub enum ClusterObject {
     File(WalFileName),
     /// A backup's manifest, by label.
     Backup(String),
+    /// The names that go with a backup, by its label.
+    Names(String),
     /// A pack of chunks, by id.
     Pack(String),
     /// WAL that is known to be lost.
@@ -324,6 +338,14 @@ impl Layout {
         self.backups().object(label)
     }
 
+    /// What databases and tables were called when the backup `label` was taken.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn names(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        Prefix(self.under("names")).object(label)
+    }
+
     /// All packs.
     #[must_use]
     pub fn packs(&self) -> Prefix {
@@ -369,6 +391,7 @@ impl Layout {
             ClusterObject::Segment(name) => Ok(self.segment(*name)),
             ClusterObject::File(name) => Ok(self.file(name)),
             ClusterObject::Backup(label) => self.backup(label),
+            ClusterObject::Names(label) => self.names(label),
             ClusterObject::Pack(id) => self.pack(id),
             ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
             ClusterObject::Probe(name) => self.probe(name),
@@ -387,6 +410,7 @@ impl Layout {
             }
             ["wal", _, _, name] => ClusterObject::Segment(SegmentName::parse(name)?),
             ["backup", label] => ClusterObject::Backup((*label).to_owned()),
+            ["names", label] => ClusterObject::Names((*label).to_owned()),
             ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
             ["gap", timeline, range] => {
                 let (start, end) = range.split_once('-')?;
@@ -441,6 +465,7 @@ mod tests {
         check(file("0000000A.history"), "main/history/0000000A.history");
         check(file("custom.file.1"), "main/wal/other/custom.file.1");
         check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
+        check(ClusterObject::Names("20261122T020000Z-F".into()), "main/names/20261122T020000Z-F");
         check(ClusterObject::Pack("ab12".into()), "main/pack/ab/ab12");
         check(
             ClusterObject::Gap {

@@ -9,6 +9,7 @@
 
 mod connect;
 mod error;
+pub mod instance;
 pub mod layout;
 mod local;
 mod store;

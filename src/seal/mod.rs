@@ -48,11 +48,33 @@ pub enum Kind {
     Gap,
     /// What `check` writes, reads and deletes.
     Probe,
+    /// A part of a Redis snapshot.
+    RdbPart,
+    /// The manifest of a Redis snapshot.
+    Snapshot,
+    /// A stretch of a Redis replication stream.
+    Commands,
+    /// What a Redis instance is.
+    Instance,
+    /// What databases and tables were called when a backup was taken.
+    Names,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] =
-        [Kind::Wal, Kind::WalFile, Kind::Cluster, Kind::Manifest, Kind::Pack, Kind::Gap, Kind::Probe];
+    const ALL: [Kind; 12] = [
+        Kind::Wal,
+        Kind::WalFile,
+        Kind::Cluster,
+        Kind::Manifest,
+        Kind::Pack,
+        Kind::Gap,
+        Kind::Probe,
+        Kind::RdbPart,
+        Kind::Snapshot,
+        Kind::Commands,
+        Kind::Instance,
+        Kind::Names,
+    ];
 
     const fn code(self) -> u8 {
         match self {
@@ -63,6 +85,11 @@ impl Kind {
             Kind::Pack => 5,
             Kind::Gap => 6,
             Kind::Probe => 7,
+            Kind::RdbPart => 8,
+            Kind::Snapshot => 9,
+            Kind::Commands => 10,
+            Kind::Instance => 11,
+            Kind::Names => 12,
         }
     }
 
@@ -79,7 +106,14 @@ impl Kind {
             // 32 bytes and a little for each chunk: some 20 TB at 256 KiB a chunk.
             Kind::Manifest => 4 << 30,
             Kind::Pack => 256 << 20,
-            Kind::Cluster | Kind::Gap | Kind::Probe => 1 << 20,
+            Kind::RdbPart => 64 << 20,
+            // A hundred bytes for each 64 MiB.
+            Kind::Snapshot => 64 << 20,
+            // The stream is cut between commands, and a value may have 512 MiB as servers come.
+            Kind::Commands => 1 << 30,
+            // Some 150 bytes a relation: seven million of them.
+            Kind::Names => 1 << 30,
+            Kind::Cluster | Kind::Gap | Kind::Probe | Kind::Instance => 1 << 20,
         }
     }
 }
@@ -94,6 +128,11 @@ impl fmt::Display for Kind {
             Kind::Pack => "pack",
             Kind::Gap => "gap record",
             Kind::Probe => "probe",
+            Kind::RdbPart => "part of a Redis snapshot",
+            Kind::Snapshot => "Redis snapshot",
+            Kind::Commands => "Redis command stream",
+            Kind::Instance => "instance description",
+            Kind::Names => "list of names",
         })
     }
 }

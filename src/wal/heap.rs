@@ -4,6 +4,9 @@
 //! (`heapam.c`, since 18 `heapam_xlog.c`). The scan of a segment asks of every heap record which file it is about; only records of system
 //! catalogs are looked into further.
 
+use std::borrow::Cow;
+
+use super::compressed::{Way, expand};
 use super::event::RelationId;
 use super::page::Major;
 use super::read::Reader;
@@ -93,7 +96,7 @@ pub(super) struct Block<'a> {
 pub(super) struct Image<'a> {
     bytes: &'a [u8],
     hole: u16,
-    compressed: bool,
+    way: Option<Way>,
 }
 
 /// A record's blocks, with what of the record belongs to each, and its main data.
@@ -142,11 +145,11 @@ fn block<'a>(reader: &mut Reader<'a>, before: Option<RelationId>, major: Major) 
         image_len = usize::from(reader.u16()?);
         let hole = reader.u16()?;
         let info = reader.u8()?;
-        let compressed = info & compressed(major) != 0;
-        if compressed && info & IMAGE_HAS_HOLE != 0 {
+        let way = way(info, major);
+        if way.is_some() && info & IMAGE_HAS_HOLE != 0 {
             reader.u16()?;
         }
-        image = Some(Image { bytes: &[], hole, compressed });
+        image = Some(Image { bytes: &[], hole, way });
     }
     let file = if flags & SAME_REL != 0 {
         before?
@@ -158,46 +161,57 @@ fn block<'a>(reader: &mut Reader<'a>, before: Option<RelationId>, major: Major) 
     Some((Block { file, fork: flags & FORK, number, image, data: &[] }, image_len, data_len))
 }
 
+/// How the image is compressed, if it is (`xlogrecord.h`).
+const fn way(info: u8, major: Major) -> Option<Way> {
+    match info & compressed(major) {
+        0 => None,
+        0x08 => Some(Way::Lz4),
+        0x10 => Some(Way::Zstd),
+        _ => Some(Way::Pglz),
+    }
+}
+
 impl<'a> Image<'a> {
-    /// The user data of the tuple at this place of the page (`PageGetItemId`, `bufpage.h`). `None` if there is none, and where the page is compressed.
-    pub(super) fn tuple(&self, offset: u16) -> Option<&'a [u8]> {
-        const PAGE_HEADER: usize = 24;
-        const NORMAL: u32 = 1;
-        if self.compressed {
-            return None;
+    /// The user data of the tuple at this place of the page. `None` if there is none.
+    pub(super) fn tuple(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
+        let hole = usize::from(self.hole);
+        match self.way {
+            None => tuple_of(self.bytes, hole, offset).map(Cow::Borrowed),
+            Some(way) => {
+                let page = expand(self.bytes, way)?;
+                tuple_of(&page, hole, offset).map(|tuple| Cow::Owned(tuple.to_vec()))
+            }
         }
-        let pointer = PAGE_HEADER.checked_add(usize::from(offset.checked_sub(1)?).checked_mul(4)?)?;
-        if pointer.checked_add(4)? > self.before_hole() {
-            return None;
-        }
-        let item = u32::from_le_bytes(*self.bytes.get(pointer..)?.first_chunk()?);
-        let (at, flags, len) = (item & 0x7FFF, item >> 15 & 3, item >> 17);
-        if flags != NORMAL {
-            return None;
-        }
-        // Tuples lie behind the hole: what is missing is in front of them.
-        let at = (at as usize).checked_sub(self.hole_len()?)?;
-        let tuple = self.bytes.get(at..at.checked_add(len as usize)?)?;
-        let header = usize::from(*tuple.get(22)?);
-        tuple.get(header..)
     }
+}
 
-    fn before_hole(&self) -> usize {
-        if self.hole == 0 { self.bytes.len() } else { usize::from(self.hole) }
+/// The tuple at a place of a page that lacks its hole (`PageGetItemId`, `bufpage.h`).
+fn tuple_of(page: &[u8], hole: usize, offset: u16) -> Option<&[u8]> {
+    const PAGE_HEADER: usize = 24;
+    const NORMAL: u32 = 1;
+    let pointer = PAGE_HEADER.checked_add(usize::from(offset.checked_sub(1)?).checked_mul(4)?)?;
+    if hole > 0 && pointer.checked_add(4)? > hole {
+        return None;
     }
-
-    /// The page's own header says how long it is; what of that is not here is the hole.
-    fn hole_len(&self) -> Option<usize> {
-        let version = u16::from_le_bytes(*self.bytes.get(18..)?.first_chunk()?);
-        usize::from(version & 0xFF00).checked_sub(self.bytes.len())
+    let item = u32::from_le_bytes(*page.get(pointer..)?.first_chunk()?);
+    let (at, flags, len) = (item & 0x7FFF, item >> 15 & 3, item >> 17);
+    if flags != NORMAL {
+        return None;
     }
+    // The page's own header says how long it is; what of that is not here is the hole, and tuples lie behind it.
+    let version = u16::from_le_bytes(*page.get(18..)?.first_chunk()?);
+    let missing = usize::from(version & 0xFF00).checked_sub(page.len())?;
+    let at = (at as usize).checked_sub(missing)?;
+    let tuple = page.get(at..at.checked_add(len as usize)?)?;
+    let header = usize::from(*tuple.get(22)?);
+    tuple.get(header..)
 }
 
 /// How a tuple stands in its record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Tuple<'a> {
     /// All of its user data.
-    Whole(&'a [u8]),
+    Whole(Cow<'a, [u8]>),
     /// As the tuple before but for these bytes, which stand so far behind its beginning.
     Changed(u16, &'a [u8]),
 }
@@ -223,7 +237,10 @@ pub(super) fn change<'a>(record: &Record<'a>, major: Major) -> Option<Change<'a>
     Some(match operation {
         Operation::Insert => {
             let offset = main.u16()?;
-            let tuple = first.image.map_or_else(|| behind_header(first.data), |image| image.tuple(offset));
+            let tuple = match first.image {
+                Some(image) => image.tuple(offset),
+                None => behind_header(first.data).map(Cow::Borrowed),
+            };
             Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
         }
         Operation::Delete => {
@@ -232,7 +249,10 @@ pub(super) fn change<'a>(record: &Record<'a>, major: Major) -> Option<Change<'a>
         }
         Operation::InPlace => {
             let offset = main.u16()?;
-            let tuple = first.image.map_or(Some(first.data), |image| image.tuple(offset));
+            let tuple = match first.image {
+                Some(image) => image.tuple(offset),
+                None => Some(Cow::Borrowed(first.data)),
+            };
             Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
         }
         Operation::Update => {
@@ -271,5 +291,16 @@ fn updated(data: &[u8], flags: u8) -> Option<Tuple<'_>> {
     let prefix = if flags & PREFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
     let suffix = if flags & SUFFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
     let changed = behind_header(reader.rest())?;
-    Some(if prefix == 0 && suffix == 0 { Tuple::Whole(changed) } else { Tuple::Changed(prefix, changed) })
+    Some(if prefix == 0 && suffix == 0 {
+        Tuple::Whole(Cow::Borrowed(changed))
+    } else {
+        Tuple::Changed(prefix, changed)
+    })
+}
+
+/// Rows that the record changes; 0 where that cannot be told.
+pub(super) fn rows_inserted_together(record: &Record<'_>, major: Major) -> u64 {
+    // `xl_heap_multi_insert`: flags, a byte of padding, then the number of tuples.
+    let count = |main: &[u8]| Some(u16::from_le_bytes(*main.get(2..)?.first_chunk()?));
+    record.main_data(major).and_then(count).map_or(0, u64::from)
 }

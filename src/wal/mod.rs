@@ -12,6 +12,7 @@ pub mod page;
 pub mod record;
 pub mod decode;
 pub mod event;
+mod compressed;
 mod heap;
 pub mod catalog;
 pub mod digest;

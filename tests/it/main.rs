@@ -51,5 +51,9 @@ mod whole;
 mod log;
 /// Targets beside PostgreSQL's own recovery.
 mod stops;
+/// Redis snapshots: taken, refused, imported.
+mod redis_snapshot;
+/// The stream of a Redis server: complete, resumable, followed through failovers.
+mod redis_receive;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;

@@ -15,6 +15,7 @@ use super::event::{Ending, Event};
 mod codec;
 mod join;
 mod scan;
+mod tally;
 
 pub use codec::{DigestFormatError, fuzz};
 pub use join::{JoinError, Joined, follows, join};
@@ -57,6 +58,8 @@ pub struct Digest {
     pub endings: Vec<Ending>,
     /// Everything else worth finding, in log order.
     pub events: Vec<Event>,
+    /// Rows that transactions changed, and changes of names, in log order: sums of records, not records of which each counts.
+    pub changes: Vec<Event>,
     /// Drops, rewrites and truncations beyond [`MAX_EVENTS`], of which only the number is known.
     pub omitted_events: u64,
     /// The rest of a record that began in an earlier segment.

@@ -3,7 +3,9 @@
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize};
 
+use super::tally::Tally;
 use super::{Digest, Fragment, MAX_EVENTS, MAX_FRAGMENT, State};
+use crate::wal::catalog::{FILE_SHOWS, may_count, may_name};
 use crate::wal::decode::{Decoder, LogEnd, Pending};
 use crate::wal::event::{Event, EventKind, Meaning, interesting, interpret};
 use crate::wal::page::{
@@ -174,6 +176,7 @@ fn begin(
         latest: None,
         endings: Vec::new(),
         events: Vec::new(),
+        changes: Vec::new(),
         omitted_events: 0,
         head: None,
         tail: None,
@@ -185,9 +188,18 @@ fn begin(
 /// Runs through the records and takes up what they mean.
 fn records(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8]) -> Result<(), State> {
     let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
+    let mut tally = Tally::new(major);
+    let read = each_record(digest, decoder, segment, &mut tally);
+    tally.finish(digest);
+    read
+}
+
+fn each_record(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8], tally: &mut Tally) -> Result<(), State> {
+    let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
     let mut feed = decoder.feed(segment);
     let mut last = None;
     while let Some(record) = feed.next().map_err(|error| broken(error.at(), &error))? {
+        tally.see(&record);
         if last.is_none() {
             digest.first_record = Some(record.lsn);
             digest.first_prev = Some(record.header.prev);
@@ -196,7 +208,7 @@ fn records(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8]) -> Result
         digest.last_record = last;
         digest.records = digest.records.saturating_add(1);
         if interesting(&record.header) {
-            note(digest, &record, major)?;
+            note(digest, tally, &record, major)?;
         }
     }
     Ok(())
@@ -206,8 +218,12 @@ fn broken(at: Lsn, why: &dyn std::fmt::Display) -> State {
     State::Broken { at, why: why.to_string() }
 }
 
-fn note(digest: &mut Digest, record: &Record<'_>, major: Major) -> Result<(), State> {
-    let Meaning { ending, event } = interpret(record, major).map_err(|error| broken(error.at, &error))?;
+fn note(digest: &mut Digest, tally: &mut Tally, record: &Record<'_>, major: Major) -> Result<(), State> {
+    let Meaning { ending, event, subtransactions } =
+        interpret(record, major).map_err(|error| broken(error.at, &error))?;
+    if let Some(ending) = &ending {
+        tally.ended(ending, &subtransactions);
+    }
     digest.endings.extend(ending);
     let Some(event) = event else { return Ok(()) };
     if event.kind == EventKind::Switch {
@@ -283,7 +299,13 @@ fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
     let total = pending.bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
     let header = pending.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
     let keep = match header {
-        Some(header) if !interesting(&header) => HEADER,
+        Some(header) if !interesting(&header) && !may_name(pending.bytes) => {
+            if may_count(&header) {
+                FILE_SHOWS
+            } else {
+                HEADER
+            }
+        }
         _ => MAX_FRAGMENT,
     };
     let (kept, rest) = pending.bytes.split_at_checked(keep).unwrap_or((pending.bytes, &[]));

@@ -8,6 +8,7 @@ use std::fmt;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
+use crate::wal::catalog::{CatalogChange, Counts};
 
 mod parse;
 
@@ -163,6 +164,28 @@ pub enum EventKind {
         /// Its OID.
         database: u32,
     },
+    /// Rows of one table that a transaction changed in one segment, from the first record to the last. Not a record but the sum of many.
+    Rows {
+        /// The table's file.
+        file: RelationId,
+        /// How many.
+        counts: Counts,
+        /// The transaction committed in the same segment: there is no more to come.
+        ended: bool,
+    },
+    /// A change of a catalog that holds names.
+    Catalog(Box<CatalogChange>),
+    /// `XLOG_DBASE_CREATE`.
+    CreateDatabase {
+        /// Its OID.
+        database: u32,
+    },
+    /// A commit that names subtransactions of which the segment shows nothing else, or much, so that there may be more in earlier ones; the first
+    /// [`MAX_SUBTRANSACTIONS`] of them.
+    Subtransactions {
+        /// Their numbers.
+        of: Vec<Xid>,
+    },
 }
 
 impl EventKind {
@@ -184,6 +207,9 @@ impl EventKind {
 /// The most objects, files or tables that one event names; the rest is counted. A DROP SCHEMA may remove a hundred thousand, and an event is
 /// there to be found and read, not to be replayed.
 pub const MAX_ITEMS: usize = 64;
+
+/// The most subtransactions that one event names.
+pub const MAX_SUBTRANSACTIONS: usize = 4096;
 
 /// A checkpoint (`CheckPoint`, `pg_control.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]

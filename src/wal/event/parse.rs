@@ -8,6 +8,7 @@ use super::{
     Checkpoint, DroppedObject, Ending, EndingKind, Event, EventKind, MAX_ITEMS, ObjectKind, Parameters, RelationId,
     Removal, WalLevel, Xid,
 };
+use crate::wal::catalog::{self, Catalog};
 use crate::wal::page::Major;
 use crate::wal::read::Reader;
 use crate::wal::record::{HEADER, Layout, RMGR_INFO, Record, RecordHeader, rmgr};
@@ -19,6 +20,8 @@ pub struct Meaning {
     pub ending: Option<Ending>,
     /// What else it reports.
     pub event: Option<Event>,
+    /// The subtransactions that ended with it.
+    pub subtransactions: Vec<Xid>,
 }
 
 /// A record whose CRC is right and whose body is not of the form its release writes.
@@ -63,6 +66,18 @@ pub fn interpret(record: &Record<'_>, major: Major) -> Result<Meaning, BadBody> 
 /// out: the xid of a prepared transaction stays unknown if it stands after more subtransactions than were kept.
 pub(in crate::wal) fn interpret_front(record: &Record<'_>, major: Major) -> Result<Meaning, BadBody> {
     let whole = usize::try_from(record.header.total_len).is_ok_and(|len| record.bytes.len() >= len);
+    if let Some((xid, file, counts)) =
+        catalog::counted(record, major).filter(|(_, file, _)| Catalog::of(*file).is_none())
+    {
+        let kind = EventKind::Rows { file, counts, ended: false };
+        let event = Event { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind };
+        return Ok(Meaning { event: Some(event), ..Meaning::default() });
+    }
+    if whole && let Some(change) = catalog::change(record, major) {
+        let kind = EventKind::Catalog(Box::new(change));
+        let event = Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind };
+        return Ok(Meaning { event: Some(event), ..Meaning::default() });
+    }
     if whole || record.header.rmgr != rmgr::TRANSACTION {
         return interpret(record, major);
     }
@@ -72,7 +87,8 @@ pub(in crate::wal) fn interpret_front(record: &Record<'_>, major: Major) -> Resu
         let layout = Layout::parse(record.bytes.get(HEADER..)?, full, major)?;
         let mut main = Reader::new(record.bytes.get(HEADER.checked_add(layout.main_at)?..)?);
         let time = PgTime::from_pg_micros(main.i64()?);
-        Some(Meaning { ending: Some(ending(record, kind, Xid::new(record.header.xid), time)), event: None })
+        let ending = Some(ending(record, kind, Xid::new(record.header.xid), time));
+        Some(Meaning { ending, ..Meaning::default() })
     };
     if interesting(&record.header) {
         front().ok_or(BadBody { at: record.lsn, what: name(&record.header) })
@@ -105,7 +121,7 @@ fn read(record: &Record<'_>, major: Major) -> Option<Meaning> {
     };
     let event =
         kind.map(|kind| Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind });
-    Some(Meaning { ending: None, event })
+    Some(Meaning { event, ..Meaning::default() })
 }
 
 fn ending_kind(op: u8) -> Option<EndingKind> {
@@ -128,10 +144,12 @@ fn transaction(record: &Record<'_>, main: &mut Reader<'_>, major: Major) -> Opti
     let kind = ending_kind(record.header.info & RMGR_INFO)?;
     let time = PgTime::from_pg_micros(main.i64()?);
     let flags = if record.header.info & HAS_INFO == 0 { 0 } else { main.u32()? };
-    let body = if flags == 0 { TransactionBody::default() } else { TransactionBody::parse(main, flags, kind, major)? };
+    let mut body =
+        if flags == 0 { TransactionBody::default() } else { TransactionBody::parse(main, flags, kind, major)? };
     let xid = Xid::new(body.prepared_xid.unwrap_or(record.header.xid));
+    let subtransactions = std::mem::take(&mut body.subtransactions);
     let event = body.removal(time, kind).map(|kind| Event { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind });
-    Some(Meaning { ending: Some(ending(record, kind, xid, time)), event })
+    Some(Meaning { ending: Some(ending(record, kind, xid, time)), event, subtransactions })
 }
 
 /// The optional parts of a commit or abort, in the order they stand in.
@@ -143,6 +161,7 @@ struct TransactionBody {
     objects: Vec<DroppedObject>,
     objects_total: usize,
     prepared_xid: Option<u32>,
+    subtransactions: Vec<Xid>,
 }
 
 impl TransactionBody {
@@ -160,7 +179,9 @@ impl TransactionBody {
             main.u32()?;
         }
         if flags & HAS_SUBXACTS != 0 {
-            main.items(4)?;
+            let (_, items) = main.items(4)?;
+            body.subtransactions =
+                items.as_chunks::<4>().0.iter().map(|xid| Xid::new(u32::from_le_bytes(*xid))).collect();
         }
         if flags & HAS_FILES != 0 {
             let (total, items) = main.items(12)?;
@@ -328,6 +349,7 @@ pub fn fuzz(data: &[u8]) {
     {
         assert!(removal.files.len() <= MAX_ITEMS && removal.objects.len() <= MAX_ITEMS, "an event without a bound");
     }
+    catalog::fuzz(&record, major);
     if let Ok(Meaning { ending: Some(ending), .. }) = interpret_front(&record, major) {
         assert_eq!(ending.lsn, record.lsn);
     }

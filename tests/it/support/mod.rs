@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod installed;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod scratch;
 pub(crate) mod site;
 pub(crate) mod store;

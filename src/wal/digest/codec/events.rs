@@ -4,8 +4,10 @@ use super::{bytes, option, put_bytes, put_option};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
+use crate::wal::catalog::{Catalog, CatalogChange, Counts, Made, Place, RelationRow, Row};
 use crate::wal::event::{
-    Checkpoint, DroppedObject, Event, EventKind, MAX_ITEMS, ObjectKind, Parameters, RelationId, Removal, WalLevel, Xid,
+    Checkpoint, DroppedObject, Event, EventKind, MAX_ITEMS, MAX_SUBTRANSACTIONS, ObjectKind, Parameters, RelationId,
+    Removal, WalLevel, Xid,
 };
 use crate::wal::read::{Reader, put_signed, put_varint};
 
@@ -67,6 +69,10 @@ fn tag(kind: &EventKind) -> u8 {
         EventKind::Truncate { .. } => 11,
         EventKind::FileEmptied { .. } => 12,
         EventKind::DropDatabase { .. } => 13,
+        EventKind::Rows { .. } => 14,
+        EventKind::Catalog(_) => 15,
+        EventKind::CreateDatabase { .. } => 16,
+        EventKind::Subtransactions { .. } => 17,
     }
 }
 
@@ -99,8 +105,94 @@ fn put_kind(out: &mut Vec<u8>, kind: &EventKind) {
             relations.iter().for_each(|relation| put_varint(out, u64::from(*relation)));
         }
         EventKind::FileEmptied { file } => put_relation(out, *file),
-        EventKind::DropDatabase { database } => put_varint(out, u64::from(*database)),
+        EventKind::DropDatabase { database } | EventKind::CreateDatabase { database } => {
+            put_varint(out, u64::from(*database));
+        }
+        EventKind::Rows { file, counts, ended } => {
+            put_relation(out, *file);
+            [counts.inserted, counts.updated, counts.deleted, counts.pages]
+                .into_iter()
+                .for_each(|n| put_varint(out, n));
+            out.push(u8::from(*ended));
+        }
+        EventKind::Catalog(change) => put_change(out, change),
+        EventKind::Subtransactions { of } => {
+            put_varint(out, of.len() as u64);
+            of.iter().for_each(|xid| put_varint(out, u64::from(xid.get())));
+        }
     }
+}
+
+fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
+    let catalog = match change.catalog {
+        Catalog::Class => 0,
+        Catalog::Database => 1,
+        Catalog::Namespace => 2,
+    };
+    let (old, new) = (u8::from(change.old.is_some()), u8::from(change.new.is_some()));
+    let made = match change.made {
+        Made::Row(_) => 0,
+        Made::Changed { .. } => 1,
+        Made::Nothing => 2,
+    };
+    out.push(catalog | u8::from(change.committed) << 2 | old << 3 | new << 4 | made << 5);
+    put_varint(out, u64::from(change.database));
+    for place in [change.old, change.new].into_iter().flatten() {
+        put_varint(out, u64::from(place.page));
+        put_varint(out, u64::from(place.item));
+    }
+    match &change.made {
+        Made::Row(row) => {
+            put_varint(out, u64::from(row.oid));
+            put_bytes(out, row.name.as_bytes());
+            if let Some(relation) = row.relation {
+                put_varint(out, u64::from(relation.namespace));
+                put_varint(out, u64::from(relation.filenode));
+                out.extend_from_slice(&[relation.persistence, relation.kind]);
+            }
+        }
+        Made::Changed { at, bytes } => {
+            put_varint(out, u64::from(*at));
+            put_bytes(out, bytes);
+        }
+        Made::Nothing => {}
+    }
+}
+
+fn change(reader: &mut Reader<'_>) -> Option<CatalogChange> {
+    let flags = flags(reader, 0x7F)?;
+    let catalog = match flags & 3 {
+        0 => Catalog::Class,
+        1 => Catalog::Database,
+        2 => Catalog::Namespace,
+        _ => return None,
+    };
+    let database = number(reader)?;
+    let mut place = |there: bool| -> Option<Option<Place>> {
+        if !there {
+            return Some(None);
+        }
+        Some(Some(Place { page: number(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
+    };
+    let (old, new) = (place(flags & 8 != 0)?, place(flags & 16 != 0)?);
+    let made = match flags >> 5 {
+        0 => {
+            let oid = number(reader)?;
+            let name = String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?;
+            let relation = match catalog {
+                Catalog::Class => {
+                    let (namespace, filenode) = (number(reader)?, number(reader)?);
+                    Some(RelationRow { namespace, filenode, persistence: reader.u8()?, kind: reader.u8()? })
+                }
+                Catalog::Database | Catalog::Namespace => None,
+            };
+            Made::Row(Row { oid, name, relation })
+        }
+        1 => Made::Changed { at: u16::try_from(reader.varint()?).ok()?, bytes: bytes(reader, MAX_NAME)?.to_vec() },
+        2 => Made::Nothing,
+        _ => return None,
+    };
+    Some(CatalogChange { catalog, database, old, new, made, committed: flags & 4 != 0 })
 }
 
 fn put_checkpoint(out: &mut Vec<u8>, checkpoint: &Checkpoint) {
@@ -191,6 +283,18 @@ fn kind(tag: u8, reader: &mut Reader<'_>) -> Option<EventKind> {
         }
         12 => EventKind::FileEmptied { file: relation(reader)? },
         13 => EventKind::DropDatabase { database: number(reader)? },
+        14 => {
+            let file = relation(reader)?;
+            let (inserted, updated, deleted) = (reader.varint()?, reader.varint()?, reader.varint()?);
+            let counts = Counts { inserted, updated, deleted, pages: reader.varint()? };
+            EventKind::Rows { file, counts, ended: flags(reader, 1)? != 0 }
+        }
+        15 => EventKind::Catalog(Box::new(change(reader)?)),
+        16 => EventKind::CreateDatabase { database: number(reader)? },
+        17 => {
+            let of = up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(number(reader)?)))?;
+            EventKind::Subtransactions { of }
+        }
         _ => return None,
     })
 }
@@ -212,7 +316,11 @@ fn flags(reader: &mut Reader<'_>, known: u8) -> Option<u8> {
 }
 
 fn listed<T>(reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
-    let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= MAX_ITEMS)?;
+    up_to(MAX_ITEMS, reader, item)
+}
+
+fn up_to<T>(most: usize, reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= most)?;
     (0..count).map(|_| item(reader)).collect()
 }
 

@@ -14,8 +14,8 @@ use crate::wal::read::{Reader, put_signed, put_varint};
 
 mod events;
 
-/// The version written here, and the only one that is read.
-const VERSION: u8 = 1;
+/// The version written here. Version 1, which had no changes, is read as well.
+const VERSION: u8 = 2;
 /// The longest reason kept for a broken segment.
 const MAX_WHY: usize = 512;
 
@@ -62,6 +62,7 @@ impl Digest {
         }
         put_endings(&mut out, &self.endings, start);
         events::put(&mut out, &self.events, start);
+        events::put(&mut out, &self.changes, start);
         out
     }
 
@@ -83,18 +84,22 @@ impl Digest {
     /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
         let mut reader = Reader::new(bytes);
-        match reader.u8() {
-            Some(VERSION) => {}
+        let version = match reader.u8() {
+            Some(version @ 1..=VERSION) => version,
             Some(other) => return Err(DigestFormatError::Version(other)),
             None => return Err(DigestFormatError::Damaged("version")),
-        }
+        };
         let mut digest = head_fields(&mut reader).ok_or(DigestFormatError::Damaged("header"))?;
         let (start, end) = (digest.start(), digest.end());
         digest.head = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
         digest.tail = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("tail"))?;
         digest.endings = endings(&mut reader, start).ok_or(DigestFormatError::Damaged("endings"))?;
         digest.events = events::read(&mut reader, start).ok_or(DigestFormatError::Damaged("events"))?;
-        let last = digest.endings.last().map(|e| e.lsn).max(digest.events.last().map(|e| e.lsn));
+        if version > 1 {
+            digest.changes = events::read(&mut reader, start).ok_or(DigestFormatError::Damaged("changes"))?;
+        }
+        let events = digest.events.last().into_iter().chain(digest.changes.last());
+        let last = digest.endings.last().map(|e| e.lsn).into_iter().chain(events.map(|e| e.lsn)).max();
         if !reader.rest().is_empty() || last.is_some_and(|lsn| lsn >= end) || digest.valid_until > end {
             return Err(DigestFormatError::Damaged("extent"));
         }
@@ -145,6 +150,7 @@ fn head_fields(reader: &mut Reader<'_>) -> Option<Digest> {
         latest: time(reader)?,
         endings: Vec::new(),
         events: Vec::new(),
+        changes: Vec::new(),
         head: None,
         tail: None,
         content,
@@ -282,6 +288,7 @@ pub fn fuzz(data: &[u8]) {
         let again = Digest::from_bytes(&digest.to_bytes());
         assert_eq!(again.as_ref(), Ok(&digest), "written and read back");
         assert!(digest.events.len() <= data.len() && digest.endings.len() <= data.len());
+        assert!(digest.changes.len() <= data.len());
     }
 }
 

@@ -1,0 +1,292 @@
+//! From a moment to what leads there: a snapshot, and the stream behind it up to a place where it may be cut.
+//!
+//! What the stream had brought by a time is told by its marks, in the order of the stream: the target is the last mark before the first one that
+//! is later than the time asked for. So a clock that was set back makes the target earlier, never one that holds what came after.
+//! A time counts as covered only if something shows that the stream was followed beyond it. Every stretch on the way is looked at: a hole
+//! between two of them ends the way there.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::commands::{Mark, Stretch};
+use super::snapshot::Snapshot;
+use super::spool::{Spool, Spooled};
+use super::{Error, Instance};
+use crate::redis::ReplicationId;
+use crate::resp::Cut;
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The state at a time: everything that had come by then, and nothing after.
+    Time(Timestamp),
+    /// All there is.
+    Newest,
+    /// A snapshot as it is.
+    Snapshot,
+}
+
+/// The way to a state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// The snapshot to begin with.
+    pub snapshot: Snapshot,
+    /// The stretches to replay, in order; the first and the last perhaps in part. None if the snapshot is the target.
+    pub stretches: Vec<Stretch>,
+    /// Where the snapshot stands in the stream; `None` if it is not known to be part of one.
+    pub from: Option<Cut>,
+    /// Where the target stands.
+    pub to: Option<Cut>,
+    /// When the target's last command had come, as the receiver's clock said.
+    pub at: Timestamp,
+    /// When the next commands had come, if there are any: the target holds for every time before.
+    pub before: Option<Timestamp>,
+}
+
+impl Reach {
+    /// The history in which the target stands.
+    #[must_use]
+    pub fn replid(&self) -> Option<ReplicationId> {
+        self.stretches.last().map(|stretch| stretch.replid).or(self.snapshot.replid)
+    }
+
+    /// Bytes of commands to replay.
+    #[must_use]
+    pub fn command_bytes(&self) -> u64 {
+        self.from.zip(self.to).map_or(0, |(from, to)| to.offset.saturating_sub(from.offset))
+    }
+}
+
+/// Why a state cannot be reached, and what can.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreachable {
+    /// Why, for people.
+    pub reason: String,
+    /// The newest reachable moment before.
+    pub nearest_before: Option<Timestamp>,
+    /// The oldest reachable moment after.
+    pub nearest_after: Option<Timestamp>,
+}
+
+/// Whatever a stretch is read from.
+type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
+
+/// All stretches by name, and what this machine's spool adds.
+struct Known {
+    names: BTreeMap<ReplicationId, Vec<u64>>,
+    spooled: Spools,
+}
+
+/// How far the stream leads from a snapshot.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    stretches: Vec<Stretch>,
+}
+
+impl Way {
+    fn marks(&self) -> impl Iterator<Item = (usize, &Mark)> {
+        self.stretches.iter().enumerate().flat_map(|(nth, stretch)| stretch.marks.iter().map(move |mark| (nth, mark)))
+    }
+}
+
+impl Instance {
+    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named.
+    ///
+    /// # Errors
+    /// No repository could be asked, or something does not open. What cannot be reached is no error but an answer.
+    pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
+        let mut snapshots = self.snapshots().await?;
+        snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
+        let Some(newest) = snapshots.last() else {
+            let reason = match from {
+                Some(label) => format!("there is no snapshot {label}"),
+                None => "there is no snapshot yet; take one with walkeep backup redis".to_owned(),
+            };
+            return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
+        };
+        let time = match wanted {
+            Wanted::Snapshot => return Ok(Ok(as_it_is(newest))),
+            Wanted::Time(time) => Some(time),
+            Wanted::Newest => None,
+        };
+        let known = self.known().await?;
+        let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
+        let mut failed: Option<Unreachable> = None;
+        for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
+            let way = self.way(snapshot, &known, time).await?;
+            match target(snapshot, way, time) {
+                Ok(reach) => return Ok(Ok(reach)),
+                Err(end) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(end)) => {
+                    let reason = format!("the stream of commands behind snapshot {} ends at {end}", snapshot.label);
+                    failed = Some(Unreachable { reason, nearest_before: Some(end), nearest_after: after });
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(Err(failed.unwrap_or_else(|| Unreachable {
+            reason: "it lies before the first snapshot".to_owned(),
+            nearest_before: None,
+            nearest_after: after,
+        })))
+    }
+
+    /// The bytes of the stretch of this number on the way, as far as they lie on it. All in turn are the commands to replay; the first acts on
+    /// database `from.db`.
+    ///
+    /// # Errors
+    /// Neither the spool nor a repository gave them.
+    pub async fn commands_of(&self, reach: &Reach, number: usize) -> Result<Bytes, Error> {
+        let (Some(stretch), Some(from), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
+            return Ok(Bytes::new());
+        };
+        let name = (stretch.replid, stretch.first);
+        let stored = self.stored_commands(stretch.replid, stretch.first).await?;
+        let bytes = match stored {
+            Some(bytes) => bytes,
+            None => match self.spooled(name).await? {
+                Some(spooled) => spooled.bytes,
+                None => {
+                    return Err(Error::Gone { name: format!("the stream of {} at {}", stretch.replid, stretch.first) });
+                }
+            },
+        };
+        let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
+        let (begin, end) = (at(from.offset.max(stretch.first)), at(to.offset.min(stretch.last)));
+        if begin > end || end > bytes.len() {
+            return Err(Error::Gone { name: format!("offset {} of {}", to.offset, stretch.replid) });
+        }
+        Ok(bytes.slice(begin..end))
+    }
+
+    /// The way behind the newest snapshot, or the one named, as far as it leads: for lists and logs.
+    ///
+    /// # Errors
+    /// As [`Instance::reach`].
+    pub async fn behind(&self, snapshot: &Snapshot) -> Result<Vec<Stretch>, Error> {
+        let known = self.known().await?;
+        Ok(self.way(snapshot, &known, None).await?.stretches)
+    }
+
+    async fn known(&self) -> Result<Known, Error> {
+        let mut names: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
+        let mut spooled = Spools::new();
+        // The spool first: what is uploaded in between is then found in both, not in neither.
+        if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) {
+            let read = move || -> Result<Vec<Spooled>, super::spool::SpoolError> {
+                let mut all = Vec::new();
+                for name in spool.list()? {
+                    all.extend(spool.read(name)?);
+                }
+                Ok(all)
+            };
+            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)?;
+            for found in read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))? {
+                let (stretch, _) = found.stretch();
+                if stretch.last > stretch.first {
+                    names.entry(stretch.replid).or_default().push(stretch.first);
+                    spooled.insert((stretch.replid, stretch.first), stretch);
+                }
+            }
+        }
+        for (replid, first, _) in self.stored_stretches().await? {
+            names.entry(replid).or_default().push(first);
+        }
+        for firsts in names.values_mut() {
+            firsts.sort_unstable();
+            firsts.dedup();
+        }
+        Ok(Known { names, spooled })
+    }
+
+    async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<Spooled>, Error> {
+        let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| Error::Lost)?;
+        read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
+    }
+
+    async fn stretch(&self, known: &Known, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+        match self.stored_stretch(replid, first).await? {
+            Some(stretch) => Ok(Some(stretch)),
+            None => Ok(known.spooled.get(&(replid, first)).cloned()),
+        }
+    }
+
+    /// Stretch after stretch from a snapshot on, until one begins after `time`, or there is none.
+    async fn way(&self, snapshot: &Snapshot, known: &Known, time: Option<Timestamp>) -> Result<Way, Error> {
+        let mut way = Way::default();
+        let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(way) };
+        loop {
+            let next = match self.next_of(known, replid, offset).await? {
+                Some(next) => next,
+                None => match self.next_after(known, replid, offset).await? {
+                    Some(next) => next,
+                    None => return Ok(way),
+                },
+            };
+            (replid, offset) = (next.replid, next.last);
+            let beyond = time.is_some_and(|time| next.started_at > time);
+            way.stretches.push(next);
+            if beyond {
+                return Ok(way);
+            }
+        }
+    }
+
+    /// The stretch of the same history that holds the byte after `offset`.
+    async fn next_of(&self, known: &Known, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+        let firsts = known.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
+        let Some(first) = firsts.iter().rev().find(|first| **first <= offset) else { return Ok(None) };
+        Ok(self.stretch(known, replid, *first).await?.filter(|stretch| stretch.last > offset))
+    }
+
+    /// The stretch that goes on from there under another name.
+    async fn next_after(&self, known: &Known, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+        for (other, firsts) in known.names.iter().filter(|(other, _)| **other != replid) {
+            if firsts.binary_search(&offset).is_err() {
+                continue;
+            }
+            if let Some(stretch) = self.stretch(known, *other, offset).await?
+                && stretch.follows.is_some_and(|follows| (follows.replid, follows.offset) == (replid, offset))
+            {
+                return Ok(Some(stretch));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn as_it_is(snapshot: &Snapshot) -> Reach {
+    let cut = snapshot.offset.map(|offset| Cut { offset, db: snapshot.db });
+    let (at, stretches) = (snapshot.at, Vec::new());
+    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None }
+}
+
+/// The target on the way: at a time, or at its end. The error is when the way ends, before the time.
+fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reach, Timestamp> {
+    let base = as_it_is(snapshot);
+    let Some(from) = base.from else {
+        return if time.is_none_or(|time| time == snapshot.at) { Ok(base) } else { Err(snapshot.at) };
+    };
+    let ended_at = way.stretches.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
+    let mut best: Option<(usize, Mark)> = None;
+    let mut before = None;
+    for (nth, mark) in way.marks().filter(|(_, mark)| mark.offset > from.offset) {
+        if time.is_some_and(|time| mark.time > time) {
+            before = Some(mark.time);
+            break;
+        }
+        best = Some((nth, *mark));
+    }
+    if let (Some(time), None) = (time, before)
+        && ended_at < time
+    {
+        return Err(ended_at);
+    }
+    let Some((nth, mark)) = best else { return Ok(Reach { before, ..base }) };
+    let mut stretches = way.stretches;
+    stretches.truncate(nth.saturating_add(1));
+    let to = Some(Cut { offset: mark.offset, db: mark.db });
+    Ok(Reach { stretches, to, at: mark.time, before, ..base })
+}

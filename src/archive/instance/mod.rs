@@ -1,0 +1,155 @@
+//! A Redis instance in all its repositories: snapshots, the stream of commands between them, and the breaks in it.
+//!
+//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`Snapshot`]). The stream is kept in stretches, each with
+//! the offsets it covers and marks that tie offsets to the time at which they had come ([`commands`]). [`Instance::reach`] finds from these what
+//! leads to a moment: a snapshot, and the offset behind it up to which the stream is to be replayed ([`history`]).
+//!
+//! Not known here: sockets, who writes, and how a server is started from it.
+
+pub mod commands;
+pub mod history;
+mod snapshot;
+pub mod spool;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Archive, Error};
+use crate::redis::{Flavour, ReplicationId};
+use crate::repository::Put;
+use crate::repository::instance::InstanceLayout;
+use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
+use crate::seal::Kind;
+
+pub use commands::{Mark, Stretch};
+pub use history::{Reach, Unreachable, Wanted};
+pub use snapshot::{Origin, PART, Part, Snapshot};
+
+/// What an instance is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Whose server it was at first.
+    pub flavour: Flavour,
+    /// When it was first seen.
+    pub created_at: Timestamp,
+}
+
+/// A break in the stream: what came between is known to no one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap {
+    /// The history that broke off.
+    pub replid: ReplicationId,
+    /// The offset up to which it is whole.
+    pub offset: u64,
+    /// When its last byte had come.
+    pub until: Option<Timestamp>,
+    /// When the break was noticed.
+    pub noticed_at: Timestamp,
+    /// What happened, for people.
+    pub reason: String,
+}
+
+/// One Redis instance in all its repositories. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    archive: Arc<Archive>,
+    layout: InstanceLayout,
+    state_dir: Option<PathBuf>,
+}
+
+impl Instance {
+    /// The instance under whose name `archive` was opened.
+    #[must_use]
+    pub fn new(archive: Arc<Archive>) -> Instance {
+        let layout = InstanceLayout::new(archive.cluster().clone());
+        Instance { archive, layout, state_dir: None }
+    }
+
+    /// The same, with what this machine's receiver has and no repository yet: its spool under `state_dir`.
+    #[must_use]
+    pub fn with_spool(self, state_dir: PathBuf) -> Instance {
+        Instance { state_dir: Some(state_dir), ..self }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &ClusterName {
+        self.layout.name()
+    }
+
+    /// The repositories.
+    #[must_use]
+    pub fn archive(&self) -> &Arc<Archive> {
+        &self.archive
+    }
+
+    /// Where its objects stand.
+    #[must_use]
+    pub fn layout(&self) -> &InstanceLayout {
+        &self.layout
+    }
+
+    /// What the instance is; `None` if nothing was stored of it yet.
+    ///
+    /// # Errors
+    /// No repository could be asked, or the object does not open.
+    pub async fn identity(&self) -> Result<Option<Identity>, Error> {
+        self.get(Kind::Instance, &self.layout.identity()).await
+    }
+
+    /// Says what the instance is, unless that was said before.
+    ///
+    /// # Errors
+    /// A repository did not take it.
+    pub async fn introduce(&self, flavour: Flavour) -> Result<(), Error> {
+        let key = self.layout.identity();
+        let identity = Identity { flavour, created_at: self.archive.clock().now() };
+        self.put(Kind::Instance, &key, &identity).await.map(drop)
+    }
+
+    /// Records a break in the stream. The same break recorded again is the same break.
+    ///
+    /// # Errors
+    /// A repository did not take it.
+    pub async fn record_gap(&self, gap: &Gap) -> Result<(), Error> {
+        let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.unnamed(&bad))?;
+        self.put(Kind::Gap, &key, gap).await.map(drop)
+    }
+
+    /// All recorded breaks.
+    ///
+    /// # Errors
+    /// No repository could be asked, or a record does not open.
+    pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
+        let mut gaps = Vec::new();
+        for object in self.archive.list(&self.layout.gaps(), None).await?.objects {
+            gaps.extend(self.get::<Gap>(Kind::Gap, &object.key).await?);
+        }
+        gaps.sort_by_key(|gap| gap.noticed_at);
+        Ok(gaps)
+    }
+
+    /// Puts a value as sealed JSON.
+    async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T) -> Result<Put, Error> {
+        let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
+        self.archive.put_object(kind, key, vec![Bytes::from(text)], Vec::new()).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, Error> {
+        let Some(opened) = self.archive.get_object(kind, key).await? else { return Ok(None) };
+        serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable(key, error.to_string()))
+    }
+
+    fn unreadable(&self, key: &ObjectKey, why: String) -> Error {
+        Error::Content { name: self.name().to_string(), key: key.clone(), why }
+    }
+
+    fn unnamed(&self, bad: &BadKey) -> Error {
+        self.unreadable(&self.layout.identity(), bad.to_string())
+    }
+}

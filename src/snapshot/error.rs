@@ -1,0 +1,84 @@
+//! Why a snapshot or a stream did not come about.
+
+use std::path::PathBuf;
+
+use crate::archive;
+use crate::archive::instance::spool::SpoolError;
+use crate::retry::Class;
+use crate::seal::SealError;
+use crate::{rdb, redis, resp};
+
+/// Why a snapshot or a stream did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] redis::Error),
+    /// The repositories.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A part could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// What came is no RDB, or a damaged one.
+    #[error("what {origin} sent is not stored: {source}")]
+    Rdb {
+        /// Who.
+        origin: String,
+        /// What is wrong with it.
+        source: rdb::Error,
+    },
+    /// What came as the stream of commands is none.
+    #[error("the stream of commands cannot be followed: {0}")]
+    Stream(#[from] resp::Error),
+    /// A file to import can't be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The server does not do what a replica needs.
+    #[error("Redis at {server} {why}")]
+    Unfit {
+        /// Which server.
+        server: String,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+    /// A worker thread panicked.
+    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
+    Lost,
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Server(error) => error.class(),
+            Error::Archive(error) => error.class(),
+            // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
+            Error::Spool(_) | Error::Unfit { .. } => Class::Transient,
+            // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
+            Error::Rdb { .. } | Error::Stream(_) | Error::Seal(_) | Error::File { .. } | Error::Lost => {
+                Class::Permanent
+            }
+        }
+    }
+
+    /// Whether bytes are damaged: somebody must look at where they come from.
+    #[must_use]
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Error::Rdb { .. } | Error::Stream(_) => true,
+            Error::Archive(error) => error.is_integrity(),
+            Error::Server(_) | Error::Seal(_) | Error::File { .. } | Error::Spool(_) | Error::Unfit { .. } => false,
+            Error::Lost => false,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! One connection's stream: bytes in, spooled and acknowledged, cut into stretches.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+
+use super::Error;
+use super::receive::{Event, Position, Receiver};
+use crate::archive::instance::Mark;
+use crate::archive::instance::spool::{Beginning, Growing, Name};
+use crate::clock::Clock;
+use crate::redis::Connection;
+use crate::resp::{Commands, Kind, Limits};
+
+/// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
+const SYNC: Duration = Duration::from_secs(1);
+/// A snapshot that failed is tried again after so long.
+const BASE_AGAIN: Duration = Duration::from_secs(30);
+/// Bytes that are held before they are spooled.
+const PENDING: usize = 1 << 20;
+/// How near to each other marks are: what a target time is exact to.
+const MARK: Duration = Duration::from_millis(10);
+/// A stretch is cut within a transaction only beyond so many bytes.
+const TRANSACTION: u64 = 64 << 20;
+
+/// How following ended.
+pub(super) enum Ended {
+    /// As it was told to.
+    Shutdown,
+    /// Otherwise.
+    Broken(Error),
+}
+
+pub(super) struct Following {
+    connection: Connection,
+    parser: Commands,
+    /// `None` only while it is being written.
+    growing: Option<Growing>,
+    name: Name,
+    /// Bytes from `spooled` on.
+    pending: BytesMut,
+    spooled: u64,
+    marks: Vec<Mark>,
+    last_mark: (u64, Duration),
+    received_at: Timestamp,
+    heard: Duration,
+    synced_at: Duration,
+    begun: Duration,
+    base_at: Duration,
+    wrote: bool,
+    asked: bool,
+}
+
+impl Following {
+    pub(super) async fn begin(
+        receiver: &Receiver<'_>,
+        mut connection: Connection,
+        position: Position,
+    ) -> Result<Following, Error> {
+        let clock = receiver.instance.archive().clock();
+        let (now, at) = (clock.elapsed(), clock.now());
+        let Position { replid, offset, db, in_transaction, follows, .. } = position;
+        let beginning = Beginning { replid, first: offset, db, in_transaction, follows, started_at: at };
+        let spool = receiver.spool.clone();
+        let growing = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;
+        let growing = growing.map_err(|_panic| Error::Lost)??;
+        connection.acknowledge(offset).await?;
+        Ok(Following {
+            connection,
+            parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
+            name: growing.name(),
+            growing: Some(growing),
+            pending: BytesMut::new(),
+            spooled: offset,
+            marks: Vec::new(),
+            last_mark: (offset, now),
+            received_at: at,
+            heard: now,
+            synced_at: now,
+            begun: now,
+            base_at: now,
+            wrote: false,
+            asked: false,
+        })
+    }
+
+    /// Follows until something ends it; gives the name of the stretch that was under way.
+    pub(super) async fn run(mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> (Name, Ended) {
+        let mut ended = loop {
+            match self.step(receiver, clock).await {
+                Ok(true) => {}
+                Ok(false) => break Ended::Shutdown,
+                Err(error) => break Ended::Broken(error),
+            }
+        };
+        // What has come is good, whatever ended it; unless it is the spool that fails.
+        if self.growing.is_some()
+            && let Err(error) = self.commit(true).await
+        {
+            ended = Ended::Broken(error);
+        } else if matches!(ended, Ended::Shutdown) {
+            // The server may be gone; then it asks nobody how far we were.
+            drop(self.connection.acknowledge(self.spooled).await);
+        }
+        (self.name, ended)
+    }
+
+    /// One thing that happens; false when it is time to end.
+    async fn step(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<bool, Error> {
+        let due = self.synced_at.saturating_add(SYNC).saturating_sub(clock.elapsed());
+        let (uploads, base, shutdown) = receiver.waits();
+        if *shutdown.borrow() {
+            return Ok(false);
+        }
+        tokio::select! {
+            bytes = self.connection.read() => self.take(&bytes?, clock)?,
+            () = clock.sleep(due) => {
+                self.connection.check_silence(clock.elapsed().saturating_sub(self.heard))?;
+                self.asked = true;
+            }
+            stored = uploads.next() => receiver.observer.event(Event::Stored(&stored?)),
+            ended = Receiver::base(base) => {
+                self.base_at = clock.elapsed();
+                receiver.base_ended(ended);
+            }
+            _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
+        }
+        if self.asked {
+            self.commit(true).await?;
+            self.connection.acknowledge(self.spooled).await?;
+            receiver.observer.event(Event::Acknowledged(self.spooled));
+            (self.asked, self.synced_at) = (false, clock.elapsed());
+        } else if self.pending.len() >= PENDING {
+            self.commit(false).await?;
+        }
+        if self.is_due(receiver, clock) {
+            self.rotate(receiver, clock).await?;
+        }
+        if clock.elapsed() >= self.base_at.saturating_add(BASE_AGAIN) {
+            self.base_at = clock.elapsed();
+            receiver.retry_base();
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, bytes: &Bytes, clock: &dyn Clock) -> Result<(), Error> {
+        let (wrote, asked) = (&mut self.wrote, &mut self.asked);
+        self.parser.push(bytes, &mut |command| match command.kind {
+            Kind::Other => *wrote = true,
+            Kind::GetAck => *asked = true,
+            Kind::Empty | Kind::Ping | Kind::Select | Kind::Multi | Kind::Exec => {}
+        })?;
+        self.pending.extend_from_slice(bytes);
+        self.received_at = clock.now();
+        self.heard = clock.elapsed();
+        if self.heard >= self.last_mark.1.saturating_add(MARK) {
+            self.mark();
+        }
+        Ok(())
+    }
+
+    /// Notes that everything up to the last possible cut has come.
+    fn mark(&mut self) {
+        let Some(cut) = self.parser.cut().filter(|cut| cut.offset > self.last_mark.0) else { return };
+        self.marks.push(Mark { offset: cut.offset, db: cut.db, time: self.received_at });
+        self.last_mark = (cut.offset, self.heard);
+    }
+
+    /// Spools what is pending.
+    async fn commit(&mut self, sync: bool) -> Result<(), Error> {
+        self.mark();
+        let bytes = self.pending.split().freeze();
+        self.spooled = self.spooled.saturating_add(bytes.len() as u64);
+        self.write(bytes, sync).await
+    }
+
+    async fn write(&mut self, bytes: Bytes, sync: bool) -> Result<(), Error> {
+        // Gone for good if it fails: what is in the file then is found out by reading it.
+        let mut growing = self.growing.take().ok_or(Error::Lost)?;
+        let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
+        let written = tokio::task::spawn_blocking(move || {
+            if !bytes.is_empty() {
+                growing.append(&bytes, marks, at)?;
+            }
+            if sync {
+                growing.sync()?;
+            }
+            Ok::<_, crate::archive::instance::spool::SpoolError>(growing)
+        });
+        self.growing = Some(written.await.map_err(|_panic| Error::Lost)??);
+        Ok(())
+    }
+
+    /// Whether the stretch is to end, and may end here.
+    fn is_due(&self, receiver: &Receiver<'_>, clock: &dyn Clock) -> bool {
+        let boundary = self.parser.boundary();
+        let len = boundary.saturating_sub(self.name.1);
+        let age = clock.elapsed().saturating_sub(self.begun);
+        let settings = receiver.settings;
+        let due =
+            len >= settings.rotate_bytes || (self.wrote && age >= settings.rotate_after) || age >= settings.rotate_idle;
+        let may = boundary >= self.spooled && len > 0 && (!self.parser.in_transaction() || len >= TRANSACTION);
+        due && may
+    }
+
+    /// Ends the stretch after its last whole command and begins the next one there.
+    async fn rotate(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<(), Error> {
+        let boundary = self.parser.boundary();
+        let head = usize::try_from(boundary.saturating_sub(self.spooled)).unwrap_or(0).min(self.pending.len());
+        self.mark();
+        let head = self.pending.split_to(head).freeze();
+        self.write(head, true).await?;
+        self.spooled = boundary;
+        let beginning = Beginning {
+            replid: self.name.0,
+            first: boundary,
+            db: self.parser.db(),
+            in_transaction: self.parser.in_transaction(),
+            follows: None,
+            started_at: self.received_at,
+        };
+        let spool = receiver.spool.clone();
+        let begun = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;
+        let growing = begun.map_err(|_panic| Error::Lost)??;
+        receiver.uploads.put(self.name);
+        self.name = growing.name();
+        self.growing = Some(growing);
+        (self.begun, self.wrote) = (clock.elapsed(), false);
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
+//!
+//! Memory: one part under way, [`IN_FLIGHT`] parts being sealed and put with their sealed forms, and what the walker looks into. While all of
+//! them are busy the socket is not read; the server waits.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::Error;
+use crate::archive;
+use crate::archive::instance::{Instance, Origin, PART, Part, Snapshot};
+use crate::rdb::{self, Walk, Walker};
+use crate::redis::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
+use crate::seal::{self, Binding, Kind, SealSpec};
+
+/// Parts on their way at once: one being sealed while another is put.
+const IN_FLIGHT: usize = 2;
+/// Pieces of a file.
+const PIECE: usize = 1 << 20;
+/// Pieces that wait for the walker: some 16 MiB from a socket.
+const WALK_QUEUE: usize = 32;
+
+/// Where the RDB file comes from.
+#[derive(Debug)]
+pub enum Input<'i> {
+    /// A server, or whichever the Sentinels name.
+    Server(&'i Source),
+    /// A file.
+    File(&'i Path),
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The server prepares it.
+    Waiting,
+    /// So many bytes have come, of how many if that is known.
+    Bytes(u64, Option<u64>),
+    /// Everything has come and is being put.
+    Storing,
+}
+
+/// A snapshot that the server has begun: the stream behind it may be followed from here on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Begun {
+    /// The server's address.
+    pub server: String,
+    /// The history.
+    pub replid: ReplicationId,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// Takes a snapshot and stores it. `begun` hears at which offset it stands as soon as the server says so. Dropped midway, it stores no
+/// snapshot.
+///
+/// # Errors
+/// The transfer was refused, cut short or damaged, or a repository did not take a part. Nothing is visible then.
+pub async fn take(
+    instance: &Instance,
+    input: Input<'_>,
+    begun: Option<oneshot::Sender<Begun>>,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Snapshot, Error> {
+    let clock = Arc::clone(instance.archive().clock());
+    let started_at = clock.now();
+    let label = label(started_at);
+    progress(Progress::Waiting);
+    let mut intake = Intake::begin(instance, &label);
+    let described = match input {
+        Input::Server(source) => from_server(source, begun, &mut intake, progress, &*clock).await?,
+        Input::File(path) => from_file(path, &mut intake, progress).await?,
+    };
+    progress(Progress::Storing);
+    let origin_name = described.name();
+    let (parts, walk) = intake.end().await.map_err(|error| error.named(&origin_name))?;
+    for warning in walk.warnings() {
+        tracing::warn!(label, "the snapshot {warning}");
+    }
+    let snapshot = described.snapshot(label, (started_at, clock.now()), walk, parts);
+    instance.introduce(snapshot.flavour).await?;
+    instance.put_snapshot(&snapshot).await?;
+    Ok(snapshot)
+}
+
+/// The name of a snapshot begun at `time`; sorts by it.
+fn label(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S.%3fZ").to_string()
+}
+
+/// What is known of a snapshot besides its bytes.
+struct Described {
+    origin: Origin,
+    flavour: Option<Flavour>,
+    version: Option<String>,
+    run_id: Option<String>,
+    position: Option<(ReplicationId, u64)>,
+    at: Option<Timestamp>,
+}
+
+impl Described {
+    fn name(&self) -> String {
+        match &self.origin {
+            Origin::Replication { server, .. } => format!("Redis at {server}"),
+            Origin::File { path } => path.clone(),
+        }
+    }
+
+    fn snapshot(self, label: String, times: (Timestamp, Timestamp), walk: Walk, parts: Vec<Part>) -> Snapshot {
+        let aux = |name: &str| walk.aux.get(name).map(String::as_str);
+        // A file says which state it is, if its server was or had a replica (`rdbSaveInfoAuxFields`).
+        let by_file = || Some((aux("repl-id")?.parse().ok()?, aux("repl-offset")?.parse().ok()?));
+        let written = || Timestamp::from_second(aux("ctime")?.parse().ok()?).ok();
+        let flavour = if walk.magic == rdb::Magic::Valkey { Flavour::Valkey } else { Flavour::Redis };
+        let (replid, offset) = self.position.or_else(by_file).unzip();
+        let (started_at, finished_at) = times;
+        Snapshot {
+            format: 1,
+            label,
+            started_at,
+            finished_at,
+            at: self.at.or_else(written).unwrap_or(started_at),
+            origin: self.origin,
+            flavour: self.flavour.unwrap_or(flavour),
+            version: self
+                .version
+                .or_else(|| walk.server_version().map(str::to_owned))
+                .unwrap_or_else(|| "?".to_owned()),
+            run_id: self.run_id,
+            replid,
+            offset,
+            db: walk.stream_database().unwrap_or(0),
+            logical_bytes: walk.bytes,
+            stored_bytes: parts.iter().map(|part| part.stored).sum(),
+            walk,
+            parts,
+        }
+    }
+}
+
+async fn from_server(
+    source: &Source,
+    begun: Option<oneshot::Sender<Begun>>,
+    intake: &mut Intake,
+    progress: &mut (dyn FnMut(Progress) + Send),
+    clock: &dyn crate::clock::Clock,
+) -> Result<Described, Error> {
+    let (mut connection, info) = source.connect_for_snapshot().await?;
+    warn_of_trouble(&connection, &info);
+    let (replid, offset) = match connection.sync(Wish::Snapshot, info.version()).await? {
+        Sync::Full(replid, offset) => (replid, offset),
+        Sync::Continue(_) => {
+            let (server, why) = (connection.peer().to_owned(), "continues a stream that was not asked for".to_owned());
+            return Err(Error::Unfit { server, why });
+        }
+    };
+    let at = clock.now();
+    if let Some(begun) = begun {
+        // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
+        drop(begun.send(Begun { server: connection.peer().to_owned(), replid, offset }));
+    }
+    let transfer = connection.transfer().await?;
+    let total = transfer.len();
+    receive(&mut connection, transfer, intake, &mut |done| progress(Progress::Bytes(done, total))).await?;
+    let role = info.get("role").unwrap_or("?").to_owned();
+    Ok(Described {
+        origin: Origin::Replication { server: connection.peer().to_owned(), role },
+        flavour: Some(info.flavour()),
+        version: Some(info.version().to_owned()),
+        run_id: info.get("run_id").map(str::to_owned),
+        position: Some((replid, offset)),
+        at: Some(at),
+    })
+}
+
+async fn receive(
+    connection: &mut Connection,
+    mut transfer: Transfer,
+    intake: &mut Intake,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), Error> {
+    let mut done = 0_u64;
+    while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await? {
+        done = done.saturating_add(bytes.len() as u64);
+        intake.push(bytes).await.map_err(|error| error.named(&format!("Redis at {}", connection.peer())))?;
+        progress(done);
+    }
+    Ok(())
+}
+
+/// The server's own persistence is its own business, but a BGSAVE that fails in silence is how data is lost.
+pub(super) fn warn_of_trouble(connection: &Connection, info: &Info) {
+    if let Some(trouble) = info.persistence_trouble() {
+        tracing::warn!(server = connection.peer(), "{trouble}");
+    }
+}
+
+async fn from_file(
+    path: &Path,
+    intake: &mut Intake,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Described, Error> {
+    let failed = |source| Error::File { path: PathBuf::from(path), source };
+    let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let total = file.metadata().await.map_err(failed)?.len();
+    let mut done = 0_u64;
+    loop {
+        let mut piece = bytes::BytesMut::with_capacity(PIECE);
+        if file.read_buf(&mut piece).await.map_err(failed)? == 0 {
+            break;
+        }
+        done = done.saturating_add(piece.len() as u64);
+        intake.push(piece.freeze()).await.map_err(|error| error.named(&path.display().to_string()))?;
+        progress(Progress::Bytes(done, Some(total)));
+    }
+    let origin = Origin::File { path: path.display().to_string() };
+    Ok(Described { origin, flavour: None, version: None, run_id: None, position: None, at: None })
+}
+
+/// What can go wrong while bytes are taken in, before anybody knows whose they are.
+enum Trouble {
+    Rdb(rdb::Error),
+    Other(Error),
+}
+
+impl Trouble {
+    fn named(self, origin: &str) -> Error {
+        match self {
+            Trouble::Rdb(source) => Error::Rdb { origin: origin.to_owned(), source },
+            Trouble::Other(error) => error,
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble::Other(error.into())
+    }
+}
+
+/// The bytes of an RDB file on their way into parts and through the walker.
+struct Intake {
+    instance: Instance,
+    label: String,
+    part: Vec<Bytes>,
+    held: usize,
+    next: u32,
+    puts: JoinSet<Result<(u32, Part), Error>>,
+    done: Vec<(u32, Part)>,
+    room: Arc<Semaphore>,
+    walk: Option<mpsc::Sender<Bytes>>,
+    walker: JoinHandle<Result<Walk, rdb::Error>>,
+}
+
+impl Intake {
+    fn begin(instance: &Instance, label: &str) -> Intake {
+        let (walk, mut pieces) = mpsc::channel::<Bytes>(WALK_QUEUE);
+        let walker = tokio::task::spawn_blocking(move || {
+            let mut walker = Walker::new(rdb::Limits::default());
+            while let Some(piece) = pieces.blocking_recv() {
+                walker.push(&piece)?;
+            }
+            walker.finish()
+        });
+        Intake {
+            instance: instance.clone(),
+            label: label.to_owned(),
+            part: Vec::new(),
+            held: 0,
+            next: 0,
+            puts: JoinSet::new(),
+            done: Vec::new(),
+            room: Arc::new(Semaphore::new(IN_FLIGHT)),
+            walk: Some(walk),
+            walker,
+        }
+    }
+
+    async fn push(&mut self, mut bytes: Bytes) -> Result<(), Trouble> {
+        let walked = match &self.walk {
+            Some(walk) => walk.send(bytes.clone()).await.is_ok(),
+            None => false,
+        };
+        if !walked {
+            // The walker ends early only at what it cannot walk.
+            return Err(self.walked().await.err().unwrap_or(Trouble::Other(Error::Lost)));
+        }
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(PART.saturating_sub(self.held).min(bytes.len()));
+            self.held = self.held.saturating_add(piece.len());
+            self.part.push(piece);
+            if self.held == PART {
+                self.put().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the part under way off; waits while too many are on their way.
+    async fn put(&mut self) -> Result<(), Error> {
+        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        while let Some(done) = self.puts.try_join_next() {
+            self.done.push(done.map_err(|_panic| Error::Lost)??);
+        }
+        let (instance, label, number) = (self.instance.clone(), self.label.clone(), self.next);
+        let plain = std::mem::take(&mut self.part);
+        (self.held, self.next) = (0, self.next.saturating_add(1));
+        self.puts.spawn(async move {
+            let _room = room;
+            put_part(&instance, &label, number, plain).await.map(|part| (number, part))
+        });
+        Ok(())
+    }
+
+    async fn walked(&mut self) -> Result<Walk, Trouble> {
+        self.walk = None;
+        match (&mut self.walker).await {
+            Ok(Ok(walk)) => Ok(walk),
+            Ok(Err(error)) => Err(Trouble::Rdb(error)),
+            Err(_panic) => Err(Trouble::Other(Error::Lost)),
+        }
+    }
+
+    /// Every part is put, and the walk is over.
+    async fn end(mut self) -> Result<(Vec<Part>, Walk), Trouble> {
+        let walk = self.walked().await?;
+        if self.held > 0 {
+            self.put().await?;
+        }
+        while let Some(done) = self.puts.join_next().await {
+            self.done.push(done.map_err(|_panic| Error::Lost)??);
+        }
+        self.done.sort_unstable_by_key(|(number, _)| *number);
+        Ok((self.done.into_iter().map(|(_, part)| part).collect(), walk))
+    }
+}
+
+async fn put_part(instance: &Instance, label: &str, number: u32, plain: Vec<Bytes>) -> Result<Part, Error> {
+    let key = instance.layout().part(label, number).map_err(|bad| archive::Error::Content {
+        name: instance.name().to_string(),
+        key: instance.layout().identity(),
+        why: bad.to_string(),
+    })?;
+    let archive = Arc::clone(instance.archive());
+    let binding = Binding::new(Kind::RdbPart, key.as_str());
+    let sealed = tokio::task::spawn_blocking(move || {
+        let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
+        let spec = SealSpec { level: archive.level(), threads: archive.threads(), ..SealSpec::new(&binding) };
+        seal::seal(&pieces, &spec, archive.protection())
+    })
+    .await
+    .map_err(|_panic| Error::Lost)??;
+    if instance.archive().put_sealed(&key, &sealed).await? == crate::repository::Put::Exists {
+        let why = "it stands there already, from another snapshot of the same moment".to_owned();
+        return Err(archive::Error::Content { name: instance.name().to_string(), key, why }.into());
+    }
+    Ok(Part::of(&sealed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+    use jiff::Timestamp;
+
+    #[test]
+    fn labels_sort_by_time() {
+        let of = |ms| label(Timestamp::from_millisecond(ms).unwrap());
+        assert_eq!(of(1_795_312_800_123), "20261122T020000.123Z");
+        assert!(of(999) < of(1000) && of(1000) < of(60_000));
+    }
+}

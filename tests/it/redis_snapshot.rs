@@ -1,0 +1,239 @@
+//! `walkeep backup redis` against real servers: what is stored, put together again, is what a server of that version loads with the same data.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use serde_json::Value;
+
+use super::support::Site;
+use super::support::process;
+use super::support::redis::{
+    QUICK_REDIS, RedisServer, VERSIONS, block_on, debug, free_port, instance, program, rdb_of, site, site_for,
+    started_from, starting_from,
+};
+
+fn options<'o>(version: &str, more: &[&'o str]) -> Vec<&'o str> {
+    let mut options = debug(version);
+    options.extend(more);
+    options
+}
+
+fn backup(site: &Site) -> Value {
+    site.walkeep(&["backup", "redis", "--json"]).json()
+}
+
+fn label(backup: &Value) -> &str {
+    backup["label"].as_str().expect("a label")
+}
+
+fn no_snapshot(site: &Site) {
+    let labels = block_on(async { instance(site).await.labels().await.expect("asked") });
+    assert!(labels.is_empty(), "{labels:?}");
+}
+
+/// Every version, from a file and from memory: the same data by the server's own digest, the same keys by its own count, and at the offset that
+/// its INFO says.
+#[test]
+fn every_version_comes_back_as_it_was() {
+    for version in VERSIONS {
+        for diskless in ["no", "yes"] {
+            let server = RedisServer::start(version, &options(version, &["--repl-diskless-sync", diskless]));
+            server.fill(2000);
+            let site = site_for(&server);
+            let taken = backup(&site);
+            let counted: u64 = [0, 3, 15]
+                .iter()
+                .map(|db| server.ask(&["-n", &db.to_string(), "DBSIZE"]).parse::<u64>().expect("a number"))
+                .sum();
+            assert_eq!(taken["keys"], counted, "{version} diskless {diskless}");
+            assert_eq!(taken["replid"].as_str(), Some(server.info("master_replid").as_str()));
+            assert!(taken["offset"].as_u64().expect("an offset") <= server.offset());
+            let restored = started_from(version, &rdb_of(&site, label(&taken)), &[]);
+            assert_eq!(restored.digest(), server.digest(), "{version} diskless {diskless}");
+        }
+    }
+}
+
+/// The file that redis-cli gets is the oracle for what the server sends.
+#[test]
+fn the_servers_own_check_accepts_what_is_stored() {
+    let server = RedisServer::start(QUICK_REDIS, &debug(QUICK_REDIS));
+    server.fill(500);
+    let site = site_for(&server);
+    let path = site.scratch().file("stored.rdb", "");
+    std::fs::write(&path, rdb_of(&site, label(&backup(&site)))).expect("write");
+    let mut check = process::command(program(QUICK_REDIS, "redis-check-rdb"), process::Orphan::Kill);
+    check.arg(&path);
+    let said = process::run(check).expect_ok();
+    assert!(said.contains("RDB looks OK"), "{said}");
+}
+
+#[test]
+fn an_acl_user_a_password_and_a_socket_get_in_and_a_wrong_password_does_not() {
+    let server = RedisServer::start(QUICK_REDIS, &["--requirepass", "hunter2"]);
+    let cli = |arguments: &[&str]| {
+        let mut all = vec!["-a", "hunter2", "--no-auth-warning"];
+        all.extend(arguments);
+        server.run_cli(&all).expect_ok()
+    };
+    cli(&["ACL", "SETUSER", "walkeep", "on", ">s3cret/@", "+psync", "+replconf", "+ping", "+info"]);
+    cli(&["SET", "a", "1"]);
+    for section in [
+        format!("url = \"redis://:hunter2@127.0.0.1:{}\"\n", server.port),
+        format!("url = \"redis://walkeep:s3cret%2F%40@127.0.0.1:{}\"\n", server.port),
+        format!("url = \"unix://{}\"\nuser = \"walkeep\"\npassword-env = \"WORD\"\n", server.socket().display()),
+    ] {
+        let site = site(&section);
+        let mut command = site.command();
+        command.args(["backup", "redis", "--json"]).env("WORD", "s3cret/@");
+        assert_eq!(process::run(command).json()["keys"], 1, "{section}");
+    }
+    for (user, word) in [("walkeep", "wrong-word"), ("nobody", "wrong-word")] {
+        let site = site(&format!("url = \"redis://{user}:{word}@127.0.0.1:{}\"\n", server.port));
+        let refused = site.walkeep(&["backup", "redis"]).expect_code(1);
+        assert!(refused.stderr.contains("does not let walkeep in: WRONGPASS"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains(word), "{}", refused.stderr);
+        no_snapshot(&site);
+    }
+    let site = site_for(&server);
+    assert!(site.walkeep(&["backup", "redis"]).expect_code(1).stderr.contains("NOAUTH"));
+}
+
+#[test]
+fn tls_checks_the_server_and_shows_our_certificate() {
+    let pki = super::support::Scratch::new();
+    let script = "
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca 2>/dev/null
+        openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=server 2>/dev/null
+        printf 'subjectAltName=IP:127.0.0.1\\n' > ext
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile ext 2>/dev/null
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -days 2 -subj /CN=other 2>/dev/null
+        chmod 644 *";
+    let mut shell = process::command("sh", process::Orphan::Kill);
+    shell.args(["-ec", script]).current_dir(pki.path());
+    process::run(shell).expect_ok();
+    let file = |name: &str| pki.join(name).display().to_string();
+    let port = free_port().to_string();
+    let (certificate, key, ca) = (file("server.crt"), file("server.key"), file("ca.crt"));
+    let tls = ["--tls-port", &port, "--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let server = RedisServer::start(QUICK_REDIS, &tls);
+    server.ask(&["SET", "a", "1"]);
+    let own = format!("tls-cert-file = \"{certificate}\"\ntls-key-file = \"{key}\"\n");
+    let section = |ca: &str, own: &str| format!("url = \"rediss://127.0.0.1:{port}\"\ntls-ca-file = \"{ca}\"\n{own}");
+    assert_eq!(backup(&site(&section(&ca, &own)))["keys"], 1);
+    let stranger = site(&section(&file("other.crt"), &own)).walkeep(&["backup", "redis"]).expect_code(5);
+    assert!(stranger.stderr.contains("certificate"), "{}", stranger.stderr);
+    // Servers ask for a certificate unless told otherwise.
+    site(&section(&ca, "")).walkeep(&["backup", "redis"]).expect_code(5);
+}
+
+/// Between the client and the server: passes bytes on until `limit` bytes came from the server, then changes or cuts.
+fn proxy(to: u16, limit: usize, damage: bool) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a client");
+            let mut server = TcpStream::connect(("127.0.0.1", to)).expect("the server");
+            let (mut from, mut into) = (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
+            std::thread::spawn(move || std::io::copy(&mut from, &mut into).ok());
+            let (mut passed, mut buffer) = (0, [0; 4096]);
+            while let Ok(read) = server.read(&mut buffer) {
+                if read == 0 {
+                    break;
+                }
+                let before = passed;
+                passed += read;
+                if passed > limit && before <= limit {
+                    if damage {
+                        buffer[limit - before] ^= 0x01;
+                    } else {
+                        client.write_all(&buffer[..limit - before]).ok();
+                        break;
+                    }
+                }
+                if client.write_all(&buffer[..read]).is_err() {
+                    break;
+                }
+            }
+            client.shutdown(std::net::Shutdown::Both).ok();
+        }
+    });
+    port
+}
+
+#[test]
+fn a_transfer_that_is_cut_or_damaged_stores_nothing() {
+    for diskless in ["no", "yes"] {
+        let server = RedisServer::start(QUICK_REDIS, &["--repl-diskless-sync", diskless]);
+        server.fill(5000);
+        // Past the replies and INFO, within the snapshot.
+        for (damage, code, says) in [(false, 5, "closed the connection"), (true, 6, "damaged")] {
+            let site = site(&format!("url = \"redis://127.0.0.1:{}\"\n", proxy(server.port, 60_000, damage)));
+            let failed = site.walkeep(&["backup", "redis"]).expect_code(code);
+            assert!(failed.stderr.contains(says), "diskless {diskless}: {}", failed.stderr);
+            no_snapshot(&site);
+        }
+    }
+}
+
+#[test]
+fn a_file_is_imported_as_it_is_and_a_damaged_one_is_not() {
+    let server = RedisServer::start(QUICK_REDIS, &debug(QUICK_REDIS));
+    server.fill(300);
+    let file = server.path().join("by-cli.rdb");
+    server.run_cli(&["--rdb", &file.display().to_string()]).expect_ok();
+    let bytes = std::fs::read(&file).expect("the file");
+    let site = site_for(&server);
+    let path = site.scratch().file("import.rdb", "");
+    std::fs::write(&path, &bytes).expect("write");
+    let path = path.display().to_string();
+    let label = site.walkeep(&["-q", "backup", "redis", "--from-file", &path]).expect_ok();
+    assert_eq!(rdb_of(&site, label.trim()), bytes);
+    let labels = || block_on(async { instance(&site).await.labels().await.expect("asked") });
+    for (len, flip) in [(bytes.len() - 1, None), (bytes.len(), Some(bytes.len() / 2)), (5, None), (0, None)] {
+        let mut wrong = bytes[..len].to_vec();
+        if let Some(at) = flip {
+            wrong[at] ^= 0x40;
+        }
+        std::fs::write(&path, wrong).expect("write");
+        site.walkeep(&["backup", "redis", "--from-file", &path]).expect_code(6);
+    }
+    assert_eq!(labels().len(), 1, "{:?}", labels());
+    site.walkeep(&["backup", "redis", "--from-file", "/nowhere.rdb"]).expect_code(4);
+}
+
+/// Many parts, with the data changing meanwhile.
+#[test]
+fn a_snapshot_of_several_parts_is_one_state() {
+    let server = RedisServer::start(QUICK_REDIS, &options(QUICK_REDIS, &["--rdbcompression", "no"]));
+    server.ask(&["DEBUG", "POPULATE", "150000", "key", "1000"]);
+    let site = site_for(&server);
+    let taken = backup(&site);
+    assert!(taken["logical_bytes"].as_u64().expect("bytes") > 2 * (64 << 20), "{taken}");
+    let restored = started_from(QUICK_REDIS, &rdb_of(&site, label(&taken)), &[]);
+    assert_eq!(restored.digest(), server.digest());
+}
+
+#[test]
+fn a_server_that_is_loading_or_alone_is_said_to_be_not_ready() {
+    let master = RedisServer::start(QUICK_REDIS, &[]);
+    let port = free_port().to_string();
+    let replica = RedisServer::start(QUICK_REDIS, &["--replicaof", "127.0.0.1", &port]);
+    let site = site_for(&replica);
+    let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
+    assert!(refused.stderr.contains("not ready: NOMASTERLINK"), "{}", refused.stderr);
+    no_snapshot(&site);
+
+    master.fill(3000);
+    let filled = site_for(&master);
+    let rdb = rdb_of(&filled, label(&backup(&filled)));
+    let loading = starting_from(
+        QUICK_REDIS,
+        &rdb,
+        &["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"],
+    );
+    let site = site_for(&loading);
+    let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
+    assert!(refused.stderr.contains("not ready: it is loading"), "{}", refused.stderr);
+}
