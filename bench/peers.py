@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """walkeep beside its peers, in one run on one machine: ratios mean something, absolute figures depend on the disk and the neighbours.
 
-usage: bench/peers.py path/to/walkeep [--only receive,push,get,backup,restore,replay] [--runs 3]
+usage: bench/peers.py path/to/walkeep [--only receive,push,get,backup,restore,replay,redis] [--runs 3]
 
 Each comparison alternates between the contenders and takes each one's best run. The scratch server (PostgreSQL 15, a pgbench database of
 about 1.5 GB and 1 GB of steady WAL after a base backup) is built once and kept in the cache folder. Peers: PostgreSQL's own pg_receivewal and
-pg_basebackup, and Debian's pgbackrest.
+pg_basebackup, and Debian's pgbackrest. For Redis: redis-cli --rdb and a replica, of Redis 7.0 as tests/setup.sh installs it.
 """
 
 import argparse
@@ -446,11 +446,139 @@ pg1-user=postgres
         return Run(took, resource.struct_rusage([0] * 16))
 
 
+class Redis:
+    """A server with half-random values, walkeep and redis-cli asking it for its data, and redis-benchmark writing to it."""
+
+    KEYS, VALUE = 400_000, 1000
+
+    def __init__(self, walkeep, cache, runs):
+        self.walkeep, self.runs, self.table = walkeep, runs, Table()
+        self.bin = f"{cache}/redis/7.0/bin"
+        self.scratch = tempfile.mkdtemp(prefix="walkeep-bench-", dir=f"{cache}/bench")
+        self.children = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for child in reversed(self.children):
+            child.kill()
+            child.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def start(self, name, *options):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        folder = f"{self.scratch}/{name}"
+        os.makedirs(folder)
+        log = open(f"{folder}/log", "wb")
+        command = [f"{self.bin}/redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no",
+                   "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-backlog-size", "256mb", *options]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.children.append(child)
+        self.until(lambda: self.cli(port, "PING") == "PONG")
+        return port, child
+
+    def cli(self, port, *words):
+        done = subprocess.run([f"{self.bin}/redis-cli", "-p", str(port), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    @staticmethod
+    def until(true):
+        end = time.monotonic() + 120
+        while not true():
+            if time.monotonic() > end:
+                sys.exit("redis: what was waited for did not come about")
+            time.sleep(0.05)
+
+    def fill(self, port):
+        with tempfile.TemporaryFile() as feed:
+            half = self.VALUE // 2
+            for n in range(self.KEYS):
+                key, value = b"key:%d" % n, os.urandom(half) + b"x" * half
+                feed.write(b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value))
+            feed.seek(0)
+            subprocess.run([f"{self.bin}/redis-cli", "-p", str(port), "--pipe"], stdin=feed, stdout=subprocess.DEVNULL, check=True)
+
+    def site(self, port, name):
+        site = f"{self.scratch}/{name}"
+        os.makedirs(site)
+        env = dict(os.environ, WALKEEP_CONFIG=f"{site}/walkeep.toml")
+        output_of([self.walkeep, "init", "--cluster", "main", "--repository", f"file://{site}/repository", "--state-dir", f"{site}/state",
+                   "--config", f"{site}/walkeep.toml"], env=env)
+        with open(f"{site}/walkeep.toml", "a", encoding="utf-8") as file:
+            file.write(f'\n[redis.cache]\nurl = "redis://127.0.0.1:{port}"\n')
+        return site, env
+
+    def snapshots(self, port):
+        peer, ours, stored = [], [], 0
+        for n in range(self.runs):
+            peer.append(timed([f"{self.bin}/redis-cli", "-p", str(port), "--rdb", f"{self.scratch}/by-cli.rdb"]))
+            size = os.path.getsize(f"{self.scratch}/by-cli.rdb")
+            site, env = self.site(port, f"snapshot-{n}")
+            ours.append(timed([self.walkeep, "-q", "backup", "redis"], env=env))
+            stored = bytes_under(f"{site}/repository/cache")
+            shutil.rmtree(site)
+        what = f"snapshot of {megabytes(size)}, diskless"
+        against = self.table.add(what, "redis-cli --rdb, neither walked nor encrypted", peer)
+        self.table.add(what, "walkeep backup redis", ours, against, 1.0, f"stored {megabytes(stored)}")
+
+    def writes(self, port):
+        """SETs a second of redis-benchmark -P 16: the server alone, with a replica, with walkeep. In turns; each one's best."""
+        best = {}
+        for n in range(self.runs):
+            for contender in ("nobody attached", "a Redis replica attached", "walkeep receive attached"):
+                child = None
+                if contender.startswith("a Redis"):
+                    _, child = self.start(f"replica-{n}", "--replicaof", "127.0.0.1", str(port))
+                elif contender.startswith("walkeep"):
+                    site, env = self.site(port, f"receive-{n}")
+                    child = subprocess.Popen([self.walkeep, "-q", "receive", "cache"], stdin=subprocess.DEVNULL, env=env)
+                    self.children.append(child)
+                    # The snapshot to begin with is not what is measured.
+                    self.until(lambda: os.path.isdir(f"{site}/repository/cache/snapshot") and os.listdir(f"{site}/repository/cache/snapshot"))
+                if child:
+                    self.until(lambda: "state=online" in self.cli(port, "INFO", "replication"))
+                said = output_of([f"{self.bin}/redis-benchmark", "-p", str(port), "-P", "16", "-n", "2000000", "-r", "100000", "-d", "100",
+                                  "-t", "set", "--csv"])
+                rate = float(said.splitlines()[-1].split(",")[1].strip('"'))
+                lag = 0.0
+                if child:
+                    begun, end = time.monotonic(), self.number(port, "master_repl_offset")
+                    self.until(lambda: self.acknowledged(port) >= end)
+                    lag = time.monotonic() - begun
+                    child.kill()
+                    child.wait()
+                    self.until(lambda: "state=online" not in self.cli(port, "INFO", "replication"))
+                before = best.get(contender, (0.0, 0.0))
+                best[contender] = max(before, (rate, lag))
+        print("\n| redis-benchmark -P 16 -t set -d 100 | operations a second | ratio | all acknowledged after |\n| --- | ---: | ---: | ---: |")
+        alone = best["nobody attached"][0]
+        for contender, (rate, lag) in best.items():
+            print(f"| {contender} | {rate:,.0f} | {rate / alone:.2f} | {f'{lag:.1f} s' if lag else ''} |")
+
+    def number(self, port, name):
+        return int(next(line.split(":")[1] for line in self.cli(port, "INFO", "replication").splitlines() if line.startswith(name)))
+
+    def acknowledged(self, port):
+        lines = [line for line in self.cli(port, "INFO", "replication").splitlines() if line.startswith("slave0:")]
+        return int(lines[0].split("offset=")[1].split(",")[0]) if lines else 0
+
+    def run(self):
+        port, _ = self.start("server")
+        self.fill(port)
+        print(f"{os.cpu_count()} cores; Redis {output_of([f'{self.bin}/redis-server', '--version']).split()[2]}\n")
+        self.table.heading()
+        self.snapshots(port)
+        self.cli(port, "FLUSHALL")
+        self.writes(port)
+
+
 def main():
     cache = become_postgres()
     parser = argparse.ArgumentParser()
     parser.add_argument("walkeep")
-    parser.add_argument("--only", default="receive,push,get,backup,restore,replay")
+    parser.add_argument("--only", default="receive,push,get,backup,restore,replay,redis")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--build-only", action="store_true")
     arguments = parser.parse_args()
@@ -460,6 +588,13 @@ def main():
     # Two runs at once would measure one another.
     alone = open(f"{os.path.dirname(home)}/lock", "w", encoding="utf-8")
     fcntl.flock(alone, fcntl.LOCK_EX)
+    names = arguments.only.split(",")
+    if "redis" in names and not arguments.build_only:
+        with Redis(arguments.walkeep, cache, arguments.runs) as bench:
+            bench.run()
+    names = [name for name in names if name != "redis"]
+    if not names:
+        return
     if not os.path.exists(f"{home}/meta.json"):
         build(home)
     if arguments.build_only:
@@ -467,7 +602,7 @@ def main():
     with Bench(arguments.walkeep, home, arguments.runs) as bench:
         print(f"{os.cpu_count()} cores; PostgreSQL {bench.server.sql('show server_version')}\n")
         bench.table.heading()
-        for name in arguments.only.split(","):
+        for name in names:
             getattr(bench, name)()
 
 

@@ -1,4 +1,4 @@
-//! walkeep keeps a PostgreSQL cluster restorable to any moment.
+//! walkeep keeps PostgreSQL clusters and Redis instances restorable to any moment.
 //!
 //! WAL comes in over the replication protocol ([`receive`]) or as an `archive_command` ([`push`]). Either way a whole segment goes through
 //! [`archive::ingest`]: every record is checked and digested ([`wal`]), the bytes are compressed and encrypted ([`seal`]) and put into the
@@ -8,6 +8,9 @@
 //! A base backup ([`backup`]) is cut into chunks that are stored once each; its manifest is written last. A restore ([`restore`]) resolves
 //! its target to the exact record where PostgreSQL will stop, proves that everything it needs is there, and only then touches the disk;
 //! PostgreSQL then fetches its WAL through [`get`].
+//!
+//! A Redis or Valkey instance is followed as its replica ([`redis`]): a snapshot is walked while it streams by ([`rdb`]) and stored in parts, and
+//! the stream of commands behind it ([`resp`]) is kept with marks that tie its offsets to times ([`snapshot`], [`archive::instance`]).
 //!
 //! The modules stand in layers, lowest first. A module imports only from the layers below its own, which `tests/tidy.rs` checks.
 

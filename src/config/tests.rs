@@ -65,7 +65,7 @@ listen = "127.0.0.1:9187"
 }
 
 /// What stands from line 5 on, and what is said of it.
-const WRONG: [(&str, &str); 24] = [
+const WRONG: [(&str, &str); 30] = [
     ("[postgre.main]\n", "5: the top of the file has no key \"postgre\"; did you mean \"postgres\"?"),
     (
         "[postgres.main]\nconection = \"host=a\"\n",
@@ -133,6 +133,27 @@ const WRONG: [(&str, &str); 24] = [
         "6: level = 23 is no zstd level; write \"auto\", 1 to 19, or -1 to -7 for the fast ones",
     ),
     ("[redis.main]\n[postgres.main]\n", "5: [redis.main] and [postgres.main] would share a folder; rename one of them"),
+    (
+        "[redis.a]\nurl = \"redis://u@h\"\n",
+        "6: url: it names a user and no password; write redis://host:6379, rediss://host:6379 for TLS, or unix:///run/redis/redis.sock",
+    ),
+    ("[redis.a]\nsentinels = [\"h:1\"]\n", "6: the Sentinels need the master's name; add master = \"mymaster\""),
+    (
+        "[redis.a]\nsentinels = \"h:1\"\nmaster = \"m\"\n",
+        "6: sentinels is a list like [\"10.0.0.1:26379\", \"10.0.0.2:26379\"]",
+    ),
+    (
+        "[redis.a]\nurl = \"redis://h\"\nmaster = \"m\"\n",
+        "6: url and Sentinels are two ways to find it; keep url, or sentinels with master",
+    ),
+    (
+        "[redis.a]\nbackup = \"0 2 * * *\"\n",
+        "5: [redis.a] says not where it is; add url = \"redis://127.0.0.1:6379\", or sentinels and master",
+    ),
+    (
+        "[redis.a]\nurl = \"redis://:x@h\"\npassword-env = \"X\"\n",
+        "6: the url and a key of its own both give a password; keep one",
+    ),
     (
         "[server]\nlisten = \"9187\"\n",
         "6: listen = \"9187\" of [server]: write an address and a port, like \"127.0.0.1:9187\"",

@@ -210,12 +210,21 @@ impl Receiver<'_> {
             Ok(stretches)
         };
         let mut stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
-        for stretch in &stretches {
+        for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
             self.uploads.put((stretch.replid, stretch.first));
         }
         stretches.extend(self.newest_stored().await?);
         let newest = stretches.iter().max_by_key(|stretch| (stretch.ended_at, stretch.last));
         self.position = newest.map(Position::after);
+        for stretch in stretches.iter().filter(|stretch| stretch.first == stretch.last) {
+            // The newest is made anew under the same name; the others are of no use any more.
+            if self
+                .position
+                .is_none_or(|position| (position.replid, position.offset) != (stretch.replid, stretch.first))
+            {
+                self.spool.remove((stretch.replid, stretch.first))?;
+            }
+        }
         self.based = self.is_based().await?;
         Ok(())
     }
@@ -334,10 +343,13 @@ impl Receiver<'_> {
     async fn close(&mut self, name: Name) -> Result<(), Error> {
         let spool = self.spool.clone();
         let read = tokio::task::spawn_blocking(move || spool.read(name));
-        if let Some(spooled) = read.await.map_err(|_panic| Error::Lost)?? {
-            self.position = Some(Position::after(&spooled.stretch().0));
+        let Some(spooled) = read.await.map_err(|_panic| Error::Lost)?? else { return Ok(()) };
+        let (stretch, _) = spooled.stretch();
+        self.position = Some(Position::after(&stretch));
+        // An empty one is begun again under the same name, so it must not be on its way then.
+        if stretch.first < stretch.last {
+            self.uploads.put(name);
         }
-        self.uploads.put(name);
         Ok(())
     }
 

@@ -290,3 +290,100 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     let to = Some(Cut { offset: mark.offset, db: mark.db });
     Ok(Reach { stretches, to, at: mark.time, before, ..base })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::snapshot::{Origin, Snapshot};
+    use super::{Mark, Stretch, Way, target};
+    use crate::rdb::{Limits, Walker};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// A snapshot of the second 10 at offset 100.
+    fn snapshot() -> Snapshot {
+        let mut walker = Walker::new(Limits::default());
+        walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
+        Snapshot {
+            format: 1,
+            label: "x".into(),
+            started_at: at(9),
+            finished_at: at(12),
+            at: at(10),
+            origin: Origin::File { path: "x".into() },
+            flavour: crate::redis::Flavour::Redis,
+            version: "7".into(),
+            run_id: None,
+            replid: ID.parse().ok(),
+            offset: Some(100),
+            db: 3,
+            walk: walker.finish().unwrap(),
+            parts: Vec::new(),
+            logical_bytes: 18,
+            stored_bytes: 0,
+        }
+    }
+
+    fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> Stretch {
+        Stretch {
+            replid: ID.parse().unwrap(),
+            first,
+            last,
+            db: 0,
+            in_transaction: false,
+            db_after: 0,
+            in_transaction_after: false,
+            follows: None,
+            started_at: at(10),
+            ended_at: at(ended),
+            writes: 1,
+            marks: marks.iter().map(|(offset, second)| Mark { offset: *offset, db: 1, time: at(*second) }).collect(),
+        }
+    }
+
+    /// Offset and number of stretches, or where the way ends.
+    fn check(way: &[Stretch], time: Option<i64>) -> Result<(u64, usize), i64> {
+        let reach = target(&snapshot(), Way { stretches: way.to_vec() }, time.map(at)).map_err(Timestamp::as_second)?;
+        Ok((reach.to.unwrap().offset, reach.stretches.len()))
+    }
+
+    #[test]
+    fn a_time_is_the_last_mark_before_anything_later() {
+        // The second stretch's clock was set back once.
+        let way = [
+            stretch(50, 200, 15, &[(90, 9), (150, 12), (200, 15)]),
+            stretch(200, 400, 30, &[(250, 20), (300, 18), (400, 30)]),
+        ];
+        for (time, expected) in [
+            (10, Ok((100, 0))),
+            (11, Ok((100, 0))),
+            (12, Ok((150, 1))),
+            (14, Ok((150, 1))),
+            (15, Ok((200, 1))),
+            // What came at 20 stands before what came at 18: it is not in the state of 19.
+            (19, Ok((200, 1))),
+            (20, Ok((300, 2))),
+            (30, Ok((400, 2))),
+            (31, Err(30)),
+        ] {
+            assert_eq!(check(&way, Some(time)), expected, "{time}");
+        }
+        assert_eq!(check(&way, None), Ok((400, 2)));
+    }
+
+    #[test]
+    fn silence_counts_only_as_far_as_something_shows_it() {
+        // A transaction that was open when the stream ended has no mark, but the bytes before it are known to be all there was.
+        let way = [stretch(100, 200, 25, &[(150, 12)])];
+        assert_eq!(check(&way, Some(25)), Ok((150, 1)));
+        assert_eq!(check(&way, Some(26)), Err(25));
+        assert_eq!(check(&[], Some(10)), Ok((100, 0)));
+        assert_eq!(check(&[], Some(11)), Err(10));
+        assert_eq!(check(&[], None), Ok((100, 0)));
+    }
+}
