@@ -87,6 +87,7 @@ fn segment(number: u64) -> Digest {
         latest: endings.iter().map(|ending| ending.time).max(),
         endings,
         events: Vec::new(),
+        changes: Vec::new(),
         omitted_events: 0,
         head: None,
         tail: None,
