@@ -5,7 +5,7 @@
 //! here syncs the same file twice: the temporary file is removed and the caller starts over.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,20 @@ impl Staged {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         match self.file.as_mut() {
             Some(file) => file.write_all(bytes).map_err(Error::at("write", &self.path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back what was written after the first `len` bytes; what is written next follows them.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn truncate(&mut self, len: u64) -> Result<(), Error> {
+        match self.file.as_mut() {
+            Some(file) => {
+                let cut = file.set_len(len).and_then(|()| file.seek(SeekFrom::Start(len)));
+                cut.map(drop).map_err(Error::at("truncate", &self.path))
+            }
             None => Ok(()),
         }
     }

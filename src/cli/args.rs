@@ -218,6 +218,18 @@ pub(super) struct List {
 #[derive(Subcommand, Debug)]
 pub(super) enum ListOf {
     Postgres(ListPostgres),
+    Redis(ListRedis),
+}
+
+/// Of Redis instances
+#[derive(Args, Debug)]
+pub(super) struct ListRedis {
+    /// One instance [default: all]
+    #[arg(value_name = "NAME")]
+    pub(super) instance: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Of PostgreSQL clusters
@@ -242,6 +254,38 @@ pub(super) struct Plan {
 #[derive(Subcommand, Debug)]
 pub(super) enum PlanOf {
     Postgres(PlanPostgres),
+    Redis(PlanRedis),
+}
+
+/// For a Redis or Valkey instance
+#[derive(Args, Debug)]
+#[command(after_help = help::REDIS)]
+pub(super) struct PlanRedis {
+    /// The instance [default: the only one configured]
+    #[arg(value_name = "INSTANCE")]
+    pub(super) instance: Option<String>,
+    #[command(flatten)]
+    pub(super) target: TargetRedis,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Target (the newest reachable moment without one)")]
+pub(super) struct TargetRedis {
+    /// The state at a moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
+    #[arg(long, value_name = "TIME", group = "redis-target")]
+    pub(super) target_time: Option<String>,
+    /// The snapshot as it is, without the commands behind it
+    #[arg(long, group = "redis-target")]
+    pub(super) target_immediate: bool,
+    /// Start from this snapshot instead of the newest that fits
+    #[arg(long, value_name = "LABEL")]
+    pub(super) backup: Option<String>,
+    /// Take the newest reachable moment before the target if the target itself cannot be reached
+    #[arg(long)]
+    pub(super) nearest: bool,
 }
 
 /// For a PostgreSQL cluster
@@ -272,6 +316,33 @@ pub(super) struct Restore {
 #[derive(Subcommand, Debug)]
 pub(super) enum RestoreOf {
     Postgres(RestorePostgres),
+    Redis(RestoreRedis),
+}
+
+/// A Redis or Valkey instance: write what a stock server starts from
+#[derive(Args, Debug)]
+#[command(after_help = help::REDIS)]
+pub(super) struct RestoreRedis {
+    /// The instance [default: the only one configured]
+    #[arg(value_name = "INSTANCE")]
+    pub(super) instance: Option<String>,
+    /// The empty or new folder to restore into, which becomes the server's dir
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: PathBuf,
+    #[command(flatten)]
+    pub(super) target: TargetRedis,
+    /// Start a server on it that nobody can reach, wait until it has loaded, compare its keys, and end it
+    #[arg(long)]
+    pub(super) start: bool,
+    /// The server that is to start from it [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
+    #[arg(long, value_name = "PATH")]
+    pub(super) redis_server: Option<PathBuf>,
+    /// The configuration it will be started with, to warn of what it would ignore [default: that in /etc, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) redis_conf: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// A PostgreSQL cluster
@@ -424,7 +495,7 @@ fn kinds() -> impl TypedValueParser<Value = Kind> {
 #[derive(Args, Debug)]
 #[command(after_help = help::VERIFY)]
 pub(super) struct Verify {
-    /// The cluster [default: all that are configured]
+    /// The cluster or Redis instance [default: all that are configured]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
     /// Only this backup and the WAL it needs

@@ -171,7 +171,8 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
 /// The errors of Redis instances.
 fn of_instance(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     let by_snapshot = cause.downcast_ref::<snapshot::Error>().map(of_snapshot);
-    by_snapshot.or_else(|| cause.downcast_ref::<redis::Error>().map(of_redis))
+    let by_restore = || cause.downcast_ref::<snapshot::out::Error>().map(of_snapshot_out);
+    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::Error>().map(of_redis))
 }
 
 fn of_class(class: Class) -> Code {
@@ -283,6 +284,17 @@ fn of_snapshot(error: &snapshot::Error) -> Code {
         Error::Archive(error) => of_archive(error),
         error if error.is_integrity() => Code::Integrity,
         Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_snapshot_out(error: &snapshot::out::Error) -> Code {
+    use snapshot::out::Error;
+    match error {
+        Error::Server(error) => of_redis(error),
+        Error::Archive(error) => of_archive(error),
+        error if error.is_integrity() => Code::Integrity,
+        Error::NotEmpty { .. } | Error::NoServer { .. } => Code::Usage,
         other => of_class(other.class()),
     }
 }

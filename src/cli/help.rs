@@ -93,6 +93,15 @@ Examples:
 
 Nothing is touched before the target is proved to be reachable. Run it as the user that PostgreSQL is to run as.";
 
+pub(super) const REDIS: &str = "\
+Examples:
+  walkeep plan redis --target-time '2026-11-22 14:03:00Z'
+  walkeep restore redis --dir /var/lib/redis-restored --target-time '5 minutes ago' --start
+  walkeep restore redis cache --dir /srv/cache --backup 20261122T020000.123Z --target-immediate
+
+Redis 7 and later, and Valkey, get an append-only folder, Redis 6 an append-only file, and where no commands follow the
+snapshot a plain dump.rdb. A server loads one kind and ignores the others: start it with the options that are printed.";
+
 pub(super) const LOG: &str = "\
 Examples:
   walkeep log --since '2 hours ago'

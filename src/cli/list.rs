@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::args::{List, ListOf};
 use super::exit::Code;
-use super::open;
 use super::output::{Output, Tone, grouped, size, span};
+use super::{open, redis_list};
 use crate::archive::overview::{self, Backup, Missing, Overview, Timeline, Window};
 use crate::archive::reindex;
 use crate::archive::spool::Spool;
@@ -22,17 +22,22 @@ use crate::postgres::timeline::TimelineId;
 #[derive(serde::Serialize)]
 struct Report<'r> {
     clusters: &'r [Overview],
+    instances: &'r [redis_list::Overview],
 }
 
 pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Code> {
-    let (name, json) = match args.of {
-        Some(ListOf::Postgres(of)) => (of.cluster, of.json || args.json),
-        None => (None, args.json),
-    };
     let config = around.config()?;
-    let clusters = match &name {
-        Some(name) => vec![config.cluster(Some(name))?],
-        None => config.clusters.iter().collect(),
+    let all = || (config.clusters.iter().collect(), config.instances.iter().collect());
+    let (clusters, instances, json): (Vec<_>, Vec<_>, bool) = match &args.of {
+        None => (all().0, all().1, args.json),
+        Some(ListOf::Postgres(of)) => match &of.cluster {
+            Some(name) => (vec![config.cluster(Some(name))?], Vec::new(), of.json || args.json),
+            None => (all().0, Vec::new(), of.json || args.json),
+        },
+        Some(ListOf::Redis(of)) => match &of.instance {
+            Some(name) => (Vec::new(), vec![config.instance(Some(name))?], of.json || args.json),
+            None => (Vec::new(), all().1, of.json || args.json),
+        },
     };
     let mut overviews = Vec::new();
     for cluster in clusters {
@@ -42,18 +47,28 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         let overview = overview::gather(&archive, &index, spool).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
+    let mut redis = Vec::new();
+    for instance in instances {
+        redis.push(redis_list::gather(&config, instance, around).await?);
+    }
     if json {
-        around.output.json(&Report { clusters: &overviews })?;
+        around.output.json(&Report { clusters: &overviews, instances: &redis })?;
         return Ok(Code::Done);
     }
-    if overviews.is_empty() {
-        around.output.line(format!("no cluster is configured in {}", config.path.display()))?;
+    if overviews.is_empty() && redis.is_empty() {
+        around.output.line(format!("nothing is configured in {}", config.path.display()))?;
     }
     for (nth, overview) in overviews.iter().enumerate() {
         if nth > 0 {
             around.output.line("")?;
         }
         show(overview, &around.output)?;
+    }
+    for (nth, overview) in redis.iter().enumerate() {
+        if nth > 0 || !overviews.is_empty() {
+            around.output.line("")?;
+        }
+        redis_list::show(overview, &around.output)?;
     }
     Ok(Code::Done)
 }

@@ -23,6 +23,8 @@ mod progress;
 mod push;
 mod receive;
 mod redis;
+mod redis_list;
+mod redis_restore;
 mod restore;
 mod server;
 mod target;
@@ -90,7 +92,9 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::ArchivePush(args) => light(push::run(args, around))?,
         Command::ArchiveGet(args) => return light(get::run(args, around)),
         Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
+        Command::Plan(Plan { of: PlanOf::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
+        Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
         Command::Backup(Backup { of: BackupOf::All(_) }) => heavy(redis::backup_all(around))?,

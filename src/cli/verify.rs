@@ -13,8 +13,8 @@ use super::output::{Output, Tone, count, grouped, size, span};
 use super::progress::Progress;
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::config::{Cluster, ConfigError};
-use crate::verify::{self, Options, Report};
+use crate::config::{Cluster, Config, ConfigError, Instance};
+use crate::verify::{self, InstanceReport, Options, Report};
 
 /// How often the progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -33,18 +33,35 @@ struct Verified {
 struct All<'r> {
     whole: bool,
     clusters: &'r [Verified],
+    instances: &'r [VerifiedInstance],
+}
+
+/// What `--json` prints of a Redis instance.
+#[derive(serde::Serialize)]
+struct VerifiedInstance {
+    instance: String,
+    whole: bool,
+    #[serde(flatten)]
+    report: InstanceReport,
 }
 
 pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    let meant = config.instance_meant(args.cluster.as_deref());
     let clusters: Result<Vec<&Cluster>, ConfigError> = match &args.cluster {
+        _ if meant.is_some() => Ok(Vec::new()),
         Some(name) => config.cluster(Some(name)).map(|cluster| vec![cluster]),
         None if args.backup.is_some() => config.cluster(None).map(|cluster| vec![cluster]),
         None => Ok(config.clusters.iter().collect()),
     };
     let clusters = clusters?;
-    if clusters.is_empty() {
-        return Err(Failure::usage(format!("no cluster is configured in {}", config.path.display())).into());
+    let instances: Vec<&Instance> = match (meant, &args.cluster, &args.backup) {
+        (Some(instance), ..) => vec![instance],
+        (None, None, None) => config.instances.iter().collect(),
+        (None, ..) => Vec::new(),
+    };
+    if clusters.is_empty() && instances.is_empty() {
+        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
     let mut all = Vec::new();
     for cluster in clusters {
@@ -59,11 +76,34 @@ pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<C
         }
         all.push(Verified { cluster: cluster.name.to_string(), whole: report.is_whole(), report });
     }
-    let whole = all.iter().all(|verified| verified.whole);
+    let mut redis = Vec::new();
+    for instance in instances {
+        redis.push(of_instance(&config, instance, &args, around).await?);
+    }
+    let whole = all.iter().all(|verified| verified.whole) && redis.iter().all(|verified| verified.whole);
     if args.json {
-        around.output.json(&All { whole, clusters: &all })?;
+        around.output.json(&All { whole, clusters: &all, instances: &redis })?;
     }
     Ok(if whole { Code::Done } else { Code::Integrity })
+}
+
+async fn of_instance(
+    config: &Config,
+    of: &Instance,
+    args: &Verify,
+    around: &Surroundings,
+) -> anyhow::Result<VerifiedInstance> {
+    let instance = open::instance(config, of, around).await?;
+    let options = Options { backup: args.backup.clone() };
+    let began = around.clock.elapsed();
+    let seen = verify::Progress::default();
+    let report = watching(verify::verify_instance(&instance, &options, &seen), &seen, around).await;
+    let report = report.with_context(|| format!("cannot verify {}", of.name))?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    if !args.json {
+        show_instance(of.name.as_str(), &report, took, &around.output)?;
+    }
+    Ok(VerifiedInstance { instance: of.name.to_string(), whole: report.is_whole(), report })
 }
 
 /// Verifies, and shows how far it is.
@@ -72,9 +112,18 @@ async fn watched(
     options: &Options,
     around: &Surroundings,
 ) -> Result<Report, verify::VerifyError> {
-    let (seen, bar) = (verify::Progress::default(), Progress::begin("verify", 0, around.quiet));
+    let seen = verify::Progress::default();
+    watching(verify::verify(archive, options, &seen), &seen, around).await
+}
+
+async fn watching<T>(
+    work: impl Future<Output = Result<T, verify::VerifyError>>,
+    seen: &verify::Progress,
+    around: &Surroundings,
+) -> Result<T, verify::VerifyError> {
+    let bar = Progress::begin("verify", 0, around.quiet);
     let clock: &dyn Clock = &*around.clock;
-    let mut work = std::pin::pin!(verify::verify(archive, options, &seen));
+    let mut work = std::pin::pin!(work);
     let report = loop {
         tokio::select! {
             report = &mut work => break report,
@@ -85,15 +134,34 @@ async fn watched(
     report
 }
 
-fn show(cluster: &str, report: &Report, took: Duration, out: &Output) -> anyhow::Result<()> {
-    let verdict = if report.is_whole() {
-        out.tone(Tone::Good, "everything is there and right")
-    } else {
-        out.tone(Tone::Bad, "NOT WHOLE")
+fn show_instance(name: &str, report: &InstanceReport, took: Duration, out: &Output) -> anyhow::Result<()> {
+    verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
+    let row = |counts: &verify::InstanceCounts| {
+        let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(grouped);
+        [counts.repository.clone(), snapshots, parts, stretches, size(counts.bytes)]
     };
-    let read = report.repositories.iter().map(|counts| counts.bytes).sum();
-    out.line(format!("{}: {verdict}, {} read in {}", out.tone(Tone::Strong, cluster), size(read), span(took)))?;
-    out.line("")?;
+    let rows: Vec<_> = report.repositories.iter().map(row).collect();
+    out.table(["repository", ">snapshots", ">parts", ">stretches of commands", ">read"], &rows)?;
+    for damage in &report.damage {
+        let (repository, object) = (&damage.repository, &damage.object);
+        out.line(format!("  {}  {object} in {repository}: {}", out.tone(Tone::Bad, "damaged"), damage.what))?;
+    }
+    for gap in &report.gaps {
+        let gone = out.tone(Tone::Warning, "gap");
+        out.line(format!("  {gone}      commands after offset {} of {}: {}", gap.offset, gap.replid, gap.reason))?;
+    }
+    Ok(())
+}
+
+fn verdict(name: &str, whole: bool, read: u64, took: Duration, out: &Output) -> anyhow::Result<()> {
+    let verdict =
+        if whole { out.tone(Tone::Good, "everything is there and right") } else { out.tone(Tone::Bad, "NOT WHOLE") };
+    out.line(format!("{}: {verdict}, {} read in {}", out.tone(Tone::Strong, name), size(read), span(took)))?;
+    out.line("")
+}
+
+fn show(cluster: &str, report: &Report, took: Duration, out: &Output) -> anyhow::Result<()> {
+    verdict(cluster, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
     let row = |counts: &verify::Counts| {
         let numbers = [counts.segments, counts.files, counts.backups, counts.packs, counts.chunks].map(grouped);
         let [segments, files, backups, packs, chunks] = numbers;

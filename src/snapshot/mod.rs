@@ -15,6 +15,7 @@
 
 mod error;
 mod follow;
+pub mod out;
 pub mod receive;
 pub mod take;
 mod upload;

@@ -8,7 +8,10 @@
 //! some 150 bytes, and a chunk some 100 while backups are checked.
 
 mod backups;
+mod instance;
 mod objects;
+
+pub use instance::{Counts as InstanceCounts, InstanceReport, verify_instance};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

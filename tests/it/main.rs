@@ -57,3 +57,5 @@ mod redis_snapshot;
 mod redis_receive;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
+/// Redis back out: what is written, seen by servers of every version.
+mod redis_restore;

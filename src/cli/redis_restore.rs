@@ -1,0 +1,252 @@
+//! `walkeep plan redis` and `walkeep restore redis`: resolve the target, prove it, write what a server starts from, and see that one does.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use super::Surroundings;
+use super::args::{PlanRedis, RestoreRedis, TargetRedis};
+use super::exit::{Code, Failure};
+use super::output::{Output, Tone, count, size, span};
+use super::progress::Progress;
+use super::{moment, open};
+use crate::archive::instance::{Instance, Reach, Unreachable, Wanted};
+use crate::postgres::time::PgTime;
+use crate::redis::Flavour;
+use crate::snapshot::out::start::{self, Loaded};
+use crate::snapshot::out::{Conf, Placed, Version, Wishes, advice, restore};
+
+/// Where distributions keep the server's configuration.
+const CONFIGURATIONS: [&str; 4] =
+    ["/etc/redis/redis.conf", "/etc/redis.conf", "/etc/valkey/valkey.conf", "/etc/valkey.conf"];
+
+/// What `plan --json` prints.
+#[derive(serde::Serialize)]
+struct Plan {
+    reachable: bool,
+    reason: Option<String>,
+    backup: Option<String>,
+    /// The state reached is the one after the commands that had come by then.
+    at: Option<Timestamp>,
+    /// And it is that of every moment before this one.
+    before: Option<Timestamp>,
+    replid: Option<String>,
+    offset: Option<u64>,
+    snapshot_bytes: u64,
+    command_bytes: u64,
+    keys_in_snapshot: u64,
+    nearest_before: Option<Timestamp>,
+    nearest_after: Option<Timestamp>,
+}
+
+impl Plan {
+    fn of(reach: &Result<Reach, Unreachable>) -> Plan {
+        let to = reach.as_ref().ok();
+        let not = reach.as_ref().err();
+        Plan {
+            reachable: to.is_some(),
+            reason: not.map(|not| not.reason.clone()),
+            backup: to.map(|reach| reach.snapshot.label.clone()),
+            at: to.map(|reach| reach.at),
+            before: to.and_then(|reach| reach.before),
+            replid: to.and_then(Reach::replid).map(|id| id.to_string()),
+            offset: to.and_then(|reach| reach.to).map(|cut| cut.offset),
+            snapshot_bytes: to.map_or(0, |reach| reach.snapshot.logical_bytes),
+            command_bytes: to.map_or(0, Reach::command_bytes),
+            keys_in_snapshot: to.map_or(0, |reach| reach.snapshot.walk.keys()),
+            nearest_before: not.and_then(|not| not.nearest_before),
+            nearest_after: not.and_then(|not| not.nearest_after),
+        }
+    }
+
+    fn show(&self, instance: &str, out: &Output) -> anyhow::Result<()> {
+        let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+        let (Some(backup), Some(at)) = (&self.backup, self.at) else {
+            let reason = self.reason.as_deref().unwrap_or_default();
+            out.line(format!(
+                "{}: {instance} cannot be restored there: {reason}",
+                out.tone(Tone::Bad, "NOT REACHABLE")
+            ))?;
+            if let Some(nearest) = self.nearest_before {
+                out.line(format!("  newest reachable moment before  {}", time(nearest)))?;
+            }
+            if let Some(nearest) = self.nearest_after {
+                out.line(format!("  oldest reachable moment after   {}", time(nearest)))?;
+            }
+            return Ok(());
+        };
+        out.line(format!("{}: {instance} as of {}", out.tone(Tone::Good, "reachable"), time(at)))?;
+        out.line(format!(
+            "  snapshot  {backup}, {}, {}",
+            count(self.keys_in_snapshot, "key"),
+            size(self.snapshot_bytes)
+        ))?;
+        out.line(format!("  commands  {} behind it", size(self.command_bytes)))?;
+        if let (Some(replid), Some(offset)) = (&self.replid, self.offset) {
+            out.line(format!("  position  offset {offset} of {replid}"))?;
+        }
+        if let Some(before) = self.before {
+            out.line(format!("  the next commands came at {}", time(before)))?;
+        }
+        Ok(())
+    }
+}
+
+/// What `restore --json` prints.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    plan: &'r Plan,
+    restored: Option<&'r Placed>,
+    start: Option<Vec<String>>,
+    warnings: &'r [String],
+    loaded: Option<&'r Loaded>,
+}
+
+pub(super) async fn plan(args: PlanRedis, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let of = config.instance(args.instance.as_deref())?;
+    let instance = open::instance(&config, of, around).await?;
+    let plan = Plan::of(&reach(&instance, &args.target, around).await?);
+    if args.json {
+        around.output.json(&plan)?;
+    } else {
+        plan.show(of.name.as_str(), &around.output)?;
+    }
+    Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
+}
+
+pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let of = config.instance(args.instance.as_deref())?;
+    let instance = open::instance(&config, of, around).await?;
+    let reached = reach(&instance, &args.target, around).await?;
+    let plan = Plan::of(&reached);
+    if !args.json {
+        plan.show(of.name.as_str(), &around.output)?;
+    }
+    let Ok(reach) = reached else {
+        if args.json {
+            around.output.json(&Report { plan: &plan, restored: None, start: None, warnings: &[], loaded: None })?;
+        }
+        return Ok(Code::Unreachable);
+    };
+    let (program, version) = server(&args, &reach, around).await?;
+    let conf = configuration(&args)?;
+    let names = conf.as_ref().map(|(_, conf)| conf.names.clone()).unwrap_or_default();
+    let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
+    let began = around.clock.elapsed();
+    let bar = Progress::begin("restore", 0, around.quiet || args.json);
+    let wishes = Wishes { dir: dir.clone(), version, names: names.clone() };
+    let placed = restore(&instance, &reach, wishes, &mut |done, total| bar.at(done, total)).await;
+    bar.end();
+    let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    let warnings = advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), version);
+    if !args.json {
+        let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
+        around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
+        for warning in &warnings {
+            around.output.line(format!("{}: {warning}", around.output.tone(Tone::Warning, "warning")))?;
+        }
+    }
+    let loaded = match (&program, args.start) {
+        (Some(program), true) => {
+            let loaded = start::check(program, &placed, &names, &around.clock).await;
+            Some(loaded.context("the files are restored, but a server does not come up on them as it should")?)
+        }
+        (None, true) => return Err(Failure::usage("no redis-server was found; name one with --redis-server").into()),
+        (_, false) => None,
+    };
+    let options = advice::options(&placed, &names);
+    if args.json {
+        let report = Report {
+            plan: &plan,
+            restored: Some(&placed),
+            start: Some(options),
+            warnings: &warnings,
+            loaded: loaded.as_ref(),
+        };
+        around.output.json(&report)?;
+    } else {
+        say_what_next(&options, version, loaded.as_ref(), &around.output)?;
+    }
+    Ok(Code::Done)
+}
+
+async fn reach(
+    instance: &Instance,
+    args: &TargetRedis,
+    around: &Surroundings,
+) -> anyhow::Result<Result<Reach, Unreachable>> {
+    let usage = |why: &dyn std::fmt::Display| Failure::usage(format!("--target-time: {why}"));
+    let wanted = match &args.target_time {
+        Some(text) => {
+            let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
+            Wanted::Time(time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?)
+        }
+        None if args.target_immediate => Wanted::Snapshot,
+        None => Wanted::Newest,
+    };
+    let from = args.backup.as_deref();
+    let failed = || format!("cannot plan a restore of {}", instance.name());
+    let found = instance.reach(wanted, from).await.with_context(failed)?;
+    match &found {
+        Err(Unreachable { nearest_before: Some(nearest), .. }) if args.nearest => {
+            Ok(instance.reach(Wanted::Time(*nearest), from).await.with_context(failed)?)
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The server to restore for: the one named or found, else one like that of the snapshot.
+async fn server(
+    args: &RestoreRedis,
+    reach: &Reach,
+    around: &Surroundings,
+) -> anyhow::Result<(Option<PathBuf>, Version)> {
+    if let Some(program) = &args.redis_server {
+        return Ok((Some(program.clone()), start::version_of(program).await?));
+    }
+    let snapshot = &reach.snapshot;
+    let name = if snapshot.flavour == Flavour::Valkey { "valkey-server" } else { "redis-server" };
+    let path = around.environment.get("PATH").unwrap_or_default();
+    let found = std::env::split_paths(path).map(|folder| folder.join(name)).find(|program| program.is_file());
+    if let Some(program) = found
+        && let Ok(version) = start::version_of(&program).await
+    {
+        return Ok((Some(program), version));
+    }
+    let version = Version::parse(snapshot.flavour, &snapshot.version);
+    let unknown = || {
+        let version = &snapshot.version;
+        Failure::usage(format!(
+            "the snapshot does not say for which server it is ({version}); name one with --redis-server"
+        ))
+    };
+    Ok((None, version.ok_or_else(unknown)?))
+}
+
+/// The server's configuration: the one named, or the one where distributions keep it.
+fn configuration(args: &RestoreRedis) -> anyhow::Result<Option<(String, Conf)>> {
+    let name = |path: &Path| path.display().to_string();
+    if let Some(path) = &args.redis_conf {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        return Ok(Some((name(path), Conf::parse(&text))));
+    }
+    // One that can't be read is not known; nothing depends on it but advice.
+    let read = |path: &str| Some((path.to_owned(), Conf::parse(&std::fs::read_to_string(path).ok()?)));
+    Ok(CONFIGURATIONS.iter().find_map(|path| read(path)))
+}
+
+fn say_what_next(options: &[String], version: Version, loaded: Option<&Loaded>, out: &Output) -> anyhow::Result<()> {
+    if let Some(loaded) = loaded {
+        let keys: u64 = loaded.keys.values().sum();
+        let how = if loaded.compared { ", as the snapshot says" } else { " after the commands behind the snapshot" };
+        let checked = out.tone(Tone::Good, "checked");
+        out.line(format!("{checked}: {} loads it and has {}{how}", loaded.server, count(keys, "key")))?;
+    }
+    let program = if version.flavour == Flavour::Valkey { "valkey-server" } else { "redis-server" };
+    let words: Vec<String> = options.iter().map(|word| open::shell_word(word)).collect();
+    out.line(format!("start it with: {program} {}", words.join(" ")))
+}

@@ -1,0 +1,128 @@
+//! The stream of commands on its way into an append-only file.
+//!
+//! The file is what a client might have sent, so what servers say to each other in between is left out: `PING`, `REPLCONF GETACK`, empty lines.
+//! It begins with the database that the stream was in, and it ends at the last place where the stream may be cut.
+
+use super::Error;
+use crate::durable::Staged;
+use crate::resp::{self, Commands, Cut, Kind, Limits};
+
+/// What servers say to each other is shorter.
+const HELD: usize = 4 << 10;
+
+/// Where the commands end.
+#[derive(Debug)]
+pub(super) struct End {
+    /// The length of the file.
+    pub(super) len: u64,
+    pub(super) cut: Cut,
+    /// How many commands change something.
+    pub(super) commands: u64,
+    pub(super) highest_db: u32,
+}
+
+/// Writes commands to the end of a file.
+#[derive(Debug)]
+pub(super) struct Tail {
+    commands: Commands,
+    /// The beginning of a command that is not whole.
+    held: Vec<u8>,
+    /// The length of the file with everything written.
+    written: u64,
+    /// The length of the file with the commands that are whole.
+    whole: u64,
+    /// The length of the file and the place, where it may be cut.
+    end: (u64, Cut),
+    /// How many commands that change something are before the end, and how many there are.
+    counts: (u64, u64),
+    highest_db: u32,
+}
+
+impl Tail {
+    /// Goes on after `len` bytes of `file`, with the commands from `from` on.
+    pub(super) fn begin(file: &mut Staged, len: u64, from: Cut) -> Result<Tail, Error> {
+        let select = resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]);
+        file.write(&select)?;
+        let len = len.saturating_add(select.len() as u64);
+        Ok(Tail {
+            commands: Commands::at(from, Limits::default()),
+            held: Vec::new(),
+            written: len,
+            whole: len,
+            end: (len, from),
+            counts: (0, 0),
+            highest_db: from.db,
+        })
+    }
+
+    /// The next bytes of the stream.
+    pub(super) fn push(&mut self, file: &mut Staged, bytes: &[u8]) -> Result<(), Error> {
+        let begin = self.commands.offset();
+        // Where in `bytes` a command ends, and whether it is to be kept.
+        let mut ends: Vec<(usize, bool)> = Vec::new();
+        let (mut end, mut counts, mut highest) = (self.end, self.counts, self.highest_db);
+        let mut whole = self.whole;
+        self.commands.push(bytes, &mut |command| {
+            let kept = !matches!(command.kind, Kind::Empty | Kind::Ping | Kind::GetAck);
+            let to = usize::try_from(command.end.saturating_sub(begin)).unwrap_or(usize::MAX);
+            ends.push((to, kept));
+            if kept {
+                whole = whole.saturating_add(command.end.saturating_sub(command.start));
+            }
+            let writes = kept && !matches!(command.kind, Kind::Select | Kind::Multi | Kind::Exec);
+            counts.1 = counts.1.saturating_add(u64::from(writes));
+            highest = highest.max(command.db);
+            if !command.in_transaction || command.kind == Kind::Exec {
+                // A SELECT acts on what comes after it.
+                end = (whole, Cut { offset: command.end, db: command.db });
+                counts.0 = counts.1;
+            }
+        })?;
+        if let Some(cut) = self.commands.cut()
+            && cut.offset == end.1.offset
+        {
+            end.1 = cut;
+        }
+        (self.whole, self.end, self.counts) = (whole, end, counts);
+        self.highest_db = highest.max(self.commands.db());
+        self.write(file, bytes, &ends)
+    }
+
+    /// Writes what is kept of `bytes`, in as few pieces as there are gaps.
+    fn write(&mut self, file: &mut Staged, bytes: &[u8], ends: &[(usize, bool)]) -> Result<(), Error> {
+        let (mut from, mut to) = (0, 0);
+        for (end, kept) in ends {
+            if !*kept {
+                self.put(file, bytes.get(from..to).unwrap_or_default())?;
+                self.held.clear();
+                from = *end;
+            } else if !self.held.is_empty() {
+                let held = std::mem::take(&mut self.held);
+                self.put(file, &held)?;
+            }
+            to = *end;
+        }
+        self.put(file, bytes.get(from..to).unwrap_or_default())?;
+        self.held.extend_from_slice(bytes.get(to..).unwrap_or_default());
+        if self.held.len() > HELD {
+            let held = std::mem::take(&mut self.held);
+            self.put(file, &held)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, file: &mut Staged, bytes: &[u8]) -> Result<(), Error> {
+        file.write(bytes)?;
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Cuts the file where it may be cut.
+    pub(super) fn end(self, file: &mut Staged) -> Result<End, Error> {
+        let (len, cut) = self.end;
+        if self.written > len {
+            file.truncate(len)?;
+        }
+        Ok(End { len, cut, commands: self.counts.0, highest_db: self.highest_db })
+    }
+}

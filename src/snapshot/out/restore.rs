@@ -1,0 +1,74 @@
+//! From the archive into a folder: the parts of a snapshot, then the stretches of the stream up to the target.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::{Error, Form, Names, Place, Placed, Version};
+use crate::archive::instance::{Instance, Reach};
+use crate::rdb::Limits;
+
+/// Where to, and for whom.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// The server's folder: new, or empty.
+    pub dir: PathBuf,
+    /// The server that is to start from it.
+    pub version: Version,
+    /// What it calls its files.
+    pub names: Names,
+}
+
+/// Writes what a server starts from. `progress` hears how many bytes of how many are written.
+///
+/// Memory: one part of the snapshot or one stretch of the stream, and what the walker looks into.
+///
+/// # Errors
+/// Something is missing or damaged, or can't be written. Nothing that a server would load is complete then.
+pub async fn restore(
+    instance: &Instance,
+    reach: &Reach,
+    wishes: Wishes,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Placed, Error> {
+    let form = Form::of(wishes.version, reach.command_bytes() > 0);
+    let now = instance.archive().clock().now().as_millisecond();
+    let limits = Limits { expired_by: Some(now), ..Limits::default() };
+    let total = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
+    let mut done = 0_u64;
+    let mut place = on_a_thread(move || Place::begin(&wishes.dir, form, &wishes.names, limits)).await?;
+    for number in 0..reach.snapshot.parts.len() {
+        let bytes = instance.part(&reach.snapshot, number).await?;
+        done = done.saturating_add(bytes.len() as u64);
+        place = on_a_thread(move || {
+            place.snapshot(&bytes)?;
+            Ok(place)
+        })
+        .await?;
+        progress(done, total);
+    }
+    if let (true, Some(from)) = (form.is_append_only(), reach.from) {
+        place = on_a_thread(move || place.follow(from)).await?;
+        for number in 0..reach.stretches.len() {
+            let bytes: Bytes = instance.commands_of(reach, number).await?;
+            done = done.saturating_add(bytes.len() as u64);
+            place = on_a_thread(move || {
+                place.commands(&bytes)?;
+                Ok(place)
+            })
+            .await?;
+            progress(done, total);
+        }
+    }
+    let placed = on_a_thread(move || place.end()).await?;
+    match (placed.end, reach.to) {
+        // What was replayed is what was planned, or it is not what was asked for.
+        (Some(end), Some(to)) if end.offset != to.offset => Err(Error::Short { end: end.offset, target: to.offset }),
+        _ => Ok(placed),
+    }
+}
+
+/// Files are written where waiting for a disk keeps nobody else waiting.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panic| Error::Lost)?
+}

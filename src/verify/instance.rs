@@ -1,0 +1,242 @@
+//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again, in every repository.
+//!
+//! Memory: one part or one stretch, stored and opened, and what the walker looks into.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::objects::open;
+use super::{Damage, Options, Progress, VerifyError};
+use crate::archive::instance::{Gap, Identity, Instance, Part, Snapshot, Stretch};
+use crate::rdb::{self, Walk, Walker};
+use crate::repository::instance::InstanceObject;
+use crate::repository::layout::ObjectKey;
+use crate::repository::{self, Repository};
+use crate::resp::{self, Commands};
+use crate::seal::{Kind, Opened};
+
+/// What one repository holds of an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Counts {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// Snapshots that are right: every part, and what a walk finds.
+    pub snapshots: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Stretches of the stream that are right.
+    pub stretches: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// What a verification of an instance found.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
+pub struct InstanceReport {
+    /// What each repository holds.
+    pub repositories: Vec<Counts>,
+    /// What is damaged or missing.
+    pub damage: Vec<Damage>,
+    /// Breaks in the stream that were recorded; a snapshot after each begins anew.
+    pub gaps: Vec<Gap>,
+}
+
+impl InstanceReport {
+    /// Whether everything is there and right. A recorded break is no damage.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty()
+    }
+}
+
+/// Verifies one instance.
+///
+/// # Errors
+/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+pub async fn verify_instance(
+    instance: &Instance,
+    options: &Options,
+    progress: &Progress,
+) -> Result<InstanceReport, VerifyError> {
+    let archive = instance.archive();
+    if let Some((name, source)) = archive.unreachable().next() {
+        return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
+    }
+    let mut report = InstanceReport::default();
+    let mut known = options.backup.is_none();
+    for (name, repository) in archive.repositories() {
+        let counts = Counts { repository: name.to_owned(), ..Counts::default() };
+        let mut subject = Subject { instance, repository, progress, counts, damage: Vec::new(), gaps: Vec::new() };
+        known |= subject.run(options.backup.as_deref()).await?;
+        subject.gaps.retain(|gap| !report.gaps.contains(gap));
+        report.gaps.append(&mut subject.gaps);
+        report.damage.append(&mut subject.damage);
+        report.repositories.push(subject.counts);
+    }
+    match &options.backup {
+        Some(label) if !known => Err(VerifyError::UnknownBackup { label: label.clone() }),
+        _ => Ok(report),
+    }
+}
+
+/// One repository under verification.
+struct Subject<'a> {
+    instance: &'a Instance,
+    repository: &'a Repository,
+    progress: &'a Progress,
+    counts: Counts,
+    damage: Vec<Damage>,
+    gaps: Vec<Gap>,
+}
+
+impl Subject<'_> {
+    /// Everything, or the snapshot of this label alone. Says whether there was such a snapshot.
+    async fn run(&mut self, only: Option<&str>) -> Result<bool, VerifyError> {
+        let all = self.instance.archive().layout().all();
+        let mut found = false;
+        for object in self.repository.list(&all).await.map_err(|error| self.named(error))? {
+            let key = &object.key;
+            match self.instance.layout().object(key) {
+                Some(InstanceObject::Snapshot(label)) if only.is_none_or(|only| only == label) => {
+                    found = true;
+                    self.snapshot(key).await?;
+                }
+                // Parts are read with their snapshot. One under way has no manifest yet.
+                Some(InstanceObject::Part(..) | InstanceObject::Snapshot(_)) => {}
+                _ if only.is_some() => {}
+                Some(InstanceObject::Commands(..)) => self.commands(key).await?,
+                Some(InstanceObject::Gap(..)) => {
+                    let gap = self.value::<Gap>(Kind::Gap, key).await?;
+                    self.gaps.extend(gap);
+                }
+                Some(InstanceObject::Identity) => {
+                    let _readable = self.value::<Identity>(Kind::Instance, key).await?;
+                }
+                None => self.damaged(key, "no object of walkeep has such a name; it may be somebody else's"),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn snapshot(&mut self, key: &ObjectKey) -> Result<(), VerifyError> {
+        let Some(snapshot) = self.value::<Snapshot>(Kind::Snapshot, key).await? else { return Ok(()) };
+        let (mut walker, mut whole) = (Some(Walker::new(rdb::Limits::default())), true);
+        for (number, part) in (0..).zip(&snapshot.parts) {
+            let Ok(key) = self.instance.layout().part(&snapshot.label, number) else { continue };
+            match self.part(&key, part).await? {
+                None => whole = false,
+                Some(bytes) => walker = self.walked(&key, walker, bytes).await,
+            }
+            whole &= walker.is_some();
+        }
+        let Some(walker) = walker.filter(|_| whole) else { return Ok(()) };
+        match walker.finish() {
+            Ok(walk) if same(&walk, &snapshot.walk) => self.counts.snapshots = self.counts.snapshots.saturating_add(1),
+            Ok(_) => self.damaged(key, "its parts hold other keys than it says"),
+            Err(error) => self.damaged(key, error),
+        }
+        Ok(())
+    }
+
+    async fn part(&mut self, key: &ObjectKey, part: &Part) -> Result<Option<Bytes>, VerifyError> {
+        let Some(opened) = self.opened(Kind::RdbPart, key).await? else { return Ok(None) };
+        let content = blake3::Hash::from_bytes(opened.content).to_hex();
+        if opened.plain.len() as u64 != part.len || content.as_str() != part.content {
+            self.damaged(key, "it is not the part that the snapshot names");
+            return Ok(None);
+        }
+        self.counts.parts = self.counts.parts.saturating_add(1);
+        Ok(Some(opened.plain))
+    }
+
+    async fn walked(&mut self, key: &ObjectKey, walker: Option<Walker>, bytes: Bytes) -> Option<Walker> {
+        let mut walker = walker?;
+        let walked = tokio::task::spawn_blocking(move || walker.push(&bytes).map(|()| walker)).await;
+        match walked {
+            Ok(Ok(walker)) => Some(walker),
+            Ok(Err(error)) => {
+                self.damaged(key, error);
+                None
+            }
+            Err(_panic) => {
+                self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep");
+                None
+            }
+        }
+    }
+
+    async fn commands(&mut self, key: &ObjectKey) -> Result<(), VerifyError> {
+        let Some(opened) = self.opened(Kind::Commands, key).await? else { return Ok(()) };
+        let checked = tokio::task::spawn_blocking(move || parse(&opened)).await;
+        match checked {
+            Ok(Ok(())) => self.counts.stretches = self.counts.stretches.saturating_add(1),
+            Ok(Err(what)) => self.damaged(key, what),
+            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+        }
+        Ok(())
+    }
+
+    /// An object's content as a value; `None` if it is damaged.
+    async fn value<T: DeserializeOwned>(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, VerifyError> {
+        let Some(opened) = self.opened(kind, key).await? else { return Ok(None) };
+        let value = serde_json::from_slice(&opened.plain);
+        Ok(value.map_err(|error| self.damaged(key, error)).ok())
+    }
+
+    /// An object opened; `None` if it is missing or damaged.
+    async fn opened(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<Opened>, VerifyError> {
+        let bytes = match self.repository.get(key).await {
+            Ok(bytes) => bytes,
+            Err(repository::Error::NotFound { .. }) => {
+                self.damaged(key, "it is missing");
+                return Ok(None);
+            }
+            Err(error @ repository::Error::Corrupt { .. }) => {
+                self.damaged(key, error);
+                return Ok(None);
+            }
+            Err(error) => return Err(self.named(error)),
+        };
+        self.progress.add(bytes.len() as u64);
+        self.counts.bytes = self.counts.bytes.saturating_add(bytes.len() as u64);
+        let (protection, name) = (Arc::clone(self.instance.archive().protection()), key.clone());
+        match tokio::task::spawn_blocking(move || open(kind, &name, &bytes, &protection)).await {
+            Ok(Ok(opened)) => return Ok(Some(opened)),
+            Ok(Err(what)) => self.damaged(key, what),
+            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+        }
+        Ok(None)
+    }
+
+    fn damaged(&mut self, object: &ObjectKey, what: impl ToString) {
+        let repository = self.counts.repository.clone();
+        let damage = Damage { repository, object: object.to_string(), what: what.to_string() };
+        tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
+        self.damage.push(damage);
+    }
+
+    fn named(&self, source: repository::Error) -> VerifyError {
+        VerifyError::Repository { name: self.counts.repository.clone(), source: Arc::new(source) }
+    }
+}
+
+/// Whether two walks found the same. One that stopped at something it did not know may have stopped elsewhere.
+fn same(a: &Walk, b: &Walk) -> bool {
+    let stopped = a.stopped.is_some() || b.stopped.is_some();
+    a.bytes == b.bytes && (stopped || (&a.databases, a.functions, a.version) == (&b.databases, b.functions, b.version))
+}
+
+/// Parses a stretch again, and compares with what it says of itself.
+fn parse(opened: &Opened) -> Result<(), String> {
+    let stretch: Stretch = serde_json::from_slice(&opened.metadata).map_err(|error| error.to_string())?;
+    let mut commands = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::Limits::default());
+    commands.push(&opened.plain, &mut |_| {}).map_err(|error| error.to_string())?;
+    let found = (commands.boundary(), commands.offset(), commands.db(), commands.in_transaction());
+    if found == (stretch.last, stretch.last, stretch.db_after, stretch.in_transaction_after) {
+        Ok(())
+    } else {
+        Err("its commands end elsewhere than it says".to_owned())
+    }
+}
