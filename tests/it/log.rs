@@ -21,6 +21,12 @@ fn way_back(event: &Value) -> Vec<&str> {
     event["target"].as_str().expect("a target").split(' ').collect()
 }
 
+/// Where a restore to just before what stands at this position stops.
+fn stop(site: &Site, at: u64) -> Option<String> {
+    let plan = site.walkeep(&["plan", "postgres", "main", "--json", "--before-event", &waldump::spell(at)]);
+    plan.json()["target_lsn"].as_str().map(str::to_owned)
+}
+
 /// Kind, database and relation.
 fn what(event: &Value) -> (String, String, String) {
     let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
@@ -208,9 +214,12 @@ fn mass_changes_are_counted_as_the_server_counts_them() {
         assert_eq!(restored.sql("select count(*) from big"), "30000", "{major}");
         // Any record of the transaction leads to before its commit.
         let middle = records.iter().find(|record| u64::from(record.xid) == updated.1).unwrap();
-        let plan =
-            it.site.walkeep(&["plan", "postgres", "main", "--json", "--before-event", &waldump::spell(middle.lsn)]);
-        assert_eq!(Some(plan.json()["target_lsn"].as_str().unwrap()), told[1]["lsn"].as_str(), "{major}");
+        assert_eq!(stop(&it.site, middle.lsn).as_deref(), told[1]["lsn"].as_str(), "{major}");
+        // Also one that a subtransaction wrote.
+        let top: u64 = of.parse().unwrap();
+        let part = |record: &&waldump::Record| u64::from(record.xid) > top && record.description.starts_with("DELETE");
+        let middle = records.iter().find(part).expect("what a subtransaction deleted");
+        assert_eq!(stop(&it.site, middle.lsn).as_deref(), told[2]["lsn"].as_str(), "{major}");
     }
 }
 
@@ -274,6 +283,15 @@ fn the_life_of_a_server_is_told() {
     assert!(told(&it.site, &["--until", &before, "--event", "drop"]).is_empty());
     let dropped = told(&it.site, &["--event", "drop-database"]);
     assert!([Some(oid.as_str()), Some("shop")].contains(&dropped[0]["database"].as_str()), "{dropped:?}");
+
+    // Its commit is no place to stop before: whichever record of it is named, the way leads to before the first of these.
+    let xid = u32::try_from(dropped[0]["xid"].as_u64().unwrap()).unwrap();
+    let records = waldump::records(&it.cluster, &it.cluster.pg_wal(), 1, dropped[0]["lsn"].as_str().unwrap());
+    let own: Vec<_> = records.iter().filter(|record| record.xid == xid).collect();
+    assert!(own.iter().any(|record| record.manager == "Transaction") && own.len() >= 3, "{own:?}");
+    for record in own {
+        assert_eq!(stop(&it.site, record.lsn).as_deref(), dropped[0]["lsn"].as_str(), "{record:?}");
+    }
 
     // The files are gone before the transaction commits, and the row of pg_database is spoilt before that: it must be whole.
     let restored = it.restore("with-shop", &way_back(&dropped[0]));

@@ -4,7 +4,8 @@
 //! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`Source`] fetches: from
 //! async code the whole lookup goes through `spawn_blocking`.
 
-use std::collections::{BTreeSet, HashMap};
+mod effect;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,12 +16,11 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelinePath;
-use crate::wal::catalog::{Counts, counted, invalidates};
 use crate::wal::decode::Decoder;
 use crate::wal::digest::{Digest, State};
-use crate::wal::event::{Ending, Event, RelationId, Xid};
+use crate::wal::event::{Ending, Event, Xid};
 use crate::wal::page::Major;
-use crate::wal::record::{HEADER, Record, RecordHeader, rmgr};
+use crate::wal::record::Record;
 
 /// Where the dense part of a segment comes from.
 pub trait Source {
@@ -79,13 +79,6 @@ fn joint(stretch: &Stretch) -> Option<RecordSpan> {
         (Joint::Whole { start, .. }, Some(head)) => Some(RecordSpan { lsn: *start, end: head.end }),
         _ => None,
     }
-}
-
-/// Whether what a record does can be undone by its transaction's abort. Not so where a whole database's files are made or removed
-/// (`dbase_redo`), nor where a tuple is changed in its place, as DROP DATABASE does first of all.
-fn is_transactional(header: &RecordHeader) -> bool {
-    const IN_PLACE: u8 = 0x70;
-    header.rmgr != rmgr::DATABASE && !(header.rmgr == rmgr::HEAP && header.info & IN_PLACE == IN_PLACE)
 }
 
 /// Lookups in one cluster's log.
@@ -260,96 +253,6 @@ impl<'a, S: Source> Lookup<'a, S> {
             segment = stretch.place.segment.next();
         }
         Ok(None)
-    }
-
-    /// The record by which what stands at `lsn` took effect: where its transaction ended, or the record itself where it belongs to none. `None` if
-    /// no record starts there, or its transaction did not end.
-    ///
-    /// # Errors
-    /// What index or source say.
-    pub fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
-        if let Some(ending) = self.first(path, lsn, Want::Ending, |_| true)?.filter(|ending| ending.lsn == lsn) {
-            return Ok(Some(RecordSpan { lsn: ending.lsn, end: ending.end_lsn }));
-        }
-        let Some((record, header)) = self.record_at(path, lsn)? else { return Ok(None) };
-        if header.xid == 0 || !is_transactional(&header) {
-            return Ok(Some(record));
-        }
-        let ended = self.ending_of(path, record.end, Xid::new(header.xid))?;
-        Ok(ended.map(|ending| RecordSpan { lsn: ending.lsn, end: ending.end_lsn }))
-    }
-
-    /// The record before `before` and not far from it that marked a database as invalid, if the server does that. Looks into that segment's bytes,
-    /// and the one before.
-    ///
-    /// # Errors
-    /// What index or source say.
-    pub fn invalidated_before(
-        &self,
-        path: &TimelinePath,
-        before: Lsn,
-        database: u32,
-    ) -> Result<Option<Lsn>, LookupError<S::Error>> {
-        let (Some(along), Some(major)) = (Along::new(&self.view, path), self.major_at(path, before)?) else {
-            return Ok(None);
-        };
-        let last = along.segment_size().segment_of(before);
-        for segment in [Some(last), last.previous()].into_iter().flatten() {
-            let Some(stretch) = along.segment(segment)? else { break };
-            let found = self.scan(&stretch, |record| record.lsn >= before || invalidates(record, database, major))?;
-            if let Some(record) = found.filter(|record| record.lsn < before) {
-                return Ok(Some(record.lsn));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The rows that transactions changed in one segment of the path, by file, counted in the segment's bytes.
-    ///
-    /// # Errors
-    /// What index or source say.
-    pub fn rows_of(
-        &self,
-        path: &TimelinePath,
-        segment: SegmentNo,
-        xids: &BTreeSet<Xid>,
-    ) -> Result<HashMap<RelationId, Counts>, LookupError<S::Error>> {
-        let mut rows: HashMap<RelationId, Counts> = HashMap::new();
-        let Some(along) = Along::new(&self.view, path) else { return Ok(rows) };
-        let Some(stretch) = along.segment(segment)? else { return Ok(rows) };
-        let Some(major) = Major::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
-        self.scan(&stretch, |record| {
-            if xids.contains(&Xid::new(record.header.xid))
-                && let Some((_, file, counts)) = counted(record, major)
-            {
-                rows.entry(file).or_default().add(counts);
-            }
-            false
-        })?;
-        Ok(rows)
-    }
-
-    /// The record that starts at `lsn`, and its header.
-    fn record_at(
-        &self,
-        path: &TimelinePath,
-        lsn: Lsn,
-    ) -> Result<Option<(RecordSpan, RecordHeader)>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
-        let Some(stretch) = along.segment_of(lsn)? else { return Ok(None) };
-        let mut header = None;
-        let found = self.scan(&stretch, |record| {
-            header = Some(record.header);
-            record.lsn >= lsn
-        })?;
-        if let Some(record) = found {
-            return Ok(header.map(|header| (record, header)).filter(|_| record.lsn == lsn && record.end <= stretch.to));
-        }
-        // It runs over the segment's end.
-        let Some(tail) = stretch.summary.digest.tail.filter(|tail| tail.start == lsn) else { return Ok(None) };
-        let writer = tail.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
-        let whole = self.record_from(path, lsn)?.filter(|record| record.lsn == lsn);
-        Ok(whole.zip(writer))
     }
 
     /// The last record that ends at `end` or before.
