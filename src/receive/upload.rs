@@ -31,8 +31,9 @@ const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Dura
 /// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Sealed segments, a third of their size, that may be on their way beside those in memory: while one is synced, others are sealed.
-const SEALED_LIMIT: usize = 3;
+/// Sealed segments that may be on their way beside those in memory: while one is synced, others are sealed. At the fastest level each has half of its
+/// segment's size.
+const SEALED_LIMIT: usize = 2;
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, Default)]
