@@ -46,7 +46,9 @@ pub mod backup;
 pub mod snapshot;
 pub mod restore;
 pub mod explore;
+pub mod retention;
 pub mod verify;
+pub mod health;
 
 // L5  edge: the only users of anyhow and clap
 pub mod config;

@@ -159,6 +159,23 @@ impl Sql {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
+    /// The rows that a query gives, as text; NULL is empty. `question` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error`] if the server says no or doesn't answer.
+    pub async fn query(&self, question: &'static str, query: &str) -> Result<Vec<Vec<String>>, Error> {
+        let row = |row: &SimpleQueryRow| (0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect();
+        Ok(self.rows(question, query).await?.iter().map(row).collect())
+    }
+
+    /// Runs one statement. `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error`] if the server says no or doesn't answer.
+    pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), Error> {
+        self.rows(what, statement).await.map(drop)
+    }
+
     async fn value(&self, question: &'static str, query: &str) -> Result<String, Error> {
         let rows = self.rows(question, query).await?;
         rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(Error::Unexpected(question))
@@ -364,8 +381,15 @@ fn listed(row: &SimpleQueryRow) -> Option<Listed> {
     Some(Listed { row: Row { oid: row.get(0)?.parse().ok()?, name: row.get(1)?.to_owned(), relation: None }, at })
 }
 
+/// `name` as an SQL identifier.
+#[must_use]
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('\0', "").replace('"', "\"\""))
+}
+
 /// `text` as an SQL string, whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+#[must_use]
+pub fn literal(text: &str) -> String {
     let text = text.replace('\0', "").replace('\'', "''");
     if text.contains('\\') { format!(" E'{}'", text.replace('\\', "\\\\")) } else { format!("'{text}'") }
 }

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 6] = [
     &["postgres", "wal", "rdb", "resp", "seal"],
     &["replication", "sql", "redis", "repository", "index", "control"],
     &["archive"],
-    &["receive", "push", "get", "backup", "restore", "explore", "snapshot", "retention", "verify"],
+    &["receive", "push", "get", "backup", "restore", "explore", "snapshot", "retention", "verify", "health"],
     &["config", "daemon", "cli"],
 ];
 

@@ -36,6 +36,17 @@ pub enum ReindexError {
     Archive(#[from] Error),
 }
 
+impl ReindexError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> crate::retry::Class {
+        match self {
+            ReindexError::Index(error) => error.class(),
+            ReindexError::Archive(error) => error.class(),
+        }
+    }
+}
+
 /// How far back a catch-up looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {

@@ -58,9 +58,11 @@ pub(super) enum Command {
     Backup(Backup),
     List(List),
     Plan(Plan),
-    Restore(Restore),
+    Restore(Box<Restore>),
     Log(Log),
     Verify(Verify),
+    Cleanup(Cleanup),
+    Health(Health),
     Index(Index),
 }
 
@@ -353,8 +355,10 @@ pub(super) struct RestorePostgres {
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
     /// The empty or new folder to restore into
-    #[arg(long, value_name = "DIR")]
-    pub(super) pgdata: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["database", "table"], conflicts_with_all = ["database", "table"])]
+    pub(super) pgdata: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) single: SingleArgs,
     #[command(flatten)]
     pub(super) target: TargetArgs,
     /// Put the tablespace that was in OLD into NEW; once for each
@@ -367,7 +371,7 @@ pub(super) struct RestorePostgres {
     #[arg(long)]
     pub(super) start: bool,
     /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
-    #[arg(long, value_name = "DIR", requires = "start")]
+    #[arg(long, value_name = "DIR")]
     pub(super) pg_bindir: Option<PathBuf>,
     /// Options for the server when it is started, like '-p 5433'
     #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
@@ -375,6 +379,29 @@ pub(super) struct RestorePostgres {
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "One database or table, into a running server under another name (instead of --pgdata)")]
+pub(super) struct SingleArgs {
+    /// Bring back this database alone; with --table, the database that the table is in
+    #[arg(long, value_name = "NAME")]
+    pub(super) database: Option<String>,
+    /// Bring back this table alone, into the same database
+    #[arg(long, value_name = "SCHEMA.NAME")]
+    pub(super) table: Option<String>,
+    /// What it is to be called [default: its name and _restored]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(super) new_name: Option<String>,
+    /// The running server [default: the cluster's connection]
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) into: Option<String>,
+    /// Where the scratch server's files go for the while [default: scratch in the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch_dir: Option<PathBuf>,
+    /// Tables that are copied at a time [default: one a processor, up to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) jobs: Option<u8>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -501,6 +528,39 @@ pub(super) struct Verify {
     /// Only this backup and the WAL it needs
     #[arg(long, value_name = "LABEL")]
     pub(super) backup: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Apply retention: take away what no moment of the last days needs
+#[derive(Args, Debug)]
+#[command(after_help = help::CLEANUP)]
+pub(super) struct Cleanup {
+    /// Keep every moment of so many days restorable [default: each repository's retention]
+    #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(super) days: Option<u32>,
+    /// Only say what would go, and why
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// One cluster [default: all that are configured]
+    #[arg(long, value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// Hours for which data outlives the last backup that used it: longer than any backup takes
+    #[arg(long, value_name = "HOURS", default_value_t = 48)]
+    pub(super) grace: u32,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Say how protected we are now; ends with 0 if all is well, else with 1
+#[derive(Args, Debug)]
+#[command(after_help = help::HEALTH)]
+pub(super) struct Health {
+    /// One cluster [default: all that are configured]
+    #[arg(value_name = "NAME")]
+    pub(super) cluster: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,

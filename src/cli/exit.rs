@@ -12,9 +12,10 @@ use crate::push::PushError;
 use crate::replication::{self, ConninfoError};
 use crate::restore::ground::GroundError;
 use crate::restore::place::PlaceError;
+use crate::restore::single::Error as SingleError;
 use crate::retry::Class;
 use crate::verify::VerifyError;
-use crate::{archive, backup, explore, index, receive, redis, repository, restore, snapshot, sql};
+use crate::{archive, backup, explore, index, receive, redis, repository, restore, retention, snapshot, sql};
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,6 +142,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<explore::Error>() {
         return Some(of_explore(error));
     }
+    if let Some(error) = cause.downcast_ref::<SingleError>() {
+        return Some(of_single(error));
+    }
     if let Some(error) = cause.downcast_ref::<VerifyError>() {
         return Some(of_verify(error));
     }
@@ -151,10 +155,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
         return Some(of_index(error));
     }
     if let Some(error) = cause.downcast_ref::<ReindexError>() {
-        return Some(match error {
-            ReindexError::Index(error) => of_index(error),
-            ReindexError::Archive(error) => of_archive(error),
-        });
+        return Some(of_reindex(error));
+    }
+    if let Some(error) = cause.downcast_ref::<retention::Error>() {
+        return Some(of_retention(error));
     }
     if let Some(error) = cause.downcast_ref::<replication::Error>() {
         return Some(of_replication(error));
@@ -224,15 +228,6 @@ fn of_restore(error: &restore::Error) -> Code {
     }
 }
 
-fn of_verify(error: &VerifyError) -> Code {
-    match error {
-        VerifyError::Repository { source, .. } => of_repository(source),
-        VerifyError::Archive(error) => of_archive(error),
-        VerifyError::Index(error) => of_index(error),
-        VerifyError::UnknownBackup { .. } => Code::NotFound,
-    }
-}
-
 fn of_explore(error: &explore::Error) -> Code {
     use explore::Error;
     match error {
@@ -240,6 +235,20 @@ fn of_explore(error: &explore::Error) -> Code {
         Error::Index(error) => of_index(error),
         Error::Archive(error) => of_archive(error),
         Error::Stopped => Code::Failed,
+    }
+}
+
+fn of_single(error: &SingleError) -> Code {
+    match error {
+        SingleError::Exists { .. } | SingleError::NoTable { .. } | SingleError::Conninfo(_) => Code::Usage,
+        SingleError::AbsentDatabase { .. } | SingleError::AbsentTable { .. } | SingleError::NoPlace { .. } => {
+            Code::NotFound
+        }
+        SingleError::Unreachable(_) | SingleError::Tablespace { .. } => Code::Unreachable,
+        SingleError::Log(_) | SingleError::Pages(_) | SingleError::Pack(_) => Code::Integrity,
+        SingleError::Restore(error) => of_restore(error),
+        SingleError::Sql(sql::Error::Connect(error)) => of_replication(error),
+        other => of_class(other.class()),
     }
 }
 
@@ -303,6 +312,31 @@ fn of_redis(error: &redis::Error) -> Code {
     match error {
         redis::Error::Tls(_) => Code::Usage,
         other => of_class(other.class()),
+    }
+}
+
+fn of_retention(error: &retention::Error) -> Code {
+    match error {
+        retention::Error::Repository { source, .. } => of_repository(source),
+        retention::Error::Archive(error) => of_archive(error),
+        retention::Error::Index(error) => of_reindex(error),
+        other => of_class(other.class()),
+    }
+}
+
+fn of_verify(error: &VerifyError) -> Code {
+    match error {
+        VerifyError::Repository { source, .. } => of_repository(source),
+        VerifyError::Archive(error) => of_archive(error),
+        VerifyError::Index(error) => of_index(error),
+        VerifyError::UnknownBackup { .. } => Code::NotFound,
+    }
+}
+
+fn of_reindex(error: &ReindexError) -> Code {
+    match error {
+        ReindexError::Index(error) => of_index(error),
+        ReindexError::Archive(error) => of_archive(error),
     }
 }
 

@@ -91,6 +91,10 @@ Examples:
   walkeep restore postgres main --pgdata /srv/restored --target-lsn 0/5A2B3C8
   walkeep restore postgres --pgdata /srv/restored --tablespace-mapping /fast=/srv/fast2
 
+One database or table, into the running server, beside what is there:
+  walkeep restore postgres --database zoptal --as zoptal_restore --target-time '10 minutes ago'
+  walkeep restore postgres --table sales.orders --database zoptal --target-xid 4711 --target-exclusive
+
 Nothing is touched before the target is proved to be reachable. Run it as the user that PostgreSQL is to run as.";
 
 pub(super) const REDIS: &str = "\
@@ -118,6 +122,21 @@ Examples:
   walkeep verify main --backup 20261122T020000Z-F
 
 Ends with 6 if anything is damaged or missing, and names it.";
+
+pub(super) const CLEANUP: &str = "\
+Examples:
+  walkeep cleanup --dry-run      # what would go by the configured retention, and why
+  walkeep cleanup                # each repository by its own retention
+  walkeep cleanup 30             # every moment of the last 30 days stays restorable
+
+Nothing goes that a kept backup needs. It may be run beside a backup, and again after it was interrupted.";
+
+pub(super) const HEALTH: &str = "\
+Examples:
+  walkeep health
+  walkeep health main --json
+
+Looks at the archive, the server, its slot and archiver, and the local disks. Changes nothing.";
 
 pub(super) const INDEX: &str = "\
 Examples:

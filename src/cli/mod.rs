@@ -7,8 +7,10 @@
 mod args;
 mod backup;
 mod check;
+mod cleanup;
 mod exit;
 mod get;
+mod health;
 mod help;
 mod index;
 mod init;
@@ -27,6 +29,7 @@ mod redis_list;
 mod redis_restore;
 mod restore;
 mod server;
+mod single;
 mod target;
 mod verify;
 
@@ -93,13 +96,17 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::ArchiveGet(args) => return light(get::run(args, around)),
         Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
         Command::Plan(Plan { of: PlanOf::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
-        Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(args, around))?,
-        Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
+        Command::Restore(args) => match *args {
+            Restore { of: RestoreOf::Postgres(args) } => heavy(restore::run(args, around))?,
+            Restore { of: RestoreOf::Redis(args) } => heavy(redis_restore::run(args, around))?,
+        },
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
         Command::Backup(Backup { of: BackupOf::All(_) }) => heavy(redis::backup_all(around))?,
         Command::List(args) => heavy(list::run(args, around))?,
         Command::Log(args) => heavy(log::run(args, around))?,
+        Command::Health(args) => heavy(health::run(args, around))?,
+        Command::Cleanup(args) => heavy(cleanup::run(args, around))?,
         Command::Verify(args) => heavy(verify::run(args, around))?,
         Command::Index(args) => heavy(index::run(args.what, around))?,
     };

@@ -1,6 +1,6 @@
 //! `walkeep plan postgres` and `walkeep restore postgres`: resolve the target, prove it, show the plan, and for a restore carry it out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use super::args::{ArchiveMode, PlanPostgres, RestorePostgres, TargetArgs};
 use super::exit::{Code, Failure};
 use super::output::{Tone, count, size, span};
 use super::progress::Progress;
-use super::{open, plan, target};
+use super::{open, plan, single, target};
 use crate::archive::spool::Spool;
 use crate::archive::{Archive, reindex};
 use crate::config::{Cluster, Config};
@@ -49,7 +49,8 @@ struct Report<'r> {
 pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let wishes = wishes(&args, &config, cluster)?;
+    let Some(pgdata) = args.pgdata.clone() else { return single::run(&args, &config, cluster, around).await };
+    let wishes = wishes(&args, &pgdata, &config, cluster)?;
     let (archive, plan) = make(&config, cluster, &args.target, around).await?;
     if !args.json {
         show(&plan, &args.target, false, around)?;
@@ -68,7 +69,13 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         let pgdata = restored.pgdata.display();
         around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
     }
-    let reached = if args.start { Some(start(&args, &plan, wishes.action, around).await?) } else { None };
+    let start = Start {
+        pgdata: wishes.destination.pgdata.clone(),
+        bindir: args.pg_bindir.clone(),
+        search: search(around),
+        options: args.server_options.iter().cloned().collect(),
+    };
+    let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
         keep_pace(&config, cluster, Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds });
@@ -92,7 +99,7 @@ fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
     }
 }
 
-async fn make(
+pub(super) async fn make(
     config: &Config,
     cluster: &Cluster,
     args: &TargetArgs,
@@ -108,12 +115,12 @@ async fn make(
     Ok((archive, plan.paced(&pace)))
 }
 
-fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {
     plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
 }
 
-fn wishes(args: &RestorePostgres, config: &Config, cluster: &Cluster) -> anyhow::Result<Wishes> {
-    let pgdata = std::path::absolute(&args.pgdata).context("cannot tell where the data directory goes")?;
+fn wishes(args: &RestorePostgres, pgdata: &Path, config: &Config, cluster: &Cluster) -> anyhow::Result<Wishes> {
+    let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     Ok(Wishes {
         destination: Destination { pgdata, mapping: mapping(&args.tablespaces)? },
@@ -150,14 +157,12 @@ async fn place(
     restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))
 }
 
-async fn start(args: &RestorePostgres, plan: &Plan, action: Action, around: &Surroundings) -> anyhow::Result<Reached> {
-    let path = around.environment.get("PATH").unwrap_or_default();
-    let start = Start {
-        pgdata: std::path::absolute(&args.pgdata)?,
-        bindir: args.pg_bindir.clone(),
-        search: std::env::split_paths(path).collect(),
-        options: args.server_options.iter().cloned().collect(),
-    };
+/// Where PostgreSQL's programs may be besides their usual places.
+pub(super) fn search(around: &Surroundings) -> Vec<PathBuf> {
+    std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
+}
+
+async fn started(start: &Start, plan: &Plan, action: Action, around: &Surroundings) -> anyhow::Result<Reached> {
     let reached = start.run(plan, action, &around.clock).await;
     reached.context("the files are restored, but the server did not get to its target")
 }

@@ -234,6 +234,8 @@ pub enum ClusterObject {
     Backup(String),
     /// The names that go with a backup, by its label.
     Names(String),
+    /// A manifest whose backup was taken away, by label: its packs stay for a while.
+    Expired(String),
     /// A pack of chunks, by id.
     Pack(String),
     /// WAL that is known to be lost.
@@ -346,6 +348,20 @@ impl Layout {
         Prefix(self.under("names")).object(label)
     }
 
+    /// All expired manifests.
+    #[must_use]
+    pub fn expired(&self) -> Prefix {
+        Prefix(self.under("expired"))
+    }
+
+    /// The manifest of the backup `label` that was taken away.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn expired_manifest(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        self.expired().object(label)
+    }
+
     /// All packs.
     #[must_use]
     pub fn packs(&self) -> Prefix {
@@ -392,6 +408,7 @@ impl Layout {
             ClusterObject::File(name) => Ok(self.file(name)),
             ClusterObject::Backup(label) => self.backup(label),
             ClusterObject::Names(label) => self.names(label),
+            ClusterObject::Expired(label) => self.expired_manifest(label),
             ClusterObject::Pack(id) => self.pack(id),
             ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
             ClusterObject::Probe(name) => self.probe(name),
@@ -411,6 +428,7 @@ impl Layout {
             ["wal", _, _, name] => ClusterObject::Segment(SegmentName::parse(name)?),
             ["backup", label] => ClusterObject::Backup((*label).to_owned()),
             ["names", label] => ClusterObject::Names((*label).to_owned()),
+            ["expired", label] => ClusterObject::Expired((*label).to_owned()),
             ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
             ["gap", timeline, range] => {
                 let (start, end) = range.split_once('-')?;
@@ -466,6 +484,7 @@ mod tests {
         check(file("custom.file.1"), "main/wal/other/custom.file.1");
         check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
         check(ClusterObject::Names("20261122T020000Z-F".into()), "main/names/20261122T020000Z-F");
+        check(ClusterObject::Expired("20261122T020000Z-F".into()), "main/expired/20261122T020000Z-F");
         check(ClusterObject::Pack("ab12".into()), "main/pack/ab/ab12");
         check(
             ClusterObject::Gap {

@@ -15,6 +15,7 @@ pub mod settings;
 pub mod ground;
 pub mod place;
 pub mod start;
+pub mod single;
 
 use std::path::PathBuf;
 use std::sync::Arc;

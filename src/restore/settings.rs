@@ -135,6 +135,11 @@ fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) 
     all
 }
 
+/// What a configuration file sets a name to, if it does: its last line wins.
+pub(super) fn value(text: &str, name: &str) -> Option<String> {
+    Elsewhere::read(text).value(name).map(str::to_owned)
+}
+
 /// What another configuration file sets.
 struct Elsewhere {
     set: Vec<(String, String)>,

@@ -154,15 +154,7 @@ impl Start {
         let text = fs::read_to_string(&file).map_err(at("read", &file))?;
         let bad = |_| at("understand", &file)(io::ErrorKind::InvalidData.into());
         let major: u32 = text.trim().parse().map_err(bad)?;
-        let packaged =
-            [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from);
-        let places: Vec<PathBuf> = match &self.bindir {
-            Some(bindir) => vec![bindir.clone()],
-            None => packaged.into_iter().chain(self.search.iter().cloned()).collect(),
-        };
-        let fits = |place: &&PathBuf| place.join("pg_ctl").exists() && major_of(&place.join("postgres")) == Some(major);
-        let looked = || places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
-        places.iter().find(fits).cloned().ok_or_else(|| StartError::NoPrograms { major, looked: looked() })
+        programs(major, self.bindir.as_deref(), &self.search)
     }
 
     fn launch(&self) -> Result<(), StartError> {
@@ -313,8 +305,20 @@ struct Postmaster {
     ready: bool,
 }
 
+/// The directory with the programs of this major version: the one that was named, or where distributions put it, or elsewhere.
+pub(super) fn programs(major: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Result<PathBuf, StartError> {
+    let packaged = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from);
+    let places: Vec<PathBuf> = match bindir {
+        Some(bindir) => vec![bindir.to_owned()],
+        None => packaged.into_iter().chain(search.iter().cloned()).collect(),
+    };
+    let fits = |place: &&PathBuf| place.join("pg_ctl").exists() && major_of(&place.join("postgres")) == Some(major);
+    let looked = || places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
+    places.iter().find(fits).cloned().ok_or_else(|| StartError::NoPrograms { major, looked: looked() })
+}
+
 /// The major version of a `postgres` program, in its own words: `postgres (PostgreSQL) 15.12 (Debian 15.12-1)`.
-fn major_of(postgres: &Path) -> Option<u32> {
+pub(super) fn major_of(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_once("(PostgreSQL)")?.1.trim_start();

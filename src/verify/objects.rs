@@ -145,7 +145,7 @@ fn check(
         ClusterObject::File(_) => Kind::WalFile,
         ClusterObject::Identity => Kind::Cluster,
         ClusterObject::Gap { .. } => Kind::Gap,
-        ClusterObject::Backup(_) => Kind::Manifest,
+        ClusterObject::Backup(_) | ClusterObject::Expired(_) => Kind::Manifest,
         ClusterObject::Pack(_) => Kind::Pack,
         ClusterObject::Probe(_) => Kind::Probe,
         ClusterObject::Names(_) => Kind::Names,
@@ -161,9 +161,11 @@ fn check(
         ClusterObject::Names(_) => {
             serde_json::from_slice::<NameList>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
         }
-        ClusterObject::File(_) | ClusterObject::Backup(_) | ClusterObject::Pack(_) | ClusterObject::Probe(_) => {
-            Ok(Good::Other)
-        }
+        ClusterObject::File(_)
+        | ClusterObject::Backup(_)
+        | ClusterObject::Expired(_)
+        | ClusterObject::Pack(_)
+        | ClusterObject::Probe(_) => Ok(Good::Other),
     }
 }
 

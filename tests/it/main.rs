@@ -49,6 +49,10 @@ mod acknowledged;
 mod whole;
 /// `walkeep log`: accidents of every kind on real servers, and the way back from each.
 mod log;
+/// Retention and health.
+mod cleanup;
+/// One database or table back into a running server under another name.
+mod single;
 /// Targets beside PostgreSQL's own recovery.
 mod stops;
 /// Redis snapshots: taken, refused, imported.

@@ -296,6 +296,13 @@ impl Cluster {
         if finished.code == Some(0) { Ok(finished.stdout.trim_end().to_owned()) } else { Err(finished.stderr) }
     }
 
+    /// The same in another database.
+    pub(crate) fn sql_in(&self, database: &str, statements: &str) -> String {
+        let finished = self.run("psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statements]);
+        assert_eq!(finished.code, Some(0), "{statements}\n{}", finished.stderr);
+        finished.stdout.trim_end().to_owned()
+    }
+
     /// One of PostgreSQL's own programs of this major, pointed at this server.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Finished {
         let mut command = self.command(program);

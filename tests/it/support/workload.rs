@@ -22,12 +22,21 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) fn start(cluster: &Cluster, writers: u64, seed: u64) -> Self {
-        cluster
-            .sql("create table ledger (xid bigint default pg_current_xact_id()::text::bigint, rows int, filler text)");
+        Self::start_at(cluster.socket_conninfo(), |sql| drop(cluster.sql(sql)), writers, seed)
+    }
+
+    /// The same in a database of its own.
+    pub(crate) fn start_in(cluster: &Cluster, database: &str, writers: u64, seed: u64) -> Self {
+        let conninfo = cluster.socket_conninfo().replace("dbname=postgres", &format!("dbname={database}"));
+        Self::start_at(conninfo, |sql| drop(cluster.sql_in(database, sql)), writers, seed)
+    }
+
+    fn start_at(conninfo: String, sql: impl FnOnce(&str), writers: u64, seed: u64) -> Self {
+        sql("create table ledger (xid bigint default pg_current_xact_id()::text::bigint, rows int, filler text)");
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..writers)
             .map(|writer| {
-                let (stop, conninfo) = (Arc::clone(&stop), cluster.socket_conninfo());
+                let (stop, conninfo) = (Arc::clone(&stop), conninfo.clone());
                 std::thread::spawn(move || write(&stop, &conninfo, writer, seed.wrapping_add(writer)))
             })
             .collect();
@@ -43,9 +52,18 @@ impl Workload {
 
 /// The transactions whose rows a server has, each of them whole.
 pub(crate) fn transactions(cluster: &Cluster) -> BTreeSet<u32> {
-    let torn = cluster.sql("select xid from ledger group by xid having count(*) <> min(rows)");
+    transactions_in(cluster, "postgres")
+}
+
+/// The same of another database.
+pub(crate) fn transactions_in(cluster: &Cluster, database: &str) -> BTreeSet<u32> {
+    let torn = cluster.sql_in(database, "select xid from ledger group by xid having count(*) <> min(rows)");
     assert_eq!(torn, "", "transactions of which a part is missing");
-    cluster.sql("select distinct xid from ledger").lines().map(|xid| xid.parse().expect("an xid")).collect()
+    cluster
+        .sql_in(database, "select distinct xid from ledger")
+        .lines()
+        .map(|xid| xid.parse().expect("an xid"))
+        .collect()
 }
 
 fn write(stop: &AtomicBool, conninfo: &str, writer: u64, seed: u64) -> BTreeSet<u32> {

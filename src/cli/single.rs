@@ -1,0 +1,225 @@
+//! `walkeep restore postgres --database` and `--table`: one of them, brought back into a running server under another name.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Surroundings;
+use super::args::RestorePostgres;
+use super::exit::{Code, Failure};
+use super::open;
+use super::output::{Tone, WIDTH, size, span, wrap};
+use super::progress::Progress;
+use super::restore::{make, search, show};
+use crate::archive::spool::Spool;
+use crate::config::{Cluster, Config};
+use crate::replication::Conninfo;
+use crate::restore::plan::Plan;
+use crate::restore::settings::restore_command;
+use crate::restore::single::{Found, Part, Returned, Single, Step, TableName, Wish};
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    plan: &'r Plan,
+    returned: Option<&'r Returned>,
+}
+
+pub(super) async fn run(
+    args: &RestorePostgres,
+    config: &Config,
+    cluster: &Cluster,
+    around: &Surroundings,
+) -> anyhow::Result<Code> {
+    let wish = wish(args, config, cluster, around)?;
+    let (part, into) = (wish.part.clone(), wish.into.to_string());
+    let wanted = in_words(&part);
+    let begun = around.clock.elapsed();
+    let (mut single, found) = Single::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
+    say_found(&found);
+    let made = make(config, cluster, &args.target, around).await;
+    let (archive, plan) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            single.clean_up().await;
+            return Err(error);
+        }
+    };
+    if !args.json {
+        show(&plan, &args.target, false, around)?;
+    }
+    if !plan.reachable {
+        single.clean_up().await;
+        if args.json {
+            around.output.json(&Report { plan: &plan, returned: None })?;
+        }
+        return Ok(Code::Unreachable);
+    }
+    let shown = Shown { progress: Progress::begin("read WAL", 0, around.quiet), stage: AtomicU8::new(0) };
+    let spool = Spool::existing(&config.state_dir, &archive);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let tell = |step| shown.tell(step);
+    let returned = tokio::select! {
+        returned = single.run(&archive, spool.as_ref(), &plan, &tell) => Some(returned),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    shown.progress.end();
+    single.clean_up().await;
+    let Some(returned) = returned else {
+        let message =
+            format!("interrupted: {wanted} was not brought back, and nothing of it is left here or on {into}");
+        return Err(Failure { code: Code::Failed, message }.into());
+    };
+    let returned = returned.with_context(|| format!("cannot bring back {wanted}"))?;
+    if args.json {
+        around.output.json(&Report { plan: &plan, returned: Some(&returned) })?;
+        return Ok(Code::Done);
+    }
+    say_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), around)?;
+    Ok(Code::Done)
+}
+
+fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Wish> {
+    let single = &args.single;
+    let into = match &single.into {
+        Some(text) => {
+            let mut into = Conninfo::parse(text, &around.environment.postgres())?;
+            into.dbname.get_or_insert_with(|| "postgres".to_owned());
+            Some(into)
+        }
+        None => cluster.conninfo(&around.environment)?,
+    };
+    let none = || {
+        Failure::usage(format!(
+            "cluster {} has no connection; name the running server with --into CONNINFO",
+            cluster.name
+        ))
+    };
+    let into = into.ok_or_else(none)?;
+    let scratch = single.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
+    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    let jobs = single.jobs.map_or_else(|| open::threads().min(4), usize::from);
+    Ok(Wish {
+        part: part(args, &into)?,
+        into,
+        scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
+        bindir: args.pg_bindir.clone(),
+        search: search(around),
+        jobs,
+        restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),
+    })
+}
+
+fn part(args: &RestorePostgres, into: &Conninfo) -> Result<Part, Failure> {
+    let single = &args.single;
+    let Some(table) = &single.table else {
+        let name = single.database.clone().unwrap_or_default();
+        let new = single.new_name.clone().unwrap_or_else(|| format!("{name}_restored"));
+        if name.is_empty() || new.is_empty() || new.len() > 63 {
+            return Err(Failure::usage("--database and --as take names of 1 to 63 bytes"));
+        }
+        return Ok(Part::Database { name, new });
+    };
+    let read = |option: &str, text: &str, schema: &str| {
+        let wrong = || {
+            Failure::usage(format!("{option} {text:?}: write schema.name, with double quotes as in SQL where needed"))
+        };
+        TableName::parse(text, schema).ok_or_else(wrong)
+    };
+    let name = read("--table", table, "public")?;
+    let new = match &single.new_name {
+        Some(text) => read("--as", text, &name.schema)?,
+        None => TableName { schema: name.schema.clone(), name: format!("{}_restored", name.name) },
+    };
+    let database = single.database.clone().or_else(|| into.dbname.clone()).or_else(|| into.user.clone());
+    let database = database.ok_or_else(|| Failure::usage("name the table's database with --database"))?;
+    Ok(Part::Table { database, name, new })
+}
+
+fn in_words(part: &Part) -> String {
+    match part {
+        Part::Database { name, new } => format!("database {name} as {new}"),
+        Part::Table { database, name, new } => format!("table {name} of database {database} as {new}"),
+    }
+}
+
+/// On standard error, beside what was asked for.
+fn say_found(found: &Found) {
+    for left in &found.scratch {
+        let dir = open::shell_word(&left.dir.display().to_string());
+        match left.server {
+            Some(pid) => tracing::warn!(
+                "{dir} was left by a run that was killed, and its server still runs (process {pid}); to clean up: kill -QUIT {pid}; rm -r {dir}"
+            ),
+            None => tracing::warn!("{dir} was left by a run that was killed; to clean up: rm -r {dir}"),
+        }
+    }
+    for name in &found.databases {
+        tracing::warn!(
+            "database {name} is half filled, by a run that was killed or one under way; to clean up: DROP DATABASE {name}"
+        );
+    }
+}
+
+/// What is on the screen.
+struct Shown {
+    progress: Progress,
+    stage: AtomicU8,
+}
+
+impl Shown {
+    fn tell(&self, step: Step) {
+        let (number, name, done, total) = match step {
+            Step::Note(note) => {
+                tracing::warn!("{note}");
+                return;
+            }
+            Step::Reading(done, total) => (0, "read WAL", done, total),
+            Step::Placing(done, total) => (1, "fetch files", done, total),
+            Step::Replaying(done, total) => (2, "replay WAL", done, total),
+            Step::Dumping(done, total) => (3, "copy out", done, total),
+            Step::Loading(done, total) => (4, "copy in", done, total),
+        };
+        if self.stage.swap(number, Ordering::Relaxed) != number {
+            self.progress.stage(name);
+        }
+        self.progress.at(done, total);
+    }
+}
+
+fn say_returned(
+    returned: &Returned,
+    part: &Part,
+    into: &str,
+    took: std::time::Duration,
+    around: &Surroundings,
+) -> anyhow::Result<()> {
+    let out = &around.output;
+    let what = match &returned.table {
+        Some(table) => format!("table {table} is in database {}", returned.database),
+        None => format!("database {} is there", returned.database),
+    };
+    out.line("")?;
+    out.line(format!("{}: {what}, {}, in {}", out.tone(Tone::Good, "brought back"), size(returned.bytes), span(took)))?;
+    out.line(format!("  on           {into}"))?;
+    if let Some(last) = returned.reached.last_commit {
+        out.line(format!("  last commit  transaction {} at {}, {}", last.xid, last.lsn, out.time(last.time)))?;
+    }
+    out.line(format!(
+        "  fetched      {} of the backup's {}",
+        size(returned.fetched_bytes),
+        size(returned.backup_bytes)
+    ))?;
+    for note in &returned.notes {
+        for (nth, line) in wrap(note, usize::from(WIDTH).saturating_sub(15)).iter().enumerate() {
+            out.line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
+        }
+    }
+    if let Part::Database { new, .. } = part {
+        let advice = format!("it has no planner statistics yet: vacuumdb --analyze-only {}", open::shell_word(new));
+        out.line(out.tone(Tone::Quiet, advice))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Disk, Facts, Level, Server, Slot, judge};
+use crate::archive::overview::{Backup, Missing, Overview, Window};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::time::PgTime;
+use crate::postgres::timeline::TimelineId;
+
+fn now() -> Timestamp {
+    "2026-11-22T14:00:00Z".parse().unwrap()
+}
+
+fn ago(hours: i64) -> Timestamp {
+    now().checked_sub(SignedDuration::from_hours(hours)).unwrap()
+}
+
+/// A cluster of which everything is as it should be.
+fn facts() -> Facts {
+    let backup = Backup {
+        label: "20261122T020000Z-F".into(),
+        started_at: ago(12),
+        finished_at: ago(11),
+        start_lsn: Lsn::new(0x100),
+        stop_lsn: Lsn::new(0x200),
+        timeline: TimelineId::FIRST,
+        logical_bytes: 1,
+        stored_bytes: 1,
+        server_version: "15.12".into(),
+        restorable: true,
+    };
+    let window = Window {
+        from_time: None,
+        to_time: Some(PgTime::from_timestamp(ago(1))),
+        from_lsn: Lsn::new(0x200),
+        to_lsn: Lsn::new(0x900),
+        timeline: TimelineId::FIRST,
+        backups: vec![backup.label.clone()],
+    };
+    let slot = Slot { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
+    Facts {
+        overview: Overview {
+            cluster: "main".into(),
+            system_id: None,
+            segment_size: None,
+            backups: vec![backup],
+            windows: vec![window],
+            timelines: Vec::new(),
+            gaps: Vec::new(),
+            wal_stored_bytes: 0,
+            backup_stored_bytes: 0,
+        },
+        spooled: Some(Lsn::new(0xA00)),
+        server: Some(Ok(Server { lsn: Some(Lsn::new(0xA00)), slot: Some(slot), ..Server::default() })),
+        unreachable: Vec::new(),
+        disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
+        schedule: Some("0 2 * * *".into()),
+        now: now(),
+    }
+}
+
+#[test]
+fn an_idle_cluster_is_healthy_however_old_its_last_commit() {
+    let health = judge(&facts());
+    assert!(health.healthy, "{:?}", health.findings);
+    assert!(health.findings.iter().all(|finding| finding.level == Level::Good), "{:?}", health.findings);
+    assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (Some(0), Some(0)));
+    assert_eq!(health.backup_age_seconds, Some(11 * 3600));
+}
+
+#[test]
+fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
+    let check = |wrong: &dyn Fn(&mut Facts), words: &str| {
+        let mut facts = facts();
+        wrong(&mut facts);
+        let health = judge(&facts);
+        assert!(!health.healthy, "{words}");
+        let worst = &health.findings[0];
+        assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
+    };
+    let server = |facts: &mut Facts, change: &dyn Fn(&mut Server)| {
+        change(facts.server.as_mut().unwrap().as_mut().unwrap());
+    };
+    check(&|facts| facts.spooled = None, "are on the server alone");
+    check(&|facts| facts.overview.windows.clear(), "nothing can be restored");
+    check(&|facts| facts.overview.backups[0].restorable = false, "cannot be restored");
+    check(&|facts| facts.overview.backups[0].started_at = ago(40), "one was due 12 h 0 min ago");
+    check(&|facts| facts.overview.backups.clear(), "there is none that can be restored");
+    check(
+        &|facts| facts.unreachable.push(("offsite".into(), "no route".into())),
+        "offsite cannot be reached: no route",
+    );
+    check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");
+    check(&|facts| facts.server = Some(Err("refused".into())), "cannot be asked: refused");
+    check(&|facts| server(facts, &|server| server.failing = Some("0001".into())), "archive_command fails for 0001");
+    check(&|facts| server(facts, &|server| server.slot = None), "no replication slot");
+    let slot = |change: &'static dyn Fn(&mut Slot)| {
+        move |facts: &mut Facts| server(facts, &|server| change(server.slot.as_mut().unwrap()))
+    };
+    check(&slot(&|slot| slot.active = false), "not connected to slot walkeep");
+    check(&slot(&|slot| slot.wal_status = Some("lost".into())), "slot walkeep is lost");
+    check(&slot(&|slot| slot.wal_status = Some("unreserved".into())), "about to lose WAL");
+}
+
+#[test]
+fn a_gap_matters_until_a_backup_is_behind_it() {
+    let gap = |from, to| Missing {
+        timeline: TimelineId::FIRST,
+        from_lsn: Lsn::new(from),
+        to_lsn: Lsn::new(to),
+        reason: "slot lost".into(),
+        noticed_at: None,
+    };
+    let level = |from, to| {
+        let mut facts = facts();
+        facts.overview.gaps.push(gap(from, to));
+        let health = judge(&facts);
+        health.findings.iter().find(|finding| finding.subject == "gaps").unwrap().level
+    };
+    assert_eq!(level(0x300, 0x400), Level::Bad);
+    assert_eq!(level(0x10, 0x20), Level::Good, "before every backup that is kept");
+    let mut facts = facts();
+    facts.overview.gaps.push(gap(0x300, 0x400));
+    let mut later = facts.overview.backups[0].clone();
+    (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(0x500), Lsn::new(0x600));
+    facts.overview.backups.push(later);
+    assert!(judge(&facts).healthy);
+}
+
+#[test]
+fn without_a_connection_the_archive_alone_is_judged() {
+    let mut facts = facts();
+    facts.server = None;
+    let health = judge(&facts);
+    assert!(health.healthy);
+    assert_eq!(health.unprotected_seconds, Some(3600));
+}
