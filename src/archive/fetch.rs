@@ -106,6 +106,27 @@ impl Archive {
         Ok(Segments { found: objects.into_iter().filter_map(segment).collect(), unasked })
     }
 
+    /// The first segment of a timeline in any repository.
+    ///
+    /// # Errors
+    /// No repository could be asked, or not all of them.
+    pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
+        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
+        self.all_asked(&unasked)?;
+        for log in &level.prefixes {
+            let Listing { objects, unasked } = self.list(log, None).await?;
+            self.all_asked(&unasked)?;
+            let first = objects.iter().find_map(|object| match self.layout.object(&object.key)? {
+                ClusterObject::Segment(name) => Some(name),
+                _ => None,
+            });
+            if first.is_some() {
+                return Ok(first);
+            }
+        }
+        Ok(None)
+    }
+
     /// The last segment of a timeline in any repository.
     ///
     /// # Errors

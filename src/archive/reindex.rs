@@ -124,9 +124,39 @@ pub async fn catch_up(archive: &Arc<Archive>, index: &Arc<Index>, scope: Scope) 
     for timeline in archive.timelines().await? {
         report.add(catch_up_timeline(archive, index, scope, (timeline, identity.segment_size)).await?);
     }
+    report.forgotten = report.forgotten.saturating_add(forget_expired(archive, index, identity.segment_size).await?);
     report.unasked.sort_unstable();
     report.unasked.dedup();
     Ok(report)
+}
+
+/// Forgets what lies before the first segment of each timeline that is still there: retention has taken it away, maybe by another process. A
+/// repository that cannot be asked may have it still, so then nothing is forgotten.
+async fn forget_expired(archive: &Arc<Archive>, index: &Arc<Index>, size: SegmentSize) -> Result<u64, ReindexError> {
+    let cluster = archive.cluster().to_string();
+    let (reading, name) = (Arc::clone(index), cluster.clone());
+    let known = blocking(move || Ok::<_, index::Error>(reading.view(&name)?.timelines().to_vec())).await??;
+    let mut forgotten = 0_u64;
+    for timeline in known {
+        let first = match archive.first_segment(timeline).await {
+            Ok(first) => first.and_then(|name| name.number(size)),
+            Err(_unasked) => continue,
+        };
+        let (writing, name) = (Arc::clone(index), cluster.clone());
+        let gone = blocking(move || {
+            let view = writing.view(&name)?;
+            let end = first.unwrap_or(SegmentNo::new(u64::MAX));
+            let found = view.summaries(timeline, SegmentNo::new(0), end, Order::Forward);
+            let gone = found.map(|found| Ok(found?.0.segment)).collect::<Result<Vec<_>, index::Error>>()?;
+            drop(view);
+            if !gone.is_empty() {
+                writing.forget(&name, timeline, &gone)?;
+            }
+            Ok::<_, index::Error>(gone.len() as u64)
+        });
+        forgotten = forgotten.saturating_add(gone.await??);
+    }
+    Ok(forgotten)
 }
 
 /// A timeline, and the size of the segments on it.

@@ -83,7 +83,13 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
     check(&|facts| facts.spooled = None, "are on the server alone");
     check(&|facts| facts.overview.windows.clear(), "nothing can be restored");
     check(&|facts| facts.overview.backups[0].restorable = false, "cannot be restored");
-    check(&|facts| facts.overview.backups[0].started_at = ago(40), "one was due 12 h 0 min ago");
+    check(
+        &|facts| {
+            let backup = &mut facts.overview.backups[0];
+            (backup.started_at, backup.finished_at) = (ago(37), ago(36));
+        },
+        "one was due 12 h 0 min ago",
+    );
     check(&|facts| facts.overview.backups.clear(), "there is none that can be restored");
     check(
         &|facts| facts.unreachable.push(("offsite".into(), "no route".into())),

@@ -75,6 +75,10 @@ impl Facts for Log {
         Ok(self.endings(path).find(|ending| ending.lsn >= from && ending.xid == xid))
     }
 
+    fn effect_of(&self, path: &TimelinePath, at: Lsn) -> Result<Option<RecordSpan>, Error> {
+        self.record_from(path, at)
+    }
+
     fn restore_point(&self, _: &TimelinePath, _: Lsn, _: &str) -> Result<Option<RecordSpan>, Error> {
         Ok(None)
     }
