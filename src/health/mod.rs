@@ -177,7 +177,7 @@ pub async fn look(
     spool: Option<Spool>,
     places: &Places,
 ) -> Result<Health, ReindexError> {
-    let overview = overview::gather(archive, index).await?;
+    let overview = overview::gather(archive, index, spool.clone()).await?;
     let server = match &places.server {
         None => None,
         Some(info) => {

@@ -158,7 +158,7 @@ pub async fn run(
 ) -> Result<Report, Error> {
     let mut report = Report { dry_run: wish.dry_run, ..Report::default() };
     report.unreachable = archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect();
-    let overview = overview::gather(archive, index).await?;
+    let overview = overview::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
     for (name, repository) in archive.repositories() {
         let Some(retention) = wish.retention.get(name) else {

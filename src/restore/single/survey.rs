@@ -118,7 +118,7 @@ impl Stretch<'_> {
             if bytes.is_none()
                 && let Some(spool) = spool
             {
-                bytes = archive.growing(spool, name).await?;
+                bytes = archive.growing(spool, name).await?.map(|(bytes, _)| bytes);
             }
             if let Some(bytes) = bytes.filter(|bytes| bytes.len() == self.size.len()) {
                 return Ok(Some((name, bytes)));
