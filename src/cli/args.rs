@@ -58,7 +58,7 @@ pub(super) enum Command {
     Backup(Backup),
     List(List),
     Plan(Plan),
-    Restore(Box<Restore>),
+    Restore(Restore),
     Log(Log),
     Verify(Verify),
     Cleanup(Cleanup),
@@ -317,7 +317,7 @@ pub(super) struct Restore {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum RestoreOf {
-    Postgres(RestorePostgres),
+    Postgres(Box<RestorePostgres>),
     Redis(RestoreRedis),
 }
 

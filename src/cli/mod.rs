@@ -96,10 +96,8 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::ArchiveGet(args) => return light(get::run(args, around)),
         Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
         Command::Plan(Plan { of: PlanOf::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
-        Command::Restore(args) => match *args {
-            Restore { of: RestoreOf::Postgres(args) } => heavy(restore::run(args, around))?,
-            Restore { of: RestoreOf::Redis(args) } => heavy(redis_restore::run(args, around))?,
-        },
+        Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(*args, around))?,
+        Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
         Command::Backup(Backup { of: BackupOf::All(_) }) => heavy(redis::backup_all(around))?,

@@ -112,7 +112,11 @@ impl Facts for Log {
             why,
         });
         let reached = if obstacle.is_none() { to.unwrap_or(end) } else { end };
-        Ok(Chain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, end: reached })
+        Ok(Chain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, records: 1, end: reached })
+    }
+
+    fn unreadable(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<Obstacle>, Error> {
+        Ok(None)
     }
 
     fn demands(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Demands, Error> {
