@@ -253,15 +253,16 @@ impl Rig {
         self.site.walkeep(&["backup", "postgres", "main"]).expect_ok().trim().to_owned()
     }
 
+    /// Until every segment before the server's current one is in the repository; what `list` shows reaches into the spool.
     fn settle(&self) {
         self.cluster.switch_wal();
-        let end = lsn(&self.cluster.sql("select pg_current_wal_lsn()")) >> 20;
+        let current = lsn(&self.cluster.sql("select pg_current_wal_lsn()")) >> 20;
+        let last = format!("00000001{:08X}{:08X}", (current - 1) >> 12, (current - 1) & 0xFFF);
         let there = until(Duration::from_secs(60), || {
-            let list = self.site.walkeep(&["list", "postgres", "main", "--json"]).json();
-            let windows = list["clusters"][0]["windows"].as_array()?.clone();
-            (windows.iter().filter_map(|w| w["to_lsn"].as_str()).map(lsn).max()? >> 20 >= end).then_some(())
+            let last_is = files(&self.site.repository().join("main/wal")).iter().any(|path| path.ends_with(&last));
+            (last_is && self.site.walkeep(&["verify"]).code == Some(0)).then_some(())
         });
-        assert!(there.is_some(), "{}", self.site.walkeep(&["list"]).stdout);
+        assert!(there.is_some(), "{last}: {}", self.site.walkeep(&["verify"]).stdout);
     }
 
     /// As many days from now. Not by the program `faketime`, which would stand between us and the one that is to be killed.
