@@ -34,7 +34,7 @@ mod target;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,8 +76,13 @@ fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
     let line = match Line::try_parse_from(arguments) {
         Ok(line) => line,
         Err(asked) if !asked.use_stderr() => {
-            asked.print().context("cannot write to standard output")?;
-            return Ok(Code::Done as u8);
+            return match asked.print() {
+                // Whoever reads help through `head` has seen enough.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    Err(error).context("cannot write to standard output")
+                }
+                _ => Ok(Code::Done as u8),
+            };
         }
         Err(error) => return Err(Failure::usage(exit::of_clap(&error)).into()),
     };

@@ -96,6 +96,15 @@ fn a_wrong_call_gets_one_line_and_its_code() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_walkeep")).arg("--help").stdout(writer).output();
+    let output = output.unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[test]
 fn trouble_of_a_restore_command_stops_postgresql_instead_of_promoting_it() {
     let site = Site::new();
     refused(&site, &["archive-get", "000000010000000000000001", "x"], 202, "cannot read the configuration");
