@@ -1,5 +1,6 @@
 //! A restore to a random moment shows exactly the transactions committed before it. What was committed when is read by `pg_waldump` from
-//! the server's own WAL, and where recovery stops is PostgreSQL's rule (`recoveryStopsBefore`, `recoveryStopsAfter` in xlogrecovery.c).
+//! the server's own WAL, and where recovery stops is PostgreSQL's rule (`recoveryStopsBefore`, `recoveryStopsAfter` in xlogrecovery.c), to
+//! which `stops.rs` holds it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +10,10 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
-use crate::support::process::{self, Orphan};
+use crate::support::process;
 use crate::support::waldump::{self, Ending, Record, lsn, spell};
 use crate::support::workload::{self, Workload};
-use crate::support::{Cluster, Options, QUICK, Scratch, Site};
+use crate::support::{Cluster, Options, QUICK, Site};
 
 const TARGETS: usize = 20;
 
@@ -24,41 +25,95 @@ pub(super) struct Target {
     pub(super) inclusive: bool,
 }
 
+impl Target {
+    /// As walkeep's command line has it.
+    pub(super) fn options(&self) -> Vec<String> {
+        let mut options = vec![format!("--target-{}", self.kind), self.value.clone()];
+        options.extend((!self.inclusive).then(|| "--target-exclusive".to_owned()));
+        options
+    }
+
+    /// As PostgreSQL's configuration has it.
+    pub(super) fn settings(&self) -> String {
+        let Target { kind, value, inclusive } = self;
+        format!("recovery_target_{kind} = '{value}'\nrecovery_target_inclusive = {inclusive}\n")
+    }
+}
+
 /// The WAL of a finished workload, as PostgreSQL reads it.
 pub(super) struct History {
-    records: Vec<Record>,
-    endings: Vec<Ending>,
+    pub(super) records: Vec<Record>,
+    pub(super) endings: Vec<Ending>,
     /// Where the first backup is consistent; no target lies before.
     consistent: u64,
 }
 
 impl History {
     pub(super) fn read(cluster: &Cluster, folder: &Path, from: &str, consistent: &str) -> Self {
-        let records = waldump::records(cluster, folder, 1, from);
+        Self::of(waldump::records(cluster, folder, 1, from), consistent)
+    }
+
+    pub(super) fn of(records: Vec<Record>, consistent: &str) -> Self {
         let endings = waldump::endings(&records);
         Self { records, endings, consistent: lsn(consistent) }
     }
 
     /// A random target and the transactions of `ledger` that it leaves committed.
     pub(super) fn draw(&self, random: &mut SmallRng) -> (Target, BTreeSet<u32>) {
+        let (target, stop) = self.draw_stop(random);
+        let committed = self.endings.iter().filter(|ending| ending.commit && ending.lsn < stop);
+        (target, committed.map(|ending| ending.xid).collect())
+    }
+
+    /// A random target, and where it stops: records that start before are replayed.
+    pub(super) fn draw_stop(&self, random: &mut SmallRng) -> (Target, u64) {
         loop {
-            let inclusive = random.random_bool(0.5);
-            let (kind, value, stop) = match random.random_range(0..3) {
-                0 => self.draw_time(random, inclusive),
-                1 => self.draw_lsn(random, inclusive),
-                _ => self.draw_xid(random, inclusive),
+            let kind = random.random_range(0..8);
+            // PostgreSQL knows no "before" a restore point.
+            let inclusive = kind == 7 || random.random_bool(0.5);
+            let (kind, value, stop) = match kind {
+                0..=3 => self.draw_time(random, inclusive),
+                4..=5 => self.draw_lsn(random, inclusive),
+                6 => self.draw_xid(random, inclusive),
+                _ => self.draw_name(random, inclusive),
             };
             // Recovery needs a record to stop at, after the backup is consistent.
             if let Some(stop) = stop.filter(|stop| *stop > self.consistent) {
-                let committed = self.endings.iter().filter(|ending| ending.commit && ending.lsn < stop);
-                return (Target { kind, value, inclusive }, committed.map(|ending| ending.xid).collect());
+                return (Target { kind, value, inclusive }, stop);
             }
         }
     }
 
+    /// A restore point: the first of its name is the one.
+    fn draw_name(&self, random: &mut SmallRng, inclusive: bool) -> (&'static str, String, Option<u64>) {
+        let named = |record: &Record| {
+            let name = record.description.strip_prefix("RESTORE_POINT ")?.split(';').next()?;
+            (record.manager == "XLOG").then(|| (name.to_owned(), record.lsn))
+        };
+        let points: Vec<(String, u64)> = self.records.iter().filter_map(named).collect();
+        if points.is_empty() {
+            return ("name", String::new(), None);
+        }
+        let name = points[random.random_range(0..points.len())].0.clone();
+        let first = points.iter().find(|(other, _)| *other == name).map(|(_, lsn)| *lsn);
+        ("name", name, first.map(|lsn| if inclusive { lsn + 1 } else { lsn }))
+    }
+
     /// In WAL order the first ending after the time: times are not in that order. Most draws lie on an ending or a microsecond beside it.
     fn draw_time(&self, random: &mut SmallRng, inclusive: bool) -> (&'static str, String, Option<u64>) {
-        let near = self.any_ending(random).time;
+        // Every other one at an ending that is earlier than one before it in the log, if there is any.
+        let mut latest = self.endings[0].time;
+        let backward = |ending: &&Ending| {
+            let back = ending.time < latest;
+            latest = latest.max(ending.time);
+            back
+        };
+        let backward: Vec<Ending> = self.endings.iter().filter(backward).copied().collect();
+        let near = match backward.len() {
+            0 => self.any_ending(random).time,
+            some if random.random_bool(0.5) => backward[random.random_range(0..some)].time,
+            _ => self.any_ending(random).time,
+        };
         let offset = match random.random_range(0..4) {
             0 => 0,
             1 => 1,
@@ -115,43 +170,6 @@ pub(super) fn check(target: &Target, expected: &BTreeSet<u32>, found: &BTreeSet<
     assert!(missing.is_empty() && extra.is_empty(), "{target:?}, seed {seed}: missing {missing:?}, too many {extra:?}");
 }
 
-/// That the rule this file draws by is PostgreSQL's own: the same with pg_basebackup, `cp` and PostgreSQL's recovery alone.
-#[test]
-fn the_oracle_agrees_with_postgresql() {
-    let seed = rand::random();
-    let mut random = SmallRng::seed_from_u64(seed);
-    let cluster = source();
-    let scratch = Scratch::new();
-    let base = scratch.join("base").to_string_lossy().into_owned();
-    let from = cluster.current_lsn();
-    let workload = Workload::start(&cluster, 4, seed);
-    cluster.run("pg_basebackup", &["-D", &base, "-X", "none", "-c", "fast", "--no-sync"]).expect_ok();
-    let consistent = cluster.current_lsn();
-    std::thread::sleep(Duration::from_secs(1));
-    let ours = workload.stop();
-    cluster.switch_wal();
-
-    let history = History::read(&cluster, &cluster.pg_wal(), &from, &consistent);
-    for n in 0..4 {
-        let (target, mut expected) = history.draw(&mut random);
-        expected.retain(|xid| ours.contains(xid));
-        let data = scratch.join(format!("restored-{n}"));
-        let mut copy = process::command("cp", Orphan::Kill);
-        copy.args(["-a", &base]).arg(&data);
-        process::run(copy).expect_ok();
-        let settings = format!(
-            "restore_command = 'cp {}/%f %p'\nrecovery_target_{} = '{}'\nrecovery_target_inclusive = {}\nrecovery_target_action = promote\n",
-            cluster.pg_wal().display(),
-            target.kind,
-            target.value,
-            target.inclusive
-        );
-        fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
-        scratch.file(&format!("restored-{n}/recovery.signal"), "");
-        check(&target, &expected, &shown(&data), seed);
-    }
-}
-
 #[test]
 fn a_restore_shows_exactly_what_was_committed_before() {
     let seed = rand::random();
@@ -205,12 +223,8 @@ fn wait_until_archived(site: &Site, end: &str) {
 
 fn restore(site: &Site, target: &Target, n: usize, seed: u64) -> PathBuf {
     let data = site.path().join(format!("restored-{n}"));
-    let option = format!("--target-{}", target.kind);
     let mut command = site.command();
-    command.args(["restore", "postgres", "main", "--pgdata"]).arg(&data).args([&option, &target.value]);
-    if !target.inclusive {
-        command.arg("--target-exclusive");
-    }
+    command.args(["restore", "postgres", "main", "--pgdata"]).arg(&data).args(target.options());
     let finished = process::run(command);
     assert_eq!(finished.code, Some(0), "{target:?}, seed {seed}\n{}{}", finished.stdout, finished.stderr);
     data

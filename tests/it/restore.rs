@@ -184,6 +184,7 @@ fn drawn(target: &moments::Target) -> Request {
     let wanted = match target.kind {
         "time" => time(&target.value),
         "lsn" => Target::Lsn(target.value.parse().unwrap()),
+        "name" => Target::Name(target.value.clone()),
         _ => Target::Xid(parse_xid(&target.value).unwrap()),
     };
     Request::new(wanted, !target.inclusive).unwrap()

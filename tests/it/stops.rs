@@ -1,161 +1,281 @@
 //! Where a target leads: the plan's answer, a restore by it, and PostgreSQL's own recovery with the same target must end at the same record.
-//! The targets lie where an answer is easily wrong: at commits whose times run against the order of the log.
+//!
+//! On every major: random targets of every kind over a log with what makes an answer wrong easily: sessions whose commits overtake each other,
+//! a clock that was set back, aborts, prepared transactions, subtransactions, two timelines. What PostgreSQL says in its own log while it stops
+//! is compared, too.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{RngExt as _, SeedableRng};
 
+use crate::moments::{History, Target};
 use crate::support::process::{self, Orphan};
-use crate::support::waldump::{self, Ending, Record, lsn};
+use crate::support::scratch;
+use crate::support::waldump::{self, Ending, Record, lsn, spell};
 use crate::support::workload::Workload;
-use crate::support::{Cluster, Options, QUICK, Scratch, Site};
+use crate::support::{Cluster, Options, Scratch, Site, majors};
 
-/// A target in the words of both: of PostgreSQL's setting, and of walkeep's option.
-struct Target {
-    kind: &'static str,
-    value: String,
-    inclusive: bool,
+/// Targets drawn on each major.
+const TARGETS: usize = 8;
+
+/// What a recovery came to.
+#[derive(Debug)]
+struct Stopped {
+    /// The end of the last record that was replayed.
+    at: u64,
+    /// The time of the last commit or abort that was replayed, as the server shows it.
+    last: String,
+    /// What it said when it stopped.
+    words: String,
 }
 
-impl Target {
-    fn at(time: jiff::Timestamp, inclusive: bool) -> Target {
-        Target { kind: "time", value: time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string(), inclusive }
+/// A log that two timelines share, kept by PostgreSQL's own means in a folder, and by walkeep.
+struct Scene {
+    major: u32,
+    site: Site,
+    scratch: Scratch,
+    history: History,
+}
+
+impl Scene {
+    fn new(major: u32, seed: u64) -> Scene {
+        let scratch = Scratch::new();
+        let (clock, folder) = (scratch.file("clock", "+0s\n"), scratch.directory("wal"));
+        let options = Options::default().segment_size_mb(1).set("max_prepared_transactions", 20).clock(clock.clone());
+        let options = options.set("wal_keep_size", "8GB").set("synchronous_commit", "off").set("archive_mode", "on");
+        let cluster = Cluster::start(major, options.clone());
+        cluster.run("pgbench", &["-i", "-s", "1", "-q"]).expect_ok();
+        let site = Site::for_cluster(&cluster);
+        let both = format!("cp %p {0}/.%f && mv {0}/.%f {0}/%f && {1}", folder.display(), site.archive_command());
+        cluster.set("archive_command", &both);
+        let base = scratch.join("base").to_string_lossy().into_owned();
+        cluster.run("pg_basebackup", &["-D", &base, "-X", "none", "-c", "fast", "--no-sync"]).expect_ok();
+        site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+        let consistent = cluster.current_lsn();
+
+        // Ahead first, so that it is never set back to before the backup: what that holds could not be undone by any target.
+        fs::write(&clock, "+180s\n").unwrap();
+        let workload = Workload::start(&cluster, 3, seed);
+        cluster.run("pgbench", &["-c", "12", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
+        cluster.sql("select pg_create_restore_point('twice')");
+        fs::write(&clock, "+90s\n").unwrap();
+        cluster.run("pgbench", &["-c", "12", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
+        cluster.sql("select pg_create_restore_point('set back')");
+        fs::write(&clock, "+177s\n").unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        workload.stop();
+        let mut standby = cluster.standby(options.set("archive_command", &both));
+        // The standby archives what it writes itself, not what it was sent; and the backup it came from has ended one more segment.
+        let last = cluster.switch_wal();
+        cluster.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{last}' from pg_stat_archiver"));
+        let fork = cluster.current_lsn();
+        standby.wait_for(&format!("select pg_last_wal_replay_lsn() >= '{fork}'"));
+        let mut cluster = cluster;
+        cluster.stop_immediately();
+        standby.promote();
+        let begun = standby.current_lsn();
+        standby.run("pgbench", &["-c", "8", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
+        standby.sql("select pg_create_restore_point('twice')");
+        let last = standby.switch_wal();
+        standby.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{last}' from pg_stat_archiver"));
+        standby.stop_immediately();
+
+        let records = both_timelines(&standby, &scratch, &consistent);
+        assert!(records.last().is_some_and(|record| record.lsn > lsn(&begun)), "nothing of the second timeline");
+        Scene { major, site, scratch, history: History::of(records, &consistent) }
     }
 
-    fn options(&self) -> Vec<String> {
-        let mut options = vec![format!("--target-{}", self.kind), self.value.clone()];
-        options.extend((!self.inclusive).then(|| "--target-exclusive".to_owned()));
-        options
+    /// How far PostgreSQL alone recovers, from its own base backup and its own segments.
+    fn recovered(&self, target: &Target) -> Stopped {
+        let data = self.scratch.join("recovered");
+        let mut copy = process::command("cp", Orphan::Kill);
+        copy.arg("-a").arg(self.scratch.join("base")).arg(&data);
+        process::run(copy).expect_ok();
+        let folder = self.scratch.join("wal");
+        let settings = format!(
+            "restore_command = 'cp {}/%f %p'\n{}recovery_target_action = pause\narchive_mode = off\n",
+            folder.display(),
+            target.settings()
+        );
+        fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
+        self.scratch.file("recovered/recovery.signal", "");
+        self.paused(&data)
     }
+
+    /// How far a restore by walkeep gets.
+    fn restored(&self, options: &[String]) -> Stopped {
+        let data = self.scratch.directory("restored");
+        let mut command = self.site.command();
+        command.args(["restore", "postgres", "main", "--target-action", "pause", "--pgdata"]).arg(&data).args(options);
+        process::run(command).expect_ok();
+        self.paused(&data)
+    }
+
+    /// Starts a server that pauses at its target; where that is. Then it is gone, directory and all.
+    fn paused(&self, data: &Path) -> Stopped {
+        let mut server = Cluster::adopt(self.major, data);
+        server.start_again();
+        let paused =
+            if self.major == 13 { "pg_is_wal_replay_paused()" } else { "pg_get_wal_replay_pause_state() = 'paused'" };
+        server.wait_for(&format!("select {paused}"));
+        let asked = "select pg_last_wal_replay_lsn(), to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')";
+        let answer = server.sql(asked);
+        let (at, last) = answer.split_once('|').unwrap();
+        let log = server.log();
+        let words =
+            log.lines().find_map(|line| line.split_once("recovery stopping ")).map(|(_, words)| words.to_owned());
+        let words = words.unwrap_or_else(|| panic!("it does not say where it stopped\n{log}"));
+        server.stop_immediately();
+        drop(server);
+        fs::remove_dir_all(data).unwrap();
+        Stopped { at: lsn(at), last: last.to_owned(), words }
+    }
+
+    fn plan(&self, options: &[String]) -> serde_json::Value {
+        let mut command = self.site.command();
+        command.args(["plan", "postgres", "main", "--json"]).args(options);
+        process::run(command).json()
+    }
+
+    /// The plan for a target against what PostgreSQL did with it.
+    fn compare(&self, target: &Target, stop: u64, told: &str) -> Stopped {
+        let History { records, endings, .. } = &self.history;
+        let stopped = self.recovered(target);
+        let next = |from: u64| records.iter().find(|record| record.lsn >= from).map(|record| record.lsn);
+        let before = |to: u64| records.iter().rfind(|record| record.lsn < to).map(|record| record.lsn);
+        let at = spell(stopped.at);
+        assert_eq!(
+            next(stop),
+            next(stopped.at),
+            "{told}: the rule that targets are drawn by is not PostgreSQL's; stopped at {at}"
+        );
+        let plan = self.plan(&target.options());
+        assert_eq!(plan["reachable"], true, "{told}: {}", plan["reason"]);
+        let planned = lsn(plan["target_lsn"].as_str().unwrap());
+        let expected = if plan["inclusive"] == true { before(stopped.at) } else { next(stopped.at) };
+        assert_eq!(Some(planned), expected, "{told}: recovery stopped at {at}, {}", stopped.words);
+        let commit =
+            |found: Option<&Ending>| found.map(|ending| (ending.lsn, u64::from(ending.xid), ending.time.to_string()));
+        let shown = |name: &str| {
+            let commit = &plan[name];
+            let time = commit["time"].as_str()?.replacen(' ', "T", 1).replace("+00", "Z");
+            let time: jiff::Timestamp = time.parse().unwrap_or_else(|error| panic!("{error}: {time}"));
+            Some((lsn(commit["lsn"].as_str()?), commit["xid"].as_u64()?, time.to_string()))
+        };
+        let kept = endings.iter().rfind(|ending| ending.commit && ending.lsn < stopped.at);
+        let lost = endings.iter().find(|ending| ending.commit && ending.lsn >= stopped.at);
+        // Before the first record that was read here there may be commits, too.
+        if kept.is_some() {
+            assert_eq!(shown("last_commit_before"), commit(kept), "{told}");
+        }
+        assert_eq!(shown("first_commit_after"), commit(lost), "{told}");
+        self.said(&stopped, planned, target, told);
+        stopped
+    }
+
+    /// What PostgreSQL said and shows of the transactions around its stop.
+    fn said(&self, stopped: &Stopped, planned: u64, target: &Target, told: &str) {
+        let endings = &self.history.endings;
+        let words = &stopped.words;
+        if let Some((_, rest)) = words.split_once("transaction ") {
+            let xid = rest.split(',').next().unwrap();
+            let ending = endings.iter().find(|ending| ending.lsn == planned);
+            assert_eq!(ending.map(|ending| ending.xid.to_string()).as_deref(), Some(xid), "{told}: {words}");
+        }
+        let side = if target.kind == "time" || !target.inclusive { "before" } else { "after" };
+        assert!(words.starts_with(side) || words.starts_with("at restore point"), "{told}: {words}");
+        // The time of the record it stops at is not noted where a position made it stop (`recoveryStopsAfter`).
+        let replayed = endings.iter().rev().filter(|ending| ending.lsn < stopped.at);
+        let times: Vec<String> =
+            replayed.take(2).map(|ending| ending.time.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string()).collect();
+        assert!(times.is_empty() || times.contains(&stopped.last), "{told}: {} is none of {times:?}", stopped.last);
+    }
+}
+
+/// What the first timeline has up to where the second left it, and then what that has.
+fn both_timelines(cluster: &Cluster, place: &Scratch, from: &str) -> Vec<Record> {
+    let folder = place.join("wal");
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let files = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let history = fs::read_to_string(folder.join("00000002.history")).unwrap();
+    let switch = history.split_whitespace().nth(1).unwrap();
+    // Left right at the end of a segment, it has none that it did not complete.
+    let cut = lsn(switch) & 0xF_FFFF != 0;
+    let partial =
+        process::until(Duration::from_secs(60), || files().find(|path| !cut || name(path).ends_with(".partial")));
+    assert!(partial.is_some(), "the first timeline's end is not archived");
+    // Its last segment under the name that it never got.
+    let first = place.directory("wal-1");
+    for path in files().filter(|path| name(path).starts_with("00000001")) {
+        let copy = first.join(name(&path).trim_end_matches(".partial"));
+        fs::copy(&path, &copy).unwrap();
+        scratch::give(&copy);
+    }
+    let mut records = waldump::records(cluster, &first, 1, from);
+    records.retain(|record| record.lsn < lsn(switch));
+    records.extend(waldump::records(cluster, &folder, 2, switch));
+    records
+}
+
+fn agrees_on(major: u32) {
+    if !majors().contains(&major) {
+        println!("PostgreSQL {major} is not installed");
+        return;
+    }
+    let seed = rand::random();
+    let mut random = SmallRng::seed_from_u64(seed);
+    let scene = Scene::new(major, seed);
+    let endings = &scene.history.endings;
+    let back = endings.iter().zip(endings.iter().skip(1)).filter(|(one, next)| next.time < one.time).count();
+    let far = endings.iter().zip(endings.iter().skip(1)).any(|(one, next)| (one.time - next.time).get_seconds() > 60);
+    println!("{major}: {} endings, {back} earlier than the one before, seed {seed}", endings.len());
+    assert!(back > 0 && far, "{major}: no commit times against the order of the log");
+    for nth in 0..TARGETS {
+        let (target, stop) = scene.history.draw_stop(&mut random);
+        let told = format!("{major}, {target:?}, seed {seed}");
+        let stopped = scene.compare(&target, stop, &told);
+        if nth % 4 == 0 {
+            let restored = scene.restored(&target.options());
+            assert_eq!(restored.at, stopped.at, "{told}: restored");
+        }
+    }
+    // The end of the backup is walkeep's own backup's.
+    let immediate = ["--target-immediate".to_owned()];
+    let plan = scene.plan(&immediate);
+    let restored = scene.restored(&immediate);
+    assert!(restored.words.starts_with("after reaching consistency"), "{}", restored.words);
+    assert!(restored.at >= lsn(plan["target_lsn"].as_str().unwrap()), "{plan}");
 }
 
 #[test]
-fn a_target_leads_where_postgresqls_own_recovery_stops() {
-    let seed = rand::random();
-    let mut random = SmallRng::seed_from_u64(seed);
-    let options = Options::default().segment_size_mb(1).set("max_prepared_transactions", 20);
-    let options = options.set("wal_keep_size", "8GB").set("synchronous_commit", "off");
-    let cluster = Cluster::start(QUICK, options);
-    cluster.run("pgbench", &["-i", "-s", "1", "-q"]).expect_ok();
-    let site = Site::for_cluster(&cluster);
-    let mut receiver = site.spawn("receive", &["receive", "main"]);
-    let scratch = Scratch::new();
-    let base = scratch.join("base");
-    let base_backup = ["-D", &base.to_string_lossy(), "-X", "none", "-c", "fast", "--no-sync"].map(str::to_owned);
-    cluster.run("pg_basebackup", &base_backup.each_ref().map(String::as_str)).expect_ok();
-    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
-    let consistent = cluster.current_lsn();
-
-    let workload = Workload::start(&cluster, 3, seed);
-    cluster.run("pgbench", &["-c", "16", "-j", "2", "-T", "2", "-n", "-N"]).expect_ok();
-    cluster.sql("select pg_create_restore_point('midway')");
-    cluster.run("pgbench", &["-c", "16", "-j", "2", "-T", "2", "-n", "-N"]).expect_ok();
-    workload.stop();
-    let last = cluster.switch_wal();
-    let records = waldump::records(&cluster, &cluster.pg_wal(), 1, &consistent);
-    let endings = waldump::endings(&records);
-    let ended = cluster.current_lsn();
-    let kept = process::until(Duration::from_secs(60), || {
-        cluster.sql(&format!("select bool_and(flush_lsn >= '{ended}') from pg_stat_replication")).eq("t").then_some(())
-    });
-    assert!(kept.is_some(), "the receiver never got {last}");
-    assert!(receiver.terminate().success());
-
-    for target in targets(&endings, &mut random) {
-        let stopped = recovered(&cluster, &base, &scratch, &target);
-        let mut arguments = vec!["plan".to_owned(), "postgres".into(), "main".into(), "--json".into()];
-        arguments.extend(target.options());
-        let plan = site.walkeep(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).json();
-        let told = format!("{} {} (inclusive: {}), seed {seed}", target.kind, target.value, target.inclusive);
-        assert_eq!(plan["reachable"], true, "{told}: {}", plan["reason"]);
-        let planned = lsn(plan["target_lsn"].as_str().unwrap());
-        let next = |end: u64| records.iter().find(|record| record.lsn >= end).map(|record| record.lsn);
-        let replayed = |end: u64| records.iter().rfind(|record| record.lsn < end).map(|record: &Record| record.lsn);
-        let expected = if plan["inclusive"] == true { replayed(stopped) } else { next(stopped) };
-        assert_eq!(Some(planned), expected, "{told}: recovery stopped at {}", waldump::spell(stopped));
-        let commits = |found: Option<&Ending>| found.map(|ending| ending.lsn);
-        let before = commits(endings.iter().rfind(|ending| ending.commit && ending.lsn < stopped));
-        let after = commits(endings.iter().find(|ending| ending.commit && ending.lsn >= stopped));
-        assert_eq!(plan["last_commit_before"]["lsn"].as_str().map(lsn), before, "{told}");
-        assert_eq!(plan["first_commit_after"]["lsn"].as_str().map(lsn), after, "{told}");
-        if random.random_bool(0.3) {
-            assert_eq!(restored(&site, &scratch, &target), stopped, "{told}: restored");
-        }
-    }
+fn postgresql_13() {
+    agrees_on(13);
 }
 
-/// Times at and around commits that are earlier than one before them in the log, and a target of each other kind.
-fn targets(endings: &[Ending], random: &mut SmallRng) -> Vec<Target> {
-    let mut latest = endings[0].time;
-    let mut backward = Vec::new();
-    for ending in endings {
-        if ending.time < latest {
-            backward.push((ending.time, latest));
-        }
-        latest = latest.max(ending.time);
-    }
-    println!("{} of {} endings are earlier than one before them", backward.len(), endings.len());
-    assert!(!backward.is_empty(), "no commit times against the order of the log");
-    let micro = jiff::SignedDuration::from_micros(1);
-    let mut targets = Vec::new();
-    for _ in 0..3 {
-        let (early, late) = backward[random.random_range(0..backward.len())];
-        let times = [early, early - micro, late, late - micro, early + micro];
-        for at in [random.random_range(0..2), random.random_range(2..5)] {
-            targets.push(Target::at(times[at], random.random_bool(0.5)));
-        }
-    }
-    let pick = |random: &mut SmallRng, wanted: fn(&Ending) -> bool| {
-        let some: Vec<&Ending> = endings.iter().filter(|ending| wanted(ending) && ending.xid != 0).collect();
-        some[random.random_range(0..some.len())].xid.to_string()
-    };
-    let xid = |value, inclusive| Target { kind: "xid", value, inclusive };
-    targets.push(xid(pick(random, |ending| ending.prepared), random.random_bool(0.5)));
-    targets.push(xid(pick(random, |ending| !ending.commit), random.random_bool(0.5)));
-    targets.push(Target { kind: "name", value: "midway".into(), inclusive: true });
-    targets
+#[test]
+fn postgresql_14() {
+    agrees_on(14);
 }
 
-/// How far PostgreSQL alone recovers, from its own base backup and its own segments.
-fn recovered(cluster: &Cluster, base: &Path, scratch: &Scratch, target: &Target) -> u64 {
-    let data = scratch.join("recovered");
-    let mut copy = process::command("cp", Orphan::Kill);
-    copy.arg("-a").arg(base).arg(&data);
-    process::run(copy).expect_ok();
-    let settings = format!(
-        "restore_command = 'cp {}/%f %p'\nrecovery_target_{} = '{}'\nrecovery_target_inclusive = {}\nrecovery_target_action = pause\n",
-        cluster.pg_wal().display(),
-        target.kind,
-        target.value,
-        target.inclusive
-    );
-    fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
-    scratch.file("recovered/recovery.signal", "");
-    paused_at(&data)
+#[test]
+fn postgresql_15() {
+    agrees_on(15);
 }
 
-/// How far a restore by walkeep gets.
-fn restored(site: &Site, scratch: &Scratch, target: &Target) -> u64 {
-    let data = scratch.directory("restored");
-    let mut arguments: Vec<String> =
-        ["restore", "postgres", "main", "--target-action", "pause"].map(str::to_owned).into();
-    arguments.extend(["--pgdata".to_owned(), data.to_string_lossy().into_owned()]);
-    arguments.extend(target.options());
-    site.walkeep(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).expect_ok();
-    paused_at(&data)
+#[test]
+fn postgresql_16() {
+    agrees_on(16);
 }
 
-/// Starts a server that pauses at its target; where that is. Then it is gone, directory and all.
-fn paused_at(data: &Path) -> u64 {
-    let mut server = Cluster::adopt(QUICK, data);
-    server.start_again();
-    server.wait_for("select pg_get_wal_replay_pause_state() = 'paused'");
-    let at = lsn(&server.sql("select pg_last_wal_replay_lsn()"));
-    server.stop_immediately();
-    drop(server);
-    fs::remove_dir_all(data).unwrap();
-    at
+#[test]
+fn postgresql_17() {
+    agrees_on(17);
+}
+
+#[test]
+fn postgresql_18() {
+    agrees_on(18);
 }
