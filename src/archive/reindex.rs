@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -18,7 +19,15 @@ use crate::index::store::Order;
 use crate::index::{self, Entry, Index, Place};
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
+use crate::retry::{Backoff, Class, Policy};
 use crate::wal::digest::Digest;
+
+/// For how long to wait for another process that is just making the index: until its first two keys are there it looks like none, or a damaged one.
+const MAKING: Policy = Policy {
+    first: Duration::from_millis(20),
+    longest: Duration::from_millis(200),
+    total: Some(Duration::from_secs(5)),
+};
 
 /// Trailers read at the same time: enough to keep a store far away busy, at some 100 KiB each.
 const IN_FLIGHT: usize = 32;
@@ -39,7 +48,7 @@ pub enum ReindexError {
 impl ReindexError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> crate::retry::Class {
+    pub fn class(&self) -> Class {
         match self {
             ReindexError::Index(error) => error.class(),
             ReindexError::Archive(error) => error.class(),
@@ -84,18 +93,33 @@ pub fn identity(archive: &Archive) -> Vec<String> {
 /// What index or repository say.
 pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<Index>, Report), ReindexError> {
     let identity = identity(archive);
-    let path = dir.to_owned();
-    let opened = blocking(move || match Index::open_writer(&path, &identity) {
-        Err(index::Error::Locked(_)) => Index::open_reader(&path, &identity),
-        Err(error) if error.calls_for_rebuild() => {
-            tracing::warn!(%error, "the index is made anew");
-            Index::anew(&path, &identity)
+    let clock = archive.clock();
+    let mut backoff = Backoff::new(MAKING, clock.elapsed(), u64::from(std::process::id()));
+    let index = loop {
+        let (path, identity) = (dir.to_owned(), identity.clone());
+        let (reading, opened) = blocking(move || writer_or_reader(&path, &identity)).await?;
+        match opened {
+            Err(error) if reading && (error.calls_for_rebuild() || error.class() == Class::Transient) => {
+                let Some(pause) = backoff.pause(clock.elapsed()) else { return Err(error.into()) };
+                clock.sleep(pause).await;
+            }
+            opened => break Arc::new(opened?),
         }
-        opened => opened,
-    });
-    let index = Arc::new(opened.await??);
+    };
     let report = catch_up(archive, &index, Scope::New).await?;
     Ok((index, report))
+}
+
+/// The index, and whether it was to be read beside another process that writes it.
+fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<Index, index::Error>) {
+    match Index::open_writer(path, identity) {
+        Err(index::Error::Locked(_)) => (true, Index::open_reader(path, identity)),
+        Err(error) if error.calls_for_rebuild() => {
+            tracing::warn!(%error, "the index is made anew");
+            (false, Index::anew(path, identity))
+        }
+        opened => (false, opened),
+    }
 }
 
 /// Throws the index in `dir` away and makes it anew from the repositories.

@@ -415,3 +415,21 @@ proptest! {
         });
     }
 }
+
+/// A command that comes while another process is just making the index waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_index_in_the_making_is_waited_for() {
+    let home = dir();
+    let archive = create(&[&home], None).await;
+    for round in 0..20 {
+        let index = home.path().join(format!("index{round}"));
+        let open = || {
+            let (archive, index) = (Arc::clone(&archive), index.clone());
+            tokio::spawn(async move { super::reindex::open(&archive, &index).await.map(|_opened| ()) })
+        };
+        let opened = futures_util::future::join_all((0..6).map(|_| open())).await;
+        for result in opened {
+            result.unwrap().unwrap();
+        }
+    }
+}
