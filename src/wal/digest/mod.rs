@@ -46,7 +46,7 @@ pub struct Digest {
     pub valid_until: Lsn,
     /// Whether `XLOG_SWITCH` ended it before its end.
     pub switched: bool,
-    /// Whether its first page says that the record which should have gone on there is void, because a crash cut it.
+    /// Whether the record that runs over its beginning is void, because a crash cut it there or further on in this segment.
     pub overwrites: bool,
     /// Records that start and end in it.
     pub records: u64,

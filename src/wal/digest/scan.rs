@@ -113,7 +113,6 @@ pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scan
         digest.state = State::Opaque;
         return Ok(Scanned { digest, meaningful: segment, is_whole: true });
     }
-    digest.overwrites = first.has(FIRST_IS_OVERWRITE_CONTRECORD);
     let start = digest.start();
     let mut decoder = Decoder::new(start, digest.timeline, size);
     digest.state = match records(&mut digest, &mut decoder, segment) {
@@ -121,7 +120,11 @@ pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scan
         Err(state) => state,
     };
     if digest.state == State::Checked || digest.first_record.is_some() {
-        digest.head = head(segment, &first, long.page_size as usize, start);
+        match head(segment, &first, long.page_size as usize, start) {
+            Head::Rest(fragment) => digest.head = Some(fragment),
+            Head::Void => digest.overwrites = true,
+            Head::None => {}
+        }
     }
     let meaningful = match digest.state {
         State::Checked => usize::try_from(digest.valid_until.bytes_since(start)).unwrap_or(usize::MAX),
@@ -319,13 +322,24 @@ fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
     }
 }
 
+/// What stands at a segment's beginning of a record from before.
+enum Head {
+    None,
+    Rest(Fragment),
+    /// A crash cut the record in this segment, or at its border.
+    Void,
+}
+
 /// Gathers the rest of a record from before from the segment's first pages, whose headers the decoder has found right.
-fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Option<Fragment> {
+fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Head {
+    if first.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+        return Head::Void;
+    }
     if !first.has(FIRST_IS_CONTRECORD) {
-        return None;
+        return Head::None;
     }
     let mut fragment = Fragment {
-        start: start.checked_add(first.size() as u64)?,
+        start: start.checked_add(first.size() as u64).unwrap_or(start),
         end: start,
         total: first.remaining,
         held: 0,
@@ -334,19 +348,22 @@ fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Opt
     };
     let mut position = 0_usize;
     for page in segment.chunks(page_size) {
-        let header = PageHeader::parse(page)?;
-        let body = page.get(header.size()..)?;
+        let Some(header) = PageHeader::parse(page) else { break };
+        if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+            return Head::Void;
+        }
+        let body = page.get(header.size()..).unwrap_or_default();
         let left = fragment.total.saturating_sub(fragment.held) as usize;
         let part = body.get(..left).unwrap_or(body);
         let (keep, rest) = part.split_at(part.len().min(MAX_FRAGMENT.saturating_sub(fragment.bytes.len())));
         fragment.bytes.extend_from_slice(keep);
         fragment.rest_crc = crc32c::crc32c_append(fragment.rest_crc, rest);
-        fragment.held = fragment.held.saturating_add(u32::try_from(part.len()).ok()?);
+        fragment.held = fragment.held.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
         position = position.saturating_add(header.size()).saturating_add(part.len());
         if fragment.held == fragment.total {
             break;
         }
     }
-    fragment.end = start.checked_add(position.next_multiple_of(8) as u64)?;
-    Some(fragment)
+    fragment.end = start.checked_add(position.next_multiple_of(8) as u64).unwrap_or(start);
+    Head::Rest(fragment)
 }

@@ -181,7 +181,7 @@ fn a_record_cut_by_a_crash_is_void() {
     for pieces in [&[usize::MAX][..], &[1], &[8192], &[8191, 3]] {
         let mut writer = Writer::new(MIB - PAGE);
         writer.record(10, 0, 1, &[1; 4000]);
-        let cut = writer.cut_by_a_crash(&[2; 30_000]);
+        let cut = writer.cut_by_a_crash(&[2; 30_000], 0);
         writer.commit(5, 77);
         let decoded = decode(&writer, &writer.out, pieces);
         assert_eq!(decoded.error, None);
@@ -195,7 +195,7 @@ fn a_record_cut_by_a_crash_is_void() {
 fn a_record_that_does_not_go_on_is_an_error() {
     let mut writer = Writer::new(MIB);
     writer.record(10, 0, 1, &[1; 4000]);
-    writer.cut_by_a_crash(&[2; 30_000]);
+    writer.cut_by_a_crash(&[2; 30_000], 0);
     let page = usize::try_from(PAGE).unwrap();
     writer.out[page + 2] = 0;
     let decoded = decode(&writer, &writer.out, &[usize::MAX]);

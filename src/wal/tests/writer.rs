@@ -162,11 +162,16 @@ impl Writer {
         }
     }
 
-    /// A record of which only what fits into this page is written; the next page says that it is void.
-    pub(super) fn cut_by_a_crash(&mut self, body: &[u8]) -> Lsn {
+    /// A record of which only what fits into this page and `more` after it is written; the page then says that it is void.
+    pub(super) fn cut_by_a_crash(&mut self, body: &[u8], more: u64) -> Lsn {
         let bytes = self.bytes(10, 0, 8, body);
-        let room = usize::try_from(PAGE - self.position() % PAGE).unwrap();
-        assert!(room < bytes.len() && room < 8000);
+        let next = self.position().next_multiple_of(PAGE);
+        assert!(next > self.position());
+        let room = (0..more).map(|n| next + n * PAGE).fold(next - self.position(), |room, page| {
+            room + PAGE - if page.is_multiple_of(self.size) { 40 } else { 24 }
+        });
+        let room = usize::try_from(room).unwrap();
+        assert!(room < bytes.len());
         let lsn = self.put(&bytes, room);
         self.overwrite = true;
         let main = [lsn.to_le_bytes(), 55_i64.to_le_bytes()].concat();
