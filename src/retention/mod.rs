@@ -380,10 +380,10 @@ impl Sweep<'_> {
             self.repository.put_new(&key, sealed).await.map_err(|error| self.failed(error))?;
         }
         tracing::info!(repository = self.name, backup = base.label, "removing a backup whose time is up");
-        self.remove(object).await?;
-        // What its names were good for is over; newer backups have lists of their own.
+        // Its names first: no restore needs them, and with the manifest gone nobody would come back for them.
         let names = self.archive.layout().names(&base.label)?;
-        self.repository.delete(&names).await.map_err(|error| self.failed(error))
+        self.repository.delete(&names).await.map_err(|error| self.failed(error))?;
+        self.remove(object).await
     }
 
     fn sealed(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, Error> {

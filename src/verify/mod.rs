@@ -4,11 +4,14 @@
 //! one in its trailer; each chunk of each backup is compared with its name, and each file's hash is computed from its chunks. From the digests
 //! that proved right an index is made in memory, and by it the log is checked for holes and every backup for the log that it needs.
 //!
+//! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is not missed.
+//!
 //! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`BUDGET`] of memory at the most, a segment
 //! some 150 bytes, and a chunk some 100 while backups are checked.
 
 mod backups;
 mod instance;
+mod meanwhile;
 mod objects;
 
 pub use instance::{Counts as InstanceCounts, InstanceReport, verify_instance};
@@ -24,6 +27,7 @@ use crate::index::{self, Entry, InMemory};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::SegmentSize;
 use crate::postgres::timeline::{History, TimelineId};
+use crate::repository::layout::ObjectKey;
 use crate::repository::{self, Repository};
 use crate::retry::Class;
 use crate::wal::digest::Digest;
@@ -172,6 +176,8 @@ struct Found {
     histories: Vec<History>,
     gaps: Vec<archive::gap::Gap>,
     summaries: Vec<archive::manifest::Summary>,
+    /// Objects that were listed, and not there when they were asked for.
+    gone: Vec<ObjectKey>,
 }
 
 /// The log that a single backup needs.
@@ -283,7 +289,8 @@ impl Subject<'_> {
         match &options.backup {
             None => {
                 let listed = self.repository.list(&layout.all()).await.map_err(|e| self.named(e))?;
-                self.objects(listed, None).await
+                let late = self.latecomers(&listed).await?;
+                self.objects(listed.into_iter().chain(late).collect(), None).await?;
             }
             Some(label) => {
                 let Ok(key) = layout.backup(label) else { return Ok(()) };
@@ -301,9 +308,10 @@ impl Subject<'_> {
                 let mut listed =
                     self.repository.list(&layout.timeline(needed.timeline)).await.map_err(|e| self.named(e))?;
                 listed.extend(self.repository.list(&layout.histories()).await.map_err(|e| self.named(e))?);
-                self.objects(listed, Some(needed)).await
+                self.objects(listed, Some(needed)).await?;
             }
         }
+        self.settle().await
     }
 }
 

@@ -67,7 +67,7 @@ impl Subject<'_> {
                 Ok(Some(bytes))
             }
             Err(repository::Error::NotFound { .. }) => {
-                self.damaged(object.key.as_str(), "it was listed and is not there");
+                self.note(|found| found.gone.push(object.key.clone()));
                 Ok(None)
             }
             Err(error @ repository::Error::Corrupt { .. }) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::{Options, Progress, Report, VerifyError, verify};
+use super::{Options, Progress, Report, Subject, VerifyError, verify};
 use crate::archive::Archive;
 use crate::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
 use crate::archive::manifest::{Chunk, Content, Entry, Manifest, Summary, sample};
@@ -136,6 +136,10 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let key = |number| archive.layout().segment(segment(7, number, b"a", 9).0);
     let five = std::fs::read(dir.path().join("repository").join(key(5).as_str())).unwrap();
     archive.delete(&key(5)).await.unwrap();
+    // Old enough not to have overtaken it.
+    let six = dir.path().join("repository").join(key(6).as_str());
+    let six = std::fs::File::options().write(true).open(six).unwrap();
+    six.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let report = check(&archive).await;
     assert_eq!(report.gaps.iter().map(|gap| gap.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
     assert_eq!(report.stranded, [LABEL]);
@@ -152,6 +156,57 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let none = Options { backup: Some("20200101T000000Z-F".to_owned()) };
     let error = verify(&archive, &none, &Progress::default()).await.unwrap_err();
     assert!(matches!(error, VerifyError::UnknownBackup { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_segment_that_the_next_one_overtook_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let path = dir.path().join("repository").join(archive.layout().segment(segment(7, 5, b"a", 9).0).as_str());
+    let five = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let comes = async {
+        // By then the listing is done and 5 was not in it.
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        std::fs::write(&path, five).unwrap();
+    };
+    let (report, ()) = tokio::join!(check(&archive), comes);
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!(report.repositories[0].segments, 4);
+}
+
+#[tokio::test]
+async fn what_retention_takes_meanwhile_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let (name, repository) = archive.repositories().next().unwrap();
+    let progress = Progress::default();
+    let subject = || Subject {
+        archive: &archive,
+        name: name.to_owned(),
+        repository: repository.clone(),
+        size: Some(SegmentSize::new(1 << 20).unwrap()),
+        memory: Arc::new(tokio::sync::Semaphore::new(super::BUDGET as usize)),
+        progress: &progress,
+        found: std::sync::Mutex::default(),
+    };
+    let listed = repository.list(&archive.layout().all()).await.unwrap();
+    let first = archive.layout().segment(segment(7, 3, b"a", 9).0);
+    archive.delete(&first).await.unwrap();
+    archive.delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    let here = subject();
+    here.objects(listed.clone(), None).await.unwrap();
+    here.settle().await.unwrap();
+    let found = here.found.into_inner().unwrap();
+    assert_eq!((found.damage, found.summaries.len(), found.counts.segments), (vec![], 0, 3));
+
+    // Read while it was there, gone when the log it needs was looked for.
+    put_backup(&archive, |_| {}).await;
+    let here = subject();
+    here.objects(listed, None).await.unwrap();
+    archive.delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    here.settle().await.unwrap();
+    assert_eq!(here.found.into_inner().unwrap().summaries.len(), 0);
 }
 
 #[tokio::test]
