@@ -2,14 +2,17 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 
 use super::Archive;
+use super::chunks;
 use super::ingest::{IngestError, Ingested, Outcome};
 use super::objects::blocking;
 use crate::control::Answer;
@@ -19,8 +22,8 @@ use crate::retry::Class;
 /// No file of `pg_wal` is longer: the largest segment.
 const LONGEST: u64 = 1 << 30;
 
-/// How much is hashed at a time: it stays in the processor's cache.
-const CHUNK: usize = 1 << 20;
+/// How much is hashed at a time: it stays in the processor's cache, and is little memory to touch for the first time.
+const CHUNK: usize = chunks::CHUNK as usize;
 
 /// Why a file cannot be read as a whole.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -108,9 +111,12 @@ impl Source {
         }
     }
 
-    /// All of it, by two threads: most of the time goes into touching fresh memory.
+    /// All of it, by two threads: most of the time goes into touching fresh memory, of which huge pages make less.
     fn read(&self) -> Result<Bytes, PathError> {
-        let mut bytes = vec![0; self.len];
+        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+        let mut bytes = MmapMut::map_anon(self.len).map_err(failed)?;
+        // A wish only: without them, ordinary pages do.
+        let _granted = bytes.advise(Advice::HugePage);
         let (front, back) = bytes.split_at_mut(self.len / 2);
         let middle = front.len() as u64;
         let read = thread::scope(|scope| {
@@ -119,25 +125,34 @@ impl Source {
             front.and(back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into())))
         });
         self.finished(read)?;
-        Ok(bytes.into())
+        Ok(Bytes::from_owner(bytes))
     }
 
-    /// Its BLAKE3.
+    /// Its BLAKE3, by two threads.
     fn hash(&self) -> Result<[u8; 32], PathError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; self.len.clamp(1, CHUNK)];
-        let mut at = 0;
-        let read = loop {
-            let wanted = buffer.len().min(self.len.saturating_sub(at));
-            let Some(chunk) = buffer.get_mut(..wanted).filter(|chunk| !chunk.is_empty()) else { break Ok(()) };
-            if let Err(error) = self.file.read_exact_at(chunk, at as u64) {
-                break Err(error);
-            }
-            hasher.update(chunk);
-            at = at.saturating_add(wanted);
-        };
-        self.finished(read)?;
-        Ok(*hasher.finalize().as_bytes())
+        let pieces = self.len.div_ceil(CHUNK);
+        let read = thread::scope(|scope| {
+            let back = scope.spawn(|| self.values(pieces / 2..pieces));
+            let mut values = self.values(0..pieces / 2)?;
+            values.append(&mut back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))?);
+            Ok(values)
+        });
+        let mut values = Vec::new();
+        self.finished(read.map(|read| values = read))?;
+        Ok(chunks::file_hash(&values, self.len as u64))
+    }
+
+    /// What some of its pieces of [`CHUNK`] contribute to it.
+    fn values(&self, pieces: Range<usize>) -> io::Result<Vec<[u8; 32]>> {
+        let mut buffer = vec![0; self.len.min(CHUNK)];
+        let mut values = Vec::with_capacity(pieces.len());
+        for at in pieces.map(|piece| piece.saturating_mul(CHUNK)) {
+            let len = buffer.len().min(self.len.saturating_sub(at));
+            let Some(piece) = buffer.get_mut(..len) else { break };
+            self.file.read_exact_at(piece, at as u64)?;
+            values.push(chunks::value(&[piece], at as u64, self.len as u64));
+        }
+        Ok(values)
     }
 
     /// An error if it was not read to its end, or if it is not what it was before.
@@ -179,6 +194,8 @@ mod tests {
         let short = dir.path().join("short");
         std::fs::write(&short, "whole").unwrap();
         assert_eq!(read_whole(&short).unwrap(), "whole");
+        std::fs::write(&short, "").unwrap();
+        assert_eq!(read_whole(&short).unwrap(), "");
         let large: Vec<u8> = (0..(5 << 20) + 3).map(|n: u32| n.to_le_bytes()[1]).collect();
         std::fs::write(&short, &large).unwrap();
         assert_eq!(read_whole(&short).unwrap(), large);
