@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
+use super::redis_log::LogRedis;
 use crate::explore::{Kind, MANY_ROWS};
 
 /// Keep a PostgreSQL cluster restorable to any moment.
@@ -279,6 +280,9 @@ pub(super) struct TargetRedis {
     /// The state at a moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
     #[arg(long, value_name = "TIME", group = "redis-target")]
     pub(super) target_time: Option<String>,
+    /// The state just before what walkeep log redis shows at this place: OFFSET@HISTORY
+    #[arg(long, value_name = "OFFSET", group = "redis-target")]
+    pub(super) target_offset: Option<String>,
     /// The snapshot as it is, without the commands behind it
     #[arg(long, group = "redis-target")]
     pub(super) target_immediate: bool,
@@ -475,6 +479,7 @@ pub(super) struct Log {
 #[derive(Subcommand, Debug)]
 pub(super) enum LogOf {
     Postgres(LogPostgres),
+    Redis(LogRedis),
 }
 
 /// In a PostgreSQL cluster

@@ -101,6 +101,7 @@ pub(super) const REDIS: &str = "\
 Examples:
   walkeep plan redis --target-time '2026-11-22 14:03:00Z'
   walkeep restore redis --dir /var/lib/redis-restored --target-time '5 minutes ago' --start
+  walkeep restore redis --dir /srv/cache --target-offset 84213@1f3ac09b      # a place that walkeep log redis shows
   walkeep restore redis cache --dir /srv/cache --backup 20261122T020000.123Z --target-immediate
 
 Redis 7 and later, and Valkey, get an append-only folder, Redis 6 an append-only file, and where no commands follow the
@@ -115,6 +116,16 @@ Examples:
 
 What happened is read from the archived WAL; the server is not asked. Each line ends with the target that restores to
 just before the event. What an aborted transaction did is not shown.";
+
+pub(super) const LOG_REDIS: &str = "\
+Examples:
+  walkeep log redis --since '2 hours ago'
+  walkeep log redis cache --event flush-all --event flush-db
+  walkeep log redis --event delete --keys 100 --json
+  walkeep restore redis cache --dir /srv/cache --target-offset 84213@1f3ac09b --start
+
+What happened is read from the archived stream of commands; the server is not asked. Each line ends with the target that
+restores to just before the event. A key that expires or is evicted comes as a deletion: a storm of them is told as well.";
 
 pub(super) const VERIFY: &str = "\
 Examples:

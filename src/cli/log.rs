@@ -21,6 +21,7 @@ const ALIGNED: usize = 500;
 
 pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code> {
     let (name, args) = match args.of {
+        Some(LogOf::Redis(of)) => return super::redis_log::run(of, around).await,
         Some(LogOf::Postgres(of)) => (of.cluster, of.log),
         None => (None, args.log),
     };
@@ -30,7 +31,8 @@ pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code
     let archive = Arc::new(open::archive(&config, cluster, around).await?);
     let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
-    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, cluster.name.as_str())));
+    let command = format!("walkeep restore postgres {} --pgdata DIR --start", cluster.name);
+    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, command)));
     let lines = Arc::clone(&page);
     let told = explore::explore(&archive, &index, spool, question, move |happening| {
         lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
@@ -60,31 +62,40 @@ fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> 
     })
 }
 
+/// An event as people see it.
+pub(super) trait Told: serde::Serialize {
+    fn cells(&self, out: &Output) -> [String; COLUMNS];
+    fn tones(&self) -> [Option<Tone>; COLUMNS];
+    /// Whether its last cell is a target.
+    fn leads_back(&self) -> bool;
+}
+
 /// What is shown, as it comes.
-struct Page {
+pub(super) struct Page<T> {
     out: Output,
     json: bool,
-    cluster: String,
-    waiting: Vec<Happening>,
+    /// What a target is given to.
+    restore: String,
+    waiting: Vec<T>,
     widths: Option<[usize; COLUMNS]>,
     undoable: bool,
     failed: Option<anyhow::Error>,
 }
 
-const COLUMNS: usize = 6;
+pub(super) const COLUMNS: usize = 6;
 
-impl Page {
-    fn new(out: &Output, json: bool, cluster: &str) -> Page {
-        let (out, cluster) = (out.clone(), cluster.to_owned());
-        Page { out, json, cluster, waiting: Vec::new(), widths: None, undoable: false, failed: None }
+impl<T: Told> Page<T> {
+    pub(super) fn new(out: &Output, json: bool, restore: String) -> Page<T> {
+        let out = out.clone();
+        Page { out, json, restore, waiting: Vec::new(), widths: None, undoable: false, failed: None }
     }
 
     /// Shows one more event; breaks where nothing can be shown any longer.
-    fn add(&mut self, happening: Happening) -> ControlFlow<()> {
+    pub(super) fn add(&mut self, happening: T) -> ControlFlow<()> {
         let shown = if self.json {
             serde_json::to_string(&happening).map_err(Into::into).and_then(|text| self.out.line(text))
         } else {
-            self.undoable |= happening.target.is_some();
+            self.undoable |= happening.leads_back();
             self.waiting.push(happening);
             if self.widths.is_some() || self.waiting.len() >= ALIGNED { self.show() } else { Ok(()) }
         };
@@ -97,7 +108,7 @@ impl Page {
         }
     }
 
-    fn end(&mut self) -> anyhow::Result<()> {
+    pub(super) fn end(&mut self) -> anyhow::Result<()> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -109,7 +120,7 @@ impl Page {
         }
         self.show()?;
         if self.undoable {
-            let command = format!("walkeep restore postgres {} --pgdata DIR --start", self.cluster);
+            let command = &self.restore;
             let hint = format!("To go back to just before one of them, with what its line ends with: {command} TARGET");
             self.out.line("")?;
             self.out.line(self.out.tone(Tone::Quiet, hint))?;
@@ -119,7 +130,7 @@ impl Page {
 
     fn show(&mut self) -> anyhow::Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let rows: Vec<[String; COLUMNS]> = waiting.iter().map(|happening| cells(happening, &self.out)).collect();
+        let rows: Vec<[String; COLUMNS]> = waiting.iter().map(|happening| happening.cells(&self.out)).collect();
         let measured = || {
             let mut widths = [0; COLUMNS];
             for row in &rows {
@@ -137,32 +148,43 @@ impl Page {
     }
 }
 
-/// Time, kind, where, how much, who, and the way back.
-fn cells(happening: &Happening, out: &Output) -> [String; COLUMNS] {
-    let time = happening.time.map_or_else(|| "?".to_owned(), |time| out.milli_time(time));
-    let whose = [happening.database.as_deref(), happening.relation.as_deref()];
-    let mut what = whose.into_iter().flatten().collect::<Vec<_>>().join("  ");
-    if let Some(detail) = &happening.detail {
-        what = if what.is_empty() { detail.clone() } else { format!("{what}  ({detail})") };
+impl Told for Happening {
+    /// Time, kind, where, how much, who, and the way back.
+    fn cells(&self, out: &Output) -> [String; COLUMNS] {
+        let time = self.time.map_or_else(|| "?".to_owned(), |time| out.milli_time(time));
+        let whose = [self.database.as_deref(), self.relation.as_deref()];
+        let mut what = whose.into_iter().flatten().collect::<Vec<_>>().join("  ");
+        if let Some(detail) = &self.detail {
+            what = if what.is_empty() { detail.clone() } else { format!("{what}  ({detail})") };
+        }
+        let rows = self.rows.map_or_else(String::new, |rows| match rows {
+            1 => "1 row".to_owned(),
+            rows => format!("{} rows", grouped(rows)),
+        });
+        let xid = self.xid.map_or_else(String::new, |xid| format!("xid {xid}"));
+        let back = self.target.clone().unwrap_or_else(|| format!("at {}", self.lsn));
+        [time, self.kind.name().to_owned(), what, rows, xid, back]
     }
-    let rows = happening.rows.map_or_else(String::new, |rows| match rows {
-        1 => "1 row".to_owned(),
-        rows => format!("{} rows", grouped(rows)),
-    });
-    let xid = happening.xid.map_or_else(String::new, |xid| format!("xid {xid}"));
-    let back = happening.target.clone().unwrap_or_else(|| format!("at {}", happening.lsn));
-    [time, happening.kind.name().to_owned(), what, rows, xid, back]
+
+    fn tones(&self) -> [Option<Tone>; COLUMNS] {
+        [
+            Some(Tone::Quiet),
+            Some(tone(self.kind)),
+            self.relation.as_ref().or(self.database.as_ref()).map(|_| Tone::Strong),
+            None,
+            Some(Tone::Quiet),
+            if self.target.is_some() { None } else { Some(Tone::Quiet) },
+        ]
+    }
+
+    fn leads_back(&self) -> bool {
+        self.target.is_some()
+    }
 }
 
-fn line(happening: &Happening, cells: &[String; COLUMNS], widths: [usize; COLUMNS], out: &Output) -> String {
-    let tones = [
-        Some(Tone::Quiet),
-        Some(tone(happening.kind)),
-        happening.relation.as_ref().or(happening.database.as_ref()).map(|_| Tone::Strong),
-        None,
-        Some(Tone::Quiet),
-        if happening.target.is_some() { None } else { Some(Tone::Quiet) },
-    ];
+/// One line of columns of these widths.
+pub(super) fn line(happening: &impl Told, cells: &[String; COLUMNS], widths: [usize; COLUMNS], out: &Output) -> String {
+    let tones = happening.tones();
     let mut line = String::new();
     for (nth, (cell, (width, tone))) in cells.iter().zip(widths.into_iter().zip(tones)).enumerate() {
         if width == 0 {
@@ -200,7 +222,7 @@ const fn tone(kind: Kind) -> Tone {
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::{COLUMNS, cells, line};
+    use super::{COLUMNS, Told as _, line};
     use crate::cli::output::Output;
     use crate::explore::{Happening, Kind};
     use crate::postgres::lsn::Lsn;
@@ -226,7 +248,7 @@ mod tests {
     #[test]
     fn an_event_is_one_line_that_ends_with_the_way_back() {
         let plain = Output { styled: false, zone: TimeZone::UTC };
-        let row = cells(&dropped(), &plain);
+        let row = dropped().cells(&plain);
         let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
         let shown = line(&dropped(), &row, widths, &plain);
         assert_eq!(shown, "2000-01-01 00:00:06.998+00  drop  shop  public.orders  xid 743  --before-event 0/3A2B3C8");

@@ -26,6 +26,7 @@ mod push;
 mod receive;
 mod redis;
 mod redis_list;
+mod redis_log;
 mod redis_restore;
 mod restore;
 mod server;

@@ -11,7 +11,7 @@ use super::exit::{Code, Failure};
 use super::output::{Output, Tone, count, size, span};
 use super::progress::Progress;
 use super::{moment, open};
-use crate::archive::instance::{Instance, Reach, Unreachable, Wanted};
+use crate::archive::instance::{Instance, Position, Reach, Unreachable, Wanted};
 use crate::postgres::time::PgTime;
 use crate::redis::Flavour;
 use crate::snapshot::out::start::{self, Loaded};
@@ -185,6 +185,9 @@ async fn reach(
             let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
             Wanted::Time(time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?)
         }
+        None if args.target_offset.is_some() => {
+            place(instance, args.target_offset.as_deref().unwrap_or_default()).await?
+        }
         None if args.target_immediate => Wanted::Snapshot,
         None => Wanted::Newest,
     };
@@ -196,6 +199,25 @@ async fn reach(
             Ok(instance.reach(Wanted::Time(*nearest), from).await.with_context(failed)?)
         }
         _ => Ok(found),
+    }
+}
+
+/// The place that is meant: its history must be the only one of that name that has it.
+async fn place(instance: &Instance, text: &str) -> anyhow::Result<Wanted> {
+    let position: Position = text.parse().map_err(|why| Failure::usage(format!("--target-offset: {why}")))?;
+    let found = instance.histories_at(&position).await;
+    let found = found.with_context(|| format!("cannot plan a restore of {}", instance.name()))?;
+    match found.as_slice() {
+        [replid] => Ok(Wanted::Offset(*replid, position.offset)),
+        [] => {
+            let why = format!("--target-offset: nothing that is archived of {} has offset {position}", instance.name());
+            Err(Failure { code: Code::NotFound, message: why }.into())
+        }
+        several => {
+            let named: Vec<String> =
+                several.iter().map(|replid| Position::of(*replid, position.offset).to_string()).collect();
+            Err(Failure::usage(format!("--target-offset: say which history: {}", named.join(" or "))).into())
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Everything comes from the index and the digests; the server is not asked. A record says who did it by number: a transaction, a database, a
 //! file. [`names`] knows what these were called at that moment, and [`tell`] makes of a record what people call it: a DROP, a TRUNCATE.
+//! [`instance`] is the same for Redis.
 
+pub mod instance;
 pub mod names;
 pub mod tell;
 mod work;
@@ -216,7 +218,7 @@ fn without_schema(name: &str) -> &str {
 /// Why there is nothing to tell.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing of the cluster is archived.
+    /// Nothing of the cluster or instance is archived.
     #[error("nothing of {cluster} is archived yet")]
     Nothing {
         /// The cluster.

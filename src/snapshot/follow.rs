@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::receive::{Event, Position, Receiver};
-use crate::archive::instance::Mark;
 use crate::archive::instance::spool::{Beginning, Growing, Name};
+use crate::archive::instance::{Mark, Run};
 use crate::clock::Clock;
 use crate::redis::Connection;
 use crate::resp::{Commands, Kind, Limits};
@@ -38,6 +38,7 @@ pub(super) struct Following {
     /// `None` only while it is being written.
     growing: Option<Growing>,
     name: Name,
+    run: Option<Run>,
     /// Bytes from `spooled` on.
     pending: BytesMut,
     spooled: u64,
@@ -57,11 +58,13 @@ impl Following {
         receiver: &Receiver<'_>,
         mut connection: Connection,
         position: Position,
+        run: Option<Run>,
     ) -> Result<Following, Error> {
         let clock = receiver.instance.archive().clock();
         let (now, at) = (clock.elapsed(), clock.now());
         let Position { replid, offset, db, in_transaction, follows, .. } = position;
-        let beginning = Beginning { replid, first: offset, db, in_transaction, follows, started_at: at };
+        let beginning =
+            Beginning { replid, first: offset, db, in_transaction, follows, started_at: at, run: run.clone() };
         let spool = receiver.spool.clone();
         let growing = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;
         let growing = growing.map_err(|_panic| Error::Lost)??;
@@ -71,6 +74,7 @@ impl Following {
             parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
             name: growing.name(),
             growing: Some(growing),
+            run,
             pending: BytesMut::new(),
             spooled: offset,
             marks: Vec::new(),
@@ -219,6 +223,7 @@ impl Following {
             in_transaction: self.parser.in_transaction(),
             follows: None,
             started_at: self.received_at,
+            run: self.run.clone(),
         };
         let spool = receiver.spool.clone();
         let begun = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;

@@ -34,7 +34,7 @@ use super::take::{Begun, Input, take, warn_of_trouble};
 use super::upload::Uploads;
 use crate::archive::instance::commands::Follows;
 use crate::archive::instance::spool::{Name, Spool};
-use crate::archive::instance::{Gap, Instance, Snapshot, Stretch};
+use crate::archive::instance::{Gap, Instance, Run, Snapshot, Stretch};
 use crate::clock::Clock;
 use crate::redis::{Connection, Info, ReplicationId, Source, Sync, Wish};
 use crate::retry::{Backoff, Class, Policy};
@@ -275,7 +275,7 @@ impl Receiver<'_> {
                     if !self.based && self.base.is_none() {
                         self.begin_base();
                     }
-                    return self.follow(connection, renamed(position, name), clock).await;
+                    return self.follow(connection, &info, renamed(position, name), clock).await;
                 }
             }
             self.record_gap(&position, &info, clock).await?;
@@ -301,7 +301,7 @@ impl Receiver<'_> {
         };
         // The server says `SELECT` before the first command behind a snapshot, so the database here is only a beginning.
         let position = Position { replid, offset, db: 0, in_transaction: false, follows: None, until: None };
-        self.follow(connection, renamed(position, name), clock).await
+        self.follow(connection, &info, renamed(position, name), clock).await
     }
 
     /// Begins a snapshot beside the stream.
@@ -323,14 +323,21 @@ impl Receiver<'_> {
         }
     }
 
-    async fn follow(&mut self, connection: Connection, position: Position, clock: &dyn Clock) -> Result<(), Error> {
+    async fn follow(
+        &mut self,
+        connection: Connection,
+        info: &Info,
+        position: Position,
+        clock: &dyn Clock,
+    ) -> Result<(), Error> {
         if let Some(follows) = position.follows {
             self.observer.event(Event::Renamed(follows, position.replid));
         }
         let (server, replid, from) = (connection.peer(), position.replid, position.offset);
         self.observer.event(Event::Streaming { server, replid, from });
         self.position = Some(position);
-        let following = Following::begin(self, connection, position).await?;
+        let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
+        let following = Following::begin(self, connection, position, run).await?;
         let (name, ended) = following.run(self, clock).await;
         self.close(name).await?;
         match ended {

@@ -61,5 +61,7 @@ mod redis_snapshot;
 mod redis_receive;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
+/// `walkeep log redis`: accidents on real servers, and the way back from each.
+mod redis_log;
 /// Redis back out: what is written, seen by servers of every version.
 mod redis_restore;

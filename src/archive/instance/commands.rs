@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::notable::Notables;
 use super::{Error, Instance};
 use crate::redis::ReplicationId;
 use crate::repository::Put;
@@ -44,6 +45,15 @@ pub struct Follows {
     pub offset: u64,
 }
 
+/// The server from which a stretch came.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Its address.
+    pub server: String,
+    /// The name that it gave itself when it started.
+    pub id: String,
+}
+
 /// A stretch of the stream: what the metadata of its object says. It begins and ends between two commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stretch {
@@ -71,6 +81,12 @@ pub struct Stretch {
     pub writes: u64,
     /// What had come when, in order.
     pub marks: Vec<Mark>,
+    /// From whom it came. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// What stands out in it. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notable: Option<Notables>,
 }
 
 impl Instance {

@@ -22,6 +22,8 @@ use crate::resp::Cut;
 pub enum Wanted {
     /// The state at a time: everything that had come by then, and nothing after.
     Time(Timestamp),
+    /// The state before whatever comes after so many bytes of a history.
+    Offset(ReplicationId, u64),
     /// All there is.
     Newest,
     /// A snapshot as it is.
@@ -74,15 +76,43 @@ pub struct Unreachable {
 type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 
 /// All stretches by name, and what this machine's spool adds.
-struct Known {
+#[derive(Clone, Debug)]
+pub struct Known {
     names: BTreeMap<ReplicationId, Vec<u64>>,
     spooled: Spools,
 }
 
+impl Known {
+    /// The histories, each with the offsets before the first bytes of its stretches, in order.
+    pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
+        self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
+    }
+}
+
 /// How far the stream leads from a snapshot.
 #[derive(Clone, Debug, Default)]
-struct Way {
-    stretches: Vec<Stretch>,
+pub(super) struct Way {
+    pub(super) stretches: Vec<Stretch>,
+}
+
+/// How far a way is followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    End,
+    /// Until a stretch begins later.
+    Time(Timestamp),
+    /// Until a stretch ends beyond it.
+    Offset(u64),
+}
+
+impl Until {
+    fn is_beyond(self, stretch: &Stretch) -> bool {
+        match self {
+            Until::End => false,
+            Until::Time(time) => stretch.started_at > time,
+            Until::Offset(offset) => stretch.last > offset,
+        }
+    }
 }
 
 impl Way {
@@ -110,12 +140,13 @@ impl Instance {
             Wanted::Snapshot => return Ok(Ok(as_it_is(newest))),
             Wanted::Time(time) => Some(time),
             Wanted::Newest => None,
+            Wanted::Offset(replid, offset) => return self.reach_offset(&snapshots, replid, offset).await,
         };
         let known = self.known().await?;
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
         let mut failed: Option<Unreachable> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
-            let way = self.way(snapshot, &known, time).await?;
+            let way = self.way(snapshot, &known, time.map_or(Until::End, Until::Time)).await?;
             match target(snapshot, way, time) {
                 Ok(reach) => return Ok(Ok(reach)),
                 Err(end) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(end)) => {
@@ -141,17 +172,7 @@ impl Instance {
         let (Some(stretch), Some(from), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
             return Ok(Bytes::new());
         };
-        let name = (stretch.replid, stretch.first);
-        let stored = self.stored_commands(stretch.replid, stretch.first).await?;
-        let bytes = match stored {
-            Some(bytes) => bytes,
-            None => match self.spooled(name).await? {
-                Some(spooled) => spooled.bytes,
-                None => {
-                    return Err(Error::Gone { name: format!("the stream of {} at {}", stretch.replid, stretch.first) });
-                }
-            },
-        };
+        let bytes = self.bytes_of(stretch).await?;
         let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
         let (begin, end) = (at(from.offset.max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
@@ -160,30 +181,46 @@ impl Instance {
         Ok(bytes.slice(begin..end))
     }
 
+    /// All bytes of a stretch, from the repositories or the spool; perhaps more than the stretch was seen to have.
+    ///
+    /// # Errors
+    /// Neither gave them.
+    pub async fn bytes_of(&self, stretch: &Stretch) -> Result<Bytes, Error> {
+        if let Some(bytes) = self.stored_commands(stretch.replid, stretch.first).await? {
+            return Ok(bytes);
+        }
+        let gone = || Error::Gone { name: format!("the stream of {} at {}", stretch.replid, stretch.first) };
+        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or_else(gone)?.bytes)
+    }
+
     /// The way behind the newest snapshot, or the one named, as far as it leads: for lists and logs.
     ///
     /// # Errors
     /// As [`Instance::reach`].
     pub async fn behind(&self, snapshot: &Snapshot) -> Result<Vec<Stretch>, Error> {
         let known = self.known().await?;
-        Ok(self.way(snapshot, &known, None).await?.stretches)
+        Ok(self.way(snapshot, &known, Until::End).await?.stretches)
     }
 
-    async fn known(&self) -> Result<Known, Error> {
+    /// Which stretches there are, in the repositories and the spool.
+    ///
+    /// # Errors
+    /// No repository could be asked, or the spool can't be read.
+    pub async fn known(&self) -> Result<Known, Error> {
         let mut names: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
         let mut spooled = Spools::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
         if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) {
-            let read = move || -> Result<Vec<Spooled>, super::spool::SpoolError> {
+            let read = move || -> Result<Vec<Stretch>, super::spool::SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
-                    all.extend(spool.read(name)?);
+                    // One after the other: while a repository is away, there may be more of them than memory.
+                    all.extend(spool.read(name)?.map(|spooled| spooled.stretch().0));
                 }
                 Ok(all)
             };
             let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)?;
-            for found in read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))? {
-                let (stretch, _) = found.stretch();
+            for stretch in read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
                     spooled.insert((stretch.replid, stretch.first), stretch);
@@ -206,15 +243,19 @@ impl Instance {
         read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
     }
 
-    async fn stretch(&self, known: &Known, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+    /// A stretch by its name.
+    ///
+    /// # Errors
+    /// No repository gave it, or it does not open.
+    pub async fn stretch(&self, known: &Known, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
         match self.stored_stretch(replid, first).await? {
             Some(stretch) => Ok(Some(stretch)),
             None => Ok(known.spooled.get(&(replid, first)).cloned()),
         }
     }
 
-    /// Stretch after stretch from a snapshot on, until one begins after `time`, or there is none.
-    async fn way(&self, snapshot: &Snapshot, known: &Known, time: Option<Timestamp>) -> Result<Way, Error> {
+    /// Stretch after stretch from a snapshot on, until one is beyond what is wanted, or there is none.
+    pub(super) async fn way(&self, snapshot: &Snapshot, known: &Known, until: Until) -> Result<Way, Error> {
         let mut way = Way::default();
         let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(way) };
         loop {
@@ -226,7 +267,7 @@ impl Instance {
                 },
             };
             (replid, offset) = (next.replid, next.last);
-            let beyond = time.is_some_and(|time| next.started_at > time);
+            let beyond = until.is_beyond(&next);
             way.stretches.push(next);
             if beyond {
                 return Ok(way);
@@ -257,7 +298,7 @@ impl Instance {
     }
 }
 
-fn as_it_is(snapshot: &Snapshot) -> Reach {
+pub(super) fn as_it_is(snapshot: &Snapshot) -> Reach {
     let cut = snapshot.offset.map(|offset| Cut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
     Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None }
@@ -343,6 +384,8 @@ mod tests {
             ended_at: at(ended),
             writes: 1,
             marks: marks.iter().map(|(offset, second)| Mark { offset: *offset, db: 1, time: at(*second) }).collect(),
+            run: None,
+            notable: None,
         }
     }
 

@@ -8,6 +8,8 @@
 
 pub mod commands;
 pub mod history;
+pub mod notable;
+mod position;
 mod snapshot;
 pub mod spool;
 
@@ -26,8 +28,9 @@ use crate::repository::instance::InstanceLayout;
 use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
 use crate::seal::Kind;
 
-pub use commands::{Mark, Stretch};
-pub use history::{Reach, Unreachable, Wanted};
+pub use commands::{Mark, Run, Stretch};
+pub use history::{Known, Reach, Unreachable, Wanted};
+pub use position::{BadPosition, Position};
 pub use snapshot::{Origin, PART, Part, Snapshot};
 
 /// What an instance is.

@@ -22,7 +22,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
-use super::commands::{Follows, Mark, Stretch};
+use super::commands::{Follows, Mark, Run, Stretch};
+use super::notable::{NOTED_KEYS, Scan};
 use crate::durable;
 use crate::redis::ReplicationId;
 use crate::resp::{Commands, Kind as CommandKind, Limits};
@@ -70,6 +71,9 @@ pub struct Beginning {
     pub follows: Option<Follows>,
     /// When.
     pub started_at: Timestamp,
+    /// From whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,15 +113,18 @@ impl Spooled {
     #[must_use]
     pub fn stretch(self) -> (Stretch, Bytes) {
         let Spooled { beginning, bytes, mut marks, ended_at } = self;
-        let Beginning { replid, first, db, in_transaction, follows, started_at } = beginning;
+        let Beginning { replid, first, db, in_transaction, follows, started_at, run } = beginning;
         let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
         let mut writes = 0_u64;
+        let mut scan = Scan::begin(first, in_transaction, NOTED_KEYS, &marks, ended_at);
         let parsed = parser.push(&bytes, &mut |command| {
+            scan.see(command);
             writes = writes.saturating_add(u64::from(command.kind == CommandKind::Other));
         });
         if let Err(error) = parsed {
             tracing::error!(%replid, %error, "the spooled stream is used up to there");
         }
+        let notable = Some(scan.end());
         let last = parser.boundary();
         let len = usize::try_from(last.saturating_sub(first)).unwrap_or(0).min(bytes.len());
         marks.retain(|mark| mark.offset <= last);
@@ -134,6 +141,8 @@ impl Spooled {
             ended_at,
             writes,
             marks,
+            run,
+            notable,
         };
         (stretch, bytes.slice(..len))
     }
@@ -348,7 +357,7 @@ mod tests {
     fn beginning(first: u64) -> Beginning {
         let replid = ID.parse().unwrap();
         let started_at = Timestamp::UNIX_EPOCH;
-        Beginning { replid, first, db: 2, in_transaction: false, follows: None, started_at }
+        Beginning { replid, first, db: 2, in_transaction: false, follows: None, started_at, run: None }
     }
 
     #[test]

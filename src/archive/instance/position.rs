@@ -1,0 +1,188 @@
+//! Places in the stream by offset: how people name them, and the way to the state there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+
+use super::commands::Stretch;
+use super::history::{Known, Reach, Unreachable, Until, Way, as_it_is};
+use super::snapshot::Snapshot;
+use super::{Error, Instance};
+use crate::redis::ReplicationId;
+use crate::resp::{Commands, Cut, Limits};
+
+/// Digits of a replication id that tell it from all others of an instance.
+const DIGITS: usize = 8;
+
+/// A place in the stream: `OFFSET@HISTORY`, the beginning of the history's replication id, or `OFFSET` alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// How many bytes of the history come before.
+    pub offset: u64,
+    /// What the history's replication id begins with; empty for any.
+    pub history: String,
+}
+
+/// What was given names no place in a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no place in a stream; write an offset and the beginning of its replication id, like 84213@1f3ac09b")]
+pub struct BadPosition(String);
+
+impl FromStr for Position {
+    type Err = BadPosition;
+
+    fn from_str(text: &str) -> Result<Position, BadPosition> {
+        let bad = || BadPosition(text.chars().take(80).collect());
+        let (offset, history) = text.split_once('@').unwrap_or((text, ""));
+        let hexadecimal = history.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let named = text.contains('@') != history.is_empty();
+        if !hexadecimal || !named || history.len() > 40 || !offset.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad());
+        }
+        Ok(Position { offset: offset.parse().map_err(|_number| bad())?, history: history.to_owned() })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.history.as_str() {
+            "" => write!(f, "{}", self.offset),
+            history => write!(f, "{}@{history}", self.offset),
+        }
+    }
+}
+
+impl Position {
+    /// This place of this history, as short as it can be said.
+    #[must_use]
+    pub fn of(replid: ReplicationId, offset: u64) -> Position {
+        Position { offset, history: replid.to_string().chars().take(DIGITS).collect() }
+    }
+}
+
+impl Instance {
+    /// The histories that a place may be meant to be in: those that have it and are so named.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub async fn histories_at(&self, position: &Position) -> Result<Vec<ReplicationId>, Error> {
+        let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
+        let known = self.known().await?;
+        let mut found = Vec::new();
+        for (replid, firsts) in known.histories().filter(|(replid, _)| named(replid)) {
+            let Some(first) = firsts.iter().rev().find(|first| **first <= position.offset) else { continue };
+            let stretch = self.stretch(&known, replid, *first).await?;
+            found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
+        }
+        for snapshot in self.snapshots().await? {
+            let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
+            found.extend(here);
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Whether any of these snapshots leads to a place.
+    ///
+    /// # Errors
+    /// As [`Instance::reach`].
+    pub async fn leads_to(
+        &self,
+        snapshots: &[Snapshot],
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<bool, Error> {
+        Ok(self.way_to(snapshots, known, replid, offset).await?.is_some())
+    }
+
+    /// The newest snapshot that leads to a place, and the way from it to the stretch that has the place.
+    async fn way_to<'s>(
+        &self,
+        snapshots: &'s [Snapshot],
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Option<(&'s Snapshot, Way)>, Error> {
+        let before = |snapshot: &&Snapshot| snapshot.offset.is_some_and(|at| at <= offset);
+        for snapshot in snapshots.iter().rev().filter(before) {
+            let mut way = self.way(snapshot, known, Until::Offset(offset)).await?;
+            let has = |stretch: &Stretch| stretch.replid == replid && (stretch.first..=stretch.last).contains(&offset);
+            if let Some(nth) = way.stretches.iter().position(has) {
+                way.stretches.truncate(nth.saturating_add(1));
+                return Ok(Some((snapshot, way)));
+            }
+            if (snapshot.replid, snapshot.offset) == (Some(replid), Some(offset)) {
+                return Ok(Some((snapshot, Way::default())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Finds the way to the last place at or before `offset` where the stream may be cut.
+    pub(super) async fn reach_offset(
+        &self,
+        snapshots: &[Snapshot],
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Result<Reach, Unreachable>, Error> {
+        let known = self.known().await?;
+        let Some((snapshot, mut way)) = self.way_to(snapshots, &known, replid, offset).await? else {
+            let reason = format!("no snapshot leads to offset {offset} of history {replid}");
+            return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
+        };
+        let base = as_it_is(snapshot);
+        let Some(from) = base.from else { return Ok(Ok(base)) };
+        while let Some(stretch) = way.stretches.last() {
+            if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > from.offset) {
+                let at = stretch.time_at(to.offset.saturating_sub(1));
+                let before = self.next_time(&known, stretch, to.offset).await?;
+                return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
+            }
+            // A transaction that began in the stretch before.
+            way.stretches.pop();
+        }
+        Ok(Ok(base))
+    }
+
+    /// The last place in a stretch, at or before `offset`, where the stream may be cut.
+    async fn cut_before(&self, stretch: &Stretch, offset: u64) -> Result<Option<Cut>, Error> {
+        let bytes = self.bytes_of(stretch).await?;
+        let len = usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX).min(bytes.len());
+        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        let parsed = tokio::task::spawn_blocking(move || {
+            parser.push(&bytes.slice(..len), &mut |_| {})?;
+            Ok::<_, crate::resp::Error>(parser.cut())
+        });
+        let parsed = parsed.await.map_err(|_panic| Error::Lost)?;
+        parsed.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
+    }
+
+    /// When what comes after `offset`, in this stretch or the next one, had come.
+    async fn next_time(&self, known: &Known, stretch: &Stretch, offset: u64) -> Result<Option<Timestamp>, Error> {
+        if offset < stretch.last {
+            return Ok(Some(stretch.time_at(offset)));
+        }
+        let next = self.stretch(known, stretch.replid, stretch.last).await?;
+        Ok(next.filter(|next| next.last > next.first).map(|next| next.time_at(offset)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Position;
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        let replid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        assert_eq!(Position::of(replid, 84213).to_string(), "84213@01234567");
+        for text in ["84213@01234567", "0", "18446744073709551615@f"] {
+            assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "@", "1@", "@ab", "-1", "+1", "1@xyz", "1@AB", "1 @ab", "18446744073709551616", "1@a@b"] {
+            assert!(wrong.parse::<Position>().is_err(), "{wrong}");
+        }
+    }
+}
