@@ -261,6 +261,7 @@ fn of_place(error: &PlaceError) -> Code {
         PlaceError::Ground(GroundError::Io { .. } | GroundError::NoRoom { .. })
         | PlaceError::Durable(_)
         | PlaceError::Stopped => Code::Failed,
+        PlaceError::Ground(GroundError::WouldBeReplayedInto { .. }) => Code::Unreachable,
         PlaceError::Ground(_) => Code::Usage,
     }
 }

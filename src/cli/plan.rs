@@ -129,6 +129,10 @@ impl Page<'_> {
         }
         let points = [("before", &plan.nearest_before), ("after", &plan.nearest_after)];
         if points.iter().all(|(_, point)| point.is_none()) {
+            // What keeps it from this machine says what to do.
+            if plan.backup.is_some() {
+                return;
+            }
             let what = "No point near it can be reached. walkeep list shows what can.";
             self.lines.push(what.to_owned());
             return;

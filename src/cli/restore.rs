@@ -14,7 +14,7 @@ use super::{open, plan, single, target};
 use crate::archive::spool::Spool;
 use crate::archive::{Archive, reindex};
 use crate::config::{Cluster, Config};
-use crate::restore::ground::{Destination, free_at};
+use crate::restore::ground::{Destination, check_made, free_at};
 use crate::restore::pace::{Measured, Pace};
 use crate::restore::plan::Plan;
 use crate::restore::settings::restore_command;
@@ -29,6 +29,9 @@ pub(super) async fn plan(args: PlanPostgres, around: &Surroundings) -> anyhow::R
     if let (Some(pgdata), Some(identity)) = (&args.pgdata, archive.identity().await?) {
         let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
         plan = plan.placed_where(free_at(&pgdata)?, identity.segment_size);
+        if let (true, Err(error)) = (plan.reachable, check_made(&plan.tablespaces_made)) {
+            plan = plan.prevented_by(&error);
+        }
     }
     if args.json {
         around.output.json(&plan)?;

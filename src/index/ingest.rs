@@ -339,7 +339,7 @@ fn forget_in_block(store: &dyn Store, cluster: &Cluster, batch: &mut Batch, plac
 }
 
 /// Every kind of event ([`EventKind::tag`]).
-const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=17;
+const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=18;
 
 /// Reads a mark.
 pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, Error> {

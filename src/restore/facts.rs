@@ -47,6 +47,19 @@ pub struct Demands {
     pub minimal_at: Option<Lsn>,
 }
 
+/// A tablespace that the log makes. Replay works in its directory, at the path the log has, whatever was mapped.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct MadeTablespace {
+    /// The record.
+    pub lsn: Lsn,
+    /// Its OID.
+    pub tablespace: u32,
+    /// Its directory.
+    pub location: String,
+    /// When its transaction committed.
+    pub time: Option<PgTime>,
+}
+
 /// The archived log of one cluster. Every position is that of a record's start unless it says otherwise.
 pub trait Facts {
     /// The size of the cluster's segments.
@@ -112,6 +125,12 @@ pub trait Facts {
     /// # Errors
     /// What index or archive say.
     fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error>;
+
+    /// The tablespaces outside the data directory that the log from `from` to `to` makes, in log order.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error>;
 
     /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
     /// day to the next, so what opens at both ends opens between.

@@ -9,7 +9,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use super::facts::MadeTablespace;
 use crate::archive::manifest::{Content, Entry, Tablespace};
+use crate::postgres::lsn::Lsn;
 
 /// What stands in a data directory while it is being filled. Where it is found, a restore did not get to its end.
 pub const MARKER: &str = "walkeep.restoring";
@@ -75,6 +77,24 @@ pub enum GroundError {
         first: PathBuf,
         /// The other.
         second: PathBuf,
+    },
+    /// Replay would work in a directory that is in use.
+    #[error(
+        "tablespace {tablespace} was made after the backup, at {lsn}{when}, and replaying that works in {location} itself, where there is {found}: \
+         a running server may own it, and no --tablespace-mapping changes what PostgreSQL replays; restore on another machine, give --backup with a \
+         later one, or stop before it with --target-lsn {lsn} --target-exclusive"
+    )]
+    WouldBeReplayedInto {
+        /// The tablespace.
+        tablespace: u32,
+        /// The record that makes it.
+        lsn: Lsn,
+        /// When, in words; empty if unknown.
+        when: String,
+        /// Its directory.
+        location: String,
+        /// What is there.
+        found: String,
     },
     /// Too little room.
     #[error("{path} has room for {free} bytes, and the backup needs {needed} there")]
@@ -288,6 +308,30 @@ impl Ground {
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("set the mode of", path))
     }
+}
+
+/// Refuses to let replay make tablespaces where something is already. Recovery takes the directory as it is, makes another server's version directory its
+/// own and points `pg_tblspc` at it (`create_tablespace_directories`, tablespace.c). Nothing is changed here.
+///
+/// # Errors
+/// [`GroundError::WouldBeReplayedInto`].
+pub fn check_made(made: &[MadeTablespace]) -> Result<(), GroundError> {
+    for MadeTablespace { lsn, tablespace, location, time } in made {
+        let found = match fs::read_dir(location) {
+            Ok(mut entries) => match entries.next() {
+                None => continue,
+                Some(Ok(entry)) => entry.file_name().to_string_lossy().into_owned(),
+                Some(Err(error)) => format!("what cannot be read ({error})"),
+            },
+            // A path that is not known to the letter may be any.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !location.contains('\u{FFFD}') => continue,
+            Err(error) => format!("what cannot be looked into ({error})"),
+        };
+        let when = time.map_or_else(String::new, |time| format!(" ({time})"));
+        let (lsn, tablespace, location) = (*lsn, *tablespace, location.clone());
+        return Err(GroundError::WouldBeReplayedInto { tablespace, lsn, when, location, found });
+    }
+    Ok(())
 }
 
 /// The tablespace a path of the backup lies in, and where in it.

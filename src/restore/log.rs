@@ -1,7 +1,7 @@
 //! What a plan asks of the archived log, answered by the index and the archive. The calls block.
 
 use super::Error;
-use super::facts::{Chain, Demands, Facts, Obstacle};
+use super::facts::{Chain, Demands, Facts, MadeTablespace, Obstacle};
 use crate::archive;
 use crate::archive::lookup::{Lookup, LookupError, RecordSpan, Source};
 use crate::index::Hole;
@@ -10,7 +10,10 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::SegmentSize;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelinePath;
-use crate::wal::event::{Ending, Parameters, Xid};
+use crate::wal::event::{Ending, EventKind, Parameters, Xid};
+
+/// The kind of tablespaces made ([`EventKind::tag`]).
+const CREATE_TABLESPACE: u8 = 18;
 
 impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
     fn segment_size(&self) -> SegmentSize {
@@ -75,6 +78,25 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
             max_locks_per_transaction: parameters.max_locks_per_transaction,
         };
         Ok(Demands { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
+    }
+
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+        let mut made = Vec::new();
+        for event in self.events(path, &[CREATE_TABLESPACE], from, to, usize::MAX)? {
+            // One without a path lies in the data directory.
+            if let EventKind::CreateTablespace { tablespace, location } = event.kind
+                && !location.is_empty()
+            {
+                let ending = Lookup::ending_of(self, path, event.lsn, event.xid)?;
+                made.push(MadeTablespace {
+                    lsn: event.lsn,
+                    tablespace,
+                    location,
+                    time: ending.map(|ending| ending.time),
+                });
+            }
+        }
+        Ok(made)
     }
 
     fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {

@@ -223,10 +223,13 @@ pub async fn restore(
         no_read_ahead: plan.hole_follows,
     };
     let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
+    let made = plan.tablespaces_made.clone();
     let placement = blocking(move || {
+        ground::check_made(&made)?;
         let ground = Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?;
         let placement = Arc::new(Placement::new(read, ground)?);
         placement.lay_out()?;
+        placement.make_spaces(&made)?;
         Ok::<_, Error>(placement)
     })
     .await??;

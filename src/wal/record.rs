@@ -22,6 +22,8 @@ pub mod rmgr {
     pub const STORAGE: u8 = 2;
     /// Databases created and dropped.
     pub const DATABASE: u8 = 4;
+    /// Tablespaces created and dropped.
+    pub const TABLESPACE: u8 = 5;
     /// Tables, too: several rows inserted together.
     pub const HEAP2: u8 = 9;
     /// Tables.

@@ -14,7 +14,7 @@ use walkeep::postgres::segment::{SegmentNo, SegmentSize};
 use walkeep::postgres::time::PgTime;
 use walkeep::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
 use walkeep::restore::Error;
-use walkeep::restore::facts::{Chain, Demands, Facts, Obstacle, RecordSpan};
+use walkeep::restore::facts::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
 use walkeep::restore::plan::{self, Plan};
 use walkeep::restore::target::{Request, Target, TimelineChoice};
 use walkeep::retention::policy::{self, Base};
@@ -113,6 +113,10 @@ impl Facts for Log {
         });
         let reached = if obstacle.is_none() { to.unwrap_or(end) } else { end };
         Ok(Chain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, records: 1, end: reached })
+    }
+
+    fn tablespaces(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+        Ok(Vec::new())
     }
 
     fn unreadable(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<Obstacle>, Error> {

@@ -51,6 +51,8 @@ mod whole;
 mod log;
 /// Retention and health.
 mod cleanup;
+/// Tablespaces that replay makes at the paths of the original.
+mod tablespaces;
 /// One database or table back into a running server under another name.
 mod single;
 /// Targets beside PostgreSQL's own recovery.

@@ -349,6 +349,7 @@ fn expected(record: &waldump::Record) -> Option<String> {
             let words: Vec<String> = words.skip(1).map(str::to_lowercase).collect();
             Some(format!("TRUNCATE {}", words.join(" ")))
         }
+        ("Tablespace", "CREATE") => Some(text.to_owned()),
         ("Database", "DROP") => Some(format!("DROP {}", text.rsplit('/').next()?)),
         _ => None,
     }
@@ -367,7 +368,7 @@ fn spelled(ending: Option<&Ending>, event: Option<&Event>) -> Option<String> {
         out += &format!("{kind} {}", timestamp(ending.time));
     }
     // What counts rows and follows names says nothing that pg_waldump has a line for.
-    if let Some(event) = event.filter(|event| event.kind.tag() < 14) {
+    if let Some(event) = event.filter(|event| event.kind.tag() < 14 || event.kind.tag() == 18) {
         out += &event_text(event);
     }
     (!out.is_empty()).then_some(out)
@@ -427,6 +428,7 @@ fn event_text(event: &Event) -> String {
         }
         EventKind::FileEmptied { file } => format!("TRUNCATE {} to 0 blocks", path(*file)),
         EventKind::DropDatabase { database } => format!("DROP {database}"),
+        EventKind::CreateTablespace { tablespace, location } => format!("CREATE {tablespace} \"{location}\""),
         EventKind::Rows { .. }
         | EventKind::Catalog(_)
         | EventKind::CreateDatabase { .. }

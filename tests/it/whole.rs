@@ -56,7 +56,7 @@ fn lsn_size(cluster: &Cluster) -> u64 {
     cluster.sql("select setting from pg_settings where name = 'wal_segment_size'").parse().unwrap()
 }
 
-fn started(major: u32, data: PathBuf) -> Cluster {
+pub(super) fn started(major: u32, data: PathBuf) -> Cluster {
     let mut restored = Cluster::adopt(major, &data);
     restored.start_again();
     restored.wait_for("select not pg_is_in_recovery()");

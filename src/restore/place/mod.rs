@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::{self, TryStreamExt};
 
+use super::facts::MadeTablespace;
 use super::ground::{Ground, GroundError, MARKER, at};
 use super::settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::archive::chunks::{CHUNK, ChunkValue, Pack, PackError, PackId, file_hash, pack_binding, value};
@@ -207,6 +208,17 @@ impl Placement {
         for target in self.targets.values().filter(|target| target.pieces == 0) {
             self.create(target)?;
             target.check(&[])?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories that replay wants to find for tablespaces it makes; without them recovery ends with an error.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn make_spaces(&self, made: &[MadeTablespace]) -> Result<(), PlaceError> {
+        for space in made.iter().map(|made| Path::new(&made.location)).filter(|space| !space.exists()) {
+            self.ground.make_dir(space, 0o700)?;
         }
         Ok(())
     }

@@ -187,6 +187,7 @@ pub(super) fn unreachable_plan(
         nearest_after,
         required_settings: RequiredSettings::default(),
         hole_follows: false,
+        tablespaces_made: Vec::new(),
         notes: forks::notes(world, &path)?,
         stop: None,
     })

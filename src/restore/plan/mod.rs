@@ -14,7 +14,7 @@ use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::wal::event::{Ending, Xid};
 
 use super::Error;
-use super::facts::{Chain, Facts, Obstacle};
+use super::facts::{Chain, Facts, MadeTablespace, Obstacle};
 use super::pace::{Pace, Work};
 use super::resolve::{Aim, Stop, aim};
 use super::target::{Request, Target, TimelineChoice};
@@ -156,6 +156,8 @@ pub struct Plan {
     pub required_settings: RequiredSettings,
     /// Whether the log has a hole right after the target, so that the server must not read ahead.
     pub hole_follows: bool,
+    /// Tablespaces that replay makes, at the very paths they have in the log.
+    pub tablespaces_made: Vec<MadeTablespace>,
     /// What else one should know before doing it: other timelines that go on where this one does not.
     pub notes: Vec<String>,
     /// Where replay stops.
@@ -167,6 +169,12 @@ impl Plan {
     #[must_use]
     pub const fn work(&self) -> Work {
         Work { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
+    }
+
+    /// The same for a machine on which it cannot be carried out, and why.
+    #[must_use]
+    pub fn prevented_by(self, why: &dyn std::fmt::Display) -> Plan {
+        Plan { reachable: false, reason: format!("{}, but not there: {why}", self.reason), stop: None, ..self }
     }
 
     /// The same with the time estimated from what this machine has measured.
@@ -393,6 +401,9 @@ fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String
     let (Candidate { base, path }, facts) = (proof.candidate, world.facts);
     let demands = facts.demands(path, base.start, proof.until)?;
     let (last, next) = commits_beside(world, path, proof.stop)?;
+    let tablespaces_made = facts.tablespaces(path, base.start, proof.stop.replayed_below())?;
+    let mut notes = forks::notes(world, path)?;
+    notes.extend(tablespaces_made.iter().map(will_be_made));
     let plan = Plan {
         cluster: world.cluster.to_owned(),
         target: request.target().clone(),
@@ -415,10 +426,18 @@ fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String
         nearest_after: None,
         required_settings: base.required.max(demands.largest),
         hole_follows: hole_follows(facts, path, proof.until)?,
-        notes: forks::notes(world, path)?,
+        tablespaces_made,
+        notes,
         stop: Some(proof.stop),
     };
     Ok(plan.paced(&Pace::default()))
+}
+
+fn will_be_made(made: &MadeTablespace) -> String {
+    let MadeTablespace { lsn, tablespace, location, .. } = made;
+    format!(
+        "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, mapped or not, so that must be empty or new where this is restored"
+    )
 }
 
 fn commits_beside(

@@ -7,7 +7,7 @@ use crate::postgres::segment::SegmentSize;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::restore::Error;
-use crate::restore::facts::{Chain, Demands, Facts, Obstacle, RecordSpan};
+use crate::restore::facts::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
 use crate::restore::resolve::Stop;
 use crate::restore::target::{Request, Target, TimelineChoice};
 use crate::wal::event::{Ending, EndingKind, Xid};
@@ -22,6 +22,7 @@ enum What {
     Point(&'static str),
     Settings(u32),
     Minimal,
+    Tablespace(u32),
     Other,
 }
 
@@ -126,6 +127,18 @@ impl Facts for Log {
             }
         }
         Ok(demands)
+    }
+
+    fn tablespaces(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+        let within = self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to);
+        let made = |(lsn, what): &(Lsn, What)| match what {
+            What::Tablespace(tablespace) => {
+                let location = format!("/spaces/{tablespace}");
+                Some(MadeTablespace { lsn: *lsn, tablespace: *tablespace, location, time: None })
+            }
+            _ => None,
+        };
+        Ok(within.filter_map(made).collect())
     }
 
     fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
@@ -500,4 +513,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn tablespaces_made_between_the_backup_and_the_stop_are_named() {
+    let log = Log::of([
+        What::Tablespace(1),
+        What::Tablespace(2),
+        What::Commit(10, 100),
+        What::Tablespace(3),
+        What::Commit(11, 200),
+    ]);
+    let made = |target, exclusive| {
+        let plan = ask(&log, &[base("a", 2, 3)], target, exclusive);
+        assert!(plan.reachable, "{}", plan.reason);
+        let made: Vec<u32> = plan.tablespaces_made.iter().map(|made| made.tablespace).collect();
+        assert_eq!(made.len(), plan.notes.iter().filter(|note| note.contains("/spaces/")).count());
+        made
+    };
+    assert_eq!(made(Target::Latest, false), [2, 3]);
+    assert_eq!(made(Target::Lsn(at(4)), false), [2, 3]);
+    assert_eq!(made(Target::Lsn(at(4)), true), [2]);
 }

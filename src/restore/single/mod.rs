@@ -321,6 +321,10 @@ impl Single {
     async fn survey(&self, source: &Source<'_>, catalogs: &Catalogs) -> Result<Survey, Error> {
         let Source { archive, spool, plan, manifest, progress } = *source;
         let Some(scratch) = &self.scratch else { return Ok(Survey::default()) };
+        if let Some(made) = plan.tablespaces_made.first() {
+            let (path, at) = (made.location.clone(), made.lsn);
+            return Err(Error::Tablespace { path, at, backup: manifest.summary.label.clone() });
+        }
         let history = if plan.timeline == TimelineId::FIRST {
             Some(History::first())
         } else {
@@ -345,11 +349,7 @@ impl Single {
             databases: catalogs.databases_file,
             keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal()),
         };
-        let survey = stretch.read(archive, spool, &|done, total| progress(Step::Reading(done, total))).await?;
-        if let Some((at, path)) = survey.tablespace {
-            return Err(Error::Tablespace { path, at, backup: manifest.summary.label.clone() });
-        }
-        Ok(survey)
+        stretch.read(archive, spool, &|done, total| progress(Step::Reading(done, total))).await
     }
 
     /// Before the log is read, as far as is known.

@@ -21,8 +21,7 @@ use crate::wal::record::{HEADER, RMGR_INFO, Record, rmgr};
 
 use super::{Error, io};
 
-/// Resource managers that only a restore of a part looks into (`rmgrlist.h`).
-const TABLESPACE: u8 = 5;
+/// A resource manager that only a restore of a part looks into (`rmgrlist.h`).
 const RELATION_MAP: u8 = 7;
 
 /// Bytes of segments that may be on their way at once.
@@ -37,8 +36,6 @@ pub(super) struct Survey {
     pub(super) databases_changed: bool,
     /// The first record that says that `full_page_writes` is off.
     pub(super) no_full_pages: Option<Lsn>,
-    /// A tablespace that was made, where, and by which record.
-    pub(super) tablespace: Option<(Lsn, String)>,
     /// Segments that were not found, and will be asked for again by the server.
     pub(super) unseen: u64,
 }
@@ -188,15 +185,6 @@ impl Survey {
                 // `XLOG_DBASE_CREATE`, since 15 `XLOG_DBASE_CREATE_FILE_COPY`: the number of the new, its tablespace, the number of the old.
                 if op == 0x00 {
                     self.copied.extend(main().get(8..).and_then(<[u8]>::first_chunk).map(|n| u32::from_le_bytes(*n)));
-                }
-            }
-            TABLESPACE if op == 0x00 => {
-                let path = main().get(4..).unwrap_or_default();
-                let path =
-                    String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
-                // One without a path lies in the data directory.
-                if !path.is_empty() && Path::new(&path).is_absolute() {
-                    self.tablespace.get_or_insert((record.lsn, path));
                 }
             }
             RELATION_MAP => self.databases_changed = true,

@@ -180,6 +180,13 @@ pub enum EventKind {
         /// Its OID.
         database: u32,
     },
+    /// `XLOG_TBLSPC_CREATE`. Replaying it works at `location` itself, wherever the server that replays it lies.
+    CreateTablespace {
+        /// Its OID.
+        tablespace: u32,
+        /// Its directory; empty for one that lies in the data directory. Bytes that are no UTF-8 are replaced.
+        location: String,
+    },
     /// A commit that names subtransactions of which the segment shows nothing else, or much, so that there may be more in earlier ones; the first
     /// [`MAX_SUBTRANSACTIONS`] of them.
     Subtransactions {

@@ -46,6 +46,7 @@ pub(in crate::wal) fn interesting(header: &RecordHeader) -> bool {
         rmgr::TRANSACTION => ending_kind(op).is_some(),
         rmgr::STORAGE => op == 0x20,
         rmgr::DATABASE => matches!(op, 0x10 | 0x20),
+        rmgr::TABLESPACE => op == 0x00,
         rmgr::HEAP => op & 0x70 == 0x30,
         _ => false,
     }
@@ -103,6 +104,7 @@ fn name(header: &RecordHeader) -> &'static str {
         rmgr::TRANSACTION => "transaction",
         rmgr::STORAGE => "storage",
         rmgr::DATABASE => "database",
+        rmgr::TABLESPACE => "tablespace",
         _ => "heap",
     }
 }
@@ -117,11 +119,20 @@ fn read(record: &Record<'_>, major: Major) -> Option<Meaning> {
         // In 15 a second way to create a database took the number that DROP had before (`dbcommands_xlog.h`).
         rmgr::DATABASE if op == 0x10 && major >= Major::V15 => None,
         rmgr::DATABASE => Some(EventKind::DropDatabase { database: main.u32()? }),
+        rmgr::TABLESPACE => Some(create_tablespace(&mut main)?),
         _ => Some(truncate(&mut main)?),
     };
     let event =
         kind.map(|kind| Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind });
     Some(Meaning { event, ..Meaning::default() })
+}
+
+/// `xl_tblspc_create_rec` (`tablespace.h`), the same from 13 to 18: the number, and the path up to a zero.
+fn create_tablespace(main: &mut Reader<'_>) -> Option<EventKind> {
+    let tablespace = main.u32()?;
+    let path = main.rest();
+    let end = path.iter().position(|&byte| byte == 0)?;
+    Some(EventKind::CreateTablespace { tablespace, location: String::from_utf8_lossy(path.get(..end)?).into_owned() })
 }
 
 fn ending_kind(op: u8) -> Option<EndingKind> {

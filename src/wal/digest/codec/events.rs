@@ -13,6 +13,8 @@ use crate::wal::read::{Reader, put_signed, put_varint};
 
 /// A restore point's name has at most 63 bytes; replaced ones may become three.
 const MAX_NAME: usize = 256;
+/// A path has less than `MAXPGPATH`, 1,024 bytes; replaced ones may become three.
+const MAX_LOCATION: usize = 4096;
 
 pub(super) fn put(out: &mut Vec<u8>, events: &[Event], start: Lsn) {
     put_varint(out, events.len() as u64);
@@ -73,6 +75,7 @@ fn tag(kind: &EventKind) -> u8 {
         EventKind::Catalog(_) => 15,
         EventKind::CreateDatabase { .. } => 16,
         EventKind::Subtransactions { .. } => 17,
+        EventKind::CreateTablespace { .. } => 18,
     }
 }
 
@@ -114,6 +117,10 @@ fn put_kind(out: &mut Vec<u8>, kind: &EventKind) {
                 .into_iter()
                 .for_each(|n| put_varint(out, n));
             out.push(u8::from(*ended));
+        }
+        EventKind::CreateTablespace { tablespace, location } => {
+            put_varint(out, u64::from(*tablespace));
+            put_bytes(out, location.as_bytes());
         }
         EventKind::Catalog(change) => put_change(out, change),
         EventKind::Subtransactions { of } => {
@@ -295,6 +302,10 @@ fn kind(tag: u8, reader: &mut Reader<'_>) -> Option<EventKind> {
             let of = up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(number(reader)?)))?;
             EventKind::Subtransactions { of }
         }
+        18 => EventKind::CreateTablespace {
+            tablespace: number(reader)?,
+            location: String::from_utf8(bytes(reader, MAX_LOCATION)?.to_vec()).ok()?,
+        },
         _ => return None,
     })
 }

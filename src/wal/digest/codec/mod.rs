@@ -14,8 +14,8 @@ use crate::wal::read::{Reader, put_signed, put_varint};
 
 mod events;
 
-/// The version written here. Version 1, which had no changes, is read as well.
-const VERSION: u8 = 2;
+/// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
+const VERSION: u8 = 3;
 /// The longest reason kept for a broken segment.
 const MAX_WHY: usize = 512;
 

@@ -124,6 +124,8 @@ fn kind() -> impl Strategy<Value = EventKind> {
         relation().prop_map(|file| EventKind::FileEmptied { file }),
         any::<u32>().prop_map(|database| EventKind::DropDatabase { database }),
         any::<u32>().prop_map(|database| EventKind::CreateDatabase { database }),
+        (any::<u32>(), "[a-zé/]{0,20}")
+            .prop_map(|(tablespace, location)| EventKind::CreateTablespace { tablespace, location }),
         (relation(), any::<[u64; 4]>(), any::<bool>()).prop_map(|(file, n, ended)| EventKind::Rows {
             file,
             counts: Counts { inserted: n[0], updated: n[1], deleted: n[2], pages: n[3] },
@@ -307,6 +309,6 @@ fn a_digest_of_the_first_version_is_read() {
         let digest = Digest::from_bytes(&bytes).unwrap();
         assert!(digest.changes.is_empty() && !digest.endings.is_empty());
         let again = digest.to_bytes();
-        assert_eq!((again[0], &again[1..again.len() - 1]), (2, &bytes[1..]), "all that is new stands at the end");
+        assert_eq!((again[0], &again[1..again.len() - 1]), (3, &bytes[1..]), "all that is new stands at the end");
     }
 }
