@@ -548,7 +548,7 @@ pub(super) struct Cleanup {
     /// Only say what would go, and why
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// One cluster [default: all that are configured]
+    /// One cluster or Redis instance [default: all that are configured]
     #[arg(long, value_name = "NAME")]
     pub(super) cluster: Option<String>,
     /// Hours for which data outlives the last backup that used it: longer than any backup takes

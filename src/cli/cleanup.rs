@@ -1,11 +1,11 @@
-//! `walkeep cleanup`: retention, and what it takes away and why.
+//! `walkeep cleanup`: retention of clusters and instances, and what it takes away and why.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Surroundings;
 use super::args::Cleanup;
@@ -14,15 +14,16 @@ use super::open;
 use super::output::{Output, Tone, count, size};
 use super::progress::Progress;
 use crate::archive::reindex;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::postgres::time::PgTime;
 use crate::retention::policy::Why;
-use crate::retention::{self, Amount, Cleaned, Report, Wish};
+use crate::retention::{self, Amount, Cleaned, Report, Wish, instance};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Document<'d> {
     clusters: Vec<Of<'d>>,
+    instances: Vec<OfInstance<'d>>,
 }
 
 #[derive(serde::Serialize)]
@@ -32,34 +33,76 @@ struct Of<'d> {
     report: &'d Report,
 }
 
+#[derive(serde::Serialize)]
+struct OfInstance<'d> {
+    instance: &'d str,
+    #[serde(flatten)]
+    report: &'d Report<instance::Cleaned>,
+}
+
+/// What is said when a repository stands in the way.
+const AGAIN: &str = "what was removed so far does no harm; run it again";
+
 pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    let named = config.instance_meant(args.cluster.as_deref()).filter(|_| args.cluster.is_some());
     let clusters = match &args.cluster {
+        Some(_) if named.is_some() => Vec::new(),
         Some(name) => vec![config.cluster(Some(name))?],
         None => config.clusters.iter().collect(),
     };
+    let instances: Vec<&config::Instance> = match &args.cluster {
+        Some(_) => named.into_iter().collect(),
+        None => config.instances.iter().collect(),
+    };
     let wish = wish(&args, &config)?;
-    let mut reports = Vec::new();
+    let (mut reports, mut of_instances) = (Vec::new(), Vec::new());
     for cluster in clusters {
-        let archive = Arc::new(open::archive(&config, cluster, around).await?);
-        let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
-        let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
-        let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
-        let report = retention::run(&archive, &index, &wish, &tell).await;
-        progress.end();
-        let again = "what was removed so far does no harm; run it again";
-        let report =
-            report.with_context(|| format!("the cleanup of {} did not come to its end ({again})", cluster.name))?;
-        reports.push((cluster.name.as_str(), report));
+        reports.push((cluster.name.as_str(), of_cluster(&config, cluster, &wish, around).await?));
+    }
+    for instance in instances {
+        of_instances.push((instance.name.as_str(), of_instance(&config, instance, &wish, around).await?));
     }
     if args.json {
         let clusters = reports.iter().map(|(cluster, report)| Of { cluster, report }).collect();
-        around.output.json(&Document { clusters })?;
+        let instances = of_instances.iter().map(|(instance, report)| OfInstance { instance, report }).collect();
+        around.output.json(&Document { clusters, instances })?;
     } else {
-        reports.iter().try_for_each(|(cluster, report)| show(cluster, report, &around.output))?;
+        reports.iter().try_for_each(|(name, report)| show(name, report, cluster, &around.output))?;
+        of_instances.iter().try_for_each(|(name, report)| show(name, report, redis, &around.output))?;
     }
-    let all = reports.iter().all(|(_, report)| report.unreachable.is_empty());
+    let unreachable = reports.iter().map(|(_, report)| &report.unreachable);
+    let all = unreachable.chain(of_instances.iter().map(|(_, report)| &report.unreachable)).all(Vec::is_empty);
     Ok(if all { Code::Done } else { Code::Unavailable })
+}
+
+async fn of_cluster(
+    config: &Config,
+    cluster: &config::Cluster,
+    wish: &Wish,
+    around: &Surroundings,
+) -> anyhow::Result<Report> {
+    let archive = Arc::new(open::archive(config, cluster, around).await?);
+    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
+    let report = retention::run(&archive, &index, wish, &tell).await;
+    progress.end();
+    report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", cluster.name))
+}
+
+async fn of_instance(
+    config: &Config,
+    of: &config::Instance,
+    wish: &Wish,
+    around: &Surroundings,
+) -> anyhow::Result<Report<instance::Cleaned>> {
+    let archived = open::instance(config, of, around).await?;
+    let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
+    let report = instance::run(&archived, wish, &tell).await;
+    progress.end();
+    report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", of.name))
 }
 
 fn wish(args: &Cleanup, config: &Config) -> Result<Wish, Failure> {
@@ -75,21 +118,16 @@ fn wish(args: &Cleanup, config: &Config) -> Result<Wish, Failure> {
     Ok(Wish { retention, dry_run: args.dry_run, grace: SignedDuration::from_hours(i64::from(args.grace)) })
 }
 
-fn show(cluster: &str, report: &Report, out: &Output) -> anyhow::Result<()> {
-    let did = if report.dry_run { "would go" } else { "went" };
-    for cleaned in &report.repositories {
-        let since = out.short_time(PgTime::from_timestamp(cleaned.since));
-        let title = format!("{cluster} in repository {}", cleaned.repository);
-        out.line(format!("{}  every moment since {since} stays restorable", out.tone(Tone::Strong, title)))?;
-        backups(cleaned, report.dry_run, out)?;
-        row("WAL", cleaned.wal, cleaned.wal_kept, "segment", did, out)?;
-        row("backup data", cleaned.packs, cleaned.packs_waiting, "pack", did, out)?;
-        for note in &cleaned.notes {
-            out.line(format!("  {}  {note}", out.tone(Tone::Warning, "note")))?;
-        }
-    }
-    for name in &report.without_retention {
-        out.line(format!("{cluster} in repository {name}: no retention is configured, everything is kept"))?;
+/// What was done to each repository, by one that knows what it holds.
+fn show<C>(
+    name: &str,
+    report: &Report<C>,
+    each: fn(&str, &C, bool, &Output) -> anyhow::Result<()>,
+    out: &Output,
+) -> anyhow::Result<()> {
+    report.repositories.iter().try_for_each(|cleaned| each(name, cleaned, report.dry_run, out))?;
+    for repository in &report.without_retention {
+        out.line(format!("{name} in repository {repository}: no retention is configured, everything is kept"))?;
     }
     for (name, why) in &report.unreachable {
         out.line(format!("{}: {why}", out.tone(Tone::Bad, format!("repository {name} was not cleaned"))))?;
@@ -97,26 +135,59 @@ fn show(cluster: &str, report: &Report, out: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn backups(cleaned: &Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
-    if cleaned.backups.is_empty() {
-        return out.line("  no backup yet, so no WAL goes either");
-    }
-    let rows: Vec<[String; 4]> = cleaned
-        .backups
-        .iter()
-        .map(|backup| {
-            let (fate, why) = match backup.kept {
+fn title(name: &str, repository: &str, since: Timestamp, out: &Output) -> anyhow::Result<()> {
+    let since = out.short_time(PgTime::from_timestamp(since));
+    let title = out.tone(Tone::Strong, format!("{name} in repository {repository}"));
+    out.line(format!("{title}  every moment since {since} stays restorable"))
+}
+
+fn notes(notes: &[String], out: &Output) -> anyhow::Result<()> {
+    notes.iter().try_for_each(|note| out.line(format!("  {}  {note}", out.tone(Tone::Warning, "note"))))
+}
+
+const fn did(dry_run: bool) -> &'static str {
+    if dry_run { "would go" } else { "went" }
+}
+
+fn cluster(name: &str, cleaned: &Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
+    title(name, &cleaned.repository, cleaned.since, out)?;
+    let of = |backup: &retention::Backup| (backup.label.clone(), backup.finished_at, backup.kept);
+    bases(["backup", "ended"], "WAL", cleaned.backups.iter().map(of), dry_run, out)?;
+    row("WAL", cleaned.wal, cleaned.wal_kept, "segment", did(dry_run), out)?;
+    row("backup data", cleaned.packs, cleaned.packs_waiting, "pack", did(dry_run), out)?;
+    notes(&cleaned.notes, out)
+}
+
+fn redis(name: &str, cleaned: &instance::Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
+    title(name, &cleaned.repository, cleaned.since, out)?;
+    let of = |snapshot: &instance::Kept| (snapshot.label.clone(), snapshot.at, snapshot.kept);
+    bases(["snapshot", "as of"], "commands", cleaned.snapshots.iter().map(of), dry_run, out)?;
+    row("commands", cleaned.stream, cleaned.stream_kept, "stretch", did(dry_run), out)?;
+    row("snapshots", cleaned.parts, cleaned.parts_waiting, "part", did(dry_run), out)?;
+    notes(&cleaned.notes, out)
+}
+
+/// Backups or snapshots, and why they stay.
+fn bases(
+    [noun, when]: [&str; 2],
+    log: &str,
+    bases: impl Iterator<Item = (String, Timestamp, Option<Why>)>,
+    dry_run: bool,
+    out: &Output,
+) -> anyhow::Result<()> {
+    let rows: Vec<[String; 4]> = bases
+        .map(|(label, at, kept)| {
+            let (fate, why) = match kept {
                 Some(why) => ("stays".to_owned(), reason(why)),
-                None => (
-                    out.tone(Tone::Warning, if dry_run { "would go" } else { "went" }),
-                    "a newer one serves all of the window",
-                ),
+                None => (out.tone(Tone::Warning, did(dry_run)), "a newer one serves all of the window"),
             };
-            let ended = out.short_time(PgTime::from_timestamp(backup.finished_at));
-            [backup.label.clone(), ended, fate, why.to_owned()]
+            [label, out.short_time(PgTime::from_timestamp(at)), fate, why.to_owned()]
         })
         .collect();
-    out.table(["backup", "ended", "", "why"], &rows)
+    if rows.is_empty() {
+        return out.line(format!("  no {noun} yet, so no {log} goes either"));
+    }
+    out.table([noun, when, "", "why"], &rows)
 }
 
 fn reason(why: Why) -> &'static str {
@@ -129,13 +200,20 @@ fn reason(why: Why) -> &'static str {
 }
 
 fn row(name: &str, gone: Amount, left: Amount, noun: &str, did: &str, out: &Output) -> anyhow::Result<()> {
-    let (bytes, what) = (size(gone.bytes), count(gone.objects, noun));
+    let what = if noun == "stretch" { stretches(gone.objects) } else { count(gone.objects, noun) };
+    let bytes = size(gone.bytes);
     let rest = match (noun, left.objects) {
         (_, 0) => String::new(),
-        ("pack", n) => {
+        ("pack" | "part", n) => {
             format!("; {} of {} more when no backup under way can need them", count(n, noun), size(left.bytes))
         }
+        ("stretch", n) => format!("; {} of {} stay", stretches(n), size(left.bytes)),
         (_, n) => format!("; {} of {} stay", count(n, noun), size(left.bytes)),
     };
     out.line(format!("  {name:<12} {what}, {bytes}, {did}{rest}"))
+}
+
+/// The one noun here whose plural is no plain `s`.
+fn stretches(number: u64) -> String {
+    if number == 1 { count(1, "stretch") } else { count(number, "stretche") }
 }

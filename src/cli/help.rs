@@ -139,6 +139,7 @@ Examples:
   walkeep cleanup --dry-run      # what would go by the configured retention, and why
   walkeep cleanup                # each repository by its own retention
   walkeep cleanup 30             # every moment of the last 30 days stays restorable
+  walkeep cleanup --cluster cache # a Redis instance alone
 
 Nothing goes that a kept backup needs. It may be run beside a backup, and again after it was interrupted.";
 

@@ -5,8 +5,9 @@
 //! count on packs of a manifest that is removed meanwhile: those that an expired manifest names stay for as long as the longest backup may
 //! take ([`GRACE`]), and so does every pack that is younger than that. Then the copy under `expired/` goes too.
 //!
-//! Histories, records of gaps, the cluster's identity and keys always stay.
+//! Histories, records of gaps, the cluster's identity and keys always stay. [`instance`] is the same for Redis.
 
+pub mod instance;
 pub mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn of(repository: &str, source: repository::Error) -> Error {
+        Error::Repository { name: repository.to_owned(), source: Arc::new(source) }
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> Class {
@@ -134,16 +139,27 @@ pub struct Cleaned {
 }
 
 /// What was done.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Report {
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Report<C = Cleaned> {
     /// Whether it was only said.
     pub dry_run: bool,
     /// Each repository that has a retention.
-    pub repositories: Vec<Cleaned>,
+    pub repositories: Vec<C>,
     /// Repositories that keep everything.
     pub without_retention: Vec<String>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
+}
+
+impl<C> Report<C> {
+    fn of(archive: &Archive, wish: &Wish) -> Report<C> {
+        Report {
+            dry_run: wish.dry_run,
+            repositories: Vec::new(),
+            without_retention: Vec::new(),
+            unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
+        }
+    }
 }
 
 /// Carries retention out. `progress` is told each object that is removed.
@@ -156,8 +172,7 @@ pub async fn run(
     wish: &Wish,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, Error> {
-    let mut report = Report { dry_run: wish.dry_run, ..Report::default() };
-    report.unreachable = archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect();
+    let mut report = Report::of(archive, wish);
     let overview = overview::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
     for (name, repository) in archive.repositories() {
@@ -246,7 +261,7 @@ impl Sweep<'_> {
     }
 
     fn failed(&self, source: repository::Error) -> Error {
-        Error::Repository { name: self.name.to_owned(), source: Arc::new(source) }
+        Error::of(self.name, source)
     }
 
     async fn list(&self, prefix: &repository::layout::Prefix) -> Result<Vec<ObjectInfo>, Error> {

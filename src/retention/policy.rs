@@ -89,7 +89,8 @@ impl Verdict {
     }
 }
 
-fn before(since: Timestamp) -> Timestamp {
+/// Where what is certainly older than the window ends.
+pub(super) fn before(since: Timestamp) -> Timestamp {
     since.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN)
 }
 

@@ -65,5 +65,7 @@ mod redis_receive;
 mod timelines;
 /// `walkeep log redis`: accidents on real servers, and the way back from each.
 mod redis_log;
+/// Retention of Redis instances.
+mod redis_cleanup;
 /// Redis back out: what is written, seen by servers of every version.
 mod redis_restore;
