@@ -28,6 +28,7 @@ pub mod resp;
 pub mod seal;
 
 // L2  adapters: each is the only module that names its foreign system
+pub mod pem;
 pub mod replication;
 pub mod sql;
 pub mod redis;

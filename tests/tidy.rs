@@ -10,19 +10,22 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 6] = [
     &["clock", "durable", "retry", "pipeline", "metrics"],
     &["postgres", "wal", "rdb", "resp", "seal"],
-    &["replication", "sql", "redis", "repository", "index", "control"],
+    &["pem", "replication", "sql", "redis", "repository", "index", "control"],
     &["archive"],
     &["receive", "push", "get", "backup", "restore", "explore", "snapshot", "retention", "verify", "health"],
     &["config", "daemon", "cli"],
 ];
 
 /// Within a layer, who may import whom. Flows are not among them, ever.
-const NEIGHBOURS: [(&str, &str); 7] = [
+const NEIGHBOURS: [(&str, &str); 9] = [
     ("retry", "clock"),
     ("pipeline", "clock"),
     ("wal", "postgres"),
     // Both speak of servers by the same connection string.
     ("sql", "replication"),
+    // Both speak TLS with certificates from files.
+    ("replication", "pem"),
+    ("redis", "pem"),
     ("daemon", "config"),
     ("cli", "config"),
     ("cli", "daemon"),

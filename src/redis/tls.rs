@@ -1,11 +1,11 @@
 //! TLS to Redis: over rustls and ring, the server's certificate always checked against a CA and its name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::pem::{self, BadFile};
 
 /// The files TLS is set up with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,15 +22,8 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be used.
-    #[error("{what} {}: {problem}", path.display())]
-    File {
-        /// What it is for.
-        what: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] BadFile),
     /// No roots.
     #[error("the system has no root certificates to check the server against; name the CA's file in tls-ca-file")]
     NoRoots,
@@ -44,7 +37,7 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     let found = match &files.ca {
-        Some(path) => certificates("CA file", path)?,
+        Some(path) => pem::certificates("CA file", path)?,
         None => rustls_native_certs::load_native_certs().certs,
     };
     if roots.add_parsable_certificates(found).0 == 0 {
@@ -55,15 +48,7 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> 
     let (Some(certificate), Some(key)) = (&files.certificate, &files.key) else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain = certificates("client certificate", certificate)?;
-    let unusable = |problem: String| TlsError::File { what: "client key", path: key.clone(), problem };
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(format!("holds no usable key ({error})")))?;
+    let chain = pem::certificates("client certificate", certificate)?;
+    let key = pem::key("client key", key)?;
     Ok(builder.with_client_auth_cert(chain, key)?)
-}
-
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unusable = |problem: String| TlsError::File { what, path: path.to_owned(), problem };
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = read.map_err(|error| unusable(error.to_string()))?;
-    if found.is_empty() { Err(unusable("holds no certificate in PEM form".into())) } else { Ok(found) }
 }

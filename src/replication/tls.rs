@@ -7,7 +7,7 @@
 //! alternative names is matched by its common name, because that is what the PostgreSQL manual's own recipes produce.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -25,20 +25,14 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::conninfo::{Conninfo, RootCert, SslMode};
+use crate::pem::{self, BadFile};
 
 /// What keeps TLS from being set up; wrong files mostly.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be used.
-    #[error("{what} {}: {problem}", path.display())]
-    File {
-        /// What the file is for.
-        what: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] BadFile),
     /// `verify-ca` or `verify-full` without root certificates.
     #[error(
         "sslmode verifies the server's certificate, but there are no root certificates{}; name a file with sslrootcert, \
@@ -92,26 +86,16 @@ fn client_certificate(info: &Conninfo) -> Result<Option<Identity>, TlsError> {
             _ => return Ok(None),
         },
     };
-    let chain = certificates("client certificate", &path)?;
+    let chain = pem::certificates("client certificate", &path)?;
     let key_path = info.tls.key.clone().or_else(|| info.default_file("postgresql.key")).unwrap_or_else(|| path.clone());
-    let file_error = |problem: String| TlsError::File { what: "client key", path: key_path.clone(), problem };
-    let metadata = std::fs::metadata(&key_path).map_err(|error| file_error(error.to_string()))?;
+    let file_error = |problem: &str| BadFile::new("client key", &key_path, problem);
+    let metadata = std::fs::metadata(&key_path).map_err(|error| file_error(&error.to_string()))?;
     let forbidden = if metadata.uid() == 0 && !rustix::process::geteuid().is_root() { 0o027 } else { 0o077 };
     if metadata.permissions().mode() & forbidden != 0 {
-        return Err(file_error("others may read it; its mode must be 0600, or 0640 if it belongs to root".into()));
+        return Err(file_error("others may read it; its mode must be 0600, or 0640 if it belongs to root").into());
     }
-    let key = PrivateKeyDer::from_pem_file(&key_path).map_err(|error| {
-        file_error(format!("holds no usable key ({error}); a key with a pass phrase must be decrypted first"))
-    })?;
+    let key = pem::key("client key", &key_path)?;
     Ok(Some((chain, key)))
-}
-
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let file_error = |problem: String| TlsError::File { what, path: path.to_owned(), problem };
-    let found: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| file_error(error.to_string()))?;
-    if found.is_empty() { Err(file_error("holds no certificate in PEM form".into())) } else { Ok(found) }
 }
 
 /// How much of the server's certificate is checked.
@@ -150,7 +134,7 @@ impl Verifier {
             if let Some(path) = crl {
                 let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(&path)
                     .and_then(Iterator::collect)
-                    .map_err(|error| TlsError::File { what: "revocation list", path, problem: error.to_string() })?;
+                    .map_err(|error| BadFile::new("revocation list", &path, error.to_string()))?;
                 builder = builder.with_crls(lists);
             }
             Some(builder.build()?)
@@ -185,7 +169,7 @@ fn roots(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         RootCert::Default => info.default_file("root.crt"),
     };
     match path {
-        Some(path) if path.exists() => certificates("root certificate file", &path),
+        Some(path) if path.exists() => Ok(pem::certificates("root certificate file", &path)?),
         path if verifies => Err(TlsError::NoRoots { path }),
         _ => Ok(Vec::new()),
     }
