@@ -78,13 +78,24 @@ fn show(summary: &Summary, args: &BackupPostgres, quiet: bool, around: &Surround
             stored_bytes: summary.stored_bytes,
         });
     }
+    let (files, bytes, stored) =
+        (count(summary.files, "file"), size(summary.logical_bytes), size(summary.stored_bytes));
+    let text = |took| format!("backup: {files}, {bytes} in {took}; {stored} were new and are stored");
+    tell(&summary.label, (summary.started_at, summary.finished_at), text, quiet, around)
+}
+
+/// The label for programs, and beside it for people what it took.
+pub(super) fn tell(
+    label: &str,
+    (started_at, finished_at): (Timestamp, Timestamp),
+    text: impl FnOnce(String) -> String,
+    quiet: bool,
+    around: &Surroundings,
+) -> anyhow::Result<()> {
     if !quiet {
-        let took = Duration::try_from(summary.finished_at.duration_since(summary.started_at)).unwrap_or_default();
-        let (files, bytes, stored) =
-            (count(summary.files, "file"), size(summary.logical_bytes), size(summary.stored_bytes));
-        let text = format!("backup: {files}, {bytes} in {}; {stored} were new and are stored", span(took));
+        let took = Duration::try_from(finished_at.duration_since(started_at)).unwrap_or_default();
         // What cannot be told must not spoil a good backup.
-        let _told = writeln!(std::io::stderr().lock(), "{text}");
+        let _told = writeln!(std::io::stderr().lock(), "{}", text(span(took)));
     }
-    around.output.line(&summary.label)
+    around.output.line(label)
 }

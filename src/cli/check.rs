@@ -135,7 +135,7 @@ async fn of_instance(args: &Check, config: &Config, of: &Instance, around: &Surr
 async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findings) -> anyhow::Result<()> {
     let source = of.source(&around.environment, &around.clock)?;
     let (connection, info) = source.connect().await?;
-    let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer());
+    let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer().to_owned());
     let role = if info.is_master() { "a master" } else { "a replica" };
     findings.good("connection", format!("{flavour} {version} at {peer}, {role}"));
     match info.persistence_trouble() {
@@ -145,6 +145,14 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
     if let redis::Source::Sentinels(_) = source {
         let (snapshots, _) = source.connect_for_snapshot().await?;
         findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
+    }
+    match connection.may_follow(&info).await {
+        Ok(redis::Right::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
+        Ok(redis::Right::Unproved) => findings.warn(
+            "replication",
+            "whether the server lets walkeep attach as a replica shows with the first snapshot; before that it does not say",
+        ),
+        Err(error) => findings.error("replication", &error.into()),
     }
     let backlog = info.number("repl_backlog_size").unwrap_or(0);
     findings.good("backlog", format!("{}: as many bytes of writes may pass while nobody receives", size(backlog)));

@@ -2,41 +2,20 @@
 //!
 //! As with `backup postgres`, only the label goes to standard output.
 
-use std::io::Write;
-use std::time::Duration;
-
 use anyhow::Context;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::Surroundings;
 use super::args::{BackupPostgres, BackupRedis, Checkpoint};
 use super::exit::{Code, Failure};
-use super::output::{count, size, span};
+use super::output::{count, size};
 use super::progress::Progress;
+use super::redis_list::Backup;
 use super::{backup as postgres, open};
 use crate::archive::instance::Snapshot;
 use crate::config::{Config, Instance};
 use crate::snapshot::receive::{Event, Observer, Settings};
 use crate::snapshot::{self, Input, Progress as Step};
-
-/// What `--json` prints: the snapshot as `list --json` has it.
-#[derive(serde::Serialize)]
-struct Report<'r> {
-    label: &'r str,
-    started_at: Timestamp,
-    finished_at: Timestamp,
-    at: Timestamp,
-    flavour: String,
-    version: &'r str,
-    rdb_version: u32,
-    replid: Option<String>,
-    offset: Option<u64>,
-    keys: u64,
-    logical_bytes: u64,
-    stored_bytes: u64,
-    warnings: Vec<String>,
-}
 
 pub(super) async fn backup(args: BackupRedis, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
@@ -102,31 +81,12 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
 
 fn show(snapshot: &Snapshot, args: &BackupRedis, quiet: bool, around: &Surroundings) -> anyhow::Result<()> {
     if args.json {
-        return around.output.json(&Report {
-            label: &snapshot.label,
-            started_at: snapshot.started_at,
-            finished_at: snapshot.finished_at,
-            at: snapshot.at,
-            flavour: snapshot.flavour.to_string().to_lowercase(),
-            version: &snapshot.version,
-            rdb_version: snapshot.walk.version,
-            replid: snapshot.replid.map(|id| id.to_string()),
-            offset: snapshot.offset,
-            keys: snapshot.walk.keys(),
-            logical_bytes: snapshot.logical_bytes,
-            stored_bytes: snapshot.stored_bytes,
-            warnings: snapshot.walk.warnings(),
-        });
+        return around.output.json(&Backup::of(snapshot));
     }
-    if !quiet {
-        let took = Duration::try_from(snapshot.finished_at.duration_since(snapshot.started_at)).unwrap_or_default();
-        let (keys, bytes, stored) =
-            (count(snapshot.walk.keys(), "key"), size(snapshot.logical_bytes), size(snapshot.stored_bytes));
-        // What cannot be told must not spoil a good backup.
-        let text = format!("snapshot: {keys}, {bytes} in {}, stored as {stored}", span(took));
-        let _told = writeln!(std::io::stderr().lock(), "{text}");
-    }
-    around.output.line(&snapshot.label)
+    let (keys, bytes, stored) =
+        (count(snapshot.walk.keys(), "key"), size(snapshot.logical_bytes), size(snapshot.stored_bytes));
+    let text = |took| format!("snapshot: {keys}, {bytes} in {took}, stored as {stored}");
+    postgres::tell(&snapshot.label, (snapshot.started_at, snapshot.finished_at), text, quiet, around)
 }
 
 /// Follows an instance's stream of commands, in the foreground.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::open;
 use super::output::{Output, Tone, grouped, size};
-use crate::archive::instance::{Instance, Stretch};
+use crate::archive::instance::{Instance, Snapshot, Stretch};
 use crate::config::{self, Config};
 use crate::postgres::time::PgTime;
 
@@ -21,13 +21,16 @@ pub(super) struct Overview {
     stream_stored_bytes: u64,
 }
 
+/// A snapshot; also what `backup redis --json` prints.
 #[derive(serde::Serialize)]
-struct Backup {
+pub(super) struct Backup {
     label: String,
     at: Timestamp,
     started_at: Timestamp,
     finished_at: Timestamp,
     server: String,
+    flavour: String,
+    version: String,
     rdb_version: u32,
     replid: Option<String>,
     offset: Option<u64>,
@@ -35,6 +38,27 @@ struct Backup {
     logical_bytes: u64,
     stored_bytes: u64,
     warnings: Vec<String>,
+}
+
+impl Backup {
+    pub(super) fn of(snapshot: &Snapshot) -> Backup {
+        Backup {
+            label: snapshot.label.clone(),
+            at: snapshot.at,
+            started_at: snapshot.started_at,
+            finished_at: snapshot.finished_at,
+            server: format!("{} {}", snapshot.flavour, snapshot.version),
+            flavour: snapshot.flavour.to_string().to_lowercase(),
+            version: snapshot.version.clone(),
+            rdb_version: snapshot.walk.version,
+            replid: snapshot.replid.map(|id| id.to_string()),
+            offset: snapshot.offset,
+            keys: snapshot.walk.keys(),
+            logical_bytes: snapshot.logical_bytes,
+            stored_bytes: snapshot.stored_bytes,
+            warnings: snapshot.walk.warnings(),
+        }
+    }
 }
 
 /// Every moment between is restorable.
@@ -85,20 +109,7 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
             };
             windows.push((window, way));
         }
-        backups.push(Backup {
-            at: snapshot.at,
-            started_at: snapshot.started_at,
-            finished_at: snapshot.finished_at,
-            server: format!("{} {}", snapshot.flavour, snapshot.version),
-            rdb_version: snapshot.walk.version,
-            replid: snapshot.replid.map(|id| id.to_string()),
-            offset: snapshot.offset,
-            keys: snapshot.walk.keys(),
-            logical_bytes: snapshot.logical_bytes,
-            stored_bytes: snapshot.stored_bytes,
-            warnings: snapshot.walk.warnings(),
-            label: snapshot.label,
-        });
+        backups.push(Backup::of(&snapshot));
     }
     let gap = |gap: crate::archive::instance::Gap| Gap {
         replid: gap.replid.to_string(),

@@ -19,6 +19,6 @@ pub use address::{Address, Login, Password, UrlError, parse_url};
 pub use connection::{Connection, Server};
 pub use error::Error;
 pub use info::{Flavour, Info};
-pub use replica::{ReplicationId, Sync, Transfer, Wish};
+pub use replica::{ReplicationId, Right, Sync, Transfer, Wish};
 pub use sentinel::{Sentinels, Source};
 pub use tls::{TlsError, TlsFiles};

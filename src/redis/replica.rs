@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::connection::Connection;
 use super::error::Error;
+use super::info::Info;
 use crate::resp::{Reply, encode};
 
 /// Bytes of the mark that ends a snapshot of unknown length (`CONFIG_RUN_ID_SIZE`, server.h).
@@ -92,7 +93,44 @@ pub enum Sync {
     Continue(Option<ReplicationId>),
 }
 
+/// What is known of the right to attach as a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// The server has let us.
+    Proved,
+    /// Nobody could say without making the server begin a snapshot.
+    Unproved,
+}
+
 impl Connection {
+    /// Whether the server lets us attach as a replica, found out without a snapshot: the stream is asked for from its very end, which a server
+    /// with a backlog continues at once (`masterTryPartialResynchronization`); one without is asked what it would say (`ACL DRYRUN`, from 7.0 on).
+    ///
+    /// # Errors
+    /// The server refuses, or the connection broke.
+    pub async fn may_follow(mut self, info: &Info) -> Result<Right, Error> {
+        let replid = info.get("master_replid").and_then(|id| id.parse().ok());
+        let offset = info.number("master_repl_offset");
+        let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
+        let held = info.number("repl_backlog_histlen").unwrap_or(0);
+        let active = info.number("repl_backlog_active") == Some(1);
+        if let (true, Some(replid), Some(offset)) = (active, replid, offset)
+            && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
+        {
+            self.sync(Wish::From(replid, offset), info.version()).await?;
+            return Ok(Right::Proved);
+        }
+        let Ok(Reply::Bulk(user)) = self.call(&[b"ACL", b"WHOAMI"]).await else { return Ok(Right::Unproved) };
+        match self.call(&[b"ACL", b"DRYRUN", &user, b"PSYNC", b"?", b"-1"]).await {
+            Ok(Reply::Status(_)) => Ok(Right::Proved),
+            Ok(Reply::Bulk(why)) => {
+                Err(Error::of_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
+            }
+            Ok(_) | Err(Error::Refused { .. } | Error::Login { .. }) => Ok(Right::Unproved),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Attaches as a replica. `version` is the server's own, so that it sends what it would send its equal: Valkey writes an older format for
     /// replicas it does not know.
     ///

@@ -62,6 +62,7 @@ impl Error {
         match self {
             Error::Server(error) => error.class(),
             Error::Archive(error) => error.class(),
+            Error::Spool(SpoolError::InUse { .. }) => Class::Permanent,
             // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
             Error::Spool(_) | Error::Unfit { .. } => Class::Transient,
             // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.

@@ -1,7 +1,7 @@
 //! Redis in: snapshots, and the stream of commands behind them.
 //!
 //! ```text
-//! (a) snapshot   redis --RDB--> parts of 64 MiB -> seal -> put;  and beside it -> rdb::Walker;  manifest last      [`take`]
+//! (a) snapshot   redis --RDB--> parts of 32 MiB -> seal -> put;  and beside it -> rdb::Walker;  manifest last      [`take`]
 //! (b) stream     redis --commands--> spool -> fsync -> acknowledge;  stretch by stretch -> archive::instance       [`receive`]
 //! ```
 //!

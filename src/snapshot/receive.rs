@@ -150,6 +150,7 @@ pub async fn run(
 ) -> Result<Option<Position>, Error> {
     let instance = instance.clone().with_spool(settings.state_dir.clone());
     let spool = Spool::open(&settings.state_dir, &instance)?;
+    let _alone = spool.lock()?;
     let uploads = Uploads::start(&instance, &spool);
     let mut receiver =
         Receiver { instance, settings, observer, shutdown, spool, uploads, position: None, based: false, base: None };

@@ -114,6 +114,25 @@ fn every_version_is_followed_to_the_last_acknowledged_byte() {
     }
 }
 
+/// Two would write over each other's spool.
+#[test]
+fn a_second_receiver_on_the_same_state_is_refused() {
+    let server = RedisServer::start(QUICK_REDIS, &debug(QUICK_REDIS));
+    let site = site_for(&server);
+    let mut receiver = receiving(&site);
+    based(&receiver);
+    let second = site.walkeep(&["receive", "cache"]).expect_code(1);
+    assert!(second.stderr.contains("another receiver of this instance uses"), "{}", second.stderr);
+    work(&server, 1);
+    acknowledged(&server, &mut receiver);
+    receiver.kill9();
+    // The lock went with the process.
+    let mut receiver = receiving(&site);
+    work(&server, 2);
+    acknowledged(&server, &mut receiver);
+    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+}
+
 /// Each second's state is what it was in that second.
 #[test]
 fn any_moment_is_the_state_of_that_moment() {

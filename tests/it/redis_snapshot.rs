@@ -203,6 +203,41 @@ fn a_file_is_imported_as_it_is_and_a_damaged_one_is_not() {
     site.walkeep(&["backup", "redis", "--from-file", "/nowhere.rdb"]).expect_code(4);
 }
 
+/// `check` finds out who may not attach as a replica, and the server never begins a snapshot for that.
+#[test]
+fn check_proves_the_right_to_follow_without_a_snapshot() {
+    for version in VERSIONS {
+        let server = RedisServer::start(version, &debug(version));
+        let may = ["+replconf", "+ping", "+info"];
+        let user = |name: &str, more: &[&str]| {
+            server.ask(&[&["ACL", "SETUSER", name, "on", ">word"], may.as_slice(), more].concat());
+            site(&format!("url = \"redis://{name}:word@127.0.0.1:{}\"\n", server.port))
+        };
+        let (full, mute, none) = (user("full", &["+psync"]), user("mute", &[]), user("none", &["+acl"]));
+        let finding = |site: &Site, code: i32| {
+            let said = site.walkeep(&["check", "cache", "--json"]).expect_code(code).stdout;
+            let report: Value = serde_json::from_str(&said).expect("JSON");
+            let findings = report["findings"].as_array().expect("findings").clone();
+            findings.into_iter().find(|finding| finding["what"] == "replication").expect("about replication")
+        };
+        // Without a backlog nobody can say, unless the user may ask.
+        assert_eq!(finding(&mute, 0)["verdict"], "warning", "{version}");
+        if version != "6.2" {
+            assert!(finding(&none, 1)["text"].as_str().expect("why").contains("psync"), "{version}");
+            assert_eq!(finding(&site_for(&server), 0)["verdict"], "good", "{version}");
+        }
+        assert_eq!(server.info("sync_full"), "0", "{version}");
+        // With one, the stream itself is asked for.
+        backup(&site_for(&server));
+        for _ in 0..3 {
+            server.ask(&["SET", "a", "1"]);
+            assert_eq!(finding(&full, 0)["verdict"], "good", "{version}");
+            assert_eq!(finding(&mute, 1)["verdict"], "bad", "{version}");
+        }
+        assert_eq!((server.info("sync_full"), server.info("sync_partial_ok")), ("1".into(), "3".into()), "{version}");
+    }
+}
+
 /// Many parts, with the data changing meanwhile.
 #[test]
 fn a_snapshot_of_several_parts_is_one_state() {

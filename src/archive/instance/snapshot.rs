@@ -11,7 +11,7 @@ use crate::repository::Put;
 use crate::seal::Kind;
 
 /// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
-pub const PART: usize = 64 << 20;
+pub const PART: usize = 32 << 20;
 
 /// Where a snapshot came from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -5,13 +5,15 @@
 //! nothing lies here in clear and no frame opens in another's place. The frame's metadata has its marks; that of the first frame, which
 //! has no bytes, says what the stretch begins with.
 //!
+//! Two receivers would write over each other's files, so a receiver locks the folder (`flock`).
+//!
 //! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
 //! be safe. What is read is always a prefix of what was appended and has all that was synced. The bytes may end within a command:
 //! [`Spooled::stretch`] leaves that part out, and the server is asked for it again.
 //!
 //! All calls block.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,12 @@ pub enum SpoolError {
         path: PathBuf,
         /// What it said.
         source: io::Error,
+    },
+    /// Another receiver is at work.
+    #[error("another receiver of this instance uses {}; end it, or give this one a state-dir of its own", dir.display())]
+    InUse {
+        /// The spool.
+        dir: PathBuf,
     },
     /// A directory could not be made or synced.
     #[error(transparent)]
@@ -91,6 +99,10 @@ pub struct Spool {
     instance: String,
     protection: Arc<Protection>,
 }
+
+/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
 
 /// The name of a spooled stretch: its history and first offset.
 pub type Name = (ReplicationId, u64);
@@ -157,6 +169,20 @@ impl Spool {
         let spool = Spool::at(state_dir, instance);
         durable::create_dir_all(&spool.dir, 0o700)?;
         Ok(spool)
+    }
+
+    /// Takes the spool for one receiver alone. What is locked is the folder, so nothing is left behind.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`] if there is another one.
+    pub fn lock(&self) -> Result<Lock, SpoolError> {
+        let failed = |source| SpoolError::File { action: "lock", path: self.dir.clone(), source };
+        let dir = File::open(&self.dir).map_err(failed)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(Lock(dir)),
+            Err(TryLockError::WouldBlock) => Err(SpoolError::InUse { dir: self.dir.clone() }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
     }
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
