@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
 use super::redis_log::LogRedis;
+use super::restore_all::{PlanAll, RestoreAll};
 use crate::explore::{Kind, MANY_ROWS};
 
 /// Keep a PostgreSQL cluster restorable to any moment.
@@ -258,6 +259,7 @@ pub(super) struct Plan {
 pub(super) enum PlanOf {
     Postgres(PlanPostgres),
     Redis(PlanRedis),
+    All(PlanAll),
 }
 
 /// For a Redis or Valkey instance
@@ -323,6 +325,7 @@ pub(super) struct Restore {
 pub(super) enum RestoreOf {
     Postgres(Box<RestorePostgres>),
     Redis(RestoreRedis),
+    All(Box<RestoreAll>),
 }
 
 /// A Redis or Valkey instance: write what a stock server starts from

@@ -107,6 +107,16 @@ Examples:
 Redis 7 and later, and Valkey, get an append-only folder, Redis 6 an append-only file, and where no commands follow the
 snapshot a plain dump.rdb. A server loads one kind and ignores the others: start it with the options that are printed.";
 
+pub(super) const ALL: &str = "\
+Examples:
+  walkeep plan all --target-time '5 minutes ago'
+  walkeep restore all --pgdata /srv/restored --redis-dir /srv/restored-redis --target-time '5 minutes ago' --start
+  walkeep restore all --cluster main --instance cache --pgdata /srv/pg --redis-dir /srv/redis --target-time '2026-11-22 14:03:00Z'
+
+Both are planned first; if one cannot reach the moment, or one of the folders is not empty, nothing is touched. PostgreSQL
+comes back with the commits its own clock stamped by then, Redis with the commands that walkeep's receiver had by then; what
+may lie between the two is printed, and what that rests on.";
+
 pub(super) const LOG: &str = "\
 Examples:
   walkeep log --since '2 hours ago'

@@ -29,6 +29,7 @@ mod redis_list;
 mod redis_log;
 mod redis_restore;
 mod restore;
+mod restore_all;
 mod server;
 mod single;
 mod target;
@@ -102,6 +103,8 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::ArchiveGet(args) => return light(get::run(args, around)),
         Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
         Command::Plan(Plan { of: PlanOf::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
+        Command::Plan(Plan { of: PlanOf::All(args) }) => heavy(restore_all::plan(args, around))?,
+        Command::Restore(Restore { of: RestoreOf::All(args) }) => heavy(restore_all::run(*args, around))?,
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(*args, around))?,
         Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,

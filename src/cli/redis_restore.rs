@@ -23,7 +23,7 @@ const CONFIGURATIONS: [&str; 4] =
 
 /// What `plan --json` prints.
 #[derive(serde::Serialize)]
-struct Plan {
+pub(super) struct Plan {
     reachable: bool,
     reason: Option<String>,
     backup: Option<String>,
@@ -41,7 +41,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(reach: &Result<Reach, Unreachable>) -> Plan {
+    pub(super) fn of(reach: &Result<Reach, Unreachable>) -> Plan {
         let to = reach.as_ref().ok();
         let not = reach.as_ref().err();
         Plan {
@@ -131,18 +131,65 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
         }
         return Ok(Code::Unreachable);
     };
-    let (program, version) = server(&args, &reach, around).await?;
-    let conf = configuration(&args)?;
-    let names = conf.as_ref().map(|(_, conf)| conf.names.clone()).unwrap_or_default();
+    let prepared = prepare(&args, &reach, around).await?;
+    let done = carry_out(&instance, &reach, (&args, &prepared), around).await?;
+    let loaded = done.loaded.as_ref();
+    if args.json {
+        let (start, warnings) = (Some(done.options.clone()), &done.warnings);
+        let report = Report { plan: &plan, restored: Some(&done.placed), start, warnings, loaded };
+        around.output.json(&report)?;
+    } else {
+        say_what_next(&done.options, prepared.version, loaded, &around.output)?;
+    }
+    Ok(Code::Done)
+}
+
+/// What a restore must know before it begins.
+pub(super) struct Prepared {
+    program: Option<PathBuf>,
+    pub(super) version: Version,
+    conf: Option<(String, Conf)>,
+    dir: PathBuf,
+}
+
+pub(super) async fn prepare(args: &RestoreRedis, reach: &Reach, around: &Surroundings) -> anyhow::Result<Prepared> {
+    let (program, version) = server(args, reach, around).await?;
+    if args.start && program.is_none() {
+        return Err(Failure::usage("no redis-server was found; name one with --redis-server").into());
+    }
     let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
+    Ok(Prepared { program, version, conf: configuration(args)?, dir })
+}
+
+/// What a restore came to.
+#[derive(serde::Serialize)]
+pub(super) struct Done {
+    #[serde(rename = "restored")]
+    pub(super) placed: Placed,
+    pub(super) warnings: Vec<String>,
+    pub(super) loaded: Option<Loaded>,
+    /// The options that a server is to be started with.
+    #[serde(rename = "start")]
+    pub(super) options: Vec<String>,
+}
+
+/// Places the files, says so, and starts a server on them if that is wanted.
+pub(super) async fn carry_out(
+    instance: &Instance,
+    reach: &Reach,
+    (args, prepared): (&RestoreRedis, &Prepared),
+    around: &Surroundings,
+) -> anyhow::Result<Done> {
+    let Prepared { program, version, conf, dir } = prepared;
+    let names = conf.as_ref().map(|(_, conf)| conf.names.clone()).unwrap_or_default();
     let began = around.clock.elapsed();
     let bar = Progress::begin("restore", 0, around.quiet || args.json);
-    let wishes = Wishes { dir: dir.clone(), version, names: names.clone() };
-    let placed = restore(&instance, &reach, wishes, &mut |done, total| bar.at(done, total)).await;
+    let wishes = Wishes { dir: dir.clone(), version: *version, names: names.clone() };
+    let placed = restore(instance, reach, wishes, &mut |done, total| bar.at(done, total)).await;
     bar.end();
     let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
     let took = around.clock.elapsed().saturating_sub(began);
-    let warnings = advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), version);
+    let warnings = advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), *version);
     if !args.json {
         let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
         around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
@@ -150,28 +197,15 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
             around.output.line(format!("{}: {warning}", around.output.tone(Tone::Warning, "warning")))?;
         }
     }
-    let loaded = match (&program, args.start) {
-        (Some(program), true) => {
+    let loaded = match program.as_ref().filter(|_| args.start) {
+        Some(program) => {
             let loaded = start::check(program, &placed, &names, &around.clock).await;
             Some(loaded.context("the files are restored, but a server does not come up on them as it should")?)
         }
-        (None, true) => return Err(Failure::usage("no redis-server was found; name one with --redis-server").into()),
-        (_, false) => None,
+        None => None,
     };
     let options = advice::options(&placed, &names);
-    if args.json {
-        let report = Report {
-            plan: &plan,
-            restored: Some(&placed),
-            start: Some(options),
-            warnings: &warnings,
-            loaded: loaded.as_ref(),
-        };
-        around.output.json(&report)?;
-    } else {
-        say_what_next(&options, version, loaded.as_ref(), &around.output)?;
-    }
-    Ok(Code::Done)
+    Ok(Done { placed, warnings, loaded, options })
 }
 
 async fn reach(
@@ -261,7 +295,12 @@ fn configuration(args: &RestoreRedis) -> anyhow::Result<Option<(String, Conf)>> 
     Ok(CONFIGURATIONS.iter().find_map(|path| read(path)))
 }
 
-fn say_what_next(options: &[String], version: Version, loaded: Option<&Loaded>, out: &Output) -> anyhow::Result<()> {
+pub(super) fn say_what_next(
+    options: &[String],
+    version: Version,
+    loaded: Option<&Loaded>,
+    out: &Output,
+) -> anyhow::Result<()> {
     if let Some(loaded) = loaded {
         let keys: u64 = loaded.keys.values().sum();
         let how = if loaded.compared { ", as the snapshot says" } else { " after the commands behind the snapshot" };

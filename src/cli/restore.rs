@@ -95,7 +95,7 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
 }
 
 /// Keeps what a restore took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
+pub(super) fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
     let (state_dir, name) = (&config.state_dir, cluster.name.as_str());
     if let Err(error) = Pace::load(state_dir, name).with(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
@@ -122,7 +122,12 @@ pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroun
     plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
 }
 
-fn wishes(args: &RestorePostgres, pgdata: &Path, config: &Config, cluster: &Cluster) -> anyhow::Result<Wishes> {
+pub(super) fn wishes(
+    args: &RestorePostgres,
+    pgdata: &Path,
+    config: &Config,
+    cluster: &Cluster,
+) -> anyhow::Result<Wishes> {
     let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     Ok(Wishes {
@@ -148,7 +153,7 @@ fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     tablespaces.iter().map(read).collect()
 }
 
-async fn place(
+pub(super) async fn place(
     archive: &Arc<Archive>,
     plan: &Plan,
     wishes: &Wishes,
@@ -165,12 +170,17 @@ pub(super) fn search(around: &Surroundings) -> Vec<PathBuf> {
     std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
 }
 
-async fn started(start: &Start, plan: &Plan, action: Action, around: &Surroundings) -> anyhow::Result<Reached> {
+pub(super) async fn started(
+    start: &Start,
+    plan: &Plan,
+    action: Action,
+    around: &Surroundings,
+) -> anyhow::Result<Reached> {
     let reached = start.run(plan, action, &around.clock).await;
     reached.context("the files are restored, but the server did not get to its target")
 }
 
-fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::Result<()> {
     let out = &around.output;
     let did = match reached.action {
         Action::Promote => format!("takes writes on timeline {}", reached.timeline),
@@ -191,7 +201,7 @@ fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::Result<()> {
     }
 }
 
-fn say_what_next(restored: &Restored, action: Action, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn say_what_next(restored: &Restored, action: Action, around: &Surroundings) -> anyhow::Result<()> {
     let pgdata = open::shell_word(&restored.pgdata.display().to_string());
     let then = match action {
         Action::Promote => "it replays WAL up to the target and then takes writes",

@@ -149,6 +149,10 @@ impl Following {
     }
 
     fn take(&mut self, bytes: &Bytes, clock: &dyn Clock) -> Result<(), Error> {
+        // What came before a pause has the time before the pause, or a target within the pause would leave it out.
+        if clock.elapsed() >= self.last_mark.1.saturating_add(MARK) {
+            self.mark();
+        }
         let (wrote, asked) = (&mut self.wrote, &mut self.asked);
         self.parser.push(bytes, &mut |command| match command.kind {
             Kind::Other => *wrote = true,

@@ -69,3 +69,5 @@ mod redis_log;
 mod redis_cleanup;
 /// Redis back out: what is written, seen by servers of every version.
 mod redis_restore;
+/// PostgreSQL and Redis to one moment.
+mod joint;

@@ -1,0 +1,559 @@
+//! `walkeep plan all` and `walkeep restore all`: a PostgreSQL cluster and a Redis instance to one moment.
+//!
+//! Both are planned before either is touched. PostgreSQL stops before the first commit that its server's clock stamped later than the moment;
+//! Redis holds the commands that the receiver had by the last mark up to the moment, by the clock of the receiver's machine. So neither has
+//! anything later, and what Redis may lack lies between that mark and the moment: this is the bound on the skew that is printed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use jiff::Timestamp;
+
+use super::Surroundings;
+use super::args::{ArchiveMode, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs, TargetRedis};
+use super::exit::{Code, Failure};
+use super::output::{Output, Tone, count, size, span, wrap};
+use super::{help, moment, open, redis_restore, restore};
+use crate::archive::Archive;
+use crate::archive::instance::{Instance, Origin, Reach, Unreachable, Wanted};
+use crate::config::{self, Cluster, Config};
+use crate::postgres::time::PgTime;
+use crate::resp::{Commands, Kind, Limits};
+use crate::restore::ground::{check_made, free_at};
+use crate::restore::pace::Measured;
+use crate::restore::plan::{Commit, Plan};
+use crate::restore::start::{Reached, Start};
+use crate::restore::{Restored, Wishes};
+
+/// The receiver notes the time of what it has read; what arrives meanwhile may have come so much earlier than it says.
+const NOTED: Duration = Duration::from_millis(10);
+
+/// The column at which what is said begins, after its name.
+const INDENT: usize = 17;
+
+/// PostgreSQL and Redis to one moment: would both reach it, and how near to each other; touches nothing
+#[derive(Args, Debug)]
+#[command(after_help = help::ALL)]
+pub(super) struct PlanAll {
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Which {
+    /// The moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
+    #[arg(long, value_name = "TIME")]
+    pub(super) target_time: String,
+    /// Take the newest moment before that both can reach if one of them cannot reach it
+    #[arg(long)]
+    pub(super) nearest: bool,
+    /// The PostgreSQL cluster [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// The Redis instance [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(super) instance: Option<String>,
+}
+
+/// PostgreSQL and Redis to one moment
+#[derive(Args, Debug)]
+#[command(after_help = help::ALL)]
+pub(super) struct RestoreAll {
+    /// The empty or new folder for PostgreSQL
+    #[arg(long, value_name = "DIR")]
+    pub(super) pgdata: PathBuf,
+    /// The empty or new folder for Redis, which becomes the server's dir
+    #[arg(long, value_name = "DIR")]
+    pub(super) redis_dir: PathBuf,
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// What PostgreSQL does at the moment
+    #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
+    pub(super) target_action: TargetAction,
+    /// Put the tablespace that was in OLD into NEW; once for each
+    #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
+    pub(super) tablespaces: Vec<String>,
+    /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end it
+    #[arg(long)]
+    pub(super) start: bool,
+    /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
+    #[arg(long, value_name = "DIR")]
+    pub(super) pg_bindir: Option<PathBuf>,
+    /// Options for the PostgreSQL server when it is started, like '-p 5433'
+    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
+    pub(super) server_options: Option<String>,
+    /// The Redis server that is to start [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
+    #[arg(long, value_name = "PATH")]
+    pub(super) redis_server: Option<PathBuf>,
+    /// Its configuration, to warn of what it would ignore [default: that in /etc, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) redis_conf: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The last command that changed anything.
+#[derive(serde::Serialize)]
+struct LastCommand {
+    name: String,
+    database: u32,
+    /// The offset after it.
+    offset: u64,
+}
+
+/// How far apart the two may be, and why.
+#[derive(serde::Serialize)]
+struct Skew {
+    /// Redis lacks at most what it did in so many seconds before the moment; neither store has anything later.
+    at_most_seconds: f64,
+    /// Everything that the receiver had by then is in Redis.
+    redis_complete_up_to: Timestamp,
+    /// When it had what comes next.
+    redis_next_came_at: Option<Timestamp>,
+    rests_on: Vec<String>,
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    reachable: bool,
+    reason: Option<String>,
+    asked: PgTime,
+    /// The moment that both go to: another than asked for only with `--nearest`.
+    moment: PgTime,
+    /// The newest moment before that both can reach.
+    nearest: Option<PgTime>,
+    skew: Option<&'r Skew>,
+    postgres: OfPostgres<'r>,
+    redis: OfRedis<'r>,
+}
+
+#[derive(serde::Serialize)]
+struct OfPostgres<'r> {
+    cluster: &'r str,
+    plan: &'r Plan,
+    restored: Option<&'r Restored>,
+    reached: Option<&'r Reached>,
+}
+
+#[derive(serde::Serialize)]
+struct OfRedis<'r> {
+    instance: &'r str,
+    plan: redis_restore::Plan,
+    last_command: Option<&'r LastCommand>,
+    #[serde(flatten)]
+    done: Option<&'r redis_restore::Done>,
+}
+
+/// Both, planned to one moment.
+struct Both<'c> {
+    cluster: &'c Cluster,
+    of: &'c config::Instance,
+    archive: Arc<Archive>,
+    instance: Instance,
+    asked: Timestamp,
+    moment: Timestamp,
+    plan: Plan,
+    reach: Result<Reach, Unreachable>,
+    last: Option<LastCommand>,
+    skew: Option<Skew>,
+}
+
+impl<'c> Both<'c> {
+    async fn plan(
+        config: &'c Config,
+        which: &Which,
+        pgdata: Option<&Path>,
+        around: &Surroundings,
+    ) -> anyhow::Result<Both<'c>> {
+        let (cluster, of) = named(config, which)?;
+        let usage = |why: &dyn std::fmt::Display| Failure::usage(format!("--target-time: {why}"));
+        let read = moment::read(&which.target_time, around.clock.now(), &around.local_zone());
+        let asked = read.map_err(|why| usage(&why))?;
+        let asked = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
+        let instance = open::instance(config, of, around).await?;
+        let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
+        let reach = redis(&instance, asked).await?;
+        let (last, skew) = (None, None);
+        let mut both = Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, last, skew };
+        if let (true, false, Some(nearest)) = (which.nearest, both.reachable(), both.nearest()) {
+            both.moment = nearest;
+            (_, both.plan) = postgres(config, cluster, (nearest, true, pgdata), around).await?;
+            both.reach = redis(&both.instance, nearest).await?;
+        }
+        if let (true, Ok(reach)) = (both.plan.reachable, &both.reach) {
+            both.last = last_command(&both.instance, reach).await?;
+            both.skew = Some(Skew::of(reach, both.moment, of.name.as_str()));
+        }
+        Ok(both)
+    }
+
+    fn reachable(&self) -> bool {
+        self.plan.reachable && self.reach.is_ok()
+    }
+
+    /// The newest moment up to the one that was asked for that both reach, as far as each of them tells.
+    fn nearest(&self) -> Option<Timestamp> {
+        let postgres = match (self.plan.reachable, &self.plan.nearest_before) {
+            (true, _) => Some(self.moment),
+            (false, point) => point.as_ref().and_then(|point| point.time?.to_timestamp()),
+        };
+        let redis = match &self.reach {
+            Ok(_) => Some(self.moment),
+            Err(not) => not.nearest_before,
+        };
+        Some(postgres?.min(redis?))
+    }
+
+    /// Who cannot reach it, and why.
+    fn reason(&self) -> Option<String> {
+        let (main, cache) = (&self.cluster.name, &self.of.name);
+        match (self.plan.reachable, &self.reach) {
+            (true, Ok(_)) => None,
+            (true, Err(not)) => Some(format!("{main} can be restored there, {cache} cannot: {}", not.reason)),
+            (false, Ok(_)) => Some(format!("{cache} can be restored there, {main} cannot: {}", self.plan.reason)),
+            (false, Err(not)) => {
+                Some(format!("neither can be restored there. {main}: {}; {cache}: {}", self.plan.reason, not.reason))
+            }
+        }
+    }
+
+    fn report<'r>(
+        &'r self,
+        postgres: Option<(&'r Restored, Option<&'r Reached>)>,
+        done: Option<&'r redis_restore::Done>,
+    ) -> Report<'r> {
+        let nearest = self.nearest().filter(|_| !self.reachable());
+        Report {
+            reachable: self.reachable(),
+            reason: self.reason(),
+            asked: PgTime::from_timestamp(self.asked),
+            moment: PgTime::from_timestamp(self.moment),
+            nearest: nearest.map(PgTime::from_timestamp),
+            skew: self.skew.as_ref(),
+            postgres: OfPostgres {
+                cluster: self.cluster.name.as_str(),
+                plan: &self.plan,
+                restored: postgres.map(|(restored, _)| restored),
+                reached: postgres.and_then(|(_, reached)| reached),
+            },
+            redis: OfRedis {
+                instance: self.of.name.as_str(),
+                plan: redis_restore::Plan::of(&self.reach),
+                last_command: self.last.as_ref(),
+                done,
+            },
+        }
+    }
+}
+
+/// The two that are meant; which option names them is said where that is unclear.
+fn named<'c>(config: &'c Config, which: &Which) -> anyhow::Result<(&'c Cluster, &'c config::Instance)> {
+    let cluster = config.cluster(which.cluster.as_deref()).context("which one is meant is said with --cluster")?;
+    let of = config.instance(which.instance.as_deref()).context("which one is meant is said with --instance")?;
+    Ok((cluster, of))
+}
+
+async fn postgres(
+    config: &Config,
+    cluster: &Cluster,
+    (time, nearest, pgdata): (Timestamp, bool, Option<&Path>),
+    around: &Surroundings,
+) -> anyhow::Result<(Arc<Archive>, Plan)> {
+    let target = TargetArgs {
+        target_time: Some(PgTime::from_timestamp(time).to_string()),
+        target_timeline: "latest".to_owned(),
+        nearest,
+        ..TargetArgs::default()
+    };
+    let (archive, mut plan) = restore::make(config, cluster, &target, around).await?;
+    if let (Some(pgdata), Some(identity)) = (pgdata, archive.identity().await?) {
+        plan = plan.placed_where(free_at(pgdata)?, identity.segment_size);
+        if let (true, Err(error)) = (plan.reachable, check_made(&plan.tablespaces_made)) {
+            plan = plan.prevented_by(&error);
+        }
+    }
+    Ok((archive, plan))
+}
+
+async fn redis(instance: &Instance, time: Timestamp) -> anyhow::Result<Result<Reach, Unreachable>> {
+    let found = instance.reach(Wanted::Time(time), None).await;
+    found.with_context(|| format!("cannot plan a restore of {}", instance.name()))
+}
+
+/// The last command of the last stretch that changes anything; `None` if there is none in it, or the snapshot itself is the target.
+async fn last_command(instance: &Instance, reach: &Reach) -> anyhow::Result<Option<LastCommand>> {
+    let (Some(stretch), Some(from)) = (reach.stretches.last(), reach.from) else { return Ok(None) };
+    let bytes = instance.commands_of(reach, reach.stretches.len().saturating_sub(1)).await;
+    let bytes = bytes.with_context(|| format!("cannot read the commands of {}", instance.name()))?;
+    let mut parser = if from.offset > stretch.first {
+        Commands::at(from, Limits::default())
+    } else {
+        Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default())
+    };
+    let mut last = None;
+    let parsed = parser.push(&bytes, &mut |command| {
+        if command.kind == Kind::Other {
+            let name = String::from_utf8_lossy(command.name()).to_uppercase();
+            last = Some(LastCommand { name, database: command.db, offset: command.end });
+        }
+    });
+    parsed.with_context(|| format!("cannot read the commands of {}", instance.name()))?;
+    Ok(last)
+}
+
+impl Skew {
+    fn of(reach: &Reach, moment: Timestamp, redis: &str) -> Skew {
+        let mut lack = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default().saturating_add(NOTED);
+        let mut rests_on = vec![
+            "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
+                .to_owned(),
+            format!(
+                "the commands of {redis} carry the time at which walkeep's receiver had them, by its machine's clock: it had the last that is \
+                 kept {:.3} s before the moment, and takes at most 10 ms to note one",
+                lack.saturating_sub(NOTED).as_secs_f64()
+            ),
+            "not measured, so to be added: what these two clocks differed by then, and how long a command was under way to the receiver"
+                .to_owned(),
+        ];
+        if let (Origin::File { path }, true) = (&reach.snapshot.origin, reach.stretches.is_empty()) {
+            lack = lack.saturating_add(Duration::from_secs(1));
+            rests_on.push(format!("the snapshot was imported from {path}, which says its time only to the second"));
+        }
+        Skew {
+            at_most_seconds: lack.as_secs_f64(),
+            redis_complete_up_to: reach.at,
+            redis_next_came_at: reach.before,
+            rests_on,
+        }
+    }
+}
+
+pub(super) async fn plan(args: PlanAll, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let both = Both::plan(&config, &args.which, None, around).await?;
+    if args.json {
+        around.output.json(&both.report(None, None))?;
+    } else {
+        show(&both, &around.output)?;
+    }
+    Ok(if both.reachable() { Code::Done } else { Code::Unreachable })
+}
+
+pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
+    let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
+    check_places(&pgdata, &redis_dir)?;
+    let both = Both::plan(&config, &args.which, Some(&pgdata), around).await?;
+    if !args.json {
+        show(&both, &around.output)?;
+    }
+    let (true, Ok(reach)) = (both.plan.reachable, &both.reach) else {
+        if args.json {
+            around.output.json(&both.report(None, None))?;
+        }
+        return Ok(Code::Unreachable);
+    };
+    let (of_postgres, of_redis) = (args.postgres(pgdata.clone()), args.redis(redis_dir));
+    let wishes = restore::wishes(&of_postgres, &pgdata, &config, both.cluster)?;
+    let prepared = redis_restore::prepare(&of_redis, reach, around).await?;
+    let (main, cache) = (&both.cluster.name, &both.of.name);
+    let (restored, reached) = carry_out(&config, &both, (&of_postgres, &wishes), around).await?;
+    let done = redis_restore::carry_out(&both.instance, reach, (&of_redis, &prepared), around).await;
+    let done = done.with_context(|| format!("{main} is restored into {}, {cache} is not", pgdata.display()))?;
+    if args.json {
+        around.output.json(&both.report(Some((&restored, reached.as_ref())), Some(&done)))?;
+        return Ok(Code::Done);
+    }
+    redis_restore::say_what_next(&done.options, prepared.version, done.loaded.as_ref(), &around.output)?;
+    around.output.line("")?;
+    say_skew(&both, &around.output)?;
+    Ok(Code::Done)
+}
+
+impl RestoreAll {
+    fn postgres(&self, pgdata: PathBuf) -> RestorePostgres {
+        RestorePostgres {
+            cluster: self.which.cluster.clone(),
+            pgdata: Some(pgdata),
+            single: SingleArgs::default(),
+            target: TargetArgs { target_action: self.target_action, ..TargetArgs::default() },
+            tablespaces: self.tablespaces.clone(),
+            archive_mode: ArchiveMode::Off,
+            start: self.start,
+            pg_bindir: self.pg_bindir.clone(),
+            server_options: self.server_options.clone(),
+            json: self.json,
+        }
+    }
+
+    fn redis(&self, dir: PathBuf) -> RestoreRedis {
+        RestoreRedis {
+            instance: self.which.instance.clone(),
+            dir,
+            target: TargetRedis::default(),
+            start: self.start,
+            redis_server: self.redis_server.clone(),
+            redis_conf: self.redis_conf.clone(),
+            json: self.json,
+        }
+    }
+}
+
+/// PostgreSQL's files, and its server if that is wanted.
+async fn carry_out(
+    config: &Config,
+    both: &Both<'_>,
+    (args, wishes): (&RestorePostgres, &Wishes),
+    around: &Surroundings,
+) -> anyhow::Result<(Restored, Option<Reached>)> {
+    let began = around.clock.elapsed();
+    let restored = restore::place(&both.archive, &both.plan, wishes, around).await?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    if !args.json {
+        let (files, bytes, pgdata) = (count(restored.files, "file"), size(restored.bytes), restored.pgdata.display());
+        around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
+    }
+    if !args.start {
+        if !args.json {
+            restore::say_what_next(&restored, wishes.action, around)?;
+        }
+        return Ok((restored, None));
+    }
+    let start = Start {
+        pgdata: wishes.destination.pgdata.clone(),
+        bindir: args.pg_bindir.clone(),
+        search: restore::search(around),
+        options: args.server_options.iter().cloned().collect(),
+    };
+    let reached = restore::started(&start, &both.plan, wishes.action, around).await;
+    let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;
+    let (work, replay_seconds) = (both.plan.work(), reached.seconds);
+    restore::keep_pace(config, both.cluster, Measured { work, file_seconds: took.as_secs_f64(), replay_seconds });
+    if !args.json {
+        restore::say_reached(&reached, around)?;
+    }
+    Ok((restored, Some(reached)))
+}
+
+/// Both places must be free, and neither within the other, before anything is written to one of them.
+fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
+    if pgdata.starts_with(redis_dir) || redis_dir.starts_with(pgdata) {
+        let (one, two) = (pgdata.display(), redis_dir.display());
+        return Err(Failure::usage(format!("{one} and {two} lie within each other; name two folders apart")).into());
+    }
+    for (option, dir) in [("--pgdata", pgdata), ("--redis-dir", redis_dir)] {
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+        };
+        for entry in entries {
+            let found = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
+            // What file systems put into the root of a volume; PostgreSQL takes no such directory, Redis does.
+            if option == "--pgdata" || found != "lost+found" {
+                let (dir, found) = (dir.display(), found.to_string_lossy());
+                let why =
+                    format!("{option} {dir} is not empty, it has {found}; nothing was touched, name another folder");
+                return Err(Failure::usage(why).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+    let (main, cache) = (&both.cluster.name, &both.of.name);
+    let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+    out.line(out.tone(Tone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
+    if both.moment != both.asked {
+        let note = format!("the newest moment that both can reach before {}", time(both.asked));
+        row(out, "note", out.tone(Tone::Warning, note))?;
+    }
+    if let Some(reason) = both.reason() {
+        row(out, "reachable", out.tone(Tone::Bad, "NO"))?;
+        prose(out, "why", &reason)?;
+        match both.nearest() {
+            Some(nearest) => {
+                row(out, "both reach", time(nearest))?;
+                row(out, "", "--nearest goes there")?;
+            }
+            None => row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
+        }
+        if let Err(Unreachable { nearest_after: Some(after), .. }) = &both.reach {
+            row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
+        }
+        if let Some(after) = both.plan.nearest_after.as_ref().and_then(|point| point.time) {
+            row(out, "oldest after", format!("{main}: {}", out.time(after)))?;
+        }
+        return Ok(());
+    }
+    row(out, "reachable", out.tone(Tone::Good, "both"))?;
+    say_postgres(both, out)?;
+    say_redis(both, out)?;
+    say_skew(both, out)
+}
+
+fn say_postgres(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+    let (plan, name) = (&both.plan, both.cluster.name.as_str());
+    let commit = |commit: Commit| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.time(commit.time));
+    let backup = plan.backup.as_deref().unwrap_or("none");
+    let log = format!("{}, {} of WAL", count(plan.wal_segments, "segment"), size(plan.wal_bytes));
+    row(out, name, format!("backup {backup}, {log}"))?;
+    row(out, "  last kept", plan.last_commit_before.map_or_else(|| "none since the backup".to_owned(), commit))?;
+    row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
+}
+
+fn say_redis(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+    let Ok(reach) = &both.reach else { return Ok(()) };
+    let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+    let snapshot = &reach.snapshot;
+    let keys = count(snapshot.walk.keys(), "key");
+    let behind = size(reach.command_bytes());
+    row(out, both.of.name.as_str(), format!("snapshot {}, {keys}, {behind} of commands", snapshot.label))?;
+    let offset = reach.to.map_or_else(String::new, |to| format!("offset {}, ", to.offset));
+    let last = match &both.last {
+        Some(last) => format!("{} in db{}, {offset}come by {}", last.name, last.database, time(reach.at)),
+        None if reach.stretches.is_empty() => format!("{offset}the snapshot itself, {}", time(reach.at)),
+        None => format!("{offset}come by {}", time(reach.at)),
+    };
+    row(out, "  last kept", last)?;
+    row(
+        out,
+        "  first undone",
+        reach.before.map_or_else(|| "none is archived".to_owned(), |at| format!("come by {}", time(at))),
+    )
+}
+
+fn say_skew(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+    let Some(skew) = &both.skew else { return Ok(()) };
+    let bound = Duration::try_from_secs_f64(skew.at_most_seconds).unwrap_or_default();
+    let name = &both.of.name;
+    let bound = match bound.as_secs() {
+        0 => format!("{:.3} ms", skew.at_most_seconds * 1000.0),
+        _ => format!("{:.3} s", skew.at_most_seconds),
+    };
+    let text = format!(
+        "at most {bound}: what {name} did in the last {bound} before the moment it may lack; nothing later is in either"
+    );
+    prose(out, "skew", &text)?;
+    skew.rests_on.iter().enumerate().try_for_each(|(nth, why)| prose(out, if nth == 0 { "rests on" } else { "" }, why))
+}
+
+fn row(out: &Output, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    out.line(format!("  {name:<14} {text}"))
+}
+
+/// A row of many words, broken to fit.
+fn prose(out: &Output, name: &str, text: &str) -> anyhow::Result<()> {
+    let lines = wrap(text, usize::from(super::output::WIDTH).saturating_sub(INDENT));
+    lines.iter().enumerate().try_for_each(|(nth, line)| row(out, if nth == 0 { name } else { "" }, line))
+}
