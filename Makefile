@@ -1,4 +1,4 @@
-# make demo    see the main job done on a scratch PostgreSQL
+# make demo    see the main job done on a scratch PostgreSQL, and Redis beside it
 # make test    every test, against real servers that the tests start
 # make bench   micro-benchmarks, and the whole beside its peers
 # make fuzz    each parser of bytes from outside, FUZZ_SECONDS each (cargo-fuzz and a nightly toolchain)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job on a scratch PostgreSQL: receive, back up, an accident, a restore to just before it, and the proof. `make demo` runs it.
+# The main job on a scratch PostgreSQL: receive, back up, an accident, a restore to just before it, and the proof; then PostgreSQL and Redis back to
+# one moment. `make demo` runs it.
 # usage: bench/demo.sh path/to/walkeep
 set -euo pipefail
 
@@ -12,20 +13,22 @@ cd /
 walkeep=$1
 pg=/usr/lib/postgresql/15/bin
 [ -x $pg/postgres ] || pg=$HOME/.cache/walkeep/pg/15/bin
+redis=/var/cache/walkeep/redis/7.0/bin
+[ -x $redis/redis-server ] || redis=$HOME/.cache/walkeep/redis/7.0/bin
 dir=$(mktemp -d /tmp/walkeep-demo.XXXXXX)
 export PGHOST=$dir PGDATABASE=postgres PGUSER=postgres
 PGPORT=$(/usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export PGPORT
 export WALKEEP_CONFIG=$dir/walkeep.toml
 
-receiver= load=
+receiver= load= follower= cache=
 writers=()
 clean_up() {
   local status=$?
   set +e
   [ $status = 0 ] || { echo; echo "the demo failed; the end of its logs:"; tail -n 15 "$dir"/*.log; } >&2
-  kill $receiver $load "${writers[@]}" 2>/dev/null
-  for data in old new; do
+  kill $receiver $load $follower $cache "${writers[@]}" 2>/dev/null
+  for data in old new both; do
     [ -e "$dir/$data/postmaster.pid" ] && $pg/pg_ctl -D "$dir/$data" -m immediate -w stop >/dev/null 2>&1
   done
   wait 2>/dev/null
@@ -136,3 +139,46 @@ cmp "$dir/recorded" "$dir/restored" || { diff "$dir/recorded" "$dir/restored" | 
 [ "$(ask 'select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)')" = t ]
 say proof "ledger has $(number "$(wc -l <"$dir/restored")") rows, the same that the writers recorded as committed, no row more; the last is transaction $(sort -n "$dir/restored" | tail -n 1 | cut -d'|' -f1)"
 say proof "pgbench's accounts and history agree: $(number "$(ask 'select count(*) from pgbench_history')") transactions up to that moment"
+
+# ---- two stores, one workload with a sequence number of its own ----------------------------------------------------------------------
+start_redis() { "$redis/redis-server" --port 0 --unixsocket "$dir/redis.sock" --save '' "$@" >>"$dir/redis.log" 2>&1 & cache=$!; }
+cli() { "$redis/redis-cli" -s "$dir/redis.sock" "$@"; }
+attached() { [ "$(ask 'select count(*) from pg_stat_replication')" = 1 ]; }
+come() { for _ in $(seq 300); do "$@" >"$dir/come.log" 2>&1 && return; sleep 0.1; done; "$@"; }
+mkdir "$dir/redis"
+start_redis --dir "$dir/redis"
+printf '\n[redis.cache]\nurl = "unix://%s/redis.sock"\n' "$dir" >>"$WALKEEP_CONFIG"
+come cli ping
+"$walkeep" receive main >>"$dir/receive.log" 2>&1 &
+receiver=$!
+"$walkeep" receive cache >"$dir/follow.log" 2>&1 &
+follower=$!
+come grep -q 'a snapshot to begin with is stored' "$dir/follow.log"
+come attached
+quietly backup "$walkeep" backup postgres main
+ask 'create table pair (n int)' >/dev/null
+for n in $(seq 300); do
+  echo "insert into pair values ($n);"
+  echo "\\! $redis/redis-cli -s $dir/redis.sock set pair $n >/dev/null"
+done | quietly pair $pg/psql -XAtq -v ON_ERROR_STOP=1
+sleep 0.2
+moment=$(date -u +%FT%T.%6NZ)
+sleep 0.2
+say "two" "PostgreSQL and Redis $(cli info server | sed -n 's/^redis_version:\([0-9.]*\).*/\1/p'), written by one client: number $(ask 'select max(n) from pair') is in both"
+ask 'drop table pair' >/dev/null
+cli flushall >/dev/null
+ask 'select pg_switch_wal()' >/dev/null
+say accident "a moment after $moment: DROP TABLE in one, FLUSHALL in the other"
+come "$walkeep" plan all --target-time "$moment"
+kill $receiver $follower $cache
+wait $receiver $follower $cache 2>/dev/null || true
+receiver= follower= cache=
+quietly stop $pg/pg_ctl -D "$dir/new" -m fast -w stop
+start=$EPOCHREALTIME
+quietly both "$walkeep" restore all --pgdata "$dir/both" --redis-dir "$dir/back" --target-time "$moment" --redis-server $redis/redis-server --start
+say restore "both in $(seconds_since "$start") s; $(sed -n 's/^  skew  *\(at most [0-9.]* m*s\).*/skew between them \1/p' "$dir/both.log" | head -n 1) by their clocks"
+eval "start_redis $(sed -n 's/^start it with: redis-server //p' "$dir/both.log")"
+come cli ping
+pair="$(ask 'select max(n) from pair') $(cli get pair)"
+[ "$pair" = "300 300" ] || { echo "the two differ: $pair" >&2; exit 1; }
+say proof "number ${pair% *} is the last in PostgreSQL, number ${pair#* } in Redis"
