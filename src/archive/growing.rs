@@ -1,13 +1,15 @@
-//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and not in the repository yet.
+//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and in the repository only in
+//! pieces that are some seconds old ([`super::pieces`]).
 //!
-//! A restore on that machine must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then zeros,
+//! A restore must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then zeros,
 //! where replay ends. They are never taken into the index nor into the repository, because they are not what they will be.
 
 use bytes::{Bytes, BytesMut};
 
-use super::Archive;
+use super::pieces::Piece;
 use super::spool::{Spool, SpoolError};
-use crate::index::{Place, View};
+use super::{Archive, Identity};
+use crate::index::{self, Place, View};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize, SystemId};
 use crate::wal::digest::{Digest, digest};
@@ -85,14 +87,76 @@ pub fn beyond(view: &View<'_>, spool: &Spool, system: SystemId) -> Result<Vec<Gr
 }
 
 impl Archive {
-    /// What has come of a segment that is not archived, from this machine's spool ([`bytes`]).
+    /// What has come of a segment that is not archived, from this machine's spool or from pieces in the repositories, whichever goes on longer, and
+    /// where it ends.
     ///
     /// # Errors
-    /// The spool or the cluster's identity can't be read.
-    pub async fn growing(&self, spool: &Spool, name: SegmentName) -> Result<Option<(Bytes, Lsn)>, super::Error> {
+    /// The spool, the repositories or the cluster's identity can't be read.
+    pub async fn received(
+        &self,
+        spool: Option<&Spool>,
+        name: SegmentName,
+    ) -> Result<Option<(Bytes, Lsn)>, super::Error> {
         let Some(identity) = self.identity().await? else { return Ok(None) };
-        let spool = spool.clone();
-        let read = super::objects::blocking(move || bytes(&spool, name, identity.segment_size)).await?;
-        read.map_err(|error| super::Error::Spool(std::sync::Arc::new(error)))
+        let size = identity.segment_size;
+        let spooled = match spool.cloned() {
+            Some(spool) => {
+                let read = super::objects::blocking(move || bytes(&spool, name, size)).await?;
+                read.map_err(|error| super::Error::Spool(std::sync::Arc::new(error)))?
+            }
+            None => None,
+        };
+        let copied = self.in_pieces(name, size).await?;
+        Ok(spooled.into_iter().chain(copied).max_by_key(|(_, end)| *end))
     }
+
+    /// Segments of which the repositories have pieces, read and digested. One that can't be read or understood is left out with a warning: without it
+    /// the archive still reaches to its last whole segment.
+    ///
+    /// # Errors
+    /// The work was cut off.
+    pub async fn copied(&self, names: &[SegmentName], identity: Identity) -> Result<Vec<Growing>, super::Error> {
+        let (size, mut found) = (identity.segment_size, Vec::new());
+        for name in names {
+            let (bytes, of) = match self.in_pieces(*name, size).await {
+                Ok(Some((bytes, _))) => (bytes, *name),
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(segment = %name, %error, "the pieces of the newest segment cannot be read");
+                    continue;
+                }
+            };
+            let read = bytes.clone();
+            match super::objects::blocking(move || digest(&read, of, size)).await? {
+                Ok(digest) if digest.system_id == identity.system_id => found.push(Growing { name: of, bytes, digest }),
+                Ok(_foreign) => tracing::warn!(segment = %name, "the pieces are another cluster's"),
+                Err(error) => tracing::warn!(segment = %name, %error, "the pieces cannot be understood"),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The segments with pieces that go on where what `view` knows, or `received`, ends.
+///
+/// # Errors
+/// What the index says.
+pub fn beyond_in_pieces(
+    view: &View<'_>,
+    pieces: &[Piece],
+    received: &[Growing],
+) -> Result<Vec<SegmentName>, index::Error> {
+    let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
+    let mut names: Vec<SegmentName> = Vec::new();
+    for piece in pieces {
+        let (timeline, segment) = (piece.timeline, size.segment_of(piece.start));
+        let Some(name) = piece.segment(size).filter(|name| !names.contains(name)) else { continue };
+        let Some(before) = segment.previous() else { continue };
+        let known = |segment| view.contains(Place { timeline, segment });
+        let longer = received.iter().any(|other| other.name == name && other.digest.valid_until >= piece.end);
+        if !known(segment)? && known(before)? && !longer {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }

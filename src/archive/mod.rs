@@ -21,6 +21,7 @@ pub mod names;
 pub mod objects;
 pub mod overview;
 pub mod path;
+pub mod pieces;
 pub mod spool;
 pub mod reindex;
 pub mod tail;

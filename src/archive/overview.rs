@@ -198,8 +198,8 @@ pub async fn gather(
     Ok(made.await??)
 }
 
-/// Segments that are not archived whole and are restored all the same: what this machine has received of them, and ends of timelines that are
-/// in a `.partial` alone.
+/// Segments that are not archived whole and are restored all the same: what this machine has received of them, what the repositories have of them
+/// in pieces, and ends of timelines that are in a `.partial` alone.
 ///
 /// # Errors
 /// What index, repository or spool say.
@@ -211,6 +211,7 @@ pub async fn growing(
 ) -> Result<Vec<Growing>, ReindexError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
+    let pieces = archive.pieces(None).await?;
     let looked = super::objects::blocking(move || {
         let view = index.view(&cluster)?;
         let received = match spool {
@@ -218,11 +219,13 @@ pub async fn growing(
             None => Ok(Vec::new()),
         };
         let received = received.map_err(|error| Error::Spool(Arc::new(error)))?;
-        Ok::<_, ReindexError>((received, tail::unfinished(&view, &known)?))
+        let copied = growing::beyond_in_pieces(&view, &pieces, &received)?;
+        Ok::<_, ReindexError>((received, copied, tail::unfinished(&view, &known)?))
     });
-    let (received, unfinished) = looked.await??;
+    let (received, copied, unfinished) = looked.await??;
+    let copied = archive.copied(&copied, identity).await?;
     let tails = archive.tails_in_partial(&unfinished, identity.system_id).await?;
-    Ok(growing::longest(received.into_iter().chain(tails)))
+    Ok(growing::longest(received.into_iter().chain(copied).chain(tails)))
 }
 
 /// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.

@@ -53,6 +53,7 @@ pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<
     let archive = Arc::new(open::archive(&config, cluster, around).await?);
     let settings = Settings {
         acknowledge: cluster.acknowledge,
+        copy_every: cluster.copy_every,
         end,
         ..Settings::new(conninfo, Some(cluster.slot.clone()), config.state_dir.clone())
     };

@@ -1,11 +1,13 @@
 //! `[postgres.NAME]`: one cluster.
 
+use std::time::Duration;
+
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
 use super::value;
-use crate::receive::Acknowledge;
+use crate::receive::{Acknowledge, Settings};
 use crate::replication::{Conninfo, ConninfoError, SlotName};
 use crate::repository::layout::ClusterName;
 
@@ -14,7 +16,7 @@ use crate::repository::layout::ClusterName;
 pub(super) const DEFAULT_SLOT: &str = "walkeep";
 /// The database in which settings and privileges are looked up unless the connection names one: it is in every cluster.
 const DEFAULT_DATABASE: &str = "postgres";
-const KEYS: [&str; 5] = ["connection", "slot", "application-name", "backup", "acknowledge"];
+const KEYS: [&str; 6] = ["connection", "slot", "application-name", "backup", "acknowledge", "copy-every"];
 
 /// One PostgreSQL cluster.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Cluster {
     pub backup: Option<String>,
     /// What the receiver's acknowledgement means.
     pub acknowledge: Acknowledge,
+    /// How often new WAL goes to the repositories before its segment is whole; `None` for never.
+    pub copy_every: Option<Duration>,
 }
 
 impl Cluster {
@@ -45,6 +49,7 @@ impl Cluster {
         let backup = section.parsed("backup", value::schedule)?;
         let words = [("spool", Acknowledge::Spool), ("repository", Acknowledge::Repository)];
         let acknowledge = section.choice("acknowledge", &words)?;
+        let copy_every = section.parsed("copy-every", value::pause)?;
         if connection.is_none()
             && let Some(key) = KEYS.iter().find(|key| section.has(key))
         {
@@ -58,6 +63,7 @@ impl Cluster {
             application_name: application_name.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
             backup,
             acknowledge: acknowledge.unwrap_or_default(),
+            copy_every: copy_every.unwrap_or(Some(Settings::COPY_EVERY)),
         })
     }
 

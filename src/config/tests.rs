@@ -73,7 +73,7 @@ const WRONG: [(&str, &str); 30] = [
     ),
     (
         "[postgres.main]\nzzz = 1\n",
-        "6: [postgres.main] has no key \"zzz\"; it has connection, slot, application-name, backup, acknowledge",
+        "6: [postgres.main] has no key \"zzz\"; it has connection, slot, application-name, backup, acknowledge, copy-every",
     ),
     ("[postgres.main]\nconnection = 5\n", "6: connection must be text in quotes, not an integer"),
     (

@@ -1,5 +1,7 @@
 //! The small grammars of the configuration's values: names, durations, levels, schedules.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 use crate::repository::layout::ClusterName;
@@ -22,6 +24,16 @@ pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
         return Err("it must be longer than nothing; leave the line out to keep everything".to_owned());
     }
     Ok(duration)
+}
+
+/// `10s`, `1m`; `off` for never.
+pub(super) fn pause(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let shape = || "write it like \"10s\" or \"1m\", a second at least and an hour at most, or \"off\"".to_owned();
+    let pause = duration(text).ok().and_then(|pause| Duration::try_from(pause).ok()).ok_or_else(shape)?;
+    if (Duration::from_secs(1)..=Duration::from_hours(1)).contains(&pause) { Ok(Some(pause)) } else { Err(shape()) }
 }
 
 /// A level from the lowest to the highest that zstd has for us.

@@ -22,7 +22,6 @@ use bytes::Bytes;
 use crate::archive::spool::Spool;
 use crate::archive::{self, Archive};
 use crate::durable::{self, Staged};
-use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, WalFileName};
 use crate::retry::Class;
 use prefetch::Prefetch;
@@ -57,8 +56,8 @@ pub enum Source {
     /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from the next timeline's
     /// copy of it.
     Tail,
-    /// What this machine has received of a segment that still grows.
-    Spool,
+    /// What has been received of a segment that still grows.
+    Received,
 }
 
 /// Why a file could not be had, nor proved absent.
@@ -143,27 +142,15 @@ pub async fn get(
         // It streams the rest, or asks again when there is more.
         return Ok(Got::Absent);
     }
-    let (tail, received) = (archive.tail(segment).await?, received(archive, spool, segment).await?);
+    let (tail, received) = (archive.tail(segment).await?, archive.received(spool, segment).await?);
     // What was received may go on beyond the point at which another timeline left.
     let (bytes, source) = match (tail, received) {
         (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, Source::Tail),
-        (_, Some((bytes, _))) => (bytes, Source::Spool),
+        (_, Some((bytes, _))) => (bytes, Source::Received),
         (Some(tail), None) => (tail.bytes, Source::Tail),
         (None, None) => return Ok(Got::Absent),
     };
     place(bytes, &request.dest).await.map(|()| Got::Placed(source))
-}
-
-/// What this machine has received of a segment that is not archived, and where that ends.
-async fn received(
-    archive: &Archive,
-    spool: Option<&Spool>,
-    segment: SegmentName,
-) -> Result<Option<(Bytes, Lsn)>, GetError> {
-    match spool {
-        Some(spool) => Ok(archive.growing(spool, segment).await?),
-        None => Ok(None),
-    }
 }
 
 /// Puts a segment that is archived into its place; `None` if it is not archived.

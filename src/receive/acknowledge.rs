@@ -14,7 +14,7 @@ pub enum Acknowledge {
     /// Once it is synced on this machine, or in the repository: a commit waits for one fsync.
     #[default]
     Spool,
-    /// Once it is in the repository, which takes whole segments: a synchronous commit would wait until its segment is full or switched.
+    /// Once it is in the repository, whole or in pieces: a synchronous commit waits as long as copies are apart.
     Repository,
 }
 
@@ -23,7 +23,15 @@ pub enum Acknowledge {
 struct Known {
     number: SegmentNo,
     spooled: Lsn,
+    /// In every repository, in pieces.
+    copied: Lsn,
     archived: bool,
+}
+
+impl Known {
+    fn new(number: SegmentNo, size: SegmentSize) -> Known {
+        Known { number, spooled: number.start(size), copied: number.start(size), archived: false }
+    }
 }
 
 /// The segments from the first that isn't archived on.
@@ -40,7 +48,7 @@ impl Ledger {
     /// A ledger of a stream that begins with the segment `first`; everything before it is durable, or none of our business.
     #[must_use]
     pub fn new(policy: Acknowledge, size: SegmentSize, first: SegmentNo) -> Ledger {
-        let stage = Known { number: first, spooled: first.start(size), archived: false };
+        let stage = Known::new(first, size);
         Ledger { policy, size, stages: VecDeque::from([stage]), safe: first.start(size) }
     }
 
@@ -54,6 +62,14 @@ impl Ledger {
     pub fn spooled(&mut self, number: SegmentNo, until: Lsn) {
         if let Some(stage) = self.stage(number) {
             stage.spooled = stage.spooled.max(until);
+        }
+        self.advance();
+    }
+
+    /// Everything of segment `number` before `until` is in the repository.
+    pub fn copied(&mut self, number: SegmentNo, until: Lsn) {
+        if let Some(stage) = self.stage(number) {
+            stage.copied = stage.copied.max(until);
         }
         self.advance();
     }
@@ -98,7 +114,7 @@ impl Ledger {
         let first = self.stages.front()?.number;
         let mut next = self.stages.back()?.number.next();
         while next <= number {
-            self.stages.push_back(Known { number: next, spooled: next.start(self.size), archived: false });
+            self.stages.push_back(Known::new(next, self.size));
             next = next.next();
         }
         let index = usize::try_from(number.get().checked_sub(first.get())?).ok()?;
@@ -110,20 +126,20 @@ impl Ledger {
             if let Some(done) = self.stages.pop_front() {
                 self.safe = self.safe.max(done.number.end(self.size));
                 if self.stages.is_empty() {
-                    let number = done.number.next();
-                    self.stages.push_back(Known { number, spooled: number.start(self.size), archived: false });
+                    self.stages.push_back(Known::new(done.number.next(), self.size));
                 }
             }
         }
-        if self.policy == Acknowledge::Repository {
-            return;
-        }
         for stage in &self.stages {
             let end = stage.number.end(self.size);
-            if stage.archived || stage.spooled >= end {
+            let durable = match self.policy {
+                Acknowledge::Spool => stage.spooled,
+                Acknowledge::Repository => stage.copied,
+            };
+            if stage.archived || durable >= end {
                 self.safe = self.safe.max(end);
             } else {
-                self.safe = self.safe.max(stage.spooled);
+                self.safe = self.safe.max(durable);
                 break;
             }
         }
@@ -167,10 +183,14 @@ mod tests {
         let mut ledger = ledger(Acknowledge::Repository);
         ledger.spooled(SegmentNo::new(10), at(11, 0));
         assert_eq!(ledger.safe(), at(10, 0));
+        ledger.copied(SegmentNo::new(10), at(10, 500));
+        assert_eq!(ledger.safe(), at(10, 500));
+        ledger.copied(SegmentNo::new(11), at(11, 8));
+        assert_eq!(ledger.safe(), at(10, 500));
         ledger.archived(SegmentNo::new(10));
-        assert_eq!(ledger.safe(), at(11, 0));
+        assert_eq!(ledger.safe(), at(11, 8));
         ledger.raise(at(10, 3));
-        assert_eq!(ledger.safe(), at(11, 0), "what was acknowledged is not taken back");
+        assert_eq!(ledger.safe(), at(11, 8), "what was acknowledged is not taken back");
     }
 
     proptest! {

@@ -10,12 +10,13 @@ use super::acknowledge::{Acknowledge, Ledger};
 use super::error::Error;
 use super::upload::{Uploaded, Uploads};
 use crate::archive::ingest::Ingested;
+use crate::archive::pieces::Piece as Copied;
 use crate::archive::spool::{Spool, SpoolError, Tail};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::replication::XLogData;
-use crate::wal::assemble::{Assembler, Segment};
+use crate::wal::assemble::{Assembler, Partial, Segment};
 
 /// A standby that is not so many segments behind may be waited for.
 const NEAR: u64 = 3;
@@ -179,6 +180,18 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.
+    pub(super) fn copyable(&self) -> Option<Partial<'_>> {
+        self.assembler.partial().filter(|_| !self.is_behind())
+    }
+
+    /// A piece is in every repository.
+    pub(super) fn copied(&mut self, piece: Copied) {
+        if piece.timeline == self.timeline {
+            self.ledger.copied(self.size.segment_of(piece.start), piece.end);
+        }
     }
 
     /// Whether the server has more of the segment under way, so that it will soon be whole and needs no spooling.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! replication --piece--> intake --segment--> upload --> archive::ingest          whole segments, straight from memory
-//!                          |  \--tail--> archive::spool                            what is no whole segment yet
+//!                          |  |--tail--> archive::spool                            what is no whole segment yet
+//!                          |  \--piece--> archive::pieces                          the same, some seconds later
 //!                          \--> acknowledge --position--> replication             what is safe
 //! ```
 //!
@@ -15,9 +16,10 @@
 //!
 //! 1. The slot exists and holds WAL before anything is streamed.
 //! 2. A timeline's history is archived before any of its WAL is streamed.
-//! 3. Bytes are appended to the spool, then synced; then they may be acknowledged ([`acknowledge`]). With `acknowledge = "repository"` they may not.
+//! 3. Bytes are appended to the spool, then synced; then they may be acknowledged ([`acknowledge`]). With `acknowledge = "repository"` they may not;
+//!    there a piece is put into every repository ([`copies`]), and then what it holds may be.
 //! 4. A whole segment is put into every repository, under its name, all at once; then it may be acknowledged.
-//! 5. Only then is its spool file removed.
+//! 5. Only then is its spool file removed, and its pieces.
 //! 6. The part of a segment in which a timeline ended is archived as a file of its own before its spool file is removed, and before the
 //!    position falls back to the beginning of that segment on the next timeline.
 //! 7. A gap is recorded in the repository before anything after it is received.
@@ -30,14 +32,15 @@
 //! # What it does not do
 //!
 //! It replays nothing, so it never reports anything as applied: with `synchronous_commit = remote_apply` a commit that waits for walkeep waits
-//! for ever. With `acknowledge = "repository"` only whole segments are acknowledged: a synchronous commit waits until its segment is full or
-//! switched, and a fast shutdown of the server until `wal_sender_timeout`. Choose `spool`, the default, for a synchronous standby. The index is
+//! for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece is put, [`Settings::copy_every`] at the most and what
+//! the put takes; without pieces, until its segment is full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is
 //! filled by whoever observes the receiver ([`Observer`]); nothing here waits for it.
 //!
 //! Memory: `Settings::memory` bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
 //! segments, however large they are.
 
 pub mod acknowledge;
+mod copies;
 mod error;
 mod intake;
 mod resume;
@@ -64,6 +67,7 @@ use crate::postgres::segment::{SegmentName, SegmentSize};
 use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::replication::{self, Connection, Conninfo, NextTimeline, SlotName, Started};
 use crate::retry::{Backoff, Class, Policy};
+use copies::Copies;
 use intake::{Beginning, Intake, Scope};
 use resume::Known;
 use session::{Ended, Session};
@@ -86,6 +90,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// When WAL counts as safe.
     pub acknowledge: Acknowledge,
+    /// How often new WAL of the segment under way is copied into the repositories; `None` for not before it is whole.
+    pub copy_every: Option<Duration>,
     /// End when everything before this position is archived.
     pub end: Option<Lsn>,
     /// Bytes of segments that may be in memory on their way to the repository.
@@ -95,6 +101,8 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// 10 seconds: in a day some 8,600 small puts at the most, which object stores charge a few cents for.
+    pub const COPY_EVERY: Duration = Duration::from_secs(10);
     /// 48 MiB: two segments of the usual size being sealed, and one being put.
     pub const MEMORY: u64 = 48 << 20;
     /// 16 GiB: hours of a busy server, and a size that a state directory may have.
@@ -108,6 +116,7 @@ impl Settings {
             slot,
             state_dir,
             acknowledge: Acknowledge::Spool,
+            copy_every: Some(Settings::COPY_EVERY),
             end: None,
             memory: Settings::MEMORY,
             spool_limit: Settings::SPOOL_LIMIT,
@@ -225,6 +234,7 @@ struct State {
     size: SegmentSize,
     intake: Intake,
     uploads: Uploads,
+    copies: Copies,
 }
 
 struct Receiver<'a> {
@@ -257,6 +267,8 @@ impl Receiver<'_> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(Scope::All, &mut state.uploads).await?;
         let end = clock.elapsed().saturating_add(FAREWELL);
+        state.copies.look_now(state.intake.copyable());
+        let _patience_over = timeout(clock, FAREWELL, state.copies.settle()).await;
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
             let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
@@ -350,7 +362,8 @@ impl Receiver<'_> {
                 .map_err(|_no_thread| Error::Lost)?;
             let beginning = resume::find(self.archive, &self.spool, known, &mut uploads).await?;
             let intake = Intake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
-            self.state = Some(State { size: known.size, intake, uploads });
+            let copies = Copies::new(self.archive, known.size, self.settings.copy_every);
+            self.state = Some(State { size: known.size, intake, uploads, copies });
             return Ok(());
         };
         let (timeline, position) = (state.intake.timeline(), state.intake.position());
@@ -381,6 +394,7 @@ impl Receiver<'_> {
         let safe = state.intake.safe();
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.archived();
             let spool = self.spool.clone();
             tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
         }
@@ -408,7 +422,7 @@ impl Receiver<'_> {
         self.observer.event(Event::Streaming { server, timeline, from });
         let mut session = Session::new(
             (self.settings, clock, self.observer),
-            (&mut state.intake, &mut state.uploads),
+            (&mut state.intake, &mut state.uploads, &mut state.copies),
             self.shutdown.clone(),
             sender_timeout,
         );
@@ -452,6 +466,7 @@ impl Receiver<'_> {
         self.observer.event(Event::Gap(gap));
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.archived();
             let spool = self.spool.clone();
             tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
         }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+use super::copies::Copies;
 use super::error::Error;
 use super::intake::{Committed, Intake, Scope};
 use super::upload::{Load, Uploaded, Uploads};
 use super::{Event, Observer, Settings};
+use crate::archive::pieces::Piece;
 use crate::clock::Clock;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
@@ -43,6 +45,7 @@ pub(super) struct Session<'a> {
     pub(super) observer: &'a dyn Observer,
     pub(super) intake: &'a mut Intake,
     pub(super) uploads: &'a mut Uploads,
+    pub(super) copies: &'a mut Copies,
     pub(super) shutdown: watch::Receiver<bool>,
     /// The server cuts a standby off that is silent for longer; zero for never.
     pub(super) sender_timeout: Duration,
@@ -57,7 +60,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(
         (settings, clock, observer): (&'a Settings, &'a dyn Clock, &'a dyn Observer),
-        (intake, uploads): (&'a mut Intake, &'a mut Uploads),
+        (intake, uploads, copies): (&'a mut Intake, &'a mut Uploads, &'a mut Copies),
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
     ) -> Session<'a> {
@@ -68,6 +71,7 @@ impl<'a> Session<'a> {
             observer,
             intake,
             uploads,
+            copies,
             shutdown,
             sender_timeout,
             load,
@@ -85,6 +89,7 @@ impl<'a> Session<'a> {
             while let Some(done) = self.uploads.try_next() {
                 self.note(done)?;
             }
+            self.copy();
             let end_received = self.end_received();
             if *self.shutdown.borrow() {
                 self.intake.commit_now(Scope::All, self.uploads).await?;
@@ -159,8 +164,24 @@ impl<'a> Session<'a> {
 
     fn note(&mut self, done: Uploaded) -> Result<(), Error> {
         let (name, ingested) = self.intake.uploaded(done)?;
+        self.copies.archived();
         self.observer.event(Event::Archived { name, ingested });
         Ok(())
+    }
+
+    /// Copies what has come of the segment under way, if it is time.
+    fn copy(&mut self) {
+        if let Some(piece) = self.copies.try_ended() {
+            self.intake.copied(piece);
+        }
+        self.copies.look(self.intake.copyable(), self.clock.elapsed());
+    }
+
+    /// How long until there is something to do that nobody calls for.
+    fn pause(&self) -> Duration {
+        let copy =
+            self.intake.copyable().and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
+        self.until_report().min(copy.unwrap_or(Duration::MAX))
     }
 
     /// How long until the next report is due.
@@ -199,12 +220,13 @@ impl<'a> Session<'a> {
         } else if self.clock.elapsed().saturating_sub(self.heard_at) > SILENCE_LIMIT {
             return Err(replication::Error::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into());
         }
-        let pause = self.until_report();
-        let Session { intake, uploads, clock, shutdown, load, .. } = self;
+        let pause = self.pause();
+        let Session { intake, uploads, copies, clock, shutdown, load, .. } = self;
         let next = tokio::select! {
             event = stream.next(), if may_take => Next::Event(event),
             committed = intake.commit_ended() => Next::Committed(committed),
             uploaded = uploads.next() => Next::Uploaded(uploaded),
+            copied = copies.ended() => Next::Copied(copied),
             () = clock.sleep(pause) => Next::Nothing,
             _ = shutdown.changed() => Next::Nothing,
             _ = load.changed() => Next::Nothing,
@@ -213,6 +235,10 @@ impl<'a> Session<'a> {
             Next::Event(event) => self.take(event?),
             Next::Committed(committed) => self.intake.note_commit(committed?, self.uploads),
             Next::Uploaded(uploaded) => self.note(uploaded),
+            Next::Copied(piece) => {
+                piece.into_iter().for_each(|piece| self.intake.copied(piece));
+                Ok(())
+            }
             Next::Nothing => Ok(()),
         }
     }
@@ -223,5 +249,6 @@ enum Next {
     Event(Result<StreamEvent, replication::Error>),
     Committed(Result<Committed, Error>),
     Uploaded(Uploaded),
+    Copied(Option<Piece>),
     Nothing,
 }

@@ -247,6 +247,15 @@ pub enum ClusterObject {
         /// The position after the last byte lost.
         end: Lsn,
     },
+    /// WAL of a segment that still grows.
+    Piece {
+        /// The timeline it is on.
+        timeline: TimelineId,
+        /// Its first byte.
+        start: Lsn,
+        /// The position after its last byte.
+        end: Lsn,
+    },
     /// What `check` writes and deletes.
     Probe(String),
 }
@@ -386,7 +395,25 @@ impl Layout {
     /// A gap from `start` to `end`.
     #[must_use]
     pub fn gap(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
-        ObjectKey(self.under(&format!("gap/{}/{:016X}-{:016X}", timeline.hex(), start.get(), end.get())))
+        ObjectKey(self.under(&format!("gap/{}/{}", timeline.hex(), range(start, end))))
+    }
+
+    /// All pieces of segments that still grow.
+    #[must_use]
+    pub fn pieces(&self) -> Prefix {
+        Prefix(self.under("piece"))
+    }
+
+    /// Those of one timeline.
+    #[must_use]
+    pub fn pieces_of(&self, timeline: TimelineId) -> Prefix {
+        Prefix(self.under(&format!("piece/{}", timeline.hex())))
+    }
+
+    /// The piece from `start` to `end`.
+    #[must_use]
+    pub fn piece(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
+        ObjectKey(self.under(&format!("piece/{}/{}", timeline.hex(), range(start, end))))
     }
 
     /// What `check` writes and deletes.
@@ -411,6 +438,7 @@ impl Layout {
             ClusterObject::Expired(label) => self.expired_manifest(label),
             ClusterObject::Pack(id) => self.pack(id),
             ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
+            ClusterObject::Piece { timeline, start, end } => Ok(self.piece(*timeline, *start, *end)),
             ClusterObject::Probe(name) => self.probe(name),
         }
     }
@@ -431,12 +459,12 @@ impl Layout {
             ["expired", label] => ClusterObject::Expired((*label).to_owned()),
             ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
             ["gap", timeline, range] => {
-                let (start, end) = range.split_once('-')?;
-                ClusterObject::Gap {
-                    timeline: TimelineId::new(u32::try_from(hex(timeline, 8)?).ok()?)?,
-                    start: Lsn::new(hex(start, 16)?),
-                    end: Lsn::new(hex(end, 16)?),
-                }
+                let (timeline, start, end) = stretch(timeline, range)?;
+                ClusterObject::Gap { timeline, start, end }
+            }
+            ["piece", timeline, range] => {
+                let (timeline, start, end) = stretch(timeline, range)?;
+                ClusterObject::Piece { timeline, start, end }
             }
             ["probe", name] => ClusterObject::Probe((*name).to_owned()),
             _ => return None,
@@ -444,6 +472,17 @@ impl Layout {
         // One object, one name: what does not come back to the same key stands in a wrong place.
         (self.key(&object).ok().as_ref() == Some(key)).then_some(object)
     }
+}
+
+fn range(start: Lsn, end: Lsn) -> String {
+    format!("{:016X}-{:016X}", start.get(), end.get())
+}
+
+/// A timeline and a range of it, as names have them.
+fn stretch(timeline: &str, range: &str) -> Option<(TimelineId, Lsn, Lsn)> {
+    let (start, end) = range.split_once('-')?;
+    let timeline = TimelineId::new(u32::try_from(hex(timeline, 8)?).ok()?)?;
+    Some((timeline, Lsn::new(hex(start, 16)?), Lsn::new(hex(end, 16)?)))
 }
 
 /// `digits` upper-case hexadecimal digits.
@@ -493,6 +532,14 @@ mod tests {
                 end: Lsn::new(u64::MAX),
             },
             "main/gap/0000000A/0000000100000000-FFFFFFFFFFFFFFFF",
+        );
+        check(
+            ClusterObject::Piece {
+                timeline: TimelineId::new(10).unwrap(),
+                start: Lsn::new(0x1_0000_0000),
+                end: Lsn::new(0x1_0000_2000),
+            },
+            "main/piece/0000000A/0000000100000000-0000000100002000",
         );
         check(ClusterObject::Probe("x1".into()), "main/probe/x1");
     }

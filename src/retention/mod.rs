@@ -312,12 +312,20 @@ impl Sweep<'_> {
 
     async fn wal(&self) -> Result<Wal, Error> {
         let mut found: Wal = BTreeMap::new();
-        for object in self.list(&self.archive.layout().wal()).await? {
+        let mut listed = self.list(&self.archive.layout().wal()).await?;
+        listed.append(&mut self.list(&self.archive.layout().pieces()).await?);
+        for object in listed {
             let segment = match self.archive.layout().object(&object.key) {
                 Some(ClusterObject::Segment(name)) => name,
                 Some(ClusterObject::File(
                     WalFileName::Partial(name) | WalFileName::BackupLabel { segment: name, .. },
                 )) => name,
+                Some(ClusterObject::Piece { timeline, start, .. }) => {
+                    match SegmentName::new(timeline, self.size.segment_of(start), self.size) {
+                        Some(segment) => segment,
+                        None => continue,
+                    }
+                }
                 // What is not understood stays.
                 _ => continue,
             };

@@ -58,10 +58,12 @@ pub enum Kind {
     Instance,
     /// What databases and tables were called when a backup was taken.
     Names,
+    /// WAL of a segment that still grows.
+    Piece,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Kind::Wal,
         Kind::WalFile,
         Kind::Cluster,
@@ -74,6 +76,7 @@ impl Kind {
         Kind::Commands,
         Kind::Instance,
         Kind::Names,
+        Kind::Piece,
     ];
 
     const fn code(self) -> u8 {
@@ -90,6 +93,7 @@ impl Kind {
             Kind::Commands => 10,
             Kind::Instance => 11,
             Kind::Names => 12,
+            Kind::Piece => 13,
         }
     }
 
@@ -102,7 +106,7 @@ impl Kind {
     pub const fn max_len(self) -> u64 {
         match self {
             // PostgreSQL's largest segment; a `.partial` is as long.
-            Kind::Wal | Kind::WalFile => 1 << 30,
+            Kind::Wal | Kind::WalFile | Kind::Piece => 1 << 30,
             // 32 bytes and a little for each chunk: some 20 TB at 256 KiB a chunk.
             Kind::Manifest => 4 << 30,
             Kind::Pack => 256 << 20,
@@ -132,6 +136,7 @@ impl fmt::Display for Kind {
             Kind::Snapshot => "Redis snapshot",
             Kind::Commands => "Redis command stream",
             Kind::Instance => "instance description",
+            Kind::Piece => "piece of WAL",
             Kind::Names => "list of names",
         })
     }

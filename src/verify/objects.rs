@@ -149,6 +149,7 @@ fn check(
         ClusterObject::Pack(_) => Kind::Pack,
         ClusterObject::Probe(_) => Kind::Probe,
         ClusterObject::Names(_) => Kind::Names,
+        ClusterObject::Piece { .. } => Kind::Piece,
     };
     let opened = open(sealed, key, bytes, protection)?;
     match kind {
@@ -161,7 +162,11 @@ fn check(
         ClusterObject::Names(_) => {
             serde_json::from_slice::<NameList>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
         }
+        ClusterObject::Piece { start, end, .. } if opened.plain.len() as u64 != end.bytes_since(*start) => {
+            Err("it is not as long as its name says".to_owned())
+        }
         ClusterObject::File(_)
+        | ClusterObject::Piece { .. }
         | ClusterObject::Backup(_)
         | ClusterObject::Expired(_)
         | ClusterObject::Pack(_)

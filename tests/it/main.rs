@@ -45,6 +45,8 @@ mod restore;
 mod formats;
 /// What was acknowledged, after the worst.
 mod acknowledged;
+/// WAL of seconds ago, after worse.
+mod pieces;
 /// The main job from end to end, on every major.
 mod whole;
 /// `walkeep log`: accidents of every kind on real servers, and the way back from each.

@@ -112,10 +112,8 @@ impl Stretch<'_> {
         }
         for name in names() {
             let mut bytes = archive.file(&WalFileName::Partial(name)).await?;
-            if bytes.is_none()
-                && let Some(spool) = spool
-            {
-                bytes = archive.growing(spool, name).await?.map(|(bytes, _)| bytes);
+            if bytes.is_none() {
+                bytes = archive.received(spool, name).await?.map(|(bytes, _)| bytes);
             }
             if let Some(bytes) = bytes.filter(|bytes| bytes.len() == self.size.len()) {
                 return Ok(Some((name, bytes)));
