@@ -110,22 +110,15 @@ impl Archive {
         Ok(spooled.into_iter().chain(copied).max_by_key(|(_, end)| *end))
     }
 
-    /// Segments of which the repositories have pieces, read and digested. One that can't be read or understood is left out with a warning: without it
-    /// the archive still reaches to its last whole segment.
+    /// Segments of which the repositories have pieces, read and digested.
     ///
     /// # Errors
-    /// The work was cut off.
+    /// The repositories can't be read. What can't be understood is left out with a warning.
     pub async fn copied(&self, names: &[SegmentName], identity: Identity) -> Result<Vec<Growing>, super::Error> {
         let (size, mut found) = (identity.segment_size, Vec::new());
         for name in names {
-            let (bytes, of) = match self.in_pieces(*name, size).await {
-                Ok(Some((bytes, _))) => (bytes, *name),
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::warn!(segment = %name, %error, "the pieces of the newest segment cannot be read");
-                    continue;
-                }
-            };
+            let Some((bytes, _)) = self.in_pieces(*name, size).await? else { continue };
+            let of = *name;
             let read = bytes.clone();
             match super::objects::blocking(move || digest(&read, of, size)).await? {
                 Ok(digest) if digest.system_id == identity.system_id => found.push(Growing { name: of, bytes, digest }),
