@@ -161,7 +161,9 @@ pub(super) struct Backup {
 pub(super) enum BackupOf {
     Postgres(BackupPostgres),
     Redis(BackupRedis),
-    All(BackupAll),
+    /// Of everything that is configured, one after the other
+    #[command(after_help = help::BACKUP)]
+    All,
 }
 
 /// Of a Redis or Valkey instance
@@ -178,11 +180,6 @@ pub(super) struct BackupRedis {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// Of everything that is configured, one after the other
-#[derive(Args, Debug)]
-#[command(after_help = help::BACKUP)]
-pub(super) struct BackupAll {}
 
 /// Of a PostgreSQL cluster
 #[derive(Args, Debug)]
@@ -361,7 +358,7 @@ pub(super) struct RestorePostgres {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
-    /// The empty or new folder to restore into
+    /// The empty or new folder to restore into; with --delta, an old data directory of the cluster
     #[arg(long, value_name = "DIR", required_unless_present_any = ["database", "table"], conflicts_with_all = ["database", "table"])]
     pub(super) pgdata: Option<PathBuf>,
     #[command(flatten)]
@@ -371,6 +368,9 @@ pub(super) struct RestorePostgres {
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(super) tablespaces: Vec<String>,
+    /// Restore over what is in --pgdata: what is right stays, by hash; all else is replaced or removed
+    #[arg(long, requires = "pgdata")]
+    pub(super) delta: bool,
     /// Whether the restored server goes on archiving as it did when it was backed up
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub(super) archive_mode: ArchiveMode,

@@ -90,6 +90,7 @@ Examples:
   walkeep restore postgres --pgdata /srv/restored --target-time '5 minutes ago' --start
   walkeep restore postgres main --pgdata /srv/restored --target-lsn 0/5A2B3C8
   walkeep restore postgres --pgdata /srv/restored --tablespace-mapping /fast=/srv/fast2
+  walkeep restore postgres --pgdata /srv/old --delta --target-time '5 minutes ago'
 
 One database or table, into the running server, beside what is there:
   walkeep restore postgres --database zoptal --as zoptal_restore --target-time '10 minutes ago'

@@ -109,7 +109,7 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
-        Command::Backup(Backup { of: BackupOf::All(_) }) => heavy(redis::backup_all(around))?,
+        Command::Backup(Backup { of: BackupOf::All }) => heavy(redis::backup_all(around))?,
         Command::List(args) => heavy(list::run(args, around))?,
         Command::Log(args) => heavy(log::run(args, around))?,
         Command::Health(args) => heavy(health::run(args, around))?,

@@ -65,12 +65,14 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         return Ok(Code::Unreachable);
     }
     let began = around.clock.elapsed();
-    let restored = place(&archive, &plan, &wishes, around).await?;
+    let restored = place(&archive, &plan, &wishes, args.delta, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
     let (files, bytes) = (count(restored.files, "file"), size(restored.bytes));
     if !args.json {
         let pgdata = restored.pgdata.display();
-        around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
+        let kept = if args.delta { kept(&restored) } else { String::new() };
+        around.output.line(format!("\nrestored {files}, {bytes}{kept}, into {pgdata} in {}", span(took)))?;
+        restored.notes.iter().try_for_each(|note| around.output.line(format!("  {note}")))?;
     }
     let start = Start {
         pgdata: wishes.destination.pgdata.clone(),
@@ -153,14 +155,26 @@ fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     tablespaces.iter().map(read).collect()
 }
 
+/// How much there was to do.
+fn kept(restored: &Restored) -> String {
+    let fetched = restored.bytes.saturating_sub(restored.reused_bytes);
+    format!(" ({} were there, {} fetched)", size(restored.reused_bytes), size(fetched))
+}
+
 pub(super) async fn place(
     archive: &Arc<Archive>,
     plan: &Plan,
     wishes: &Wishes,
+    delta: bool,
     around: &Surroundings,
 ) -> anyhow::Result<Restored> {
     let progress = Progress::begin("restore", 0, around.quiet);
-    let restored = restore::restore(archive, plan, wishes, |done, total| progress.at(done, total)).await;
+    let told = |done, total| progress.at(done, total);
+    let restored = if delta {
+        restore::restore_over(archive, plan, wishes, told).await
+    } else {
+        restore::restore(archive, plan, wishes, told).await
+    };
     progress.end();
     restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))
 }

@@ -387,6 +387,7 @@ impl RestoreAll {
             single: SingleArgs::default(),
             target: TargetArgs { target_action: self.target_action, ..TargetArgs::default() },
             tablespaces: self.tablespaces.clone(),
+            delta: false,
             archive_mode: ArchiveMode::Off,
             start: self.start,
             pg_bindir: self.pg_bindir.clone(),
@@ -416,7 +417,7 @@ async fn carry_out(
     around: &Surroundings,
 ) -> anyhow::Result<(Restored, Option<Reached>)> {
     let began = around.clock.elapsed();
-    let restored = restore::place(&both.archive, &both.plan, wishes, around).await?;
+    let restored = restore::place(&both.archive, &both.plan, wishes, false, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
         let (files, bytes, pgdata) = (count(restored.files, "file"), size(restored.bytes), restored.pgdata.display());

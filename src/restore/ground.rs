@@ -29,7 +29,9 @@ pub struct Destination {
 #[derive(Debug, thiserror::Error)]
 pub enum GroundError {
     /// There is something in it.
-    #[error("{path} is not empty: it has {found}; give an empty or a new directory")]
+    #[error(
+        "{path} is not empty: it has {found}; give an empty or a new directory, or --delta if it is an old one of this cluster"
+    )]
     Occupied {
         /// The directory.
         path: PathBuf,
@@ -37,8 +39,34 @@ pub enum GroundError {
         found: String,
     },
     /// An earlier restore into it did not get to its end.
-    #[error("{path} has what an unfinished restore left; if no other restore is running there, empty it and try again")]
+    #[error(
+        "{path} has what an unfinished restore left; if no other restore is running there, go on with --delta, or empty it and try again"
+    )]
     Unfinished {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Not a data directory of the cluster that the backup is of.
+    #[error("{path} {found}; --delta wants an old data directory of the same cluster, or an empty one")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, or has.
+        found: String,
+    },
+    /// A server runs in it.
+    #[error(
+        "a server seems to run in {path}: postmaster.pid names process {pid}, which is alive; stop it first, or remove that file if it is no server"
+    )]
+    Running {
+        /// The directory.
+        path: PathBuf,
+        /// The process.
+        pid: i32,
+    },
+    /// Another restore works there.
+    #[error("another restore is running in {path}; wait until it has ended")]
+    Busy {
         /// The directory.
         path: PathBuf,
     },
@@ -161,8 +189,18 @@ impl Ground {
         tablespaces: &[Tablespace],
         entries: &[Entry],
     ) -> Result<Ground, GroundError> {
+        check_empty(&absolute(&destination.pgdata)?)?;
+        let ground = Ground::lay(destination, tablespaces)?;
+        for space in tablespaces {
+            ground.check_space(space, entries)?;
+        }
+        ground.check_room(entries, &|_| 0)?;
+        Ok(ground)
+    }
+
+    /// Where everything goes, whatever is there.
+    pub(super) fn lay(destination: &Destination, tablespaces: &[Tablespace]) -> Result<Ground, GroundError> {
         let pgdata = absolute(&destination.pgdata)?;
-        check_empty(&pgdata)?;
         let mut spaces = BTreeMap::new();
         for space in tablespaces {
             spaces.insert(space.oid, place_of(space, &pgdata, &destination.mapping)?);
@@ -176,10 +214,6 @@ impl Ground {
         }
         let ground = Ground { owner: owner_of(&pgdata)?, pgdata, spaces };
         ground.check_apart(tablespaces)?;
-        for space in tablespaces {
-            ground.check_space(space, entries)?;
-        }
-        ground.check_room(entries)?;
         Ok(ground)
     }
 
@@ -234,7 +268,7 @@ impl Ground {
     }
 
     /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with itself.
-    fn check_space(&self, space: &Tablespace, entries: &[Entry]) -> Result<(), GroundError> {
+    pub(super) fn check_space(&self, space: &Tablespace, entries: &[Entry]) -> Result<(), GroundError> {
         let Some(path) = self.spaces.get(&space.oid).filter(|_| !self.is_in_place(space.oid)) else { return Ok(()) };
         for entry in entries {
             let Some((oid, rest)) = space_of(&entry.path) else { continue };
@@ -254,10 +288,11 @@ impl Ground {
         Ok(())
     }
 
-    /// Each file system must have room for the files that go there. WAL comes on top, a few segments at a time.
-    fn check_room(&self, entries: &[Entry]) -> Result<(), GroundError> {
+    /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes on top, a few
+    /// segments at a time.
+    pub(super) fn check_room(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> Result<(), GroundError> {
         let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
-        for (place, bytes) in self.bytes_by_place(entries) {
+        for (place, bytes) in self.bytes_by_place(entries, there) {
             let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
             let device = existing.metadata().map_err(at("read", existing))?.dev();
             let (_, sum) = needed.entry(device).or_insert_with(|| (existing.to_owned(), 0));
@@ -272,13 +307,13 @@ impl Ground {
         Ok(())
     }
 
-    fn bytes_by_place(&self, entries: &[Entry]) -> BTreeMap<&Path, u64> {
+    fn bytes_by_place(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
         let mut bytes: BTreeMap<&Path, u64> = BTreeMap::new();
         for entry in entries {
             let Content::File { len, .. } = &entry.content else { continue };
             let space = space_of(&entry.path).and_then(|(oid, _)| self.spaces.get(&oid));
             let sum = bytes.entry(space.map_or(self.pgdata.as_path(), PathBuf::as_path)).or_default();
-            *sum = sum.saturating_add(*len);
+            *sum = sum.saturating_add(len.saturating_sub(there(&self.path_of(&entry.path))));
         }
         bytes
     }

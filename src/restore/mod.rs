@@ -14,6 +14,7 @@ pub mod log;
 pub mod settings;
 pub mod ground;
 pub mod place;
+mod delta;
 pub mod start;
 pub mod single;
 
@@ -195,6 +196,10 @@ pub struct Restored {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that were in their places already.
+    pub reused_bytes: u64,
+    /// What else one should know: of a directory that was there before, what lies elsewhere and is as it was.
+    pub notes: Vec<String>,
 }
 
 /// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and bytes in all, from time to
@@ -206,6 +211,30 @@ pub async fn restore(
     archive: &Arc<Archive>,
     plan: &Plan,
     wishes: &Wishes,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    carry_out(archive, plan, wishes, false, progress).await
+}
+
+/// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one that is absent or empty, the same as
+/// [`restore`].
+///
+/// # Errors
+/// [`Error`].
+pub async fn restore_over(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    carry_out(archive, plan, wishes, true, progress).await
+}
+
+async fn carry_out(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    over: bool,
     progress: impl Fn(u64, u64),
 ) -> Result<Restored, Error> {
     let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
@@ -224,17 +253,29 @@ pub async fn restore(
     };
     let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
     let made = plan.tablespaces_made.clone();
-    let placement = blocking(move || {
+    let (placement, notes) = blocking(move || {
         ground::check_made(&made)?;
-        let ground = Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?;
+        let existing = if over { Ground::survey_existing(&destination, &read)? } else { None };
+        let is_there = existing.is_some();
+        let ground = match existing {
+            Some(ground) => ground,
+            None => Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?,
+        };
         let placement = Arc::new(Placement::new(read, ground)?);
+        let notes = if is_there { Some(placement.take_over()?) } else { None };
         placement.lay_out()?;
         placement.make_spaces(&made)?;
-        Ok::<_, Error>(placement)
+        Ok::<_, Error>((placement, notes))
     })
     .await??;
 
-    let filling = placement.fill(archive);
+    let was_there = notes.is_some();
+    let filling = async {
+        if was_there {
+            placement.reuse(archive).await?;
+        }
+        placement.fill(archive).await
+    };
     let mut filling = std::pin::pin!(filling);
     loop {
         progress(placement.placed(), summary.logical_bytes);
@@ -252,6 +293,8 @@ pub async fn restore(
         backup: label.clone(),
         files: summary.files,
         bytes: summary.logical_bytes,
+        reused_bytes: placement.reused(),
+        notes: notes.unwrap_or_default(),
     })
 }
 

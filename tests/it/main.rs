@@ -53,6 +53,8 @@ mod whole;
 mod log;
 /// Retention and health.
 mod cleanup;
+/// Restores over an old data directory.
+mod delta;
 /// Tablespaces that replay makes at the paths of the original.
 mod tablespaces;
 /// One database or table back into a running server under another name.

@@ -3,6 +3,8 @@
 //! The order is the safety. The marker stands from the first file to the last; `global/pg_control` gets its name only when everything else is on
 //! the disk for good, so that what an aborted restore leaves cannot be started (I6).
 
+mod reuse;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::{self, TryStreamExt};
 
+use super::delta;
 use super::facts::MadeTablespace;
 use super::ground::{Ground, GroundError, MARKER, at};
 use super::settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
@@ -96,6 +99,8 @@ struct Target {
 struct Written {
     values: Vec<ChunkValue>,
     count: u32,
+    /// Which were there before; empty where none was.
+    kept: Vec<bool>,
 }
 
 /// A backup's files and where they go.
@@ -105,8 +110,11 @@ pub struct Placement {
     targets: BTreeMap<u32, Target>,
     by_pack: Vec<Vec<Piece>>,
     placed: AtomicU64,
+    reused: AtomicU64,
     /// The file systems written to, from before the first write on.
     filesystems: OnceLock<Vec<Filesystem>>,
+    /// The marker, locked.
+    marker: OnceLock<File>,
 }
 
 impl std::fmt::Debug for Placement {
@@ -119,7 +127,7 @@ impl std::fmt::Debug for Placement {
 }
 
 /// Whether a file of the backup is left out: it would make the restored server a standby, or is written anew.
-fn left_out(path: &Path) -> bool {
+pub(super) fn left_out(path: &Path) -> bool {
     [STANDBY_SIGNAL, RECOVERY_SIGNAL, MARKER].iter().any(|name| path == Path::new(name))
 }
 
@@ -154,7 +162,16 @@ impl Placement {
             };
             targets.insert(entry_number, target);
         }
-        Ok(Placement { manifest, ground, targets, by_pack, placed: AtomicU64::new(0), filesystems: OnceLock::new() })
+        Ok(Placement {
+            manifest,
+            ground,
+            targets,
+            by_pack,
+            placed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            filesystems: OnceLock::new(),
+            marker: OnceLock::new(),
+        })
     }
 
     /// The data directory.
@@ -174,27 +191,58 @@ impl Placement {
         self.placed.load(Ordering::Relaxed)
     }
 
+    /// The data directory's own mode is that of every directory in it; PostgreSQL insists on 0700 or 0750.
+    fn mode(&self) -> u32 {
+        let base = self.manifest.entries.iter().find(|entry| entry.path == Path::new("base"));
+        base.map_or(0o700, |base| base.mode & 0o750)
+    }
+
+    /// Makes the data directory, and in it the marker, locked.
+    fn mark(&self, again: bool) -> Result<(), PlaceError> {
+        if self.marker.get().is_some() {
+            return Ok(());
+        }
+        let pgdata = self.ground.pgdata();
+        self.ground.make_dir(pgdata, self.mode())?;
+        let marker = pgdata.join(MARKER);
+        if !again || !marker.exists() {
+            durable::write_new(&marker, delta::marker(self.manifest.summary.system_id).as_bytes(), 0o600)?;
+        }
+        let file = File::open(&marker).map_err(at("open", &marker))?;
+        let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        // Some file systems have no locks; then the marker alone must do.
+        if locked == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Err(GroundError::Busy { path: pgdata.to_owned() }.into());
+        }
+        let _only_once = self.marker.set(file);
+        Ok(())
+    }
+
+    /// Makes a data directory that is there one to restore into: it cannot be started any more, and has nothing that the backup has not. Answers
+    /// with what should be known of it ([`delta`]).
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn take_over(&self) -> Result<Vec<String>, PlaceError> {
+        self.mark(true)?;
+        delta::disarm(self.ground.pgdata())?;
+        let staged = Path::new(CONTROL).with_file_name(CONTROL_STAGED);
+        Ok(delta::clean(&self.ground, &self.manifest, &staged)?.notes)
+    }
+
     /// Makes the directories, links and empty files. From here on the marker stands.
     ///
     /// # Errors
     /// [`PlaceError`].
     pub fn lay_out(&self) -> Result<(), PlaceError> {
-        let (ground, entries) = (&self.ground, &self.manifest.entries);
-        // The data directory's own mode is that of every directory in it; PostgreSQL insists on 0700 or 0750.
-        let mode = entries.iter().find(|entry| entry.path == Path::new("base")).map_or(0o700, |base| base.mode & 0o750);
-        ground.make_dir(ground.pgdata(), mode)?;
-        let marker = ground.pgdata().join(MARKER);
-        durable::write_new(
-            &marker,
-            b"walkeep is restoring here, or was stopped while it did. Nothing here can be used.\n",
-            0o600,
-        )?;
+        let (ground, entries, mode) = (&self.ground, &self.manifest.entries, self.mode());
+        self.mark(false)?;
         for (&oid, path) in ground.spaces() {
             ground.make_dir(path, mode)?;
             let link = ground.pgdata().join("pg_tblspc").join(oid.to_string());
             if !ground.is_in_place(oid) {
                 ground.make_dir(&ground.pgdata().join("pg_tblspc"), mode)?;
-                std::os::unix::fs::symlink(path, &link).map_err(at("create", &link))?;
+                make_link(path, &link)?;
             }
         }
         let places = std::iter::once(ground.pgdata()).chain(ground.spaces().values().map(PathBuf::as_path));
@@ -206,7 +254,7 @@ impl Placement {
         // BASE_BACKUP has it as an empty directory; without it the server does not start.
         ground.make_dir(&ground.pgdata().join("pg_wal"), mode)?;
         for target in self.targets.values().filter(|target| target.pieces == 0) {
-            self.create(target)?;
+            self.create(target)?.set_len(0).map_err(at("cut", &target.path))?;
             target.check(&[])?;
         }
         Ok(())
@@ -229,7 +277,7 @@ impl Placement {
             Content::Directory => self.ground.make_dir(&path, entry.mode)?,
             // The links of tablespaces are made by what the restore was told, not by what the backup remembers.
             Content::Link(_) if entry.path.starts_with("pg_tblspc") => {}
-            Content::Link(to) => std::os::unix::fs::symlink(to, &path).map_err(at("create", &path))?,
+            Content::Link(to) => make_link(to, &path)?,
             Content::File { .. } => {}
         }
         Ok(())
@@ -270,7 +318,14 @@ impl Placement {
     }
 
     fn has_pieces(&self, pack: usize) -> bool {
-        self.by_pack.get(pack).is_some_and(|pieces| !pieces.is_empty())
+        self.by_pack.get(pack).is_some_and(|pieces| pieces.iter().any(|piece| !self.is_kept(piece)))
+    }
+
+    /// Whether a piece was in its place before.
+    fn is_kept(&self, piece: &Piece) -> bool {
+        let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
+        let target = self.targets.get(&piece.entry);
+        target.is_some_and(|target| target.lock().kept.get(at_chunk).is_some_and(|kept| *kept))
     }
 
     /// Writes every piece that a pack has, file by file.
@@ -284,6 +339,10 @@ impl Placement {
     }
 
     fn write_pieces(&self, target: &Target, pieces: &[Piece], pack: &Pack) -> Result<(), PlaceError> {
+        let pieces: Vec<&Piece> = pieces.iter().filter(|piece| !self.is_kept(piece)).collect();
+        if pieces.is_empty() {
+            return Ok(());
+        }
         let file = self.create(target)?;
         let mut values = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -347,6 +406,14 @@ impl Placement {
         durable::sync_dir(pgdata)?;
         Ok(control)
     }
+}
+
+/// A link, unless it is there already.
+fn make_link(to: &Path, path: &Path) -> Result<(), GroundError> {
+    if fs::read_link(path).is_ok_and(|is| is == to) {
+        return Ok(());
+    }
+    std::os::unix::fs::symlink(to, path).map_err(at("create", path))
 }
 
 fn staged(ground: &Ground, entry: &Entry) -> PathBuf {

@@ -13,7 +13,7 @@ use crate::archive::chunks::{CHUNK, ChunkNamer, ChunkValue, PackBuilder, PackId,
 use crate::archive::manifest::{Chunk, Content, Entry, FORMAT, Manifest, Summary, Tablespace};
 use crate::archive::{Archive, Place, Settings};
 use crate::clock::SystemClock;
-use crate::postgres::control::RequiredSettings;
+use crate::postgres::control::{Control, RequiredSettings};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentSize, SystemId};
 use crate::postgres::timeline::TimelineId;
@@ -250,4 +250,209 @@ async fn a_manifest_that_names_what_is_not_there_is_refused() {
     let mut stored = Stored::make().await;
     stored.manifest.packs.pop();
     assert!(matches!(stored.place("data"), Err(PlaceError::Manifest { .. })));
+}
+
+/// Everything below a directory: links by where they lead, files by what is in them.
+fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut left) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(path) = left.pop() {
+        let kind = path.symlink_metadata().unwrap().file_type();
+        let content = if kind.is_symlink() {
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+        } else if kind.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            Vec::new()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        found.insert(path.strip_prefix(root).unwrap().to_owned(), content);
+    }
+    found
+}
+
+impl Stored {
+    /// The backup of the cluster that the directories here are of.
+    async fn of_their_cluster() -> Stored {
+        let mut stored = Stored::make().await;
+        stored.manifest.summary.system_id = Control::parse(PG_CONTROL).unwrap().system_id;
+        stored
+    }
+
+    fn destination(&self, name: &str) -> Destination {
+        Destination {
+            pgdata: self.root.path().join(name),
+            mapping: vec![(self.root.path().join("old"), self.root.path().join(format!("{name}-space")))],
+        }
+    }
+
+    fn over(&self, name: &str) -> Result<Arc<Placement>, PlaceError> {
+        let ground = Ground::survey_existing(&self.destination(name), &self.manifest)?.expect("something is there");
+        Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
+    }
+
+    async fn plainly(&self, name: &str) {
+        let placement = self.place(name).unwrap();
+        placement.lay_out().unwrap();
+        placement.fill(&self.archive).await.unwrap();
+        placement.write_beside("backup_label", b"label").unwrap();
+        placement.finish().unwrap();
+    }
+
+    /// An old directory of the cluster: changed, cut, longer, gone, too much, and things elsewhere that nothing may touch.
+    async fn old(&self, name: &str) -> PathBuf {
+        self.plainly(name).await;
+        let (data, outside) = (self.root.path().join(name), self.root.path().join(format!("{name}-outside")));
+        fs::create_dir(&outside).unwrap();
+        for file in ["file", "wal", "linked"] {
+            fs::write(outside.join(file), noise(CHUNK as usize, 3)).unwrap();
+        }
+        fs::write(outside.join("linked"), vec![9; CHUNK as usize]).unwrap();
+        let mut large = fs::read(data.join("base/5/1")).unwrap();
+        large[3 * CHUNK as usize + 5] ^= 1;
+        fs::write(data.join("base/5/1"), &large).unwrap();
+        let cut = fs::read(data.join("base/5/2")).unwrap();
+        fs::write(data.join("base/5/2"), &cut[..CHUNK as usize + 9]).unwrap();
+        // A file that is also another's: writing into it would change that.
+        fs::remove_file(data.join("base/5/3")).unwrap();
+        fs::hard_link(outside.join("linked"), data.join("base/5/3")).unwrap();
+        fs::write(data.join("base/5/empty"), "no more").unwrap();
+        fs::create_dir_all(data.join("base/6/more")).unwrap();
+        fs::write(data.join("base/6/more/1"), "x").unwrap();
+        fs::remove_file(data.join("PG_VERSION")).unwrap();
+        std::os::unix::fs::symlink(outside.join("file"), data.join("PG_VERSION")).unwrap();
+        std::os::unix::fs::symlink(&outside, data.join("base/7")).unwrap();
+        std::os::unix::fs::symlink(&outside, data.join("pg_tblspc/9")).unwrap();
+        for left in ["standby.signal", "recovery.signal", "tablespace_map", "pg_wal/000000010000000000000001"] {
+            fs::write(data.join(left), "").unwrap();
+        }
+        let space = self.root.path().join(format!("{name}-space/PG_15_202209061/5"));
+        fs::write(space.join("4"), "short").unwrap();
+        fs::write(space.join("5"), "too much").unwrap();
+        fs::create_dir(self.root.path().join(format!("{name}-space/PG_14_1"))).unwrap();
+        fs::write(data.join("postmaster.pid"), format!("{}\n", i32::MAX)).unwrap();
+        data
+    }
+}
+
+impl Stored {
+    /// The first so many steps of a restore over what is there.
+    async fn steps(&self, placement: &Arc<Placement>, killed_after: u32, data: &Path) {
+        if killed_after > 0 {
+            placement.mark(true).unwrap();
+        }
+        if killed_after > 1 {
+            crate::restore::delta::disarm(data).unwrap();
+        }
+        if killed_after > 2 {
+            placement.take_over().unwrap();
+        }
+        if killed_after > 3 {
+            placement.lay_out().unwrap();
+        }
+        if killed_after > 4 {
+            placement.reuse(&self.archive).await.unwrap();
+        }
+        if killed_after == 6 {
+            let (key, _) = pack_binding(self.archive.layout(), self.manifest.packs[1]).unwrap();
+            let (pack, aside) =
+                (self.root.path().join("repository").join(key.as_str()), self.root.path().join("aside"));
+            fs::copy(&pack, &aside).unwrap();
+            fs::remove_file(&pack).unwrap();
+            placement.fill(&self.archive).await.unwrap_err();
+            assert!(placement.finish().is_err());
+            fs::copy(aside, &pack).unwrap();
+        }
+        if killed_after > 6 {
+            placement.fill(&self.archive).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_ends_right() {
+    let stored = Stored::of_their_cluster().await;
+    stored.plainly("fresh").await;
+    let at = |name: &str| stored.root.path().join(name);
+    let (right, right_space) = (tree(&at("fresh")), tree(&at("fresh-space")));
+    for killed_after in 0..=7 {
+        let name = format!("data{killed_after}");
+        let data = stored.old(&name).await;
+        let (before, outside) = (tree(&data), tree(&at(&format!("{name}-outside"))));
+        let placement = stored.over(&name).unwrap();
+        assert_eq!(tree(&data), before, "looking it over changes nothing");
+        stored.steps(&placement, killed_after, &data).await;
+        if killed_after < 2 {
+            let mut now = tree(&data);
+            now.remove(Path::new(MARKER));
+            assert_eq!(now, before, "it is as it was");
+        } else {
+            assert!(!data.join(CONTROL).exists(), "killed after {killed_after}, it could be started");
+        }
+        if killed_after > 0 {
+            let busy = stored.over(&name).unwrap().take_over().unwrap_err();
+            assert!(matches!(busy, PlaceError::Ground(GroundError::Busy { .. })), "{busy}");
+        }
+        drop(placement);
+
+        let placement = stored.over(&name).unwrap();
+        placement.take_over().unwrap();
+        placement.lay_out().unwrap();
+        placement.reuse(&stored.archive).await.unwrap();
+        let reused = placement.reused();
+        placement.fill(&stored.archive).await.unwrap();
+        placement.write_beside("backup_label", b"label").unwrap();
+        placement.finish().unwrap();
+        let link = data.join("pg_tblspc/16400");
+        let mut done = tree(&data);
+        assert_eq!(fs::read_link(&link).unwrap(), at(&format!("{name}-space")));
+        done.insert("pg_tblspc/16400".into(), right[Path::new("pg_tblspc/16400")].clone());
+        assert_eq!(done, right, "killed after {killed_after}");
+        let mut space = tree(&at(&format!("{name}-space")));
+        assert!(space.remove(Path::new("PG_14_1")).is_some(), "another release's files are not ours");
+        assert_eq!(space, right_space);
+        assert_eq!(tree(&at(&format!("{name}-outside"))), outside, "no link was followed");
+        assert_eq!(placement.placed(), stored.manifest.summary.logical_bytes);
+        // Four whole chunks and the rest of one file, one of another, pg_control and auto.conf are there from the start.
+        let least = 5 * u64::from(CHUNK) + 17;
+        assert!(reused > least && reused < stored.manifest.summary.logical_bytes || killed_after > 5, "{reused}");
+        if killed_after == 7 {
+            assert_eq!(reused, stored.manifest.summary.logical_bytes, "all was fetched before");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
+    let stored = Stored::of_their_cluster().await;
+    let refused = |name: &str| {
+        let before = tree(&stored.root.path().join(name));
+        let error = stored.over(name).unwrap_err();
+        assert_eq!(tree(&stored.root.path().join(name)), before);
+        error.to_string()
+    };
+    let survey = |name: &str| Ground::survey_existing(&stored.destination(name), &stored.manifest).unwrap();
+    assert!(survey("absent").is_none());
+    let other = stored.root.path().join("other");
+    fs::create_dir(&other).unwrap();
+    assert!(survey("other").is_none(), "it is empty");
+    fs::write(other.join("file"), "").unwrap();
+    assert!(refused("other").contains("has file and no global/pg_control"));
+    let data = stored.old("running").await;
+    fs::write(data.join("postmaster.pid"), format!("{}\n{}\n", std::process::id(), data.display())).unwrap();
+    assert!(refused("running").contains("a server seems to run"));
+    fs::write(data.join("postmaster.pid"), format!("-{}\n", std::process::id())).unwrap();
+    assert!(refused("running").contains("a server seems to run"), "a standalone one");
+    fs::write(data.join("postmaster.pid"), "?").unwrap();
+    assert!(refused("running").contains("a server seems to run"), "what cannot be told is not taken for dead");
+    fs::remove_file(data.join("postmaster.pid")).unwrap();
+    stored.over("running").unwrap();
+    // A tablespace that its links do not lead to is somebody else's.
+    fs::remove_file(data.join("pg_tblspc/16400")).unwrap();
+    assert!(refused("running").contains("--tablespace-mapping"));
+
+    let mut foreign = stored;
+    foreign.old("foreign").await;
+    foreign.manifest.summary.system_id = SystemId::new(7);
+    let error = foreign.over("foreign").unwrap_err().to_string();
+    assert!(error.contains("is of the cluster"), "{error}");
 }
