@@ -123,7 +123,9 @@ fn both_come_back_to_one_moment_within_the_bound() {
         assert_eq!(restored.sql("select count(*) from ledger"), of_postgres.to_string(), "none is missing");
         let options = report["redis"]["start"].as_array().expect("options");
         let options: Vec<&str> = options.iter().map(|word| word.as_str().expect("a word")).collect();
-        let of_redis = RedisServer::start(QUICK_REDIS, &options).ask(&["GET", "seq"]);
+        let of_redis = RedisServer::start(QUICK_REDIS, &options);
+        of_redis.await_loaded();
+        let of_redis = of_redis.ask(&["GET", "seq"]);
         let of_redis: usize = of_redis.parse().unwrap_or(0);
         let earliest = time - SignedDuration::try_from_secs_f64(bound).expect("a span");
         let over = |moment: Timestamp| written.iter().take_while(|written| written.over <= moment).count();

@@ -46,8 +46,8 @@ fn kinds(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["kind"].as_str().expect("a kind")).collect()
 }
 
-/// A server that starts from what the target of this line leads to, pasted as it is.
-fn restored(site: &Site, version: &str, event: &Value) -> RedisServer {
+/// A server that starts from what the target of this line leads to, pasted as it is, and the folder that it needs as long as it runs.
+fn restored(site: &Site, version: &str, event: &Value) -> (RedisServer, Scratch) {
     let scratch = Scratch::new();
     let dir = scratch.directory("redis").display().to_string();
     let program = program(version, "redis-server").display().to_string();
@@ -57,7 +57,7 @@ fn restored(site: &Site, version: &str, event: &Value) -> RedisServer {
     let report = site.walkeep(&words).json();
     let start = report["start"].as_array().expect("options").iter().map(|word| word.as_str().expect("a word"));
     let options: Vec<&str> = start.chain(debug(version)).collect();
-    RedisServer::start(version, &options)
+    (RedisServer::start(version, &options), scratch)
 }
 
 /// What happens, and how it is told: kind, database, keys.
@@ -147,7 +147,7 @@ fn each_accident_is_told_with_the_way_to_just_before_it() {
         assert_eq!(log(&site, &["--keys", "99"]), events, "{version}");
         assert_eq!(kinds(&log(&site, &[])), ["flush-db", "delete", "delete", "delete", "flush-db", "flush-all"]);
         for (nth, (event, digest)) in events.iter().zip(&before).enumerate() {
-            let restored = restored(&site, version, event);
+            let (restored, _dir) = restored(&site, version, event);
             assert_eq!(restored.digest(), *digest, "{version} {event}");
             assert_eq!(restored.ask(&["-n", "2", "EXISTS", &format!("last:{nth}")]), "1", "{version} {event}");
         }
@@ -217,7 +217,7 @@ fn breaks_and_restarts_are_told() {
     assert_eq!(kinds(&events), ["gap", "restart"], "{events:?}");
     assert!(events[0]["detail"].as_str().expect("a detail").contains("cannot continue from there"), "{events:?}");
     assert!(events[1]["detail"].as_str().expect("a detail").contains(&server.info("run_id")[..8]), "{events:?}");
-    assert_eq!(restored(&site, QUICK_REDIS, &events[0]).digest(), digest);
+    assert_eq!(restored(&site, QUICK_REDIS, &events[0]).0.digest(), digest);
     assert_eq!(events[1]["target"], Value::Null, "what was before is what the gap leads to");
     // With its data, as the same history under a new name.
     server.feed("SET e 5\n");
@@ -229,7 +229,7 @@ fn breaks_and_restarts_are_told() {
     acknowledged(&server, &receiver);
     let events = log(&site, &[]);
     assert_eq!(kinds(&events), ["gap", "restart", "restart"], "{events:?}\n{}", receiver.output());
-    assert_eq!(restored(&site, QUICK_REDIS, &events[2]).digest(), digest);
+    assert_eq!(restored(&site, QUICK_REDIS, &events[2]).0.digest(), digest);
 }
 
 #[test]
@@ -257,9 +257,9 @@ fn a_failover_is_told() {
     assert_eq!(kinds(&events), ["failover", "flush-db"], "{events:?}\n{}", receiver.output());
     let detail = events[0]["detail"].as_str().expect("a detail");
     assert!(detail.contains(&format!("now from 127.0.0.1:{}", replica.port)), "{detail}");
-    assert_eq!(restored(&site, QUICK_REDIS, &events[0]).digest(), digest);
+    assert_eq!(restored(&site, QUICK_REDIS, &events[0]).0.digest(), digest);
     // The snapshot before the failover leads to behind it.
-    assert_eq!(restored(&site, QUICK_REDIS, &events[1]).ask(&["-n", "4", "GET", "d"]), "4");
+    assert_eq!(restored(&site, QUICK_REDIS, &events[1]).0.ask(&["-n", "4", "GET", "d"]), "4");
     let known = block_on(async { instance(&site).await.known().await.expect("known") });
     assert_eq!(known.histories().count(), 2);
 }

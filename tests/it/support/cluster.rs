@@ -366,9 +366,8 @@ impl Cluster {
 
     /// Ends the current segment and gives its name; there is always something in it.
     pub(crate) fn switch_wal(&self) -> String {
-        let name = self.sql("select pg_walfile_name(pg_current_wal_lsn()) from pg_create_restore_point('switch')");
-        self.sql("select pg_switch_wal()");
-        name
+        // Not by the position up to which the server has written: what is inserted may be in the next segment.
+        self.sql("select pg_walfile_name(pg_switch_wal()) from pg_create_restore_point('switch')")
     }
 
     /// One line of configuration changed in the running server.

@@ -141,8 +141,15 @@ impl RedisServer {
         assert!(wrong.is_none(), "{wrong:?}");
     }
 
+    /// Waits until it has loaded what it started from.
+    pub(crate) fn await_loaded(&self) {
+        let loaded = || self.run_cli(&["INFO", "persistence"]).stdout.contains("\nloading:0").then_some(());
+        assert!(until(PATIENCE, loaded).is_some(), "it goes on loading\n{}", self.log());
+    }
+
     /// A digest of all its data, by itself.
     pub(crate) fn digest(&self) -> String {
+        self.await_loaded();
         self.ask(&["DEBUG", "DIGEST"])
     }
 
@@ -309,9 +316,7 @@ pub(crate) fn block_on<T>(work: impl std::future::Future<Output = T>) -> T {
 /// A server of this version that has loaded this RDB file.
 pub(crate) fn started_from(version: &str, rdb: &[u8], options: &[&str]) -> RedisServer {
     let server = starting_from(version, rdb, options);
-    let loaded =
-        until(PATIENCE, || server.run_cli(&["INFO", "persistence"]).stdout.contains("\nloading:0").then_some(()));
-    assert!(loaded.is_some(), "it goes on loading\n{}", server.log());
+    server.await_loaded();
     server
 }
 
