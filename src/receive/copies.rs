@@ -129,7 +129,7 @@ impl Copies {
 
     fn note(&mut self, done: Result<Piece, archive::Error>) -> Option<Piece> {
         if std::mem::take(&mut self.again) {
-            self.archived();
+            self.sweep();
         }
         match done {
             Ok(piece) => {
@@ -150,14 +150,23 @@ impl Copies {
     }
 
     /// A segment is archived, whole or up to where its timeline ended: its pieces may go.
-    pub(super) fn archived(&mut self) {
+    pub(super) fn archived(&mut self, name: SegmentName) {
+        if self.segment == Some(name) {
+            self.segment = None;
+            self.made.clear();
+        }
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
         let sweeping = self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished());
         // What is being put now may be of that segment.
         self.again = sweeping || self.under_way.is_some();
         if self.every.is_none() || !self.unswept || sweeping {
             return;
         }
-        self.unswept = self.again;
+        // The pieces of the segment under way stay, and are for a later sweep.
+        self.unswept = self.again || !self.made.is_empty();
         let (archive, size) = (Arc::clone(&self.archive), self.size);
         self.sweep = Some(tokio::spawn(async move {
             if let Err(error) = archive.sweep_pieces(size).await {

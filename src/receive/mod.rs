@@ -273,6 +273,7 @@ impl Receiver<'_> {
             let left = end.saturating_sub(clock.elapsed());
             let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
             let (name, ingested) = state.intake.uploaded(done)?;
+            state.copies.archived(name);
             self.observer.event(Event::Archived { name, ingested });
         }
         state.intake.removed().await;
@@ -301,6 +302,7 @@ impl Receiver<'_> {
             };
             if let Some(state) = &mut self.state {
                 let (name, ingested) = state.intake.uploaded(done)?;
+                state.copies.archived(name);
                 self.observer.event(Event::Archived { name, ingested });
             }
         }
@@ -389,12 +391,13 @@ impl Receiver<'_> {
                 _ = self.shutdown.changed() => return Err(replication::Error::Closed(None).into()),
             };
             let (name, ingested) = state.intake.uploaded(done)?;
+            state.copies.archived(name);
             self.observer.event(Event::Archived { name, ingested });
         }
         let safe = state.intake.safe();
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.archived();
+            state.copies.archived(partial.name);
             let spool = self.spool.clone();
             tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
         }
@@ -466,7 +469,7 @@ impl Receiver<'_> {
         self.observer.event(Event::Gap(gap));
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.archived();
+            state.copies.archived(partial.name);
             let spool = self.spool.clone();
             tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
         }

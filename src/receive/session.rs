@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
 
     fn note(&mut self, done: Uploaded) -> Result<(), Error> {
         let (name, ingested) = self.intake.uploaded(done)?;
-        self.copies.archived();
+        self.copies.archived(name);
         self.observer.event(Event::Archived { name, ingested });
         Ok(())
     }
