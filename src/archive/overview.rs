@@ -18,7 +18,6 @@ use super::reindex::{ReindexError, Shelf};
 use super::spool::Spool;
 use super::tail;
 use super::{Archive, Error};
-use crate::index::keys::first_of_block;
 use crate::index::store::Order;
 use crate::index::{self, Along, Defect, Entry, Hole, Index, Onward, Step, Stretch, View, Want};
 use crate::postgres::lsn::Lsn;
@@ -358,19 +357,18 @@ fn timeline(view: &View<'_>, path: &TimelinePath, history: Option<&History>) -> 
         stored_bytes: 0,
     };
     let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
-    for block in view.blocks(own, 0, u64::MAX, Order::Forward) {
-        let (number, block) = block?;
+    view.stride(own, (first, last), Order::Forward, &mut |at, block| {
         found.segments = found.segments.saturating_add(block.segments);
         let stored = match block.full {
             Some(full) => full.stored,
             None => {
-                let (from, to) = (first_of_block(number), first_of_block(number.saturating_add(1)));
-                let sizes = view.summaries(own, from, to, Order::Forward).map(|found| Ok(found?.1.stored));
-                sizes.sum::<Result<u64, index::Error>>()?
+                let sizes = view.summaries(own, at.first(), at.end(), Order::Forward);
+                sizes.map(|found| Ok(found?.1.stored)).sum::<Result<u64, index::Error>>()?
             }
         };
         found.stored_bytes = found.stored_bytes.saturating_add(stored);
-    }
+        Ok(ControlFlow::Continue(Onward::Next))
+    })?;
     let end = |order| view.summaries(own, first, last, order).next().transpose();
     found.from_lsn = end(Order::Forward)?.map(|(_, summary)| summary.digest.start());
     found.to_lsn = end(Order::Backward)?.map(|(_, summary)| summary.digest.valid_until);

@@ -8,9 +8,10 @@ use crate::postgres::timeline::TimelineId;
 use crate::wal::digest::{Digest, JoinError, State, follows};
 
 use super::error::Error;
-use super::keys::{BLOCK_SEGMENTS, Place};
-use super::queries::{Along, Onward, Step, Stretch, WholeBlock};
+use super::keys::Place;
+use super::queries::{Along, Step, Stretch, WholeBlock};
 use super::summary::{Full, Joint, Summary};
+use super::view::Onward;
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
 pub const MAX_HOLES: usize = 1000;
@@ -160,13 +161,34 @@ pub(super) fn full(segments: Vec<(Place, Summary)>) -> Full {
     Full { whole: check.found.is_whole() && opaque == 0, records, stored }
 }
 
+/// Whether the log of neighbouring blocks, of each of which the first and the last segment are given, hangs together.
+pub(super) fn hangs_together(blocks: Vec<(Full, Ends)>) -> Result<bool, Error> {
+    let begin = blocks.first().map_or(Lsn::INVALID, |(_, (first, _))| first.1.digest.start());
+    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    for (full, (first, last)) in blocks {
+        let of = |(place, summary): &(Place, Summary)| {
+            let (from, to) = (summary.digest.start(), summary.digest.end());
+            Stretch { place: *place, from, to, summary: summary.clone() }
+        };
+        let ends = &|| Ok(Some((of(&first), of(&last))));
+        let block = WholeBlock { segments: 0, full, latest: None, ends };
+        if check.take_block(&block, Lsn::MAX)? == Onward::Into {
+            return Ok(false);
+        }
+    }
+    Ok(check.found.is_whole())
+}
+
+/// The first and the last segment of a block.
+pub(super) type Ends = ((Place, Summary), (Place, Summary));
+
 impl Check {
     /// Takes a block in by its ends, where all between is known to be whole.
     fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<Onward, Error> {
         let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(Onward::Into) };
         let (records, stored) = (self.found.records, self.found.stored);
         self.take(&first, to);
-        self.found.segments = self.found.segments.saturating_add(BLOCK_SEGMENTS.saturating_sub(1));
+        self.found.segments = self.found.segments.saturating_add(block.segments.saturating_sub(1));
         self.found.records = records.saturating_add(block.full.records);
         self.found.stored = stored.saturating_add(block.full.stored);
         self.reached = last.to;

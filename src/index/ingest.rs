@@ -11,7 +11,7 @@ use crate::wal::event::{Event, EventKind, MAX_SUBTRANSACTIONS};
 use super::codec::{Reader, Writer};
 use super::continuity;
 use super::error::Error;
-use super::keys::{BLOCK_SEGMENTS, Cluster, Place, block_of, first_of_block};
+use super::keys::{BLOCK_SEGMENTS, BlockAt, Cluster, Place, block_of};
 use super::store::{Batch, Change, Family, Order, Store};
 use super::summary::{Block, Full, Joint, Summary};
 
@@ -133,20 +133,65 @@ impl<'a> Ingest<'a> {
         let at = self.cluster.segment(place);
         let new = self.get(Family::Segments, &at)?.is_none();
         self.batch.put(Family::Segments, at, summary.to_bytes());
-        let key = self.cluster.block(place.timeline, block_of(place.segment));
-        let block =
-            self.get(Family::Blocks, &key)?.map(|bytes| Block::from_bytes(&bytes)).transpose()?.unwrap_or_default();
-        let mut block = block.with(summary, new);
+        let lowest = BlockAt::lowest(block_of(place.segment));
+        let mut block = self.block(place.timeline, lowest)?.unwrap_or_default().with(summary, new);
         if block.segments == BLOCK_SEGMENTS {
             block.full = self.full(place)?;
         }
-        self.batch.put(Family::Blocks, key, block.to_bytes());
+        let is_full = block.full.is_some();
+        self.batch.put(Family::Blocks, self.cluster.block(place.timeline, lowest), block.to_bytes());
+        if is_full { self.put_above(place.timeline, lowest) } else { Ok(()) }
+    }
+
+    fn block(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
+        let found = self.get(Family::Blocks, &self.cluster.block(timeline, at))?;
+        found.map(|bytes| Block::from_bytes(&bytes)).transpose()
+    }
+
+    /// The larger blocks around a full block that has changed. One is there where all that it is made of is full, and only there.
+    fn put_above(&mut self, timeline: TimelineId, mut changed: BlockAt) -> Result<(), Error> {
+        while let Some(parent) = changed.parent() {
+            let key = self.cluster.block(timeline, parent);
+            match self.together(timeline, parent)? {
+                Some(block) => self.batch.put(Family::Blocks, key, block.to_bytes()),
+                None if self.get(Family::Blocks, &key)?.is_none() => break,
+                None => self.batch.delete(Family::Blocks, key),
+            }
+            changed = parent;
+        }
         Ok(())
     }
 
-    /// What all segments of the block around `place` are together.
+    /// What a block is made of, in one, if it is all there.
+    fn together(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
+        let mut children = Vec::new();
+        for child in at.children() {
+            let Some(block) = self.block(timeline, child)?.filter(|block| block.full.is_some()) else {
+                return Ok(None);
+            };
+            children.push(block);
+        }
+        let Some(mut block) = Block::of_children(&children) else { return Ok(None) };
+        if children.iter().all(|child| child.full.is_some_and(|full| full.whole)) {
+            let mut ends = Vec::new();
+            for (child, at) in children.iter().zip(at.children()) {
+                let (first, last) = (at.first(), at.end().previous().unwrap_or(at.first()));
+                let [first, last] = [first, last].map(|segment| Place { timeline, segment });
+                let (Some(full), Some(begin), Some(end)) = (child.full, self.summary(first)?, self.summary(last)?)
+                else {
+                    return Ok(None);
+                };
+                ends.push((full, ((first, begin), (last, end))));
+            }
+            let whole = continuity::hangs_together(ends)?;
+            block.full = block.full.map(|full| Full { whole, ..full });
+        }
+        Ok(Some(block))
+    }
+
+    /// What all segments of the lowest block around `place` are together.
     fn full(&self, place: Place) -> Result<Option<Full>, Error> {
-        let first = first_of_block(block_of(place.segment)).get();
+        let first = BlockAt::lowest(block_of(place.segment)).first().get();
         let mut segments = Vec::new();
         for number in first..first.saturating_add(BLOCK_SEGMENTS) {
             let place = Place { timeline: place.timeline, segment: SegmentNo::new(number) };
@@ -323,18 +368,29 @@ pub(super) fn forget(
     Ok(batch)
 }
 
-/// A block that has one segment less.
+/// The lowest block around `place`, which has one segment less, and those around it, which are full no longer. An empty one claims nothing.
 fn forget_in_block(store: &dyn Store, cluster: &Cluster, batch: &mut Batch, place: Place) -> Result<(), Error> {
-    let key = cluster.block(place.timeline, block_of(place.segment));
-    let bytes = match batch.change(Family::Blocks, &key) {
-        Some(Change::Put(bytes)) => Some(bytes.clone()),
-        Some(Change::Delete) => None,
-        None => store.get(Family::Blocks, &key)?,
+    let read = |batch: &Batch, key: &[u8]| match batch.change(Family::Blocks, key) {
+        Some(Change::Put(bytes)) => Ok(Some(bytes.clone())),
+        Some(Change::Delete) => Ok(None),
+        None => store.get(Family::Blocks, key),
     };
-    let Some(bytes) = bytes else { return Ok(()) };
+    let mut at = BlockAt::lowest(block_of(place.segment));
+    let key = cluster.block(place.timeline, at);
+    let Some(bytes) = read(batch, &key)? else { return Ok(()) };
     let block = Block::from_bytes(&bytes)?;
-    let block = Block { segments: block.segments.saturating_sub(1), full: None, ..block };
-    batch.put(Family::Blocks, key, block.to_bytes());
+    match block.segments.saturating_sub(1) {
+        0 => batch.delete(Family::Blocks, key),
+        segments => batch.put(Family::Blocks, key, Block { segments, full: None, ..block }.to_bytes()),
+    }
+    while let Some(parent) = at.parent() {
+        let key = cluster.block(place.timeline, parent);
+        if read(batch, &key)?.is_none() {
+            break;
+        }
+        batch.delete(Family::Blocks, key);
+        at = parent;
+    }
     Ok(())
 }
 

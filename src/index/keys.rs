@@ -10,19 +10,71 @@ use crate::postgres::timeline::TimelineId;
 /// Segments in one block ([`block_of`]): large enough that a year of WAL is a few hundred blocks, small enough to be read in one go.
 pub const BLOCK_SEGMENTS: u64 = 256;
 
+/// Blocks of one level that make one of the next: few, so that a stretch of log is a few blocks of each level wherever it begins and ends.
+pub const BLOCK_CHILDREN: u64 = 4;
+
+/// The highest level: one block of it holds every segment there can be (2^64 bytes of log in segments of a megabyte).
+pub const MAX_LEVEL: u8 = 18;
+
 /// The longest cluster name a key can hold; the configuration allows less.
 pub const MAX_CLUSTER_NAME: usize = 255;
 
-/// The block that a segment belongs to.
+/// The lowest block that a segment belongs to.
 #[must_use]
 pub const fn block_of(segment: SegmentNo) -> u64 {
     segment.get() / BLOCK_SEGMENTS
 }
 
-/// The first segment of a block.
-#[must_use]
-pub const fn first_of_block(block: u64) -> SegmentNo {
-    SegmentNo::new(block.saturating_mul(BLOCK_SEGMENTS))
+/// Which block: of 256 segments on level 0, of four blocks of the level below on every other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BlockAt {
+    /// Its level.
+    pub level: u8,
+    /// Its number among those of its level.
+    pub number: u64,
+}
+
+impl BlockAt {
+    /// The block of level 0 of this number.
+    #[must_use]
+    pub const fn lowest(number: u64) -> BlockAt {
+        BlockAt { level: 0, number }
+    }
+
+    /// Segments that such a block has room for.
+    #[must_use]
+    pub const fn room(self) -> u64 {
+        BLOCK_SEGMENTS.saturating_mul(BLOCK_CHILDREN.saturating_pow(self.level as u32))
+    }
+
+    /// Its first segment.
+    #[must_use]
+    pub const fn first(self) -> SegmentNo {
+        SegmentNo::new(self.number.saturating_mul(self.room()))
+    }
+
+    /// The segment after its last one.
+    #[must_use]
+    pub const fn end(self) -> SegmentNo {
+        SegmentNo::new(self.number.saturating_add(1).saturating_mul(self.room()))
+    }
+
+    /// The block of the next level that it is a part of.
+    #[must_use]
+    pub const fn parent(self) -> Option<BlockAt> {
+        if self.level < MAX_LEVEL {
+            Some(BlockAt { level: self.level + 1, number: self.number / BLOCK_CHILDREN })
+        } else {
+            None
+        }
+    }
+
+    /// The blocks that it is made of; none on the lowest level.
+    pub fn children(self) -> impl DoubleEndedIterator<Item = BlockAt> {
+        let first = self.number.saturating_mul(BLOCK_CHILDREN);
+        let below = self.level.checked_sub(1).map(|level| (0..BLOCK_CHILDREN).map(move |nth| (level, nth)));
+        below.into_iter().flatten().map(move |(level, nth)| BlockAt { level, number: first.saturating_add(nth) })
+    }
 }
 
 /// The part of every key that says whose it is.
@@ -115,20 +167,24 @@ impl Cluster {
 
     /// The key of a block of segments.
     #[must_use]
-    pub fn block(&self, timeline: TimelineId, block: u64) -> Vec<u8> {
-        self.segment(Place { timeline, segment: SegmentNo::new(block) })
+    pub fn block(&self, timeline: TimelineId, block: BlockAt) -> Vec<u8> {
+        self.key(&[&timeline.get().to_be_bytes(), &[block.level], &block.number.to_be_bytes()])
     }
 
-    /// The blocks `from..=to` of a timeline.
+    /// The lowest blocks `from..=to` of a timeline.
     #[must_use]
     pub fn blocks(&self, timeline: TimelineId, from: u64, to: u64) -> Range {
-        Range { from: self.block(timeline, from), to: self.block(timeline, to.saturating_add(1)) }
+        let key = |number| self.block(timeline, BlockAt::lowest(number));
+        Range { from: key(from), to: key(to.saturating_add(1)) }
     }
 
     /// Reads [`Cluster::block`] back.
     #[must_use]
-    pub fn parse_block(&self, key: &[u8]) -> Option<(TimelineId, u64)> {
-        self.parse_segment(key).map(|place| (place.timeline, place.segment.get()))
+    pub fn parse_block(&self, key: &[u8]) -> Option<(TimelineId, BlockAt)> {
+        let (timeline, rest) = key.strip_prefix(self.0.as_slice())?.split_first_chunk::<4>()?;
+        let (&level, number) = rest.split_first()?;
+        let number = u64::from_be_bytes(number.try_into().ok()?);
+        Some((TimelineId::new(u32::from_be_bytes(*timeline))?, BlockAt { level, number }))
     }
 
     /// The key of an event: its kind, where its record starts, and its place among the events of that record.
@@ -190,7 +246,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_SEGMENTS, Cluster, Place, Range, block_of, first_of_block};
+    use super::{BLOCK_SEGMENTS, BlockAt, Cluster, MAX_LEVEL, Place, Range, block_of};
     use crate::postgres::lsn::Lsn;
     use crate::postgres::segment::SegmentNo;
     use crate::postgres::timeline::TimelineId;
@@ -254,10 +310,32 @@ mod tests {
         }
 
         #[test]
-        fn a_block_holds_what_it_should(number in number()) {
-            let block = block_of(SegmentNo::new(number));
-            let first = first_of_block(block).get();
-            prop_assert!(first <= number && number - first < BLOCK_SEGMENTS);
+        fn a_block_holds_what_it_should(number in 0..=u64::from(u32::MAX)) {
+            let mut block = BlockAt::lowest(block_of(SegmentNo::new(number)));
+            prop_assert_eq!(block.room(), BLOCK_SEGMENTS);
+            loop {
+                let (first, end) = (block.first().get(), block.end().get());
+                prop_assert!(first <= number && number < end && end - first == block.room(), "{:?}", block);
+                let Some(parent) = block.parent() else { break };
+                prop_assert!(parent.children().filter(|child| *child == block).count() == 1);
+                let ends: Vec<u64> = parent.children().map(|child| child.end().get()).collect();
+                let begins: Vec<u64> = parent.children().map(|child| child.first().get()).collect();
+                prop_assert_eq!(&begins[1..], &ends[..ends.len() - 1]);
+                prop_assert_eq!((begins[0], ends[ends.len() - 1]), (parent.first().get(), parent.end().get()));
+                block = parent;
+            }
+            prop_assert_eq!((block.level, block.number), (MAX_LEVEL, 0));
+        }
+
+        #[test]
+        fn the_lowest_blocks_are_one_range_of_keys(
+            timeline in timeline(), a in 0..1_u64 << 40, b in 0..1_u64 << 40, level in 0..3_u8, number in 0..1_u64 << 40,
+        ) {
+            let cluster = Cluster::new("main").unwrap();
+            let key = cluster.block(timeline, BlockAt { level, number });
+            prop_assert_eq!(cluster.parse_block(&key), Some((timeline, BlockAt { level, number })));
+            let (from, to) = (a.min(b), a.max(b));
+            prop_assert_eq!(within(&cluster.blocks(timeline, from, to), &key), level == 0 && from <= number && number <= to);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The index: where in the archive a moment, a transaction, a restore point or a position is.
 //!
-//! It holds a summary of each segment, of each block of 256 segments, and every event, in RocksDB; all of it comes from the digests in the
+//! It holds a summary of each segment, of each block of 256 segments and of each four full blocks, level upon level, and every event, in RocksDB; all of it comes from the digests in the
 //! trailers of the segments' objects, so an index that is lost is rebuilt from them, and nothing is ever acknowledged on its word. One process
 //! writes ([`Index::open_writer`]); any number read beside it ([`Index::open_reader`]).
 //!
@@ -22,6 +22,8 @@ mod rocks;
 #[cfg(test)]
 pub(crate) mod world;
 #[cfg(test)]
+mod block_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -34,10 +36,10 @@ use crate::postgres::timeline::TimelineId;
 pub use continuity::{Continuity, Defect, Hole};
 pub use error::Error;
 pub use ingest::Entry;
-pub use keys::Place;
-pub use queries::{Along, Onward, ParameterMaxima, Step, Stretch, Want, WholeBlock};
+pub use keys::{BlockAt, Place};
+pub use queries::{Along, ParameterMaxima, Step, Stretch, Want, WholeBlock};
 pub use summary::{Joint, Summary};
-pub use view::View;
+pub use view::{Onward, View};
 
 use ingest::Ingest;
 use keys::Cluster;
@@ -45,7 +47,7 @@ use rocks::Rocks;
 use store::{Batch, Family, Layered, Store};
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The kind of checkpoints, as keys have it ([`crate::wal::event::EventKind::tag`]).
 pub const CHECKPOINT: u8 = 1;
@@ -205,8 +207,8 @@ impl Index {
         self.apply(batch)
     }
 
-    /// Removes segments that the repository has no longer, with their events. Blocks keep claiming them, which costs a search a moment and no
-    /// answer.
+    /// Removes segments that the repository has no longer, with their events. A block of which others are left keeps claiming them, which costs a
+    /// search a moment and no answer.
     ///
     /// # Errors
     /// What RocksDB says.

@@ -14,10 +14,10 @@ use crate::postgres::timeline::{Departure, TimelineId, TimelinePath, TimelineSpa
 use crate::wal::event::{Event, EventKind, Parameters, WalLevel};
 
 use super::error::Error;
-use super::keys::{Place, block_of, first_of_block};
+use super::keys::Place;
 use super::store::Order;
 use super::summary::{Block, Full, Summary};
-use super::view::View;
+use super::view::{Onward, View};
 
 /// A segment as a path uses it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +78,8 @@ pub enum Step<'s> {
 
 /// A block all of whose segments are there.
 pub struct WholeBlock<'s> {
+    /// How many there are.
+    pub segments: u64,
     /// What they are together.
     pub full: Full,
     /// The largest time of an ending in it, or later.
@@ -99,15 +101,6 @@ impl std::fmt::Debug for WholeBlock<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WholeBlock").field("full", &self.full).finish_non_exhaustive()
     }
-}
-
-/// How a walk goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Onward {
-    /// With what follows.
-    Next,
-    /// With the segments of the block.
-    Into,
 }
 
 /// A search along one path of one cluster.
@@ -249,21 +242,24 @@ impl<'a> Along<'a> {
         to: SegmentNo,
         (want, order): (Want, Order),
     ) -> Result<Option<Stretch>, Error> {
-        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(None) };
-        for block in self.view.blocks(timeline, block_of(from), block_of(last), order) {
-            let (number, block) = block?;
+        let mut found = None;
+        self.view.stride(timeline, (from, to), order, &mut |at, block| {
             if !want.may_be_in_block(&block) {
-                continue;
+                return Ok(ControlFlow::Continue(Onward::Next));
             }
-            let (begin, end) = (first_of_block(number).max(from), first_of_block(number.saturating_add(1)).min(to));
-            for found in self.view.summaries(timeline, begin, end, order) {
-                let (place, summary) = found?;
+            if at.level > 0 {
+                return Ok(ControlFlow::Continue(Onward::Into));
+            }
+            for summary in self.view.summaries(timeline, at.first().max(from), at.end().min(to), order) {
+                let (place, summary) = summary?;
                 if want.may_be_in(&summary) {
-                    return Ok(Some(self.stretch(place, summary)));
+                    found = Some(self.stretch(place, summary));
+                    return Ok(ControlFlow::Break(()));
                 }
             }
-        }
-        Ok(None)
+            Ok(ControlFlow::Continue(Onward::Next))
+        })?;
+        Ok(found)
     }
 
     /// The last segment before `before` that may hold what is wanted.
@@ -345,30 +341,32 @@ impl<'a> Along<'a> {
         to: SegmentNo,
         visit: &mut impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
     ) -> Result<ControlFlow<()>, Error> {
-        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(ControlFlow::Continue(())) };
-        for block in self.view.blocks(timeline, block_of(from), block_of(last), Order::Forward) {
-            let (number, block) = block?;
-            let (begin, end) = (first_of_block(number), first_of_block(number.saturating_add(1)));
+        let mut seen_enough = false;
+        self.view.stride(timeline, (from, to), Order::Forward, &mut |at, block| {
+            let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
-                let (first, last) = (Place { timeline, segment: begin }, end.previous());
-                let of =
-                    |place| self.view.summary(place).map(|found| found.map(|summary| self.stretch(place, summary)));
-                let last = Place { timeline, segment: last.unwrap_or(begin) };
-                let ends = &|| Ok::<_, Error>(of(first)?.zip(of(last)?));
-                match visit(Step::Block(WholeBlock { full, latest: block.latest, ends })) {
-                    ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
-                    ControlFlow::Continue(Onward::Next) => continue,
-                    ControlFlow::Continue(Onward::Into) => {}
+                let of = |segment| {
+                    let place = Place { timeline, segment };
+                    self.view.summary(place).map(|found| found.map(|summary| self.stretch(place, summary)))
+                };
+                let ends = &|| Ok::<_, Error>(of(begin)?.zip(of(end.previous().unwrap_or(begin))?));
+                let (segments, latest) = (block.segments, block.latest);
+                let onward = visit(Step::Block(WholeBlock { segments, full, latest, ends }));
+                seen_enough = onward.is_break();
+                if at.level > 0 || onward != ControlFlow::Continue(Onward::Into) {
+                    return Ok(onward);
                 }
             }
             for found in self.view.summaries(timeline, begin.max(from), end.min(to), Order::Forward) {
                 let (place, summary) = found?;
                 if visit(Step::Segment(self.stretch(place, summary))).is_break() {
+                    seen_enough = true;
                     return Ok(ControlFlow::Break(()));
                 }
             }
-        }
-        Ok(ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(Onward::Next))
+        })?;
+        Ok(if seen_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     /// On which timelines the path's events are kept, and between which positions.

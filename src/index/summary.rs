@@ -143,8 +143,8 @@ fn xids(endings: &[Ending]) -> impl Iterator<Item = u32> {
     endings.iter().map(|ending| ending.xid.get()).filter(|&xid| xid != 0)
 }
 
-/// What 256 segments of a timeline have in common, so that a search passes over them in one step. It may claim too much, never too little:
-/// a removed segment leaves times and transactions as they are.
+/// What 256 segments of a timeline have in common, or four such blocks that are full, so that a search passes over them in one step. It may claim
+/// too much, never too little: a removed segment leaves times and transactions as they are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Block {
     /// The largest time of an ending.
@@ -171,6 +171,22 @@ pub struct Full {
 }
 
 impl Block {
+    /// Four neighbours in one, if all of them are full. Whether their log hangs together is not known by that.
+    #[must_use]
+    pub fn of_children(children: &[Block]) -> Option<Block> {
+        let mut all = Block { full: Some(Full { whole: false, records: 0, stored: 0 }), ..Block::default() };
+        for child in children {
+            let (sum, full) = (all.full.as_mut()?, child.full?);
+            sum.records = sum.records.saturating_add(full.records);
+            sum.stored = sum.stored.saturating_add(full.stored);
+            all.segments = all.segments.saturating_add(child.segments);
+            all.latest = all.latest.max(child.latest);
+            all.xids = all.xids.union(&child.xids, Xids::PER_BLOCK);
+            all.endings |= child.endings;
+        }
+        Some(all)
+    }
+
     /// Takes a segment in, which is `new` or was there already. What is known of all together must be found out again.
     #[must_use]
     pub fn with(mut self, summary: &Summary, new: bool) -> Block {

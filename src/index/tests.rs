@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::keys::Place;
-use super::queries::{Along, Onward, Step, Want};
+use super::queries::{Along, Want};
 use super::store::{Batch, Family, Layered, Memory, Order, Store};
 use super::view::View;
 use super::world::{FIRST, NAME, World, recipe};
@@ -32,7 +32,7 @@ fn naive(world: &World, want: Want) -> Vec<Place> {
     world.segments().into_iter().map(|(place, _)| place).filter(holds).collect()
 }
 
-fn everything(store: &dyn Store) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
+pub(super) fn everything(store: &dyn Store) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
     let all = super::keys::Range { from: Vec::new(), to: vec![0xFF; 300] };
     let pairs = |family| {
         store.scan(family, &all, Order::Forward).map(move |pair| pair.map(|(key, value)| (family, key, value)))
@@ -167,69 +167,6 @@ proptest! {
         twice.digests.extend(world.digests.iter().cloned());
         prop_assert_eq!(everything(&world.index(one)), everything(&world.index(other)));
         prop_assert_eq!(everything(&world.index(one)), everything(&twice.index(other)));
-    }
-}
-
-/// Segments 200 to 1099, so with two blocks that are full if nothing is lost, and the path over them.
-fn long(lost: &BTreeSet<u64>, unlinked: &BTreeSet<u64>, forgotten: &BTreeSet<u64>, shuffle: u64) -> Memory {
-    let size = crate::postgres::segment::SegmentSize::new(1 << 20).unwrap();
-    let digests = (200..1100).filter(|number| !lost.contains(number)).map(|number| {
-        let mut digest = super::world::digest(TimelineId::FIRST, SegmentNo::new(number), size, Vec::new());
-        digest.records = number;
-        if unlinked.contains(&number) {
-            digest.first_prev = Some(Lsn::new(8));
-        }
-        digest
-    });
-    let world = World { digests: digests.collect(), path: crate::postgres::timeline::TimelinePath::first(), size };
-    let mut memory = world.index(shuffle);
-    let cluster = super::keys::Cluster::new(NAME).unwrap();
-    let gone: Vec<SegmentNo> = forgotten.iter().copied().map(SegmentNo::new).collect();
-    let batch = super::ingest::forget(&memory, &cluster, TimelineId::FIRST, &gone).unwrap();
-    memory.apply(&batch);
-    memory
-}
-
-proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn what_is_passed_over_in_blocks_is_what_a_look_into_each_segment_finds(
-        lost in proptest::collection::btree_set(200..1100_u64, 0..3), unlinked in proptest::collection::btree_set(201..1100_u64, 0..4),
-        forgotten in proptest::collection::btree_set(200..1100_u64, 0..2), border in any::<bool>(), shuffle in any::<u64>(),
-        from in 200..1100_u64, to in 200..1100_u64,
-    ) {
-        let mut unlinked = unlinked;
-        unlinked.extend(border.then_some(512));
-        let memory = long(&lost, &unlinked, &forgotten, shuffle);
-        let (view, path) = (View::new(&memory, NAME).unwrap(), crate::postgres::timeline::TimelinePath::first());
-        let along = Along::new(&view, &path).unwrap();
-        let (from, to) = (from.min(to), from.max(to));
-        let start = |number| SegmentNo::new(number).start(along.segment_size());
-        let there = |number: &u64| !lost.contains(number) && !forgotten.contains(number);
-        let mut expected: Vec<(Lsn, Lsn, bool)> = Vec::new();
-        for number in from..to {
-            match expected.last_mut() {
-                _ if there(&number) && (!unlinked.contains(&number) || number == from || !there(&(number - 1))) => {}
-                _ if there(&number) => expected.push((start(number), start(number).saturating_add(40), false)),
-                Some((_, end, true)) if *end == start(number) => *end = start(number + 1),
-                _ => expected.push((start(number), start(number + 1), true)),
-            }
-        }
-        let found = along.continuity(start(from), start(to)).unwrap();
-        let holes: Vec<_> = found.holes.iter().map(|hole| (hole.from, hole.to, hole.why == Defect::Missing)).collect();
-        prop_assert_eq!(&holes, &expected);
-        prop_assert_eq!(found.holes_total, expected.len() as u64);
-        let present: Vec<u64> = (from..to).filter(there).collect();
-        prop_assert_eq!((found.segments, found.records, found.stored), (present.len() as u64, present.iter().sum(), present.len() as u64 * 10));
-        let mut blocks = 0;
-        let counting = along.stride(start(from), start(to), |step| {
-            blocks += u64::from(matches!(step, Step::Block(_)));
-            ControlFlow::Continue(Onward::Next)
-        });
-        counting.unwrap();
-        let full = |block: &u64| (block * 256..(block + 1) * 256).all(|number| there(&number) && from <= number && number < to);
-        prop_assert_eq!(blocks, (1..4).filter(full).count() as u64);
     }
 }
 

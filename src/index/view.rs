@@ -1,5 +1,7 @@
 //! What the index holds of one cluster, read key by key and range by range.
 
+use std::ops::ControlFlow;
+
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
@@ -7,7 +9,7 @@ use crate::wal::event::Event;
 
 use super::error::Error;
 use super::ingest::{Facts, facts, read_mark};
-use super::keys::{Cluster, Place};
+use super::keys::{BlockAt, Cluster, Place, block_of};
 use super::store::{Family, Order, Store};
 use super::summary::{Block, Summary};
 
@@ -23,6 +25,20 @@ impl std::fmt::Debug for View<'_> {
         f.debug_struct("View").field("cluster", &self.cluster).field("facts", &self.facts).finish_non_exhaustive()
     }
 }
+
+/// How a walk goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Onward {
+    /// With what follows.
+    Next,
+    /// With what the block is made of.
+    Into,
+}
+
+/// What a visitor says: to stop, or how to go on.
+pub type Visited = Result<ControlFlow<(), Onward>, Error>;
+
+const GO_ON: ControlFlow<(), Onward> = ControlFlow::Continue(Onward::Next);
 
 /// Summaries with their places, in the order asked for.
 pub type Summaries<'a> = Box<dyn Iterator<Item = Result<(Place, Summary), Error>> + 'a>;
@@ -77,19 +93,117 @@ impl<'a> View<'a> {
         }))
     }
 
-    /// The blocks `from..=to` of a timeline.
-    pub fn blocks(
+    /// One block.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn block(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
+        let found = self.store.get(Family::Blocks, &self.cluster.block(timeline, at))?;
+        found.map(|bytes| Block::from_bytes(&bytes)).transpose()
+    }
+
+    /// The lowest blocks `from..=to` of a timeline.
+    fn blocks(
         &self,
         timeline: TimelineId,
         from: u64,
         to: u64,
         order: Order,
-    ) -> impl Iterator<Item = Result<(u64, Block), Error>> {
+    ) -> impl Iterator<Item = Result<(BlockAt, Block), Error>> {
         self.store.scan(Family::Blocks, &self.cluster.blocks(timeline, from, to), order).map(|pair| {
             let (key, value) = pair?;
-            let (_, number) = self.cluster.parse_block(&key).ok_or(Error::Value("block key"))?;
-            Ok((number, Block::from_bytes(&value)?))
+            let (_, at) = self.cluster.parse_block(&key).ok_or(Error::Value("block key"))?;
+            Ok((at, Block::from_bytes(&value)?))
         })
+    }
+
+    /// Shows the blocks in which the segments `from..to` of a timeline lie, each segment in one block only and in as few blocks as can be; the
+    /// lowest ones at either end may reach beyond. A visitor that answers [`Onward::Into`] is shown what the block is made of; of a lowest block
+    /// it has to look into the segments by itself.
+    ///
+    /// # Errors
+    /// What the store or the visitor says.
+    pub fn stride(
+        &self,
+        timeline: TimelineId,
+        (from, to): (SegmentNo, SegmentNo),
+        order: Order,
+        visit: &mut dyn FnMut(BlockAt, Block) -> Visited,
+    ) -> Result<(), Error> {
+        let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(()) };
+        let within = |at: BlockAt| from <= at.first() && at.end() <= to;
+        // The lowest blocks not seen yet, both ends included.
+        let mut left = Some((block_of(from), block_of(last)));
+        while let Some((first, last)) = left.take() {
+            for lowest in self.blocks(timeline, first, last, order) {
+                let (at, block) = lowest?;
+                let (at, block) = match self.largest(timeline, at, order, &within)? {
+                    Some(larger) => larger,
+                    None => (at, block),
+                };
+                if self.visited(timeline, (at, block), order, visit)?.is_break() {
+                    return Ok(());
+                }
+                if at.level > 0 {
+                    left = match order {
+                        Order::Forward => Some((block_of(at.end()), last)).filter(|(first, last)| first <= last),
+                        Order::Backward => at.first().previous().map(|before| (first, block_of(before))),
+                    };
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest block that begins with this one, or ends with it, and is `within` what is asked for; a larger one is there only if the smaller
+    /// ones in it are.
+    fn largest(
+        &self,
+        timeline: TimelineId,
+        lowest: BlockAt,
+        order: Order,
+        within: &dyn Fn(BlockAt) -> bool,
+    ) -> Result<Option<(BlockAt, Block)>, Error> {
+        let (mut at, mut found) = (lowest, None);
+        while let Some(parent) = at.parent() {
+            let joins = match order {
+                Order::Forward => parent.first() == lowest.first(),
+                Order::Backward => parent.end() == lowest.end(),
+            };
+            let Some(block) = (if joins && within(parent) { self.block(timeline, parent)? } else { None }) else {
+                break;
+            };
+            found = Some((parent, block));
+            at = parent;
+        }
+        Ok(found)
+    }
+
+    fn visited(
+        &self,
+        timeline: TimelineId,
+        (at, block): (BlockAt, Block),
+        order: Order,
+        visit: &mut dyn FnMut(BlockAt, Block) -> Visited,
+    ) -> Visited {
+        let onward = visit(at, block)?;
+        if onward != ControlFlow::Continue(Onward::Into) {
+            return Ok(onward);
+        }
+        let mut children: Vec<BlockAt> = at.children().collect();
+        if order == Order::Backward {
+            children.reverse();
+        }
+        for child in children {
+            // One that is gone by now has no segments any more.
+            if let Some(block) = self.block(timeline, child)?
+                && self.visited(timeline, (child, block), order, visit)?.is_break()
+            {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(GO_ON)
     }
 
     /// The events of one kind and timeline whose records start in `from..to`, in log order.
