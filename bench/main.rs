@@ -7,7 +7,6 @@
     reason = "a benchmark may stop at the first surprise"
 )]
 
-mod index;
 mod page;
 mod rdb;
 mod seal;

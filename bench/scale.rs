@@ -2,9 +2,12 @@
 //!
 //! Says how large it is, how long it takes to make, and how long to find a moment, a transaction and a position in it, at once and after it was
 //! opened anew with nothing of it in memory; and what `list` and `plan` ask of the whole. The log itself is made up: what the repository
-//! takes to give a digest comes on top, one small read for each answer.
+//! takes to give a digest comes on top, one small read for each answer. What the limit of taking in is: a core decodes about 1 GB/s of log, which
+//! is 64 segments.
 //!
-//! `cargo bench --bench scale -- 100000` makes a smaller one. Needs a gigabyte of disk for 2 million, and removes it.
+//! Then the same with the program itself and a repository of real objects ([`objects`]): `index rebuild`, `list`, `plan`.
+//!
+//! `cargo bench --bench scale -- 100000 5000` makes smaller ones; 0 leaves one out. Needs a gigabyte of disk for 2 million, and removes it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +17,8 @@
     clippy::disallowed_methods,
     reason = "a benchmark measures, prints and may stop at the first surprise"
 )]
+
+mod objects;
 
 use std::convert::Infallible;
 use std::fs;
@@ -34,6 +39,8 @@ use walkeep::wal::event::{Ending, EndingKind, Xid};
 
 /// A year of a cluster that writes a megabyte a second.
 const YEAR: u64 = 2_000_000;
+/// Objects in a repository.
+const OBJECTS: u64 = 20_000;
 /// Segments of an ordinary day's commits, and of a peak's: a second and a half at 10,000 commits a second fills one.
 const QUIET: u64 = 40;
 const PEAK: u64 = 8000;
@@ -111,8 +118,18 @@ impl Source for Made {
 }
 
 fn main() {
-    let asked = std::env::args().skip(1).find_map(|word| word.parse().ok());
-    let segments: u64 = asked.unwrap_or(YEAR).max(2000);
+    let asked: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let (segments, objects) = (asked.first().copied().unwrap_or(YEAR), asked.get(1).copied().unwrap_or(OBJECTS));
+    println!("load average {}", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+    if segments > 0 {
+        index_of(segments.max(2000));
+    }
+    if objects > 0 {
+        objects::measure(objects);
+    }
+}
+
+fn index_of(segments: u64) {
     let dir = tempfile::tempdir().unwrap();
     println!("{segments} segments of 16 MiB, {} commits", commits_before(segments + 1));
     make(dir.path(), segments);
