@@ -37,7 +37,7 @@ impl Scene {
         let site = Site::new();
         site.init(&[]).expect_ok();
         let scratch = Scratch::new();
-        let segments = filled(&scratch, site.archive_command());
+        let (_, segments) = filled(&scratch, site.archive_command());
         let (link, config, key) = (scratch.join("archive"), scratch.join("walkeep.toml"), scratch.join("key"));
         symlink(site.repository(), &link).unwrap();
         let text = fs::read_to_string(site.config()).unwrap();
@@ -99,21 +99,25 @@ enum Fault {
 }
 
 /// A server whose WAL goes to an archive, a row a segment; its base backup is left in `base`. The names of the segments.
-fn filled(scratch: &Scratch, archive_command: String) -> Vec<String> {
+fn filled(scratch: &Scratch, archive_command: String) -> (Cluster, Vec<String>) {
     let options = Options::default().set("archive_mode", "on").set("archive_command", archive_command);
     let cluster = Cluster::start(QUICK, options);
     cluster.sql("create table t (n int)");
     let base = scratch.join("base");
     cluster.run("pg_basebackup", &["-D", base.to_str().unwrap(), "-X", "none", "-c", "fast", "--no-sync"]).expect_ok();
-    let segments: Vec<String> = (1..=SEGMENTS)
-        .map(|n| {
-            cluster.sql(&format!("insert into t values ({n})"));
-            cluster.switch_wal()
-        })
-        .collect();
-    let last = segments.last().unwrap();
-    cluster.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{last}' from pg_stat_archiver"));
-    segments
+    let segments: Vec<String> = (1..=SEGMENTS).map(|n| row(&cluster, n)).collect();
+    archived(&cluster, segments.last().unwrap());
+    (cluster, segments)
+}
+
+/// A row in a segment of its own, whose name it is.
+fn row(cluster: &Cluster, n: u32) -> String {
+    cluster.sql(&format!("insert into t values ({n})"));
+    cluster.switch_wal()
+}
+
+fn archived(cluster: &Cluster, segment: &str) {
+    cluster.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{segment}' from pg_stat_archiver"));
 }
 
 /// A copy of the base that recovers through `archive-get`.
@@ -283,7 +287,7 @@ fn a_network_that_is_slow_or_cut_never_promotes() {
     let proxy = Proxy::before(store.port());
     let (site, scratch) = (Site::new(), Scratch::new());
     store.init(&site);
-    let segments = filled(&scratch, site.archive_command());
+    let (cluster, segments) = filled(&scratch, site.archive_command());
     let text = fs::read_to_string(site.config()).unwrap();
     let through = text.replace(&format!("127.0.0.1:{}", store.port()), &format!("127.0.0.1:{}", proxy.port()));
     assert_ne!(text, through);
@@ -291,14 +295,15 @@ fn a_network_that_is_slow_or_cut_never_promotes() {
     let config = site.scratch().file("through.toml", &through);
 
     proxy.set(Mode::Slow);
+    let mut standby = recovering(&scratch, "standby", &config, true);
+    standby.start_again();
     let mut slow = recovering(&scratch, "slow", &config, false);
     goes_to_the_end(&mut slow, "slow");
+    standby.wait_for(&format!("select string_agg(n::text, ',' order by n) = '{ALL}' from t"));
+    still_recovers(&standby, &standby.log(), "the standby, slow");
 
     // The store's own patience is two minutes, so both wait at the same time.
     proxy.set(Mode::Pass);
-    let mut standby = recovering(&scratch, "standby", &config, true);
-    standby.start_again();
-    standby.wait_for(&format!("select string_agg(n::text, ',' order by n) = '{ALL}' from t"));
     let one_shot = recovering(&scratch, "cut", &config, false);
     proxy.cut_at(&segments[HIT]);
     stops_and_goes_on(
@@ -308,11 +313,16 @@ fn a_network_that_is_slow_or_cut_never_promotes() {
             assert!(failed.is_some(), "{}", process::tail(&standby.log(), 20));
             assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
             still_recovers(&standby, &standby.log(), "the standby");
+            assert_eq!(rows(&standby), ALL);
             proxy.set(Mode::Pass);
         },
         "cut",
     );
+    // What has come into the store since, by another way, comes to the standby by itself.
+    archived(&cluster, &row(&cluster, SEGMENTS + 1));
     assert!(standby.is_running());
+    standby.wait_for(&format!("select string_agg(n::text, ',' order by n) = '{ALL},{}' from t", SEGMENTS + 1));
+    still_recovers(&standby, &standby.log(), "the standby, with the network back");
     assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
     standby.stop();
 }

@@ -17,6 +17,9 @@ use crate::support::{Cluster, Options, QUICK, Site};
 
 const TARGETS: usize = 20;
 
+/// Kinds of targets to draw, the more important ones more than once.
+pub(super) const KINDS: usize = 8;
+
 /// A place to stop, in the words of both walkeep and PostgreSQL.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -67,8 +70,13 @@ impl History {
 
     /// A random target, and where it stops: records that start before are replayed.
     pub(super) fn draw_stop(&self, random: &mut SmallRng) -> (Target, u64) {
+        let kind = random.random_range(0..KINDS);
+        self.draw_stop_of(kind, random)
+    }
+
+    /// The same of one of the [`KINDS`]: half are times, a quarter positions, and a transaction and a restore point.
+    pub(super) fn draw_stop_of(&self, kind: usize, random: &mut SmallRng) -> (Target, u64) {
         loop {
-            let kind = random.random_range(0..8);
             // PostgreSQL knows no "before" a restore point.
             let inclusive = kind == 7 || random.random_bool(0.5);
             let (kind, value, stop) = match kind {

@@ -5,21 +5,18 @@
 //! is compared, too.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::moments::{History, Target};
+use crate::moments::{History, KINDS, Target};
 use crate::support::process::{self, Orphan};
 use crate::support::scratch;
 use crate::support::waldump::{self, Ending, Record, lsn, spell};
 use crate::support::workload::Workload;
 use crate::support::{Cluster, Options, Scratch, Site, majors};
-
-/// Targets drawn on each major.
-const TARGETS: usize = 8;
 
 /// What a recovery came to.
 #[derive(Debug)]
@@ -38,6 +35,8 @@ struct Scene {
     site: Site,
     scratch: Scratch,
     history: History,
+    /// A subtransaction that was rolled back, and one that committed with its transaction.
+    subtransactions: [u32; 2],
 }
 
 impl Scene {
@@ -67,6 +66,7 @@ impl Scene {
         fs::write(&clock, "+177s\n").unwrap();
         std::thread::sleep(Duration::from_millis(300));
         workload.stop();
+        let subtransactions = subtransactions(&cluster);
         let mut standby = cluster.standby(options.set("archive_command", &both));
         // The standby archives what it writes itself, not what it was sent; and the backup it came from has ended one more segment.
         let last = cluster.switch_wal();
@@ -85,11 +85,34 @@ impl Scene {
 
         let records = both_timelines(&standby, &scratch, &consistent);
         assert!(records.last().is_some_and(|record| record.lsn > lsn(&begun)), "nothing of the second timeline");
-        Scene { major, site, scratch, history: History::of(records, &consistent) }
+        Scene { major, site, scratch, history: History::of(records, &consistent), subtransactions }
     }
 
     /// How far PostgreSQL alone recovers, from its own base backup and its own segments.
     fn recovered(&self, target: &Target) -> Stopped {
+        self.paused(&self.to_recover(target))
+    }
+
+    /// What PostgreSQL alone says of a target that it never meets.
+    fn never_met(&self, target: &Target) -> String {
+        let data = self.to_recover(target);
+        let mut server = Cluster::adopt(self.major, &data);
+        // It may be up for a moment, as a standby that takes connections.
+        let log = match server.try_start() {
+            Err(log) => log,
+            Ok(()) => {
+                let ended = process::until(Duration::from_secs(60), || (!server.is_running()).then_some(()));
+                assert!(ended.is_some(), "{target:?}: it does not end\n{}", server.log());
+                server.log()
+            }
+        };
+        server.kill9();
+        fs::remove_dir_all(&data).unwrap();
+        log
+    }
+
+    /// A copy of the base backup that recovers up to a target.
+    fn to_recover(&self, target: &Target) -> PathBuf {
         let data = self.scratch.join("recovered");
         let mut copy = process::command("cp", Orphan::Kill);
         copy.arg("-a").arg(self.scratch.join("base")).arg(&data);
@@ -102,7 +125,7 @@ impl Scene {
         );
         fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         self.scratch.file("recovered/recovery.signal", "");
-        self.paused(&data)
+        data
     }
 
     /// How far a restore by walkeep gets.
@@ -195,6 +218,47 @@ impl Scene {
     }
 }
 
+/// A transaction with two subtransactions, of which the first is rolled back: their numbers.
+fn subtransactions(cluster: &Cluster) -> [u32; 2] {
+    let insert = "insert into ledger (rows, filler) values (3, '') returning xmin";
+    let statements = [
+        "begin",
+        insert,
+        "savepoint a",
+        insert,
+        "rollback to a",
+        "release a",
+        "savepoint b",
+        insert,
+        "release b",
+        insert,
+        "commit",
+    ];
+    // One by one: of several statements at once an older psql shows the last one's rows only.
+    let arguments: Vec<&str> = ["-XAtq"].into_iter().chain(statements.iter().flat_map(|one| ["-c", one])).collect();
+    let asked = cluster.run("psql", &arguments).expect_ok();
+    let seen: Vec<u32> = asked.lines().map(|xid| xid.parse().unwrap()).collect();
+    assert!(seen.len() == 4 && seen[0] == seen[3] && seen[0] < seen[1] && seen[1] < seen[2], "{asked}");
+    [seen[1], seen[2]]
+}
+
+/// One that was rolled back has a record of its own, where recovery stops; one that committed has none, so that it is never met (TRAPS 48).
+fn subtransactions_as_targets(scene: &Scene) {
+    let [undone, committed] = scene.subtransactions;
+    let target = |xid: u32, inclusive| Target { kind: "xid", value: xid.to_string(), inclusive };
+    let of = |xid| scene.history.endings.iter().find(move |ending| ending.xid == xid);
+    let ending = of(undone).expect("the record of the one that was rolled back");
+    assert!(!ending.commit && of(committed).is_none());
+    scene.compare(&target(undone, true), ending.lsn + 1, &format!("{}, undone subtransaction {undone}", scene.major));
+
+    let told = format!("{}, committed subtransaction {committed}", scene.major);
+    let refused = scene.site.walkeep(&["plan", "postgres", "main", "--target-xid", &committed.to_string()]);
+    let refused = refused.expect_code(3).stdout;
+    assert!(refused.contains("subtransaction"), "{told}: {refused}");
+    let log = scene.never_met(&target(committed, true));
+    assert!(log.contains("recovery ended before configured recovery target was reached"), "{told}\n{log}");
+}
+
 /// What the first timeline has up to where the second left it, and then what that has.
 fn both_timelines(cluster: &Cluster, place: &Scratch, from: &str) -> Vec<Record> {
     let folder = place.join("wal");
@@ -233,8 +297,8 @@ fn agrees_on(major: u32) {
     let far = endings.iter().zip(endings.iter().skip(1)).any(|(one, next)| (one.time - next.time).get_seconds() > 60);
     println!("{major}: {} endings, {back} earlier than the one before, seed {seed}", endings.len());
     assert!(back > 0 && far, "{major}: no commit times against the order of the log");
-    for nth in 0..TARGETS {
-        let (target, stop) = scene.history.draw_stop(&mut random);
+    for nth in 0..KINDS {
+        let (target, stop) = scene.history.draw_stop_of(nth, &mut random);
         let told = format!("{major}, {target:?}, seed {seed}");
         let stopped = scene.compare(&target, stop, &told);
         if nth % 4 == 0 {
@@ -242,6 +306,7 @@ fn agrees_on(major: u32) {
             assert_eq!(restored.at, stopped.at, "{told}: restored");
         }
     }
+    subtransactions_as_targets(&scene);
     // The end of the backup is walkeep's own backup's.
     let immediate = ["--target-immediate".to_owned()];
     let plan = scene.plan(&immediate);

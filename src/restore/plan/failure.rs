@@ -121,8 +121,8 @@ fn not_found(world: World<'_>, request: &Request, path: &TimelinePath) -> Result
     }
     Ok(match target {
         Target::Xid(_) => format!(
-            "{target} did not end in the archived log up to timeline {timeline}; a transaction that only read, a subtransaction, and one \
-             still running have no end there"
+            "{target} did not end in the archived log up to timeline {timeline}; a transaction that only read, a subtransaction that committed, \
+             and one still running have no end there"
         ),
         Target::BeforeEvent(lsn) => format!(
             "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints where events are"
