@@ -6,11 +6,13 @@
 //! leaves whole frames and perhaps the beginning of one more; reading stops at the first frame that does not open, so what is read is always
 //! a prefix of what was appended, and contains all that was synced.
 //!
+//! Two receivers would write over each other's files, so a receiver locks the folder (`flock`).
+//!
 //! All calls block. Not known here: who fills the spool, and when a file may go.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ const MAX_STORED: usize = MAX_FRAME + (64 << 10);
 
 const SUFFIX: &str = ".tail";
 
-/// Why WAL could not be spooled or read back.
+/// Why WAL, or the commands of an instance, could not be spooled or read back.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The operating system said no.
@@ -42,6 +44,17 @@ pub enum SpoolError {
         path: PathBuf,
         /// What it said.
         source: io::Error,
+    },
+    /// Another receiver is at work.
+    #[error(
+        "another `walkeep receive`{} uses {}; end it, or give this one a state-dir of its own",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display()
+    )]
+    InUse {
+        /// The spool.
+        dir: PathBuf,
+        /// The other one's process, if the kernel tells.
+        pid: Option<u32>,
     },
     /// A directory could not be made or synced.
     #[error(transparent)]
@@ -59,6 +72,41 @@ pub enum SpoolError {
         /// What was given.
         offset: u64,
     },
+}
+
+/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is
+/// the folder, so nothing is left behind.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
+
+impl Lock {
+    /// Locks a spool's folder, for one receiver alone.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`] if there is another one; what the operating system said.
+    pub(super) fn take(dir: &Path) -> Result<Lock, SpoolError> {
+        let failed = |source| SpoolError::File { action: "lock", path: dir.to_owned(), source };
+        let folder = File::open(dir).map_err(failed)?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Lock(folder)),
+            Err(TryLockError::WouldBlock) => {
+                let inode = folder.metadata().map_err(failed)?.ino();
+                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(inode) })
+            }
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// Which process has locked the file with that number, by `/proc/locks` (proc(5)); `None` where it does not say, as in another container.
+fn holder(inode: u64) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let held = locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
+        let (pid, file) = (words.next()?, words.next()?);
+        (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok()).flatten()
+    });
+    held.filter(|&pid| pid > 0)
 }
 
 /// The directory of one cluster's tails.
@@ -84,6 +132,14 @@ impl Spool {
         let cluster = archive.cluster().clone();
         let dir = state_dir.join("spool").join(cluster.as_str());
         dir.is_dir().then(|| Spool { dir, cluster, protection: Arc::clone(archive.protection()) })
+    }
+
+    /// Takes the spool for one receiver alone.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`] if there is another one.
+    pub fn lock(&self) -> Result<Lock, SpoolError> {
+        Lock::take(&self.dir)
     }
 
     fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<Protection>) -> Result<Spool, SpoolError> {

@@ -184,7 +184,12 @@ impl Intake {
 
     /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.
     pub(super) fn copyable(&self) -> Option<Partial<'_>> {
-        self.assembler.partial().filter(|_| !self.is_behind())
+        self.unfinished().filter(|_| !self.is_behind())
+    }
+
+    /// The segment under way as it is.
+    pub(super) fn unfinished(&self) -> Option<Partial<'_>> {
+        self.assembler.partial()
     }
 
     /// A piece is in every repository.
@@ -329,7 +334,7 @@ impl Intake {
 
     /// The segment under way.
     pub(super) fn partial(&self) -> Option<Segment> {
-        let partial = self.assembler.partial()?;
+        let partial = self.unfinished()?;
         Some(Segment { name: partial.name, bytes: Bytes::copy_from_slice(partial.bytes) })
     }
 

@@ -203,6 +203,7 @@ pub async fn run(
         let (state_dir, archive) = (settings.state_dir.clone(), Arc::clone(archive));
         tokio::task::spawn_blocking(move || Spool::open(&state_dir, &archive)).await.map_err(|_panic| Error::Lost)??
     };
+    let _alone = spool.lock()?;
     let mut receiver = Receiver { archive, settings, observer, shutdown, spool, state: None };
     let clock = Arc::clone(archive.clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
@@ -218,11 +219,11 @@ pub async fn run(
                 let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
                 tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the stream of WAL broke");
                 observer.event(Event::Disconnected { error, pause });
-                receiver.persist(&*clock).await?;
+                receiver.persist().await?;
                 receiver.pause(&*clock, pause).await?;
             }
             Err(error) => {
-                receiver.persist(&*clock).await?;
+                receiver.farewell(&*clock).await?;
                 return if *receiver.shutdown.borrow() { receiver.finished(false) } else { Err(error) };
             }
         }
@@ -262,13 +263,23 @@ impl Receiver<'_> {
         Ok(Finished { until: self.safe(), timeline, reached })
     }
 
-    /// Makes what is in memory durable here, whatever the policy: the server may be gone for good.
-    async fn persist(&mut self, clock: &dyn Clock) -> Result<(), Error> {
+    /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside what comes next.
+    async fn persist(&mut self) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(Scope::All, &mut state.uploads).await?;
+        state.copies.look_now(state.intake.unfinished());
+        state.intake.removed().await;
+        Ok(())
+    }
+
+    /// The same at the end, where nothing comes next: waits for the repositories, but not for ever.
+    async fn farewell(&mut self, clock: &dyn Clock) -> Result<(), Error> {
         let end = clock.elapsed().saturating_add(FAREWELL);
-        state.copies.look_now(state.intake.copyable());
+        self.persist().await?;
+        let Some(state) = &mut self.state else { return Ok(()) };
+        // What is being copied may have been begun before the last of it came.
         let _patience_over = timeout(clock, FAREWELL, state.copies.settle()).await;
+        state.copies.look_now(state.intake.unfinished());
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
             let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
@@ -276,6 +287,8 @@ impl Receiver<'_> {
             state.copies.archived(name);
             self.observer.event(Event::Archived { name, ingested });
         }
+        let left = end.saturating_sub(clock.elapsed());
+        let _patience_over = timeout(clock, left, state.copies.settle()).await;
         state.intake.removed().await;
         Ok(())
     }
@@ -441,7 +454,7 @@ impl Receiver<'_> {
                 if let Some(Ok((connection, _))) = finish {
                     connection.close().await;
                 }
-                self.persist(clock).await?;
+                self.farewell(clock).await?;
                 Ok(Streamed::Finished(self.finished(ended == Ended::Reached)?))
             }
         }

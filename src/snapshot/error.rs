@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::archive;
-use crate::archive::instance::spool::SpoolError;
+use crate::archive::spool::SpoolError;
 use crate::retry::Class;
 use crate::seal::SealError;
 use crate::{rdb, redis, resp};

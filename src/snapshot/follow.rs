@@ -194,7 +194,7 @@ impl Following {
             if sync {
                 growing.sync()?;
             }
-            Ok::<_, crate::archive::instance::spool::SpoolError>(growing)
+            Ok::<_, crate::archive::spool::SpoolError>(growing)
         });
         self.growing = Some(written.await.map_err(|_panic| Error::Lost)??);
         Ok(())

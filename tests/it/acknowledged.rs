@@ -27,3 +27,21 @@ fn a_commit_that_the_receiver_acknowledged_is_restored_from_its_spool() {
     assert_eq!(restored.sql("select count(*), max(number) from kept"), "50|50");
     restored.stop();
 }
+
+/// Two would write over each other's spool. The message says whom to end.
+#[test]
+fn a_second_receiver_on_the_same_state_is_refused() {
+    let cluster = Cluster::start(QUICK, Options::default());
+    let site = Site::for_cluster(&cluster);
+    let mut receiver = site.spawn("receive", &["receive"]);
+    cluster.wait_for("select count(*) = 1 from pg_stat_replication where application_name = 'walkeep'");
+    let second = site.walkeep(&["receive"]).expect_code(1);
+    let holder = format!("another `walkeep receive` (pid {}) uses", receiver.pid());
+    assert!(second.stderr.contains(&holder), "{holder}\n{}", second.stderr);
+    receiver.kill9();
+    // The lock went with the process.
+    let mut receiver = site.spawn("receive", &["receive"]);
+    cluster.sql("create table later ()");
+    cluster.wait_for("select coalesce(bool_or(flush_lsn = pg_current_wal_flush_lsn()), false) from pg_stat_replication");
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+}

@@ -111,3 +111,16 @@ fn copies_can_be_left_out() {
     assert_eq!(rig.pieces(), []);
     assert_eq!(rig.after_the_worst(), "1");
 }
+
+/// Who ends the receiver for good finds everything in the repository, and not only what the last copy had.
+#[test]
+fn a_receiver_that_ends_copies_the_rest() {
+    let rig = Rig::start("copy-every = \"1h\"");
+    for n in 0..3 {
+        rig.cluster.sql(&format!("insert into t values ({n})"));
+    }
+    rig.cluster.wait_for("select flush_lsn = pg_current_wal_flush_lsn() from pg_stat_replication");
+    let Rig { cluster, site, mut receiver } = rig;
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    assert_eq!(Rig { cluster, site, receiver }.after_the_worst(), "0,1,2");
+}

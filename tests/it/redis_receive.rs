@@ -122,7 +122,7 @@ fn a_second_receiver_on_the_same_state_is_refused() {
     let mut receiver = receiving(&site);
     based(&receiver);
     let second = site.walkeep(&["receive", "cache"]).expect_code(1);
-    assert!(second.stderr.contains("another receiver of this instance uses"), "{}", second.stderr);
+    assert!(second.stderr.contains("another `walkeep receive`"), "{}", second.stderr);
     work(&server, 1);
     acknowledged(&server, &mut receiver);
     receiver.kill9();

@@ -211,7 +211,7 @@ impl Instance {
         let mut spooled = Spools::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
         if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) {
-            let read = move || -> Result<Vec<Stretch>, super::spool::SpoolError> {
+            let read = move || -> Result<Vec<Stretch>, crate::archive::spool::SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.

@@ -5,15 +5,13 @@
 //! nothing lies here in clear and no frame opens in another's place. The frame's metadata has its marks; that of the first frame, which
 //! has no bytes, says what the stretch begins with.
 //!
-//! Two receivers would write over each other's files, so a receiver locks the folder (`flock`).
-//!
 //! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
 //! be safe. What is read is always a prefix of what was appended and has all that was synced. The bytes may end within a command:
 //! [`Spooled::stretch`] leaves that part out, and the server is asked for it again.
 //!
 //! All calls block.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -26,43 +24,17 @@ use serde::{Deserialize, Serialize};
 use super::Instance;
 use super::commands::{Follows, Mark, Run, Stretch};
 use super::notable::{NOTED_KEYS, Scan};
+use crate::archive::spool::{Lock, SpoolError};
 use crate::durable;
 use crate::redis::ReplicationId;
 use crate::resp::{Commands, Kind as CommandKind, Limits};
-use crate::seal::{self, Binding, Kind, Level, Protection, SealError, SealSpec};
+use crate::seal::{self, Binding, Kind, Level, Protection, SealSpec};
 
 /// The most plaintext in one frame.
 const MAX_FRAME: usize = 4 << 20;
 /// The most bytes a frame has on disk, were it to defy compression, with marks for each of its bytes' milliseconds.
 const MAX_STORED: usize = MAX_FRAME + (4 << 20);
 const SUFFIX: &str = ".commands";
-
-/// Why commands could not be spooled or read back.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The operating system said no.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-    /// Another receiver is at work.
-    #[error("another receiver of this instance uses {}; end it, or give this one a state-dir of its own", dir.display())]
-    InUse {
-        /// The spool.
-        dir: PathBuf,
-    },
-    /// A directory could not be made or synced.
-    #[error(transparent)]
-    Durable(#[from] durable::Error),
-    /// A frame could not be sealed.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-}
 
 /// What a stretch begins with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -99,10 +71,6 @@ pub struct Spool {
     instance: String,
     protection: Arc<Protection>,
 }
-
-/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
 
 /// The name of a spooled stretch: its history and first offset.
 pub type Name = (ReplicationId, u64);
@@ -171,18 +139,12 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Takes the spool for one receiver alone. What is locked is the folder, so nothing is left behind.
+    /// Takes the spool for one receiver alone.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<Lock, SpoolError> {
-        let failed = |source| SpoolError::File { action: "lock", path: self.dir.clone(), source };
-        let dir = File::open(&self.dir).map_err(failed)?;
-        match dir.try_lock() {
-            Ok(()) => Ok(Lock(dir)),
-            Err(TryLockError::WouldBlock) => Err(SpoolError::InUse { dir: self.dir.clone() }),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
-        }
+        Lock::take(&self.dir)
     }
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
