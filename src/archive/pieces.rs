@@ -117,19 +117,24 @@ impl Archive {
             }
             let key = self.key_of(piece);
             let opened = match self.get_object(Kind::Piece, &key).await {
-                Ok(Some(opened)) => opened,
+                Ok(Some(opened)) if opened.plain.len() as u64 == piece.len() => Ok(opened),
+                Ok(Some(_)) => Err(self.wrong(&key, "it is not as long as its name says")),
                 Ok(None) => return Ok(None),
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(opened) => {
+                    let known = usize::try_from(end.bytes_since(piece.start)).unwrap_or(usize::MAX);
+                    bytes.extend_from_slice(opened.plain.get(known..).unwrap_or_default());
+                    end = piece.end;
+                }
                 // The plan of a restore was told the same, and promises no more.
                 Err(error) if error.is_integrity() => {
                     tracing::warn!(%key, %error, "a piece of the newest WAL is damaged; what follows it is not used");
                     break;
                 }
                 Err(error) => return Err(error),
-            };
-            let known = usize::try_from(end.bytes_since(piece.start)).unwrap_or(usize::MAX);
-            let new = opened.plain.get(known..).filter(|_| opened.plain.len() as u64 == piece.len());
-            bytes.extend_from_slice(new.ok_or_else(|| self.wrong(&key, "it is not as long as its name says"))?);
-            end = piece.end;
+            }
         }
         Ok(Some((bytes, end)))
     }
@@ -261,8 +266,14 @@ mod tests {
         assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, at(5000), "up to the damaged one");
         std::fs::write(&last, kept).unwrap();
 
+        // Sealed under the name of another range it is as good as damaged.
+        let misnamed = vec![part(6000, 6100)];
+        let key = archive.key_of(piece_at(6000, 7000));
+        archive.put_object(crate::seal::Kind::Piece, &key, misnamed, Vec::new()).await.unwrap();
+        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, at(6000), "up to the one of a wrong length");
+
         archive.sweep_pieces(size).await.unwrap();
-        assert_eq!(archive.pieces(None).await.unwrap().len(), 6, "the segment is not archived");
+        assert_eq!(archive.pieces(None).await.unwrap().len(), 7, "the segment is not archived");
         archive.put_segment(name, whole.clone()).await.unwrap();
         archive.sweep_pieces(size).await.unwrap();
         assert_eq!(archive.pieces(None).await.unwrap(), []);
