@@ -142,6 +142,7 @@ impl IngestError {
 /// What a place has of a segment.
 pub(super) struct Stored {
     pub(super) trailer: Box<Trailer>,
+    /// Its outline.
     digest: Digest,
     /// Bytes of its object.
     len: u64,
@@ -297,7 +298,7 @@ impl Archive {
 
     async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<Option<Stored>, Error> {
         let Some((trailer, len)) = place.trailer(Kind::Wal, key, self).await? else { return Ok(None) };
-        let digest = Digest::from_bytes(trailer.metadata()).map_err(|e| place.content(key, e))?;
+        let digest = Digest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
         Ok(Some(Stored { trailer, digest, len }))
     }
 

@@ -84,12 +84,7 @@ impl Digest {
     /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
         let mut reader = Reader::new(bytes);
-        let version = match reader.u8() {
-            Some(version @ 1..=VERSION) => version,
-            Some(other) => return Err(DigestFormatError::Version(other)),
-            None => return Err(DigestFormatError::Damaged("version")),
-        };
-        let mut digest = head_fields(&mut reader).ok_or(DigestFormatError::Damaged("header"))?;
+        let (version, mut digest) = outline(&mut reader)?;
         let (start, end) = (digest.start(), digest.end());
         digest.head = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
         digest.tail = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("tail"))?;
@@ -105,6 +100,25 @@ impl Digest {
         }
         Ok(digest)
     }
+
+    /// Only what [`Digest::to_bytes`] wrote of the segment as a whole; fragments, endings and events are left empty. Most of a digest is those.
+    ///
+    /// # Errors
+    /// [`DigestFormatError`] if it is of another version or does not begin like a digest.
+    pub fn outline(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
+        outline(&mut Reader::new(bytes)).map(|(_, digest)| digest)
+    }
+}
+
+/// The version, and everything before the fragments.
+fn outline(reader: &mut Reader<'_>) -> Result<(u8, Digest), DigestFormatError> {
+    let version = match reader.u8() {
+        Some(version @ 1..=VERSION) => version,
+        Some(other) => return Err(DigestFormatError::Version(other)),
+        None => return Err(DigestFormatError::Damaged("version")),
+    };
+    let digest = head_fields(reader).ok_or(DigestFormatError::Damaged("header"))?;
+    Ok((version, digest))
 }
 
 /// Everything before the fragments; those, endings and events are left empty.

@@ -232,7 +232,10 @@ fn digest() -> impl Strategy<Value = Digest> {
 proptest! {
     #[test]
     fn what_is_written_is_read_back(digest in digest()) {
-        assert_eq!(Digest::from_bytes(&digest.to_bytes()), Ok(digest));
+        let bytes = digest.to_bytes();
+        assert_eq!(Digest::from_bytes(&bytes), Ok(digest.clone()));
+        let (head, tail, endings, events, changes) = Default::default();
+        assert_eq!(Digest::outline(&bytes), Ok(Digest { head, tail, endings, events, changes, ..digest }));
     }
 
     #[test]
