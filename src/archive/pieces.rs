@@ -270,7 +270,11 @@ mod tests {
         let misnamed = vec![part(6000, 6100)];
         let key = archive.key_of(piece_at(6000, 7000));
         archive.put_object(crate::seal::Kind::Piece, &key, misnamed, Vec::new()).await.unwrap();
-        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, at(6000), "up to the one of a wrong length");
+        assert_eq!(
+            archive.in_pieces(name, size).await.unwrap().unwrap().1,
+            at(6000),
+            "up to the one of a wrong length"
+        );
 
         archive.sweep_pieces(size).await.unwrap();
         assert_eq!(archive.pieces(None).await.unwrap().len(), 7, "the segment is not archived");

@@ -42,6 +42,7 @@ fn a_second_receiver_on_the_same_state_is_refused() {
     // The lock went with the process.
     let mut receiver = site.spawn("receive", &["receive"]);
     cluster.sql("create table later ()");
-    cluster.wait_for("select coalesce(bool_or(flush_lsn = pg_current_wal_flush_lsn()), false) from pg_stat_replication");
+    cluster
+        .wait_for("select coalesce(bool_or(flush_lsn = pg_current_wal_flush_lsn()), false) from pg_stat_replication");
     assert!(receiver.terminate().success(), "{}", receiver.output());
 }

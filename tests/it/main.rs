@@ -73,5 +73,9 @@ mod redis_log;
 mod redis_cleanup;
 /// Redis back out: what is written, seen by servers of every version.
 mod redis_restore;
+/// A client that works without a pause and keeps a record of its own.
+mod redis_workload;
+/// Redis to random moments of a busy time, beside that record.
+mod redis_moments;
 /// PostgreSQL and Redis to one moment.
 mod joint;

@@ -11,7 +11,7 @@ use walkeep::rdb::{self, Checksum, Kind, Limits, Walk, Walker};
 use walkeep::redis::{Address, Connection, Flavour, Login, Server, Sync, TlsFiles, Wish};
 use walkeep::resp::Cut;
 use walkeep::snapshot::out::start::{Loaded, check, version_of};
-use walkeep::snapshot::out::{Error, Form, Names, Place, Placed, Version, advice};
+use walkeep::snapshot::out::{Arrivals, Error, Form, Names, Place, Placed, Version, advice};
 
 use super::support::Scratch;
 use super::support::process::{self, Orphan, until};
@@ -264,8 +264,9 @@ impl Recording {
         }
         if form != Form::Dump {
             place = place.follow(self.begin).expect("a whole snapshot");
+            let arrivals = Arrivals::at(jiff::Timestamp::now());
             for piece in self.up_to(offset).chunks(777) {
-                place.commands(piece).expect("the commands");
+                place.commands(piece, &arrivals).expect("the commands");
             }
         }
         place.end().expect("placed")

@@ -1,14 +1,25 @@
 //! The stream of commands on its way into an append-only file.
 //!
 //! The file is what a client might have sent, so what servers say to each other in between is left out: `PING`, `REPLCONF GETACK`, empty lines.
-//! It begins with the database that the stream was in, and it ends at the last place where the stream may be cut.
+//! It begins with the database that the stream was in, and it ends at the last place where the stream may be cut. A time to live that would count
+//! from when the file is loaded is followed by the time that is meant ([`super::expiry`]).
+//!
+//! Holds the command under way, if it comes in pieces.
 
 use super::Error;
+use super::expiry::{Arrivals, absolute};
 use crate::durable::Staged;
 use crate::resp::{self, Commands, Cut, Kind, Limits};
 
-/// What servers say to each other is shorter.
-const HELD: usize = 4 << 10;
+/// A command that ends in the bytes under way.
+struct Ended {
+    /// Where.
+    at: usize,
+    /// Whether it is for the file.
+    kept: bool,
+    /// What is to follow it there.
+    more: Option<Vec<u8>>,
+}
 
 /// Where the commands end.
 #[derive(Debug)]
@@ -55,20 +66,27 @@ impl Tail {
         })
     }
 
-    /// The next bytes of the stream.
-    pub(super) fn push(&mut self, file: &mut Staged, bytes: &[u8]) -> Result<(), Error> {
+    /// The next bytes of the stream, and when they had come.
+    pub(super) fn push(&mut self, file: &mut Staged, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
         let begin = self.commands.offset();
-        // Where in `bytes` a command ends, and whether it is to be kept.
-        let mut ends: Vec<(usize, bool)> = Vec::new();
+        let mut ends: Vec<Ended> = Vec::new();
+        let held = &self.held;
         let (mut end, mut counts, mut highest) = (self.end, self.counts, self.highest_db);
         let mut whole = self.whole;
         self.commands.push(bytes, &mut |command| {
             let kept = !matches!(command.kind, Kind::Empty | Kind::Ping | Kind::GetAck);
-            let to = usize::try_from(command.end.saturating_sub(begin)).unwrap_or(usize::MAX);
-            ends.push((to, kept));
+            let place = |offset: u64| usize::try_from(offset.saturating_sub(begin)).unwrap_or(usize::MAX);
+            let (from, to) = (place(command.start), place(command.end));
+            let raw = || {
+                let before = if command.start < begin { held.as_slice() } else { &[] };
+                [before, bytes.get(from..to).unwrap_or_default()].concat()
+            };
+            let more = absolute(command.name(), command.end, arrivals, raw);
             if kept {
-                whole = whole.saturating_add(command.end.saturating_sub(command.start));
+                let len = command.end.saturating_sub(command.start);
+                whole = whole.saturating_add(len).saturating_add(more.as_ref().map_or(0, |more| more.len() as u64));
             }
+            ends.push(Ended { at: to, kept, more });
             let writes = kept && !matches!(command.kind, Kind::Select | Kind::Multi | Kind::Exec);
             counts.1 = counts.1.saturating_add(u64::from(writes));
             highest = highest.max(command.db);
@@ -89,25 +107,26 @@ impl Tail {
     }
 
     /// Writes what is kept of `bytes`, in as few pieces as there are gaps.
-    fn write(&mut self, file: &mut Staged, bytes: &[u8], ends: &[(usize, bool)]) -> Result<(), Error> {
+    fn write(&mut self, file: &mut Staged, bytes: &[u8], ends: &[Ended]) -> Result<(), Error> {
         let (mut from, mut to) = (0, 0);
-        for (end, kept) in ends {
+        for Ended { at, kept, more } in ends {
             if !*kept {
                 self.put(file, bytes.get(from..to).unwrap_or_default())?;
                 self.held.clear();
-                from = *end;
+                from = *at;
             } else if !self.held.is_empty() {
                 let held = std::mem::take(&mut self.held);
                 self.put(file, &held)?;
             }
-            to = *end;
+            if let Some(more) = more {
+                self.put(file, bytes.get(from..*at).unwrap_or_default())?;
+                self.put(file, more)?;
+                from = *at;
+            }
+            to = *at;
         }
         self.put(file, bytes.get(from..to).unwrap_or_default())?;
         self.held.extend_from_slice(bytes.get(to..).unwrap_or_default());
-        if self.held.len() > HELD {
-            let held = std::mem::take(&mut self.held);
-            self.put(file, &held)?;
-        }
         Ok(())
     }
 

@@ -18,6 +18,7 @@
 pub mod advice;
 mod commands;
 pub mod conf;
+mod expiry;
 mod place;
 mod restore;
 pub mod start;
@@ -28,6 +29,7 @@ mod version;
 use std::path::PathBuf;
 
 pub use conf::{Conf, Names};
+pub use expiry::Arrivals;
 pub use place::{Form, Place, Placed};
 pub use restore::{Wishes, restore};
 pub use version::Version;

@@ -5,7 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::commands::Tail;
-use super::{Error, Names, Version};
+use super::{Arrivals, Error, Names, Version};
 use crate::durable::{self, Staged};
 use crate::rdb::{Limits, Walk, Walker};
 use crate::resp::Cut;
@@ -159,14 +159,14 @@ impl Place {
         Ok(self)
     }
 
-    /// The next bytes of the commands.
+    /// The next bytes of the commands, and when they had come.
     ///
     /// # Errors
     /// They are no commands, or can't be written.
-    pub fn commands(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub fn commands(&mut self, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
         match &mut self.tail {
             None => Err(Error::NoPlace),
-            Some((tail, _)) => tail.push(&mut self.file, bytes),
+            Some((tail, _)) => tail.push(&mut self.file, bytes, arrivals),
         }
     }
 

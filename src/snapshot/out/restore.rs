@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::{Error, Form, Names, Place, Placed, Version};
+use super::{Arrivals, Error, Form, Names, Place, Placed, Version};
 use crate::archive::instance::{Instance, Reach};
 use crate::rdb::Limits;
 
@@ -49,11 +49,12 @@ pub async fn restore(
     }
     if let (true, Some(from)) = (form.is_append_only(), reach.from) {
         place = on_a_thread(move || place.follow(from)).await?;
-        for number in 0..reach.stretches.len() {
+        for (number, stretch) in reach.stretches.iter().enumerate() {
+            let arrivals = Arrivals::of(stretch);
             let bytes: Bytes = instance.commands_of(reach, number).await?;
             done = done.saturating_add(bytes.len() as u64);
             place = on_a_thread(move || {
-                place.commands(&bytes)?;
+                place.commands(&bytes, &arrivals)?;
                 Ok(place)
             })
             .await?;

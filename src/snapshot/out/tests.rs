@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::*;
 use crate::rdb::Limits;
 use crate::redis::Flavour;
@@ -31,7 +33,7 @@ fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<
         if form != Form::Dump {
             place = place.follow(Cut { offset: 1000, db: 3 })?;
             for piece in stream.chunks(size) {
-                place.commands(piece)?;
+                place.commands(piece, &Arrivals::at(Timestamp::from_second(1000).unwrap()))?;
             }
         }
         place.end()
@@ -68,12 +70,14 @@ fn commands_up_to_the_last_cut() {
         command(&["SELECT", "5"]),
         command(&["REPLCONF", "GETACK", "*"]),
         command(&["MULTI"]),
-        command(&["SET", "b", &"long ".repeat(3000)]),
+        command(&["SET", "b", &"long ".repeat(3000), "PX", "7"]),
         command(&["PING"]),
         command(&["EXEC"]),
     ];
-    let kept: Vec<u8> =
-        [command(&["SELECT", "3"])].iter().chain([0, 3, 5, 6, 8].map(|nth| &whole[nth])).flatten().copied().collect();
+    // What counts from when it is run is followed by what was meant, and both are in the transaction.
+    let (select, meant) = (command(&["SELECT", "3"]), command(&["PEXPIREAT", "b", "1000007"]));
+    let kept = [&select, &whole[0], &whole[3], &whole[5], &whole[6], &meant, &whole[8]];
+    let kept: Vec<u8> = kept.into_iter().flatten().copied().collect();
     let end = 1000 + whole.concat().len() as u64;
     let open = [command(&["PING"]), command(&["MULTI"]), command(&["SET", "c", &"x".repeat(9000)])].concat();
     for size in [1, 7, 1000, 1 << 20] {
