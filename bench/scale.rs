@@ -28,12 +28,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use walkeep::archive::lookup::{Lookup, Source};
-use walkeep::archive::overview::{self, Contents};
+use walkeep::archive::overview::{self, Contents, Overview};
 use walkeep::index::{Along, Entry, Index, Place};
 use walkeep::postgres::lsn::Lsn;
 use walkeep::postgres::segment::{SegmentNo, SegmentSize, SystemId};
 use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::{TimelineId, TimelinePath};
+use walkeep::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
 use walkeep::wal::digest::{Digest, State};
 use walkeep::wal::event::{Ending, EndingKind, Xid};
 
@@ -123,6 +123,7 @@ fn main() {
     println!("load average {}", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     if segments > 0 {
         index_of(segments.max(2000));
+        many_timelines((segments / 1000).clamp(2, 100));
     }
     if objects > 0 {
         objects::measure(objects);
@@ -143,6 +144,42 @@ fn index_of(segments: u64) {
             [middle(&warm), worst(&warm), middle(&cold), worst(&cold)].map(millis);
         println!("{name:<34} {warm:>12} {warm_worst:>12} {cold:>12} {cold_worst:>12}");
     }
+}
+
+/// What `list` asks where there were many promotions, each a thousand segments after the one before.
+fn many_timelines(timelines: u64) {
+    const EACH: u64 = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let timeline = |number: u64| TimelineId::new(number as u32).unwrap();
+    let (mut entries, mut histories): (Vec<HistoryEntry>, Vec<History>) = (Vec::new(), Vec::new());
+    for of in 1..=timelines {
+        let numbers = (of - 1) * EACH + 1..=of * EACH;
+        let digests: Vec<Digest> = numbers.map(|no| Digest { timeline: timeline(of), ..segment(no) }).collect();
+        index.ingest("main", digests.iter().map(|digest| Entry { digest, stored: 5 << 20 })).unwrap();
+        if of > 1 {
+            histories.push(History { timeline: timeline(of), entries: entries.clone() });
+        }
+        let end = SegmentNo::new(of * EACH).end(SIZE);
+        entries.push(HistoryEntry { timeline: timeline(of), end, reason: String::new() });
+    }
+    index.flush().unwrap();
+    let times: Vec<Duration> = (0..5)
+        .map(|_| {
+            let begun = Instant::now();
+            let made = listed(&index, &histories);
+            assert_eq!(made.timelines.len() as u64, timelines);
+            assert!(made.gaps.is_empty());
+            begun.elapsed()
+        })
+        .collect();
+    println!("list, {timelines} timelines of {EACH} segments: {}", millis(middle(&times)));
+}
+
+fn listed(index: &Index, histories: &[History]) -> Overview {
+    let contents =
+        Contents { cluster: "main", identity: None, backups: &[], histories, gaps: &[], cut: &overview::unknown };
+    overview::overview(&index.view("main").unwrap(), contents).unwrap()
 }
 
 /// Takes all digests in, as a rebuild does; what it takes to make them up is not counted.
@@ -268,15 +305,7 @@ const QUESTIONS: [(&str, Question); 8] = [
         assert_eq!(chain.end, SegmentNo::new(segments).end(SIZE));
     }),
     ("list", |index, _, segments| {
-        let contents = Contents {
-            cluster: "main",
-            identity: None,
-            backups: &[],
-            histories: &[],
-            gaps: &[],
-            cut: &overview::unknown,
-        };
-        let made = overview::overview(&index.view("main").unwrap(), contents).unwrap();
+        let made = listed(index, &[]);
         assert_eq!(made.timelines[0].segments, segments);
         assert!(made.gaps.is_empty());
     }),

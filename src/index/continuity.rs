@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SegmentNo;
+use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
 use crate::wal::digest::{Digest, JoinError, State, follows};
 
@@ -123,22 +125,7 @@ impl Along<'_> {
     fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
         let mut check = Check { found: Continuity::default(), reached: from, before: None };
         let mut failed = None;
-        self.stride(from, to, |step| {
-            let onward = match step {
-                Step::Segment(stretch) => {
-                    check.take(&stretch, to);
-                    Onward::Next
-                }
-                Step::Block(block) => match check.take_block(&block, to) {
-                    Ok(onward) => onward,
-                    Err(error) => {
-                        failed = Some(error);
-                        return ControlFlow::Break(());
-                    }
-                },
-            };
-            if check.found.holes_total < enough { ControlFlow::Continue(onward) } else { ControlFlow::Break(()) }
-        })?;
+        self.stride(from, to, |step| check.see(&step, (to, enough), &mut failed))?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -147,6 +134,43 @@ impl Along<'_> {
         }
         Ok(check.found)
     }
+
+    /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
+    pub(super) fn sum(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo) -> Result<Option<Sum>, Error> {
+        let begin = from.start(self.segment_size());
+        let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+        let (mut latest, mut failed) = (None, None);
+        let _seen = self.stride_in(timeline, from, to, &mut |step| {
+            latest = latest.max(match &step {
+                Step::Segment(stretch) => stretch.summary.latest,
+                Step::Block(block) => block.latest,
+            });
+            check.see(&step, (Lsn::MAX, 1), &mut failed)
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let Continuity { segments, records, stored, opaque, .. } = check.found;
+        let all_there = to.get().checked_sub(from.get()) == Some(segments) && segments > 0;
+        if !all_there || !check.found.is_whole() || opaque > 0 {
+            return Ok(None);
+        }
+        let last = to.previous().unwrap_or(from);
+        let ends = self.segment_on(timeline, from)?.zip(self.segment_on(timeline, last)?);
+        Ok(ends.map(|ends| Sum { segments, full: Full { whole: true, records, stored }, latest, ends }))
+    }
+}
+
+/// What neighbouring segments are together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Sum {
+    /// How many they are.
+    pub(super) segments: u64,
+    pub(super) full: Full,
+    /// The largest time of an ending in them, or later.
+    pub(super) latest: Option<PgTime>,
+    /// The first and the last of them.
+    pub(super) ends: (Stretch, Stretch),
 }
 
 /// What all segments of a block are together.
@@ -183,6 +207,29 @@ pub(super) fn hangs_together(blocks: Vec<(Full, Ends)>) -> Result<bool, Error> {
 pub(super) type Ends = ((Place, Summary), (Place, Summary));
 
 impl Check {
+    /// Takes a step of a walk towards `to`, until there are enough holes.
+    fn see(
+        &mut self,
+        step: &Step<'_>,
+        (to, enough): (Lsn, u64),
+        failed: &mut Option<Error>,
+    ) -> ControlFlow<(), Onward> {
+        let onward = match step {
+            Step::Segment(stretch) => {
+                self.take(stretch, to);
+                Onward::Next
+            }
+            Step::Block(block) => match self.take_block(block, to) {
+                Ok(onward) => onward,
+                Err(error) => {
+                    *failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            },
+        };
+        if self.found.holes_total < enough { ControlFlow::Continue(onward) } else { ControlFlow::Break(()) }
+    }
+
     /// Takes a block in by its ends, where all between is known to be whole.
     fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<Onward, Error> {
         let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(Onward::Into) };

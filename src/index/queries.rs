@@ -103,6 +103,9 @@ impl std::fmt::Debug for WholeBlock<'_> {
     }
 }
 
+/// Who is shown the steps of a walk, and says how it goes on.
+pub(super) type Visit<'v> = dyn FnMut(Step<'_>) -> ControlFlow<(), Onward> + 'v;
+
 /// A search along one path of one cluster.
 #[derive(Debug)]
 pub struct Along<'a> {
@@ -292,13 +295,14 @@ impl<'a> Along<'a> {
     /// # Errors
     /// What the store says.
     pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> ControlFlow<()>) -> Result<(), Error> {
-        self.stride(from, to, |step| match step {
+        self.along(from, to, false, &mut |step| match step {
             Step::Segment(stretch) => visit(stretch).map_continue(|()| Onward::Next),
             Step::Block(_) => ControlFlow::Continue(Onward::Into),
         })
     }
 
-    /// As [`Along::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it.
+    /// As [`Along::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
+    /// is all that the path takes from a timeline that it leaves, if that is whole.
     ///
     /// # Errors
     /// What the store says.
@@ -308,10 +312,20 @@ impl<'a> Along<'a> {
         to: Lsn,
         mut visit: impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
     ) -> Result<(), Error> {
+        self.along(from, to, true, &mut visit)
+    }
+
+    fn along(&self, from: Lsn, to: Lsn, sums: bool, visit: &mut Visit<'_>) -> Result<(), Error> {
         let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
         let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
         for run in self.runs() {
-            if self.stride_in(run.span.timeline, run.from.max(first), run.to.min(end), &mut visit)?.is_break() {
+            let (begin, stop) = (run.from.max(first), run.to.min(end));
+            let whole = sums && begin < stop && stop == run.to && run.span.end.is_some();
+            let seen = match if whole { self.seen_as_one(run.span.timeline, begin, stop, visit)? } else { None } {
+                Some(seen) => seen,
+                None => self.stride_in(run.span.timeline, begin, stop, visit)?,
+            };
+            if seen.is_break() {
                 return Ok(());
             }
             if run.to >= first
@@ -333,23 +347,47 @@ impl<'a> Along<'a> {
         Ok(())
     }
 
-    /// The segments `from..to` of a timeline, and the full blocks among them.
-    fn stride_in(
+    /// Shows the segments `from..to` of a timeline as one block, if their log is whole and the visitor does not look into it. Paths to many timelines
+    /// have most of their way in common, so what such a stretch comes to is found out once.
+    fn seen_as_one(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        visit: &mut impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<ControlFlow<()>>, Error> {
+        let Some(sum) = self.view.kept_sum((timeline, from, to), || self.sum(timeline, from, to))? else {
+            return Ok(None);
+        };
+        let ends = &|| Ok(Some(sum.ends.clone()));
+        let block = WholeBlock { segments: sum.segments, full: sum.full, latest: sum.latest, ends };
+        Ok(match visit(Step::Block(block)) {
+            ControlFlow::Break(()) => Some(ControlFlow::Break(())),
+            ControlFlow::Continue(Onward::Next) => Some(ControlFlow::Continue(())),
+            ControlFlow::Continue(Onward::Into) => None,
+        })
+    }
+
+    /// A segment by its own timeline.
+    pub(super) fn segment_on(&self, timeline: TimelineId, segment: SegmentNo) -> Result<Option<Stretch>, Error> {
+        let place = Place { timeline, segment };
+        Ok(self.view.summary(place)?.map(|summary| self.stretch(place, summary)))
+    }
+
+    /// The segments `from..to` of a timeline, and the full blocks among them.
+    pub(super) fn stride_in(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+        visit: &mut Visit<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let mut seen_enough = false;
         self.view.stride(timeline, (from, to), Order::Forward, &mut |at, block| {
             let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
-                let of = |segment| {
-                    let place = Place { timeline, segment };
-                    self.view.summary(place).map(|found| found.map(|summary| self.stretch(place, summary)))
-                };
-                let ends = &|| Ok::<_, Error>(of(begin)?.zip(of(end.previous().unwrap_or(begin))?));
+                let last = end.previous().unwrap_or(begin);
+                let ends = &|| Ok(self.segment_on(timeline, begin)?.zip(self.segment_on(timeline, last)?));
                 let (segments, latest) = (block.segments, block.latest);
                 let onward = visit(Step::Block(WholeBlock { segments, full, latest, ends }));
                 seen_enough = onward.is_break();

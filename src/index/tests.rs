@@ -93,7 +93,11 @@ proptest! {
             reached = end;
         }
         prop_assert!(reached >= to);
-        prop_assert_eq!(continuity.segments, expected.len() as u64);
+        let records: u64 = expected.iter().map(|(place, _)| world.digest(*place).unwrap().records).sum();
+        let told = (continuity.segments, continuity.records, continuity.stored);
+        prop_assert_eq!(told, (expected.len() as u64, records, 10 * expected.len() as u64));
+        // And once more, with what is remembered of it.
+        prop_assert_eq!(along.continuity(from, to).unwrap(), continuity);
     }
 
     #[test]

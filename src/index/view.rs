@@ -1,12 +1,16 @@
 //! What the index holds of one cluster, read key by key and range by range.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::wal::event::Event;
 
+use super::continuity::Sum;
 use super::error::Error;
 use super::ingest::{Facts, facts, read_mark};
 use super::keys::{BlockAt, Cluster, Place, block_of};
@@ -18,7 +22,12 @@ pub struct View<'a> {
     store: Box<dyn Store + 'a>,
     cluster: Cluster,
     facts: Option<Facts>,
+    /// What stretches of segments came to that were walked over already.
+    sums: RefCell<BTreeMap<Run, Option<Rc<Sum>>>>,
 }
+
+/// The segments of a timeline from one to before another.
+type Run = (TimelineId, SegmentNo, SegmentNo);
 
 impl std::fmt::Debug for View<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,7 +60,7 @@ impl<'a> View<'a> {
     pub fn new(store: impl Store + 'a, cluster: &str) -> Result<View<'a>, Error> {
         let cluster = Cluster::new(cluster)?;
         let facts = facts(&store, &cluster)?;
-        Ok(View { store: Box::new(store), cluster, facts })
+        Ok(View { store: Box::new(store), cluster, facts, sums: RefCell::default() })
     }
 
     /// The size of the cluster's segments; `None` while there is none.
@@ -154,6 +163,20 @@ impl<'a> View<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What the segments of a run are together; `made` finds it out the first time.
+    pub(super) fn kept_sum(
+        &self,
+        run: Run,
+        made: impl FnOnce() -> Result<Option<Sum>, Error>,
+    ) -> Result<Option<Rc<Sum>>, Error> {
+        if let Some(known) = self.sums.borrow().get(&run) {
+            return Ok(known.clone());
+        }
+        let sum = made()?.map(Rc::new);
+        self.sums.borrow_mut().insert(run, sum.clone());
+        Ok(sum)
     }
 
     /// The largest block that begins with this one, or ends with it, and is `within` what is asked for; a larger one is there only if the smaller
