@@ -15,7 +15,7 @@ use super::{Defect, Entry, Error, Index};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::SegmentNo;
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::timeline::{History, HistoryEntry, TimelineId};
 use crate::wal::event::Event;
 
 /// The segments that hold what is wanted, by looking into every one.
@@ -171,6 +171,34 @@ proptest! {
         twice.digests.extend(world.digests.iter().cloned());
         prop_assert_eq!(everything(&world.index(one)), everything(&world.index(other)));
         prop_assert_eq!(everything(&world.index(one)), everything(&twice.index(other)));
+    }
+}
+
+#[test]
+fn paths_that_leave_a_timeline_at_different_places_are_not_mixed_up() {
+    let size = crate::postgres::segment::SegmentSize::new(1 << 20).unwrap();
+    let timeline = |number| TimelineId::new(number).unwrap();
+    let segments = |on, numbers: std::ops::RangeInclusive<u64>| {
+        numbers.map(move |number| super::world::digest(timeline(on), SegmentNo::new(number), size, Vec::new()))
+    };
+    let digests = segments(1, 3..=9).chain(segments(2, 5..=6)).chain(segments(3, 8..=8)).collect();
+    let path_to = |number, left_at| {
+        let end = SegmentNo::new(left_at).start(size);
+        let entry = HistoryEntry { timeline: TimelineId::FIRST, end, reason: String::new() };
+        History { timeline: timeline(number), entries: vec![entry] }.path()
+    };
+    let (second, third) = (path_to(2, 5), path_to(3, 8));
+    let memory = World { digests, path: second.clone(), size }.index(1);
+    let view = View::new(&memory, NAME).unwrap();
+    let start = |number| SegmentNo::new(number).start(size);
+    let whole = |path, end| {
+        let found = Along::new(&view, path).unwrap().continuity(start(3), start(end)).unwrap();
+        assert!(found.is_whole(), "{:?}", found.holes);
+        found.segments
+    };
+    // Twice, as the second time it is remembered.
+    for _ in 0..2 {
+        assert_eq!((whole(&second, 7), whole(&third, 9)), (4, 6));
     }
 }
 
