@@ -67,7 +67,10 @@ impl Archive {
             // Of an earlier run, that ended before it knew.
             let there = self.get_object(Kind::Piece, &key).await?;
             if there.is_none_or(|there| there.plain != bytes) {
-                return Err(self.wrong(&key, "it is there already, with another content"));
+                return Err(self.wrong(
+                    &key,
+                    "it is there already, with another content; was the server set back to an older state?",
+                ));
             }
         }
         Ok(piece)
@@ -106,27 +109,39 @@ impl Archive {
     }
 
     /// The bytes of sorted pieces from `start` on without a hole, and where they end; `None` if one of them is gone.
+    ///
+    /// Where pieces lie over one another they are compared. They differ where a server was set back to an older state and went on from there
+    /// on the same timeline: then nobody can tell which of them are of this history, and what they have in common is of both.
     async fn joined(&self, pieces: Vec<Piece>, start: Lsn) -> Result<Option<(BytesMut, Lsn)>, Error> {
-        let (mut bytes, mut end) = (BytesMut::new(), start);
+        let (mut bytes, mut agreed) = (BytesMut::new(), None);
         for piece in pieces {
-            if piece.start > end {
+            let end = start.saturating_add(bytes.len() as u64);
+            if piece.start > end || (agreed.is_some() && piece.start >= end) {
                 break;
-            }
-            if piece.end <= end {
-                continue;
             }
             let key = self.key_of(piece);
             let opened = match self.get_object(Kind::Piece, &key).await {
                 Ok(Some(opened)) if opened.plain.len() as u64 == piece.len() => Ok(opened),
                 Ok(Some(_)) => Err(self.wrong(&key, "it is not as long as its name says")),
+                // What swallowed it has been read.
+                Ok(None) if piece.end <= end => continue,
                 Ok(None) => return Ok(None),
                 Err(error) => Err(error),
             };
             match opened {
                 Ok(opened) => {
-                    let known = usize::try_from(end.bytes_since(piece.start)).unwrap_or(usize::MAX);
-                    bytes.extend_from_slice(opened.plain.get(known..).unwrap_or_default());
-                    end = piece.end;
+                    let at = usize::try_from(piece.start.bytes_since(start)).unwrap_or(usize::MAX);
+                    let over = bytes.get(at..).unwrap_or_default();
+                    if let Some(same) = over.iter().zip(&opened.plain).position(|(one, other)| one != other) {
+                        bytes.truncate(at.saturating_add(same));
+                        agreed = Some(key);
+                    } else if agreed.is_none() {
+                        let new = opened.plain.get(over.len()..).unwrap_or_default();
+                        bytes.extend_from_slice(new);
+                    }
+                }
+                Err(error) if error.is_integrity() && piece.end <= end => {
+                    tracing::warn!(%key, %error, "a piece of the newest WAL is damaged; others have what is in it");
                 }
                 // The plan of a restore was told the same, and promises no more.
                 Err(error) if error.is_integrity() => {
@@ -135,6 +150,13 @@ impl Archive {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        let end = start.saturating_add(bytes.len() as u64);
+        if let Some(key) = agreed {
+            tracing::warn!(
+                %key, from = %end,
+                "the pieces of the newest WAL are of two histories, as of a server that was set back to an older state; from where they differ on none is used"
+            );
         }
         Ok(Some((bytes, end)))
     }
@@ -150,7 +172,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Removes the pieces of segments that are archived whole, or whose beginning is, as the end of a timeline.
+    /// Removes the pieces of segments that are archived whole, or of which the end of a timeline is archived and has all that they have.
     ///
     /// # Errors
     /// The repositories could not say, or not do it.
@@ -161,14 +183,28 @@ impl Archive {
         }
         for ((timeline, number), pieces) in segments {
             let Some(name) = SegmentName::new(timeline, number, size) else { continue };
-            let partial = self.layout().file(&WalFileName::Partial(name));
-            let kept = self.stored_everywhere(name).await?.is_some()
-                || self.get_trailer(Kind::WalFile, &partial).await?.is_some();
-            if kept {
+            if self.stored_everywhere(name).await?.is_some() || self.is_in_partial(name, size, &pieces).await? {
                 self.remove_pieces(&pieces).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the end of a timeline, archived as a `.partial`, has all that is in these pieces of its segment. One that a copy of the cluster
+    /// has left on its promotion has not: its original goes on in this segment, and what it has acknowledged is in the pieces.
+    async fn is_in_partial(&self, name: SegmentName, size: SegmentSize, pieces: &[Piece]) -> Result<bool, Error> {
+        let partial = WalFileName::Partial(name);
+        if self.get_trailer(Kind::WalFile, &self.layout().file(&partial)).await?.is_none() {
+            return Ok(false);
+        }
+        let (Some(partial), Some((bytes, end))) = (self.file(&partial).await?, self.in_pieces(name, size).await?)
+        else {
+            return Ok(false);
+        };
+        let len = usize::try_from(size.offset_of(end)).unwrap_or(usize::MAX);
+        let len = if len == 0 { size.len() } else { len };
+        let all = pieces.iter().all(|piece| piece.end <= end);
+        Ok(all && partial.get(..len).is_some_and(|kept| bytes.get(..len) == Some(kept)))
     }
 
     fn key_of(&self, piece: Piece) -> ObjectKey {
@@ -288,5 +324,42 @@ mod tests {
         archive.put_file(&WalFileName::Partial(next), bytes).await.unwrap();
         archive.sweep_pieces(size).await.unwrap();
         assert_eq!(archive.pieces(None).await.unwrap(), []);
+    }
+
+    /// What a copy left on its promotion is less than what its original went on to write in the same segment.
+    #[tokio::test]
+    async fn a_shorter_end_of_a_timeline_does_not_take_the_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let size = SegmentSize::new(MIB).unwrap();
+        let (name, bytes) = segment(7, 6, b"a", 9);
+        archive.put_piece(name.timeline(), Lsn::new(6 * MIB), bytes.slice(..3000)).await.unwrap();
+        let mut left = bytes.to_vec();
+        left[2000..].fill(0);
+        archive.put_file(&WalFileName::Partial(name), Bytes::from(left)).await.unwrap();
+        archive.sweep_pieces(size).await.unwrap();
+        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, Lsn::new(6 * MIB + 3000));
+    }
+
+    /// A server that was set back goes on beside what it had written before: only what both have is used.
+    #[tokio::test]
+    async fn pieces_of_two_histories_are_used_up_to_where_they_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let size = SegmentSize::new(MIB).unwrap();
+        let (name, first) = segment(7, 6, b"a", 9);
+        let mut second = first.to_vec();
+        second[2500..].fill(9);
+        let second = Bytes::from(second);
+        let put = |from: u64, bytes: Bytes| archive.put_piece(name.timeline(), Lsn::new(6 * MIB + from), bytes);
+        put(0, first.slice(..5000)).await.unwrap();
+        put(0, second.slice(..2000)).await.unwrap();
+        let end = async || archive.in_pieces(name, size).await.unwrap().unwrap();
+        assert_eq!(end().await.1, Lsn::new(6 * MIB + 5000), "nothing shows yet that they part");
+        put(2000, second.slice(2000..4000)).await.unwrap();
+        put(4000, second.slice(4000..9000)).await.unwrap();
+        let (bytes, until) = end().await;
+        assert_eq!((until, &bytes[..2500]), (Lsn::new(6 * MIB + 2500), &first[..2500]));
+        assert!(bytes[2500..].iter().all(|&byte| byte == 0));
     }
 }

@@ -115,10 +115,18 @@ impl Copies {
 
     /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is now copied.
     pub(super) async fn ended(&mut self) -> Option<Piece> {
-        let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
-        let done = under_way.await;
-        self.under_way = None;
-        self.note(done.ok()?)
+        loop {
+            if let Some(under_way) = &mut self.under_way {
+                let done = under_way.await;
+                self.under_way = None;
+                return self.note(done.ok()?);
+            }
+            // On a server that has nothing to say there is no next piece that would sweep again.
+            let Some(sweep) = self.sweep.as_mut().filter(|_| self.again) else { return std::future::pending().await };
+            drop(sweep.await);
+            self.sweep = None;
+            self.sweep();
+        }
     }
 
     /// What [`Copies::ended`] would say at once.
@@ -183,5 +191,41 @@ impl Copies {
         if let Some(sweep) = self.sweep.take() {
             drop(sweep.await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Copies;
+    use crate::archive::tests::{create, segment};
+    use crate::postgres::lsn::Lsn;
+    use crate::postgres::segment::SegmentSize;
+
+    /// A segment that is archived while the pieces of another are swept is swept after it, though nothing more comes.
+    #[tokio::test]
+    async fn a_sweep_that_came_too_early_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let mut copies = Copies::new(&archive, SegmentSize::new(1 << 20).unwrap(), Some(Duration::ZERO));
+        let segments = [5, 6].map(|number| (number, segment(7, number, b"a", 9)));
+        for (number, (name, bytes)) in &segments {
+            let start = Lsn::new(number << 20);
+            copies.made = vec![archive.put_piece(name.timeline(), start, bytes.slice(..100)).await.unwrap()];
+            copies.segment = Some(*name);
+        }
+        for (_, (name, _)) in &segments {
+            copies.archived(*name);
+        }
+        while !copies.sweep.as_ref().unwrap().is_finished() {
+            tokio::task::yield_now().await;
+        }
+        for (_, (name, bytes)) in segments {
+            archive.put_segment(name, bytes).await.unwrap();
+        }
+        let _nothing_ends = tokio::time::timeout(Duration::from_secs(1), copies.ended()).await;
+        copies.settle().await;
+        assert_eq!(archive.pieces(None).await.unwrap(), []);
     }
 }
