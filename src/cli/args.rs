@@ -368,7 +368,8 @@ pub(super) struct RestorePostgres {
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(super) tablespaces: Vec<String>,
-    /// Restore over what is in --pgdata: what is right stays, by hash; all else is replaced or removed
+    /// Restore over what is in --pgdata: what is right stays, by hash; all else is replaced or removed, also WAL that was not
+    /// archived (plan --pgdata names it)
     #[arg(long, requires = "pgdata")]
     pub(super) delta: bool,
     /// Whether the restored server goes on archiving as it did when it was backed up

@@ -14,6 +14,7 @@ use super::{open, plan, single, target};
 use crate::archive::spool::Spool;
 use crate::archive::{Archive, reindex};
 use crate::config::{Cluster, Config};
+use crate::restore::delta;
 use crate::restore::ground::{Destination, check_made, free_at};
 use crate::restore::pace::{Measured, Pace};
 use crate::restore::plan::Plan;
@@ -37,6 +38,10 @@ pub(super) async fn plan(args: PlanPostgres, around: &Surroundings) -> anyhow::R
         around.output.json(&plan)?;
     } else {
         show(&plan, &args.target, true, around)?;
+        if let Some(pgdata) = &args.pgdata {
+            let lines = lost(&config, &archive, pgdata, around).await?;
+            lines.iter().try_for_each(|line| around.output.line(line))?;
+        }
     }
     Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
 }
@@ -63,6 +68,14 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
             around.output.json(&Report { plan: &plan, restored: None, reached: None })?;
         }
         return Ok(Code::Unreachable);
+    }
+    if args.delta {
+        let lines = lost(&config, &archive, &wishes.destination.pgdata, around).await?;
+        if args.json {
+            lines.iter().for_each(|line| tracing::warn!("{line}"));
+        } else {
+            lines.iter().try_for_each(|line| around.output.line(line))?;
+        }
     }
     let began = around.clock.elapsed();
     let restored = place(&archive, &plan, &wishes, args.delta, around).await?;
@@ -94,6 +107,22 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         None => say_what_next(&restored, wishes.action, around)?,
     }
     Ok(Code::Done)
+}
+
+/// What is said, before anything is touched, of the log in a data directory that a restore over it removes and nobody else has.
+async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &Surroundings) -> anyhow::Result<Vec<String>> {
+    let spool = Spool::existing(&config.state_dir, archive);
+    let segments = delta::only_there(archive, spool.as_ref(), pgdata).await;
+    let segments = segments.context("cannot tell whether all WAL in the data directory is archived")?;
+    let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(Vec::new()) };
+    let which = if first == last { first.to_string() } else { format!("{first} to {last}") };
+    let what = format!("--delta removes {} of WAL that no repository has", count(segments.len() as u64, "segment"));
+    let log = pgdata.join("pg_wal");
+    Ok(vec![
+        around.output.tone(Tone::Bad, what),
+        format!("  {which} in {}", log.display()),
+        "  copy it elsewhere first if what was committed last is wanted".to_owned(),
+    ])
 }
 
 /// Keeps what a restore took, for later estimates. That it can't be kept is no reason to call the restore a failure.

@@ -15,20 +15,26 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::ground::{Destination, Ground, GroundError, MARKER, at};
 use super::place::{PlaceError, left_out};
 use crate::archive::manifest::{Content, Manifest};
+use crate::archive::spool::Spool;
+use crate::archive::{Archive, Identity};
 use crate::durable;
 use crate::postgres::control::Control;
-use crate::postgres::segment::{SystemId, WalFileName};
+use crate::postgres::segment::{SegmentName, SystemId, WalFileName};
+use crate::wal::digest::digest;
+use crate::wal::page::PageHeader;
 
 /// `pg_control` before the restore, until it is removed.
 const CONTROL_OLD: &str = "global/pg_control.walkeep-old";
 const CONTROL: &str = "global/pg_control";
+/// The first page's header (`XLogLongPageHeaderData`).
+const LONG_HEADER: u64 = 40;
 
 /// The marker's last line, before the number.
 const IDENTITY: &str = "system identifier ";
@@ -116,6 +122,60 @@ pub(super) fn disarm(pgdata: &Path) -> Result<(), PlaceError> {
         return Err(error.into());
     }
     Ok(())
+}
+
+/// The log in a data directory's `pg_wal` that is nowhere else and that a restore over it takes away, in order.
+///
+/// # Errors
+/// The directory, the repositories or the spool could not be read.
+pub async fn only_there(
+    archive: &Archive,
+    spool: Option<&Spool>,
+    pgdata: &Path,
+) -> Result<Vec<SegmentName>, super::Error> {
+    let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
+    let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
+    let listed = log.clone();
+    for name in super::blocking(move || written(&listed, identity)).await?? {
+        match archive.digest(name).await {
+            Ok(Some(_)) => {}
+            Ok(None) => found.push(name),
+            Err(error) if error.is_integrity() => found.push(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Of the one under way, what was received may be all that was written.
+    if let Some(name) = found.last().copied()
+        && let Some((_, received)) = archive.received(spool, name).await?
+    {
+        let path = log.join(name.to_string());
+        let end = super::blocking(move || {
+            let bytes = fs::read(&path).map_err(at("read", &path))?;
+            Ok::<_, GroundError>(digest(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until))
+        });
+        if end.await??.is_some_and(|end| end <= received) {
+            found.pop();
+        }
+    }
+    Ok(found)
+}
+
+/// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold older bytes.
+fn written(log: &Path, identity: Identity) -> Result<Vec<SegmentName>, GroundError> {
+    let mut found = Vec::new();
+    for path in listed(log)? {
+        let Some(name) = path.file_name().and_then(|name| SegmentName::parse(name.to_str()?)) else { continue };
+        let mut head = Vec::new();
+        let opened = fs::File::open(&path).map_err(at("open", &path))?;
+        opened.take(LONG_HEADER).read_to_end(&mut head).map_err(at("read", &path))?;
+        let start = name.number(identity.segment_size).map(|number| number.start(identity.segment_size));
+        let header = PageHeader::parse(&head).filter(|header| Some(header.address) == start);
+        if header.and_then(|header| header.long).is_some_and(|long| long.system_id == identity.system_id) {
+            found.push(name);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// What a path of the backup is.

@@ -14,7 +14,7 @@ pub mod log;
 pub mod settings;
 pub mod ground;
 pub mod place;
-mod delta;
+pub mod delta;
 pub mod start;
 pub mod single;
 
