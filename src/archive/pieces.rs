@@ -349,7 +349,7 @@ mod tests {
         let size = SegmentSize::new(MIB).unwrap();
         let (name, first) = segment(7, 6, b"a", 9);
         let mut second = first.to_vec();
-        second[2500..].fill(9);
+        second[2500..].fill(7);
         let second = Bytes::from(second);
         let put = |from: u64, bytes: Bytes| archive.put_piece(name.timeline(), Lsn::new(6 * MIB + from), bytes);
         put(0, first.slice(..5000)).await.unwrap();

@@ -340,15 +340,21 @@ pub(super) struct RestoreRedis {
     /// Start a server on it that nobody can reach, wait until it has loaded, compare its keys, and end it
     #[arg(long)]
     pub(super) start: bool,
-    /// The server that is to start from it [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
-    #[arg(long, value_name = "PATH")]
-    pub(super) redis_server: Option<PathBuf>,
-    /// The configuration it will be started with, to warn of what it would ignore [default: that in /etc, if it is there]
-    #[arg(long, value_name = "FILE")]
-    pub(super) redis_conf: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) server: RedisServer,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Debug, Clone)]
+pub(super) struct RedisServer {
+    /// The Redis server that is to start [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
+    #[arg(long, value_name = "PATH")]
+    pub(super) redis_server: Option<PathBuf>,
+    /// Its configuration, to warn of what it would ignore [default: that in /etc, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) redis_conf: Option<PathBuf>,
 }
 
 /// A PostgreSQL cluster
@@ -378,15 +384,21 @@ pub(super) struct RestorePostgres {
     /// Start the server, wait until the target is reached, and say what was reached
     #[arg(long)]
     pub(super) start: bool,
-    /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
-    #[arg(long, value_name = "DIR")]
-    pub(super) pg_bindir: Option<PathBuf>,
-    /// Options for the server when it is started, like '-p 5433'
-    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
-    pub(super) server_options: Option<String>,
+    #[command(flatten)]
+    pub(super) server: PgServer,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Debug, Clone)]
+pub(super) struct PgServer {
+    /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
+    #[arg(long, value_name = "DIR")]
+    pub(super) pg_bindir: Option<PathBuf>,
+    /// Options for the PostgreSQL server when it is started, like '-p 5433'
+    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
+    pub(super) server_options: Option<String>,
 }
 
 #[derive(Args, Debug, Default)]
@@ -499,12 +511,8 @@ pub(super) struct LogPostgres {
 
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
-    /// Only what happened then or later: a time as --target-time of restore takes it
-    #[arg(long, value_name = "TIME")]
-    pub(super) since: Option<String>,
-    /// Only what happened then or earlier
-    #[arg(long, value_name = "TIME")]
-    pub(super) until: Option<String>,
+    #[command(flatten)]
+    pub(super) span: Span,
     /// Only events of this kind; may be given again [default: all but checkpoint and backup]
     #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
     pub(super) events: Vec<Kind>,
@@ -522,9 +530,30 @@ pub(super) struct LogArgs {
     pub(super) json: bool,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct Span {
+    /// Only what happened then or later: a time as --target-time of restore takes it
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what happened then or earlier
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+}
+
 fn kinds() -> impl TypedValueParser<Value = Kind> {
-    let known = |name: String| Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or("no such kind of event");
-    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(known)
+    named(Kind::ALL, Kind::name)
+}
+
+/// One of these by its name; the others are listed where it is none.
+pub(super) fn named<K, const N: usize>(
+    all: [K; N],
+    name: fn(K) -> &'static str,
+) -> impl TypedValueParser<Value = K>
+where
+    K: Copy + Send + Sync + 'static,
+{
+    let known = move |given: String| all.into_iter().find(|one| name(*one) == given).ok_or("no such kind of event");
+    PossibleValuesParser::new(all.map(name)).try_map(known)
 }
 
 /// Read everything back and authenticate it

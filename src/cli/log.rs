@@ -53,8 +53,8 @@ fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> 
         number.and_then(TimelineId::new).ok_or_else(wrong)
     };
     Ok(Question {
-        since: moment("--since", &args.since)?,
-        until: moment("--until", &args.until)?,
+        since: moment("--since", &args.span.since)?,
+        until: moment("--until", &args.span.until)?,
         kinds: args.events.clone(),
         relation: args.relation.clone(),
         rows: args.rows,

@@ -2,10 +2,11 @@
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::TypedValueParser;
 use jiff::Timestamp;
 
 use super::Surroundings;
+use super::args::{Span, named};
 use super::exit::{Code, Failure};
 use super::log::{COLUMNS, Page, Told};
 use super::output::{Output, Tone, count};
@@ -20,12 +21,8 @@ pub(super) struct LogRedis {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: Option<String>,
-    /// Only what happened then or later: a time as --target-time of restore takes it
-    #[arg(long, value_name = "TIME")]
-    pub(super) since: Option<String>,
-    /// Only what happened then or earlier
-    #[arg(long, value_name = "TIME")]
-    pub(super) until: Option<String>,
+    #[command(flatten)]
+    pub(super) span: Span,
     /// Only events of this kind; may be given again [default: all but snapshot]
     #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
     pub(super) events: Vec<Kind>,
@@ -38,17 +35,15 @@ pub(super) struct LogRedis {
 }
 
 fn kinds() -> impl TypedValueParser<Value = Kind> {
-    let all = Kind::ALL;
-    let known = move |name: String| all.into_iter().find(|kind| kind.name() == name).ok_or("no such kind of event");
-    PossibleValuesParser::new(all.map(Kind::name)).try_map(known)
+    named(Kind::ALL, Kind::name)
 }
 
 pub(super) async fn run(args: LogRedis, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
     let of = config.instance(args.instance.as_deref())?;
     let question = Question {
-        since: time("--since", args.since.as_deref(), around)?,
-        until: time("--until", args.until.as_deref(), around)?,
+        since: time("--since", args.span.since.as_deref(), around)?,
+        until: time("--until", args.span.until.as_deref(), around)?,
         kinds: args.events,
         keys: args.keys,
     };

@@ -261,7 +261,7 @@ async fn server(
     reach: &Reach,
     around: &Surroundings,
 ) -> anyhow::Result<(Option<PathBuf>, Version)> {
-    if let Some(program) = &args.redis_server {
+    if let Some(program) = &args.server.redis_server {
         return Ok((Some(program.clone()), start::version_of(program).await?));
     }
     let snapshot = &reach.snapshot;
@@ -286,7 +286,7 @@ async fn server(
 /// The server's configuration: the one named, or the one where distributions keep it.
 fn configuration(args: &RestoreRedis) -> anyhow::Result<Option<(String, Conf)>> {
     let name = |path: &Path| path.display().to_string();
-    if let Some(path) = &args.redis_conf {
+    if let Some(path) = &args.server.redis_conf {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         return Ok(Some((name(path), Conf::parse(&text))));
     }

@@ -89,9 +89,9 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     }
     let start = Start {
         pgdata: wishes.destination.pgdata.clone(),
-        bindir: args.pg_bindir.clone(),
+        bindir: args.server.pg_bindir.clone(),
         search: search(around),
-        options: args.server_options.iter().cloned().collect(),
+        options: args.server.server_options.iter().cloned().collect(),
     };
     let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {

@@ -13,7 +13,9 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::Surroundings;
-use super::args::{ArchiveMode, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs, TargetRedis};
+use super::args::{
+    ArchiveMode, PgServer, RedisServer, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs, TargetRedis,
+};
 use super::exit::{Code, Failure};
 use super::output::{Output, Tone, count, size, span, wrap};
 use super::{help, moment, open, redis_restore, restore};
@@ -82,18 +84,10 @@ pub(super) struct RestoreAll {
     /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end it
     #[arg(long)]
     pub(super) start: bool,
-    /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
-    #[arg(long, value_name = "DIR")]
-    pub(super) pg_bindir: Option<PathBuf>,
-    /// Options for the PostgreSQL server when it is started, like '-p 5433'
-    #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
-    pub(super) server_options: Option<String>,
-    /// The Redis server that is to start [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
-    #[arg(long, value_name = "PATH")]
-    pub(super) redis_server: Option<PathBuf>,
-    /// Its configuration, to warn of what it would ignore [default: that in /etc, if it is there]
-    #[arg(long, value_name = "FILE")]
-    pub(super) redis_conf: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) server: PgServer,
+    #[command(flatten)]
+    pub(super) redis_server: RedisServer,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -390,8 +384,7 @@ impl RestoreAll {
             delta: false,
             archive_mode: ArchiveMode::Off,
             start: self.start,
-            pg_bindir: self.pg_bindir.clone(),
-            server_options: self.server_options.clone(),
+            server: self.server.clone(),
             json: self.json,
         }
     }
@@ -402,8 +395,7 @@ impl RestoreAll {
             dir,
             target: TargetRedis::default(),
             start: self.start,
-            redis_server: self.redis_server.clone(),
-            redis_conf: self.redis_conf.clone(),
+            server: self.redis_server.clone(),
             json: self.json,
         }
     }
@@ -431,9 +423,9 @@ async fn carry_out(
     }
     let start = Start {
         pgdata: wishes.destination.pgdata.clone(),
-        bindir: args.pg_bindir.clone(),
+        bindir: args.server.pg_bindir.clone(),
         search: restore::search(around),
-        options: args.server_options.iter().cloned().collect(),
+        options: args.server.server_options.iter().cloned().collect(),
     };
     let reached = restore::started(&start, &both.plan, wishes.action, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;

@@ -105,7 +105,7 @@ fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Sur
         part: part(args, &into)?,
         into,
         scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
-        bindir: args.pg_bindir.clone(),
+        bindir: args.server.pg_bindir.clone(),
         search: search(around),
         jobs,
         restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),

@@ -219,7 +219,7 @@ fn without_schema(name: &str) -> &str {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing of the cluster or instance is archived.
-    #[error("nothing of {cluster} is archived yet")]
+    #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
     Nothing {
         /// The cluster.
         cluster: String,

@@ -172,13 +172,7 @@ pub async fn run(instance: &Instance, wish: &Wish, progress: &(dyn Fn(u64) + Syn
     let mut report = Report::of(archive, wish);
     let (follows, unknown) = follows(instance).await?;
     for (name, repository) in archive.repositories() {
-        let Some(retention) = wish.retention.get(name) else {
-            report.without_retention.push(name.to_owned());
-            continue;
-        };
-        let now = archive.clock().now();
-        let since = now.checked_sub(*retention).unwrap_or(Timestamp::MIN);
-        let young = now.checked_sub(wish.grace).unwrap_or(Timestamp::MIN);
+        let Some((since, young)) = report.window(archive, wish, name) else { continue };
         let dry_run = wish.dry_run;
         let (follows, unknown) = (&follows, &unknown);
         let sweep = Sweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };

@@ -160,6 +160,17 @@ impl<C> Report<C> {
             unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         }
     }
+
+    /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
+    /// needs; `None`, which is noted, if it keeps everything.
+    fn window(&mut self, archive: &Archive, wish: &Wish, repository: &str) -> Option<(Timestamp, Timestamp)> {
+        let Some(retention) = wish.retention.get(repository) else {
+            self.without_retention.push(repository.to_owned());
+            return None;
+        };
+        let before = |span: SignedDuration| archive.clock().now().checked_sub(span).unwrap_or(Timestamp::MIN);
+        Some((before(*retention), before(wish.grace)))
+    }
 }
 
 /// Carries retention out. `progress` is told each object that is removed.
@@ -176,13 +187,7 @@ pub async fn run(
     let overview = overview::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
     for (name, repository) in archive.repositories() {
-        let Some(retention) = wish.retention.get(name) else {
-            report.without_retention.push(name.to_owned());
-            continue;
-        };
-        let now = archive.clock().now();
-        let since = now.checked_sub(*retention).unwrap_or(Timestamp::MIN);
-        let young = now.checked_sub(wish.grace).unwrap_or(Timestamp::MIN);
+        let Some((since, young)) = report.window(archive, wish, name) else { continue };
         let sweep = Sweep {
             archive,
             name,

@@ -189,7 +189,7 @@ fn the_main_job_from_the_command_line() {
     assert_eq!(copy.sql("select sum(x) from kept"), "3");
 }
 
-const PLAN: [&str; 11] = [
+const PLAN: [&str; 12] = [
     "reachable",
     "reason",
     "target_lsn",
@@ -201,6 +201,7 @@ const PLAN: [&str; 11] = [
     "wal_bytes",
     "estimated_seconds",
     "nearest_before",
+    "nearest_after",
 ];
 const BACKUP: [&str; 8] =
     ["label", "started_at", "finished_at", "start_lsn", "stop_lsn", "timeline", "logical_bytes", "stored_bytes"];

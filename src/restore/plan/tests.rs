@@ -457,24 +457,8 @@ fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
 }
 
 #[test]
-fn the_document_has_what_the_manual_promises() {
+fn the_document_shows_commits_and_positions_as_the_manual_does() {
     let plan = serde_json::to_value(ask(&busy(), &[base("a", 1, 2)], time(450), false)).unwrap();
-    for field in [
-        "reachable",
-        "reason",
-        "target_lsn",
-        "timeline",
-        "backup",
-        "last_commit_before",
-        "first_commit_after",
-        "wal_segments",
-        "wal_bytes",
-        "estimated_seconds",
-        "nearest_before",
-        "nearest_after",
-    ] {
-        assert!(plan.get(field).is_some(), "{field}");
-    }
     assert_eq!(plan["first_commit_after"]["xid"], 12);
     assert_eq!(plan["first_commit_after"]["lsn"], "0/500000");
     assert_eq!(plan["nearest_before"], serde_json::Value::Null);
