@@ -545,10 +545,7 @@ fn kinds() -> impl TypedValueParser<Value = Kind> {
 }
 
 /// One of these by its name; the others are listed where it is none.
-pub(super) fn named<K, const N: usize>(
-    all: [K; N],
-    name: fn(K) -> &'static str,
-) -> impl TypedValueParser<Value = K>
+pub(super) fn named<K, const N: usize>(all: [K; N], name: fn(K) -> &'static str) -> impl TypedValueParser<Value = K>
 where
     K: Copy + Send + Sync + 'static,
 {

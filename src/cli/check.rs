@@ -61,6 +61,9 @@ struct Report<'r> {
 #[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 
+/// What is found of a server that nobody can ask: then it is not proved that its WAL comes.
+const UNASKED: &str = "connection";
+
 impl Findings {
     fn good(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(Finding { what, verdict: Verdict::Good, text: text.into(), code: Code::Done });
@@ -105,8 +108,16 @@ pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Co
             }
         }
         Ok(None) => {
-            let text = "none is configured: what the server sends can be seen with walkeep list, but not be asked for";
-            findings.warn("connection", text);
+            let come = match &archive {
+                Some(archive) => archive.identity().await.is_ok_and(|identity| identity.is_some()),
+                None => false,
+            };
+            let text = if come {
+                "none is configured: what the server sends can be seen with walkeep list, but not be asked for"
+            } else {
+                "none is configured, and no WAL has come yet: set archive_command in the server as walkeep init shows it"
+            };
+            findings.warn(UNASKED, text);
         }
         Err(error) => findings.error("connection", &error),
     }
@@ -359,6 +370,9 @@ fn show(args: &Check, name: &str, findings: &[Finding], around: &Surroundings) -
             out.line(format!("  {mark}  {:<13} {}", finding.what, finding.text))?;
         }
         let verdict = match bad {
+            None if findings.iter().any(|finding| finding.what == UNASKED && finding.verdict == Verdict::Warning) => {
+                out.tone(Tone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
+            }
             None => out.tone(Tone::Good, format!("{name}: archiving works")),
             Some(_) => out.tone(Tone::Bad, format!("{name}: archiving does not work; mend what says FAIL")),
         };

@@ -14,7 +14,8 @@ use jiff::Timestamp;
 
 use super::Surroundings;
 use super::args::{
-    ArchiveMode, PgServer, RedisServer, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs, TargetRedis,
+    ArchiveMode, PgServer, RedisServer, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs,
+    TargetRedis,
 };
 use super::exit::{Code, Failure};
 use super::output::{Output, Tone, count, size, span, wrap};

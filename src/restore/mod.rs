@@ -55,7 +55,9 @@ pub enum Error {
         timeline: TimelineId,
     },
     /// Nothing of the cluster is archived.
-    #[error("nothing of {cluster} is archived yet: no WAL and no backup; walkeep check {cluster} tells what is in the way")]
+    #[error(
+        "nothing of {cluster} is archived yet: no WAL and no backup; walkeep check {cluster} tells what is in the way"
+    )]
     Nothing {
         /// The cluster.
         cluster: String,

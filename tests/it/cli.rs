@@ -51,6 +51,9 @@ fn init_overwrites_nothing() {
     let site = Site::new();
     site.init(&[]).expect_ok();
     let (config, key) = (fs::read(site.config()).unwrap(), fs::read(site.path().join("walkeep.key")).unwrap());
+    // Nobody was asked, and nothing has come: that is not said to work.
+    let checked = site.walkeep(&["check"]).expect_ok();
+    assert!(checked.contains("no WAL has come yet") && !checked.contains("archiving works"), "{checked}");
     let again = site.init(&[]).expect_code(2);
     assert!(again.stderr.contains("exists already and is not overwritten"), "{}", again.stderr);
     fs::remove_file(site.config()).unwrap();

@@ -30,6 +30,11 @@ impl Attached {
         archived(&self.site, &self.cluster);
     }
 
+    /// What is written from now on is on the server alone.
+    pub(super) fn end_receiver(&mut self) {
+        self.receiver.kill9();
+    }
+
     pub(super) fn restore(&self, name: &str, target: &[&str]) -> Cluster {
         let data = self.site.path().join(name);
         let pgdata = data.to_string_lossy();
