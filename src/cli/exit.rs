@@ -405,7 +405,8 @@ mod tests {
         let error = anyhow::Error::from(unreadable).context("cannot check main");
         assert_eq!(
             explain(&error),
-            "cannot check main: cannot read the configuration /x.toml: No such file or directory (os error 2)"
+            "cannot check main: cannot read the configuration /x.toml: No such file or directory (os error 2); name another with \
+             --config, or make one with walkeep init"
         );
         assert_eq!(explain(&anyhow!("one\n  two\x1b[31m").context("outer")), "outer: one two [31m");
     }

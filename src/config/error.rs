@@ -9,7 +9,7 @@ pub enum ConfigError {
     #[error("no configuration: looked for {}; run walkeep init, or name a file with --config", paths(.0))]
     Nowhere(Vec<PathBuf>),
     /// The file exists but could not be read, or is not there although it was named.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {source}; name another with --config, or make one with walkeep init", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
