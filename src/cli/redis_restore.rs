@@ -15,7 +15,7 @@ use crate::archive::instance::{Instance, Position, Reach, Unreachable, Wanted};
 use crate::postgres::time::PgTime;
 use crate::redis::Flavour;
 use crate::snapshot::out::start::{self, Loaded};
-use crate::snapshot::out::{Conf, Placed, Version, Wishes, advice, restore};
+use crate::snapshot::out::{Conf, Placed, Version, Wishes, advice, check_room, restore};
 
 /// Where distributions keep the server's configuration.
 const CONFIGURATIONS: [&str; 4] =
@@ -158,6 +158,7 @@ pub(super) async fn prepare(args: &RestoreRedis, reach: &Reach, around: &Surroun
         return Err(Failure::usage("no redis-server was found; name one with --redis-server").into());
     }
     let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
+    check_room(reach, &dir).with_context(|| format!("cannot restore into {}", dir.display()))?;
     Ok(Prepared { program, version, conf: configuration(args)?, dir })
 }
 

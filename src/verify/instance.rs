@@ -1,7 +1,11 @@
 //! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again, in every repository.
 //!
+//! The archive lives on meanwhile: what was listed and then not there, and is no longer listed either, was taken by retention, and nothing is said
+//! about it; nor about the parts of a snapshot whose manifest went. A part that a manifest names which is still there is missing.
+//!
 //! Memory: one part or one stretch, stored and opened, and what the walker looks into.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,7 +72,8 @@ pub async fn verify_instance(
     let mut known = options.backup.is_none();
     for (name, repository) in archive.repositories() {
         let counts = Counts { repository: name.to_owned(), ..Counts::default() };
-        let mut subject = Subject { instance, repository, progress, counts, damage: Vec::new(), gaps: Vec::new() };
+        let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
+        let mut subject = Subject { instance, repository, progress, counts, damage, gone, gaps };
         known |= subject.run(options.backup.as_deref()).await?;
         subject.gaps.retain(|gap| !report.gaps.contains(gap));
         report.gaps.append(&mut subject.gaps);
@@ -88,16 +93,45 @@ struct Subject<'a> {
     progress: &'a Progress,
     counts: Counts,
     damage: Vec<Damage>,
+    /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing all others.
+    gone: Vec<(ObjectKey, ObjectKey)>,
     gaps: Vec<Gap>,
 }
 
 impl Subject<'_> {
     /// Everything, or the snapshot of this label alone. Says whether there was such a snapshot.
     async fn run(&mut self, only: Option<&str>) -> Result<bool, VerifyError> {
+        let listed = self.listed().await?;
+        let found = self.objects(&listed, only).await?;
+        self.settle().await?;
+        Ok(found)
+    }
+
+    async fn listed(&self) -> Result<Vec<ObjectKey>, VerifyError> {
         let all = self.instance.archive().layout().all();
+        let listed = self.repository.list(&all).await.map_err(|error| self.named(error))?;
+        Ok(listed.into_iter().map(|object| object.key).collect())
+    }
+
+    /// Settles what was not there: it is missing only if what names it still is there.
+    async fn settle(&mut self) -> Result<(), VerifyError> {
+        if self.gone.is_empty() && self.damage.is_empty() {
+            return Ok(());
+        }
+        let listed: HashSet<ObjectKey> = self.listed().await?.into_iter().collect();
+        // Damaged and then gone is nobody's concern any more.
+        self.damage.retain(|damage| listed.iter().any(|key| key.as_str() == damage.object));
+        for (key, by) in std::mem::take(&mut self.gone) {
+            if listed.contains(&by) {
+                self.damaged(&key, "it is missing");
+            }
+        }
+        Ok(())
+    }
+
+    async fn objects(&mut self, listed: &[ObjectKey], only: Option<&str>) -> Result<bool, VerifyError> {
         let mut found = false;
-        for object in self.repository.list(&all).await.map_err(|error| self.named(error))? {
-            let key = &object.key;
+        for key in listed {
             match self.instance.layout().object(key) {
                 Some(InstanceObject::Snapshot(label)) if only.is_none_or(|only| only == label) => {
                     found = true;
@@ -120,12 +154,12 @@ impl Subject<'_> {
         Ok(found)
     }
 
-    async fn snapshot(&mut self, key: &ObjectKey) -> Result<(), VerifyError> {
-        let Some(snapshot) = self.value::<Snapshot>(Kind::Snapshot, key).await? else { return Ok(()) };
+    async fn snapshot(&mut self, manifest: &ObjectKey) -> Result<(), VerifyError> {
+        let Some(snapshot) = self.value::<Snapshot>(Kind::Snapshot, manifest).await? else { return Ok(()) };
         let (mut walker, mut whole) = (Some(Walker::new(rdb::Limits::default())), true);
         for (number, part) in (0..).zip(&snapshot.parts) {
             let Ok(key) = self.instance.layout().part(&snapshot.label, number) else { continue };
-            match self.part(&key, part).await? {
+            match self.part(&key, part, manifest).await? {
                 None => whole = false,
                 Some(bytes) => walker = self.walked(&key, walker, bytes).await,
             }
@@ -134,14 +168,14 @@ impl Subject<'_> {
         let Some(walker) = walker.filter(|_| whole) else { return Ok(()) };
         match walker.finish() {
             Ok(walk) if same(&walk, &snapshot.walk) => self.counts.snapshots = self.counts.snapshots.saturating_add(1),
-            Ok(_) => self.damaged(key, "its parts hold other keys than it says"),
-            Err(error) => self.damaged(key, error),
+            Ok(_) => self.damaged(manifest, "its parts hold other keys than it says"),
+            Err(error) => self.damaged(manifest, error),
         }
         Ok(())
     }
 
-    async fn part(&mut self, key: &ObjectKey, part: &Part) -> Result<Option<Bytes>, VerifyError> {
-        let Some(opened) = self.opened(Kind::RdbPart, key).await? else { return Ok(None) };
+    async fn part(&mut self, key: &ObjectKey, part: &Part, by: &ObjectKey) -> Result<Option<Bytes>, VerifyError> {
+        let Some(opened) = self.opened(Kind::RdbPart, key, by).await? else { return Ok(None) };
         let content = blake3::Hash::from_bytes(opened.content).to_hex();
         if opened.plain.len() as u64 != part.len || content.as_str() != part.content {
             self.damaged(key, "it is not the part that the snapshot names");
@@ -168,7 +202,7 @@ impl Subject<'_> {
     }
 
     async fn commands(&mut self, key: &ObjectKey) -> Result<(), VerifyError> {
-        let Some(opened) = self.opened(Kind::Commands, key).await? else { return Ok(()) };
+        let Some(opened) = self.opened(Kind::Commands, key, key).await? else { return Ok(()) };
         let checked = tokio::task::spawn_blocking(move || parse(&opened)).await;
         match checked {
             Ok(Ok(())) => self.counts.stretches = self.counts.stretches.saturating_add(1),
@@ -180,17 +214,17 @@ impl Subject<'_> {
 
     /// An object's content as a value; `None` if it is damaged.
     async fn value<T: DeserializeOwned>(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, VerifyError> {
-        let Some(opened) = self.opened(kind, key).await? else { return Ok(None) };
+        let Some(opened) = self.opened(kind, key, key).await? else { return Ok(None) };
         let value = serde_json::from_slice(&opened.plain);
         Ok(value.map_err(|error| self.damaged(key, error)).ok())
     }
 
-    /// An object opened; `None` if it is missing or damaged.
-    async fn opened(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<Opened>, VerifyError> {
+    /// An object opened, which `by` names; `None` if it is not there or damaged.
+    async fn opened(&mut self, kind: Kind, key: &ObjectKey, by: &ObjectKey) -> Result<Option<Opened>, VerifyError> {
         let bytes = match self.repository.get(key).await {
             Ok(bytes) => bytes,
             Err(repository::Error::NotFound { .. }) => {
-                self.damaged(key, "it is missing");
+                self.gone.push((key.clone(), by.clone()));
                 return Ok(None);
             }
             Err(error @ repository::Error::Corrupt { .. }) => {
@@ -238,5 +272,88 @@ fn parse(opened: &Opened) -> Result<(), String> {
         Ok(())
     } else {
         Err("its commands end elsewhere than it says".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{Counts, Instance, Progress, Subject, verify_instance};
+    use crate::archive::instance::{Origin, Part, Snapshot};
+    use crate::archive::tests::create;
+    use crate::rdb::{Limits, Walker};
+    use crate::redis::Flavour;
+    use crate::seal::{self, Binding, Kind, SealSpec};
+    use crate::verify::Options;
+
+    const RDB: &[u8] = b"REDIS0009\xff\0\0\0\0\0\0\0\0";
+
+    async fn put(instance: &Instance, label: &str) {
+        let mut walker = Walker::new(Limits::default());
+        walker.push(RDB).unwrap();
+        let key = instance.layout().part(label, 0).unwrap();
+        let binding = Binding::new(Kind::RdbPart, key.as_str());
+        let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.archive().protection()).unwrap();
+        instance.archive().put_sealed(&key, &sealed).await.unwrap();
+        let at = Timestamp::UNIX_EPOCH;
+        let snapshot = Snapshot {
+            format: 1,
+            label: label.into(),
+            started_at: at,
+            finished_at: at,
+            at,
+            origin: Origin::File { path: "x".into() },
+            flavour: Flavour::Redis,
+            version: "7.0.15".into(),
+            run_id: None,
+            replid: None,
+            offset: None,
+            db: 0,
+            walk: walker.finish().unwrap(),
+            parts: vec![Part::of(&sealed)],
+            logical_bytes: RDB.len() as u64,
+            stored_bytes: sealed.len,
+        };
+        instance.put_snapshot(&snapshot).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_retention_takes_meanwhile_is_not_missed_and_what_is_missing_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        for label in ["20260101T000000.000Z", "20260102T000000.000Z", "20260103T000000.000Z"] {
+            put(&instance, label).await;
+        }
+        let (_, repository) = instance.archive().repositories().next().unwrap();
+        let progress = Progress::default();
+        let mut subject = Subject {
+            instance: &instance,
+            repository,
+            progress: &progress,
+            counts: Counts::default(),
+            damage: vec![],
+            gone: vec![],
+            gaps: vec![],
+        };
+        // All of the first and the parts of the second have gone since; the manifest of the second goes while they are looked for.
+        let listed = subject.listed().await.unwrap();
+        let (snapshot, part) = (
+            |label: &str| instance.layout().snapshot(label).unwrap(),
+            |label: &str| instance.layout().part(label, 0).unwrap(),
+        );
+        for key in [snapshot("20260101T000000.000Z"), part("20260101T000000.000Z"), part("20260102T000000.000Z")] {
+            instance.archive().delete(&key).await.unwrap();
+        }
+        subject.objects(&listed, None).await.unwrap();
+        instance.archive().delete(&snapshot("20260102T000000.000Z")).await.unwrap();
+        subject.settle().await.unwrap();
+        assert_eq!((subject.damage, subject.counts.snapshots), (vec![], 1));
+
+        // A part whose manifest stays is missing.
+        instance.archive().delete(&part("20260103T000000.000Z")).await.unwrap();
+        let report = verify_instance(&instance, &Options::default(), &progress).await.unwrap();
+        let found: Vec<(&str, &str)> = report.damage.iter().map(|d| (d.object.as_str(), d.what.as_str())).collect();
+        assert_eq!(found, [(part("20260103T000000.000Z").as_str(), "it is missing")]);
     }
 }

@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
-use super::support::process::until;
-use super::support::redis::{QUICK_REDIS, RedisServer, program};
+use super::support::installed::bin;
+use super::support::process::{self, Orphan, until};
+use super::support::redis::{QUICK_REDIS, RedisServer, free_port, program};
 use super::support::{Cluster, Options, QUICK, Running, Site};
 use super::whole::started;
 
@@ -116,7 +117,20 @@ fn both_come_back_to_one_moment_within_the_bound() {
         let text = time.to_string();
         let mut words = vec!["restore", "all", "--pgdata", &pg_dir, "--redis-dir", &cache_dir, "--json"];
         words.extend(["--target-time", &text, "--redis-server", &server]);
+        // Once with both servers started by the restore itself.
+        let bin = bin(QUICK);
+        let (bindir, options) = (bin.display().to_string(), format!("-p {} -k {}", free_port(), dir.display()));
+        if nth == 0 {
+            words.extend(["--start", "--pg-bindir", &bindir, "--server-options", &options]);
+        }
         let report = it.site.walkeep(&words).json();
+        if nth == 0 {
+            let mut stop = process::command(bin.join("pg_ctl"), Orphan::Kill);
+            stop.args(["stop", "-w", "-m", "fast", "-D", &pg_dir]);
+            process::run(stop).expect_ok();
+            let keys = report["redis"]["loaded"]["keys"]["0"].as_u64();
+            assert!(report["postgres"]["reached"].is_object() && keys >= Some(1), "{report:#}");
+        }
         let bound = report["skew"]["at_most_seconds"].as_f64().expect("a bound");
         let restored = started(QUICK, pgdata);
         let of_postgres: usize = restored.sql("select coalesce(max(n), 0) from ledger").parse().expect("a number");

@@ -498,6 +498,50 @@ fn from_the_command_line() {
     }
 }
 
+/// A plan proves that all it names is there: without a part of the newest snapshot the way begins at the one before, and without any part, or
+/// with a hole in the stream, the plan says what is missing and how near one can come.
+#[test]
+fn a_plan_names_what_is_missing() {
+    let server = RedisServer::start("7.0", &debug("7.0"));
+    server.feed("SET a 1\n");
+    let site = site_for(&server);
+    let mut receiver = site.spawn("receive", &["receive", "cache", "-v"]);
+    let based = || receiver.output().contains("a snapshot to begin with is stored").then_some(());
+    assert!(until(PATIENCE, based).is_some(), "{}", receiver.output());
+    server.feed("SET b 2\n");
+    let newest = site.walkeep(&["backup", "redis"]).expect_ok().trim().to_owned();
+    server.feed("SET c 3\n");
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let plan = |more: &[&str], code: i32| -> serde_json::Value {
+        let said = site.walkeep(&[&["plan", "redis", "--json"], more].concat()).expect_code(code);
+        serde_json::from_str(&said.stdout).expect("JSON")
+    };
+    let whole = plan(&[], 0);
+    assert_eq!(whole["backup"], newest.as_str());
+    let part = site.repository().join(format!("cache/rdb/{newest}/000000"));
+    let bytes = std::fs::read(&part).expect("the part");
+    for (damaged, says) in [(Some(&bytes[1..]), "bytes instead of"), (None, "is missing")] {
+        std::fs::remove_file(&part).expect("removed");
+        damaged.into_iter().for_each(|damaged| std::fs::write(&part, damaged).expect("written"));
+        // The same state by a longer way.
+        let other = plan(&[], 0);
+        assert!(other["backup"] != newest.as_str() && other["offset"] == whole["offset"], "{other}");
+        for target in [vec!["--target-immediate"], vec!["--backup", &newest]] {
+            let refused = plan(&target, 3);
+            let reason = refused["reason"].as_str().expect("why");
+            assert!(reason.contains(says) && reason.contains(&format!("cache/rdb/{newest}/000000")), "{refused}");
+        }
+        assert!(plan(&["--target-immediate"], 3)["nearest_before"].is_string());
+        let dir = site.path().join("never");
+        let into = dir.display().to_string();
+        site.walkeep(&["restore", "redis", "--dir", &into, "--target-immediate"]).expect_code(3);
+        assert!(!dir.exists());
+    }
+    // No snapshot is whole.
+    std::fs::remove_dir_all(site.repository().join("cache/rdb")).expect("removed");
+    assert!(plan(&[], 3)["reason"].as_str().expect("why").contains("is missing"));
+}
+
 /// A crash while the files are written leaves nothing that a server starts from.
 #[test]
 fn without_its_manifest_nothing_is_loaded() {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::commands::{Mark, Stretch};
+use super::present::Lacking;
 use super::snapshot::Snapshot;
 use super::spool::{Spool, Spooled};
 use super::{Error, Instance};
@@ -72,6 +73,16 @@ pub struct Unreachable {
     pub nearest_after: Option<Timestamp>,
 }
 
+impl Unreachable {
+    /// The same, with the snapshots that could not be used.
+    fn because_of(mut self, lacking: &Lacking) -> Unreachable {
+        for (label, what) in lacking {
+            self.reason.push_str(&format!("; snapshot {label} cannot be used, for {what}"));
+        }
+        self
+    }
+}
+
 /// Whatever a stretch is read from.
 type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 
@@ -86,6 +97,16 @@ impl Known {
     /// The histories, each with the offsets before the first bytes of its stretches, in order.
     pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
         self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
+    }
+
+    /// What is missing where a way ends, in words; nothing if nothing of that history comes after it.
+    fn hole(&self, snapshot: &Snapshot, way: &Way) -> String {
+        let end = way.stretches.last().map(|stretch| (stretch.replid, stretch.last));
+        let Some((replid, offset)) = end.or(snapshot.replid.zip(snapshot.offset)) else { return String::new() };
+        let next = self.names.get(&replid).and_then(|firsts| firsts.iter().find(|first| **first > offset));
+        next.map_or_else(String::new, |next| {
+            format!(": what lies between offset {offset} and {next} of history {replid} is missing")
+        })
     }
 }
 
@@ -122,13 +143,36 @@ impl Way {
 }
 
 impl Instance {
-    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named.
+    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is on the way is there: the
+    /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
     ///
     /// # Errors
     /// No repository could be asked, or something does not open. What cannot be reached is no error but an answer.
     pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
         let mut snapshots = self.snapshots().await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
+        let lacking = self.lacking(&snapshots).await?;
+        let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
+        // As it is, the newest one is meant and no other.
+        let meant = snapshots.last().is_some_and(|newest| wanted == Wanted::Snapshot && unfit(newest));
+        let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
+        snapshots.retain(|snapshot| !unfit(snapshot));
+        let found = if meant || none {
+            let nearest_before = snapshots.last().map(|snapshot| snapshot.at);
+            let reason = "a snapshot is not whole".to_owned();
+            Err(Unreachable { reason, nearest_before, nearest_after: None })
+        } else {
+            self.reach_from(&snapshots, wanted, from).await?
+        };
+        Ok(found.map_err(|not| not.because_of(&lacking)))
+    }
+
+    async fn reach_from(
+        &self,
+        snapshots: &[Snapshot],
+        wanted: Wanted,
+        from: Option<&str>,
+    ) -> Result<Result<Reach, Unreachable>, Error> {
         let Some(newest) = snapshots.last() else {
             let reason = match from {
                 Some(label) => format!("there is no snapshot {label}"),
@@ -140,17 +184,19 @@ impl Instance {
             Wanted::Snapshot => return Ok(Ok(as_it_is(newest))),
             Wanted::Time(time) => Some(time),
             Wanted::Newest => None,
-            Wanted::Offset(replid, offset) => return self.reach_offset(&snapshots, replid, offset).await,
+            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, replid, offset).await,
         };
         let known = self.known().await?;
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
         let mut failed: Option<Unreachable> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
             let way = self.way(snapshot, &known, time.map_or(Until::End, Until::Time)).await?;
+            let hole = known.hole(snapshot, &way);
             match target(snapshot, way, time) {
                 Ok(reach) => return Ok(Ok(reach)),
                 Err(end) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(end)) => {
-                    let reason = format!("the stream of commands behind snapshot {} ends at {end}", snapshot.label);
+                    let reason =
+                        format!("the stream of commands behind snapshot {} ends at {end}{hole}", snapshot.label);
                     failed = Some(Unreachable { reason, nearest_before: Some(end), nearest_after: after });
                 }
                 Err(_) => {}

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod history;
 pub mod notable;
 mod position;
+mod present;
 mod snapshot;
 pub mod spool;
 

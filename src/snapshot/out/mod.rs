@@ -31,7 +31,7 @@ use std::path::PathBuf;
 pub use conf::{Conf, Names};
 pub use expiry::Arrivals;
 pub use place::{Form, Place, Placed};
-pub use restore::{Wishes, restore};
+pub use restore::{Wishes, check_room, restore};
 pub use version::Version;
 
 use crate::{archive, durable, rdb, redis, resp};
@@ -46,6 +46,16 @@ pub enum Error {
         dir: PathBuf,
         /// One of the things in it.
         found: String,
+    },
+    /// The files don't fit.
+    #[error("{} has {free} bytes free, and the files take {needed}: make room, or name another folder; nothing was touched", dir.display())]
+    NoRoom {
+        /// The folder, or the one above it that exists.
+        dir: PathBuf,
+        /// What the files take.
+        needed: u64,
+        /// What is free.
+        free: u64,
     },
     /// A folder can't be made or looked at.
     #[error("cannot use the folder {}: {source}", path.display())]

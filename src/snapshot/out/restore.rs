@@ -1,6 +1,6 @@
 //! From the archive into a folder: the parts of a snapshot, then the stretches of the stream up to the target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -17,6 +17,22 @@ pub struct Wishes {
     pub version: Version,
     /// What it calls its files.
     pub names: Names,
+}
+
+/// Whether what is to be written fits where `dir` is or would be, before anything is. What a server adds when it starts comes on top.
+///
+/// # Errors
+/// [`Error::NoRoom`], or nobody can say.
+pub fn check_room(reach: &Reach, dir: &Path) -> Result<(), Error> {
+    has_room(reach.snapshot.logical_bytes.saturating_add(reach.command_bytes()), dir)
+}
+
+fn has_room(needed: u64, dir: &Path) -> Result<(), Error> {
+    let dir = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let room =
+        rustix::fs::statvfs(dir).map_err(|error| Error::Folder { path: dir.to_owned(), source: error.into() })?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < needed { Err(Error::NoRoom { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
 }
 
 /// Writes what a server starts from. `progress` hears how many bytes of how many are written.
@@ -72,4 +88,22 @@ pub async fn restore(
 /// Files are written where waiting for a disk keeps nobody else waiting.
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_panic| Error::Lost)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, has_room};
+
+    #[test]
+    fn what_does_not_fit_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        has_room(1, &below).unwrap();
+        let refused = has_room(1 << 62, &below).unwrap_err();
+        assert!(
+            matches!(&refused, Error::NoRoom { dir: at, needed, .. } if at == dir.path() && *needed == 1 << 62),
+            "{refused}"
+        );
+        assert!(!below.exists());
+    }
 }

@@ -1,0 +1,64 @@
+//! Whether the parts that a snapshot names are there: what a plan proves before anything is read.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+
+use super::{Error, Instance, Snapshot};
+
+/// Snapshots that are not whole, by label, each with what it lacks.
+pub(super) type Lacking = BTreeMap<String, String>;
+
+impl Instance {
+    /// Which of these snapshots name a part that no repository has with the bytes that were stored. One listing of each repository.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub(super) async fn lacking(&self, snapshots: &[Snapshot]) -> Result<Lacking, Error> {
+        let parts = self.layout.parts();
+        let lists = join_all(self.archive.places.iter().map(|place| {
+            let parts = &parts;
+            async move { place.repository()?.list(parts).await.map_err(|error| place.named(error)) }
+        }))
+        .await;
+        let mut there: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let (mut answers, mut trouble) = (0_usize, None);
+        for list in lists {
+            match list {
+                Ok(list) => {
+                    answers = answers.saturating_add(1);
+                    for object in list {
+                        there.entry(object.key.to_string()).or_default().push(object.len);
+                    }
+                }
+                Err(error) => trouble = Some(error),
+            }
+        }
+        if let (0, Some(error)) = (answers, trouble) {
+            return Err(error);
+        }
+        let mut lacking = Lacking::new();
+        for snapshot in snapshots {
+            if let Some(what) = self.lacks(snapshot, &there) {
+                tracing::warn!(label = snapshot.label, what, "this snapshot cannot be restored");
+                lacking.insert(snapshot.label.clone(), what);
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// The first part that is not there as it was stored.
+    fn lacks(&self, snapshot: &Snapshot, there: &BTreeMap<String, Vec<u64>>) -> Option<String> {
+        (0..).zip(&snapshot.parts).find_map(|(number, part)| {
+            let key = self.layout.part(&snapshot.label, number).ok()?;
+            match there.get(key.as_str()) {
+                None => Some(format!("{key} is missing")),
+                Some(lens) if !lens.contains(&part.stored) => {
+                    let found = lens.first().copied().unwrap_or_default();
+                    Some(format!("{key} has {found} bytes instead of {}", part.stored))
+                }
+                Some(_) => None,
+            }
+        })
+    }
+}
