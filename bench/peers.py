@@ -190,7 +190,8 @@ class Table:
         peak = max(run.peak for run in runs)
         ratio = f"{best / against:.2f}" if against else ""
         verdict = "" if limit is None or not against else ("≤ " if best / against <= limit else "**>** ") + f"{limit}"
-        line = f"| {what} | {contender} | {best:.2f} | {cpu:.2f} | {peak / 1e6:.0f} | {ratio} | {verdict} | {note} |"
+        digits = 3 if best < 0.2 else 2
+        line = f"| {what} | {contender} | {best:.{digits}f} | {cpu:.{digits}f} | {peak / 1e6:.0f} | {ratio} | {verdict} | {note} |"
         self.lines.append(line)
         print(line, flush=True)
         return best
@@ -257,7 +258,7 @@ class Bench:
     def receive(self):
         end = self.meta["end"]
         size = lsn(end) - lsn(self.meta["slot"])
-        runs = {}
+        runs, limit = {}, []
         peers = {"pg_receivewal": [], "pg_receivewal --synchronous": ["--synchronous"], "pg_receivewal -Z lz4:1": ["-Z", "lz4:1"]}
         stored = {}
         for _ in range(self.runs):
@@ -267,6 +268,11 @@ class Bench:
                 runs.setdefault(name, []).append(timed([f"{PG}/pg_receivewal", "-D", folder, "-S", "peer", "--no-loop", f"--endpos={end}", *options], env=self.server.env))
                 stored[name] = bytes_under(folder)
                 shutil.rmtree(folder)
+            # What the server can give to somebody who does nothing with it.
+            self.slot("peer")
+            with tempfile.TemporaryDirectory(prefix="walkeep-bench-", dir="/dev/shm") as memory:
+                command = [f"{PG}/pg_receivewal", "-D", memory, "-S", "peer", "--no-loop", "--no-sync", f"--endpos={end}"]
+                limit.append(timed(command, env=self.server.env))
             self.slot("walkeep")
             site, env = self.site()
             runs.setdefault("walkeep receive", []).append(timed([self.walkeep, "receive", "main", "--end-lsn", end], env=env))
@@ -276,6 +282,7 @@ class Bench:
         what = f"receive {megabytes(size)} of WAL"
         for name in peers:
             self.table.add(what, name, runs[name], note=f"stored {megabytes(stored[name])}")
+        self.table.add(what, "the limit: pg_receivewal --no-sync into memory", limit)
         best = {name: min(run.seconds for run in runs[name]) for name in peers}
         self.table.add(what, "walkeep receive, beside lz4:1", runs["walkeep receive"], best["pg_receivewal -Z lz4:1"], 1.3,
                        f"stored {megabytes(stored['walkeep receive'])}; {min(r.cpu for r in runs['walkeep receive']) / size * 1e9:.2f} CPU s per GB")
@@ -320,19 +327,21 @@ pg1-user=postgres
         segments = self.segments(12)
         pgbackrest = self.pgbackrest("push-peer")
         _, env = self.site(level=1)
-        peer, ours, peer_again, ours_again = [], [], [], []
+        peer, ours, peer_again, ours_again, starts = [], [], [], [], []
         for segment in segments:
             peer.append(timed([*pgbackrest, "archive-push", segment]))
             ours.append(timed([self.walkeep, "archive-push", segment, "--cluster", "main"], env=env))
         for segment in segments:
             peer_again.append(timed([*pgbackrest, "archive-push", segment]))
             ours_again.append(timed([self.walkeep, "archive-push", segment, "--cluster", "main"], env=env))
+            starts.append(timed([self.walkeep, "--version"]))
         what = "archive-push one segment, zstd 1, encrypted"
         against = self.table.add(what, "pgbackrest 2.45", peer)
         self.table.add(what, "walkeep", ours, against, 0.4)
         what = "archive-push one that is there already"
         against = self.table.add(what, "pgbackrest 2.45", peer_again)
         self.table.add(what, "walkeep", ours_again, against, 0.25)
+        self.table.add(what, "the limit: walkeep --version, which only starts", starts, against)
 
     def get(self):
         segments = self.segments(12)
@@ -510,16 +519,22 @@ class Redis:
             file.write(f'\n[redis.cache]\nurl = "redis://127.0.0.1:{port}"\n')
         return site, env
 
-    def snapshots(self, port):
+    def snapshots(self, port, server=None):
+        """With `server`, its process has one core for itself, and who asks it has another, as if on a machine of their own."""
         peer, ours, stored = [], [], 0
+        apart = ["taskset", "-c", "1"] if server else []
+        if server:
+            os.sched_setaffinity(server.pid, {0})
         for n in range(self.runs):
-            peer.append(timed([f"{self.bin}/redis-cli", "-p", str(port), "--rdb", f"{self.scratch}/by-cli.rdb"]))
+            peer.append(timed([*apart, f"{self.bin}/redis-cli", "-p", str(port), "--rdb", f"{self.scratch}/by-cli.rdb"]))
             size = os.path.getsize(f"{self.scratch}/by-cli.rdb")
             site, env = self.site(port, f"snapshot-{n}")
-            ours.append(timed([self.walkeep, "-q", "backup", "redis"], env=env))
+            ours.append(timed([*apart, self.walkeep, "-q", "backup", "redis"], env=env))
             stored = bytes_under(f"{site}/repository/cache")
             shutil.rmtree(site)
-        what = f"snapshot of {megabytes(size)}, diskless"
+        if server:
+            os.sched_setaffinity(server.pid, range(os.cpu_count()))
+        what = f"snapshot of {megabytes(size)}, diskless" + (", a core for the server and one for us" if server else "")
         against = self.table.add(what, "redis-cli --rdb, neither walked nor encrypted", peer)
         self.table.add(what, "walkeep backup redis", ours, against, 1.0, f"stored {megabytes(stored)}")
 
@@ -565,11 +580,12 @@ class Redis:
         return int(lines[0].split("offset=")[1].split(",")[0]) if lines else 0
 
     def run(self):
-        port, _ = self.start("server")
+        port, server = self.start("server")
         self.fill(port)
         print(f"{os.cpu_count()} cores; Redis {output_of([f'{self.bin}/redis-server', '--version']).split()[2]}\n")
         self.table.heading()
         self.snapshots(port)
+        self.snapshots(port, server)
         self.cli(port, "FLUSHALL")
         self.writes(port)
 
