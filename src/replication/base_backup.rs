@@ -1,12 +1,12 @@
 //! `BASE_BACKUP`: a tar stream per tablespace, in the two protocols that PostgreSQL 13 and 14, and 15 and later, speak
 //! (protocol.sgml "BASE_BACKUP"; `basebackup.c`, `basebackup_copy.c`).
 
-use bytes::{Buf, Bytes};
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use bytes::Bytes;
 
-use super::command::{self, BaseBackupOptions};
+use super::command::{self, BaseBackupOptions, Compression};
 use super::connection::{Connection, Rows};
 use super::error::Error;
+use super::inflate::Inflate;
 use super::message::{BackupChunk, Message};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::TimelineId;
@@ -81,7 +81,8 @@ pub struct BaseBackup {
     connection: Connection,
     start: BackupStart,
     form: Form,
-    /// Takes the compression off, if there is any.
+    compression: Option<Compression>,
+    /// Takes it off the archive under way.
     inflate: Option<Inflate>,
 }
 
@@ -100,9 +101,9 @@ pub(super) async fn start(mut connection: Connection, options: &BaseBackupOption
     } else {
         Form::CopyEach { begun: 0, open: false }
     };
-    let inflate = options.compression.is_some() && version.has_option_lists();
-    let inflate = inflate.then(Inflate::new);
-    Ok(BaseBackup { connection, start: BackupStart { start, timeline, tablespaces }, form, inflate })
+    let compression = options.compression.filter(|_| version.has_option_lists());
+    let inflate = compression.map(Inflate::new);
+    Ok(BaseBackup { connection, start: BackupStart { start, timeline, tablespaces }, form, compression, inflate })
 }
 
 fn end_of(rows: &Rows) -> Option<(Lsn, TimelineId)> {
@@ -131,7 +132,8 @@ impl BaseBackup {
     /// [`Error`] if the server gives up or the connection fails: the backup is worth nothing then.
     pub async fn next(&mut self) -> Result<BackupEvent, Error> {
         loop {
-            if let Some(plain) = self.inflate.as_mut().map(Inflate::poll).transpose()?.flatten() {
+            let inflated = self.inflate.as_mut().map(Inflate::poll).transpose();
+            if let Some(plain) = inflated.map_err(|_damaged| Error::Unexpected(QUESTION))?.flatten() {
                 return Ok(BackupEvent::Data(plain));
             }
             let message = self.connection.wire.message().await?;
@@ -169,10 +171,15 @@ impl BaseBackup {
             };
             match (event, &mut self.inflate) {
                 (Some(BackupEvent::Data(bytes)), Some(inflate)) => inflate.push(bytes),
-                (Some(BackupEvent::Archive(oid)), Some(inflate)) => {
+                (Some(BackupEvent::Archive(oid)), _) => {
                     // Each archive is compressed by itself.
-                    *inflate = Inflate::new();
+                    self.inflate = self.compression.map(Inflate::new);
                     return Ok(BackupEvent::Archive(oid));
+                }
+                (Some(BackupEvent::Manifest), _) => {
+                    // It comes as it is.
+                    self.inflate = None;
+                    return Ok(BackupEvent::Manifest);
                 }
                 (Some(event), _) => return Ok(event),
                 (None, _) => {}
@@ -196,91 +203,16 @@ impl BaseBackup {
     }
 }
 
-/// How much is decompressed in one go: what a chunk of a backup holds.
-const PLAIN: usize = 128 << 10;
-
-/// Takes zstd's compression off a stream. Of a hostile server it takes what zstd allows itself at most for its window, 128 MiB.
-struct Inflate {
-    decoder: Option<Decoder<'static>>,
-    input: Bytes,
-    /// The last output was full: there may be more without any more input.
-    full: bool,
-}
-
-impl std::fmt::Debug for Inflate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inflate").field("input", &self.input.len()).finish_non_exhaustive()
-    }
-}
-
-impl Inflate {
-    fn new() -> Inflate {
-        Inflate { decoder: Decoder::new().ok(), input: Bytes::new(), full: false }
-    }
-
-    /// Takes the next piece, after the one before was polled out.
-    fn push(&mut self, piece: Bytes) {
-        self.input = piece;
-    }
-
-    fn poll(&mut self) -> Result<Option<Bytes>, Error> {
-        let decoder = self.decoder.as_mut().ok_or(Error::Unexpected(QUESTION))?;
-        while !self.input.is_empty() || self.full {
-            let mut plain = Vec::with_capacity(PLAIN);
-            let mut input = InBuffer::around(&self.input);
-            let mut output = OutBuffer::around(&mut plain);
-            decoder.run(&mut input, &mut output).map_err(|_damaged| Error::Unexpected(QUESTION))?;
-            let read = input.pos();
-            self.input.advance(read);
-            self.full = plain.len() == plain.capacity();
-            if !plain.is_empty() {
-                return Ok(Some(plain.into()));
-            }
-            // Neither output nor input: what is left makes no sense.
-            if read == 0 && !self.input.is_empty() {
-                return Err(Error::Unexpected(QUESTION));
-            }
-        }
-        Ok(None)
-    }
-}
-
 fn marked(body: Bytes) -> Result<BackupEvent, Error> {
     Ok(match BackupChunk::parse(body)? {
-        BackupChunk::NewArchive { name, .. } => match name.strip_suffix(".zst").unwrap_or(&name).strip_suffix(".tar") {
-            Some("base") => BackupEvent::Archive(None),
-            Some(oid) => BackupEvent::Archive(Some(oid.parse().map_err(|_bad| Error::Unexpected(QUESTION))?)),
+        // The name tells how it is compressed, which is as it was asked for.
+        BackupChunk::NewArchive { name, .. } => match name.split_once(".tar") {
+            Some(("base", _)) => BackupEvent::Archive(None),
+            Some((oid, _)) => BackupEvent::Archive(Some(oid.parse().map_err(|_bad| Error::Unexpected(QUESTION))?)),
             None => return Err(Error::Unexpected(QUESTION)),
         },
         BackupChunk::Manifest => BackupEvent::Manifest,
         BackupChunk::Data(bytes) => BackupEvent::Data(bytes),
         BackupChunk::Progress(bytes) => BackupEvent::Progress(bytes),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::Inflate;
-
-    #[test]
-    fn any_split_inflates_to_the_same() {
-        let plain: Vec<u8> =
-            (0..200_000_u32).flat_map(|n| (n / 7).to_le_bytes()).chain(std::iter::repeat_n(0, 3 << 20)).collect();
-        let packed = Bytes::from(zstd::encode_all(&plain[..], -5).unwrap());
-        for size in [1, 7, 1000, 32 << 10, packed.len()] {
-            let (mut inflate, mut out, mut rest) = (Inflate::new(), Vec::new(), packed.clone());
-            while !rest.is_empty() {
-                inflate.push(rest.split_to(size.min(rest.len())));
-                while let Some(bytes) = inflate.poll().unwrap() {
-                    out.extend_from_slice(&bytes);
-                }
-            }
-            assert!(out == plain, "in pieces of {size}");
-        }
-        let mut inflate = Inflate::new();
-        inflate.push(Bytes::from_static(b"this is not compressed"));
-        assert!(inflate.poll().is_err());
-    }
 }

@@ -149,8 +149,17 @@ pub struct BaseBackupOptions {
     pub server_verifies: bool,
     /// Wait until the server has archived the WAL of the backup. A receiver has it anyway.
     pub wait_for_archive: bool,
-    /// Have the server compress what it sends with zstd at this level (PostgreSQL 15 and later, if built with zstd). It comes out as if it were not.
-    pub compression: Option<i32>,
+    /// Have the server compress what it sends (PostgreSQL 15 and later, if built for it). It comes out as if it were not.
+    pub compression: Option<Compression>,
+}
+
+/// How a server is to compress what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// At its fastest.
+    Lz4,
+    /// At this level.
+    Zstd(i32),
 }
 
 /// `BASE_BACKUP`, in the server's spelling; always with progress and with the tablespace map in the archive.
@@ -171,9 +180,10 @@ pub fn base_backup(options: &BaseBackupOptions, version: ServerVersion) -> Strin
         word(&text, &text);
     }
     word("TABLESPACE_MAP true", "TABLESPACE_MAP");
-    if let Some(level) = options.compression.filter(|_| lists) {
-        let text = format!("COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'");
-        word(&text, &text);
+    match options.compression.filter(|_| lists) {
+        Some(Compression::Lz4) => word("COMPRESSION 'lz4'", ""),
+        Some(Compression::Zstd(level)) => word(&format!("COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'"), ""),
+        None => {}
     }
     if !options.server_verifies {
         word("VERIFY_CHECKSUMS false", "NOVERIFY_CHECKSUMS");
@@ -242,8 +252,8 @@ pub fn fuzz(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::{
-        BaseBackupOptions, ServerVersion, SlotName, StandbyStatus, base_backup, create_physical_slot, fuzz, show,
-        standby_status, start_physical,
+        BaseBackupOptions, Compression, ServerVersion, SlotName, StandbyStatus, base_backup, create_physical_slot,
+        fuzz, show, standby_status, start_physical,
     };
     use crate::postgres::lsn::Lsn;
     use crate::postgres::time::PgTime;
@@ -267,10 +277,15 @@ mod tests {
             wait_for_archive: false,
             compression: None,
         };
-        let compressed = BaseBackupOptions { compression: Some(-5), ..options.clone() };
+        let compressed = BaseBackupOptions { compression: Some(Compression::Zstd(-5)), ..options.clone() };
         assert_eq!(base_backup(&compressed, ServerVersion(14)), base_backup(&options, ServerVersion(14)));
         let spelling = base_backup(&compressed, ServerVersion(15));
         assert!(spelling.contains(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-5', "), "{spelling}");
+        let spelling = base_backup(
+            &BaseBackupOptions { compression: Some(Compression::Lz4), ..options.clone() },
+            ServerVersion(15),
+        );
+        assert!(spelling.contains(", COMPRESSION 'lz4', "), "{spelling}");
         assert_eq!(
             base_backup(&options, ServerVersion(14)),
             "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT TABLESPACE_MAP NOVERIFY_CHECKSUMS MANIFEST 'no'"

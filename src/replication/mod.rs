@@ -19,9 +19,10 @@ pub(crate) mod login;
 pub mod connection;
 pub mod stream;
 pub mod base_backup;
+mod inflate;
 
 pub use base_backup::{BackupEnd, BackupEvent, BackupStart, BaseBackup, Tablespace};
-pub use command::{BaseBackupOptions, ServerVersion, SlotName, StandbyStatus};
+pub use command::{BaseBackupOptions, Compression, ServerVersion, SlotName, StandbyStatus};
 pub use connection::{Connection, Identity, Slot};
 pub use conninfo::{Conninfo, ConninfoError, Environment};
 pub use error::Error;

@@ -10,8 +10,8 @@ use walkeep::postgres::lsn::Lsn;
 use walkeep::postgres::time::PgTime;
 use walkeep::postgres::timeline::TimelineId;
 use walkeep::replication::{
-    BackupEvent, BaseBackupOptions, Connection, Conninfo, Environment, Error, NextTimeline, PhysicalStream, SlotName,
-    StandbyStatus, Started, StreamEvent,
+    BackupEvent, BaseBackupOptions, Compression, Connection, Conninfo, Environment, Error, NextTimeline,
+    PhysicalStream, SlotName, StandbyStatus, Started, StreamEvent,
 };
 use walkeep::retry::Class;
 use walkeep::sql::Sql;
@@ -398,45 +398,47 @@ async fn a_base_backup_is_what_the_server_promised() {
         cluster.sql(&format!("create tablespace s location '{}'", space.display()));
         cluster.sql("create table t tablespace s as select generate_series(1, 1000) as x");
         let oid: u32 = cluster.sql("select oid from pg_tablespace where spcname = 's'").parse().unwrap();
-        let options = BaseBackupOptions {
-            label: "it's a test".into(),
-            fast_checkpoint: true,
-            max_rate_kib: None,
-            manifest: true,
-            server_verifies: true,
-            wait_for_archive: false,
-            compression: None,
-        };
-        let mut backup = connect(&cluster).await.base_backup(&options).await.unwrap();
-        let start = backup.start().clone();
-        let announced: Vec<Option<u32>> = start.tablespaces.iter().map(|space| space.oid).collect();
-        assert!(announced.contains(&None) && announced.contains(&Some(oid)), "{announced:?}");
-        let mut parts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        let mut current = String::new();
-        let end = loop {
-            match backup.next().await.unwrap() {
-                BackupEvent::Archive(oid) => current = oid.map_or("base".into(), |oid| oid.to_string()),
-                BackupEvent::Manifest => current = "manifest".into(),
-                BackupEvent::Data(bytes) => parts.entry(current.clone()).or_default().extend_from_slice(&bytes),
-                BackupEvent::Progress(_) => {}
-                BackupEvent::End(end) => break end,
-            }
-        };
-        backup.finish().await.unwrap().close().await;
-        assert!(end.stop >= start.start && end.timeline == start.timeline);
+        for compression in [None, Some(Compression::Lz4), Some(Compression::Zstd(-5))] {
+            let options = BaseBackupOptions {
+                label: "it's a test".into(),
+                fast_checkpoint: true,
+                max_rate_kib: None,
+                manifest: true,
+                server_verifies: true,
+                wait_for_archive: false,
+                compression,
+            };
+            let mut backup = connect(&cluster).await.base_backup(&options).await.unwrap();
+            let start = backup.start().clone();
+            let announced: Vec<Option<u32>> = start.tablespaces.iter().map(|space| space.oid).collect();
+            assert!(announced.contains(&None) && announced.contains(&Some(oid)), "{announced:?}");
+            let mut parts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            let mut current = String::new();
+            let end = loop {
+                match backup.next().await.unwrap() {
+                    BackupEvent::Archive(oid) => current = oid.map_or("base".into(), |oid| oid.to_string()),
+                    BackupEvent::Manifest => current = "manifest".into(),
+                    BackupEvent::Data(bytes) => parts.entry(current.clone()).or_default().extend_from_slice(&bytes),
+                    BackupEvent::Progress(_) => {}
+                    BackupEvent::End(end) => break end,
+                }
+            };
+            backup.finish().await.unwrap().close().await;
+            assert!(end.stop >= start.start && end.timeline == start.timeline);
 
-        // The server's own tool, with the server's own manifest, says whether every byte has come.
-        let scratch = Scratch::new();
-        let target = scratch.directory("backup");
-        tar::Archive::new(parts["base"].as_slice()).unpack(&target).unwrap();
-        let link = target.join(format!("pg_tblspc/{oid}"));
-        fs::remove_file(&link).ok();
-        tar::Archive::new(parts[&oid.to_string()].as_slice()).unpack(&link).unwrap();
-        fs::write(target.join("backup_manifest"), &parts["manifest"]).unwrap();
-        give_all(scratch.path());
-        cluster.run("pg_verifybackup", &["-n", &target.to_string_lossy()]).expect_ok();
-        let label = fs::read_to_string(target.join("backup_label")).unwrap();
-        assert!(label.contains("LABEL: it's a test") && label.contains(&start.start.to_string()), "{label}");
+            // The server's own tool, with the server's own manifest, says whether every byte has come.
+            let scratch = Scratch::new();
+            let target = scratch.directory("backup");
+            tar::Archive::new(parts["base"].as_slice()).unpack(&target).unwrap();
+            let link = target.join(format!("pg_tblspc/{oid}"));
+            fs::remove_file(&link).ok();
+            tar::Archive::new(parts[&oid.to_string()].as_slice()).unpack(&link).unwrap();
+            fs::write(target.join("backup_manifest"), &parts["manifest"]).unwrap();
+            give_all(scratch.path());
+            cluster.run("pg_verifybackup", &["-n", &target.to_string_lossy()]).expect_ok();
+            let label = fs::read_to_string(target.join("backup_label")).unwrap();
+            assert!(label.contains("LABEL: it's a test") && label.contains(&start.start.to_string()), "{label}");
+        }
     }
 }
 
