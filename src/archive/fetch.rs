@@ -1,6 +1,7 @@
 //! The one way out: files of `pg_wal` as they came in, opened and authenticated; digests; and what there is.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::objects::Listing;
 use super::{Archive, Error};
@@ -104,6 +105,14 @@ impl Archive {
         unasked.sort_unstable();
         unasked.dedup();
         Ok(Segments { found: objects.into_iter().filter_map(segment).collect(), unasked })
+    }
+
+    /// Whether some repository certainly has a segment.
+    pub async fn has_segment(&self, name: SegmentName) -> bool {
+        let key = self.layout.segment(name);
+        let looks =
+            self.places.iter().filter_map(|place| place.repository().ok()).map(|repository| repository.head(&key));
+        join_all(looks).await.iter().any(|found| matches!(found, Ok(Some(_))))
     }
 
     /// The first segment of a timeline in any repository.

@@ -162,6 +162,19 @@ async fn forget_expired(archive: &Arc<Archive>, index: &Arc<Index>, size: Segmen
     let known = blocking(move || Ok::<_, index::Error>(reading.view(&name)?.timelines().to_vec())).await??;
     let mut forgotten = 0_u64;
     for timeline in known {
+        let (reading, name) = (Arc::clone(index), cluster.clone());
+        let oldest = blocking(move || {
+            let view = reading.view(&name)?;
+            let oldest = view.summaries(timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), Order::Forward).next();
+            oldest.transpose().map(|found| found.map(|(place, _)| place.segment))
+        });
+        // To list where the archive begins takes the longer, the more of it there is.
+        let oldest = oldest.await??.and_then(|number| SegmentName::new(timeline, number, size));
+        if let Some(oldest) = oldest
+            && archive.has_segment(oldest).await
+        {
+            continue;
+        }
         let first = match archive.first_segment(timeline).await {
             Ok(first) => first.and_then(|name| name.number(size)),
             Err(_unasked) => continue,
