@@ -96,10 +96,8 @@ const REACH: usize = 64 << 10;
 pub(super) struct Lz4 {
     input: BytesMut,
     at: At,
-    /// The last [`REACH`] bytes of plaintext, then room for a block.
-    window: Vec<u8>,
-    /// How many of those bytes there are.
-    known: usize,
+    /// The last plaintext, up to [`REACH`] bytes.
+    before: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +121,7 @@ impl std::fmt::Debug for Lz4 {
 
 impl Lz4 {
     fn new() -> Lz4 {
-        Lz4 { input: BytesMut::new(), at: At::Header, window: Vec::new(), known: 0 }
+        Lz4 { input: BytesMut::new(), at: At::Header, before: Vec::new() }
     }
 
     fn poll(&mut self) -> Result<Option<Bytes>, Damaged> {
@@ -132,9 +130,6 @@ impl Lz4 {
                 At::Header => {
                     let Some((len, at)) = header(&self.input)? else { return Ok(None) };
                     self.input.advance(len);
-                    if let At::Block { most, .. } = at {
-                        self.window = vec![0; REACH.saturating_add(most)];
-                    }
                     self.at = at;
                 }
                 At::Block { most, checksums: [after_each, after_all] } => {
@@ -156,7 +151,7 @@ impl Lz4 {
                     }
                     let block = self.input.split_to(whole);
                     let packed = block.get(4..).and_then(|block| block.get(..len)).ok_or(Damaged)?;
-                    return self.block(packed, stored).map(Some);
+                    return self.block(packed, stored, most).map(Some);
                 }
                 At::End(left) => {
                     let last = left.min(self.input.len());
@@ -169,19 +164,16 @@ impl Lz4 {
     }
 
     /// The plaintext of a block, which may refer to what came before it.
-    fn block(&mut self, packed: &[u8], stored: bool) -> Result<Bytes, Damaged> {
-        let (before, room) = self.window.split_at_mut_checked(REACH).ok_or(Damaged)?;
-        let before = before.get(REACH.saturating_sub(self.known)..).unwrap_or_default();
-        let len = if stored {
-            room.get_mut(..packed.len()).ok_or(Damaged)?.copy_from_slice(packed);
-            packed.len()
+    fn block(&mut self, packed: &[u8], stored: bool, most: usize) -> Result<Bytes, Damaged> {
+        let plain = if stored {
+            packed.to_vec()
         } else {
-            lz4_flex::block::decompress_into_with_dict(packed, room, before).map_err(|_damaged| Damaged)?
+            lz4_flex::block::decompress_with_dict(packed, most, &self.before).map_err(|_damaged| Damaged)?
         };
-        let plain = Bytes::copy_from_slice(room.get(..len).ok_or(Damaged)?);
-        self.window.copy_within(len..len.saturating_add(REACH), 0);
-        self.known = self.known.saturating_add(len).min(REACH);
-        Ok(plain)
+        let kept = REACH.saturating_sub(plain.len());
+        self.before.drain(..self.before.len().saturating_sub(kept));
+        self.before.extend_from_slice(plain.get(plain.len().saturating_sub(REACH)..).unwrap_or_default());
+        Ok(plain.into())
     }
 }
 
