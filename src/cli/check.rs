@@ -153,6 +153,12 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
         Some(trouble) => findings.warn("persistence", trouble),
         None => findings.good("persistence", "the server's own saves succeed, as far as it says"),
     }
+    if info.is_shard() {
+        findings.warn(
+            "cluster",
+            "this is one shard of a Redis Cluster: each shard takes a section [redis.NAME] of its own, and a moment is restored shard by shard",
+        );
+    }
     if let redis::Source::Sentinels(_) = source {
         let (snapshots, _) = source.connect_for_snapshot().await?;
         findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -236,6 +237,23 @@ fn check_proves_the_right_to_follow_without_a_snapshot() {
         }
         assert_eq!((server.info("sync_full"), server.info("sync_partial_ok")), ("1".into(), "3".into()), "{version}");
     }
+}
+
+/// One shard of a cluster is told for what it is, and taken like any other server.
+#[test]
+fn a_shard_of_a_cluster_is_named() {
+    let bus = free_port().to_string();
+    let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let server = RedisServer::start(QUICK_REDIS, &options(QUICK_REDIS, &cluster));
+    server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let written = || (server.ask(&["SET", "a", "1"]) == "OK").then_some(());
+    process::until(Duration::from_secs(30), written).expect("the cluster is up");
+    let site = site_for(&server);
+    let said = site.walkeep(&["check", "cache"]).expect_code(0).stdout;
+    assert!(said.contains("one shard of a Redis Cluster"), "{said}");
+    let taken = backup(&site);
+    let restored = started_from(QUICK_REDIS, &rdb_of(&site, label(&taken)), &[]);
+    assert_eq!(restored.digest(), server.digest());
 }
 
 /// Many parts, with the data changing meanwhile.
