@@ -169,10 +169,14 @@ fn a_transfer_that_is_cut_or_damaged_stores_nothing() {
         let server = RedisServer::start(QUICK_REDIS, &["--repl-diskless-sync", diskless]);
         server.fill(5000);
         // Past the replies and INFO, within the snapshot.
-        for (damage, code, says) in [(false, 5, "closed the connection"), (true, 6, "damaged")] {
+        // A length that was changed may reach beyond the end.
+        let cases: [(bool, i32, &[&str]); 2] =
+            [(false, 5, &["closed the connection"]), (true, 6, &["damaged", "cut off"])];
+        for (damage, code, says) in cases {
             let site = site(&format!("url = \"redis://127.0.0.1:{}\"\n", proxy(server.port, 60_000, damage)));
             let failed = site.walkeep(&["backup", "redis"]).expect_code(code);
-            assert!(failed.stderr.contains(says), "diskless {diskless}: {}", failed.stderr);
+            let said = says.iter().any(|says| failed.stderr.contains(says));
+            assert!(said, "diskless {diskless}: {}", failed.stderr);
             no_snapshot(&site);
         }
     }
