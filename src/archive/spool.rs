@@ -6,11 +6,11 @@
 //! leaves whole frames and perhaps the beginning of one more; reading stops at the first frame that does not open, so what is read is always
 //! a prefix of what was appended, and contains all that was synced.
 //!
-//! Two receivers would write over each other's files, so a receiver locks the folder (`flock`).
+//! Two receivers would write over each other's files, so a receiver locks an empty file beside the folder (`flock`).
 //!
 //! All calls block. Not known here: who fills the spool, and when a file may go.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -74,39 +74,44 @@ pub enum SpoolError {
     },
 }
 
-/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is
-/// the folder, so nothing is left behind.
+/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is an
+/// empty file beside the folder, which stays.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
 
 impl Lock {
-    /// Locks a spool's folder, for one receiver alone.
+    /// Locks a spool, for one receiver alone.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one; what the operating system said.
     pub(super) fn take(dir: &Path) -> Result<Lock, SpoolError> {
-        let failed = |source| SpoolError::File { action: "lock", path: dir.to_owned(), source };
-        let folder = File::open(dir).map_err(failed)?;
-        match folder.try_lock() {
-            Ok(()) => Ok(Lock(folder)),
+        let mut path = dir.as_os_str().to_owned();
+        path.push(".lock");
+        let failed = |source| SpoolError::File { action: "lock", path: PathBuf::from(&path), source };
+        // Open for writing: over NFS nothing else can be locked, and so no folder.
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
             Err(TryLockError::WouldBlock) => {
-                let inode = folder.metadata().map_err(failed)?.ino();
-                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(inode) })
+                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(&file.metadata().map_err(failed)?) })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
     }
 }
 
-/// Which process has locked the file with that number, by `/proc/locks` (proc(5)); `None` where it does not say, as in another container.
-fn holder(inode: u64) -> Option<u32> {
+/// Which process has locked that file, by `/proc/locks` (proc(5)); `None` where it does not say, as of another container's. Never another process
+/// than that: somebody will end it.
+fn holder(file: &Metadata) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
+    let number = format!("{major:02x}:{minor:02x}:{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let held = locks.lines().find_map(|line| {
+    locks.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
         let (pid, file) = (words.next()?, words.next()?);
-        (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok()).flatten()
-    });
-    held.filter(|&pid| pid > 0)
+        pid.parse().ok().filter(|&pid| pid > 0 && file == number)
+    })
 }
 
 /// The directory of one cluster's tails.
