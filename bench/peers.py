@@ -458,7 +458,7 @@ pg1-user=postgres
 class Redis:
     """A server with half-random values, walkeep and redis-cli asking it for its data, and redis-benchmark writing to it."""
 
-    KEYS, VALUE = 400_000, 1000
+    KEYS, VALUE = 1_200_000, 1000
 
     def __init__(self, walkeep, cache, runs):
         self.walkeep, self.runs, self.table = walkeep, runs, Table()

@@ -17,6 +17,7 @@
 // L0  leaves: know nothing of PostgreSQL or storage
 pub mod clock;
 pub mod durable;
+pub mod lock;
 pub mod retry;
 pub mod pipeline;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
@@ -231,6 +232,17 @@ impl Sql {
     pub async fn system_id(&self) -> Result<SystemId, Error> {
         let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
         Ok(SystemId::new(self.parsed("pg_control_system()", query).await?))
+    }
+
+    /// What the server's clock shows.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn time(&self) -> Result<Timestamp, Error> {
+        let question = "clock_timestamp()";
+        let query = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
+        let micros = self.parsed(question, query).await?;
+        Timestamp::from_microsecond(micros).map_err(|_beyond| Error::Unexpected(question))
     }
 
     /// How far WAL is written; on a standby, received.

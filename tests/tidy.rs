@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first. A module imports from the layers before its own.
 const LAYERS: [&[&str]; 6] = [
-    &["clock", "durable", "retry", "pipeline", "metrics"],
+    &["clock", "durable", "lock", "retry", "pipeline", "metrics"],
     &["postgres", "wal", "rdb", "resp", "seal"],
     &["pem", "replication", "sql", "redis", "repository", "index", "control"],
     &["archive"],

@@ -36,6 +36,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Something else stands where an object is to be put.
+    #[error("repository {name}: {key} {why}")]
+    Taken {
+        /// The repository's name in the configuration.
+        name: String,
+        /// The object.
+        key: ObjectKey,
+        /// What stands there, and what to do.
+        why: String,
+    },
     /// Something could not be sealed.
     #[error(transparent)]
     Seal(#[from] Arc<SealError>),
@@ -122,7 +132,7 @@ impl Error {
     pub fn is_integrity(&self) -> bool {
         match self {
             Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } | Error::Tails { .. } => true,
-            Error::KeysMissing { .. } | Error::KeyNotThere { .. } => true,
+            Error::KeysMissing { .. } | Error::KeyNotThere { .. } | Error::Taken { .. } => true,
             Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
             Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
             Error::Gone { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,

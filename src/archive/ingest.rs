@@ -192,6 +192,20 @@ pub fn prepare(
     level: Level,
     threads: usize,
 ) -> Result<Prepared, IngestError> {
+    prepare_noted(archive, (name, &[]), bytes, level, threads)
+}
+
+/// The same, with a note of how the segment came ([`super::clocks`]).
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_noted(
+    archive: &Archive,
+    (name, note): (SegmentName, &[u8]),
+    bytes: &[u8],
+    level: Level,
+    threads: usize,
+) -> Result<Prepared, IngestError> {
     let size = size_of(&name.to_string(), bytes)?;
     let key = archive.layout.segment(name);
     let binding = binding(Kind::Wal, &key);
@@ -202,7 +216,8 @@ pub fn prepare(
         seal::seal_with(&[bytes], &spec, &archive.protection, |content| {
             let digest = scan.join().map(|scanned| scanned.map(|scanned| scanned.with_hash_of_all(content)));
             let digest = digested.insert(digest);
-            digest.as_ref().ok().and_then(|digest| digest.as_ref().ok()).map(Digest::to_bytes).unwrap_or_default()
+            let digest = digest.as_ref().ok().and_then(|digest| digest.as_ref().ok());
+            digest.map(|digest| digest::with_note(digest.to_bytes(), note)).unwrap_or_default()
         })
     });
     match digested {

@@ -7,6 +7,7 @@
 //! Not known here: RocksDB, PostgreSQL's sockets, and who asks.
 
 pub mod chunks;
+pub mod clocks;
 mod error;
 pub mod fetch;
 pub mod gap;

@@ -35,15 +35,26 @@ impl Archive {
         plain: Vec<Bytes>,
         metadata: Vec<u8>,
     ) -> Result<Put, Error> {
+        let sealed = self.seal_object(kind, key, plain, metadata).await?;
+        self.put_sealed(key, &sealed).await
+    }
+
+    /// Seals `plain` as an object of this kind under this key.
+    pub(super) async fn seal_object(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        plain: Vec<Bytes>,
+        metadata: Vec<u8>,
+    ) -> Result<SealedObject, Error> {
         let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&self.protection));
         let (level, threads) = (self.level, self.threads);
         let sealed = blocking(move || {
             let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
             let spec = SealSpec { level, metadata: &metadata, threads, ..SealSpec::new(&binding) };
             seal::seal(&pieces, &spec, &protection)
-        })
-        .await??;
-        self.put_sealed(key, &sealed).await
+        });
+        Ok(sealed.await??)
     }
 
     /// Puts a sealed object into every place.

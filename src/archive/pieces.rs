@@ -61,9 +61,23 @@ impl Archive {
     /// # Errors
     /// A repository did not take it, or has another content under that name.
     pub async fn put_piece(&self, timeline: TimelineId, start: Lsn, bytes: Bytes) -> Result<Piece, Error> {
+        self.put_noted_piece(timeline, start, bytes, Vec::new()).await
+    }
+
+    /// The same, with a note of how its segment came ([`super::clocks`]).
+    ///
+    /// # Errors
+    /// As [`Archive::put_piece`].
+    pub async fn put_noted_piece(
+        &self,
+        timeline: TimelineId,
+        start: Lsn,
+        bytes: Bytes,
+        note: Vec<u8>,
+    ) -> Result<Piece, Error> {
         let piece = Piece { timeline, start, end: start.saturating_add(bytes.len() as u64) };
         let key = self.key_of(piece);
-        if self.put_object(Kind::Piece, &key, vec![bytes.clone()], Vec::new()).await? == Put::Exists {
+        if self.put_object(Kind::Piece, &key, vec![bytes.clone()], note).await? == Put::Exists {
             // Of an earlier run, that ended before it knew.
             let there = self.get_object(Kind::Piece, &key).await?;
             if there.is_none_or(|there| there.plain != bytes) {
@@ -207,7 +221,7 @@ impl Archive {
         Ok(all && partial.get(..len).is_some_and(|kept| bytes.get(..len) == Some(kept)))
     }
 
-    fn key_of(&self, piece: Piece) -> ObjectKey {
+    pub(super) fn key_of(&self, piece: Piece) -> ObjectKey {
         self.layout().piece(piece.timeline, piece.start, piece.end)
     }
 

@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Archive;
 use crate::durable;
+use crate::lock::FileLock;
 use crate::postgres::segment::{SegmentName, SegmentSize};
 use crate::repository::layout::ClusterName;
 use crate::seal::{self, Binding, Kind, Level, Protection, SealError, SealSpec};
@@ -47,7 +48,7 @@ pub enum SpoolError {
     },
     /// Another receiver is at work.
     #[error(
-        "another `walkeep receive`{} uses {}; end it, or give this one a state-dir of its own",
+        "another `walkeep receive`{} uses {}; {instead}",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display()
     )]
     InUse {
@@ -55,6 +56,8 @@ pub enum SpoolError {
         dir: PathBuf,
         /// The other one's process, if the kernel tells.
         pid: Option<u32>,
+        /// What to do.
+        instead: &'static str,
     },
     /// A directory could not be made or synced.
     #[error(transparent)]
@@ -77,24 +80,27 @@ pub enum SpoolError {
 /// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is an
 /// empty file beside the folder, which stays.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
+pub struct Lock {
+    _held: FileLock,
+}
 
 impl Lock {
     /// Locks a spool, for one receiver alone.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one; what the operating system said.
-    pub(super) fn take(dir: &Path) -> Result<Lock, SpoolError> {
+    pub(super) fn take(dir: &Path, instead: &'static str) -> Result<Lock, SpoolError> {
         let mut path = dir.as_os_str().to_owned();
         path.push(".lock");
         let failed = |source| SpoolError::File { action: "lock", path: PathBuf::from(&path), source };
         // Open for writing: over NFS nothing else can be locked, and so no folder.
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
+        let metadata = file.metadata().map_err(failed)?;
+        match FileLock::take(file) {
+            Ok(held) => Ok(Lock { _held: held }),
             Err(TryLockError::WouldBlock) => {
-                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(&file.metadata().map_err(failed)?) })
+                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(&metadata), instead })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -144,7 +150,7 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<Lock, SpoolError> {
-        Lock::take(&self.dir)
+        Lock::take(&self.dir, "end it, or give this one a state-dir of its own")
     }
 
     fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<Protection>) -> Result<Spool, SpoolError> {

@@ -10,7 +10,7 @@ use super::redis_log::LogRedis;
 use super::restore_all::{PlanAll, RestoreAll};
 use crate::explore::{Kind, MANY_ROWS};
 
-/// Keep a PostgreSQL cluster restorable to any moment.
+/// Keep PostgreSQL clusters and Redis instances restorable to any moment.
 #[derive(Parser, Debug)]
 #[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -36,7 +36,7 @@ pub(super) struct Global {
     /// Log errors only, and show no progress
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
-    /// Print times in this zone instead of UTC, like Europe/Vienna or local
+    /// Print times in this zone instead of UTC, like Europe/Vienna or local, and take those without a zone to be in it
     #[arg(long, global = true, value_name = "ZONE")]
     pub(super) time_zone: Option<String>,
 }
@@ -96,7 +96,7 @@ pub(super) struct Init {
 #[derive(Args, Debug)]
 #[command(after_help = help::CHECK)]
 pub(super) struct Check {
-    /// The cluster or Redis instance [default: the only one configured]
+    /// The cluster or Redis instance [default: all that are configured, one after the other]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
     /// Print one JSON document
@@ -224,6 +224,7 @@ pub(super) enum ListOf {
 
 /// Of Redis instances
 #[derive(Args, Debug)]
+#[command(after_help = help::LIST)]
 pub(super) struct ListRedis {
     /// One instance [default: all]
     #[arg(value_name = "NAME")]
@@ -235,6 +236,7 @@ pub(super) struct ListRedis {
 
 /// Of PostgreSQL clusters
 #[derive(Args, Debug)]
+#[command(after_help = help::LIST)]
 pub(super) struct ListPostgres {
     /// One cluster [default: all]
     #[arg(value_name = "NAME")]
@@ -261,7 +263,7 @@ pub(super) enum PlanOf {
 
 /// For a Redis or Valkey instance
 #[derive(Args, Debug)]
-#[command(after_help = help::REDIS)]
+#[command(after_help = help::PLAN_REDIS)]
 pub(super) struct PlanRedis {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
@@ -530,7 +532,7 @@ pub(super) struct LogArgs {
     pub(super) json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub(super) struct Span {
     /// Only what happened then or later: a time as --target-time of restore takes it
     #[arg(long, value_name = "TIME")]
@@ -538,6 +540,12 @@ pub(super) struct Span {
     /// Only what happened then or earlier
     #[arg(long, value_name = "TIME")]
     pub(super) until: Option<String>,
+}
+
+/// `30`, or `30d` as a retention is written in the configuration.
+fn days(text: &str) -> Result<u32, &'static str> {
+    let number = text.strip_suffix('d').unwrap_or(text).parse().ok();
+    number.filter(|days| (1..=36_500).contains(days)).ok_or("write a number of days, like 30")
 }
 
 fn kinds() -> impl TypedValueParser<Value = Kind> {
@@ -573,7 +581,7 @@ pub(super) struct Verify {
 #[command(after_help = help::CLEANUP)]
 pub(super) struct Cleanup {
     /// Keep every moment of so many days restorable [default: each repository's retention]
-    #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(value_name = "DAYS", value_parser = days)]
     pub(super) days: Option<u32>,
     /// Only say what would go, and why
     #[arg(long)]
@@ -593,9 +601,8 @@ pub(super) struct Cleanup {
 #[derive(Args, Debug)]
 #[command(after_help = help::HEALTH)]
 pub(super) struct Health {
-    /// One cluster [default: all that are configured]
-    #[arg(value_name = "NAME")]
-    pub(super) cluster: Option<String>,
+    /// One cluster or instance [default: all that are configured]
+    pub(super) name: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,

@@ -12,15 +12,14 @@ use bytes::Bytes;
 use super::Surroundings;
 use super::args::Check;
 use super::exit::{self, Code, Failure};
-use super::open;
-use super::output::{Tone, size, span};
+use super::output::{Tone, size, span, terminal, wrap};
 use super::server::Server;
-use crate::archive::instance::Wanted;
-use crate::archive::{self, Archive};
-use crate::clock::Clock;
+use super::{check_redis, open};
+use crate::archive::Archive;
+use crate::clock::{Clock, FAR, Offset};
 use crate::config::{Cluster, Config, Instance};
 use crate::postgres::segment::SegmentName;
-use crate::redis;
+use crate::redis::{self, Info};
 use crate::repository::{Put, Repository};
 use crate::seal::Protection;
 use crate::sql::Sql;
@@ -50,47 +49,131 @@ struct Finding {
     code: Code,
 }
 
-/// What `--json` prints.
+/// What `--json` prints of a cluster, or of an instance that was named.
 #[derive(Debug, serde::Serialize)]
 struct Report<'r> {
-    cluster: &'r str,
+    /// The name that was given, a cluster's or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'r str>,
     healthy: bool,
     findings: &'r [Finding],
 }
 
+/// What `--json` prints of several, like that of `walkeep health`.
+#[derive(serde::Serialize)]
+struct Document<'d> {
+    healthy: bool,
+    clusters: Vec<Report<'d>>,
+    instances: Vec<Report<'d>>,
+}
+
+/// What was found of a cluster or of an instance.
+struct Checked<'c> {
+    name: &'c str,
+    redis: bool,
+    findings: Findings,
+}
+
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 /// What is found of a server that nobody can ask: then it is not proved that its WAL comes.
 const UNASKED: &str = "connection";
+/// What is found of whether a Redis instance's commands come.
+pub(super) const STREAM: &str = "stream";
+/// The column at which what is found begins.
+const INDENT: usize = 22;
 
 impl Findings {
-    fn good(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn good(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(Finding { what, verdict: Verdict::Good, text: text.into(), code: Code::Done });
     }
 
-    fn warn(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn warn(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(Finding { what, verdict: Verdict::Warning, text: text.into(), code: Code::Done });
     }
 
-    fn bad(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn bad(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(Finding { what, verdict: Verdict::Bad, text: text.into(), code: Code::Failed });
     }
 
-    fn error(&mut self, what: &'static str, error: &anyhow::Error) {
+    pub(super) fn error(&mut self, what: &'static str, error: &anyhow::Error) {
         let (text, code) = (exit::explain(error), exit::code(error));
         self.0.push(Finding { what, verdict: Verdict::Bad, text, code });
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.0.iter().all(|finding| finding.verdict != Verdict::Bad)
+    }
+
+    /// What it ends with: the worst that is bad decides.
+    fn code(&self) -> Code {
+        let bad = self.0.iter().filter(|finding| finding.verdict == Verdict::Bad).map(|finding| finding.code);
+        bad.max_by_key(|code| code.severity()).unwrap_or(Code::Done)
+    }
+}
+
+#[cfg(test)]
+impl std::fmt::Display for Findings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|finding| writeln!(f, "{:?} {} {}", finding.verdict, finding.what, finding.text))
     }
 }
 
 pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    if let Some(instance) = config.instance_meant(args.cluster.as_deref()) {
-        return of_instance(&args, &config, instance, around).await;
+    let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
+    let several = clusters.len().saturating_add(instances.len()) > 1;
+    let mut all: Vec<Checked<'_>> = Vec::new();
+    for cluster in clusters {
+        let findings = of_cluster(&config, cluster, around).await;
+        all.push(Checked { name: cluster.name.as_str(), redis: false, findings });
+        shown(&args, &config, &mut all, around)?;
     }
-    let cluster = config.cluster(args.cluster.as_deref())?;
+    for instance in instances {
+        let findings = of_instance(&config, instance, around).await;
+        all.push(Checked { name: instance.name.as_str(), redis: true, findings });
+        shown(&args, &config, &mut all, around)?;
+    }
+    match all.as_slice() {
+        [] => return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into()),
+        all if args.json => show_json(all, several, around)?,
+        _ => {}
+    }
+    Ok(all.iter().map(|checked| checked.findings.code()).max_by_key(|code| code.severity()).unwrap_or(Code::Done))
+}
+
+/// The last of these, as soon as it is looked at, under the others.
+fn shown(args: &Check, config: &Config, all: &mut [Checked<'_>], around: &Surroundings) -> anyhow::Result<()> {
+    let first = all.len() == 1;
+    let Some(last) = all.last_mut() else { return Ok(()) };
+    // What belongs to all of them is said once.
+    let section = if last.redis { format!("[redis.{}]", last.name) } else { format!("[postgres.{}]", last.name) };
+    let of_all = |idle: &&String| first && !idle.contains("[redis.") && !idle.contains("[postgres.");
+    for idle in config.idle.iter().filter(|idle| idle.ends_with(&section) || of_all(idle)) {
+        let text = if idle.starts_with("backup of ") {
+            format!(
+                "{idle} starts nothing in this version: run walkeep backup at those times; walkeep health judges by it"
+            )
+        } else {
+            format!("{idle} is read and checked, but this version does nothing with it")
+        };
+        last.findings.warn("configuration", text);
+    }
+    if args.json {
+        return Ok(());
+    }
+    if !first {
+        around.output.line("")?;
+    }
+    show(last, around)
+}
+
+async fn of_cluster(config: &Config, cluster: &Cluster, around: &Surroundings) -> Findings {
     let mut findings = Findings::default();
-    let archive = match open::archive(&config, cluster, around).await {
+    let archive = match open::archive(config, cluster, around).await {
         Ok(archive) => Some(archive),
         Err(error) => {
             findings.error("repository", &error);
@@ -100,8 +183,9 @@ pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Co
     if let Some(archive) = &archive {
         repositories(archive, &mut findings).await;
     }
-    match server(&config, cluster, around, &mut findings).await {
+    match server(config, cluster, around, &mut findings).await {
         Ok(Some((server, sql))) => {
+            postgres_clock(&sql, around, &mut findings).await;
             let fed = feeds(cluster, &server, &sql, &mut findings).await;
             if let (Some(archive), true) = (&archive, fed) {
                 segment(archive, &server, &sql, around, &mut findings).await;
@@ -121,31 +205,62 @@ pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Co
         }
         Err(error) => findings.error("connection", &error),
     }
-    for idle in &config.idle {
-        findings.warn("configuration", format!("{idle} is read and checked, but this version does nothing with it"));
-    }
-    show(&args, cluster.name.as_str(), &findings.0, around)
+    findings
 }
 
-async fn of_instance(args: &Check, config: &Config, of: &Instance, around: &Surroundings) -> anyhow::Result<Code> {
+async fn of_instance(config: &Config, of: &Instance, around: &Surroundings) -> Findings {
     let mut findings = Findings::default();
-    match open::instance(config, of, around).await {
-        Ok(instance) => {
-            repositories(instance.archive(), &mut findings).await;
-            redis_state(&instance, around, &mut findings).await;
+    let opened = open::instance(config, of, around).await;
+    match &opened {
+        Ok(instance) => repositories(instance.archive(), &mut findings).await,
+        Err(error) => findings.error("repository", error),
+    }
+    let info = match redis_server(of, around, &mut findings).await {
+        Ok(info) => Some(info),
+        Err(error) => {
+            findings.error("connection", &error);
+            None
         }
-        Err(error) => findings.error("repository", &error),
+    };
+    if let Ok(instance) = &opened {
+        check_redis::stream(config, instance, info.as_ref(), around, &mut findings).await;
     }
-    if let Err(error) = redis_server(of, around, &mut findings).await {
-        findings.error("connection", &error);
+    findings
+}
+
+/// How far a server's clock is from this machine's, and what goes by it.
+fn say_clock(offset: Offset, what: &str, findings: &mut Findings) {
+    if offset.certain() > FAR {
+        findings.warn("clock", format!("{offset} this machine's, and {what}; see to NTP on both machines"));
+    } else {
+        findings.good("clock", format!("{offset} this machine's"));
     }
-    show(args, of.name.as_str(), &findings.0, around)
+}
+
+/// The quickest of three answers.
+async fn postgres_clock(sql: &Sql, around: &Surroundings, findings: &mut Findings) {
+    let clock = &around.clock;
+    let mut best: Option<Offset> = None;
+    for _ in 0..3 {
+        let asked = clock.elapsed();
+        match sql.time().await {
+            Ok(shown) => {
+                let came = clock.now();
+                let offset = Offset::of_answer(shown, came, clock.elapsed().saturating_sub(asked));
+                best = best.into_iter().chain([offset]).min_by_key(|offset| offset.width());
+            }
+            Err(error) => return findings.error("clock", &error.into()),
+        }
+    }
+    if let Some(offset) = best {
+        say_clock(offset, "the times of commits and so target times are by it", findings);
+    }
 }
 
 /// The server, asked as for a snapshot, up to the point where it would begin one.
-async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findings) -> anyhow::Result<()> {
+async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findings) -> anyhow::Result<Info> {
     let source = of.source(&around.environment, &around.clock)?;
-    let (connection, info) = source.connect().await?;
+    let (mut connection, info) = source.connect().await?;
     let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer().to_owned());
     let role = if info.is_master() { "a master" } else { "a replica" };
     findings.good("connection", format!("{flavour} {version} at {peer}, {role}"));
@@ -163,6 +278,13 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
         let (snapshots, _) = source.connect_for_snapshot().await?;
         findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
     }
+    match connection.measure_clock().await? {
+        Some(measured) => say_clock(measured.offset, "keys expire by it", findings),
+        None => findings.warn(
+            "clock",
+            "the server does not say its time, so whether it is right is not known; let walkeep ask: ACL SETUSER … +time",
+        ),
+    }
     match connection.may_follow(&info).await {
         Ok(redis::Right::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
         Ok(redis::Right::Unproved) => findings.warn(
@@ -171,22 +293,7 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
         ),
         Err(error) => findings.error("replication", &error.into()),
     }
-    let backlog = info.number("repl_backlog_size").unwrap_or(0);
-    findings.good("backlog", format!("{}: as many bytes of writes may pass while nobody receives", size(backlog)));
-    Ok(())
-}
-
-/// What is there of an instance already.
-async fn redis_state(instance: &archive::instance::Instance, around: &Surroundings, findings: &mut Findings) {
-    match instance.reach(Wanted::Newest, None).await {
-        Ok(Ok(reach)) => {
-            let age = Duration::try_from(around.clock.now().duration_since(reach.at)).unwrap_or_default();
-            let text = format!("snapshot {} and the stream behind it lead to {} ago", reach.snapshot.label, span(age));
-            findings.good("newest", text);
-        }
-        Ok(Err(nothing)) => findings.warn("newest", nothing.reason),
-        Err(error) => findings.error("newest", &error.into()),
-    }
+    Ok(info)
 }
 
 /// Each repository takes, gives back and removes an object.
@@ -360,30 +467,60 @@ async fn await_switched(
     }
 }
 
-fn show(args: &Check, name: &str, findings: &[Finding], around: &Surroundings) -> anyhow::Result<Code> {
-    let bad = findings.iter().find(|finding| finding.verdict == Verdict::Bad);
+fn show_json(all: &[Checked<'_>], several: bool, around: &Surroundings) -> anyhow::Result<()> {
+    let healthy = all.iter().all(|checked| checked.findings.is_healthy());
     let out = &around.output;
-    if args.json {
-        out.json(&Report { cluster: name, healthy: bad.is_none(), findings })?;
-    } else {
-        for finding in findings {
-            let (mark, tone) = match finding.verdict {
-                Verdict::Good => ("ok", Tone::Good),
-                Verdict::Warning => ("note", Tone::Warning),
-                Verdict::Bad => ("FAIL", Tone::Bad),
-            };
-            let mark = out.tone(tone, format!("{mark:<4}"));
-            out.line(format!("  {mark}  {:<13} {}", finding.what, finding.text))?;
-        }
-        let verdict = match bad {
-            None if findings.iter().any(|finding| finding.what == UNASKED && finding.verdict == Verdict::Warning) => {
-                out.tone(Tone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
-            }
-            None => out.tone(Tone::Good, format!("{name}: archiving works")),
-            Some(_) => out.tone(Tone::Bad, format!("{name}: archiving does not work; mend what says FAIL")),
-        };
-        out.line("")?;
-        out.line(verdict)?;
+    match all {
+        [only] if !several => out.json(&only.report(true)),
+        all => out.json(&Document {
+            healthy,
+            clusters: all.iter().filter(|checked| !checked.redis).map(|checked| checked.report(false)).collect(),
+            instances: all.iter().filter(|checked| checked.redis).map(|checked| checked.report(false)).collect(),
+        }),
     }
-    Ok(bad.map_or(Code::Done, |finding| finding.code))
+}
+
+impl Checked<'_> {
+    /// `alone`: scripts know the one that is looked at by `cluster`, whatever it is.
+    fn report(&self, alone: bool) -> Report<'_> {
+        Report {
+            cluster: Some(self.name).filter(|_| alone || !self.redis),
+            instance: Some(self.name).filter(|_| self.redis),
+            healthy: self.findings.is_healthy(),
+            findings: &self.findings.0,
+        }
+    }
+}
+
+fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
+    let (name, findings, out) = (checked.name, &checked.findings.0, &around.output);
+    // Not where a program reads: one finding is one line there.
+    let room = terminal().map_or(usize::MAX, |columns| columns.saturating_sub(INDENT));
+    for finding in findings {
+        let (mark, tone) = match finding.verdict {
+            Verdict::Good => ("ok", Tone::Good),
+            Verdict::Warning => ("note", Tone::Warning),
+            Verdict::Bad => ("FAIL", Tone::Bad),
+        };
+        let mark = out.tone(tone, format!("{mark:<4}"));
+        for (nth, line) in wrap(&finding.text, room).iter().enumerate() {
+            match nth {
+                0 => out.line(format!("  {mark}  {:<13} {line}", finding.what))?,
+                _ => out.line(format!("{:INDENT$}{line}", ""))?,
+            }
+        }
+    }
+    let warned =
+        |what: &str| findings.iter().any(|finding| finding.what == what && finding.verdict == Verdict::Warning);
+    let verdict = if !checked.findings.is_healthy() {
+        out.tone(Tone::Bad, format!("{name}: archiving does not work; mend what says FAIL"))
+    } else if !checked.redis && warned(UNASKED) {
+        out.tone(Tone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
+    } else if checked.redis && warned(STREAM) {
+        out.tone(Tone::Warning, format!("{name}: archiving works, by snapshots alone"))
+    } else {
+        out.tone(Tone::Good, format!("{name}: archiving works"))
+    };
+    out.line("")?;
+    out.line(verdict)
 }

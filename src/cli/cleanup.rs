@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Surroundings;
 use super::args::Cleanup;
-use super::exit::{Code, Failure};
+use super::exit::{Code, Failure, Failures};
 use super::open;
 use super::output::{Output, Tone, count, size};
 use super::progress::Progress;
@@ -45,23 +45,20 @@ const AGAIN: &str = "what was removed so far does no harm; run it again";
 
 pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    let named = config.instance_meant(args.cluster.as_deref()).filter(|_| args.cluster.is_some());
-    let clusters = match &args.cluster {
-        Some(_) if named.is_some() => Vec::new(),
-        Some(name) => vec![config.cluster(Some(name))?],
-        None => config.clusters.iter().collect(),
-    };
-    let instances: Vec<&config::Instance> = match &args.cluster {
-        Some(_) => named.into_iter().collect(),
-        None => config.instances.iter().collect(),
-    };
+    let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
+    if clusters.is_empty() && instances.is_empty() {
+        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
+    }
     let wish = wish(&args, &config)?;
     let (mut reports, mut of_instances) = (Vec::new(), Vec::new());
+    let mut failures = Failures::of(clusters.len().saturating_add(instances.len()));
     for cluster in clusters {
-        reports.push((cluster.name.as_str(), of_cluster(&config, cluster, &wish, around).await?));
+        let report = failures.note(of_cluster(&config, cluster, &wish, around).await);
+        reports.extend(report.map(|report| (cluster.name.as_str(), report)));
     }
     for instance in instances {
-        of_instances.push((instance.name.as_str(), of_instance(&config, instance, &wish, around).await?));
+        let report = failures.note(of_instance(&config, instance, &wish, around).await);
+        of_instances.extend(report.map(|report| (instance.name.as_str(), report)));
     }
     if args.json {
         let clusters = reports.iter().map(|(cluster, report)| Of { cluster, report }).collect();
@@ -73,7 +70,7 @@ pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<
     }
     let unreachable = reports.iter().map(|(_, report)| &report.unreachable);
     let all = unreachable.chain(of_instances.iter().map(|(_, report)| &report.unreachable)).all(Vec::is_empty);
-    Ok(if all { Code::Done } else { Code::Unavailable })
+    failures.end(if all { Code::Done } else { Code::Unavailable })
 }
 
 async fn of_cluster(

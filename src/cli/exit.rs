@@ -35,6 +35,58 @@ pub(super) enum Code {
     Integrity = 6,
 }
 
+impl Code {
+    /// Which of several codes a command ends with, the highest: "worth trying again" only if nothing but that is wrong.
+    pub(super) const fn severity(self) -> u8 {
+        match self {
+            Code::Done => 0,
+            Code::Unavailable => 1,
+            Code::NotFound | Code::Unreachable => 2,
+            Code::Failed => 3,
+            Code::Usage => 4,
+            Code::Integrity => 5,
+        }
+    }
+}
+
+/// What failed of several things that are done one after the other: it does not keep the rest from being done, and the worst ends the command.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    several: bool,
+    worst: Option<anyhow::Error>,
+}
+
+impl Failures {
+    /// Of so many things. What fails of several is said at once.
+    pub(super) const fn of(count: usize) -> Failures {
+        Failures { several: count > 1, worst: None }
+    }
+
+    /// What came of one of them, if it did not fail.
+    pub(super) fn note<T>(&mut self, result: anyhow::Result<T>) -> Option<T> {
+        let error = match result {
+            Ok(done) => return Some(done),
+            Err(error) => error,
+        };
+        if self.several {
+            tracing::error!(error = explain(&error), "going on with the rest");
+        }
+        let worse = |before: &anyhow::Error| code(&error).severity() > code(before).severity();
+        if self.worst.as_ref().is_none_or(worse) {
+            self.worst = Some(error);
+        }
+        None
+    }
+
+    /// Ends with the worst that was noted; with this code if nothing was, or nothing worse.
+    pub(super) fn end(self, otherwise: Code) -> anyhow::Result<Code> {
+        match self.worst {
+            Some(error) if code(&error).severity() >= otherwise.severity() => Err(error),
+            _ => Ok(otherwise),
+        }
+    }
+}
+
 /// An error that the edge itself found.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -86,7 +138,8 @@ impl Trouble {
 /// What clap says of a wrong line, in one: the first lines up to the usage, without its own prefix.
 pub(super) fn of_clap(error: &clap::Error) -> String {
     let text = error.render().to_string();
-    let said: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).collect();
+    let more = |line: &&str| !line.starts_with("For more information");
+    let said: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Usage:")).filter(more).collect();
     let said = one_line(&said.join(" "));
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     let said = said.replace(" tip: ", "; ");
@@ -311,7 +364,7 @@ fn of_snapshot_out(error: &snapshot::out::Error) -> Code {
 
 fn of_redis(error: &redis::Error) -> Code {
     match error {
-        redis::Error::Tls(_) => Code::Usage,
+        redis::Error::Tls(_) | redis::Error::Handshake { .. } | redis::Error::UnknownMaster { .. } => Code::Usage,
         other => of_class(other.class()),
     }
 }
@@ -393,7 +446,7 @@ mod tests {
     use anyhow::anyhow;
     use clap::{CommandFactory, Parser};
 
-    use super::{Code, Failure, Trouble, code, explain, of_clap};
+    use super::{Code, Failure, Failures, Trouble, code, explain, of_clap};
     use crate::cli::args::Line;
     use crate::config::ConfigError;
     use crate::{archive, replication, repository};
@@ -421,6 +474,22 @@ mod tests {
             assert!(code > 125 && code != 128 + 15, "{line}: {code}");
         }
         assert_eq!(of("walkeep archive-get --standby a b").code(Code::Usage), 1);
+    }
+
+    #[test]
+    fn the_worst_of_several_ends_the_command() {
+        let fails = |code| Err::<(), _>(Failure { code, message: format!("{code:?}") }.into());
+        let ends = |codes: &[Code], otherwise| {
+            let mut failures = Failures::of(codes.len());
+            codes.iter().for_each(|code| assert_eq!(failures.note(fails(*code)), None));
+            assert_eq!(failures.note(Ok(5)), Some(5));
+            failures.end(otherwise).map_err(|error| error.to_string())
+        };
+        assert_eq!(ends(&[], Code::Unavailable), Ok(Code::Unavailable));
+        assert_eq!(ends(&[Code::Unavailable], Code::Done), Err("Unavailable".into()));
+        assert_eq!(ends(&[Code::Unavailable, Code::Integrity, Code::Usage], Code::Done), Err("Integrity".into()));
+        assert_eq!(ends(&[Code::NotFound, Code::Unreachable], Code::Done), Err("NotFound".into()), "the first of two");
+        assert_eq!(ends(&[Code::Unavailable], Code::Failed), Ok(Code::Failed));
     }
 
     #[test]

@@ -1,53 +1,81 @@
-//! `walkeep health`: how protected every cluster is now.
+//! `walkeep health`: how protected every cluster and every instance is now.
 
 use std::sync::Arc;
 
 use anyhow::Context;
+use jiff::Timestamp;
 
 use super::Surroundings;
 use super::args::Health as Args;
-use super::exit::Code;
+use super::exit::{self, Code, Failure};
 use super::open;
-use super::output::{Output, Tone, WIDTH, wrap};
+use super::output::{Output, Tone, width, wrap};
 use crate::archive::reindex;
 use crate::archive::spool::Spool;
-use crate::config::Config;
-use crate::health::{self, Health, Level, Places};
+use crate::config::{self, Config};
+use crate::health::{Finding, Level, cluster, instance};
+use crate::postgres::time::PgTime;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Document<'d> {
     healthy: bool,
-    clusters: &'d [Health],
+    clusters: &'d [cluster::Health],
+    instances: &'d [instance::Health],
 }
 
 pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    let clusters = match &args.cluster {
-        Some(name) => vec![config.cluster(Some(name))?],
-        None => config.clusters.iter().collect(),
-    };
-    let mut all = Vec::new();
-    for cluster in clusters {
-        let archive = Arc::new(open::archive(&config, cluster, around).await?);
-        let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
-        let places = Places {
-            server: cluster.conninfo(&around.environment)?,
-            slot: cluster.slot.to_string(),
-            schedule: cluster.backup.clone(),
-            disks: disks(&config),
-        };
-        let spool = Spool::existing(&config.state_dir, &archive);
-        let health = health::look(&archive, &index, spool, &places).await;
-        all.push(health.with_context(|| format!("cannot tell how {} is", cluster.name))?);
+    let (of_clusters, of_instances) = config.all_meant(args.name.as_deref())?;
+    if of_clusters.is_empty() && of_instances.is_empty() {
+        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
-    let healthy = all.iter().all(|health| health.healthy);
+    // What cannot be looked at is not healthy, and keeps nothing else from being told.
+    let why = |error: anyhow::Error| exit::explain(&error);
+    let (mut clusters, mut instances) = (Vec::new(), Vec::new());
+    for of in of_clusters {
+        let looked = cluster(&config, of, around).await;
+        clusters.push(looked.unwrap_or_else(|error| cluster::Health::unknown(of.name.as_str(), why(error))));
+    }
+    for of in of_instances {
+        let looked = instance(&config, of, around).await;
+        instances.push(looked.unwrap_or_else(|error| instance::Health::unknown(of.name.as_str(), why(error))));
+    }
+    let healthy = clusters
+        .iter()
+        .map(|health| health.healthy)
+        .chain(instances.iter().map(|health| health.healthy))
+        .all(|well| well);
     if args.json {
-        around.output.json(&Document { healthy, clusters: &all })?;
+        around.output.json(&Document { healthy, clusters: &clusters, instances: &instances })?;
     } else {
-        all.iter().try_for_each(|health| show(health, &around.output))?;
+        show(&clusters, &instances, &around.output)?;
     }
     Ok(if healthy { Code::Done } else { Code::Failed })
+}
+
+async fn cluster(config: &Config, of: &config::Cluster, around: &Surroundings) -> anyhow::Result<cluster::Health> {
+    let archive = Arc::new(open::archive(config, of, around).await?);
+    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let places = cluster::Places {
+        server: of.conninfo(&around.environment)?,
+        slot: of.slot.to_string(),
+        schedule: of.backup.clone(),
+        disks: disks(config),
+    };
+    let spool = Spool::existing(&config.state_dir, &archive);
+    Ok(cluster::look(&archive, &index, spool, &places).await?)
+}
+
+async fn instance(config: &Config, of: &config::Instance, around: &Surroundings) -> anyhow::Result<instance::Health> {
+    let opened = open::instance(config, of, around).await?;
+    let source = of.source(&around.environment, &around.clock);
+    let places = instance::Places {
+        server: source.map_err(|error| exit::explain(&error.into())),
+        schedule: of.backup.clone(),
+        disks: disks(config),
+    };
+    Ok(instance::look(&opened, &places).await?)
 }
 
 fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
@@ -60,23 +88,40 @@ fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
     places
 }
 
-fn show(health: &Health, out: &Output) -> anyhow::Result<()> {
-    let state = if health.healthy { out.tone(Tone::Good, "healthy") } else { out.tone(Tone::Bad, "NOT healthy") };
-    out.line(format!("{}  {state}", out.tone(Tone::Strong, &health.cluster)))?;
-    if let Some(newest) = &health.newest {
-        let time = newest.time.map_or_else(String::new, |time| format!(", last commit {}", out.time(time)));
-        out.line(format!(
-            "  {:<12} can be restored up to {} on timeline {}{time}",
-            "newest", newest.lsn, newest.timeline
-        ))?;
+fn show(clusters: &[cluster::Health], instances: &[instance::Health], out: &Output) -> anyhow::Result<()> {
+    for health in clusters {
+        let newest = health.newest.map(|newest| {
+            let time = newest.time.map_or_else(String::new, |time| format!(", last commit {}", out.time(time)));
+            format!("can be restored up to {} on timeline {}{time}", newest.lsn, newest.timeline)
+        });
+        show_one((&health.cluster, health.healthy), newest, &health.findings, out)?;
     }
-    for finding in &health.findings {
+    for health in instances {
+        let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+        let newest = health.newest.map(|newest| format!("can be restored up to {}", time(newest.time)));
+        show_one((&health.instance, health.healthy), newest, &health.findings, out)?;
+    }
+    Ok(())
+}
+
+fn show_one(
+    (name, healthy): (&str, bool),
+    newest: Option<String>,
+    findings: &[Finding],
+    out: &Output,
+) -> anyhow::Result<()> {
+    let state = if healthy { out.tone(Tone::Good, "healthy") } else { out.tone(Tone::Bad, "NOT healthy") };
+    out.line(format!("{}  {state}", out.tone(Tone::Strong, name)))?;
+    if let Some(newest) = newest {
+        out.line(format!("  {:<12} {newest}", "newest"))?;
+    }
+    for finding in findings {
         let mark = match finding.level {
             Level::Good => out.tone(Tone::Good, "ok "),
             Level::Warning => out.tone(Tone::Warning, "!  "),
             Level::Bad => out.tone(Tone::Bad, "BAD"),
         };
-        for (nth, line) in wrap(&finding.text, usize::from(WIDTH).saturating_sub(19)).iter().enumerate() {
+        for (nth, line) in wrap(&finding.text, width().saturating_sub(19)).iter().enumerate() {
             match nth {
                 0 => out.line(format!("  {:<12} {mark} {line}", finding.subject))?,
                 _ => out.line(format!("  {:<12}     {line}", ""))?,

@@ -10,11 +10,14 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::args::{List, ListOf};
 use super::exit::Code;
+use super::open::What;
 use super::output::{Output, Tone, grouped, size, span};
 use super::{open, redis_list};
+use crate::archive::Archive;
 use crate::archive::overview::{self, Backup, Missing, Overview, Timeline, Window};
 use crate::archive::reindex;
 use crate::archive::spool::Spool;
+use crate::config::Config;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
 
@@ -48,7 +51,7 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
     let mut redis = Vec::new();
-    for instance in instances {
+    for instance in &instances {
         redis.push(redis_list::gather(&config, instance, around).await?);
     }
     if json {
@@ -63,14 +66,28 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
             around.output.line("")?;
         }
         show(overview, &around.output)?;
+        if overview.system_id.is_none() {
+            let cluster = config.cluster(Some(&overview.cluster))?;
+            ask(&config, &open::archive(&config, cluster, around).await?, What::Cluster, around).await?;
+        }
     }
-    for (nth, overview) in redis.iter().enumerate() {
+    for (nth, (overview, instance)) in redis.iter().zip(instances).enumerate() {
         if nth > 0 || !overviews.is_empty() {
             around.output.line("")?;
         }
         redis_list::show(overview, &around.output)?;
+        if overview.is_empty() {
+            let instance = open::instance(&config, instance, around).await?;
+            ask(&config, instance.archive(), What::Instance, around).await?;
+        }
     }
     Ok(Code::Done)
+}
+
+/// What is archived under another name.
+async fn ask(config: &Config, archive: &Archive, what: What, around: &Surroundings) -> anyhow::Result<()> {
+    let asked = open::is_it(what, config, archive).await;
+    asked.map_or(Ok(()), |asked| around.output.line(around.output.tone(Tone::Warning, format!("  {asked}"))))
 }
 
 fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {

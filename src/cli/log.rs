@@ -7,11 +7,14 @@ use anyhow::Context;
 
 use super::Surroundings;
 use super::args::{Log, LogArgs, LogOf};
-use super::exit::{Code, Failure};
+use super::exit::{self, Code, Failure};
 use super::output::{Output, Tone, grouped};
+use super::redis_log::LogRedis;
 use super::{moment, open};
 use crate::archive::reindex;
 use crate::archive::spool::Spool;
+use crate::config::{Cluster, Config};
+use crate::explore::instance::MANY_KEYS;
 use crate::explore::{self, Happening, Kind, Question};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
@@ -21,18 +24,87 @@ const ALIGNED: usize = 500;
 
 pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code> {
     let (name, args) = match args.of {
-        Some(LogOf::Redis(of)) => return super::redis_log::run(of, around).await,
+        Some(LogOf::Redis(of)) => return super::redis_log::run(of, false, around).await,
         Some(LogOf::Postgres(of)) => (of.cluster, of.log),
-        None => (None, args.log),
+        None => return everything(&args.log, around).await,
     };
     let config = around.config()?;
-    let cluster = config.cluster(name.as_deref())?;
-    let question = question(&args, around)?;
-    let archive = Arc::new(open::archive(&config, cluster, around).await?);
-    let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
+    of_cluster(&config, config.cluster(name.as_deref())?, (&args, false), around).await
+}
+
+/// What happened in everything that is configured, one after the other, like `walkeep list`.
+async fn everything(args: &LogArgs, around: &Surroundings) -> anyhow::Result<Code> {
+    let config = around.config()?;
+    let (clusters, mut instances) = config.all_meant(None)?;
+    // These ask for what only PostgreSQL has.
+    if !args.events.is_empty() || args.relation.is_some() || args.timeline.is_some() {
+        if !instances.is_empty() {
+            tracing::warn!("Redis is not asked with --event, --relation or --timeline; see walkeep log redis");
+        }
+        instances.clear();
+        config.cluster(clusters.first().map(|cluster| cluster.name.as_str())).map_err(|_none| {
+            Failure::usage(
+                "--event, --relation and --timeline of walkeep log are about PostgreSQL; see walkeep log redis --help",
+            )
+        })?;
+    }
+    let several = clusters.len().saturating_add(instances.len()) > 1;
+    if clusters.is_empty() && instances.is_empty() {
+        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
+    }
+    let title = |nth: usize, name: &str| match (several && !args.json, nth) {
+        (false, _) => Ok(()),
+        (true, 0) => around.output.line(around.output.tone(Tone::Strong, name)),
+        (true, _) => around.output.line(format!("\n{}", around.output.tone(Tone::Strong, name))),
+    };
+    let mut told = Vec::new();
+    for (nth, cluster) in clusters.iter().enumerate() {
+        title(nth, cluster.name.as_str())?;
+        told.push(said(of_cluster(&config, cluster, (args, several), around).await, (several, args.json), around)?);
+    }
+    for (nth, instance) in instances.iter().enumerate() {
+        title(nth.saturating_add(clusters.len()), instance.name.as_str())?;
+        let of = LogRedis {
+            instance: Some(instance.name.to_string()),
+            span: args.span.clone(),
+            events: Vec::new(),
+            keys: MANY_KEYS,
+            json: args.json,
+        };
+        told.push(said(super::redis_log::run(of, several, around).await, (several, args.json), around)?);
+    }
+    Ok(if told.contains(&Code::Done) { Code::Done } else { Code::NotFound })
+}
+
+/// That nothing is archived of one of several is said where its events would stand, and the others are told.
+fn said(told: anyhow::Result<Code>, (several, json): (bool, bool), around: &Surroundings) -> anyhow::Result<Code> {
+    match told {
+        Err(error) if several && exit::code(&error) == Code::NotFound => {
+            if json {
+                tracing::warn!(error = exit::explain(&error), "nothing to tell");
+                return Ok(Code::NotFound);
+            }
+            around.output.line(around.output.tone(Tone::Quiet, exit::explain(&error)))?;
+            Ok(Code::NotFound)
+        }
+        told => told,
+    }
+}
+
+/// `several`: each event says whose it is.
+async fn of_cluster(
+    config: &Config,
+    cluster: &Cluster,
+    (args, several): (&LogArgs, bool),
+    around: &Surroundings,
+) -> anyhow::Result<Code> {
+    let question = question(args, around)?;
+    let archive = Arc::new(open::archive(config, cluster, around).await?);
+    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let command = format!("walkeep restore postgres {} --pgdata DIR --start", cluster.name);
-    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, command)));
+    let whose = several.then(|| Whose::Cluster(cluster.name.to_string()));
+    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, command).of(whose)));
     let lines = Arc::clone(&page);
     let told = explore::explore(&archive, &index, spool, question, move |happening| {
         lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
@@ -64,38 +136,70 @@ fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> 
 
 /// An event as people see it.
 pub(super) trait Told: serde::Serialize {
+    /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making the others as long.
+    const WIDTH: usize = usize::MAX;
     fn cells(&self, out: &Output) -> [String; COLUMNS];
     fn tones(&self) -> [Option<Tone>; COLUMNS];
     /// Whether its last cell is a target.
     fn leads_back(&self) -> bool;
 }
 
+/// Of what an event is told.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Whose {
+    Cluster(String),
+    Instance(String),
+}
+
+/// An event as `--json` prints it.
+#[derive(serde::Serialize)]
+struct Named<'n, T> {
+    #[serde(flatten)]
+    whose: Option<&'n Whose>,
+    #[serde(flatten)]
+    happening: &'n T,
+}
+
 /// What is shown, as it comes.
 pub(super) struct Page<T> {
     out: Output,
     json: bool,
+    whose: Option<Whose>,
     /// What a target is given to.
     restore: String,
     waiting: Vec<T>,
     widths: Option<[usize; COLUMNS]>,
     undoable: bool,
+    /// Whether there was a line that has no target.
+    lost: bool,
     failed: Option<anyhow::Error>,
 }
 
 pub(super) const COLUMNS: usize = 6;
+/// The column of words, which may be of any length.
+const WHAT: usize = 2;
 
 impl<T: Told> Page<T> {
     pub(super) fn new(out: &Output, json: bool, restore: String) -> Page<T> {
         let out = out.clone();
-        Page { out, json, restore, waiting: Vec::new(), widths: None, undoable: false, failed: None }
+        let (whose, waiting, widths) = (None, Vec::new(), None);
+        Page { out, json, whose, restore, waiting, widths, undoable: false, lost: false, failed: None }
+    }
+
+    /// The same with the name beside each event, where that is not clear.
+    pub(super) fn of(self, whose: Option<Whose>) -> Page<T> {
+        Page { whose, ..self }
     }
 
     /// Shows one more event; breaks where nothing can be shown any longer.
     pub(super) fn add(&mut self, happening: T) -> ControlFlow<()> {
         let shown = if self.json {
-            serde_json::to_string(&happening).map_err(Into::into).and_then(|text| self.out.line(text))
+            let told = Named { whose: self.whose.as_ref(), happening: &happening };
+            serde_json::to_string(&told).map_err(Into::into).and_then(|text| self.out.line(text))
         } else {
             self.undoable |= happening.leads_back();
+            self.lost |= !happening.leads_back();
             self.waiting.push(happening);
             if self.widths.is_some() || self.waiting.len() >= ALIGNED { self.show() } else { Ok(()) }
         };
@@ -121,9 +225,14 @@ impl<T: Told> Page<T> {
         self.show()?;
         if self.undoable {
             let command = &self.restore;
-            let hint = format!("To go back to just before one of them, with what its line ends with: {command} TARGET");
+            let hint =
+                format!("To go back to just before one of them, with the option its line ends with: {command} TARGET");
             self.out.line("")?;
             self.out.line(self.out.tone(Tone::Quiet, hint))?;
+            if self.lost {
+                let none = "A line that ends otherwise has no way back.".to_owned();
+                self.out.line(self.out.tone(Tone::Quiet, none))?;
+            }
         }
         Ok(())
     }
@@ -137,6 +246,11 @@ impl<T: Told> Page<T> {
                 for (width, cell) in widths.iter_mut().zip(row) {
                     *width = cell.chars().count().max(*width);
                 }
+            }
+            let gaps = widths.iter().filter(|width| **width > 0).count().saturating_sub(1).saturating_mul(2);
+            let beyond = widths.iter().sum::<usize>().saturating_add(gaps).saturating_sub(T::WIDTH);
+            if let Some(what) = widths.get_mut(WHAT) {
+                *what = what.saturating_sub(beyond).max((*what).min(1));
             }
             widths
         };

@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod check;
+mod check_redis;
 mod cleanup;
 mod exit;
 mod get;
@@ -32,7 +33,9 @@ mod restore;
 mod restore_all;
 mod server;
 mod single;
+mod skew;
 mod target;
+mod usage;
 mod verify;
 
 use std::ffi::OsString;
@@ -54,7 +57,7 @@ use output::Output;
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = usage::without_help(arguments.into_iter().collect());
     let trouble = Trouble::of(&arguments);
     std::panic::set_hook(Box::new(|panic| complain(&format!("a bug in walkeep: {panic}; please report it"))));
     let ended = catch_unwind(AssertUnwindSafe(|| parse_and_dispatch(&arguments)));
@@ -86,7 +89,7 @@ fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
                 _ => Ok(Code::Done as u8),
             };
         }
-        Err(error) => return Err(Failure::usage(exit::of_clap(&error)).into()),
+        Err(error) => return Err(Failure::usage(usage::wrong(&error, arguments)).into()),
     };
     let around = Surroundings::of(&line.global)?;
     let usual = if matches!(line.command, Command::Receive(_)) { Usual::Talkative } else { Usual::Quiet };
@@ -108,7 +111,7 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
         Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(*args, around))?,
         Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
         Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
-        Command::Backup(Backup { of: BackupOf::Redis(args) }) => heavy(redis::backup(args, around))?,
+        Command::Backup(Backup { of: BackupOf::Redis(args) }) => light(redis::backup(args, around))?,
         Command::Backup(Backup { of: BackupOf::All }) => heavy(redis::backup_all(around))?,
         Command::List(args) => heavy(list::run(args, around))?,
         Command::Log(args) => heavy(log::run(args, around))?,
@@ -120,7 +123,8 @@ fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
     Ok(code as u8)
 }
 
-/// Runs on this thread alone, for commands that must start fast or have little to do.
+/// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small pieces: no other thread wakes
+/// this one for each. What takes the processor goes to threads of its own.
 fn light<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
@@ -139,6 +143,8 @@ struct Surroundings {
     quiet: bool,
     environment: Environment,
     clock: SharedClock,
+    /// Whether the output's zone was asked for.
+    zone_asked: bool,
     output: Output,
 }
 
@@ -150,6 +156,7 @@ impl Surroundings {
         Ok(Surroundings {
             named_config: global.config.clone(),
             quiet: global.quiet,
+            zone_asked: global.time_zone.is_some(),
             output: Output::new(zone, plain),
             clock: SystemClock::shared(),
             environment,
@@ -160,9 +167,15 @@ impl Surroundings {
         Config::read(self.named_config.as_deref(), &self.environment)
     }
 
-    /// The zone that a time without one is likely to be in.
-    fn local_zone(&self) -> TimeZone {
-        if self.output.zone == TimeZone::UTC { TimeZone::system() } else { self.output.zone.clone() }
+    /// A moment as a line to copy can have it.
+    fn lasting(&self, moment: &str) -> String {
+        moment::lasting(moment, self.clock.now(), &self.local_zone())
+    }
+
+    /// The zone of a time that names none.
+    fn local_zone(&self) -> moment::Zone {
+        let zone = self.output.zone.clone();
+        if self.zone_asked { moment::Zone::Asked(zone) } else { moment::Zone::Machine(TimeZone::system()) }
     }
 
     fn no_color(&self) -> bool {

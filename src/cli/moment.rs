@@ -1,16 +1,25 @@
 //! Moments as people write them, and as they are printed.
 //!
 //! A moment is read without guessing: a time without a zone is refused with its two likely readings, because the machine on which one
-//! types, the server and the person each may live in another.
+//! types, the server and the person each may live in another. Who names a zone with `--time-zone` has said which.
 
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 
 use crate::postgres::time::PgTime;
 
-/// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, or relative to now (`5 minutes ago`). `local` is only used to suggest.
-pub(super) fn read(text: &str, now: Timestamp, local: &TimeZone) -> Result<PgTime, String> {
+/// The zone of a time that names none.
+#[derive(Clone, Debug)]
+pub(super) enum Zone {
+    /// The one that was asked for.
+    Asked(TimeZone),
+    /// The machine's, which is only good to suggest.
+    Machine(TimeZone),
+}
+
+/// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall clock's (`08:00`, `yesterday`).
+pub(super) fn read(text: &str, now: Timestamp, zone: &Zone) -> Result<PgTime, String> {
     let text = text.trim();
     if text.eq_ignore_ascii_case("now") {
         return Ok(PgTime::from_timestamp(now));
@@ -22,39 +31,66 @@ pub(super) fn read(text: &str, now: Timestamp, local: &TimeZone) -> Result<PgTim
     if let Ok(moment) = text.parse::<Timestamp>() {
         return Ok(PgTime::from_timestamp(moment));
     }
-    if let Some((civil, zone)) = named_zone(text) {
+    if let Some((civil, zone)) = named_zone(text)
+        && let Some(civil) = wall_clock(civil, now, &zone)
+    {
         return in_zone(text, civil, &zone).map(PgTime::from_timestamp);
     }
-    match text
-        .parse::<DateTime>()
-        .or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight())))
-    {
-        Ok(civil) => Err(without_zone(text, civil, local)),
-        Err(_) => Err(format!(
-            "{text:?} is no time; write 2026-11-22T14:03:00Z, \"2026-11-22 14:03:00+01\", now, or \"5 minutes ago\""
+    let (Zone::Asked(local) | Zone::Machine(local)) = zone;
+    match (wall_clock(text, now, local), zone) {
+        (Some(civil), Zone::Asked(zone)) => in_zone(text, civil, zone).map(PgTime::from_timestamp),
+        (Some(civil), Zone::Machine(local)) => Err(without_zone(text, civil, now, local)),
+        (None, _) => Err(format!(
+            "{text:?} is no time; write 2026-11-22T14:03:00Z, \"2026-11-22 14:03:00+01\", now, \"5 minutes ago\" or 5m, or with \
+             --time-zone also 14:03, \"yesterday 14:03\" or \"2026-11-22 14:03\""
         )),
     }
 }
 
+/// `5 minutes ago`, and the same without its last word: a span alone can only mean the past, for nothing is known of the future.
 fn ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
-    if !text.ends_with("ago") {
+    let said = text.ends_with("ago");
+    if !said && text.contains(':') {
         return Ok(None);
     }
     let shape = || format!("{text:?} is no span of time; write \"90s ago\", \"5 minutes ago\" or \"2 days ago\"");
-    let span: Span = text.parse().ok().ok_or_else(shape)?;
+    let span: Span = match text.parse() {
+        Ok(span) => span,
+        Err(_) if said => return Err(shape()),
+        Err(_) => return Ok(None),
+    };
+    let span = if span.is_negative() { span } else { -span };
     let moment = now.to_zoned(TimeZone::UTC).checked_add(span).ok().ok_or_else(shape)?;
     Ok(Some(moment.timestamp()))
 }
 
-/// `2026-11-22 14:03:00 Europe/Vienna` or `… UTC`, PostgreSQL's other spelling.
-fn named_zone(text: &str) -> Option<(DateTime, TimeZone)> {
+/// `2026-11-22 14:03:00 Europe/Vienna` or `… UTC`, PostgreSQL's other spelling: what stands before the zone, and the zone.
+fn named_zone(text: &str) -> Option<(&str, TimeZone)> {
     let (civil, zone) = text.rsplit_once(' ')?;
     let zone = match zone {
         "UTC" | "GMT" | "Z" => TimeZone::UTC,
         name if name.starts_with(|c: char| c.is_ascii_alphabetic()) => TimeZone::get(name).ok()?,
         _ => return None,
     };
-    Some((civil.trim_end().parse().ok()?, zone))
+    Some((civil.trim_end(), zone))
+}
+
+/// What a clock on the wall shows there: a date with or without a time, a time of today, or `today` and `yesterday` with or without a time.
+fn wall_clock(text: &str, now: Timestamp, zone: &TimeZone) -> Option<DateTime> {
+    if let Ok(civil) = text.parse::<DateTime>() {
+        return Some(civil);
+    }
+    if let Ok(date) = text.parse::<Date>() {
+        return Some(date.to_datetime(Time::midnight()));
+    }
+    let today = now.to_zoned(zone.clone()).date();
+    let (day, time) = text.split_once(' ').map_or((text, None), |(day, time)| (day, Some(time.trim_start())));
+    let date = match day.to_ascii_lowercase().as_str() {
+        "today" => today,
+        "yesterday" => today.yesterday().ok()?,
+        _ => return text.parse().ok().map(|time: Time| today.to_datetime(time)),
+    };
+    Some(date.to_datetime(time.map_or(Some(Time::midnight()), |time| time.parse().ok())?))
 }
 
 /// The moment of a wall clock in a zone; one that the clock shows twice or never is refused with its neighbours.
@@ -67,13 +103,14 @@ fn in_zone(text: &str, civil: DateTime, zone: &TimeZone) -> Result<Timestamp, St
     })
 }
 
-fn without_zone(text: &str, civil: DateTime, local: &TimeZone) -> String {
-    let utc = format!("{civil}Z");
+fn without_zone(text: &str, civil: DateTime, now: Timestamp, local: &TimeZone) -> String {
+    // Another zone may have another day.
+    let utc = format!("{}Z", wall_clock(text, now, &TimeZone::UTC).unwrap_or(civil));
     let here = in_zone(text, civil, local)
         .map(|moment| moment.to_zoned(local.clone()).strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string());
     let here = here.ok().filter(|text| !text.ends_with("+00:00"));
     let other = here.unwrap_or_else(|| format!("{civil}+01:00 (or whichever offset your clock has)"));
-    format!("{text:?} has no time zone; it is {utc} or {other}: say which")
+    format!("{text:?} has no time zone; it is {utc} or {other}: say which, or name a zone with --time-zone")
 }
 
 /// A zone by its name; `local` is the machine's.
@@ -84,6 +121,18 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
         _ => TimeZone::get(name)
             .ok()
             .ok_or_else(|| format!("{name:?} is no time zone; write one like Europe/Vienna, UTC or local")),
+    }
+}
+
+/// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as it was typed, and what is no
+/// moment, too.
+pub(super) fn lasting(text: &str, now: Timestamp, zone: &Zone) -> String {
+    let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
+    match read(text, now, zone) {
+        Ok(meant) if read(text, tomorrow, &Zone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
+            show(meant, &TimeZone::UTC)
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -106,15 +155,36 @@ mod tests {
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
-    use super::{read, show, zone};
+    use super::{Zone, read, show, zone};
+
+    #[test]
+    fn what_depends_on_when_or_where_it_is_typed_is_named_by_what_it_means() {
+        let now: Timestamp = "2026-11-22T14:05:00Z".parse().unwrap();
+        for (typed, zone, lasting) in [
+            ("5 minutes ago", Zone::Machine(vienna()), "2026-11-22 14:00:00.000000+00"),
+            ("now", Zone::Machine(vienna()), "2026-11-22 14:05:00.000000+00"),
+            ("08:00", Zone::Asked(vienna()), "2026-11-22 07:00:00.000000+00"),
+            ("08:00 Europe/Vienna", Zone::Machine(TimeZone::UTC), "2026-11-22 07:00:00.000000+00"),
+            ("2026-11-20 08:00:00+01", Zone::Machine(vienna()), "2026-11-20 08:00:00+01"),
+            ("no time", Zone::Machine(vienna()), "no time"),
+        ] {
+            assert_eq!(super::lasting(typed, now, &zone), lasting, "{typed}");
+            let back = read(lasting, now, &Zone::Machine(TimeZone::UTC));
+            assert_eq!(back.ok(), read(typed, now, &zone).ok(), "{typed}");
+        }
+    }
 
     fn vienna() -> TimeZone {
         TimeZone::get("Europe/Vienna").unwrap()
     }
 
+    fn check_in(text: &str, zone: &Zone) -> Result<String, String> {
+        let now: Timestamp = "2026-11-22T23:30:00Z".parse().unwrap();
+        read(text, now, zone).map(|moment| moment.to_string())
+    }
+
     fn check(text: &str) -> Result<String, String> {
-        let now: Timestamp = "2026-11-22T14:00:00Z".parse().unwrap();
-        read(text, now, &vienna()).map(|moment| moment.to_string())
+        check_in(text, &Zone::Machine(vienna()))
     }
 
     #[test]
@@ -127,21 +197,52 @@ mod tests {
             ("2026-11-22 14:03:06 UTC", "2026-11-22 14:03:06.000000+00"),
             ("2026-11-22 15:03 Europe/Vienna", "2026-11-22 14:03:00.000000+00"),
             ("2026-11-22T15:03:06+01:00[Europe/Vienna]", "2026-11-22 14:03:06.000000+00"),
-            ("now", "2026-11-22 14:00:00.000000+00"),
-            ("5 minutes ago", "2026-11-22 13:55:00.000000+00"),
-            ("90s ago", "2026-11-22 13:58:30.000000+00"),
-            ("1 day ago", "2026-11-21 14:00:00.000000+00"),
+            ("08:00 UTC", "2026-11-22 08:00:00.000000+00"),
+            ("yesterday 08:00 Europe/Vienna", "2026-11-22 07:00:00.000000+00"),
+            ("now", "2026-11-22 23:30:00.000000+00"),
+            ("5 minutes ago", "2026-11-22 23:25:00.000000+00"),
+            ("90s ago", "2026-11-22 23:28:30.000000+00"),
+            ("1 day ago", "2026-11-21 23:30:00.000000+00"),
+            ("10m", "2026-11-22 23:20:00.000000+00"),
+            ("-10m", "2026-11-22 23:20:00.000000+00"),
+            ("2h30m", "2026-11-22 21:00:00.000000+00"),
+            ("1 day", "2026-11-21 23:30:00.000000+00"),
         ] {
             assert_eq!(check(text).as_deref(), Ok(means), "{text}");
         }
+    }
+
+    /// In Vienna it is half past midnight.
+    #[test]
+    fn a_zone_that_was_asked_for_is_that_of_a_time_without_one() {
+        for (text, in_vienna, in_utc) in [
+            ("2026-11-22 14:03:06", "2026-11-22 13:03:06.000000+00", "2026-11-22 14:03:06.000000+00"),
+            ("2026-11-22", "2026-11-21 23:00:00.000000+00", "2026-11-22 00:00:00.000000+00"),
+            ("2026-06-22 14:03", "2026-06-22 12:03:00.000000+00", "2026-06-22 14:03:00.000000+00"),
+            ("08:00", "2026-11-23 07:00:00.000000+00", "2026-11-22 08:00:00.000000+00"),
+            ("08:00:30.5", "2026-11-23 07:00:30.500000+00", "2026-11-22 08:00:30.500000+00"),
+            ("today", "2026-11-22 23:00:00.000000+00", "2026-11-22 00:00:00.000000+00"),
+            ("Yesterday", "2026-11-21 23:00:00.000000+00", "2026-11-21 00:00:00.000000+00"),
+            ("yesterday 14:03", "2026-11-22 13:03:00.000000+00", "2026-11-21 14:03:00.000000+00"),
+            // What names its zone means that one.
+            ("2026-11-22 14:03:06Z", "2026-11-22 14:03:06.000000+00", "2026-11-22 14:03:06.000000+00"),
+        ] {
+            assert_eq!(check_in(text, &Zone::Asked(vienna())).as_deref(), Ok(in_vienna), "{text}");
+            assert_eq!(check_in(text, &Zone::Asked(TimeZone::UTC)).as_deref(), Ok(in_utc), "{text}");
+        }
+        assert!(check_in("2026-10-25 02:30", &Zone::Asked(vienna())).unwrap_err().contains("does not name one moment"));
+        assert!(check_in("tomorrow", &Zone::Asked(vienna())).unwrap_err().contains("is no time"));
     }
 
     #[test]
     fn refuses_a_time_without_a_zone_and_says_both_readings() {
         assert_eq!(
             check("2026-11-22 14:03:06").unwrap_err(),
-            "\"2026-11-22 14:03:06\" has no time zone; it is 2026-11-22T14:03:06Z or 2026-11-22T14:03:06+01:00: say which"
+            "\"2026-11-22 14:03:06\" has no time zone; it is 2026-11-22T14:03:06Z or 2026-11-22T14:03:06+01:00: say which, or name a \
+             zone with --time-zone"
         );
+        assert!(check("08:00").unwrap_err().contains("2026-11-22T08:00:00Z or 2026-11-23T08:00:00+01:00"));
+        assert!(check("yesterday").unwrap_err().contains("2026-11-21T00:00:00Z or 2026-11-22T00:00:00+01:00"));
         assert!(check("2026-11-22").unwrap_err().contains("2026-11-22T00:00:00Z or 2026-11-22T00:00:00+01:00"));
         // The clocks go back at 03:00: 02:30 is there twice.
         assert!(
@@ -153,6 +254,8 @@ mod tests {
             "",
             "yesterday",
             "14:03",
+            "ago",
+            "tomorrow 8",
             "2026-13-01T00:00:00Z",
             "five minutes ago",
             "2026-11-22 14:03:06 CET5X",
@@ -164,7 +267,7 @@ mod tests {
 
     #[test]
     fn prints_in_the_zone_asked_for() {
-        let moment = read("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &TimeZone::UTC).unwrap();
+        let moment = read("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &Zone::Machine(TimeZone::UTC)).unwrap();
         for (name, shown) in [
             ("UTC", "2026-11-22 14:03:06.500000+00"),
             ("Europe/Vienna", "2026-11-22 15:03:06.500000+01"),

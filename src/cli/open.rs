@@ -1,17 +1,19 @@
 //! From the configuration to the things that flows work with.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::Surroundings;
-use super::exit::Failure;
+use super::exit::{Code, Failure};
 use crate::archive::instance::Instance;
 use crate::archive::{Archive, Place, Settings};
 use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
 use crate::repository::Options;
-use crate::repository::layout::ClusterName;
+use crate::repository::instance::InstanceLayout;
+use crate::repository::layout::{ClusterName, Layout, Prefix};
 use crate::seal::keys::KeyEncryptionKey;
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
@@ -33,6 +35,58 @@ pub(super) async fn instance(
     let opened = Archive::open(settings).await;
     let archive = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
     Ok(Instance::new(Arc::new(archive)).with_spool(config.state_dir.clone()))
+}
+
+/// What may be named in a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    Cluster,
+    Instance,
+}
+
+/// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
+/// there that this configuration does not name. `None` if there is nothing, or nobody can say.
+pub(super) async fn is_it(what: What, config: &Config, archive: &Archive) -> Option<String> {
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for (_, repository) in archive.repositories() {
+        for folder in repository.level(&Prefix::all()).await.ok()?.prefixes {
+            let Ok(name) = folder.as_str().parse::<ClusterName>() else { continue };
+            let (named, identity) = match what {
+                What::Cluster => {
+                    (config.clusters.iter().any(|cluster| cluster.name == name), Layout::new(name.clone()).identity())
+                }
+                What::Instance => (
+                    config.instances.iter().any(|instance| instance.name == name),
+                    InstanceLayout::new(name.clone()).identity(),
+                ),
+            };
+            if !named && repository.head(&identity).await.ok()?.is_some() {
+                names.insert(name.to_string());
+            }
+        }
+    }
+    asked(&names.into_iter().collect::<Vec<_>>())
+}
+
+fn asked(names: &[String]) -> Option<String> {
+    match names {
+        [] => None,
+        [only] => Some(format!("the repository has {only}: is it this one?")),
+        [first @ .., last] => Some(format!("the repository has {} and {last}: is this one of them?", first.join(", "))),
+    }
+}
+
+/// Goes on only if something is archived of the instance.
+pub(super) async fn ensure_archived(config: &Config, instance: &Instance) -> anyhow::Result<()> {
+    let name = instance.name();
+    if instance.is_archived().await.with_context(|| format!("cannot tell what is archived of {name}"))? {
+        return Ok(());
+    }
+    let message = match is_it(What::Instance, config, instance.archive()).await {
+        Some(asked) => format!("nothing of {name} is archived; {asked}"),
+        None => format!("nothing of {name} is archived yet; take a snapshot with walkeep backup redis {name}"),
+    };
+    Err(Failure { code: Code::NotFound, message }.into())
 }
 
 /// What an archive of this configuration is opened with.
@@ -100,7 +154,15 @@ pub(super) fn shell_word(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::shell_word;
+    use super::{asked, shell_word};
+
+    #[test]
+    fn what_may_be_meant_is_asked() {
+        let asked = |names: &[&str]| asked(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(asked(&[]), None);
+        assert_eq!(asked(&["cache"]).unwrap(), "the repository has cache: is it this one?");
+        assert_eq!(asked(&["a", "b", "c"]).unwrap(), "the repository has a, b and c: is this one of them?");
+    }
 
     #[test]
     fn words_survive_the_shell() {

@@ -169,6 +169,16 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
+/// How many columns prose may take: those of the terminal, up to what reads well; the usual where there is none.
+pub(super) fn width() -> usize {
+    terminal().map_or(usize::from(WIDTH), |columns| columns.min(usize::from(WIDTH)))
+}
+
+/// The columns of the terminal that standard output is.
+pub(super) fn terminal() -> Option<usize> {
+    if io::stdout().is_terminal() { Table::new().width().map(usize::from) } else { None }
+}
+
 /// Breaks a text into lines of at most `width` characters, at blanks where it has any.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();

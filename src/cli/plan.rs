@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args::TargetArgs;
-use super::output::{Output, Tone, WIDTH, count, size, span, wrap};
+use super::output::{Output, Tone, count, size, span, width, wrap};
 use super::target;
 use crate::restore::plan::{Commit, Plan, Point};
 use crate::restore::resolve::Stop;
@@ -54,7 +54,7 @@ impl Page<'_> {
 
     /// A row of many words, broken to fit.
     fn prose(&mut self, name: &str, text: &str) {
-        let lines = wrap(text, usize::from(WIDTH).saturating_sub(INDENT));
+        let lines = wrap(text, width().saturating_sub(INDENT));
         for (nth, line) in lines.iter().enumerate() {
             self.row(if nth == 0 { name } else { "" }, line);
         }

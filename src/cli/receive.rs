@@ -19,6 +19,7 @@ use super::open;
 use crate::archive::Archive;
 use crate::archive::ingest::Outcome;
 use crate::archive::reindex::{self, Scope};
+use crate::config::Meant;
 use crate::control::{Answer, Handler, Listener, Request};
 use crate::index::{Entry, Index};
 use crate::postgres::lsn::Lsn;
@@ -33,13 +34,13 @@ const INDEX_QUEUE: usize = 32;
 
 pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    if let Some(instance) = config.instance_meant(args.cluster.as_deref()) {
-        if args.end_lsn.is_some() {
+    let cluster = match config.meant(args.cluster.as_deref())? {
+        Meant::Cluster(cluster) => cluster,
+        Meant::Instance(_) if args.end_lsn.is_some() => {
             return Err(Failure::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        return super::redis::receive(&config, instance, around).await;
-    }
-    let cluster = config.cluster(args.cluster.as_deref())?;
+        Meant::Instance(instance) => return super::redis::receive(&config, instance, around).await,
+    };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(
             "[postgres.{}] has no connection to receive from; add one to {}",

@@ -2,20 +2,27 @@
 //!
 //! As with `backup postgres`, only the label goes to standard output.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::sync::watch;
 
 use super::Surroundings;
 use super::args::{BackupPostgres, BackupRedis, Checkpoint};
-use super::exit::{Code, Failure};
+use super::exit::{Code, Failure, Failures};
 use super::output::{count, size};
 use super::progress::Progress;
 use super::redis_list::Backup;
 use super::{backup as postgres, open};
-use crate::archive::instance::Snapshot;
+use crate::archive::instance::{Instance as Archived, Snapshot};
 use crate::config::{Config, Instance};
+use crate::rdb;
 use crate::snapshot::receive::{Event, Observer, Settings};
 use crate::snapshot::{self, Input, Progress as Step};
+
+/// How often a repository that was away at the start is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 pub(super) async fn backup(args: BackupRedis, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
@@ -27,30 +34,29 @@ pub(super) async fn backup(args: BackupRedis, around: &Surroundings) -> anyhow::
 /// Everything in the order of the file. What fails does not keep the rest from being backed up; the worst code is the command's.
 pub(super) async fn backup_all(around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    let mut failed = None;
-    let mut note = |name: &str, result: anyhow::Result<Code>| {
-        if let Err(error) = result {
-            let error = error.context(format!("{name} was not backed up"));
-            tracing::error!(error = super::exit::explain(&error), "going on with the rest");
-            failed.get_or_insert(error);
-        }
-    };
-    for cluster in config.clusters.iter().filter(|cluster| cluster.connection.is_some()) {
-        let name = cluster.name.to_string();
-        let args = BackupPostgres { cluster: Some(name.clone()), checkpoint: Checkpoint::default(), json: false };
-        note(&name, postgres::run(args, around).await);
+    let clusters: Vec<_> = config.clusters.iter().filter(|cluster| cluster.connection.is_some()).collect();
+    let count = clusters.len().saturating_add(config.instances.len());
+    if count == 0 {
+        let path = config.path.display();
+        return Err(Failure::usage(match config.clusters.is_empty() {
+            true => format!("nothing is configured in {path}"),
+            false => format!("no cluster in {path} has a connection to take a backup over; add one"),
+        })
+        .into());
+    }
+    let mut failures = Failures::of(count);
+    for cluster in clusters {
+        let args =
+            BackupPostgres { cluster: Some(cluster.name.to_string()), checkpoint: Checkpoint::default(), json: false };
+        let done = postgres::run(args, around).await;
+        failures.note(done.with_context(|| format!("{} was not backed up", cluster.name)));
     }
     for instance in &config.instances {
         let args = BackupRedis { instance: None, from_file: None, json: false };
-        note(instance.name.as_str(), take(&config, instance, &args, around).await.map(|()| Code::Done));
+        let done = take(&config, instance, &args, around).await;
+        failures.note(done.with_context(|| format!("{} was not backed up", instance.name)));
     }
-    match failed {
-        Some(error) => Err(error),
-        None if config.clusters.is_empty() && config.instances.is_empty() => {
-            Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into())
-        }
-        None => Ok(Code::Done),
-    }
+    failures.end(Code::Done)
 }
 
 async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surroundings) -> anyhow::Result<()> {
@@ -75,6 +81,11 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
     };
     let taken = snapshot::take(&instance, input, None, &mut tell).await;
     bar.end();
+    if let (Some(path), Err(snapshot::Error::Rdb { source: source @ rdb::Error::Header { .. }, .. })) =
+        (&args.from_file, &taken)
+    {
+        return Err(Failure::usage(format!("{}: {source}", path.display())).into());
+    }
     let snapshot = taken.with_context(|| format!("cannot take a backup of {}", of.name))?;
     show(&snapshot, args, quiet, around)
 }
@@ -91,16 +102,51 @@ fn show(snapshot: &Snapshot, args: &BackupRedis, quiet: bool, around: &Surroundi
 
 /// Follows an instance's stream of commands, in the foreground.
 pub(super) async fn receive(config: &Config, of: &Instance, around: &Surroundings) -> anyhow::Result<Code> {
-    let instance = open::instance(config, of, around).await?;
+    let mut instance = open::instance(config, of, around).await?;
     let settings = Settings::new(of.source(&around.environment, &around.clock)?, config.state_dir.clone());
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(super::receive::stop_on_signal(stop)?);
-    let ended = snapshot::receive::run(&instance, &settings, &Log, stopped).await;
-    let position = ended.with_context(|| format!("receiving {} has ended", of.name))?;
+    let position = loop {
+        let (again, ended) = {
+            let (end, ends) = watch::channel(false);
+            let mut run = pin!(snapshot::receive::run(&instance, &settings, &Log, ends));
+            let mut signal = stopped.clone();
+            let again = tokio::select! {
+                ended = &mut run => break ended,
+                _ = signal.wait_for(|stop| *stop) => None,
+                opened = all_there(config, of, &instance, around) => Some(opened),
+            };
+            end.send_replace(true);
+            (again, run.await)
+        };
+        match again {
+            // It goes on where it was, with all of them.
+            Some(opened) if ended.is_ok() && !*stopped.borrow() => instance = opened,
+            _ => break ended,
+        }
+    };
+    let position = position.with_context(|| format!("receiving {} has ended", of.name))?;
     if let Some(position) = position {
         tracing::info!(replid = %position.replid, offset = position.offset, "everything up to here is safe");
     }
     Ok(Code::Done)
+}
+
+/// Waits until all repositories can be reached, where one could not be when they were opened: nothing comes to that one until it is opened again.
+/// Where all could, it waits for ever.
+async fn all_there(config: &Config, of: &Instance, opened: &Archived, around: &Surroundings) -> Archived {
+    if opened.archive().unreachable().next().is_none() {
+        std::future::pending::<()>().await;
+    }
+    loop {
+        around.clock.sleep(LOOK_AGAIN).await;
+        if let Ok(again) = open::instance(config, of, around).await
+            && again.archive().unreachable().next().is_none()
+        {
+            tracing::info!("all repositories can be reached now");
+            return again;
+        }
+    }
 }
 
 /// Logs what happens to the stream.
@@ -111,7 +157,7 @@ impl Observer for Log {
         match event {
             Event::Streaming { server, replid, from } => tracing::info!(server, %replid, from, "following the stream"),
             Event::Renamed(before, now) => {
-                tracing::info!(from = %before.replid, to = %now, offset = before.offset, "the history has a new name: a failover");
+                tracing::info!(from = %before.replid, to = %now, offset = before.offset, "the history goes on under a new name, after a failover or a restart");
             }
             Event::Stored(stretch) => {
                 tracing::debug!(replid = %stretch.replid, first = stretch.first, last = stretch.last, "stored");

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::open;
 use super::output::{Output, Tone, grouped, size};
-use crate::archive::instance::{Instance, Snapshot, Stretch};
+use crate::archive::instance::{Instance, Snapshot, Stretch, pauses, without_strangers};
 use crate::config::{self, Config};
 use crate::postgres::time::PgTime;
 
@@ -18,6 +18,8 @@ pub(super) struct Overview {
     backups: Vec<Backup>,
     windows: Vec<Window>,
     gaps: Vec<Gap>,
+    /// What is missing between what is archived, and was not noticed when it came about.
+    holes: Vec<String>,
     stream_stored_bytes: u64,
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Backup {
     logical_bytes: u64,
     stored_bytes: u64,
     warnings: Vec<String>,
+    /// Why it cannot be restored.
+    lacks: Option<String>,
 }
 
 impl Backup {
@@ -57,6 +61,7 @@ impl Backup {
             logical_bytes: snapshot.logical_bytes,
             stored_bytes: snapshot.stored_bytes,
             warnings: snapshot.walk.warnings(),
+            lacks: None,
         }
     }
 }
@@ -80,36 +85,44 @@ struct Gap {
     reason: String,
 }
 
+impl Overview {
+    /// Whether nothing is archived under the name.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.flavour.is_none() && self.backups.is_empty()
+    }
+}
+
 pub(super) async fn gather(config: &Config, of: &config::Instance, around: &Surroundings) -> anyhow::Result<Overview> {
     let instance = open::instance(config, of, around).await?;
     look(&instance).await.with_context(|| format!("cannot list what is archived of {}", of.name))
 }
 
 async fn look(instance: &Instance) -> anyhow::Result<Overview> {
-    let snapshots = instance.snapshots().await?;
-    let mut windows: Vec<(Window, Vec<Stretch>)> = Vec::new();
-    let mut backups = Vec::new();
-    for snapshot in snapshots {
-        let known = windows.last().is_some_and(|(window, way)| {
+    let (mut snapshots, gaps) = (instance.snapshots().await?, instance.gaps().await?);
+    let mut lacking = instance.lacking(&snapshots).await?;
+    let backup = |snapshot: &Snapshot| Backup { lacks: lacking.remove(&snapshot.label), ..Backup::of(snapshot) };
+    let backups: Vec<Backup> = snapshots.iter().map(backup).collect();
+    // What a restore to a moment goes by.
+    without_strangers(&mut snapshots);
+    let is_whole = |label: &str| backups.iter().any(|backup| backup.label == label && backup.lacks.is_none());
+    snapshots.retain(|snapshot| is_whole(&snapshot.label));
+    snapshots.sort_by_key(|snapshot| snapshot.at);
+    let mut windows: Vec<Window> = Vec::new();
+    let (mut ways, mut holes) = (Vec::<(Timestamp, Vec<Stretch>)>::new(), Vec::new());
+    for snapshot in &snapshots {
+        let known = ways.last().is_some_and(|(end, way)| {
             let on = |stretch: &Stretch| {
                 let offsets = stretch.first..=stretch.last;
                 Some(stretch.replid) == snapshot.replid && snapshot.offset.is_some_and(|at| offsets.contains(&at))
             };
-            snapshot.at <= window.to_time && way.iter().any(on)
+            snapshot.at <= *end && way.iter().any(on)
         });
         if !known {
-            let way = instance.behind(&snapshot).await?;
-            let to_time = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
-            let window = Window {
-                from_time: snapshot.at,
-                to_time,
-                from_offset: snapshot.offset,
-                to_offset: way.last().map(|stretch| stretch.last).or(snapshot.offset),
-                replid: way.last().map(|stretch| stretch.replid).or(snapshot.replid).map(|id| id.to_string()),
-            };
-            windows.push((window, way));
+            let (way, hole) = instance.behind_and_hole(snapshot).await?;
+            holes.extend(hole.filter(|hole| !hole.is_known(&snapshots, &gaps)).map(|hole| hole.to_string()));
+            windows.extend(windows_of(snapshot, &way));
+            ways.push((windows.last().map_or(snapshot.at, |window| window.to_time), way));
         }
-        backups.push(Backup::of(&snapshot));
     }
     let gap = |gap: crate::archive::instance::Gap| Gap {
         replid: gap.replid.to_string(),
@@ -122,31 +135,66 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
         instance: instance.name().to_string(),
         flavour: instance.identity().await?.map(|identity| identity.flavour.to_string()),
         backups,
-        windows: windows.into_iter().map(|(window, _)| window).collect(),
-        gaps: instance.gaps().await?.into_iter().map(gap).collect(),
+        windows,
+        holes,
+        gaps: gaps.into_iter().map(gap).collect(),
         stream_stored_bytes: instance.stored_stretches().await?.iter().map(|(_, _, stored)| stored).sum(),
     })
 }
 
+/// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
+fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
+    let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
+    let mut from = (snapshot.at, snapshot.offset);
+    let mut windows = Vec::new();
+    let mut close = |from: (Timestamp, Option<u64>), to_time, last: Option<&Stretch>| {
+        windows.push(Window {
+            from_time: from.0,
+            to_time,
+            from_offset: from.1,
+            to_offset: last.map(|stretch| stretch.last).or(snapshot.offset),
+            replid: last.map(|stretch| stretch.replid).or(snapshot.replid).map(|id| id.to_string()),
+        });
+    };
+    for (to, again) in pauses(snapshot.at, way) {
+        let last = way.iter().take_while(|stretch| stretch.started_at < again).last();
+        close(from, to, last);
+        from = (again, last.map(|stretch| stretch.last).or(snapshot.offset));
+    }
+    close(from, end, way.last());
+    windows
+}
+
 pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
     let time = |time: Timestamp| out.short_time(PgTime::from_timestamp(time));
-    let what = overview.flavour.as_deref().unwrap_or("nothing is archived yet");
+    let what = match (&overview.flavour, overview.is_empty()) {
+        (Some(flavour), _) => flavour,
+        (None, true) => "nothing is archived yet",
+        (None, false) => "its identity is missing: see walkeep verify",
+    };
     out.line(format!("{}  {}", out.tone(Tone::Strong, &overview.instance), out.tone(Tone::Quiet, what)))?;
-    if overview.flavour.is_none() {
+    if overview.is_empty() {
         return Ok(());
     }
     let heading = |title: &str, empty: bool, instead: &str| {
         let title = out.tone(Tone::Strong, title);
         out.line(if empty { format!("\n{title}: {instead}") } else { format!("\n{title}") })
     };
-    heading("Can be restored to any moment", overview.windows.is_empty(), "no: there is no snapshot yet")?;
+    let instead =
+        if overview.backups.is_empty() { "no: there is no snapshot yet" } else { "no: there is no whole snapshot" };
+    heading("Can be restored to any moment", overview.windows.is_empty(), instead)?;
     let rows: Vec<_> = overview
         .windows
         .iter()
         .map(|window| {
             let offsets = window.from_offset.zip(window.to_offset);
             let offsets = offsets.map_or_else(|| "-".to_owned(), |(from, to)| format!("{from} to {to}"));
-            [time(window.from_time), time(window.to_time), offsets]
+            let exact = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+            let (from, to) = match whole_seconds(window) {
+                Some((from, to)) => (time(from), time(to)),
+                None => (exact(window.from_time), exact(window.to_time)),
+            };
+            [from, to, offsets]
         })
         .collect();
     shown(["from", "to", "offsets"], &rows, out)?;
@@ -160,10 +208,16 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
         })
         .collect();
     shown(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
-    heading("Gaps", overview.gaps.is_empty(), "none")?;
+    for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
+        out.line(format!("{}: {} cannot be restored: {lacks}", out.tone(Tone::Bad, "not whole"), backup.label))?;
+    }
+    heading("Gaps", overview.gaps.is_empty() && overview.holes.is_empty(), "none")?;
     let rows: Vec<_> =
         overview.gaps.iter().map(|gap| [time(gap.noticed_at), gap.offset.to_string(), gap.reason.clone()]).collect();
     shown(["noticed", ">after offset", "what is known"], &rows, out)?;
+    for hole in &overview.holes {
+        out.line(format!("{}: {hole}", out.tone(Tone::Bad, "missing")))?;
+    }
     let snapshots = overview.backups.iter().map(|backup| backup.stored_bytes).sum();
     let (stream, total) = (overview.stream_stored_bytes, overview.stream_stored_bytes.saturating_add(snapshots));
     out.line(format!(
@@ -172,6 +226,14 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
         size(snapshots),
         size(stream)
     ))
+}
+
+/// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too short for that.
+fn whole_seconds(window: &Window) -> Option<(Timestamp, Timestamp)> {
+    let (from, to) = (window.from_time, window.to_time);
+    let up = from.as_second().saturating_add(i64::from(from.subsec_nanosecond() > 0));
+    let seconds = Timestamp::from_second(up).ok().zip(Timestamp::from_second(to.as_second()).ok());
+    seconds.filter(|(from, to)| from <= to)
 }
 
 /// Nothing where there are no rows.

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::args::{Span, named};
 use super::exit::{Code, Failure};
-use super::log::{COLUMNS, Page, Told};
-use super::output::{Output, Tone, count};
+use super::log::{COLUMNS, Page, Told, Whose};
+use super::output::{Output, Tone, count, grouped};
 use super::{help, moment, open};
 use crate::explore::instance::{self, Happening, Kind, MANY_KEYS, Question};
 use crate::postgres::time::PgTime;
@@ -38,7 +38,8 @@ fn kinds() -> impl TypedValueParser<Value = Kind> {
     named(Kind::ALL, Kind::name)
 }
 
-pub(super) async fn run(args: LogRedis, around: &Surroundings) -> anyhow::Result<Code> {
+/// `several`: each event says whose it is.
+pub(super) async fn run(args: LogRedis, several: bool, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
     let of = config.instance(args.instance.as_deref())?;
     let question = Question {
@@ -48,11 +49,14 @@ pub(super) async fn run(args: LogRedis, around: &Surroundings) -> anyhow::Result
         keys: args.keys,
     };
     let archived = open::instance(&config, of, around).await?;
+    open::ensure_archived(&config, &archived).await?;
     let command = format!("walkeep restore redis {} --dir DIR --start", of.name);
-    let mut page = Page::new(&around.output, args.json, command);
+    let whose = several.then(|| Whose::Instance(of.name.to_string()));
+    let mut page = Page::new(&around.output, args.json, command).of(whose);
     let told = instance::explore(&archived, &question, &mut |happening| page.add(happening)).await;
-    told.with_context(|| format!("cannot tell what happened in {}", of.name))?;
+    // What was found until then is told in any case.
     page.end()?;
+    told.with_context(|| format!("cannot tell what happened in {}", of.name))?;
     Ok(Code::Done)
 }
 
@@ -64,18 +68,21 @@ fn time(option: &str, text: Option<&str>, around: &Surroundings) -> Result<Optio
 }
 
 impl Told for Happening {
-    /// Time, kind, where, how much, by how many commands, and the way back.
+    const WIDTH: usize = 100;
+
+    /// Time, kind, where and how much, and the way back.
     fn cells(&self, out: &Output) -> [String; COLUMNS] {
         let time = out.milli_time(PgTime::from_timestamp(self.time));
-        let mut what = self.database.map_or_else(String::new, |db| format!("db {db}"));
-        if let Some(detail) = &self.detail {
-            what = if what.is_empty() { detail.clone() } else { format!("{what}  ({detail})") };
-        }
-        let keys = self.keys.map_or_else(String::new, |keys| count(keys, "key"));
-        let commands = self.commands.filter(|n| *n > 1 && self.kind == Kind::Delete);
-        let commands = commands.map_or_else(String::new, |n| count(n, "command"));
-        let place = self.offset.map_or_else(String::new, |offset| format!("at {offset}"));
-        [time, self.kind.name().to_owned(), what, keys, commands, self.target.clone().unwrap_or(place)]
+        let place = self.database.map(|db| format!("db {db}"));
+        let place = place.or_else(|| (self.kind == Kind::FlushAll).then(|| "all".to_owned()));
+        let much = [self.amount(), self.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let what = place.map_or_else(|| much.clone(), |place| format!("{place:<5}  {much}"));
+        let back = match (&self.target, self.offset) {
+            (Some(target), _) => target.clone(),
+            (None, Some(offset)) => format!("at {offset}"),
+            (None, None) => String::new(),
+        };
+        [time, self.kind.name().to_owned(), what.trim_end().to_owned(), String::new(), String::new(), back]
     }
 
     fn tones(&self) -> [Option<Tone>; COLUMNS] {
@@ -86,12 +93,29 @@ impl Told for Happening {
             Kind::Restart | Kind::Failover => Tone::Warning,
             Kind::Snapshot => Tone::Quiet,
         };
-        let what = self.database.map(|_| Tone::Strong);
-        [quiet, Some(kind), what, None, quiet, if self.target.is_some() { None } else { quiet }]
+        [quiet, Some(kind), None, None, None, if self.target.is_some() { None } else { quiet }]
     }
 
     fn leads_back(&self) -> bool {
         self.target.is_some()
+    }
+}
+
+impl Happening {
+    /// How many keys, and how they went.
+    fn amount(&self) -> Option<String> {
+        let keys = count(self.keys?, "key");
+        if self.kind != Kind::Delete {
+            return Some(keys);
+        }
+        let seconds = self.end_time.map_or(0, |end| end.duration_since(self.time).as_secs());
+        let how = match self.commands.unwrap_or_default() {
+            1 => "at once".to_owned(),
+            _ if seconds > 0 => format!("in {} s", grouped(seconds.unsigned_abs())),
+            commands if self.keys == Some(commands) => "one by one".to_owned(),
+            commands => format!("in {}", count(commands, "command")),
+        };
+        Some(format!("{keys} {how}"))
     }
 }
 
@@ -104,27 +128,53 @@ mod tests {
     use crate::cli::log::{COLUMNS, Told, line};
     use crate::cli::output::Output;
 
-    #[test]
-    fn an_event_is_one_line_that_ends_with_the_way_back() {
-        let flushed = Happening {
+    fn flushed() -> Happening {
+        Happening {
             time: Timestamp::from_millisecond(6_998).unwrap(),
+            end_time: None,
             offset: Some(84213),
             replid: Some("1f3ac09b0123456789abcdef0123456789abcdef".to_owned()),
             kind: Kind::FlushDb,
             database: Some(3),
             keys: None,
             commands: Some(1),
-            detail: Some("7 keys in snapshot x before".to_owned()),
+            detail: Some("the snapshot 38 s before had 2 keys".to_owned()),
             target: Some("--target-offset 84213@1f3ac09b".to_owned()),
-        };
-        let plain = Output { styled: false, zone: TimeZone::UTC };
-        let row = flushed.cells(&plain);
+        }
+    }
+
+    fn shown(happening: &Happening, out: &Output) -> String {
+        let row = happening.cells(out);
         let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
-        let shown = line(&flushed, &row, widths, &plain);
-        let expected =
-            "1970-01-01 00:00:06.998+00  flush-db  db 3  (7 keys in snapshot x before)  --target-offset 84213@1f3ac09b";
-        assert_eq!(shown, expected);
+        line(happening, &row, widths, out)
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_ends_with_the_way_back() {
+        let plain = Output { styled: false, zone: TimeZone::UTC };
+        let start = "1970-01-01 00:00:06.998+00  ";
+        let back = "  --target-offset 84213@1f3ac09b";
+        let snapshot = "the snapshot 38 s before had 2 keys";
+        assert_eq!(shown(&flushed(), &plain), format!("{start}flush-db  db 3   {snapshot}{back}"));
+        let all = Happening { kind: Kind::FlushAll, database: None, ..flushed() };
+        assert_eq!(shown(&all, &plain), format!("{start}flush-all  all    {snapshot}{back}"));
+        let end_time = Some(Timestamp::from_millisecond(81_998).unwrap());
+        let keys = Some(3000);
+        for (commands, end_time, amount) in [
+            (3000, end_time, "3 000 keys in 75 s"),
+            (3000, None, "3 000 keys one by one"),
+            (30, None, "3 000 keys in 30 commands"),
+            (1, None, "3 000 keys at once"),
+        ] {
+            let commands = Some(commands);
+            let deleted = Happening { kind: Kind::Delete, keys, commands, end_time, detail: None, ..flushed() };
+            let line = shown(&deleted, &plain);
+            assert_eq!(line, format!("{start}delete  db 3   {amount}{back}"));
+            assert!(line.len() <= 100, "{line}");
+        }
+        let lost = Happening { target: None, ..flushed() };
+        assert!(shown(&lost, &plain).ends_with("had 2 keys  at 84213"), "{}", shown(&lost, &plain));
         let styled = Output { styled: true, zone: TimeZone::UTC };
-        assert!(line(&flushed, &row, widths, &styled).contains("\x1b[1;31mflush-db\x1b[0m"));
+        assert!(shown(&flushed(), &styled).contains("\x1b[1;31mflush-db\x1b[0m"));
     }
 }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Surroundings;
 use super::args::{PlanRedis, RestoreRedis, TargetRedis};
 use super::exit::{Code, Failure};
-use super::output::{Output, Tone, count, size, span};
+use super::output::{Output, Tone, count, size, span, width, wrap};
 use super::progress::Progress;
 use super::{moment, open};
 use crate::archive::instance::{Instance, Position, Reach, Unreachable, Wanted};
@@ -31,6 +31,8 @@ pub(super) struct Plan {
     at: Option<Timestamp>,
     /// And it is that of every moment before this one.
     before: Option<Timestamp>,
+    /// What is archived behind it and cannot be reached, because something is missing between.
+    hole: Option<String>,
     replid: Option<String>,
     offset: Option<u64>,
     snapshot_bytes: u64,
@@ -50,6 +52,7 @@ impl Plan {
             backup: to.map(|reach| reach.snapshot.label.clone()),
             at: to.map(|reach| reach.at),
             before: to.and_then(|reach| reach.before),
+            hole: to.and_then(|reach| reach.hole).map(|hole| hole.to_string()),
             replid: to.and_then(Reach::replid).map(|id| id.to_string()),
             offset: to.and_then(|reach| reach.to).map(|cut| cut.offset),
             snapshot_bytes: to.map_or(0, |reach| reach.snapshot.logical_bytes),
@@ -60,19 +63,31 @@ impl Plan {
         }
     }
 
-    fn show(&self, instance: &str, out: &Output) -> anyhow::Result<()> {
+    /// `asked`: it was only asked for, so it ends with how to carry it out.
+    fn show(&self, instance: &str, asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
         let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+        let command = |options: &str| {
+            let line = format!("walkeep restore redis {instance} --dir DIR {options}");
+            out.tone(Tone::Strong, line.trim_end())
+        };
         let (Some(backup), Some(at)) = (&self.backup, self.at) else {
             let reason = self.reason.as_deref().unwrap_or_default();
             out.line(format!(
                 "{}: {instance} cannot be restored there: {reason}",
                 out.tone(Tone::Bad, "NOT REACHABLE")
             ))?;
-            if let Some(nearest) = self.nearest_before {
-                out.line(format!("  newest reachable moment before  {}", time(nearest)))?;
+            // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also where nothing follows it.
+            let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
+            let points = [("before", self.nearest_before.map(up)), ("after", self.nearest_after.map(up))];
+            if points.iter().all(|(_, point)| point.is_none()) {
+                return out
+                    .line(format!("No moment near it can be reached. walkeep list redis {instance} shows which can."));
             }
-            if let Some(nearest) = self.nearest_after {
-                out.line(format!("  oldest reachable moment after   {}", time(nearest)))?;
+            out.line("\nWhat can be reached instead:")?;
+            for (side, point) in points {
+                let Some(point) = point else { continue };
+                out.line(format!("  {side} it: {}", time(point)))?;
+                out.line(format!("    {}", command(&format!("--target-time '{}' --nearest", time(point)))))?;
             }
             return Ok(());
         };
@@ -89,8 +104,27 @@ impl Plan {
         if let Some(before) = self.before {
             out.line(format!("  the next commands came at {}", time(before)))?;
         }
-        Ok(())
+        if let Some(hole) = &self.hole {
+            let warning = out.tone(Tone::Warning, "warning");
+            out.line(format!("  {warning}: this is not all that is archived: {hole}"))?;
+        }
+        let Some(args) = asked else { return Ok(()) };
+        out.line("\nTo do it:")?;
+        out.line(format!("  {} --start", command(&options(args))))
     }
+}
+
+/// The options that name the same target again, for a line to copy.
+fn options(args: &TargetRedis) -> String {
+    let mut words = Vec::new();
+    let pairs =
+        [("--target-time", &args.target_time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
+    for (option, value) in pairs {
+        words.extend(value.as_ref().map(|value| format!("{option} {}", open::shell_word(value))));
+    }
+    words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
+    words.extend(args.nearest.then(|| "--nearest".to_owned()));
+    words.join(" ")
 }
 
 /// What `restore --json` prints.
@@ -103,15 +137,17 @@ struct Report<'r> {
     loaded: Option<&'r Loaded>,
 }
 
-pub(super) async fn plan(args: PlanRedis, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanRedis, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::instance(&config, of, around).await?;
+    open::ensure_archived(&config, &instance).await?;
     let plan = Plan::of(&reach(&instance, &args.target, around).await?);
     if args.json {
         around.output.json(&plan)?;
     } else {
-        plan.show(of.name.as_str(), &around.output)?;
+        plan.show(of.name.as_str(), Some(&args.target), &around.output)?;
     }
     Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
 }
@@ -120,10 +156,11 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
     let config = around.config()?;
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::instance(&config, of, around).await?;
+    open::ensure_archived(&config, &instance).await?;
     let reached = reach(&instance, &args.target, around).await?;
     let plan = Plan::of(&reached);
     if !args.json {
-        plan.show(of.name.as_str(), &around.output)?;
+        plan.show(of.name.as_str(), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {
@@ -155,7 +192,10 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(args: &RestoreRedis, reach: &Reach, around: &Surroundings) -> anyhow::Result<Prepared> {
     let (program, version) = server(args, reach, around).await?;
     if args.start && program.is_none() {
-        return Err(Failure::usage("no redis-server was found; name one with --redis-server").into());
+        let snapshot = &reach.snapshot;
+        let (name, of) = (program_name(snapshot.flavour), format!("{} {}", snapshot.flavour, snapshot.version));
+        let message = format!("no {name} in $PATH, and this snapshot is {of}'s; name one with --redis-server");
+        return Err(Failure::usage(message).into());
     }
     let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
     check_room(reach, &dir).with_context(|| format!("cannot restore into {}", dir.display()))?;
@@ -190,7 +230,8 @@ pub(super) async fn carry_out(
     bar.end();
     let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
     let took = around.clock.elapsed().saturating_sub(began);
-    let warnings = advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), *version);
+    let mut warnings = if conf.is_none() { unread(&CONFIGURATIONS) } else { Vec::new() };
+    warnings.extend(advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), *version));
     if !args.json {
         let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
         around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
@@ -228,6 +269,14 @@ async fn reach(
     };
     let from = args.backup.as_deref();
     let failed = || format!("cannot plan a restore of {}", instance.name());
+    if let Some(label) = from
+        && !instance.labels().await.with_context(failed)?.iter().any(|known| known == label)
+    {
+        let name = instance.name();
+        let message =
+            format!("there is no snapshot {label:?} of {name}; walkeep list redis {name} shows which there are");
+        return Err(Failure { code: Code::NotFound, message }.into());
+    }
     let found = instance.reach(wanted, from).await.with_context(failed)?;
     match &found {
         Err(Unreachable { nearest_before: Some(nearest), .. }) if args.nearest => {
@@ -266,7 +315,7 @@ async fn server(
         return Ok((Some(program.clone()), start::version_of(program).await?));
     }
     let snapshot = &reach.snapshot;
-    let name = if snapshot.flavour == Flavour::Valkey { "valkey-server" } else { "redis-server" };
+    let name = program_name(snapshot.flavour);
     let path = around.environment.get("PATH").unwrap_or_default();
     let found = std::env::split_paths(path).map(|folder| folder.join(name)).find(|program| program.is_file());
     if let Some(program) = found
@@ -291,9 +340,23 @@ fn configuration(args: &RestoreRedis) -> anyhow::Result<Option<(String, Conf)>> 
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         return Ok(Some((name(path), Conf::parse(&text))));
     }
-    // One that can't be read is not known; nothing depends on it but advice.
+    // Nothing depends on it but advice.
     let read = |path: &str| Some((path.to_owned(), Conf::parse(&std::fs::read_to_string(path).ok()?)));
     Ok(CONFIGURATIONS.iter().find_map(|path| read(path)))
+}
+
+/// Configurations that are there and cannot be read, so that nobody can say what they would have the server ignore.
+fn unread(places: &[&str]) -> Vec<String> {
+    let mut said = Vec::new();
+    for path in places {
+        match std::fs::File::open(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                said.push(format!("{path} is not checked: cannot read it ({error}); name one with --redis-conf"));
+            }
+            _ => {}
+        }
+    }
+    said
 }
 
 pub(super) fn say_what_next(
@@ -308,7 +371,37 @@ pub(super) fn say_what_next(
         let checked = out.tone(Tone::Good, "checked");
         out.line(format!("{checked}: {} loads it and has {}{how}", loaded.server, count(keys, "key")))?;
     }
-    let program = if version.flavour == Flavour::Valkey { "valkey-server" } else { "redis-server" };
+    let program = program_name(version.flavour);
     let words: Vec<String> = options.iter().map(|word| open::shell_word(word)).collect();
-    out.line(format!("start it with: {program} {}", words.join(" ")))
+    out.line(format!("start it with: {program} {}", words.join(" ")))?;
+    let note = "Keep these options in its configuration: started without them it ignores these files, and loads something else or nothing.";
+    wrap(note, width()).iter().try_for_each(|line| out.line(out.tone(Tone::Quiet, line)))
+}
+
+/// What the server's program is called.
+const fn program_name(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Valkey => "valkey-server",
+        Flavour::Redis => "redis-server",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TargetRedis, options, unread};
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_said_and_one_that_is_not_there_is_not() {
+        // Neither can be opened, by root either.
+        let said = unread(&["/nowhere/redis.conf", "/dev/null/redis.conf"]);
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("/dev/null/redis.conf is not checked: cannot read it ("), "{said:?}");
+    }
+
+    #[test]
+    fn the_same_target_is_named_again() {
+        let time = Some("2026-11-22 14:00:00+00".into());
+        let target = TargetRedis { target_time: time, nearest: true, ..TargetRedis::default() };
+        assert_eq!(options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
+    }
 }

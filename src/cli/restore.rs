@@ -23,8 +23,9 @@ use crate::restore::start::{Reached, Start};
 use crate::restore::target::Action;
 use crate::restore::{self, Restored, Wishes};
 
-pub(super) async fn plan(args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
     let cluster = config.cluster(args.cluster.as_deref())?;
     let (archive, mut plan) = make(&config, cluster, &args.target, around).await?;
     if let (Some(pgdata), Some(identity)) = (&args.pgdata, archive.identity().await?) {
@@ -141,6 +142,12 @@ pub(super) async fn make(
 ) -> anyhow::Result<(Arc<Archive>, Plan)> {
     let request = target::request(args, around)?;
     let archive = Arc::new(open::archive(config, cluster, around).await?);
+    if archive.identity().await?.is_none()
+        && let Some(asked) = open::is_it(open::What::Cluster, config, &archive).await
+    {
+        let message = format!("nothing of {} is archived; {asked}", cluster.name);
+        return Err(Failure { code: Code::NotFound, message }.into());
+    }
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let plan = restore::plan(&archive, &index, spool, request).await;

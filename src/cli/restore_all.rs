@@ -1,12 +1,12 @@
 //! `walkeep plan all` and `walkeep restore all`: a PostgreSQL cluster and a Redis instance to one moment.
 //!
 //! Both are planned before either is touched. PostgreSQL stops before the first commit that its server's clock stamped later than the moment;
-//! Redis holds the commands that the receiver had by the last mark up to the moment, by the clock of the receiver's machine. So neither has
-//! anything later, and what Redis may lack lies between that mark and the moment: this is the bound on the skew that is printed.
+//! Redis holds the commands that the receiver had by the last mark up to the moment, by the clock of the receiver's machine. What Redis may lack
+//! lies between that mark and the moment; with what the two clocks differed by, this is the bound on the skew that is printed ([`super::skew`]).
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -19,9 +19,10 @@ use super::args::{
 };
 use super::exit::{Code, Failure};
 use super::output::{Output, Tone, count, size, span, wrap};
+use super::skew::{self, Skew};
 use super::{help, moment, open, redis_restore, restore};
 use crate::archive::Archive;
-use crate::archive::instance::{Instance, Origin, Reach, Unreachable, Wanted};
+use crate::archive::instance::{Instance, Reach, Unreachable, Wanted};
 use crate::config::{self, Cluster, Config};
 use crate::postgres::time::PgTime;
 use crate::resp::{Commands, Kind, Limits};
@@ -30,9 +31,7 @@ use crate::restore::pace::Measured;
 use crate::restore::plan::{Commit, Plan};
 use crate::restore::start::{Reached, Start};
 use crate::restore::{Restored, Wishes};
-
-/// The receiver notes the time of what it has read; what arrives meanwhile may have come so much earlier than it says.
-const NOTED: Duration = Duration::from_millis(10);
+use crate::snapshot::out;
 
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
@@ -103,18 +102,6 @@ struct LastCommand {
     offset: u64,
 }
 
-/// How far apart the two may be, and why.
-#[derive(serde::Serialize)]
-struct Skew {
-    /// Redis lacks at most what it did in so many seconds before the moment; neither store has anything later.
-    at_most_seconds: f64,
-    /// Everything that the receiver had by then is in Redis.
-    redis_complete_up_to: Timestamp,
-    /// When it had what comes next.
-    redis_next_came_at: Option<Timestamp>,
-    rests_on: Vec<String>,
-}
-
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Report<'r> {
@@ -174,6 +161,7 @@ impl<'c> Both<'c> {
         let asked = read.map_err(|why| usage(&why))?;
         let asked = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
         let instance = open::instance(config, of, around).await?;
+        open::ensure_archived(config, &instance).await?;
         let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
         let reach = redis(&instance, asked).await?;
         let (last, skew) = (None, None);
@@ -185,7 +173,8 @@ impl<'c> Both<'c> {
         }
         if let (true, Ok(reach)) = (both.plan.reachable, &both.reach) {
             both.last = last_command(&both.instance, reach).await?;
-            both.skew = Some(Skew::of(reach, both.moment, of.name.as_str()));
+            let clock = skew::clock_at(&both.archive, &both.plan, both.moment).await?;
+            both.skew = Some(Skew::of(reach, both.moment, clock, (cluster.name.as_str(), of.name.as_str())));
         }
         Ok(both)
     }
@@ -285,13 +274,16 @@ async fn redis(instance: &Instance, time: Timestamp) -> anyhow::Result<Result<Re
 
 /// The last command of the last stretch that changes anything; `None` if there is none in it, or the snapshot itself is the target.
 async fn last_command(instance: &Instance, reach: &Reach) -> anyhow::Result<Option<LastCommand>> {
-    let (Some(stretch), Some(from)) = (reach.stretches.last(), reach.from) else { return Ok(None) };
-    let bytes = instance.commands_of(reach, reach.stretches.len().saturating_sub(1)).await;
+    let (Some((stretch, before)), Some(from)) = (reach.stretches.split_last(), reach.from) else { return Ok(None) };
+    let bytes = instance.commands_of(reach, before.len()).await;
     let bytes = bytes.with_context(|| format!("cannot read the commands of {}", instance.name()))?;
-    let mut parser = if from.offset > stretch.first {
-        Commands::at(from, Limits::default())
-    } else {
-        Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default())
+    let mut parser = match before.last() {
+        // The last one may begin before this one ends.
+        Some(before) if before.last > stretch.first => {
+            Commands::resuming(before.last, before.db_after, before.in_transaction_after, Limits::default())
+        }
+        _ if from.offset > stretch.first => Commands::at(from, Limits::default()),
+        _ => Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default()),
     };
     let mut last = None;
     let parsed = parser.push(&bytes, &mut |command| {
@@ -304,42 +296,32 @@ async fn last_command(instance: &Instance, reach: &Reach) -> anyhow::Result<Opti
     Ok(last)
 }
 
-impl Skew {
-    fn of(reach: &Reach, moment: Timestamp, redis: &str) -> Skew {
-        let mut lack = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default().saturating_add(NOTED);
-        let mut rests_on = vec![
-            "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
-                .to_owned(),
-            format!(
-                "the commands of {redis} carry the time at which walkeep's receiver had them, by its machine's clock: it had the last that is \
-                 kept {:.3} s before the moment, and takes at most 10 ms to note one",
-                lack.saturating_sub(NOTED).as_secs_f64()
-            ),
-            "not measured, so to be added: what these two clocks differed by then, and how long a command was under way to the receiver"
-                .to_owned(),
-        ];
-        if let (Origin::File { path }, true) = (&reach.snapshot.origin, reach.stretches.is_empty()) {
-            lack = lack.saturating_add(Duration::from_secs(1));
-            rests_on.push(format!("the snapshot was imported from {path}, which says its time only to the second"));
-        }
-        Skew {
-            at_most_seconds: lack.as_secs_f64(),
-            redis_complete_up_to: reach.at,
-            redis_next_came_at: reach.before,
-            rests_on,
-        }
-    }
-}
-
-pub(super) async fn plan(args: PlanAll, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanAll, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
+    args.which.target_time = around.lasting(&args.which.target_time);
     let both = Both::plan(&config, &args.which, None, around).await?;
     if args.json {
         around.output.json(&both.report(None, None))?;
     } else {
         show(&both, &around.output)?;
+        what_next(&both, &args.which, &around.output)?;
     }
     Ok(if both.reachable() { Code::Done } else { Code::Unreachable })
+}
+
+/// How to carry out what was only asked for.
+fn what_next(both: &Both<'_>, which: &Which, out: &Output) -> anyhow::Result<()> {
+    if !both.reachable() {
+        return Ok(());
+    }
+    let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];
+    let mut words = vec!["walkeep restore all --pgdata DIR --redis-dir DIR".to_owned()];
+    let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
+    words.extend(named);
+    words.push(format!("--target-time {}", open::shell_word(&which.target_time)));
+    words.extend(which.nearest.then(|| "--nearest".to_owned()));
+    out.line("\nTo do it:")?;
+    out.line(format!("  {} --start", out.tone(Tone::Strong, words.join(" "))))
 }
 
 pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Result<Code> {
@@ -360,6 +342,7 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
     let (of_postgres, of_redis) = (args.postgres(pgdata.clone()), args.redis(redis_dir));
     let wishes = restore::wishes(&of_postgres, &pgdata, &config, both.cluster)?;
     let prepared = redis_restore::prepare(&of_redis, reach, around).await?;
+    check_room(&both, reach, &pgdata, &of_redis.dir)?;
     let (main, cache) = (&both.cluster.name, &both.of.name);
     let (restored, reached) = carry_out(&config, &both, (&of_postgres, &wishes), around).await?;
     let done = redis_restore::carry_out(&both.instance, reach, (&of_redis, &prepared), around).await;
@@ -464,6 +447,22 @@ fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each fits where it goes; on one file system both must.
+fn check_room(both: &Both<'_>, reach: &Reach, pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
+    let device = |dir: &Path| {
+        let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+        existing.metadata().map(|known| known.dev()).with_context(|| format!("cannot read {}", existing.display()))
+    };
+    let Some(room) = &both.plan.room else { return Ok(()) };
+    let of_redis = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
+    let (needed, free) = (room.needed_bytes.saturating_add(of_redis), room.free_bytes);
+    if needed <= free || device(pgdata)? != device(redis_dir)? {
+        return Ok(());
+    }
+    let (main, cache, dir) = (&both.cluster.name, &both.of.name, redis_dir.to_owned());
+    Err(out::Error::NoRoom { dir, needed, free }).with_context(|| format!("{main} and {cache} go to one file system"))
+}
+
 fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
     let (main, cache) = (&both.cluster.name, &both.of.name);
     let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
@@ -529,17 +528,11 @@ fn say_redis(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
 
 fn say_skew(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
     let Some(skew) = &both.skew else { return Ok(()) };
-    let bound = Duration::try_from_secs_f64(skew.at_most_seconds).unwrap_or_default();
-    let name = &both.of.name;
-    let bound = match bound.as_secs() {
-        0 => format!("{:.3} ms", skew.at_most_seconds * 1000.0),
-        _ => format!("{:.3} s", skew.at_most_seconds),
-    };
-    let text = format!(
-        "at most {bound}: what {name} did in the last {bound} before the moment it may lack; nothing later is in either"
-    );
-    prose(out, "skew", &text)?;
-    skew.rests_on.iter().enumerate().try_for_each(|(nth, why)| prose(out, if nth == 0 { "rests on" } else { "" }, why))
+    prose(out, "skew", &skew.say(both.cluster.name.as_str(), both.of.name.as_str()))?;
+    skew.rests_on()
+        .iter()
+        .enumerate()
+        .try_for_each(|(nth, why)| prose(out, if nth == 0 { "rests on" } else { "" }, why))
 }
 
 fn row(out: &Output, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {

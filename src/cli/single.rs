@@ -9,7 +9,7 @@ use super::Surroundings;
 use super::args::RestorePostgres;
 use super::exit::{Code, Failure};
 use super::open;
-use super::output::{Tone, WIDTH, size, span, wrap};
+use super::output::{Tone, size, span, width, wrap};
 use super::progress::Progress;
 use super::restore::{make, search, show};
 use crate::archive::spool::Spool;
@@ -213,7 +213,7 @@ fn say_returned(
         size(returned.backup_bytes)
     ))?;
     for note in &returned.notes {
-        for (nth, line) in wrap(note, usize::from(WIDTH).saturating_sub(15)).iter().enumerate() {
+        for (nth, line) in wrap(note, width().saturating_sub(15)).iter().enumerate() {
             out.line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
         }
     }

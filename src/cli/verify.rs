@@ -8,12 +8,13 @@ use anyhow::Context;
 use super::Surroundings;
 use super::args::Verify;
 use super::exit::{Code, Failure};
-use super::open;
+use super::open::{self, What};
 use super::output::{Output, Tone, count, grouped, size, span};
 use super::progress::Progress;
 use crate::archive::Archive;
+use crate::archive::overview::Missing;
 use crate::clock::Clock;
-use crate::config::{Cluster, Config, ConfigError, Instance};
+use crate::config::{Config, Instance, Meant};
 use crate::verify::{self, InstanceReport, Options, Report};
 
 /// How often the progress is looked at.
@@ -24,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 struct Verified {
     cluster: String,
     whole: bool,
+    /// Whether there is anything under this name.
+    archived: bool,
     #[serde(flatten)]
     report: Report,
 }
@@ -41,24 +44,20 @@ struct All<'r> {
 struct VerifiedInstance {
     instance: String,
     whole: bool,
+    archived: bool,
     #[serde(flatten)]
     report: InstanceReport,
 }
 
 pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
-    let meant = config.instance_meant(args.cluster.as_deref());
-    let clusters: Result<Vec<&Cluster>, ConfigError> = match &args.cluster {
-        _ if meant.is_some() => Ok(Vec::new()),
-        Some(name) => config.cluster(Some(name)).map(|cluster| vec![cluster]),
-        None if args.backup.is_some() => config.cluster(None).map(|cluster| vec![cluster]),
-        None => Ok(config.clusters.iter().collect()),
-    };
-    let clusters = clusters?;
-    let instances: Vec<&Instance> = match (meant, &args.cluster, &args.backup) {
-        (Some(instance), ..) => vec![instance],
-        (None, None, None) => config.instances.iter().collect(),
-        (None, ..) => Vec::new(),
+    let (clusters, instances) = match (args.cluster.as_deref(), &args.backup) {
+        // A backup is one thing's.
+        (name, Some(_)) => match config.meant(name)? {
+            Meant::Cluster(cluster) => (vec![cluster], Vec::new()),
+            Meant::Instance(instance) => (Vec::new(), vec![instance]),
+        },
+        (name, None) => config.all_meant(name)?,
     };
     if clusters.is_empty() && instances.is_empty() {
         return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
@@ -71,10 +70,14 @@ pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<C
         let report = watched(&archive, &options, around).await;
         let report = report.with_context(|| format!("cannot verify {}", cluster.name))?;
         let took = around.clock.elapsed().saturating_sub(began);
-        if !args.json {
+        let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
+        let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
+        if !args.json && archived {
             show(cluster.name.as_str(), &report, took, &around.output)?;
+        } else if !args.json {
+            show_nothing(cluster.name.as_str(), open::is_it(What::Cluster, &config, &archive).await, &around.output)?;
         }
-        all.push(Verified { cluster: cluster.name.to_string(), whole: report.is_whole(), report });
+        all.push(Verified { cluster: cluster.name.to_string(), whole, archived, report });
     }
     let mut redis = Vec::new();
     for instance in instances {
@@ -84,7 +87,13 @@ pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<C
     if args.json {
         around.output.json(&All { whole, clusters: &all, instances: &redis })?;
     }
-    Ok(if whole { Code::Done } else { Code::Integrity })
+    let damaged = all.iter().any(|verified| verified.archived && !verified.whole)
+        || redis.iter().any(|verified| verified.archived && !verified.whole);
+    Ok(match (whole, damaged) {
+        (true, _) => Code::Done,
+        (false, true) => Code::Integrity,
+        (false, false) => Code::NotFound,
+    })
 }
 
 async fn of_instance(
@@ -100,10 +109,21 @@ async fn of_instance(
     let report = watching(verify::verify_instance(&instance, &options, &seen), &seen, around).await;
     let report = report.with_context(|| format!("cannot verify {}", of.name))?;
     let took = around.clock.elapsed().saturating_sub(began);
-    if !args.json {
+    let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
+    let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
+    if !args.json && archived {
         show_instance(of.name.as_str(), &report, took, &around.output)?;
+    } else if !args.json {
+        show_nothing(of.name.as_str(), open::is_it(What::Instance, config, instance.archive()).await, &around.output)?;
     }
-    Ok(VerifiedInstance { instance: of.name.to_string(), whole: report.is_whole(), report })
+    Ok(VerifiedInstance { instance: of.name.to_string(), whole, archived, report })
+}
+
+/// Nothing that is there and right is no good news.
+fn show_nothing(name: &str, asked: Option<String>, out: &Output) -> anyhow::Result<()> {
+    let said = out.tone(Tone::Bad, "nothing is archived under this name");
+    let asked = asked.map_or_else(String::new, |asked| format!("; {asked}"));
+    out.line(format!("{}: {said}{asked}", out.tone(Tone::Strong, name)))
 }
 
 /// Verifies, and shows how far it is.
@@ -146,6 +166,9 @@ fn show_instance(name: &str, report: &InstanceReport, took: Duration, out: &Outp
         let (repository, object) = (&damage.repository, &damage.object);
         out.line(format!("  {}  {object} in {repository}: {}", out.tone(Tone::Bad, "damaged"), damage.what))?;
     }
+    for hole in &report.holes {
+        out.line(format!("  {}  in {}: {}", out.tone(Tone::Bad, "missing"), hole.repository, hole.what))?;
+    }
     for gap in &report.gaps {
         let gone = out.tone(Tone::Warning, "gap");
         out.line(format!("  {gone}      commands after offset {} of {}: {}", gap.offset, gap.replid, gap.reason))?;
@@ -173,14 +196,14 @@ fn show(cluster: &str, report: &Report, took: Duration, out: &Output) -> anyhow:
         let (repository, object) = (&damage.repository, &damage.object);
         out.line(format!("  {}  {object} in {repository}: {}", out.tone(Tone::Bad, "damaged"), damage.what))?;
     }
-    for gap in &report.gaps {
+    let gap = |gap: &Missing, what: &str, then: &str| {
         let lost = size(gap.to_lsn.bytes_since(gap.from_lsn));
         let (from, to, timeline, reason) = (gap.from_lsn, gap.to_lsn, gap.timeline, &gap.reason);
-        out.line(format!(
-            "  {}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}",
-            out.tone(Tone::Bad, "gap")
-        ))?;
-    }
+        out.line(format!("  {what}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}{then}"))
+    };
+    report.gaps.iter().try_for_each(|missing| gap(missing, &out.tone(Tone::Bad, "gap"), ""))?;
+    let bridged = |missing| gap(missing, &out.tone(Tone::Warning, "gap"), "; newer backups do without it");
+    report.bridged.iter().try_for_each(bridged)?;
     for label in &report.stranded {
         out.line(format!(
             "  {}  {label} cannot become consistent: WAL that it needs is missing",

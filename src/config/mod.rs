@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::repository::layout::ClusterName;
 use crate::seal::compress::Level;
 use section::{Section, Source};
 
@@ -105,7 +106,7 @@ impl Config {
             }
         };
         let compression = compression(&source, &top)?;
-        let idle = idle(&source, &top, &repositories, (&clusters, &instances))?;
+        let idle = idle(&source, &top, (&clusters, &instances))?;
         let path = source.path.clone();
         let config = Config { path, state_dir, repositories, key, compression, clusters, instances, idle };
         config.check(&source)?;
@@ -137,19 +138,15 @@ impl Config {
     /// A message that names the clusters there are.
     pub fn cluster(&self, name: Option<&str>) -> Result<&Cluster, ConfigError> {
         let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
-        let names = || self.clusters.iter().map(|cluster| cluster.name.as_str());
-        let listed = || names().collect::<Vec<_>>().join(", ");
+        let names: Vec<&str> = self.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         match (name, self.clusters.as_slice()) {
             (None, [only]) => Ok(only),
             (None, []) => Err(whole("no cluster is configured; add a section [postgres.main]".to_owned())),
-            (None, _) => Err(whole(format!("several clusters are configured; name one of {}", listed()))),
-            (Some(name), all) => all.iter().find(|cluster| cluster.name.as_str() == name).ok_or_else(|| {
-                let advice = match nearest(name, names()) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("there is {}", listed()),
-                };
-                whole(format!("no cluster {name:?} is configured; {advice}"))
-            }),
+            (None, _) => Err(whole(format!("several clusters are configured; name one of {}", names.join(", ")))),
+            (Some(name), all) => all
+                .iter()
+                .find(|cluster| cluster.name.as_str() == name)
+                .ok_or_else(|| whole(format!("no cluster {name:?} is configured; {}", advice(name, &names)))),
         }
     }
 }
@@ -161,31 +158,69 @@ impl Config {
     /// A message that names the instances there are.
     pub fn instance(&self, name: Option<&str>) -> Result<&Instance, ConfigError> {
         let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
-        let names = || self.instances.iter().map(|instance| instance.name.as_str());
-        let listed = || names().collect::<Vec<_>>().join(", ");
+        let names: Vec<&str> = self.instances.iter().map(|instance| instance.name.as_str()).collect();
         match (name, self.instances.as_slice()) {
             (None, [only]) => Ok(only),
             (_, []) => Err(whole("no Redis instance is configured; add a section [redis.cache] with a url".to_owned())),
-            (None, _) => Err(whole(format!("several Redis instances are configured; name one of {}", listed()))),
-            (Some(name), all) => all.iter().find(|instance| instance.name.as_str() == name).ok_or_else(|| {
-                let advice = match nearest(name, names()) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("there is {}", listed()),
-                };
-                whole(format!("no Redis instance {name:?} is configured; {advice}"))
-            }),
+            (None, _) => {
+                Err(whole(format!("several Redis instances are configured; name one of {}", names.join(", "))))
+            }
+            (Some(name), all) => all
+                .iter()
+                .find(|instance| instance.name.as_str() == name)
+                .ok_or_else(|| whole(format!("no Redis instance {name:?} is configured; {}", advice(name, &names)))),
         }
     }
 
-    /// The instance that `name` means where a cluster could be meant as well: one of this name, or without a name the only one of a
-    /// configuration without clusters.
-    #[must_use]
-    pub fn instance_meant(&self, name: Option<&str>) -> Option<&Instance> {
-        match (name, self.clusters.as_slice(), self.instances.as_slice()) {
-            (Some(name), _, all) => all.iter().find(|instance| instance.name.as_str() == name),
-            (None, [], [only]) => Some(only),
-            (None, ..) => None,
-        }
+    /// What a name means where it may be either; without one the only cluster, or in a configuration without clusters the only instance.
+    ///
+    /// # Errors
+    /// A message that names what there is.
+    pub fn meant(&self, name: Option<&str>) -> Result<Meant<'_>, ConfigError> {
+        let Some(name) = name else {
+            return match self.clusters.is_empty() && !self.instances.is_empty() {
+                true => self.instance(None).map(Meant::Instance),
+                false => self.cluster(None).map(Meant::Cluster),
+            };
+        };
+        let clusters = self.clusters.iter().map(|cluster| (&cluster.name, Meant::Cluster(cluster)));
+        let instances = self.instances.iter().map(|instance| (&instance.name, Meant::Instance(instance)));
+        let all: Vec<(&ClusterName, Meant<'_>)> = clusters.chain(instances).collect();
+        all.iter().find(|(known, _)| known.as_str() == name).map(|(_, meant)| *meant).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|(known, _)| known.as_str()).collect();
+            let message = format!("nothing called {name:?} is configured; {}", advice(name, &names));
+            ConfigError::Whole { path: self.path.clone(), message }
+        })
+    }
+
+    /// Everything of this name, or everything there is.
+    ///
+    /// # Errors
+    /// As [`Config::meant`].
+    pub fn all_meant(&self, name: Option<&str>) -> Result<(Vec<&Cluster>, Vec<&Instance>), ConfigError> {
+        Ok(match name.map(|name| self.meant(Some(name))).transpose()? {
+            None => (self.clusters.iter().collect(), self.instances.iter().collect()),
+            Some(Meant::Cluster(cluster)) => (vec![cluster], Vec::new()),
+            Some(Meant::Instance(instance)) => (Vec::new(), vec![instance]),
+        })
+    }
+}
+
+/// What a name means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meant<'c> {
+    /// A cluster.
+    Cluster(&'c Cluster),
+    /// A Redis instance.
+    Instance(&'c Instance),
+}
+
+/// What to say to whoever gave a name that is not one of these.
+fn advice(name: &str, names: &[&str]) -> String {
+    match nearest(name, names.iter().copied()) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None if names.is_empty() => "add a section [postgres.main] or [redis.cache]".to_owned(),
+        None => format!("there is {}", names.join(", ")),
     }
 }
 
@@ -234,7 +269,6 @@ fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, Conf
 fn idle(
     source: &Source<'_>,
     top: &Section<'_, '_>,
-    repositories: &[Repository],
     (clusters, instances): (&[Cluster], &[Instance]),
 ) -> Result<Vec<String>, ConfigError> {
     let mut idle = Vec::new();
@@ -249,8 +283,6 @@ fn idle(
     idle.extend(schedules.map(|cluster| format!("backup of [postgres.{}]", cluster.name)));
     let schedules = instances.iter().filter(|instance| instance.backup.is_some());
     idle.extend(schedules.map(|instance| format!("backup of [redis.{}]", instance.name)));
-    let kept = repositories.iter().filter(|repository| repository.retention.is_some());
-    idle.extend(kept.map(|repository| format!("retention of [repository.{}]", repository.name)));
     Ok(idle)
 }
 

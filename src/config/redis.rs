@@ -28,6 +28,8 @@ const KEYS: [&str; 13] = [
     "tls-key-file",
     "backup",
 ];
+/// Keys that mean something only where TLS is spoken.
+const TLS_FILES: [&str; 3] = ["tls-ca-file", "tls-cert-file", "tls-key-file"];
 /// The port of a Sentinel that is not told otherwise.
 const SENTINEL_PORT: u16 = 26379;
 /// A password is one short line; more than this is some other file.
@@ -82,18 +84,7 @@ impl Instance {
         let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
         let tls = section.flag("tls")?.unwrap_or(false);
-        let url = match section.text("url")? {
-            Some(text) => {
-                let offset = text.offset;
-                // The messages quote nothing of the URL, in which there may be a password.
-                let parsed = parse_url(text.value).map_err(|why| source.error(offset, format!("url: {why}")))?;
-                if parsed.1.password.is_some() && (section.has("password-file") || section.has("password-env")) {
-                    return Err(source.error(offset, "the url and a key of its own both give a password; keep one"));
-                }
-                Some(Secret::new(text.value))
-            }
-            None => None,
-        };
+        let url = url(source, &section)?;
         let sentinels = sentinels(source, &section, tls)?;
         let text = |key| Ok::<_, ConfigError>(section.text(key)?.map(|text| text.value.to_owned()));
         let master = text("master")?;
@@ -115,6 +106,14 @@ impl Instance {
                 );
                 return Err(section.error("master", message));
             }
+        }
+        if url.is_none()
+            && !tls
+            && let Some(key) = TLS_FILES.iter().find(|key| section.has(key))
+        {
+            return Err(
+                section.error(key, format!("{key} needs tls = true, for the Sentinels and the servers they name"))
+            );
         }
         let folder = source.folder();
         let file = |key| Ok::<_, ConfigError>(section.text(key)?.map(|path| folder.join(path.value)));
@@ -194,6 +193,31 @@ fn from_file(path: &Path) -> Result<Password, PasswordError> {
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
     let word = text.trim_end_matches(['\r', '\n']);
     if word.is_empty() { Err(other("it is empty")) } else { Ok(Password::new(word)) }
+}
+
+/// Where it always is. The messages quote nothing of the URL, in which there may be a password.
+fn url(source: &Source<'_>, section: &Section<'_, '_>) -> Result<Option<Secret>, ConfigError> {
+    let Some(text) = section.text("url")? else { return Ok(None) };
+    let (address, login) = parse_url(text.value).map_err(|why| source.error(text.offset, format!("url: {why}")))?;
+    if login.password.is_some() && (section.has("password-file") || section.has("password-env")) {
+        return Err(source.error(text.offset, "the url and a key of its own both give a password; keep one"));
+    }
+    if login.user.is_some() && section.has("user") {
+        return Err(section.error("user", "the url and user both name a user; keep one"));
+    }
+    // What was meant to be encrypted must not go out in clear.
+    let tls = matches!(address, Address::Tcp { tls: true, .. });
+    match section.flag("tls")? {
+        Some(true) if !tls => return Err(section.error("tls", "tls = true needs a rediss:// url")),
+        Some(false) if tls => {
+            return Err(section.error("tls", "tls = false and a rediss:// url contradict each other; keep one"));
+        }
+        _ => {}
+    }
+    match TLS_FILES.iter().find(|key| !tls && section.has(key)) {
+        Some(key) => Err(section.error(key, format!("{key} needs a rediss:// url"))),
+        None => Ok(Some(Secret::new(text.value))),
+    }
 }
 
 /// `sentinels = ["host:26379", …]`.

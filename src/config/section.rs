@@ -92,6 +92,11 @@ impl<'s, 't> Section<'s, 't> {
     fn check(&self, known: &[&str]) -> Result<(), ConfigError> {
         let unknown = self.table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
         let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
+        if key.get_ref() == "password" && known.contains(&"password-file") {
+            let message =
+                format!("{} has no key \"password\"; write it into a file and name that with password-file", self.name);
+            return Err(self.source.error(key.span().start, message));
+        }
         let advice = nearest(key.get_ref(), known.iter().copied()).map_or_else(
             || format!("{} {}", if self.name.is_empty() { "there are" } else { "it has" }, known.join(", ")),
             |near| format!("did you mean {near:?}?"),
@@ -170,7 +175,12 @@ impl<'s, 't> Section<'s, 't> {
     /// The sections below this one (`[postgres.main]`, `[postgres.other]`), in the order of the file.
     pub(super) fn children(&self, key: &str) -> Result<Vec<Child<'t>>, ConfigError> {
         let Some(value) = self.raw(key) else { return Ok(Vec::new()) };
-        let example = if key == "repository" { "local" } else { "main" };
+        // A cluster and an instance of one name would share a folder.
+        let example = match key {
+            "repository" => "local",
+            "redis" => "cache",
+            _ => "main",
+        };
         let Some(table) = value.get_ref().as_table() else {
             return Err(self.error(key, format!("{key} needs a name; write a section [{key}.{example}]")));
         };

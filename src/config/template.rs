@@ -54,7 +54,14 @@ pub fn render(new: &NewConfig<'_>) -> String {
             "# connection = \"host=/var/run/postgresql user=walkeep\"".to_owned(),
         ]),
     }
-    lines.push(String::new());
+    lines.extend([
+        String::new(),
+        line("# [redis.cache]", "a Redis or Valkey instance; any number"),
+        line("# url = \"redis://127.0.0.1:6379\"", "rediss:// for TLS; or sentinels and master"),
+        line("# user = \"walkeep\"", "see docs/operations.md for its ACL"),
+        "# password-file = \"/etc/walkeep/redis-password\"".to_owned(),
+        String::new(),
+    ]);
     lines.join("\n")
 }
 

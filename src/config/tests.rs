@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, Environment, KeySource, NewConfig, render};
+use super::{Config, Environment, KeySource, Meant, NewConfig, render};
 use crate::receive::Acknowledge;
 use crate::seal::compress::Level;
 
@@ -65,7 +65,7 @@ listen = "127.0.0.1:9187"
 }
 
 /// What stands from line 5 on, and what is said of it.
-const WRONG: [(&str, &str); 30] = [
+const WRONG: [(&str, &str); 38] = [
     ("[postgre.main]\n", "5: the top of the file has no key \"postgre\"; did you mean \"postgres\"?"),
     (
         "[postgres.main]\nconection = \"host=a\"\n",
@@ -154,6 +154,23 @@ const WRONG: [(&str, &str); 30] = [
         "[redis.a]\nurl = \"redis://:x@h\"\npassword-env = \"X\"\n",
         "6: the url and a key of its own both give a password; keep one",
     ),
+    ("[redis]\nurl = \"redis://h\"\n", "6: [redis] has no key \"url\"; write a section [redis.cache]"),
+    (
+        "[redis.a]\nurl = \"redis://h\"\npassword = \"x\"\n",
+        "7: [redis.a] has no key \"password\"; write it into a file and name that with password-file",
+    ),
+    ("[redis.a]\nurl = \"redis://h\"\ntls = true\n", "7: tls = true needs a rediss:// url"),
+    ("[redis.a]\nurl = \"unix:///h\"\ntls = true\n", "7: tls = true needs a rediss:// url"),
+    (
+        "[redis.a]\nurl = \"rediss://h\"\ntls = false\n",
+        "7: tls = false and a rediss:// url contradict each other; keep one",
+    ),
+    ("[redis.a]\nurl = \"redis://h\"\ntls-ca-file = \"x\"\n", "7: tls-ca-file needs a rediss:// url"),
+    (
+        "[redis.a]\nsentinels = [\"h:1\"]\nmaster = \"m\"\ntls-ca-file = \"x\"\n",
+        "8: tls-ca-file needs tls = true, for the Sentinels and the servers they name",
+    ),
+    ("[redis.a]\nurl = \"redis://u:x@h\"\nuser = \"v\"\n", "7: the url and user both name a user; keep one"),
     (
         "[server]\nlisten = \"9187\"\n",
         "6: listen = \"9187\" of [server]: write an address and a port, like \"127.0.0.1:9187\"",
@@ -212,6 +229,26 @@ fn a_cluster_may_be_left_unnamed_only_when_there_is_one() {
         assert_eq!(got, format!("{PATH}: {message}"));
     }
     assert!(with("").unwrap().cluster(None).unwrap_err().to_string().ends_with("add a section [postgres.main]"));
+}
+
+#[test]
+fn a_name_may_be_a_clusters_or_an_instances() {
+    let redis = |name: &str| format!("[redis.{name}]\nurl = \"redis://127.0.0.1:6379\"\n");
+    let both = with(&format!("[postgres.main]\n{}", redis("cache"))).unwrap();
+    let said = |config: &Config, name| match config.meant(name) {
+        Ok(Meant::Cluster(cluster)) => format!("cluster {}", cluster.name),
+        Ok(Meant::Instance(instance)) => format!("instance {}", instance.name),
+        Err(error) => error.to_string(),
+    };
+    let of = |name| said(&both, name);
+    assert_eq!([of(None), of(Some("main")), of(Some("cache"))], ["cluster main", "cluster main", "instance cache"]);
+    assert_eq!(of(Some("cash")), format!("{PATH}: nothing called \"cash\" is configured; did you mean \"cache\"?"));
+    assert_eq!(of(Some("x")), format!("{PATH}: nothing called \"x\" is configured; there is main, cache"));
+    assert_eq!(said(&with(&redis("cache")).unwrap(), None), "instance cache");
+    assert!(said(&with("").unwrap(), None).ends_with("add a section [postgres.main]"));
+    let (clusters, instances) = both.all_meant(None).unwrap();
+    assert_eq!((clusters.len(), instances.len()), (1, 1));
+    assert_eq!(both.all_meant(Some("cache")).unwrap().1.len(), 1);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! restores to just before it.
 //!
 //! Everything comes from the archive and this machine's spool; the server is not asked. What stands out in a stretch of the stream is in its
-//! metadata ([`crate::archive::instance::notable`]), so the commands themselves are read only where an older receiver did not say, or where fewer
-//! keys are asked for than it noted. A history is searched for the time asked for, so what lies before and after is not looked at.
+//! metadata ([`crate::archive::instance::notable`]), so the commands themselves are read only where an older receiver did not say all of it.
+//! Which deletions belong together is found from that (`deletions`); what is told while they go on waits for them. A history is searched for the time asked for, so what lies before and after is not looked at.
 //!
-//! Memory: the names of the stretches, the snapshots' manifests, the metadata of [`AT_ONCE`] stretches, and the bytes of one.
+//! Memory: the names of the stretches, the snapshots' manifests, the metadata of [`AT_ONCE`] stretches, the bytes of one, and [`WAITING`] lines.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,115 +14,23 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::archive;
-use crate::archive::instance::notable::{NOTED_KEYS, Notable, TOGETHER, What};
+use crate::archive::instance::notable::{Notable, Notables, What};
 use crate::archive::instance::{Gap, Instance, Known, Origin, Position, Snapshot, Stretch};
 use crate::redis::ReplicationId;
 
 use super::Error;
+use super::deletions::{Run, Runs};
+use super::happening::{in_micros, plain, short, span};
+use super::holes::{self, End, Hole};
 
-/// Keys that must be deleted together to be told, unless asked otherwise.
-pub const MANY_KEYS: u64 = 1000;
+pub use super::happening::{Happening, Kind, MANY_KEYS, Question};
+
 /// Stretches whose metadata is read at once.
 const AT_ONCE: usize = 16;
+/// Lines that wait for deletions that began before them. When there are more, what goes on is told later than its time.
+const WAITING: usize = 10_000;
 /// A clock that is set back makes times run back along a history. By more than this it is not looked for.
 const DISORDER: SignedDuration = SignedDuration::from_hours(1);
-
-/// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// All databases were emptied.
-    FlushAll,
-    /// A database was emptied.
-    FlushDb,
-    /// Many keys were deleted together.
-    Delete,
-    /// The server was started anew.
-    Restart,
-    /// Another server became the master.
-    Failover,
-    /// Part of the stream was lost; a new snapshot follows.
-    Gap,
-    /// A snapshot was taken. Only told when asked for.
-    Snapshot,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 7] =
-        [Kind::FlushAll, Kind::FlushDb, Kind::Delete, Kind::Restart, Kind::Failover, Kind::Gap, Kind::Snapshot];
-
-    /// How it is written, on the command line and in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::FlushAll => "flush-all",
-            Kind::FlushDb => "flush-db",
-            Kind::Delete => "delete",
-            Kind::Restart => "restart",
-            Kind::Failover => "failover",
-            Kind::Gap => "gap",
-            Kind::Snapshot => "snapshot",
-        }
-    }
-
-    /// Whether it is told without being asked for.
-    #[must_use]
-    pub const fn is_usual(self) -> bool {
-        !matches!(self, Kind::Snapshot)
-    }
-}
-
-/// Something that happened. Its JSON form is a line of `log redis --json`.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Happening {
-    /// When it had come, by the receiver's clock; a break: when it was noticed.
-    pub time: Timestamp,
-    /// The offset before it.
-    pub offset: Option<u64>,
-    /// The history that counts this offset.
-    pub replid: Option<String>,
-    /// What it was.
-    pub kind: Kind,
-    /// The database.
-    pub database: Option<u32>,
-    /// Keys: that were deleted, or that are in a snapshot.
-    pub keys: Option<u64>,
-    /// Commands that did it.
-    pub commands: Option<u64>,
-    /// What else there is to say.
-    pub detail: Option<String>,
-    /// The option that restores to just before it; none where nothing leads there.
-    pub target: Option<String>,
-}
-
-/// What is asked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Question {
-    /// Only what happened then or later.
-    pub since: Option<Timestamp>,
-    /// Only what happened then or earlier.
-    pub until: Option<Timestamp>,
-    /// Only these kinds; the usual ones if empty.
-    pub kinds: Vec<Kind>,
-    /// Keys that must be deleted together to be told.
-    pub keys: u64,
-}
-
-impl Question {
-    /// Whether this is among what was asked for.
-    #[must_use]
-    pub fn wants(&self, happening: &Happening) -> bool {
-        let after = self.since.is_none_or(|since| happening.time >= since);
-        let before = self.until.is_none_or(|until| happening.time <= until);
-        let kind = match self.kinds.as_slice() {
-            [] => happening.kind.is_usual(),
-            kinds => kinds.contains(&happening.kind),
-        };
-        let many = happening.kind != Kind::Delete || happening.keys >= Some(self.keys);
-        after && before && kind && many
-    }
-}
 
 /// Tells what happened, in order. `tell` can end the story.
 ///
@@ -133,11 +41,13 @@ pub async fn explore(
     question: &Question,
     tell: &mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
 ) -> Result<(), Error> {
-    if instance.identity().await?.is_none() {
+    if !instance.is_archived().await? {
         return Err(Error::Nothing { cluster: instance.name().to_string() });
     }
     let (snapshots, known) = (instance.snapshots().await?, instance.known().await?);
-    let mut beside: Vec<Beside> = instance.gaps().await?.into_iter().map(Beside::Gap).collect();
+    let gaps = instance.gaps().await?;
+    let broke = gaps.iter().map(|gap| (gap.replid, gap.offset)).collect();
+    let mut beside: Vec<Beside> = gaps.into_iter().map(Beside::Gap).collect();
     beside.extend(snapshots.iter().cloned().map(|snapshot| Beside::Snapshot(Box::new(snapshot))));
     beside.sort_by_key(|beside| std::cmp::Reverse(beside.time()));
     let mut story = Story {
@@ -145,11 +55,15 @@ pub async fn explore(
         question,
         snapshots,
         known,
+        broke,
         beside,
-        runs: BTreeMap::new(),
+        servers: BTreeMap::new(),
         end: None,
         led: None,
-        pending: None,
+        runs: Runs::default(),
+        targets: BTreeMap::new(),
+        nth: 0,
+        waiting: BTreeMap::new(),
         tell,
     };
     story.run().await
@@ -178,14 +92,22 @@ struct Story<'a> {
     known: Known,
     /// Not told yet, the next one last.
     beside: Vec<Beside>,
+    /// The breaks that are recorded: history and offset.
+    broke: Vec<holes::Break>,
     /// Which run of each server was last seen.
-    runs: BTreeMap<String, String>,
+    servers: BTreeMap<String, String>,
     /// Where the stretch before ended.
-    end: Option<(ReplicationId, u64)>,
+    end: Option<End>,
     /// Up to where it is known whether a snapshot leads there.
     led: Option<Led>,
     /// Deletions that may go on.
-    pending: Option<(Happening, Timestamp)>,
+    runs: Runs,
+    /// Their targets.
+    targets: BTreeMap<u64, Option<String>>,
+    /// How much there was so far.
+    nth: u64,
+    /// What is not told yet, because deletions that began before it go on.
+    waiting: BTreeMap<u64, Happening>,
     tell: &'a mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
 }
 
@@ -208,8 +130,9 @@ impl Story<'_> {
                 return Ok(());
             }
         }
-        if self.flush().is_continue() {
-            let _told = self.beside(Timestamp::MAX).await?;
+        let ended = self.runs.end();
+        if self.ended(ended).await?.is_continue() && self.beside(Timestamp::MAX).await?.is_continue() {
+            let _told = self.release();
         }
         Ok(())
     }
@@ -218,8 +141,7 @@ impl Story<'_> {
     async fn in_time(&self) -> Result<Vec<(ReplicationId, Vec<u64>)>, Error> {
         let mut found = Vec::new();
         for (replid, firsts) in self.known.histories() {
-            let Some(first) = firsts.first() else { continue };
-            let Some(stretch) = self.instance.stretch(&self.known, replid, *first).await? else { continue };
+            let Some(stretch) = self.first_of(replid, firsts).await? else { continue };
             let late = self.question.until.is_some_and(|until| stretch.started_at > later(until));
             if !late {
                 found.push((stretch.started_at, replid, firsts.to_vec()));
@@ -229,17 +151,48 @@ impl Story<'_> {
         Ok(found.into_iter().map(|(_, replid, firsts)| (replid, firsts)).collect())
     }
 
+    /// The first stretch of a history that opens.
+    async fn first_of(&self, replid: ReplicationId, firsts: &[u64]) -> Result<Option<Stretch>, Error> {
+        for first in firsts {
+            if let Some(stretch) = self.read(replid, *first).await? {
+                return Ok(Some(stretch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A stretch, unless retention was faster or it does not open.
+    async fn read(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+        match self.instance.stretch(&self.known, replid, first).await {
+            Err(error) if error.is_integrity() => Ok(None),
+            read => Ok(read?),
+        }
+    }
+
     async fn history(&mut self, replid: ReplicationId, firsts: &[u64]) -> Result<Told, Error> {
         let begin = self.begin(replid, firsts).await?;
+        let mut is_first = begin == 0;
         for names in firsts.get(begin..).unwrap_or_default().chunks(AT_ONCE) {
             let read = names.iter().map(|first| self.instance.stretch(&self.known, replid, *first));
             for stretch in join_all(read).await {
-                // Retention may have been faster.
-                let Some(stretch) = stretch? else { continue };
+                let stretch = match stretch {
+                    Ok(Some(stretch)) => stretch,
+                    // Retention may have been faster.
+                    Ok(None) => {
+                        (self.end, is_first) = (None, false);
+                        continue;
+                    }
+                    // What follows it shows what is missing.
+                    Err(error) if error.is_integrity() => {
+                        tracing::warn!(%error, "a stretch that does not open is passed over");
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 if self.question.until.is_some_and(|until| stretch.started_at > later(until)) {
                     return Ok(ControlFlow::Continue(()));
                 }
-                if self.stretch(&stretch).await?.is_break() {
+                if self.stretch(&stretch, std::mem::take(&mut is_first)).await?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -247,7 +200,7 @@ impl Story<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The first stretch of a history that may hold something of the time asked for.
+    /// The stretch of a history before the first that may hold something of the time asked for: there may be a hole behind it.
     async fn begin(&self, replid: ReplicationId, firsts: &[u64]) -> Result<usize, Error> {
         let Some(since) = self.question.since.map(|since| since.saturating_sub(DISORDER).unwrap_or(Timestamp::MIN))
         else {
@@ -257,49 +210,70 @@ impl Story<'_> {
         while low < high {
             let middle = low.midpoint(high);
             let Some(first) = firsts.get(middle) else { break };
-            let stretch = self.instance.stretch(&self.known, replid, *first).await?;
+            let stretch = self.read(replid, *first).await?;
             if stretch.is_some_and(|stretch| stretch.ended_at < since) {
                 low = middle.saturating_add(1);
             } else {
                 high = middle;
             }
         }
-        Ok(low)
+        Ok(low.saturating_sub(1))
     }
 
-    async fn stretch(&mut self, stretch: &Stretch) -> Result<Told, Error> {
+    async fn stretch(&mut self, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+        let before = self.end;
+        let overlap = before.filter(|end| end.replid == stretch.replid && end.offset > stretch.first);
+        if overlap.is_some_and(|end| end.offset >= stretch.last) {
+            return Ok(ControlFlow::Continue(()));
+        }
         let goes_on = self.goes_on(stretch);
-        if self.beside(stretch.started_at).await?.is_break() || self.change(stretch, goes_on).await?.is_break() {
+        let over = if goes_on { Vec::new() } else { self.runs.end() };
+        if self.ended(over).await?.is_break() || self.beside(stretch.started_at).await?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        for notable in self.notables(stretch).await? {
+        if !goes_on && self.hole(before, stretch, is_first).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.change(stretch, goes_on).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        for notable in self.notables(stretch, overlap.map(|end| end.offset)).await? {
             let time = stretch.time_at(notable.before);
-            if self.pending.as_ref().is_some_and(|(_, last)| time.duration_since(*last) > TOGETHER)
-                && self.flush().is_break()
+            let over = self.runs.over(stretch.piece(notable).from);
+            if self.ended(over).await?.is_break()
+                || self.beside(time).await?.is_break()
+                || self.notable(stretch, &notable, time).await?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }
-            if self.beside(time).await?.is_break() || self.notable(stretch, &notable, time).await?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
         }
-        Ok(ControlFlow::Continue(()))
+        let over = self.runs.over(stretch.ended_at);
+        self.ended(over).await
     }
 
-    /// What stands out in a stretch; its bytes are read only where its metadata does not say.
-    async fn notables(&self, stretch: &Stretch) -> Result<Vec<Notable>, Error> {
+    /// What stands out in a stretch, or in what comes after offset `from`; its bytes are read only where its metadata does not say.
+    async fn notables(&self, stretch: &Stretch, from: Option<u64>) -> Result<Vec<Notable>, Error> {
         let wanted = |kind: Kind| self.question.kinds.is_empty() || self.question.kinds.contains(&kind);
         if ![Kind::FlushAll, Kind::FlushDb, Kind::Delete].into_iter().any(wanted) {
             return Ok(Vec::new());
         }
-        let floor = self.question.keys.min(NOTED_KEYS);
-        let told = stretch.notable.clone().filter(|told| told.floor <= floor || !wanted(Kind::Delete));
+        let says_all = |told: &Notables| from.is_none() && (told.pieces || !wanted(Kind::Delete));
+        let told = stretch.notable.clone().filter(says_all);
         let notables = match told {
             Some(told) => told,
             None if stretch.writes == 0 => return Ok(Vec::new()),
             None => {
-                let (bytes, looked) = (self.instance.bytes_of(stretch).await?, stretch.clone());
-                let read = move || looked.look(bytes.get(..len_of(&looked)).unwrap_or(&bytes), floor);
+                let bytes = match self.instance.bytes_of(stretch).await {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.is_integrity() => {
+                        tracing::warn!(%error, "a stretch does not open, so what was deleted in it is not told");
+                        return Ok(Vec::new());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let looked = stretch.clone();
+                let from = from.unwrap_or(stretch.first);
+                let read = move || looked.look(bytes.get(..len_of(&looked)).unwrap_or(&bytes), from);
                 let read = tokio::task::spawn_blocking(read).await.map_err(|_gone| Error::Stopped)?;
                 read.map_err(|error| archive::Error::Content {
                     name: self.instance.name().to_string(),
@@ -309,49 +283,71 @@ impl Story<'_> {
             }
         };
         if notables.more {
-            tracing::warn!(replid = %stretch.replid, first = stretch.first, "more happened in this stretch than is listed");
+            let (replid, first, fewer_than) = (stretch.replid, stretch.first, notables.floor);
+            tracing::warn!(%replid, first, fewer_than, "more happened in this stretch than is listed: small deletions are left out");
         }
         Ok(notables.found)
     }
 
     async fn notable(&mut self, stretch: &Stretch, notable: &Notable, time: Timestamp) -> Result<Told, Error> {
-        let last = stretch.time_at(notable.end.saturating_sub(1));
-        if notable.what == What::Delete {
-            let goes_on = |(pending, _): &&mut (Happening, Timestamp)| pending.database == Some(notable.db);
-            if let Some((pending, until)) = self.pending.as_mut().filter(goes_on) {
-                *until = last;
-                pending.keys = pending.keys.map(|keys| keys.saturating_add(notable.keys));
-                pending.commands = pending.commands.map(|commands| commands.saturating_add(notable.commands));
-                return Ok(ControlFlow::Continue(()));
-            }
-        }
         let (replid, offset) = (stretch.replid, notable.before);
         let kind = match notable.what {
             What::FlushAll => Kind::FlushAll,
             What::FlushDb => Kind::FlushDb,
-            What::Delete => Kind::Delete,
+            What::Delete => return self.deletion(stretch, notable).await,
         };
+        self.runs.emptied(notable);
         let happening = Happening {
-            time,
             offset: Some(offset),
             replid: Some(replid.to_string()),
-            kind,
             database: (kind != Kind::FlushAll).then_some(notable.db),
-            keys: (kind == Kind::Delete).then_some(notable.keys),
             commands: Some(notable.commands),
-            detail: if kind == Kind::Delete { None } else { self.had(kind, notable, replid) },
+            detail: self.had(kind, notable, replid, time),
             target: self.target(replid, offset).await?,
+            ..plain(kind, time)
         };
-        if kind == Kind::Delete {
-            let told = self.flush();
-            self.pending = Some((happening, last));
-            return Ok(told);
-        }
         Ok(self.say(happening))
     }
 
+    async fn deletion(&mut self, stretch: &Stretch, notable: &Notable) -> Result<Told, Error> {
+        let (nth, replid) = (self.next(), stretch.replid);
+        let (over, begins) = self.runs.add(Run { nth, replid, piece: stretch.piece(*notable), usual: None });
+        let told = self.ended(over).await?;
+        if begins {
+            let target = self.target(replid, notable.before).await?;
+            self.targets.insert(nth, target);
+        }
+        Ok(told)
+    }
+
+    /// Tells deletions that are over.
+    async fn ended(&mut self, runs: Vec<Run>) -> Result<Told, Error> {
+        for Run { nth, replid, piece, usual } in runs {
+            let (asked, notable) = (self.targets.remove(&nth), piece.notable);
+            let happening = Happening {
+                end_time: Some(piece.to),
+                offset: Some(notable.before),
+                replid: Some(replid.to_string()),
+                database: Some(notable.db),
+                keys: Some(notable.keys),
+                commands: Some(notable.commands),
+                detail: usual.map(|(keys, since)| format!("with {keys} a second before, since {since:.0}")),
+                ..plain(Kind::Delete, piece.from)
+            };
+            if !self.question.wants(&happening) {
+                continue;
+            }
+            let target = match asked {
+                Some(target) => target,
+                None => self.target(replid, notable.before).await?,
+            };
+            self.waiting.insert(nth, in_micros(Happening { target, ..happening }));
+        }
+        Ok(self.release())
+    }
+
     /// What the newest snapshot before says of what was emptied: the stream does not say how much it was.
-    fn had(&self, kind: Kind, notable: &Notable, replid: ReplicationId) -> Option<String> {
+    fn had(&self, kind: Kind, notable: &Notable, replid: ReplicationId, time: Timestamp) -> Option<String> {
         let before =
             |s: &&Snapshot| s.replid == Some(replid) && s.offset.is_some_and(|offset| offset <= notable.before);
         let snapshot = self.snapshots.iter().rev().find(before)?;
@@ -361,7 +357,8 @@ impl Story<'_> {
         };
         let times = if notable.commands > 1 { format!("{} times; ", notable.commands) } else { String::new() };
         let word = if keys == 1 { "key" } else { "keys" };
-        Some(format!("{times}{keys} {word} in snapshot {} before", snapshot.label))
+        let ago = span(time.duration_since(snapshot.at));
+        Some(format!("{times}the snapshot {ago} before had {keys} {word}"))
     }
 
     /// A stretch that comes from another server, or from the same one after a restart.
@@ -386,7 +383,7 @@ impl Story<'_> {
 
     /// Notes which run of a server this is; says so if it was another one before.
     fn restart(&mut self, server: &str, id: &str, time: Timestamp) -> Option<Happening> {
-        let before = self.runs.insert(server.to_owned(), id.to_owned()).filter(|before| before != id)?;
+        let before = self.servers.insert(server.to_owned(), id.to_owned()).filter(|before| before != id)?;
         let cut = |id: &str| id.chars().take(8).collect::<String>();
         let detail = format!("{server}: run {} instead of {}", cut(id), cut(&before));
         Some(Happening { detail: Some(detail), ..plain(Kind::Restart, time) })
@@ -449,31 +446,68 @@ impl Story<'_> {
         self.say(happening)
     }
 
-    /// Tells the deletions that are certain to be over.
-    fn flush(&mut self) -> Told {
-        match self.pending.take().filter(|(happening, _)| self.question.wants(happening)) {
-            Some((happening, _)) => (self.tell)(in_micros(happening)),
-            None => ControlFlow::Continue(()),
-        }
+    /// The place of what comes next.
+    fn next(&mut self) -> u64 {
+        self.nth = self.nth.saturating_add(1);
+        self.nth
     }
 
     fn say(&mut self, happening: Happening) -> Told {
         if !self.question.wants(&happening) {
             return ControlFlow::Continue(());
         }
-        if self.flush().is_break() {
-            return ControlFlow::Break(());
+        let nth = self.next();
+        self.waiting.insert(nth, in_micros(happening));
+        self.release()
+    }
+
+    /// Tells what need not wait any longer.
+    fn release(&mut self) -> Told {
+        let first = self.runs.first().unwrap_or(u64::MAX);
+        while let Some(next) = self.waiting.first_entry() {
+            if *next.key() > first && self.waiting.len() <= WAITING {
+                break;
+            }
+            let Some((_, happening)) = self.waiting.pop_first() else { break };
+            if (self.tell)(happening).is_break() {
+                return ControlFlow::Break(());
+            }
         }
-        (self.tell)(in_micros(happening))
+        ControlFlow::Continue(())
+    }
+
+    /// Tells a hole before a stretch that does not go on from the one before.
+    async fn hole(&mut self, before: Option<End>, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+        let found = holes::before(stretch, is_first, before, &self.snapshots, &self.broke);
+        let Some(hole) = found else { return Ok(ControlFlow::Continue(())) };
+        let Hole { replid, from, to, since } = hole;
+        let place =
+            from.map_or_else(|| format!("before offset {to}"), |from| format!("between offset {from} and {to}"));
+        let until = stretch.started_at;
+        let happening = Happening {
+            end_time: Some(until),
+            offset: from,
+            replid: Some(replid.to_string()),
+            detail: Some(format!(
+                "commands {place} of {} are missing in the repositories, until {until:.3}",
+                short(replid)
+            )),
+            ..plain(Kind::Gap, since)
+        };
+        let target = match from.filter(|_| self.question.wants(&happening)) {
+            Some(from) => self.target(replid, from).await?,
+            None => None,
+        };
+        Ok(self.say(Happening { target, ..happening }))
     }
 
     /// Whether a stretch goes on from the one before. A snapshot that leads to the one then leads to the other.
     fn goes_on(&mut self, stretch: &Stretch) -> bool {
         let follows = stretch.follows.map(|follows| (follows.replid, follows.offset));
-        let before = self.end.replace((stretch.replid, stretch.last));
-        let goes_on = before.is_some_and(|(replid, end)| {
-            (replid == stretch.replid && (stretch.first..=stretch.last).contains(&end))
-                || follows == Some((replid, end))
+        let end = End { replid: stretch.replid, offset: stretch.last, at: stretch.ended_at };
+        let goes_on = self.end.replace(end).is_some_and(|end| {
+            (end.replid == stretch.replid && (stretch.first..=stretch.last).contains(&end.offset))
+                || follows == Some((end.replid, end.offset))
         });
         self.led = self.led.filter(|_| goes_on).map(|led| Led { replid: stretch.replid, until: stretch.last, ..led });
         goes_on
@@ -490,19 +524,13 @@ impl Story<'_> {
             Some(led) if led.leads || !newer(led.asked) => led.leads,
             _ => {
                 let leads = self.instance.leads_to(&self.snapshots, &self.known, replid, offset).await?;
-                let here = self.end.filter(|(here, end)| *here == replid && *end >= offset);
-                self.led = Some(Led { replid, until: here.map_or(offset, |(_, end)| end), asked: offset, leads });
+                let here = self.end.filter(|end| end.replid == replid && end.offset >= offset);
+                self.led = Some(Led { replid, until: here.map_or(offset, |end| end.offset), asked: offset, leads });
                 leads
             }
         };
         Ok(leads.then(|| option(replid, offset)))
     }
-}
-
-/// Times are told in microseconds, as all others are; clocks have more.
-fn in_micros(happening: Happening) -> Happening {
-    let time = Timestamp::from_microsecond(happening.time.as_microsecond()).unwrap_or(happening.time);
-    Happening { time, ..happening }
 }
 
 fn later(time: Timestamp) -> Timestamp {
@@ -515,22 +543,4 @@ fn len_of(stretch: &Stretch) -> usize {
 
 fn option(replid: ReplicationId, offset: u64) -> String {
     format!("--target-offset {}", Position::of(replid, offset))
-}
-
-fn short(replid: ReplicationId) -> String {
-    Position::of(replid, 0).history
-}
-
-const fn plain(kind: Kind, time: Timestamp) -> Happening {
-    Happening {
-        time,
-        offset: None,
-        replid: None,
-        kind,
-        database: None,
-        keys: None,
-        commands: None,
-        detail: None,
-        target: None,
-    }
 }

@@ -4,6 +4,9 @@
 //! file. [`names`] knows what these were called at that moment, and [`tell`] makes of a record what people call it: a DROP, a TRUNCATE.
 //! [`instance`] is the same for Redis.
 
+mod deletions;
+mod happening;
+mod holes;
 pub mod instance;
 pub mod names;
 pub mod tell;

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use rustix::fs::FlockOperation;
 
 use super::{GetError, place};
 use crate::archive::Archive;
 use crate::durable;
+use crate::lock::FileLock;
 use crate::postgres::segment::SegmentName;
 
 /// How many segments may lie ready. At 16 MiB that is 128 MiB of disk, and a second or two of replay.
@@ -107,10 +107,9 @@ fn ready(dir: &Path) -> io::Result<Vec<SegmentName>> {
 }
 
 /// The directory's lock, unless another process has it. Held until dropped.
-fn lock(dir: &Path) -> Option<File> {
+fn lock(dir: &Path) -> Option<FileLock> {
     let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).ok()?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(file)
+    FileLock::take(file).ok()
 }
 
 /// Fetches the [`AHEAD`] segments that follow `after` into the directory, and removes others from it. Ends at the first that is not there or

@@ -1,26 +1,15 @@
-//! How protected a cluster is now: what `walkeep health` says.
+//! How protected we are now: what `walkeep health` says of a cluster ([`cluster`]) and of a Redis instance ([`instance`]).
 //!
-//! [`look`] gathers what the archive, the server and the disks say, [`judge`] makes findings of it, which is pure. One bad finding, and the cluster is
-//! not healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that nobody had looked.
+//! `look` gathers what the archive, the server and the disks say, `judge` makes findings of it, which is pure. One bad finding, and it is not
+//! healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that nobody had looked.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::archive::overview::{self, Overview, Window};
-use crate::archive::reindex::ReindexError;
-use crate::archive::spool::Spool;
-use crate::archive::{Archive, growing};
-use crate::clock;
-use crate::index::Index;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
-use crate::replication::Conninfo;
-use crate::sql::{self, Sql, literal};
-
+pub mod cluster;
+pub mod instance;
 mod schedule;
 
 pub use schedule::last_due;
@@ -58,45 +47,6 @@ pub struct Finding {
     pub text: String,
 }
 
-/// The newest moment that can be restored to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Newest {
-    /// Its position.
-    pub lsn: Lsn,
-    /// The newest commit or abort up to there.
-    pub time: Option<PgTime>,
-    /// Its timeline.
-    pub timeline: TimelineId,
-}
-
-/// What the server says.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Server {
-    /// How far its log is.
-    pub lsn: Option<Lsn>,
-    /// Whether its archiver hands its log on.
-    pub archives: bool,
-    /// Failed attempts since the statistics were reset.
-    pub archive_failures: u64,
-    /// The file that failed last, if nothing was archived since.
-    pub failing: Option<String>,
-    /// Our slot.
-    pub slot: Option<Slot>,
-}
-
-/// The receiver's slot.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Slot {
-    /// Its name.
-    pub name: String,
-    /// Whether the receiver is connected.
-    pub active: bool,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-    /// Bytes of log the server keeps for it.
-    pub lag_bytes: Option<u64>,
-}
-
 /// Room on a disk.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Disk {
@@ -110,136 +60,64 @@ pub struct Disk {
     pub total: u64,
 }
 
-/// What there is to judge by.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
-    /// The archive.
-    pub overview: Overview,
-    /// Where what this machine has received, and not yet archived, ends.
-    pub spooled: Option<Lsn>,
-    /// The server, or why it could not be asked; `None` if the cluster has no connection.
-    pub server: Option<Result<Server, String>>,
-    /// Repositories that could not be reached, with what was in the way.
-    pub unreachable: Vec<(String, String)>,
-    /// Local disks.
-    pub disks: Vec<Disk>,
-    /// When backups are due, as a cron line in UTC.
-    pub schedule: Option<String>,
-    /// Now.
-    pub now: Timestamp,
-}
+/// Findings as they are made.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
 
-/// How protected a cluster is.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Health {
-    /// Its name.
-    pub cluster: String,
-    /// Whether nothing is bad.
-    pub healthy: bool,
-    /// The newest moment that can be restored to.
-    pub newest: Option<Newest>,
-    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot be asked.
-    pub unprotected_seconds: Option<u64>,
-    /// Bytes of log that the server has and nobody else.
-    pub unprotected_bytes: Option<u64>,
-    /// The newest backup that can be restored.
-    pub backup: Option<String>,
-    /// Its age.
-    pub backup_age_seconds: Option<u64>,
-    /// What the server says.
-    pub server: Option<Server>,
-    /// Local disks.
-    pub disks: Vec<Disk>,
-    /// Everything that was looked at, worst first.
-    pub findings: Vec<Finding>,
-}
+impl Findings {
+    fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { level, subject, text: text.into() });
+    }
 
-/// Where to look besides the archive.
-#[derive(Clone, Debug, Default)]
-pub struct Places {
-    /// The server.
-    pub server: Option<Conninfo>,
-    /// The receiver's slot.
-    pub slot: String,
-    /// When backups are due.
-    pub schedule: Option<String>,
-    /// Directories whose disks matter, with what is in them.
-    pub disks: Vec<(String, PathBuf)>,
-}
-
-/// Looks at everything once.
-///
-/// # Errors
-/// What index or repository say.
-pub async fn look(
-    archive: &Arc<Archive>,
-    index: &Arc<Index>,
-    spool: Option<Spool>,
-    places: &Places,
-) -> Result<Health, ReindexError> {
-    let overview = overview::gather(archive, index, spool.clone()).await?;
-    let server = match &places.server {
-        None => None,
-        Some(info) => {
-            let asked = clock::timeout(&**archive.clock(), ASK_LIMIT, ask(info, &places.slot)).await;
-            let late = || format!("it did not answer within {} s", ASK_LIMIT.as_secs());
-            Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
+    /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due since. `command` takes one.
+    fn age(&mut self, times: (Timestamp, Timestamp), schedule: Option<&str>, now: Timestamp, command: &str) {
+        let (started_at, finished_at) = times;
+        let about = format!("the newest is {} old", words(seconds(now.duration_since(finished_at))));
+        let Some(schedule) = schedule else {
+            return self.say(Level::Good, "backup", format!("{about}; no schedule is configured"));
+        };
+        let Some(due) = last_due(schedule, now) else {
+            return self.say(Level::Warning, "backup", format!("{about}; by its schedule none was due for a year"));
+        };
+        let took = finished_at.duration_since(started_at);
+        let late = now.duration_since(due) > took.saturating_add(took).max(BACKUP_TAKES);
+        if started_at >= due || !late {
+            return self.say(Level::Good, "backup", about);
         }
-    };
-    let facts = Facts {
-        spooled: spooled(archive, index, spool).await,
-        unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
-        disks: places.disks.iter().filter_map(|(what, path)| disk(what, path)).collect(),
-        schedule: places.schedule.clone(),
-        now: archive.clock().now(),
-        overview,
-        server,
-    };
-    Ok(judge(&facts))
+        let since = words(seconds(now.duration_since(due)));
+        self.say(Level::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
+    }
+
+    fn repositories(&mut self, unreachable: &[(String, String)]) {
+        for (name, why) in unreachable {
+            self.say(Level::Bad, "repository", format!("{name} cannot be reached: {why}"));
+        }
+    }
+
+    fn disks(&mut self, disks: &[Disk]) {
+        for disk in disks {
+            let percent = disk.free.saturating_mul(100) / disk.total.max(1);
+            let text =
+                format!("{} of {} free for {} ({percent} %)", megabytes(disk.free), megabytes(disk.total), disk.what);
+            let level = match disk.free {
+                free if free < DISK_BAD => Level::Bad,
+                _ if percent < DISK_LOW_PERCENT => Level::Warning,
+                _ => Level::Good,
+            };
+            self.say(level, "disk", text);
+        }
+    }
+
+    /// Whether nothing is bad, and all findings, worst first.
+    fn judged(mut self) -> (bool, Vec<Finding>) {
+        self.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        (self.0.iter().all(|finding| finding.level < Level::Bad), self.0)
+    }
 }
 
-async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
-    let sql = Sql::connect(info).await?;
-    let lsn = sql.current_lsn().await.ok();
-    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library"]).await?;
-    let setting = |name: &str| settings.get(name).map_or("", String::as_str);
-    let archives = setting("archive_mode") != "off"
-        && (setting("archive_command").contains("archive-push") || !setting("archive_library").is_empty());
-    let query = "SELECT failed_count, CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
-                 THEN last_failed_wal END FROM pg_catalog.pg_stat_archiver";
-    let rows = sql.query("pg_stat_archiver", query).await?;
-    let (failures, failing) = match rows.into_iter().next().as_deref() {
-        Some([count, wal]) => (count.parse().unwrap_or(0), Some(wal.clone()).filter(|wal| !wal.is_empty())),
-        _ => (0, None),
-    };
-    let query = format!(
-        "SELECT active, wal_status, restart_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
-        literal(slot)
-    );
-    let rows = sql.query("the replication slots", &query).await?;
-    let slot = rows.into_iter().next().and_then(|row| {
-        let [active, status, restart] = <[String; 3]>::try_from(row).ok()?;
-        let lag_bytes = restart.parse::<Lsn>().ok().zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart));
-        Some(Slot {
-            name: slot.to_owned(),
-            active: active == "t",
-            wal_status: Some(status).filter(|s| !s.is_empty()),
-            lag_bytes,
-        })
-    });
-    Ok(Server { lsn, archives, archive_failures: failures, failing: failing.filter(|_| archives), slot })
-}
-
-/// The end of what is in the spool and goes on where the archive ends. What cannot be read is as if it were not there.
-async fn spooled(archive: &Arc<Archive>, index: &Arc<Index>, spool: Option<Spool>) -> Option<Lsn> {
-    let (spool, identity) = (spool?, archive.identity().await.ok().flatten()?);
-    let (index, cluster) = (Arc::clone(index), archive.cluster().to_string());
-    let read = tokio::task::spawn_blocking(move || {
-        let view = index.view(&cluster).ok()?;
-        let growing = growing::beyond(&view, &spool, identity.system_id).ok()?;
-        growing.iter().map(|segment| segment.digest.valid_until).max()
-    });
-    read.await.ok().flatten()
+/// The room of each of these directories, with what is in it; what does not exist yet is where it will be made.
+fn disks(places: &[(String, PathBuf)]) -> Vec<Disk> {
+    places.iter().filter_map(|(what, path)| disk(what, path)).collect()
 }
 
 fn disk(what: &str, path: &Path) -> Option<Disk> {
@@ -251,49 +129,6 @@ fn disk(what: &str, path: &Path) -> Option<Disk> {
         free: room.f_bavail.saturating_mul(room.f_frsize),
         total: room.f_blocks.saturating_mul(room.f_frsize),
     })
-}
-
-/// Makes findings of what was seen.
-#[must_use]
-pub fn judge(facts: &Facts) -> Health {
-    let server = facts.server.as_ref().and_then(|server| server.as_ref().ok()).cloned();
-    let window = newest_window(&facts.overview);
-    let newest = window.map(|window| Newest { lsn: window.to_lsn, time: window.to_time, timeline: window.timeline });
-    let protected = newest.map(|newest| newest.lsn.max(facts.spooled.unwrap_or(newest.lsn)));
-    let ahead = server.as_ref().and_then(|server| server.lsn).zip(protected);
-    let unprotected_bytes = ahead.map(|(lsn, protected)| if lsn > protected { lsn.bytes_since(protected) } else { 0 });
-    let since = newest.and_then(|newest| newest.time).and_then(PgTime::to_timestamp);
-    let unprotected_seconds = match unprotected_bytes {
-        Some(0) => Some(0),
-        _ => since.map(|since| seconds(facts.now.duration_since(since))),
-    };
-    let backup =
-        facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
-    let mut judge = Judge { facts, findings: Vec::new() };
-    judge.protection(newest, unprotected_bytes, unprotected_seconds);
-    judge.backups(backup);
-    judge.gaps();
-    judge.server(server.as_ref());
-    judge.repositories();
-    judge.disks();
-    let mut findings = judge.findings;
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    Health {
-        cluster: facts.overview.cluster.clone(),
-        healthy: findings.iter().all(|finding| finding.level < Level::Bad),
-        newest,
-        unprotected_seconds,
-        unprotected_bytes,
-        backup: backup.map(|backup| backup.label.clone()),
-        backup_age_seconds: backup.map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
-        server,
-        disks: facts.disks.clone(),
-        findings,
-    }
-}
-
-fn newest_window(overview: &Overview) -> Option<&Window> {
-    overview.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn))
 }
 
 fn seconds(span: SignedDuration) -> u64 {
@@ -316,180 +151,6 @@ fn megabytes(bytes: u64) -> String {
         10_000..10_000_000 => format!("{} kB", bytes / 1000),
         10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
         _ => format!("{} GB", bytes / 1_000_000_000),
-    }
-}
-
-struct Judge<'f> {
-    facts: &'f Facts,
-    findings: Vec<Finding>,
-}
-
-impl Judge<'_> {
-    fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
-        self.findings.push(Finding { level, subject, text: text.into() });
-    }
-
-    fn protection(&mut self, newest: Option<Newest>, bytes: Option<u64>, age: Option<u64>) {
-        let Some(_) = newest else {
-            return self.say(Level::Bad, "protection", "nothing can be restored: there is no backup with its WAL yet");
-        };
-        match (bytes, age) {
-            (Some(0), _) => self.say(Level::Good, "protection", "everything that the server has written is protected"),
-            (Some(bytes), Some(age)) => {
-                let late = age > seconds(UNPROTECTED_MAX);
-                let advice = if late { "; is walkeep receive running, or archive_timeout set?" } else { "" };
-                let text = format!(
-                    "{} of WAL are on the server alone, the last protected commit is {} old{advice}",
-                    megabytes(bytes),
-                    words(age)
-                );
-                self.say(if late { Level::Bad } else { Level::Good }, "protection", text);
-            }
-            (Some(bytes), None) => {
-                self.say(Level::Warning, "protection", format!("{} of WAL are on the server alone", megabytes(bytes)));
-            }
-            (None, Some(age)) => {
-                self.say(
-                    Level::Warning,
-                    "protection",
-                    format!("the last protected commit is {} old; what came after is not known", words(age)),
-                );
-            }
-            (None, None) => self.say(Level::Warning, "protection", "no commit is archived since the backup"),
-        }
-    }
-
-    fn backups(&mut self, newest: Option<&overview::Backup>) {
-        let stranded: Vec<&str> =
-            self.facts.overview.backups.iter().filter(|backup| !backup.restorable).map(|b| b.label.as_str()).collect();
-        if !stranded.is_empty() {
-            let level = if stranded.last() == self.facts.overview.backups.last().map(|b| b.label.as_str()).as_ref() {
-                Level::Bad
-            } else {
-                Level::Warning
-            };
-            self.say(level, "backup", format!("{} cannot be restored, because WAL is missing", stranded.join(", ")));
-        }
-        let Some(newest) = newest else {
-            return self.say(
-                Level::Bad,
-                "backup",
-                "there is none that can be restored; take one with walkeep backup postgres",
-            );
-        };
-        let age = seconds(self.facts.now.duration_since(newest.finished_at));
-        let about = format!("the newest is {} old", words(age));
-        let Some(due) = self.facts.schedule.as_deref().and_then(|schedule| last_due(schedule, self.facts.now)) else {
-            return self.say(Level::Good, "backup", format!("{about}; no schedule is configured"));
-        };
-        let took = newest
-            .finished_at
-            .duration_since(newest.started_at)
-            .saturating_add(newest.finished_at.duration_since(newest.started_at));
-        let late = self.facts.now.duration_since(due) > took.max(BACKUP_TAKES);
-        if newest.started_at >= due || !late {
-            self.say(Level::Good, "backup", about);
-        } else {
-            let since = words(seconds(self.facts.now.duration_since(due)));
-            self.say(
-                Level::Bad,
-                "backup",
-                format!("{about}, and one was due {since} ago; take it with walkeep backup postgres"),
-            );
-        }
-    }
-
-    /// Only what lies behind the oldest backup can be missed.
-    fn gaps(&mut self) {
-        let oldest = self.facts.overview.backups.iter().map(|backup| backup.start_lsn).min();
-        let missed: Vec<String> = self
-            .facts
-            .overview
-            .gaps
-            .iter()
-            .filter(|gap| oldest.is_some_and(|oldest| gap.to_lsn > oldest))
-            .map(|gap| format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason))
-            .collect();
-        match missed.as_slice() {
-            [] => self.say(Level::Good, "gaps", "none"),
-            gaps => {
-                let bridged = self
-                    .facts
-                    .overview
-                    .backups
-                    .iter()
-                    .filter(|backup| backup.restorable)
-                    .map(|backup| backup.start_lsn)
-                    .max();
-                let last = self.facts.overview.gaps.iter().map(|gap| gap.to_lsn).max();
-                let text = format!("WAL is missing: {}", gaps.join("; "));
-                match bridged >= last {
-                    true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
-                    false => self.say(
-                        Level::Bad,
-                        "gaps",
-                        format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
-                    ),
-                }
-            }
-        }
-    }
-
-    fn server(&mut self, server: Option<&Server>) {
-        let Some(server) = server else {
-            if let Some(Err(why)) = &self.facts.server {
-                self.say(Level::Bad, "server", format!("cannot be asked: {why}"));
-            }
-            return;
-        };
-        if let Some(file) = &server.failing {
-            let text = format!(
-                "archive_command fails for {file}, {} times so far; the server's log says why",
-                server.archive_failures
-            );
-            self.say(Level::Bad, "archiver", text);
-        } else if server.archives {
-            self.say(Level::Good, "archiver", "archive_command works");
-        }
-        match &server.slot {
-            None if server.archives => {}
-            None => self.say(
-                Level::Bad,
-                "receiver",
-                "there is no replication slot and no archive_command: start walkeep receive",
-            ),
-            Some(slot) => {
-                let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", megabytes(lag)));
-                let name = &slot.name;
-                match (slot.wal_status.as_deref(), slot.active) {
-                    (Some("lost"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
-                    (Some("unreserved"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
-                    (_, false) if server.archives => self.say(Level::Warning, "receiver", format!("not connected to slot {name}{lag}")),
-                    (_, false) => self.say(Level::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
-                    (_, true) => self.say(Level::Good, "receiver", format!("connected to slot {name}{lag}")),
-                }
-            }
-        }
-    }
-
-    fn repositories(&mut self) {
-        for (name, why) in &self.facts.unreachable {
-            self.say(Level::Bad, "repository", format!("{name} cannot be reached: {why}"));
-        }
-    }
-
-    fn disks(&mut self) {
-        for disk in &self.facts.disks {
-            let percent = disk.free.saturating_mul(100) / disk.total.max(1);
-            let text =
-                format!("{} of {} free for {} ({percent} %)", megabytes(disk.free), megabytes(disk.total), disk.what);
-            let level = match disk.free {
-                free if free < DISK_BAD => Level::Bad,
-                _ if percent < DISK_LOW_PERCENT => Level::Warning,
-                _ => Level::Good,
-            };
-            self.say(level, "disk", text);
-        }
     }
 }
 

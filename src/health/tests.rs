@@ -1,6 +1,7 @@
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Disk, Facts, Level, Server, Slot, judge};
+use super::cluster::{Facts, Server, Slot, judge};
+use super::{Disk, Level};
 use crate::archive::overview::{Backup, Missing, Overview, Window};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;

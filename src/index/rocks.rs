@@ -15,6 +15,7 @@ use rocksdb::{
 use super::error::Error;
 use super::keys::Range;
 use super::store::{Batch, Change, Family, Order, Pairs, Store};
+use crate::lock::FileLock;
 
 /// Blocks kept for reading: the summaries of some 100,000 segments.
 const BLOCK_CACHE: usize = 8 << 20;
@@ -35,7 +36,7 @@ pub(super) struct Rocks {
 /// What this process may do with the database.
 enum Role {
     /// The one writer; the lock is let go with the file.
-    Writer { _lock: File },
+    Writer { _lock: FileLock },
     /// One of any number of readers; its scratch directory is removed in the end.
     Reader { scratch: PathBuf },
 }
@@ -252,15 +253,14 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
 }
 
 /// Takes the writer's lock.
-fn lock(dir: &Path) -> Result<File, Error> {
+fn lock(dir: &Path) -> Result<FileLock, Error> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|source| Error::File { what: "open", path: path.clone(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(Error::File { what: "lock", path, source }),
-    }
+    FileLock::take(file).map_err(|error| match error {
+        TryLockError::WouldBlock => Error::Locked(dir.to_owned()),
+        TryLockError::Error(source) => Error::File { what: "lock", path, source },
+    })
 }
 
 fn create_dir(dir: &Path) -> Result<(), Error> {

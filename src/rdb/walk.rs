@@ -111,7 +111,7 @@ impl Walk {
     /// All keys.
     #[must_use]
     pub fn keys(&self) -> u64 {
-        self.databases.values().map(|database| database.keys).sum()
+        self.databases.values().fold(0, |sum, database| sum.saturating_add(database.keys))
     }
 
     /// The server that wrote it, as it says itself.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 
+use super::clocks::Clocks;
 use crate::archive::pieces::{self, Piece};
 use crate::archive::{self, Archive};
 use crate::postgres::lsn::Lsn;
@@ -68,21 +69,21 @@ impl Copies {
     }
 
     /// Begins to copy what has come since the last piece, if it is time.
-    pub(super) fn look(&mut self, partial: Option<Partial<'_>>, now: Duration) {
+    pub(super) fn look(&mut self, partial: Option<Partial<'_>>, now: Duration, clocks: &Clocks) {
         let (Some(every), Some(partial), None) = (self.every, partial, &self.under_way) else { return };
-        if now >= self.due && self.begin(&partial) {
+        if now >= self.due && self.begin(&partial, clocks) {
             self.due = now.saturating_add(every);
         }
     }
 
     /// The same without regard to the time; for when there may be no other.
-    pub(super) fn look_now(&mut self, partial: Option<Partial<'_>>) {
+    pub(super) fn look_now(&mut self, partial: Option<Partial<'_>>, clocks: &Clocks) {
         if let (Some(_), Some(partial), None) = (self.every, partial, &self.under_way) {
-            self.begin(&partial);
+            self.begin(&partial, clocks);
         }
     }
 
-    fn begin(&mut self, partial: &Partial<'_>) -> bool {
+    fn begin(&mut self, partial: &Partial<'_>, clocks: &Clocks) -> bool {
         let Some(start) = partial.name.number(self.size).map(|number| number.start(self.size)) else { return false };
         if self.segment != Some(partial.name) {
             self.segment = Some(partial.name);
@@ -101,10 +102,11 @@ impl Copies {
         };
         let (archive, bytes, timeline) =
             (Arc::clone(&self.archive), Bytes::copy_from_slice(bytes), partial.name.timeline());
+        let note = clocks.note();
         self.unswept = true;
         self.made.extend(small.iter().copied());
         self.under_way = Some(tokio::spawn(async move {
-            let piece = archive.put_piece(timeline, from, bytes).await?;
+            let piece = archive.put_noted_piece(timeline, from, bytes, note).await?;
             if let Err(error) = archive.remove_pieces(&small).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "pieces of WAL are left over");
             }

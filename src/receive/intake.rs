@@ -169,6 +169,7 @@ impl Intake {
         while let Some(segment) = self.assembler.poll() {
             let Some(number) = segment.name.number(self.size) else { continue };
             let begun = self.ledger.spooled_until(number) > number.start(self.size);
+            uploads.clocks.whole(segment.name);
             let under_way = uploads.has_room();
             if under_way {
                 uploads.push(segment.name, segment.bytes.clone());

@@ -36,10 +36,14 @@
 //! the put takes; without pieces, until its segment is full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is
 //! filled by whoever observes the receiver ([`Observer`]); nothing here waits for it.
 //!
+//! Every ten seconds the server is asked for its clock ([`clocks`]); how far that was from ours stands with each segment and piece, so that a
+//! restore of PostgreSQL and Redis to one moment knows it.
+//!
 //! Memory: `Settings::memory` bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
 //! segments, however large they are.
 
 pub mod acknowledge;
+mod clocks;
 mod copies;
 mod error;
 mod intake;
@@ -267,7 +271,7 @@ impl Receiver<'_> {
     async fn persist(&mut self) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(Scope::All, &mut state.uploads).await?;
-        state.copies.look_now(state.intake.unfinished());
+        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
         state.intake.removed().await;
         Ok(())
     }
@@ -279,7 +283,7 @@ impl Receiver<'_> {
         let Some(state) = &mut self.state else { return Ok(()) };
         // What is being copied may have been begun before the last of it came.
         let _patience_over = timeout(clock, FAREWELL, state.copies.settle()).await;
-        state.copies.look_now(state.intake.unfinished());
+        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
             let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
@@ -376,6 +380,7 @@ impl Receiver<'_> {
             let mut uploads = Uploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
                 .map_err(|_no_thread| Error::Lost)?;
             let beginning = resume::find(self.archive, &self.spool, known, &mut uploads).await?;
+            uploads.clocks.resume(resume::clocks(self.archive, &beginning, known.size).await);
             let intake = Intake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
             let copies = Copies::new(self.archive, known.size, self.settings.copy_every);
             self.state = Some(State { size: known.size, intake, uploads, copies });

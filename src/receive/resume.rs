@@ -12,6 +12,7 @@ use super::intake::Beginning;
 use super::upload::Uploads;
 use crate::archive::Archive;
 use crate::archive::spool::Spool;
+use crate::clock::Measured;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::timeline::{TimelineId, TimelinePath};
@@ -90,6 +91,15 @@ pub(super) async fn find(
     settle(archive, spool, known, &listed, (timeline, first), None).await?;
     // Whole segments that are only spooled yet are durable here; the stream goes on after them.
     Ok(Beginning { timeline, segment: next, spooled: None })
+}
+
+/// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it that could not wait.
+pub(super) async fn clocks(archive: &Archive, beginning: &Beginning, size: SegmentSize) -> Vec<Measured> {
+    let Some(name) = SegmentName::new(beginning.timeline, beginning.segment, size) else { return Vec::new() };
+    let found = archive.clocks(name).await;
+    found
+        .inspect_err(|error| tracing::debug!(%error, "what was measured of the server's clock is not read"))
+        .unwrap_or_default()
 }
 
 /// The timeline to go on with, and its first segment that the repository does not have.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+use super::clocks::Question;
 use super::copies::Copies;
 use super::error::Error;
 use super::intake::{Committed, Intake, Scope};
@@ -20,8 +21,8 @@ use crate::replication::{self, PhysicalStream, StandbyStatus, StreamEvent};
 /// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// An idle server has nothing to say as long as we report. After half of this we ask for an answer; without one after all of it the connection
-/// is dead, whatever TCP thinks (`wal_receiver_timeout` is 60 s).
+/// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the connection is dead, whatever
+/// TCP thinks (`wal_receiver_timeout` is 60 s).
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Messages taken in one go before the rest gets its turn.
@@ -54,6 +55,7 @@ pub(super) struct Session<'a> {
     reported_at: Duration,
     heard_at: Duration,
     reply_wanted: bool,
+    question: Question,
     ended: bool,
 }
 
@@ -79,6 +81,7 @@ impl<'a> Session<'a> {
             reported_at: now,
             heard_at: now,
             reply_wanted: true,
+            question: Question::due_at(now),
             ended: false,
         }
     }
@@ -156,6 +159,13 @@ impl<'a> Session<'a> {
             StreamEvent::Keepalive(keepalive) => {
                 self.intake.note_server_end(keepalive.server_end);
                 self.reply_wanted |= keepalive.reply_requested;
+                // The trip is taken after the time, so that it is not too short for it.
+                let came = self.clock.now();
+                if !keepalive.reply_requested
+                    && let Some(trip) = self.question.answer(self.clock.elapsed())
+                {
+                    self.uploads.clocks.answered(keepalive.sent_at, came, trip);
+                }
             }
             StreamEvent::EndOfTimeline => self.ended = true,
         }
@@ -174,14 +184,15 @@ impl<'a> Session<'a> {
         if let Some(piece) = self.copies.try_ended() {
             self.intake.copied(piece);
         }
-        self.copies.look(self.intake.copyable(), self.clock.elapsed());
+        self.copies.look(self.intake.copyable(), self.clock.elapsed(), &self.uploads.clocks);
     }
 
     /// How long until there is something to do that nobody calls for.
     fn pause(&self) -> Duration {
         let copy =
             self.intake.copyable().and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
-        self.until_report().min(copy.unwrap_or(Duration::MAX))
+        let question = self.question.until_due(self.clock.elapsed());
+        self.until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
     }
 
     /// How long until the next report is due.
@@ -193,13 +204,16 @@ impl<'a> Session<'a> {
         every.saturating_sub(self.clock.elapsed().saturating_sub(self.reported_at))
     }
 
-    /// Sends a report if there is something new in it, if the server wants one, or if it is time.
+    /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for its clock.
     async fn report(&mut self, stream: &mut PhysicalStream) -> Result<(), Error> {
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
         let safe = self.intake.safe();
-        let silent = self.clock.elapsed().saturating_sub(self.heard_at);
-        if safe != self.reported || self.reply_wanted || self.until_report().is_zero() {
-            let status = StandbyStatus { written: safe, flushed: safe, reply_wanted: silent > SILENCE_LIMIT / 2 };
+        let ask = self.question.is_due(self.clock.elapsed());
+        if safe != self.reported || self.reply_wanted || ask || self.until_report().is_zero() {
+            let status = StandbyStatus { written: safe, flushed: safe, reply_wanted: ask };
+            if ask {
+                self.question.send(self.clock.elapsed());
+            }
             stream.send_status(status, PgTime::from_timestamp(self.clock.now())).await?;
             if safe != self.reported {
                 self.observer.event(Event::Acknowledged { until: safe });

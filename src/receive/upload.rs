@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::archive::Archive;
-use crate::archive::ingest::{IngestError, Ingested, Prepared, prepare};
+use crate::archive::ingest::{IngestError, Ingested, Prepared, prepare_noted};
 use crate::archive::spool::Spool;
 use crate::clock::timeout;
 use crate::pipeline::Stage;
@@ -23,6 +23,7 @@ use crate::retry::{Backoff, Class, Policy};
 use crate::seal::Level;
 use crate::seal::compress::Adaptive;
 
+use super::clocks::Clocks;
 use super::error::Error;
 
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
@@ -49,6 +50,8 @@ struct Job {
     name: SegmentName,
     bytes: Bytes,
     level: Level,
+    /// What is said with it.
+    note: Vec<u8>,
 }
 
 /// A job's outcome, and its bytes, whose memory the next segment may have.
@@ -76,6 +79,8 @@ pub(super) struct Uploads {
     limit: usize,
     adaptive: Option<Adaptive>,
     load: watch::Sender<Load>,
+    /// What is said with each segment of the server's clock.
+    pub(super) clocks: Clocks,
     /// Memory of segments that are sealed.
     spare: (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Bytes>),
 }
@@ -100,7 +105,7 @@ impl Uploads {
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
         let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
-            (prepare(&for_work, job.name, &job.bytes, job.level, 1), job.bytes)
+            (prepare_noted(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
         })?;
         let adaptive = matches!(archive.level(), Level::Auto).then(Adaptive::new);
         Ok(Uploads {
@@ -113,6 +118,7 @@ impl Uploads {
             limit,
             adaptive,
             load: watch::Sender::new(Load::default()),
+            clocks: Clocks::default(),
             // No more can be in it than segments were under way.
             spare: mpsc::unbounded_channel(),
         })
@@ -181,6 +187,7 @@ impl Uploads {
             size: self.size,
             work: Arc::clone(&self.work),
             load: self.load.clone(),
+            note: self.clocks.note_of(name),
             spare: self.spare.0.clone(),
         };
         self.load.send_modify(|load| load.plain += 1);
@@ -200,6 +207,7 @@ impl Uploads {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(uploaded)) => {
+                    self.clocks.forget(uploaded.name);
                     self.fill();
                     return uploaded;
                 }
@@ -213,6 +221,7 @@ impl Uploads {
     /// A segment that is done already.
     pub(super) fn try_next(&mut self) -> Option<Uploaded> {
         let done = self.tasks.try_join_next()?.ok();
+        done.iter().for_each(|uploaded| self.clocks.forget(uploaded.name));
         self.fill();
         done
     }
@@ -225,6 +234,7 @@ struct Upload {
     size: SegmentSize,
     work: Arc<Work>,
     load: watch::Sender<Load>,
+    note: Vec<u8>,
     spare: mpsc::UnboundedSender<Bytes>,
 }
 
@@ -238,7 +248,7 @@ impl Upload {
                 tokio::task::spawn_blocking(move || spool.read(name, size)).await.map_err(|_panic| Error::Lost)??
             }
         };
-        let job = Job { name, bytes, level };
+        let job = Job { name, bytes, level, note: self.note };
         let pending = self.work.submit(job).await.map_err(|_gone| Error::Lost)?;
         let (prepared, bytes) = pending.wait().await.map_err(|_gone| Error::Lost)?;
         // Without a receiver there is no next segment.

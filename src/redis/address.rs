@@ -62,7 +62,7 @@ impl fmt::Debug for Password {
 pub struct Login {
     /// The ACL user; `default` if none is named.
     pub user: Option<String>,
-    /// The password; without one there is no login.
+    /// The password; without one only a user that has `nopass` is let in.
     pub password: Option<Password>,
 }
 
@@ -71,12 +71,22 @@ pub struct Login {
 #[error("{0}; write redis://host:6379, rediss://host:6379 for TLS, or unix:///run/redis/redis.sock")]
 pub struct UrlError(&'static str);
 
+/// What is said where a password seems to stand in a URL as it is.
+const IN_PASSWORD: &str =
+    "this is no URL; where the password holds @ / ? # : or %, write %40 %2F %3F %23 %3A or %25 for it";
+
 /// Reads a URL.
 ///
 /// # Errors
 /// [`UrlError`] says what is wrong, without the URL.
 pub fn parse_url(text: &str) -> Result<(Address, Login), UrlError> {
-    let url = Url::parse(text).ok().ok_or(UrlError("this is no URL"))?;
+    let no_url = if text.contains('@') { IN_PASSWORD } else { "this is no URL" };
+    let url = Url::parse(text).ok().ok_or(UrlError(no_url))?;
+    // Such a character ends the part that the password stands in, so that the @ behind it comes where none belongs.
+    let beyond = [Some(url.path()).filter(|_| !url.scheme().contains("unix")), url.query(), url.fragment()];
+    if beyond.into_iter().flatten().any(|part| part.contains('@')) {
+        return Err(UrlError(IN_PASSWORD));
+    }
     let decoded = |part: &str, what| decode(part).ok_or(UrlError(what));
     let user = decoded(url.username(), "the user holds a bad %-sequence")?;
     let password = url.password().map(|word| decoded(word, "the password holds a bad %-sequence")).transpose()?;
@@ -147,6 +157,7 @@ mod tests {
             ("rediss://[::1]:7000/", tcp("::1", 7000, true), login(None, None)),
             ("redis://:p%40ss%2F@h/0", tcp("h", 6379, false), login(None, Some("p@ss/"))),
             ("redis://walkeep:secret@h:1", tcp("h", 1, false), login(Some("walkeep"), Some("secret"))),
+            ("unix:///run/a@b.sock", Address::Unix("/run/a@b.sock".into()), login(None, None)),
             ("unix:///run/redis/a%20b.sock", Address::Unix("/run/redis/a b.sock".into()), login(None, None)),
         ] {
             assert_eq!(parse_url(text), Ok((address, expected)), "{text}");
@@ -159,6 +170,10 @@ mod tests {
         for (text, says) in [
             ("hunter2", "no URL"),
             ("redis://hunter2@h", "no password"),
+            ("redis://:p@hunter2/word@h:6379", "write %40 %2F"),
+            ("redis://:hunter2/word@h:6379", "write %40 %2F"),
+            ("redis://:hunter2#word@h", "write %40 %2F"),
+            ("redis://:hunter2?word@h", "write %40 %2F"),
             ("redis://:hunter2@h/3", "a database"),
             ("redis://:hunter2@h?db=1", "options"),
             ("http://:hunter2@h", "scheme"),

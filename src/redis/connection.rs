@@ -10,11 +10,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::address::{Address, Login};
-use super::error::Error;
+use super::address::{Address, Login, Password};
+use super::error::{Error, FIRST};
 use super::info::Info;
 use super::tls::{self, TlsFiles};
-use crate::clock::{SharedClock, timeout};
+use crate::clock::{Clock, SharedClock, timeout};
 use crate::resp::{Reply, encode};
 
 /// A host that drops packets would hold us for the two minutes of the kernel's own patience.
@@ -24,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 /// What one read may bring. A socket's buffer is a few hundred KiB; more would not come at once.
 const READ: usize = 512 << 10;
+/// With less room than this a new buffer is begun.
+const ROOM: usize = 64 << 10;
 /// The longest reply held in memory.
 const REPLY: usize = 32 << 20;
 
@@ -60,6 +62,8 @@ pub struct Connection {
     peer: String,
     clock: SharedClock,
     silence: Duration,
+    /// Whether it has answered anything, or is known to speak TLS.
+    spoke: bool,
 }
 
 impl std::fmt::Debug for Connection {
@@ -76,17 +80,29 @@ impl Connection {
     pub async fn connect(server: &Server) -> Result<Connection, Error> {
         let peer = server.address.to_string();
         let dialled = timeout(&*server.clock, CONNECT, dial(server, &peer)).await;
-        let during = "a connection was opened";
+        let (tls, tcp) = match server.address {
+            Address::Tcp { tls, .. } => (tls, true),
+            Address::Unix(_) => (false, false),
+        };
+        let during = if tls {
+            "a TLS connection was opened; if that port speaks no TLS, write redis://"
+        } else {
+            "a connection was opened"
+        };
         let socket =
             dialled.ok_or_else(|| Error::Silent { server: peer.clone(), during, seconds: CONNECT.as_secs() })??;
         let (clock, silence) = (Arc::clone(&server.clock), server.silence);
-        let mut connection = Connection { socket, input: BytesMut::new(), peer, clock, silence };
-        if let Some(password) = &server.login.password {
-            let password = password.reveal();
-            match &server.login.user {
-                Some(user) => connection.call(&[b"AUTH", user.as_bytes(), password]).await?,
-                None => connection.call(&[b"AUTH", password]).await?,
-            };
+        let mut connection = Connection { socket, input: BytesMut::new(), peer, clock, silence, spoke: tls || !tcp };
+        let password = server.login.password.as_ref().map(Password::reveal);
+        match (&server.login.user, password) {
+            // A user that has `nopass` is let in with any password (`checkPasswordBasedAuth`, acl.c), and never without being named.
+            (Some(user), password) => {
+                connection.call(&[b"AUTH", user.as_bytes(), password.unwrap_or_default()]).await?;
+            }
+            (None, Some(password)) => {
+                connection.call(&[b"AUTH", password]).await?;
+            }
+            (None, None) => {}
         }
         Ok(connection)
     }
@@ -95,6 +111,10 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     /// Sends a command and waits for its reply.
@@ -150,6 +170,7 @@ impl Connection {
             match Reply::parse(&self.input).map_err(|error| Error::resp(&self.peer, &error))? {
                 Some((reply, len)) => {
                     drop(self.input.split_to(len));
+                    self.spoke = true;
                     return Ok(reply);
                 }
                 None if self.input.len() > REPLY => {
@@ -167,7 +188,10 @@ impl Connection {
 
     /// Reads more. Cancel safe.
     pub(super) async fn fill(&mut self, during: &'static str) -> Result<(), Error> {
-        self.input.reserve(READ);
+        if self.input.capacity().saturating_sub(self.input.len()) < ROOM {
+            self.input.reserve(READ);
+        }
+        let during = if self.spoke { during } else { FIRST };
         let read = timeout(&*self.clock, self.silence, self.socket.read_buf(&mut self.input)).await;
         match read {
             Some(Ok(0)) => Err(Error::Closed { server: self.peer.clone(), during }),
@@ -192,7 +216,7 @@ impl Connection {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
                 Error::Closed { server, during }
             }
-            _ => Error::Socket { server, source },
+            _ => Error::socket(&server, source),
         }
     }
 
@@ -202,7 +226,7 @@ impl Connection {
 }
 
 async fn dial(server: &Server, peer: &str) -> Result<Box<dyn Socket>, Error> {
-    let failed = |source| Error::Socket { server: peer.to_owned(), source };
+    let failed = |source| Error::socket(peer, source);
     let (host, port, tls) = match &server.address {
         Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
         Address::Tcp { host, port, tls } => (host.as_str(), *port, *tls),

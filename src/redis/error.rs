@@ -18,10 +18,7 @@ pub enum Error {
         source: io::Error,
     },
     /// It closed the connection.
-    #[error(
-        "Redis at {server} closed the connection while {during}; its log says why (a replica that reads too slowly is cut off by \
-         client-output-buffer-limit)"
-    )]
+    #[error("Redis at {server} closed the connection while {during}{}", remark(during))]
     Closed {
         /// Which server.
         server: String,
@@ -41,10 +38,18 @@ pub enum Error {
     /// TLS can't be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It is not the server that is meant, or does not take us for a client that is.
+    #[error("no TLS with Redis at {server}: {problem}")]
+    Handshake {
+        /// Which server.
+        server: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// It does not let us in.
     #[error(
         "Redis at {server} does not let walkeep in: {message}; give the user and password that `ACL SETUSER walkeep on >… +psync +replconf \
-         +ping +info` made, or the requirepass"
+         +ping +info +time` made, or the requirepass"
     )]
     Login {
         /// Which server.
@@ -78,12 +83,68 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Every Sentinel answers, and none has heard of the master.
+    #[error(
+        "the Sentinels ({sentinels}) know no master {master:?}; SENTINEL MASTERS lists those they know, give one as master"
+    )]
+    UnknownMaster {
+        /// Who was asked.
+        sentinels: String,
+        /// For what.
+        master: String,
+    },
     /// The Sentinels know no master, or several.
     #[error("{0}")]
     Sentinel(String),
 }
 
+/// Before anything was answered.
+pub(super) const FIRST: &str = "its first reply was awaited";
+
+/// Why a server may have hung up.
+fn remark(during: &str) -> &'static str {
+    match during {
+        FIRST => "; is this a TLS port? then write rediss://",
+        "a reply was awaited" => "; its log says why",
+        _ => "; its log says why (a replica that reads too slowly is cut off by client-output-buffer-limit)",
+    }
+}
+
+/// What is wrong with TLS, where that is why a connection is none; `None` where asking again may help.
+fn tls_problem(source: &io::Error) -> Option<String> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
+    let tls = source.get_ref()?.downcast_ref::<Tls>()?;
+    Some(match tls {
+        // These pass, when somebody renews it or sets a clock.
+        Tls::InvalidCertificate(
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
+        ) => {
+            return None;
+        }
+        Tls::InvalidCertificate(Bad::UnknownIssuer) => {
+            format!("{tls}: its certificate is of none of the CAs known here; set tls-ca-file to the file of its CA")
+        }
+        Tls::InvalidCertificate(_) => {
+            format!("{tls}; mend the server's certificate, or name the server as the certificate does")
+        }
+        Tls::InvalidMessage(_) => "it answers in clear; if that port speaks no TLS, write redis://".to_owned(),
+        Tls::AlertReceived(
+            Alert::CertificateRequired | Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown,
+        ) => format!("{tls}: it wants a certificate that it knows; set tls-cert-file and tls-key-file"),
+        _ => return None,
+    })
+}
+
 impl Error {
+    /// A socket that failed.
+    pub(super) fn socket(server: &str, source: io::Error) -> Error {
+        let server = server.to_owned();
+        match tls_problem(&source) {
+            Some(problem) => Error::Handshake { server, problem },
+            None => Error::Socket { server, source },
+        }
+    }
+
     pub(super) fn protocol(server: &str, why: impl Into<String>) -> Error {
         Error::Protocol { server: server.to_owned(), why: why.into() }
     }
@@ -94,7 +155,13 @@ impl Error {
 
     /// What an error reply means: its first word says it.
     pub(super) fn of_reply(server: &str, command: &str, message: &str) -> Error {
-        let (server, message) = (server.to_owned(), message.to_owned());
+        // A server that does not know the command repeats what came with it: the password.
+        let shown = if command == "AUTH" { message.split(", with args").next().unwrap_or_default() } else { message };
+        let (server, message) = (server.to_owned(), shown.to_owned());
+        // `acceptCommonHandler` (networking.c), and `syncCommand` (replication.c) where the server cannot fork; both pass.
+        if ["ERR max number of clients", "ERR BGSAVE failed"].iter().any(|passes| message.starts_with(passes)) {
+            return Error::NotReady { server, message };
+        }
         match message.split(' ').next().unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Error::Login { server, message },
             // Before ACLs, and of `AUTH` where no password is set.
@@ -115,15 +182,57 @@ impl Error {
             }
             // A failover takes seconds, and Sentinels disagree while it lasts.
             Error::Sentinel(_) => Class::Transient,
-            Error::Tls(_) | Error::Login { .. } | Error::Refused { .. } | Error::Protocol { .. } => Class::Permanent,
+            Error::Tls(_) | Error::Handshake { .. } | Error::UnknownMaster { .. } => Class::Permanent,
+            Error::Login { .. } | Error::Refused { .. } | Error::Protocol { .. } => Class::Permanent,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Error;
+    use std::io;
+
+    use rustls::{AlertDescription, CertificateError, InvalidMessage};
+
+    use super::{Error, FIRST};
     use crate::retry::Class;
+
+    #[test]
+    fn what_is_wrong_with_tls_is_not_waited_for() {
+        let of = |error: rustls::Error| Error::socket("h:1", io::Error::new(io::ErrorKind::InvalidData, error));
+        for (error, says) in [
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "set tls-ca-file"),
+            (rustls::Error::InvalidCertificate(CertificateError::BadSignature), "mend the server's certificate"),
+            (rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType), "write redis://"),
+            (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "set tls-cert-file and tls-key-file"),
+        ] {
+            let error = of(error);
+            assert!(error.to_string().contains(says) && error.class() == Class::Permanent, "{error}");
+        }
+        let expired = of(rustls::Error::InvalidCertificate(CertificateError::Expired));
+        assert_eq!(expired.class(), Class::Transient);
+    }
+
+    #[test]
+    fn who_hangs_up_at_once_may_want_tls_and_who_hangs_up_later_may_be_too_slow_for() {
+        let closed = |during| Error::Closed { server: "h:1".into(), during }.to_string();
+        assert!(closed(FIRST).ends_with("awaited; is this a TLS port? then write rediss://"));
+        assert!(closed("a reply was awaited").ends_with("awaited; its log says why"));
+        assert!(closed("the stream was followed").contains("client-output-buffer-limit"));
+    }
+
+    /// `processCommand` of 6, `commandCheckExistence` of 7.
+    #[test]
+    fn a_password_that_a_server_repeats_is_not_shown() {
+        for message in [
+            "ERR unknown command `AUTH`, with args beginning with: `walkeep`, `s3cret`, ",
+            "ERR unknown command 'AUTH', with args beginning with: 'walkeep' 's3cret' ",
+        ] {
+            let error = Error::of_reply("h:1", "AUTH", message);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("unknown command") && !shown.contains("s3cret"), "{shown}");
+        }
+    }
 
     #[test]
     fn only_what_passes_is_tried_again() {
@@ -131,6 +240,8 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", Class::Transient),
             ("MASTERDOWN Link with MASTER is down", Class::Transient),
             ("NOMASTERLINK Can't SYNC while not connected with my master", Class::Transient),
+            ("ERR max number of clients reached", Class::Transient),
+            ("ERR BGSAVE failed, replication can't continue", Class::Transient),
             ("NOAUTH Authentication required.", Class::Permanent),
             ("WRONGPASS invalid username-password pair or user is disabled.", Class::Permanent),
             ("NOPERM this user has no permissions to run the 'psync' command", Class::Permanent),
@@ -140,5 +251,7 @@ mod tests {
             assert_eq!(error.class(), class, "{error}");
             assert!(error.to_string().contains(message), "{error}");
         }
+        // Said to whatever is asked first.
+        assert_eq!(Error::of_reply("h:1", "AUTH", "ERR max number of clients reached").class(), Class::Transient);
     }
 }

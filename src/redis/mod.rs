@@ -13,6 +13,7 @@ mod error;
 mod info;
 mod replica;
 pub mod sentinel;
+mod time;
 mod tls;
 
 pub use address::{Address, Login, Password, UrlError, parse_url};

@@ -75,13 +75,15 @@ impl Source {
             let opened = match open(&sentinels.at(address)).await {
                 Ok(opened) => opened,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a replica is passed over");
+                    tracing::warn!(%error, "a replica is passed over");
                     continue;
                 }
             };
             let lag = offset.saturating_sub(opened.1.number("slave_repl_offset").unwrap_or(0));
             let same = opened.1.get("master_replid") == master.1.get("master_replid");
-            if opened.1.is_healthy_replica(HEARD_WITHIN) && same && lag <= LAG {
+            // One whose own saves fail, for a full disk say, would fail with this one also.
+            let saves = opened.1.persistence_trouble().is_none();
+            if opened.1.is_healthy_replica(HEARD_WITHIN) && same && lag <= LAG && saves {
                 return Ok(opened);
             }
         }
@@ -117,15 +119,22 @@ impl Sentinels {
     /// The master, connected, by what the Sentinels say and what it says itself.
     async fn master(&self) -> Result<(Connection, Info), Error> {
         let mut named: BTreeMap<Address, usize> = BTreeMap::new();
-        let mut troubles = Vec::new();
+        let (mut troubles, mut strangers) = (Vec::new(), 0_usize);
         for sentinel in &self.addresses {
             match self.ask(sentinel, b"get-master-addr-by-name").await {
                 Ok(reply) => match pair(&reply, self.tls()) {
                     Some(address) => *named.entry(address).or_default() += 1,
-                    None => troubles.push(format!("{sentinel} knows no master {:?}", self.master)),
+                    None => {
+                        strangers = strangers.saturating_add(1);
+                        troubles.push(format!("{sentinel} knows no master {:?}", self.master));
+                    }
                 },
                 Err(error) => troubles.push(error.to_string()),
             }
+        }
+        if strangers == self.addresses.len() {
+            let sentinels: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+            return Err(Error::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
         }
         if named.is_empty() {
             return Err(Error::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
@@ -135,7 +144,7 @@ impl Sentinels {
             match open(&self.at(address.clone())).await {
                 Ok(opened) if opened.1.is_master() => masters.push(opened),
                 Ok((connection, _)) => troubles.push(format!("{} is no master", connection.peer())),
-                Err(error @ (Error::Login { .. } | Error::Tls(_))) => return Err(error),
+                Err(error @ (Error::Login { .. } | Error::Tls(_) | Error::Handshake { .. })) => return Err(error),
                 Err(error) => troubles.push(error.to_string()),
             }
         }

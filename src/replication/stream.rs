@@ -148,6 +148,8 @@ impl PhysicalStream {
         let mut rows = super::connection::Rows::default();
         loop {
             match self.connection.wire.message().await? {
+                // The answer to a status that was under way when the server ended the copy: it answers all the same (`ProcessStandbyReplyMessage`).
+                Message::CopyData(_) => {}
                 Message::RowDescription(columns) => rows.columns = columns,
                 Message::DataRow(row) if rows.rows.is_empty() => rows.rows.push(row),
                 Message::CommandComplete(_) => {}

@@ -3,7 +3,8 @@
 //! [`decide`] is pure. Of the snapshots that are older than the window, the newest one stays that leads to each history which is still written, and
 //! the newest of all; whatever else is older goes. Of the stream everything stays that comes after a kept snapshot, on its history and on those
 //! that go on from it, and whatever is younger than the window itself. That one history goes on from another is told by the offsets: what a
-//! replication id and an offset name is one state, whichever bytes are there.
+//! replication id and an offset name is one state, whichever bytes are there. Stretches may overlap,
+//! so each is asked for its end before it goes.
 //!
 //! Carrying it out can end after every step: manifests go first, oldest first, so that their snapshots are gone at once; then the stream, oldest
 //! first; then parts that no manifest names and that are older than the grace, as a snapshot under way has no manifest yet. Records of gaps and
@@ -11,16 +12,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::policy::{Why, before};
 use super::{Amount, Error, Report, Wish};
 use crate::archive::instance::commands::Follows;
-use crate::archive::instance::{Instance, Snapshot};
+use crate::archive::instance::{Instance, Origin, Snapshot};
 use crate::redis::ReplicationId;
 use crate::repository::instance::InstanceObject;
 use crate::repository::layout::Prefix;
 use crate::repository::{ObjectInfo, Repository};
+
+/// Stretches asked about at once.
+const AT_ONCE: usize = 16;
 
 /// A snapshot, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +38,8 @@ pub struct Base {
     pub place: Option<(ReplicationId, u64)>,
     /// Whether all of it is there.
     pub whole: bool,
+    /// Whether the instance sent it; what was read from a file may be another server's.
+    pub own: bool,
 }
 
 /// What is decided from.
@@ -80,14 +87,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether a stretch may go; `next` is where the one after it in its history begins.
+    /// Whether a stretch may go that ends there, if it is known where.
     #[must_use]
-    pub fn lets_go(&self, replid: ReplicationId, next: Option<u64>, arrived: Timestamp) -> bool {
+    pub fn lets_go(&self, replid: ReplicationId, end: Option<u64>, arrived: Timestamp) -> bool {
         // Without a snapshot there is no telling what somebody restores from.
         let any = !self.keep.is_empty();
         let young = arrived >= before(self.since);
         let needed = match self.floors.get(&replid) {
-            Some(floor) => next.is_none_or(|next| next > *floor),
+            Some(floor) => end.is_none_or(|end| end > *floor),
             None => self.unknown.contains(&replid),
         };
         any && !young && !needed
@@ -109,7 +116,8 @@ pub fn decide(world: World<'_>) -> Verdict {
     let lives = |stretches: &BTreeMap<u64, Timestamp>| stretches.values().any(|arrived| *arrived >= begin);
     let living = world.stretches.iter().filter(|(_, stretches)| lives(stretches)).map(|(replid, _)| *replid);
     let anchor = |replid| whole().find(|base| base.place.is_some_and(|place| world.leads(place, (replid, u64::MAX))));
-    let anchors: Vec<&&Base> = living.filter_map(anchor).chain(whole().next()).collect();
+    let anchors: Vec<&&Base> =
+        living.filter_map(anchor).chain(whole().next()).chain(whole().find(|base| base.own)).collect();
     verdict.keep.extend(anchors.iter().map(|base| (base.label.clone(), Why::Anchor)));
     if verdict.keep.is_empty() {
         // Nothing is whole: nobody knows what may be of use yet.
@@ -335,16 +343,34 @@ impl Sweep<'_> {
     async fn sweep_stream(&self, verdict: &Verdict, stream: &Stream, cleaned: &mut Cleaned) -> Result<(), Error> {
         for (replid, objects) in stream {
             let nexts = objects.keys().skip(1).map(|next| Some(*next)).chain([None]);
-            for (object, next) in objects.values().zip(nexts) {
-                if verdict.lets_go(*replid, next, object.modified) {
-                    self.remove(object).await?;
-                    cleaned.stream.add(object);
-                } else {
-                    cleaned.stream_kept.add(object);
+            let (go, stay): (Vec<_>, Vec<_>) = objects
+                .iter()
+                .zip(nexts)
+                .partition(|((_, object), next)| verdict.lets_go(*replid, *next, object.modified));
+            stay.iter().for_each(|((_, object), _)| cleaned.stream_kept.add(object));
+            for some in go.chunks(AT_ONCE) {
+                let ends = some.iter().map(|((first, _), next)| self.end_of(*replid, **first, *next));
+                for (((_, object), _), end) in some.iter().zip(join_all(ends).await) {
+                    if verdict.lets_go(*replid, end?, object.modified) {
+                        self.remove(object).await?;
+                        cleaned.stream.add(object);
+                    } else {
+                        cleaned.stream_kept.add(object);
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Where a stretch ends. That may be beyond where the next one begins, if two receivers ran; where the next one begins counts for one that
+    /// does not open.
+    async fn end_of(&self, replid: ReplicationId, first: u64, next: Option<u64>) -> Result<Option<u64>, Error> {
+        match self.instance.stretch_in(self.name, replid, first).await {
+            Ok(stretch) => Ok(stretch.map(|stretch| stretch.last).or(next)),
+            Err(error) if error.is_integrity() => Ok(next),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut Cleaned) -> Result<(), Error> {
@@ -363,10 +389,13 @@ impl Sweep<'_> {
 fn base(snapshot: &Snapshot, parts: Option<&Vec<ObjectInfo>>) -> Base {
     let there: Vec<u64> = parts.into_iter().flatten().map(|object| object.len).collect();
     let named: Vec<u64> = snapshot.parts.iter().map(|part| part.stored).collect();
+    let own = matches!(snapshot.origin, Origin::Replication { .. });
     Base {
         label: snapshot.label.clone(),
-        at: snapshot.at,
+        // A file is kept as long as anything that came at the same time, however old it was then.
+        at: if own { snapshot.at } else { snapshot.finished_at.max(snapshot.at) },
         place: snapshot.replid.zip(snapshot.offset),
         whole: there == named,
+        own,
     }
 }

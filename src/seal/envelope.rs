@@ -19,7 +19,7 @@ const MAGIC: [u8; 7] = *b"walkeep";
 /// The version this module writes, and the newest it reads.
 const VERSION: u8 = 1;
 /// How an object ends.
-const END: [u8; 4] = *b"sEAL";
+pub const END: [u8; 4] = *b"sEAL";
 
 /// Bytes of the header.
 pub(super) const HEADER: usize = 64;

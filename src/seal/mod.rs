@@ -23,7 +23,7 @@ mod tests;
 use std::fmt;
 
 pub use compress::Level;
-pub use envelope::{MAX_FRAME, MAX_TRAILER, MIN_FRAME};
+pub use envelope::{END, MAX_FRAME, MAX_TRAILER, MIN_FRAME};
 pub use keys::{KeyId, KeyRing, Protection};
 pub use opening::{Checked, Opened, Suffix, Trailer, check, open, read_trailer};
 pub use sealing::{SealError, SealSpec, SealedObject, seal, seal_with};

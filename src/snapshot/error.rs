@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::archive;
 use crate::archive::spool::SpoolError;
+use crate::redis::ReplicationId;
 use crate::retry::Class;
 use crate::seal::SealError;
 use crate::{rdb, redis, resp};
@@ -50,6 +51,27 @@ pub enum Error {
         /// What is in the way, and what to do.
         why: String,
     },
+    /// A stretch cannot be received: one of its name is on its way from the spool to the repositories.
+    #[error(
+        "the stream from offset {first} of history {replid} on is still in the spool, on its way to the repositories; it is gone on with after that"
+    )]
+    OnItsWay {
+        /// The history.
+        replid: ReplicationId,
+        /// Where it begins.
+        first: u64,
+    },
+    /// A file of the spool is not what it was.
+    #[error(
+        "the spool file of the stream from offset {first} of history {replid} on was changed or removed by another process before all repositories had it; \
+         let nothing else work in the state-dir"
+    )]
+    Disturbed {
+        /// The history.
+        replid: ReplicationId,
+        /// Where it begins.
+        first: u64,
+    },
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
     Lost,
@@ -64,11 +86,10 @@ impl Error {
             Error::Archive(error) => error.class(),
             Error::Spool(SpoolError::InUse { .. }) => Class::Permanent,
             // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
-            Error::Spool(_) | Error::Unfit { .. } => Class::Transient,
+            Error::Spool(_) | Error::Unfit { .. } | Error::OnItsWay { .. } => Class::Transient,
             // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
-            Error::Rdb { .. } | Error::Stream(_) | Error::Seal(_) | Error::File { .. } | Error::Lost => {
-                Class::Permanent
-            }
+            Error::Rdb { .. } | Error::Stream(_) | Error::Seal(_) | Error::File { .. } => Class::Permanent,
+            Error::Disturbed { .. } | Error::Lost => Class::Permanent,
         }
     }
 
@@ -79,7 +100,7 @@ impl Error {
             Error::Rdb { .. } | Error::Stream(_) => true,
             Error::Archive(error) => error.is_integrity(),
             Error::Server(_) | Error::Seal(_) | Error::File { .. } | Error::Spool(_) | Error::Unfit { .. } => false,
-            Error::Lost => false,
+            Error::OnItsWay { .. } | Error::Disturbed { .. } | Error::Lost => false,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! One connection's stream: bytes in, spooled and acknowledged, cut into stretches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 
 use super::Error;
+use super::clock::ServerClock;
 use super::receive::{Event, Position, Receiver};
 use crate::archive::instance::spool::{Beginning, Growing, Name};
 use crate::archive::instance::{Mark, Run};
@@ -15,8 +17,6 @@ use crate::resp::{Commands, Kind, Limits};
 
 /// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
 const SYNC: Duration = Duration::from_secs(1);
-/// A snapshot that failed is tried again after so long.
-const BASE_AGAIN: Duration = Duration::from_secs(30);
 /// Bytes that are held before they are spooled.
 const PENDING: usize = 1 << 20;
 /// How near to each other marks are: what a target time is exact to.
@@ -39,6 +39,7 @@ pub(super) struct Following {
     growing: Option<Growing>,
     name: Name,
     run: Option<Run>,
+    server_clock: ServerClock,
     /// Bytes from `spooled` on.
     pending: BytesMut,
     spooled: u64,
@@ -48,32 +49,30 @@ pub(super) struct Following {
     heard: Duration,
     synced_at: Duration,
     begun: Duration,
-    base_at: Duration,
     wrote: bool,
     asked: bool,
 }
 
 impl Following {
     pub(super) async fn begin(
-        receiver: &Receiver<'_>,
+        receiver: &mut Receiver<'_>,
         mut connection: Connection,
         position: Position,
         run: Option<Run>,
     ) -> Result<Following, Error> {
-        let clock = receiver.instance.archive().clock();
+        let clock = Arc::clone(receiver.instance.archive().clock());
         let (now, at) = (clock.elapsed(), clock.now());
         let Position { replid, offset, db, in_transaction, follows, .. } = position;
         let beginning =
             Beginning { replid, first: offset, db, in_transaction, follows, started_at: at, run: run.clone() };
-        let spool = receiver.spool.clone();
-        let growing = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;
-        let growing = growing.map_err(|_panic| Error::Lost)??;
+        let growing = receiver.begin_file(beginning).await?;
         connection.acknowledge(offset).await?;
         Ok(Following {
             connection,
             parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
             name: growing.name(),
             growing: Some(growing),
+            server_clock: ServerClock::of(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
             run,
             pending: BytesMut::new(),
             spooled: offset,
@@ -83,7 +82,6 @@ impl Following {
             heard: now,
             synced_at: now,
             begun: now,
-            base_at: now,
             wrote: false,
             asked: false,
         })
@@ -124,11 +122,14 @@ impl Following {
                 self.asked = true;
             }
             stored = uploads.next() => receiver.observer.event(Event::Stored(&stored?)),
-            ended = Receiver::base(base) => {
-                self.base_at = clock.elapsed();
-                receiver.base_ended(ended);
-            }
+            ended = Receiver::base(base) => receiver.base_ended(ended, clock.elapsed()),
             _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
+        }
+        self.server_clock.look(receiver.instance.archive().clock()).await;
+        if self.server_clock.is_elsewhere() {
+            let why =
+                "is not the master that the Sentinels name, though it still sends; theirs is followed from here on";
+            return Err(Error::Unfit { server: self.connection.peer().to_owned(), why: why.to_owned() });
         }
         if self.asked {
             self.commit(true).await?;
@@ -141,10 +142,7 @@ impl Following {
         if self.is_due(receiver, clock) {
             self.rotate(receiver, clock).await?;
         }
-        if clock.elapsed() >= self.base_at.saturating_add(BASE_AGAIN) {
-            self.base_at = clock.elapsed();
-            receiver.retry_base();
-        }
+        receiver.retry_base(clock.elapsed());
         Ok(true)
     }
 
@@ -187,6 +185,7 @@ impl Following {
         // Gone for good if it fails: what is in the file then is found out by reading it.
         let mut growing = self.growing.take().ok_or(Error::Lost)?;
         let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
+        growing.set_clock(self.server_clock.known());
         let written = tokio::task::spawn_blocking(move || {
             if !bytes.is_empty() {
                 growing.append(&bytes, marks, at)?;
@@ -229,13 +228,12 @@ impl Following {
             started_at: self.received_at,
             run: self.run.clone(),
         };
-        let spool = receiver.spool.clone();
-        let begun = tokio::task::spawn_blocking(move || spool.begin(beginning)).await;
-        let growing = begun.map_err(|_panic| Error::Lost)??;
+        let growing = receiver.begin_file(beginning).await?;
         receiver.uploads.put(self.name);
         self.name = growing.name();
         self.growing = Some(growing);
         (self.begun, self.wrote) = (clock.elapsed(), false);
+        self.server_clock.begin_stretch();
         Ok(())
     }
 }

@@ -17,7 +17,7 @@
 //! ours, the break is recorded and a new snapshot begins a new stretch of history. After a failover the stream goes on under a new
 //! replication id from the very next byte, if the new master has all that we have (`masterTryPartialResynchronization`).
 //!
-//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to the repositories: [`Settings::rotate_bytes`], or one
+//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository: [`Settings::rotate_bytes`], or one
 //! command if that is longer.
 
 use std::path::PathBuf;
@@ -25,18 +25,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use super::Error;
+use super::base::{Base, Taking};
 use super::follow::{Ended, Following};
-use super::take::{Begun, Input, take, warn_of_trouble};
+use super::resume::Left;
+use super::take::{Begun, warn_of_trouble};
 use super::upload::Uploads;
 use crate::archive::instance::commands::Follows;
-use crate::archive::instance::spool::{Name, Spool};
+use crate::archive::instance::spool::{Beginning, Growing, Name, Spool};
 use crate::archive::instance::{Gap, Instance, Run, Snapshot, Stretch};
 use crate::clock::Clock;
-use crate::redis::{Connection, Info, ReplicationId, Source, Sync, Wish};
+use crate::redis::{self, Connection, Info, ReplicationId, Source, Sync, Wish};
 use crate::retry::{Backoff, Class, Policy};
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
@@ -60,10 +61,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The usual: 16 MiB, or half a minute, or ten minutes of nothing but signs of life. What is younger is in the spool alone.
+    /// The usual: 16 MiB, or half a minute, or four minutes of nothing but signs of life: five minutes are late to `walkeep health`, which
+    /// may see the repository alone. What is younger is in the spool alone.
     #[must_use]
     pub fn new(source: Source, state_dir: PathBuf) -> Settings {
-        let (rotate_after, rotate_idle) = (Duration::from_secs(30), Duration::from_secs(600));
+        let (rotate_after, rotate_idle) = (Duration::from_secs(30), Duration::from_secs(240));
         Settings { source, state_dir, rotate_bytes: 16 << 20, rotate_after, rotate_idle }
     }
 }
@@ -103,11 +105,6 @@ impl Observer for () {
     fn event(&self, _event: Event<'_>) {}
 }
 
-/// A snapshot under way.
-type Base = JoinHandle<Result<Snapshot, Error>>;
-/// How it ended.
-type BaseEnded = Result<Result<Snapshot, Error>, tokio::task::JoinError>;
-
 /// Where the stream is to go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
@@ -126,7 +123,7 @@ pub struct Position {
 }
 
 impl Position {
-    fn after(stretch: &Stretch) -> Position {
+    pub(super) fn after(stretch: &Stretch) -> Position {
         Position {
             replid: stretch.replid,
             offset: stretch.last,
@@ -152,14 +149,14 @@ pub async fn run(
     let spool = Spool::open(&settings.state_dir, &instance)?;
     let _alone = spool.lock()?;
     let uploads = Uploads::start(&instance, &spool);
-    let mut receiver =
-        Receiver { instance, settings, observer, shutdown, spool, uploads, position: None, based: false, base: None };
-    receiver.resume().await?;
-    let clock = Arc::clone(receiver.instance.archive().clock());
+    let clock = Arc::clone(instance.archive().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
+    let (left, base) = (Left::default(), Base::new(clock.elapsed(), seed));
+    let mut receiver =
+        Receiver { instance, settings, observer, shutdown, spool, uploads, left, position: None, unclosed: None, base };
     let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
     loop {
-        let before = receiver.position.map(|position| position.offset);
+        let before = receiver.position;
         let error = match receiver.attempt(&*clock).await {
             Ok(()) => break,
             Err(error) => error,
@@ -171,12 +168,20 @@ pub async fn run(
             receiver.farewell(&*clock).await;
             return Err(error);
         }
-        if receiver.position.map(|position| position.offset) > before {
+        // Where it began anew nothing came on: a snapshot stands further on by itself.
+        let came_on =
+            |now: Position| before.is_some_and(|before| before.replid == now.replid && before.offset < now.offset);
+        if receiver.position.is_some_and(came_on) {
             backoff.reset(clock.elapsed());
         }
         let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
-        tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the stream of commands broke");
-        receiver.pause(&*clock, pause).await?;
+        // Its causes stand in its words already.
+        let pause_text = format!("{:.1} s", pause.as_secs_f64());
+        tracing::warn!(%error, pause = pause_text, "the stream of commands broke");
+        if let Err(error) = receiver.pause(&*clock, pause).await {
+            receiver.farewell(&*clock).await;
+            return Err(error);
+        }
     }
     receiver.farewell(&*clock).await;
     Ok(receiver.position)
@@ -189,139 +194,84 @@ pub(super) struct Receiver<'a> {
     pub(super) shutdown: watch::Receiver<bool>,
     pub(super) spool: Spool,
     pub(super) uploads: Uploads,
+    /// What an earlier run left.
+    pub(super) left: Left,
     pub(super) position: Option<Position>,
-    /// Whether a snapshot leads to the position.
-    based: bool,
-    /// The snapshot under way.
-    base: Option<Base>,
+    /// The stretch that was under way when following ended, until it is read again.
+    unclosed: Option<Name>,
+    /// The snapshot that leads to the position.
+    pub(super) base: Base,
 }
 
 impl Receiver<'_> {
-    /// Puts what an earlier run left, and finds where it ended.
-    async fn resume(&mut self) -> Result<(), Error> {
-        let spool = self.spool.clone();
-        let read = move || -> Result<Vec<Stretch>, Error> {
-            let mut stretches = Vec::new();
-            for name in spool.list()? {
-                match spool.read(name)? {
-                    Some(spooled) => stretches.push(spooled.stretch().0),
-                    None => spool.remove(name)?,
-                }
-            }
-            Ok(stretches)
-        };
-        let mut stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
-        for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
-            self.uploads.put((stretch.replid, stretch.first));
-        }
-        stretches.extend(self.newest_stored().await?);
-        let newest = stretches.iter().max_by_key(|stretch| (stretch.ended_at, stretch.last));
-        self.position = newest.map(Position::after);
-        for stretch in stretches.iter().filter(|stretch| stretch.first == stretch.last) {
-            // The newest is made anew under the same name; the others are of no use any more.
-            if self
-                .position
-                .is_none_or(|position| (position.replid, position.offset) != (stretch.replid, stretch.first))
-            {
-                self.spool.remove((stretch.replid, stretch.first))?;
-            }
-        }
-        self.based = self.is_based().await?;
-        Ok(())
-    }
-
-    /// The newest stretch in the repositories: the last of each history is looked at.
-    async fn newest_stored(&self) -> Result<Option<Stretch>, Error> {
-        let names = self.instance.stored_stretches().await?;
-        let mut newest: Option<Stretch> = None;
-        for (nth, (replid, first, _)) in names.iter().enumerate() {
-            let last_of_its_history = names.get(nth.saturating_add(1)).is_none_or(|(next, ..)| next != replid);
-            if !last_of_its_history {
-                continue;
-            }
-            let stretch = self.instance.stored_stretch(*replid, *first).await?;
-            newest = newest.into_iter().chain(stretch).max_by_key(|stretch| stretch.ended_at);
-        }
-        Ok(newest)
-    }
-
-    /// Whether the newest snapshots lead to the position.
-    async fn is_based(&self) -> Result<bool, Error> {
-        let Some(position) = self.position else { return Ok(false) };
-        for label in self.instance.labels().await?.iter().rev().take(3) {
-            let Some(snapshot) = self.instance.snapshot(label).await? else { continue };
-            let end = match self.instance.behind(&snapshot).await?.last() {
-                Some(stretch) => Some((stretch.replid, stretch.last)),
-                None => snapshot.replid.zip(snapshot.offset),
-            };
-            let before = position.follows.map(|follows| (follows.replid, follows.offset));
-            if end == Some((position.replid, position.offset)) || (end.is_some() && end == before) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Connects and follows the stream until it breaks or is to end.
     async fn attempt(&mut self, clock: &dyn Clock) -> Result<(), Error> {
         if *self.shutdown.borrow() {
             return Ok(());
         }
-        let (mut connection, info) = self.settings.source.connect().await?;
+        self.resume().await?;
+        if let Some(name) = self.unclosed {
+            self.close(name).await?;
+        }
+        let (connection, info) = self.settings.source.connect().await?;
         warn_of_trouble(&connection, &info);
         if let Some(position) = self.position {
-            if continues(&info, &position) {
-                let wish = Wish::From(position.replid, position.offset);
-                if let Sync::Continue(name) = connection.sync(wish, info.version()).await? {
-                    if !self.based && self.base.is_none() {
-                        self.begin_base();
-                    }
-                    return self.follow(connection, &info, renamed(position, name), clock).await;
-                }
+            if let Some(message) = not_yet(&info, &position) {
+                return Err(redis::Error::NotReady { server: connection.peer().to_owned(), message }.into());
+            }
+            if let Some((connection, position)) = continued(connection, &info, position).await? {
+                self.retry_base(clock.elapsed());
+                return self.follow(connection, &info, position, clock).await;
             }
             self.record_gap(&position, &info, clock).await?;
+        } else {
+            drop(connection);
         }
-        drop(connection);
+        self.record_unknown_ends().await?;
         self.start_anew(clock).await
     }
 
     /// A snapshot, and the stream from its offset on.
     async fn start_anew(&mut self, clock: &dyn Clock) -> Result<(), Error> {
-        self.based = false;
-        if let Some(base) = self.base.take() {
-            base.abort();
+        self.base.forget();
+        let wait = self.base.wait(clock.elapsed());
+        if !wait.is_zero() {
+            tracing::warn!(
+                wait = format!("{:.0} s", wait.as_secs_f64()),
+                "the stream begins anew with a snapshot, which failed before; it is not asked for at once"
+            );
+            self.pause(clock, wait).await?;
+            if *self.shutdown.borrow() {
+                return Ok(());
+            }
         }
+        match self.begun_anew().await {
+            Ok((connection, info, position)) => {
+                self.base.hold(clock.elapsed());
+                self.base.follows_from(position.replid, position.offset);
+                self.follow(connection, &info, position, clock).await
+            }
+            Err(error) => {
+                self.base.pause(clock.elapsed());
+                Err(error)
+            }
+        }
+    }
+
+    /// A snapshot that has begun, and the server that goes on from it.
+    async fn begun_anew(&mut self) -> Result<(Connection, Info, Position), Error> {
         let begun = self.begin_base();
-        let Ok(Begun { server, replid, offset }) = begun.await else { return Err(self.base_failed().await) };
-        let (mut connection, info) = self.settings.source.connect().await?;
-        let Sync::Continue(name) = connection.sync(Wish::From(replid, offset), info.version()).await? else {
+        let Ok(Begun { server, replid, offset, db }) = begun.await else { return Err(self.base_failed().await) };
+        let (connection, info) = self.settings.source.connect().await?;
+        let peer = connection.peer().to_owned();
+        let position = Position { replid, offset, db, in_transaction: false, follows: None, until: None };
+        let Some((connection, position)) = continued(connection, &info, position).await? else {
             let why = format!(
                 "does not continue from the snapshot that {server} has just begun; if that lasts, give it a larger repl-backlog-size"
             );
-            return Err(Error::Unfit { server: connection.peer().to_owned(), why });
+            return Err(Error::Unfit { server: peer, why });
         };
-        // The server says `SELECT` before the first command behind a snapshot, so the database here is only a beginning.
-        let position = Position { replid, offset, db: 0, in_transaction: false, follows: None, until: None };
-        self.follow(connection, &info, renamed(position, name), clock).await
-    }
-
-    /// Begins a snapshot beside the stream.
-    fn begin_base(&mut self) -> oneshot::Receiver<Begun> {
-        let (begun, hears) = oneshot::channel();
-        let (instance, source) = (self.instance.clone(), self.settings.source.clone());
-        self.base =
-            Some(tokio::spawn(async move { take(&instance, Input::Server(&source), Some(begun), &mut |_| {}).await }));
-        hears
-    }
-
-    async fn base_failed(&mut self) -> Error {
-        match self.base.take() {
-            Some(base) => match base.await {
-                Ok(Err(error)) => error,
-                Ok(Ok(_)) | Err(_) => Error::Lost,
-            },
-            None => Error::Lost,
-        }
+        Ok((connection, info, position))
     }
 
     async fn follow(
@@ -336,10 +286,12 @@ impl Receiver<'_> {
         }
         let (server, replid, from) = (connection.peer(), position.replid, position.offset);
         self.observer.event(Event::Streaming { server, replid, from });
+        self.base.follows_from(replid, from);
         self.position = Some(position);
         let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
         let following = Following::begin(self, connection, position, run).await?;
         let (name, ended) = following.run(self, clock).await;
+        self.unclosed = Some(name);
         self.close(name).await?;
         match ended {
             Ended::Shutdown => Ok(()),
@@ -347,11 +299,17 @@ impl Receiver<'_> {
         }
     }
 
-    /// What is durable of a stretch is what is there when it is read again; the rest is asked for once more.
+    /// What is durable of a stretch is what is there when it is read from the disk again, after a sync that did not fail; the rest is asked for
+    /// once more. Until then nothing is received: the position is acknowledged as soon as it is followed from.
     async fn close(&mut self, name: Name) -> Result<(), Error> {
         let spool = self.spool.clone();
-        let read = tokio::task::spawn_blocking(move || spool.read(name));
-        let Some(spooled) = read.await.map_err(|_panic| Error::Lost)?? else { return Ok(()) };
+        let read = tokio::task::spawn_blocking(move || {
+            spool.settle(name)?;
+            spool.read(name)
+        });
+        let spooled = read.await.map_err(|_panic| Error::Lost)??;
+        self.unclosed = None;
+        let Some(spooled) = spooled else { return Ok(()) };
         let (stretch, _) = spooled.stretch();
         self.position = Some(Position::after(&stretch));
         // An empty one is begun again under the same name, so it must not be on its way then.
@@ -361,42 +319,34 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// The snapshot under way has ended, well or not.
-    pub(super) fn base_ended(&mut self, ended: BaseEnded) {
-        self.base = None;
-        match ended {
-            Ok(Ok(snapshot)) => {
-                self.based = true;
-                self.observer.event(Event::Snapshot(&snapshot));
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "no snapshot to begin with; it is tried again"
-                );
-            }
-            Err(_aborted) => {}
+    /// Begins the file of a stretch, unless there is one of that name with commands that are in no repository yet.
+    pub(super) async fn begin_file(&mut self, beginning: Beginning) -> Result<Growing, Error> {
+        let name = (beginning.replid, beginning.first);
+        let on_its_way = Error::OnItsWay { replid: name.0, first: name.1 };
+        if self.uploads.is_on_its_way(name) {
+            return Err(on_its_way);
         }
-    }
-
-    /// The snapshot under way; never ready if there is none.
-    pub(super) async fn base(base: &mut Option<Base>) -> BaseEnded {
-        match base {
-            Some(base) => base.await,
-            None => std::future::pending().await,
-        }
+        let spool = self.spool.clone();
+        let begun = tokio::task::spawn_blocking(move || {
+            let there = spool.read(name)?.map(|spooled| spooled.stretch().0);
+            match there {
+                Some(stretch) if stretch.first < stretch.last => Ok(None),
+                _ => {
+                    spool.discard(name)?;
+                    spool.begin(beginning).map(Some)
+                }
+            }
+        });
+        let begun = begun.await.map_err(|_panic| Error::Lost)??;
+        begun.ok_or_else(|| {
+            self.uploads.put(name);
+            on_its_way
+        })
     }
 
     /// The parts that are waited for at once.
-    pub(super) fn waits(&mut self) -> (&mut Uploads, &mut Option<Base>, &mut watch::Receiver<bool>) {
-        (&mut self.uploads, &mut self.base, &mut self.shutdown)
-    }
-
-    /// Tries a snapshot again, if there is none to begin with and none under way.
-    pub(super) fn retry_base(&mut self) {
-        if !self.based && self.base.is_none() {
-            drop(self.begin_base());
-        }
+    pub(super) fn waits(&mut self) -> (&mut Uploads, &mut Option<Taking>, &mut watch::Receiver<bool>) {
+        (&mut self.uploads, &mut self.base.taking, &mut self.shutdown)
     }
 
     async fn record_gap(&mut self, position: &Position, info: &Info, clock: &dyn Clock) -> Result<(), Error> {
@@ -432,9 +382,7 @@ impl Receiver<'_> {
 
     /// Lets what is on its way arrive.
     async fn farewell(&mut self, clock: &dyn Clock) {
-        if let Some(base) = self.base.take() {
-            base.abort();
-        }
+        self.base.forget();
         let end = clock.elapsed().saturating_add(FAREWELL);
         while self.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
@@ -457,6 +405,37 @@ fn renamed(position: Position, name: Option<ReplicationId>) -> Position {
     }
 }
 
+/// The stream from the position on, under the name that it has now; `None` if the server cannot continue there.
+async fn continued(
+    mut connection: Connection,
+    info: &Info,
+    position: Position,
+) -> Result<Option<(Connection, Position)>, Error> {
+    if !continues(info, &position) {
+        return Ok(None);
+    }
+    let synced = connection.sync(Wish::From(position.replid, position.offset), info.version()).await?;
+    Ok(match synced {
+        Sync::Continue(name) => Some((connection, renamed(position, name))),
+        Sync::Full(..) => None,
+    })
+}
+
+/// Why the server may continue in a moment though it cannot now: a replica that has just begun has no backlog before its own link is up, and one
+/// that lags comes to where we are. To begin anew would make a gap of that.
+fn not_yet(info: &Info, position: &Position) -> Option<String> {
+    let replica = info.get("role") == Some("slave");
+    let same = info.get("master_replid") == Some(position.replid.to_string().as_str());
+    let behind = info.number("master_repl_offset").is_some_and(|offset| offset < position.offset);
+    match info.get("master_link_status") {
+        Some(status) if replica && status != "up" => Some("it is a replica without its master".to_owned()),
+        Some(_) if replica && same && behind => {
+            Some(format!("it is a replica that has not come to offset {} yet", position.offset))
+        }
+        _ => None,
+    }
+}
+
 /// Whether the server will continue, by what it says of its backlog; asking it in vain would make it begin a snapshot.
 fn continues(info: &Info, position: &Position) -> bool {
     let id = position.replid.to_string();
@@ -473,7 +452,7 @@ fn continues(info: &Info, position: &Position) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Position, continues, renamed};
+    use super::{Position, continues, not_yet, renamed};
     use crate::redis::Info;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -505,6 +484,27 @@ mod tests {
             assert_eq!(continues(&info(B, "121"), &position(offset)), failed_over, "{offset}");
         }
         assert!(!continues(&Info::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")), &position(100)));
+    }
+
+    #[test]
+    fn a_replica_that_comes_back_is_waited_for() {
+        let info = |role: &str, link: &str, id: &str, offset: u64| {
+            Info::parse(&format!(
+                "role:{role}\nmaster_link_status:{link}\nmaster_replid:{id}\nmaster_repl_offset:{offset}"
+            ))
+        };
+        for (role, link, id, offset, waits) in [
+            ("slave", "down", A, 200, true),
+            ("slave", "down", B, 200, true),
+            ("slave", "up", A, 99, true),
+            ("slave", "up", A, 100, false),
+            // Another history does not come to where we are.
+            ("slave", "up", B, 99, false),
+            ("master", "up", A, 99, false),
+        ] {
+            assert_eq!(not_yet(&info(role, link, id, offset), &position(100)).is_some(), waits, "{role} {link} {id}");
+        }
+        assert_eq!(not_yet(&Info::parse("role:master"), &position(100)), None);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
 //!
-//! Memory: one part under way, [`IN_FLIGHT`] parts being sealed and put with their sealed forms, and what the walker looks into. While all of
-//! them are busy the socket is not read; the server waits.
+//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`IN_FLIGHT`] parts; and
+//! what the walker looks into. While all of them are busy the socket is not read; the server waits.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,9 +22,15 @@ use crate::seal::{self, Binding, Kind, SealSpec};
 
 /// Parts on their way at once: one being sealed while another is put.
 const IN_FLIGHT: usize = 2;
+/// What a file says of itself stands within so many bytes of its beginning.
+const HEAD: usize = 16 << 10;
+/// A week: no server writes a snapshot for longer.
+const MAX_SINCE: i64 = 7 * 24 * 60 * 60;
 /// Pieces of a file.
 const PIECE: usize = 1 << 20;
-/// Pieces that wait for the walker: some 16 MiB from a socket.
+/// Bytes handed to the walker at once: a server sends pieces of 16 KiB, each of which would wake it.
+const WALKED: usize = 256 << 10;
+/// How many such lots wait for the walker.
 const WALK_QUEUE: usize = 32;
 
 /// Where the RDB file comes from.
@@ -56,6 +62,8 @@ pub struct Begun {
     pub replid: ReplicationId,
     /// The offset.
     pub offset: u64,
+    /// The database that the stream behind it acts on, until it says another one.
+    pub db: u32,
 }
 
 /// Takes a snapshot and stores it. `begun` hears at which offset it stands as soon as the server says so. Dropped midway, it stores no
@@ -117,7 +125,8 @@ impl Described {
         let aux = |name: &str| walk.aux.get(name).map(String::as_str);
         // A file says which state it is, if its server was or had a replica (`rdbSaveInfoAuxFields`).
         let by_file = || Some((aux("repl-id")?.parse().ok()?, aux("repl-offset")?.parse().ok()?));
-        let written = || Timestamp::from_second(aux("ctime")?.parse().ok()?).ok();
+        // What was written later in that second may be in it.
+        let written = || Timestamp::from_second(aux("ctime")?.parse::<i64>().ok()?.checked_add(1)?).ok();
         let flavour = if walk.magic == rdb::Magic::Valkey { Flavour::Valkey } else { Flavour::Redis };
         let (replid, offset) = self.position.or_else(by_file).unzip();
         let (started_at, finished_at) = times;
@@ -161,14 +170,16 @@ async fn from_server(
             return Err(Error::Unfit { server, why });
         }
     };
-    let at = clock.now();
-    if let Some(begun) = begun {
-        // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
-        drop(begun.send(Begun { server: connection.peer().to_owned(), replid, offset }));
+    let at = state_at(clock.now(), offset, &info);
+    let mut announced = begun.map(|to| (to, Begun { server: connection.peer().to_owned(), replid, offset, db: 0 }));
+    if info.is_master() {
+        // It says `SELECT` before the first command behind a snapshot.
+        announce(&mut announced, 0);
     }
     let transfer = connection.transfer().await?;
     let total = transfer.len();
-    receive(&mut connection, transfer, intake, &mut |done| progress(Progress::Bytes(done, total))).await?;
+    let tell = &mut |done| progress(Progress::Bytes(done, total));
+    receive(&mut connection, transfer, intake, &mut announced, tell).await?;
     let role = info.get("role").unwrap_or("?").to_owned();
     Ok(Described {
         origin: Origin::Replication { server: connection.peer().to_owned(), role },
@@ -180,18 +191,52 @@ async fn from_server(
     })
 }
 
+/// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down for somebody else
+/// (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
+fn state_at(now: Timestamp, offset: u64, info: &Info) -> Timestamp {
+    if info.number("master_repl_offset").is_none_or(|before| before <= offset) {
+        return now;
+    }
+    // Whole seconds, so one of them may be too many.
+    let since = info.number("rdb_current_bgsave_time_sec").and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
+    let since = SignedDuration::from_secs(since.saturating_sub(1).clamp(0, MAX_SINCE));
+    now.checked_sub(since).unwrap_or(now)
+}
+
+/// Who hears that a snapshot has begun, and what.
+type Announced = Option<(oneshot::Sender<Begun>, Begun)>;
+
+fn announce(announced: &mut Announced, db: u32) {
+    if let Some((to, begun)) = announced.take() {
+        // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
+        drop(to.send(Begun { db, ..begun }));
+    }
+}
+
+/// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on which database that acts.
 async fn receive(
     connection: &mut Connection,
     mut transfer: Transfer,
     intake: &mut Intake,
+    announced: &mut Announced,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Error> {
     let mut done = 0_u64;
+    let mut beginning = Walker::new(rdb::Limits::default());
     while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await? {
+        if announced.is_some() {
+            // What is wrong with it is found by the one who walks it all.
+            drop(beginning.push(bytes.get(..HEAD).unwrap_or(&bytes)));
+            let db = beginning.stream_database();
+            if db.is_some() || done >= HEAD as u64 {
+                announce(announced, db.unwrap_or(0));
+            }
+        }
         done = done.saturating_add(bytes.len() as u64);
         intake.push(bytes).await.map_err(|error| error.named(&format!("Redis at {}", connection.peer())))?;
         progress(done);
     }
+    announce(announced, 0);
     Ok(())
 }
 
@@ -249,23 +294,27 @@ impl<E: Into<Error>> From<E> for Trouble {
 struct Intake {
     instance: Instance,
     label: String,
-    part: Vec<Bytes>,
-    held: usize,
+    part: Vec<u8>,
+    /// Gives the memory of the part before back, once that is sealed.
+    emptied: Option<oneshot::Receiver<Vec<u8>>>,
     next: u32,
     puts: JoinSet<Result<(u32, Part), Error>>,
     done: Vec<(u32, Part)>,
     room: Arc<Semaphore>,
-    walk: Option<mpsc::Sender<Bytes>>,
+    /// What the walker gets next.
+    lot: Vec<Bytes>,
+    lot_len: usize,
+    walk: Option<mpsc::Sender<Vec<Bytes>>>,
     walker: JoinHandle<Result<Walk, rdb::Error>>,
 }
 
 impl Intake {
     fn begin(instance: &Instance, label: &str) -> Intake {
-        let (walk, mut pieces) = mpsc::channel::<Bytes>(WALK_QUEUE);
+        let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE);
         let walker = tokio::task::spawn_blocking(move || {
             let mut walker = Walker::new(rdb::Limits::default());
-            while let Some(piece) = pieces.blocking_recv() {
-                walker.push(&piece)?;
+            while let Some(lot) = lots.blocking_recv() {
+                lot.iter().try_for_each(|piece| walker.push(piece))?;
             }
             walker.finish()
         });
@@ -273,30 +322,31 @@ impl Intake {
             instance: instance.clone(),
             label: label.to_owned(),
             part: Vec::new(),
-            held: 0,
+            emptied: None,
             next: 0,
             puts: JoinSet::new(),
             done: Vec::new(),
             room: Arc::new(Semaphore::new(IN_FLIGHT)),
+            lot: Vec::new(),
+            lot_len: 0,
             walk: Some(walk),
             walker,
         }
     }
 
     async fn push(&mut self, mut bytes: Bytes) -> Result<(), Trouble> {
-        let walked = match &self.walk {
-            Some(walk) => walk.send(bytes.clone()).await.is_ok(),
-            None => false,
-        };
-        if !walked {
+        self.lot.push(bytes.clone());
+        self.lot_len = self.lot_len.saturating_add(bytes.len());
+        if self.lot_len >= WALKED && !self.hand_over().await {
             // The walker ends early only at what it cannot walk.
             return Err(self.walked().await.err().unwrap_or(Trouble::Other(Error::Lost)));
         }
         while !bytes.is_empty() {
-            let piece = bytes.split_to(PART.saturating_sub(self.held).min(bytes.len()));
-            self.held = self.held.saturating_add(piece.len());
-            self.part.push(piece);
-            if self.held == PART {
+            // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly emptier than they are large,
+            // are free at once.
+            self.part.reserve_exact(PART.saturating_sub(self.part.len()));
+            self.part.extend_from_slice(&bytes.split_to(PART.saturating_sub(self.part.len()).min(bytes.len())));
+            if self.part.len() == PART {
                 self.put().await?;
             }
         }
@@ -310,16 +360,33 @@ impl Intake {
             self.done.push(done.map_err(|_panic| Error::Lost)??);
         }
         let (instance, label, number) = (self.instance.clone(), self.label.clone(), self.next);
+        self.next = self.next.saturating_add(1);
+        let (empty, emptied) = oneshot::channel();
+        let before = self.emptied.replace(emptied);
         let plain = std::mem::take(&mut self.part);
-        (self.held, self.next) = (0, self.next.saturating_add(1));
         self.puts.spawn(async move {
             let _room = room;
-            put_part(&instance, &label, number, plain).await.map(|part| (number, part))
+            put_part(&instance, &label, number, plain, empty).await.map(|part| (number, part))
         });
+        if let Some(before) = before {
+            // Had sealing failed, `puts` would say so.
+            self.part = before.await.unwrap_or_default();
+        }
         Ok(())
     }
 
+    /// Whether the walker took what there is for it.
+    async fn hand_over(&mut self) -> bool {
+        self.lot_len = 0;
+        match &self.walk {
+            Some(walk) => walk.send(std::mem::take(&mut self.lot)).await.is_ok(),
+            None => false,
+        }
+    }
+
     async fn walked(&mut self) -> Result<Walk, Trouble> {
+        // One that has ended already says why itself.
+        let _taken = self.hand_over().await;
         self.walk = None;
         match (&mut self.walker).await {
             Ok(Ok(walk)) => Ok(walk),
@@ -331,7 +398,7 @@ impl Intake {
     /// Every part is put, and the walk is over.
     async fn end(mut self) -> Result<(Vec<Part>, Walk), Trouble> {
         let walk = self.walked().await?;
-        if self.held > 0 {
+        if !self.part.is_empty() {
             self.put().await?;
         }
         while let Some(done) = self.puts.join_next().await {
@@ -342,7 +409,14 @@ impl Intake {
     }
 }
 
-async fn put_part(instance: &Instance, label: &str, number: u32, plain: Vec<Bytes>) -> Result<Part, Error> {
+/// Seals and puts a part; its memory goes to `emptied` between the two.
+async fn put_part(
+    instance: &Instance,
+    label: &str,
+    number: u32,
+    mut plain: Vec<u8>,
+    emptied: oneshot::Sender<Vec<u8>>,
+) -> Result<Part, Error> {
     let key = instance.layout().part(label, number).map_err(|bad| archive::Error::Content {
         name: instance.name().to_string(),
         key: instance.layout().identity(),
@@ -351,9 +425,12 @@ async fn put_part(instance: &Instance, label: &str, number: u32, plain: Vec<Byte
     let archive = Arc::clone(instance.archive());
     let binding = Binding::new(Kind::RdbPart, key.as_str());
     let sealed = tokio::task::spawn_blocking(move || {
-        let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
         let spec = SealSpec { level: archive.level(), threads: archive.threads(), ..SealSpec::new(&binding) };
-        seal::seal(&pieces, &spec, archive.protection())
+        let sealed = seal::seal(&[&plain], &spec, archive.protection());
+        plain.clear();
+        // Nobody takes it after the last part.
+        drop(emptied.send(plain));
+        sealed
     })
     .await
     .map_err(|_panic| Error::Lost)??;
@@ -366,8 +443,20 @@ async fn put_part(instance: &Instance, label: &str, number: u32, plain: Vec<Byte
 
 #[cfg(test)]
 mod tests {
-    use super::label;
+    use super::{label, state_at};
+    use crate::redis::Info;
     use jiff::Timestamp;
+
+    #[test]
+    fn a_snapshot_that_was_under_way_already_is_as_old_as_the_server_says() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let at = |offset, seconds: &str| {
+            let info = format!("master_repl_offset:500\nrdb_current_bgsave_time_sec:{seconds}\n");
+            state_at(now, offset, &Info::parse(&info)).as_second()
+        };
+        assert_eq!((at(500, "7"), at(501, "7"), at(499, "7")), (1000, 1000, 994));
+        assert_eq!((at(499, "-1"), at(499, "0"), at(499, "1"), at(499, "x")), (1000, 1000, 1000, 1000));
+    }
 
     #[test]
     fn labels_sort_by_time() {

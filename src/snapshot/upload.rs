@@ -1,58 +1,90 @@
-//! Stretches on their way from the spool to the repositories, one after the other, beside the stream.
+//! Stretches on their way from the spool to the repositories, beside the stream.
+//!
+//! Each repository takes them one after the other, and for itself: one that is away or full for a day keeps none from the others. A stretch that
+//! all have leaves the spool.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::Error;
-use crate::archive::instance::spool::{Name, Spool};
+use crate::archive::instance::spool::{Name, Spool, Spooled};
 use crate::archive::instance::{Instance, Stretch};
+use crate::archive::spool::SpoolError;
 use crate::retry::{Backoff, Class, Policy};
+use crate::{archive, repository};
 
 /// For as long as a repository is away, the stream is spooled.
 const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
 
 /// The stretches on their way. Dropped, it leaves what did not arrive in the spool.
 pub(super) struct Uploads {
-    names: mpsc::UnboundedSender<Name>,
-    results: mpsc::UnboundedReceiver<Result<Option<Stretch>, Error>>,
-    outstanding: usize,
-    worker: tokio::task::JoinHandle<()>,
+    /// One for each repository.
+    lanes: Vec<mpsc::UnboundedSender<Name>>,
+    results: mpsc::UnboundedReceiver<(Name, Result<Option<Stretch>, Error>)>,
+    /// In how many repositories each is not yet.
+    missing: Missing,
+    _workers: JoinSet<()>,
 }
 
+type Missing = Arc<Mutex<BTreeMap<Name, usize>>>;
+/// Which file, and how long.
+type Extent = (u64, u64);
+
 impl Uploads {
-    /// Both queues hold one entry a spool file, so it is the disk that bounds them.
+    /// The queues hold one entry a spool file, so it is the disk that bounds them.
     pub(super) fn start(instance: &Instance, spool: &Spool) -> Uploads {
-        let (names, mut wanted) = mpsc::unbounded_channel();
         let (done, results) = mpsc::unbounded_channel();
-        let (instance, spool) = (instance.clone(), spool.clone());
-        let worker = tokio::spawn(async move {
-            while let Some(name) = wanted.recv().await {
-                if done.send(store(&instance, &spool, name).await).is_err() {
-                    break;
+        let (missing, mut workers) = (Missing::default(), JoinSet::new());
+        let lanes = (0..instance.place_count()).map(|place| {
+            let (names, mut wanted) = mpsc::unbounded_channel();
+            let missing = Arc::clone(&missing);
+            let lane = Lane { instance: instance.clone(), spool: spool.clone(), place, missing };
+            let done = done.clone();
+            workers.spawn(async move {
+                while let Some(name) = wanted.recv().await {
+                    let Some(result) = lane.carry(name).await.transpose() else { continue };
+                    if done.send((name, result)).is_err() {
+                        break;
+                    }
                 }
-            }
+            });
+            names
         });
-        Uploads { names, results, outstanding: 0, worker }
+        Uploads { lanes: lanes.collect(), results, missing, _workers: workers }
     }
 
-    /// A stretch to which nothing is appended any more.
+    /// A stretch to which nothing is appended any more. Once is enough.
     pub(super) fn put(&mut self, name: Name) {
-        // The worker is there as long as this is.
-        if self.names.send(name).is_ok() {
-            self.outstanding = self.outstanding.saturating_add(1);
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.contains_key(&name) {
+            return;
+        }
+        missing.insert(name, self.lanes.len());
+        drop(missing);
+        for lane in &self.lanes {
+            // The worker is there as long as this is.
+            let _sent = lane.send(name);
         }
     }
 
     pub(super) fn outstanding(&self) -> usize {
-        self.outstanding
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The next stretch that is stored. Cancel safe.
+    /// Whether the file of that name is being read and may be removed at any moment.
+    pub(super) fn is_on_its_way(&self, name: Name) -> bool {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
+    }
+
+    /// The next stretch that is stored everywhere. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Stretch, Error> {
         loop {
-            let Some(result) = self.results.recv().await else { return Err(Error::Lost) };
-            self.outstanding = self.outstanding.saturating_sub(1);
+            let Some((name, result)) = self.results.recv().await else { return Err(Error::Lost) };
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             if let Some(stretch) = result? {
                 return Ok(stretch);
             }
@@ -60,32 +92,99 @@ impl Uploads {
     }
 }
 
-impl Drop for Uploads {
-    fn drop(&mut self) {
-        self.worker.abort();
+/// The way to one repository.
+struct Lane {
+    instance: Instance,
+    spool: Spool,
+    place: usize,
+    missing: Missing,
+}
+
+impl Lane {
+    /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
+    /// nothing in it.
+    async fn carry(&self, name: Name) -> Result<Option<Option<Stretch>>, Error> {
+        let clock = self.instance.archive().clock();
+        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
+        let (seen, stored) = loop {
+            match self.put(name).await {
+                Ok(put) => break put,
+                Err(error) => self.wait(&mut backoff, error).await?,
+            }
+        };
+        if !self.was_last(name) {
+            return Ok(None);
+        }
+        loop {
+            match self.remove(name, seen).await {
+                Ok(()) => return Ok(Some(stored)),
+                Err(error) => self.wait(&mut backoff, error).await?,
+            }
+        }
+    }
+
+    /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
+    async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
+        let clock = self.instance.archive().clock();
+        if !may_pass(&error) {
+            return Err(error);
+        }
+        let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
+        if error.class() == Class::Transient {
+            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "a stretch of the stream stays spooled");
+        } else {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, ?pause, "a stretch of the stream stays spooled until somebody mends this");
+        }
+        clock.sleep(pause).await;
+        Ok(())
+    }
+
+    async fn put(&self, name: Name) -> Result<(Extent, Option<Stretch>), Error> {
+        let (replid, first) = name;
+        let spool = self.spool.clone();
+        let read = move || {
+            let seen = spool.extent(name)?;
+            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(Spooled::stretch)))
+        };
+        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
+        // It was read before it was put here; without it, somebody took acknowledged bytes away.
+        let Some((seen, (stretch, bytes))) = found else { return Err(Error::Disturbed { replid, first }) };
+        if stretch.last == stretch.first {
+            return Ok((seen, None));
+        }
+        self.instance.put_commands(self.place, &stretch, bytes).await?;
+        Ok((seen, Some(stretch)))
+    }
+
+    /// Whether all others have it.
+    fn was_last(&self, name: Name) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.get_mut(&name).is_some_and(|places| {
+            *places = places.saturating_sub(1);
+            *places == 0
+        })
+    }
+
+    /// Removes the file, if that is still the one that was read.
+    async fn remove(&self, name: Name, seen: Extent) -> Result<(), Error> {
+        let spool = self.spool.clone();
+        let remove = move || match spool.extent(name)? {
+            Some(now) if now != seen => Ok(false),
+            _ => spool.discard(name).map(|()| true),
+        };
+        let removed = tokio::task::spawn_blocking(remove).await.map_err(|_panic| Error::Lost)?.map_err(Error::Spool)?;
+        if removed { Ok(()) } else { Err(Error::Disturbed { replid: name.0, first: name.1 }) }
     }
 }
 
-/// Puts a stretch, then removes its file. `None` if there was nothing in it.
-async fn store(instance: &Instance, spool: &Spool, name: Name) -> Result<Option<Stretch>, Error> {
-    let read = {
-        let spool = spool.clone();
-        move || spool.read(name).map(|spooled| spooled.map(crate::archive::instance::spool::Spooled::stretch))
-    };
-    let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
-    let mut stored = None;
-    if let Some((stretch, bytes)) = found.filter(|(stretch, _)| stretch.last > stretch.first) {
-        let clock = instance.archive().clock();
-        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
-        while let Err(error) = instance.put_commands(&stretch, bytes.clone()).await {
-            let pause = backoff.pause(clock.elapsed()).filter(|_| error.class() == Class::Transient);
-            let Some(pause) = pause else { return Err(error.into()) };
-            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "a stretch of the stream stays spooled");
-            clock.sleep(pause).await;
+/// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
+fn may_pass(error: &Error) -> bool {
+    use repository::Error as Fault;
+    match error {
+        Error::Archive(archive::Error::Repository { source, .. }) => {
+            source.class() == Class::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
         }
-        stored = Some(stretch);
+        error => error.class() == Class::Transient,
     }
-    let spool = spool.clone();
-    tokio::task::spawn_blocking(move || spool.remove(name)).await.map_err(|_panic| Error::Lost)??;
-    Ok(stored)
 }

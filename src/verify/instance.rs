@@ -1,4 +1,5 @@
-//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again, in every repository.
+//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again and must go on where
+//! another ends, in every repository.
 //!
 //! The archive lives on meanwhile: what was listed and then not there, and is no longer listed either, was taken by retention, and nothing is said
 //! about it; nor about the parts of a snapshot whose manifest went. A part that a manifest names which is still there is missing.
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::objects::open;
+use super::stream::{ON_ITS_WAY, Piece, holes, tails};
 use super::{Damage, Options, Progress, VerifyError};
-use crate::archive::instance::{Gap, Identity, Instance, Part, Snapshot, Stretch};
+use crate::archive::instance::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
 use crate::rdb::{self, Walk, Walker};
 use crate::repository::instance::InstanceObject;
 use crate::repository::layout::ObjectKey;
@@ -43,6 +45,8 @@ pub struct InstanceReport {
     pub repositories: Vec<Counts>,
     /// What is damaged or missing.
     pub damage: Vec<Damage>,
+    /// What is missing in the stream.
+    pub holes: Vec<Lack>,
     /// Breaks in the stream that were recorded; a snapshot after each begins anew.
     pub gaps: Vec<Gap>,
 }
@@ -51,7 +55,27 @@ impl InstanceReport {
     /// Whether everything is there and right. A recorded break is no damage.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.damage.is_empty()
+        self.damage.is_empty() && self.holes.is_empty()
+    }
+}
+
+/// What a repository does not have, of the stream or at all.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Lack {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// What it does not have, in words.
+    pub what: String,
+}
+
+impl Lack {
+    fn of(repository: &str, hole: Hole) -> Lack {
+        Lack::new(repository, hole.to_string())
+    }
+
+    fn new(repository: &str, what: String) -> Lack {
+        tracing::error!(repository, what, "missing");
+        Lack { repository: repository.to_owned(), what }
     }
 }
 
@@ -70,15 +94,43 @@ pub async fn verify_instance(
     }
     let mut report = InstanceReport::default();
     let mut known = options.backup.is_none();
+    let mut pieces_of_all = Vec::new();
+    // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
+    let begun = archive.clock().now();
+    // Nor is what waits here for a repository that was away.
+    let spooled = instance.known().await.ok();
+    let is_missed = |hole: &Hole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
+    let mut settled_somewhere = false;
     for (name, repository) in archive.repositories() {
         let counts = Counts { repository: name.to_owned(), ..Counts::default() };
         let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
-        let mut subject = Subject { instance, repository, progress, counts, damage, gone, gaps };
+        let (snapshots, pieces) = (Vec::new(), Vec::new());
+        let mut subject = Subject { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces };
         known |= subject.run(options.backup.as_deref()).await?;
+        let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
+        let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, Origin::Replication { .. }));
+        let stands = |snapshot: &Snapshot| Some(Piece::snapshot(snapshot.replid?, snapshot.offset?, snapshot.at));
+        let all: Vec<Piece> = subject.pieces.iter().copied().chain(sent.filter_map(stands)).collect();
+        let holes = holes(&all).into_iter().filter(|hole| !hole.is_known(snapshots, gaps) && is_missed(hole));
+        report.holes.extend(holes.map(|hole| Lack::of(name, hole)));
+        let settled = |snapshot: &Snapshot| begun.duration_since(snapshot.finished_at) > ON_ITS_WAY;
+        settled_somewhere |= snapshots.iter().any(settled);
+        pieces_of_all.push(all);
         subject.gaps.retain(|gap| !report.gaps.contains(gap));
         report.gaps.append(&mut subject.gaps);
         report.damage.append(&mut subject.damage);
         report.repositories.push(subject.counts);
+    }
+    for (number, hole) in tails(&pieces_of_all, begun).into_iter().filter(|(_, hole)| is_missed(hole)) {
+        let name = report.repositories.get(number).map_or("?", |counts| counts.repository.as_str());
+        report.holes.push(Lack::of(name, hole));
+    }
+    if options.backup.is_none() && settled_somewhere {
+        // Retention leaves the newest snapshot in each.
+        let empty = report.repositories.iter().filter(|counts| counts.bytes == 0);
+        let what = format!("all of {}: there is nothing of it, and another repository has it", instance.name());
+        let lacks: Vec<Lack> = empty.map(|counts| Lack::new(&counts.repository, what.clone())).collect();
+        report.holes.extend(lacks);
     }
     match &options.backup {
         Some(label) if !known => Err(VerifyError::UnknownBackup { label: label.clone() }),
@@ -96,6 +148,9 @@ struct Subject<'a> {
     /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing all others.
     gone: Vec<(ObjectKey, ObjectKey)>,
     gaps: Vec<Gap>,
+    snapshots: Vec<Snapshot>,
+    /// The stretches that were listed.
+    pieces: Vec<Piece>,
 }
 
 impl Subject<'_> {
@@ -131,6 +186,15 @@ impl Subject<'_> {
 
     async fn objects(&mut self, listed: &[ObjectKey], only: Option<&str>) -> Result<bool, VerifyError> {
         let mut found = false;
+        let is = |key: &&ObjectKey| matches!(self.instance.layout().object(key), Some(InstanceObject::Snapshot(_)));
+        let identity = self.instance.layout().identity();
+        if only.is_none()
+            && !listed.contains(&identity)
+            && let Some(snapshot) = listed.iter().find(is)
+        {
+            // It is stored before any snapshot.
+            self.gone.push((identity, snapshot.clone()));
+        }
         for key in listed {
             match self.instance.layout().object(key) {
                 Some(InstanceObject::Snapshot(label)) if only.is_none_or(|only| only == label) => {
@@ -140,7 +204,11 @@ impl Subject<'_> {
                 // Parts are read with their snapshot. One under way has no manifest yet.
                 Some(InstanceObject::Part(..) | InstanceObject::Snapshot(_)) => {}
                 _ if only.is_some() => {}
-                Some(InstanceObject::Commands(..)) => self.commands(key).await?,
+                Some(InstanceObject::Commands(replid, first)) => {
+                    let read = self.commands(key).await?;
+                    let unread = || replid.parse().ok().map(|replid| Piece::unread(replid, first));
+                    self.pieces.extend(read.or_else(unread));
+                }
                 Some(InstanceObject::Gap(..)) => {
                     let gap = self.value::<Gap>(Kind::Gap, key).await?;
                     self.gaps.extend(gap);
@@ -167,7 +235,10 @@ impl Subject<'_> {
         }
         let Some(walker) = walker.filter(|_| whole) else { return Ok(()) };
         match walker.finish() {
-            Ok(walk) if same(&walk, &snapshot.walk) => self.counts.snapshots = self.counts.snapshots.saturating_add(1),
+            Ok(walk) if same(&walk, &snapshot.walk) => {
+                self.counts.snapshots = self.counts.snapshots.saturating_add(1);
+                self.snapshots.push(snapshot);
+            }
             Ok(_) => self.damaged(manifest, "its parts hold other keys than it says"),
             Err(error) => self.damaged(manifest, error),
         }
@@ -201,15 +272,19 @@ impl Subject<'_> {
         }
     }
 
-    async fn commands(&mut self, key: &ObjectKey) -> Result<(), VerifyError> {
-        let Some(opened) = self.opened(Kind::Commands, key, key).await? else { return Ok(()) };
-        let checked = tokio::task::spawn_blocking(move || parse(&opened)).await;
+    /// A stretch; `None` if it is not there or not right.
+    async fn commands(&mut self, key: &ObjectKey) -> Result<Option<Piece>, VerifyError> {
+        let Some(opened) = self.opened(Kind::Commands, key, key).await? else { return Ok(None) };
+        let checked = tokio::task::spawn_blocking(move || parse(&opened.metadata, &opened.plain)).await;
         match checked {
-            Ok(Ok(())) => self.counts.stretches = self.counts.stretches.saturating_add(1),
+            Ok(Ok(piece)) => {
+                self.counts.stretches = self.counts.stretches.saturating_add(1);
+                return Ok(Some(piece));
+            }
             Ok(Err(what)) => self.damaged(key, what),
             Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// An object's content as a value; `None` if it is damaged.
@@ -263,15 +338,38 @@ fn same(a: &Walk, b: &Walk) -> bool {
 }
 
 /// Parses a stretch again, and compares with what it says of itself.
-fn parse(opened: &Opened) -> Result<(), String> {
-    let stretch: Stretch = serde_json::from_slice(&opened.metadata).map_err(|error| error.to_string())?;
+fn parse(metadata: &[u8], plain: &[u8]) -> Result<Piece, String> {
+    let stretch: Stretch = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
     let mut commands = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::Limits::default());
-    commands.push(&opened.plain, &mut |_| {}).map_err(|error| error.to_string())?;
+    commands.push(plain, &mut |_| {}).map_err(|error| error.to_string())?;
     let found = (commands.boundary(), commands.offset(), commands.db(), commands.in_transaction());
     if found == (stretch.last, stretch.last, stretch.db_after, stretch.in_transaction_after) {
-        Ok(())
+        Ok(Piece::of(&stretch))
     } else {
         Err("its commands end elsewhere than it says".to_owned())
+    }
+}
+
+/// The body of a fuzz target: a stretch's metadata, of the length that the first two bytes say, and its commands. What is right says the same
+/// when it is written again, and what stands out in it is within it.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
+    let Some((metadata, plain)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return };
+    let right = parse(metadata, plain).is_ok();
+    let Ok(stretch) = serde_json::from_slice::<Stretch>(metadata) else { return };
+    let again = serde_json::to_vec(&stretch).unwrap_or_default();
+    assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&stretch), "another stretch when written again");
+    assert_eq!(parse(&again, plain).is_ok(), right);
+    if stretch.first.checked_add(plain.len() as u64).is_none() {
+        return;
+    }
+    let Ok(seen) = stretch.look(plain, 1) else { return };
+    for notable in &seen.found {
+        let within = stretch.first <= notable.before && notable.before < notable.end;
+        assert!(within && (notable.end <= stretch.last || !right), "{notable:?} is not in the stretch");
+        let at = stretch.time_at(notable.before);
+        assert!(at == stretch.ended_at || stretch.marks.iter().any(|mark| mark.time == at), "a time that nobody noted");
     }
 }
 
@@ -296,6 +394,7 @@ mod tests {
         let binding = Binding::new(Kind::RdbPart, key.as_str());
         let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.archive().protection()).unwrap();
         instance.archive().put_sealed(&key, &sealed).await.unwrap();
+        instance.introduce(Flavour::Redis).await.unwrap();
         let at = Timestamp::UNIX_EPOCH;
         let snapshot = Snapshot {
             format: 1,
@@ -335,6 +434,8 @@ mod tests {
             damage: vec![],
             gone: vec![],
             gaps: vec![],
+            snapshots: vec![],
+            pieces: vec![],
         };
         // All of the first and the parts of the second have gone since; the manifest of the second goes while they are looked for.
         let listed = subject.listed().await.unwrap();

@@ -13,8 +13,9 @@ mod backups;
 mod instance;
 mod meanwhile;
 mod objects;
+mod stream;
 
-pub use instance::{Counts as InstanceCounts, InstanceReport, verify_instance};
+pub use instance::{Counts as InstanceCounts, InstanceReport, fuzz, verify_instance};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,12 +106,14 @@ pub struct Report {
     pub damage: Vec<Damage>,
     /// Log that is missing or damaged.
     pub gaps: Vec<Missing>,
+    /// Gaps that were recorded when they came about, and behind which there is a backup that does without.
+    pub bridged: Vec<Missing>,
     /// Backups that cannot become consistent, because log is missing.
     pub stranded: Vec<String>,
 }
 
 impl Report {
-    /// Whether everything is there and right.
+    /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can be done about them.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.gaps.is_empty() && self.stranded.is_empty()
@@ -262,8 +265,15 @@ impl Sum {
             overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
         self.damage.sort();
         let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
-        Ok(Report { repositories: self.counts, damage: self.damage, gaps, stranded })
+        let (bridged, gaps) = gaps.into_iter().partition(|gap| is_bridged(gap, &overview.backups));
+        Ok(Report { repositories: self.counts, damage: self.damage, gaps, bridged, stranded })
     }
+}
+
+/// Whether a gap was recorded when it came about and a backup from behind it can be restored. One that nobody recorded is a loss in the
+/// repository, whatever comes after it.
+fn is_bridged(gap: &Missing, backups: &[overview::Backup]) -> bool {
+    gap.noticed_at.is_some() && backups.iter().any(|backup| backup.restorable && backup.start_lsn >= gap.to_lsn)
 }
 
 impl Subject<'_> {

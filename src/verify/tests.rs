@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{Options, Progress, Report, Subject, VerifyError, verify};
+use super::{Options, Progress, Report, Subject, VerifyError, is_bridged, verify};
 use crate::archive::Archive;
 use crate::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
 use crate::archive::manifest::{Chunk, Content, Entry, Manifest, Summary, sample};
+use crate::archive::overview::{Backup, Missing};
 use crate::archive::tests::{create, segment};
+use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::timeline::TimelineId;
 use crate::seal::Kind;
 use crate::seal::keys::KeyEncryptionKey;
 
@@ -243,4 +247,32 @@ async fn an_object_of_somebody_else_is_pointed_out() {
     std::fs::write(dir.path().join("repository/main/notes.txt"), "hello").unwrap();
     let report = check(&archive).await;
     assert_eq!(report.damage.iter().map(|damage| damage.object.as_str()).collect::<Vec<_>>(), ["main/notes.txt"]);
+}
+
+#[test]
+fn a_gap_is_bridged_by_a_backup_from_behind_it_if_it_was_recorded() {
+    let gap = |noticed_at| Missing {
+        timeline: TimelineId::FIRST,
+        from_lsn: Lsn::new(0x500),
+        to_lsn: Lsn::new(0x600),
+        reason: "x".into(),
+        noticed_at,
+    };
+    let backup = |start, restorable| Backup {
+        label: "x".into(),
+        started_at: Timestamp::UNIX_EPOCH,
+        finished_at: Timestamp::UNIX_EPOCH,
+        start_lsn: Lsn::new(start),
+        stop_lsn: Lsn::new(start),
+        timeline: TimelineId::FIRST,
+        logical_bytes: 0,
+        stored_bytes: 0,
+        server_version: "15".into(),
+        restorable,
+    };
+    let recorded = gap(Some(Timestamp::UNIX_EPOCH));
+    assert!(is_bridged(&recorded, &[backup(0x100, true), backup(0x600, true)]));
+    assert!(!is_bridged(&recorded, &[backup(0x100, true), backup(0x5FF, true)]));
+    assert!(!is_bridged(&recorded, &[backup(0x700, false)]));
+    assert!(!is_bridged(&gap(None), &[backup(0x700, true)]), "nobody recorded it: it was there once");
 }

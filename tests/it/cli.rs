@@ -87,7 +87,7 @@ fn a_wrong_call_gets_one_line_and_its_code() {
     refused(&site, &["chekc"], 2, "unrecognized subcommand 'chekc'; a similar subcommand exists: 'check'");
     refused(&site, &["check", "--time-zone", "Mars"], 2, "\"Mars\" is no time zone");
     site.init(&[]).expect_ok();
-    refused(&site, &["check", "sales"], 2, "no cluster \"sales\" is configured; there is main");
+    refused(&site, &["check", "sales"], 2, "nothing called \"sales\" is configured; there is main");
     let good = fs::read_to_string(site.config()).unwrap();
     fs::write(site.config(), good.replace("state-dir", "stat-dir")).unwrap();
     refused(

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
+use super::support::disk::Disk;
 use super::support::installed::bin;
 use super::support::process::{self, Orphan, until};
 use super::support::redis::{QUICK_REDIS, RedisServer, free_port, program};
@@ -143,10 +144,14 @@ fn both_come_back_to_one_moment_within_the_bound() {
         let of_redis: usize = of_redis.parse().unwrap_or(0);
         let earliest = time - SignedDuration::try_from_secs_f64(bound).expect("a span");
         let over = |moment: Timestamp| written.iter().take_while(|written| written.over <= moment).count();
-        let latest = written.iter().take_while(|written| written.began <= time).count();
+        let ahead = report["skew"]["redis_ahead_at_most_seconds"].as_f64().expect("a bound");
+        let began = |moment: Timestamp| written.iter().take_while(|written| written.began <= moment).count();
+        let latest = began(time);
+        let latest_of_redis = began(time + SignedDuration::try_from_secs_f64(ahead).expect("a span"));
         println!("{time}: {of_postgres} and {of_redis}, bound {bound} s: {}..={latest}", over(earliest));
         assert!((over(time)..=latest).contains(&of_postgres), "{of_postgres} at {time}: {report:#}");
-        assert!((over(earliest)..=latest).contains(&of_redis), "{of_redis} at {time}: {report:#}");
+        assert_eq!(report["skew"]["clocks_known"], true, "{report:#}");
+        assert!((over(earliest)..=latest_of_redis).contains(&of_redis), "{of_redis} at {time}: {report:#}");
         assert_eq!(report["redis"]["last_command"]["name"], "SET");
     }
 }
@@ -208,4 +213,51 @@ fn nothing_is_written_unless_both_can_reach_it() {
     assert!(said.contains("the newest moment that both can reach before"), "{said}");
     assert!(said.contains("start it with: pg_ctl") && said.contains("start it with: redis-server"), "{said}");
     assert_eq!(started(QUICK, pgdata).sql("select max(n) from ledger"), "2");
+}
+
+/// Each would fit where both do not.
+#[test]
+fn on_one_file_system_both_must_fit() {
+    let it = Joint::start();
+    it.cluster.sql("insert into ledger values (1)");
+    // WAIT is about what the same client has written.
+    it.redis.feed(
+        "EVAL \"for i=1,20 do redis.call('SET', KEYS[1]..i, string.rep('x', 1000000)) end\" 1 big\nWAIT 1 60000\n",
+    );
+    std::thread::sleep(Duration::from_millis(20));
+    let time = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(20));
+    it.cluster.sql("insert into ledger values (2)");
+    it.redis.ask(&["SET", "seq", "2"]);
+    it.cluster.switch_wal();
+    it.covered(time);
+    let time = time.to_string();
+    let plan = it.site.walkeep(&["plan", "all", "--target-time", &time, "--json"]).json();
+    let of_postgres = plan["postgres"]["plan"]["file_bytes"].as_u64().expect("bytes");
+    // Four segments of WAL besides, and half of what Redis takes.
+    let disk = Disk::mount(&it.site.path().join("disk"), u32::try_from(of_postgres >> 20).expect("a size") + 16);
+    let (pgdata, here, elsewhere) =
+        (disk.path().join("pg"), disk.path().join("redis"), it.site.scratch().directory("elsewhere"));
+    let server = program(QUICK_REDIS, "redis-server").display().to_string();
+    let restore = |redis_dir: &Path| {
+        let (pg_dir, cache_dir) = (pgdata.display().to_string(), redis_dir.display().to_string());
+        let words = [
+            "restore",
+            "all",
+            "--pgdata",
+            &pg_dir,
+            "--redis-dir",
+            &cache_dir,
+            "--redis-server",
+            &server,
+            "--target-time",
+        ];
+        it.site.walkeep(&[&words[..], &[&time]].concat())
+    };
+    let refused = restore(&here).expect_code(1);
+    assert!(refused.stderr.contains("main and cache go to one file system"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("make room, or name another folder; nothing was touched"), "{}", refused.stderr);
+    assert!(is_empty(&pgdata) && is_empty(&here));
+    restore(&elsewhere).expect_ok();
+    assert_eq!(started(QUICK, pgdata).sql("select max(n) from ledger"), "1");
 }

@@ -65,17 +65,34 @@ mod stops;
 mod redis_snapshot;
 /// The stream of a Redis server: complete, resumable, followed through failovers.
 mod redis_receive;
+/// The receiver of an instance begins again.
+mod redis_resume;
+/// Full disks under the receiver of a Redis server.
+mod redis_full;
+/// A connection in pieces of a few bytes: transactions, and the end of a snapshot.
+mod redis_pieces;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
 /// `walkeep log redis`: accidents on real servers, and the way back from each.
 mod redis_log;
 /// Retention of Redis instances.
 mod redis_cleanup;
+/// A repository that is away, and a master that is another one now.
+mod redis_away;
+/// How protected a Redis instance is.
+mod redis_health;
+/// What is said of Redis instances to whoever has never seen walkeep.
+mod redis_words;
+/// What is missing in the stream, or not known.
+mod redis_holes;
 /// Redis back out: what is written, seen by servers of every version.
 mod redis_restore;
 /// A client that works without a pause and keeps a record of its own.
 mod redis_workload;
+/// Clocks that are off, and what is said of them.
+mod clocks;
 /// Redis to random moments of a busy time, beside that record.
 mod redis_moments;
+mod redis_overlap;
 /// PostgreSQL and Redis to one moment.
 mod joint;

@@ -13,7 +13,7 @@ use walkeep::redis::ReplicationId;
 use walkeep::retention::instance::{Base, World, decide};
 
 use super::support::process::{self, Finished, Orphan, Running, until};
-use super::support::redis::{QUICK_REDIS, RedisServer, debug, program, site_for};
+use super::support::redis::{QUICK_REDIS, RedisServer, debug, program, second_repository, site_for};
 use super::support::{Scratch, Site};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +49,8 @@ struct Story {
 enum Step {
     /// Bytes come.
     Stream(u64),
+    /// Another receiver has some of it already and goes on, and one that has less stores that late.
+    Twice(u64),
     /// Nothing comes for so many hours.
     Wait(u32),
     Failover,
@@ -63,6 +65,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (1_u64..50).prop_map(Step::Stream),
+        2 => (1_u64..50).prop_map(Step::Twice),
         4 => (1_u32..12).prop_map(Step::Wait),
         1 => Just(Step::Failover),
         1 => any::<bool>().prop_map(Step::Gap),
@@ -84,21 +87,30 @@ impl Story {
                     story.parts.push(part);
                     (offset, follows) = (part.last, None);
                 }
+                Step::Twice(bytes) => {
+                    let last =
+                        story.parts.last().copied().filter(|part| part.history == history && part.last == offset);
+                    let part = |first, last| Part { history, first, last, follows: None, ended: story.now };
+                    if let Some(Part { first, .. }) = last.filter(|part| part.first + 4 < part.last) {
+                        story.parts.extend([part(first + 1, offset + bytes), part(first + 2, offset - 1)]);
+                        offset += bytes;
+                    }
+                }
                 Step::Wait(hours) => story.now += hours,
                 Step::Failover if follows.is_none() => (history, follows) = (history + 1, Some(history)),
                 Step::Failover => {}
                 Step::Gap(true) => (offset, follows) = (offset + 100, None),
                 Step::Gap(false) => (history, offset, follows) = (history + 1, 0, None),
-                Step::Snapshot(whole) => story.snapshot(Some((id(history), offset)), *whole),
-                Step::Import => story.snapshot(None, true),
+                Step::Snapshot(whole) => story.snapshot(Some((id(history), offset)), (*whole, true)),
+                Step::Import => story.snapshot(None, (true, false)),
             }
         }
         story
     }
 
-    fn snapshot(&mut self, place: Option<(ReplicationId, u64)>, whole: bool) {
+    fn snapshot(&mut self, place: Option<(ReplicationId, u64)>, (whole, own): (bool, bool)) {
         let label = format!("{:05}", self.now);
-        self.snapshots.push(Base { label, at: hour(self.now), place, whole });
+        self.snapshots.push(Base { label, at: hour(self.now), place, whole, own });
     }
 
     /// Which state of which history a restore to this hour gives: byte after byte from the newest snapshot that leads there.
@@ -136,8 +148,10 @@ impl Story {
         let mut less = self.clone();
         less.snapshots.retain(|base| verdict.keep.contains_key(&base.label));
         less.parts.retain(|part| {
+            // The program asks each for its end that would go if it ended where the next one begins.
             let next = stretches[&id(part.history)].range(part.first + 1..).next().map(|(first, _)| *first);
-            !verdict.lets_go(id(part.history), next, hour(part.ended))
+            let goes = |end| verdict.lets_go(id(part.history), end, hour(part.ended));
+            !(goes(next) && goes(Some(part.last)))
         });
         less
     }
@@ -164,6 +178,9 @@ proptest! {
         let all = places.len();
         places.dedup();
         prop_assert_eq!(places.len(), all, "{:?}", less.snapshots);
+        // What was read from a file takes the place of none that the instance sent.
+        let own = |story: &Story| story.snapshots.iter().rfind(|base| base.whole && base.own).map(|base| base.at);
+        prop_assert_eq!(own(&less), own(&story));
     }
 }
 
@@ -183,31 +200,7 @@ impl Rig {
     fn start() -> Self {
         let server = RedisServer::start(QUICK_REDIS, &debug(QUICK_REDIS));
         let site = site_for(&server);
-        let second = site.path().join("second");
-        let url = format!("file://{}", second.display());
-        let text = fs::read_to_string(site.config()).unwrap();
-        let text = text.replace(
-            "[redis.cache]",
-            &format!("[repository.second]\nurl = \"{url}\"\nretention = \"37d\"\n\n[redis.cache]"),
-        );
-        site.scratch().file("walkeep.toml", &text);
-        let key = fs::read_to_string(site.path().join("walkeep.key")).unwrap();
-        let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).unwrap();
-        let place = |name: &str, url: String| walkeep::archive::Place {
-            name: name.into(),
-            url,
-            options: walkeep::repository::Options::new(),
-        };
-        let settings = walkeep::archive::Settings {
-            cluster: "cache".parse().unwrap(),
-            places: vec![place("local", site.repository_url()), place("second", url)],
-            key: Some(key),
-            level: walkeep::seal::Level::Fixed(1),
-            threads: 1,
-            clock: walkeep::clock::SystemClock::shared(),
-        };
-        super::support::redis::block_on(walkeep::archive::Archive::create(settings)).expect("a second repository");
-        give_all(&second);
+        let second = second_repository(&site, "retention = \"37d\"");
         Self { server, site, second }
     }
 
@@ -281,7 +274,12 @@ impl Rig {
         let scratch = Scratch::new();
         let dir = scratch.directory("redis").display().to_string();
         let (time, program) = (time.to_string(), program(QUICK_REDIS, "redis-server").display().to_string());
-        let words = ["restore", "redis", "--dir", &dir, "--target-time", &time, "--redis-server", &program, "--json"];
+        // Days on which nobody received are not known to have been quiet, though here they were.
+        let words = [
+            &["restore", "redis", "--dir", &dir, "--target-time", &time, "--nearest"][..],
+            &["--redis-server", &program, "--json"],
+        ];
+        let words = words.concat();
         let report = self.site.walkeep(&words).json();
         let start = report["start"].as_array().expect("options").iter().map(|word| word.as_str().expect("a word"));
         let options: Vec<&str> = start.chain(debug(QUICK_REDIS)).collect();
@@ -291,14 +289,6 @@ impl Rig {
     fn verify(&self, when: &str) {
         let verified = self.site.walkeep(&["verify"]);
         assert_eq!(verified.code, Some(0), "{when}: {}{}", verified.stdout, verified.stderr);
-    }
-}
-
-/// To the user that the program runs as.
-fn give_all(folder: &Path) {
-    super::support::scratch::give(folder);
-    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.is_dir() { give_all(&entry) } else { super::support::scratch::give(&entry) }
     }
 }
 
@@ -363,6 +353,12 @@ fn what_no_moment_needs_goes_and_every_moment_comes_back() {
     let again = rig.all();
     rig.cleanup(&["30"]).expect_ok();
     assert_eq!(rig.all(), again, "nothing more to do");
+    // A repository that has lost everything is missed, whatever the other one has.
+    let (second, away) = (rig.second.join("cache"), rig.second.join("away"));
+    fs::rename(&second, &away).unwrap();
+    let empty = rig.site.walkeep(&["verify", "cache"]).expect_code(6);
+    assert!(empty.stdout.contains("missing  in second: all of cache"), "{}", empty.stdout);
+    fs::rename(&away, &second).unwrap();
     // The receiver goes on where it was.
     let (time, digest) = rig.day(0);
     assert_eq!(rig.restored(time), digest);

@@ -11,10 +11,10 @@ use super::support::redis::{
     QUICK_REDIS, RedisServer, Sentinels, VERSIONS, block_on, debug, instance, rdb_of, site, site_for, started_from,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The way to what is wanted, and the commands on it.
-fn reach(site: &Site, wanted: Wanted) -> Result<(Reach, Vec<u8>), String> {
+pub(crate) fn reach(site: &Site, wanted: Wanted) -> Result<(Reach, Vec<u8>), String> {
     block_on(async {
         let instance = instance(site).await;
         let reach = instance.reach(wanted, None).await.expect("asked").map_err(|no| no.reason)?;
@@ -28,7 +28,7 @@ fn reach(site: &Site, wanted: Wanted) -> Result<(Reach, Vec<u8>), String> {
 }
 
 /// A server with the state that was reached: the snapshot, then the commands through an ordinary connection.
-fn restored(site: &Site, wanted: Wanted) -> RedisServer {
+pub(crate) fn restored(site: &Site, wanted: Wanted) -> RedisServer {
     use std::io::{Read, Write};
     let (reach, commands) = reach(site, wanted).expect("reachable");
     let version = reach.snapshot.version.clone();
@@ -54,12 +54,12 @@ fn restored(site: &Site, wanted: Wanted) -> RedisServer {
     server
 }
 
-fn receiving(site: &Site) -> Running {
+pub(crate) fn receiving(site: &Site) -> Running {
     site.spawn("receive", &["receive", "cache", "-v"])
 }
 
 /// Waits until the server knows that everything it has written is durable here.
-fn acknowledged(server: &RedisServer, receiver: &mut Running) {
+pub(crate) fn acknowledged(server: &RedisServer, receiver: &mut Running) {
     let done = until(PATIENCE, || {
         assert!(receiver.ended().is_none(), "it has ended\n{}", receiver.output());
         let offset = server.offset();
@@ -73,13 +73,13 @@ fn acknowledged(server: &RedisServer, receiver: &mut Running) {
 }
 
 /// Waits for the snapshot that the stream begins with.
-fn based(receiver: &Running) {
+pub(crate) fn based(receiver: &Running) {
     let based = until(PATIENCE, || receiver.output().contains("a snapshot to begin with is stored").then_some(()));
     assert!(based.is_some(), "no snapshot\n{}", receiver.output());
 }
 
 /// Transactions, scripts, databases, expiry.
-fn work(server: &RedisServer, round: u32) {
+pub(crate) fn work(server: &RedisServer, round: u32) {
     server.feed(&format!(
         "SELECT 2\nSET round {round}\nSET gone:{round} x PX 1\nSET later:{round} y EX 1000\nMULTI\nINCR a\nINCR b\nSELECT 5\nRPUSH l {round}\nEXEC\n\
          EVAL \"redis.call('SET','s',ARGV[1]) redis.call('INCR','t')\" 0 {round}\nSELECT 0\nSADD members {round} one two\nSPOP members\n"
@@ -156,7 +156,7 @@ fn any_moment_is_the_state_of_that_moment() {
     let before = reach(&site, Wanted::Time("2020-01-01T00:00:00Z".parse().expect("a time"))).expect_err("too early");
     assert!(before.contains("before the first snapshot"), "{before}");
     let after = Timestamp::now().checked_add(Duration::from_secs(3600)).expect("a time");
-    assert!(reach(&site, Wanted::Time(after)).expect_err("too late").contains("ends at"));
+    assert!(reach(&site, Wanted::Time(after)).expect_err("too late").contains("ends before it"));
 }
 
 /// Killed again and again while the server is busy.
@@ -310,4 +310,26 @@ fn two_masters_at_once_are_reported() {
     let site = site(&format!("sentinels = [{}]\nmaster = \"mymaster\"\n", ports.join(", ")));
     let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
     assert!(refused.stderr.contains("two masters at once"), "{}", refused.stderr);
+}
+
+/// A replica hands on its master's stream, in which nobody says the database for us.
+#[test]
+fn the_stream_of_a_replica_begins_on_the_database_of_its_master() {
+    let master = RedisServer::start(QUICK_REDIS, &[]);
+    let port = master.port.to_string();
+    let replica = RedisServer::start(QUICK_REDIS, &["--replicaof", "127.0.0.1", &port]);
+    let linked = until(PATIENCE, || (replica.info("master_link_status") == "up").then_some(()));
+    assert!(linked.is_some(), "{}", replica.log());
+    master.feed("SELECT 3\nSET a 1\n");
+    let site = site_for(&replica);
+    let mut receiver = receiving(&site);
+    based(&receiver);
+    master.feed("SELECT 3\nSET b 1\nFLUSHDB\n");
+    let there = until(PATIENCE, || (replica.offset() == master.offset()).then_some(()));
+    assert!(there.is_some(), "{}", replica.log());
+    acknowledged(&replica, &mut receiver);
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let told = site.walkeep(&["log", "redis", "--event", "flush-db", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told.expect_ok()).expect("JSON");
+    assert!(told.to_string().contains("\"database\":3"), "{told}");
 }

@@ -122,10 +122,20 @@ fn tls_checks_the_server_and_shows_our_certificate() {
     let own = format!("tls-cert-file = \"{certificate}\"\ntls-key-file = \"{key}\"\n");
     let section = |ca: &str, own: &str| format!("url = \"rediss://127.0.0.1:{port}\"\ntls-ca-file = \"{ca}\"\n{own}");
     assert_eq!(backup(&site(&section(&ca, &own)))["keys"], 1);
-    let stranger = site(&section(&file("other.crt"), &own)).walkeep(&["backup", "redis"]).expect_code(5);
-    assert!(stranger.stderr.contains("certificate"), "{}", stranger.stderr);
+    let stranger = site(&section(&file("other.crt"), &own));
+    let says = |finished: process::Finished, code, words: &str| {
+        assert!(finished.stderr.contains(words), "{words}: {}", finished.stderr);
+        finished.expect_code(code)
+    };
+    says(stranger.walkeep(&["backup", "redis"]), 2, "set tls-ca-file to the file of its CA");
+    // Nobody should wait for that to pass.
+    says(stranger.walkeep(&["receive"]), 2, "set tls-ca-file to the file of its CA");
     // Servers ask for a certificate unless told otherwise.
-    site(&section(&ca, "")).walkeep(&["backup", "redis"]).expect_code(5);
+    says(site(&section(&ca, "")).walkeep(&["backup", "redis"]), 2, "set tls-cert-file and tls-key-file");
+    let plain = site(&format!("url = \"redis://127.0.0.1:{port}\"\n"));
+    says(plain.walkeep(&["backup", "redis"]), 5, "is this a TLS port? then write rediss://");
+    let wrong = site(&section(&ca, &own).replace(&port, &server.port.to_string()));
+    says(wrong.walkeep(&["backup", "redis"]), 5, "if that port speaks no TLS, write redis://");
 }
 
 /// Between the client and the server: passes bytes on until `limit` bytes came from the server, then changes or cuts.
@@ -204,6 +214,9 @@ fn a_file_is_imported_as_it_is_and_a_damaged_one_is_not() {
         std::fs::write(&path, wrong).expect("write");
         site.walkeep(&["backup", "redis", "--from-file", &path]).expect_code(6);
     }
+    // What is no RDB at all was named by mistake.
+    let refused = site.walkeep(&["backup", "redis", "--from-file", "/etc/passwd"]).expect_code(2);
+    assert!(refused.stderr.contains("walkeep: /etc/passwd: this is no RDB file"), "{}", refused.stderr);
     assert_eq!(labels().len(), 1, "{:?}", labels());
     site.walkeep(&["backup", "redis", "--from-file", "/nowhere.rdb"]).expect_code(4);
 }
@@ -219,25 +232,26 @@ fn check_proves_the_right_to_follow_without_a_snapshot() {
             site(&format!("url = \"redis://{name}:word@127.0.0.1:{}\"\n", server.port))
         };
         let (full, mute, none) = (user("full", &["+psync"]), user("mute", &[]), user("none", &["+acl"]));
-        let finding = |site: &Site, code: i32| {
-            let said = site.walkeep(&["check", "cache", "--json"]).expect_code(code).stdout;
+        // Nothing is archived yet there, so that all of these end with 1.
+        let finding = |site: &Site| {
+            let said = site.walkeep(&["check", "cache", "--json"]).stdout;
             let report: Value = serde_json::from_str(&said).expect("JSON");
             let findings = report["findings"].as_array().expect("findings").clone();
             findings.into_iter().find(|finding| finding["what"] == "replication").expect("about replication")
         };
         // Without a backlog nobody can say, unless the user may ask.
-        assert_eq!(finding(&mute, 0)["verdict"], "warning", "{version}");
+        assert_eq!(finding(&mute)["verdict"], "warning", "{version}");
         if version != "6.2" {
-            assert!(finding(&none, 1)["text"].as_str().expect("why").contains("psync"), "{version}");
-            assert_eq!(finding(&site_for(&server), 0)["verdict"], "good", "{version}");
+            assert!(finding(&none)["text"].as_str().expect("why").contains("psync"), "{version}");
+            assert_eq!(finding(&site_for(&server))["verdict"], "good", "{version}");
         }
         assert_eq!(server.info("sync_full"), "0", "{version}");
         // With one, the stream itself is asked for.
         backup(&site_for(&server));
         for _ in 0..3 {
             server.ask(&["SET", "a", "1"]);
-            assert_eq!(finding(&full, 0)["verdict"], "good", "{version}");
-            assert_eq!(finding(&mute, 1)["verdict"], "bad", "{version}");
+            assert_eq!(finding(&full)["verdict"], "good", "{version}");
+            assert_eq!(finding(&mute)["verdict"], "bad", "{version}");
         }
         assert_eq!((server.info("sync_full"), server.info("sync_partial_ok")), ("1".into(), "3".into()), "{version}");
     }
@@ -253,9 +267,9 @@ fn a_shard_of_a_cluster_is_named() {
     let written = || (server.ask(&["SET", "a", "1"]) == "OK").then_some(());
     process::until(Duration::from_secs(30), written).expect("the cluster is up");
     let site = site_for(&server);
+    let taken = backup(&site);
     let said = site.walkeep(&["check", "cache"]).expect_code(0).stdout;
     assert!(said.contains("one shard of a Redis Cluster"), "{said}");
-    let taken = backup(&site);
     let restored = started_from(QUICK_REDIS, &rdb_of(&site, label(&taken)), &[]);
     assert_eq!(restored.digest(), server.digest());
 }
@@ -293,4 +307,29 @@ fn a_server_that_is_loading_or_alone_is_said_to_be_not_ready() {
     let site = site_for(&loading);
     let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
     assert!(refused.stderr.contains("not ready: it is loading"), "{}", refused.stderr);
+}
+
+/// Whoever asks for a snapshot while one is written down for another replica gets that one.
+#[test]
+fn a_snapshot_that_was_under_way_already_is_no_younger_than_it_is() {
+    let master = RedisServer::start(
+        QUICK_REDIS,
+        &options(QUICK_REDIS, &["--repl-diskless-sync", "no", "--rdbcompression", "no"]),
+    );
+    master.fill(400);
+    master.ask(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    let port = master.port.to_string();
+    let other = RedisServer::start(QUICK_REDIS, &["--replicaof", "127.0.0.1", &port]);
+    let busy = process::until(Duration::from_secs(20), || {
+        (master.info("rdb_bgsave_in_progress") == "1").then(|| std::thread::sleep(Duration::from_millis(2500)))
+    });
+    assert!(busy.is_some(), "{}", other.log());
+    master.ask(&["SET", "late", "1"]);
+    let late = jiff::Timestamp::now();
+    let site = site_for(&master);
+    let taken = backup(&site);
+    let restored = started_from(QUICK_REDIS, &rdb_of(&site, label(&taken)), &[]);
+    assert_eq!(restored.ask(&["EXISTS", "late"]).trim(), "0", "it was to be the one under way");
+    let at: jiff::Timestamp = taken["at"].as_str().expect("a time").parse().expect("a time");
+    assert!(at < late, "as of {at}, and lacks what was written before {late}");
 }

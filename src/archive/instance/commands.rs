@@ -5,12 +5,16 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::notable::Notables;
+use super::spool::{Beginning, Spooled};
 use super::{Error, Instance};
+use crate::archive::OpenPlace;
+use crate::clock::Measured;
 use crate::redis::ReplicationId;
 use crate::repository::Put;
 use crate::repository::instance::InstanceObject;
 use crate::repository::layout::ObjectKey;
-use crate::seal::Kind;
+use crate::resp::{Commands, Limits};
+use crate::seal::{Fault, Kind, SealedObject, Trailer};
 
 /// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database `db`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -87,25 +91,124 @@ pub struct Stretch {
     /// What stands out in it. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notable: Option<Notables>,
+    /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions, nor where it was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Measured>,
+}
+
+/// A stretch that is to be stored.
+#[derive(Clone, Debug)]
+struct Given {
+    stretch: Stretch,
+    bytes: Bytes,
+}
+
+impl Given {
+    /// What comes after `from`, as a stretch of its own; `None` if the stream may not be cut there.
+    fn after(self, from: u64) -> Option<Given> {
+        let Given { stretch, bytes } = self;
+        let at = usize::try_from(from.checked_sub(stretch.first)?).ok()?;
+        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        parser.push(bytes.get(..at)?, &mut |_| {}).ok()?;
+        let (before, marks): (Vec<Mark>, Vec<Mark>) = stretch.marks.into_iter().partition(|mark| mark.offset <= from);
+        let beginning = Beginning {
+            replid: stretch.replid,
+            first: from,
+            db: parser.db(),
+            in_transaction: parser.in_transaction(),
+            follows: None,
+            started_at: before.last().map_or(stretch.started_at, |mark| mark.time),
+            run: stretch.run,
+        };
+        let (ended_at, clock) = (stretch.ended_at, stretch.clock);
+        let spooled = Spooled { beginning, bytes: bytes.slice(at..), marks, ended_at, clock };
+        let (stretch, bytes) = spooled.stretch();
+        (parser.boundary() == from).then_some(Given { stretch, bytes })
+    }
+}
+
+fn taken(place: &OpenPlace, key: &ObjectKey, what: &str) -> Error {
+    let why = format!(
+        "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
+         give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps what was received here; \
+         `walkeep verify` tells whether what is stored is right"
+    );
+    Error::Taken { name: place.name.clone(), key: key.clone(), why }
 }
 
 impl Instance {
-    /// Stores a stretch and its bytes. Says whether that was new.
+    /// In how many repositories everything is stored, those included that could not be reached.
+    #[must_use]
+    pub fn place_count(&self) -> usize {
+        self.archive().places.len()
+    }
+
+    /// Stores a stretch and its bytes in the repository of this number. Says whether any of it was new.
+    ///
+    /// Where it has the beginning of it already, as another receiver left it, the rest is stored behind that as a stretch of its own;
+    /// where it has more, that is as good. A stored copy that the disk has damaged is replaced.
     ///
     /// # Errors
-    /// A repository did not take it, or has something else in its place.
-    pub async fn put_commands(&self, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
-        let key = self.commands_key(stretch.replid, stretch.first)?;
-        let metadata = serde_json::to_vec(stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
-        let put = self.archive().put_object(Kind::Commands, &key, vec![bytes], metadata).await?;
-        if put == Put::Exists {
-            let there = self.stored_stretch(stretch.replid, stretch.first).await?;
-            if there.is_none_or(|there| there.last < stretch.last) {
-                let why = format!("it ends before offset {}, up to which the stream was received", stretch.last);
-                return Err(self.unreadable(&key, why));
+    /// It did not take it, or has another stream in its place.
+    pub async fn put_commands(&self, place: usize, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
+        let place = self.archive().places.get(place).ok_or(Error::NoPlace)?;
+        // Nothing is sealed for one that is not there.
+        place.repository()?;
+        let mut given = Given { stretch: stretch.clone(), bytes };
+        let mut replaced = None;
+        loop {
+            let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
+            if place.put(&key, &self.sealed(&given).await?).await? == Put::Created {
+                return Ok(Put::Created);
+            }
+            match self.rest(place, &key, &given).await {
+                Ok(None) => {
+                    // It may have been put a moment ago by another process that has not synced its folder yet.
+                    place.settle(&key).await?;
+                    return Ok(Put::Exists);
+                }
+                Ok(Some(rest)) => {
+                    tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
+                    given = rest;
+                }
+                // Not what another key may open. Its bytes are here, and in the spool until they are stored.
+                Err(Error::Sealed { source, .. })
+                    if matches!(source.fault, Fault::Damaged(_) | Fault::NoEnd) && replaced != Some(key.clone()) =>
+                {
+                    tracing::warn!(place = place.name, %key, error = %source, "replaced by what was received again");
+                    place.repository()?.delete(&key).await.map_err(|error| place.named(error))?;
+                    replaced = Some(key);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(put)
+    }
+
+    async fn sealed(&self, given: &Given) -> Result<SealedObject, Error> {
+        let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
+        let metadata = serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
+        self.archive().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
+    }
+
+    /// What a place lacks that has something under this key already; `None` if it lacks nothing.
+    async fn rest(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<Option<Given>, Error> {
+        let Some(there) = place.get(Kind::Commands, key, self.archive()).await? else {
+            return Err(place.content(key, "it is gone again"));
+        };
+        let there = there.plain;
+        let common = there.len().min(given.bytes.len());
+        if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
+            let offset = given.stretch.first.saturating_add(at as u64);
+            return Err(taken(place, key, &format!("holds another stream from offset {offset} on")));
+        }
+        if common == given.bytes.len() {
+            return Ok(None);
+        }
+        let from = given.stretch.first.saturating_add(common as u64);
+        let rest = given.clone().after(from).filter(|_| common > 0);
+        let within =
+            || taken(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"));
+        rest.map(Some).ok_or_else(within)
     }
 
     /// What a stored stretch says of itself.
@@ -114,9 +217,29 @@ impl Instance {
     /// No repository gave it, or it does not open.
     pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
         let key = self.commands_key(replid, first)?;
-        let Some(trailer) = self.archive().get_trailer(Kind::Commands, &key).await? else { return Ok(None) };
-        let parsed = serde_json::from_slice(trailer.metadata());
-        parsed.map(Some).map_err(|error| self.unreadable(&key, error.to_string()))
+        let trailer = self.archive().get_trailer(Kind::Commands, &key).await?;
+        trailer.map(|trailer| self.told(&key, &trailer)).transpose()
+    }
+
+    /// What a stretch says of itself that is stored in the repository of this name: where two receivers ran, another one may hold more under the
+    /// same offset.
+    ///
+    /// # Errors
+    /// The repository did not give it, or it does not open.
+    pub async fn stretch_in(
+        &self,
+        repository: &str,
+        replid: ReplicationId,
+        first: u64,
+    ) -> Result<Option<Stretch>, Error> {
+        let place = self.archive().places.iter().find(|place| place.name == repository).ok_or(Error::NoPlace)?;
+        let key = self.commands_key(replid, first)?;
+        let trailer = place.trailer(Kind::Commands, &key, self.archive()).await?;
+        trailer.map(|(trailer, _)| self.told(&key, &trailer)).transpose()
+    }
+
+    fn told(&self, key: &ObjectKey, trailer: &Trailer) -> Result<Stretch, Error> {
+        serde_json::from_slice(trailer.metadata()).map_err(|error| self.unreadable(key, error.to_string()))
     }
 
     /// The bytes of a stored stretch.
@@ -147,5 +270,181 @@ impl Instance {
 
     fn commands_key(&self, replid: ReplicationId, first: u64) -> Result<ObjectKey, Error> {
         self.layout().commands(&replid.to_string(), first).map_err(|bad| self.unnamed(&bad))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use tempfile::TempDir;
+
+    use super::{Given, Mark, Stretch};
+    use crate::archive::Error;
+    use crate::archive::instance::Instance;
+    use crate::archive::instance::spool::{Beginning, Spooled};
+    use crate::archive::tests::{create, open};
+    use crate::repository::Put;
+    use crate::resp::{Commands, Limits, encode};
+    use crate::retry::Class;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+    const FIRST: u64 = 1000;
+
+    /// A stretch of commands in several databases and in a transaction, and the offsets between them.
+    fn received() -> (Stretch, Bytes, Vec<u64>) {
+        let commands: [&[&[u8]]; 9] = [
+            &[b"SET", b"a", b"1"],
+            &[b"SELECT", b"5"],
+            &[b"SET", b"b", b"2"],
+            &[b"MULTI"],
+            &[b"INCR", b"b"],
+            &[b"INCR", b"c"],
+            &[b"EXEC"],
+            &[b"SELECT", b"0"],
+            &[b"SET", b"d", b"4"],
+        ];
+        let (mut bytes, mut ends, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+        for (nth, command) in commands.iter().enumerate() {
+            bytes.extend(encode(command));
+            let offset = FIRST + bytes.len() as u64;
+            ends.push(offset);
+            if !(3..6).contains(&nth) {
+                let time = Timestamp::from_second(100 + nth as i64).unwrap();
+                marks.push(Mark { offset, db: if (1..7).contains(&nth) { 5 } else { 0 }, time });
+            }
+        }
+        let (stretch, bytes) = spooled(&bytes, marks);
+        assert_eq!(Some(&stretch.last), ends.last());
+        (stretch, bytes, ends)
+    }
+
+    fn spooled(bytes: &[u8], marks: Vec<Mark>) -> (Stretch, Bytes) {
+        let (started_at, ended_at) = (Timestamp::from_second(90).unwrap(), Timestamp::from_second(200).unwrap());
+        let replid = ID.parse().unwrap();
+        let beginning =
+            Beginning { replid, first: FIRST, db: 0, in_transaction: false, follows: None, started_at, run: None };
+        Spooled { beginning, bytes: Bytes::copy_from_slice(bytes), marks, ended_at, clock: None }.stretch()
+    }
+
+    /// The beginning of it, as another receiver had it.
+    fn until(end: u64) -> (Stretch, Bytes) {
+        let (whole, bytes, _) = received();
+        let marks = whole.marks.into_iter().filter(|mark| mark.offset <= end).collect();
+        spooled(&bytes[..usize::try_from(end - FIRST).unwrap()], marks)
+    }
+
+    /// Into every repository; what any says of it.
+    async fn put(instance: &Instance, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
+        let mut all = Put::Exists;
+        for place in 0..instance.place_count() {
+            if instance.put_commands(place, stretch, bytes.clone()).await? == Put::Created {
+                all = Put::Created;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn instance(dirs: &[&TempDir]) -> Instance {
+        Instance::new(open(dirs, None).await.unwrap())
+    }
+
+    /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning and end.
+    async fn everything(dir: &TempDir) -> (Vec<u8>, Vec<Mark>) {
+        let instance = instance(&[dir]).await;
+        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
+        let mut before: Option<Stretch> = None;
+        for (replid, first, _) in instance.stored_stretches().await.unwrap() {
+            let stretch = instance.stored_stretch(replid, first).await.unwrap().unwrap();
+            let own = instance.stored_commands(replid, first).await.unwrap().unwrap();
+            if let Some(before) = before {
+                let end = (before.last, before.db_after, before.in_transaction_after);
+                assert_eq!(end, (stretch.first, stretch.db, stretch.in_transaction));
+            }
+            let mut parser = Commands::resuming(first, stretch.db, stretch.in_transaction, Limits::default());
+            parser.push(&own, &mut |_| {}).unwrap();
+            let end = (parser.boundary(), parser.db(), parser.in_transaction());
+            assert_eq!(end, (stretch.last, stretch.db_after, stretch.in_transaction_after));
+            bytes.extend_from_slice(&own);
+            marks.extend_from_slice(&stretch.marks);
+            before = Some(stretch);
+        }
+        (bytes, marks)
+    }
+
+    #[tokio::test]
+    async fn where_the_beginning_is_stored_the_rest_is_stored_behind_it_in_each_repository() {
+        let (stretch, bytes, ends) = received();
+        for end in &ends[..ends.len() - 1] {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let both = Instance::new(create(&[&dirs[0], &dirs[1]], None).await);
+            let (short, its) = until(*end);
+            assert_eq!(put(&instance(&[&dirs[0]]).await, &short, its).await.unwrap(), Put::Created);
+            for expected in [Put::Created, Put::Exists] {
+                assert_eq!(put(&both, &stretch, bytes.clone()).await.unwrap(), expected, "{end}");
+            }
+            for dir in &dirs {
+                assert_eq!(everything(dir).await, (bytes.to_vec(), stretch.marks.clone()), "{end}");
+            }
+            // The other receiver, which had less, comes once more.
+            let (short, its) = until(ends[0]);
+            assert_eq!(put(&both, &short, its).await.unwrap(), Put::Exists);
+            assert_eq!(everything(&dirs[0]).await.0, bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_stream_is_never_taken_for_this_one() {
+        let (stretch, bytes, _) = received();
+        let mut other = bytes.to_vec();
+        let at = other.len() - 3;
+        other[at] = b'9';
+        let (other, others) = spooled(&other, Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        put(&instance, &other, others.clone()).await.unwrap();
+        let refused = put(&instance, &stretch, bytes).await.unwrap_err();
+        assert_eq!(refused.class(), Class::Permanent);
+        let said = refused.to_string();
+        assert!(
+            matches!(refused, Error::Taken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
+            "{said}"
+        );
+        assert!(said.contains("another receiver") && said.contains("spool keeps") && !said.contains("newer"), "{said}");
+        assert_eq!(everything(&dir).await.0, others);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_the_disk_has_damaged_is_replaced_by_what_was_received_again() {
+        let (stretch, bytes, ends) = received();
+        for (end, back) in [(stretch.last, 30), (ends[4], 30), (stretch.last, 0)] {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let instance = Instance::new(create(&[&dirs[0], &dirs[1]], None).await);
+            let (old, its) = until(end);
+            put(&instance, &old, its).await.unwrap();
+            let path = walk(dirs[0].path()).into_iter().find(|path| path.to_string_lossy().contains(ID)).unwrap();
+            let mut stored = std::fs::read(&path).unwrap();
+            let at = if back == 0 { 90 } else { stored.len() - back };
+            stored[at] ^= 1;
+            std::fs::write(&path, stored).unwrap();
+            assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created, "{end} {back}");
+            for dir in &dirs {
+                assert_eq!(everything(dir).await.0, bytes, "{end} {back}");
+            }
+        }
+    }
+
+    fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn the_rest_begins_between_two_commands_or_not_at_all() {
+        let (stretch, bytes, ends) = received();
+        for from in FIRST..stretch.last {
+            let given = Given { stretch: stretch.clone(), bytes: bytes.clone() };
+            assert_eq!(given.after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
+        }
     }
 }

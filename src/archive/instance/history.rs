@@ -2,21 +2,31 @@
 //!
 //! What the stream had brought by a time is told by its marks, in the order of the stream: the target is the last mark before the first one that
 //! is later than the time asked for. So a clock that was set back makes the target earlier, never one that holds what came after.
-//! A time counts as covered only if something shows that the stream was followed beyond it. Every stretch on the way is looked at: a hole
-//! between two of them ends the way there.
+//! A time counts as covered only if something shows that the stream was followed at that time ([`pauses`]) and beyond it. Every stretch on the
+//! way is looked at: a hole between two of them, or one that is damaged, ends the way there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 
 use super::commands::{Mark, Stretch};
 use super::present::Lacking;
-use super::snapshot::Snapshot;
+use super::snapshot::{Origin, Snapshot};
 use super::spool::{Spool, Spooled};
-use super::{Error, Instance};
+use super::{Error, Gap, Instance};
 use crate::redis::ReplicationId;
 use crate::resp::Cut;
+
+/// Stretches asked about at once.
+const AT_ONCE: usize = 16;
+/// A server that has nothing to say says so every ten seconds (`repl-ping-replica-period`).
+const SILENT: SignedDuration = SignedDuration::from_secs(15);
+
+/// What a server has kept is sent as soon as it is asked for.
+const AT_ONCE_WITHIN: SignedDuration = SignedDuration::from_secs(3);
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +56,8 @@ pub struct Reach {
     pub at: Timestamp,
     /// When the next commands had come, if there are any: the target holds for every time before.
     pub before: Option<Timestamp>,
+    /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads there.
+    pub hole: Option<Hole>,
 }
 
 impl Reach {
@@ -53,6 +65,13 @@ impl Reach {
     #[must_use]
     pub fn replid(&self) -> Option<ReplicationId> {
         self.stretches.last().map(|stretch| stretch.replid).or(self.snapshot.replid)
+    }
+
+    /// The offset up to which the stretches before this one lead: what it has before is there already.
+    #[must_use]
+    pub fn led_to(&self, number: usize) -> u64 {
+        let before = number.checked_sub(1).and_then(|before| self.stretches.get(before)).map(|stretch| stretch.last);
+        before.or(self.from.map(|from| from.offset)).unwrap_or_default()
     }
 
     /// Bytes of commands to replay.
@@ -99,14 +118,68 @@ impl Known {
         self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
     }
 
-    /// What is missing where a way ends, in words; nothing if nothing of that history comes after it.
-    fn hole(&self, snapshot: &Snapshot, way: &Way) -> String {
+    /// Where stretches begin that may hold the byte after `offset`, in order.
+    fn before(&self, replid: ReplicationId, offset: u64) -> std::slice::Iter<'_, u64> {
+        let firsts = self.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
+        let end = firsts.partition_point(|first| *first <= offset);
+        firsts.get(..end).unwrap_or_default().iter()
+    }
+
+    /// Whether all of that is in this machine's spool: on its way to a repository that was away.
+    #[must_use]
+    pub fn is_on_its_way(&self, hole: &Hole) -> bool {
+        let Some(to) = hole.to else { return false };
+        let mut at = hole.from;
+        while at < to {
+            let before = self.spooled.range(..=(hole.replid, at)).next_back();
+            match before.filter(|((replid, _), stretch)| *replid == hole.replid && stretch.last > at) {
+                Some((_, stretch)) => at = stretch.last,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// What is missing where a way ends; nothing if nothing of that history comes after it.
+    fn hole(&self, snapshot: &Snapshot, way: &Way) -> Option<Hole> {
         let end = way.stretches.last().map(|stretch| (stretch.replid, stretch.last));
-        let Some((replid, offset)) = end.or(snapshot.replid.zip(snapshot.offset)) else { return String::new() };
-        let next = self.names.get(&replid).and_then(|firsts| firsts.iter().find(|first| **first > offset));
-        next.map_or_else(String::new, |next| {
-            format!(": what lies between offset {offset} and {next} of history {replid} is missing")
-        })
+        let (replid, from) = end.or(snapshot.replid.zip(snapshot.offset))?;
+        if way.damaged {
+            return Some(Hole { replid, from, to: None });
+        }
+        let next = self.names.get(&replid)?.iter().find(|first| **first > from)?;
+        Some(Hole { replid, from, to: Some(*next) })
+    }
+}
+
+/// A part of the stream that is missing between what is archived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hole {
+    /// The history.
+    pub replid: ReplicationId,
+    /// The offset up to which it is whole.
+    pub from: u64,
+    /// The offset from which on it is archived again; `None` if the stretch there does not open.
+    pub to: Option<u64>,
+}
+
+impl std::fmt::Display for Hole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Hole { replid, from, to } = self;
+        match to {
+            Some(to) => write!(f, "what lies between offset {from} and {to} of history {replid} is missing"),
+            None => write!(f, "the stretch behind offset {from} of history {replid} is damaged"),
+        }
+    }
+}
+
+impl Hole {
+    /// Whether it is known how it came about: a break was recorded there, or receiving began only behind it, with a snapshot of its own.
+    #[must_use]
+    pub fn is_known(&self, snapshots: &[Snapshot], gaps: &[Gap]) -> bool {
+        let begun = |snapshot: &Snapshot| snapshot.replid == Some(self.replid) && snapshot.offset == self.to;
+        let broken = |gap: &Gap| (gap.replid, gap.offset) == (self.replid, self.from);
+        self.to.is_some() && (snapshots.iter().any(begun) || gaps.iter().any(broken))
     }
 }
 
@@ -114,6 +187,8 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Way {
     pub(super) stretches: Vec<Stretch>,
+    /// The stretch behind the last one does not open.
+    pub(super) damaged: bool,
 }
 
 /// How far a way is followed.
@@ -137,8 +212,13 @@ impl Until {
 }
 
 impl Way {
-    fn marks(&self) -> impl Iterator<Item = (usize, &Mark)> {
-        self.stretches.iter().enumerate().flat_map(|(nth, stretch)| stretch.marks.iter().map(move |mark| (nth, mark)))
+    /// The marks behind an offset. Where a stretch begins before the one ahead of it ends, those of that one count.
+    fn marks(&self, from: u64) -> impl Iterator<Item = (usize, &Mark)> {
+        let led_to = std::iter::once(from).chain(self.stretches.iter().map(|stretch| stretch.last));
+        self.stretches.iter().zip(led_to).enumerate().flat_map(move |(nth, (stretch, led_to))| {
+            let new = stretch.marks.iter().filter(move |mark| mark.offset > led_to.max(from));
+            new.map(move |mark| (nth, mark))
+        })
     }
 }
 
@@ -149,12 +229,22 @@ impl Instance {
     /// # Errors
     /// No repository could be asked, or something does not open. What cannot be reached is no error but an answer.
     pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
-        let mut snapshots = self.snapshots().await?;
+        let (mut snapshots, damaged) = self.snapshots_and_damaged().await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
-        let lacking = self.lacking(&snapshots).await?;
-        let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
+        for snapshot in &mut snapshots {
+            // Times are written and read to the microsecond, and a time that is named must be one that is reached.
+            snapshot.at = Timestamp::from_microsecond(snapshot.at.as_microsecond()).unwrap_or(snapshot.at);
+        }
+        let newest_damaged = damaged.keys().next_back().filter(|label| from.is_none_or(|from| from == *label));
         // As it is, the newest one is meant and no other.
-        let meant = snapshots.last().is_some_and(|newest| wanted == Wanted::Snapshot && unfit(newest));
+        let passed_over = newest_damaged > snapshots.iter().map(|snapshot| &snapshot.label).max();
+        if from.is_none() {
+            without_strangers(&mut snapshots);
+        }
+        snapshots.sort_by_key(|snapshot| snapshot.at);
+        let mut lacking = self.lacking(&snapshots).await?;
+        let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
+        let meant = wanted == Wanted::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
         snapshots.retain(|snapshot| !unfit(snapshot));
         let found = if meant || none {
@@ -164,6 +254,7 @@ impl Instance {
         } else {
             self.reach_from(&snapshots, wanted, from).await?
         };
+        lacking.extend(damaged);
         Ok(found.map_err(|not| not.because_of(&lacking)))
     }
 
@@ -193,11 +284,26 @@ impl Instance {
             let way = self.way(snapshot, &known, time.map_or(Until::End, Until::Time)).await?;
             let hole = known.hole(snapshot, &way);
             match target(snapshot, way, time) {
-                Ok(reach) => return Ok(Ok(reach)),
-                Err(end) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(end)) => {
-                    let reason =
-                        format!("the stream of commands behind snapshot {} ends at {end}{hole}", snapshot.label);
-                    failed = Some(Unreachable { reason, nearest_before: Some(end), nearest_after: after });
+                Ok(reach) => {
+                    let hole = hole.filter(|_| wanted == Wanted::Newest);
+                    return Ok(Ok(Reach { hole, ..reach }));
+                }
+                Err(short) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(short.followed_to)) => {
+                    let reason = match (short.followed_from, hole) {
+                        (Some(_), _) => {
+                            "nobody received the stream at that time, and what was written meanwhile came all at \
+                                         once when it was received again"
+                                .to_owned()
+                        }
+                        (None, Some(hole)) => {
+                            format!("the stream of commands behind snapshot {} ends before it: {hole}", snapshot.label)
+                        }
+                        (None, None) => {
+                            format!("the stream of commands behind snapshot {} ends before it", snapshot.label)
+                        }
+                    };
+                    let nearest_before = Some(short.followed_to);
+                    failed = Some(Unreachable { reason, nearest_before, nearest_after: short.followed_from.or(after) });
                 }
                 Err(_) => {}
             }
@@ -215,12 +321,12 @@ impl Instance {
     /// # Errors
     /// Neither the spool nor a repository gave them.
     pub async fn commands_of(&self, reach: &Reach, number: usize) -> Result<Bytes, Error> {
-        let (Some(stretch), Some(from), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
+        let (Some(stretch), Some(_), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
             return Ok(Bytes::new());
         };
         let bytes = self.bytes_of(stretch).await?;
         let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
-        let (begin, end) = (at(from.offset.max(stretch.first)), at(to.offset.min(stretch.last)));
+        let (begin, end) = (at(reach.led_to(number).max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
             return Err(Error::Gone { name: format!("offset {} of {}", to.offset, stretch.replid) });
         }
@@ -244,8 +350,18 @@ impl Instance {
     /// # Errors
     /// As [`Instance::reach`].
     pub async fn behind(&self, snapshot: &Snapshot) -> Result<Vec<Stretch>, Error> {
+        Ok(self.behind_and_hole(snapshot).await?.0)
+    }
+
+    /// [`Instance::behind`], and what is missing there if more of the stream is archived.
+    ///
+    /// # Errors
+    /// As [`Instance::reach`].
+    pub async fn behind_and_hole(&self, snapshot: &Snapshot) -> Result<(Vec<Stretch>, Option<Hole>), Error> {
         let known = self.known().await?;
-        Ok(self.way(snapshot, &known, Until::End).await?.stretches)
+        let way = self.way(snapshot, &known, Until::End).await?;
+        let hole = known.hole(snapshot, &way);
+        Ok((way.stretches, hole))
     }
 
     /// Which stretches there are, in the repositories and the spool.
@@ -266,7 +382,7 @@ impl Instance {
                 Ok(all)
             };
             let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)?;
-            for stretch in read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))? {
+            for stretch in read.map_err(|error| Error::Spool(Arc::new(error)))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
                     spooled.insert((stretch.replid, stretch.first), stretch);
@@ -286,7 +402,7 @@ impl Instance {
     async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<Spooled>, Error> {
         let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) else { return Ok(None) };
         let read = tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| Error::Lost)?;
-        read.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
+        read.map_err(|error| Error::Spool(Arc::new(error)))
     }
 
     /// A stretch by its name.
@@ -300,17 +416,53 @@ impl Instance {
         }
     }
 
+    /// Of the last stretches that begin at or before `offset` the one that reaches furthest. Two receivers that run at once cut the same stream
+    /// at places of their own, so that one stretch may lie within another; but none holds more than half a minute or some MiB of it, and so only
+    /// few can begin in it. One that does not open is none.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub(super) async fn covering(
+        &self,
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Option<Stretch>, Error> {
+        let last = known.before(replid, offset).rev().take(AT_ONCE);
+        let mut found: Option<Stretch> = None;
+        for stretch in join_all(last.map(|first| self.stretch(known, replid, *first))).await {
+            match stretch {
+                Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
+                Err(error) if error.is_integrity() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Stretch after stretch from a snapshot on, until one is beyond what is wanted, or there is none.
     pub(super) async fn way(&self, snapshot: &Snapshot, known: &Known, until: Until) -> Result<Way, Error> {
         let mut way = Way::default();
         let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(way) };
+        let mut ahead = Ahead { instance: self, known, fetched: BTreeMap::new() };
         loop {
-            let next = match self.next_of(known, replid, offset).await? {
-                Some(next) => next,
-                None => match self.next_after(known, replid, offset).await? {
-                    Some(next) => next,
-                    None => return Ok(way),
-                },
+            let next = match ahead.next_of(replid, offset).await {
+                Ok(Some(next)) => Ok(Some(next)),
+                Ok(None) => ahead.next_after(replid, offset).await,
+                Err(error) => Err(error),
+            };
+            let next = match next {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(way),
+                Err(error) if error.is_integrity() => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a stretch of the stream cannot be used; walkeep verify tells what else is damaged"
+                    );
+                    way.damaged = true;
+                    return Ok(way);
+                }
+                Err(error) => return Err(error),
             };
             (replid, offset) = (next.replid, next.last);
             let beyond = until.is_beyond(&next);
@@ -320,21 +472,51 @@ impl Instance {
             }
         }
     }
+}
+
+/// What the stretches of a way say of themselves, asked for several at once: each is a request of its own to a store far away.
+struct Ahead<'i> {
+    instance: &'i Instance,
+    known: &'i Known,
+    fetched: BTreeMap<(ReplicationId, u64), Result<Option<Stretch>, Error>>,
+}
+
+impl Ahead<'_> {
+    async fn stretch(&mut self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+        if !self.fetched.contains_key(&(replid, first)) {
+            let (instance, known) = (self.instance, self.known);
+            let firsts = known.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
+            let next = firsts.partition_point(|other| *other < first);
+            let wanted = firsts.iter().skip(next).take(AT_ONCE).copied();
+            let fetch = |first| async move { ((replid, first), instance.stretch(known, replid, first).await) };
+            self.fetched = join_all(wanted.map(fetch)).await.into_iter().collect();
+        }
+        self.fetched.get(&(replid, first)).cloned().unwrap_or(Ok(None))
+    }
 
     /// The stretch of the same history that holds the byte after `offset`.
-    async fn next_of(&self, known: &Known, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
-        let firsts = known.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
-        let Some(first) = firsts.iter().rev().find(|first| **first <= offset) else { return Ok(None) };
-        Ok(self.stretch(known, replid, *first).await?.filter(|stretch| stretch.last > offset))
+    async fn next_of(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+        let Some(first) = self.known.before(replid, offset).next_back() else { return Ok(None) };
+        let newest = self.stretch(replid, *first).await;
+        if let Ok(Some(stretch)) = &newest
+            && stretch.last > offset
+        {
+            return newest;
+        }
+        match self.instance.covering(self.known, replid, offset).await? {
+            Some(stretch) if stretch.last > offset => Ok(Some(stretch)),
+            _ => newest.map(|_short| None),
+        }
     }
 
     /// The stretch that goes on from there under another name.
-    async fn next_after(&self, known: &Known, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+    async fn next_after(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+        let known = self.known;
         for (other, firsts) in known.names.iter().filter(|(other, _)| **other != replid) {
             if firsts.binary_search(&offset).is_err() {
                 continue;
             }
-            if let Some(stretch) = self.stretch(known, *other, offset).await?
+            if let Some(stretch) = self.stretch(*other, offset).await?
                 && stretch.follows.is_some_and(|follows| (follows.replid, follows.offset) == (replid, offset))
             {
                 return Ok(Some(stretch));
@@ -344,22 +526,62 @@ impl Instance {
     }
 }
 
+/// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another server's dump may be
+/// kept here, and is restored by its label, but it is not the state of this instance at any time.
+pub fn without_strangers(snapshots: &mut Vec<Snapshot>) {
+    let own = |snapshot: &Snapshot| matches!(snapshot.origin, Origin::Replication { .. });
+    let histories: Vec<ReplicationId> = snapshots.iter().filter(|s| own(s)).filter_map(|s| s.replid).collect();
+    if snapshots.iter().any(own) {
+        snapshots.retain(|s| own(s) || s.replid.is_some_and(|replid| histories.contains(&replid)));
+    }
+}
+
+/// Times at which nobody received the stream, each with when it was received again: what had been written meanwhile came all at once then, so
+/// that nothing tells what was there at a time between.
+pub fn pauses(from: Timestamp, stretches: &[Stretch]) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+    let before = std::iter::once(from).chain(stretches.iter().map(|stretch| stretch.ended_at));
+    let long = |(before, stretch): (Timestamp, &Stretch)| {
+        let began = stretch.started_at;
+        let at_once = || stretch.marks.first().is_none_or(|mark| mark.time.duration_since(began) <= AT_ONCE_WITHIN);
+        (began.duration_since(before) > SILENT && stretch.writes > 0 && at_once()).then_some((before, began))
+    };
+    before.zip(stretches).filter_map(long)
+}
+
 pub(super) fn as_it_is(snapshot: &Snapshot) -> Reach {
     let cut = snapshot.offset.map(|offset| Cut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
-    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None }
+    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, hole: None }
 }
 
-/// The target on the way: at a time, or at its end. The error is when the way ends, before the time.
-fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reach, Timestamp> {
+/// Where a way ends before the time that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Short {
+    /// The last moment before that is known.
+    followed_to: Timestamp,
+    /// The first moment after, if the stream was only paused.
+    followed_from: Option<Timestamp>,
+}
+
+/// The target on the way: at a time, or at its end.
+fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reach, Short> {
     let base = as_it_is(snapshot);
+    let ends = |followed_to| Short { followed_to, followed_from: None };
     let Some(from) = base.from else {
-        return if time.is_none_or(|time| time == snapshot.at) { Ok(base) } else { Err(snapshot.at) };
+        return if time.is_none_or(|time| time == snapshot.at) { Ok(base) } else { Err(ends(snapshot.at)) };
     };
+    if let Some(time) = time
+        && let Some((to, again)) =
+            pauses(snapshot.at, &way.stretches).find(|(to, again)| (*to < time) && (time < *again))
+    {
+        // The first microsecond that is not before.
+        let again = Timestamp::from_microsecond(again.as_microsecond().saturating_add(1)).unwrap_or(again);
+        return Err(Short { followed_to: to, followed_from: Some(again) });
+    }
     let ended_at = way.stretches.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
     let mut best: Option<(usize, Mark)> = None;
     let mut before = None;
-    for (nth, mark) in way.marks().filter(|(_, mark)| mark.offset > from.offset) {
+    for (nth, mark) in way.marks(from.offset) {
         if time.is_some_and(|time| mark.time > time) {
             before = Some(mark.time);
             break;
@@ -369,7 +591,7 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     if let (Some(time), None) = (time, before)
         && ended_at < time
     {
-        return Err(ended_at);
+        return Err(ends(ended_at));
     }
     let Some((nth, mark)) = best else { return Ok(Reach { before, ..base }) };
     let mut stretches = way.stretches;
@@ -383,7 +605,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::super::snapshot::{Origin, Snapshot};
-    use super::{Mark, Stretch, Way, target};
+    use super::{Mark, Stretch, Way, pauses, target, without_strangers};
     use crate::rdb::{Limits, Walker};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -432,12 +654,14 @@ mod tests {
             marks: marks.iter().map(|(offset, second)| Mark { offset: *offset, db: 1, time: at(*second) }).collect(),
             run: None,
             notable: None,
+            clock: None,
         }
     }
 
     /// Offset and number of stretches, or where the way ends.
     fn check(way: &[Stretch], time: Option<i64>) -> Result<(u64, usize), i64> {
-        let reach = target(&snapshot(), Way { stretches: way.to_vec() }, time.map(at)).map_err(Timestamp::as_second)?;
+        let way = Way { stretches: way.to_vec(), damaged: false };
+        let reach = target(&snapshot(), way, time.map(at)).map_err(|short| short.followed_to.as_second())?;
         Ok((reach.to.unwrap().offset, reach.stretches.len()))
     }
 
@@ -474,5 +698,46 @@ mod tests {
         assert_eq!(check(&[], Some(10)), Ok((100, 0)));
         assert_eq!(check(&[], Some(11)), Err(10));
         assert_eq!(check(&[], None), Ok((100, 0)));
+    }
+
+    #[test]
+    fn a_time_at_which_nobody_received_is_not_known() {
+        let stretch = |first, last, started, ended, writes, mark| Stretch {
+            started_at: at(started),
+            writes,
+            ..stretch(first, last, ended, &[(last - 10, mark), (last, ended)])
+        };
+        let way = [stretch(100, 200, 11, 20, 1, 12), stretch(200, 300, 80, 90, 1, 81)];
+        assert_eq!(pauses(at(10), &way).collect::<Vec<_>>(), [(at(20), at(80))]);
+        for (time, expected) in
+            [(20, Ok((200, 1))), (21, Err(20)), (79, Err(20)), (80, Ok((200, 1))), (90, Ok((300, 2)))]
+        {
+            assert_eq!(check(&way, Some(time)), expected, "{time}");
+        }
+        assert_eq!(check(&way, None), Ok((300, 2)));
+        // Nothing was written meanwhile, or nobody received for a moment only.
+        for next in
+            [stretch(200, 300, 80, 90, 0, 81), stretch(200, 300, 80, 90, 1, 84), stretch(200, 300, 35, 40, 1, 36)]
+        {
+            assert_eq!(check(&[way[0].clone(), next], Some(30)), Ok((200, 1)));
+        }
+    }
+
+    #[test]
+    fn another_servers_dump_is_never_the_newest_state() {
+        let own = |label: &str| Snapshot {
+            label: label.into(),
+            origin: Origin::Replication { server: "x".into(), role: "master".into() },
+            ..snapshot()
+        };
+        let file = |label: &str, replid| Snapshot { label: label.into(), replid, ..snapshot() };
+        let left = |mut all: Vec<Snapshot>| {
+            without_strangers(&mut all);
+            all.into_iter().map(|snapshot| snapshot.label).collect::<Vec<_>>()
+        };
+        let same = ID.parse().ok();
+        let other = ID.replace('0', "f").parse().ok();
+        assert_eq!(left(vec![own("a"), file("b", None), file("c", same), file("d", other)]), ["a", "c"]);
+        assert_eq!(left(vec![file("b", None), file("d", other)]), ["b", "d"]);
     }
 }

@@ -30,9 +30,9 @@ use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
 use crate::seal::Kind;
 
 pub use commands::{Mark, Run, Stretch};
-pub use history::{Known, Reach, Unreachable, Wanted};
+pub use history::{Hole, Known, Reach, Unreachable, Wanted, pauses, without_strangers};
 pub use position::{BadPosition, Position};
-pub use snapshot::{Origin, PART, Part, Snapshot};
+pub use snapshot::{Origin, PART, Part, Snapshot, fuzz};
 
 /// What an instance is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,6 +104,14 @@ impl Instance {
     /// No repository could be asked, or the object does not open.
     pub async fn identity(&self) -> Result<Option<Identity>, Error> {
         self.get(Kind::Instance, &self.layout.identity()).await
+    }
+
+    /// Whether anything is archived of it.
+    ///
+    /// # Errors
+    /// No repository could be asked, or its identity does not open.
+    pub async fn is_archived(&self) -> Result<bool, Error> {
+        Ok(self.identity().await?.is_some() || !self.labels().await?.is_empty())
     }
 
     /// Says what the instance is, unless that was said before.

@@ -70,9 +70,8 @@ impl Instance {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.known().await?;
         let mut found = Vec::new();
-        for (replid, firsts) in known.histories().filter(|(replid, _)| named(replid)) {
-            let Some(first) = firsts.iter().rev().find(|first| **first <= position.offset) else { continue };
-            let stretch = self.stretch(&known, replid, *first).await?;
+        for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
+            let stretch = self.covering(&known, replid, position.offset).await?;
             found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
         }
         for snapshot in self.snapshots().await? {
@@ -136,7 +135,8 @@ impl Instance {
         let base = as_it_is(snapshot);
         let Some(from) = base.from else { return Ok(Ok(base)) };
         while let Some(stretch) = way.stretches.last() {
-            if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > from.offset) {
+            let ahead = way.stretches.iter().rev().nth(1).map_or(from.offset, |ahead| ahead.last.max(from.offset));
+            if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
                 let at = stretch.time_at(to.offset.saturating_sub(1));
                 let before = self.next_time(&known, stretch, to.offset).await?;
                 return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
@@ -165,8 +165,8 @@ impl Instance {
         if offset < stretch.last {
             return Ok(Some(stretch.time_at(offset)));
         }
-        let next = self.stretch(known, stretch.replid, stretch.last).await?;
-        Ok(next.filter(|next| next.last > next.first).map(|next| next.time_at(offset)))
+        let next = self.covering(known, stretch.replid, offset).await?;
+        Ok(next.filter(|next| next.last > offset).map(|next| next.time_at(offset)))
     }
 }
 

@@ -14,7 +14,7 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub(super) async fn lacking(&self, snapshots: &[Snapshot]) -> Result<Lacking, Error> {
+    pub async fn lacking(&self, snapshots: &[Snapshot]) -> Result<Lacking, Error> {
         let parts = self.layout.parts();
         let lists = join_all(self.archive.places.iter().map(|place| {
             let parts = &parts;

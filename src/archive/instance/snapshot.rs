@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::present::Lacking;
 use super::{Error, Instance};
 use crate::rdb::Walk;
 use crate::redis::{Flavour, ReplicationId};
@@ -88,7 +89,10 @@ impl Instance {
         let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.unnamed(&bad))?;
         match self.put(Kind::Snapshot, &key, snapshot).await? {
             Put::Created => Ok(()),
-            Put::Exists => Err(self.unreadable(&key, "another snapshot of the same second stands there".to_owned())),
+            Put::Exists => {
+                let why = "holds another snapshot of the same moment; take this one again".to_owned();
+                Err(Error::Taken { name: self.name().to_string(), key, why })
+            }
         }
     }
 
@@ -110,16 +114,36 @@ impl Instance {
         self.get(Kind::Snapshot, &key).await
     }
 
-    /// All snapshots, oldest first.
+    /// All snapshots, oldest first. One whose manifest is damaged is passed over with a warning, unless all are.
     ///
     /// # Errors
     /// As [`Instance::snapshot`].
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
-        let mut snapshots = Vec::new();
+        Ok(self.snapshots_and_damaged().await?.0)
+    }
+
+    /// [`Instance::snapshots`], and of those that were passed over the labels, each with what is wrong.
+    pub(super) async fn snapshots_and_damaged(&self) -> Result<(Vec<Snapshot>, Lacking), Error> {
+        let (mut snapshots, mut damaged, mut last) = (Vec::new(), Lacking::new(), None);
         for label in self.labels().await? {
-            snapshots.extend(self.snapshot(&label).await?);
+            match self.snapshot(&label).await {
+                Ok(snapshot) => snapshots.extend(snapshot),
+                Err(error) if error.is_integrity() => {
+                    tracing::warn!(
+                        label,
+                        error = &error as &dyn std::error::Error,
+                        "a snapshot cannot be used; walkeep verify tells what else is damaged"
+                    );
+                    damaged.insert(label, "its manifest does not open".to_owned());
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(snapshots)
+        match last {
+            Some(error) if snapshots.is_empty() => Err(error),
+            _ => Ok((snapshots, damaged)),
+        }
     }
 
     /// A part's plaintext, authenticated and of the content that the manifest names. All parts in turn are the RDB file.
@@ -154,5 +178,37 @@ impl Part {
     #[must_use]
     pub fn of(sealed: &crate::seal::SealedObject) -> Part {
         Part { len: sealed.plain_len, content: hex(&sealed.content), stored: sealed.len }
+    }
+}
+
+/// The body of a fuzz target: any bytes as a snapshot's manifest. What reads is written the same, and can be told of.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(snapshot) = serde_json::from_slice::<Snapshot>(data) else { return };
+    let again = serde_json::to_vec(&snapshot).unwrap_or_default();
+    assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&snapshot), "another manifest when written again");
+    let walk = &snapshot.walk;
+    assert!(walk.databases.values().all(|database| database.keys <= walk.keys()), "fewer keys than in one database");
+    assert!(walk.warnings().len() <= 4);
+    assert!(walk.stream_database().is_none() || walk.aux.contains_key("repl-stream-db"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Snapshot;
+    use crate::archive::instance::Stretch;
+
+    /// What the fuzzers begin with is read.
+    #[test]
+    fn the_seeds_are_what_they_are_meant_to_be() {
+        let seed: &[u8] = include_bytes!("../../../fuzz/corpus/snapshot_manifest/replicated");
+        let snapshot: Snapshot = serde_json::from_slice(seed).unwrap();
+        assert_eq!((snapshot.walk.keys(), snapshot.parts.len()), (3, 1));
+        let seed: &[u8] = include_bytes!("../../../fuzz/corpus/stored_stretch/commands");
+        let (len, rest) = seed.split_first_chunk::<2>().unwrap();
+        let (metadata, plain) = rest.split_at(usize::from(u16::from_le_bytes(*len)));
+        let stretch: Stretch = serde_json::from_slice(metadata).unwrap();
+        let found = stretch.look(plain, 1).unwrap().found;
+        assert_eq!((stretch.last - stretch.first, found.len()), (plain.len() as u64, 2));
     }
 }

@@ -6,14 +6,15 @@
 //! has no bytes, says what the stretch begins with.
 //!
 //! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
-//! be safe. What is read is always a prefix of what was appended and has all that was synced. The bytes may end within a command:
-//! [`Spooled::stretch`] leaves that part out, and the server is asked for it again.
+//! be safe. What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it; such a file is
+//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`Spooled::stretch`] leaves that part out, and the
+//! server is asked for it again.
 //!
 //! All calls block.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,8 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use super::commands::{Follows, Mark, Run, Stretch};
-use super::notable::{NOTED_KEYS, Scan};
+use super::notable::Scan;
 use crate::archive::spool::{Lock, SpoolError};
+use crate::clock::Measured;
 use crate::durable;
 use crate::redis::ReplicationId;
 use crate::resp::{Commands, Kind as CommandKind, Limits};
@@ -35,6 +37,8 @@ const MAX_FRAME: usize = 4 << 20;
 /// The most bytes a frame has on disk, were it to defy compression, with marks for each of its bytes' milliseconds.
 const MAX_STORED: usize = MAX_FRAME + (4 << 20);
 const SUFFIX: &str = ".commands";
+/// What is added to the name of a file that does not open to its end.
+const DAMAGED: &str = "damaged";
 
 /// What a stretch begins with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ struct Frame {
     beginning: Option<Beginning>,
     marks: Vec<Mark>,
     at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<Measured>,
 }
 
 /// One instance's spool.
@@ -86,17 +92,19 @@ pub struct Spooled {
     pub marks: Vec<Mark>,
     /// When the last of it had come.
     pub ended_at: Timestamp,
+    /// What was measured of the server's clock meanwhile.
+    pub clock: Option<Measured>,
 }
 
 impl Spooled {
     /// The stretch up to its last whole command, and its bytes.
     #[must_use]
     pub fn stretch(self) -> (Stretch, Bytes) {
-        let Spooled { beginning, bytes, mut marks, ended_at } = self;
+        let Spooled { beginning, bytes, mut marks, ended_at, clock } = self;
         let Beginning { replid, first, db, in_transaction, follows, started_at, run } = beginning;
         let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
         let mut writes = 0_u64;
-        let mut scan = Scan::begin(first, in_transaction, NOTED_KEYS, &marks, ended_at);
+        let mut scan = Scan::begin(first, in_transaction, &marks, ended_at);
         let parsed = parser.push(&bytes, &mut |command| {
             scan.see(command);
             writes = writes.saturating_add(u64::from(command.kind == CommandKind::Other));
@@ -123,6 +131,7 @@ impl Spooled {
             marks,
             run,
             notable,
+            clock,
         };
         (stretch, bytes.slice(..len))
     }
@@ -144,7 +153,8 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<Lock, SpoolError> {
-        Lock::take(&self.dir)
+        // With a state-dir of its own it would store the same stretches a second time.
+        Lock::take(&self.dir, "end it: one instance has one receiver, and another server a [redis.NAME] of its own")
     }
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
@@ -170,6 +180,17 @@ impl Spool {
         Binding::new(Kind::Commands, format!("spool/{}/{replid}/{first}/{frame}", self.instance))
     }
 
+    /// A frame as it is in the file, with its length.
+    fn sealed(&self, (name, number): (Name, u64), bytes: &[u8], metadata: &[u8]) -> Result<Vec<u8>, SpoolError> {
+        let binding = self.binding(name, number);
+        let spec = SealSpec { level: Level::Fixed(-5), metadata, ..SealSpec::new(&binding) };
+        let sealed = seal::seal(&[bytes], &spec, &self.protection)?;
+        let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
+        stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
+        sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));
+        Ok(stored)
+    }
+
     /// All stretches of which something is spooled, by name.
     ///
     /// # Errors
@@ -191,37 +212,69 @@ impl Spool {
     /// # Errors
     /// The file is there and can't be read.
     pub fn read(&self, name: Name) -> Result<Option<Spooled>, SpoolError> {
+        Ok(self.look(name)?.0)
+    }
+
+    /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
+    fn look(&self, name: Name) -> Result<(Option<Spooled>, bool), SpoolError> {
         let path = self.path(name);
         let mut file = match File::open(&path) {
-            Ok(file) => io::BufReader::with_capacity(1 << 20, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(file) => BufReader::with_capacity(1 << 20, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
             Err(source) => return Err(SpoolError::File { action: "open", path, source }),
         };
+        self.frames(name, &mut file).map_err(|source| SpoolError::File { action: "read", path, source })
+    }
+
+    /// The same of any bytes.
+    fn frames(&self, name: Name, file: &mut (impl Read + Seek)) -> io::Result<(Option<Spooled>, bool)> {
         let mut spooled: Option<Spooled> = None;
-        let mut bytes = BytesMut::new();
+        let (mut bytes, mut good) = (BytesMut::new(), 0_u64);
         for number in 0.. {
-            let read = read_frame(&mut file).map_err(|source| SpoolError::File {
-                action: "read",
-                path: path.clone(),
-                source,
-            })?;
-            let opened =
-                read.and_then(|stored| seal::open(&stored, &self.binding(name, number), &self.protection, 1).ok());
-            let Some(opened) = opened else { break };
-            let Ok(frame) = serde_json::from_slice::<Frame>(&opened.metadata) else { break };
+            let stored = read_frame(file)?;
+            let opened = stored.and_then(|stored| {
+                let opened = seal::open(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
+                let frame = serde_json::from_slice::<Frame>(&opened.metadata).ok()?;
+                Some((stored.len() as u64, opened.plain, frame))
+            });
+            let Some((len, plain, frame)) = opened else { break };
             match (&mut spooled, frame.beginning) {
                 (None, Some(beginning)) => {
-                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks: frame.marks, ended_at: frame.at });
+                    let (marks, ended_at, clock) = (frame.marks, frame.at, frame.clock);
+                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks, ended_at, clock });
                 }
                 (Some(spooled), None) => {
-                    bytes.extend_from_slice(&opened.plain);
+                    bytes.extend_from_slice(&plain);
                     spooled.marks.extend(frame.marks);
                     spooled.ended_at = frame.at;
+                    spooled.clock = frame.clock.or(spooled.clock);
                 }
                 _ => break,
             }
+            good = good.saturating_add(len).saturating_add(4);
         }
-        Ok(spooled.map(|spooled| Spooled { bytes: bytes.freeze(), ..spooled }))
+        let mut rest = Vec::new();
+        file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest))?;
+        Ok((spooled.map(|spooled| Spooled { bytes: bytes.freeze(), ..spooled }), !is_torn(&rest)))
+    }
+
+    /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a crash is kept beside it, and
+    /// said: it was acknowledged, and may be all there is of it.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn discard(&self, name: Name) -> Result<(), SpoolError> {
+        if !self.look(name)?.1 {
+            return self.remove(name);
+        }
+        let path = self.path(name);
+        let aside = path.with_added_extension(DAMAGED);
+        tracing::error!(
+            file = %aside.display(),
+            "a spooled stretch of the stream does not open to its end: the disk has changed it; what opens is used, the file is kept under this \
+             name, and what it had besides is missing in the repositories"
+        );
+        Ok(durable::rename(&path, &aside)?)
     }
 
     /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the repository.
@@ -238,6 +291,43 @@ impl Spool {
         }
     }
 
+    /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no longer seen after that.
+    /// Nothing if there is no such file.
+    ///
+    /// # Errors
+    /// What the operating system said. Nobody knows then what is on the disk.
+    pub fn settle(&self, name: Name) -> Result<(), SpoolError> {
+        let path = self.path(name);
+        let failed = |action| {
+            let path = path.clone();
+            move |source: io::Error| SpoolError::File { action, path, source }
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed("open")(source)),
+        };
+        file.sync_all().map_err(failed("fsync"))?;
+        // Pages that an earlier, failed fsync left in memory but not on disk are read from the disk again.
+        let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        dropped.map_err(io::Error::from).map_err(failed("read"))?;
+        durable::sync_dir(&self.dir)?;
+        Ok(())
+    }
+
+    /// Which file that is, and how long: another one, or one that grew, differs. `None` if there is none.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn extent(&self, name: Name) -> Result<Option<(u64, u64)>, SpoolError> {
+        let path = self.path(name);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some((metadata.ino(), metadata.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SpoolError::File { action: "look at", path, source }),
+        }
+    }
+
     /// Begins a stretch. A file of that name has nothing but a beginning, or was read before: it is made anew.
     ///
     /// # Errors
@@ -250,8 +340,8 @@ impl Spool {
         let file = opened.map_err(|source| SpoolError::File { action: "create", path: path.clone(), source })?;
         durable::sync_dir(&self.dir)?;
         let at = beginning.started_at;
-        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0 };
-        growing.frame(&[], &Frame { beginning: Some(beginning), marks: Vec::new(), at })?;
+        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0, clock: None };
+        growing.frame(&[], &Frame { beginning: Some(beginning), marks: Vec::new(), at, clock: None })?;
         Ok(growing)
     }
 }
@@ -270,6 +360,17 @@ fn read_frame(reader: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     Ok((stored.len() == len as usize).then_some(stored))
 }
 
+/// Whether the rest of a file, which does not open, is what a crash leaves: the beginning of a frame, or room of the file that was never
+/// written. A length that has changed makes a frame seem cut as well, but then the end of one is there.
+fn is_torn(rest: &[u8]) -> bool {
+    let cut = || {
+        let Some((len, frame)) = rest.split_first_chunk::<4>() else { return true };
+        let len = u32::from_le_bytes(*len) as usize;
+        frame.len() < len && len <= MAX_STORED && !frame.windows(seal::END.len()).any(|window| window == seal::END)
+    };
+    rest.iter().all(|byte| *byte == 0) || cut()
+}
+
 /// A stretch that grows.
 #[derive(Debug)]
 pub struct Growing {
@@ -278,6 +379,7 @@ pub struct Growing {
     path: PathBuf,
     name: Name,
     frames: u64,
+    clock: Option<Measured>,
 }
 
 impl Growing {
@@ -285,6 +387,11 @@ impl Growing {
     #[must_use]
     pub fn name(&self) -> Name {
         self.name
+    }
+
+    /// What is known of the server's clock since the stretch began; it is said with what is appended next.
+    pub fn set_clock(&mut self, clock: Option<Measured>) {
+        self.clock = clock;
     }
 
     /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`Growing::sync`].
@@ -297,7 +404,7 @@ impl Growing {
         for (nth, piece) in bytes.chunks(MAX_FRAME).enumerate() {
             // Marks must not be read without the bytes before them.
             let marks = if nth == last { marks.take().unwrap_or_default() } else { Vec::new() };
-            self.frame(piece, &Frame { beginning: None, marks, at })?;
+            self.frame(piece, &Frame { beginning: None, marks, at, clock: self.clock })?;
         }
         Ok(())
     }
@@ -305,12 +412,7 @@ impl Growing {
     fn frame(&mut self, bytes: &[u8], frame: &Frame) -> Result<(), SpoolError> {
         let failed = |source| SpoolError::File { action: "write", path: self.path.clone(), source };
         let metadata = serde_json::to_vec(frame).map_err(|error| failed(error.into()))?;
-        let binding = self.spool.binding(self.name, self.frames);
-        let spec = SealSpec { level: Level::Fixed(-5), metadata: &metadata, ..SealSpec::new(&binding) };
-        let sealed = seal::seal(&[bytes], &spec, &self.spool.protection)?;
-        let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
-        stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
-        sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));
+        let stored = self.spool.sealed((self.name, self.frames), bytes, &metadata)?;
         self.file.write_all(&stored).map_err(failed)?;
         self.frames = self.frames.saturating_add(1);
         Ok(())
@@ -322,6 +424,59 @@ impl Growing {
     /// What the operating system said. Nobody knows then what is on the disk.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         self.file.sync_data().map_err(|source| SpoolError::File { action: "fsync", path: self.path.clone(), source })
+    }
+}
+
+/// The body of a fuzz target. The first byte chooses: the rest as a file, or as what is written into one. That is then cut anywhere, as by a
+/// crash, and has room behind it that was never written, or one byte of it is changed.
+///
+/// Whatever is done, what is read is a prefix of what was written. A crash leaves every whole frame, and nothing that is worth keeping; where a
+/// whole frame does not open, the file is kept.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
+    let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(Protection::None) };
+    let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
+    let name = (replid, first);
+    let read = |file: &[u8]| spool.frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
+    if choice & 1 == 0 {
+        let kept = read(rest).0.map(Spooled::stretch);
+        assert!(kept.is_none_or(|(stretch, bytes)| stretch.last.saturating_sub(stretch.first) == bytes.len() as u64));
+        return;
+    }
+    let (started_at, pieces) = (Timestamp::UNIX_EPOCH, rest.len().div_ceil(4).max(1));
+    let beginning = Beginning { replid, first, db: 0, in_transaction: false, follows: None, started_at, run: None };
+    let (mut file, mut ends, mut beginning) = (Vec::new(), Vec::new(), Some(beginning));
+    for (number, piece) in std::iter::once(rest.get(..0).unwrap_or_default()).chain(rest.chunks(pieces)).enumerate() {
+        let frame = Frame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None };
+        let metadata = serde_json::to_vec(&frame).unwrap_or_default();
+        file.extend(spool.sealed((name, number as u64), piece, &metadata).unwrap_or_default());
+        ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
+    }
+    let at = usize::from(u16::from_le_bytes(*at)) % file.len().max(1);
+    let opens = |len: usize| ends.iter().rev().find(|(end, _)| *end <= len).map(|(_, bytes)| *bytes);
+    let (found, damaged, whole) = if choice & 2 == 0 {
+        let whole = opens(at);
+        file.truncate(at);
+        file.resize(at.saturating_add(usize::from(*mask)), 0);
+        let (found, damaged) = read(&file);
+        // A frame may have the bytes that end one in what it holds; such a file is kept in vain.
+        let harmless = mask == &0 && !rest.windows(seal::END.len()).any(|window| window == seal::END);
+        assert!(!damaged || !harmless, "a file as a crash leaves it is not removed");
+        (found, damaged, whole)
+    } else {
+        if let Some(byte) = file.get_mut(at) {
+            *byte ^= mask;
+        }
+        let (found, damaged) = read(&file);
+        (found, damaged, opens(file.len()))
+    };
+    let bytes = found.as_ref().map(|found| found.bytes.len());
+    assert!(bytes >= whole || damaged, "{bytes:?} of {whole:?} bytes open, and the file is not kept");
+    if let Some(found) = found {
+        assert!(rest.starts_with(&found.bytes), "what is read was not written");
+        let (stretch, bytes) = found.clone().stretch();
+        assert!(found.bytes.starts_with(&bytes) && stretch.last == first.saturating_add(bytes.len() as u64));
     }
 }
 
@@ -358,13 +513,16 @@ mod tests {
         let mark = Mark { offset: end, db: 5, time: Timestamp::UNIX_EPOCH };
         let late = Timestamp::from_second(9).unwrap();
         growing.append(&commands, vec![mark], Timestamp::UNIX_EPOCH).unwrap();
+        let offset = crate::clock::Offset { low: -3, high: 5 };
+        let clock = Some(crate::clock::Measured::once(late, offset));
+        growing.set_clock(clock);
         growing.append(b"*1\r\n$4\r\nPI", vec![], late).unwrap();
         growing.sync().unwrap();
         assert_eq!(spool.list().unwrap(), [growing.name()]);
         let (stretch, bytes) = spool.read(growing.name()).unwrap().unwrap().stretch();
         assert_eq!(bytes, commands);
         assert_eq!((stretch.first, stretch.last, stretch.db, stretch.db_after), (100, end, 2, 5));
-        assert_eq!((stretch.writes, stretch.marks, stretch.ended_at), (1, vec![mark], late));
+        assert_eq!((stretch.writes, stretch.marks, stretch.ended_at, stretch.clock), (1, vec![mark], late, clock));
         spool.remove(growing.name()).unwrap();
         assert!(spool.read(growing.name()).unwrap().is_none() && spool.list().unwrap().is_empty());
     }
@@ -392,5 +550,38 @@ mod tests {
         let other = spool.begin(beginning(7)).unwrap();
         fs::copy(&other.path, &path).unwrap();
         assert!(spool.read(growing.name()).unwrap().is_none());
+    }
+
+    /// Only what a crash leaves goes with the file.
+    #[test]
+    fn what_the_disk_has_changed_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let mut growing = spool.begin(beginning(0)).unwrap();
+        let (name, path) = (growing.name(), growing.path.clone());
+        for _ in 0..3 {
+            growing.append(&encode(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let aside = path.with_added_extension("damaged");
+        let kept = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            spool.discard(name).unwrap();
+            assert!(!path.exists() && spool.list().unwrap().is_empty());
+            let kept = fs::read(&aside).ok();
+            fs::remove_file(&aside).ok();
+            kept
+        };
+        assert_eq!(kept(&whole), None);
+        for cut in 0..whole.len() {
+            assert_eq!(kept(&whole[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(kept(&[&whole[..], &[0; 5000]].concat()), None, "room that was never written");
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            assert!(kept(&changed).is_some_and(|kept| kept == changed), "{at} of {}", whole.len());
+        }
+        spool.discard(name).unwrap();
     }
 }

@@ -6,7 +6,7 @@
 mod reuse;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use crate::archive::chunks::{CHUNK, ChunkValue, Pack, PackError, PackId, file_ha
 use crate::archive::manifest::{Content, Entry, Manifest};
 use crate::archive::{self, Archive};
 use crate::durable::{self, Filesystem};
+use crate::lock::FileLock;
 use crate::postgres::control::{Control, ControlError};
 use crate::seal::Kind;
 
@@ -113,8 +114,8 @@ pub struct Placement {
     reused: AtomicU64,
     /// The file systems written to, from before the first write on.
     filesystems: OnceLock<Vec<Filesystem>>,
-    /// The marker, locked.
-    marker: OnceLock<File>,
+    /// The marker, once it stands, locked where the file system has locks.
+    marker: OnceLock<Option<FileLock>>,
 }
 
 impl std::fmt::Debug for Placement {
@@ -209,12 +210,13 @@ impl Placement {
             durable::write_new(&marker, delta::marker(self.manifest.summary.system_id).as_bytes(), 0o600)?;
         }
         let file = File::open(&marker).map_err(at("open", &marker))?;
-        let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-        // Some file systems have no locks; then the marker alone must do.
-        if locked == Err(rustix::io::Errno::WOULDBLOCK) {
-            return Err(GroundError::Busy { path: pgdata.to_owned() }.into());
-        }
-        let _only_once = self.marker.set(file);
+        let locked = match FileLock::take(file) {
+            Ok(locked) => Some(locked),
+            Err(TryLockError::WouldBlock) => return Err(GroundError::Busy { path: pgdata.to_owned() }.into()),
+            // Some file systems have no locks; then the marker alone must do.
+            Err(TryLockError::Error(_)) => None,
+        };
+        let _only_once = self.marker.set(locked);
         Ok(())
     }
 

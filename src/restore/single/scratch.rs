@@ -17,6 +17,7 @@ use rand::rngs::SysRng;
 
 use crate::archive::Archive;
 use crate::archive::manifest::{Content, Entry, Manifest};
+use crate::lock::FileLock;
 use crate::postgres::control::RequiredSettings;
 use crate::postgres::datadir::RelationFile;
 use crate::replication::{Conninfo, Environment};
@@ -45,7 +46,7 @@ pub(super) struct Scratch {
     sockets: PathBuf,
     owner: Option<(u32, u32)>,
     bin: Option<PathBuf>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// A scratch directory whose process is gone.
@@ -72,8 +73,7 @@ impl Scratch {
         make(&dir, owner)?;
         let path = dir.join(LOCK);
         let lock = File::create(&path).map_err(io("create", &path))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| io("lock", &path)(error.into()))?;
+        let lock = FileLock::take(lock).map_err(|error| io("lock", &path)(error.into()))?;
         let mut sockets = dir.join("s");
         if sockets.as_os_str().len() > SOCKET_DIR_MAX {
             sockets = Path::new("/tmp").join(&name);
@@ -91,8 +91,7 @@ impl Scratch {
         let mut found: Vec<LeftOver> = ours
             .filter_map(|entry| {
                 let dir = entry.path();
-                let lock = File::open(dir.join(LOCK)).ok()?;
-                rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).ok()?;
+                let _nobody_has_it = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
                 let pid = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
                 let pid = pid.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
                 let server = pid.filter(|pid| Path::new("/proc").join(pid.to_string()).exists());

@@ -48,7 +48,7 @@ pub enum Error {
         found: String,
     },
     /// The files don't fit.
-    #[error("{} has {free} bytes free, and the files take {needed}: make room, or name another folder; nothing was touched", dir.display())]
+    #[error("{} has {free} bytes free, and the files take {needed} bytes: make room, or name another folder; nothing was touched", dir.display())]
     NoRoom {
         /// The folder, or the one above it that exists.
         dir: PathBuf,
@@ -94,7 +94,7 @@ pub enum Error {
         output: String,
     },
     /// It ended instead of loading.
-    #[error("{program} does not start on the restored files:\n{log}", program = program.display())]
+    #[error("{program} does not start on the restored files: {}", last_lines(log), program = program.display())]
     Ended {
         /// The program.
         program: PathBuf,
@@ -121,6 +121,13 @@ pub enum Error {
     /// It has other keys.
     #[error("the server that was started has not the keys of the snapshot: {0}")]
     Differs(String),
+}
+
+/// The reason stands right before the end; what is above it is the server's banner.
+fn last_lines(log: &str) -> String {
+    let mut lines: Vec<&str> = log.lines().rev().take(3).collect();
+    lines.reverse();
+    lines.join("; ")
 }
 
 impl Error {

@@ -17,7 +17,7 @@ mod join;
 mod scan;
 mod tally;
 
-pub use codec::{DigestFormatError, fuzz};
+pub use codec::{DigestFormatError, fuzz, note, with_note};
 pub use join::{JoinError, Joined, follows, join};
 pub use scan::{DigestError, Scanned, digest, scan};
 

@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers, the program that was built, and scratch directories that go away.
 
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod installed;
 pub(crate) mod process;
 pub(crate) mod redis;

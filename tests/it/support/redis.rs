@@ -37,22 +37,41 @@ pub(crate) struct RedisServer {
     running: Running,
     scratch: Scratch,
     options: Vec<String>,
+    /// What its clock is off by, as libfaketime has it.
+    clock: Option<String>,
 }
 
 impl RedisServer {
     /// A server of this version with these options (`--name`, `value`, …), ready for commands.
     pub(crate) fn start(version: &str, options: &[&str]) -> Self {
+        Self::start_with_clock(version, None, options)
+    }
+
+    /// The same with a clock that is off by so much, such as `-90s`.
+    pub(crate) fn start_with_clock(version: &str, clock: Option<&str>, options: &[&str]) -> Self {
+        let clock = clock.map(str::to_owned);
         let scratch = Scratch::new();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let port = free_port();
-        let running = Self::run(version, port, &scratch, &options);
-        let server = Self { version: version.to_owned(), port, running, scratch, options };
+        let running = Self::run((version, &clock), port, &scratch, &options);
+        let server = Self { version: version.to_owned(), port, running, scratch, options, clock };
         server.await_ready();
         server
     }
 
-    fn run(version: &str, port: u16, scratch: &Scratch, options: &Vec<String>) -> Running {
-        let mut command = process::command(program(version, "redis-server"), Orphan::Kill);
+    fn run((version, clock): (&str, &Option<String>), port: u16, scratch: &Scratch, options: &Vec<String>) -> Running {
+        let program = program(version, "redis-server");
+        let mut command = match clock {
+            // Not before the program that changes the user: what libfaketime makes would belong to root.
+            Some(clock) => {
+                let mut command = process::command("env", Orphan::Kill);
+                command.arg("LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1").arg(format!("FAKETIME={clock}"));
+                // Waits are measured by the other clock, which stays as it is.
+                command.args(["FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_DISABLE_SHM=1"]).arg(program);
+                command
+            }
+            None => process::command(program, Orphan::Kill),
+        };
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
         command.args(["--repl-diskless-sync-delay", "0", "--dir"]).arg(scratch.path());
         command.arg("--unixsocket").arg(scratch.join("redis.sock"));
@@ -74,7 +93,7 @@ impl RedisServer {
     /// Kills it and starts it again where it was.
     pub(crate) fn restart(&mut self) {
         self.running.kill9();
-        self.running = Self::run(&self.version, self.port, &self.scratch, &self.options);
+        self.running = Self::run((&self.version, &self.clock), self.port, &self.scratch, &self.options);
         self.await_ready();
     }
 
@@ -250,7 +269,11 @@ impl Sentinels {
 
 /// A site with an instance `cache` and no cluster that could be asked.
 pub(crate) fn site(section: &str) -> Site {
-    let site = Site::new();
+    configured(Site::new(), section)
+}
+
+/// As [`site`], in this place.
+pub(crate) fn configured(site: Site, section: &str) -> Site {
     site.init(&[]).expect_ok();
     let path = site.config();
     let text = std::fs::read_to_string(&path).expect("the configuration");
@@ -262,6 +285,41 @@ pub(crate) fn site(section: &str) -> Site {
 
 pub(crate) fn site_for(server: &RedisServer) -> Site {
     site(&format!("url = \"{}\"\n", server.url()))
+}
+
+/// A second repository beside the site's own, with these settings in its section.
+pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
+    let second = site.path().join("second");
+    let url = format!("file://{}", second.display());
+    let text = std::fs::read_to_string(site.config()).expect("the configuration");
+    let section = format!("[repository.second]\nurl = \"{url}\"\n{settings}\n\n[redis.cache]");
+    site.scratch().file("walkeep.toml", &text.replace("[redis.cache]", &section));
+    let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
+    let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
+    let place = |name: &str, url: String| walkeep::archive::Place {
+        name: name.into(),
+        url,
+        options: walkeep::repository::Options::new(),
+    };
+    let settings = walkeep::archive::Settings {
+        cluster: "cache".parse().expect("a name"),
+        places: vec![place("local", site.repository_url()), place("second", url)],
+        key: Some(key),
+        level: walkeep::seal::Level::Fixed(1),
+        threads: 1,
+        clock: walkeep::clock::SystemClock::shared(),
+    };
+    block_on(walkeep::archive::Archive::create(settings)).expect("a second repository");
+    give_all(&second);
+    second
+}
+
+/// To the user that the program runs as.
+fn give_all(folder: &Path) {
+    super::scratch::give(folder);
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() { give_all(&entry) } else { super::scratch::give(&entry) }
+    }
 }
 
 /// The options that let a server of this version tell its digest.

@@ -1,7 +1,8 @@
 //! A digest as bytes.
 //!
 //! One version byte, then fields in a fixed order: varints (seven bits a byte, lowest first), signed ones zigzag. Positions in the segment are
-//! given from its start; endings and events from the one before, times likewise. `docs/format/digest.md` has the table.
+//! given from its start; endings and events from the one before, times likewise. `docs/format/digest.md` has the table. A note about how the
+//! segment came may stand behind a digest; it is no part of it, as it does not depend on the segment.
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize, SystemId};
@@ -16,6 +17,8 @@ mod events;
 
 /// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
 const VERSION: u8 = 3;
+/// The version of a digest with a note behind it; the digest itself is of version 3.
+const NOTED: u8 = 4;
 /// The longest reason kept for a broken segment.
 const MAX_WHY: usize = 512;
 
@@ -83,7 +86,8 @@ impl Digest {
     /// # Errors
     /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
-        let mut reader = Reader::new(bytes);
+        let (body, _) = split(bytes).ok_or(DigestFormatError::Damaged("note"))?;
+        let mut reader = Reader::new(body);
         let (version, mut digest) = outline(&mut reader)?;
         let (start, end) = (digest.start(), digest.end());
         digest.head = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
@@ -110,10 +114,36 @@ impl Digest {
     }
 }
 
+/// A digest as [`Digest::to_bytes`] wrote it, with a note behind it. An empty one changes nothing, and neither does one of more than 64 KiB.
+#[must_use]
+pub fn with_note(mut bytes: Vec<u8>, note: &[u8]) -> Vec<u8> {
+    if let (Ok(len @ 1..), Some(version)) = (u16::try_from(note.len()), bytes.first_mut()) {
+        *version = NOTED;
+        bytes.extend_from_slice(note);
+        bytes.extend_from_slice(&len.to_le_bytes());
+    }
+    bytes
+}
+
+/// The note behind a digest; empty if there is none.
+#[must_use]
+pub fn note(bytes: &[u8]) -> &[u8] {
+    split(bytes).map_or(&[], |(_, note)| note)
+}
+
+/// The digest, and the note behind it.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if bytes.first() != Some(&NOTED) {
+        return Some((bytes, &[]));
+    }
+    let (front, len) = bytes.split_last_chunk()?;
+    front.split_at_checked(front.len().checked_sub(usize::from(u16::from_le_bytes(*len)))?)
+}
+
 /// The version, and everything before the fragments.
 fn outline(reader: &mut Reader<'_>) -> Result<(u8, Digest), DigestFormatError> {
     let version = match reader.u8() {
-        Some(version @ 1..=VERSION) => version,
+        Some(version @ 1..=NOTED) => version,
         Some(other) => return Err(DigestFormatError::Version(other)),
         None => return Err(DigestFormatError::Damaged("version")),
     };
@@ -298,6 +328,7 @@ impl EndingKind {
 /// Fuzz body: any bytes are a digest or are refused; one that was read is written and read to the same.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
+    assert!(note(data).len() <= data.len());
     if let Ok(digest) = Digest::from_bytes(data) {
         let again = Digest::from_bytes(&digest.to_bytes());
         assert_eq!(again.as_ref(), Ok(&digest), "written and read back");

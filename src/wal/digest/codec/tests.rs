@@ -1,7 +1,7 @@
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::{collection, option, proptest};
 
-use super::{Digest, DigestFormatError, Fragment, State, fuzz};
+use super::{Digest, DigestFormatError, Fragment, State, fuzz, note, with_note};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::time::PgTime;
@@ -239,6 +239,16 @@ proptest! {
     }
 
     #[test]
+    fn a_note_behind_a_digest_is_no_part_of_it(digest in digest(), text in collection::vec(any::<u8>(), 1..300)) {
+        let plain = digest.to_bytes();
+        let noted = with_note(plain.clone(), &text);
+        assert_eq!((note(&noted), note(&plain)), (text.as_slice(), [].as_slice()));
+        assert_eq!(Digest::from_bytes(&noted), Ok(digest.clone()));
+        assert_eq!(Digest::outline(&noted), Digest::outline(&plain));
+        assert_eq!(with_note(plain.clone(), &[]), plain);
+    }
+
+    #[test]
     fn a_cut_digest_is_refused(digest in digest(), cut in any::<proptest::sample::Index>()) {
         let bytes = digest.to_bytes();
         assert!(Digest::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
@@ -255,7 +265,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(mut bytes in collection::vec(any::<u8>(), 0..300)) {
         fuzz(&bytes);
-        for known in [1, 2] {
+        for known in [1, 2, 4] {
             if let Some(version) = bytes.first_mut() {
                 *version = known;
             }

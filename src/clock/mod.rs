@@ -1,5 +1,7 @@
 //! Wall time, monotonic time and sleep: real ([`SystemClock`]) or moved by hand ([`ManualClock`]). Nothing else asks the time, so that a
-//! test can replay any schedule.
+//! test can replay any schedule. Beside it, how far other machines' clocks are from this one's ([`Offset`]).
+
+mod offset;
 
 use std::fmt;
 use std::future::Future;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::watch;
+
+pub use offset::{ASK_EVERY, FAR, LONGEST_TRIP, Measured, Offset, note};
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

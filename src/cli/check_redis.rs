@@ -1,0 +1,284 @@
+//! Whether what a Redis instance writes comes here: the last part of `walkeep check` of one.
+//!
+//! Judged as `walkeep health` judges it, with one thing more: whether `walkeep receive` could go on from what is here, or would begin with a
+//! gap, because the server keeps only so much of its stream (`repl-backlog-size`) and only of one history (`masterTryPartialResynchronization`,
+//! replication.c).
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::check::{Findings, STREAM};
+use super::output::{count, size, span};
+use super::{Surroundings, open};
+use crate::archive::instance::Instance;
+use crate::config::Config;
+use crate::health::instance::{self, Newest};
+use crate::redis::{Info, ReplicationId};
+
+/// What may be under way for so long, as in `walkeep health`.
+const LATE: Duration = Duration::from_secs(300);
+
+/// What a server says of its stream.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    replid: Option<ReplicationId>,
+    offset: Option<u64>,
+    /// The history before, and the first offset that it does not have.
+    before: Option<(ReplicationId, u64)>,
+    /// The offsets of the next byte with which it lets a replica go on.
+    backlog: Option<RangeInclusive<u64>>,
+    backlog_size: u64,
+    /// Whether somebody follows it who announces no port, as walkeep does and replicas do not.
+    followed: bool,
+}
+
+impl Stream {
+    fn of(info: &Info) -> Stream {
+        let id = |name: &str| info.get(name).and_then(|id| id.parse().ok());
+        let first =
+            info.number("repl_backlog_first_byte_offset").filter(|_| info.number("repl_backlog_active") == Some(1));
+        let len = info.number("repl_backlog_histlen").unwrap_or(0);
+        let replicas = info.number("connected_slaves").unwrap_or(0).min(1000);
+        let online = |nth| {
+            let line = info.get(&format!("slave{nth}")).unwrap_or_default();
+            let has = |wanted: &str| line.split(',').any(|part| part == wanted);
+            has("port=0") && has("state=online")
+        };
+        Stream {
+            replid: id("master_replid"),
+            offset: info.number("master_repl_offset"),
+            before: id("master_replid2").zip(info.number("second_repl_offset")),
+            backlog: first.map(|first| first..=first.saturating_add(len)),
+            backlog_size: info.number("repl_backlog_size").unwrap_or(0),
+            followed: (0..replicas).any(online),
+        }
+    }
+
+    /// Whether what is here is a part of its history.
+    fn continues(&self, replid: ReplicationId, offset: u64) -> bool {
+        let before = self.before.is_some_and(|(id, end)| id == replid && offset.saturating_add(1) <= end);
+        self.replid == Some(replid) || before
+    }
+
+    fn reaches_back(&self, offset: u64) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.contains(&offset.saturating_add(1)))
+    }
+}
+
+/// What there is to judge by.
+struct Facts<'f> {
+    name: &'f str,
+    newest: Result<Newest, String>,
+    /// Whether there is any snapshot, of use or not.
+    based: bool,
+    /// Whether its stream of commands is, or was, received.
+    streamed: bool,
+    /// What the server says, if it can be asked.
+    server: Option<Stream>,
+    now: Timestamp,
+}
+
+/// What is here of the instance, and whether more comes. `info` is what the server says, if it can be asked.
+pub(super) async fn stream(
+    config: &Config,
+    instance: &Instance,
+    info: Option<&Info>,
+    around: &Surroundings,
+    findings: &mut Findings,
+) {
+    let newest = match instance::newest(instance).await {
+        Ok(newest) => newest,
+        Err(error) => return findings.error("newest", &error.into()),
+    };
+    let streamed = match instance.known().await {
+        Ok(known) => known.histories().next().is_some(),
+        Err(error) => return findings.error("newest", &error.into()),
+    };
+    let name = instance.name().as_str();
+    let based = match instance.labels().await {
+        Ok(labels) => !labels.is_empty(),
+        Err(error) => return findings.error("newest", &error.into()),
+    };
+    let facts = Facts { name, newest, based, streamed, server: info.map(Stream::of), now: around.clock.now() };
+    if facts.newest.is_err()
+        && let Some(asked) = open::is_it(open::What::Instance, config, instance.archive()).await
+    {
+        findings.warn("newest", format!("nothing is archived under this name; {asked}"));
+    }
+    judge(&facts, findings);
+}
+
+fn judge(facts: &Facts<'_>, findings: &mut Findings) {
+    let name = facts.name;
+    let followed = facts.server.as_ref().is_some_and(|server| server.followed);
+    let newest = match &facts.newest {
+        Ok(newest) => newest,
+        Err(_) if followed && !facts.based => {
+            let text = "there is no snapshot yet: if it is walkeep receive that follows the server, it is taking one";
+            return findings.bad(STREAM, text);
+        }
+        Err(_) if !facts.streamed && !facts.based => {
+            let text = format!(
+                "nothing is archived yet: take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}"
+            );
+            return findings.bad(STREAM, text);
+        }
+        Err(why) => return findings.bad("newest", why.clone()),
+    };
+    let age = Duration::try_from(facts.now.duration_since(newest.time)).unwrap_or_default();
+    let ago = span(age);
+    let Some(server) = &facts.server else {
+        return findings.warn(
+            "newest",
+            format!("what is here leads to {ago} ago; what the server has written since is not known"),
+        );
+    };
+    let here = newest.replid.zip(newest.offset);
+    let same = here.filter(|(replid, offset)| server.continues(*replid, *offset));
+    let behind = same.and_then(|(_, offset)| Some(server.offset?.saturating_sub(offset)));
+    if !facts.streamed && !followed {
+        return match behind {
+            Some(0) => findings.warn(
+                STREAM,
+                format!("snapshots alone are kept; the newest has all that was written. walkeep receive {name} keeps every second"),
+            ),
+            _ => findings.warn(
+                STREAM,
+                format!(
+                    "snapshots alone are kept: what was written in the last {ago} is on the server alone; walkeep receive {name} keeps every second"
+                ),
+            ),
+        };
+    }
+    let again = format!("take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}");
+    match (same, behind) {
+        (Some((_, offset)), Some(behind)) => follows(server, (offset, behind), (age, name), findings),
+        _ if followed => findings.bad(
+            STREAM,
+            "the server is in another history than what is here, after a failover or a restart: if it is walkeep receive that follows it, \
+             it is taking a new snapshot",
+        ),
+        _ => {
+            let text = "the server is in another history than what is here, after a failover or a restart: walkeep receive would begin \
+                        with a gap";
+            findings.bad(STREAM, format!("{text}; {again}"));
+        }
+    }
+}
+
+/// In the server's own history.
+fn follows(server: &Stream, (offset, behind): (u64, u64), (age, name): (Duration, &str), findings: &mut Findings) {
+    let what = match behind {
+        0 => "everything that the server has written is here".to_owned(),
+        bytes => format!("{} of the server's stream are not here yet", count(bytes, "byte")),
+    };
+    if server.followed && (behind == 0 || age <= LATE) {
+        let backlog = size(server.backlog_size);
+        findings.good(STREAM, format!("{what}, and somebody follows it; the newest moment is {} ago", span(age)));
+        return findings.good("backlog", format!("{backlog}: as many bytes of writes may pass while nobody receives"));
+    }
+    if server.followed {
+        let text = format!("{what}, and the newest moment is {} ago: see what walkeep receive {name} logs", span(age));
+        return findings.bad(STREAM, text);
+    }
+    if server.reaches_back(offset) {
+        let text = format!(
+            "{what}, and nobody follows it: start walkeep receive {name}; so far it can go on without a gap (repl-backlog-size is {})",
+            size(server.backlog_size)
+        );
+        return findings.bad(STREAM, text);
+    }
+    let begins = server.backlog.as_ref().map_or_else(
+        || "the server keeps no backlog".to_owned(),
+        |backlog| format!("the server's backlog begins at offset {}", backlog.start()),
+    );
+    findings.bad(
+        STREAM,
+        format!(
+            "{begins} and what is here ends at {offset}: walkeep receive would begin with a gap; take a snapshot with \
+             walkeep backup redis {name}, and start walkeep receive {name}"
+        ),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::{Facts, Stream, judge};
+    use crate::cli::check::Findings;
+    use crate::health::instance::Newest;
+    use crate::redis::Info;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    /// At offset 500, with what follows offset 99 in its backlog.
+    fn server(change: &[(&str, &str)]) -> Option<Stream> {
+        let mut text = format!(
+            "master_replid:{A}\nmaster_replid2:{B}\nmaster_repl_offset:500\nsecond_repl_offset:201\nrepl_backlog_active:1\n\
+             repl_backlog_size:16384\nrepl_backlog_first_byte_offset:100\nrepl_backlog_histlen:401\nconnected_slaves:2\n\
+             slave0:ip=10.0.0.2,port=6379,state=online,offset=500,lag=0\nslave1:ip=10.0.0.3,port=0,state=online,offset=500,lag=0\n"
+        );
+        for (from, to) in change {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, to);
+        }
+        Some(Stream::of(&Info::parse(&text)))
+    }
+
+    const GONE: (&str, &str) = ("port=0", "port=6380");
+
+    fn said(newest: Option<(&str, u64, i64)>, streamed: bool, server: Option<Stream>) -> String {
+        let now: Timestamp = "2026-11-22T14:00:00Z".parse().unwrap();
+        let newest = newest.map(|(replid, offset, minutes)| Newest {
+            time: now.checked_sub(SignedDuration::from_mins(minutes)).unwrap(),
+            replid: replid.parse().ok(),
+            offset: Some(offset),
+        });
+        let based = newest.is_some();
+        let newest = newest.ok_or_else(|| "why".to_owned());
+        let mut findings = Findings::default();
+        judge(&Facts { name: "cache", newest, based, streamed, server, now }, &mut findings);
+        findings.to_string()
+    }
+
+    #[test]
+    fn what_comes_is_judged_by_what_the_server_would_still_give() {
+        let gone = || server(&[GONE]);
+        for (said, begins, holds) in [
+            (said(None, false, gone()), "Bad stream", "nothing is archived yet: take a snapshot"),
+            (said(None, false, server(&[])), "Bad stream", "it is taking one"),
+            (said(None, true, gone()), "Bad newest", "why"),
+            (said(Some((A, 500, 60)), true, server(&[])), "Good stream", "everything that the server has written"),
+            (said(Some((A, 400, 4)), true, server(&[])), "Good stream", "100 bytes of the server's stream"),
+            (said(Some((A, 400, 6)), true, server(&[])), "Bad stream", "see what walkeep receive cache logs"),
+            (said(Some((A, 500, 0)), true, gone()), "Bad stream", "nobody follows it: start walkeep receive cache"),
+            (said(Some((A, 99, 0)), true, gone()), "Bad stream", "without a gap"),
+            (said(Some((A, 98, 0)), true, gone()), "Bad stream", "begins at offset 100 and what is here ends at 98"),
+            (
+                said(Some((A, 400, 0)), true, server(&[GONE, ("backlog_active:1", "backlog_active:0")])),
+                "Bad stream",
+                "no backlog",
+            ),
+            (said(Some((B, 200, 0)), true, gone()), "Bad stream", "nobody follows it"),
+            (said(Some((B, 201, 0)), true, gone()), "Bad stream", "another history than what is here"),
+            (said(Some((B, 201, 0)), true, server(&[])), "Bad stream", "it is taking a new snapshot"),
+            (said(Some((A, 400, 57_600)), false, gone()), "Warning stream", "in the last 40"),
+            (said(Some((A, 500, 60)), false, gone()), "Warning stream", "the newest has all that was written"),
+            (said(Some((A, 500, 60)), true, None), "Warning newest", "is not known"),
+        ] {
+            assert!(said.starts_with(begins) && said.contains(holds), "{holds}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_of_no_use_is_not_called_none() {
+        let (newest, now) = (Err("a part is missing".to_owned()), Timestamp::UNIX_EPOCH);
+        let mut findings = Findings::default();
+        judge(&Facts { name: "cache", newest, based: true, streamed: false, server: server(&[]), now }, &mut findings);
+        assert!(findings.to_string().starts_with("Bad newest a part is missing"), "{findings}");
+    }
+}
