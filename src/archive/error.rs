@@ -127,6 +127,14 @@ impl Error {
         }
     }
 
+    /// Whether it is a repository's, and may pass, or somebody may mend it: a right that was taken away also.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use repository::Error as Fault;
+        let Error::Repository { source, .. } = self else { return false };
+        source.class() == Class::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
+    }
+
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {

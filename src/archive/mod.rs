@@ -6,6 +6,7 @@
 //!
 //! Not known here: RocksDB, PostgreSQL's sockets, and who asks.
 
+mod absent;
 pub mod chunks;
 pub mod clocks;
 mod error;
@@ -47,6 +48,7 @@ use crate::repository::{self, Repository};
 use crate::seal::keys::KeyEncryptionKey;
 use crate::seal::{Level, Protection};
 
+pub use absent::Absent;
 pub use error::Error;
 pub use identity::Identity;
 

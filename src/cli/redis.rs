@@ -3,6 +3,7 @@
 //! As with `backup postgres`, only the label goes to standard output.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use super::output::{count, size};
 use super::progress::Progress;
 use super::redis_list::Backup;
 use super::{backup as postgres, open};
+use crate::archive::Absent;
 use crate::archive::instance::{Instance as Archived, Snapshot};
 use crate::config::{Config, Instance};
 use crate::rdb;
@@ -79,7 +81,8 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
         }
         Step::Storing => bar.stage("storing the last parts"),
     };
-    let taken = snapshot::take(&instance, input, None, &mut tell).await;
+    let absent = Arc::new(Absent::default());
+    let taken = snapshot::take(&instance, input, None, &absent, &mut tell).await;
     bar.end();
     if let (Some(path), Err(snapshot::Error::Rdb { source: source @ rdb::Error::Header { .. }, .. })) =
         (&args.from_file, &taken)
@@ -87,7 +90,13 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
         return Err(Failure::usage(format!("{}: {source}", path.display())).into());
     }
     let snapshot = taken.with_context(|| format!("cannot take a backup of {}", of.name))?;
-    show(&snapshot, args, quiet, around)
+    show(&snapshot, args, quiet, around)?;
+    match absent.places().into_values().next() {
+        None => Ok(()),
+        Some(error) => Err(error).with_context(|| {
+            format!("the backup of {} is not in every repository; take one again when it is there", of.name)
+        }),
+    }
 }
 
 fn show(snapshot: &Snapshot, args: &BackupRedis, quiet: bool, around: &Surroundings) -> anyhow::Result<()> {

@@ -156,9 +156,12 @@ fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
             replid: last.map(|stretch| stretch.replid).or(snapshot.replid).map(|id| id.to_string()),
         });
     };
-    for (to, again) in pauses(snapshot.at, way) {
+    for (to, again) in pauses(snapshot, way) {
         let last = way.iter().take_while(|stretch| stretch.started_at < again).last();
-        close(from, to, last);
+        // Of nothing but the snapshot's own moment, which stands among the backups.
+        if from.0 < to {
+            close(from, to, last);
+        }
         from = (again, last.map(|stretch| stretch.last).or(snapshot.offset));
     }
     close(from, end, way.last());

@@ -16,7 +16,7 @@ use crate::postgres::segment::{SegmentName, SegmentNo};
 use crate::postgres::timeline::TimelinePath;
 use crate::restore::plan::Plan;
 
-/// The receiver notes the time of what it has read; what arrives meanwhile may have come so much earlier than it says.
+/// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
 const NOTED: Duration = Duration::from_millis(10);
 
 /// Segments between the two commits beside the moment that are looked into. Between two commits lie few, unless the server is idle for hours.
@@ -95,14 +95,16 @@ impl Skew {
     /// Of the cluster `main` and the instance `cache`.
     pub(super) fn of(reach: &Reach, moment: Timestamp, clock: Option<Measured>, (main, cache): (&str, &str)) -> Skew {
         let noted = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default();
-        let mut lack = noted.saturating_add(NOTED);
+        let late = NOTED.max(reach.late);
+        let mut lack = noted.saturating_add(late);
         let mut rests_on = vec![
             "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
                 .to_owned(),
             format!(
                 "the commands of {cache} carry the time at which walkeep's receiver had them, by its machine's clock: it had the last that is \
-                 kept {:.3} s before the moment, and takes at most 10 ms to note one",
-                noted.as_secs_f64()
+                 kept {:.3} s before the moment, and what comes lay unread for at most {}",
+                noted.as_secs_f64(),
+                short(late)
             ),
             of_postgres(main, clock),
         ];

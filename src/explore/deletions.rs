@@ -193,6 +193,8 @@ mod tests {
             run: None,
             notable: None,
             clock: None,
+            missed: None,
+            reading: None,
         };
         (stretch, bytes)
     }

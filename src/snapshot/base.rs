@@ -1,17 +1,20 @@
 //! The snapshot that a stream is of use with: taken beside it, and tried again, ever more rarely, until there is one.
 //!
-//! Each attempt makes the server fork and write all it has, so it is not to be wasted: not on repositories of which one is known to be missing,
+//! Each attempt makes the server fork and write all it has, so it is not to be wasted: not on a repository that does not take the stream either,
 //! and not again and again where it fails in the same way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::Error;
-use super::receive::{Event, Receiver};
+use super::receive::{Event, Position, Receiver};
+use super::resume::is_based;
 use super::take::{Begun, Input, take};
-use crate::archive::instance::Snapshot;
+use crate::archive::Absent;
+use crate::archive::instance::{Instance, Snapshot};
 use crate::redis::ReplicationId;
 use crate::retry::{Backoff, Class, Policy};
 
@@ -33,6 +36,8 @@ pub(super) struct Base {
     pub(super) there: bool,
     /// The one under way.
     pub(super) taking: Option<Taking>,
+    /// Whether one does is being found out, of all that an earlier run left.
+    looking: Option<JoinHandle<bool>>,
     /// The histories in which the stream came without a break, in order, each with the offset from which it did.
     begins: Vec<(ReplicationId, u64)>,
     backoff: Backoff,
@@ -43,7 +48,35 @@ pub(super) struct Base {
 impl Base {
     pub(super) fn new(now: Duration, seed: u64) -> Base {
         let backoff = Backoff::new(AGAIN, now, seed);
-        Base { there: false, taking: None, begins: Vec::new(), backoff, again: now }
+        Base { there: false, taking: None, looking: None, begins: Vec::new(), backoff, again: now }
+    }
+
+    /// Begins to find out whether a snapshot leads to the position. Beside the stream: a week of it is long to look through in a store far away,
+    /// and what the server keeps meanwhile is little.
+    pub(super) fn look(&mut self, instance: &Instance, position: Option<Position>) {
+        let (Some(position), instance) = (position, instance.clone()) else { return };
+        self.looking = Some(tokio::spawn(async move {
+            let clock = instance.archive().clock();
+            let mut backoff = Backoff::new(AGAIN, clock.elapsed(), position.offset);
+            loop {
+                match is_based(&instance, &position).await {
+                    Ok(based) => return based,
+                    Err(error) => {
+                        let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
+                        tracing::warn!(%error, ?pause, "cannot tell yet whether a snapshot leads to the stream");
+                        clock.sleep(pause).await;
+                    }
+                }
+            }
+        }));
+    }
+
+    /// Takes in what was found out, if that is known by now.
+    async fn looked(&mut self) {
+        if let Some(looked) = self.looking.take_if(|looking| looking.is_finished()) {
+            // Where looking gave up, another snapshot is taken: that is never wrong.
+            self.there |= looked.await.unwrap_or(false);
+        }
     }
 
     /// The stream begins anew.
@@ -52,6 +85,9 @@ impl Base {
         self.begins.clear();
         if let Some(taking) = self.taking.take() {
             taking.abort();
+        }
+        if let Some(looking) = self.looking.take() {
+            looking.abort();
         }
     }
 
@@ -72,7 +108,7 @@ impl Base {
 
     /// Whether one is to be begun now.
     fn is_due(&self, now: Duration) -> bool {
-        !self.there && self.taking.is_none() && now >= self.again
+        !self.there && self.taking.is_none() && self.looking.is_none() && now >= self.again
     }
 
     /// How long a stream that begins with a snapshot has to wait for it: less than after what trying again does not mend, for nothing is received
@@ -143,7 +179,8 @@ impl Receiver<'_> {
     pub(super) fn begin_base(&mut self) -> oneshot::Receiver<Begun> {
         let (begun, hears) = oneshot::channel();
         let (instance, source) = (self.instance.clone(), self.settings.source.clone());
-        let take = async move { take(&instance, Input::Server(&source), Some(begun), &mut |_| {}).await };
+        let absent = Arc::new(Absent::of(self.uploads.away()));
+        let take = async move { take(&instance, Input::Server(&source), Some(begun), &absent, &mut |_| {}).await };
         self.base.taking = Some(tokio::spawn(take));
         hears
     }
@@ -175,15 +212,9 @@ impl Receiver<'_> {
     }
 
     /// Begins a snapshot if there is none to begin with, none under way, and the time for the next attempt has come.
-    pub(super) fn retry_base(&mut self, now: Duration) {
+    pub(super) async fn retry_base(&mut self, now: Duration) {
+        self.base.looked().await;
         if !self.base.is_due(now) {
-            return;
-        }
-        // Whoever runs this begins anew with it when it is there; until then the last put would fail.
-        if let Some((repository, error)) = self.instance.archive().unreachable().next() {
-            let error = &**error as &dyn std::error::Error;
-            tracing::error!(repository, error, again_in = ?LATER, "no snapshot to begin with is taken without this repository");
-            self.base.pause_long(now);
             return;
         }
         drop(self.begin_base());

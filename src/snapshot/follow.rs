@@ -1,18 +1,20 @@
 //! One connection's stream: bytes in, spooled and acknowledged, cut into stretches.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Error;
 use super::clock::ServerClock;
 use super::receive::{Event, Position, Receiver};
 use crate::archive::instance::spool::{Beginning, Growing, Name};
-use crate::archive::instance::{Mark, Run};
+use crate::archive::instance::{Mark, Reading, Run};
 use crate::clock::Clock;
-use crate::redis::Connection;
+use crate::redis::{Connection, Info};
 use crate::resp::{Commands, Kind, Limits};
 
 /// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
@@ -23,6 +25,20 @@ const PENDING: usize = 1 << 20;
 const MARK: Duration = Duration::from_millis(10);
 /// A stretch is cut within a transaction only beyond so many bytes.
 const TRANSACTION: u64 = 64 << 20;
+
+/// Nothing was read for so long: what came meanwhile has no time.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// Says whether there was anything to wait for. Not slowed down so that others get their turn, as that would look like waiting.
+async fn watched<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
+    let mut read = pin!(tokio::task::unconstrained(read));
+    poll_fn(|context| {
+        let polled = read.as_mut().poll(context);
+        *waited |= polled.is_pending();
+        polled
+    })
+    .await
+}
 
 /// How following ended.
 pub(super) enum Ended {
@@ -47,6 +63,13 @@ pub(super) struct Following {
     last_mark: (u64, Duration),
     received_at: Timestamp,
     heard: Duration,
+    reading: Reading,
+    /// When nothing lay in the socket, or the server was asked how far it is.
+    drained: Duration,
+    /// Whether nothing was read for a second, and since then not all that had come meanwhile.
+    held_up: bool,
+    /// The offset to which the server had come when it was followed.
+    missed_until: u64,
     synced_at: Duration,
     begun: Duration,
     wrote: bool,
@@ -58,15 +81,25 @@ impl Following {
         receiver: &mut Receiver<'_>,
         mut connection: Connection,
         position: Position,
-        run: Option<Run>,
+        info: &Info,
     ) -> Result<Following, Error> {
         let clock = Arc::clone(receiver.instance.archive().clock());
         let (now, at) = (clock.elapsed(), clock.now());
         let Position { replid, offset, db, in_transaction, follows, .. } = position;
-        let beginning =
-            Beginning { replid, first: offset, db, in_transaction, follows, started_at: at, run: run.clone() };
+        let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
+        let missed_until = info.number("master_repl_offset");
+        let beginning = Beginning {
+            replid,
+            first: offset,
+            db,
+            in_transaction,
+            follows,
+            started_at: at,
+            run: run.clone(),
+            missed_until,
+        };
         let growing = receiver.begin_file(beginning).await?;
-        connection.acknowledge(offset).await?;
+        connection.acknowledge(receiver.safe(offset)).await?;
         Ok(Following {
             connection,
             parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
@@ -80,6 +113,11 @@ impl Following {
             last_mark: (offset, now),
             received_at: at,
             heard: now,
+            reading: Reading::default(),
+            drained: receiver.asked,
+            // What was written since it was asked how far it is may come together with what was written before.
+            held_up: true,
+            missed_until: missed_until.unwrap_or(0),
             synced_at: now,
             begun: now,
             wrote: false,
@@ -103,7 +141,7 @@ impl Following {
             ended = Ended::Broken(error);
         } else if matches!(ended, Ended::Shutdown) {
             // The server may be gone; then it asks nobody how far we were.
-            drop(self.connection.acknowledge(self.spooled).await);
+            drop(self.connection.acknowledge(receiver.safe(self.spooled)).await);
         }
         (self.name, ended)
     }
@@ -115,8 +153,9 @@ impl Following {
         if *shutdown.borrow() {
             return Ok(false);
         }
+        let (began, mut waited, mut read) = (clock.elapsed(), false, None);
         tokio::select! {
-            bytes = self.connection.read() => self.take(&bytes?, clock)?,
+            bytes = watched(self.connection.read(), &mut waited) => read = Some(bytes?),
             () = clock.sleep(due) => {
                 self.connection.check_silence(clock.elapsed().saturating_sub(self.heard))?;
                 self.asked = true;
@@ -124,6 +163,15 @@ impl Following {
             stored = uploads.next() => receiver.observer.event(Event::Stored(&stored?)),
             ended = Receiver::base(base) => receiver.base_ended(ended, clock.elapsed()),
             _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
+        }
+        let woke = clock.elapsed();
+        // Then nobody knows when it should have been woken.
+        let overslept = woke > began.saturating_add(due).saturating_add(MARK);
+        if waited {
+            self.drained = if overslept { began } else { woke };
+        }
+        if let Some(bytes) = read {
+            self.take(&bytes, waited && !overslept, clock)?;
         }
         self.server_clock.look(receiver.instance.archive().clock()).await;
         if self.server_clock.is_elsewhere() {
@@ -133,8 +181,9 @@ impl Following {
         }
         if self.asked {
             self.commit(true).await?;
-            self.connection.acknowledge(self.spooled).await?;
-            receiver.observer.event(Event::Acknowledged(self.spooled));
+            let safe = receiver.safe(self.spooled);
+            self.connection.acknowledge(safe).await?;
+            receiver.observer.event(Event::Acknowledged(safe));
             (self.asked, self.synced_at) = (false, clock.elapsed());
         } else if self.pending.len() >= PENDING {
             self.commit(false).await?;
@@ -142,11 +191,12 @@ impl Following {
         if self.is_due(receiver, clock) {
             self.rotate(receiver, clock).await?;
         }
-        receiver.retry_base(clock.elapsed());
+        receiver.retry_base(clock.elapsed()).await;
         Ok(true)
     }
 
-    fn take(&mut self, bytes: &Bytes, clock: &dyn Clock) -> Result<(), Error> {
+    /// `promptly` if they were read as soon as they came.
+    fn take(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), Error> {
         // What came before a pause has the time before the pause, or a target within the pause would leave it out.
         if clock.elapsed() >= self.last_mark.1.saturating_add(MARK) {
             self.mark();
@@ -159,11 +209,28 @@ impl Following {
         })?;
         self.pending.extend_from_slice(bytes);
         self.received_at = clock.now();
+        let silent = clock.elapsed().saturating_sub(self.heard);
         self.heard = clock.elapsed();
+        self.note_reading(promptly, silent);
         if self.heard >= self.last_mark.1.saturating_add(MARK) {
             self.mark();
         }
         Ok(())
+    }
+
+    /// Notes for how long what was just read may have lain there, if it was not waited for: since nothing did. `silent`: since the read before.
+    fn note_reading(&mut self, promptly: bool, silent: Duration) {
+        if promptly {
+            self.held_up = false;
+            return;
+        }
+        let late = self.heard.saturating_sub(self.drained);
+        self.held_up |= silent >= HELD_UP;
+        if late < HELD_UP || !self.held_up {
+            return self.reading.late(late);
+        }
+        let from = SignedDuration::try_from(late).ok().and_then(|late| self.received_at.checked_sub(late).ok());
+        self.reading.held_up(from.unwrap_or(self.received_at), self.received_at);
     }
 
     /// Notes that everything up to the last possible cut has come.
@@ -186,6 +253,7 @@ impl Following {
         let mut growing = self.growing.take().ok_or(Error::Lost)?;
         let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
         growing.set_clock(self.server_clock.known());
+        growing.set_reading(self.reading.clone());
         let written = tokio::task::spawn_blocking(move || {
             if !bytes.is_empty() {
                 growing.append(&bytes, marks, at)?;
@@ -227,12 +295,14 @@ impl Following {
             follows: None,
             started_at: self.received_at,
             run: self.run.clone(),
+            missed_until: Some(self.missed_until).filter(|until| *until > boundary),
         };
         let growing = receiver.begin_file(beginning).await?;
         receiver.uploads.put(self.name);
         self.name = growing.name();
         self.growing = Some(growing);
         (self.begun, self.wrote) = (clock.elapsed(), false);
+        self.reading = Reading::default();
         self.server_clock.begin_stretch();
         Ok(())
     }

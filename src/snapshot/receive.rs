@@ -8,9 +8,9 @@
 //! # The order of durable effects
 //!
 //! 1. A snapshot's offset is known before the stream behind it is followed; the stream is followed while the snapshot is still being stored.
-//! 2. Bytes are appended to the spool, then synced; only then are they acknowledged.
+//! 2. Bytes are appended to the spool, then synced; only then, and when a snapshot is stored that leads to them, are they acknowledged.
 //! 3. A stretch is put into every repository; only then is its spool file removed.
-//! 4. A break is recorded before anything after it is received.
+//! 4. A break is recorded before anything after it is received: in one repository at least, and in the others when they are there.
 //!
 //! A crash after any of these leaves the steps before it done. On the next start what is spooled is put, and the server is asked for what
 //! follows the last whole command. Where it cannot continue, because its backlog does not reach back that far or its history has parted from
@@ -33,9 +33,10 @@ use super::follow::{Ended, Following};
 use super::resume::Left;
 use super::take::{Begun, warn_of_trouble};
 use super::upload::Uploads;
+use crate::archive::Absent;
 use crate::archive::instance::commands::Follows;
 use crate::archive::instance::spool::{Beginning, Growing, Name, Spool};
-use crate::archive::instance::{Gap, Instance, Run, Snapshot, Stretch};
+use crate::archive::instance::{Gap, Instance, Snapshot, Stretch};
 use crate::clock::Clock;
 use crate::redis::{self, Connection, Info, ReplicationId, Source, Sync, Wish};
 use crate::retry::{Backoff, Class, Policy};
@@ -152,8 +153,19 @@ pub async fn run(
     let clock = Arc::clone(instance.archive().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
     let (left, base) = (Left::default(), Base::new(clock.elapsed(), seed));
-    let mut receiver =
-        Receiver { instance, settings, observer, shutdown, spool, uploads, left, position: None, unclosed: None, base };
+    let mut receiver = Receiver {
+        instance,
+        settings,
+        observer,
+        shutdown,
+        spool,
+        uploads,
+        left,
+        position: None,
+        unclosed: None,
+        asked: Duration::ZERO,
+        base,
+    };
     let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
     loop {
         let before = receiver.position;
@@ -164,7 +176,8 @@ pub async fn run(
         if *receiver.shutdown.borrow() {
             break;
         }
-        if error.class() != Class::Transient {
+        let away = matches!(&error, Error::Archive(error) if error.may_pass());
+        if error.class() != Class::Transient && !away {
             receiver.farewell(&*clock).await;
             return Err(error);
         }
@@ -199,6 +212,8 @@ pub(super) struct Receiver<'a> {
     pub(super) position: Option<Position>,
     /// The stretch that was under way when following ended, until it is read again.
     unclosed: Option<Name>,
+    /// When the server was asked how far it is.
+    pub(super) asked: Duration,
     /// The snapshot that leads to the position.
     pub(super) base: Base,
 }
@@ -213,6 +228,7 @@ impl Receiver<'_> {
         if let Some(name) = self.unclosed {
             self.close(name).await?;
         }
+        self.asked = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
         warn_of_trouble(&connection, &info);
         if let Some(position) = self.position {
@@ -220,7 +236,7 @@ impl Receiver<'_> {
                 return Err(redis::Error::NotReady { server: connection.peer().to_owned(), message }.into());
             }
             if let Some((connection, position)) = continued(connection, &info, position).await? {
-                self.retry_base(clock.elapsed());
+                self.retry_base(clock.elapsed()).await;
                 return self.follow(connection, &info, position, clock).await;
             }
             self.record_gap(&position, &info, clock).await?;
@@ -245,7 +261,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
         }
-        match self.begun_anew().await {
+        match self.begun_anew(clock).await {
             Ok((connection, info, position)) => {
                 self.base.hold(clock.elapsed());
                 self.base.follows_from(position.replid, position.offset);
@@ -259,9 +275,10 @@ impl Receiver<'_> {
     }
 
     /// A snapshot that has begun, and the server that goes on from it.
-    async fn begun_anew(&mut self) -> Result<(Connection, Info, Position), Error> {
+    async fn begun_anew(&mut self, clock: &dyn Clock) -> Result<(Connection, Info, Position), Error> {
         let begun = self.begin_base();
         let Ok(Begun { server, replid, offset, db }) = begun.await else { return Err(self.base_failed().await) };
+        self.asked = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
         let peer = connection.peer().to_owned();
         let position = Position { replid, offset, db, in_transaction: false, follows: None, until: None };
@@ -288,8 +305,7 @@ impl Receiver<'_> {
         self.observer.event(Event::Streaming { server, replid, from });
         self.base.follows_from(replid, from);
         self.position = Some(position);
-        let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
-        let following = Following::begin(self, connection, position, run).await?;
+        let following = Following::begin(self, connection, position, info).await?;
         let (name, ended) = following.run(self, clock).await;
         self.unclosed = Some(name);
         self.close(name).await?;
@@ -305,12 +321,12 @@ impl Receiver<'_> {
         let spool = self.spool.clone();
         let read = tokio::task::spawn_blocking(move || {
             spool.settle(name)?;
-            spool.read(name)
+            spool.end_with_whole_transaction(name, None)?;
+            Ok::<_, crate::archive::spool::SpoolError>(spool.read(name)?.map(|spooled| spooled.stretch().0))
         });
-        let spooled = read.await.map_err(|_panic| Error::Lost)??;
+        let stretch = read.await.map_err(|_panic| Error::Lost)??;
         self.unclosed = None;
-        let Some(spooled) = spooled else { return Ok(()) };
-        let (stretch, _) = spooled.stretch();
+        let Some(stretch) = stretch else { return Ok(()) };
         self.position = Some(Position::after(&stretch));
         // An empty one is begun again under the same name, so it must not be on its way then.
         if stretch.first < stretch.last {
@@ -344,6 +360,12 @@ impl Receiver<'_> {
         })
     }
 
+    /// What may be acknowledged of what is durable here: nothing as long as no snapshot is stored that leads to it, for without one nobody can
+    /// restore it. The server takes a smaller offset than before for a sign of life (`replconfCommand`, replication.c).
+    pub(super) fn safe(&self, durable: u64) -> u64 {
+        if self.base.there { durable } else { 0 }
+    }
+
     /// The parts that are waited for at once.
     pub(super) fn waits(&mut self) -> (&mut Uploads, &mut Option<Taking>, &mut watch::Receiver<bool>) {
         (&mut self.uploads, &mut self.base.taking, &mut self.shutdown)
@@ -359,9 +381,17 @@ impl Receiver<'_> {
         );
         let (replid, offset, until) = (position.replid, position.offset, position.until);
         let gap = Gap { replid, offset, until, noticed_at: clock.now(), reason };
-        self.instance.record_gap(&gap).await?;
-        self.observer.event(Event::Gap(&gap));
+        self.record(&gap).await?;
         self.position = None;
+        Ok(())
+    }
+
+    /// Records a break where that is possible, and later in the other repositories.
+    pub(super) async fn record(&mut self, gap: &Gap) -> Result<(), Error> {
+        let absent = Absent::of(self.uploads.away());
+        self.instance.record_gap(gap, &absent).await?;
+        absent.places().into_keys().for_each(|place| self.uploads.owe(place, gap));
+        self.observer.event(Event::Gap(gap));
         Ok(())
     }
 

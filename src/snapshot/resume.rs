@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 
 use super::Error;
-use super::receive::{Event, Position, Receiver};
+use super::receive::{Position, Receiver};
 use crate::archive;
-use crate::archive::instance::{Gap, Stretch};
+use crate::archive::instance::{Gap, Instance, Stretch};
 use crate::redis::ReplicationId;
 
 /// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.
@@ -56,8 +56,8 @@ impl Receiver<'_> {
                 self.spool.discard((stretch.replid, stretch.first))?;
             }
         }
-        self.base.there = self.is_based().await?;
-        self.left.resumed = true;
+        self.base.look(&self.instance, self.position);
+        self.left = Left { resumed: true, spooled: None, unknown: std::mem::take(&mut self.left.unknown) };
         Ok(())
     }
 
@@ -66,12 +66,20 @@ impl Receiver<'_> {
         let spool = self.spool.clone();
         let read = move || -> Result<Vec<Stretch>, Error> {
             let mut stretches = Vec::new();
-            for name in spool.list()? {
-                // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
-                spool.settle(name)?;
-                match spool.read(name)? {
-                    Some(spooled) => stretches.push(spooled.stretch().0),
-                    None => spool.discard(name)?,
+            let names = spool.list()?;
+            for (nth, name) in names.iter().copied().enumerate() {
+                let next = names.get(nth.saturating_add(1)).filter(|next| next.0 == name.0).map(|next| next.1);
+                let read = || {
+                    // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
+                    spool.settle(name)?;
+                    spool.end_with_whole_transaction(name, next)?;
+                    spool.read(name)
+                };
+                match read() {
+                    Ok(Some(spooled)) => stretches.push(spooled.stretch().0),
+                    Ok(None) => spool.discard(name)?,
+                    // One bad place of the disk must not keep all that comes from being received.
+                    Err(error) => spool.set_aside(name, &error)?,
                 }
             }
             Ok(stretches)
@@ -116,24 +124,6 @@ impl Receiver<'_> {
         Ok(ends)
     }
 
-    /// Whether the newest snapshots lead to the position.
-    async fn is_based(&self) -> Result<bool, Error> {
-        let Some(position) = self.position else { return Ok(false) };
-        for label in self.instance.labels().await?.iter().rev().take(3) {
-            let Some(snapshot) = usable(self.instance.snapshot(label).await)?.flatten() else { continue };
-            let Some(way) = usable(self.instance.behind(&snapshot).await)? else { continue };
-            let end = match way.last() {
-                Some(stretch) => Some((stretch.replid, stretch.last)),
-                None => snapshot.replid.zip(snapshot.offset),
-            };
-            let before = position.follows.map(|follows| (follows.replid, follows.offset));
-            if end == Some((position.replid, position.offset)) || (end.is_some() && end == before) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Records the ends that nobody knows as breaks, as a new snapshot begins.
     pub(super) async fn record_unknown_ends(&mut self) -> Result<(), Error> {
         for (replid, offset) in self.left.unknown.clone() {
@@ -141,12 +131,25 @@ impl Receiver<'_> {
             let reason =
                 "what is stored of the stream from there on does not open; walkeep verify tells more".to_owned();
             let gap = Gap { replid, offset, until: None, noticed_at, reason };
-            self.instance.record_gap(&gap).await?;
-            self.observer.event(Event::Gap(&gap));
+            self.record(&gap).await?;
         }
         self.left.unknown.clear();
         Ok(())
     }
+}
+
+/// Whether one of the newest snapshots leads to the position.
+pub(super) async fn is_based(instance: &Instance, position: &Position) -> Result<bool, Error> {
+    let known = instance.known().await?;
+    let before = position.follows.map(|follows| (follows.replid, follows.offset));
+    let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
+    for label in instance.labels().await?.iter().rev().take(3) {
+        let Some(snapshot) = usable(instance.snapshot(label).await)?.flatten() else { continue };
+        if usable(instance.comes_to(&snapshot, &known, &ends).await)? == Some(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What was read; nothing, with a warning that names the object, if it is damaged.

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Error;
-use crate::archive;
 use crate::archive::instance::{Instance, Origin, PART, Part, Snapshot};
+use crate::archive::{self, Absent};
 use crate::rdb::{self, Walk, Walker};
 use crate::redis::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
 use crate::seal::{self, Binding, Kind, SealSpec};
@@ -66,22 +66,23 @@ pub struct Begun {
     pub db: u32,
 }
 
-/// Takes a snapshot and stores it. `begun` hears at which offset it stands as soon as the server says so. Dropped midway, it stores no
-/// snapshot.
+/// Takes a snapshot and stores it in all repositories but those that are `absent`, which are more afterwards if one of several went away. `begun`
+/// hears at which offset it stands as soon as the server says so. Dropped midway, it stores no snapshot.
 ///
 /// # Errors
-/// The transfer was refused, cut short or damaged, or a repository did not take a part. Nothing is visible then.
+/// The transfer was refused, cut short or damaged, or no repository took a part. Nothing is visible then.
 pub async fn take(
     instance: &Instance,
     input: Input<'_>,
     begun: Option<oneshot::Sender<Begun>>,
+    absent: &Arc<Absent>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Snapshot, Error> {
     let clock = Arc::clone(instance.archive().clock());
     let started_at = clock.now();
     let label = label(started_at);
     progress(Progress::Waiting);
-    let mut intake = Intake::begin(instance, &label);
+    let mut intake = Intake::begin(instance, &label, absent);
     let described = match input {
         Input::Server(source) => from_server(source, begun, &mut intake, progress, &*clock).await?,
         Input::File(path) => from_file(path, &mut intake, progress).await?,
@@ -93,8 +94,11 @@ pub async fn take(
         tracing::warn!(label, "the snapshot {warning}");
     }
     let snapshot = described.snapshot(label, (started_at, clock.now()), walk, parts);
-    instance.introduce(snapshot.flavour).await?;
-    instance.put_snapshot(&snapshot).await?;
+    instance.introduce(snapshot.flavour, absent).await?;
+    instance.put_snapshot(&snapshot, absent).await?;
+    for error in absent.places().values() {
+        tracing::warn!(label = snapshot.label, %error, "the snapshot is not in this repository");
+    }
     Ok(snapshot)
 }
 
@@ -294,6 +298,7 @@ impl<E: Into<Error>> From<E> for Trouble {
 struct Intake {
     instance: Instance,
     label: String,
+    absent: Arc<Absent>,
     part: Vec<u8>,
     /// Gives the memory of the part before back, once that is sealed.
     emptied: Option<oneshot::Receiver<Vec<u8>>>,
@@ -309,7 +314,7 @@ struct Intake {
 }
 
 impl Intake {
-    fn begin(instance: &Instance, label: &str) -> Intake {
+    fn begin(instance: &Instance, label: &str, absent: &Arc<Absent>) -> Intake {
         let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE);
         let walker = tokio::task::spawn_blocking(move || {
             let mut walker = Walker::new(rdb::Limits::default());
@@ -321,6 +326,7 @@ impl Intake {
         Intake {
             instance: instance.clone(),
             label: label.to_owned(),
+            absent: Arc::clone(absent),
             part: Vec::new(),
             emptied: None,
             next: 0,
@@ -359,14 +365,15 @@ impl Intake {
         while let Some(done) = self.puts.try_join_next() {
             self.done.push(done.map_err(|_panic| Error::Lost)??);
         }
-        let (instance, label, number) = (self.instance.clone(), self.label.clone(), self.next);
+        let (instance, label, absent) = (self.instance.clone(), self.label.clone(), Arc::clone(&self.absent));
+        let number = self.next;
         self.next = self.next.saturating_add(1);
         let (empty, emptied) = oneshot::channel();
         let before = self.emptied.replace(emptied);
         let plain = std::mem::take(&mut self.part);
         self.puts.spawn(async move {
             let _room = room;
-            put_part(&instance, &label, number, plain, empty).await.map(|part| (number, part))
+            put_part(&instance, (&label, number), plain, &absent, empty).await.map(|part| (number, part))
         });
         if let Some(before) = before {
             // Had sealing failed, `puts` would say so.
@@ -412,9 +419,9 @@ impl Intake {
 /// Seals and puts a part; its memory goes to `emptied` between the two.
 async fn put_part(
     instance: &Instance,
-    label: &str,
-    number: u32,
+    (label, number): (&str, u32),
     mut plain: Vec<u8>,
+    absent: &Absent,
     emptied: oneshot::Sender<Vec<u8>>,
 ) -> Result<Part, Error> {
     let key = instance.layout().part(label, number).map_err(|bad| archive::Error::Content {
@@ -434,7 +441,7 @@ async fn put_part(
     })
     .await
     .map_err(|_panic| Error::Lost)??;
-    if instance.archive().put_sealed(&key, &sealed).await? == crate::repository::Put::Exists {
+    if instance.archive().put_where_present(&key, &sealed, absent).await? == crate::repository::Put::Exists {
         let why = "it stands there already, from another snapshot of the same moment".to_owned();
         return Err(archive::Error::Content { name: instance.name().to_string(), key, why }.into());
     }

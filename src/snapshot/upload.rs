@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Error;
+use crate::archive;
 use crate::archive::instance::spool::{Name, Spool, Spooled};
-use crate::archive::instance::{Instance, Stretch};
+use crate::archive::instance::{Gap, Instance, Stretch};
 use crate::archive::spool::SpoolError;
 use crate::retry::{Backoff, Class, Policy};
-use crate::{archive, repository};
 
 /// For as long as a repository is away, the stream is spooled.
 const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
@@ -23,13 +23,23 @@ const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Durat
 /// The stretches on their way. Dropped, it leaves what did not arrive in the spool.
 pub(super) struct Uploads {
     /// One for each repository.
-    lanes: Vec<mpsc::UnboundedSender<Name>>,
+    lanes: Vec<mpsc::UnboundedSender<Item>>,
     results: mpsc::UnboundedReceiver<(Name, Result<Option<Stretch>, Error>)>,
     /// In how many repositories each is not yet.
     missing: Missing,
+    /// What is in the way of those that take nothing now.
+    away: Away,
     _workers: JoinSet<()>,
 }
 
+/// What is brought to a repository.
+enum Item {
+    Stretch(Name),
+    /// A break that other repositories have recorded already.
+    Gap(Box<Gap>),
+}
+
+type Away = Arc<Mutex<BTreeMap<usize, archive::Error>>>;
 type Missing = Arc<Mutex<BTreeMap<Name, usize>>>;
 /// Which file, and how long.
 type Extent = (u64, u64);
@@ -38,23 +48,30 @@ impl Uploads {
     /// The queues hold one entry a spool file, so it is the disk that bounds them.
     pub(super) fn start(instance: &Instance, spool: &Spool) -> Uploads {
         let (done, results) = mpsc::unbounded_channel();
-        let (missing, mut workers) = (Missing::default(), JoinSet::new());
+        let (missing, away, mut workers) = (Missing::default(), Away::default(), JoinSet::new());
         let lanes = (0..instance.place_count()).map(|place| {
-            let (names, mut wanted) = mpsc::unbounded_channel();
-            let missing = Arc::clone(&missing);
-            let lane = Lane { instance: instance.clone(), spool: spool.clone(), place, missing };
+            let (items, mut wanted) = mpsc::unbounded_channel();
+            let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
+            let lane = Lane { instance: instance.clone(), spool: spool.clone(), place, missing, away };
             let done = done.clone();
             workers.spawn(async move {
-                while let Some(name) = wanted.recv().await {
+                while let Some(item) = wanted.recv().await {
+                    let name = match item {
+                        Item::Stretch(name) => name,
+                        Item::Gap(gap) => {
+                            lane.record(&gap).await;
+                            continue;
+                        }
+                    };
                     let Some(result) = lane.carry(name).await.transpose() else { continue };
                     if done.send((name, result)).is_err() {
                         break;
                     }
                 }
             });
-            names
+            items
         });
-        Uploads { lanes: lanes.collect(), results, missing, _workers: workers }
+        Uploads { lanes: lanes.collect(), results, missing, away, _workers: workers }
     }
 
     /// A stretch to which nothing is appended any more. Once is enough.
@@ -67,8 +84,20 @@ impl Uploads {
         drop(missing);
         for lane in &self.lanes {
             // The worker is there as long as this is.
-            let _sent = lane.send(name);
+            let _sent = lane.send(Item::Stretch(name));
         }
+    }
+
+    /// A break that is recorded in the repository of this number when it is there again; the next start does not know of it.
+    pub(super) fn owe(&mut self, place: usize, gap: &Gap) {
+        if let Some(lane) = self.lanes.get(place) {
+            let _sent = lane.send(Item::Gap(Box::new(gap.clone())));
+        }
+    }
+
+    /// The repositories that take nothing now, by number.
+    pub(super) fn away(&self) -> BTreeMap<usize, archive::Error> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn outstanding(&self) -> usize {
@@ -98,6 +127,7 @@ struct Lane {
     spool: Spool,
     place: usize,
     missing: Missing,
+    away: Away,
 }
 
 impl Lane {
@@ -112,6 +142,7 @@ impl Lane {
                 Err(error) => self.wait(&mut backoff, error).await?,
             }
         };
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
         if !self.was_last(name) {
             return Ok(None);
         }
@@ -123,11 +154,27 @@ impl Lane {
         }
     }
 
+    /// Records a break, however long that takes.
+    async fn record(&self, gap: &Gap) {
+        let clock = self.instance.archive().clock();
+        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), gap.offset);
+        while let Err(error) = self.instance.record_gap_in(self.place, gap).await {
+            if let Err(error) = self.wait(&mut backoff, error.into()).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, offset = gap.offset, "a gap is recorded in other repositories alone");
+                return;
+            }
+        }
+    }
+
     /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
     async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
         let clock = self.instance.archive().clock();
         if !may_pass(&error) {
             return Err(error);
+        }
+        if let Error::Archive(error) = &error {
+            self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
         }
         let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
         if error.class() == Class::Transient {
@@ -180,11 +227,8 @@ impl Lane {
 
 /// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
 fn may_pass(error: &Error) -> bool {
-    use repository::Error as Fault;
     match error {
-        Error::Archive(archive::Error::Repository { source, .. }) => {
-            source.class() == Class::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
-        }
+        Error::Archive(error) if error.may_pass() => true,
         error => error.class() == Class::Transient,
     }
 }

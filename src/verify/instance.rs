@@ -414,7 +414,7 @@ mod tests {
             logical_bytes: RDB.len() as u64,
             stored_bytes: sealed.len,
         };
-        instance.put_snapshot(&snapshot).await.unwrap();
+        instance.put_snapshot(&snapshot, &Absent::default()).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The stream of commands, in stretches.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,44 @@ pub struct Run {
     pub id: String,
 }
 
+/// What a server had written before it was followed here. It came all at once, so that nothing tells when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Missed {
+    /// The offset to which the server had come by then.
+    pub until: u64,
+    /// How many commands of the stretch before that change data.
+    pub writes: u64,
+}
+
+/// How promptly a stretch was read: what lies in the socket has come, and nobody knows when.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reading {
+    /// What had come lay unread for at most so many milliseconds, but for the times in `held_up`.
+    pub late_ms: u32,
+    /// Times of a second and more in which the receiver was held up and read nothing, or only what had lain there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_up: Vec<(Timestamp, Timestamp)>,
+}
+
+/// The most times that are kept of one stretch: it lasts half a minute, unless nothing is written.
+const HELD_UP: usize = 16;
+
+impl Reading {
+    /// What had come lay unread so long.
+    pub fn late(&mut self, by: Duration) {
+        self.late_ms = self.late_ms.max(u32::try_from(by.as_millis()).unwrap_or(u32::MAX).saturating_add(1));
+    }
+
+    /// Nothing, or not all that was there, was read in that time.
+    pub fn held_up(&mut self, from: Timestamp, to: Timestamp) {
+        let full = self.held_up.len() >= HELD_UP;
+        match self.held_up.last_mut() {
+            Some((_, end)) if full || from <= *end => *end = to.max(*end),
+            _ => self.held_up.push((from, to)),
+        }
+    }
+}
+
 /// A stretch of the stream: what the metadata of its object says. It begins and ends between two commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stretch {
@@ -94,6 +134,12 @@ pub struct Stretch {
     /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions, nor where it was not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<Measured>,
+    /// What in it was written before the server was followed. Not said by the first versions, nor where the stretch only goes on from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Missed>,
+    /// How promptly it was read. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
 }
 
 /// A stretch that is to be stored.
@@ -119,9 +165,10 @@ impl Given {
             follows: None,
             started_at: before.last().map_or(stretch.started_at, |mark| mark.time),
             run: stretch.run,
+            missed_until: stretch.missed.map(|missed| missed.until).filter(|until| *until > from),
         };
-        let (ended_at, clock) = (stretch.ended_at, stretch.clock);
-        let spooled = Spooled { beginning, bytes: bytes.slice(at..), marks, ended_at, clock };
+        let (ended_at, clock, reading) = (stretch.ended_at, stretch.clock, stretch.reading);
+        let spooled = Spooled { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
         let (stretch, bytes) = spooled.stretch();
         (parser.boundary() == from).then_some(Given { stretch, bytes })
     }
@@ -322,9 +369,9 @@ mod tests {
     fn spooled(bytes: &[u8], marks: Vec<Mark>) -> (Stretch, Bytes) {
         let (started_at, ended_at) = (Timestamp::from_second(90).unwrap(), Timestamp::from_second(200).unwrap());
         let replid = ID.parse().unwrap();
-        let beginning =
-            Beginning { replid, first: FIRST, db: 0, in_transaction: false, follows: None, started_at, run: None };
-        Spooled { beginning, bytes: Bytes::copy_from_slice(bytes), marks, ended_at, clock: None }.stretch()
+        let beginning = Beginning { first: FIRST, ..Beginning::of(replid, started_at) };
+        let bytes = Bytes::copy_from_slice(bytes);
+        Spooled { beginning, bytes, marks, ended_at, clock: None, reading: None }.stretch()
     }
 
     /// The beginning of it, as another receiver had it.

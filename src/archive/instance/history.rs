@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -56,6 +57,8 @@ pub struct Reach {
     pub at: Timestamp,
     /// When the next commands had come, if there are any: the target holds for every time before.
     pub before: Option<Timestamp>,
+    /// For how long at most what had come lay unread around the target: it may lack so much more than the time since `at`.
+    pub late: Duration,
     /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads there.
     pub hole: Option<Hole>,
 }
@@ -377,7 +380,16 @@ impl Instance {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.
-                    all.extend(spool.read(name)?.map(|spooled| spooled.stretch().0));
+                    match spool.read(name) {
+                        Ok(spooled) => all.extend(spooled.map(|spooled| spooled.stretch().0)),
+                        // What the others hold is told without it.
+                        Err(error) => {
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                "going on without this part of the spool"
+                            );
+                        }
+                    }
                 }
                 Ok(all)
             };
@@ -440,10 +452,45 @@ impl Instance {
         Ok(found)
     }
 
+    /// Whether the stream behind a snapshot comes to that offset, or goes on from it under another name. Nothing is kept of what lies between.
+    ///
+    /// # Errors
+    /// As [`Instance::reach`].
+    pub async fn comes_to(
+        &self,
+        snapshot: &Snapshot,
+        known: &Known,
+        ends: &[(ReplicationId, u64)],
+    ) -> Result<bool, Error> {
+        let mut end = snapshot.replid.zip(snapshot.offset);
+        let mut step = |stretch: Stretch| {
+            end = Some((stretch.replid, stretch.last));
+            true
+        };
+        let damaged = self.walk(snapshot, known, &mut step).await?;
+        Ok(!damaged && end.is_some_and(|end| ends.contains(&end)))
+    }
+
     /// Stretch after stretch from a snapshot on, until one is beyond what is wanted, or there is none.
     pub(super) async fn way(&self, snapshot: &Snapshot, known: &Known, until: Until) -> Result<Way, Error> {
-        let mut way = Way::default();
-        let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(way) };
+        let mut stretches = Vec::new();
+        let mut step = |stretch| {
+            let beyond = until.is_beyond(&stretch);
+            stretches.push(stretch);
+            !beyond
+        };
+        let damaged = self.walk(snapshot, known, &mut step).await?;
+        Ok(Way { stretches, damaged })
+    }
+
+    /// Gives stretch after stretch, as long as they are wanted. Whether it ended because the next one does not open.
+    async fn walk(
+        &self,
+        snapshot: &Snapshot,
+        known: &Known,
+        wanted: &mut (dyn FnMut(Stretch) -> bool + Send),
+    ) -> Result<bool, Error> {
+        let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(false) };
         let mut ahead = Ahead { instance: self, known, fetched: BTreeMap::new() };
         loop {
             let next = match ahead.next_of(replid, offset).await {
@@ -453,22 +500,19 @@ impl Instance {
             };
             let next = match next {
                 Ok(Some(next)) => next,
-                Ok(None) => return Ok(way),
+                Ok(None) => return Ok(false),
                 Err(error) if error.is_integrity() => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "a stretch of the stream cannot be used; walkeep verify tells what else is damaged"
                     );
-                    way.damaged = true;
-                    return Ok(way);
+                    return Ok(true);
                 }
                 Err(error) => return Err(error),
             };
             (replid, offset) = (next.replid, next.last);
-            let beyond = until.is_beyond(&next);
-            way.stretches.push(next);
-            if beyond {
-                return Ok(way);
+            if !wanted(next) {
+                return Ok(false);
             }
         }
     }
@@ -536,22 +580,52 @@ pub fn without_strangers(snapshots: &mut Vec<Snapshot>) {
     }
 }
 
-/// Times at which nobody received the stream, each with when it was received again: what had been written meanwhile came all at once then, so
-/// that nothing tells what was there at a time between.
-pub fn pauses(from: Timestamp, stretches: &[Stretch]) -> impl Iterator<Item = (Timestamp, Timestamp)> {
-    let before = std::iter::once(from).chain(stretches.iter().map(|stretch| stretch.ended_at));
-    let long = |(before, stretch): (Timestamp, &Stretch)| {
-        let began = stretch.started_at;
-        let at_once = || stretch.marks.first().is_none_or(|mark| mark.time.duration_since(began) <= AT_ONCE_WITHIN);
-        (began.duration_since(before) > SILENT && stretch.writes > 0 && at_once()).then_some((before, began))
-    };
-    before.zip(stretches).filter_map(long)
+/// Times at which nobody can say what was there, in order, each with when it was known again: what had been written meanwhile came all at once
+/// when the stream was followed again, or read again by a receiver that was held up.
+#[must_use]
+pub fn pauses(snapshot: &Snapshot, stretches: &[Stretch]) -> Vec<(Timestamp, Timestamp)> {
+    let mut all = Vec::new();
+    let (mut before, mut led_to) = (snapshot.at, snapshot.offset.unwrap_or(0));
+    for stretch in stretches {
+        all.extend(missed(stretch, before, led_to));
+        let held_up = stretch.reading.as_ref().filter(|_| stretch.writes > 0);
+        all.extend(held_up.into_iter().flat_map(|reading| reading.held_up.iter().copied()));
+        (before, led_to) = (stretch.ended_at, stretch.last);
+    }
+    all.sort_unstable();
+    let mut apart: Vec<(Timestamp, Timestamp)> = Vec::new();
+    for (to, again) in all.into_iter().map(|(to, again)| (to.max(snapshot.at), again)).filter(|(to, again)| to < again)
+    {
+        match apart.last_mut().filter(|(_, end)| to <= *end) {
+            Some((_, end)) => *end = again.max(*end),
+            None => apart.push((to, again)),
+        }
+    }
+    apart
+}
+
+/// The time that lies between a stretch and what is there before it, which leads to an offset, if anything was written in it.
+fn missed(stretch: &Stretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
+    let began = stretch.started_at;
+    match stretch.missed {
+        // The first versions did not say how far the server had come.
+        None => {
+            let at_once = || stretch.marks.first().is_none_or(|mark| mark.time.duration_since(began) <= AT_ONCE_WITHIN);
+            (began.duration_since(before) > SILENT && stretch.writes > 0 && at_once()).then_some((before, began))
+        }
+        Some(missed) if missed.writes > 0 && missed.until > led_to => {
+            let caught_up = stretch.marks.iter().find(|mark| mark.offset >= missed.until);
+            Some((before, caught_up.map_or(stretch.ended_at, |mark| mark.time)))
+        }
+        Some(_) => None,
+    }
 }
 
 pub(super) fn as_it_is(snapshot: &Snapshot) -> Reach {
     let cut = snapshot.offset.map(|offset| Cut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
-    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, hole: None }
+    let late = Duration::ZERO;
+    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, late, hole: None }
 }
 
 /// Where a way ends before the time that is wanted.
@@ -572,7 +646,7 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     };
     if let Some(time) = time
         && let Some((to, again)) =
-            pauses(snapshot.at, &way.stretches).find(|(to, again)| (*to < time) && (time < *again))
+            pauses(snapshot, &way.stretches).into_iter().find(|(to, again)| (*to < time) && (time < *again))
     {
         // The first microsecond that is not before.
         let again = Timestamp::from_microsecond(again.as_microsecond().saturating_add(1)).unwrap_or(again);
@@ -581,29 +655,35 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     let ended_at = way.stretches.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
     let mut best: Option<(usize, Mark)> = None;
     let mut before = None;
+    let mut next = way.stretches.len();
     for (nth, mark) in way.marks(from.offset) {
         if time.is_some_and(|time| mark.time > time) {
-            before = Some(mark.time);
+            (before, next) = (Some(mark.time), nth);
             break;
         }
         best = Some((nth, *mark));
     }
+    // What lay unread at the target stands in what was read next.
+    let around = way.stretches.iter().take(next.saturating_add(1)).skip(best.map_or(0, |(nth, _)| nth));
+    let late = around.filter_map(|stretch| stretch.reading.as_ref()).map(|reading| reading.late_ms).max();
+    let late = Duration::from_millis(u64::from(late.unwrap_or(0)));
     if let (Some(time), None) = (time, before)
         && ended_at < time
     {
         return Err(ends(ended_at));
     }
-    let Some((nth, mark)) = best else { return Ok(Reach { before, ..base }) };
+    let Some((nth, mark)) = best else { return Ok(Reach { before, late, ..base }) };
     let mut stretches = way.stretches;
     stretches.truncate(nth.saturating_add(1));
     let to = Some(Cut { offset: mark.offset, db: mark.db });
-    Ok(Reach { stretches, to, at: mark.time, before, ..base })
+    Ok(Reach { stretches, to, at: mark.time, before, late, ..base })
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
 
+    use super::super::commands::{Missed, Reading};
     use super::super::snapshot::{Origin, Snapshot};
     use super::{Mark, Stretch, Way, pauses, target, without_strangers};
     use crate::rdb::{Limits, Walker};
@@ -655,6 +735,8 @@ mod tests {
             run: None,
             notable: None,
             clock: None,
+            missed: None,
+            reading: None,
         }
     }
 
@@ -708,7 +790,7 @@ mod tests {
             ..stretch(first, last, ended, &[(last - 10, mark), (last, ended)])
         };
         let way = [stretch(100, 200, 11, 20, 1, 12), stretch(200, 300, 80, 90, 1, 81)];
-        assert_eq!(pauses(at(10), &way).collect::<Vec<_>>(), [(at(20), at(80))]);
+        assert_eq!(pauses(&snapshot(), &way), [(at(20), at(80))]);
         for (time, expected) in
             [(20, Ok((200, 1))), (21, Err(20)), (79, Err(20)), (80, Ok((200, 1))), (90, Ok((300, 2)))]
         {
@@ -721,6 +803,67 @@ mod tests {
         {
             assert_eq!(check(&[way[0].clone(), next], Some(30)), Ok((200, 1)));
         }
+    }
+
+    /// However short it was: what comes first when a server is followed again was written before.
+    #[test]
+    fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
+        let missed = |until, writes| Some(Missed { until, writes });
+        let again = |first, last, ended, missed, marks: &[(u64, i64)]| Stretch {
+            started_at: at(marks[0].1),
+            missed,
+            ..stretch(first, last, ended, marks)
+        };
+        let before = stretch(100, 200, 20, &[(150, 12), (200, 20)]);
+        // Caught up at 24, with offset 280.
+        let after = again(200, 300, 30, missed(280, 2), &[(220, 23), (280, 24), (300, 30)]);
+        let way = [before.clone(), after];
+        assert_eq!(pauses(&snapshot(), &way), [(at(20), at(24))]);
+        for (time, expected) in [(20, Ok((200, 1))), (21, Err(20)), (23, Err(20)), (24, Ok((280, 2)))] {
+            assert_eq!(check(&way, Some(time)), expected, "{time}");
+        }
+        // Signs of life alone: nothing was written, so the state of 22 is known.
+        let silent = again(200, 300, 30, missed(280, 0), &[(220, 23), (300, 30)]);
+        assert_eq!(check(&[before.clone(), silent], Some(22)), Ok((200, 1)));
+        // Not caught up when the stretch ends, but in the next one.
+        let (some, rest) = (
+            again(200, 300, 26, missed(350, 9), &[(220, 23), (300, 26)]),
+            again(300, 400, 40, missed(350, 1), &[(340, 27), (360, 28), (400, 40)]),
+        );
+        assert_eq!(pauses(&snapshot(), &[before.clone(), some.clone(), rest.clone()]), [(at(20), at(28))]);
+        assert_eq!(check(&[before.clone(), some.clone(), rest], Some(26)), Err(20));
+        assert_eq!(pauses(&snapshot(), &[before.clone(), some]), [(at(20), at(26))]);
+        // Another receiver's stretch has it all already.
+        let other = again(150, 300, 30, missed(200, 5), &[(200, 23), (300, 30)]);
+        assert_eq!(pauses(&snapshot(), &[before, other]), []);
+        // The snapshot is younger than what was missed.
+        let old = again(50, 300, 30, missed(100, 5), &[(100, 11), (300, 30)]);
+        assert_eq!(pauses(&snapshot(), &[old]), []);
+    }
+
+    #[test]
+    fn a_receiver_that_was_held_up_does_not_know_what_was_there_meanwhile() {
+        let read = |late_ms, held_up: &[(i64, i64)], writes| Stretch {
+            reading: Some(Reading {
+                late_ms,
+                held_up: held_up.iter().map(|(from, to)| (at(*from), at(*to))).collect(),
+            }),
+            writes,
+            ..stretch(100, 400, 40, &[(150, 12), (200, 20), (400, 25)])
+        };
+        let held = [read(7, &[(5, 11), (20, 24), (22, 25)], 3)];
+        assert_eq!(pauses(&snapshot(), &held), [(at(10), at(11)), (at(20), at(25))]);
+        assert_eq!((check(&held, Some(23)), check(&held, Some(25))), (Err(20), Ok((400, 1))));
+        assert_eq!(pauses(&snapshot(), &[read(7, &[(20, 24)], 0)]), []);
+        // What lay unread at the target is told by the stretch it is in, and by the one that comes next.
+        let late = |way: &[Stretch], second| {
+            let way = Way { stretches: way.to_vec(), damaged: false };
+            target(&snapshot(), way, Some(at(second))).unwrap().late.as_millis()
+        };
+        let next =
+            Stretch { reading: Some(Reading { late_ms: 90, held_up: vec![] }), ..stretch(400, 500, 60, &[(500, 50)]) };
+        let way = [read(7, &[], 3), next];
+        assert_eq!((late(&way, 15), late(&way, 30), late(&way, 55), late(&way[..1], 35)), (7, 90, 90, 7));
     }
 
     #[test]

@@ -22,14 +22,14 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Archive, Error};
+use super::{Absent, Archive, Error};
 use crate::redis::{Flavour, ReplicationId};
 use crate::repository::Put;
 use crate::repository::instance::InstanceLayout;
 use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
 use crate::seal::Kind;
 
-pub use commands::{Mark, Run, Stretch};
+pub use commands::{Mark, Missed, Reading, Run, Stretch};
 pub use history::{Hole, Known, Reach, Unreachable, Wanted, pauses, without_strangers};
 pub use position::{BadPosition, Position};
 pub use snapshot::{Origin, PART, Part, Snapshot, fuzz};
@@ -117,20 +117,20 @@ impl Instance {
     /// Says what the instance is, unless that was said before.
     ///
     /// # Errors
-    /// A repository did not take it.
-    pub async fn introduce(&self, flavour: Flavour) -> Result<(), Error> {
+    /// No repository that is not absent took it.
+    pub async fn introduce(&self, flavour: Flavour, absent: &Absent) -> Result<(), Error> {
         let key = self.layout.identity();
         let identity = Identity { flavour, created_at: self.archive.clock().now() };
-        self.put(Kind::Instance, &key, &identity).await.map(drop)
+        self.put(Kind::Instance, &key, &identity, absent).await.map(drop)
     }
 
     /// Records a break in the stream. The same break recorded again is the same break.
     ///
     /// # Errors
-    /// A repository did not take it.
-    pub async fn record_gap(&self, gap: &Gap) -> Result<(), Error> {
+    /// No repository that is not absent took it.
+    pub async fn record_gap(&self, gap: &Gap, absent: &Absent) -> Result<(), Error> {
         let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.unnamed(&bad))?;
-        self.put(Kind::Gap, &key, gap).await.map(drop)
+        self.put(Kind::Gap, &key, gap, absent).await.map(drop)
     }
 
     /// All recorded breaks.
@@ -146,10 +146,21 @@ impl Instance {
         Ok(gaps)
     }
 
+    /// Records a break in the repository of this number.
+    ///
+    /// # Errors
+    /// It did not take it.
+    pub async fn record_gap_in(&self, place: usize, gap: &Gap) -> Result<(), Error> {
+        let others = (0..self.place_count()).filter(|other| *other != place);
+        let absent = Absent::of(others.map(|other| (other, Error::NoPlace)).collect());
+        self.record_gap(gap, &absent).await
+    }
+
     /// Puts a value as sealed JSON.
-    async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T) -> Result<Put, Error> {
+    async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T, absent: &Absent) -> Result<Put, Error> {
         let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
-        self.archive.put_object(kind, key, vec![Bytes::from(text)], Vec::new()).await
+        let sealed = self.archive.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
+        self.archive.put_where_present(key, &sealed, absent).await
     }
 
     async fn get<T: DeserializeOwned>(&self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, Error> {

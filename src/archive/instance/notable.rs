@@ -400,6 +400,8 @@ mod tests {
             run: None,
             notable: None,
             clock: None,
+            missed: None,
+            reading: None,
         };
         (stretch.look(&bytes, START).unwrap(), starts)
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::present::Lacking;
-use super::{Error, Instance};
+use super::{Absent, Error, Instance};
 use crate::rdb::Walk;
 use crate::redis::{Flavour, ReplicationId};
 use crate::repository::Put;
@@ -81,13 +81,13 @@ pub struct Snapshot {
 }
 
 impl Instance {
-    /// Makes a snapshot visible. Its parts are there.
+    /// Makes a snapshot visible, but where it is absent. Its parts are there.
     ///
     /// # Errors
-    /// A repository did not take it, or another snapshot has this label.
-    pub async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    /// No other repository took it, or another snapshot has this label.
+    pub async fn put_snapshot(&self, snapshot: &Snapshot, absent: &Absent) -> Result<(), Error> {
         let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.unnamed(&bad))?;
-        match self.put(Kind::Snapshot, &key, snapshot).await? {
+        match self.put(Kind::Snapshot, &key, snapshot, absent).await? {
             Put::Created => Ok(()),
             Put::Exists => {
                 let why = "holds another snapshot of the same moment; take this one again".to_owned();

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
-use super::commands::{Follows, Mark, Run, Stretch};
+use super::commands::{Follows, Mark, Missed, Reading, Run, Stretch};
 use super::notable::Scan;
 use crate::archive::spool::{Lock, SpoolError};
 use crate::clock::Measured;
@@ -39,6 +39,9 @@ const MAX_STORED: usize = MAX_FRAME + (4 << 20);
 const SUFFIX: &str = ".commands";
 /// What is added to the name of a file that does not open to its end.
 const DAMAGED: &str = "damaged";
+
+/// What is added to the name of a file that is to take the place of one.
+const SHORTER: &str = "shorter";
 
 /// What a stretch begins with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,6 +61,17 @@ pub struct Beginning {
     /// From whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
+    /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_until: Option<u64>,
+}
+
+impl Beginning {
+    /// The beginning of a history, of which nothing more is known.
+    pub(crate) fn of(replid: ReplicationId, started_at: Timestamp) -> Beginning {
+        let (first, db, in_transaction) = (0, 0, false);
+        Beginning { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,6 +82,8 @@ struct Frame {
     at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<Measured>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reading: Option<Reading>,
 }
 
 /// One instance's spool.
@@ -94,20 +110,36 @@ pub struct Spooled {
     pub ended_at: Timestamp,
     /// What was measured of the server's clock meanwhile.
     pub clock: Option<Measured>,
+    /// How promptly it was read.
+    pub reading: Option<Reading>,
 }
 
 impl Spooled {
+    /// The offset before a transaction that is open at the end; `None` if none is, or it does not begin here.
+    fn cut(&self) -> Option<u64> {
+        let Beginning { first, db, in_transaction, .. } = self.beginning;
+        let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
+        // What is wrong with the bytes is said when they are used.
+        drop(parser.push(&self.bytes, &mut |_| {}));
+        let cut = parser.cut().filter(|_| parser.in_transaction())?;
+        Some(cut.offset)
+    }
+
     /// The stretch up to its last whole command, and its bytes.
     #[must_use]
     pub fn stretch(self) -> (Stretch, Bytes) {
-        let Spooled { beginning, bytes, mut marks, ended_at, clock } = self;
-        let Beginning { replid, first, db, in_transaction, follows, started_at, run } = beginning;
+        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = self;
+        let Beginning { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
         let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
-        let mut writes = 0_u64;
+        let (mut writes, mut missed) = (0_u64, missed_until.map(|until| Missed { until, writes: 0 }));
         let mut scan = Scan::begin(first, in_transaction, &marks, ended_at);
         let parsed = parser.push(&bytes, &mut |command| {
             scan.see(command);
-            writes = writes.saturating_add(u64::from(command.kind == CommandKind::Other));
+            let write = u64::from(command.kind == CommandKind::Other);
+            writes = writes.saturating_add(write);
+            if let Some(missed) = missed.as_mut().filter(|missed| command.end <= missed.until) {
+                missed.writes = missed.writes.saturating_add(write);
+            }
         });
         if let Err(error) = parsed {
             tracing::error!(%replid, %error, "the spooled stream is used up to there");
@@ -132,6 +164,8 @@ impl Spooled {
             run,
             notable,
             clock,
+            missed,
+            reading,
         };
         (stretch, bytes.slice(..len))
     }
@@ -240,14 +274,15 @@ impl Spool {
             let Some((len, plain, frame)) = opened else { break };
             match (&mut spooled, frame.beginning) {
                 (None, Some(beginning)) => {
-                    let (marks, ended_at, clock) = (frame.marks, frame.at, frame.clock);
-                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks, ended_at, clock });
+                    let Frame { marks, at: ended_at, clock, reading, .. } = frame;
+                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks, ended_at, clock, reading });
                 }
                 (Some(spooled), None) => {
                     bytes.extend_from_slice(&plain);
                     spooled.marks.extend(frame.marks);
                     spooled.ended_at = frame.at;
                     spooled.clock = frame.clock.or(spooled.clock);
+                    spooled.reading = frame.reading.or(spooled.reading.take());
                 }
                 _ => break,
             }
@@ -277,18 +312,68 @@ impl Spool {
         Ok(durable::rename(&path, &aside)?)
     }
 
+    /// Keeps a file that cannot be read under another name, so that it is in nobody's way, and says so.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn set_aside(&self, name: Name, why: &SpoolError) -> Result<(), SpoolError> {
+        let path = self.path(name);
+        let aside = path.with_added_extension(DAMAGED);
+        tracing::error!(
+            file = %aside.display(),
+            error = why as &dyn std::error::Error,
+            "a spooled stretch of the stream cannot be read: the file is kept under this name, and what it has is missing in the repositories \
+             unless the server still has it"
+        );
+        Ok(durable::rename(&path, &aside)?)
+    }
+
+    /// Takes the beginning of a transaction away from the end of a file to which nothing is appended any more: after a failover the stream goes on
+    /// from before it, as a replica counts a transaction only when it is whole (`commandProcessed`, networking.c), and else the server sends it
+    /// again. It stays if it began in an earlier file, or goes on in one that begins at `next`; and if there is no room to write the file anew.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn end_with_whole_transaction(&self, name: Name, next: Option<u64>) -> Result<(), SpoolError> {
+        let Some(spooled) = self.read(name)? else { return Ok(()) };
+        let end = name.1.saturating_add(spooled.bytes.len() as u64);
+        let Some(cut) = spooled.cut().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
+        if let Err(error) = self.shorten(name, spooled, cut) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "a transaction stays open at the end of a spooled stretch; should the server fail over now, that is a gap"
+            );
+        }
+        Ok(())
+    }
+
+    fn shorten(&self, name: Name, spooled: Spooled, cut: u64) -> Result<(), SpoolError> {
+        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
+        let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTER));
+        marks.retain(|mark| mark.offset <= cut);
+        let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.1)).unwrap_or(0)).unwrap_or_default();
+        let written = self.begin_at(beginning, whole.clone()).and_then(|mut growing| {
+            (growing.clock, growing.reading) = (clock, reading);
+            if !bytes.is_empty() {
+                growing.append(bytes, marks, ended_at)?;
+            }
+            growing.sync()?;
+            Ok(durable::rename(&whole, &path)?)
+        });
+        if written.is_err() {
+            // It is made anew the next time, and read by nobody.
+            drop(fs::remove_file(&whole));
+        }
+        written
+    }
+
     /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the repository.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn remove(&self, name: Name) -> Result<(), SpoolError> {
-        let path = self.path(name);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(SpoolError::File { action: "remove", path, source })
-            }
-            _ => Ok(()),
-        }
+        remove_file(&self.path(name))
     }
 
     /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no longer seen after that.
@@ -333,16 +418,31 @@ impl Spool {
     /// # Errors
     /// What the operating system said.
     pub fn begin(&self, beginning: Beginning) -> Result<Growing, SpoolError> {
+        let path = self.path((beginning.replid, beginning.first));
+        self.begin_at(beginning, path)
+    }
+
+    fn begin_at(&self, beginning: Beginning, path: PathBuf) -> Result<Growing, SpoolError> {
         let name = (beginning.replid, beginning.first);
-        let path = self.path(name);
-        self.remove(name)?;
+        remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(|source| SpoolError::File { action: "create", path: path.clone(), source })?;
         durable::sync_dir(&self.dir)?;
         let at = beginning.started_at;
-        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0, clock: None };
-        growing.frame(&[], &Frame { beginning: Some(beginning), marks: Vec::new(), at, clock: None })?;
+        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
+        let marks = Vec::new();
+        growing.frame(&[], &Frame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
         Ok(growing)
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove_file(path: &Path) -> Result<(), SpoolError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(SpoolError::File { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -380,6 +480,7 @@ pub struct Growing {
     name: Name,
     frames: u64,
     clock: Option<Measured>,
+    reading: Option<Reading>,
 }
 
 impl Growing {
@@ -394,6 +495,11 @@ impl Growing {
         self.clock = clock;
     }
 
+    /// How promptly the stretch was read so far; said likewise.
+    pub fn set_reading(&mut self, reading: Reading) {
+        self.reading = Some(reading);
+    }
+
     /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`Growing::sync`].
     ///
     /// # Errors
@@ -404,7 +510,8 @@ impl Growing {
         for (nth, piece) in bytes.chunks(MAX_FRAME).enumerate() {
             // Marks must not be read without the bytes before them.
             let marks = if nth == last { marks.take().unwrap_or_default() } else { Vec::new() };
-            self.frame(piece, &Frame { beginning: None, marks, at, clock: self.clock })?;
+            let (clock, reading) = (self.clock, self.reading.clone());
+            self.frame(piece, &Frame { beginning: None, marks, at, clock, reading })?;
         }
         Ok(())
     }
@@ -445,10 +552,11 @@ pub fn fuzz(data: &[u8]) {
         return;
     }
     let (started_at, pieces) = (Timestamp::UNIX_EPOCH, rest.len().div_ceil(4).max(1));
-    let beginning = Beginning { replid, first, db: 0, in_transaction: false, follows: None, started_at, run: None };
+    let beginning = Beginning { first, ..Beginning::of(replid, started_at) };
     let (mut file, mut ends, mut beginning) = (Vec::new(), Vec::new(), Some(beginning));
     for (number, piece) in std::iter::once(rest.get(..0).unwrap_or_default()).chain(rest.chunks(pieces)).enumerate() {
-        let frame = Frame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None };
+        let frame =
+            Frame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
         let metadata = serde_json::to_vec(&frame).unwrap_or_default();
         file.extend(spool.sealed((name, number as u64), piece, &metadata).unwrap_or_default());
         ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
@@ -499,8 +607,7 @@ mod tests {
 
     fn beginning(first: u64) -> Beginning {
         let replid = ID.parse().unwrap();
-        let started_at = Timestamp::UNIX_EPOCH;
-        Beginning { replid, first, db: 2, in_transaction: false, follows: None, started_at, run: None }
+        Beginning { first, db: 2, ..Beginning::of(replid, Timestamp::UNIX_EPOCH) }
     }
 
     #[test]
@@ -550,6 +657,45 @@ mod tests {
         let other = spool.begin(beginning(7)).unwrap();
         fs::copy(&other.path, &path).unwrap();
         assert!(spool.read(growing.name()).unwrap().is_none());
+    }
+
+    /// A replica that becomes the master counts no part of a transaction.
+    #[test]
+    fn a_transaction_that_is_open_at_the_end_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let (before, after) = (encode(&[b"SET", b"a", b"1"]), encode(&[b"SET", b"b", b"2"]));
+        let open = [encode(&[b"MULTI"]), encode(&[b"INCR", b"a"])].concat();
+        let closed = [open.clone(), encode(&[b"EXEC"])].concat();
+        let end = 100 + before.len() as u64;
+        let half = &after[..after.len() - 3];
+        for (bytes, in_transaction, next, left) in [
+            ([&before[..], &open].concat(), false, None, before.len()),
+            ([&before[..], &open, half].concat(), false, None, before.len()),
+            (open.clone(), false, None, 0),
+            // Nothing is open, or it began before.
+            ([&before[..], &closed, half].concat(), false, None, before.len() + closed.len()),
+            (after.clone(), true, None, after.len()),
+            // Another file goes on within it.
+            ([&before[..], &open].concat(), false, Some(end + open.len() as u64), before.len() + open.len()),
+        ] {
+            let mut growing = spool.begin(Beginning { in_transaction, ..beginning(100) }).unwrap();
+            let mark = |offset| Mark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
+            growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
+            spool.end_with_whole_transaction(growing.name(), next).unwrap();
+            let (stretch, its) = spool.read(growing.name()).unwrap().unwrap().stretch();
+            assert_eq!((its.len(), &its[..]), (left, &bytes[..left]));
+            let empty = left == 0;
+            assert_eq!(
+                stretch.marks,
+                if empty {
+                    vec![]
+                } else {
+                    [mark(100), mark(end)].into_iter().filter(|mark| mark.offset <= stretch.last).collect()
+                }
+            );
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
     }
 
     /// Only what a crash leaves goes with the file.
