@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{ASK_LIMIT, Disk, Finding, Findings, Level, UNPROTECTED_MAX, disks, megabytes, seconds, words};
-use crate::archive::overview::{self, Overview, Window};
+use crate::archive::overview::{self, Missing, Overview, Window};
 use crate::archive::reindex::ReindexError;
 use crate::archive::spool::Spool;
 use crate::archive::{Archive, growing};
@@ -14,7 +14,7 @@ use crate::clock;
 use crate::index::Index;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::replication::Conninfo;
 use crate::sql::{self, Sql, literal};
 
@@ -302,39 +302,33 @@ impl Judge<'_> {
         self.findings.age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
     }
 
-    /// Only what lies behind the oldest backup can be missed.
+    /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
     fn gaps(&mut self) {
-        let oldest = self.facts.overview.backups.iter().map(|backup| backup.start_lsn).min();
-        let missed: Vec<String> = self
-            .facts
-            .overview
-            .gaps
-            .iter()
-            .filter(|gap| oldest.is_some_and(|oldest| gap.to_lsn > oldest))
-            .map(|gap| format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason))
-            .collect();
-        match missed.as_slice() {
-            [] => self.say(Level::Good, "gaps", "none"),
-            gaps => {
-                let bridged = self
-                    .facts
-                    .overview
-                    .backups
-                    .iter()
-                    .filter(|backup| backup.restorable)
-                    .map(|backup| backup.start_lsn)
-                    .max();
-                let last = self.facts.overview.gaps.iter().map(|gap| gap.to_lsn).max();
-                let text = format!("WAL is missing: {}", gaps.join("; "));
-                match bridged >= last {
-                    true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
-                    false => self.say(
-                        Level::Bad,
-                        "gaps",
-                        format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
-                    ),
-                }
-            }
+        let Overview { path, backups, gaps, .. } = &self.facts.overview;
+        let on_path: Vec<&overview::Backup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
+        let oldest = on_path.iter().map(|backup| backup.start_lsn).min();
+        let newest = on_path.iter().filter(|backup| backup.restorable).map(|backup| backup.start_lsn).max();
+        let (passed, left): (Vec<&Missing>, Vec<&Missing>) = gaps.iter().partition(|gap| end_on(path, gap).is_some());
+        let missed = passed.into_iter().filter_map(|gap| {
+            let end = end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
+            Some((end, format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason)))
+        });
+        let (ends, missed): (Vec<Lsn>, Vec<String>) = missed.unzip();
+        let Some(last) = ends.into_iter().max() else {
+            let text = match left.len() {
+                0 => "none".to_owned(),
+                some => format!("none on the way to timeline {}, {some} on timelines that were left", path.target()),
+            };
+            return self.say(Level::Good, "gaps", text);
+        };
+        let text = format!("WAL is missing: {}", missed.join("; "));
+        match newest.is_some_and(|newest| newest >= last) {
+            true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
+            false => self.say(
+                Level::Bad,
+                "gaps",
+                format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
+            ),
         }
     }
 
@@ -374,4 +368,16 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// Whether a backup can be replayed along a path.
+fn is_on(path: &TimelinePath, backup: &overview::Backup) -> bool {
+    path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
+}
+
+/// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
+fn end_on(path: &TimelinePath, gap: &Missing) -> Option<Lsn> {
+    let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
+    let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));
+    (gap.from_lsn < end && span.begin < end).then_some(end)
 }

@@ -1,11 +1,11 @@
 use jiff::{SignedDuration, Timestamp};
 
-use super::cluster::{Facts, Server, Slot, judge};
-use super::{Disk, Level};
+use super::cluster::{Facts, Health, Server, Slot, judge};
+use super::{Disk, Finding, Level};
 use crate::archive::overview::{Backup, Missing, Overview, Window};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
 
 fn now() -> Timestamp {
     "2026-11-22T14:00:00Z".parse().unwrap()
@@ -46,6 +46,7 @@ fn facts() -> Facts {
             backups: vec![backup],
             windows: vec![window],
             timelines: Vec::new(),
+            path: TimelinePath::first(),
             gaps: Vec::new(),
             wal_stored_bytes: 0,
             backup_stored_bytes: 0,
@@ -57,6 +58,10 @@ fn facts() -> Facts {
         schedule: Some("0 2 * * *".into()),
         now: now(),
     }
+}
+
+fn found<'h>(health: &'h Health, subject: &str) -> &'h Finding {
+    health.findings.iter().find(|finding| finding.subject == subject).unwrap()
 }
 
 #[test]
@@ -110,18 +115,11 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
 
 #[test]
 fn a_gap_matters_until_a_backup_is_behind_it() {
-    let gap = |from, to| Missing {
-        timeline: TimelineId::FIRST,
-        from_lsn: Lsn::new(from),
-        to_lsn: Lsn::new(to),
-        reason: "slot lost".into(),
-        noticed_at: None,
-    };
+    let gap = |from, to| gap_on(1, from, to);
     let level = |from, to| {
         let mut facts = facts();
         facts.overview.gaps.push(gap(from, to));
-        let health = judge(&facts);
-        health.findings.iter().find(|finding| finding.subject == "gaps").unwrap().level
+        found(&judge(&facts), "gaps").level
     };
     assert_eq!(level(0x300, 0x400), Level::Bad);
     assert_eq!(level(0x10, 0x20), Level::Good, "before every backup that is kept");
@@ -140,4 +138,59 @@ fn without_a_connection_the_archive_alone_is_judged() {
     let health = judge(&facts);
     assert!(health.healthy);
     assert_eq!(health.unprotected_seconds, Some(3600));
+}
+
+/// A gap, on the timeline of this number.
+fn gap_on(timeline: u32, from: u64, to: u64) -> Missing {
+    Missing {
+        timeline: TimelineId::new(timeline).unwrap(),
+        from_lsn: Lsn::new(from),
+        to_lsn: Lsn::new(to),
+        reason: "slot lost".into(),
+        noticed_at: None,
+    }
+}
+
+/// Timeline 2 left timeline 1 at 0/500.
+fn forked() -> TimelinePath {
+    let left = HistoryEntry { timeline: TimelineId::FIRST, end: Lsn::new(0x500), reason: String::new() };
+    History { timeline: TimelineId::new(2).unwrap(), entries: vec![left] }.path()
+}
+
+#[test]
+fn a_gap_is_bridged_by_a_backup_on_the_way_to_the_newest_timeline_alone() {
+    let gaps = |(timeline, start): (u32, u64), gap: Missing| {
+        let mut facts = facts();
+        facts.overview.path = forked();
+        let mut later = facts.overview.backups[0].clone();
+        later.timeline = TimelineId::new(timeline).unwrap();
+        (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(start), Lsn::new(start + 0x10));
+        facts.overview.backups.push(later);
+        facts.overview.gaps.push(gap);
+        let health = judge(&facts);
+        let finding = found(&health, "gaps");
+        (finding.level, finding.text.clone())
+    };
+    let (level, text) = gaps((1, 0x800), gap_on(2, 0x550, 0x560));
+    assert!(
+        level == Level::Bad && text.contains("0/550 to 0/560 on timeline 2"),
+        "a backup of a timeline left: {text}"
+    );
+    assert_eq!(gaps((2, 0x600), gap_on(2, 0x550, 0x560)).0, Level::Warning);
+    assert_eq!(gaps((2, 0x510), gap_on(1, 0x300, 0x400)).0, Level::Warning, "before the fork");
+    assert_eq!(gaps((1, 0x800), gap_on(1, 0x300, 0x400)).0, Level::Bad, "before the fork, and no backup behind it");
+    // What timeline 1 misses behind the fork is missed by nobody on timeline 2.
+    let (level, text) = gaps((2, 0x600), gap_on(1, 0x700, 0x900));
+    assert_eq!((level, text.as_str()), (Level::Good, "none on the way to timeline 2, 1 on timelines that were left"));
+    assert_eq!(gaps((2, 0x600), gap_on(1, 0x480, 0x900)).0, Level::Warning, "it ends with the fork");
+    assert_eq!(gaps((1, 0x800), gap_on(1, 0x480, 0x900)).0, Level::Bad);
+}
+
+#[test]
+fn a_gap_on_a_way_without_any_backup_is_bad() {
+    let mut facts = facts();
+    facts.overview.path = forked();
+    (facts.overview.backups[0].start_lsn, facts.overview.backups[0].stop_lsn) = (Lsn::new(0x800), Lsn::new(0x810));
+    facts.overview.gaps.push(gap_on(2, 0x550, 0x560));
+    assert_eq!(found(&judge(&facts), "gaps").level, Level::Bad);
 }
