@@ -33,11 +33,13 @@ fn facts() -> Facts {
         from_time: None,
         to_time: Some(PgTime::from_timestamp(ago(1))),
         from_lsn: Lsn::new(0x200),
-        to_lsn: Lsn::new(0x900),
+        to_lsn: Lsn::new(0xA00),
         timeline: TimelineId::FIRST,
         backups: vec![backup.label.clone()],
     };
     let slot = Slot { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
+    let server =
+        Server { lsn: Some(Lsn::new(0xA00)), timeline: Some(TimelineId::FIRST), slot: Some(slot), ..Server::default() };
     Facts {
         overview: Overview {
             cluster: "main".into(),
@@ -51,13 +53,16 @@ fn facts() -> Facts {
             wal_stored_bytes: 0,
             backup_stored_bytes: 0,
         },
-        spooled: Some(Lsn::new(0xA00)),
-        server: Some(Ok(Server { lsn: Some(Lsn::new(0xA00)), slot: Some(slot), ..Server::default() })),
+        server: Some(Ok(server)),
         unreachable: Vec::new(),
         disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
         schedule: Some("0 2 * * *".into()),
         now: now(),
     }
+}
+
+fn server(facts: &mut Facts) -> &mut Server {
+    facts.server.as_mut().unwrap().as_mut().unwrap()
 }
 
 fn found<'h>(health: &'h Health, subject: &str) -> &'h Finding {
@@ -83,10 +88,7 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
         let worst = &health.findings[0];
         assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
     };
-    let server = |facts: &mut Facts, change: &dyn Fn(&mut Server)| {
-        change(facts.server.as_mut().unwrap().as_mut().unwrap());
-    };
-    check(&|facts| facts.spooled = None, "are on the server alone");
+    check(&|facts| server(facts).lsn = Some(Lsn::new(0xB00)), "256 bytes of WAL are on the server alone");
     check(&|facts| facts.overview.windows.clear(), "nothing can be restored");
     check(&|facts| facts.overview.backups[0].restorable = false, "cannot be restored");
     check(
@@ -103,11 +105,10 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
     );
     check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");
     check(&|facts| facts.server = Some(Err("refused".into())), "cannot be asked: refused");
-    check(&|facts| server(facts, &|server| server.failing = Some("0001".into())), "archive_command fails for 0001");
-    check(&|facts| server(facts, &|server| server.slot = None), "no replication slot");
-    let slot = |change: &'static dyn Fn(&mut Slot)| {
-        move |facts: &mut Facts| server(facts, &|server| change(server.slot.as_mut().unwrap()))
-    };
+    check(&|facts| server(facts).failing = Some("0001".into()), "archive_command fails for 0001");
+    check(&|facts| server(facts).slot = None, "no replication slot");
+    let slot =
+        |change: &'static dyn Fn(&mut Slot)| move |facts: &mut Facts| change(server(facts).slot.as_mut().unwrap());
     check(&slot(&|slot| slot.active = false), "not connected to slot walkeep");
     check(&slot(&|slot| slot.wal_status = Some("lost".into())), "slot walkeep is lost");
     check(&slot(&|slot| slot.wal_status = Some("unreserved".into())), "about to lose WAL");
@@ -193,4 +194,57 @@ fn a_gap_on_a_way_without_any_backup_is_bad() {
     (facts.overview.backups[0].start_lsn, facts.overview.backups[0].stop_lsn) = (Lsn::new(0x800), Lsn::new(0x810));
     facts.overview.gaps.push(gap_on(2, 0x550, 0x560));
     assert_eq!(found(&judge(&facts), "gaps").level, Level::Bad);
+}
+
+#[test]
+fn what_lies_behind_a_gap_is_not_said_to_be_on_the_server_alone() {
+    let mut facts = facts();
+    server(&mut facts).lsn = Some(Lsn::new(0xB00));
+    facts.overview.gaps.push(gap_on(1, 0xA00, 0xA80));
+    let health = judge(&facts);
+    let finding = found(&health, "protection");
+    assert!(finding.level == Level::Bad && finding.text.contains("cannot be restored"), "{finding:?}");
+}
+
+#[test]
+fn positions_of_two_timelines_are_not_compared() {
+    // Promoted before it had what the archive has.
+    let promoted = |last_commit: Option<i64>| {
+        let mut facts = facts();
+        (server(&mut facts).timeline, server(&mut facts).lsn) = (TimelineId::new(2), Some(Lsn::new(0x980)));
+        let minutes = |minutes| now().checked_sub(SignedDuration::from_mins(minutes)).unwrap();
+        facts.overview.windows[0].to_time = last_commit.map(|ago| PgTime::from_timestamp(minutes(ago)));
+        judge(&facts)
+    };
+    let late = promoted(Some(6));
+    let finding = found(&late, "protection");
+    assert!(finding.text.contains("on timeline 2, what can be restored on timeline 1"), "{finding:?}");
+    assert!(!late.healthy && finding.level == Level::Bad, "{finding:?}");
+    assert_eq!((late.unprotected_bytes, late.unprotected_seconds), (None, Some(360)));
+    assert_eq!(found(&promoted(Some(2)), "protection").level, Level::Warning, "walkeep may be following");
+    assert_eq!(found(&promoted(None), "protection").level, Level::Bad, "nothing says that it is recent");
+    // Where timeline 2 is archived, its positions count.
+    let mut followed = facts();
+    followed.overview.windows[0].timeline = TimelineId::new(2).unwrap();
+    server(&mut followed).timeline = TimelineId::new(2);
+    assert_eq!(found(&judge(&followed), "protection").level, Level::Good);
+}
+
+#[test]
+fn a_standby_does_not_know_what_is_protected() {
+    let standby = |lsn: Option<u64>| {
+        let mut facts = facts();
+        let server = server(&mut facts);
+        (server.standby, server.timeline, server.lsn) = (true, None, lsn.map(Lsn::new));
+        judge(&facts)
+    };
+    for lsn in [Some(0xA00), Some(0x900), None] {
+        let health = standby(lsn);
+        let finding = found(&health, "protection");
+        assert!(finding.level == Level::Warning && finding.text.contains("is a standby"), "{lsn:?}: {finding:?}");
+        assert_eq!((health.healthy, health.unprotected_bytes), (true, None), "{lsn:?}");
+        assert_eq!(health.unprotected_seconds, Some(3600), "{lsn:?}");
+    }
+    let ahead = standby(Some(0xB00));
+    assert_eq!((ahead.healthy, ahead.unprotected_bytes), (false, Some(0x100)));
 }
