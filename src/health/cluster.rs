@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::protection::Protection;
+use super::protection::{self, Protection};
 use super::{ASK_LIMIT, Disk, Finding, Findings, Level, disks, megabytes, seconds};
 use crate::archive::Archive;
 use crate::archive::overview::{self, Missing, Overview};
-use crate::archive::reindex::ReindexError;
+use crate::archive::reindex::{self, ReindexError};
 use crate::archive::spool::Spool;
 use crate::clock;
-use crate::index::Index;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{TimelineId, TimelinePath};
@@ -41,6 +40,8 @@ pub struct Server {
     pub standby: bool,
     /// Whether its archiver hands its log on.
     pub archives: bool,
+    /// After so long it hands on also a segment that is not full; `None` if it waits until one is.
+    pub archive_timeout_seconds: Option<u64>,
     /// Failed attempts since the statistics were reset.
     pub archive_failures: u64,
     /// The file that failed last, if nothing was archived since.
@@ -117,6 +118,8 @@ impl Health {
 /// Where to look besides the archive.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
+    /// The index's directory.
+    pub index: PathBuf,
     /// The server.
     pub server: Option<Conninfo>,
     /// The receiver's slot.
@@ -127,16 +130,11 @@ pub struct Places {
     pub disks: Vec<(String, PathBuf)>,
 }
 
-/// Looks at everything once.
+/// Looks at everything once; at the archive twice, where WAL seems to be missing in it for too long.
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn look(
-    archive: &Arc<Archive>,
-    index: &Arc<Index>,
-    spool: Option<Spool>,
-    places: &Places,
-) -> Result<Health, ReindexError> {
+pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Health, ReindexError> {
     // The server is asked first: what it writes while we look at the archive is no concern of ours.
     let server = match &places.server {
         None => None,
@@ -147,20 +145,27 @@ pub async fn look(
         }
     };
     let facts = Facts {
-        overview: overview::gather(archive, index, spool).await?,
+        overview: archived(archive, spool.clone(), places).await?,
         server,
         unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         disks: disks(&places.disks),
         schedule: places.schedule.clone(),
         now: archive.clock().now(),
     };
+    let facts = protection::settled(&**archive.clock(), facts, archived(archive, spool, places)).await?;
     Ok(judge(&facts))
+}
+
+/// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
+async fn archived(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Overview, ReindexError> {
+    let (index, _) = reindex::open(archive, &places.index).await?;
+    overview::gather(archive, &index, spool).await
 }
 
 async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
     let sql = Sql::connect(info).await?;
     let Position { lsn, timeline, standby } = sql.position().await?;
-    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library"]).await?;
+    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
     let setting = |name: &str| settings.get(name).map_or("", String::as_str);
     let archives = setting("archive_mode") != "off"
         && (setting("archive_command").contains("archive-push") || !setting("archive_library").is_empty());
@@ -191,6 +196,7 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
         timeline,
         standby,
         archives,
+        archive_timeout_seconds: setting("archive_timeout").parse().ok().filter(|seconds| *seconds > 0),
         archive_failures: failures,
         failing: failing.filter(|_| archives),
         slot,

@@ -1,12 +1,20 @@
 //! What a PostgreSQL server has written that nobody else has, and for how long.
 //!
 //! Positions are compared on one timeline only: after a failover to a standby that lagged, the server may be at a lower one than the archive,
-//! which has nothing of its timeline.
+//! which has nothing of its timeline. The last protected commit says how old what is missing can be, and no more: on a quiet server it may have been
+//! written just now. So what looks late is looked at again before it is called so ([`settled`]).
+
+use std::time::Duration;
 
 use super::cluster::{Facts, Newest, Server};
 use super::{Findings, Level, UNPROTECTED_MAX, megabytes, seconds, words};
+use crate::archive::overview::Overview;
+use crate::clock::Clock;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
+
+/// What was written is here after so long, if anything brings it: a receiver elsewhere copies what it has every ten seconds (`copy-every`).
+const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
 /// How far the server is ahead of what is protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +39,26 @@ pub(super) struct Protection {
     gap: bool,
     /// Seconds since the last protected commit.
     age: Option<u64>,
+    /// After so many seconds at the most the server hands on what it is ahead by, if that is known.
+    handed_on: Option<u64>,
+}
+
+/// What looks late is looked at once more, by `again`: it may have been written a moment ago. What the server writes meanwhile counts for
+/// nothing, because it is not asked again.
+///
+/// # Errors
+/// Those of `again`.
+pub(super) async fn settled<E>(
+    clock: &dyn Clock,
+    mut facts: Facts,
+    again: impl Future<Output = Result<Overview, E>>,
+) -> Result<Facts, E> {
+    if Protection::of(&facts).late() {
+        clock.sleep(ON_ITS_WAY).await;
+        facts.overview = again.await?;
+        facts.now = clock.now();
+    }
+    Ok(facts)
 }
 
 impl Protection {
@@ -46,6 +74,7 @@ impl Protection {
             ahead: both.map_or(Ahead::Unknown, |(newest, server)| ahead(newest, server)),
             gap,
             age: since.map(|since| seconds(facts.now.duration_since(since))),
+            handed_on: both.and_then(|(newest, server)| handed_on(newest, server, &facts.overview)).filter(|_| !gap),
         }
     }
 
@@ -61,11 +90,12 @@ impl Protection {
     pub(super) fn seconds(&self) -> Option<u64> {
         match self.ahead {
             Ahead::By(0) => Some(0),
-            Ahead::By(_) | Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => self.age,
+            Ahead::By(_) => self.age.into_iter().chain(self.handed_on).min(),
+            Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => self.age,
         }
     }
 
-    /// Whether something is missing for too long.
+    /// Whether something is missing for too long, as far as one look tells.
     fn late(&self) -> bool {
         let too_long = |age: u64| age > seconds(UNPROTECTED_MAX);
         match self.ahead {
@@ -92,12 +122,15 @@ impl Protection {
                     true => format!("{} of WAL cannot be restored, because WAL before it is missing", megabytes(bytes)),
                     false => format!("{} of WAL are on the server alone", megabytes(bytes)),
                 };
-                let advice = "; is walkeep receive running, or archive_timeout set?";
+                let advice = "; is walkeep receive running, or archive_timeout at most 5 min?";
                 let advice = if self.gap { "" } else { advice };
-                match self.age {
+                match (self.handed_on, self.age) {
                     _ if late => say(Level::Bad, format!("{alone}, {last}{advice}")),
-                    Some(_) => say(Level::Good, format!("{alone}, {last}")),
-                    None => say(Level::Warning, alone),
+                    (Some(within), _) => {
+                        say(Level::Good, format!("{alone}, which archive_timeout hands on within {}", words(within)));
+                    }
+                    (None, Some(_)) => say(Level::Good, format!("{alone}, {last}")),
+                    (None, None) => say(Level::Warning, alone),
                 }
             }
             Ahead::Elsewhere(theirs) => {
@@ -130,4 +163,13 @@ fn ahead(newest: Newest, server: &Server) -> Ahead {
         Some(bytes) => Ahead::By(bytes),
         None => Ahead::Unknown,
     }
+}
+
+/// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its segment under way is missing.
+/// What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so there it may be missing for ever, and nothing is lost with it.
+fn handed_on(newest: Newest, server: &Server, overview: &Overview) -> Option<u64> {
+    let size = overview.segment_size?;
+    let works = server.archives && server.failing.is_none() && !server.standby;
+    let under_way = size.segment_of(newest.lsn) == size.segment_of(server.lsn?);
+    server.archive_timeout_seconds.filter(|within| works && under_way && *within <= seconds(UNPROTECTED_MAX))
 }

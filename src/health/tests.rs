@@ -1,9 +1,15 @@
+use std::convert::Infallible;
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::cluster::{Facts, Health, Server, Slot, judge};
+use super::protection::settled;
 use super::{Disk, Finding, Level};
 use crate::archive::overview::{Backup, Missing, Overview, Window};
+use crate::clock::{Clock, ManualClock};
 use crate::postgres::lsn::Lsn;
+use crate::postgres::segment::SegmentSize;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
 
@@ -247,4 +253,60 @@ fn a_standby_does_not_know_what_is_protected() {
     }
     let ahead = standby(Some(0xB00));
     assert_eq!((ahead.healthy, ahead.unprotected_bytes), (false, Some(0x100)));
+}
+
+#[test]
+fn the_segment_under_way_is_no_older_than_archive_timeout() {
+    let judged = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = facts();
+        facts.overview.segment_size = Some(SegmentSize::DEFAULT);
+        let server = server(&mut facts);
+        (server.lsn, server.archives, server.archive_timeout_seconds) = (Some(Lsn::new(0xB00)), true, Some(60));
+        change(&mut facts);
+        judge(&facts)
+    };
+    let well = judged(&|_| {});
+    assert!(well.healthy, "{:?}", well.findings);
+    assert_eq!((well.unprotected_bytes, well.unprotected_seconds), (Some(0x100), Some(60)));
+    let level = |change: &dyn Fn(&mut Facts)| found(&judged(change), "protection").level;
+    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = None), Level::Bad);
+    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = Some(600)), Level::Bad, "longer than we wait");
+    assert_eq!(level(&|facts| server(facts).failing = Some("0001".into())), Level::Bad);
+    let next = Some(Lsn::new(SegmentSize::DEFAULT.get()));
+    assert_eq!(level(&|facts| server(facts).lsn = next), Level::Bad, "a whole segment waits");
+}
+
+#[tokio::test]
+async fn what_was_written_a_moment_ago_is_waited_for() {
+    let late = || {
+        let mut facts = facts();
+        server(&mut facts).lsn = Some(Lsn::new(0xB00));
+        facts
+    };
+    let clock = ManualClock::jumping_from(now());
+    let mut arrived = late().overview;
+    arrived.windows[0].to_lsn = Lsn::new(0xB00);
+    let settled_facts = settled(&clock, late(), async { Ok::<_, Infallible>(arrived) }).await.unwrap();
+    assert!(judge(&settled_facts).healthy, "{:?}", judge(&settled_facts).findings);
+    assert_eq!((clock.elapsed(), settled_facts.now), (Duration::from_secs(15), clock.now()));
+    // What is still missing is late.
+    let missing = settled(&clock, late(), async { Ok::<_, Infallible>(late().overview) }).await.unwrap();
+    assert_eq!(found(&judge(&missing), "protection").level, Level::Bad);
+}
+
+#[tokio::test]
+async fn nothing_is_waited_for_where_all_is_well_or_time_brings_nothing() {
+    let clock = ManualClock::jumping_from(now());
+    let recent = {
+        let mut facts = facts();
+        server(&mut facts).lsn = Some(Lsn::new(0xB00));
+        facts.overview.windows[0].to_time = Some(PgTime::from_timestamp(now()));
+        facts
+    };
+    let away = Facts { server: Some(Err("refused".into())), ..facts() };
+    for seen in [facts(), recent, away] {
+        let again = std::future::pending::<Result<Overview, Infallible>>();
+        assert_eq!(settled(&clock, seen.clone(), again).await.unwrap(), seen);
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+    }
 }
