@@ -15,6 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::page;
 use crate::postgres::segment::SystemId;
+use crate::postgres::timeline::TimelineId;
 use crate::replication::conninfo::{ChannelBinding, Conninfo, Host, TargetSession};
 use crate::replication::dial::{self, Address, Encryption, Raw};
 use crate::replication::{self, login, tls};
@@ -67,6 +68,17 @@ impl Error {
             Error::Unexpected(_) => None,
         }
     }
+}
+
+/// Where a server's log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// How far it is written; on a standby, received by streaming, if anything was.
+    pub lsn: Option<Lsn>,
+    /// Its timeline. A standby tells it only while it streams, and only to a role that may read all statistics.
+    pub timeline: Option<TimelineId>,
+    /// Whether the server is a standby, or recovering.
+    pub standby: bool,
 }
 
 /// A physical replication slot, as `pg_replication_slots` shows it.
@@ -245,14 +257,27 @@ impl Sql {
         Timestamp::from_microsecond(micros).map_err(|_beyond| Error::Unexpected(question))
     }
 
-    /// How far WAL is written; on a standby, received.
+    /// Where the server's log stands.
     ///
     /// # Errors
     /// [`Error`] if the server doesn't answer.
-    pub async fn current_lsn(&self) -> Result<Lsn, Error> {
-        let query = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
-                     ELSE pg_catalog.pg_current_wal_lsn() END";
-        self.parsed("the WAL position", query).await
+    pub async fn position(&self) -> Result<Position, Error> {
+        // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline, which may be an earlier one.
+        let query = "SELECT pg_catalog.pg_is_in_recovery(), \
+                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
+                     ELSE pg_catalog.pg_current_wal_lsn() END, \
+                     CASE WHEN pg_catalog.pg_is_in_recovery() \
+                     THEN (SELECT pg_catalog.to_hex(received_tli) FROM pg_catalog.pg_stat_wal_receiver) \
+                     ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
+        let question = "the WAL position";
+        let rows = self.rows(question, query).await?;
+        let row = rows.first().ok_or(Error::Unexpected(question))?;
+        let timeline = row.get(2).and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(TimelineId::new);
+        let lsn = row.get(1).and_then(|lsn| lsn.parse().ok());
+        let standby = row.get(0) == Some("t");
+        // A primary knows both.
+        let told = standby || (lsn.is_some() && timeline.is_some());
+        told.then_some(Position { lsn, timeline, standby }).ok_or(Error::Unexpected(question))
     }
 
     /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.

@@ -42,6 +42,9 @@ pub struct Overview {
     pub windows: Vec<Window>,
     /// Its timelines.
     pub timelines: Vec<Timeline>,
+    /// The way to the newest of them.
+    #[serde(skip)]
+    pub path: TimelinePath,
     /// Log that is missing or damaged, by timeline and position.
     pub gaps: Vec<Missing>,
     /// Bytes of all segments' objects.
@@ -308,11 +311,12 @@ pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, ind
         backups,
         windows,
         timelines,
+        path: paths.last().cloned().unwrap_or_else(TimelinePath::first),
         gaps: gaps.into_values().collect(),
     })
 }
 
-/// The path to each timeline that has log or a history.
+/// The path to each timeline that has log or a history, the newest last.
 fn paths(view: &View<'_>, histories: &[History]) -> Vec<TimelinePath> {
     let mut known: BTreeMap<TimelineId, TimelinePath> = BTreeMap::new();
     for timeline in view.timelines() {
@@ -612,8 +616,9 @@ mod tests {
             "timeline 1 leads nowhere else"
         );
         world.digests.push(segment(1, 5));
-        let windows = made(&world, &backups, &[]).windows;
+        let Overview { windows, path, .. } = made(&world, &backups, &[]);
         let ends: Vec<_> = windows.iter().map(|window| (window.timeline.get(), window.to_lsn)).collect();
         assert_eq!(ends, [(1, start(6)), (2, start(7))]);
+        assert_eq!(path.spans(), world.path.spans(), "the way to the newest");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use jiff::Timestamp;
 
 use super::Surroundings;
@@ -10,7 +9,6 @@ use super::args::Health as Args;
 use super::exit::{self, Code, Failure};
 use super::open;
 use super::output::{Output, Tone, width, wrap};
-use crate::archive::reindex;
 use crate::archive::spool::Spool;
 use crate::config::{self, Config};
 use crate::health::{Finding, Level, cluster, instance};
@@ -56,15 +54,15 @@ pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Cod
 
 async fn cluster(config: &Config, of: &config::Cluster, around: &Surroundings) -> anyhow::Result<cluster::Health> {
     let archive = Arc::new(open::archive(config, of, around).await?);
-    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let places = cluster::Places {
+        index: open::index_dir(config),
         server: of.conninfo(&around.environment)?,
         slot: of.slot.to_string(),
         schedule: of.backup.clone(),
         disks: disks(config),
     };
     let spool = Spool::existing(&config.state_dir, &archive);
-    Ok(cluster::look(&archive, &index, spool, &places).await?)
+    Ok(cluster::look(&archive, spool, &places).await?)
 }
 
 async fn instance(config: &Config, of: &config::Instance, around: &Surroundings) -> anyhow::Result<instance::Health> {

@@ -49,7 +49,8 @@ pub(super) fn read(text: &str, now: Timestamp, zone: &Zone) -> Result<PgTime, St
 
 /// `5 minutes ago`, and the same without its last word: a span alone can only mean the past, for nothing is known of the future.
 fn ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
-    let said = text.ends_with("ago");
+    // The word, not the letters: Chicago ends with them.
+    let said = text.split_whitespace().next_back() == Some("ago");
     if !said && text.contains(':') {
         return Ok(None);
     }
@@ -199,9 +200,15 @@ mod tests {
             ("2026-11-22T15:03:06+01:00[Europe/Vienna]", "2026-11-22 14:03:06.000000+00"),
             ("08:00 UTC", "2026-11-22 08:00:00.000000+00"),
             ("yesterday 08:00 Europe/Vienna", "2026-11-22 07:00:00.000000+00"),
+            ("2026-11-22 14:03 America/Chicago", "2026-11-22 20:03:00.000000+00"),
+            ("2026-11-22 14:03 America/Santiago", "2026-11-22 17:03:00.000000+00"),
+            ("2026-11-22 14:03 Pacific/Pago_Pago", "2026-11-23 01:03:00.000000+00"),
+            ("yesterday America/Chicago", "2026-11-21 06:00:00.000000+00"),
             ("now", "2026-11-22 23:30:00.000000+00"),
             ("5 minutes ago", "2026-11-22 23:25:00.000000+00"),
             ("90s ago", "2026-11-22 23:28:30.000000+00"),
+            ("10m\tago", "2026-11-22 23:20:00.000000+00"),
+            ("1 day, 01:30:00 ago", "2026-11-21 22:00:00.000000+00"),
             ("1 day ago", "2026-11-21 23:30:00.000000+00"),
             ("10m", "2026-11-22 23:20:00.000000+00"),
             ("-10m", "2026-11-22 23:20:00.000000+00"),

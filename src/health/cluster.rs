@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{ASK_LIMIT, Disk, Finding, Findings, Level, UNPROTECTED_MAX, disks, megabytes, seconds, words};
-use crate::archive::overview::{self, Overview, Window};
-use crate::archive::reindex::ReindexError;
+use super::protection::{self, Protection};
+use super::{ASK_LIMIT, Disk, Finding, Findings, Level, disks, megabytes, seconds};
+use crate::archive::Archive;
+use crate::archive::overview::{self, Missing, Overview};
+use crate::archive::reindex::{self, ReindexError};
 use crate::archive::spool::Spool;
-use crate::archive::{Archive, growing};
 use crate::clock;
-use crate::index::Index;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::replication::Conninfo;
-use crate::sql::{self, Sql, literal};
+use crate::sql::{self, Position, Sql, literal};
 
 /// The newest moment that can be restored to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -34,8 +34,14 @@ pub struct Newest {
 pub struct Server {
     /// How far its log is.
     pub lsn: Option<Lsn>,
+    /// The timeline of that; a standby need not know it.
+    pub timeline: Option<TimelineId>,
+    /// Whether it is a standby, or recovering.
+    pub standby: bool,
     /// Whether its archiver hands its log on.
     pub archives: bool,
+    /// After so long it hands on also a segment that is not full; `None` if it waits until one is.
+    pub archive_timeout_seconds: Option<u64>,
     /// Failed attempts since the statistics were reset.
     pub archive_failures: u64,
     /// The file that failed last, if nothing was archived since.
@@ -60,10 +66,8 @@ pub struct Slot {
 /// What there is to judge by.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Facts {
-    /// The archive.
+    /// The archive, with what this machine has received, as it was after the server had been asked.
     pub overview: Overview,
-    /// Where what this machine has received, and not yet archived, ends.
-    pub spooled: Option<Lsn>,
     /// The server, or why it could not be asked; `None` if the cluster has no connection.
     pub server: Option<Result<Server, String>>,
     /// Repositories that could not be reached, with what was in the way.
@@ -85,9 +89,10 @@ pub struct Health {
     pub healthy: bool,
     /// The newest moment that can be restored to.
     pub newest: Option<Newest>,
-    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot be asked.
+    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot say.
     pub unprotected_seconds: Option<u64>,
-    /// Bytes of log that the server has and nobody else.
+    /// Bytes of log that the server has and nobody else, where server and archive are on the same timeline and the server is no standby that may be
+    /// cut off.
     pub unprotected_bytes: Option<u64>,
     /// The newest backup that can be restored.
     pub backup: Option<String>,
@@ -113,6 +118,8 @@ impl Health {
 /// Where to look besides the archive.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
+    /// The index's directory.
+    pub index: PathBuf,
     /// The server.
     pub server: Option<Conninfo>,
     /// The receiver's slot.
@@ -123,17 +130,12 @@ pub struct Places {
     pub disks: Vec<(String, PathBuf)>,
 }
 
-/// Looks at everything once.
+/// Looks at everything once; at the archive twice, where WAL seems to be missing in it for too long.
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn look(
-    archive: &Arc<Archive>,
-    index: &Arc<Index>,
-    spool: Option<Spool>,
-    places: &Places,
-) -> Result<Health, ReindexError> {
-    let overview = overview::gather(archive, index, spool.clone()).await?;
+pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Health, ReindexError> {
+    // The server is asked first: what it writes while we look at the archive is no concern of ours.
     let server = match &places.server {
         None => None,
         Some(info) => {
@@ -143,21 +145,27 @@ pub async fn look(
         }
     };
     let facts = Facts {
-        spooled: spooled(archive, index, spool).await,
+        overview: archived(archive, spool.clone(), places).await?,
+        server,
         unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         disks: disks(&places.disks),
         schedule: places.schedule.clone(),
         now: archive.clock().now(),
-        overview,
-        server,
     };
+    let facts = protection::settled(&**archive.clock(), facts, archived(archive, spool, places)).await?;
     Ok(judge(&facts))
+}
+
+/// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
+async fn archived(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Overview, ReindexError> {
+    let (index, _) = reindex::open(archive, &places.index).await?;
+    overview::gather(archive, &index, spool).await
 }
 
 async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
     let sql = Sql::connect(info).await?;
-    let lsn = sql.current_lsn().await.ok();
-    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library"]).await?;
+    let Position { lsn, timeline, standby } = sql.position().await?;
+    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
     let setting = |name: &str| settings.get(name).map_or("", String::as_str);
     let archives = setting("archive_mode") != "off"
         && (setting("archive_command").contains("archive-push") || !setting("archive_library").is_empty());
@@ -183,39 +191,27 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
             lag_bytes,
         })
     });
-    Ok(Server { lsn, archives, archive_failures: failures, failing: failing.filter(|_| archives), slot })
-}
-
-/// The end of what is in the spool and goes on where the archive ends. What cannot be read is as if it were not there.
-async fn spooled(archive: &Arc<Archive>, index: &Arc<Index>, spool: Option<Spool>) -> Option<Lsn> {
-    let (spool, identity) = (spool?, archive.identity().await.ok().flatten()?);
-    let (index, cluster) = (Arc::clone(index), archive.cluster().to_string());
-    let read = tokio::task::spawn_blocking(move || {
-        let view = index.view(&cluster).ok()?;
-        let growing = growing::beyond(&view, &spool, identity.system_id).ok()?;
-        growing.iter().map(|segment| segment.digest.valid_until).max()
-    });
-    read.await.ok().flatten()
+    Ok(Server {
+        lsn,
+        timeline,
+        standby,
+        archives,
+        archive_timeout_seconds: setting("archive_timeout").parse().ok().filter(|seconds| *seconds > 0),
+        archive_failures: failures,
+        failing: failing.filter(|_| archives),
+        slot,
+    })
 }
 
 /// Makes findings of what was seen.
 #[must_use]
 pub fn judge(facts: &Facts) -> Health {
     let server = facts.server.as_ref().and_then(|server| server.as_ref().ok()).cloned();
-    let window = newest_window(&facts.overview);
-    let newest = window.map(|window| Newest { lsn: window.to_lsn, time: window.to_time, timeline: window.timeline });
-    let protected = newest.map(|newest| newest.lsn.max(facts.spooled.unwrap_or(newest.lsn)));
-    let ahead = server.as_ref().and_then(|server| server.lsn).zip(protected);
-    let unprotected_bytes = ahead.map(|(lsn, protected)| if lsn > protected { lsn.bytes_since(protected) } else { 0 });
-    let since = newest.and_then(|newest| newest.time).and_then(PgTime::to_timestamp);
-    let unprotected_seconds = match unprotected_bytes {
-        Some(0) => Some(0),
-        _ => since.map(|since| seconds(facts.now.duration_since(since))),
-    };
+    let protection = Protection::of(facts);
     let backup =
         facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
     let mut judge = Judge { facts, findings: Findings::default() };
-    judge.protection(newest, unprotected_bytes, unprotected_seconds);
+    protection.say(&mut judge.findings);
     judge.backups(backup);
     judge.gaps();
     judge.server(server.as_ref());
@@ -225,19 +221,15 @@ pub fn judge(facts: &Facts) -> Health {
     Health {
         cluster: facts.overview.cluster.clone(),
         healthy,
-        newest,
-        unprotected_seconds,
-        unprotected_bytes,
+        newest: protection.newest,
+        unprotected_seconds: protection.seconds(),
+        unprotected_bytes: protection.bytes(),
         backup: backup.map(|backup| backup.label.clone()),
         backup_age_seconds: backup.map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
         server,
         disks: facts.disks.clone(),
         findings,
     }
-}
-
-fn newest_window(overview: &Overview) -> Option<&Window> {
-    overview.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn))
 }
 
 struct Judge<'f> {
@@ -248,36 +240,6 @@ struct Judge<'f> {
 impl Judge<'_> {
     fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
         self.findings.say(level, subject, text);
-    }
-
-    fn protection(&mut self, newest: Option<Newest>, bytes: Option<u64>, age: Option<u64>) {
-        let Some(_) = newest else {
-            return self.say(Level::Bad, "protection", "nothing can be restored: there is no backup with its WAL yet");
-        };
-        match (bytes, age) {
-            (Some(0), _) => self.say(Level::Good, "protection", "everything that the server has written is protected"),
-            (Some(bytes), Some(age)) => {
-                let late = age > seconds(UNPROTECTED_MAX);
-                let advice = if late { "; is walkeep receive running, or archive_timeout set?" } else { "" };
-                let text = format!(
-                    "{} of WAL are on the server alone, the last protected commit is {} old{advice}",
-                    megabytes(bytes),
-                    words(age)
-                );
-                self.say(if late { Level::Bad } else { Level::Good }, "protection", text);
-            }
-            (Some(bytes), None) => {
-                self.say(Level::Warning, "protection", format!("{} of WAL are on the server alone", megabytes(bytes)));
-            }
-            (None, Some(age)) => {
-                self.say(
-                    Level::Warning,
-                    "protection",
-                    format!("the last protected commit is {} old; what came after is not known", words(age)),
-                );
-            }
-            (None, None) => self.say(Level::Warning, "protection", "no commit is archived since the backup"),
-        }
     }
 
     fn backups(&mut self, newest: Option<&overview::Backup>) {
@@ -302,39 +264,33 @@ impl Judge<'_> {
         self.findings.age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
     }
 
-    /// Only what lies behind the oldest backup can be missed.
+    /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
     fn gaps(&mut self) {
-        let oldest = self.facts.overview.backups.iter().map(|backup| backup.start_lsn).min();
-        let missed: Vec<String> = self
-            .facts
-            .overview
-            .gaps
-            .iter()
-            .filter(|gap| oldest.is_some_and(|oldest| gap.to_lsn > oldest))
-            .map(|gap| format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason))
-            .collect();
-        match missed.as_slice() {
-            [] => self.say(Level::Good, "gaps", "none"),
-            gaps => {
-                let bridged = self
-                    .facts
-                    .overview
-                    .backups
-                    .iter()
-                    .filter(|backup| backup.restorable)
-                    .map(|backup| backup.start_lsn)
-                    .max();
-                let last = self.facts.overview.gaps.iter().map(|gap| gap.to_lsn).max();
-                let text = format!("WAL is missing: {}", gaps.join("; "));
-                match bridged >= last {
-                    true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
-                    false => self.say(
-                        Level::Bad,
-                        "gaps",
-                        format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
-                    ),
-                }
-            }
+        let Overview { path, backups, gaps, .. } = &self.facts.overview;
+        let on_path: Vec<&overview::Backup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
+        let oldest = on_path.iter().map(|backup| backup.start_lsn).min();
+        let newest = on_path.iter().filter(|backup| backup.restorable).map(|backup| backup.start_lsn).max();
+        let (passed, left): (Vec<&Missing>, Vec<&Missing>) = gaps.iter().partition(|gap| end_on(path, gap).is_some());
+        let missed = passed.into_iter().filter_map(|gap| {
+            let end = end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
+            Some((end, format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason)))
+        });
+        let (ends, missed): (Vec<Lsn>, Vec<String>) = missed.unzip();
+        let Some(last) = ends.into_iter().max() else {
+            let text = match left.len() {
+                0 => "none".to_owned(),
+                some => format!("none on the way to timeline {}, {some} on timelines that were left", path.target()),
+            };
+            return self.say(Level::Good, "gaps", text);
+        };
+        let text = format!("WAL is missing: {}", missed.join("; "));
+        match newest.is_some_and(|newest| newest >= last) {
+            true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
+            false => self.say(
+                Level::Bad,
+                "gaps",
+                format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
+            ),
         }
     }
 
@@ -374,4 +330,16 @@ impl Judge<'_> {
             }
         }
     }
+}
+
+/// Whether a backup can be replayed along a path.
+fn is_on(path: &TimelinePath, backup: &overview::Backup) -> bool {
+    path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
+}
+
+/// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
+fn end_on(path: &TimelinePath, gap: &Missing) -> Option<Lsn> {
+    let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
+    let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));
+    (gap.from_lsn < end && span.begin < end).then_some(end)
 }

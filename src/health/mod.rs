@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 pub mod cluster;
 pub mod instance;
+mod protection;
 mod schedule;
 
 pub use schedule::last_due;

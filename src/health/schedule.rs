@@ -1,5 +1,7 @@
 //! When a backup was last due, by a cron line in UTC: minute, hour, day of the month, month, weekday (crontab(5)).
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -16,33 +18,35 @@ pub fn last_due(schedule: &str, now: Timestamp) -> Option<Timestamp> {
     (0..LOOK_BACK).find_map(|back| {
         let moment = Timestamp::from_second(whole.checked_sub(back)?.checked_mul(60)?).ok()?;
         let civil = moment.to_zoned(TimeZone::UTC).datetime();
-        let fits = field(minute, civil.minute()) && field(hour, civil.hour()) && field(month, civil.month());
+        let fits = field(minute, civil.minute(), 0..=59)
+            && field(hour, civil.hour(), 0..=23)
+            && field(month, civil.month(), 1..=12);
         (fits && day_fits(day, weekday, civil)).then_some(moment)
     })
 }
 
-/// Where both days are restricted, either will do.
+/// Where both days are restricted, either will do. One that begins with a star is not, be it with a step.
 fn day_fits(day: &str, weekday: &str, civil: DateTime) -> bool {
     let sunday_based = civil.weekday().to_sunday_zero_offset();
-    let on_weekday = field(weekday, sunday_based) || (sunday_based == 0 && field(weekday, 7));
-    let on_day = field(day, civil.day());
+    let on_weekday = field(weekday, sunday_based, 0..=7) || (sunday_based == 0 && field(weekday, 7, 0..=7));
+    let on_day = field(day, civil.day(), 1..=31);
     if day.starts_with('*') || weekday.starts_with('*') { on_day && on_weekday } else { on_day || on_weekday }
 }
 
-fn field(text: &str, value: i8) -> bool {
+/// Whether `value` is one of those that a field names. A star is `all`: a step of it begins with the lowest, which is 1 for days and months.
+fn field(text: &str, value: i8, all: RangeInclusive<i8>) -> bool {
     text.split(',').any(|part| {
         let (range, step) = part.split_once('/').map_or((part, "1"), |(range, step)| (range, step));
         let number = |text: &str| text.parse::<i8>().ok();
         let bounds = match range.split_once('-') {
-            _ if range == "*" => Some((0, i8::MAX)),
+            _ if range == "*" => Some((*all.start(), *all.end())),
             Some((from, to)) => number(from).zip(number(to)),
             // A step from one number on has no end.
-            None if part.contains('/') => number(range).map(|from| (from, i8::MAX)),
+            None if part.contains('/') => number(range).map(|from| (from, *all.end())),
             None => number(range).map(|one| (one, one)),
         };
         let step = number(step).filter(|step| *step > 0);
         let fits = |((from, to), step): ((i8, i8), i8)| (from..=to).contains(&value) && (value - from) % step == 0;
-        // Days and months count from one, so a step of all of them does too.
         bounds.zip(step).is_some_and(fits)
     })
 }
@@ -69,6 +73,14 @@ mod tests {
         check("0 3 1 * *", "2026-11-01T03:00:00Z");
         check("0 3 1 * 5", "2026-11-20T03:00:00Z");
         check("15,45 1-3 * 1-6 *", "2026-06-30T03:45:00Z");
+        // A step begins with the first of the month, and with January.
+        check("0 2 */2 * *", "2026-11-21T02:00:00Z");
+        check("0 2 1 */3 *", "2026-10-01T02:00:00Z");
+        check("0 2 2/10 * *", "2026-11-22T02:00:00Z");
+        check("0 2 * * */2", "2026-11-22T02:00:00Z");
+        // A day with a star restricts the other one, as crontab(5) has it: Mondays that are odd.
+        check("0 3 */2 * 1", "2026-11-09T03:00:00Z");
+        check("0 3 13 * */3", "2026-09-13T03:00:00Z");
         assert_eq!(last_due("0 3 30 2 *", now), None);
         assert_eq!(last_due("daily", now), None);
     }
