@@ -66,7 +66,7 @@ pub(super) async fn clock_at(archive: &Archive, plan: &Plan, moment: Timestamp) 
         timelines.dedup();
         for name in timelines.into_iter().filter_map(|timeline| SegmentName::new(timeline, number, size)) {
             for span in archive.clocks(name).await.with_context(unread)? {
-                if span.speaks_of(moment) {
+                if let Some(span) = span.when_shown(moment) {
                     found = Some(found.map_or(span, |other| other.or(span)));
                 }
             }
