@@ -173,8 +173,8 @@ impl<'c> Both<'c> {
         }
         if let (true, Ok(reach)) = (both.plan.reachable, &both.reach) {
             both.last = last_command(&both.instance, reach).await?;
-            let clock = skew::clock_at(&both.archive, &both.plan, both.moment).await?;
-            both.skew = Some(Skew::of(reach, both.moment, clock, (cluster.name.as_str(), of.name.as_str())));
+            let found = skew::clock_at(&both.archive, &both.plan, both.moment).await;
+            both.skew = Some(Skew::of(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
         }
         Ok(both)
     }
