@@ -2,7 +2,7 @@
 //!
 //! Commits carry the time of the server's clock, and the commands of a Redis instance that of its receiver's, so who brings both to one moment
 //! must know what the two differed by then. It stands beside the WAL itself, because there it is found wherever the WAL is found. What `archive_command`
-//! brought has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
+//! brought without a receiver has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
 
 use super::{Archive, Error};
 use crate::clock::Measured;
@@ -117,5 +117,11 @@ mod tests {
         archive.commit(prepared).await.unwrap();
         assert_eq!(archive.clocks(name).await.unwrap(), spans);
         assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");
+        // From a file, as `archive_command` brings it to a receiver.
+        let (pushed, bytes) = segment(7, 6, b"a", 9);
+        let path = dir.path().join(pushed.to_string());
+        std::fs::write(&path, bytes).unwrap();
+        archive.put_path(&path, &pushed.to_string(), &to_note(&spans)).await.unwrap();
+        assert_eq!(archive.clocks(pushed).await.unwrap(), spans);
     }
 }

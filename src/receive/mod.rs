@@ -159,6 +159,11 @@ pub enum Event {
         /// Where it forked off.
         from: Lsn,
     },
+    /// The server was asked for its clock.
+    Clock {
+        /// What is known of it since the segment under way began, as it is noted with segments ([`crate::archive::clocks`]). For whoever else puts them.
+        note: Vec<u8>,
+    },
     /// WAL is lost.
     Gap(Gap),
     /// The stream broke; it is begun again after a pause.

@@ -118,7 +118,7 @@ impl Observer for Notes {
             Event::Gap(gap) => format!("gap {} {}", gap.start, gap.end),
             Event::Streaming { timeline, from, .. } => format!("streaming {timeline} {from}"),
             Event::Disconnected { error, .. } => format!("disconnected {error}"),
-            Event::Acknowledged { .. } => return,
+            Event::Acknowledged { .. } | Event::Clock { .. } => return,
         };
         self.0.lock().unwrap().push(note);
     }
