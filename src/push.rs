@@ -46,12 +46,12 @@ impl PushError {
     }
 }
 
-/// Archives the file at `path` under `name`, in this process.
+/// Archives the file at `path` under `name`, in this process; with a note of how it came, if there is anything to say ([`crate::archive::clocks`]).
 ///
 /// # Errors
 /// Why it was not archived.
-pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str) -> Result<Ingested, PushError> {
-    Ok(archive.put_path(path, name).await?)
+pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, PushError> {
+    Ok(archive.put_path(path, name, note).await?)
 }
 
 /// Hands the file over to the service whose state directory this is, if one listens: `Some` once the file is archived, and whether it was

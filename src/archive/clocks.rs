@@ -2,7 +2,7 @@
 //!
 //! Commits carry the time of the server's clock, and the commands of a Redis instance that of its receiver's, so who brings both to one moment
 //! must know what the two differed by then. It stands beside the WAL itself, because there it is found wherever the WAL is found. What `archive_command`
-//! brought has no such note, nor has what an earlier version archived: then it is not known.
+//! brought without a receiver has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
 
 use super::{Archive, Error};
 use crate::clock::Measured;
@@ -40,28 +40,38 @@ impl Archive {
                 spans.extend(of_note(trailer.metadata()));
             }
         }
-        // A later piece repeats what earlier ones say, and goes on.
-        spans.sort_unstable_by_key(|span| (span.from, std::cmp::Reverse(span.to)));
-        spans.dedup_by_key(|span| span.from);
-        Ok(spans)
+        Ok(joined(spans))
     }
+}
+
+/// In order of time. A later piece repeats what earlier ones say, and goes on.
+fn joined(mut spans: Vec<Measured>) -> Vec<Measured> {
+    spans.sort_unstable_by_key(|span| span.from);
+    spans.dedup_by(|later, kept| {
+        let same = later.from == kept.from;
+        if same {
+            *kept = kept.or(*later);
+        }
+        same
+    });
+    spans
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
 
-    use super::{of_note, to_note};
+    use super::{joined, of_note, to_note};
     use crate::archive::ingest::prepare_noted;
     use crate::archive::tests::{create, segment};
-    use crate::clock::{Measured, Offset};
+    use crate::clock::{Machine, Measured, Offset};
     use crate::postgres::lsn::Lsn;
     use crate::seal::Level;
     use crate::seal::keys::KeyEncryptionKey;
 
     fn span(from: i64, to: i64, high: i64) -> Measured {
         let at = |second| Timestamp::from_second(second).unwrap();
-        Measured { from: at(from), to: at(to), offset: Offset { low: -5, high } }
+        Measured { from: at(from), to: at(to), offset: Offset { low: -5, high }, machine: None }
     }
 
     #[test]
@@ -71,6 +81,20 @@ mod tests {
         let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3}]"#;
         assert_eq!(String::from_utf8(to_note(&spans[..1])).unwrap(), text, "the documented format");
         assert_eq!((of_note(b""), of_note(b"{}"), to_note(&[])), (vec![], vec![], vec![]));
+        let machine = Some("00c0ffee00c0ffee".parse::<Machine>().unwrap());
+        let spans = vec![span(1, 2, 3).by(machine)];
+        assert_eq!(of_note(&to_note(&spans)), spans);
+        let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3,"machine":"00c0ffee00c0ffee"}]"#;
+        assert_eq!(String::from_utf8(to_note(&spans)).unwrap(), text, "the documented format");
+    }
+
+    /// Two receivers may have begun at once, in whatever order their pieces are read.
+    #[test]
+    fn spans_that_begin_together_are_one_that_holds_what_each_says() {
+        let (narrow, wide, long) = (span(1, 9, 2), span(1, 9, 7), span(1, 20, 3));
+        for spans in [[narrow, wide, long], [wide, long, narrow], [long, narrow, wide]] {
+            assert_eq!(joined([&spans[..], &[span(30, 40, 1)]].concat()), [span(1, 20, 7), span(30, 40, 1)]);
+        }
     }
 
     #[tokio::test]
@@ -93,5 +117,11 @@ mod tests {
         archive.commit(prepared).await.unwrap();
         assert_eq!(archive.clocks(name).await.unwrap(), spans);
         assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");
+        // From a file, as `archive_command` brings it to a receiver.
+        let (pushed, bytes) = segment(7, 6, b"a", 9);
+        let path = dir.path().join(pushed.to_string());
+        std::fs::write(&path, bytes).unwrap();
+        archive.put_path(&path, &pushed.to_string(), &to_note(&spans)).await.unwrap();
+        assert_eq!(archive.clocks(pushed).await.unwrap(), spans);
     }
 }

@@ -251,19 +251,20 @@ impl Archive {
             Some(stored) if stored.iter().all(|stored| same_bytes(stored, &bytes)) => {
                 Ok(self.identical(name, stored).await?)
             }
-            _ => self.put_new_segment(name, bytes).await,
+            _ => self.put_new_segment((name, &[]), bytes).await,
         }
     }
 
     /// Archives a whole segment that is not known to be there already.
     pub(super) async fn put_new_segment(
         self: &Arc<Self>,
-        name: SegmentName,
+        (name, note): (SegmentName, &[u8]),
         bytes: Bytes,
     ) -> Result<Ingested, IngestError> {
         self.check_header(&name.to_string(), &bytes).await?;
-        let (archive, level, threads) = (Arc::clone(self), self.level, self.threads);
-        let prepared = blocking(move || prepare(&archive, name, &bytes, level, threads)).await??;
+        let (archive, level, threads, note) = (Arc::clone(self), self.level, self.threads, note.to_vec());
+        let prepare = move || prepare_noted(&archive, (name, &note), &bytes, level, threads);
+        let prepared = blocking(prepare).await??;
         self.commit(prepared).await
     }
 

@@ -48,11 +48,12 @@ pub enum PathError {
 }
 
 impl Archive {
-    /// Archives the file at `path` under `name`, as [`Archive::put`]. A file that somebody is still writing is refused.
+    /// Archives the file at `path` under `name`, as [`Archive::put`]; a segment with a note of how it came ([`super::clocks`]), empty for none. A file that
+    /// somebody is still writing is refused.
     ///
     /// # Errors
     /// Why it was not archived.
-    pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str) -> Result<Ingested, IngestError> {
+    pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, IngestError> {
         let parsed = WalFileName::parse(name).ok_or_else(|| PathError::Name(name.to_owned()))?;
         let path = path.to_owned();
         let WalFileName::Segment(segment) = parsed else {
@@ -62,7 +63,7 @@ impl Archive {
         let stored = self.stored_everywhere(segment).await?;
         let Some(stored) = stored else {
             let bytes = blocking(move || Source::open(path)?.read()).await??;
-            return self.put_new_segment(segment, bytes).await;
+            return self.put_new_segment((segment, note), bytes).await;
         };
         // Asked twice for one segment, which happens: its hash says so, and takes no memory.
         let (hash, source) = blocking(move || {
@@ -79,7 +80,7 @@ impl Archive {
 
     /// Carries out a push that came through the control socket.
     pub async fn answer_push(self: &Arc<Self>, path: &Path, name: &str) -> (Answer, Option<Ingested>) {
-        match self.put_path(path, name).await {
+        match self.put_path(path, name, &[]).await {
             Ok(ingested) => (Answer::Pushed { identical: ingested.outcome == Outcome::Identical }, Some(ingested)),
             Err(error) => {
                 let transient = error.class() == Class::Transient;

@@ -185,7 +185,7 @@ async fn of_cluster(config: &Config, cluster: &Cluster, around: &Surroundings) -
     }
     match server(config, cluster, around, &mut findings).await {
         Ok(Some((server, sql))) => {
-            postgres_clock(&sql, around, &mut findings).await;
+            postgres_clock(&server, &sql, around, &mut findings).await;
             let fed = feeds(cluster, &server, &sql, &mut findings).await;
             if let (Some(archive), true) = (&archive, fed) {
                 segment(archive, &server, &sql, around, &mut findings).await;
@@ -238,7 +238,7 @@ fn say_clock(offset: Offset, what: &str, findings: &mut Findings) {
 }
 
 /// The quickest of three answers.
-async fn postgres_clock(sql: &Sql, around: &Surroundings, findings: &mut Findings) {
+async fn postgres_clock(server: &Server, sql: &Sql, around: &Surroundings, findings: &mut Findings) {
     let clock = &around.clock;
     let mut best: Option<Offset> = None;
     for _ in 0..3 {
@@ -253,6 +253,16 @@ async fn postgres_clock(sql: &Sql, around: &Surroundings, findings: &mut Finding
         }
     }
     if let Some(offset) = best {
+        say_postgres_clock(offset, server.standby, findings);
+    }
+}
+
+/// Of a standby nothing goes by its clock.
+fn say_postgres_clock(offset: Offset, standby: bool, findings: &mut Findings) {
+    if standby {
+        let text = format!("{offset} this machine's; a standby's clock: commits carry the time of the primary's");
+        findings.good("clock", text);
+    } else {
         say_clock(offset, "the times of commits and so target times are by it", findings);
     }
 }
@@ -523,4 +533,23 @@ fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
     };
     out.line("")?;
     out.line(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Findings, say_postgres_clock};
+    use crate::clock::Offset;
+
+    #[test]
+    fn the_clock_of_a_standby_is_called_that() {
+        let offset = Offset { low: 4_999_800, high: 5_000_100 };
+        for (standby, expected) in [
+            (false, "Warning clock 4.999 s to 5.000 s ahead of this machine's, and the times of commits"),
+            (true, "Good clock 4.999 s to 5.000 s ahead of this machine's; a standby's clock: commits carry the time"),
+        ] {
+            let mut findings = Findings::default();
+            say_postgres_clock(offset, standby, &mut findings);
+            assert!(findings.to_string().starts_with(expected), "{findings}");
+        }
+    }
 }

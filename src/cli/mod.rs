@@ -19,6 +19,7 @@ mod list;
 mod log;
 mod logging;
 mod moment;
+mod one_moment;
 mod open;
 mod output;
 mod plan;

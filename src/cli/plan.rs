@@ -62,7 +62,7 @@ impl Page<'_> {
 
     fn reachable(&mut self, plan: &Plan) {
         self.row("reachable", self.out.tone(Tone::Good, "yes"));
-        if plan.reason.contains("; going to") {
+        if plan.goes_elsewhere() {
             self.prose("but", &plan.reason);
         }
         if let Some(stop) = plan.stop {

@@ -24,7 +24,7 @@ pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Res
         return Ok(Code::Done);
     }
     let archive = Arc::new(open::archive(&config, cluster, around).await.with_context(doing)?);
-    let ingested = push::push(&archive, &path, name).await.with_context(doing)?;
+    let ingested = push::push(&archive, &path, name, &[]).await.with_context(doing)?;
     if let Some(alarm) = &ingested.alarm {
         tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
     }

@@ -1,9 +1,10 @@
 //! `walkeep receive`: the receiver in the foreground, with what belongs around it.
 //!
 //! While it runs, `archive-push` hands its files over to it through the control socket, and it keeps the index. Neither can hold the
-//! receiver up: the index takes in what it can, and reads the rest from the repository when it has time.
+//! receiver up: the index takes in what it can, and reads the rest from the repository when it has time. A segment that is handed over gets the note of
+//! the server's clock that the receiver's own would have, because whichever is first stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -60,8 +61,9 @@ pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<
     };
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(stop)?);
-    let service = serve(&archive, config.state_dir.clone());
-    let indexer = Indexer::start(Arc::clone(&archive), open::index_dir(&config));
+    let (note, noted) = watch::channel(Vec::new());
+    let service = serve(&archive, config.state_dir.clone(), noted);
+    let indexer = Indexer::start(Arc::clone(&archive), open::index_dir(&config), note);
     let finished = receive::run(&archive, &settings, &indexer, stopped).await;
     if let Some(service) = service {
         service.abort();
@@ -90,7 +92,11 @@ pub(super) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl F
 }
 
 /// Takes files from `archive-push`. Archiving does not depend on it: without, each push archives its file itself.
-fn serve(archive: &Arc<Archive>, state_dir: PathBuf) -> Option<tokio::task::JoinHandle<()>> {
+fn serve(
+    archive: &Arc<Archive>,
+    state_dir: PathBuf,
+    noted: watch::Receiver<Vec<u8>>,
+) -> Option<tokio::task::JoinHandle<()>> {
     let listener = match Listener::bind(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
@@ -98,48 +104,60 @@ fn serve(archive: &Arc<Archive>, state_dir: PathBuf) -> Option<tokio::task::Join
             return None;
         }
     };
-    let (handler, clock) = (Arc::new(Takes(Arc::clone(archive))), Arc::clone(archive.clock()));
+    let (handler, clock) = (Arc::new(Takes { archive: Arc::clone(archive), noted }), Arc::clone(archive.clock()));
     Some(tokio::spawn(async move { listener.serve(handler, clock).await }))
 }
 
-struct Takes(Arc<Archive>);
+struct Takes {
+    archive: Arc<Archive>,
+    /// What the receiver knows of the server's clock.
+    noted: watch::Receiver<Vec<u8>>,
+}
 
 impl Handler for Takes {
     async fn handle(&self, request: Request) -> Answer {
-        let ours = self.0.cluster().as_str();
+        let ours = self.archive.cluster().as_str();
         match request {
             Request::Ping => {
                 Answer::Pong { version: env!("CARGO_PKG_VERSION").to_owned(), clusters: vec![ours.to_owned()] }
             }
-            Request::Push { cluster, path, name } if cluster == ours => match push::push(&self.0, &path, &name).await {
-                Ok(ingested) => {
-                    if let Some(alarm) = &ingested.alarm {
-                        tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
-                    }
-                    Answer::Pushed { identical: ingested.outcome == Outcome::Identical }
-                }
-                Err(error) => {
-                    let transient = error.class() == Class::Transient;
-                    let why = super::exit::explain(&error.into());
-                    tracing::warn!(file = name, error = why, "archive-push was refused");
-                    Answer::Refused { why, transient }
-                }
-            },
+            Request::Push { cluster, path, name } if cluster == ours => self.push(&path, &name).await,
             Request::Push { .. } | Request::Status => Answer::NotMine,
         }
     }
 }
 
-/// Hears what the receiver does: logs it, and hands digests to the index.
+impl Takes {
+    async fn push(&self, path: &Path, name: &str) -> Answer {
+        let note = self.noted.borrow().clone();
+        match push::push(&self.archive, path, name, &note).await {
+            Ok(ingested) => {
+                if let Some(alarm) = &ingested.alarm {
+                    tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
+                }
+                Answer::Pushed { identical: ingested.outcome == Outcome::Identical }
+            }
+            Err(error) => {
+                let transient = error.class() == Class::Transient;
+                let why = super::exit::explain(&error.into());
+                tracing::warn!(file = name, error = why, "archive-push was refused");
+                Answer::Refused { why, transient }
+            }
+        }
+    }
+}
+
+/// Hears what the receiver does: logs it, hands digests to the index, and what is known of the server's clock to whoever takes files.
 struct Indexer {
     queue: Option<SyncSender<(Arc<Digest>, u64)>>,
     /// Something was archived that did not go through the queue.
     missed: Arc<AtomicBool>,
     worker: Option<std::thread::JoinHandle<()>>,
+    note: watch::Sender<Vec<u8>>,
 }
 
 impl Indexer {
-    fn start(archive: Arc<Archive>, dir: PathBuf) -> Indexer {
+    fn start(archive: Arc<Archive>, dir: PathBuf, note: watch::Sender<Vec<u8>>) -> Indexer {
         let (queue, digests) = sync_channel(INDEX_QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
         let (flag, runtime) = (Arc::clone(&missed), tokio::runtime::Handle::current());
@@ -151,7 +169,7 @@ impl Indexer {
         };
         let worker = std::thread::Builder::new().name("index".to_owned()).spawn(work);
         let worker = worker.inspect_err(|error| tracing::warn!(%error, "the index is not kept up to date")).ok();
-        Indexer { queue: Some(queue), missed, worker }
+        Indexer { queue: Some(queue), missed, worker, note }
     }
 
     /// Lets the index take in what waits.
@@ -184,6 +202,7 @@ impl Observer for Indexer {
             Event::Gap(gap) => {
                 tracing::error!(timeline = %gap.timeline, from = %gap.start, to = %gap.end, reason = gap.reason, "WAL is lost; take a new backup");
             }
+            Event::Clock { note } => drop(self.note.send_replace(note)),
             Event::Acknowledged { until } => tracing::trace!(%until, "acknowledged"),
             // The receiver logs these itself.
             Event::Streaming { .. } | Event::Disconnected { .. } => {}
@@ -194,7 +213,7 @@ impl Observer for Indexer {
 /// The index's thread: first what is in the repository already, then what comes.
 fn keep_index(
     archive: &Arc<Archive>,
-    dir: &std::path::Path,
+    dir: &Path,
     digests: &Receiver<(Arc<Digest>, u64)>,
     missed: &AtomicBool,
     runtime: &tokio::runtime::Handle,

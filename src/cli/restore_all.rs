@@ -18,6 +18,7 @@ use super::args::{
     TargetRedis,
 };
 use super::exit::{Code, Failure};
+use super::one_moment::{Idle, ROUNDS, Went, settle};
 use super::output::{Output, Tone, count, size, span, wrap};
 use super::skew::{self, Skew};
 use super::{help, moment, open, redis_restore, restore};
@@ -112,6 +113,8 @@ struct Report<'r> {
     moment: PgTime,
     /// The newest moment before that both can reach.
     nearest: Option<PgTime>,
+    /// By so much Redis goes back to there only because no later commit of PostgreSQL is archived.
+    redis_goes_back_seconds: Option<f64>,
     skew: Option<&'r Skew>,
     postgres: OfPostgres<'r>,
     redis: OfRedis<'r>,
@@ -144,6 +147,9 @@ struct Both<'c> {
     moment: Timestamp,
     plan: Plan,
     reach: Result<Reach, Unreachable>,
+    /// Whether both plans are for one moment.
+    agreed: bool,
+    idle: Option<Idle>,
     last: Option<LastCommand>,
     skew: Option<Skew>,
 }
@@ -164,27 +170,54 @@ impl<'c> Both<'c> {
         open::ensure_archived(config, &instance).await?;
         let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
         let reach = redis(&instance, asked).await?;
-        let (last, skew) = (None, None);
-        let mut both = Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, last, skew };
+        let (agreed, idle, last, skew) = (true, None, None, None);
+        let mut both =
+            Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, agreed, idle, last, skew };
+        both.idle = both.idle();
         if let (true, false, Some(nearest)) = (which.nearest, both.reachable(), both.nearest()) {
-            both.moment = nearest;
-            (_, both.plan) = postgres(config, cluster, (nearest, true, pgdata), around).await?;
-            both.reach = redis(&both.instance, nearest).await?;
+            let settled = settle(nearest, async |moment| {
+                both.moment = moment;
+                (_, both.plan) = postgres(config, cluster, (moment, true, pgdata), around).await?;
+                both.reach = redis(&both.instance, moment).await?;
+                Ok([Went::of(&both.plan, moment), both.redis_went()])
+            });
+            let settled = settled.await?;
+            both.agreed = settled.is_some();
         }
-        if let (true, Ok(reach)) = (both.plan.reachable, &both.reach) {
+        if let (true, Ok(reach)) = (both.reachable(), &both.reach) {
             both.last = last_command(&both.instance, reach).await?;
-            let clock = skew::clock_at(&both.archive, &both.plan, both.moment).await?;
-            both.skew = Some(Skew::of(reach, both.moment, clock, (cluster.name.as_str(), of.name.as_str())));
+            let found = skew::clock_at(&both.archive, &both.plan, both.moment).await;
+            both.skew = Some(Skew::of(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
         }
         Ok(both)
     }
 
     fn reachable(&self) -> bool {
-        self.plan.reachable && self.reach.is_ok()
+        self.agreed && self.plan.reachable && self.reach.is_ok()
+    }
+
+    /// Where Redis goes that was asked for the moment.
+    fn redis_went(&self) -> Went {
+        match &self.reach {
+            Ok(_) => Went::There,
+            Err(not) => not.nearest_before.map_or(Went::Nowhere, Went::Back),
+        }
+    }
+
+    /// Only PostgreSQL keeps both from what was asked for, and only as it has had no commit since.
+    fn idle(&self) -> Option<Idle> {
+        let until = match &self.reach {
+            Ok(_) => Some(self.asked),
+            Err(not) => not.nearest_before,
+        };
+        Idle::of(self.plan.idle_since()?.to_timestamp()?, until?)
     }
 
     /// The newest moment up to the one that was asked for that both reach, as far as each of them tells.
     fn nearest(&self) -> Option<Timestamp> {
+        if !self.agreed {
+            return None;
+        }
         let postgres = match (self.plan.reachable, &self.plan.nearest_before) {
             (true, _) => Some(self.moment),
             (false, point) => point.as_ref().and_then(|point| point.time?.to_timestamp()),
@@ -200,7 +233,11 @@ impl<'c> Both<'c> {
     fn reason(&self) -> Option<String> {
         let (main, cache) = (&self.cluster.name, &self.of.name);
         match (self.plan.reachable, &self.reach) {
-            (true, Ok(_)) => None,
+            (true, Ok(_)) if self.agreed => None,
+            (true, Ok(_)) => Some(format!(
+                "there is no moment to which both go: of {ROUNDS} that both were asked for, each was one to which {main} or {cache} \
+                 can only be brought by going further back; restore each by itself"
+            )),
             (true, Err(not)) => Some(format!("{main} can be restored there, {cache} cannot: {}", not.reason)),
             (false, Ok(_)) => Some(format!("{cache} can be restored there, {main} cannot: {}", self.plan.reason)),
             (false, Err(not)) => {
@@ -221,6 +258,7 @@ impl<'c> Both<'c> {
             asked: PgTime::from_timestamp(self.asked),
             moment: PgTime::from_timestamp(self.moment),
             nearest: nearest.map(PgTime::from_timestamp),
+            redis_goes_back_seconds: self.idle.map(|idle| idle.span().as_secs_f64()),
             skew: self.skew.as_ref(),
             postgres: OfPostgres {
                 cluster: self.cluster.name.as_str(),
@@ -333,7 +371,7 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
     if !args.json {
         show(&both, &around.output)?;
     }
-    let (true, Ok(reach)) = (both.plan.reachable, &both.reach) else {
+    let (true, Ok(reach)) = (both.reachable(), &both.reach) else {
         if args.json {
             around.output.json(&both.report(None, None))?;
         }
@@ -467,7 +505,7 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
     let (main, cache) = (&both.cluster.name, &both.of.name);
     let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
     out.line(out.tone(Tone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
-    if both.moment != both.asked {
+    if both.moment != both.asked && both.reachable() {
         let note = format!("the newest moment that both can reach before {}", time(both.asked));
         row(out, "note", out.tone(Tone::Warning, note))?;
     }
@@ -481,6 +519,7 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
             }
             None => row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
         }
+        say_idle(both, out)?;
         if let Err(Unreachable { nearest_after: Some(after), .. }) = &both.reach {
             row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
         }
@@ -490,9 +529,33 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     row(out, "reachable", out.tone(Tone::Good, "both"))?;
+    if both.plan.goes_elsewhere() {
+        prose(out, "but", &both.plan.reason)?;
+    }
+    say_idle(both, out)?;
     say_postgres(both, out)?;
     say_redis(both, out)?;
     say_skew(both, out)
+}
+
+/// How far Redis goes back with a server that is idle, and how it need not.
+fn say_idle(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+    let Some(idle) = both.idle else { return Ok(()) };
+    let (main, cache) = (&both.cluster.name, &both.of.name);
+    let (since, until) = (PgTime::from_timestamp(idle.since), PgTime::from_timestamp(idle.until));
+    let goes = format!(
+        "with --nearest {cache} goes back by {}, to the last commit of {main} that is archived, {}. If {main} was idle since, its newest \
+         state is also that of the time asked for. Then restore each by itself:",
+        span(idle.span()),
+        out.time(since)
+    );
+    prose(out, "idle", &goes)?;
+    let until = open::shell_word(&until.to_string());
+    let commands = [
+        format!("walkeep restore postgres {main} --pgdata DIR"),
+        format!("walkeep restore redis {cache} --dir DIR --target-time {until}"),
+    ];
+    commands.into_iter().try_for_each(|command| out.line(format!("    {}", out.tone(Tone::Strong, command))))
 }
 
 fn say_postgres(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {

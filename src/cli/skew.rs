@@ -2,18 +2,19 @@
 //!
 //! PostgreSQL goes to the moment by its server's clock, Redis by that of the machine which received its commands. Where the first is ahead of the
 //! second, PostgreSQL comes to an earlier state, so that Redis may have what PostgreSQL has not; where it is behind, Redis lacks so much more.
+//!
+//! That is measured by the machine which received PostgreSQL's WAL. It says nothing of another one's clock, so it must have been the same machine.
 
 use std::time::Duration;
 
-use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::archive::Archive;
-use crate::archive::instance::{Origin, Reach};
-use crate::clock::{FAR, Measured, Offset};
+use crate::archive::instance::{Origin, Reach, Stretch};
+use crate::archive::{self, Archive};
+use crate::clock::{FAR, Machine, Measured, Offset};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentNo};
-use crate::postgres::timeline::TimelinePath;
+use crate::postgres::timeline::{TimelineId, TimelinePath};
 use crate::restore::plan::Plan;
 
 /// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
@@ -22,19 +23,27 @@ const NOTED: Duration = Duration::from_millis(10);
 /// Segments between the two commits beside the moment that are looked into. Between two commits lie few, unless the server is idle for hours.
 const SEGMENTS: u64 = 64;
 
+/// A server that is writing a snapshot already says since when, in whole seconds of which each end may be cut: the state is so much older at most.
+const JOINED: Duration = Duration::from_secs(2);
+
+/// A file says its time only to the second.
+const OF_FILE: Duration = Duration::from_secs(1);
+
 /// How far apart the two may be, and why.
 #[derive(serde::Serialize)]
 pub(super) struct Skew {
-    /// Neither store is further from the other. Without [`Skew::clocks_known`], but for what the two clocks differed by.
+    /// Neither store is further from the other. Without [`Skew::clocks_known`], but for what clocks differed by that [`Skew::rests_on`] names.
     at_most_seconds: f64,
     /// Redis lacks at most what it did in so many seconds before the state of PostgreSQL.
     redis_behind_at_most_seconds: f64,
     /// Redis has at most what it did in so many seconds after it.
     redis_ahead_at_most_seconds: f64,
-    /// Whether it is known what the clock of PostgreSQL's server and the receiver's differed by.
+    /// Whether it is known what the clock of PostgreSQL's server and that of the receiver of Redis differed by.
     clocks_known: bool,
-    /// How far the clock of PostgreSQL's server was ahead of the receiver's, in microseconds.
+    /// How far the clock of PostgreSQL's server was ahead of its receiver's, in microseconds.
     postgres_clock: Option<Measured>,
+    /// Whether both were received on one machine, if that is known.
+    received_on_one_machine: Option<bool>,
     /// How far that of the Redis server was.
     redis_clock: Option<Measured>,
     /// Everything that the receiver had by then is in Redis.
@@ -44,35 +53,143 @@ pub(super) struct Skew {
     rests_on: Vec<String>,
 }
 
-/// What was measured of the clock of PostgreSQL's server at the moment, which is by that clock: all that speaks of it together.
-pub(super) async fn clock_at(archive: &Archive, plan: &Plan, moment: Timestamp) -> anyhow::Result<Option<Measured>> {
-    let unread = || format!("cannot tell what is known of the clock of {}'s server", plan.cluster);
-    let Some(identity) = archive.identity().await.with_context(unread)? else { return Ok(None) };
-    let path = match archive.history(plan.timeline).await.with_context(unread)? {
+/// What was measured of the clock of PostgreSQL's server at the moment, which is by that clock.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Each of them speaks of the moment.
+    spans: Vec<Measured>,
+    /// Why not all that may speak of it could be read.
+    unread: Option<archive::Error>,
+}
+
+/// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
+pub(super) async fn clock_at(archive: &Archive, plan: &Plan, moment: Timestamp) -> Found {
+    let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
+    let found = match segments(archive, plan.timeline, beside).await {
+        Ok(names) => measured(archive, &names, moment).await,
+        Err(error) => Found { unread: Some(error), ..Found::default() },
+    };
+    if let Some(error) = &found.unread {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            cluster = plan.cluster,
+            "what was measured of the server's clock cannot be read"
+        );
+    }
+    found
+}
+
+/// Those between two commits, and the one before.
+async fn segments(
+    archive: &Archive,
+    timeline: TimelineId,
+    beside: impl Iterator<Item = Lsn>,
+) -> Result<Vec<SegmentName>, archive::Error> {
+    let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
+    let path = match archive.history(timeline).await? {
         Some(history) => history.path(),
         None => TimelinePath::first(),
     };
     let size = identity.segment_size;
-    let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
-    let numbers: Vec<SegmentNo> = beside.map(|lsn: Lsn| size.segment_of(lsn)).collect();
-    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(None) };
+    let numbers: Vec<SegmentNo> = beside.map(|lsn| size.segment_of(lsn)).collect();
+    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(Vec::new()) };
     // From the segment before: of one that has just begun there may be nothing in the repository, only in this machine's spool.
     let from = first.get().saturating_sub(1).max(last.get().saturating_sub(SEGMENTS));
-    let mut found: Option<Measured> = None;
-    for number in (from..=last.get()).map(SegmentNo::new) {
+    let names = (from..=last.get()).map(SegmentNo::new).flat_map(|number| {
         // A segment in which a timeline ended is there on two of them.
         let ends = [number.start(size), Lsn::new(number.end(size).get().saturating_sub(1))];
         let mut timelines = ends.map(|lsn| path.timeline_at(lsn)).to_vec();
         timelines.dedup();
-        for name in timelines.into_iter().filter_map(|timeline| SegmentName::new(timeline, number, size)) {
-            for span in archive.clocks(name).await.with_context(unread)? {
-                if span.speaks_of(moment) {
-                    found = Some(found.map_or(span, |other| other.or(span)));
+        timelines.into_iter().filter_map(move |timeline| SegmentName::new(timeline, number, size))
+    });
+    Ok(names.collect())
+}
+
+async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -> Found {
+    let mut found = Found::default();
+    for name in names {
+        match archive.clocks(*name).await {
+            Ok(spans) => found.spans.extend(spans.into_iter().filter_map(|span| span.when_shown(moment))),
+            Err(error) => {
+                // Of one that is damaged another may say it too. Who does not answer is not asked for each: that takes minutes every time.
+                let damaged = error.is_integrity();
+                found.unread = Some(error);
+                if !damaged {
+                    break;
                 }
             }
         }
     }
-    Ok(found)
+    found
+}
+
+/// By whose clock the state of Redis has its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Dated {
+    /// That of the receiver, on this machine.
+    By(Machine),
+    /// That of the receiver. Its machine is said with the server's clock, and that was not measured.
+    Unsaid,
+    /// That of the receiver, which measured the server's clock and did not say on which machine.
+    Unnamed,
+    /// That of the server, which wrote it into a file.
+    Server,
+}
+
+impl Dated {
+    fn of(last: Option<&Stretch>, origin: &Origin) -> Dated {
+        match (last.map(|stretch| stretch.clock), origin) {
+            (Some(clock), _) => Dated::measured(clock),
+            (None, Origin::Replication { .. }) => Dated::Unsaid,
+            (None, Origin::File { .. }) => Dated::Server,
+        }
+    }
+
+    fn measured(clock: Option<Measured>) -> Dated {
+        match clock {
+            Some(clock) => clock.machine.map_or(Dated::Unnamed, Dated::By),
+            None => Dated::Unsaid,
+        }
+    }
+}
+
+/// Whether PostgreSQL's clock was measured against the one by which Redis has its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Against {
+    /// It was.
+    Same,
+    /// Nothing says otherwise.
+    TakenSame,
+    /// It was not.
+    Other,
+    /// That is not known.
+    Unknown,
+    /// Redis has its time from nobody's receiver.
+    Server,
+}
+
+impl Against {
+    fn is_same(self) -> bool {
+        matches!(self, Against::Same | Against::TakenSame)
+    }
+}
+
+/// All that speaks of PostgreSQL's clock together; only what the machine that received Redis has measured, if there is such.
+fn against(spans: &[Measured], dated: Dated) -> Option<(Measured, Against)> {
+    let together = |spans: &mut dyn Iterator<Item = Measured>| spans.reduce(Measured::or);
+    let all = together(&mut spans.iter().copied())?;
+    let same = match dated {
+        Dated::By(machine) => together(&mut spans.iter().copied().filter(|span| span.machine == Some(machine))),
+        Dated::Unsaid | Dated::Unnamed | Dated::Server => None,
+    };
+    let against = match dated {
+        Dated::By(_) if same.is_some() => Against::Same,
+        Dated::By(_) if spans.iter().all(|span| span.machine.is_some()) => Against::Other,
+        Dated::By(_) | Dated::Unnamed => Against::Unknown,
+        Dated::Unsaid => Against::TakenSame,
+        Dated::Server => Against::Server,
+    };
+    Some((same.unwrap_or(all), against))
 }
 
 /// How far Redis may be behind PostgreSQL and ahead of it, if it lacks so much by the receiver's clock and PostgreSQL's is so far ahead of that.
@@ -93,10 +210,12 @@ fn short(span: Duration) -> String {
 
 impl Skew {
     /// Of the cluster `main` and the instance `cache`.
-    pub(super) fn of(reach: &Reach, moment: Timestamp, clock: Option<Measured>, (main, cache): (&str, &str)) -> Skew {
+    pub(super) fn of(reach: &Reach, moment: Timestamp, found: &Found, (main, cache): (&str, &str)) -> Skew {
         let noted = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default();
         let late = NOTED.max(reach.late);
         let mut lack = noted.saturating_add(late);
+        let last = reach.stretches.last();
+        let (clock, against) = against(&found.spans, Dated::of(last, &reach.snapshot.origin)).unzip();
         let mut rests_on = vec![
             "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
                 .to_owned(),
@@ -106,32 +225,34 @@ impl Skew {
                 noted.as_secs_f64(),
                 short(late)
             ),
+            "that clock was not set back since the moment; nothing here would show it".to_owned(),
             of_postgres(main, clock),
         ];
-        let redis_clock = reach.stretches.last().and_then(|stretch| stretch.clock);
-        let redis_clock = redis_clock.filter(|clock| clock.is_near(reach.at));
-        rests_on.push(match redis_clock {
-            Some(Measured { offset, .. }) => {
-                format!("the clock of {cache}'s server was {offset} the receiver's; nothing here goes by it but when keys expire")
-            }
-            None => format!(
-                "how far the clock of {cache}'s server was off is not known; nothing here goes by it but when keys expire"
-            ),
-        });
+        if let Some(error) = &found.unread {
+            let what = if clock.is_some() { "part of what" } else { "what" };
+            rests_on.push(format!("{what} was measured of the clock of {main}'s server could not be read: {error}"));
+        }
+        rests_on.extend(against.and_then(|against| of_receivers(against, main, cache)));
+        let redis_clock = last.and_then(|stretch| stretch.clock).filter(|clock| clock.is_near(reach.at));
+        rests_on.push(of_redis(cache, redis_clock));
         rests_on.push("not measured, so to be added: how long a command was under way to the receiver".to_owned());
-        if let (Origin::File { path }, true) = (&reach.snapshot.origin, reach.stretches.is_empty()) {
-            lack = lack.saturating_add(Duration::from_secs(1));
-            rests_on.push(format!(
-                "the snapshot was imported from {path}, which says its time only to the second, and by the clock of the server that wrote it"
-            ));
+        if last.is_none() {
+            let (more, why) = of_snapshot(&reach.snapshot.origin, cache);
+            lack = lack.saturating_add(more);
+            rests_on.push(why);
         }
         let (behind, ahead) = clock.map_or((lack, Duration::ZERO), |clock| apart(lack, clock.offset));
         Skew {
             at_most_seconds: behind.max(ahead).as_secs_f64(),
             redis_behind_at_most_seconds: behind.as_secs_f64(),
             redis_ahead_at_most_seconds: ahead.as_secs_f64(),
-            clocks_known: clock.is_some(),
+            clocks_known: against.is_some_and(Against::is_same),
             postgres_clock: clock,
+            received_on_one_machine: match against {
+                Some(Against::Same) => Some(true),
+                Some(Against::Other) => Some(false),
+                _ => None,
+            },
             redis_clock,
             redis_complete_up_to: reach.at,
             redis_next_came_at: reach.before,
@@ -144,20 +265,21 @@ impl Skew {
         let span = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (behind, ahead) = (span(self.redis_behind_at_most_seconds), span(self.redis_ahead_at_most_seconds));
         let (bound, lacks, has) = (short(behind.max(ahead)), short(behind), short(ahead));
-        match (self.clocks_known, behind.is_zero(), ahead.is_zero()) {
-            (false, ..) => format!(
+        let what = match (behind.is_zero(), ahead.is_zero()) {
+            (true, _) => format!("{cache} may have what it did in the {has} after the state of {main}"),
+            (false, true) => format!("{cache} may lack what it did in the last {lacks} before the state of {main}"),
+            (false, false) => format!(
+                "{cache} may lack what it did in the last {lacks} before the state of {main}, or have what it did in the {has} after it"
+            ),
+        };
+        match (self.clocks_known, self.postgres_clock) {
+            (true, _) => format!("at most {bound}: {what}"),
+            (false, None) => format!(
                 "NOT KNOWN in full: {bound}, and by how much the clocks of {main}'s server and of the receiver differed; by the \
                  receiver's clock {cache} may lack what it did in the last {lacks} before the moment"
             ),
-            (true, true, _) => {
-                format!("at most {bound}: {cache} may have what it did in the {has} after the state of {main}")
-            }
-            (true, false, true) => {
-                format!("at most {bound}: {cache} may lack what it did in the last {lacks} before the state of {main}")
-            }
-            (true, false, false) => format!(
-                "at most {bound}: {cache} may lack what it did in the last {lacks} before the state of {main}, or have what it did in the \
-                 {has} after it"
+            (false, Some(_)) => format!(
+                "NOT KNOWN in full: {bound}, and by how much the clocks differed by which {main} and {cache} were received; but for that {what}"
             ),
         }
     }
@@ -182,7 +304,60 @@ fn of_postgres(main: &str, clock: Option<Measured>) -> String {
         }
         None => format!(
             "not known, so to be added: by how much the clock of {main}'s server and the receiver's differed at the moment. It is asked \
-             where walkeep receive streams the WAL; this WAL came otherwise, with an earlier version, or long after it was written"
+             where walkeep receive streams the WAL from the primary; this WAL came otherwise, from a standby, with an earlier version, or \
+             long after it was written"
+        ),
+    }
+}
+
+/// What is to be said of the machines that received both; nothing where it was one.
+fn of_receivers(against: Against, main: &str, cache: &str) -> Option<String> {
+    let differed = "not known, so to be added: by how much the clocks differed";
+    match against {
+        Against::Same => None,
+        Against::TakenSame => Some(format!(
+            "{cache} is taken to have been received on the machine that received {main}, as nothing says on which one it was"
+        )),
+        Against::Other => Some(format!("{differed} of the two machines that received {main} and {cache}")),
+        Against::Unknown => Some(format!(
+            "{differed} of the machines that received {main} and {cache}, if they were two: it is not said of both which they were"
+        )),
+        Against::Server => Some(format!(
+            "{differed} of {cache}'s server, which has given its snapshot the time, and of the machine that received {main}"
+        )),
+    }
+}
+
+fn of_redis(cache: &str, clock: Option<Measured>) -> String {
+    match clock {
+        Some(Measured { offset, .. }) => {
+            let wrong =
+                if offset.certain() > FAR { ". One of the two was wrong: see to NTP on both machines" } else { "" };
+            format!(
+                "the clock of {cache}'s server was {offset} the receiver's; nothing here goes by it but when keys expire{wrong}"
+            )
+        }
+        None => format!(
+            "how far the clock of {cache}'s server was off is not known; nothing here goes by it but when keys expire"
+        ),
+    }
+}
+
+/// How much older the state of a snapshot may be than the time that it has, and why.
+fn of_snapshot(origin: &Origin, cache: &str) -> (Duration, String) {
+    match origin {
+        Origin::Replication { .. } => (
+            JOINED,
+            format!(
+                "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} older than said",
+                short(JOINED)
+            ),
+        ),
+        Origin::File { path } => (
+            OF_FILE,
+            format!(
+                "the snapshot was imported from {path}, which says its time only to the second, and by the clock of the server that wrote it"
+            ),
         ),
     }
 }
@@ -191,10 +366,92 @@ fn of_postgres(main: &str, clock: Option<Measured>) -> String {
 mod tests {
     use std::time::Duration;
 
+    use jiff::Timestamp;
     use proptest::prelude::*;
 
-    use super::apart;
-    use crate::clock::Offset;
+    use super::{Against, Dated, against, apart, measured, of_redis, of_snapshot};
+    use crate::archive::clocks::to_note;
+    use crate::archive::ingest::prepare_noted;
+    use crate::archive::instance::Origin;
+    use crate::archive::tests::{create, segment};
+    use crate::clock::{Machine, Measured, Offset};
+    use crate::seal::Level;
+
+    fn span(high: i64, machine: Option<Machine>) -> Measured {
+        Measured::once(Timestamp::from_second(1000).unwrap(), Offset { low: 0, high }).by(machine)
+    }
+
+    #[test]
+    fn another_machine_s_clock_is_not_the_one_that_was_measured() {
+        let [here, there] = ["here", "there"].map(Machine::of_boot);
+        let by = |machine: Option<Machine>| Dated::By(machine.unwrap());
+        for (spans, dated, expected) in [
+            (vec![], by(here), None),
+            (vec![span(1, here), span(2, here)], by(here), Some((2, Against::Same))),
+            (vec![span(1, here)], by(there), Some((1, Against::Other))),
+            // The receiver of PostgreSQL was moved to the other machine: what that one has measured counts, and nothing else.
+            (vec![span(9, here), span(2, there)], by(there), Some((2, Against::Same))),
+            (vec![span(9, here), span(2, None)], by(there), Some((9, Against::Unknown))),
+            (vec![span(9, None)], by(there), Some((9, Against::Unknown))),
+            (vec![span(9, here)], Dated::Unnamed, Some((9, Against::Unknown))),
+            (vec![span(9, here)], Dated::Unsaid, Some((9, Against::TakenSame))),
+            (vec![span(9, None)], Dated::Unsaid, Some((9, Against::TakenSame))),
+            (vec![span(9, here)], Dated::Server, Some((9, Against::Server))),
+        ] {
+            let found = against(&spans, dated).map(|(clock, against)| (clock.offset.high, against));
+            assert_eq!(found, expected, "{spans:?} {dated:?}");
+        }
+        assert_eq!(
+            [None, Some(span(1, None)), Some(span(1, here))].map(Dated::measured),
+            [Dated::Unsaid, Dated::Unnamed, by(here)]
+        );
+    }
+
+    #[test]
+    fn a_snapshot_may_be_older_than_said() {
+        let seconds = |origin| of_snapshot(&origin, "cache").0.as_secs();
+        assert_eq!(seconds(Origin::Replication { server: "s".into(), role: "master".into() }), 2);
+        assert_eq!(seconds(Origin::File { path: "p".into() }), 1);
+    }
+
+    #[test]
+    fn a_clock_of_redis_that_is_far_off_is_warned_of() {
+        let seconds = |seconds: i64| Offset { low: seconds * 1_000_000 - 5, high: seconds * 1_000_000 };
+        for (off, warned) in [(0, false), (1, false), (3, true), (-3, true)] {
+            let clock = Measured::once(Timestamp::UNIX_EPOCH, seconds(off));
+            assert_eq!(of_redis("cache", Some(clock)).contains("One of the two was wrong"), warned, "{off}");
+        }
+    }
+
+    /// A restore must not fail for what only says how exact it is.
+    #[tokio::test]
+    async fn a_damaged_note_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let mut names = Vec::new();
+        for number in [5, 6] {
+            let (name, bytes) = segment(7, number, b"a", 9);
+            let note = to_note(&[span(i64::try_from(number).unwrap(), None)]);
+            let prepared = prepare_noted(&archive, (name, &note), &bytes, Level::Fixed(1), 1).unwrap();
+            archive.commit(prepared).await.unwrap();
+            names.push(name);
+        }
+        let moment = Timestamp::from_second(1000).unwrap();
+        let highs = |spans: &[Measured]| spans.iter().map(|span| span.offset.high).collect::<Vec<_>>();
+        let found = measured(&archive, &names, moment).await;
+        assert_eq!((highs(&found.spans), found.unread.is_some()), (vec![6, 7], false));
+        let late = measured(&archive, &names, moment + Duration::from_secs(100)).await;
+        assert!(late.spans.is_empty() && late.unread.is_none());
+        let key = archive.layout().segment(names[0]);
+        let path = dir.path().join("repository").join(key.as_str());
+        let mut stored = std::fs::read(&path).unwrap();
+        let footer = stored.len() - 64;
+        stored[footer..].fill(0);
+        std::fs::write(&path, stored).unwrap();
+        let found = measured(&archive, &names, moment).await;
+        assert_eq!(highs(&found.spans), [7]);
+        assert!(found.unread.is_some_and(|error| error.is_integrity()));
+    }
 
     #[test]
     fn a_clock_that_is_off_shifts_the_one_against_the_other() {

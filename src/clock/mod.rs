@@ -1,6 +1,7 @@
 //! Wall time, monotonic time and sleep: real ([`SystemClock`]) or moved by hand ([`ManualClock`]). Nothing else asks the time, so that a
-//! test can replay any schedule. Beside it, how far other machines' clocks are from this one's ([`Offset`]).
+//! test can replay any schedule. Beside it, whose clock it is ([`Machine`]), and how far other machines' clocks are from it ([`Offset`]).
 
+mod machine;
 mod offset;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use futures_util::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+pub use machine::{BadMachine, Machine};
 pub use offset::{ASK_EVERY, FAR, LONGEST_TRIP, Measured, Offset, note};
 
 /// Where time comes from.
@@ -25,6 +27,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Ends when `pause` has passed on this clock.
     fn sleep(&self, pause: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Whose clock this is; `None` where nobody says.
+    fn machine(&self) -> Option<Machine>;
 }
 
 /// The clock that a program hands down to all its parts.
@@ -34,13 +39,14 @@ pub type SharedClock = Arc<dyn Clock>;
 #[derive(Debug)]
 pub struct SystemClock {
     start: Instant,
+    machine: Option<Machine>,
 }
 
 impl SystemClock {
     /// The machine's clock, whose [`Clock::elapsed`] counts from now.
     #[must_use]
     pub fn new() -> SystemClock {
-        SystemClock { start: Instant::now() }
+        SystemClock { start: Instant::now(), machine: Machine::here() }
     }
 
     /// The same, to be shared.
@@ -68,6 +74,10 @@ impl Clock for SystemClock {
 
     fn sleep(&self, pause: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(tokio::time::sleep(pause))
+    }
+
+    fn machine(&self) -> Option<Machine> {
+        self.machine
     }
 }
 
@@ -124,6 +134,10 @@ impl Clock for ManualClock {
             // The sender lives as long as `self`, so waiting can't fail.
             drop(moved.wait_for(|moved| *moved >= until).await);
         })
+    }
+
+    fn machine(&self) -> Option<Machine> {
+        None
     }
 }
 

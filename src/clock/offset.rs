@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Machine;
+
 /// How often a clock is asked that is followed: often enough to notice within seconds that it was set.
 pub const ASK_EVERY: Duration = Duration::from_secs(10);
 
@@ -22,6 +24,10 @@ pub const FAR: Duration = Duration::from_secs(1);
 
 /// For so long before and after a measurement the clock is taken not to have been set.
 const NEAR: Duration = Duration::from_secs(60);
+
+/// By so many microseconds in a second two clocks may part that are not set: either may be slewed by 500, which is the most that the kernel does
+/// (adjtimex(2)). A daemon that is told to may do more (chrony, for a clock that it finds far off); then its offset says so at the next question.
+const PARTING: u128 = 1_000;
 
 /// The most spans that are kept of one segment. There are more only if its receiver is interrupted again and again.
 const SPANS: usize = 16;
@@ -51,6 +57,14 @@ impl Offset {
     #[must_use]
     pub fn or(self, other: Offset) -> Offset {
         Offset { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+
+    /// What is left of it `later`, or so long before.
+    #[must_use]
+    pub fn after(self, later: Duration) -> Offset {
+        let parted = later.as_micros().saturating_mul(PARTING).div_ceil(1_000_000);
+        let parted = i64::try_from(parted).unwrap_or(i64::MAX);
+        Offset { low: self.low.saturating_sub(parted), high: self.high.saturating_add(parted) }
     }
 
     /// How much is not known of it.
@@ -92,26 +106,40 @@ pub struct Measured {
     /// What all of them say together.
     #[serde(flatten)]
     pub offset: Offset,
+    /// Whose clock ours is. Not said by the first versions, nor where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
 }
 
 impl Measured {
     /// One measurement.
     #[must_use]
     pub const fn once(at: Timestamp, offset: Offset) -> Measured {
-        Measured { from: at, to: at, offset }
+        Measured { from: at, to: at, offset, machine: None }
     }
 
-    /// Both together, if the later one is near enough to the end of this one.
+    /// The same, measured against the clock of this machine.
+    #[must_use]
+    pub const fn by(self, machine: Option<Machine>) -> Measured {
+        Measured { machine, ..self }
+    }
+
+    /// Both together, if the later one is near enough to the end of this one, and measured against the same clock.
     #[must_use]
     pub fn and_then(self, later: Measured) -> Option<Measured> {
-        let joins = later.from >= self.from && later.from <= after(self.to, NEAR);
-        joins.then(|| Measured { from: self.from, to: self.to.max(later.to), offset: self.offset.or(later.offset) })
+        let near = later.from >= self.from && later.from <= after(self.to, NEAR);
+        (near && later.machine == self.machine).then(|| self.or(later))
     }
 
-    /// Either of two, where it does not matter which.
+    /// Either of two, where it does not matter which. Of two machines nobody knows which it is then.
     #[must_use]
     pub fn or(self, other: Measured) -> Measured {
-        Measured { from: self.from.min(other.from), to: self.to.max(other.to), offset: self.offset.or(other.offset) }
+        Measured {
+            from: self.from.min(other.from),
+            to: self.to.max(other.to),
+            offset: self.offset.or(other.offset),
+            machine: self.machine.filter(|_| self.machine == other.machine),
+        }
     }
 
     /// Whether a moment by our clock is within it, or nearly so.
@@ -120,12 +148,18 @@ impl Measured {
         after(moment, NEAR) >= self.from && moment <= after(self.to, NEAR)
     }
 
-    /// Whether it speaks of the moment at which the other clock showed `shown`.
+    /// What it says of the moment at which the other clock showed `shown`; nothing if that is too far from it. The further it is, the less.
     #[must_use]
-    pub fn speaks_of(&self, shown: Timestamp) -> bool {
+    pub fn when_shown(self, shown: Timestamp) -> Option<Measured> {
         let (ours_from, ours_to) = (shift(shown, self.offset.high), shift(shown, self.offset.low));
-        after(ours_from, NEAR) >= self.from && ours_to <= after(self.to, NEAR)
+        let away = since(ours_from, self.from).max(since(self.to, ours_to));
+        (away <= NEAR).then(|| Measured { offset: self.offset.after(away), ..self })
     }
+}
+
+/// How long after `start` it is; zero if it is before.
+fn since(start: Timestamp, time: Timestamp) -> Duration {
+    Duration::try_from(time.duration_since(start)).unwrap_or_default()
 }
 
 fn after(time: Timestamp, by: Duration) -> Timestamp {
@@ -159,7 +193,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
     use proptest::prelude::*;
 
-    use super::{Measured, Offset, SPANS, note};
+    use super::{Machine, Measured, Offset, SPANS, note};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -224,7 +258,7 @@ mod tests {
         // The other clock is an hour behind.
         let hour = -3600;
         let offset = Offset { low: hour * 1_000_000, high: hour * 1_000_000 + 50 };
-        let span = Measured { from: at(0), to: at(1000), offset };
+        let span = Measured { from: at(0), to: at(1000), offset, machine: None };
         for (shown, speaks) in [
             (hour, true),
             (hour + 1000, true),
@@ -233,8 +267,36 @@ mod tests {
             (hour + 1061, false),
             (500, false),
         ] {
-            assert_eq!(span.speaks_of(at(shown)), speaks, "{shown}");
+            assert_eq!(span.when_shown(at(shown)).is_some(), speaks, "{shown}");
         }
+    }
+
+    #[test]
+    fn the_further_from_a_measurement_the_less_it_says() {
+        let span = Measured { from: at(0), to: at(1000), offset: Offset { low: -5, high: 7 }, machine: None };
+        for (shown, parted) in [(0, 1), (500, 0), (1000, 1), (1010, 10_001), (1059, 59_001), (-30, 30_001)] {
+            let offset = span.when_shown(at(shown)).unwrap().offset;
+            assert_eq!((offset.low, offset.high), (-5 - parted, 7 + parted), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_two_machines_measured_is_not_one_measurement() {
+        let offset = |high| Offset { low: 0, high };
+        let [one, two] = ["one", "two"].map(Machine::of_boot);
+        let mut spans = Vec::new();
+        for (second, machine) in [(0, one), (10, one), (20, two), (30, two), (40, None), (50, one)] {
+            note(&mut spans, Measured::once(at(second), offset(second)).by(machine));
+        }
+        let found: Vec<_> = spans.iter().map(|span| (span.to, span.offset.high, span.machine)).collect();
+        assert_eq!(found, [(at(10), 10, one), (at(30), 30, two), (at(40), 40, None), (at(50), 50, one)]);
+        assert_eq!((spans[0].or(spans[1]).machine, spans[0].or(spans[3]).machine), (None, one));
+        for span in spans {
+            let text = serde_json::to_string(&span).unwrap();
+            assert_eq!(serde_json::from_str::<Measured>(&text).unwrap(), span, "{text}");
+        }
+        let first = r#"{"from":"2026-11-23T00:00:00Z","to":"2026-11-23T00:00:10Z","low":-5,"high":7}"#;
+        assert_eq!(serde_json::from_str::<Measured>(first).unwrap().machine, None);
     }
 
     #[test]

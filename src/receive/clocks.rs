@@ -3,6 +3,8 @@
 //! The server is asked by a status that wants a reply; it answers with a sign of life that carries its time and wants none
 //! (`ProcessStandbyReplyMessage` and `WalSndKeepalive` in `walsender.c`). A physical stream has no others that want none, and one question is under
 //! way at a time, so question and answer are never mistaken.
+//!
+//! A standby is asked as well, to see that it is alive, but what its clock shows is not kept: commits carry the time of the primary's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::archive::clocks::to_note;
-use crate::clock::{ASK_EVERY, FAR, LONGEST_TRIP, Measured, Offset, note};
+use crate::clock::{ASK_EVERY, FAR, LONGEST_TRIP, Machine, Measured, Offset, note};
 use crate::postgres::segment::SegmentName;
 use crate::postgres::time::PgTime;
 
@@ -27,6 +29,10 @@ pub(super) struct Clocks {
     /// Notes of whole segments on their way into the repository.
     whole: BTreeMap<SegmentName, Vec<u8>>,
     far: bool,
+    /// Whose clock ours is.
+    machine: Option<Machine>,
+    /// Whether the server is one.
+    standby: bool,
 }
 
 impl Clocks {
@@ -35,11 +41,17 @@ impl Clocks {
         self.spans = spans;
     }
 
+    /// A stream begins that comes to this machine, perhaps from a standby.
+    pub(super) fn begin(&mut self, machine: Option<Machine>, standby: bool) {
+        (self.machine, self.standby) = (machine, standby);
+    }
+
     /// Takes in an answer that was asked for, and came `trip` after the question.
     pub(super) fn answered(&mut self, sent: PgTime, came: Timestamp, trip: Duration) {
-        let Some(sent) = sent.to_timestamp().filter(|_| trip <= LONGEST_TRIP) else { return };
+        let tells = trip <= LONGEST_TRIP && !self.standby;
+        let Some(sent) = sent.to_timestamp().filter(|_| tells) else { return };
         let offset = Offset::of_answer(sent, came, trip);
-        let measured = Measured::once(came, offset);
+        let measured = Measured::once(came, offset).by(self.machine);
         tracing::trace!(%offset, "asked the server for its clock");
         note(&mut self.spans, measured);
         self.last = Some(measured);
@@ -119,7 +131,7 @@ mod tests {
 
     use super::{Clocks, Question};
     use crate::archive::clocks::of_note;
-    use crate::clock::{ASK_EVERY, Clock, LONGEST_TRIP, ManualClock};
+    use crate::clock::{ASK_EVERY, Clock, LONGEST_TRIP, Machine, ManualClock};
     use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
     use crate::postgres::time::PgTime;
     use crate::postgres::timeline::TimelineId;
@@ -163,5 +175,25 @@ mod tests {
             assert!(clocks.note_of(name(number)).is_empty());
         }
         assert_eq!(at(&of_note(&clocks.note())), [(20, 40, 2_000_000)]);
+    }
+
+    #[test]
+    fn the_clock_of_a_standby_is_not_kept() {
+        let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
+        let mut clocks = Clocks::default();
+        let machine = Machine::of_boot("one");
+        let answer = |clocks: &mut Clocks| {
+            clock.advance(ASK_EVERY);
+            clocks.answered(PgTime::from_timestamp(clock.now()), clock.now(), Duration::ZERO);
+        };
+        clocks.begin(machine, true);
+        answer(&mut clocks);
+        assert!(clocks.note().is_empty(), "of a standby");
+        // It is promoted.
+        clocks.begin(machine, false);
+        answer(&mut clocks);
+        answer(&mut clocks);
+        let spans = of_note(&clocks.note());
+        assert_eq!(spans.iter().map(|span| span.machine).collect::<Vec<_>>(), [machine]);
     }
 }

@@ -37,7 +37,7 @@
 //! filled by whoever observes the receiver ([`Observer`]); nothing here waits for it.
 //!
 //! Every ten seconds the server is asked for its clock ([`clocks`]); how far that was from ours stands with each segment and piece, so that a
-//! restore of PostgreSQL and Redis to one moment knows it.
+//! restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as commits carry the time of its primary.
 //!
 //! Memory: `Settings::memory` bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
 //! segments, however large they are.
@@ -158,6 +158,11 @@ pub enum Event {
         timeline: TimelineId,
         /// Where it forked off.
         from: Lsn,
+    },
+    /// The server was asked for its clock.
+    Clock {
+        /// What is known of it since the segment under way began, as it is noted with segments ([`crate::archive::clocks`]). For whoever else puts them.
+        note: Vec<u8>,
     },
     /// WAL is lost.
     Gap(Gap),
@@ -436,6 +441,14 @@ impl Receiver<'_> {
         let sender_timeout = parse_duration(&timeout_text).unwrap_or(Duration::from_secs(60));
         let (timeline, from, server) =
             (state.intake.timeline(), state.intake.stream_from(), connection.peer().to_owned());
+        let standby = connection.is_in_recovery().await?;
+        if standby {
+            tracing::info!(
+                server,
+                "the server is a standby: commits carry the time of its primary's clock, which is not asked"
+            );
+        }
+        state.uploads.clocks.begin(clock.machine(), standby);
         let mut stream = match connection.start_physical(self.settings.slot.as_ref(), from, timeline).await? {
             Started::Streaming(stream) => stream,
             Started::TimelineEnded(connection, next) => return Ok(Streamed::Next(connection, next)),

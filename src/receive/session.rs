@@ -165,6 +165,7 @@ impl<'a> Session<'a> {
                     && let Some(trip) = self.question.answer(self.clock.elapsed())
                 {
                     self.uploads.clocks.answered(keepalive.sent_at, came, trip);
+                    self.observer.event(Event::Clock { note: self.uploads.clocks.note() });
                 }
             }
             StreamEvent::EndOfTimeline => self.ended = true,

@@ -34,7 +34,8 @@ impl Connection {
             let trip = self.clock().elapsed().saturating_sub(asked);
             let shown = parse(&reply).ok_or_else(|| Error::protocol(self.peer(), "TIME is answered with no time"))?;
             if trip <= LONGEST_TRIP && best.is_none_or(|(quickest, _)| trip < quickest) {
-                best = Some((trip, Measured::once(came, Offset::of_answer(shown, came, trip))));
+                let measured = Measured::once(came, Offset::of_answer(shown, came, trip));
+                best = Some((trip, measured.by(self.clock().machine())));
             }
         }
         Ok(best.map(|(_, measured)| measured))

@@ -66,6 +66,12 @@ impl ServerVersion {
         self >= ServerVersion(15)
     }
 
+    /// `SHOW in_hot_standby` is there.
+    #[must_use]
+    pub fn shows_recovery(self) -> bool {
+        self >= ServerVersion(14)
+    }
+
     /// `READ_REPLICATION_SLOT` is there.
     #[must_use]
     pub fn can_read_slots(self) -> bool {

@@ -222,6 +222,16 @@ impl Connection {
         rows.text(name).map(str::to_owned).ok_or(Error::Unexpected("SHOW"))
     }
 
+    /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13 only says that transactions are
+    /// read-only, which they always are on a standby, and on a primary only if its settings say so.
+    ///
+    /// # Errors
+    /// [`Error`] if the connection fails or the answer makes no sense.
+    pub async fn is_in_recovery(&mut self) -> Result<bool, Error> {
+        let setting = if self.version.shows_recovery() { "in_hot_standby" } else { "transaction_read_only" };
+        Ok(self.show(setting).await? == "on")
+    }
+
     /// The size of the cluster's WAL segments. The server shows it with a unit: `16MB`, `1GB`.
     ///
     /// # Errors

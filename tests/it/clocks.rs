@@ -256,3 +256,23 @@ async fn every_answer_of_every_major_holds_the_truth() {
         assert_eq!(wrong(&cluster, 200).await, [], "PostgreSQL {major}");
     }
 }
+
+/// What a connection for replication tells of the server, before and after it is promoted.
+#[tokio::test]
+async fn a_standby_of_every_major_says_that_it_is_one() {
+    for major in majors() {
+        let primary = Cluster::start(major, Options::default());
+        let standby = primary.standby(Options::default());
+        standby.wait_for("select pg_is_in_recovery()");
+        let mut connections = Vec::new();
+        for cluster in [&primary, &standby] {
+            let info = Conninfo::parse(&cluster.socket_conninfo(), &Environment::new()).expect("a connection string");
+            connections.push(Connection::connect(&info).await.expect("connect"));
+        }
+        for (connection, expected) in connections.iter_mut().zip([false, true]) {
+            assert_eq!(connection.is_in_recovery().await.expect("asked"), expected, "PostgreSQL {major}");
+        }
+        standby.promote();
+        assert!(!connections[1].is_in_recovery().await.expect("asked"), "PostgreSQL {major}");
+    }
+}

@@ -118,7 +118,7 @@ impl Observer for Notes {
             Event::Gap(gap) => format!("gap {} {}", gap.start, gap.end),
             Event::Streaming { timeline, from, .. } => format!("streaming {timeline} {from}"),
             Event::Disconnected { error, .. } => format!("disconnected {error}"),
-            Event::Acknowledged { .. } => return,
+            Event::Acknowledged { .. } | Event::Clock { .. } => return,
         };
         self.0.lock().unwrap().push(note);
     }
@@ -309,6 +309,13 @@ async fn a_standby_that_is_promoted_goes_on_streaming() {
     receiver.wait_for(&format!("archived {name}")).await;
     receiver.stop().await.unwrap();
     assert!(!home.compare(&standby, 2).await.is_empty());
+    // A standby's clock says nothing of commits, which carry the time of the primary's.
+    let archive = home.archive().await;
+    let of_standby = archive.list_segments(TimelineId::FIRST, None).await.unwrap().found;
+    for (name, _) in &of_standby {
+        assert_eq!(archive.clocks(*name).await.unwrap(), [], "{name}");
+    }
+    assert!(!of_standby.is_empty());
     // What had come of the segment in which the first timeline ended is kept, though nobody may ever ask for it.
     let kept = walk(&home.scratch.join("repository")).into_iter().filter(|name| name.ends_with(".tail")).count();
     assert_eq!(kept, 1);

@@ -171,6 +171,19 @@ impl Plan {
         Work { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
     }
 
+    /// Whether it goes to another point than was asked for, which [`Plan::reason`] says.
+    #[must_use]
+    pub fn goes_elsewhere(&self) -> bool {
+        self.reachable && self.reason.ends_with(ELSEWHERE)
+    }
+
+    /// When the last commit was, if all that is known against the time that was asked for is that nothing has been committed since.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<PgTime> {
+        let past_end = !self.reachable && self.target_lsn.is_none() && self.first_commit_after.is_none();
+        self.nearest_before.as_ref().filter(|_| past_end)?.time
+    }
+
     /// The same for a machine on which it cannot be carried out, and why.
     #[must_use]
     pub fn prevented_by(self, why: &dyn std::fmt::Display) -> Plan {
@@ -200,6 +213,9 @@ impl Plan {
         Plan { room: Some(room), reachable: false, reason, stop: None, ..self }
     }
 }
+
+/// How the reason of a plan ends that goes to another point than was asked for.
+const ELSEWHERE: &str = "; going to the newest point before it";
 
 /// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new timeline.
 const SEGMENTS_AT_A_TIME: u64 = 4;
@@ -232,7 +248,7 @@ pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
             let near = near_before(world, &failure, &candidates)?;
             match near {
                 Some(proof) if request.nearest => {
-                    let reason = format!("{}; going to the newest point before it", failure.reason);
+                    let reason = format!("{}{ELSEWHERE}", failure.reason);
                     proved(world, request, &proof, reason)
                 }
                 near => unreachable_plan(world, request, &candidates, failure, near),

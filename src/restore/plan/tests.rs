@@ -235,6 +235,16 @@ fn a_time_after_the_last_ending_is_said_at_once_and_the_newest_point_offered() {
     assert_eq!(near.options, "--target-lsn 0/800000 --target-timeline 1");
     let plan = asked(&log, &bases, &nearest(time(600)));
     assert_eq!((plan.reachable, plan.stop), (true, Some(Stop::After(at(8)))));
+    assert!(plan.goes_elsewhere() && !asked(&log, &bases, &nearest(time(599))).goes_elsewhere());
+}
+
+#[test]
+fn a_log_is_idle_only_if_nothing_is_missing_behind_its_last_commit() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    let holed = Log { missing: vec![(at(6), at(7))], ..busy() };
+    let idle = |log: &Log, micros| ask(log, &bases, time(micros), false).idle_since().map(PgTime::pg_micros);
+    assert_eq!((idle(&log, 600), idle(&log, 9000), idle(&log, 599)), (Some(600), Some(600), None));
+    assert_eq!((idle(&holed, 9000), idle(&holed, 599)), (None, None));
 }
 
 #[test]
