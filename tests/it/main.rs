@@ -63,6 +63,8 @@ mod single;
 mod stops;
 /// Redis snapshots: taken, refused, imported.
 mod redis_snapshot;
+/// What a server keeps of its own is left alone.
+mod redis_persistence;
 /// The stream of a Redis server: complete, resumable, followed through failovers.
 mod redis_receive;
 /// The receiver of an instance begins again.
