@@ -63,6 +63,8 @@ mod single;
 mod stops;
 /// Redis snapshots: taken, refused, imported.
 mod redis_snapshot;
+/// Imported files that no server may load as they are.
+mod redis_files;
 /// What a server keeps of its own is left alone.
 mod redis_persistence;
 /// The stream of a Redis server: complete, resumable, followed through failovers.
