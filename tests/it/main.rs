@@ -67,6 +67,8 @@ mod redis_snapshot;
 mod redis_files;
 /// What a server keeps of its own is left alone.
 mod redis_persistence;
+/// Sentinels with passwords, and which server sends the snapshot.
+mod redis_sentinel;
 /// The stream of a Redis server: complete, resumable, followed through failovers.
 mod redis_receive;
 /// The receiver of an instance begins again.
