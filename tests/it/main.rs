@@ -77,6 +77,8 @@ mod redis_resume;
 mod redis_full;
 /// A connection in pieces of a few bytes: transactions, and the end of a snapshot.
 mod redis_pieces;
+/// Bytes that change on their way from a Redis server.
+mod redis_damage;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
 /// `walkeep log redis`: accidents on real servers, and the way back from each.
