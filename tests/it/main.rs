@@ -79,6 +79,8 @@ mod redis_full;
 mod redis_pieces;
 /// Bytes that change on their way from a Redis server.
 mod redis_damage;
+/// A transaction longer than any stretch, and values that look like the stream.
+mod redis_commands;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
 /// `walkeep log redis`: accidents on real servers, and the way back from each.
