@@ -73,7 +73,7 @@ mod redis_sentinel;
 mod redis_receive;
 /// The receiver of an instance begins again.
 mod redis_resume;
-/// Full disks under the receiver of a Redis server.
+/// Full and failing disks under the receiver of a Redis server.
 mod redis_full;
 /// A connection in pieces of a few bytes: transactions, and the end of a snapshot.
 mod redis_pieces;
