@@ -9,6 +9,7 @@ use super::output::{Output, Tone, grouped, size};
 use crate::archive::instance::{Instance, Snapshot, Stretch, pauses, without_strangers};
 use crate::config::{self, Config};
 use crate::postgres::time::PgTime;
+use crate::redis::ReplicationId;
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
@@ -145,27 +146,31 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
 /// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
 fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
     let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
-    let mut from = (snapshot.at, snapshot.offset);
     let mut windows = Vec::new();
-    let mut close = |from: (Timestamp, Option<u64>), to_time, last: Option<&Stretch>| {
-        windows.push(Window {
-            from_time: from.0,
-            to_time,
-            from_offset: from.1,
-            to_offset: last.map(|stretch| stretch.last).or(snapshot.offset),
-            replid: last.map(|stretch| stretch.replid).or(snapshot.replid).map(|id| id.to_string()),
-        });
+    let mut from = (snapshot.at, snapshot.offset);
+    let mut close = |from: (Timestamp, Option<u64>), to_time, to: (Option<ReplicationId>, Option<u64>)| {
+        // Of nothing but the snapshot's own moment, which stands among the backups.
+        if from.0 < to_time || way.is_empty() {
+            let ((from_time, from_offset), (replid, to_offset)) = (from, to);
+            let replid = replid.map(|id| id.to_string());
+            windows.push(Window { from_time, to_time, from_offset, to_offset, replid });
+        }
     };
     for (to, again) in pauses(snapshot, way) {
-        let last = way.iter().take_while(|stretch| stretch.started_at < again).last();
-        // Of nothing but the snapshot's own moment, which stands among the backups.
-        if from.0 < to {
-            close(from, to, last);
-        }
-        from = (again, last.map(|stretch| stretch.last).or(snapshot.offset));
+        close(from, to, reached(snapshot, way, to));
+        from = (again, reached(snapshot, way, again).1);
     }
-    close(from, end, way.last());
+    let last = way.last().map(|stretch| (Some(stretch.replid), Some(stretch.last)));
+    close(from, end, last.unwrap_or((snapshot.replid, snapshot.offset)));
     windows
+}
+
+/// How far the stream had come by a time.
+fn reached(snapshot: &Snapshot, way: &[Stretch], time: Timestamp) -> (Option<ReplicationId>, Option<u64>) {
+    let marks = way.iter().flat_map(|stretch| stretch.marks.iter().map(move |mark| (stretch.replid, mark)));
+    let marks = marks.filter(|(_, mark)| Some(mark.offset) > snapshot.offset);
+    let last = marks.take_while(|(_, mark)| mark.time <= time).last();
+    last.map_or((snapshot.replid, snapshot.offset), |(replid, mark)| (Some(replid), Some(mark.offset)))
 }
 
 pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
@@ -213,6 +218,11 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
     shown(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
     for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
         out.line(format!("{}: {} cannot be restored: {lacks}", out.tone(Tone::Bad, "not whole"), backup.label))?;
+    }
+    for (backup, warning) in
+        overview.backups.iter().flat_map(|backup| backup.warnings.iter().map(move |warning| (backup, warning)))
+    {
+        out.line(format!("{}: {warning}", backup.label))?;
     }
     heading("Gaps", overview.gaps.is_empty() && overview.holes.is_empty(), "none")?;
     let rows: Vec<_> =

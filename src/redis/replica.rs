@@ -137,7 +137,7 @@ impl Connection {
     /// # Errors
     /// The server refuses, is not ready, or the connection broke.
     pub async fn sync(&mut self, wish: Wish, version: &str) -> Result<Sync, Error> {
-        self.call(&[b"PING"]).await?;
+        // No `PING` before, as replicas send: a server whose own saves fail refuses it (`MISCONF`), and none of this.
         self.call(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
         // Options that older servers do not have; all goes well without.
         self.optional(&[b"REPLCONF", b"version", version.as_bytes()]).await?;

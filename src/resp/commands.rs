@@ -283,7 +283,8 @@ impl Commands {
         line.strip_suffix(b"\r").unwrap_or(line)
     }
 
-    /// A whole first line: `*3`, nothing, or an inline command.
+    /// A whole first line: `*3`, or nothing. A command in a line of its own comes from no server, but from damage (`processInlineBuffer`,
+    /// networking.c).
     fn begin(&mut self, each: &mut dyn FnMut(&Command<'_>)) -> Result<(), Error> {
         self.kept.clear();
         (self.count, self.done) = (0, 0);
@@ -304,14 +305,9 @@ impl Commands {
             self.state = State::Length;
             return Ok(());
         }
-        let line = std::mem::take(&mut self.line);
-        let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        for (nth, word) in words.enumerate() {
-            self.kept.begin(word.len() as u64);
-            self.kept.extend(word, nth as u64, self.limits.kept);
-            self.count = self.count.saturating_add(1);
+        if let Some(found) = self.content().first().copied() {
+            return Err(Error::Unexpected { at, wanted: "a command", found });
         }
-        self.line = line;
         self.line.clear();
         self.complete(each)
     }

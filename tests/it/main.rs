@@ -63,14 +63,24 @@ mod single;
 mod stops;
 /// Redis snapshots: taken, refused, imported.
 mod redis_snapshot;
+/// Imported files that no server may load as they are.
+mod redis_files;
+/// What a server keeps of its own is left alone.
+mod redis_persistence;
+/// Sentinels with passwords, and which server sends the snapshot.
+mod redis_sentinel;
 /// The stream of a Redis server: complete, resumable, followed through failovers.
 mod redis_receive;
 /// The receiver of an instance begins again.
 mod redis_resume;
-/// Full disks under the receiver of a Redis server.
+/// Full and failing disks under the receiver of a Redis server.
 mod redis_full;
 /// A connection in pieces of a few bytes: transactions, and the end of a snapshot.
 mod redis_pieces;
+/// Bytes that change on their way from a Redis server.
+mod redis_damage;
+/// A transaction longer than any stretch, and values that look like the stream.
+mod redis_commands;
 /// Failovers one after another, branches, and the way to a target over them.
 mod timelines;
 /// `walkeep log redis`: accidents on real servers, and the way back from each.

@@ -1,12 +1,13 @@
-//! `walkeep receive` of a Redis instance on disks that are full: what was acknowledged is there, and it goes on as soon as there is room.
+//! `walkeep receive` of a Redis instance on disks that are full or fail: what was acknowledged is there, and it goes on as soon as there is room.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
+use rustix::process::{Pid, Signal};
 use walkeep::archive::instance::Wanted;
 
 use super::redis_receive::{PATIENCE, acknowledged, based, reach, receiving, restored, work};
 use super::support::disk::Disk;
-use super::support::process::until;
+use super::support::process::{self, Orphan, until};
 use super::support::redis::{QUICK_REDIS, RedisServer, block_on, configured, debug, instance, site_for};
 use super::support::{Running, Site};
 
@@ -26,24 +27,25 @@ fn noise(server: &RedisServer, kilobytes: usize, seed: u64) {
     server.feed(&lines);
 }
 
-/// How far the server knows that everything is safe.
-fn acked_by(server: &RedisServer) -> u64 {
+/// How far the server was acknowledged, by whoever is connected now.
+fn acked(server: &RedisServer) -> u64 {
     let replicas = server.ask(&["INFO", "replication"]);
-    let online = replicas.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
-    online.filter_map(|line| line.split("offset=").nth(1)?.split(',').next()?.parse().ok()).max().unwrap_or(0)
+    let offsets = replicas.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
+    let offsets = offsets.filter_map(|line| line.split("offset=").nth(1)?.split(',').next()?.parse().ok());
+    offsets.max().unwrap_or(0)
 }
 
 /// Waits for something new in the log; gives how far the server was acknowledged meanwhile.
 fn told(server: &RedisServer, receiver: &mut Running, says: &str) -> u64 {
     let before = receiver.output().matches(says).count();
-    let mut acked = 0;
+    let mut highest = 0;
     let found = until(PATIENCE, || {
         assert!(receiver.ended().is_none(), "it has ended\n{}", receiver.output());
-        acked = acked_by(server).max(acked);
+        highest = acked(server).max(highest);
         (receiver.output().matches(says).count() > before).then_some(())
     });
     assert!(found.is_some(), "nothing says {says:?}\n{}", receiver.output());
-    acked
+    highest
 }
 
 fn spooled(site: &Site) -> usize {
@@ -110,7 +112,7 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     let before = spooled_bytes(&site);
     work(&server, 1);
     assert!(until(PATIENCE, || (spooled_bytes(&site) > before).then_some(())).is_some(), "{}", receiver.output());
-    assert_eq!(acked_by(&server), 0, "{}", receiver.output());
+    assert_eq!(acked(&server), 0, "{}", receiver.output());
     let unreachable = reach(&site, Wanted::Newest).expect_err("no snapshot");
     assert!(unreachable.contains("snapshot"), "{unreachable}");
     // With room a receiver begins with a snapshot, without a gap in the stream that it has.
@@ -138,5 +140,57 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert_eq!(spooled(&site), 0);
     assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "stored");
+    no_gap(&site);
+}
+
+/// As [`receiving`], on a disk that takes what is written to this file and fails when it is to make that durable; and who it is.
+fn receiving_in_vain(site: &Site, file: &str) -> (Running, Pid) {
+    let pid = site.path().join("pid");
+    let mut strace = process::command("strace", Orphan::Kill);
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", file, "-e", "inject=fsync,fdatasync:error=EIO"]);
+    // So that it ends with the tracer, and can be ended before.
+    strace.args(["setpriv", "--pdeathsig=KILL", "sh", "-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(&pid);
+    strace.arg(env!("CARGO_BIN_EXE_walkeep")).args(["receive", "cache", "-v"]).env("WALKEEP_CONFIG", site.config());
+    let running = Running::start(strace, &site.path().join("receive.log"));
+    let known = until(PATIENCE, || std::fs::read_to_string(&pid).ok()?.trim().parse().ok().and_then(Pid::from_raw));
+    (running, known.expect("it starts"))
+}
+
+/// What was never made durable is never acknowledged, whatever the page cache holds.
+#[test]
+fn what_the_disk_does_not_make_durable_is_not_acknowledged() {
+    let server = server();
+    let site = site_for(&server);
+    let mut receiver = receiving(&site);
+    based(&receiver);
+    work(&server, 1);
+    acknowledged(&server, &mut receiver);
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    // Everything is in the repository, and what comes next will be spooled from there on.
+    let (reached, _) = reach(&site, Wanted::Newest).expect("reachable");
+    let safe = reached.stretches.last().expect("a stretch").last;
+    let name = format!("spool/cache/{}.{safe:020}.commands", server.info("master_replid"));
+    let file = site.state_dir().join(name).display().to_string();
+    let (mut receiver, pid) = receiving_in_vain(&site, &file);
+    let following = until(PATIENCE, || (receiver.output().matches("following the stream").count() == 2).then_some(()));
+    assert!(following.is_some(), "{}", receiver.output());
+    noise(&server, 3000, 1);
+    let failed = until(PATIENCE, || {
+        let acked = acked(&server);
+        assert!(acked <= safe, "acknowledged {acked}, and nothing beyond {safe} is durable\n{}", receiver.output());
+        (receiver.output().matches("cannot fsync").count() >= 3).then_some(())
+    });
+    assert!(failed.is_some(), "{}", receiver.output());
+    assert!(receiver.ended().is_none(), "{}", receiver.output());
+    assert!(std::path::Path::new(&file).exists(), "nothing is spooled in {file}");
+    rustix::process::kill_process(pid, Signal::KILL).expect("kill");
+    receiver.wait(PATIENCE);
+
+    // On a disk that is well again it goes on where it was.
+    let mut receiver = receiving(&site);
+    work(&server, 2);
+    acknowledged(&server, &mut receiver);
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
     no_gap(&site);
 }

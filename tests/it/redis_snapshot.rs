@@ -274,6 +274,39 @@ fn a_shard_of_a_cluster_is_named() {
     assert_eq!(restored.digest(), server.digest());
 }
 
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Its manifest comes last, so what was put before is seen by nobody but the cleanup, which waits until nobody can be at it any more.
+#[test]
+fn a_transfer_that_is_cut_late_leaves_parts_alone_and_the_cleanup_takes_them() {
+    let server = RedisServer::start(QUICK_REDIS, &options(QUICK_REDIS, &["--rdbcompression", "no"]));
+    server.ask(&["DEBUG", "POPULATE", "150000", "key", "1000"]);
+    let site = site(&format!("url = \"redis://127.0.0.1:{}\"\n", proxy(server.port, 130 << 20, false)));
+    let failed = site.walkeep(&["backup", "redis"]).expect_code(5);
+    assert!(failed.stderr.contains("closed the connection"), "{}", failed.stderr);
+    no_snapshot(&site);
+    let listed = site.walkeep(&["list", "redis", "--json"]).json();
+    assert_eq!(listed["instances"][0]["backups"], serde_json::json!([]), "{listed:#}");
+    let of_instance = site.repository().join("cache");
+    let (left, parts) = (files(&of_instance), files(&of_instance.join("rdb")));
+    assert!(left.len() >= 2 && left.len() == parts.len(), "{left:?}");
+
+    let cleaned = |more: &[&str]| {
+        let report = site.walkeep(&[&["cleanup", "1", "--json"], more].concat()).json();
+        let local = &report["instances"][0]["repositories"][0];
+        let objects = |what: &str| local[what]["objects"].as_u64().expect("a number");
+        (objects("parts"), objects("parts_waiting"))
+    };
+    let all = left.len() as u64;
+    assert_eq!(cleaned(&[]), (0, all), "it might still be under way");
+    assert_eq!(files(&of_instance).len(), left.len());
+    assert_eq!(cleaned(&["--grace", "0"]), (all, 0));
+    assert_eq!(files(&of_instance), Vec::<std::path::PathBuf>::new());
+}
+
 /// Many parts, with the data changing meanwhile.
 #[test]
 fn a_snapshot_of_several_parts_is_one_state() {
@@ -290,11 +323,17 @@ fn a_snapshot_of_several_parts_is_one_state() {
 fn a_server_that_is_loading_or_alone_is_said_to_be_not_ready() {
     let master = RedisServer::start(QUICK_REDIS, &[]);
     let port = free_port().to_string();
-    let replica = RedisServer::start(QUICK_REDIS, &["--replicaof", "127.0.0.1", &port]);
-    let site = site_for(&replica);
-    let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
-    assert!(refused.stderr.contains("not ready: NOMASTERLINK"), "{}", refused.stderr);
-    no_snapshot(&site);
+    for version in VERSIONS {
+        // One that gives its old data meanwhile, and one that gives nothing.
+        for (stale, says) in [("yes", "not ready: NOMASTERLINK"), ("no", "not ready: MASTERDOWN")] {
+            let options = ["--replicaof", "127.0.0.1", &port, "--replica-serve-stale-data", stale];
+            let replica = RedisServer::start(version, &options);
+            let site = site_for(&replica);
+            let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
+            assert!(refused.stderr.contains(says), "{version}: {}", refused.stderr);
+            no_snapshot(&site);
+        }
+    }
 
     master.fill(3000);
     let filled = site_for(&master);

@@ -20,8 +20,8 @@ use crate::redis::{Address, Connection, Info, Login, Server, TlsFiles};
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long an ended server may take to close its files; then it is killed. It has nothing to write.
 const ENDING: Duration = Duration::from_secs(20);
-/// Lines of a server's log that are kept for the message.
-const LOG_LINES: usize = 20;
+/// Lines of a server's log that are kept for the message: a crash report can be long, and the reason stands before it.
+const LOG_LINES: usize = 60;
 /// The longest path of a Unix socket (`sun_path`), with some room.
 const SOCKET_PATH: usize = 100;
 
@@ -143,6 +143,10 @@ impl Running {
 async fn last_lines(out: impl AsyncRead + Unpin) -> Vec<String> {
     let (mut lines, mut last) = (BufReader::new(out).lines(), std::collections::VecDeque::new());
     while let Ok(Some(line)) = lines.next_line().await {
+        // A server that cannot load a file checks it, and says what it counted in it.
+        if line.starts_with('[') {
+            continue;
+        }
         if last.len() == LOG_LINES {
             last.pop_front();
         }

@@ -5,6 +5,7 @@ pub(crate) mod disk;
 pub(crate) mod installed;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod relay;
 pub(crate) mod scratch;
 pub(crate) mod site;
 pub(crate) mod store;

@@ -205,13 +205,15 @@ impl RedisServer {
 pub(crate) struct Sentinels {
     pub(crate) ports: Vec<u16>,
     version: String,
+    /// How one logs in there, as redis-cli wants it.
+    login: Vec<String>,
     _running: Vec<Running>,
     _scratch: Scratch,
 }
 
 impl Sentinels {
     pub(crate) fn watch(master: &RedisServer) -> Self {
-        let sentinels = Self::start(master, 3);
+        let sentinels = Self::start(master, 3, "", &[]);
         let known = until(PATIENCE, || {
             let all = sentinels.ports.iter().all(|port| {
                 let text = sentinels.ask(*port, &["SENTINEL", "master", "mymaster"]);
@@ -225,7 +227,12 @@ impl Sentinels {
 
     /// One that knows of no other.
     pub(crate) fn alone(master: &RedisServer) -> Self {
-        let sentinels = Self::start(master, 1);
+        Self::guarded(master, "", &[])
+    }
+
+    /// The same with more lines in its configuration, and how redis-cli then logs in.
+    pub(crate) fn guarded(master: &RedisServer, lines: &str, login: &[&str]) -> Self {
+        let sentinels = Self::start(master, 1, lines, login);
         let known = until(PATIENCE, || {
             let named = sentinels.ask(sentinels.ports[0], &["SENTINEL", "get-master-addr-by-name", "mymaster"]);
             named.contains(&master.port.to_string()).then_some(())
@@ -234,14 +241,14 @@ impl Sentinels {
         sentinels
     }
 
-    fn start(master: &RedisServer, count: usize) -> Self {
+    fn start(master: &RedisServer, count: usize, lines: &str, login: &[&str]) -> Self {
         let scratch = Scratch::new();
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let running = ports.iter().map(|port| {
             let dir = scratch.directory(&port.to_string());
             let text = format!(
                 "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {} 2\n\
-                 sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n",
+                 sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n{lines}",
                 dir.display(),
                 master.port
             );
@@ -251,12 +258,13 @@ impl Sentinels {
             Running::start(command, &scratch.join(format!("{port}.log")))
         });
         let running = running.collect();
-        Self { ports, version: master.version.clone(), _running: running, _scratch: scratch }
+        let login = login.iter().map(|word| (*word).to_owned()).collect();
+        Self { ports, version: master.version.clone(), login, _running: running, _scratch: scratch }
     }
 
     pub(crate) fn ask(&self, port: u16, arguments: &[&str]) -> String {
         let mut command = process::command(program(&self.version, "redis-cli"), Orphan::Kill);
-        command.args(["-p", &port.to_string()]).args(arguments);
+        command.args(["-p", &port.to_string()]).args(&self.login).args(arguments);
         process::run(command).stdout
     }
 
