@@ -270,7 +270,7 @@ async fn reach(
     let from = args.backup.as_deref();
     let failed = || format!("cannot plan a restore of {}", instance.name());
     if let Some(label) = from
-        && !instance.labels().await.with_context(failed)?.iter().any(|known| known == label)
+        && !instance.has_snapshot(label).await.with_context(failed)?
     {
         let name = instance.name();
         let message =

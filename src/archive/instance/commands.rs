@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notable::Notables;
 use super::spool::{Beginning, Spooled};
-use super::{Error, Instance};
+use super::{Error, Instance, Unasked};
 use crate::archive::OpenPlace;
 use crate::clock::Measured;
 use crate::redis::ReplicationId;
@@ -256,13 +256,19 @@ impl Instance {
     /// # Errors
     /// No repository could be asked.
     pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
-        let listing = self.archive().list(&self.layout().streams(), None).await?;
+        self.stored_stretches_noting(&mut Unasked::default()).await
+    }
+
+    pub(super) async fn stored_stretches_noting(
+        &self,
+        unasked: &mut Unasked,
+    ) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
+        let objects = self.listed(&self.layout().streams(), unasked).await?;
         let name = |key: &ObjectKey| match self.layout().object(key)? {
             InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
             _ => None,
         };
-        let named =
-            listing.objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
+        let named = objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
         let mut stretches: Vec<(ReplicationId, u64, u64)> = named.collect();
         stretches.sort_unstable();
         Ok(stretches)

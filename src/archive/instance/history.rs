@@ -16,7 +16,7 @@ use super::commands::{Mark, Stretch};
 use super::present::Lacking;
 use super::snapshot::{Origin, Snapshot};
 use super::spool::{Spool, Spooled};
-use super::{Error, Gap, Instance};
+use super::{Error, Gap, Instance, Unasked};
 use crate::redis::ReplicationId;
 use crate::resp::Cut;
 
@@ -110,12 +110,19 @@ type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 pub struct Known {
     names: BTreeMap<ReplicationId, Vec<u64>>,
     spooled: Spools,
+    unasked: Unasked,
 }
 
 impl Known {
     /// The histories, each with the offsets before the first bytes of its stretches, in order.
     pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
         self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
+    }
+
+    /// The repositories that may have more.
+    #[must_use]
+    pub fn unasked(&self) -> &Unasked {
+        &self.unasked
     }
 
     /// Where stretches begin that may hold the byte after `offset`, in order.
@@ -223,13 +230,14 @@ impl Way {
 }
 
 impl Instance {
-    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is on the way is there: the
-    /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
-    ///
-    /// # Errors
-    /// No repository could be asked, or something does not open. What cannot be reached is no error but an answer.
-    pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
-        let (mut snapshots, damaged) = self.snapshots_and_damaged().await?;
+    /// [`Instance::reach`] as far as the repositories tell that answer. Notes the others.
+    pub(super) async fn seek(
+        &self,
+        wanted: Wanted,
+        from: Option<&str>,
+        unasked: &mut Unasked,
+    ) -> Result<Result<Reach, Unreachable>, Error> {
+        let (mut snapshots, damaged) = self.snapshots_and_damaged(unasked).await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
         for snapshot in &mut snapshots {
             // Times are written and read to the microsecond, and a time that is named must be one that is reached.
@@ -242,7 +250,7 @@ impl Instance {
             without_strangers(&mut snapshots);
         }
         snapshots.sort_by_key(|snapshot| snapshot.at);
-        let mut lacking = self.lacking(&snapshots).await?;
+        let mut lacking = self.lacking_noting(&snapshots, unasked).await?;
         let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
         let meant = wanted == Wanted::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
@@ -252,7 +260,7 @@ impl Instance {
             let reason = "a snapshot is not whole".to_owned();
             Err(Unreachable { reason, nearest_before, nearest_after: None })
         } else {
-            self.reach_from(&snapshots, wanted, from).await?
+            self.reach_from(&snapshots, (wanted, from), unasked).await?
         };
         lacking.extend(damaged);
         Ok(found.map_err(|not| not.because_of(&lacking)))
@@ -261,8 +269,8 @@ impl Instance {
     async fn reach_from(
         &self,
         snapshots: &[Snapshot],
-        wanted: Wanted,
-        from: Option<&str>,
+        (wanted, from): (Wanted, Option<&str>),
+        unasked: &mut Unasked,
     ) -> Result<Result<Reach, Unreachable>, Error> {
         let Some(newest) = snapshots.last() else {
             let reason = match from {
@@ -271,13 +279,16 @@ impl Instance {
             };
             return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
         };
-        let time = match wanted {
-            Wanted::Snapshot => return Ok(Ok(as_it_is(newest))),
-            Wanted::Time(time) => Some(time),
-            Wanted::Newest => None,
-            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, replid, offset).await,
-        };
+        if wanted == Wanted::Snapshot {
+            return Ok(Ok(as_it_is(newest)));
+        }
         let known = self.known().await?;
+        unasked.add(known.unasked());
+        let time = match wanted {
+            Wanted::Time(time) => Some(time),
+            Wanted::Newest | Wanted::Snapshot => None,
+            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, &known, replid, offset).await,
+        };
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
         let mut failed: Option<Unreachable> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
@@ -389,14 +400,15 @@ impl Instance {
                 }
             }
         }
-        for (replid, first, _) in self.stored_stretches().await? {
+        let mut unasked = Unasked::default();
+        for (replid, first, _) in self.stored_stretches_noting(&mut unasked).await? {
             names.entry(replid).or_default().push(first);
         }
         for firsts in names.values_mut() {
             firsts.sort_unstable();
             firsts.dedup();
         }
-        Ok(Known { names, spooled })
+        Ok(Known { names, spooled, unasked })
     }
 
     async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<Spooled>, Error> {

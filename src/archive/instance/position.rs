@@ -65,18 +65,22 @@ impl Instance {
     /// The histories that a place may be meant to be in: those that have it and are so named.
     ///
     /// # Errors
-    /// No repository could be asked.
+    /// No repository could be asked. [`Error::Unasked`] if none has it as far as the others tell, and not all could be asked.
     pub async fn histories_at(&self, position: &Position) -> Result<Vec<ReplicationId>, Error> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.known().await?;
+        let mut unasked = known.unasked().clone();
         let mut found = Vec::new();
         for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
             let stretch = self.covering(&known, replid, position.offset).await?;
             found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
         }
-        for snapshot in self.snapshots().await? {
+        for snapshot in self.snapshots_and_damaged(&mut unasked).await?.0 {
             let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
             found.extend(here);
+        }
+        if found.is_empty() {
+            unasked.none()?;
         }
         found.sort_unstable();
         found.dedup();
@@ -124,11 +128,11 @@ impl Instance {
     pub(super) async fn reach_offset(
         &self,
         snapshots: &[Snapshot],
+        known: &Known,
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Result<Reach, Unreachable>, Error> {
-        let known = self.known().await?;
-        let Some((snapshot, mut way)) = self.way_to(snapshots, &known, replid, offset).await? else {
+        let Some((snapshot, mut way)) = self.way_to(snapshots, known, replid, offset).await? else {
             let reason = format!("no snapshot leads to offset {offset} of history {replid}");
             return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
         };
@@ -138,7 +142,7 @@ impl Instance {
             let ahead = way.stretches.iter().rev().nth(1).map_or(from.offset, |ahead| ahead.last.max(from.offset));
             if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
                 let at = stretch.time_at(to.offset.saturating_sub(1));
-                let before = self.next_time(&known, stretch, to.offset).await?;
+                let before = self.next_time(known, stretch, to.offset).await?;
                 return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
             }
             // A transaction that began in the stretch before.
