@@ -102,7 +102,7 @@ impl Unreachable {
     }
 }
 
-/// Whatever a stretch is read from.
+/// What this machine's spool has, by name.
 type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 
 /// All stretches by name, and what this machine's spool adds.
@@ -339,7 +339,8 @@ impl Instance {
         let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
         let (begin, end) = (at(reach.led_to(number).max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
-            return Err(Error::Gone { name: format!("offset {} of {}", to.offset, stretch.replid) });
+            let what = format!("what leads to offset {} of history {}", to.offset, stretch.replid);
+            return Err(Error::Vanished { what });
         }
         Ok(bytes.slice(begin..end))
     }
@@ -352,11 +353,11 @@ impl Instance {
         if let Some(bytes) = self.stored_commands(stretch.replid, stretch.first).await? {
             return Ok(bytes);
         }
-        let gone = || Error::Gone { name: format!("the stream of {} at {}", stretch.replid, stretch.first) };
-        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or_else(gone)?.bytes)
+        let what = format!("the stream behind offset {} of history {}", stretch.first, stretch.replid);
+        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or(Error::Vanished { what })?.bytes)
     }
 
-    /// The way behind the newest snapshot, or the one named, as far as it leads: for lists and logs.
+    /// The way behind a snapshot, as far as it leads.
     ///
     /// # Errors
     /// As [`Instance::reach`].

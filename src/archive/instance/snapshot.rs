@@ -162,7 +162,7 @@ impl Instance {
             return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
         };
         let Some(opened) = self.archive.get_object(Kind::RdbPart, &key).await? else {
-            return Err(Error::Gone { name: key.to_string() });
+            return Err(Error::Vanished { what: key.to_string() });
         };
         if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {
             return Err(self.unreadable(&key, format!("it is not the part that the manifest of {label} names")));

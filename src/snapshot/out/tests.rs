@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::rdb::Limits;
 use crate::redis::Flavour;
@@ -16,6 +14,16 @@ fn dump() -> Vec<u8> {
 
 fn command(words: &[&str]) -> Vec<u8> {
     encode(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+}
+
+/// All at the second 1000.
+fn arrivals() -> Arrivals {
+    let at = "1970-01-01T00:16:40Z";
+    let stretch = serde_json::json!({
+        "replid": "0".repeat(40), "first": 0, "last": 0, "db": 0, "in_transaction": false, "db_after": 0,
+        "in_transaction_after": false, "follows": null, "started_at": at, "ended_at": at, "writes": 0, "marks": [],
+    });
+    Arrivals::of(&serde_json::from_value(stretch).unwrap())
 }
 
 fn redis(text: &str) -> Version {
@@ -33,7 +41,7 @@ fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<
         if form != Form::Dump {
             place = place.follow(Cut { offset: 1000, db: 3 })?;
             for piece in stream.chunks(size) {
-                place.commands(piece, &Arrivals::at(Timestamp::from_second(1000).unwrap()))?;
+                place.commands(piece, &arrivals())?;
             }
         }
         place.end()
