@@ -138,7 +138,7 @@ fn place_dump(dir: &Path, bytes: &[u8]) -> Result<Placed, Error> {
     let limits = Limits { expired_by: Some(now), ..Limits::default() };
     let mut place = Place::begin(dir, Form::Dump, &Names::default(), limits)?;
     place.snapshot(bytes)?;
-    place.end()
+    place.end(None)
 }
 
 fn checked(name: &str, placed: &Placed) -> Result<Loaded, Error> {
@@ -270,7 +270,7 @@ impl Recording {
                 place.commands(piece, &arrivals).expect("the commands");
             }
         }
-        place.end().expect("placed")
+        place.end(None).expect("placed")
     }
 }
 

@@ -32,6 +32,10 @@ fn redis(text: &str) -> Version {
 
 /// Places a dump and these commands, in pieces of `size` bytes.
 fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<Placed, Error>) {
+    placed_up_to(None, form, stream, size)
+}
+
+fn placed_up_to(to: Option<u64>, form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<Placed, Error>) {
     let scratch = tempfile::tempdir().unwrap();
     let place = || {
         let mut place = Place::begin(&scratch.path().join("redis"), form, &Names::default(), Limits::default())?;
@@ -44,7 +48,7 @@ fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<
                 place.commands(piece, &arrivals())?;
             }
         }
-        place.end()
+        place.end(to)
     };
     let placed = place();
     (scratch, placed)
@@ -132,6 +136,22 @@ fn what_cannot_be_restored_leaves_nothing_that_a_server_loads() {
         ["appendonly.aof.1.base.rdb"],
         "no manifest, so no data"
     );
+}
+
+#[test]
+fn commands_that_end_before_the_target_are_not_left_as_if_they_were_all() {
+    let stream = command(&["SET", "a", "1"]);
+    let end = 1000 + stream.len() as u64;
+    for (form, left) in [(Form::Parts, &["appendonlydir"][..]), (Form::Preamble, &[])] {
+        let (scratch, short) = placed_up_to(Some(end + 1), form, &stream, 1000);
+        assert!(matches!(short, Err(Error::Short { end: at, target }) if at == end && target == end + 1), "{short:?}");
+        let dir = scratch.path().join("redis");
+        assert_eq!(names(&dir), left);
+        if form == Form::Parts {
+            assert_eq!(names(&dir.join("appendonlydir")), ["appendonly.aof.1.base.rdb"], "no manifest, so no data");
+        }
+        placed_up_to(Some(end), form, &stream, 1000).1.unwrap();
+    }
 }
 
 #[test]
