@@ -22,6 +22,9 @@ use crate::resp::Cut;
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;
+/// Stretches that may begin within another one: as many as a second receiver cuts whose connection breaks four times a second, in the half minute
+/// that a stretch with writes takes.
+const WITHIN_ONE: usize = 128;
 /// A server that has nothing to say says so every ten seconds (`repl-ping-replica-period`).
 const SILENT: SignedDuration = SignedDuration::from_secs(15);
 
@@ -429,9 +432,9 @@ impl Instance {
         }
     }
 
-    /// Of the last stretches that begin at or before `offset` the one that reaches furthest. Two receivers that run at once cut the same stream
-    /// at places of their own, so that one stretch may lie within another; but none holds more than half a minute or some MiB of it, and so only
-    /// few can begin in it. One that does not open is none.
+    /// Of the last stretches that begin at or before `offset` one that reaches beyond it, or else the one that reaches furthest. Two receivers that
+    /// run at once cut the same stream at places of their own, so that one stretch may lie within another; of [`WITHIN_ONE`] that begin later an
+    /// older one is found behind. One that does not open is none.
     ///
     /// # Errors
     /// No repository could be asked.
@@ -441,13 +444,18 @@ impl Instance {
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Option<Stretch>, Error> {
-        let last = known.before(replid, offset).rev().take(AT_ONCE);
+        let last: Vec<u64> = known.before(replid, offset).rev().take(WITHIN_ONE).copied().collect();
         let mut found: Option<Stretch> = None;
-        for stretch in join_all(last.map(|first| self.stretch(known, replid, *first))).await {
-            match stretch {
-                Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
-                Err(error) if error.is_integrity() => {}
-                Err(error) => return Err(error),
+        for some in last.chunks(AT_ONCE) {
+            for stretch in join_all(some.iter().map(|first| self.stretch(known, replid, *first))).await {
+                match stretch {
+                    Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
+                    Err(error) if error.is_integrity() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if found.as_ref().is_some_and(|stretch| stretch.last > offset) {
+                break;
             }
         }
         Ok(found)

@@ -176,7 +176,44 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
-    use super::Position;
+    use bytes::Bytes;
+
+    use super::{Instance, Position, Stretch};
+    use crate::archive::tests::create;
+    use crate::resp::encode;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A stretch of so many commands, of 27 bytes each.
+    async fn put(instance: &Instance, first: u64, commands: usize) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]).repeat(commands));
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": ID, "first": first, "last": first + bytes.len() as u64, "db": 0, "in_transaction": false,
+            "db_after": 0, "in_transaction_after": false, "follows": null, "started_at": "2026-11-22T14:00:00Z",
+            "ended_at": "2026-11-22T14:00:10Z", "writes": commands, "marks": [],
+        }))
+        .unwrap();
+        instance.put_commands(0, &stretch, bytes).await.unwrap();
+    }
+
+    /// One receiver's connection broke again and again while another one had the same stretch as one.
+    #[tokio::test]
+    async fn a_stretch_that_has_a_place_is_found_behind_many_that_begin_within_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        put(&instance, 100, 41).await;
+        for nth in 1..40 {
+            put(&instance, 100 + 27 * nth, 1).await;
+        }
+        let (known, replid) = (instance.known().await.unwrap(), ID.parse().unwrap());
+        let has = async |offset| {
+            let found = instance.covering(&known, replid, offset).await.unwrap().unwrap();
+            (found.first, found.last)
+        };
+        assert_eq!(has(100 + 27 * 40).await, (100, 100 + 27 * 41), "all others end there");
+        assert_eq!(has(100 + 27).await, (100, 100 + 27 * 41));
+        assert_eq!(has(100 + 27 * 41).await, (100, 100 + 27 * 41), "where none goes on");
+    }
 
     #[test]
     fn a_place_is_read_as_it_is_written() {
