@@ -32,6 +32,14 @@ pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) ->
     page.lines
 }
 
+/// What an estimate rests on.
+pub(super) fn basis(restores: u64) -> String {
+    match restores {
+        0 => "a guess, until a restore with --start was measured here".to_owned(),
+        restores => format!("by {} measured here", count(restores, "restore")),
+    }
+}
+
 /// The target in words.
 fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
     let before = if args.target_exclusive { "just before " } else { "" };
@@ -74,10 +82,7 @@ impl Page<'_> {
             "replay",
             format!("{}, {} of WAL, {records}", count(plan.wal_segments, "segment"), size(plan.wal_bytes)),
         );
-        let basis = match plan.estimated_from_restores {
-            0 => "a guess, until a restore with --start was measured here".to_owned(),
-            restores => format!("by {} measured here", count(restores, "restore")),
-        };
+        let basis = basis(plan.estimated_from_restores);
         let takes = span(Duration::from_secs(plan.estimated_seconds));
         self.row("takes about", takes + &self.out.tone(Tone::Quiet, format!("  {basis}")));
         if let Some(room) = &plan.room {

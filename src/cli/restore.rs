@@ -97,7 +97,8 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
-        keep_pace(&config, cluster, Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds });
+        let measured = Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
+        keep_pace(&config, cluster.name.as_str(), measured);
     }
     if args.json {
         around.output.json(&Report { plan: &plan, restored: Some(&restored), reached: reached.as_ref() })?;
@@ -126,9 +127,9 @@ async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &Surrou
     ])
 }
 
-/// Keeps what a restore took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-pub(super) fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
-    let (state_dir, name) = (&config.state_dir, cluster.name.as_str());
+/// Keeps what a restore of a cluster or an instance took, for later estimates. That it can't be kept is no reason to call the restore a failure.
+pub(super) fn keep_pace(config: &Config, name: &str, restore: Measured) {
+    let state_dir = &config.state_dir;
     if let Err(error) = Pace::load(state_dir, name).with(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
     }

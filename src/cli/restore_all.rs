@@ -27,7 +27,7 @@ use crate::config::{self, Cluster, Config};
 use crate::postgres::time::PgTime;
 use crate::resp::{Commands, Kind, Limits};
 use crate::restore::ground::{check_made, free_at};
-use crate::restore::pace::Measured;
+use crate::restore::pace::{Measured, Pace};
 use crate::restore::plan::{Commit, Plan};
 use crate::restore::start::{Reached, Start};
 use crate::restore::{Restored, Wishes};
@@ -146,6 +146,8 @@ struct Both<'c> {
     reach: Result<Reach, Unreachable>,
     last: Option<LastCommand>,
     skew: Option<Skew>,
+    /// How fast this machine restores the instance.
+    pace: Pace,
 }
 
 impl<'c> Both<'c> {
@@ -165,7 +167,8 @@ impl<'c> Both<'c> {
         let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
         let reach = redis(&instance, asked).await?;
         let (last, skew) = (None, None);
-        let mut both = Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, last, skew };
+        let pace = Pace::load(&config.state_dir, of.name.as_str());
+        let mut both = Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, last, skew, pace };
         if let (true, false, Some(nearest)) = (which.nearest, both.reachable(), both.nearest()) {
             both.moment = nearest;
             (_, both.plan) = postgres(config, cluster, (nearest, true, pgdata), around).await?;
@@ -230,7 +233,7 @@ impl<'c> Both<'c> {
             },
             redis: OfRedis {
                 instance: self.of.name.as_str(),
-                plan: redis_restore::Plan::of(&self.reach),
+                plan: redis_restore::Plan::of(&self.reach, &self.pace),
                 last_command: self.last.as_ref(),
                 done,
             },
@@ -347,6 +350,7 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
     let (restored, reached) = carry_out(&config, &both, (&of_postgres, &wishes), around).await?;
     let done = redis_restore::carry_out(&both.instance, reach, (&of_redis, &prepared), around).await;
     let done = done.with_context(|| format!("{main} is restored into {}, {cache} is not", pgdata.display()))?;
+    done.keep_pace(&config, &both.instance);
     if args.json {
         around.output.json(&both.report(Some((&restored, reached.as_ref())), Some(&done)))?;
         return Ok(Code::Done);
@@ -414,7 +418,8 @@ async fn carry_out(
     let reached = restore::started(&start, &both.plan, wishes.action, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;
     let (work, replay_seconds) = (both.plan.work(), reached.seconds);
-    restore::keep_pace(config, both.cluster, Measured { work, file_seconds: took.as_secs_f64(), replay_seconds });
+    let measured = Measured { work, file_seconds: took.as_secs_f64(), replay_seconds };
+    restore::keep_pace(config, both.cluster.name.as_str(), measured);
     if !args.json {
         restore::say_reached(&reached, around)?;
     }
