@@ -12,9 +12,9 @@ use crate::restore::target::Target;
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
 
-/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how to carry it out.
-pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) -> Vec<String> {
-    let mut page = Page { lines: Vec::new(), out };
+/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it out.
+pub(super) fn page(plan: &Plan, args: &TargetArgs, (program, asked): (&str, bool), out: &Output) -> Vec<String> {
+    let mut page = Page { lines: Vec::new(), program, out };
     page.lines.push(out.tone(Tone::Strong, format!("{} to {}", plan.cluster, wanted(plan, args, out))));
     page.lines.push(String::new());
     if plan.reachable {
@@ -52,6 +52,7 @@ fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
 
 struct Page<'p> {
     lines: Vec<String>,
+    program: &'p str,
     out: &'p Output,
 }
 
@@ -120,7 +121,8 @@ impl Page<'_> {
     }
 
     fn what_next(&mut self, plan: &Plan, args: &TargetArgs) {
-        let restore = |options: &str| format!("walkeep restore postgres {} --pgdata DIR {options}", plan.cluster);
+        let program = self.program;
+        let restore = |options: &str| format!("{program} restore postgres {} --pgdata DIR {options}", plan.cluster);
         self.lines.push(String::new());
         if plan.reachable {
             self.lines.push("To do it:".to_owned());

@@ -73,11 +73,11 @@ impl Plan {
         }
     }
 
-    /// `asked`: it was only asked for, so it ends with how to carry it out.
-    fn show(&self, instance: &str, asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
+    /// `asked`: it was only asked for, so it ends with how `program` carries it out.
+    fn show(&self, (program, instance): (&str, &str), asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
         let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
         let command = |options: &str| {
-            let line = format!("walkeep restore redis {instance} --dir DIR {options}");
+            let line = format!("{program} restore redis {instance} --dir DIR {options}");
             out.tone(Tone::Strong, line.trim_end())
         };
         let (Some(backup), Some(at)) = (&self.backup, self.at) else {
@@ -166,7 +166,7 @@ pub(super) async fn plan(mut args: PlanRedis, around: &Surroundings) -> anyhow::
     if args.json {
         around.output.json(&plan)?;
     } else {
-        plan.show(of.name.as_str(), Some(&args.target), &around.output)?;
+        plan.show((&open::again(&config, around), of.name.as_str()), Some(&args.target), &around.output)?;
     }
     Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
 }
@@ -179,7 +179,7 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
     let reached = reach(&instance, &args.target, around).await?;
     let plan = Plan::of(&reached, &Pace::load(&config.state_dir, of.name.as_str()));
     if !args.json {
-        plan.show(of.name.as_str(), None, &around.output)?;
+        plan.show((&open::again(&config, around), of.name.as_str()), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {

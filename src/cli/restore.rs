@@ -38,7 +38,7 @@ pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyho
     if args.json {
         around.output.json(&plan)?;
     } else {
-        show(&plan, &args.target, true, around)?;
+        show(&plan, &args.target, (&open::again(&config, around), true), around)?;
         if let Some(pgdata) = &args.pgdata {
             let lines = lost(&config, &archive, pgdata, around).await?;
             lines.iter().try_for_each(|line| around.output.line(line))?;
@@ -62,7 +62,7 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     let wishes = wishes(&args, &pgdata, &config, cluster)?;
     let (archive, plan) = make(&config, cluster, &args.target, around).await?;
     if !args.json {
-        show(&plan, &args.target, false, around)?;
+        show(&plan, &args.target, (&open::again(&config, around), false), around)?;
     }
     if !plan.reachable {
         if args.json {
@@ -157,7 +157,7 @@ pub(super) async fn make(
     Ok((archive, plan.paced(&pace)))
 }
 
-pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: (&str, bool), around: &Surroundings) -> anyhow::Result<()> {
     plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
 }
 

@@ -307,18 +307,18 @@ pub(super) async fn plan(mut args: PlanAll, around: &Surroundings) -> anyhow::Re
         around.output.json(&both.report(None, None))?;
     } else {
         show(&both, &around.output)?;
-        what_next(&both, &args.which, &around.output)?;
+        what_next(&both, &args.which, &open::again(&config, around), &around.output)?;
     }
     Ok(if both.reachable() { Code::Done } else { Code::Unreachable })
 }
 
 /// How to carry out what was only asked for.
-fn what_next(both: &Both<'_>, which: &Which, out: &Output) -> anyhow::Result<()> {
+fn what_next(both: &Both<'_>, which: &Which, program: &str, out: &Output) -> anyhow::Result<()> {
     if !both.reachable() {
         return Ok(());
     }
     let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];
-    let mut words = vec!["walkeep restore all --pgdata DIR --redis-dir DIR".to_owned()];
+    let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
     let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
     words.extend(named);
     words.push(format!("--target-time {}", open::shell_word(&which.target_time)));
