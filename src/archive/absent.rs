@@ -78,7 +78,7 @@ mod tests {
     async fn who_is_away_is_left_out_until_the_end_if_anybody_is_left() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let archive = create(&[&dirs[0], &dirs[1]], None).await;
-        let key = |name: &str| ObjectKey::new(&format!("main/gap/{name}")).unwrap();
+        let key = |name: &str| ObjectKey::parse(&format!("main/gap/{name}")).unwrap();
         let sealed =
             async |name: &str| archive.seal_object(Kind::Gap, &key(name), vec!["x".into()], Vec::new()).await.unwrap();
         let there = |dir: &tempfile::TempDir, name: &str| dir.path().join("main/gap").join(name).exists();
@@ -88,7 +88,7 @@ mod tests {
         let forbid = |dir: &tempfile::TempDir, forbidden: bool| {
             let (marker, aside) = (dir.path().join("walkeep.json"), dir.path().join("aside.json"));
             let (from, to) = if forbidden { (marker, aside) } else { (aside, marker) };
-            std::fs::rename(from, to).unwrap();
+            crate::durable::rename(&from, &to).unwrap();
         };
         let absent = Absent::default();
         assert_eq!(put("a", &absent).await.unwrap(), Put::Created);

@@ -94,6 +94,14 @@ pub enum Error {
         /// What was looked for.
         name: String,
     },
+    /// It was listed, and no repository has it.
+    #[error(
+        "{what} is in no repository any more: retention may have taken it meanwhile, and `walkeep verify` tells whether more is missing"
+    )]
+    Vanished {
+        /// What was looked for.
+        what: String,
+    },
     /// The two copies of a timeline's end are not equal.
     #[error(
         "{name}.partial and the copy of it in the first segment of the next timeline differ before {end}, where the timelines part; \
@@ -143,7 +151,7 @@ impl Error {
             Error::KeysMissing { .. } | Error::KeyNotThere { .. } | Error::Taken { .. } => true,
             Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
             Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
-            Error::Gone { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,
+            Error::Gone { .. } | Error::Vanished { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,
         }
     }
 }

@@ -175,7 +175,7 @@ impl Archive {
 
     /// The answers of the places that gave one, and what the others said.
     #[expect(clippy::type_complexity, reason = "used right here")]
-    fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
+    pub(super) fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
         let (mut answers, mut unasked, mut last) = (Vec::new(), Vec::new(), None);
         for (place, result) in self.places.iter().zip(results) {
             match result {

@@ -362,7 +362,7 @@ async fn gaps_are_kept() {
 }
 
 /// An archive in one store whose faults are scripted.
-async fn faulty() -> (Arc<Archive>, FaultStore) {
+pub(crate) async fn faulty() -> (Arc<Archive>, FaultStore) {
     let clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
     let store = FaultStore::over(Arc::new(InMemory::new()));
     let mut options = repository::Options::new();

@@ -145,16 +145,55 @@ pub(super) fn invocation(config: &Path) -> anyhow::Result<String> {
     Ok(format!("{program} --config {}", shell_word(&config.display().to_string())))
 }
 
+/// How walkeep is called again by whoever copies a line that it printed: with the configuration, if that was named.
+pub(super) fn again(config: &Config, around: &Surroundings) -> String {
+    match config::is_named(around.named_config.as_deref(), &around.environment) {
+        true => format!("walkeep --config {}", quoted(config.path.display().to_string())),
+        false => "walkeep".to_owned(),
+    }
+}
+
 /// A word as the shell reads it. PostgreSQL replaces `%p` and the like before that, so a percent sign is doubled.
 pub(super) fn shell_word(text: &str) -> String {
-    let text = text.replace('%', "%%");
+    quoted(text.replace('%', "%%"))
+}
+
+fn quoted(text: String) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{asked, shell_word};
+    use std::path::{Path, PathBuf};
+
+    use jiff::tz::TimeZone;
+
+    use super::{again, asked, shell_word};
+    use crate::cli::Surroundings;
+    use crate::cli::output::Output;
+    use crate::clock::SystemClock;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn a_configuration_that_was_named_is_named_again() {
+        let again = |path: &str, named: Option<&str>, variable: &[(&str, &str)]| {
+            let around = Surroundings {
+                named_config: named.map(PathBuf::from),
+                quiet: false,
+                environment: variable.iter().copied().collect::<Environment>(),
+                clock: SystemClock::shared(),
+                zone_asked: false,
+                output: Output { styled: false, zone: TimeZone::UTC },
+            };
+            let text = "[encryption]\nenabled = false\n[repository.local]\nurl = \"file:///srv/repository\"\n";
+            again(&Config::parse(Path::new(path), text).unwrap(), &around)
+        };
+        assert_eq!(again("/a/walkeep.toml", None, &[]), "walkeep");
+        assert_eq!(again("/a/walkeep.toml", Some("walkeep.toml"), &[]), "walkeep --config /a/walkeep.toml");
+        let variable = [("WALKEEP_CONFIG", "/50% a.toml")];
+        assert_eq!(again("/50% a.toml", None, &variable), "walkeep --config '/50% a.toml'");
+    }
 
     #[test]
     fn what_may_be_meant_is_asked() {

@@ -12,9 +12,9 @@ use crate::restore::target::Target;
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
 
-/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how to carry it out.
-pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) -> Vec<String> {
-    let mut page = Page { lines: Vec::new(), out };
+/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it out.
+pub(super) fn page(plan: &Plan, args: &TargetArgs, (program, asked): (&str, bool), out: &Output) -> Vec<String> {
+    let mut page = Page { lines: Vec::new(), program, out };
     page.lines.push(out.tone(Tone::Strong, format!("{} to {}", plan.cluster, wanted(plan, args, out))));
     page.lines.push(String::new());
     if plan.reachable {
@@ -32,6 +32,14 @@ pub(super) fn page(plan: &Plan, args: &TargetArgs, asked: bool, out: &Output) ->
     page.lines
 }
 
+/// What an estimate rests on.
+pub(super) fn basis(restores: u64) -> String {
+    match restores {
+        0 => "a guess, until a restore with --start was measured here".to_owned(),
+        restores => format!("by {} measured here", count(restores, "restore")),
+    }
+}
+
 /// The target in words.
 fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
     let before = if args.target_exclusive { "just before " } else { "" };
@@ -44,6 +52,7 @@ fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
 
 struct Page<'p> {
     lines: Vec<String>,
+    program: &'p str,
     out: &'p Output,
 }
 
@@ -74,10 +83,7 @@ impl Page<'_> {
             "replay",
             format!("{}, {} of WAL, {records}", count(plan.wal_segments, "segment"), size(plan.wal_bytes)),
         );
-        let basis = match plan.estimated_from_restores {
-            0 => "a guess, until a restore with --start was measured here".to_owned(),
-            restores => format!("by {} measured here", count(restores, "restore")),
-        };
+        let basis = basis(plan.estimated_from_restores);
         let takes = span(Duration::from_secs(plan.estimated_seconds));
         self.row("takes about", takes + &self.out.tone(Tone::Quiet, format!("  {basis}")));
         if let Some(room) = &plan.room {
@@ -115,7 +121,8 @@ impl Page<'_> {
     }
 
     fn what_next(&mut self, plan: &Plan, args: &TargetArgs) {
-        let restore = |options: &str| format!("walkeep restore postgres {} --pgdata DIR {options}", plan.cluster);
+        let program = self.program;
+        let restore = |options: &str| format!("{program} restore postgres {} --pgdata DIR {options}", plan.cluster);
         self.lines.push(String::new());
         if plan.reachable {
             self.lines.push("To do it:".to_owned());

@@ -99,6 +99,7 @@ pub(super) async fn gather(config: &Config, of: &config::Instance, around: &Surr
 }
 
 async fn look(instance: &Instance) -> anyhow::Result<Overview> {
+    instance.known().await?.unasked().warn();
     let (mut snapshots, gaps) = (instance.snapshots().await?, instance.gaps().await?);
     let mut lacking = instance.lacking(&snapshots).await?;
     let backup = |snapshot: &Snapshot| Backup { lacks: lacking.remove(&snapshot.label), ..Backup::of(snapshot) };

@@ -1,6 +1,7 @@
 //! `walkeep plan redis` and `walkeep restore redis`: resolve the target, prove it, write what a server starts from, and see that one does.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
@@ -10,10 +11,13 @@ use super::args::{PlanRedis, RestoreRedis, TargetRedis};
 use super::exit::{Code, Failure};
 use super::output::{Output, Tone, count, size, span, width, wrap};
 use super::progress::Progress;
-use super::{moment, open};
+use super::restore::keep_pace;
+use super::{moment, open, plan};
 use crate::archive::instance::{Instance, Position, Reach, Unreachable, Wanted};
+use crate::config::Config;
 use crate::postgres::time::PgTime;
 use crate::redis::Flavour;
+use crate::restore::pace::{Measured, Pace, Work};
 use crate::snapshot::out::start::{self, Loaded};
 use crate::snapshot::out::{Conf, Placed, Version, Wishes, advice, check_room, restore};
 
@@ -38,12 +42,16 @@ pub(super) struct Plan {
     snapshot_bytes: u64,
     command_bytes: u64,
     keys_in_snapshot: u64,
+    /// About how long it takes to write the files and to load them.
+    estimated_seconds: u64,
+    /// Restores on this machine that the estimate was made from; with none it is a guess for a modest one.
+    estimated_from_restores: u64,
     nearest_before: Option<Timestamp>,
     nearest_after: Option<Timestamp>,
 }
 
 impl Plan {
-    pub(super) fn of(reach: &Result<Reach, Unreachable>) -> Plan {
+    pub(super) fn of(reach: &Result<Reach, Unreachable>, pace: &Pace) -> Plan {
         let to = reach.as_ref().ok();
         let not = reach.as_ref().err();
         Plan {
@@ -58,16 +66,18 @@ impl Plan {
             snapshot_bytes: to.map_or(0, |reach| reach.snapshot.logical_bytes),
             command_bytes: to.map_or(0, Reach::command_bytes),
             keys_in_snapshot: to.map_or(0, |reach| reach.snapshot.walk.keys()),
+            estimated_seconds: to.map_or(0, |reach| pace.seconds(&work(reach))),
+            estimated_from_restores: pace.restores(),
             nearest_before: not.and_then(|not| not.nearest_before),
             nearest_after: not.and_then(|not| not.nearest_after),
         }
     }
 
-    /// `asked`: it was only asked for, so it ends with how to carry it out.
-    fn show(&self, instance: &str, asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
+    /// `asked`: it was only asked for, so it ends with how `program` carries it out.
+    fn show(&self, (program, instance): (&str, &str), asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
         let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
         let command = |options: &str| {
-            let line = format!("walkeep restore redis {instance} --dir DIR {options}");
+            let line = format!("{program} restore redis {instance} --dir DIR {options}");
             out.tone(Tone::Strong, line.trim_end())
         };
         let (Some(backup), Some(at)) = (&self.backup, self.at) else {
@@ -98,6 +108,8 @@ impl Plan {
             size(self.snapshot_bytes)
         ))?;
         out.line(format!("  commands  {} behind it", size(self.command_bytes)))?;
+        let basis = out.tone(Tone::Quiet, format!("  {}", plan::basis(self.estimated_from_restores)));
+        out.line(format!("  takes     about {}{basis}", span(Duration::from_secs(self.estimated_seconds))))?;
         if let (Some(replid), Some(offset)) = (&self.replid, self.offset) {
             out.line(format!("  position  offset {offset} of {replid}"))?;
         }
@@ -112,6 +124,12 @@ impl Plan {
         out.line("\nTo do it:")?;
         out.line(format!("  {} --start", command(&options(args))))
     }
+}
+
+/// What a restore has to do: everything is written, and then a server loads all of it, which takes it time as replay does.
+fn work(reach: &Reach) -> Work {
+    let bytes = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
+    Work { file_bytes: bytes, wal_bytes: bytes, wal_records: 0 }
 }
 
 /// The options that name the same target again, for a line to copy.
@@ -143,11 +161,12 @@ pub(super) async fn plan(mut args: PlanRedis, around: &Surroundings) -> anyhow::
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
-    let plan = Plan::of(&reach(&instance, &args.target, around).await?);
+    let pace = Pace::load(&config.state_dir, of.name.as_str());
+    let plan = Plan::of(&reach(&instance, &args.target, around).await?, &pace);
     if args.json {
         around.output.json(&plan)?;
     } else {
-        plan.show(of.name.as_str(), Some(&args.target), &around.output)?;
+        plan.show((&open::again(&config, around), of.name.as_str()), Some(&args.target), &around.output)?;
     }
     Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
 }
@@ -158,9 +177,9 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
     let instance = open::instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
     let reached = reach(&instance, &args.target, around).await?;
-    let plan = Plan::of(&reached);
+    let plan = Plan::of(&reached, &Pace::load(&config.state_dir, of.name.as_str()));
     if !args.json {
-        plan.show(of.name.as_str(), None, &around.output)?;
+        plan.show((&open::again(&config, around), of.name.as_str()), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {
@@ -170,6 +189,7 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
     };
     let prepared = prepare(&args, &reach, around).await?;
     let done = carry_out(&instance, &reach, (&args, &prepared), around).await?;
+    done.keep_pace(&config, &instance);
     let loaded = done.loaded.as_ref();
     if args.json {
         let (start, warnings) = (Some(done.options.clone()), &done.warnings);
@@ -212,6 +232,17 @@ pub(super) struct Done {
     /// The options that a server is to be started with.
     #[serde(rename = "start")]
     pub(super) options: Vec<String>,
+    /// How long it took, if a server was started.
+    #[serde(skip)]
+    measured: Option<Measured>,
+}
+
+impl Done {
+    pub(super) fn keep_pace(&self, config: &Config, instance: &Instance) {
+        if let Some(measured) = self.measured {
+            keep_pace(config, instance.name().as_str(), measured);
+        }
+    }
 }
 
 /// Places the files, says so, and starts a server on them if that is wanted.
@@ -239,6 +270,7 @@ pub(super) async fn carry_out(
             around.output.line(format!("{}: {warning}", around.output.tone(Tone::Warning, "warning")))?;
         }
     }
+    let began = around.clock.elapsed();
     let loaded = match program.as_ref().filter(|_| args.start) {
         Some(program) => {
             let loaded = start::check(program, &placed, &names, &around.clock).await;
@@ -247,7 +279,13 @@ pub(super) async fn carry_out(
         None => None,
     };
     let options = advice::options(&placed, &names);
-    Ok(Done { placed, warnings, loaded, options })
+    let loading = around.clock.elapsed().saturating_sub(began);
+    let measured = loaded.as_ref().map(|_| Measured {
+        work: work(reach),
+        file_seconds: took.as_secs_f64(),
+        replay_seconds: loading.as_secs_f64(),
+    });
+    Ok(Done { placed, warnings, loaded, options, measured })
 }
 
 async fn reach(
@@ -270,7 +308,7 @@ async fn reach(
     let from = args.backup.as_deref();
     let failed = || format!("cannot plan a restore of {}", instance.name());
     if let Some(label) = from
-        && !instance.labels().await.with_context(failed)?.iter().any(|known| known == label)
+        && !instance.has_snapshot(label).await.with_context(failed)?
     {
         let name = instance.name();
         let message =

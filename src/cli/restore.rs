@@ -38,7 +38,7 @@ pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyho
     if args.json {
         around.output.json(&plan)?;
     } else {
-        show(&plan, &args.target, true, around)?;
+        show(&plan, &args.target, (&open::again(&config, around), true), around)?;
         if let Some(pgdata) = &args.pgdata {
             let lines = lost(&config, &archive, pgdata, around).await?;
             lines.iter().try_for_each(|line| around.output.line(line))?;
@@ -62,7 +62,7 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     let wishes = wishes(&args, &pgdata, &config, cluster)?;
     let (archive, plan) = make(&config, cluster, &args.target, around).await?;
     if !args.json {
-        show(&plan, &args.target, false, around)?;
+        show(&plan, &args.target, (&open::again(&config, around), false), around)?;
     }
     if !plan.reachable {
         if args.json {
@@ -97,7 +97,8 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
-        keep_pace(&config, cluster, Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds });
+        let measured = Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
+        keep_pace(&config, cluster.name.as_str(), measured);
     }
     if args.json {
         around.output.json(&Report { plan: &plan, restored: Some(&restored), reached: reached.as_ref() })?;
@@ -126,9 +127,9 @@ async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &Surrou
     ])
 }
 
-/// Keeps what a restore took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-pub(super) fn keep_pace(config: &Config, cluster: &Cluster, restore: Measured) {
-    let (state_dir, name) = (&config.state_dir, cluster.name.as_str());
+/// Keeps what a restore of a cluster or an instance took, for later estimates. That it can't be kept is no reason to call the restore a failure.
+pub(super) fn keep_pace(config: &Config, name: &str, restore: Measured) {
+    let state_dir = &config.state_dir;
     if let Err(error) = Pace::load(state_dir, name).with(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
     }
@@ -156,7 +157,7 @@ pub(super) async fn make(
     Ok((archive, plan.paced(&pace)))
 }
 
-pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: bool, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: (&str, bool), around: &Surroundings) -> anyhow::Result<()> {
     plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
 }
 

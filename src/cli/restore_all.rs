@@ -28,7 +28,7 @@ use crate::config::{self, Cluster, Config};
 use crate::postgres::time::PgTime;
 use crate::resp::{Commands, Kind, Limits};
 use crate::restore::ground::{check_made, free_at};
-use crate::restore::pace::Measured;
+use crate::restore::pace::{Measured, Pace};
 use crate::restore::plan::{Commit, Plan};
 use crate::restore::start::{Reached, Start};
 use crate::restore::{Restored, Wishes};
@@ -152,6 +152,8 @@ struct Both<'c> {
     idle: Option<Idle>,
     last: Option<LastCommand>,
     skew: Option<Skew>,
+    /// How fast this machine restores the instance.
+    pace: Pace,
 }
 
 impl<'c> Both<'c> {
@@ -170,9 +172,22 @@ impl<'c> Both<'c> {
         open::ensure_archived(config, &instance).await?;
         let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
         let reach = redis(&instance, asked).await?;
-        let (agreed, idle, last, skew) = (true, None, None, None);
-        let mut both =
-            Both { cluster, of, archive, instance, asked, moment: asked, plan, reach, agreed, idle, last, skew };
+        let pace = Pace::load(&config.state_dir, of.name.as_str());
+        let mut both = Both {
+            cluster,
+            of,
+            archive,
+            instance,
+            asked,
+            moment: asked,
+            plan,
+            reach,
+            agreed: true,
+            idle: None,
+            last: None,
+            skew: None,
+            pace,
+        };
         both.idle = both.idle();
         if let (true, false, Some(nearest)) = (which.nearest, both.reachable(), both.nearest()) {
             let settled = settle(nearest, async |moment| {
@@ -268,7 +283,7 @@ impl<'c> Both<'c> {
             },
             redis: OfRedis {
                 instance: self.of.name.as_str(),
-                plan: redis_restore::Plan::of(&self.reach),
+                plan: redis_restore::Plan::of(&self.reach, &self.pace),
                 last_command: self.last.as_ref(),
                 done,
             },
@@ -342,18 +357,18 @@ pub(super) async fn plan(mut args: PlanAll, around: &Surroundings) -> anyhow::Re
         around.output.json(&both.report(None, None))?;
     } else {
         show(&both, &around.output)?;
-        what_next(&both, &args.which, &around.output)?;
+        what_next(&both, &args.which, &open::again(&config, around), &around.output)?;
     }
     Ok(if both.reachable() { Code::Done } else { Code::Unreachable })
 }
 
 /// How to carry out what was only asked for.
-fn what_next(both: &Both<'_>, which: &Which, out: &Output) -> anyhow::Result<()> {
+fn what_next(both: &Both<'_>, which: &Which, program: &str, out: &Output) -> anyhow::Result<()> {
     if !both.reachable() {
         return Ok(());
     }
     let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];
-    let mut words = vec!["walkeep restore all --pgdata DIR --redis-dir DIR".to_owned()];
+    let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
     let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
     words.extend(named);
     words.push(format!("--target-time {}", open::shell_word(&which.target_time)));
@@ -385,6 +400,7 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
     let (restored, reached) = carry_out(&config, &both, (&of_postgres, &wishes), around).await?;
     let done = redis_restore::carry_out(&both.instance, reach, (&of_redis, &prepared), around).await;
     let done = done.with_context(|| format!("{main} is restored into {}, {cache} is not", pgdata.display()))?;
+    done.keep_pace(&config, &both.instance);
     if args.json {
         around.output.json(&both.report(Some((&restored, reached.as_ref())), Some(&done)))?;
         return Ok(Code::Done);
@@ -452,7 +468,8 @@ async fn carry_out(
     let reached = restore::started(&start, &both.plan, wishes.action, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;
     let (work, replay_seconds) = (both.plan.work(), reached.seconds);
-    restore::keep_pace(config, both.cluster, Measured { work, file_seconds: took.as_secs_f64(), replay_seconds });
+    let measured = Measured { work, file_seconds: took.as_secs_f64(), replay_seconds };
+    restore::keep_pace(config, both.cluster.name.as_str(), measured);
     if !args.json {
         restore::say_reached(&reached, around)?;
     }

@@ -47,7 +47,7 @@ pub(super) async fn run(
         }
     };
     if !args.json {
-        show(&plan, &args.target, false, around)?;
+        show(&plan, &args.target, (&open::again(config, around), false), around)?;
     }
     if !plan.reachable {
         single.clean_up().await;

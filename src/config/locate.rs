@@ -27,6 +27,12 @@ pub fn locate(named: Option<&Path>, environment: &Environment) -> Result<PathBuf
     }
 }
 
+/// Whether the file was named, or is one that is looked for.
+#[must_use]
+pub fn is_named(named: Option<&Path>, environment: &Environment) -> bool {
+    named.is_some() || environment.path(VARIABLE).is_some()
+}
+
 /// Where `init` writes: the file that was named, or `./walkeep.toml`.
 #[must_use]
 pub fn place_for_new(named: Option<&Path>, environment: &Environment) -> PathBuf {

@@ -26,7 +26,7 @@ use section::{Section, Source};
 pub use encryption::{KeyError, KeySource};
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use locate::{SYSTEM, locate, place_for_new};
+pub use locate::{SYSTEM, is_named, locate, place_for_new};
 pub use postgres::Cluster;
 pub use redis::{Instance, PasswordError};
 pub use repository::Repository;

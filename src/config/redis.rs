@@ -159,12 +159,9 @@ impl Instance {
             return Ok(redis::Source::Fixed(server(address, Login { user, password })));
         }
         let nowhere = Address::Tcp { host: String::new(), port: 0, tls: self.tls };
-        Ok(redis::Source::Sentinels(Sentinels {
-            addresses: self.sentinels.clone(),
-            master: self.master.clone().unwrap_or_default(),
-            login: Login { user: self.sentinel_user.clone(), password: fetch(&self.sentinel_password)? },
-            server: server(nowhere, own),
-        }))
+        let login = Login { user: self.sentinel_user.clone(), password: fetch(&self.sentinel_password)? };
+        let (addresses, master) = (self.sentinels.clone(), self.master.clone().unwrap_or_default());
+        Ok(redis::Source::Sentinels(Sentinels::new(addresses, master, login, server(nowhere, own))))
     }
 }
 

@@ -45,6 +45,7 @@ pub async fn explore(
         return Err(Error::Nothing { cluster: instance.name().to_string() });
     }
     let (snapshots, known) = (instance.snapshots().await?, instance.known().await?);
+    known.unasked().warn();
     let gaps = instance.gaps().await?;
     let broke = gaps.iter().map(|gap| (gap.replid, gap.offset)).collect();
     let mut beside: Vec<Beside> = gaps.into_iter().map(Beside::Gap).collect();

@@ -113,7 +113,7 @@ pub struct Places {
 /// # Errors
 /// No repository could be asked, or something in one does not open.
 pub async fn newest(instance: &Instance) -> Result<Result<Newest, String>, Error> {
-    Ok(instance.reach(Wanted::Newest, None).await?.map_err(|not| not.reason).map(|reach| Newest::of(&reach)))
+    Ok(instance.reach_as_told(Wanted::Newest, None).await?.map_err(|not| not.reason).map(|reach| Newest::of(&reach)))
 }
 
 impl Newest {
@@ -134,7 +134,7 @@ impl Newest {
 pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error> {
     let archive = instance.archive();
     // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
-    let reach = instance.reach(Wanted::Newest, None).await?;
+    let reach = instance.reach_as_told(Wanted::Newest, None).await?;
     let labels = instance.labels().await?;
     let (mut snapshots, mut gaps) = (instance.snapshots().await?, instance.gaps().await?);
     let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_known(&snapshots, &gaps));
@@ -145,7 +145,8 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
     let closed = labels.into_iter().max().filter(|label| !opens(label));
     without_strangers(&mut snapshots);
     let backup = snapshots.pop();
-    let streamed = instance.known().await?.histories().next().is_some();
+    let known = instance.known().await?;
+    let streamed = known.histories().next().is_some();
     let facts = Facts {
         name: instance.name().to_string(),
         newest: reach.as_ref().map(Newest::of).map_err(|not| not.reason.clone()),
@@ -163,7 +164,7 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
                 .unwrap_or_else(|| Err(format!("it did not answer within {} s", ASK_LIMIT.as_secs()))),
             Err(why) => Err(why.clone()),
         },
-        unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
+        unreachable: known.unasked().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
         disks: disks(&places.disks),
         schedule: places.schedule.clone(),
         now: archive.clock().now(),

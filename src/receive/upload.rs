@@ -1,8 +1,8 @@
 //! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at once, so that one is
 //! compressed while another is synced.
 //!
-//! A repository that can't be reached is tried again for ever; meanwhile the segments wait here, as many as the budget allows, and then in the
-//! spool.
+//! A repository that can't be reached is tried again for ever, and so is one whose disk was unmounted; meanwhile the segments wait here, as many as
+//! the budget allows, and then in the spool.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,6 +22,7 @@ use crate::postgres::segment::{SegmentName, SegmentSize};
 use crate::retry::{Backoff, Class, Policy};
 use crate::seal::Level;
 use crate::seal::compress::Adaptive;
+use crate::{archive, repository};
 
 use super::clocks::Clocks;
 use super::error::Error;
@@ -273,7 +274,7 @@ impl Upload {
             };
             match committed {
                 Ok(ingested) => return Ok(ingested),
-                Err(error) if error.class() == Class::Transient => {
+                Err(error) if may_pass(&error, &self.archive) => {
                     stuck.note();
                     let pause = backoff.pause(clock.elapsed()).unwrap_or(PAUSES.longest);
                     tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
@@ -283,6 +284,19 @@ impl Upload {
             }
         }
     }
+}
+
+/// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one that was not is not looked for
+/// any more.
+fn may_pass(error: &IngestError, archive: &Archive) -> bool {
+    let unmounted = match error {
+        IngestError::Archive(archive::Error::Repository { name, source }) => {
+            let opened = archive.repositories().any(|(opened, _)| opened == name);
+            opened && matches!(**source, repository::Error::NoRepository { .. })
+        }
+        _ => false,
+    };
+    unmounted || error.class() == Class::Transient
 }
 
 /// Counts a segment in the load as long as it belongs there.
@@ -311,5 +325,34 @@ impl Counted<'_> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Spool, Uploads};
+    use crate::archive::tests::{create, segment};
+    use crate::postgres::segment::SegmentSize;
+
+    /// As long as its marker is away, so is its disk.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_repository_that_was_unmounted_is_waited_for_and_nothing_is_said_to_be_archived_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let spool = Spool::open(&dir.path().join("state"), &archive).unwrap();
+        let mut uploads = Uploads::start(&archive, spool, SegmentSize::new(1 << 20).unwrap(), 1 << 20).unwrap();
+        let marker = dir.path().join("repository/walkeep.json");
+        let text = std::fs::read(&marker).unwrap();
+        std::fs::remove_file(&marker).unwrap();
+        let (name, bytes) = segment(7, 3, b"a", 9);
+        uploads.push(name, bytes.clone());
+        let early = tokio::time::timeout(Duration::from_secs(1), uploads.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        assert_eq!((uploads.is_stuck(), archive.segment(name).await.unwrap()), (true, None));
+        std::fs::write(&marker, text).unwrap();
+        uploads.next().await.result.unwrap();
+        assert_eq!(archive.segment(name).await.unwrap(), Some(bytes));
     }
 }

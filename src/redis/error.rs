@@ -93,9 +93,37 @@ pub enum Error {
         /// For what.
         master: String,
     },
-    /// The Sentinels know no master, or several.
+    /// Several servers say that they are the master.
+    #[error(
+        "two masters at once: {} all say they are master of {master:?}; their data differs, and walkeep does not guess which is right",
+        Claimant::names(masters)
+    )]
+    TwoMasters {
+        /// Which.
+        masters: Vec<Claimant>,
+        /// Of what.
+        master: String,
+    },
+    /// The Sentinels know no master, or none that can be reached.
     #[error("{0}")]
     Sentinel(String),
+}
+
+/// A server that says that it is the master.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claimant {
+    /// Its address.
+    pub server: String,
+    /// Its run.
+    pub run_id: Option<String>,
+}
+
+impl Claimant {
+    /// The addresses of several, for messages.
+    #[must_use]
+    pub fn names(several: &[Claimant]) -> String {
+        several.iter().map(|one| one.server.as_str()).collect::<Vec<_>>().join(" and ")
+    }
 }
 
 /// Before anything was answered.
@@ -181,7 +209,7 @@ impl Error {
                 Class::Transient
             }
             // A failover takes seconds, and Sentinels disagree while it lasts.
-            Error::Sentinel(_) => Class::Transient,
+            Error::Sentinel(_) | Error::TwoMasters { .. } => Class::Transient,
             Error::Tls(_) | Error::Handshake { .. } | Error::UnknownMaster { .. } => Class::Permanent,
             Error::Login { .. } | Error::Refused { .. } | Error::Protocol { .. } => Class::Permanent,
         }

@@ -18,7 +18,7 @@ mod tls;
 
 pub use address::{Address, Login, Password, UrlError, parse_url};
 pub use connection::{Connection, Server};
-pub use error::Error;
+pub use error::{Claimant, Error};
 pub use info::{Flavour, Info};
 pub use replica::{ReplicationId, Right, Sync, Transfer, Wish};
 pub use sentinel::{Sentinels, Source};

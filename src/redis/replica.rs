@@ -78,8 +78,6 @@ impl From<ReplicationId> for String {
 pub enum Wish {
     /// A snapshot and nothing after it, so that the server need not keep the stream for us meanwhile.
     Snapshot,
-    /// A snapshot and the stream after it.
-    Everything,
     /// The stream alone, from this offset of this history on.
     From(ReplicationId, u64),
 }
@@ -145,7 +143,7 @@ impl Connection {
             self.optional(&[b"REPLCONF", b"rdb-only", b"1"]).await?;
         }
         let (id, next) = match wish {
-            Wish::Snapshot | Wish::Everything => ("?".to_owned(), "-1".to_owned()),
+            Wish::Snapshot => ("?".to_owned(), "-1".to_owned()),
             Wish::From(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
         };
         self.send(&encode(&[b"PSYNC", id.as_bytes(), next.as_bytes()])).await?;

@@ -1,15 +1,21 @@
 //! Finding the server: by its address, or by asking Sentinels who is master now.
 //!
-//! All Sentinels are asked, because one that was cut off keeps naming the old master. Where they name different ones, each is asked itself
-//! what it is: a former master that has noticed is a replica by then. Two that both say they are masters are reported, and nothing is taken
-//! from either: their histories part, and only a person knows which is to live.
+//! All Sentinels are asked, because one that was cut off keeps naming the old master; at the same time, because one that is gone may take packets and
+//! never answer. Where they name different ones, each is asked itself what it is: a former master that has noticed is a replica by then. Two that
+//! both say they are masters are reported, and neither is chosen: their histories part, and only a person knows which is to live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use super::address::{Address, Login};
 use super::connection::{Connection, Server};
-use super::error::Error;
+use super::error::{Claimant, Error};
 use super::info::Info;
+use crate::clock::timeout;
 use crate::resp::Reply;
 
 /// A replica must have heard from its master within so many seconds: twice the master's own pings.
@@ -17,17 +23,18 @@ const HEARD_WITHIN: u64 = 20;
 /// A replica may lag by this many bytes: a moment of a busy server.
 const LAG: u64 = 16 << 20;
 
+/// A Sentinel has its answer in memory. One that takes longer is down, and the others know as much.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Sentinels, and the name under which they know the master.
 #[derive(Clone, Debug)]
 pub struct Sentinels {
-    /// Where they listen.
-    pub addresses: Vec<Address>,
-    /// The master's name.
-    pub master: String,
-    /// Who logs in at the Sentinels.
-    pub login: Login,
-    /// How to reach the servers they name: login, TLS, clock. Its address is not used.
-    pub server: Server,
+    addresses: Vec<Address>,
+    master: String,
+    login: Login,
+    server: Server,
+    /// Whether they have ever named a master that was one: then its name is right, whatever they say later.
+    knew: Arc<AtomicBool>,
 }
 
 /// Where to find a server.
@@ -102,6 +109,13 @@ async fn open(server: &Server) -> Result<(Connection, Info), Error> {
 }
 
 impl Sentinels {
+    /// Sentinels that listen at `addresses` and know the master as `master`. `login` is for them; `server` says how to reach the servers that they
+    /// name: login, TLS, clock. Its address is not used.
+    #[must_use]
+    pub fn new(addresses: Vec<Address>, master: String, login: Login, server: Server) -> Sentinels {
+        Sentinels { addresses, master, login, server, knew: Arc::default() }
+    }
+
     fn at(&self, address: Address) -> Server {
         Server { address, ..self.server.clone() }
     }
@@ -111,37 +125,49 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &Address, command: &[u8]) -> Result<Reply, Error> {
-        let mut connection =
-            Connection::connect(&Server { login: self.login.clone(), ..self.at(sentinel.clone()) }).await?;
-        connection.call(&[b"SENTINEL", command, self.master.as_bytes()]).await
+        let server = Server { login: self.login.clone(), ..self.at(sentinel.clone()) };
+        let answer = timeout(&*self.server.clock, ANSWER, async {
+            let mut connection = Connection::connect(&server).await?;
+            connection.call(&[b"SENTINEL", command, self.master.as_bytes()]).await
+        });
+        let during = "it was asked for the master";
+        let silent = || Error::Silent { server: sentinel.to_string(), during, seconds: ANSWER.as_secs() };
+        answer.await.ok_or_else(silent)?
+    }
+
+    /// Whom any Sentinel names.
+    async fn named(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<Address>, Error> {
+        let asked = self.addresses.iter().map(|sentinel| self.ask(sentinel, b"get-master-addr-by-name"));
+        let (mut named, mut strangers) = (BTreeSet::new(), 0_usize);
+        for (sentinel, answer) in self.addresses.iter().zip(join_all(asked).await) {
+            match answer.map(|reply| pair(&reply, self.tls())) {
+                Ok(Some(address)) => drop(named.insert(address)),
+                Ok(None) => {
+                    strangers = strangers.saturating_add(1);
+                    troubles.push(format!("{sentinel} knows no master {:?}", self.master));
+                }
+                Err(error) => troubles.push(error.to_string()),
+            }
+        }
+        // Sentinels that were started anew with an empty configuration are told of it again sooner or later.
+        if strangers == self.addresses.len() && !self.knew.load(Ordering::Relaxed) {
+            let sentinels: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+            return Err(Error::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
+        }
+        Ok(named)
     }
 
     /// The master, connected, by what the Sentinels say and what it says itself.
     async fn master(&self) -> Result<(Connection, Info), Error> {
-        let mut named: BTreeMap<Address, usize> = BTreeMap::new();
-        let (mut troubles, mut strangers) = (Vec::new(), 0_usize);
-        for sentinel in &self.addresses {
-            match self.ask(sentinel, b"get-master-addr-by-name").await {
-                Ok(reply) => match pair(&reply, self.tls()) {
-                    Some(address) => *named.entry(address).or_default() += 1,
-                    None => {
-                        strangers = strangers.saturating_add(1);
-                        troubles.push(format!("{sentinel} knows no master {:?}", self.master));
-                    }
-                },
-                Err(error) => troubles.push(error.to_string()),
-            }
-        }
-        if strangers == self.addresses.len() {
-            let sentinels: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-            return Err(Error::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
-        }
+        let mut troubles = Vec::new();
+        let named = self.named(&mut troubles).await?;
         if named.is_empty() {
             return Err(Error::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
         }
+        let opened = named.into_iter().map(|address| async move { open(&self.at(address)).await });
         let mut masters = Vec::new();
-        for address in named.keys() {
-            match open(&self.at(address.clone())).await {
+        for opened in join_all(opened).await {
+            match opened {
                 Ok(opened) if opened.1.is_master() => masters.push(opened),
                 Ok((connection, _)) => troubles.push(format!("{} is no master", connection.peer())),
                 Err(error @ (Error::Login { .. } | Error::Tls(_) | Error::Handshake { .. })) => return Err(error),
@@ -149,18 +175,20 @@ impl Sentinels {
             }
         }
         match (masters.len(), masters.pop()) {
-            (1, Some(master)) => Ok(master),
+            (1, Some(master)) => {
+                self.knew.store(true, Ordering::Relaxed);
+                Ok(master)
+            }
             (0, _) | (_, None) => {
                 Err(Error::Sentinel(format!("no server is master of {:?} now: {}", self.master, troubles.join("; "))))
             }
             (_, Some(last)) => {
-                let mut names: Vec<&str> = masters.iter().map(|(connection, _)| connection.peer()).collect();
-                names.push(last.0.peer());
-                Err(Error::Sentinel(format!(
-                    "two masters at once: {} all say they are master of {:?}; their data differs, and walkeep does not guess which is right",
-                    names.join(" and "),
-                    self.master
-                )))
+                masters.push(last);
+                let claimant = |(connection, info): &(Connection, Info)| Claimant {
+                    server: connection.peer().to_owned(),
+                    run_id: info.get("run_id").map(str::to_owned),
+                };
+                Err(Error::TwoMasters { masters: masters.iter().map(claimant).collect(), master: self.master.clone() })
             }
         }
     }
@@ -198,9 +226,102 @@ fn replica(reply: &Reply, tls: bool) -> Option<Address> {
 
 #[cfg(test)]
 mod tests {
-    use super::{pair, replica};
-    use crate::redis::Address;
-    use crate::resp::Reply;
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+
+    use super::{Sentinels, pair, replica};
+    use crate::clock::SystemClock;
+    use crate::redis::{Address, Error, Login, Server, TlsFiles};
+    use crate::resp::{Reply, encode};
+    use crate::retry::Class;
+
+    /// Something that says the same to whatever it is asked.
+    struct Stub {
+        port: u16,
+        says: Arc<Mutex<Vec<u8>>>,
+        asked: Arc<Notify>,
+    }
+
+    impl Stub {
+        /// It says it only when `after` was asked something, too.
+        async fn start(says: Vec<u8>, after: Option<&Stub>) -> Stub {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let stub = Stub { port, says: Arc::new(Mutex::new(says)), asked: Arc::default() };
+            let (says, asked, after) =
+                (Arc::clone(&stub.says), Arc::clone(&stub.asked), after.map(|after| Arc::clone(&after.asked)));
+            tokio::spawn(async move {
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    let mut question = [0; 1024];
+                    while let Ok(1..) = socket.read(&mut question).await {
+                        asked.notify_one();
+                        if let Some(after) = &after {
+                            after.notified().await;
+                        }
+                        let answer = says.lock().unwrap().clone();
+                        socket.write_all(&answer).await.unwrap();
+                    }
+                }
+            });
+            stub
+        }
+
+        async fn master(run_id: &str) -> Stub {
+            let info = format!("role:master\r\nrun_id:{run_id}\r\n");
+            Stub::start(format!("${}\r\n{info}\r\n", info.len()).into_bytes(), None).await
+        }
+
+        fn address(&self) -> Address {
+            Address::Tcp { host: "127.0.0.1".into(), port: self.port, tls: false }
+        }
+
+        /// What a Sentinel says that names this one.
+        fn named(&self) -> Vec<u8> {
+            encode(&[b"127.0.0.1", self.port.to_string().as_bytes()])
+        }
+    }
+
+    fn sentinels(stubs: &[&Stub]) -> Sentinels {
+        let (login, addresses) = (Login::default(), stubs.iter().map(|stub| stub.address()).collect());
+        let nowhere = Address::Tcp { host: String::new(), port: 0, tls: false };
+        let server = Server::new(nowhere, login.clone(), TlsFiles::default(), SystemClock::shared());
+        Sentinels::new(addresses, "mymaster".into(), login, server)
+    }
+
+    /// The first one answers when the second is asked: one after the other, it would be given up.
+    #[tokio::test]
+    async fn all_sentinels_are_asked_at_once_and_two_masters_are_told_from_one() {
+        let (one, two) = (Stub::master("a").await, Stub::master("b").await);
+        let second = Stub::start(two.named(), None).await;
+        let first = Stub::start(one.named(), Some(&second)).await;
+        let error = sentinels(&[&first, &second]).master().await.map(|(_, info)| info).unwrap_err();
+        assert_eq!(error.class(), Class::Transient);
+        let said = error.to_string();
+        let Error::TwoMasters { masters, .. } = error else { panic!("{said}") };
+        let mut runs: Vec<_> = masters.iter().filter_map(|master| master.run_id.as_deref()).collect();
+        runs.sort_unstable();
+        assert_eq!(runs, ["a", "b"]);
+        assert!(said.starts_with("two masters at once: 127.0.0.1:") && said.contains("\"mymaster\""), "{said}");
+    }
+
+    /// As Sentinels are that were started with an empty configuration.
+    #[tokio::test]
+    async fn a_master_that_was_known_is_waited_for_and_one_that_never_was_is_not() {
+        let master = Stub::master("a").await;
+        let sentinel = Stub::start(b"*-1\r\n".to_vec(), None).await;
+        let asked = sentinels(&[&sentinel]);
+        let unknown = || async { asked.master().await.map(|(_, info)| info).unwrap_err() };
+        let error = unknown().await;
+        assert!(matches!(error, Error::UnknownMaster { .. }) && error.class() == Class::Permanent, "{error}");
+        *sentinel.says.lock().unwrap() = master.named();
+        asked.master().await.unwrap();
+        *sentinel.says.lock().unwrap() = b"*-1\r\n".to_vec();
+        let error = unknown().await;
+        assert!(error.class() == Class::Transient && error.to_string().contains("knows no master"), "{error}");
+    }
 
     fn texts(words: &[&str]) -> Reply {
         Reply::Array(words.iter().map(|word| Reply::Bulk(word.to_string().into())).collect())

@@ -136,6 +136,29 @@ async fn a_local_folder_conforms() {
     conforms(&repository).await;
 }
 
+/// What an unmounted disk leaves is the folder it was mounted on, or nothing at all.
+#[tokio::test]
+async fn nothing_is_put_beneath_the_mount_point_of_a_repository_that_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let repository = Repository::create(path.to_str().unwrap(), &Options::new()).await.unwrap();
+    repository.put_new(&key("main/wal/a"), parts(b"before")).await.unwrap();
+    let marker = std::fs::read(path.join("walkeep.json")).unwrap();
+    for folder_stays in [true, false] {
+        std::fs::remove_dir_all(&path).unwrap();
+        if folder_stays {
+            std::fs::create_dir(&path).unwrap();
+        }
+        let refused = repository.put_new(&key("main/wal/b"), parts(b"meanwhile")).await.unwrap_err();
+        assert!(matches!(refused, Error::NoRepository { .. }), "{refused}");
+        let found = std::fs::read_dir(&path).map_or(0, Iterator::count);
+        assert_eq!((found, path.exists()), (0, folder_stays));
+    }
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("walkeep.json"), marker).unwrap();
+    assert_eq!(repository.put_new(&key("main/wal/b"), parts(b"meanwhile")).await.unwrap(), Put::Created);
+}
+
 /// moto's S3 in memory, on a port of its own choice.
 struct Moto {
     server: Child,

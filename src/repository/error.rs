@@ -66,7 +66,7 @@ pub enum Error {
         why: String,
     },
     /// There is no repository there.
-    #[error("there is no repository at {url}; `walkeep init` makes one")]
+    #[error("there is no repository at {url}: is its disk mounted? `walkeep init` makes a new one")]
     NoRepository {
         /// Where it was looked for.
         url: Arc<str>,

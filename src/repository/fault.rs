@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// Nothing is done and no answer ever comes.
     Hang,
+    /// The answer that there is nothing.
+    Absent,
 }
 
 /// Wraps a store. Calls follow the script, one entry each; after its end they succeed.
@@ -67,6 +69,7 @@ async fn run<T>(fault: Option<Fault>, call: impl Future<Output = Result<T>>) -> 
             Err(planted())
         }
         Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Absent) => Err(Error::NotFound { path: String::new(), source: "planted".into() }),
     }
 }
 

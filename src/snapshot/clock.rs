@@ -5,19 +5,19 @@
 //! connection of its own asks (`TIME`), beside the stream and without holding it up.
 //!
 //! Where Sentinels say which server that is, it also shows when they name another one than the one that is followed: an old master that they no
-//! longer see goes on sending signs of life to us.
+//! longer see goes on sending signs of life to us. Where some of them still name it, there are two masters: that is said, and it is followed on.
 
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, FAR, Measured, timeout};
-use crate::redis::{self, Source};
+use crate::redis::{self, Claimant, Source};
 
 /// How often it is asked: a stretch of a busy stream lasts as long.
 const ASK_EVERY: Duration = Duration::from_secs(30);
-/// An answer that takes longer will tell nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that takes longer is not waited for. It is time for Sentinels and then for a server that take packets and never answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// So many answers of another server running, and the one that is followed is not the one that is meant.
 const ELSEWHERE: u32 = 2;
@@ -30,8 +30,10 @@ pub(super) struct ServerClock {
     run_id: Option<String>,
     /// How many answers running came from another one.
     elsewhere: u32,
+    /// Whether there are two masters, which was said.
+    split: bool,
     due: Duration,
-    under_way: Option<JoinHandle<Option<Answer>>>,
+    under_way: Option<JoinHandle<Option<Heard>>>,
     last: Option<Measured>,
     /// Since the stretch under way began.
     here: Option<Measured>,
@@ -39,15 +41,15 @@ pub(super) struct ServerClock {
 }
 
 #[derive(Debug)]
-struct Answer {
-    run_id: Option<String>,
-    measured: Option<Measured>,
+enum Heard {
+    Answer { run_id: Option<String>, measured: Option<Measured> },
+    TwoMasters(Vec<Claimant>),
 }
 
 impl ServerClock {
     pub(super) fn of(source: &Source, run_id: Option<String>, now: Duration) -> ServerClock {
-        let (source, elsewhere) = (source.clone(), 0);
-        ServerClock { source, run_id, elsewhere, due: now, under_way: None, last: None, here: None, far: false }
+        let (source, elsewhere, split) = (source.clone(), 0, false);
+        ServerClock { source, run_id, elsewhere, split, due: now, under_way: None, last: None, here: None, far: false }
     }
 
     /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may stand for several servers.
@@ -68,9 +70,9 @@ impl ServerClock {
     /// Takes in an answer that has come, and asks if it is time. Called again and again; never waits.
     pub(super) async fn look(&mut self, clock: &crate::clock::SharedClock) {
         if let Some(ended) = self.under_way.take_if(|asking| asking.is_finished())
-            && let Ok(Some(answer)) = ended.await
+            && let Ok(Some(heard)) = ended.await
         {
-            self.hear(answer);
+            self.hear(heard);
         }
         if self.under_way.is_none() && clock.elapsed() >= self.due {
             self.due = clock.elapsed().saturating_add(ASK_EVERY);
@@ -79,14 +81,41 @@ impl ServerClock {
         }
     }
 
-    fn hear(&mut self, answer: Answer) {
-        let known = answer.run_id.as_ref().zip(self.run_id.as_ref());
+    fn hear(&mut self, heard: Heard) {
+        let (run_id, measured) = match heard {
+            Heard::Answer { run_id, measured } => (run_id, measured),
+            Heard::TwoMasters(masters) => {
+                if let Some(said) = self.note_split(&masters) {
+                    tracing::error!("{said}");
+                }
+                return;
+            }
+        };
+        if std::mem::take(&mut self.split) {
+            tracing::info!("there is one master again");
+        }
+        let known = run_id.as_ref().zip(self.run_id.as_ref());
         let other = known.is_some_and(|(answered, followed)| answered != followed);
         self.elsewhere = if other { self.elsewhere.saturating_add(1) } else { 0 };
         // Another server's clock is not this one's.
-        if let Some(measured) = answer.measured.filter(|_| !other) {
+        if let Some(measured) = measured.filter(|_| !other) {
             self.note(measured);
         }
+    }
+
+    /// Takes in that there are two masters. What is to be said of it, unless it was said.
+    fn note_split(&mut self, masters: &[Claimant]) -> Option<String> {
+        self.elsewhere = 0;
+        if std::mem::replace(&mut self.split, true) {
+            return None;
+        }
+        let is_followed = |master: &&Claimant| master.run_id.is_some() && master.run_id == self.run_id;
+        let followed = masters.iter().find(is_followed).map_or("neither of them", |master| master.server.as_str());
+        let listed = Claimant::names(masters);
+        Some(format!(
+            "two masters at once: {listed} all say they are it. {followed} is followed, and goes on to be; what the others take is not archived, and their \
+             data differs: end those that are wrong"
+        ))
     }
 
     fn note(&mut self, measured: Measured) {
@@ -113,14 +142,15 @@ impl Drop for ServerClock {
     }
 }
 
-async fn ask(source: &Source, clock: &dyn Clock) -> Option<Answer> {
+async fn ask(source: &Source, clock: &dyn Clock) -> Option<Heard> {
     let asked = timeout(clock, PATIENCE, async {
         let (mut connection, info) = source.connect().await?;
         let run_id = info.get("run_id").map(str::to_owned);
-        Ok::<_, redis::Error>(Answer { run_id, measured: connection.measure_clock().await? })
+        Ok::<_, redis::Error>(Heard::Answer { run_id, measured: connection.measure_clock().await? })
     });
     match asked.await? {
         Ok(answer) => Some(answer),
+        Err(redis::Error::TwoMasters { masters, .. }) => Some(Heard::TwoMasters(masters)),
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "the server was not asked for its clock");
             None
@@ -132,16 +162,44 @@ async fn ask(source: &Source, clock: &dyn Clock) -> Option<Answer> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Answer, ServerClock};
+    use super::{Heard, ServerClock};
     use crate::clock::SystemClock;
-    use crate::redis::{Address, Login, Sentinels, Server, Source, TlsFiles};
+    use crate::redis::{Address, Claimant, Login, Sentinels, Server, Source, TlsFiles};
+
+    fn server() -> Server {
+        let address = Address::Tcp { host: "h".into(), port: 1, tls: false };
+        Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared())
+    }
+
+    fn sentinels() -> Sentinels {
+        Sentinels::new(Vec::new(), "m".into(), Login::default(), server())
+    }
+
+    fn answer(run_id: &str) -> Heard {
+        Heard::Answer { run_id: Some(run_id.into()), measured: None }
+    }
+
+    #[test]
+    fn two_masters_are_said_once_and_the_one_that_is_followed_is_named() {
+        let mut clock = ServerClock::of(&Source::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
+        let master = |server: &str, run_id: &str| Claimant { server: server.into(), run_id: Some(run_id.into()) };
+        let masters = [master("new:1", "b"), master("old:1", "a")];
+        for _ in 0..2 {
+            let said = clock.note_split(&masters).unwrap();
+            assert!(said.contains("new:1 and old:1") && said.contains("old:1 is followed"), "{said}");
+            clock.hear(answer("b"));
+            clock.hear(Heard::TwoMasters(masters.to_vec()));
+            assert_eq!(clock.note_split(&masters), None);
+            clock.hear(answer("b"));
+            assert!(!clock.is_elsewhere(), "some Sentinels still named it");
+        }
+        clock.hear(answer("b"));
+        assert!(clock.is_elsewhere());
+    }
 
     #[test]
     fn the_one_that_is_followed_is_another_one_when_the_sentinels_say_so_twice_running() {
-        let address = Address::Tcp { host: "h".into(), port: 1, tls: false };
-        let server = Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared());
-        let (addresses, login) = (Vec::new(), Login::default());
-        let sentinels = Sentinels { addresses, master: "m".into(), login, server: server.clone() };
+        let (server, sentinels) = (server(), sentinels());
         for (source, answers, elsewhere) in [
             (Source::Sentinels(sentinels.clone()), &["b", "b"][..], true),
             (Source::Sentinels(sentinels.clone()), &["b", "a", "b"], false),
@@ -150,8 +208,8 @@ mod tests {
             (Source::Fixed(server), &["b", "b", "b"], false),
         ] {
             let mut clock = ServerClock::of(&source, Some("a".into()), Duration::ZERO);
-            for answer in answers {
-                clock.hear(Answer { run_id: Some((*answer).into()), measured: None });
+            for run_id in answers {
+                clock.hear(answer(run_id));
             }
             assert_eq!(clock.is_elsewhere(), elsewhere, "{answers:?}");
         }

@@ -442,17 +442,34 @@ async fn put_part(
     .await
     .map_err(|_panic| Error::Lost)??;
     if instance.archive().put_where_present(&key, &sealed, absent).await? == crate::repository::Put::Exists {
-        let why = "it stands there already, from another snapshot of the same moment".to_owned();
-        return Err(archive::Error::Content { name: instance.name().to_string(), key, why }.into());
+        let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
+        return Err(archive::Error::Taken { name: instance.name().to_string(), key, why }.into());
     }
     Ok(Part::of(&sealed))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{label, state_at};
+    use super::{label, put_part, state_at};
+    use crate::archive::instance::Instance;
+    use crate::archive::tests::create;
+    use crate::archive::{self, Absent};
     use crate::redis::Info;
+    use crate::snapshot::Error;
     use jiff::Timestamp;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_part_whose_name_is_taken_is_not_called_one_of_a_newer_walkeep() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        let absent = Absent::default();
+        let put = || put_part(&instance, ("20261122T020000.123Z", 0), b"part".to_vec(), &absent, oneshot::channel().0);
+        put().await.unwrap();
+        let error = put().await.unwrap_err();
+        assert!(matches!(error, Error::Archive(archive::Error::Taken { .. })), "{error}");
+        assert!(error.to_string().ends_with("take this one again"), "{error}");
+    }
 
     #[test]
     fn a_snapshot_that_was_under_way_already_is_as_old_as_the_server_says() {

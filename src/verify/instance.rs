@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::objects::open;
-use super::stream::{ON_ITS_WAY, Piece, holes, tails};
+use super::stream::{ON_ITS_WAY, Piece, beginnings, holes, tails};
 use super::{Damage, Options, Progress, VerifyError};
 use crate::archive::instance::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
 use crate::rdb::{self, Walk, Walker};
@@ -121,7 +121,8 @@ pub async fn verify_instance(
         report.damage.append(&mut subject.damage);
         report.repositories.push(subject.counts);
     }
-    for (number, hole) in tails(&pieces_of_all, begun).into_iter().filter(|(_, hole)| is_missed(hole)) {
+    let lacking = tails(&pieces_of_all, begun).into_iter().chain(beginnings(&pieces_of_all, begun));
+    for (number, hole) in lacking.filter(|(_, hole)| is_missed(hole)) {
         let name = report.repositories.get(number).map_or("?", |counts| counts.repository.as_str());
         report.holes.push(Lack::of(name, hole));
     }
@@ -375,13 +376,17 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use jiff::Timestamp;
 
     use super::{Counts, Instance, Progress, Subject, verify_instance};
-    use crate::archive::instance::{Origin, Part, Snapshot};
-    use crate::archive::tests::create;
+    use crate::archive::Absent;
+    use crate::archive::instance::commands::Follows;
+    use crate::archive::instance::{Origin, Part, Snapshot, Stretch};
+    use crate::archive::tests::{create, open};
     use crate::rdb::{Limits, Walker};
     use crate::redis::Flavour;
+    use crate::resp::encode;
     use crate::seal::{self, Binding, Kind, SealSpec};
     use crate::verify::Options;
 
@@ -394,7 +399,7 @@ mod tests {
         let binding = Binding::new(Kind::RdbPart, key.as_str());
         let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.archive().protection()).unwrap();
         instance.archive().put_sealed(&key, &sealed).await.unwrap();
-        instance.introduce(Flavour::Redis).await.unwrap();
+        instance.introduce(Flavour::Redis, &Absent::default()).await.unwrap();
         let at = Timestamp::UNIX_EPOCH;
         let snapshot = Snapshot {
             format: 1,
@@ -456,5 +461,39 @@ mod tests {
         let report = verify_instance(&instance, &Options::default(), &progress).await.unwrap();
         let found: Vec<(&str, &str)> = report.damage.iter().map(|d| (d.object.as_str(), d.what.as_str())).collect();
         assert_eq!(found, [(part("20260103T000000.000Z").as_str(), "it is missing")]);
+    }
+    /// A stretch of one command.
+    async fn put_stretch(instance: &Instance, (history, first): (char, u64), follows: Option<Follows>, second: i64) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
+        let at = Timestamp::from_second(second).unwrap();
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": history.to_string().repeat(40), "first": first, "last": first + bytes.len() as u64, "db": 0,
+            "in_transaction": false, "db_after": 0, "in_transaction_after": false, "follows": follows, "started_at": at,
+            "ended_at": at, "writes": 1, "marks": [],
+        }))
+        .unwrap();
+        for place in 0..instance.place_count() {
+            instance.put_commands(place, &stretch, bytes.clone()).await.unwrap();
+        }
+    }
+
+    /// It was away over a failover, and what waited for it was lost with its machine.
+    #[tokio::test]
+    async fn a_whole_history_that_a_repository_lacks_is_missed() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let both = Instance::new(create(&[&a, &b], None).await);
+        put(&both, "20260101T000000.000Z").await;
+        put_stretch(&both, ('a', 100), None, 10).await;
+        let one = Instance::new(open(&[&a], None).await.unwrap());
+        let follows = Follows { replid: "a".repeat(40).parse().unwrap(), offset: 127 };
+        put_stretch(&one, ('b', 127), Some(follows), 20).await;
+        let verify = async |of: &Instance| {
+            let report = verify_instance(of, &Options::default(), &Progress::default()).await.unwrap();
+            assert_eq!(report.damage, []);
+            report.holes.into_iter().map(|lack| (lack.repository, lack.what)).collect::<Vec<_>>()
+        };
+        let what = format!("what lies between offset 127 and 154 of history {} is missing", "b".repeat(40));
+        assert_eq!(verify(&both).await, [("place1".to_owned(), what)]);
+        assert_eq!(verify(&one).await, []);
     }
 }

@@ -138,7 +138,7 @@ fn place_dump(dir: &Path, bytes: &[u8]) -> Result<Placed, Error> {
     let limits = Limits { expired_by: Some(now), ..Limits::default() };
     let mut place = Place::begin(dir, Form::Dump, &Names::default(), limits)?;
     place.snapshot(bytes)?;
-    place.end()
+    place.end(None)
 }
 
 fn checked(name: &str, placed: &Placed) -> Result<Loaded, Error> {
@@ -215,8 +215,9 @@ impl Recording {
             let server = Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared());
             let mut connection = Connection::connect(&server).await.expect("connected");
             let version = connection.info().await.expect("INFO").version().to_owned();
-            let Sync::Full(_, offset) = connection.sync(Wish::Everything, &version).await.expect("a synchronisation")
-            else {
+            // A history that it never had: it sends all it has, and goes on.
+            let unknown = Wish::From("f".repeat(40).parse().expect("a name"), 0);
+            let Sync::Full(_, offset) = connection.sync(unknown, &version).await.expect("a synchronisation") else {
                 panic!("no snapshot")
             };
             let mut transfer = connection.transfer().await.expect("a transfer");
@@ -264,13 +265,23 @@ impl Recording {
         }
         if form != Form::Dump {
             place = place.follow(self.begin).expect("a whole snapshot");
-            let arrivals = Arrivals::at(jiff::Timestamp::now());
+            let arrivals = arrived_now(offset);
             for piece in self.up_to(offset).chunks(777) {
                 place.commands(piece, &arrivals).expect("the commands");
             }
         }
-        place.end().expect("placed")
+        place.end(None).expect("placed")
     }
+}
+
+/// All of it at once.
+fn arrived_now(last: u64) -> Arrivals {
+    let now = jiff::Timestamp::now();
+    let stretch = serde_json::json!({
+        "replid": "0".repeat(40), "first": 0, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
+        "in_transaction_after": false, "follows": null, "started_at": now, "ended_at": now, "writes": 0, "marks": [],
+    });
+    Arrivals::of(&serde_json::from_value(stretch).expect("a stretch"))
 }
 
 /// One random change of a workload, as a client would make it.

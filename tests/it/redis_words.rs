@@ -185,11 +185,13 @@ fn a_plan_ends_with_the_command_that_does_it() {
     let site = both(&server);
     site.walkeep(&["backup", "redis"]).expect_ok();
     let planned = site.walkeep(&["plan", "redis"]).expect_ok();
-    assert!(planned.ends_with("\nTo do it:\n  walkeep restore redis cache --dir DIR --start\n"), "{planned}");
+    let restore = format!("walkeep --config {} restore redis cache --dir DIR", site.config().display());
+    assert!(planned.ends_with(&format!("\nTo do it:\n  {restore} --start\n")), "{planned}");
+    let planned = site.walkeep(&["plan", "redis", "--json"]).json();
+    assert!(planned["estimated_seconds"].as_u64() > Some(0) && planned["estimated_from_restores"] == 0, "{planned}");
     let missed = site.walkeep(&["plan", "redis", "--target-time", "1 hour ago"]).expect_code(3).stdout;
-    let line = missed
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("walkeep restore redis cache --dir DIR --target-time '"));
+    let prefix = format!("{restore} --target-time '");
+    let line = missed.lines().find_map(|line| line.trim().strip_prefix(&prefix));
     let time = line.unwrap_or_else(|| panic!("{missed}")).trim_end_matches("' --nearest");
     site.walkeep(&["plan", "redis", "--target-time", time, "--nearest"]).expect_ok();
     assert!(!missed.contains("To do it"), "{missed}");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notable::Notables;
 use super::spool::{Beginning, Spooled};
-use super::{Error, Instance};
+use super::{Error, Instance, Unasked};
 use crate::archive::OpenPlace;
 use crate::clock::Measured;
 use crate::redis::ReplicationId;
@@ -142,6 +142,10 @@ pub struct Stretch {
     pub reading: Option<Reading>,
 }
 
+/// How often an object that is there when it is put and gone when it is read is put again. Once is what another receiver makes of it that replaces a
+/// damaged one just then.
+const GONE_AGAIN: u32 = 5;
+
 /// A stretch that is to be stored.
 #[derive(Clone, Debug)]
 struct Given {
@@ -174,6 +178,16 @@ impl Given {
     }
 }
 
+/// What a place has where a stretch is to be stored.
+enum There {
+    /// All of it.
+    Whole,
+    /// Its beginning; this is the rest.
+    Beginning(Box<Given>),
+    /// Nothing any more.
+    Gone,
+}
+
 fn taken(place: &OpenPlace, key: &ObjectKey, what: &str) -> Error {
     let why = format!(
         "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
@@ -202,21 +216,26 @@ impl Instance {
         // Nothing is sealed for one that is not there.
         place.repository()?;
         let mut given = Given { stretch: stretch.clone(), bytes };
-        let mut replaced = None;
+        let (mut replaced, mut gone) = (None, 0);
         loop {
             let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
             if place.put(&key, &self.sealed(&given).await?).await? == Put::Created {
                 return Ok(Put::Created);
             }
-            match self.rest(place, &key, &given).await {
-                Ok(None) => {
+            match self.there(place, &key, &given).await {
+                Ok(There::Whole) => {
                     // It may have been put a moment ago by another process that has not synced its folder yet.
                     place.settle(&key).await?;
                     return Ok(Put::Exists);
                 }
-                Ok(Some(rest)) => {
+                Ok(There::Gone) if gone < GONE_AGAIN => gone += 1,
+                Ok(There::Gone) => {
+                    let why = "is there when it is put and gone when it is read, again and again; what removes it?";
+                    return Err(Error::Taken { name: place.name.clone(), key, why: why.to_owned() });
+                }
+                Ok(There::Beginning(rest)) => {
                     tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
-                    given = rest;
+                    given = *rest;
                 }
                 // Not what another key may open. Its bytes are here, and in the spool until they are stored.
                 Err(Error::Sealed { source, .. })
@@ -237,11 +256,9 @@ impl Instance {
         self.archive().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
     }
 
-    /// What a place lacks that has something under this key already; `None` if it lacks nothing.
-    async fn rest(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<Option<Given>, Error> {
-        let Some(there) = place.get(Kind::Commands, key, self.archive()).await? else {
-            return Err(place.content(key, "it is gone again"));
-        };
+    /// What a place has of a stretch that had something under this key already.
+    async fn there(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<There, Error> {
+        let Some(there) = place.get(Kind::Commands, key, self.archive()).await? else { return Ok(There::Gone) };
         let there = there.plain;
         let common = there.len().min(given.bytes.len());
         if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
@@ -249,13 +266,13 @@ impl Instance {
             return Err(taken(place, key, &format!("holds another stream from offset {offset} on")));
         }
         if common == given.bytes.len() {
-            return Ok(None);
+            return Ok(There::Whole);
         }
         let from = given.stretch.first.saturating_add(common as u64);
         let rest = given.clone().after(from).filter(|_| common > 0);
         let within =
             || taken(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"));
-        rest.map(Some).ok_or_else(within)
+        rest.map(|rest| There::Beginning(Box::new(rest))).ok_or_else(within)
     }
 
     /// What a stored stretch says of itself.
@@ -303,13 +320,19 @@ impl Instance {
     /// # Errors
     /// No repository could be asked.
     pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
-        let listing = self.archive().list(&self.layout().streams(), None).await?;
+        self.stored_stretches_noting(&mut Unasked::default()).await
+    }
+
+    pub(super) async fn stored_stretches_noting(
+        &self,
+        unasked: &mut Unasked,
+    ) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
+        let objects = self.listed(&self.layout().streams(), unasked).await?;
         let name = |key: &ObjectKey| match self.layout().object(key)? {
             InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
             _ => None,
         };
-        let named =
-            listing.objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
+        let named = objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
         let mut stretches: Vec<(ReplicationId, u64, u64)> = named.collect();
         stretches.sort_unstable();
         Ok(stretches)
@@ -330,8 +353,9 @@ mod tests {
     use crate::archive::Error;
     use crate::archive::instance::Instance;
     use crate::archive::instance::spool::{Beginning, Spooled};
-    use crate::archive::tests::{create, open};
+    use crate::archive::tests::{create, faulty, open};
     use crate::repository::Put;
+    use crate::repository::fault::Fault;
     use crate::resp::{Commands, Limits, encode};
     use crate::retry::Class;
 
@@ -479,6 +503,32 @@ mod tests {
                 assert_eq!(everything(dir).await.0, bytes, "{end} {back}");
             }
         }
+    }
+
+    /// Between a damaged copy and the one in its place that another receiver puts there is nothing.
+    #[tokio::test]
+    async fn what_is_gone_for_a_moment_is_put_again() {
+        let (archive, store) = faulty().await;
+        let instance = Instance::new(archive);
+        let (stretch, bytes, _) = received();
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created);
+        // The name is taken, by other bytes at its end, and then there is nothing.
+        let gone = [None, None, Some(Fault::Absent)];
+        store.script(gone);
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Exists);
+        store.script(gone.repeat(100));
+        let error = put(&instance, &stretch, bytes).await.unwrap_err();
+        assert!(matches!(error, Error::Taken { .. }) && error.to_string().contains("again and again"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stretch_that_has_vanished_is_not_said_to_be_in_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        let error = instance.bytes_of(&received().0).await.unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, Error::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");
+        assert!(!said.contains("index"), "{said}");
     }
 
     fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

@@ -6,6 +6,7 @@
 //!
 //! Not known here: sockets, who writes, and how a server is started from it.
 
+mod asked;
 pub mod commands;
 pub mod history;
 pub mod notable;
@@ -29,6 +30,7 @@ use crate::repository::instance::InstanceLayout;
 use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
 use crate::seal::Kind;
 
+pub use asked::Unasked;
 pub use commands::{Mark, Missed, Reading, Run, Stretch};
 pub use history::{Hole, Known, Reach, Unreachable, Wanted, pauses, without_strangers};
 pub use position::{BadPosition, Position};

@@ -65,18 +65,22 @@ impl Instance {
     /// The histories that a place may be meant to be in: those that have it and are so named.
     ///
     /// # Errors
-    /// No repository could be asked.
+    /// No repository could be asked. [`Error::Unasked`] if none has it as far as the others tell, and not all could be asked.
     pub async fn histories_at(&self, position: &Position) -> Result<Vec<ReplicationId>, Error> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.known().await?;
+        let mut unasked = known.unasked().clone();
         let mut found = Vec::new();
         for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
             let stretch = self.covering(&known, replid, position.offset).await?;
             found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
         }
-        for snapshot in self.snapshots().await? {
+        for snapshot in self.snapshots_and_damaged(&mut unasked).await?.0 {
             let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
             found.extend(here);
+        }
+        if found.is_empty() {
+            unasked.none()?;
         }
         found.sort_unstable();
         found.dedup();
@@ -124,11 +128,11 @@ impl Instance {
     pub(super) async fn reach_offset(
         &self,
         snapshots: &[Snapshot],
+        known: &Known,
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Result<Reach, Unreachable>, Error> {
-        let known = self.known().await?;
-        let Some((snapshot, mut way)) = self.way_to(snapshots, &known, replid, offset).await? else {
+        let Some((snapshot, mut way)) = self.way_to(snapshots, known, replid, offset).await? else {
             let reason = format!("no snapshot leads to offset {offset} of history {replid}");
             return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
         };
@@ -138,7 +142,7 @@ impl Instance {
             let ahead = way.stretches.iter().rev().nth(1).map_or(from.offset, |ahead| ahead.last.max(from.offset));
             if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
                 let at = stretch.time_at(to.offset.saturating_sub(1));
-                let before = self.next_time(&known, stretch, to.offset).await?;
+                let before = self.next_time(known, stretch, to.offset).await?;
                 return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
             }
             // A transaction that began in the stretch before.
@@ -172,7 +176,44 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
-    use super::Position;
+    use bytes::Bytes;
+
+    use super::{Instance, Position, Stretch};
+    use crate::archive::tests::create;
+    use crate::resp::encode;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A stretch of so many commands, of 27 bytes each.
+    async fn put(instance: &Instance, first: u64, commands: usize) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]).repeat(commands));
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": ID, "first": first, "last": first + bytes.len() as u64, "db": 0, "in_transaction": false,
+            "db_after": 0, "in_transaction_after": false, "follows": null, "started_at": "2026-11-22T14:00:00Z",
+            "ended_at": "2026-11-22T14:00:10Z", "writes": commands, "marks": [],
+        }))
+        .unwrap();
+        instance.put_commands(0, &stretch, bytes).await.unwrap();
+    }
+
+    /// One receiver's connection broke again and again while another one had the same stretch as one.
+    #[tokio::test]
+    async fn a_stretch_that_has_a_place_is_found_behind_many_that_begin_within_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await);
+        put(&instance, 100, 41).await;
+        for nth in 1..40 {
+            put(&instance, 100 + 27 * nth, 1).await;
+        }
+        let (known, replid) = (instance.known().await.unwrap(), ID.parse().unwrap());
+        let has = async |offset| {
+            let found = instance.covering(&known, replid, offset).await.unwrap().unwrap();
+            (found.first, found.last)
+        };
+        assert_eq!(has(100 + 27 * 40).await, (100, 100 + 27 * 41), "all others end there");
+        assert_eq!(has(100 + 27).await, (100, 100 + 27 * 41));
+        assert_eq!(has(100 + 27 * 41).await, (100, 100 + 27 * 41), "where none goes on");
+    }
 
     #[test]
     fn a_place_is_read_as_it_is_written() {

@@ -4,38 +4,32 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::{Error, Instance, Snapshot};
+use super::{Error, Instance, Snapshot, Unasked};
 
 /// Snapshots that are not whole, by label, each with what it lacks.
 pub(super) type Lacking = BTreeMap<String, String>;
 
 impl Instance {
-    /// Which of these snapshots name a part that no repository has with the bytes that were stored. One listing of each repository.
+    /// Which of these snapshots name a part that no repository has that answers, with the bytes that were stored. One listing of each repository.
     ///
     /// # Errors
     /// No repository could be asked.
     pub async fn lacking(&self, snapshots: &[Snapshot]) -> Result<Lacking, Error> {
+        self.lacking_noting(snapshots, &mut Unasked::default()).await
+    }
+
+    pub(super) async fn lacking_noting(&self, snapshots: &[Snapshot], unasked: &mut Unasked) -> Result<Lacking, Error> {
         let parts = self.layout.parts();
         let lists = join_all(self.archive.places.iter().map(|place| {
             let parts = &parts;
             async move { place.repository()?.list(parts).await.map_err(|error| place.named(error)) }
         }))
         .await;
+        let (lists, silent) = self.archive.answers(lists)?;
+        unasked.note(silent);
         let mut there: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        let (mut answers, mut trouble) = (0_usize, None);
-        for list in lists {
-            match list {
-                Ok(list) => {
-                    answers = answers.saturating_add(1);
-                    for object in list {
-                        there.entry(object.key.to_string()).or_default().push(object.len);
-                    }
-                }
-                Err(error) => trouble = Some(error),
-            }
-        }
-        if let (0, Some(error)) = (answers, trouble) {
-            return Err(error);
+        for object in lists.into_iter().flatten() {
+            there.entry(object.key.to_string()).or_default().push(object.len);
         }
         let mut lacking = Lacking::new();
         for snapshot in snapshots {

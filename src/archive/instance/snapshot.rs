@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::present::Lacking;
-use super::{Absent, Error, Instance};
+use super::{Absent, Error, Instance, Unasked};
 use crate::rdb::Walk;
 use crate::redis::{Flavour, ReplicationId};
 use crate::repository::Put;
@@ -101,8 +101,12 @@ impl Instance {
     /// # Errors
     /// No repository could be asked.
     pub async fn labels(&self) -> Result<Vec<String>, Error> {
-        let listing = self.archive.list(&self.layout.snapshots(), None).await?;
-        Ok(listing.objects.iter().map(|object| object.key.file_name().to_owned()).collect())
+        self.labels_noting(&mut Unasked::default()).await
+    }
+
+    pub(super) async fn labels_noting(&self, unasked: &mut Unasked) -> Result<Vec<String>, Error> {
+        let objects = self.listed(&self.layout.snapshots(), unasked).await?;
+        Ok(objects.iter().map(|object| object.key.file_name().to_owned()).collect())
     }
 
     /// A snapshot's manifest; `None` if there is no such snapshot.
@@ -119,13 +123,13 @@ impl Instance {
     /// # Errors
     /// As [`Instance::snapshot`].
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
-        Ok(self.snapshots_and_damaged().await?.0)
+        Ok(self.snapshots_and_damaged(&mut Unasked::default()).await?.0)
     }
 
     /// [`Instance::snapshots`], and of those that were passed over the labels, each with what is wrong.
-    pub(super) async fn snapshots_and_damaged(&self) -> Result<(Vec<Snapshot>, Lacking), Error> {
+    pub(super) async fn snapshots_and_damaged(&self, unasked: &mut Unasked) -> Result<(Vec<Snapshot>, Lacking), Error> {
         let (mut snapshots, mut damaged, mut last) = (Vec::new(), Lacking::new(), None);
-        for label in self.labels().await? {
+        for label in self.labels_noting(unasked).await? {
             match self.snapshot(&label).await {
                 Ok(snapshot) => snapshots.extend(snapshot),
                 Err(error) if error.is_integrity() => {
@@ -158,7 +162,7 @@ impl Instance {
             return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
         };
         let Some(opened) = self.archive.get_object(Kind::RdbPart, &key).await? else {
-            return Err(Error::Gone { name: key.to_string() });
+            return Err(Error::Vanished { what: key.to_string() });
         };
         if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {
             return Err(self.unreadable(&key, format!("it is not the part that the manifest of {label} names")));

@@ -24,12 +24,6 @@ impl Arrivals {
         Arrivals { marks: stretch.marks.clone(), last: stretch.ended_at }
     }
 
-    /// All at once.
-    #[must_use]
-    pub fn at(time: Timestamp) -> Arrivals {
-        Arrivals { marks: Vec::new(), last: time }
-    }
-
     /// When everything before an offset had come.
     fn before(&self, offset: u64) -> Timestamp {
         let nth = self.marks.partition_point(|mark| mark.offset < offset);

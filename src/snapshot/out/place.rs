@@ -170,11 +170,11 @@ impl Place {
         }
     }
 
-    /// Everything has come. The files are complete and durable after this, and not before.
+    /// Everything has come, up to the offset `to`. The files are complete and durable after this, and not before.
     ///
     /// # Errors
-    /// The snapshot isn't whole, or a file can't be put in its place.
-    pub fn end(mut self) -> Result<Placed, Error> {
+    /// The snapshot isn't whole, the commands end elsewhere, or a file can't be put in its place.
+    pub fn end(mut self, to: Option<u64>) -> Result<Placed, Error> {
         let (walk, len, tail) = match self.tail.take() {
             None => (self.walker.finish()?, self.len, None),
             Some((tail, walk)) => {
@@ -183,6 +183,10 @@ impl Place {
             }
         };
         let (cut, commands) = (tail.as_ref().map(|end| end.cut), tail.as_ref().map_or(0, |end| end.commands));
+        // What was replayed is what was planned, or it is not what was asked for, and nobody may start from it.
+        if let Some((end, target)) = cut.map(|cut| cut.offset).zip(to).filter(|(end, target)| end != target) {
+            return Err(Error::Short { end, target });
+        }
         let highest = walk.databases.keys().copied().max().unwrap_or(0);
         let highest = highest.max(tail.map_or(0, |end| u64::from(end.highest_db)));
         let parts = self.dir.join(&self.names.append_dir);

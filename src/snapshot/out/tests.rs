@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::rdb::Limits;
 use crate::redis::Flavour;
@@ -18,12 +16,26 @@ fn command(words: &[&str]) -> Vec<u8> {
     encode(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
 }
 
+/// All at the second 1000.
+fn arrivals() -> Arrivals {
+    let at = "1970-01-01T00:16:40Z";
+    let stretch = serde_json::json!({
+        "replid": "0".repeat(40), "first": 0, "last": 0, "db": 0, "in_transaction": false, "db_after": 0,
+        "in_transaction_after": false, "follows": null, "started_at": at, "ended_at": at, "writes": 0, "marks": [],
+    });
+    Arrivals::of(&serde_json::from_value(stretch).unwrap())
+}
+
 fn redis(text: &str) -> Version {
     Version::parse(Flavour::Redis, text).unwrap()
 }
 
 /// Places a dump and these commands, in pieces of `size` bytes.
 fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<Placed, Error>) {
+    placed_up_to(None, form, stream, size)
+}
+
+fn placed_up_to(to: Option<u64>, form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<Placed, Error>) {
     let scratch = tempfile::tempdir().unwrap();
     let place = || {
         let mut place = Place::begin(&scratch.path().join("redis"), form, &Names::default(), Limits::default())?;
@@ -33,10 +45,10 @@ fn placed(form: Form, stream: &[u8], size: usize) -> (tempfile::TempDir, Result<
         if form != Form::Dump {
             place = place.follow(Cut { offset: 1000, db: 3 })?;
             for piece in stream.chunks(size) {
-                place.commands(piece, &Arrivals::at(Timestamp::from_second(1000).unwrap()))?;
+                place.commands(piece, &arrivals())?;
             }
         }
-        place.end()
+        place.end(to)
     };
     let placed = place();
     (scratch, placed)
@@ -124,6 +136,22 @@ fn what_cannot_be_restored_leaves_nothing_that_a_server_loads() {
         ["appendonly.aof.1.base.rdb"],
         "no manifest, so no data"
     );
+}
+
+#[test]
+fn commands_that_end_before_the_target_are_not_left_as_if_they_were_all() {
+    let stream = command(&["SET", "a", "1"]);
+    let end = 1000 + stream.len() as u64;
+    for (form, left) in [(Form::Parts, &["appendonlydir"][..]), (Form::Preamble, &[])] {
+        let (scratch, short) = placed_up_to(Some(end + 1), form, &stream, 1000);
+        assert!(matches!(short, Err(Error::Short { end: at, target }) if at == end && target == end + 1), "{short:?}");
+        let dir = scratch.path().join("redis");
+        assert_eq!(names(&dir), left);
+        if form == Form::Parts {
+            assert_eq!(names(&dir.join("appendonlydir")), ["appendonly.aof.1.base.rdb"], "no manifest, so no data");
+        }
+        placed_up_to(Some(end), form, &stream, 1000).1.unwrap();
+    }
 }
 
 #[test]

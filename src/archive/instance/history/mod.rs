@@ -17,12 +17,15 @@ use super::commands::{Mark, Stretch};
 use super::present::Lacking;
 use super::snapshot::{Origin, Snapshot};
 use super::spool::{Spool, Spooled};
-use super::{Error, Gap, Instance};
+use super::{Error, Gap, Instance, Unasked};
 use crate::redis::ReplicationId;
 use crate::resp::Cut;
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;
+/// Stretches that may begin within another one: as many as a second receiver cuts whose connection breaks four times a second, in the half minute
+/// that a stretch with writes takes.
+const WITHIN_ONE: usize = 128;
 /// A server that has nothing to say says so every ten seconds (`repl-ping-replica-period`).
 const SILENT: SignedDuration = SignedDuration::from_secs(15);
 
@@ -105,7 +108,7 @@ impl Unreachable {
     }
 }
 
-/// Whatever a stretch is read from.
+/// What this machine's spool has, by name.
 type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 
 /// All stretches by name, and what this machine's spool adds.
@@ -113,12 +116,19 @@ type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
 pub struct Known {
     names: BTreeMap<ReplicationId, Vec<u64>>,
     spooled: Spools,
+    unasked: Unasked,
 }
 
 impl Known {
     /// The histories, each with the offsets before the first bytes of its stretches, in order.
     pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
         self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
+    }
+
+    /// The repositories that may have more.
+    #[must_use]
+    pub fn unasked(&self) -> &Unasked {
+        &self.unasked
     }
 
     /// Where stretches begin that may hold the byte after `offset`, in order.
@@ -226,13 +236,14 @@ impl Way {
 }
 
 impl Instance {
-    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is on the way is there: the
-    /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
-    ///
-    /// # Errors
-    /// No repository could be asked, or something does not open. What cannot be reached is no error but an answer.
-    pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
-        let (mut snapshots, damaged) = self.snapshots_and_damaged().await?;
+    /// [`Instance::reach`] as far as the repositories tell that answer. Notes the others.
+    pub(super) async fn seek(
+        &self,
+        wanted: Wanted,
+        from: Option<&str>,
+        unasked: &mut Unasked,
+    ) -> Result<Result<Reach, Unreachable>, Error> {
+        let (mut snapshots, damaged) = self.snapshots_and_damaged(unasked).await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
         for snapshot in &mut snapshots {
             // Times are written and read to the microsecond, and a time that is named must be one that is reached.
@@ -245,7 +256,7 @@ impl Instance {
             without_strangers(&mut snapshots);
         }
         snapshots.sort_by_key(|snapshot| snapshot.at);
-        let mut lacking = self.lacking(&snapshots).await?;
+        let mut lacking = self.lacking_noting(&snapshots, unasked).await?;
         let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
         let meant = wanted == Wanted::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
@@ -255,7 +266,7 @@ impl Instance {
             let reason = "a snapshot is not whole".to_owned();
             Err(Unreachable { reason, nearest_before, nearest_after: None })
         } else {
-            self.reach_from(&snapshots, wanted, from).await?
+            self.reach_from(&snapshots, (wanted, from), unasked).await?
         };
         lacking.extend(damaged);
         Ok(found.map_err(|not| not.because_of(&lacking)))
@@ -264,8 +275,8 @@ impl Instance {
     async fn reach_from(
         &self,
         snapshots: &[Snapshot],
-        wanted: Wanted,
-        from: Option<&str>,
+        (wanted, from): (Wanted, Option<&str>),
+        unasked: &mut Unasked,
     ) -> Result<Result<Reach, Unreachable>, Error> {
         let Some(newest) = snapshots.last() else {
             let reason = match from {
@@ -274,13 +285,16 @@ impl Instance {
             };
             return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
         };
-        let time = match wanted {
-            Wanted::Snapshot => return Ok(Ok(as_it_is(newest))),
-            Wanted::Time(time) => Some(time),
-            Wanted::Newest => None,
-            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, replid, offset).await,
-        };
+        if wanted == Wanted::Snapshot {
+            return Ok(Ok(as_it_is(newest)));
+        }
         let known = self.known().await?;
+        unasked.add(known.unasked());
+        let time = match wanted {
+            Wanted::Time(time) => Some(time),
+            Wanted::Newest | Wanted::Snapshot => None,
+            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, &known, replid, offset).await,
+        };
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
         let mut failed: Option<Unreachable> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
@@ -331,7 +345,8 @@ impl Instance {
         let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
         let (begin, end) = (at(reach.led_to(number).max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
-            return Err(Error::Gone { name: format!("offset {} of {}", to.offset, stretch.replid) });
+            let what = format!("what leads to offset {} of history {}", to.offset, stretch.replid);
+            return Err(Error::Vanished { what });
         }
         Ok(bytes.slice(begin..end))
     }
@@ -344,11 +359,11 @@ impl Instance {
         if let Some(bytes) = self.stored_commands(stretch.replid, stretch.first).await? {
             return Ok(bytes);
         }
-        let gone = || Error::Gone { name: format!("the stream of {} at {}", stretch.replid, stretch.first) };
-        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or_else(gone)?.bytes)
+        let what = format!("the stream behind offset {} of history {}", stretch.first, stretch.replid);
+        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or(Error::Vanished { what })?.bytes)
     }
 
-    /// The way behind the newest snapshot, or the one named, as far as it leads: for lists and logs.
+    /// The way behind a snapshot, as far as it leads.
     ///
     /// # Errors
     /// As [`Instance::reach`].
@@ -401,14 +416,15 @@ impl Instance {
                 }
             }
         }
-        for (replid, first, _) in self.stored_stretches().await? {
+        let mut unasked = Unasked::default();
+        for (replid, first, _) in self.stored_stretches_noting(&mut unasked).await? {
             names.entry(replid).or_default().push(first);
         }
         for firsts in names.values_mut() {
             firsts.sort_unstable();
             firsts.dedup();
         }
-        Ok(Known { names, spooled })
+        Ok(Known { names, spooled, unasked })
     }
 
     async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<Spooled>, Error> {
@@ -428,9 +444,9 @@ impl Instance {
         }
     }
 
-    /// Of the last stretches that begin at or before `offset` the one that reaches furthest. Two receivers that run at once cut the same stream
-    /// at places of their own, so that one stretch may lie within another; but none holds more than half a minute or some MiB of it, and so only
-    /// few can begin in it. One that does not open is none.
+    /// Of the last stretches that begin at or before `offset` one that reaches beyond it, or else the one that reaches furthest. Two receivers that
+    /// run at once cut the same stream at places of their own, so that one stretch may lie within another; of [`WITHIN_ONE`] that begin later an
+    /// older one is found behind. One that does not open is none.
     ///
     /// # Errors
     /// No repository could be asked.
@@ -440,13 +456,18 @@ impl Instance {
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Option<Stretch>, Error> {
-        let last = known.before(replid, offset).rev().take(AT_ONCE);
+        let last: Vec<u64> = known.before(replid, offset).rev().take(WITHIN_ONE).copied().collect();
         let mut found: Option<Stretch> = None;
-        for stretch in join_all(last.map(|first| self.stretch(known, replid, *first))).await {
-            match stretch {
-                Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
-                Err(error) if error.is_integrity() => {}
-                Err(error) => return Err(error),
+        for some in last.chunks(AT_ONCE) {
+            for stretch in join_all(some.iter().map(|first| self.stretch(known, replid, *first))).await {
+                match stretch {
+                    Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
+                    Err(error) if error.is_integrity() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if found.as_ref().is_some_and(|stretch| stretch.last > offset) {
+                break;
             }
         }
         Ok(found)
@@ -680,207 +701,4 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::super::commands::{Missed, Reading};
-    use super::super::snapshot::{Origin, Snapshot};
-    use super::{Mark, Stretch, Way, pauses, target, without_strangers};
-    use crate::rdb::{Limits, Walker};
-
-    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    /// A snapshot of the second 10 at offset 100.
-    fn snapshot() -> Snapshot {
-        let mut walker = Walker::new(Limits::default());
-        walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
-        Snapshot {
-            format: 1,
-            label: "x".into(),
-            started_at: at(9),
-            finished_at: at(12),
-            at: at(10),
-            origin: Origin::File { path: "x".into() },
-            flavour: crate::redis::Flavour::Redis,
-            version: "7".into(),
-            run_id: None,
-            replid: ID.parse().ok(),
-            offset: Some(100),
-            db: 3,
-            walk: walker.finish().unwrap(),
-            parts: Vec::new(),
-            logical_bytes: 18,
-            stored_bytes: 0,
-        }
-    }
-
-    fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> Stretch {
-        Stretch {
-            replid: ID.parse().unwrap(),
-            first,
-            last,
-            db: 0,
-            in_transaction: false,
-            db_after: 0,
-            in_transaction_after: false,
-            follows: None,
-            started_at: at(10),
-            ended_at: at(ended),
-            writes: 1,
-            marks: marks.iter().map(|(offset, second)| Mark { offset: *offset, db: 1, time: at(*second) }).collect(),
-            run: None,
-            notable: None,
-            clock: None,
-            missed: None,
-            reading: None,
-        }
-    }
-
-    /// Offset and number of stretches, or where the way ends.
-    fn check(way: &[Stretch], time: Option<i64>) -> Result<(u64, usize), i64> {
-        let way = Way { stretches: way.to_vec(), damaged: false };
-        let reach = target(&snapshot(), way, time.map(at)).map_err(|short| short.followed_to.as_second())?;
-        Ok((reach.to.unwrap().offset, reach.stretches.len()))
-    }
-
-    #[test]
-    fn a_time_is_the_last_mark_before_anything_later() {
-        // The second stretch's clock was set back once.
-        let way = [
-            stretch(50, 200, 15, &[(90, 9), (150, 12), (200, 15)]),
-            stretch(200, 400, 30, &[(250, 20), (300, 18), (400, 30)]),
-        ];
-        for (time, expected) in [
-            (10, Ok((100, 0))),
-            (11, Ok((100, 0))),
-            (12, Ok((150, 1))),
-            (14, Ok((150, 1))),
-            (15, Ok((200, 1))),
-            // What came at 20 stands before what came at 18: it is not in the state of 19.
-            (19, Ok((200, 1))),
-            (20, Ok((300, 2))),
-            (30, Ok((400, 2))),
-            (31, Err(30)),
-        ] {
-            assert_eq!(check(&way, Some(time)), expected, "{time}");
-        }
-        assert_eq!(check(&way, None), Ok((400, 2)));
-    }
-
-    #[test]
-    fn silence_counts_only_as_far_as_something_shows_it() {
-        // A transaction that was open when the stream ended has no mark, but the bytes before it are known to be all there was.
-        let way = [stretch(100, 200, 25, &[(150, 12)])];
-        assert_eq!(check(&way, Some(25)), Ok((150, 1)));
-        assert_eq!(check(&way, Some(26)), Err(25));
-        assert_eq!(check(&[], Some(10)), Ok((100, 0)));
-        assert_eq!(check(&[], Some(11)), Err(10));
-        assert_eq!(check(&[], None), Ok((100, 0)));
-    }
-
-    #[test]
-    fn a_time_at_which_nobody_received_is_not_known() {
-        let stretch = |first, last, started, ended, writes, mark| Stretch {
-            started_at: at(started),
-            writes,
-            ..stretch(first, last, ended, &[(last - 10, mark), (last, ended)])
-        };
-        let way = [stretch(100, 200, 11, 20, 1, 12), stretch(200, 300, 80, 90, 1, 81)];
-        assert_eq!(pauses(&snapshot(), &way), [(at(20), at(80))]);
-        for (time, expected) in
-            [(20, Ok((200, 1))), (21, Err(20)), (79, Err(20)), (80, Ok((200, 1))), (90, Ok((300, 2)))]
-        {
-            assert_eq!(check(&way, Some(time)), expected, "{time}");
-        }
-        assert_eq!(check(&way, None), Ok((300, 2)));
-        // Nothing was written meanwhile, or nobody received for a moment only.
-        for next in
-            [stretch(200, 300, 80, 90, 0, 81), stretch(200, 300, 80, 90, 1, 84), stretch(200, 300, 35, 40, 1, 36)]
-        {
-            assert_eq!(check(&[way[0].clone(), next], Some(30)), Ok((200, 1)));
-        }
-    }
-
-    /// However short it was: what comes first when a server is followed again was written before.
-    #[test]
-    fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
-        let missed = |until, writes| Some(Missed { until, writes });
-        let again = |first, last, ended, missed, marks: &[(u64, i64)]| Stretch {
-            started_at: at(marks[0].1),
-            missed,
-            ..stretch(first, last, ended, marks)
-        };
-        let before = stretch(100, 200, 20, &[(150, 12), (200, 20)]);
-        // Caught up at 24, with offset 280.
-        let after = again(200, 300, 30, missed(280, 2), &[(220, 23), (280, 24), (300, 30)]);
-        let way = [before.clone(), after];
-        assert_eq!(pauses(&snapshot(), &way), [(at(20), at(24))]);
-        for (time, expected) in [(20, Ok((200, 1))), (21, Err(20)), (23, Err(20)), (24, Ok((280, 2)))] {
-            assert_eq!(check(&way, Some(time)), expected, "{time}");
-        }
-        // Signs of life alone: nothing was written, so the state of 22 is known.
-        let silent = again(200, 300, 30, missed(280, 0), &[(220, 23), (300, 30)]);
-        assert_eq!(check(&[before.clone(), silent], Some(22)), Ok((200, 1)));
-        // Not caught up when the stretch ends, but in the next one.
-        let (some, rest) = (
-            again(200, 300, 26, missed(350, 9), &[(220, 23), (300, 26)]),
-            again(300, 400, 40, missed(350, 1), &[(340, 27), (360, 28), (400, 40)]),
-        );
-        assert_eq!(pauses(&snapshot(), &[before.clone(), some.clone(), rest.clone()]), [(at(20), at(28))]);
-        assert_eq!(check(&[before.clone(), some.clone(), rest], Some(26)), Err(20));
-        assert_eq!(pauses(&snapshot(), &[before.clone(), some]), [(at(20), at(26))]);
-        // Another receiver's stretch has it all already.
-        let other = again(150, 300, 30, missed(200, 5), &[(200, 23), (300, 30)]);
-        assert_eq!(pauses(&snapshot(), &[before, other]), []);
-        // The snapshot is younger than what was missed.
-        let old = again(50, 300, 30, missed(100, 5), &[(100, 11), (300, 30)]);
-        assert_eq!(pauses(&snapshot(), &[old]), []);
-    }
-
-    #[test]
-    fn a_receiver_that_was_held_up_does_not_know_what_was_there_meanwhile() {
-        let read = |late_ms, held_up: &[(i64, i64)], writes| Stretch {
-            reading: Some(Reading {
-                late_ms,
-                held_up: held_up.iter().map(|(from, to)| (at(*from), at(*to))).collect(),
-            }),
-            writes,
-            ..stretch(100, 400, 40, &[(150, 12), (200, 20), (400, 25)])
-        };
-        let held = [read(7, &[(5, 11), (20, 24), (22, 25)], 3)];
-        assert_eq!(pauses(&snapshot(), &held), [(at(10), at(11)), (at(20), at(25))]);
-        assert_eq!((check(&held, Some(23)), check(&held, Some(25))), (Err(20), Ok((400, 1))));
-        assert_eq!(pauses(&snapshot(), &[read(7, &[(20, 24)], 0)]), []);
-        // What lay unread at the target is told by the stretch it is in, and by the one that comes next.
-        let late = |way: &[Stretch], second| {
-            let way = Way { stretches: way.to_vec(), damaged: false };
-            target(&snapshot(), way, Some(at(second))).unwrap().late.as_millis()
-        };
-        let next =
-            Stretch { reading: Some(Reading { late_ms: 90, held_up: vec![] }), ..stretch(400, 500, 60, &[(500, 50)]) };
-        let way = [read(7, &[], 3), next];
-        assert_eq!((late(&way, 15), late(&way, 30), late(&way, 55), late(&way[..1], 35)), (7, 90, 90, 7));
-    }
-
-    #[test]
-    fn another_servers_dump_is_never_the_newest_state() {
-        let own = |label: &str| Snapshot {
-            label: label.into(),
-            origin: Origin::Replication { server: "x".into(), role: "master".into() },
-            ..snapshot()
-        };
-        let file = |label: &str, replid| Snapshot { label: label.into(), replid, ..snapshot() };
-        let left = |mut all: Vec<Snapshot>| {
-            without_strangers(&mut all);
-            all.into_iter().map(|snapshot| snapshot.label).collect::<Vec<_>>()
-        };
-        let same = ID.parse().ok();
-        let other = ID.replace('0', "f").parse().ok();
-        assert_eq!(left(vec![own("a"), file("b", None), file("c", same), file("d", other)]), ["a", "c"]);
-        assert_eq!(left(vec![file("b", None), file("d", other)]), ["b", "d"]);
-    }
-}
+mod tests;
