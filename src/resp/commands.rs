@@ -471,16 +471,25 @@ mod tests {
             encode(&[b"SELECT", b"3"]),
             encode(&[b"SET", b"key", b"a\r\n$5\r\nvalue"]),
             encode(&[b"replconf", b"getack", b"*"]),
-            b"PING\r\n".to_vec(),
+            b"\r\n".to_vec(),
         ];
         let found = all(&mut parser, &stream.concat()).unwrap();
         let kinds: Vec<Kind> = found.iter().map(|(_, kind, ..)| *kind).collect();
-        assert_eq!(kinds, [Kind::Ping, Kind::Empty, Kind::Select, Kind::Other, Kind::GetAck, Kind::Ping]);
+        assert_eq!(kinds, [Kind::Ping, Kind::Empty, Kind::Select, Kind::Other, Kind::GetAck, Kind::Empty]);
         let lengths: Vec<usize> = found.iter().map(|(.., len)| usize::try_from(*len).unwrap()).collect();
         assert_eq!(lengths, stream.iter().map(Vec::len).collect::<Vec<_>>());
         assert_eq!(found.iter().map(|(_, _, db, _)| *db).collect::<Vec<_>>(), [0, 0, 0, 3, 3, 3]);
         let end = 1000 + stream.concat().len() as u64;
         assert_eq!(parser.cut(), Some(Cut { offset: end, db: 3 }));
+    }
+
+    /// A client may send one; what comes to a replica as one is damage.
+    #[test]
+    fn a_command_in_a_line_of_its_own_is_refused() {
+        for line in [&b"PING\r\n"[..], b"+3\r\n", b"SET a 1\r\n", b" \r\n"] {
+            let refused = all(&mut parser(), &[&encode(&[b"PING"]), line].concat()).unwrap_err();
+            assert!(matches!(refused, crate::resp::Error::Unexpected { at: 1014, .. }), "{refused}");
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub(super) struct Base {
     looking: Option<JoinHandle<bool>>,
     /// The histories in which the stream came without a break, in order, each with the offset from which it did.
     begins: Vec<(ReplicationId, u64)>,
+    /// Whether the last one came to nothing: a replica that refuses, or whose disk is so slow that the stream has gone on beyond what the master
+    /// keeps, would do so again. The next one comes from the master itself.
+    failed: bool,
     backoff: Backoff,
     /// None is begun before.
     again: Duration,
@@ -48,7 +51,7 @@ pub(super) struct Base {
 impl Base {
     pub(super) fn new(now: Duration, seed: u64) -> Base {
         let backoff = Backoff::new(AGAIN, now, seed);
-        Base { there: false, taking: None, looking: None, begins: Vec::new(), backoff, again: now }
+        Base { there: false, taking: None, looking: None, begins: Vec::new(), failed: false, backoff, again: now }
     }
 
     /// Begins to find out whether a snapshot leads to the position. Beside the stream: a week of it is long to look through in a store far away,
@@ -118,6 +121,7 @@ impl Base {
     }
 
     pub(super) fn pause(&mut self, now: Duration) -> Duration {
+        self.failed = true;
         // Whole seconds read better in the log.
         let pause = Duration::from_secs(self.backoff.pause(now).unwrap_or(AGAIN.longest).as_secs().max(1));
         self.again = now.saturating_add(pause);
@@ -130,6 +134,7 @@ impl Base {
     }
 
     fn pause_long(&mut self, now: Duration) {
+        self.failed = true;
         self.again = now.saturating_add(LATER);
     }
 
@@ -141,7 +146,7 @@ impl Base {
                 let leads =
                     snapshot.replid.zip(snapshot.offset).is_some_and(|(replid, offset)| self.leads(replid, offset));
                 if leads {
-                    self.there = true;
+                    (self.there, self.failed) = (true, false);
                     self.backoff.reset(now);
                     return Some(snapshot);
                 }
@@ -180,7 +185,11 @@ impl Receiver<'_> {
         let (begun, hears) = oneshot::channel();
         let (instance, source) = (self.instance.clone(), self.settings.source.clone());
         let absent = Arc::new(Absent::of(self.uploads.away()));
-        let take = async move { take(&instance, Input::Server(&source), Some(begun), &absent, &mut |_| {}).await };
+        let from_master = self.base.failed;
+        let take = async move {
+            let input = if from_master { Input::Master(&source) } else { Input::Server(&source) };
+            take(&instance, input, Some(begun), &absent, &mut |_| {}).await
+        };
         self.base.taking = Some(tokio::spawn(take));
         hears
     }

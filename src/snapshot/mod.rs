@@ -13,6 +13,7 @@
 //! A snapshot: every part is put; the walk has come to its end and the checksum is right; the manifest is put. Whatever fails before leaves
 //! parts that no manifest names, and no snapshot. The stream: [`receive`] says.
 
+mod aside;
 mod base;
 mod error;
 mod clock;

@@ -277,7 +277,15 @@ impl Receiver<'_> {
     /// A snapshot that has begun, and the server that goes on from it.
     async fn begun_anew(&mut self, clock: &dyn Clock) -> Result<(Connection, Info, Position), Error> {
         let begun = self.begin_base();
-        let Ok(Begun { server, replid, offset, db }) = begun.await else { return Err(self.base_failed().await) };
+        let begun = tokio::select! {
+            begun = begun => begun,
+            // A server may prepare it for long. Nobody hears of this error.
+            _ = self.shutdown.wait_for(|shutdown| *shutdown) => {
+                self.base.forget();
+                return Err(Error::Lost);
+            }
+        };
+        let Ok(Begun { server, replid, offset, db }) = begun else { return Err(self.base_failed().await) };
         self.asked = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
         let peer = connection.peer().to_owned();

@@ -1,7 +1,8 @@
 //! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
 //!
-//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`IN_FLIGHT`] parts; and
-//! what the walker looks into. While all of them are busy the socket is not read; the server waits.
+//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`IN_FLIGHT`] parts and one more; and
+//! what the walker looks into. Where a repository takes them more slowly than the server sends, parts wait on this machine's disk (`aside`), and
+//! the server waits only when there is no room there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,17 +11,19 @@ use bytes::Bytes;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Error;
+use super::aside::Aside;
 use crate::archive::instance::{Instance, Origin, PART, Part, Snapshot};
 use crate::archive::{self, Absent};
 use crate::rdb::{self, Walk, Walker};
 use crate::redis::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
-use crate::seal::{self, Binding, Kind, SealSpec};
+use crate::repository::layout::ObjectKey;
+use crate::seal::{self, Binding, Kind, SealSpec, SealedObject};
 
-/// Parts on their way at once: one being sealed while another is put.
+/// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
 const IN_FLIGHT: usize = 2;
 /// What a file says of itself stands within so many bytes of its beginning.
 const HEAD: usize = 16 << 10;
@@ -36,8 +39,10 @@ const WALK_QUEUE: usize = 32;
 /// Where the RDB file comes from.
 #[derive(Debug)]
 pub enum Input<'i> {
-    /// A server, or whichever the Sentinels name.
+    /// A server, or a replica of the one that the Sentinels name, if one is fit for it.
     Server(&'i Source),
+    /// A server, or the one that the Sentinels name.
+    Master(&'i Source),
     /// A file.
     File(&'i Path),
 }
@@ -84,7 +89,14 @@ pub async fn take(
     progress(Progress::Waiting);
     let mut intake = Intake::begin(instance, &label, absent);
     let described = match input {
-        Input::Server(source) => from_server(source, begun, &mut intake, progress, &*clock).await?,
+        Input::Server(source) => {
+            let connected = source.connect_for_snapshot().await?;
+            from_server(connected, begun, &mut intake, progress, &*clock).await?
+        }
+        Input::Master(source) => {
+            let connected = source.connect().await?;
+            from_server(connected, begun, &mut intake, progress, &*clock).await?
+        }
         Input::File(path) => from_file(path, &mut intake, progress).await?,
     };
     progress(Progress::Storing);
@@ -159,13 +171,12 @@ impl Described {
 }
 
 async fn from_server(
-    source: &Source,
+    (mut connection, info): (Connection, Info),
     begun: Option<oneshot::Sender<Begun>>,
     intake: &mut Intake,
     progress: &mut (dyn FnMut(Progress) + Send),
     clock: &dyn crate::clock::Clock,
 ) -> Result<Described, Error> {
-    let (mut connection, info) = source.connect_for_snapshot().await?;
     warn_of_trouble(&connection, &info);
     let (replid, offset) = match connection.sync(Wish::Snapshot, info.version()).await? {
         Sync::Full(replid, offset) => (replid, offset),
@@ -305,7 +316,7 @@ struct Intake {
     next: u32,
     puts: JoinSet<Result<(u32, Part), Error>>,
     done: Vec<(u32, Part)>,
-    room: Arc<Semaphore>,
+    room: Room,
     /// What the walker gets next.
     lot: Vec<Bytes>,
     lot_len: usize,
@@ -332,7 +343,7 @@ impl Intake {
             next: 0,
             puts: JoinSet::new(),
             done: Vec::new(),
-            room: Arc::new(Semaphore::new(IN_FLIGHT)),
+            room: Room::of(instance),
             lot: Vec::new(),
             lot_len: 0,
             walk: Some(walk),
@@ -359,21 +370,22 @@ impl Intake {
         Ok(())
     }
 
-    /// Sends the part under way off; waits while too many are on their way.
+    /// Sends the part under way off; waits while others are being sealed, or have no room.
     async fn put(&mut self) -> Result<(), Error> {
-        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        let sealing = Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| Error::Lost)?;
         while let Some(done) = self.puts.try_join_next() {
             self.done.push(done.map_err(|_panic| Error::Lost)??);
         }
         let (instance, label, absent) = (self.instance.clone(), self.label.clone(), Arc::clone(&self.absent));
-        let number = self.next;
+        let (room, number) = (self.room.clone(), self.next);
         self.next = self.next.saturating_add(1);
         let (empty, emptied) = oneshot::channel();
         let before = self.emptied.replace(emptied);
         let plain = std::mem::take(&mut self.part);
         self.puts.spawn(async move {
-            let _room = room;
-            put_part(&instance, (&label, number), plain, &absent, empty).await.map(|part| (number, part))
+            let (key, sealed) = seal_part(&instance, (&label, number), plain, empty).await?;
+            let (sealed, _place) = room.wait(sealed, sealing).await?;
+            put_part(&instance, key, sealed, &absent).await.map(|part| (number, part))
         });
         if let Some(before) = before {
             // Had sealing failed, `puts` would say so.
@@ -416,14 +428,58 @@ impl Intake {
     }
 }
 
-/// Seals and puts a part; its memory goes to `emptied` between the two.
-async fn put_part(
+/// Where parts are between the server and the repositories.
+#[derive(Clone, Debug)]
+struct Room {
+    /// To be sealed.
+    sealing: Arc<Semaphore>,
+    /// To be in memory, sealed.
+    memory: Arc<Semaphore>,
+    /// Where those wait that have no place there.
+    aside: Option<Aside>,
+}
+
+impl Room {
+    fn of(instance: &Instance) -> Room {
+        let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
+        Room { sealing, memory, aside: instance.state_dir().map(Aside::within) }
+    }
+
+    /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
+    /// keeps them, and so the server, waiting.
+    async fn wait(
+        self,
+        sealed: SealedObject,
+        sealing: OwnedSemaphorePermit,
+    ) -> Result<(SealedObject, OwnedSemaphorePermit), Error> {
+        let sealed = match (Arc::clone(&self.memory).try_acquire_owned(), self.aside) {
+            (Ok(place), _) => return Ok((sealed, place)),
+            (Err(_), None) => Err(sealed),
+            (Err(_), Some(aside)) => {
+                tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| Error::Lost)?
+            }
+        };
+        let kept = sealed.is_err().then_some(sealing);
+        let place = self.memory.acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        drop(kept);
+        match sealed {
+            Err(sealed) => Ok((sealed, place)),
+            Ok(waiting) => {
+                let read = tokio::task::spawn_blocking(move || waiting.read()).await.map_err(|_panic| Error::Lost)?;
+                let path = PathBuf::from("a part of the snapshot that waited in the state-dir");
+                Ok((read.map_err(|source| Error::File { path, source })?, place))
+            }
+        }
+    }
+}
+
+/// Seals a part; its memory goes to `emptied`.
+async fn seal_part(
     instance: &Instance,
     (label, number): (&str, u32),
     mut plain: Vec<u8>,
-    absent: &Absent,
     emptied: oneshot::Sender<Vec<u8>>,
-) -> Result<Part, Error> {
+) -> Result<(ObjectKey, SealedObject), Error> {
     let key = instance.layout().part(label, number).map_err(|bad| archive::Error::Content {
         name: instance.name().to_string(),
         key: instance.layout().identity(),
@@ -438,9 +494,11 @@ async fn put_part(
         // Nobody takes it after the last part.
         drop(emptied.send(plain));
         sealed
-    })
-    .await
-    .map_err(|_panic| Error::Lost)??;
+    });
+    Ok((key, sealed.await.map_err(|_panic| Error::Lost)??))
+}
+
+async fn put_part(instance: &Instance, key: ObjectKey, sealed: SealedObject, absent: &Absent) -> Result<Part, Error> {
     if instance.archive().put_where_present(&key, &sealed, absent).await? == crate::repository::Put::Exists {
         let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
         return Err(archive::Error::Taken { name: instance.name().to_string(), key, why }.into());
@@ -450,7 +508,7 @@ async fn put_part(
 
 #[cfg(test)]
 mod tests {
-    use super::{label, put_part, state_at};
+    use super::{label, put_part, seal_part, state_at};
     use crate::archive::instance::Instance;
     use crate::archive::tests::create;
     use crate::archive::{self, Absent};
@@ -464,7 +522,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let instance = Instance::new(create(&[&dir], None).await);
         let absent = Absent::default();
-        let put = || put_part(&instance, ("20261122T020000.123Z", 0), b"part".to_vec(), &absent, oneshot::channel().0);
+        let put = async || {
+            let empty = oneshot::channel().0;
+            let (key, sealed) = seal_part(&instance, ("20261122T020000.123Z", 0), b"part".to_vec(), empty).await?;
+            put_part(&instance, key, sealed, &absent).await
+        };
         put().await.unwrap();
         let error = put().await.unwrap_err();
         assert!(matches!(error, Error::Archive(archive::Error::Taken { .. })), "{error}");

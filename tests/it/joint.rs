@@ -133,6 +133,8 @@ fn both_come_back_to_one_moment_within_the_bound() {
             assert!(report["postgres"]["reached"].is_object() && keys >= Some(1), "{report:#}");
         }
         let bound = report["skew"]["at_most_seconds"].as_f64().expect("a bound");
+        // Usually some milliseconds; a bound that is not one would hold as well.
+        assert!(bound < 5.0, "{report:#}");
         let restored = started(QUICK, pgdata);
         let of_postgres: usize = restored.sql("select coalesce(max(n), 0) from ledger").parse().expect("a number");
         assert_eq!(restored.sql("select count(*) from ledger"), of_postgres.to_string(), "none is missing");

@@ -104,5 +104,9 @@ mod clocks;
 /// Redis to random moments of a busy time, beside that record.
 mod redis_moments;
 mod redis_overlap;
+/// A repository that is slower than the server.
+mod redis_slow;
+/// Times at which nobody received, or nobody read.
+mod redis_pauses;
 /// PostgreSQL and Redis to one moment.
 mod joint;

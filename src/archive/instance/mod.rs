@@ -15,7 +15,7 @@ mod present;
 mod snapshot;
 pub mod spool;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +80,12 @@ impl Instance {
     #[must_use]
     pub fn with_spool(self, state_dir: PathBuf) -> Instance {
         Instance { state_dir: Some(state_dir), ..self }
+    }
+
+    /// Where this machine's receiver keeps what it has, if that is known.
+    #[must_use]
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.state_dir.as_deref()
     }
 
     /// Its name.

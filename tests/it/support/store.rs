@@ -81,6 +81,8 @@ pub(crate) enum Mode {
     Slow,
     /// Every connection is broken, and none is taken.
     Cut,
+    /// What is said is kept until it passes again.
+    Hold,
 }
 
 /// Takes connections and passes them on to a server on this machine.
@@ -93,8 +95,8 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 struct Network {
     mode: AtomicU8,
-    /// Whoever asks for this cuts the network.
-    trap: Mutex<Option<String>>,
+    /// Whoever asks for this changes what the network does.
+    trap: Mutex<Option<(String, Mode)>>,
 }
 
 impl Network {
@@ -105,9 +107,9 @@ impl Network {
     /// What a client says, a request or a part of one.
     fn heard(&self, bytes: &[u8]) {
         let trap = self.trap.lock().expect("the trap");
-        let named = |name: &String| bytes.windows(name.len()).any(|part| part == name.as_bytes());
-        if trap.as_ref().is_some_and(named) {
-            self.mode.store(Mode::Cut as u8, Ordering::Relaxed);
+        let named = |(name, _): &&(String, Mode)| bytes.windows(name.len()).any(|part| part == name.as_bytes());
+        if let Some((_, mode)) = trap.as_ref().filter(named) {
+            self.mode.store(*mode as u8, Ordering::Relaxed);
         }
     }
 }
@@ -146,7 +148,12 @@ impl Proxy {
 
     /// Cuts the network as soon as somebody asks for this object.
     pub(crate) fn cut_at(&self, name: &str) {
-        *self.network.trap.lock().expect("the trap") = Some(name.to_owned());
+        *self.network.trap.lock().expect("the trap") = Some((name.to_owned(), Mode::Cut));
+    }
+
+    /// Holds everything back as soon as somebody asks for this object.
+    pub(crate) fn hold_at(&self, name: &str) {
+        *self.network.trap.lock().expect("the trap") = Some((name.to_owned(), Mode::Hold));
     }
 }
 
@@ -163,6 +170,9 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, asks: bool, network: &Network)
             Ok(read) => {
                 if asks {
                     network.heard(&buffer[..read]);
+                }
+                while network.is(Mode::Hold) {
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 if network.is(Mode::Slow) {
                     std::thread::sleep(Duration::from_millis(100));
