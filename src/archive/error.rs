@@ -83,7 +83,10 @@ pub enum Error {
         key: KeyId,
     },
     /// Something is not in the repositories that answered, and not all did.
-    #[error("not every repository answers, so nothing can be said about what is missing: {why}")]
+    #[error(
+        "not every repository answers, so nothing can be said about what is missing: {why}; if the others are to do, take its section out of the \
+         configuration"
+    )]
     Unasked {
         /// Who didn't, and why.
         why: String,

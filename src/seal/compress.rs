@@ -14,7 +14,11 @@ use zstd::bulk::{Compressor, Decompressor};
 const DEFAULT: i32 = 1;
 
 /// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time, too.
-const WORTH: usize = 32;
+const WORTH: usize = 16;
+
+/// So much from the middle of a frame is tried first where the frame before it was not worth it: noise comes in gigabytes (what is compressed or
+/// encrypted already), and trying costs more than all else that is done with it.
+const SAMPLE: usize = 64 << 10;
 
 /// How hard to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -132,6 +136,8 @@ type Kept = Option<(i32, Compressor<'static>)>;
 #[derive(Default)]
 struct Scratch {
     compressor: Kept,
+    /// Whether this thread's last frame was stored as it is.
+    noise: bool,
     decompressor: Option<Decompressor<'static>>,
     buffer: Vec<u8>,
 }
@@ -146,8 +152,19 @@ pub(super) fn compressed<R>(plain: &[u8], level: Level, then: impl FnOnce(Option
         let compressor = compressor(&mut scratch.compressor, level.zstd())?;
         scratch.buffer.clear();
         scratch.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        let len = compressor.compress_to_buffer(plain, &mut scratch.buffer)?;
-        let pays = len < plain.len().saturating_sub(plain.len() / WORTH);
+        let mut pays = |plain: &[u8]| {
+            scratch.buffer.clear();
+            let len = compressor.compress_to_buffer(plain, &mut scratch.buffer)?;
+            Ok::<_, io::Error>(len < plain.len().saturating_sub(plain.len() / WORTH))
+        };
+        let middle = plain.len().saturating_sub(SAMPLE) / 2;
+        let sample = plain.get(middle..middle.saturating_add(SAMPLE)).filter(|_| plain.len() >= 4 * SAMPLE);
+        let hopeless = match sample.filter(|_| scratch.noise) {
+            Some(sample) => !pays(sample)?,
+            None => false,
+        };
+        let pays = !hopeless && pays(plain)?;
+        scratch.noise = !pays;
         Ok(then(pays.then_some(scratch.buffer.as_slice())))
     })
 }
@@ -209,6 +226,23 @@ mod tests {
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(100_000);
         assert!(compressed(&noise, Level::Auto, |smaller| smaller.is_none()).unwrap());
         assert!(compressed(&[7; 100_000], Level::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100)).unwrap());
+    }
+
+    #[test]
+    fn after_noise_a_frame_is_compressed_all_the_same_if_that_pays() {
+        let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(1 << 20);
+        let stored = |plain: &[u8]| compressed(plain, Level::Auto, |smaller| smaller.map(<[u8]>::len)).unwrap();
+        let text: Vec<u8> = (0..1 << 18_u32).flat_map(|n: u32| (n % 977).to_le_bytes()).collect();
+        let alone = stored(&text);
+        assert!(alone.is_some_and(|len| len < 1 << 19));
+        for _ in 0..2 {
+            assert_eq!((stored(&noise), stored(&noise), stored(&text), stored(&text)), (None, None, alone, alone));
+        }
+        // Only what is in the middle tells, and only after noise.
+        let mut mixed = text.clone();
+        mixed[..1 << 18].copy_from_slice(&noise[..1 << 18]);
+        assert_eq!(stored(&noise), None);
+        assert!(stored(&mixed).is_some());
     }
 
     #[test]

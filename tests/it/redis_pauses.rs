@@ -93,10 +93,11 @@ fn check(away: impl FnOnce(&Site, Running) -> (Timestamp, Timestamp, Running)) {
         is_right(&site, time, &written);
     }
     let windows = site.walkeep(&["list", "redis", "--json"]).json();
-    let windows = windows["windows"].as_array().expect("windows");
+    let windows = windows["instances"][0]["windows"].as_array().expect("windows");
     let time =
         |window: &Value, name: &str| window[name].as_str().expect("a time").parse::<Timestamp>().expect("a time");
-    let holds = |time_: Timestamp| windows.iter().any(|w| time(w, "from_time") <= time_ && time_ <= time(w, "to_time"));
+    let holds =
+        |moment: Timestamp| windows.iter().any(|w| time(w, "from_time") <= moment && moment <= time(w, "to_time"));
     assert!(holds(before) && holds(after) && !holds(middle), "{windows:#?}");
 }
 

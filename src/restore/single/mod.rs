@@ -302,10 +302,24 @@ impl Single {
     pub async fn clean_up(mut self) {
         if let Some(name) = self.staged.take() {
             let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(&name));
+            // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done there is nothing to drop.
+            let makers = format!(
+                "SELECT pg_catalog.pg_terminate_backend(pid)::text FROM pg_catalog.pg_stat_activity \
+                 WHERE pid <> pg_catalog.pg_backend_pid() AND usename = current_user AND state = 'active' \
+                 AND pg_catalog.strpos(query, {}) > 0",
+                literal(&name)
+            );
             // Its template's mark, if any, and sessions of tools that were killed just now are in the way for a moment.
-            for _ in 0..20 {
-                match self.running.sql.execute("dropping the unfinished copy", &statement).await {
-                    Ok(()) => break,
+            for _ in 0..40 {
+                let dropped = async {
+                    if !self.running.sql.query("who still makes the unfinished copy", &makers).await?.is_empty() {
+                        return Ok(false);
+                    }
+                    self.running.sql.execute("dropping the unfinished copy", &statement).await.map(|()| true)
+                };
+                match dropped.await {
+                    Ok(true) => break,
+                    Ok(false) => {}
                     Err(error) => tracing::warn!(database = name, %error, "cannot drop the unfinished copy yet"),
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
