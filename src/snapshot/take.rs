@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
@@ -18,6 +19,7 @@ use super::Error;
 use super::aside::Aside;
 use crate::archive::instance::{Instance, Origin, PART, Part, Snapshot};
 use crate::archive::{self, Absent};
+use crate::clock::{SharedClock, timeout};
 use crate::rdb::{self, Walk, Walker};
 use crate::redis::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
 use crate::repository::layout::ObjectKey;
@@ -29,6 +31,8 @@ const IN_FLIGHT: usize = 2;
 const HEAD: usize = 16 << 10;
 /// A week: no server writes a snapshot for longer.
 const MAX_SINCE: i64 = 7 * 24 * 60 * 60;
+/// A part waits so long for its place in memory before it goes to the disk: a repository that is only now and then slower is not worth a second copy.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Pieces of a file.
 const PIECE: usize = 1 << 20;
 /// Bytes handed to the walker at once: a server sends pieces of 16 KiB, each of which would wake it.
@@ -437,12 +441,14 @@ struct Room {
     memory: Arc<Semaphore>,
     /// Where those wait that have no place there.
     aside: Option<Aside>,
+    clock: SharedClock,
 }
 
 impl Room {
     fn of(instance: &Instance) -> Room {
         let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
-        Room { sealing, memory, aside: instance.state_dir().map(Aside::within) }
+        let clock = Arc::clone(instance.archive().clock());
+        Room { sealing, memory, aside: instance.state_dir().map(Aside::within), clock }
     }
 
     /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
@@ -452,10 +458,11 @@ impl Room {
         sealed: SealedObject,
         sealing: OwnedSemaphorePermit,
     ) -> Result<(SealedObject, OwnedSemaphorePermit), Error> {
-        let sealed = match (Arc::clone(&self.memory).try_acquire_owned(), self.aside) {
-            (Ok(place), _) => return Ok((sealed, place)),
-            (Err(_), None) => Err(sealed),
-            (Err(_), Some(aside)) => {
+        let place = timeout(&*self.clock, PATIENCE, Arc::clone(&self.memory).acquire_owned()).await;
+        let sealed = match (place, self.aside) {
+            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| Error::Lost)?)),
+            (None, None) => Err(sealed),
+            (None, Some(aside)) => {
                 tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| Error::Lost)?
             }
         };
