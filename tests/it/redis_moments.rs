@@ -230,8 +230,10 @@ impl Restores<'_> {
             let around = told("nearest_before").zip(told("nearest_after")).expect("what can be reached");
             let around = (around.0.as_microsecond(), around.1.as_microsecond());
             let away = self.busy.away;
-            assert!(self.version != "6.2" && around.0 <= micros && micros < around.1, "{text}: {plan}");
-            assert!(around.0 < away.1 && away.0 < around.1, "{text}: {plan}, away {away:?}");
+            assert!(around.0 <= micros && micros < around.1, "{text}: {plan}");
+            // A machine that is busy may hold the receiver up, too, and for so long that it says so.
+            let was_away = self.version != "6.2" && around.0 < away.1 && away.0 < around.1;
+            assert!(was_away || around.1 - around.0 >= SECOND, "{text}: {plan}, away {away:?}");
         }
     }
 
