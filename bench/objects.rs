@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use walkeep::archive::{Archive, Place, Settings};
+use walkeep::archive::Archive;
 use walkeep::clock::SystemClock;
 use walkeep::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
 use walkeep::postgres::time::PgTime;
@@ -20,6 +20,7 @@ use walkeep::postgres::timeline::TimelineId;
 use walkeep::repository;
 use walkeep::seal::Level;
 use walkeep::seal::keys::KeyEncryptionKey;
+use walkeep::vault::{Place, Settings, Vault};
 
 use super::{files, forget, middle, millis, size_of, worst};
 
@@ -96,7 +97,6 @@ impl Site {
         let key = fs::read_to_string(site.0.path().join(key_file)).unwrap();
         let place = Place { name: "bench".into(), url: site.repository(), options: repository::Options::new() };
         let settings = Settings {
-            cluster: "main".parse().unwrap(),
             places: vec![place],
             key: Some(KeyEncryptionKey::from_text(&key).unwrap()),
             level: Level::Fixed(1),
@@ -105,7 +105,8 @@ impl Site {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let archive = Arc::new(Archive::open(settings).await.unwrap());
+            let vault = Arc::new(Vault::open(settings).await.unwrap());
+            let archive = Arc::new(Archive::new(vault, "main".parse().unwrap()));
             let puts = stream::iter(1..=objects).map(|number| {
                 let archive = Arc::clone(&archive);
                 tokio::spawn(async move {

@@ -37,6 +37,8 @@ pub mod repository;
 pub mod index;
 pub mod control;
 
+pub mod vault;
+
 // L3  archive: joins seal, repository and index
 pub mod archive;
 

@@ -16,7 +16,8 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use crate::repository::layout::{BadKey, Layout, ObjectKey};
+use crate::archive::layout::Layout;
+use crate::repository::key::{BadKey, ObjectKey};
 use crate::retry::Class;
 use crate::seal::keys::NoRandomness;
 use crate::seal::{Binding, KeyId, Kind, Level, Opened, Protection, SealError, SealSpec, SealedObject, content, seal};
@@ -425,8 +426,8 @@ mod tests {
     use super::{
         CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding, value,
     };
+    use crate::archive::layout::Layout;
     use crate::archive::manifest::Chunk;
-    use crate::repository::layout::Layout;
     use crate::seal::keys::EpochKey;
     use crate::seal::{KeyId, KeyRing, Level, Protection, open};
 

@@ -28,14 +28,14 @@ impl Archive {
     /// # Errors
     /// The repositories could not say.
     pub async fn clocks(&self, name: SegmentName) -> Result<Vec<Measured>, Error> {
-        if let Some(trailer) = self.get_trailer(Kind::Wal, &self.layout().segment(name)).await? {
+        if let Some(trailer) = self.vault().get_trailer(Kind::Wal, &self.layout().segment(name)).await? {
             return Ok(of_note(digest::note(trailer.metadata())));
         }
         let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
         let mut spans = Vec::new();
         for piece in self.pieces(Some(name.timeline())).await? {
             if piece.segment(identity.segment_size) == Some(name)
-                && let Some(trailer) = self.get_trailer(Kind::Piece, &self.key_of(piece)).await?
+                && let Some(trailer) = self.vault().get_trailer(Kind::Piece, &self.key_of(piece)).await?
             {
                 spans.extend(of_note(trailer.metadata()));
             }

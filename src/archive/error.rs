@@ -1,109 +1,20 @@
-//! What can go wrong with an archive, apart from what is wrong with the WAL that is put in.
+//! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
 
-use std::sync::Arc;
-
-use crate::repository;
-use crate::repository::layout::ObjectKey;
+use crate::postgres::lsn::Lsn;
 use crate::retry::Class;
-use crate::seal::{KeyId, OpenError, SealError, keys};
+use crate::vault;
 
 /// Why an archive did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// A repository said no, or nothing.
-    #[error("repository {name}: {source}")]
-    Repository {
-        /// Its name in the configuration.
-        name: String,
-        /// What it said.
-        source: Arc<repository::Error>,
-    },
-    /// An object that does not open: damaged, forged, or of another key.
-    #[error("repository {name}: {source}")]
-    Sealed {
-        /// The repository's name in the configuration.
-        name: String,
-        /// What is wrong with the object.
-        source: OpenError,
-    },
-    /// An object that opens and makes no sense inside.
-    #[error("repository {name}: {key} opens, but {why}; was it written by a newer walkeep?")]
-    Content {
-        /// The repository's name in the configuration.
-        name: String,
-        /// The object.
-        key: ObjectKey,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Something else stands where an object is to be put.
-    #[error("repository {name}: {key} {why}")]
-    Taken {
-        /// The repository's name in the configuration.
-        name: String,
-        /// The object.
-        key: ObjectKey,
-        /// What stands there, and what to do.
-        why: String,
-    },
-    /// Something could not be sealed.
+    /// An object could not be put, read or listed.
     #[error(transparent)]
-    Seal(#[from] Arc<SealError>),
-    /// A repository's key cannot be used.
-    #[error("repository {name}: {key}: {source}")]
-    Key {
-        /// The repository's name in the configuration.
-        name: String,
-        /// The key object.
-        key: String,
-        /// What is wrong.
-        source: keys::KeyError,
-    },
-    /// No key is configured, and the repository is encrypted.
-    #[error("repository {name} is encrypted and no key is configured; name its key in the section [encryption]")]
-    KeyWanted {
-        /// The repository's name in the configuration.
-        name: String,
-    },
-    /// A key is configured, and the repository has none of its own.
-    #[error(
-        "repository {name} has no key objects in keys/, though a key is configured: it was made without encryption, or they were removed; \
-         restore them from a copy, and nothing else may be put in their place"
-    )]
-    KeysMissing {
-        /// The repository's name in the configuration.
-        name: String,
-    },
-    /// The key that new objects are sealed under is in one repository and not in another, where nobody could open them.
-    #[error("repository {name} does not have the key {key} that another one has; `walkeep init` brings it there")]
-    KeyNotThere {
-        /// The repository's name in the configuration.
-        name: String,
-        /// The key.
-        key: KeyId,
-    },
-    /// Something is not in the repositories that answered, and not all did.
-    #[error(
-        "not every repository answers, so nothing can be said about what is missing: {why}; if the others are to do, take its section out of the \
-         configuration"
-    )]
-    Unasked {
-        /// Who didn't, and why.
-        why: String,
-    },
-    /// The index has it, and no repository.
+    Vault(#[from] vault::Error),
+    /// The index has a segment, and no repository.
     #[error("{name} is in the index and in no repository any more; `walkeep index rebuild` makes the index anew")]
     Gone {
-        /// What was looked for.
+        /// The segment's name.
         name: String,
-    },
-    /// It was listed, and no repository has it.
-    #[error(
-        "{what} is in no repository any more: retention may have taken it meanwhile, and `walkeep verify` tells whether more is missing"
-    )]
-    Vanished {
-        /// What was looked for.
-        what: String,
     },
     /// The two copies of a timeline's end are not equal.
     #[error(
@@ -114,53 +25,33 @@ pub enum Error {
         /// The segment that the timeline ended in.
         name: String,
         /// The switch point.
-        end: crate::postgres::lsn::Lsn,
+        end: Lsn,
     },
-    /// What this machine has received and not archived yet can't be read.
-    #[error(transparent)]
-    Spool(Arc<super::spool::SpoolError>),
-    /// No repository is configured.
-    #[error("no repository is configured; add a section [repository.NAME] with a url")]
-    NoPlace,
-    /// A worker thread panicked.
-    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
 }
 
 impl Error {
-    /// What the caller can do about it.
+    /// Whether trying again helps.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Error::Repository { source, .. } => source.class(),
-            Error::Unasked { .. } => Class::Transient,
-            _ => Class::Permanent,
+            Error::Vault(error) => error.class(),
+            Error::Gone { .. } | Error::Tails { .. } => Class::Permanent,
         }
     }
 
-    /// Whether it is a repository's, and may pass, or somebody may mend it: a right that was taken away also.
+    /// Whether it is a repository's, and may pass, or an operator may fix it: also a right that was taken away.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        use repository::Error as Fault;
-        let Error::Repository { source, .. } = self else { return false };
-        source.class() == Class::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
+        matches!(self, Error::Vault(error) if error.may_pass())
     }
 
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } | Error::Tails { .. } => true,
-            Error::KeysMissing { .. } | Error::KeyNotThere { .. } | Error::Taken { .. } => true,
-            Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
-            Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
-            Error::Gone { .. } | Error::Vanished { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,
+            Error::Vault(error) => error.is_integrity(),
+            Error::Tails { .. } => true,
+            Error::Gone { .. } => false,
         }
-    }
-}
-
-impl From<SealError> for Error {
-    fn from(error: SealError) -> Error {
-        Error::Seal(Arc::new(error))
     }
 }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::objects::Listing;
 use super::{Archive, Error};
+use crate::archive::layout::ClusterObject;
 use crate::postgres::segment::{SegmentName, WalFileName};
 use crate::postgres::timeline::{History, TimelineId};
 use crate::repository::ObjectInfo;
-use crate::repository::layout::{ClusterObject, Prefix};
+use crate::repository::key::Prefix;
 use crate::seal::Kind;
+use crate::vault::{self, Listing};
 use crate::wal::digest::Digest;
 
 /// The segments of one timeline.
@@ -27,7 +28,7 @@ impl Archive {
     /// # Errors
     /// No repository gave it whole, and not all said that they don't have it. Never taken for "not there".
     pub async fn segment(&self, name: SegmentName) -> Result<Option<Bytes>, Error> {
-        let opened = self.get_object(Kind::Wal, &self.layout.segment(name)).await?;
+        let opened = self.vault().get_object(Kind::Wal, &self.layout.segment(name)).await?;
         Ok(opened.map(|opened| opened.plain))
     }
 
@@ -39,7 +40,7 @@ impl Archive {
         if let WalFileName::Segment(segment) = name {
             return self.segment(*segment).await;
         }
-        let opened = self.get_object(Kind::WalFile, &self.layout.file(name)).await?;
+        let opened = self.vault().get_object(Kind::WalFile, &self.layout.file(name)).await?;
         Ok(opened.map(|opened| opened.plain))
     }
 
@@ -49,13 +50,13 @@ impl Archive {
     /// As [`Archive::segment`].
     pub async fn digest(&self, name: SegmentName) -> Result<Option<Digest>, Error> {
         let key = self.layout.segment(name);
-        let Some(trailer) = self.get_trailer(Kind::Wal, &key).await? else { return Ok(None) };
-        let wrong = |e: crate::wal::digest::DigestFormatError| Error::Content {
+        let Some(trailer) = self.vault().get_trailer(Kind::Wal, &key).await? else { return Ok(None) };
+        let wrong = |e: crate::wal::digest::DigestFormatError| vault::Error::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
         };
-        Digest::from_bytes(trailer.metadata()).map(Some).map_err(wrong)
+        Digest::from_bytes(trailer.metadata()).map(Some).map_err(|e| wrong(e).into())
     }
 
     /// A timeline's history; `None` for the first timeline, and where none is archived.
@@ -66,9 +67,9 @@ impl Archive {
         let name = WalFileName::History(timeline);
         let Some(bytes) = self.file(&name).await? else { return Ok(None) };
         let wrong =
-            |why: String| Error::Content { name: self.cluster().to_string(), key: self.layout.file(&name), why };
+            |why: String| vault::Error::Content { name: self.cluster().to_string(), key: self.layout.file(&name), why };
         let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
-        History::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()))
+        History::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()).into())
     }
 
     /// The timelines that WAL or a history is archived of, in order.
@@ -76,10 +77,10 @@ impl Archive {
     /// # Errors
     /// No repository could be asked, or not all of them.
     pub async fn timelines(&self) -> Result<Vec<TimelineId>, Error> {
-        let (level, unasked) = self.list_level(&self.layout.wal()).await?;
+        let (level, unasked) = self.vault().list_level(&self.layout.wal()).await?;
         self.all_asked(&unasked)?;
         let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of).collect();
-        let (histories, unasked) = self.list_level(&self.layout.histories()).await?;
+        let (histories, unasked) = self.vault().list_level(&self.layout.histories()).await?;
         self.all_asked(&unasked)?;
         for object in &histories.objects {
             if let Some(ClusterObject::File(WalFileName::History(timeline))) = self.layout.object(&object.key) {
@@ -97,7 +98,8 @@ impl Archive {
     /// No repository could be asked.
     pub async fn list_segments(&self, timeline: TimelineId, after: Option<SegmentName>) -> Result<Segments, Error> {
         let after = after.map(|name| self.layout.segment(name));
-        let Listing { objects, mut unasked } = self.list(&self.layout.timeline(timeline), after.as_ref()).await?;
+        let Listing { objects, mut unasked } =
+            self.vault().list(&self.layout.timeline(timeline), after.as_ref()).await?;
         let segment = |object: ObjectInfo| match self.layout.object(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object)),
             _ => None,
@@ -110,8 +112,12 @@ impl Archive {
     /// Whether some repository certainly has a segment.
     pub async fn has_segment(&self, name: SegmentName) -> bool {
         let key = self.layout.segment(name);
-        let looks =
-            self.places.iter().filter_map(|place| place.repository().ok()).map(|repository| repository.head(&key));
+        let looks = self
+            .vault
+            .places
+            .iter()
+            .filter_map(|place| place.repository().ok())
+            .map(|repository| repository.head(&key));
         join_all(looks).await.iter().any(|found| matches!(found, Ok(Some(_))))
     }
 
@@ -120,10 +126,10 @@ impl Archive {
     /// # Errors
     /// No repository could be asked, or not all of them.
     pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
-        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
+        let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         self.all_asked(&unasked)?;
         for log in &level.prefixes {
-            let Listing { objects, unasked } = self.list(log, None).await?;
+            let Listing { objects, unasked } = self.vault().list(log, None).await?;
             self.all_asked(&unasked)?;
             let first = objects.iter().find_map(|object| match self.layout.object(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
@@ -141,10 +147,10 @@ impl Archive {
     /// # Errors
     /// No repository could be asked, or not all of them.
     pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
-        let (level, unasked) = self.list_level(&self.layout.timeline(timeline)).await?;
+        let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         self.all_asked(&unasked)?;
         for log in level.prefixes.iter().rev() {
-            let Listing { objects, unasked } = self.list(log, None).await?;
+            let Listing { objects, unasked } = self.vault().list(log, None).await?;
             self.all_asked(&unasked)?;
             let last = objects.iter().rev().find_map(|object| match self.layout.object(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
@@ -162,12 +168,12 @@ impl Archive {
         if unasked.is_empty() {
             return Ok(());
         }
-        for place in &self.places {
+        for place in &self.vault.places {
             place.repository()?;
         }
         // It was there when the archive was opened and is not now.
         let why = unasked.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ");
-        Err(Error::Unasked { why })
+        Err(vault::Error::Unasked { why }.into())
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Archive, Error};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::timeline::TimelineId;
 use crate::seal::Kind;
+use crate::vault;
 
 /// A stretch of WAL that was not archived and may never be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,12 +32,13 @@ impl Archive {
     /// A repository did not take it.
     pub async fn record_gap(&self, gap: &Gap) -> Result<(), Error> {
         let key = self.layout.gap(gap.timeline, gap.start, gap.end);
-        let text = serde_json::to_vec(gap).map_err(|e| Error::Content {
+        let text = serde_json::to_vec(gap).map_err(|e| vault::Error::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
         })?;
-        self.put_object(Kind::Gap, &key, vec![Bytes::from(text)], Vec::new()).await.map(drop)
+        self.vault().put_object(Kind::Gap, &key, vec![Bytes::from(text)], Vec::new()).await?;
+        Ok(())
     }
 
     /// All recorded gaps by timeline and position, also those that were filled since.
@@ -45,9 +47,9 @@ impl Archive {
     /// No repository could be asked, or a record does not open.
     pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
         let mut gaps = Vec::new();
-        for object in self.list(&self.layout.gaps(), None).await?.objects {
-            let Some(opened) = self.get_object(Kind::Gap, &object.key).await? else { continue };
-            let wrong = |e: serde_json::Error| Error::Content {
+        for object in self.vault().list(&self.layout.gaps(), None).await?.objects {
+            let Some(opened) = self.vault().get_object(Kind::Gap, &object.key).await? else { continue };
+            let wrong = |e: serde_json::Error| vault::Error::Content {
                 name: self.cluster().to_string(),
                 key: object.key.clone(),
                 why: e.to_string(),

@@ -12,6 +12,7 @@ use super::{Archive, Identity};
 use crate::index::{self, Place, View};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize, SystemId};
+use crate::vault;
 use crate::wal::digest::{Digest, digest};
 
 /// A segment that still grows.
@@ -101,8 +102,8 @@ impl Archive {
         let size = identity.segment_size;
         let spooled = match spool.cloned() {
             Some(spool) => {
-                let read = super::objects::blocking(move || bytes(&spool, name, size)).await?;
-                read.map_err(|error| super::Error::Spool(std::sync::Arc::new(error)))?
+                let read = crate::vault::blocking(move || bytes(&spool, name, size)).await?;
+                read.map_err(|error| vault::Error::Spool(std::sync::Arc::new(error)))?
             }
             None => None,
         };
@@ -120,7 +121,7 @@ impl Archive {
             let Some((bytes, _)) = self.in_pieces(*name, size).await? else { continue };
             let of = *name;
             let read = bytes.clone();
-            match super::objects::blocking(move || digest(&read, of, size)).await? {
+            match crate::vault::blocking(move || digest(&read, of, size)).await? {
                 Ok(digest) if digest.system_id == identity.system_id => found.push(Growing { name: of, bytes, digest }),
                 Ok(_foreign) => tracing::warn!(segment = %name, "the pieces are another cluster's"),
                 Err(error) => tracing::warn!(segment = %name, %error, "the pieces cannot be understood"),

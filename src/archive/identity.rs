@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{binding, blocking};
-use super::{Archive, Error, OpenPlace};
+use super::{Archive, Error};
 use crate::postgres::segment::{SegmentSize, SystemId};
 use crate::repository::Put;
 use crate::seal::{self, Kind, SealSpec};
+use crate::vault::OpenPlace;
+use crate::vault::{self, binding, blocking};
 
 /// What must be the same in every segment of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,8 +29,8 @@ impl Archive {
             return Ok(Some(*identity));
         }
         let key = self.layout.identity();
-        let Some(opened) = self.get_object(Kind::Cluster, &key).await? else { return Ok(None) };
-        let identity = serde_json::from_slice(&opened.plain).map_err(|e| Error::Content {
+        let Some(opened) = self.vault().get_object(Kind::Cluster, &key).await? else { return Ok(None) };
+        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::Error::Content {
             name: self.cluster().to_string(),
             key,
             why: e.to_string(),
@@ -46,23 +47,23 @@ impl Archive {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
         }
-        for place in &self.places {
+        for place in &self.vault.places {
             let found = match self.identity_in(place).await? {
                 Some(found) => found,
                 None => self.write_identity(place, self.identity.get().copied().unwrap_or(proposed)).await?,
             };
             if *self.identity.get_or_init(|| std::future::ready(found)).await != found {
                 let why = "it is another cluster than in the other repositories";
-                return Err(place.content(&self.layout.identity(), why));
+                return Err(place.content(&self.layout.identity(), why).into());
             }
         }
-        self.identity.get().copied().ok_or(Error::NoPlace)
+        self.identity.get().copied().ok_or(vault::Error::NoPlace.into())
     }
 
     async fn identity_in(&self, place: &OpenPlace) -> Result<Option<Identity>, Error> {
         let key = self.layout.identity();
-        match place.get(Kind::Cluster, &key, self).await? {
-            Some(opened) => serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content(&key, e)),
+        match place.get(Kind::Cluster, &key, &self.vault).await? {
+            Some(opened) => serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content(&key, e).into()),
             None => Ok(None),
         }
     }
@@ -70,13 +71,13 @@ impl Archive {
     async fn write_identity(&self, place: &OpenPlace, identity: Identity) -> Result<Identity, Error> {
         let key = self.layout.identity();
         let text = serde_json::to_vec(&identity).map_err(|e| place.content(&key, e))?;
-        let (binding, protection) = (binding(Kind::Cluster, &key), std::sync::Arc::clone(&self.protection));
-        let sealed =
-            blocking(move || seal::seal(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection)).await??;
+        let (binding, protection) = (binding(Kind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
+        let sealed = blocking(move || seal::seal(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection)).await?;
+        let sealed = sealed.map_err(vault::Error::from)?;
         match place.put(&key, &sealed).await? {
             Put::Created => Ok(identity),
             // Another writer was first; what it wrote holds.
-            Put::Exists => self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again")),
+            Put::Exists => self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again").into()),
         }
     }
 }

@@ -13,15 +13,16 @@ use std::thread;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::objects::{binding, blocking};
 use super::path::PathError;
-use super::{Archive, Error, Identity, OpenPlace};
+use super::{Archive, Error, Identity};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
 use crate::repository::Put;
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::retry::Class;
 use crate::seal::{self, Kind, Level, SealSpec, SealedObject, Trailer};
+use crate::vault::OpenPlace;
+use crate::vault::{self, binding, blocking};
 use crate::wal::digest::{self, Digest, DigestError, State};
 use crate::wal::page::PageHeader;
 
@@ -127,6 +128,12 @@ pub enum IngestError {
     Archive(#[from] Error),
 }
 
+impl From<vault::Error> for IngestError {
+    fn from(error: vault::Error) -> IngestError {
+        IngestError::Archive(error.into())
+    }
+}
+
 impl IngestError {
     /// What the caller can do about it.
     #[must_use]
@@ -213,7 +220,7 @@ pub fn prepare_noted(
     let mut digested = None;
     let sealed = thread::scope(|scope| {
         let scan = scope.spawn(|| digest::scan(bytes, name, size));
-        seal::seal_with(&[bytes], &spec, &archive.protection, |content| {
+        seal::seal_with(&[bytes], &spec, archive.vault.protection(), |content| {
             let digest = scan.join().map(|scanned| scanned.map(|scanned| scanned.with_hash_of_all(content)));
             let digest = digested.insert(digest);
             let digest = digest.as_ref().ok().and_then(|digest| digest.as_ref().ok());
@@ -222,11 +229,11 @@ pub fn prepare_noted(
     });
     match digested {
         Some(Ok(Ok(digest))) => {
-            Ok(Prepared { name, key, sealed: sealed.map_err(Error::from)?, digest: Arc::new(digest) })
+            Ok(Prepared { name, key, sealed: sealed.map_err(vault::Error::from)?, digest: Arc::new(digest) })
         }
         Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(_panic)) => Err(Error::Lost.into()),
-        None => Err(sealed.err().map_or(Error::Lost, Error::from).into()),
+        Some(Err(_panic)) => Err(vault::Error::Lost.into()),
+        None => Err(sealed.err().map_or(vault::Error::Lost, vault::Error::from).into()),
     }
 }
 
@@ -262,7 +269,8 @@ impl Archive {
         bytes: Bytes,
     ) -> Result<Ingested, IngestError> {
         self.check_header(&name.to_string(), &bytes).await?;
-        let (archive, level, threads, note) = (Arc::clone(self), self.level, self.threads, note.to_vec());
+        let (archive, level, threads, note) =
+            (Arc::clone(self), self.vault.level(), self.vault.threads(), note.to_vec());
         let prepare = move || prepare_noted(&archive, (name, &note), &bytes, level, threads);
         let prepared = blocking(prepare).await??;
         self.commit(prepared).await
@@ -275,7 +283,7 @@ impl Archive {
     pub async fn commit(&self, prepared: Prepared) -> Result<Ingested, IngestError> {
         let proposed = prepared.identity();
         check_identity(&prepared.name.to_string(), proposed, self.identity_or(proposed).await?)?;
-        let puts = join_all(self.places.iter().map(|place| self.commit_to(place, &prepared))).await;
+        let puts = join_all(self.vault.places.iter().map(|place| self.commit_to(place, &prepared))).await;
         let outcome = overall(puts)?;
         let alarm = alarm(&prepared.digest);
         let stored_bytes = prepared.stored_bytes();
@@ -296,14 +304,14 @@ impl Archive {
     /// What every place has of a segment; `None` if any has nothing.
     pub(super) async fn stored_everywhere(&self, name: SegmentName) -> Result<Option<Vec<Stored>>, Error> {
         let key = self.layout.segment(name);
-        let found = join_all(self.places.iter().map(|place| self.stored(place, &key))).await;
+        let found = join_all(self.vault.places.iter().map(|place| self.stored(place, &key))).await;
         found.into_iter().collect()
     }
 
     /// The answer for a segment that every place has, durable.
     pub(super) async fn identical(&self, name: SegmentName, stored: Vec<Stored>) -> Result<Ingested, Error> {
         let key = self.layout.segment(name);
-        for place in &self.places {
+        for place in &self.vault.places {
             // It may have been put a moment ago by another process that has not synced its folder yet.
             place.settle(&key).await?;
         }
@@ -313,7 +321,7 @@ impl Archive {
     }
 
     async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<Option<Stored>, Error> {
-        let Some((trailer, len)) = place.trailer(Kind::Wal, key, self).await? else { return Ok(None) };
+        let Some((trailer, len)) = place.trailer(Kind::Wal, key, &self.vault).await? else { return Ok(None) };
         let digest = Digest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
         Ok(Some(Stored { trailer, digest, len }))
     }
@@ -335,14 +343,14 @@ impl Archive {
             self.check_header(&name.to_string(), &bytes).await?;
         }
         let key = self.layout.file(name);
-        let (binding, protection) = (binding(Kind::WalFile, &key), Arc::clone(&self.protection));
-        let (level, threads) = (self.level, self.threads);
+        let (binding, protection) = (binding(Kind::WalFile, &key), Arc::clone(self.vault.protection()));
+        let (level, threads) = (self.vault.level(), self.vault.threads());
         let sealed = blocking(move || {
             let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
             seal::seal(&[&bytes], &spec, &protection)
         });
-        let sealed = sealed.await?.map_err(Error::from)?;
-        let puts = join_all(self.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
+        let sealed = sealed.await?.map_err(vault::Error::from)?;
+        let puts = join_all(self.vault.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
         Ok(Ingested { outcome: overall(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
     }
 
@@ -357,7 +365,7 @@ impl Archive {
             return Ok(Outcome::Created);
         }
         let gone = || place.content(key, "it is gone again");
-        let (trailer, _) = place.trailer(Kind::WalFile, key, self).await?.ok_or_else(gone)?;
+        let (trailer, _) = place.trailer(Kind::WalFile, key, &self.vault).await?.ok_or_else(gone)?;
         if *trailer.content() == sealed.content { Ok(Outcome::Identical) } else { Err(conflict(name, place)) }
     }
 }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Archive, Error};
 use crate::repository::Put;
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::seal::Kind;
+use crate::vault;
 use crate::wal::catalog::Listed;
 
 /// The format that this program writes, and the newest it reads.
@@ -38,18 +39,18 @@ pub struct Database {
 }
 
 impl Archive {
-    /// Stores the list under `key` ([`crate::repository::layout::Layout::names`]).
+    /// Stores the list under `key` ([`crate::archive::layout::Layout::names`]).
     ///
     /// # Errors
     /// A repository did not take it.
     pub async fn put_names(&self, key: &ObjectKey, names: &NameList) -> Result<Put, Error> {
-        let wrong = |why: serde_json::Error| Error::Content {
+        let wrong = |why: serde_json::Error| vault::Error::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),
         };
         let text = serde_json::to_vec(names).map_err(wrong)?;
-        self.put_object(Kind::Names, key, vec![Bytes::from(text)], Vec::new()).await
+        Ok(self.vault().put_object(Kind::Names, key, vec![Bytes::from(text)], Vec::new()).await?)
     }
 
     /// The list beside the backup `label`; `None` if there is none, or it is of a newer format.
@@ -59,9 +60,9 @@ impl Archive {
     pub async fn names(&self, label: &str) -> Result<Option<NameList>, Error> {
         // A label that cannot stand in a key is one of no backup.
         let Ok(key) = self.layout.names(label) else { return Ok(None) };
-        let Some(opened) = self.get_object(Kind::Names, &key).await? else { return Ok(None) };
+        let Some(opened) = self.vault().get_object(Kind::Names, &key).await? else { return Ok(None) };
         let names = serde_json::from_slice::<NameList>(&opened.plain);
-        let names = names.map_err(|why| Error::Content {
+        let names = names.map_err(|why| vault::Error::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),

@@ -18,14 +18,15 @@ use super::reindex::{ReindexError, Shelf};
 use super::spool::Spool;
 use super::tail;
 use super::{Archive, Error};
+use crate::archive::layout::ClusterObject;
 use crate::index::store::Order;
 use crate::index::{self, Along, Defect, Entry, Hole, Index, Onward, Step, Stretch, View, Want};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
-use crate::repository::layout::ClusterObject;
 use crate::seal::Kind;
+use crate::vault;
 
 /// One cluster's archive. Its JSON form is what `list --json` prints of a cluster.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
@@ -184,7 +185,7 @@ pub async fn gather(
     let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
     let size = identity.map_or(SegmentSize::DEFAULT, |identity| identity.segment_size);
     let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
-    let made = super::objects::blocking(move || {
+    let made = crate::vault::blocking(move || {
         let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let shelf = shelf.with(growing.clone());
@@ -214,13 +215,13 @@ pub async fn growing(
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
     let pieces = archive.pieces(None).await?;
-    let looked = super::objects::blocking(move || {
+    let looked = crate::vault::blocking(move || {
         let view = index.view(&cluster)?;
         let received = match spool {
             Some(spool) => growing::beyond(&view, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
-        let received = received.map_err(|error| Error::Spool(Arc::new(error)))?;
+        let received = received.map_err(|error| vault::Error::Spool(Arc::new(error)))?;
         let copied = growing::beyond_in_pieces(&view, &pieces, &received)?;
         Ok::<_, ReindexError>((received, copied, tail::unfinished(&view, &known)?))
     });
@@ -235,17 +236,17 @@ pub async fn growing(
 /// # Errors
 /// The repositories could not be asked.
 pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
-    let listing = archive.list(&archive.layout().backups(), None).await?;
+    let listing = archive.vault().list(&archive.layout().backups(), None).await?;
     let keys = listing.objects.into_iter().filter_map(|object| match archive.layout().object(&object.key) {
         Some(ClusterObject::Backup(label)) => Some((label, object.key)),
         _ => None,
     });
     let read = stream::iter(keys).map(|(label, key)| async move {
-        let summary = match archive.get_trailer(Kind::Manifest, &key).await {
+        let summary = match archive.vault().get_trailer(Kind::Manifest, &key).await {
             Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
             Ok(None) => return Ok(None),
             Err(error) if error.is_integrity() => Err(error.to_string()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(Error::from(error)),
         };
         let warned = summary.inspect_err(|error| tracing::warn!(label, error, "this backup cannot be used"));
         Ok(warned.ok())

@@ -14,10 +14,10 @@ use memmap2::{Advice, MmapMut};
 use super::Archive;
 use super::chunks;
 use super::ingest::{IngestError, Ingested, Outcome};
-use super::objects::blocking;
 use crate::control::Answer;
 use crate::postgres::segment::WalFileName;
 use crate::retry::Class;
+use crate::vault::blocking;
 
 /// No file of `pg_wal` is longer: the largest segment.
 const LONGEST: u64 = 1 << 30;

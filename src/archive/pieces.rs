@@ -13,12 +13,14 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::{Archive, Error};
+use crate::archive::layout::ClusterObject;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::timeline::TimelineId;
 use crate::repository::Put;
-use crate::repository::layout::{ClusterObject, ObjectKey, Prefix};
+use crate::repository::key::{ObjectKey, Prefix};
 use crate::seal::Kind;
+use crate::vault;
 
 /// How often a listing is made anew because a piece was gone when it was read. They are swallowed seconds apart.
 const ATTEMPTS: usize = 5;
@@ -77,9 +79,9 @@ impl Archive {
     ) -> Result<Piece, Error> {
         let piece = Piece { timeline, start, end: start.saturating_add(bytes.len() as u64) };
         let key = self.key_of(piece);
-        if self.put_object(Kind::Piece, &key, vec![bytes.clone()], note).await? == Put::Exists {
+        if self.vault().put_object(Kind::Piece, &key, vec![bytes.clone()], note).await? == Put::Exists {
             // Of an earlier run, that ended before it knew.
-            let there = self.get_object(Kind::Piece, &key).await?;
+            let there = self.vault().get_object(Kind::Piece, &key).await?;
             if there.is_none_or(|there| there.plain != bytes) {
                 return Err(self.wrong(
                     &key,
@@ -99,7 +101,7 @@ impl Archive {
             Some(timeline) => self.layout().pieces_of(timeline),
             None => self.layout().pieces(),
         };
-        let listed = self.list(&prefix, None).await?.objects;
+        let listed = self.vault().list(&prefix, None).await?.objects;
         Ok(listed.iter().filter_map(|object| piece(self.layout().object(&object.key)?)).collect())
     }
 
@@ -119,7 +121,7 @@ impl Archive {
                 return Ok(Some((bytes.freeze(), end)).filter(|(_, end)| *end > number.start(size)));
             }
         }
-        Err(Error::Lost)
+        Err(vault::Error::Lost.into())
     }
 
     /// The bytes of sorted pieces from `start` on without a hole, and where they end; `None` if one of them is gone.
@@ -134,13 +136,13 @@ impl Archive {
                 break;
             }
             let key = self.key_of(piece);
-            let opened = match self.get_object(Kind::Piece, &key).await {
+            let opened = match self.vault().get_object(Kind::Piece, &key).await {
                 Ok(Some(opened)) if opened.plain.len() as u64 == piece.len() => Ok(opened),
                 Ok(Some(_)) => Err(self.wrong(&key, "it is not as long as its name says")),
                 // What swallowed it has been read.
                 Ok(None) if piece.end <= end => continue,
                 Ok(None) => return Ok(None),
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
             match opened {
                 Ok(opened) => {
@@ -181,7 +183,7 @@ impl Archive {
     /// A repository did not do it.
     pub async fn remove_pieces(&self, pieces: &[Piece]) -> Result<(), Error> {
         for piece in pieces {
-            self.delete(&self.key_of(*piece)).await?;
+            self.vault().delete(&self.key_of(*piece)).await?;
         }
         Ok(())
     }
@@ -208,7 +210,7 @@ impl Archive {
     /// has left on its promotion has not: its original goes on in this segment, and what it has acknowledged is in the pieces.
     async fn is_in_partial(&self, name: SegmentName, size: SegmentSize, pieces: &[Piece]) -> Result<bool, Error> {
         let partial = WalFileName::Partial(name);
-        if self.get_trailer(Kind::WalFile, &self.layout().file(&partial)).await?.is_none() {
+        if self.vault().get_trailer(Kind::WalFile, &self.layout().file(&partial)).await?.is_none() {
             return Ok(false);
         }
         let (Some(partial), Some((bytes, end))) = (self.file(&partial).await?, self.in_pieces(name, size).await?)
@@ -226,7 +228,7 @@ impl Archive {
     }
 
     fn wrong(&self, key: &ObjectKey, why: &str) -> Error {
-        Error::Content { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }
+        vault::Error::Content { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }.into()
     }
 }
 
@@ -319,7 +321,7 @@ mod tests {
         // Sealed under the name of another range it is as good as damaged.
         let misnamed = vec![part(6000, 6100)];
         let key = archive.key_of(piece_at(6000, 7000));
-        archive.put_object(crate::seal::Kind::Piece, &key, misnamed, Vec::new()).await.unwrap();
+        archive.vault().put_object(crate::seal::Kind::Piece, &key, misnamed, Vec::new()).await.unwrap();
         assert_eq!(
             archive.in_pieces(name, size).await.unwrap().unwrap().1,
             at(6000),

@@ -20,6 +20,7 @@ use crate::index::{self, Entry, Index, Place};
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::retry::{Backoff, Class, Policy};
+use crate::vault;
 use crate::wal::digest::Digest;
 
 /// For how long to wait for another process that is just making the index: until its first two keys are there it looks like none, or a damaged one.
@@ -43,6 +44,12 @@ pub enum ReindexError {
     /// The repository's.
     #[error(transparent)]
     Archive(#[from] Error),
+}
+
+impl From<vault::Error> for ReindexError {
+    fn from(error: vault::Error) -> ReindexError {
+        ReindexError::Archive(error.into())
+    }
 }
 
 impl ReindexError {
@@ -83,7 +90,7 @@ pub struct Report {
 /// The identity that an index is bound to: the repositories it is made from.
 #[must_use]
 pub fn identity(archive: &Archive) -> Vec<String> {
-    archive.repositories().map(|(_, repository)| repository.id().to_string()).collect()
+    archive.vault().repositories().map(|(_, repository)| repository.id().to_string()).collect()
 }
 
 /// Opens the index in `dir` for a command, caught up: as the writer, if no other process writes it; else beside that one, and then what that one
@@ -93,7 +100,7 @@ pub fn identity(archive: &Archive) -> Vec<String> {
 /// What index or repository say.
 pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<Index>, Report), ReindexError> {
     let identity = identity(archive);
-    let clock = archive.clock();
+    let clock = archive.vault().clock();
     let mut backoff = Backoff::new(MAKING, clock.elapsed(), u64::from(std::process::id()));
     let index = loop {
         let (path, identity) = (dir.to_owned(), identity.clone());
@@ -312,7 +319,7 @@ impl Report {
 
 /// Runs what blocks where that is allowed.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    super::objects::blocking(work).await
+    Ok(crate::vault::blocking(work).await?)
 }
 
 /// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a runtime.
@@ -431,7 +438,7 @@ mod tests {
         assert_eq!(counts(&catch_up(&archive, &index, Scope::All).await.unwrap()), (6, 1, 0));
         assert_eq!(known(&index), [2, 3, 4, 5, 6, 7]);
         let name = segment(7, 4, b"a", 9).0;
-        archive.delete(&archive.layout().segment(name)).await.unwrap();
+        archive.vault().delete(&archive.layout().segment(name)).await.unwrap();
         assert_eq!(counts(&catch_up(&archive, &index, Scope::All).await.unwrap()), (5, 0, 1));
         assert_eq!(known(&index), [2, 3, 5, 6, 7]);
     }

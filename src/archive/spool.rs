@@ -19,10 +19,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Archive;
+use crate::archive::layout::ClusterName;
 use crate::durable;
 use crate::lock::FileLock;
 use crate::postgres::segment::{SegmentName, SegmentSize};
-use crate::repository::layout::ClusterName;
 use crate::seal::{self, Binding, Kind, Level, Protection, SealError, SealSpec};
 
 /// The most plaintext in one frame: bounds what a reader must hold beside the segment itself.
@@ -134,7 +134,7 @@ impl Spool {
     /// # Errors
     /// The directory can't be made.
     pub fn open(state_dir: &Path, archive: &Archive) -> Result<Spool, SpoolError> {
-        Spool::over(state_dir, archive.cluster().clone(), Arc::clone(archive.protection()))
+        Spool::over(state_dir, archive.cluster().clone(), Arc::clone(archive.vault().protection()))
     }
 
     /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
@@ -142,7 +142,7 @@ impl Spool {
     pub fn existing(state_dir: &Path, archive: &Archive) -> Option<Spool> {
         let cluster = archive.cluster().clone();
         let dir = state_dir.join("spool").join(cluster.as_str());
-        dir.is_dir().then(|| Spool { dir, cluster, protection: Arc::clone(archive.protection()) })
+        dir.is_dir().then(|| Spool { dir, cluster, protection: Arc::clone(archive.vault().protection()) })
     }
 
     /// Takes the spool for one receiver alone.

@@ -81,7 +81,7 @@ impl Archive {
         for name in names {
             let Some(tail) = self.tail(*name).await? else { continue };
             let (bytes, of) = (tail.bytes.clone(), *name);
-            match super::objects::blocking(move || digest(&bytes, of, identity.segment_size)).await? {
+            match crate::vault::blocking(move || digest(&bytes, of, identity.segment_size)).await? {
                 Ok(digest) if digest.system_id == system => found.push(Growing { name: of, bytes: tail.bytes, digest }),
                 Ok(_foreign) => tracing::warn!(segment = %name, "the .partial is another cluster's"),
                 Err(error) => tracing::warn!(segment = %name, %error, "the .partial cannot be understood"),

@@ -5,22 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use object_store::memory::InMemory;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::Archive;
 use super::gap::Gap;
 use super::ingest::{Alarm, IngestError, Outcome, prepare};
-use super::{Archive, Error, OpenPlace, Place, Settings, keys};
-use crate::clock::{ManualClock, SystemClock};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::timeline::TimelineId;
 use crate::repository::fault::{Fault, FaultStore};
-use crate::repository::{self, Repository};
 use crate::retry::Class;
 use crate::seal::Level;
 use crate::seal::keys::{KeyEncryptionKey, KeyError};
+use crate::vault::{self, testing};
 
 const MIB: usize = 1 << 20;
 
@@ -69,30 +67,14 @@ fn record(bytes: &mut Vec<u8>, previous: u64, info: u8, body: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(8), 0);
 }
 
-fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Settings {
-    let place = |(n, dir): (usize, &&TempDir)| Place {
-        name: format!("place{n}"),
-        url: dir.path().join("repository").to_str().unwrap().to_owned(),
-        options: repository::Options::new(),
-    };
-    Settings {
-        cluster: "main".parse().unwrap(),
-        places: dirs.iter().enumerate().map(place).collect(),
-        key: key.cloned(),
-        level: Level::Auto,
-        threads: 2,
-        clock: SystemClock::shared(),
-    }
-}
-
-/// A new archive in these directories.
+/// The archive of `main` in a new vault in these directories.
 pub(crate) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Arc<Archive> {
-    Arc::new(Archive::create(settings(dirs, key)).await.unwrap())
+    Arc::new(Archive::new(testing::create(dirs, key).await, "main".parse().unwrap()))
 }
 
-/// The archive in these directories.
-pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, Error> {
-    Archive::open(settings(dirs, key)).await.map(Arc::new)
+/// The archive of `main` in the vault in these directories.
+pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, vault::Error> {
+    Ok(Arc::new(Archive::new(testing::open(dirs, key).await?, "main".parse().unwrap())))
 }
 
 fn dir() -> TempDir {
@@ -282,7 +264,7 @@ async fn a_new_place_gets_the_keys_of_the_old() {
     // Put side by side though each was made with keys of its own: nothing is sealed that one of them could not open.
     let c = dir();
     create(&[&c], Some(&key)).await;
-    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(Error::KeyNotThere { .. })));
+    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::Error::KeyNotThere { .. })));
 }
 
 #[tokio::test]
@@ -290,14 +272,14 @@ async fn without_the_right_key_nothing_opens_and_nothing_is_made_up() {
     let (dir, key) = (dir(), key());
     let (name, bytes) = segment(7, 3, b"a", 9);
     create(&[&dir], Some(&key)).await.put_segment(name, bytes).await.unwrap();
-    assert!(matches!(open(&[&dir], None).await, Err(Error::KeyWanted { .. })));
+    assert!(matches!(open(&[&dir], None).await, Err(vault::Error::KeyWanted { .. })));
     let error = open(&[&dir], Some(&KeyEncryptionKey::generate().unwrap())).await.unwrap_err();
-    assert!(matches!(error, Error::Key { source: KeyError::WrongKey { .. }, .. }), "{error}");
+    assert!(matches!(error, vault::Error::Key { source: KeyError::WrongKey { .. }, .. }), "{error}");
     let keys = dir.path().join("repository/keys");
     std::fs::rename(&keys, dir.path().join("keys")).unwrap();
-    assert!(matches!(open(&[&dir], Some(&key)).await, Err(Error::KeysMissing { .. })));
-    let again = Archive::create(settings(&[&dir], Some(&key))).await;
-    assert!(matches!(again, Err(Error::KeysMissing { .. })), "no new key over objects of a lost one");
+    assert!(matches!(open(&[&dir], Some(&key)).await, Err(vault::Error::KeysMissing { .. })));
+    let again = vault::Vault::create(testing::settings(&[&dir], Some(&key))).await;
+    assert!(matches!(again, Err(vault::Error::KeysMissing { .. })), "no new key over objects of a lost one");
     std::fs::rename(dir.path().join("keys"), keys).unwrap();
     assert!(open(&[&dir], Some(&key)).await.is_ok());
 }
@@ -363,16 +345,8 @@ async fn gaps_are_kept() {
 
 /// An archive in one store whose faults are scripted.
 pub(crate) async fn faulty() -> (Arc<Archive>, FaultStore) {
-    let clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
-    let store = FaultStore::over(Arc::new(InMemory::new()));
-    let mut options = repository::Options::new();
-    options.clock = Arc::<ManualClock>::clone(&clock);
-    let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
-    let places = vec![OpenPlace { name: "only".into(), repository: Ok(repository) }];
-    let key = key();
-    keys::provide(&places, Some(&key), &*clock).await.unwrap();
-    let settings = Settings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
-    (Arc::new(Archive::over(places, settings).await.unwrap()), store)
+    let (vault, store) = testing::faulty().await;
+    (Arc::new(Archive::new(vault, "main".parse().unwrap())), store)
 }
 
 proptest! {

@@ -12,9 +12,10 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, SystemId};
 use crate::postgres::timeline::TimelineId;
 use crate::replication;
-use crate::repository::layout::BadKey;
+use crate::repository::key::BadKey;
 use crate::retry::Class;
 use crate::seal::keys::NoRandomness;
+use crate::vault;
 use crate::wal::assemble::AssembleError;
 
 /// Why a backup did not come about. Whatever was stored for it is harmless: without a manifest it is no backup.
@@ -137,6 +138,12 @@ impl From<LabelError> for Error {
 impl From<ControlError> for Error {
     fn from(error: ControlError) -> Error {
         Error::Unusable { file: "pg_control".to_owned(), why: error.to_string() }
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
     }
 }
 

@@ -17,7 +17,7 @@ const ENOUGH: usize = 8 << 20;
 /// read is passed over: it costs space, and must not stand in the way of a new backup.
 pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId) -> Result<KnownChunks, Error> {
     let mut known = KnownChunks::default();
-    let manifests = archive.list(&archive.layout().backups(), None).await?.objects;
+    let manifests = archive.vault().list(&archive.layout().backups(), None).await?.objects;
     if manifests.is_empty() {
         return Ok(known);
     }
@@ -26,7 +26,7 @@ pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId
         if known.len() >= ENOUGH {
             break;
         }
-        let opened = match archive.get_object(Kind::Manifest, &object.key).await {
+        let opened = match archive.vault().get_object(Kind::Manifest, &object.key).await {
             Ok(Some(opened)) => opened,
             Ok(None) => continue,
             Err(error) => {

@@ -134,7 +134,7 @@ async fn take(
 ) -> Result<Summary, Error> {
     let mut connection = Connection::connect(server).await?;
     let about = about(archive, &mut connection).await?;
-    let namer = ChunkNamer::current(archive.protection());
+    let namer = ChunkNamer::current(archive.vault().protection());
     let known = known::known_chunks(archive, about.identity.system_id, namer.id()).await?;
     let store = Store::new(archive, known)?;
 
@@ -147,9 +147,9 @@ async fn take(
     let (asked, major) = (server.clone(), about.major);
     let names = tokio::spawn(async move { names::list(&asked, major).await });
     let rule = about.rule.map(|rule| Rule { start: start.start, ..rule });
-    let taking = Taking::new(rule, store, namer, archive.threads())?;
+    let taking = Taking::new(rule, store, namer, archive.vault().threads())?;
     let (end, mut taken) = taking.read(stream, &start, tell).await?;
-    let finished_at = archive.clock().now();
+    let finished_at = archive.vault().clock().now();
 
     settle_suspects(server, rule, &mut taken).await?;
     let summary = summary(&about, &start, end, finished_at, &taken)?;
@@ -197,7 +197,7 @@ async fn about(archive: &Archive, connection: &mut Connection) -> Result<About, 
     };
     Ok(About {
         identity,
-        started_at: archive.clock().now(),
+        started_at: archive.vault().clock().now(),
         version,
         major: connection.version().0,
         segment_size: connection.segment_size().await?,
@@ -498,7 +498,7 @@ async fn commit(
             // One of this label that exists is another backup's, and so is the manifest.
             let _there = archive.put_names(&archive.layout().names(&summary.label)?, names).await?;
         }
-        let put = archive.put_object(Kind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
+        let put = archive.vault().put_object(Kind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
         match put {
             Put::Created => break,
             // Another backup began in the same second.

@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 
 use super::Error;
 use super::read::Hashed;
+use crate::archive::Archive;
 use crate::archive::chunks::{ChunkName, KnownChunks, PACK, PackBuilder, PackError, PackId, SealedPack};
 use crate::archive::manifest::Chunk;
-use crate::archive::{self, Archive};
 use crate::pipeline::{Lost, Stage};
+use crate::vault;
 
 /// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in memory: four times [`PACK`] of
 /// chunks, and as much again where they don't compress.
@@ -42,15 +43,15 @@ pub(super) struct Stored {
 
 impl Store {
     pub(super) fn new(archive: &Arc<Archive>, known: KnownChunks) -> Result<Store, Error> {
-        let (layout, protection) = (archive.layout().clone(), Arc::clone(archive.protection()));
+        let (layout, protection) = (archive.layout().clone(), Arc::clone(archive.vault().protection()));
         // Not faster when behind, as WAL is: a pack is kept for long, and zstd's -5 took a fifth off the time and put 220 % on the size.
-        let level = archive.level();
+        let level = archive.vault().level();
         // One thread a pack: several packs at once keep all of them busy.
         let seal = move |pack: PackBuilder| pack.seal(&layout, &protection, level, 1);
         Ok(Store {
             archive: Arc::clone(archive),
             known,
-            sealing: Stage::start("seal-pack", archive.threads(), UNDER_WAY, seal)?,
+            sealing: Stage::start("seal-pack", archive.vault().threads(), UNDER_WAY, seal)?,
             filling: PackBuilder::new()?,
             puts: JoinSet::new(),
             places: HashMap::new(),
@@ -102,7 +103,7 @@ impl Store {
         let archive = Arc::clone(&self.archive);
         self.puts.spawn(async move {
             let sealed = sealing.wait().await??;
-            archive.put_sealed(&sealed.key, &sealed.object).await?;
+            archive.vault().put_sealed(&sealed.key, &sealed.object).await?;
             Ok(sealed.object.len)
         });
         Ok(())
@@ -135,10 +136,10 @@ fn index(len: usize) -> u32 {
 /// The packs that every repository has.
 pub(super) async fn packs_everywhere(archive: &Archive) -> Result<HashSet<PackId>, Error> {
     let mut everywhere: Option<HashSet<PackId>> = None;
-    for (name, repository) in archive.repositories() {
+    for (name, repository) in archive.vault().repositories() {
         let listed = repository.list(&archive.layout().packs()).await;
         let listed =
-            listed.map_err(|source| archive::Error::Repository { name: name.to_owned(), source: Arc::new(source) })?;
+            listed.map_err(|source| vault::Error::Repository { name: name.to_owned(), source: Arc::new(source) })?;
         let here: HashSet<PackId> = listed.iter().filter_map(|object| PackId::parse(object.key.file_name())).collect();
         everywhere = Some(match everywhere {
             None => here,

@@ -68,7 +68,7 @@ pub(super) async fn prove(
     needed: &Needed,
     limit: Duration,
 ) -> Result<(), Error> {
-    let clock = Arc::clone(archive.clock());
+    let clock = Arc::clone(archive.vault().clock());
     let began = clock.elapsed();
     let patience = if somebody_archives(archive, needed).await? { PATIENCE } else { Duration::ZERO };
     let (mut progressed, mut missing_before) = (began, usize::MAX);
@@ -143,7 +143,7 @@ async fn whole(archive: &Archive, name: SegmentName) -> Result<(), Error> {
 
 /// Streams from the beginning of `first` until the backup's last segment is whole, and archives every segment.
 async fn fetch(archive: &Arc<Archive>, server: &Conninfo, needed: &Needed, first: SegmentName) -> Result<(), Error> {
-    let clock = Arc::clone(archive.clock());
+    let clock = Arc::clone(archive.vault().clock());
     let connection = Connection::connect(server).await?;
     let number = first.number(needed.size).unwrap_or(needed.first());
     let start = number.start(needed.size);

@@ -20,9 +20,11 @@ use crate::clock::{Clock, FAR, Offset};
 use crate::config::{Cluster, Config, Instance};
 use crate::postgres::segment::SegmentName;
 use crate::redis::{self, Info};
+use crate::repository::key::{BadKey, ObjectKey};
 use crate::repository::{Put, Repository};
 use crate::seal::Protection;
 use crate::sql::Sql;
+use crate::vault::Vault;
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -181,7 +183,7 @@ async fn of_cluster(config: &Config, cluster: &Cluster, around: &Surroundings) -
         }
     };
     if let Some(archive) = &archive {
-        repositories(archive, &mut findings).await;
+        repositories(archive.vault(), |name| archive.layout().probe(name), &mut findings).await;
     }
     match server(config, cluster, around, &mut findings).await {
         Ok(Some((server, sql))) => {
@@ -212,7 +214,7 @@ async fn of_instance(config: &Config, of: &Instance, around: &Surroundings) -> F
     let mut findings = Findings::default();
     let opened = open::instance(config, of, around).await;
     match &opened {
-        Ok(instance) => repositories(instance.archive(), &mut findings).await,
+        Ok(instance) => repositories(instance.vault(), |name| instance.layout().probe(name), &mut findings).await,
         Err(error) => findings.error("repository", error),
     }
     let info = match redis_server(of, around, &mut findings).await {
@@ -307,16 +309,17 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
 }
 
 /// Each repository takes, gives back and removes an object.
-async fn repositories(archive: &Archive, findings: &mut Findings) {
-    for (name, why) in archive.unreachable() {
+async fn repositories(vault: &Vault, probe_key: impl Fn(&str) -> Result<ObjectKey, BadKey>, findings: &mut Findings) {
+    for (name, why) in vault.unreachable() {
         findings.error("repository", &anyhow::Error::from(Arc::clone(why)).context(format!("{name} cannot be opened")));
     }
-    for (name, repository) in archive.repositories() {
-        let began = archive.clock().elapsed();
-        match probe(archive, repository).await {
+    for (name, repository) in vault.repositories() {
+        let began = vault.clock().elapsed();
+        let key = probe_key(&format!("{:032x}", rand::random::<u128>()));
+        match probe(key, repository).await {
             Ok(()) => {
                 sweep(name, repository).await;
-                let took = archive.clock().elapsed().saturating_sub(began);
+                let took = vault.clock().elapsed().saturating_sub(began);
                 let url = repository.url();
                 findings.good(
                     "repository",
@@ -326,7 +329,7 @@ async fn repositories(archive: &Archive, findings: &mut Findings) {
             Err(error) => findings.error("repository", &error.context(format!("{name} failed"))),
         }
     }
-    match &**archive.protection() {
+    match &**vault.protection() {
         Protection::Encrypted(ring) => {
             findings
                 .good("key", format!("opens the repository's keys; new objects are sealed under {}", ring.current().0));
@@ -344,9 +347,9 @@ async fn sweep(name: &str, repository: &Repository) {
     }
 }
 
-async fn probe(archive: &Archive, repository: &Repository) -> anyhow::Result<()> {
+async fn probe(key: Result<ObjectKey, BadKey>, repository: &Repository) -> anyhow::Result<()> {
     let content = Bytes::from(rand::random::<[u8; 64]>().to_vec());
-    let key = archive.layout().probe(&format!("{:032x}", rand::random::<u128>()))?;
+    let key = key?;
     repository.put_new(&key, vec![content.clone()]).await?;
     // Some stores that speak S3 overlook "only if there is none", and would let one segment replace another.
     let other = repository.put_new(&key, vec![Bytes::from_static(b"another content")]).await;

@@ -103,7 +103,7 @@ pub(super) async fn stream(
     };
     let facts = Facts { name, newest, based, streamed, server: info.map(Stream::of), now: around.clock.now() };
     if facts.newest.is_err()
-        && let Some(asked) = open::is_it(open::What::Instance, config, instance.archive()).await
+        && let Some(asked) = open::is_it(open::What::Instance, config, instance.vault()).await
     {
         findings.warn("newest", format!("nothing is archived under this name; {asked}"));
     }

@@ -14,6 +14,7 @@ use crate::restore::ground::GroundError;
 use crate::restore::place::PlaceError;
 use crate::restore::single::Error as SingleError;
 use crate::retry::Class;
+use crate::vault;
 use crate::verify::VerifyError;
 use crate::{archive, backup, explore, index, receive, redis, repository, restore, retention, snapshot, sql};
 
@@ -169,6 +170,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<archive::Error>() {
         return Some(of_archive(error));
     }
+    if let Some(error) = cause.downcast_ref::<vault::Error>() {
+        return Some(of_vault(error));
+    }
     if let Some(error) = cause.downcast_ref::<IngestError>() {
         return Some(of_ingest(error));
     }
@@ -251,7 +255,15 @@ fn of_repository(error: &repository::Error) -> Code {
 }
 
 fn of_archive(error: &archive::Error) -> Code {
-    use archive::Error;
+    match error {
+        archive::Error::Vault(error) => of_vault(error),
+        error if error.is_integrity() => Code::Integrity,
+        other => of_class(other.class()),
+    }
+}
+
+fn of_vault(error: &vault::Error) -> Code {
+    use vault::Error;
     match error {
         error if error.is_integrity() => Code::Integrity,
         Error::Repository { source, .. } => of_repository(source),
@@ -344,7 +356,7 @@ fn of_snapshot(error: &snapshot::Error) -> Code {
     use snapshot::Error;
     match error {
         Error::Server(error) => of_redis(error),
-        Error::Archive(error) => of_archive(error),
+        Error::Vault(error) => of_vault(error),
         error if error.is_integrity() => Code::Integrity,
         Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
         other => of_class(other.class()),
@@ -355,7 +367,7 @@ fn of_snapshot_out(error: &snapshot::out::Error) -> Code {
     use snapshot::out::Error;
     match error {
         Error::Server(error) => of_redis(error),
-        Error::Archive(error) => of_archive(error),
+        Error::Vault(error) => of_vault(error),
         error if error.is_integrity() => Code::Integrity,
         Error::NotEmpty { .. } | Error::NoServer { .. } => Code::Usage,
         other => of_class(other.class()),
@@ -449,7 +461,7 @@ mod tests {
     use super::{Code, Failure, Failures, Trouble, code, explain, of_clap};
     use crate::cli::args::Line;
     use crate::config::ConfigError;
-    use crate::{archive, replication, repository};
+    use crate::{replication, repository, vault};
 
     #[test]
     fn each_cause_is_said_once_in_one_line() {
@@ -514,7 +526,7 @@ mod tests {
         assert_eq!(code(&nowhere().context("while doing that")), Code::Usage);
         assert_eq!(code(&anyhow!("something")), Code::Failed);
         let damaged = || repository::Error::Corrupt {
-            key: crate::repository::layout::marker(),
+            key: crate::repository::key::marker(),
             url: "file:///x".into(),
             why: "cut".to_owned(),
         };
@@ -523,9 +535,9 @@ mod tests {
             (Arc::new(damaged()).into(), Code::Integrity),
             (repository::Error::NoRepository { url: "x".into() }.into(), Code::NotFound),
             (repository::Error::BadUrl { url: "x".into(), why: String::new() }.into(), Code::Usage),
-            (archive::Error::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(), Code::Integrity),
-            (archive::Error::Unasked { why: String::new() }.into(), Code::Unavailable),
-            (archive::Error::KeyWanted { name: String::new() }.into(), Code::Usage),
+            (vault::Error::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(), Code::Integrity),
+            (vault::Error::Unasked { why: String::new() }.into(), Code::Unavailable),
+            (vault::Error::KeyWanted { name: String::new() }.into(), Code::Usage),
             (replication::Error::Closed(None).into(), Code::Unavailable),
         ];
         for (error, expected) in table {

@@ -15,10 +15,11 @@ use super::exit::{Code, Failure};
 use super::open;
 use super::output::Tone;
 use super::server::{Advice, Server};
-use crate::archive::Archive;
+use crate::archive::layout::ClusterName;
 use crate::config::{self, Config, NewConfig};
 use crate::durable;
 use crate::seal::keys::KeyEncryptionKey;
+use crate::vault::Vault;
 
 /// The key's file beside the configuration.
 const KEY_FILE: &str = "walkeep.key";
@@ -44,7 +45,7 @@ pub(super) async fn run(args: Init, around: &Surroundings) -> anyhow::Result<Cod
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     key.make()?;
-    let made = Archive::create(open::settings(&new, &cluster.name, around)?).await;
+    let made = Vault::create(open::settings(&new, around)?).await;
     if let Err(error) = made {
         key.take_back();
         return Err(anyhow::Error::from(error).context("cannot make the repository"));
@@ -64,7 +65,7 @@ fn refuse_to_overwrite(path: &Path, instead: &str) -> Result<(), Failure> {
 
 fn render(args: &Init, key_file: Option<&Path>) -> anyhow::Result<String> {
     let repository = config::url(&args.repository).map_err(|why| Failure::usage(format!("--repository: {why}")))?;
-    config::name(&args.cluster).map_err(|why| Failure::usage(format!("--cluster: {why}")))?;
+    config::name::<ClusterName>(&args.cluster).map_err(|why| Failure::usage(format!("--cluster: {why}")))?;
     let state_dir = args.state_dir.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
     let state_dir = std::path::absolute(&state_dir).context("cannot tell where the state directory goes")?;
     Ok(config::render(&NewConfig {

@@ -13,13 +13,13 @@ use super::exit::Code;
 use super::open::What;
 use super::output::{Output, Tone, grouped, size, span};
 use super::{open, redis_list};
-use crate::archive::Archive;
 use crate::archive::overview::{self, Backup, Missing, Overview, Timeline, Window};
 use crate::archive::reindex;
 use crate::archive::spool::Spool;
 use crate::config::Config;
 use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
+use crate::vault::Vault;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
@@ -68,7 +68,7 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         show(overview, &around.output)?;
         if overview.system_id.is_none() {
             let cluster = config.cluster(Some(&overview.cluster))?;
-            ask(&config, &open::archive(&config, cluster, around).await?, What::Cluster, around).await?;
+            ask(&config, open::archive(&config, cluster, around).await?.vault(), What::Cluster, around).await?;
         }
     }
     for (nth, (overview, instance)) in redis.iter().zip(instances).enumerate() {
@@ -78,15 +78,15 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         redis_list::show(overview, &around.output)?;
         if overview.is_empty() {
             let instance = open::instance(&config, instance, around).await?;
-            ask(&config, instance.archive(), What::Instance, around).await?;
+            ask(&config, instance.vault(), What::Instance, around).await?;
         }
     }
     Ok(Code::Done)
 }
 
 /// What is archived under another name.
-async fn ask(config: &Config, archive: &Archive, what: What, around: &Surroundings) -> anyhow::Result<()> {
-    let asked = open::is_it(what, config, archive).await;
+async fn ask(config: &Config, vault: &Vault, what: What, around: &Surroundings) -> anyhow::Result<()> {
+    let asked = open::is_it(what, config, vault).await;
     asked.map_or(Ok(()), |asked| around.output.line(around.output.tone(Tone::Warning, format!("  {asked}"))))
 }
 

@@ -8,21 +8,24 @@ use anyhow::Context;
 
 use super::Surroundings;
 use super::exit::{Code, Failure};
+use crate::archive::Archive;
 use crate::archive::instance::Instance;
-use crate::archive::{Archive, Place, Settings};
+use crate::archive::instance::layout::{InstanceLayout, InstanceName};
+use crate::archive::layout::{ClusterName, Layout};
 use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
 use crate::repository::Options;
-use crate::repository::instance::InstanceLayout;
-use crate::repository::layout::{ClusterName, Layout, Prefix};
+use crate::repository::key::Prefix;
 use crate::seal::keys::KeyEncryptionKey;
+use crate::vault::{Place, Settings, Vault};
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
 const THREADS_MAX: usize = 8;
 
 /// The archive of one cluster, in all its repositories.
 pub(super) async fn archive(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Archive> {
-    let settings = settings(config, &cluster.name, around)?;
-    Archive::open(settings).await.with_context(|| format!("cannot open the archive of {}", cluster.name))
+    let opened = Vault::open(settings(config, around)?).await;
+    let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
+    Ok(Archive::new(Arc::new(vault), cluster.name.clone()))
 }
 
 /// A Redis instance in all its repositories, with what this machine's receiver has of it.
@@ -31,10 +34,9 @@ pub(super) async fn instance(
     instance: &config::Instance,
     around: &Surroundings,
 ) -> anyhow::Result<Instance> {
-    let settings = settings(config, &instance.name, around)?;
-    let opened = Archive::open(settings).await;
-    let archive = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
-    Ok(Instance::new(Arc::new(archive)).with_spool(config.state_dir.clone()))
+    let opened = Vault::open(settings(config, around)?).await;
+    let vault = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
+    Ok(Instance::new(Arc::new(vault), instance.name.clone()).with_spool(config.state_dir.clone()))
 }
 
 /// What may be named in a repository.
@@ -46,19 +48,21 @@ pub(super) enum What {
 
 /// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
 /// there that this configuration does not name. `None` if there is nothing, or nobody can say.
-pub(super) async fn is_it(what: What, config: &Config, archive: &Archive) -> Option<String> {
+pub(super) async fn is_it(what: What, config: &Config, vault: &Vault) -> Option<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
-    for (_, repository) in archive.repositories() {
+    for (_, repository) in vault.repositories() {
         for folder in repository.level(&Prefix::all()).await.ok()?.prefixes {
-            let Ok(name) = folder.as_str().parse::<ClusterName>() else { continue };
+            let name = folder.as_str();
             let (named, identity) = match what {
                 What::Cluster => {
-                    (config.clusters.iter().any(|cluster| cluster.name == name), Layout::new(name.clone()).identity())
+                    let Ok(cluster) = name.parse::<ClusterName>() else { continue };
+                    (config.clusters.iter().any(|known| known.name == cluster), Layout::new(cluster).identity())
                 }
-                What::Instance => (
-                    config.instances.iter().any(|instance| instance.name == name),
-                    InstanceLayout::new(name.clone()).identity(),
-                ),
+                What::Instance => {
+                    let Ok(instance) = name.parse::<InstanceName>() else { continue };
+                    let named = config.instances.iter().any(|known| known.name == instance);
+                    (named, InstanceLayout::new(instance).identity())
+                }
             };
             if !named && repository.head(&identity).await.ok()?.is_some() {
                 names.insert(name.to_string());
@@ -82,18 +86,17 @@ pub(super) async fn ensure_archived(config: &Config, instance: &Instance) -> any
     if instance.is_archived().await.with_context(|| format!("cannot tell what is archived of {name}"))? {
         return Ok(());
     }
-    let message = match is_it(What::Instance, config, instance.archive()).await {
+    let message = match is_it(What::Instance, config, instance.vault()).await {
         Some(asked) => format!("nothing of {name} is archived; {asked}"),
         None => format!("nothing of {name} is archived yet; take a snapshot with walkeep backup redis {name}"),
     };
     Err(Failure { code: Code::NotFound, message }.into())
 }
 
-/// What an archive of this configuration is opened with.
-pub(super) fn settings(config: &Config, name: &ClusterName, around: &Surroundings) -> anyhow::Result<Settings> {
+/// What the vault of this configuration is opened with.
+pub(super) fn settings(config: &Config, around: &Surroundings) -> anyhow::Result<Settings> {
     let places = config.repositories.iter().map(|repository| place(repository, around)).collect();
     Ok(Settings {
-        cluster: name.clone(),
         places,
         key: config.key.as_ref().map(|source| key(source, &around.environment)).transpose()?,
         level: config.compression,

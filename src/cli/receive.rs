@@ -104,7 +104,8 @@ fn serve(
             return None;
         }
     };
-    let (handler, clock) = (Arc::new(Takes { archive: Arc::clone(archive), noted }), Arc::clone(archive.clock()));
+    let (handler, clock) =
+        (Arc::new(Takes { archive: Arc::clone(archive), noted }), Arc::clone(archive.vault().clock()));
     Some(tokio::spawn(async move { listener.serve(handler, clock).await }))
 }
 

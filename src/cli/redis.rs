@@ -16,12 +16,12 @@ use super::output::{count, size};
 use super::progress::Progress;
 use super::redis_list::Backup;
 use super::{backup as postgres, open};
-use crate::archive::Absent;
 use crate::archive::instance::{Instance as Archived, Snapshot};
 use crate::config::{Config, Instance};
 use crate::rdb;
 use crate::snapshot::receive::{Event, Observer, Settings};
 use crate::snapshot::{self, Input, Progress as Step};
+use crate::vault::Absent;
 
 /// How often a repository that was away at the start is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -144,13 +144,13 @@ pub(super) async fn receive(config: &Config, of: &Instance, around: &Surrounding
 /// Waits until all repositories can be reached, where one could not be when they were opened: nothing comes to that one until it is opened again.
 /// Where all could, it waits for ever.
 async fn all_there(config: &Config, of: &Instance, opened: &Archived, around: &Surroundings) -> Archived {
-    if opened.archive().unreachable().next().is_none() {
+    if opened.vault().unreachable().next().is_none() {
         std::future::pending::<()>().await;
     }
     loop {
         around.clock.sleep(LOOK_AGAIN).await;
         if let Ok(again) = open::instance(config, of, around).await
-            && again.archive().unreachable().next().is_none()
+            && again.vault().unreachable().next().is_none()
         {
             tracing::info!("all repositories can be reached now");
             return again;

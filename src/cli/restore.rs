@@ -144,7 +144,7 @@ pub(super) async fn make(
     let request = target::request(args, around)?;
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     if archive.identity().await?.is_none()
-        && let Some(asked) = open::is_it(open::What::Cluster, config, &archive).await
+        && let Some(asked) = open::is_it(open::What::Cluster, config, archive.vault()).await
     {
         let message = format!("nothing of {} is archived; {asked}", cluster.name);
         return Err(Failure { code: Code::NotFound, message }.into());

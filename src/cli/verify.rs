@@ -75,7 +75,11 @@ pub(super) async fn run(args: Verify, around: &Surroundings) -> anyhow::Result<C
         if !args.json && archived {
             show(cluster.name.as_str(), &report, took, &around.output)?;
         } else if !args.json {
-            show_nothing(cluster.name.as_str(), open::is_it(What::Cluster, &config, &archive).await, &around.output)?;
+            show_nothing(
+                cluster.name.as_str(),
+                open::is_it(What::Cluster, &config, archive.vault()).await,
+                &around.output,
+            )?;
         }
         all.push(Verified { cluster: cluster.name.to_string(), whole, archived, report });
     }
@@ -114,7 +118,7 @@ async fn of_instance(
     if !args.json && archived {
         show_instance(of.name.as_str(), &report, took, &around.output)?;
     } else if !args.json {
-        show_nothing(of.name.as_str(), open::is_it(What::Instance, config, instance.archive()).await, &around.output)?;
+        show_nothing(of.name.as_str(), open::is_it(What::Instance, config, instance.vault()).await, &around.output)?;
     }
     Ok(VerifiedInstance { instance: of.name.to_string(), whole, archived, report })
 }

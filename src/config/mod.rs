@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::repository::layout::ClusterName;
 use crate::seal::compress::Level;
 use section::{Section, Source};
 
@@ -183,11 +182,11 @@ impl Config {
                 false => self.cluster(None).map(Meant::Cluster),
             };
         };
-        let clusters = self.clusters.iter().map(|cluster| (&cluster.name, Meant::Cluster(cluster)));
-        let instances = self.instances.iter().map(|instance| (&instance.name, Meant::Instance(instance)));
-        let all: Vec<(&ClusterName, Meant<'_>)> = clusters.chain(instances).collect();
-        all.iter().find(|(known, _)| known.as_str() == name).map(|(_, meant)| *meant).ok_or_else(|| {
-            let names: Vec<&str> = all.iter().map(|(known, _)| known.as_str()).collect();
+        let clusters = self.clusters.iter().map(|cluster| (cluster.name.as_str(), Meant::Cluster(cluster)));
+        let instances = self.instances.iter().map(|instance| (instance.name.as_str(), Meant::Instance(instance)));
+        let all: Vec<(&str, Meant<'_>)> = clusters.chain(instances).collect();
+        all.iter().find(|(known, _)| *known == name).map(|(_, meant)| *meant).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
             let message = format!("nothing called {name:?} is configured; {}", advice(name, &names));
             ConfigError::Whole { path: self.path.clone(), message }
         })

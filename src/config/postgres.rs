@@ -7,9 +7,9 @@ use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
 use super::value;
+use crate::archive::layout::ClusterName;
 use crate::receive::{Acknowledge, Settings};
 use crate::replication::{Conninfo, ConninfoError, SlotName};
-use crate::repository::layout::ClusterName;
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
 /// `synchronous_standby_names = 'walkeep'` works as it stands.
@@ -39,7 +39,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Cluster, ConfigError> {
-        let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: ClusterName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
         let connection = section.text("connection")?.map(|text| text.and_then(source, connection)).transpose()?;
         let connection = connection.map(|located| located.value);

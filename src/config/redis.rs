@@ -9,9 +9,9 @@ use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
 use super::value;
+use crate::archive::instance::layout::InstanceName;
 use crate::clock::SharedClock;
 use crate::redis::{self, Address, Login, Password, Sentinels, Server, TlsFiles, parse_url};
-use crate::repository::layout::ClusterName;
 
 const KEYS: [&str; 13] = [
     "url",
@@ -39,7 +39,7 @@ const PASSWORD_MAX: u64 = 4096;
 #[derive(Clone, Debug)]
 pub struct Instance {
     /// Its name here and in the repository.
-    pub name: ClusterName,
+    pub name: InstanceName,
     /// Where it is, if it is always there.
     pub url: Option<Secret>,
     /// The Sentinels that know where it is.
@@ -81,7 +81,7 @@ pub enum PasswordError {
 
 impl Instance {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Instance, ConfigError> {
-        let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: InstanceName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
         let tls = section.flag("tls")?.unwrap_or(false);
         let url = url(source, &section)?;

@@ -1,5 +1,6 @@
 //! `[repository.NAME]`: where archives are kept, and how to reach them.
 
+use crate::archive::layout::ClusterName;
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
@@ -47,7 +48,7 @@ const SCHEMES: [(&str, &[Setting]); 4] = [("file", &[]), ("s3", &S3), ("gs", &GS
 
 impl Repository {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Repository, ConfigError> {
-        let name = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: ClusterName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let heading = format!("[repository.{name}]");
         let url_text = child.value.get_ref().get("url").and_then(|url| url.get_ref().as_str());
         let scheme = url_text.and_then(|text| url(text).ok()).map_or("file".to_owned(), |url| url.scheme().to_owned());

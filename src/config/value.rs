@@ -1,14 +1,14 @@
 //! The small grammars of the configuration's values: names, durations, levels, schedules.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
-use crate::repository::layout::ClusterName;
 use crate::seal::compress::Level;
 
-/// Checks a name: that of a cluster becomes a folder's in the repository, and the others follow the same rule.
-pub fn name(text: &str) -> Result<ClusterName, String> {
+/// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same rule.
+pub fn name<N: FromStr>(text: &str) -> Result<N, String> {
     let rule = "a letter or digit, then up to 62 letters, digits, - and _, and not the word keys";
     text.parse().ok().ok_or_else(|| format!("{text:?} is no name; use {rule}"))
 }

@@ -13,10 +13,10 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::archive;
 use crate::archive::instance::notable::{Notable, Notables, What};
 use crate::archive::instance::{Gap, Instance, Known, Origin, Position, Snapshot, Stretch};
 use crate::redis::ReplicationId;
+use crate::vault;
 
 use super::Error;
 use super::deletions::{Run, Runs};
@@ -276,7 +276,7 @@ impl Story<'_> {
                 let from = from.unwrap_or(stretch.first);
                 let read = move || looked.look(bytes.get(..len_of(&looked)).unwrap_or(&bytes), from);
                 let read = tokio::task::spawn_blocking(read).await.map_err(|_gone| Error::Stopped)?;
-                read.map_err(|error| archive::Error::Content {
+                read.map_err(|error| vault::Error::Content {
                     name: self.instance.name().to_string(),
                     key: self.instance.layout().streams_name(),
                     why: error.to_string(),

@@ -27,6 +27,7 @@ use crate::postgres::time::PgTime;
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
 use crate::retry::Class;
 use crate::seal::Kind as ObjectKind;
+use crate::vault;
 use crate::wal::event::Xid;
 
 use tell::Teller;
@@ -244,6 +245,12 @@ pub enum Error {
     Stopped,
 }
 
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
+}
+
 impl Error {
     /// What the caller can do about it.
     #[must_use]
@@ -290,7 +297,7 @@ pub async fn explore(
             Some(spool) => growing::beyond(&index.view(&cluster)?, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
-        let growing = growing.map_err(|error| archive::Error::Spool(Arc::new(error)))?;
+        let growing = growing.map_err(|error| vault::Error::Spool(Arc::new(error)))?;
         let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let lookup = Lookup::new(view, shelf.with(growing.clone()));
@@ -310,8 +317,8 @@ async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, E
 /// Where backups began that have a list of names, on the path and in log order, and their labels.
 async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, Error> {
     let mut found = Vec::new();
-    for object in archive.list(&archive.layout().backups(), None).await?.objects {
-        let trailer = match archive.get_trailer(ObjectKind::Manifest, &object.key).await {
+    for object in archive.vault().list(&archive.layout().backups(), None).await?.objects {
+        let trailer = match archive.vault().get_trailer(ObjectKind::Manifest, &object.key).await {
             Ok(trailer) => trailer,
             Err(error) if error.is_integrity() => None,
             Err(error) => return Err(error.into()),

@@ -24,6 +24,7 @@ use crate::archive::{self, Archive};
 use crate::durable::{self, Staged};
 use crate::postgres::segment::{SegmentName, WalFileName};
 use crate::retry::Class;
+use crate::vault;
 use prefetch::Prefetch;
 
 /// What PostgreSQL asks for.
@@ -83,6 +84,12 @@ pub enum GetError {
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
     Lost,
+}
+
+impl From<vault::Error> for GetError {
+    fn from(error: vault::Error) -> GetError {
+        GetError::Archive(error.into())
+    }
 }
 
 impl GetError {

@@ -139,7 +139,7 @@ pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places)
     let server = match &places.server {
         None => None,
         Some(info) => {
-            let asked = clock::timeout(&**archive.clock(), ASK_LIMIT, ask(info, &places.slot)).await;
+            let asked = clock::timeout(&**archive.vault().clock(), ASK_LIMIT, ask(info, &places.slot)).await;
             let late = || format!("it did not answer within {} s", ASK_LIMIT.as_secs());
             Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
         }
@@ -147,12 +147,12 @@ pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places)
     let facts = Facts {
         overview: archived(archive, spool.clone(), places).await?,
         server,
-        unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
+        unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         disks: disks(&places.disks),
         schedule: places.schedule.clone(),
-        now: archive.clock().now(),
+        now: archive.vault().clock().now(),
     };
-    let facts = protection::settled(&**archive.clock(), facts, archived(archive, spool, places)).await?;
+    let facts = protection::settled(&**archive.vault().clock(), facts, archived(archive, spool, places)).await?;
     Ok(judge(&facts))
 }
 

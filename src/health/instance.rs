@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::{ASK_LIMIT, Disk, Finding, Findings, Level, UNPROTECTED_MAX, disks, megabytes, seconds, words};
-use crate::archive::Error;
 use crate::archive::instance::{Gap, Instance, Reach, Snapshot, Wanted, without_strangers};
 use crate::clock;
 use crate::redis::{Info, ReplicationId, Source};
+use crate::vault::Error;
 
 /// The newest moment that can be restored to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -132,7 +132,7 @@ impl Newest {
 /// # Errors
 /// No repository could be asked, or something in one does not open.
 pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error> {
-    let archive = instance.archive();
+    let vault = instance.vault();
     // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
     let reach = instance.reach_as_told(Wanted::Newest, None).await?;
     let labels = instance.labels().await?;
@@ -159,7 +159,7 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
         hole: hole.map(|hole| hole.to_string()),
         gaps,
         server: match &places.server {
-            Ok(source) => clock::timeout(&**archive.clock(), ASK_LIMIT, ask(source))
+            Ok(source) => clock::timeout(&**vault.clock(), ASK_LIMIT, ask(source))
                 .await
                 .unwrap_or_else(|| Err(format!("it did not answer within {} s", ASK_LIMIT.as_secs()))),
             Err(why) => Err(why.clone()),
@@ -167,7 +167,7 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
         unreachable: known.unasked().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
         disks: disks(&places.disks),
         schedule: places.schedule.clone(),
-        now: archive.clock().now(),
+        now: vault.clock().now(),
     };
     Ok(judge(&facts))
 }

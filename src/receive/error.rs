@@ -8,6 +8,7 @@ use crate::postgres::segment::{SegmentSize, SystemId};
 use crate::postgres::timeline::{HistoryError, TimelineId};
 use crate::replication;
 use crate::retry::Class;
+use crate::vault;
 use crate::wal::assemble::AssembleError;
 
 /// A failure of the receiver, or of one attempt at it.
@@ -76,6 +77,12 @@ pub enum Error {
     /// A worker panicked.
     #[error("a worker gave up; this is a bug in walkeep, and its message is in the log above")]
     Lost,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
 }
 
 impl Error {

@@ -214,7 +214,7 @@ pub async fn run(
     };
     let _alone = spool.lock()?;
     let mut receiver = Receiver { archive, settings, observer, shutdown, spool, state: None };
-    let clock = Arc::clone(archive.clock());
+    let clock = Arc::clone(archive.vault().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
     let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
     loop {

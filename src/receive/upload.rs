@@ -26,6 +26,7 @@ use crate::{archive, repository};
 
 use super::clocks::Clocks;
 use super::error::Error;
+use crate::vault;
 
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
 const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
@@ -101,14 +102,14 @@ impl Uploads {
     /// # Errors
     /// The operating system gave no thread.
     pub(super) fn start(archive: &Arc<Archive>, spool: Spool, size: SegmentSize, budget: u64) -> io::Result<Uploads> {
-        let threads = archive.threads().clamp(1, 8);
+        let threads = archive.vault().threads().clamp(1, 8);
         let limit = usize::try_from(budget / size.get()).unwrap_or(usize::MAX).clamp(1, threads + 1);
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
         let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
             (prepare_noted(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
         })?;
-        let adaptive = matches!(archive.level(), Level::Auto).then(Adaptive::new);
+        let adaptive = matches!(archive.vault().level(), Level::Auto).then(Adaptive::new);
         Ok(Uploads {
             archive: Arc::clone(archive),
             spool,
@@ -180,7 +181,7 @@ impl Uploads {
                 adaptive.observe(self.load.borrow().plain, self.limit.saturating_sub(1));
                 adaptive.level()
             }
-            None => self.archive.level(),
+            None => self.archive.vault().level(),
         };
         let upload = Upload {
             archive: Arc::clone(&self.archive),
@@ -256,7 +257,7 @@ impl Upload {
         drop(self.spare.send(bytes));
         plain.forget();
         let prepared = prepared?;
-        let clock = self.archive.clock();
+        let clock = self.archive.vault().clock();
         let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
         let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
         let mut stuck = Counted { load: &self.load, count: |load| &mut load.stuck, counted: false };
@@ -290,8 +291,8 @@ impl Upload {
 /// any more.
 fn may_pass(error: &IngestError, archive: &Archive) -> bool {
     let unmounted = match error {
-        IngestError::Archive(archive::Error::Repository { name, source }) => {
-            let opened = archive.repositories().any(|(opened, _)| opened == name);
+        IngestError::Archive(archive::Error::Vault(vault::Error::Repository { name, source })) => {
+            let opened = archive.vault().repositories().any(|(opened, _)| opened == name);
             opened && matches!(**source, repository::Error::NoRepository { .. })
         }
         _ => false,

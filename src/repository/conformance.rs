@@ -13,7 +13,7 @@ use object_store::memory::InMemory;
 use proptest::prelude::*;
 
 use super::fault::{Fault, FaultStore};
-use super::layout::{ObjectKey, Prefix};
+use super::key::{ObjectKey, Prefix};
 use super::{Error, Options, Put, Repository};
 use crate::clock::ManualClock;
 use crate::retry::Class;

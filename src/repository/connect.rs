@@ -18,7 +18,7 @@ use url::Url;
 
 use super::error::{Call, Error};
 use super::store::{Kind, Store};
-use super::{Options, layout};
+use super::{Options, key};
 use crate::durable;
 
 /// Whether there should be a repository at the URL.
@@ -83,7 +83,7 @@ fn local(path: &Path, options: &Options, intent: Intent) -> Result<Store, Error>
         // Only the owner: WAL holds what the tables hold, and encryption may be off.
         durable::create_dir_all(path, 0o700).map_err(|e| call.file(e))?;
         let foreign = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        if foreign && !path.join(layout::marker().as_str()).exists() {
+        if foreign && !path.join(key::marker().as_str()).exists() {
             return Err(bad(&url, &"the folder holds other files; choose an empty or a new one"));
         }
     }

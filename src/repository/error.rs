@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::FORMAT;
-use super::layout::ObjectKey;
+use super::key::ObjectKey;
 use crate::retry::Class;
 
 /// Why a call to a repository did not succeed.

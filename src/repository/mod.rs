@@ -9,8 +9,7 @@
 
 mod connect;
 mod error;
-pub mod instance;
-pub mod layout;
+pub mod key;
 mod local;
 mod store;
 
@@ -33,7 +32,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::retry::Policy;
 
 pub use error::Error;
-use layout::{ObjectKey, Prefix};
+use key::{ObjectKey, Prefix};
 use store::Store;
 
 /// The layout that this program writes. It reads this one and older ones; there are none older yet.
@@ -229,20 +228,20 @@ impl Repository {
     async fn create_in(store: Store, clock: &SharedClock) -> Result<Repository, Error> {
         let id = RepositoryId(rand::random());
         let marker = Marker { format: FORMAT, repository_id: id, created_at: clock.now() };
-        let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&layout::marker(), &e))?;
+        let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker(), &e))?;
         text.push(b'\n');
-        match store.put_new(&layout::marker(), vec![Bytes::from(text)]).await? {
+        match store.put_new(&key::marker(), vec![Bytes::from(text)]).await? {
             Put::Created => Ok(Repository { store: Arc::new(store), id }),
             Put::Exists => Err(Error::AlreadyThere { url: store.url() }),
         }
     }
 
     async fn open_in(store: Store) -> Result<Repository, Error> {
-        let text = match store.get(&layout::marker()).await {
+        let text = match store.get(&key::marker()).await {
             Err(Error::NotFound { url, .. }) => return Err(Error::NoRepository { url }),
             other => other?,
         };
-        let corrupt = |e: serde_json::Error| store.corrupt(&layout::marker(), &e);
+        let corrupt = |e: serde_json::Error| store.corrupt(&key::marker(), &e);
         let MarkerFormat { format } = serde_json::from_slice(&text).map_err(corrupt)?;
         if format > FORMAT {
             return Err(Error::NewerFormat { url: store.url(), found: format });
@@ -358,7 +357,7 @@ impl Repository {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Options, Put, Repository, layout};
+    use super::{Error, Options, Put, Repository, key};
     use bytes::Bytes;
 
     fn url(dir: &tempfile::TempDir) -> String {
@@ -431,9 +430,9 @@ mod tests {
         let repository = Repository::create(&url(&dir), &options).await.unwrap();
         // A file where a folder should be.
         std::fs::write(dir.path().join("new/repo/main"), "").unwrap();
-        let key = layout::ObjectKey::parse("main/cluster").unwrap();
+        let key = key::ObjectKey::parse("main/cluster").unwrap();
         let error = repository.put_new(&key, vec![Bytes::from_static(b"x")]).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-        assert_ne!(repository.put_new(&layout::marker(), vec![]).await.unwrap(), Put::Created);
+        assert_ne!(repository.put_new(&key::marker(), vec![]).await.unwrap(), Put::Created);
     }
 }

@@ -13,7 +13,7 @@ use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use super::error::{Call, Error, Reason};
-use super::layout::{self, ObjectKey, Prefix};
+use super::key::{self, ObjectKey, Prefix};
 use super::local::{self, Synced};
 use super::{Level, Limits, ObjectInfo, Options, Put};
 use crate::clock::{SharedClock, timeout};
@@ -94,7 +94,7 @@ impl Store {
     }
 
     async fn create(&self, call: &Call<'_>, key: &ObjectKey, payload: &PutPayload) -> Result<(), Refused> {
-        if matches!(self.kind, Kind::Local { .. }) && *key != layout::marker() {
+        if matches!(self.kind, Kind::Local { .. }) && *key != key::marker() {
             self.prove_there(call).await.map_err(Refused::Error)?;
         }
         let path = self.path(key);
@@ -118,7 +118,7 @@ impl Store {
     /// Proves that the repository is in its folder. A disk that was unmounted leaves the empty folder it was mounted on, in which the client would
     /// make all folders anew; what is put there is hidden when the disk is back.
     async fn prove_there(&self, call: &Call<'_>) -> Result<(), Error> {
-        let marker = self.path(&layout::marker());
+        let marker = self.path(&key::marker());
         let options = GetOptions { head: true, ..GetOptions::default() };
         match self.limited(call, 0, self.inner.get_opts(&marker, options)).await {
             Err(Error::NotFound { url, .. }) => Err(Error::NoRepository { url }),

@@ -32,6 +32,7 @@ use crate::postgres::time::PgTime;
 use crate::postgres::timeline::TimelineId;
 use crate::retry::Class;
 use crate::seal::Kind;
+use crate::vault;
 
 use ground::{Destination, Ground, GroundError};
 use place::{PlaceError, Placement};
@@ -96,6 +97,12 @@ pub enum Error {
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
 }
 
 impl Error {
@@ -281,7 +288,7 @@ async fn carry_out(
     let mut filling = std::pin::pin!(filling);
     loop {
         progress(placement.placed(), summary.logical_bytes);
-        let pause = archive.clock().sleep(PROGRESS_EVERY);
+        let pause = archive.vault().clock().sleep(PROGRESS_EVERY);
         match futures_util::future::select(&mut filling, pause).await {
             futures_util::future::Either::Left((filled, _)) => break filled?,
             futures_util::future::Either::Right(_) => {}
@@ -336,7 +343,7 @@ async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, Error> {
     let unknown = || Error::UnknownBackup { label: label.to_owned() };
     // A label that cannot stand in a key is one of no backup.
     let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
-    let opened = archive.get_object(Kind::Manifest, &key).await?.ok_or_else(unknown)?;
+    let opened = archive.vault().get_object(Kind::Manifest, &key).await?.ok_or_else(unknown)?;
     let wrong = |source| Error::Manifest { label: label.to_owned(), source };
     let summary = Summary::from_bytes(&opened.metadata).map_err(wrong)?;
     blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)

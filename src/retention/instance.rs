@@ -18,10 +18,10 @@ use jiff::Timestamp;
 use super::policy::{Why, before};
 use super::{Amount, Error, Report, Wish};
 use crate::archive::instance::commands::Follows;
+use crate::archive::instance::layout::InstanceObject;
 use crate::archive::instance::{Instance, Origin, Snapshot};
 use crate::redis::ReplicationId;
-use crate::repository::instance::InstanceObject;
-use crate::repository::layout::Prefix;
+use crate::repository::key::Prefix;
 use crate::repository::{ObjectInfo, Repository};
 
 /// Stretches asked about at once.
@@ -176,11 +176,11 @@ pub struct Cleaned {
 /// # Errors
 /// [`Error`].
 pub async fn run(instance: &Instance, wish: &Wish, progress: &(dyn Fn(u64) + Sync)) -> Result<Report<Cleaned>, Error> {
-    let archive = instance.archive();
-    let mut report = Report::of(archive, wish);
+    let vault = instance.vault();
+    let mut report = Report::of(vault, wish);
     let (follows, unknown) = follows(instance).await?;
-    for (name, repository) in archive.repositories() {
-        let Some((since, young)) = report.window(archive, wish, name) else { continue };
+    for (name, repository) in vault.repositories() {
+        let Some((since, young)) = report.window(vault, wish, name) else { continue };
         let dry_run = wish.dry_run;
         let (follows, unknown) = (&follows, &unknown);
         let sweep = Sweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };

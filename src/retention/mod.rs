@@ -17,6 +17,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::archive::chunks::PackId;
+use crate::archive::layout::ClusterObject;
 use crate::archive::manifest::{Manifest, Summary};
 use crate::archive::overview::{self, Overview};
 use crate::archive::reindex::{self, ReindexError, Scope};
@@ -24,10 +25,11 @@ use crate::archive::{self, Archive};
 use crate::index::Index;
 use crate::postgres::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::postgres::timeline::{History, TimelineId};
-use crate::repository::layout::{BadKey, ClusterObject, ObjectKey};
+use crate::repository::key::{BadKey, ObjectKey};
 use crate::repository::{self, ObjectInfo, Repository};
 use crate::retry::Class;
 use crate::seal::{self, Binding, Kind, SealError, SealSpec};
+use crate::vault::{self, Vault};
 
 use policy::{Base, Verdict, Why, World};
 
@@ -60,6 +62,12 @@ pub enum Error {
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
 }
 
 impl Error {
@@ -152,23 +160,23 @@ pub struct Report<C = Cleaned> {
 }
 
 impl<C> Report<C> {
-    fn of(archive: &Archive, wish: &Wish) -> Report<C> {
+    fn of(vault: &Vault, wish: &Wish) -> Report<C> {
         Report {
             dry_run: wish.dry_run,
             repositories: Vec::new(),
             without_retention: Vec::new(),
-            unreachable: archive.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
+            unreachable: vault.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         }
     }
 
     /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
     /// needs; `None`, which is noted, if it keeps everything.
-    fn window(&mut self, archive: &Archive, wish: &Wish, repository: &str) -> Option<(Timestamp, Timestamp)> {
+    fn window(&mut self, vault: &Vault, wish: &Wish, repository: &str) -> Option<(Timestamp, Timestamp)> {
         let Some(retention) = wish.retention.get(repository) else {
             self.without_retention.push(repository.to_owned());
             return None;
         };
-        let before = |span: SignedDuration| archive.clock().now().checked_sub(span).unwrap_or(Timestamp::MIN);
+        let before = |span: SignedDuration| vault.clock().now().checked_sub(span).unwrap_or(Timestamp::MIN);
         Some((before(*retention), before(wish.grace)))
     }
 }
@@ -183,11 +191,11 @@ pub async fn run(
     wish: &Wish,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, Error> {
-    let mut report = Report::of(archive, wish);
+    let mut report = Report::of(archive.vault(), wish);
     let overview = overview::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
-    for (name, repository) in archive.repositories() {
-        let Some((since, young)) = report.window(archive, wish, name) else { continue };
+    for (name, repository) in archive.vault().repositories() {
+        let Some((since, young)) = report.window(archive.vault(), wish, name) else { continue };
         let sweep = Sweep {
             archive,
             name,
@@ -269,7 +277,7 @@ impl Sweep<'_> {
         Error::of(self.name, source)
     }
 
-    async fn list(&self, prefix: &repository::layout::Prefix) -> Result<Vec<ObjectInfo>, Error> {
+    async fn list(&self, prefix: &repository::key::Prefix) -> Result<Vec<ObjectInfo>, Error> {
         self.repository.list(prefix).await.map_err(|error| self.failed(error))
     }
 
@@ -286,7 +294,7 @@ impl Sweep<'_> {
         let mut found = Vec::new();
         for object in self.list(&self.archive.layout().backups()).await? {
             let Some(ClusterObject::Backup(label)) = self.archive.layout().object(&object.key) else { continue };
-            let summary = match self.archive.get_trailer(Kind::Manifest, &object.key).await {
+            let summary = match self.archive.vault().get_trailer(Kind::Manifest, &object.key).await {
                 Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
                 Ok(None) => continue,
                 Err(error) if error.is_integrity() => Err(error.to_string()),
@@ -379,7 +387,7 @@ impl Sweep<'_> {
     }
 
     async fn packs_of(&self, object: &ObjectInfo) -> Option<BTreeSet<PackId>> {
-        let opened = self.archive.get_object(Kind::Manifest, &object.key).await;
+        let opened = self.archive.vault().get_object(Kind::Manifest, &object.key).await;
         let read = match opened {
             Ok(Some(opened)) => tokio::task::spawn_blocking(move || {
                 let summary = Summary::from_bytes(&opened.metadata).ok()?;
@@ -403,7 +411,7 @@ impl Sweep<'_> {
             return Ok(());
         }
         let key = self.archive.layout().expired_manifest(&base.label)?;
-        if let Some(opened) = self.archive.get_object(Kind::Manifest, &object.key).await? {
+        if let Some(opened) = self.archive.vault().get_object(Kind::Manifest, &object.key).await? {
             let sealed = self.sealed(&key, opened.plain, &opened.metadata)?;
             self.repository.put_new(&key, sealed).await.map_err(|error| self.failed(error))?;
         }
@@ -417,12 +425,12 @@ impl Sweep<'_> {
     fn sealed(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, Error> {
         let binding = Binding::new(Kind::Manifest, key.as_str());
         let spec = SealSpec {
-            level: self.archive.level(),
+            level: self.archive.vault().level(),
             metadata,
-            threads: self.archive.threads(),
+            threads: self.archive.vault().threads(),
             ..SealSpec::new(&binding)
         };
-        Ok(seal::seal(&[&plain], &spec, self.archive.protection())?.parts)
+        Ok(seal::seal(&[&plain], &spec, self.archive.vault().protection())?.parts)
     }
 
     /// Oldest first, so that what is left is always the log's newer part.

@@ -13,10 +13,10 @@ use super::Error;
 use super::receive::{Event, Position, Receiver};
 use super::resume::is_based;
 use super::take::{Begun, Input, take};
-use crate::archive::Absent;
 use crate::archive::instance::{Instance, Snapshot};
 use crate::redis::ReplicationId;
 use crate::retry::{Backoff, Class, Policy};
+use crate::vault::Absent;
 
 /// Pauses after what may be better the next time.
 const AGAIN: Policy = Policy { first: Duration::from_secs(30), longest: Duration::from_secs(30 * 60), total: None };
@@ -59,7 +59,7 @@ impl Base {
     pub(super) fn look(&mut self, instance: &Instance, position: Option<Position>) {
         let (Some(position), instance) = (position, instance.clone()) else { return };
         self.looking = Some(tokio::spawn(async move {
-            let clock = instance.archive().clock();
+            let clock = instance.vault().clock();
             let mut backoff = Backoff::new(AGAIN, clock.elapsed(), position.offset);
             loop {
                 match is_based(&instance, &position).await {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::archive;
 use crate::archive::spool::SpoolError;
 use crate::redis::ReplicationId;
 use crate::retry::Class;
 use crate::seal::SealError;
+use crate::vault;
 use crate::{rdb, redis, resp};
 
 /// Why a snapshot or a stream did not come about.
@@ -17,7 +17,7 @@ pub enum Error {
     Server(#[from] redis::Error),
     /// The repositories.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Vault(#[from] vault::Error),
     /// A part could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -83,7 +83,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Error::Server(error) => error.class(),
-            Error::Archive(error) => error.class(),
+            Error::Vault(error) => error.class(),
             Error::Spool(SpoolError::InUse { .. }) => Class::Permanent,
             // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
             Error::Spool(_) | Error::Unfit { .. } | Error::OnItsWay { .. } => Class::Transient,
@@ -98,7 +98,7 @@ impl Error {
     pub fn is_integrity(&self) -> bool {
         match self {
             Error::Rdb { .. } | Error::Stream(_) => true,
-            Error::Archive(error) => error.is_integrity(),
+            Error::Vault(error) => error.is_integrity(),
             Error::Server(_) | Error::Seal(_) | Error::File { .. } | Error::Spool(_) | Error::Unfit { .. } => false,
             Error::OnItsWay { .. } | Error::Disturbed { .. } | Error::Lost => false,
         }

@@ -83,7 +83,7 @@ impl Following {
         position: Position,
         info: &Info,
     ) -> Result<Following, Error> {
-        let clock = Arc::clone(receiver.instance.archive().clock());
+        let clock = Arc::clone(receiver.instance.vault().clock());
         let (now, at) = (clock.elapsed(), clock.now());
         let Position { replid, offset, db, in_transaction, follows, .. } = position;
         let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
@@ -173,7 +173,7 @@ impl Following {
         if let Some(bytes) = read {
             self.take(&bytes, waited && !overslept, clock)?;
         }
-        self.server_clock.look(receiver.instance.archive().clock()).await;
+        self.server_clock.look(receiver.instance.vault().clock()).await;
         if self.server_clock.is_elsewhere() {
             let why =
                 "is not the master that the Sentinels name, though it still sends; theirs is followed from here on";

@@ -33,13 +33,13 @@ use super::follow::{Ended, Following};
 use super::resume::Left;
 use super::take::{Begun, warn_of_trouble};
 use super::upload::Uploads;
-use crate::archive::Absent;
 use crate::archive::instance::commands::Follows;
 use crate::archive::instance::spool::{Beginning, Growing, Name, Spool};
 use crate::archive::instance::{Gap, Instance, Snapshot, Stretch};
 use crate::clock::Clock;
 use crate::redis::{self, Connection, Info, ReplicationId, Source, Sync, Wish};
 use crate::retry::{Backoff, Class, Policy};
+use crate::vault::Absent;
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
 const RECONNECT: Policy = Policy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
@@ -150,7 +150,7 @@ pub async fn run(
     let spool = Spool::open(&settings.state_dir, &instance)?;
     let _alone = spool.lock()?;
     let uploads = Uploads::start(&instance, &spool);
-    let clock = Arc::clone(instance.archive().clock());
+    let clock = Arc::clone(instance.vault().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
     let (left, base) = (Left::default(), Base::new(clock.elapsed(), seed));
     let mut receiver = Receiver {
@@ -176,7 +176,7 @@ pub async fn run(
         if *receiver.shutdown.borrow() {
             break;
         }
-        let away = matches!(&error, Error::Archive(error) if error.may_pass());
+        let away = matches!(&error, Error::Vault(error) if error.may_pass());
         if error.class() != Class::Transient && !away {
             receiver.farewell(&*clock).await;
             return Err(error);

@@ -12,9 +12,9 @@ use futures_util::future::join_all;
 
 use super::Error;
 use super::receive::{Position, Receiver};
-use crate::archive;
 use crate::archive::instance::{Gap, Instance, Stretch};
 use crate::redis::ReplicationId;
+use crate::vault;
 
 /// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.
 const TRIED: usize = 32;
@@ -127,7 +127,7 @@ impl Receiver<'_> {
     /// Records the ends that nobody knows as breaks, as a new snapshot begins.
     pub(super) async fn record_unknown_ends(&mut self) -> Result<(), Error> {
         for (replid, offset) in self.left.unknown.clone() {
-            let noticed_at = self.instance.archive().clock().now();
+            let noticed_at = self.instance.vault().clock().now();
             let reason =
                 "what is stored of the stream from there on does not open; walkeep verify tells more".to_owned();
             let gap = Gap { replid, offset, until: None, noticed_at, reason };
@@ -153,7 +153,7 @@ pub(super) async fn is_based(instance: &Instance, position: &Position) -> Result
 }
 
 /// What was read; nothing, with a warning that names the object, if it is damaged.
-fn usable<T>(read: Result<T, archive::Error>) -> Result<Option<T>, Error> {
+fn usable<T>(read: Result<T, vault::Error>) -> Result<Option<T>, Error> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.is_integrity() => {

@@ -18,12 +18,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::Error;
 use super::aside::Aside;
 use crate::archive::instance::{Instance, Origin, PART, Part, Snapshot};
-use crate::archive::{self, Absent};
 use crate::clock::{SharedClock, timeout};
 use crate::rdb::{self, Walk, Walker};
 use crate::redis::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::seal::{self, Binding, Kind, SealSpec, SealedObject};
+use crate::vault::{self, Absent};
 
 /// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
 const IN_FLIGHT: usize = 2;
@@ -87,7 +87,7 @@ pub async fn take(
     absent: &Arc<Absent>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Snapshot, Error> {
-    let clock = Arc::clone(instance.archive().clock());
+    let clock = Arc::clone(instance.vault().clock());
     let started_at = clock.now();
     let label = label(started_at);
     progress(Progress::Waiting);
@@ -447,7 +447,7 @@ struct Room {
 impl Room {
     fn of(instance: &Instance) -> Room {
         let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
-        let clock = Arc::clone(instance.archive().clock());
+        let clock = Arc::clone(instance.vault().clock());
         Room { sealing, memory, aside: instance.state_dir().map(Aside::within), clock }
     }
 
@@ -487,16 +487,16 @@ async fn seal_part(
     mut plain: Vec<u8>,
     emptied: oneshot::Sender<Vec<u8>>,
 ) -> Result<(ObjectKey, SealedObject), Error> {
-    let key = instance.layout().part(label, number).map_err(|bad| archive::Error::Content {
+    let key = instance.layout().part(label, number).map_err(|bad| vault::Error::Content {
         name: instance.name().to_string(),
         key: instance.layout().identity(),
         why: bad.to_string(),
     })?;
-    let archive = Arc::clone(instance.archive());
+    let vault = Arc::clone(instance.vault());
     let binding = Binding::new(Kind::RdbPart, key.as_str());
     let sealed = tokio::task::spawn_blocking(move || {
-        let spec = SealSpec { level: archive.level(), threads: archive.threads(), ..SealSpec::new(&binding) };
-        let sealed = seal::seal(&[&plain], &spec, archive.protection());
+        let spec = SealSpec { level: vault.level(), threads: vault.threads(), ..SealSpec::new(&binding) };
+        let sealed = seal::seal(&[&plain], &spec, vault.protection());
         plain.clear();
         // Nobody takes it after the last part.
         drop(emptied.send(plain));
@@ -506,9 +506,9 @@ async fn seal_part(
 }
 
 async fn put_part(instance: &Instance, key: ObjectKey, sealed: SealedObject, absent: &Absent) -> Result<Part, Error> {
-    if instance.archive().put_where_present(&key, &sealed, absent).await? == crate::repository::Put::Exists {
+    if instance.vault().put_where_present(&key, &sealed, absent).await? == crate::repository::Put::Exists {
         let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
-        return Err(archive::Error::Taken { name: instance.name().to_string(), key, why }.into());
+        return Err(vault::Error::Taken { name: instance.name().to_string(), key, why }.into());
     }
     Ok(Part::of(&sealed))
 }
@@ -517,17 +517,17 @@ async fn put_part(instance: &Instance, key: ObjectKey, sealed: SealedObject, abs
 mod tests {
     use super::{label, put_part, seal_part, state_at};
     use crate::archive::instance::Instance;
-    use crate::archive::tests::create;
-    use crate::archive::{self, Absent};
     use crate::redis::Info;
     use crate::snapshot::Error;
+    use crate::vault::testing::create;
+    use crate::vault::{self, Absent};
     use jiff::Timestamp;
     use tokio::sync::oneshot;
 
     #[tokio::test]
     async fn a_part_whose_name_is_taken_is_not_called_one_of_a_newer_walkeep() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await);
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
         let absent = Absent::default();
         let put = async || {
             let empty = oneshot::channel().0;
@@ -536,7 +536,7 @@ mod tests {
         };
         put().await.unwrap();
         let error = put().await.unwrap_err();
-        assert!(matches!(error, Error::Archive(archive::Error::Taken { .. })), "{error}");
+        assert!(matches!(error, Error::Vault(vault::Error::Taken { .. })), "{error}");
         assert!(error.to_string().ends_with("take this one again"), "{error}");
     }
 

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Error;
-use crate::archive;
 use crate::archive::instance::spool::{Name, Spool, Spooled};
 use crate::archive::instance::{Gap, Instance, Stretch};
 use crate::archive::spool::SpoolError;
 use crate::retry::{Backoff, Class, Policy};
+use crate::vault;
 
 /// For as long as a repository is away, the stream is spooled.
 const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
@@ -39,7 +39,7 @@ enum Item {
     Gap(Box<Gap>),
 }
 
-type Away = Arc<Mutex<BTreeMap<usize, archive::Error>>>;
+type Away = Arc<Mutex<BTreeMap<usize, vault::Error>>>;
 type Missing = Arc<Mutex<BTreeMap<Name, usize>>>;
 /// Which file, and how long.
 type Extent = (u64, u64);
@@ -96,7 +96,7 @@ impl Uploads {
     }
 
     /// The repositories that take nothing now, by number.
-    pub(super) fn away(&self) -> BTreeMap<usize, archive::Error> {
+    pub(super) fn away(&self) -> BTreeMap<usize, vault::Error> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -134,7 +134,7 @@ impl Lane {
     /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
     /// nothing in it.
     async fn carry(&self, name: Name) -> Result<Option<Option<Stretch>>, Error> {
-        let clock = self.instance.archive().clock();
+        let clock = self.instance.vault().clock();
         let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
         let (seen, stored) = loop {
             match self.put(name).await {
@@ -156,7 +156,7 @@ impl Lane {
 
     /// Records a break, however long that takes.
     async fn record(&self, gap: &Gap) {
-        let clock = self.instance.archive().clock();
+        let clock = self.instance.vault().clock();
         let mut backoff = Backoff::new(AGAIN, clock.elapsed(), gap.offset);
         while let Err(error) = self.instance.record_gap_in(self.place, gap).await {
             if let Err(error) = self.wait(&mut backoff, error.into()).await {
@@ -169,11 +169,11 @@ impl Lane {
 
     /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
     async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
-        let clock = self.instance.archive().clock();
+        let clock = self.instance.vault().clock();
         if !may_pass(&error) {
             return Err(error);
         }
-        if let Error::Archive(error) = &error {
+        if let Error::Vault(error) = &error {
             self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
         }
         let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
@@ -228,7 +228,7 @@ impl Lane {
 /// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
 fn may_pass(error: &Error) -> bool {
     match error {
-        Error::Archive(error) if error.may_pass() => true,
+        Error::Vault(error) if error.may_pass() => true,
         error => error.class() == Class::Transient,
     }
 }

@@ -8,11 +8,11 @@ use futures_util::stream;
 
 use super::objects::{open, summary};
 use super::{Subject, VerifyError};
-use crate::archive;
 use crate::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkValue, Pack, PackId};
 use crate::archive::manifest::{Chunk, Content, Manifest};
 use crate::repository::ObjectInfo;
 use crate::seal::Kind;
+use crate::vault;
 
 /// Packs at the same time; each is 32 MiB, stored and opened.
 const IN_FLIGHT: usize = 4;
@@ -65,7 +65,7 @@ impl Subject<'_> {
     async fn manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, VerifyError> {
         let _room = self.room(object.len, object.len.saturating_mul(8)).await;
         let Some(bytes) = self.bytes(object).await? else { return Ok(None) };
-        let (protection, key) = (Arc::clone(self.archive.protection()), object.key.clone());
+        let (protection, key) = (Arc::clone(self.archive.vault().protection()), object.key.clone());
         let read = tokio::task::spawn_blocking(move || {
             let opened = open(Kind::Manifest, &key, &bytes, &protection)?;
             Manifest::from_bytes(summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
@@ -80,14 +80,14 @@ impl Subject<'_> {
                 self.damaged(object.key.as_str(), what);
                 Ok(None)
             }
-            Err(_panicked) => Err(archive::Error::Lost.into()),
+            Err(_panicked) => Err(vault::Error::Lost.into()),
         }
     }
 
     async fn backup(&self, object: &ObjectInfo, manifest: &Manifest, seen: &mut Seen) -> Result<(), VerifyError> {
         let label = &manifest.summary.label;
         self.note(|found| found.summaries.push(manifest.summary.clone()));
-        let Some(namer) = ChunkNamer::of(self.archive.protection(), manifest.summary.naming_key) else {
+        let Some(namer) = ChunkNamer::of(self.archive.vault().protection(), manifest.summary.naming_key) else {
             let key = manifest.summary.naming_key;
             self.damaged(
                 object.key.as_str(),
@@ -147,7 +147,7 @@ impl Subject<'_> {
         else {
             return Ok((id, None));
         };
-        let (object, protection) = (key.clone(), Arc::clone(self.archive.protection()));
+        let (object, protection) = (key.clone(), Arc::clone(self.archive.vault().protection()));
         let read = tokio::task::spawn_blocking(move || {
             let opened = open(Kind::Pack, &object, &bytes, &protection)?;
             let pack = Pack::from_opened(id, opened).map_err(|error| error.to_string())?;
@@ -166,7 +166,7 @@ impl Subject<'_> {
                 self.damaged(key.as_str(), what);
                 Ok((id, None))
             }
-            Err(_panicked) => Err(archive::Error::Lost.into()),
+            Err(_panicked) => Err(vault::Error::Lost.into()),
         }
     }
 }

@@ -15,10 +15,10 @@ use serde::de::DeserializeOwned;
 use super::objects::open;
 use super::stream::{ON_ITS_WAY, Piece, beginnings, holes, tails};
 use super::{Damage, Options, Progress, VerifyError};
+use crate::archive::instance::layout::InstanceObject;
 use crate::archive::instance::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
 use crate::rdb::{self, Walk, Walker};
-use crate::repository::instance::InstanceObject;
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::repository::{self, Repository};
 use crate::resp::{self, Commands};
 use crate::seal::{Kind, Opened};
@@ -88,20 +88,20 @@ pub async fn verify_instance(
     options: &Options,
     progress: &Progress,
 ) -> Result<InstanceReport, VerifyError> {
-    let archive = instance.archive();
-    if let Some((name, source)) = archive.unreachable().next() {
+    let vault = instance.vault();
+    if let Some((name, source)) = vault.unreachable().next() {
         return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
     }
     let mut report = InstanceReport::default();
     let mut known = options.backup.is_none();
     let mut pieces_of_all = Vec::new();
     // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
-    let begun = archive.clock().now();
+    let begun = vault.clock().now();
     // Nor is what waits here for a repository that was away.
     let spooled = instance.known().await.ok();
     let is_missed = |hole: &Hole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
     let mut settled_somewhere = false;
-    for (name, repository) in archive.repositories() {
+    for (name, repository) in vault.repositories() {
         let counts = Counts { repository: name.to_owned(), ..Counts::default() };
         let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
         let (snapshots, pieces) = (Vec::new(), Vec::new());
@@ -164,7 +164,7 @@ impl Subject<'_> {
     }
 
     async fn listed(&self) -> Result<Vec<ObjectKey>, VerifyError> {
-        let all = self.instance.archive().layout().all();
+        let all = self.instance.layout().all();
         let listed = self.repository.list(&all).await.map_err(|error| self.named(error))?;
         Ok(listed.into_iter().map(|object| object.key).collect())
     }
@@ -311,7 +311,7 @@ impl Subject<'_> {
         };
         self.progress.add(bytes.len() as u64);
         self.counts.bytes = self.counts.bytes.saturating_add(bytes.len() as u64);
-        let (protection, name) = (Arc::clone(self.instance.archive().protection()), key.clone());
+        let (protection, name) = (Arc::clone(self.instance.vault().protection()), key.clone());
         match tokio::task::spawn_blocking(move || open(kind, &name, &bytes, &protection)).await {
             Ok(Ok(opened)) => return Ok(Some(opened)),
             Ok(Err(what)) => self.damaged(key, what),
@@ -380,14 +380,14 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{Counts, Instance, Progress, Subject, verify_instance};
-    use crate::archive::Absent;
     use crate::archive::instance::commands::Follows;
     use crate::archive::instance::{Origin, Part, Snapshot, Stretch};
-    use crate::archive::tests::{create, open};
     use crate::rdb::{Limits, Walker};
     use crate::redis::Flavour;
     use crate::resp::encode;
     use crate::seal::{self, Binding, Kind, SealSpec};
+    use crate::vault::Absent;
+    use crate::vault::testing::{create, open};
     use crate::verify::Options;
 
     const RDB: &[u8] = b"REDIS0009\xff\0\0\0\0\0\0\0\0";
@@ -397,8 +397,8 @@ mod tests {
         walker.push(RDB).unwrap();
         let key = instance.layout().part(label, 0).unwrap();
         let binding = Binding::new(Kind::RdbPart, key.as_str());
-        let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.archive().protection()).unwrap();
-        instance.archive().put_sealed(&key, &sealed).await.unwrap();
+        let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.vault().protection()).unwrap();
+        instance.vault().put_sealed(&key, &sealed).await.unwrap();
         instance.introduce(Flavour::Redis, &Absent::default()).await.unwrap();
         let at = Timestamp::UNIX_EPOCH;
         let snapshot = Snapshot {
@@ -425,11 +425,11 @@ mod tests {
     #[tokio::test]
     async fn what_retention_takes_meanwhile_is_not_missed_and_what_is_missing_is() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await);
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
         for label in ["20260101T000000.000Z", "20260102T000000.000Z", "20260103T000000.000Z"] {
             put(&instance, label).await;
         }
-        let (_, repository) = instance.archive().repositories().next().unwrap();
+        let (_, repository) = instance.vault().repositories().next().unwrap();
         let progress = Progress::default();
         let mut subject = Subject {
             instance: &instance,
@@ -449,15 +449,15 @@ mod tests {
             |label: &str| instance.layout().part(label, 0).unwrap(),
         );
         for key in [snapshot("20260101T000000.000Z"), part("20260101T000000.000Z"), part("20260102T000000.000Z")] {
-            instance.archive().delete(&key).await.unwrap();
+            instance.vault().delete(&key).await.unwrap();
         }
         subject.objects(&listed, None).await.unwrap();
-        instance.archive().delete(&snapshot("20260102T000000.000Z")).await.unwrap();
+        instance.vault().delete(&snapshot("20260102T000000.000Z")).await.unwrap();
         subject.settle().await.unwrap();
         assert_eq!((subject.damage, subject.counts.snapshots), (vec![], 1));
 
         // A part whose manifest stays is missing.
-        instance.archive().delete(&part("20260103T000000.000Z")).await.unwrap();
+        instance.vault().delete(&part("20260103T000000.000Z")).await.unwrap();
         let report = verify_instance(&instance, &Options::default(), &progress).await.unwrap();
         let found: Vec<(&str, &str)> = report.damage.iter().map(|d| (d.object.as_str(), d.what.as_str())).collect();
         assert_eq!(found, [(part("20260103T000000.000Z").as_str(), "it is missing")]);
@@ -481,10 +481,10 @@ mod tests {
     #[tokio::test]
     async fn a_whole_history_that_a_repository_lacks_is_missed() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let both = Instance::new(create(&[&a, &b], None).await);
+        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
         put(&both, "20260101T000000.000Z").await;
         put_stretch(&both, ('a', 100), None, 10).await;
-        let one = Instance::new(open(&[&a], None).await.unwrap());
+        let one = Instance::new(open(&[&a], None).await.unwrap(), "main".parse().unwrap());
         let follows = Follows { replid: "a".repeat(40).parse().unwrap(), offset: 127 };
         put_stretch(&one, ('b', 127), Some(follows), 20).await;
         let verify = async |of: &Instance| {

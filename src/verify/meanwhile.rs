@@ -6,10 +6,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Subject, VerifyError};
+use crate::archive::layout::ClusterObject;
 use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::timeline::TimelineId;
 use crate::repository::ObjectInfo;
-use crate::repository::layout::ClusterObject;
 
 /// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that is younger than this
 /// may be one that is on its way.
@@ -24,7 +24,7 @@ const MOST: u64 = 64;
 impl Subject<'_> {
     /// The segments that were on their way when the others were listed, as far as they came.
     pub(super) async fn latecomers(&self, listed: &[ObjectInfo]) -> Result<Vec<ObjectInfo>, VerifyError> {
-        let (clock, Some(size)) = (self.archive.clock(), self.size) else { return Ok(Vec::new()) };
+        let (clock, Some(size)) = (self.archive.vault().clock(), self.size) else { return Ok(Vec::new()) };
         let segments = listed.iter().filter_map(|object| match self.archive.layout().object(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object.modified)),
             _ => None,

@@ -28,9 +28,10 @@ use crate::index::{self, Entry, InMemory};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::SegmentSize;
 use crate::postgres::timeline::{History, TimelineId};
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::repository::{self, Repository};
 use crate::retry::Class;
+use crate::vault;
 use crate::wal::digest::Digest;
 
 /// Mebibytes that objects in flight may take, stored and opened together.
@@ -145,6 +146,12 @@ pub enum VerifyError {
     },
 }
 
+impl From<vault::Error> for VerifyError {
+    fn from(error: vault::Error) -> VerifyError {
+        VerifyError::Archive(error.into())
+    }
+}
+
 impl VerifyError {
     /// What the caller can do about it.
     #[must_use]
@@ -197,7 +204,7 @@ struct Needed {
 /// # Errors
 /// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
 pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progress) -> Result<Report, VerifyError> {
-    if let Some((name, source)) = archive.unreachable().next() {
+    if let Some((name, source)) = archive.vault().unreachable().next() {
         return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
     }
     let identity = match archive.identity().await {
@@ -206,7 +213,7 @@ pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progre
     };
     let memory = Arc::new(Semaphore::new(BUDGET as usize));
     let mut sum = Sum::default();
-    for (name, repository) in archive.repositories() {
+    for (name, repository) in archive.vault().repositories() {
         let subject = Subject {
             archive,
             name: name.to_owned(),

@@ -8,15 +8,17 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{BUDGET, Needed, Subject, VerifyError};
+use crate::archive::Identity;
 use crate::archive::gap::Gap;
+use crate::archive::layout::ClusterObject;
 use crate::archive::manifest::Summary;
 use crate::archive::names::NameList;
-use crate::archive::{self, Identity};
 use crate::postgres::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::postgres::timeline::{History, TimelineId};
-use crate::repository::layout::{ClusterObject, ObjectKey};
+use crate::repository::key::ObjectKey;
 use crate::repository::{self, ObjectInfo};
 use crate::seal::{self, Binding, Kind, Opened};
+use crate::vault;
 use crate::wal::digest::{Digest, State, digest};
 
 /// Fetches at the same time; the memory budget mostly allows fewer.
@@ -86,7 +88,7 @@ impl Subject<'_> {
         };
         let _room = self.room(object.len, plain).await;
         let Some(bytes) = self.bytes(&object).await? else { return Ok(()) };
-        let (protection, size, key) = (Arc::clone(self.archive.protection()), self.size, object.key.clone());
+        let (protection, size, key) = (Arc::clone(self.archive.vault().protection()), self.size, object.key.clone());
         let checked = tokio::task::spawn_blocking(move || check(&kind, &key, &bytes, &protection, size)).await;
         match checked {
             Ok(Ok(good)) => self.note(|found| {
@@ -103,7 +105,7 @@ impl Subject<'_> {
                 found.counts.files = found.counts.files.saturating_add(1);
             }),
             Ok(Err(what)) => self.damaged(object.key.as_str(), what),
-            Err(_panicked) => return Err(archive::Error::Lost.into()),
+            Err(_panicked) => return Err(vault::Error::Lost.into()),
         }
         Ok(())
     }

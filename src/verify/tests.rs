@@ -36,7 +36,7 @@ async fn archive(dir: &TempDir) -> Arc<Archive> {
 
 async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
     let size = SegmentSize::new(1 << 20).unwrap();
-    let namer = ChunkNamer::current(archive.protection());
+    let namer = ChunkNamer::current(archive.vault().protection());
     let mut pack = PackBuilder::new().unwrap();
     let (mut chunks_listed, mut entries) = (Vec::new(), Vec::new());
     for (path, len) in [("base/1", CHUNK as usize + 8192), ("base/2", 8192)] {
@@ -72,12 +72,12 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
         tablespace_map: None,
     };
     change(&mut manifest);
-    let sealed = pack.seal(archive.layout(), archive.protection(), archive.level(), 1).unwrap();
-    let (_, repository) = archive.repositories().next().unwrap();
+    let sealed = pack.seal(archive.layout(), archive.vault().protection(), archive.vault().level(), 1).unwrap();
+    let (_, repository) = archive.vault().repositories().next().unwrap();
     repository.put_new(&sealed.key, sealed.object.parts).await.unwrap();
     let key = archive.layout().backup(LABEL).unwrap();
     let plain = vec![Bytes::from(manifest.to_bytes())];
-    archive.put_object(Kind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
+    archive.vault().put_object(Kind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
 }
 
 async fn check(archive: &Arc<Archive>) -> Report {
@@ -139,7 +139,7 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let archive = archive(&dir).await;
     let key = |number| archive.layout().segment(segment(7, number, b"a", 9).0);
     let five = std::fs::read(dir.path().join("repository").join(key(5).as_str())).unwrap();
-    archive.delete(&key(5)).await.unwrap();
+    archive.vault().delete(&key(5)).await.unwrap();
     // Old enough not to have overtaken it.
     let six = dir.path().join("repository").join(key(6).as_str());
     let six = std::fs::File::options().write(true).open(six).unwrap();
@@ -152,8 +152,8 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     assert_eq!(report.stranded, [LABEL]);
 
     std::fs::write(dir.path().join("repository").join(key(5).as_str()), five).unwrap();
-    archive.delete(&key(3)).await.unwrap();
-    archive.delete(&key(6)).await.unwrap();
+    archive.vault().delete(&key(3)).await.unwrap();
+    archive.vault().delete(&key(6)).await.unwrap();
     let report = verify(&archive, &one, &Progress::default()).await.unwrap();
     assert!(report.is_whole(), "neither 3 nor 6 is this backup's: {report:?}");
     assert_eq!(report.repositories[0].segments, 2);
@@ -183,7 +183,7 @@ async fn a_segment_that_the_next_one_overtook_is_waited_for() {
 async fn what_retention_takes_meanwhile_is_not_missed() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(&dir).await;
-    let (name, repository) = archive.repositories().next().unwrap();
+    let (name, repository) = archive.vault().repositories().next().unwrap();
     let progress = Progress::default();
     let subject = || Subject {
         archive: &archive,
@@ -196,8 +196,8 @@ async fn what_retention_takes_meanwhile_is_not_missed() {
     };
     let listed = repository.list(&archive.layout().all()).await.unwrap();
     let first = archive.layout().segment(segment(7, 3, b"a", 9).0);
-    archive.delete(&first).await.unwrap();
-    archive.delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    archive.vault().delete(&first).await.unwrap();
+    archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
     let here = subject();
     here.objects(listed.clone(), None).await.unwrap();
     here.settle().await.unwrap();
@@ -208,7 +208,7 @@ async fn what_retention_takes_meanwhile_is_not_missed() {
     put_backup(&archive, |_| {}).await;
     let here = subject();
     here.objects(listed, None).await.unwrap();
-    archive.delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
     here.settle().await.unwrap();
     assert_eq!(here.found.into_inner().unwrap().summaries.len(), 0);
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use walkeep::archive::Archive;
 use walkeep::archive::chunks::{ChunkNamer, Pack, PackId, file_hash, pack_binding, value};
 use walkeep::archive::manifest::{Content, Manifest, Summary};
-use walkeep::archive::{Archive, Place, Settings};
 use walkeep::backup::{self, Error, Progress};
 use walkeep::clock::SystemClock;
 use walkeep::postgres::label::TablespaceMap;
@@ -17,6 +17,7 @@ use walkeep::replication::{Conninfo, Environment};
 use walkeep::repository;
 use walkeep::seal::keys::KeyEncryptionKey;
 use walkeep::seal::{Kind, Level};
+use walkeep::vault::{Place, Settings, Vault};
 
 use crate::support::{Cluster, Options, QUICK, Scratch, majors, scratch};
 
@@ -26,7 +27,6 @@ fn server(cluster: &Cluster) -> Conninfo {
 
 async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
     let settings = Settings {
-        cluster: "main".parse().unwrap(),
         places: vec![Place {
             name: "local".into(),
             url: format!("file://{}", scratch.join("repository").display()),
@@ -37,7 +37,8 @@ async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
         threads: 2,
         clock: SystemClock::shared(),
     };
-    Arc::new(Archive::create(settings).await.unwrap())
+    let vault = Vault::create(settings).await.unwrap();
+    Arc::new(Archive::new(Arc::new(vault), "main".parse().unwrap()))
 }
 
 async fn take(archive: &Arc<Archive>, cluster: &Cluster) -> Summary {
@@ -54,18 +55,18 @@ async fn try_take(archive: &Arc<Archive>, cluster: &Cluster, wal_limit: Duration
 
 async fn manifest(archive: &Archive, label: &str) -> Manifest {
     let key = archive.layout().backup(label).unwrap();
-    let opened = archive.get_object(Kind::Manifest, &key).await.unwrap().expect("a manifest");
+    let opened = archive.vault().get_object(Kind::Manifest, &key).await.unwrap().expect("a manifest");
     Manifest::from_bytes(Summary::from_bytes(&opened.metadata).unwrap(), &opened.plain).unwrap()
 }
 
 /// Puts a backup and its WAL back, ready to be started, and checks every hash on the way.
 async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str) -> std::path::PathBuf {
     let manifest = manifest(archive, label).await;
-    let namer = ChunkNamer::of(archive.protection(), manifest.summary.naming_key).unwrap();
+    let namer = ChunkNamer::of(archive.vault().protection(), manifest.summary.naming_key).unwrap();
     let mut packs: HashMap<PackId, Pack> = HashMap::new();
     for id in &manifest.packs {
         let (key, _) = pack_binding(archive.layout(), *id).unwrap();
-        let opened = archive.get_object(Kind::Pack, &key).await.unwrap().expect("a pack");
+        let opened = archive.vault().get_object(Kind::Pack, &key).await.unwrap().expect("a pack");
         packs.insert(*id, Pack::from_opened(*id, opened).unwrap());
     }
     let data = scratch.directory(name);
@@ -185,7 +186,7 @@ async fn a_second_backup_stores_next_to_nothing_and_restores_alone() {
 
     // A pack that is gone is noticed: its chunks are stored again.
     let packs = manifest(&archive, &second.label).await.packs;
-    archive.delete(&pack_binding(archive.layout(), packs[0]).unwrap().0).await.unwrap();
+    archive.vault().delete(&pack_binding(archive.layout(), packs[0]).unwrap().0).await.unwrap();
     let third = take(&archive, &cluster).await;
     assert!(third.new_chunks > second.new_chunks);
     let data = put_back(&archive, &third.label, &scratch, "restored").await;
@@ -231,7 +232,7 @@ async fn a_standby_is_backed_up_once_the_primary_ends_the_segment() {
 
     let error = try_take(&archive, &standby, Duration::from_secs(2)).await.unwrap_err();
     assert!(matches!(error, Error::NoWal { .. }) && error.to_string().contains("pg_switch_wal()"), "{error}");
-    let manifests = archive.list(&archive.layout().backups(), None).await.unwrap().objects;
+    let manifests = archive.vault().list(&archive.layout().backups(), None).await.unwrap().objects;
     assert!(manifests.is_empty(), "a backup without its WAL is none");
 
     let switching = async {
@@ -268,7 +269,7 @@ async fn a_damaged_page_is_found_and_another_cluster_refused() {
     let other = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let error = try_take(&archive, &other, Duration::from_secs(60)).await.unwrap_err();
     assert!(matches!(error, Error::WrongCluster { .. }), "{error}");
-    assert_eq!(archive.list(&archive.layout().backups(), None).await.unwrap().objects.len(), 1);
+    assert_eq!(archive.vault().list(&archive.layout().backups(), None).await.unwrap().objects.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,7 +292,7 @@ async fn given_up_half_way_there_is_no_backup() {
     stored.wait_for(|stored| *stored > 0).await.unwrap();
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
-    let list = async |prefix| archive.list(&prefix, None).await.unwrap().objects.len();
+    let list = async |prefix| archive.vault().list(&prefix, None).await.unwrap().objects.len();
     assert!(list(archive.layout().packs()).await > 0, "it was given up before anything was stored");
     assert_eq!(list(archive.layout().backups()).await, 0);
     // Those packs are in nobody's way.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use walkeep::archive::Archive;
 use walkeep::archive::spool::Spool;
-use walkeep::archive::{Archive, Place, Settings as ArchiveSettings};
 use walkeep::clock::SystemClock;
 use walkeep::postgres::lsn::Lsn;
 use walkeep::postgres::segment::{SegmentName, SegmentSize, WalFileName};
@@ -17,6 +17,7 @@ use walkeep::postgres::timeline::TimelineId;
 use walkeep::receive::{self, Acknowledge, Error, Event, Finished, Observer, Settings};
 use walkeep::replication::{Conninfo, Environment, SlotName};
 use walkeep::seal::Level;
+use walkeep::vault::{Place, Settings as VaultSettings, Vault};
 
 use crate::support::process::until;
 use crate::support::{Cluster, Options, QUICK, Scratch, majors};
@@ -90,15 +91,9 @@ async fn open_archive(home: &Path) -> Arc<Archive> {
     let clock = SystemClock::shared();
     let options = walkeep::repository::Options::new();
     let place = Place { name: "local".into(), url: format!("file://{}/repository", home.display()), options };
-    let settings = ArchiveSettings {
-        cluster: "main".parse().unwrap(),
-        places: vec![place],
-        key: None,
-        level: Level::Auto,
-        threads: 2,
-        clock,
-    };
-    Arc::new(Archive::create(settings).await.unwrap())
+    let settings = VaultSettings { places: vec![place], key: None, level: Level::Auto, threads: 2, clock };
+    let vault = Vault::create(settings).await.unwrap();
+    Arc::new(Archive::new(Arc::new(vault), "main".parse().unwrap()))
 }
 
 fn settings(home: &Path, conninfo: &str) -> Settings {

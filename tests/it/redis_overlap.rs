@@ -30,7 +30,7 @@ fn store(site: &Site, all: &[Stored]) {
         let instance = instance(site).await;
         for (replid, first, _) in instance.stored_stretches().await.expect("listed") {
             let key = instance.layout().commands(&replid.to_string(), first).expect("a key");
-            instance.archive().delete(&key).await.expect("removed");
+            instance.vault().delete(&key).await.expect("removed");
         }
         for (stretch, bytes) in all {
             instance.put_commands(0, stretch, bytes.clone().into()).await.expect("put");

@@ -138,7 +138,7 @@ fn a_clock_that_was_set_back_does_not_lead_back_behind_a_failover() {
         for stretch in &before {
             let bytes = instance.stored_commands(stretch.replid, stretch.first).await.expect("asked").expect("there");
             let key = instance.layout().commands(&stretch.replid.to_string(), stretch.first).expect("a key");
-            instance.archive().delete(&key).await.expect("removed");
+            instance.vault().delete(&key).await.expect("removed");
             let ended_at = stretch.ended_at + SignedDuration::from_hours(1);
             instance.put_commands(0, &Stretch { ended_at, ..stretch.clone() }, bytes).await.expect("put");
         }

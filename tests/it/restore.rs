@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use walkeep::archive::{Archive, Place, Settings, reindex};
+use walkeep::archive::{Archive, reindex};
 use walkeep::backup;
 use walkeep::clock::SystemClock;
 use walkeep::index::Index;
@@ -24,6 +24,7 @@ use walkeep::restore::target::{Action, Request, Target, TimelineChoice, parse_xi
 use walkeep::restore::{self, Restored, Wishes};
 use walkeep::seal::Level;
 use walkeep::seal::keys::KeyEncryptionKey;
+use walkeep::vault::{Place, Settings, Vault};
 
 use crate::moments;
 use crate::support::process::{self, Orphan};
@@ -52,14 +53,14 @@ impl Rig {
             options: repository::Options::new(),
         };
         let settings = Settings {
-            cluster: "main".parse().unwrap(),
             places: vec![place],
             key: Some(KeyEncryptionKey::generate().unwrap()),
             level: Level::Auto,
             threads: 2,
             clock: SystemClock::shared(),
         };
-        let archive = Arc::new(Archive::create(settings).await.unwrap());
+        let vault = Arc::new(Vault::create(settings).await.unwrap());
+        let archive = Arc::new(Archive::new(vault, "main".parse().unwrap()));
         let folder = scratch.directory("wal");
         let (fed, from) = (Arc::clone(&archive), folder.clone());
         let feeder = tokio::spawn(async move {
@@ -443,7 +444,7 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
     cluster.sql("insert into t values (6)");
     rig.settle(&cluster).await;
     let Some(WalFileName::Segment(segment)) = WalFileName::parse(&lost) else { panic!("{lost}") };
-    rig.archive.delete(&rig.archive.layout().segment(segment)).await.unwrap();
+    rig.archive.vault().delete(&rig.archive.layout().segment(segment)).await.unwrap();
     fs::remove_file(rig.folder().join(&lost)).unwrap();
 
     let last = rig.plan(request(Target::Xid(parse_xid(&cluster.sql("select xmin from t where i = 6")).unwrap()))).await;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Instance;
 use super::history::{Reach, Unreachable, Wanted};
-use super::{Error, Instance};
 use crate::repository::ObjectInfo;
-use crate::repository::layout::Prefix;
+use crate::repository::key::Prefix;
+use crate::vault::Error;
 
 /// Repositories that could not be asked, by name, each with what was in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -49,7 +50,7 @@ impl Unasked {
 impl Instance {
     /// What is under a prefix in the repositories that answer; the others are noted.
     pub(super) async fn listed(&self, prefix: &Prefix, unasked: &mut Unasked) -> Result<Vec<ObjectInfo>, Error> {
-        let listing = self.archive.list(prefix, None).await?;
+        let listing = self.vault.list(prefix, None).await?;
         unasked.note(listing.unasked);
         Ok(listing.objects)
     }
@@ -104,11 +105,11 @@ mod tests {
     use tempfile::TempDir;
 
     use crate::archive::instance::{Instance, Origin, Snapshot, Stretch, Wanted};
-    use crate::archive::tests::{create, open};
-    use crate::archive::{Absent, Error};
     use crate::rdb::{Limits, Walker};
     use crate::resp::encode;
     use crate::retry::Class;
+    use crate::vault::Absent;
+    use crate::vault::testing::{create, open};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
     const LABEL: &str = "20261122T120000.000Z";
@@ -158,13 +159,13 @@ mod tests {
     }
 
     async fn instance(dirs: &[&TempDir]) -> Instance {
-        Instance::new(open(dirs, None).await.unwrap())
+        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
     }
 
     #[tokio::test]
     async fn what_a_repository_may_have_that_is_away_is_neither_missing_nor_left_out() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let both = Instance::new(create(&[&a, &b], None).await);
+        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
         both.put_snapshot(&snapshot(), &Absent::default()).await.unwrap();
         put(&both, 100, 12).await;
         // The other one lags.
@@ -189,7 +190,7 @@ mod tests {
             match (left.reach(wanted, from).await, offset) {
                 (Ok(found), Some(offset)) => assert_eq!(found.unwrap().to.unwrap().offset, offset, "{wanted:?}"),
                 (Err(error), None) => {
-                    assert!(matches!(error, Error::Unasked { .. }), "{wanted:?}: {error}");
+                    assert!(matches!(error, crate::vault::Error::Unasked { .. }), "{wanted:?}: {error}");
                     assert_eq!(error.class(), Class::Transient);
                     assert!(error.to_string().contains("place0"), "{error}");
                 }
@@ -197,9 +198,9 @@ mod tests {
             }
         }
         assert!(left.has_snapshot(LABEL).await.unwrap());
-        assert!(matches!(left.has_snapshot(OTHER).await, Err(Error::Unasked { .. })));
+        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::Error::Unasked { .. })));
         assert_eq!(left.histories_at(&"127".parse().unwrap()).await.unwrap(), [id]);
-        assert!(matches!(left.histories_at(&"154".parse().unwrap()).await, Err(Error::Unasked { .. })));
+        assert!(matches!(left.histories_at(&"154".parse().unwrap()).await, Err(crate::vault::Error::Unasked { .. })));
 
         // Who only tells how things are, and who goes on from there, has what there is.
         let told = left.reach_as_told(Wanted::Newest, None).await.unwrap().unwrap();

@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::notable::Notables;
 use super::spool::{Beginning, Spooled};
-use super::{Error, Instance, Unasked};
-use crate::archive::OpenPlace;
+use super::{Instance, Unasked};
+use crate::archive::instance::layout::InstanceObject;
 use crate::clock::Measured;
 use crate::redis::ReplicationId;
 use crate::repository::Put;
-use crate::repository::instance::InstanceObject;
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::resp::{Commands, Limits};
 use crate::seal::{Fault, Kind, SealedObject, Trailer};
+use crate::vault::Error;
+use crate::vault::OpenPlace;
 
 /// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database `db`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -201,7 +202,7 @@ impl Instance {
     /// In how many repositories everything is stored, those included that could not be reached.
     #[must_use]
     pub fn place_count(&self) -> usize {
-        self.archive().places.len()
+        self.vault().places.len()
     }
 
     /// Stores a stretch and its bytes in the repository of this number. Says whether any of it was new.
@@ -212,7 +213,7 @@ impl Instance {
     /// # Errors
     /// It did not take it, or has another stream in its place.
     pub async fn put_commands(&self, place: usize, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
-        let place = self.archive().places.get(place).ok_or(Error::NoPlace)?;
+        let place = self.vault().places.get(place).ok_or(Error::NoPlace)?;
         // Nothing is sealed for one that is not there.
         place.repository()?;
         let mut given = Given { stretch: stretch.clone(), bytes };
@@ -253,12 +254,12 @@ impl Instance {
     async fn sealed(&self, given: &Given) -> Result<SealedObject, Error> {
         let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
         let metadata = serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
-        self.archive().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
+        self.vault().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
     }
 
     /// What a place has of a stretch that had something under this key already.
     async fn there(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<There, Error> {
-        let Some(there) = place.get(Kind::Commands, key, self.archive()).await? else { return Ok(There::Gone) };
+        let Some(there) = place.get(Kind::Commands, key, self.vault()).await? else { return Ok(There::Gone) };
         let there = there.plain;
         let common = there.len().min(given.bytes.len());
         if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
@@ -281,7 +282,7 @@ impl Instance {
     /// No repository gave it, or it does not open.
     pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
         let key = self.commands_key(replid, first)?;
-        let trailer = self.archive().get_trailer(Kind::Commands, &key).await?;
+        let trailer = self.vault().get_trailer(Kind::Commands, &key).await?;
         trailer.map(|trailer| self.told(&key, &trailer)).transpose()
     }
 
@@ -296,9 +297,9 @@ impl Instance {
         replid: ReplicationId,
         first: u64,
     ) -> Result<Option<Stretch>, Error> {
-        let place = self.archive().places.iter().find(|place| place.name == repository).ok_or(Error::NoPlace)?;
+        let place = self.vault().places.iter().find(|place| place.name == repository).ok_or(Error::NoPlace)?;
         let key = self.commands_key(replid, first)?;
-        let trailer = place.trailer(Kind::Commands, &key, self.archive()).await?;
+        let trailer = place.trailer(Kind::Commands, &key, self.vault()).await?;
         trailer.map(|(trailer, _)| self.told(&key, &trailer)).transpose()
     }
 
@@ -312,7 +313,7 @@ impl Instance {
     /// No repository gave them, or they do not open.
     pub async fn stored_commands(&self, replid: ReplicationId, first: u64) -> Result<Option<Bytes>, Error> {
         let key = self.commands_key(replid, first)?;
-        Ok(self.archive().get_object(Kind::Commands, &key).await?.map(|opened| opened.plain))
+        Ok(self.vault().get_object(Kind::Commands, &key).await?.map(|opened| opened.plain))
     }
 
     /// History and first offset of all stretches in the repositories, by both, with the bytes of their objects.
@@ -350,14 +351,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::{Given, Mark, Stretch};
-    use crate::archive::Error;
     use crate::archive::instance::Instance;
     use crate::archive::instance::spool::{Beginning, Spooled};
-    use crate::archive::tests::{create, faulty, open};
     use crate::repository::Put;
     use crate::repository::fault::Fault;
     use crate::resp::{Commands, Limits, encode};
     use crate::retry::Class;
+    use crate::vault::Error;
+    use crate::vault::testing::{create, faulty, open};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
     const FIRST: u64 = 1000;
@@ -417,7 +418,7 @@ mod tests {
     }
 
     async fn instance(dirs: &[&TempDir]) -> Instance {
-        Instance::new(open(dirs, None).await.unwrap())
+        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
     }
 
     /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning and end.
@@ -448,7 +449,7 @@ mod tests {
         let (stretch, bytes, ends) = received();
         for end in &ends[..ends.len() - 1] {
             let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-            let both = Instance::new(create(&[&dirs[0], &dirs[1]], None).await);
+            let both = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
             let (short, its) = until(*end);
             assert_eq!(put(&instance(&[&dirs[0]]).await, &short, its).await.unwrap(), Put::Created);
             for expected in [Put::Created, Put::Exists] {
@@ -472,7 +473,7 @@ mod tests {
         other[at] = b'9';
         let (other, others) = spooled(&other, Vec::new());
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await);
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
         put(&instance, &other, others.clone()).await.unwrap();
         let refused = put(&instance, &stretch, bytes).await.unwrap_err();
         assert_eq!(refused.class(), Class::Permanent);
@@ -490,7 +491,7 @@ mod tests {
         let (stretch, bytes, ends) = received();
         for (end, back) in [(stretch.last, 30), (ends[4], 30), (stretch.last, 0)] {
             let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-            let instance = Instance::new(create(&[&dirs[0], &dirs[1]], None).await);
+            let instance = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
             let (old, its) = until(end);
             put(&instance, &old, its).await.unwrap();
             let path = walk(dirs[0].path()).into_iter().find(|path| path.to_string_lossy().contains(ID)).unwrap();
@@ -508,8 +509,8 @@ mod tests {
     /// Between a damaged copy and the one in its place that another receiver puts there is nothing.
     #[tokio::test]
     async fn what_is_gone_for_a_moment_is_put_again() {
-        let (archive, store) = faulty().await;
-        let instance = Instance::new(archive);
+        let (vault, store) = faulty().await;
+        let instance = Instance::new(vault, "main".parse().unwrap());
         let (stretch, bytes, _) = received();
         assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created);
         // The name is taken, by other bytes at its end, and then there is nothing.
@@ -524,7 +525,7 @@ mod tests {
     #[tokio::test]
     async fn a_stretch_that_has_vanished_is_not_said_to_be_in_an_index() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await);
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
         let error = instance.bytes_of(&received().0).await.unwrap_err();
         let said = error.to_string();
         assert!(matches!(error, Error::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");

@@ -9,6 +9,7 @@
 mod asked;
 pub mod commands;
 pub mod history;
+pub mod layout;
 pub mod notable;
 mod position;
 mod present;
@@ -23,12 +24,12 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Absent, Archive, Error};
 use crate::redis::{Flavour, ReplicationId};
 use crate::repository::Put;
-use crate::repository::instance::InstanceLayout;
-use crate::repository::layout::{BadKey, ClusterName, ObjectKey};
+use crate::repository::key::{BadKey, ObjectKey};
 use crate::seal::Kind;
+use crate::vault::{Absent, Error, Vault};
+use layout::{InstanceLayout, InstanceName};
 
 pub use asked::Unasked;
 pub use commands::{Mark, Missed, Reading, Run, Stretch};
@@ -63,17 +64,16 @@ pub struct Gap {
 /// One Redis instance in all its repositories. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Instance {
-    archive: Arc<Archive>,
+    vault: Arc<Vault>,
     layout: InstanceLayout,
     state_dir: Option<PathBuf>,
 }
 
 impl Instance {
-    /// The instance under whose name `archive` was opened.
+    /// The archive of the instance of this name in a vault. Reads nothing yet.
     #[must_use]
-    pub fn new(archive: Arc<Archive>) -> Instance {
-        let layout = InstanceLayout::new(archive.cluster().clone());
-        Instance { archive, layout, state_dir: None }
+    pub const fn new(vault: Arc<Vault>, name: InstanceName) -> Instance {
+        Instance { vault, layout: InstanceLayout::new(name), state_dir: None }
     }
 
     /// The same, with what this machine's receiver has and no repository yet: its spool under `state_dir`.
@@ -90,14 +90,14 @@ impl Instance {
 
     /// Its name.
     #[must_use]
-    pub fn name(&self) -> &ClusterName {
+    pub fn name(&self) -> &InstanceName {
         self.layout.name()
     }
 
     /// The repositories.
     #[must_use]
-    pub fn archive(&self) -> &Arc<Archive> {
-        &self.archive
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
     }
 
     /// Where its objects stand.
@@ -128,7 +128,7 @@ impl Instance {
     /// No repository that is not absent took it.
     pub async fn introduce(&self, flavour: Flavour, absent: &Absent) -> Result<(), Error> {
         let key = self.layout.identity();
-        let identity = Identity { flavour, created_at: self.archive.clock().now() };
+        let identity = Identity { flavour, created_at: self.vault.clock().now() };
         self.put(Kind::Instance, &key, &identity, absent).await.map(drop)
     }
 
@@ -147,7 +147,7 @@ impl Instance {
     /// No repository could be asked, or a record does not open.
     pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
         let mut gaps = Vec::new();
-        for object in self.archive.list(&self.layout.gaps(), None).await?.objects {
+        for object in self.vault.list(&self.layout.gaps(), None).await?.objects {
             gaps.extend(self.get::<Gap>(Kind::Gap, &object.key).await?);
         }
         gaps.sort_by_key(|gap| gap.noticed_at);
@@ -167,12 +167,12 @@ impl Instance {
     /// Puts a value as sealed JSON.
     async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T, absent: &Absent) -> Result<Put, Error> {
         let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
-        let sealed = self.archive.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
-        self.archive.put_where_present(key, &sealed, absent).await
+        let sealed = self.vault.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
+        self.vault.put_where_present(key, &sealed, absent).await
     }
 
     async fn get<T: DeserializeOwned>(&self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, Error> {
-        let Some(opened) = self.archive.get_object(kind, key).await? else { return Ok(None) };
+        let Some(opened) = self.vault.get_object(kind, key).await? else { return Ok(None) };
         serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable(key, error.to_string()))
     }
 

@@ -5,12 +5,13 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
+use super::Instance;
 use super::commands::Stretch;
 use super::history::{Known, Reach, Unreachable, Until, Way, as_it_is};
 use super::snapshot::Snapshot;
-use super::{Error, Instance};
 use crate::redis::ReplicationId;
 use crate::resp::{Commands, Cut, Limits};
+use crate::vault::Error;
 
 /// Digits of a replication id that tell it from all others of an instance.
 const DIGITS: usize = 8;
@@ -179,8 +180,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Instance, Position, Stretch};
-    use crate::archive::tests::create;
     use crate::resp::encode;
+    use crate::vault::testing::create;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -200,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_stretch_that_has_a_place_is_found_behind_many_that_begin_within_it() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await);
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
         put(&instance, 100, 41).await;
         for nth in 1..40 {
             put(&instance, 100 + 27 * nth, 1).await;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::{Error, Instance, Snapshot, Unasked};
+use super::{Instance, Snapshot, Unasked};
+use crate::vault::Error;
 
 /// Snapshots that are not whole, by label, each with what it lacks.
 pub(super) type Lacking = BTreeMap<String, String>;
@@ -20,12 +21,12 @@ impl Instance {
 
     pub(super) async fn lacking_noting(&self, snapshots: &[Snapshot], unasked: &mut Unasked) -> Result<Lacking, Error> {
         let parts = self.layout.parts();
-        let lists = join_all(self.archive.places.iter().map(|place| {
+        let lists = join_all(self.vault.places.iter().map(|place| {
             let parts = &parts;
             async move { place.repository()?.list(parts).await.map_err(|error| place.named(error)) }
         }))
         .await;
-        let (lists, silent) = self.archive.answers(lists)?;
+        let (lists, silent) = self.vault.answers(lists)?;
         unasked.note(silent);
         let mut there: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for object in lists.into_iter().flatten() {

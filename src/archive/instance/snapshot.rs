@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::present::Lacking;
-use super::{Absent, Error, Instance, Unasked};
+use super::{Instance, Unasked};
 use crate::rdb::Walk;
 use crate::redis::{Flavour, ReplicationId};
 use crate::repository::Put;
 use crate::seal::Kind;
+use crate::vault::{Absent, Error};
 
 /// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
 pub const PART: usize = 32 << 20;
@@ -161,7 +162,7 @@ impl Instance {
         let Some(part) = snapshot.parts.get(number) else {
             return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
         };
-        let Some(opened) = self.archive.get_object(Kind::RdbPart, &key).await? else {
+        let Some(opened) = self.vault.get_object(Kind::RdbPart, &key).await? else {
             return Err(Error::Vanished { what: key.to_string() });
         };
         if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {

@@ -202,7 +202,7 @@ impl Spool {
         Spool {
             dir: state_dir.join("spool").join(&name),
             instance: name,
-            protection: Arc::clone(instance.archive().protection()),
+            protection: Arc::clone(instance.vault().protection()),
         }
     }
 

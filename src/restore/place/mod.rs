@@ -26,6 +26,7 @@ use crate::durable::{self, Filesystem};
 use crate::lock::FileLock;
 use crate::postgres::control::{Control, ControlError};
 use crate::seal::Kind;
+use crate::vault;
 
 /// What `pg_control` is called until all else is in place.
 const CONTROL_STAGED: &str = "pg_control.walkeep";
@@ -74,6 +75,12 @@ pub enum PlaceError {
     /// The program is ending.
     #[error("the restore was interrupted; what it left cannot be started")]
     Stopped,
+}
+
+impl From<vault::Error> for PlaceError {
+    fn from(error: vault::Error) -> PlaceError {
+        PlaceError::Archive(error.into())
+    }
 }
 
 /// A piece of a file: which chunk, and where it goes.
@@ -309,7 +316,7 @@ impl Placement {
             let (placement, archive, id) = (Arc::clone(self), Arc::clone(archive), *id);
             Ok(async move {
                 let (key, _) = pack_binding(archive.layout(), id).map_err(PackError::from)?;
-                let opened = archive.get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
+                let opened = archive.vault().get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
                 let pack = Pack::from_opened(id, opened)?;
                 let written = tokio::task::spawn_blocking(move || placement.write_pack(number, &pack));
                 written.await.map_err(|_gone| PlaceError::Stopped)?

@@ -23,7 +23,9 @@ impl Placement {
     /// [`PlaceError`].
     pub async fn reuse(self: &Arc<Self>, archive: &Archive) -> Result<(), PlaceError> {
         // Without the key of the names nothing can be told, and everything is fetched.
-        let Some(namer) = ChunkNamer::of(archive.protection(), self.manifest.summary.naming_key) else { return Ok(()) };
+        let Some(namer) = ChunkNamer::of(archive.vault().protection(), self.manifest.summary.naming_key) else {
+            return Ok(());
+        };
         let namer = Arc::new(namer);
         let work = self.targets.keys().map(|&entry| {
             let (placement, namer) = (Arc::clone(self), Arc::clone(&namer));

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::{CONTROL, CONTROL_STAGED, PlaceError, Placement};
+use crate::archive::Archive;
 use crate::archive::chunks::{CHUNK, ChunkNamer, ChunkValue, PackBuilder, PackId, file_hash, pack_binding, value};
 use crate::archive::manifest::{Chunk, Content, Entry, FORMAT, Manifest, Summary, Tablespace};
-use crate::archive::{Archive, Place, Settings};
 use crate::clock::SystemClock;
 use crate::postgres::control::{Control, RequiredSettings};
 use crate::postgres::lsn::Lsn;
@@ -20,6 +20,7 @@ use crate::postgres::timeline::TimelineId;
 use crate::repository::Options;
 use crate::restore::ground::{Destination, Ground, GroundError, MARKER};
 use crate::seal::Level;
+use crate::vault::{Place, Settings, Vault};
 
 const PG_CONTROL: &[u8] = include_bytes!("../../../tests/fixtures/control/15-production.pg_control");
 
@@ -34,14 +35,13 @@ struct Stored {
 async fn archive(root: &Path) -> Arc<Archive> {
     let url = root.join("repository").to_str().unwrap().to_owned();
     let settings = Settings {
-        cluster: "main".parse().unwrap(),
         places: vec![Place { name: "local".into(), url, options: Options::new() }],
         key: None,
         level: Level::Auto,
         threads: 2,
         clock: SystemClock::shared(),
     };
-    Arc::new(Archive::create(settings).await.unwrap())
+    Arc::new(Archive::new(Arc::new(Vault::create(settings).await.unwrap()), "main".parse().unwrap()))
 }
 
 fn summary(tablespaces: Vec<Tablespace>, namer: &ChunkNamer, logical_bytes: u64) -> Summary {
@@ -116,7 +116,7 @@ impl Stored {
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let spaces = vec![Tablespace { oid: 16_400, location: root.path().join("old").to_string_lossy().into_owned() }];
-        let namer = ChunkNamer::current(archive.protection());
+        let namer = ChunkNamer::current(archive.vault().protection());
         let total = files.values().map(|content| content.len() as u64).sum();
         let summary = summary(spaces, &namer, total);
         let manifest =
@@ -142,7 +142,7 @@ impl Stored {
 }
 
 async fn store(archive: &Archive, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Vec<PackId>, Vec<Chunk>, Vec<Entry>) {
-    let namer = ChunkNamer::current(archive.protection());
+    let namer = ChunkNamer::current(archive.vault().protection());
     let (mut packs, mut chunks, mut entries) = (Vec::new(), Vec::<Chunk>::new(), Vec::new());
     let mut builder = PackBuilder::new().unwrap();
     for (path, content) in files {
@@ -172,8 +172,8 @@ async fn store(archive: &Archive, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Vec<Pa
 }
 
 async fn put(archive: &Archive, builder: PackBuilder) -> PackId {
-    let sealed = builder.seal(archive.layout(), archive.protection(), Level::Auto, 1).unwrap();
-    archive.put_sealed(&sealed.key, &sealed.object).await.unwrap();
+    let sealed = builder.seal(archive.layout(), archive.vault().protection(), Level::Auto, 1).unwrap();
+    archive.vault().put_sealed(&sealed.key, &sealed.object).await.unwrap();
     builder.id()
 }
 

@@ -80,7 +80,8 @@ impl Files<'_> {
             let id = *manifest.packs.get(chunk.pack as usize).ok_or_else(|| broken("a pack"))?;
             if !self.packs.contains_key(&id) {
                 let (key, _) = pack_binding(self.archive.layout(), id).map_err(PackError::from)?;
-                let opened = self.archive.get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
+                let opened =
+                    self.archive.vault().get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
                 self.packs.insert(id, Pack::from_opened(id, opened)?);
             }
             let pack = self.packs.get(&id).ok_or_else(|| broken("a pack"))?;

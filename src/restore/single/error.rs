@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::archive::chunks::PackError;
 use crate::retry::Class;
 use crate::sql;
+use crate::vault;
 
 use super::super::start::StartError;
 use super::table::TableName;
@@ -179,6 +180,12 @@ impl From<super::super::ground::GroundError> for Error {
 impl From<crate::archive::Error> for Error {
     fn from(error: crate::archive::Error) -> Error {
         Error::Restore(error.into())
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Restore(crate::archive::Error::from(error).into())
     }
 }
 

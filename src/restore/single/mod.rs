@@ -404,9 +404,9 @@ impl Single {
         let total = plan.wal_segments.max(1);
         let (mut at, mut asked) = (0, 0_u64);
         let told = std::sync::Mutex::new(());
-        let mut running = std::pin::pin!(start.run(plan, Action::Promote, archive.clock()));
+        let mut running = std::pin::pin!(start.run(plan, Action::Promote, archive.vault().clock()));
         let reached = loop {
-            let pause = archive.clock().sleep(LOOK_EVERY);
+            let pause = archive.vault().clock().sleep(LOOK_EVERY);
             match futures_util::future::select(&mut running, pause).await {
                 futures_util::future::Either::Left((reached, _)) => break reached?,
                 futures_util::future::Either::Right(_) => {

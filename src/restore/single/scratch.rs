@@ -278,7 +278,7 @@ impl Load<'_> {
         let mut filling = std::pin::pin!(filled.fill(self.archive));
         loop {
             (self.progress)(Step::Placing(placement.placed(), total));
-            let pause = self.archive.clock().sleep(super::super::PROGRESS_EVERY);
+            let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_EVERY);
             match futures_util::future::select(&mut filling, pause).await {
                 futures_util::future::Either::Left((filled, _)) => break filled?,
                 futures_util::future::Either::Right(_) => {}

@@ -34,7 +34,7 @@ pub use place::{Form, Place, Placed};
 pub use restore::{Wishes, check_room, restore};
 pub use version::Version;
 
-use crate::{archive, durable, rdb, redis, resp};
+use crate::{durable, rdb, redis, resp, vault};
 
 /// Why no server can be started from what was to be written.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum Error {
     Server(#[from] redis::Error),
     /// The archive does not give what is needed.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Vault(#[from] vault::Error),
     /// The commands end elsewhere than at the target.
     #[error("the commands end at offset {end} instead of {target}: the archive has changed meanwhile; plan again")]
     Short {
@@ -136,7 +136,7 @@ impl Error {
     pub fn class(&self) -> crate::retry::Class {
         match self {
             Error::Server(error) => error.class(),
-            Error::Archive(error) => error.class(),
+            Error::Vault(error) => error.class(),
             _ => crate::retry::Class::Permanent,
         }
     }
@@ -145,7 +145,7 @@ impl Error {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Archive(error) => error.is_integrity(),
+            Error::Vault(error) => error.is_integrity(),
             Error::Rdb(_) | Error::Stream(_) | Error::Differs(_) => true,
             _ => false,
         }

@@ -48,7 +48,7 @@ pub async fn restore(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Placed, Error> {
     let form = Form::of(wishes.version, reach.command_bytes() > 0);
-    let now = instance.archive().clock().now().as_millisecond();
+    let now = instance.vault().clock().now().as_millisecond();
     let limits = Limits { expired_by: Some(now), ..Limits::default() };
     let total = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
     let mut done = 0_u64;

@@ -304,20 +304,19 @@ pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
     site.scratch().file("walkeep.toml", &text.replace("[redis.cache]", &section));
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
     let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
-    let place = |name: &str, url: String| walkeep::archive::Place {
+    let place = |name: &str, url: String| walkeep::vault::Place {
         name: name.into(),
         url,
         options: walkeep::repository::Options::new(),
     };
-    let settings = walkeep::archive::Settings {
-        cluster: "cache".parse().expect("a name"),
+    let settings = walkeep::vault::Settings {
         places: vec![place("local", site.repository_url()), place("second", url)],
         key: Some(key),
         level: walkeep::seal::Level::Fixed(1),
         threads: 1,
         clock: walkeep::clock::SystemClock::shared(),
     };
-    block_on(walkeep::archive::Archive::create(settings)).expect("a second repository");
+    block_on(walkeep::vault::Vault::create(settings)).expect("a second repository");
     give_all(&second);
     second
 }
@@ -337,11 +336,11 @@ pub(crate) fn debug(version: &str) -> Vec<&'static str> {
 
 /// The site's instance, opened through the library.
 pub(crate) async fn instance(site: &Site) -> walkeep::archive::instance::Instance {
-    use walkeep::archive::{Archive, Place, Settings, instance::Instance};
+    use walkeep::archive::instance::Instance;
+    use walkeep::vault::{Place, Settings, Vault};
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
     let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
     let settings = Settings {
-        cluster: "cache".parse().expect("a name"),
         places: vec![Place {
             name: "local".into(),
             url: site.repository_url(),
@@ -352,8 +351,9 @@ pub(crate) async fn instance(site: &Site) -> walkeep::archive::instance::Instanc
         threads: 1,
         clock: walkeep::clock::SystemClock::shared(),
     };
-    let archive = Archive::open(settings).await.expect("the archive");
-    Instance::new(std::sync::Arc::new(archive)).with_spool(site.state_dir())
+    let vault = Vault::open(settings).await.expect("the vault");
+    let name = "cache".parse().expect("a name");
+    Instance::new(std::sync::Arc::new(vault), name).with_spool(site.state_dir())
 }
 
 /// The snapshot's RDB file, put together again.

@@ -17,9 +17,10 @@ use super::commands::{Mark, Stretch};
 use super::present::Lacking;
 use super::snapshot::{Origin, Snapshot};
 use super::spool::{Spool, Spooled};
-use super::{Error, Gap, Instance, Unasked};
+use super::{Gap, Instance, Unasked};
 use crate::redis::ReplicationId;
 use crate::resp::Cut;
+use crate::vault::Error;
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;

@@ -10,13 +10,13 @@ use futures_util::future::join_all;
 
 use super::{Error, OpenPlace};
 use crate::clock::Clock;
-use crate::repository::layout::{self, ObjectKey};
+use crate::repository::key::{self, ObjectKey};
 use crate::repository::{Put, Repository};
 use crate::seal::Protection;
 use crate::seal::keys::{EpochKey, KeyEncryptionKey, KeyError, KeyId, KeyRing, unwrap, wrap};
 
 /// The keys of all places that can be reached.
-pub(super) async fn load(places: &[OpenPlace], key: Option<&KeyEncryptionKey>) -> Result<Protection, Error> {
+pub(crate) async fn load(places: &[OpenPlace], key: Option<&KeyEncryptionKey>) -> Result<Protection, Error> {
     let found = join_all(places.iter().map(|place| keys_of(place, key))).await;
     let mut ring: Option<KeyRing> = None;
     let mut held: Vec<(&OpenPlace, Vec<KeyId>)> = Vec::new();
@@ -48,7 +48,7 @@ pub(super) async fn load(places: &[OpenPlace], key: Option<&KeyEncryptionKey>) -
 }
 
 /// Sees to it that all places have the same keys, and at least one, if a key is given; and none if not.
-pub(super) async fn provide(
+pub(crate) async fn provide(
     places: &[OpenPlace],
     key: Option<&KeyEncryptionKey>,
     clock: &dyn Clock,
@@ -91,7 +91,7 @@ async fn put(
     let name = repository.id().to_string();
     let wrong = |source: KeyError| Error::Key { name: place.name.clone(), key: id.to_string(), source };
     let wrapped = wrap(id, epoch, by, &name).map_err(|e| wrong(e.into()))?;
-    let key = layout::epoch_key(&id.to_string(), 0).map_err(|_name| wrong(KeyError::Damaged))?;
+    let key = key::epoch_key(&id.to_string(), 0).map_err(|_name| wrong(KeyError::Damaged))?;
     let put = repository.put_new(&key, vec![Bytes::copy_from_slice(&wrapped)]).await;
     let (Put::Created | Put::Exists) = put.map_err(|e| place.named(e))?;
     let stored = repository.get(&key).await.map_err(|e| place.named(e))?;
@@ -99,8 +99,8 @@ async fn put(
 }
 
 async fn refuse_if_used(place: &OpenPlace) -> Result<(), Error> {
-    let level = place.repository()?.level(&layout::Prefix::all()).await.map_err(|e| place.named(e))?;
-    if level.prefixes.iter().all(|prefix| *prefix == layout::keys()) {
+    let level = place.repository()?.level(&key::Prefix::all()).await.map_err(|e| place.named(e))?;
+    if level.prefixes.iter().all(|prefix| *prefix == key::keys()) {
         return Ok(());
     }
     Err(Error::KeysMissing { name: place.name.clone() })
@@ -109,7 +109,7 @@ async fn refuse_if_used(place: &OpenPlace) -> Result<(), Error> {
 /// The keys of one place, unwrapped if `by` is given; of each the latest wrapping that `by` opens.
 async fn keys_of(place: &OpenPlace, by: Option<&KeyEncryptionKey>) -> Result<BTreeMap<KeyId, Option<EpochKey>>, Error> {
     let Ok(repository) = &place.repository else { return Ok(BTreeMap::new()) };
-    let listed = repository.level(&layout::keys()).await.map_err(|e| place.named(e))?;
+    let listed = repository.level(&key::keys()).await.map_err(|e| place.named(e))?;
     let mut names: Vec<(KeyId, u32, ObjectKey)> = listed
         .objects
         .into_iter()

@@ -2,7 +2,13 @@
 //!
 //! Offsets in names have 20 decimal digits, as the server writes them in decimal, so the order of names is that of positions.
 
-use super::layout::{BadKey, ClusterName, ObjectKey, Prefix};
+use crate::repository::key::{BadKey, ObjectKey, Prefix};
+use crate::vault::archive_name;
+
+archive_name! {
+    /// The name under which an instance is configured and its objects are stored.
+    InstanceName
+}
 
 /// What an object of an instance is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,20 +28,26 @@ pub enum InstanceObject {
 /// The keys of one instance's objects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InstanceLayout {
-    name: ClusterName,
+    name: InstanceName,
 }
 
 impl InstanceLayout {
     /// The keys of the instance of this name.
     #[must_use]
-    pub const fn new(name: ClusterName) -> InstanceLayout {
+    pub const fn new(name: InstanceName) -> InstanceLayout {
         InstanceLayout { name }
     }
 
     /// The instance's name.
     #[must_use]
-    pub const fn name(&self) -> &ClusterName {
+    pub const fn name(&self) -> &InstanceName {
         &self.name
+    }
+
+    /// Everything that is stored of the instance.
+    #[must_use]
+    pub fn all(&self) -> Prefix {
+        Prefix::of_parts(self.name.to_string())
     }
 
     fn prefix(&self, path: &str) -> Prefix {
@@ -116,6 +128,14 @@ impl InstanceLayout {
     /// [`BadKey`] if `id` cannot stand in a name.
     pub fn gap(&self, id: &str, offset: u64) -> Result<ObjectKey, BadKey> {
         self.gaps().below(id)?.object(&format!("{offset:020}"))
+    }
+
+    /// An object that `walkeep check` writes and removes.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `name` cannot stand in a key.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
+        self.prefix("probe").object(name)
     }
 
     /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this instance.

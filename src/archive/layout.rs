@@ -1,224 +1,16 @@
-//! Where each object stands: names to paths and back. Pure; `docs/format/repository.md` is the same in prose.
+//! Where the objects of a cluster are: names to keys and back. Pure; `docs/format/repository.md` is the same in prose.
 //!
-//! Keys hold only ASCII letters, digits, dots, underscores, dashes and slashes, which every store takes as they are. Fixed-width hexadecimal
-//! makes the order of keys the order of positions.
-
-use std::fmt;
-use std::str::FromStr;
+//! Fixed-width hexadecimal makes the order of keys the order of positions.
 
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentName, WalFileName};
 use crate::postgres::timeline::TimelineId;
+use crate::repository::key::{BadKey, ObjectKey, Prefix};
+use crate::vault::archive_name;
 
-/// The name of one object, relative to the repository's root: parts separated by single slashes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey(String);
-
-/// A part of the key space: all objects whose key begins with these parts. Empty for the whole repository.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Prefix(String);
-
-/// What was given cannot be (a part of) an object's name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no object name: up to 512 ASCII letters, digits, dots, underscores and dashes between single slashes"
-)]
-pub struct BadKey(String);
-
-/// The longest key. S3 takes 1024 bytes; half of it is left for the repository's own path in the bucket.
-const KEY_MAX: usize = 512;
-
-impl ObjectKey {
-    /// Reads a key as a listing gives it.
-    ///
-    /// # Errors
-    /// [`BadKey`] if no object of ours can have this name; it may be somebody else's file.
-    pub fn parse(key: &str) -> Result<ObjectKey, BadKey> {
-        if key.len() <= KEY_MAX && key.split('/').all(is_part) {
-            Ok(ObjectKey(key.to_owned()))
-        } else {
-            Err(BadKey(key.to_owned()))
-        }
-    }
-
-    /// The key as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The last part.
-    #[must_use]
-    pub fn file_name(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or_default()
-    }
-
-    /// All parts but the last.
-    #[must_use]
-    pub fn parent(&self) -> Prefix {
-        Prefix(self.0.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default())
-    }
-}
-
-impl ObjectKey {
-    /// A key put together from parts that are known to be good.
-    pub(super) const fn of_parts(key: String) -> ObjectKey {
-        ObjectKey(key)
-    }
-}
-
-impl Prefix {
-    /// A prefix put together from parts that are known to be good.
-    pub(super) const fn of_parts(prefix: String) -> Prefix {
-        Prefix(prefix)
-    }
-
-    /// The whole repository.
-    #[must_use]
-    pub const fn all() -> Prefix {
-        Prefix(String::new())
-    }
-
-    /// The parts as text, without a slash at the end; empty for the whole repository.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The key of the object `name` right under this prefix.
-    ///
-    /// # Errors
-    /// [`BadKey`] if it is not a single part or too long.
-    pub fn object(&self, name: &str) -> Result<ObjectKey, BadKey> {
-        if !is_part(name) {
-            return Err(BadKey(name.to_owned()));
-        }
-        ObjectKey::parse(&joined(&self.0, name))
-    }
-
-    /// The prefix of what stands under `name` right under this prefix.
-    ///
-    /// # Errors
-    /// [`BadKey`] if it is not a single part or too long.
-    pub fn below(&self, name: &str) -> Result<Prefix, BadKey> {
-        self.object(name).map(|key| Prefix(key.0))
-    }
-}
-
-fn joined(prefix: &str, name: &str) -> String {
-    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
-}
-
-fn is_part(part: &str) -> bool {
-    !part.is_empty()
-        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        && !part.bytes().all(|b| b == b'.')
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.0)
-    }
-}
-
-impl fmt::Debug for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The name under which a cluster is configured and its objects stand.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ClusterName(String);
-
-/// What was given cannot name a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} cannot name a cluster: a letter or digit, then up to 62 letters, digits, underscores and dashes, and not the word \"keys\""
-)]
-pub struct BadClusterName(String);
-
-impl ClusterName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ClusterName {
-    type Err = BadClusterName;
-
-    fn from_str(name: &str) -> Result<ClusterName, BadClusterName> {
-        let plain = (1..=63).contains(&name.len())
-            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-            // The keys stand beside the clusters.
-            && !name.eq_ignore_ascii_case(KEYS);
-        if plain { Ok(ClusterName(name.to_owned())) } else { Err(BadClusterName(name.to_owned())) }
-    }
-}
-
-impl TryFrom<String> for ClusterName {
-    type Error = BadClusterName;
-
-    fn try_from(name: String) -> Result<ClusterName, BadClusterName> {
-        name.parse()
-    }
-}
-
-impl From<ClusterName> for String {
-    fn from(name: ClusterName) -> String {
-        name.0
-    }
-}
-
-impl fmt::Display for ClusterName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ClusterName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-const MARKER: &str = "walkeep.json";
-const KEYS: &str = "keys";
-
-/// The object that makes a folder a repository: its format version and identity.
-#[must_use]
-pub fn marker() -> ObjectKey {
-    ObjectKey(MARKER.to_owned())
-}
-
-/// All wrapped epoch keys.
-#[must_use]
-pub fn keys() -> Prefix {
-    Prefix(KEYS.to_owned())
-}
-
-/// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the next number.
-///
-/// # Errors
-/// [`BadKey`] if `id` cannot stand in a name.
-pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, BadKey> {
-    keys().object(&format!("{id}.{generation}"))
+archive_name! {
+    /// The name under which a cluster is configured and its objects are stored.
+    ClusterName
 }
 
 /// What an object of a cluster is.
@@ -286,25 +78,25 @@ impl Layout {
     /// Everything of this cluster.
     #[must_use]
     pub fn all(&self) -> Prefix {
-        Prefix(self.cluster.0.clone())
+        Prefix::of_parts(self.cluster.0.clone())
     }
 
     /// What the cluster is.
     #[must_use]
     pub fn identity(&self) -> ObjectKey {
-        ObjectKey(self.under("cluster"))
+        ObjectKey::of_parts(self.under("cluster"))
     }
 
     /// All WAL: one prefix a timeline below it.
     #[must_use]
     pub fn wal(&self) -> Prefix {
-        Prefix(self.under("wal"))
+        Prefix::of_parts(self.under("wal"))
     }
 
     /// One timeline's WAL: one prefix for each log file of 4 GiB below it, and `files`.
     #[must_use]
     pub fn timeline(&self, timeline: TimelineId) -> Prefix {
-        Prefix(self.under(&format!("wal/{}", timeline.hex())))
+        Prefix::of_parts(self.under(&format!("wal/{}", timeline.hex())))
     }
 
     /// A whole segment.
@@ -313,7 +105,7 @@ impl Layout {
         let name = name.to_string();
         let log: String = name.chars().skip(8).take(8).collect();
         let timeline: String = name.chars().take(8).collect();
-        ObjectKey(self.under(&format!("wal/{timeline}/{log}/{name}")))
+        ObjectKey::of_parts(self.under(&format!("wal/{timeline}/{log}/{name}")))
     }
 
     /// Any file of `pg_wal` by its name.
@@ -322,23 +114,25 @@ impl Layout {
         match name {
             WalFileName::Segment(segment) => self.segment(*segment),
             WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
-                ObjectKey(self.under(&format!("wal/{}/files/{name}", segment.timeline().hex())))
+                ObjectKey::of_parts(self.under(&format!("wal/{}/files/{name}", segment.timeline().hex())))
             }
-            WalFileName::History(timeline) => ObjectKey(self.under(&format!("history/{}.history", timeline.hex()))),
-            WalFileName::Other(name) => ObjectKey(self.under(&format!("wal/other/{name}"))),
+            WalFileName::History(timeline) => {
+                ObjectKey::of_parts(self.under(&format!("history/{}.history", timeline.hex())))
+            }
+            WalFileName::Other(name) => ObjectKey::of_parts(self.under(&format!("wal/other/{name}"))),
         }
     }
 
     /// All timeline histories.
     #[must_use]
     pub fn histories(&self) -> Prefix {
-        Prefix(self.under("history"))
+        Prefix::of_parts(self.under("history"))
     }
 
     /// All backups' manifests; labels sort by time.
     #[must_use]
     pub fn backups(&self) -> Prefix {
-        Prefix(self.under("backup"))
+        Prefix::of_parts(self.under("backup"))
     }
 
     /// The manifest of the backup `label`.
@@ -354,13 +148,13 @@ impl Layout {
     /// # Errors
     /// [`BadKey`] if `label` cannot stand in a name.
     pub fn names(&self, label: &str) -> Result<ObjectKey, BadKey> {
-        Prefix(self.under("names")).object(label)
+        Prefix::of_parts(self.under("names")).object(label)
     }
 
     /// All expired manifests.
     #[must_use]
     pub fn expired(&self) -> Prefix {
-        Prefix(self.under("expired"))
+        Prefix::of_parts(self.under("expired"))
     }
 
     /// The manifest of the backup `label` that was taken away.
@@ -374,7 +168,7 @@ impl Layout {
     /// All packs.
     #[must_use]
     pub fn packs(&self) -> Prefix {
-        Prefix(self.under("pack"))
+        Prefix::of_parts(self.under("pack"))
     }
 
     /// The pack `id`, in one of up to 256 parts by its first two characters.
@@ -389,31 +183,31 @@ impl Layout {
     /// All recorded gaps.
     #[must_use]
     pub fn gaps(&self) -> Prefix {
-        Prefix(self.under("gap"))
+        Prefix::of_parts(self.under("gap"))
     }
 
     /// A gap from `start` to `end`.
     #[must_use]
     pub fn gap(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
-        ObjectKey(self.under(&format!("gap/{}/{}", timeline.hex(), range(start, end))))
+        ObjectKey::of_parts(self.under(&format!("gap/{}/{}", timeline.hex(), range(start, end))))
     }
 
     /// All pieces of segments that still grow.
     #[must_use]
     pub fn pieces(&self) -> Prefix {
-        Prefix(self.under("piece"))
+        Prefix::of_parts(self.under("piece"))
     }
 
     /// Those of one timeline.
     #[must_use]
     pub fn pieces_of(&self, timeline: TimelineId) -> Prefix {
-        Prefix(self.under(&format!("piece/{}", timeline.hex())))
+        Prefix::of_parts(self.under(&format!("piece/{}", timeline.hex())))
     }
 
     /// The piece from `start` to `end`.
     #[must_use]
     pub fn piece(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
-        ObjectKey(self.under(&format!("piece/{}/{}", timeline.hex(), range(start, end))))
+        ObjectKey::of_parts(self.under(&format!("piece/{}/{}", timeline.hex(), range(start, end))))
     }
 
     /// What `check` writes and deletes.
@@ -421,7 +215,7 @@ impl Layout {
     /// # Errors
     /// [`BadKey`] if `name` cannot stand in a name.
     pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
-        Prefix(self.under("probe")).object(name)
+        Prefix::of_parts(self.under("probe")).object(name)
     }
 
     /// The key of `object`.
@@ -446,7 +240,7 @@ impl Layout {
     /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this cluster.
     #[must_use]
     pub fn object(&self, key: &ObjectKey) -> Option<ClusterObject> {
-        let path = key.0.strip_prefix(&self.cluster.0)?.strip_prefix('/')?;
+        let path = key.as_str().strip_prefix(self.cluster.as_str())?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         let object = match parts.as_slice() {
             ["cluster"] => ClusterObject::Identity,
@@ -493,7 +287,7 @@ fn hex(text: &str, digits: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ClusterName, ClusterObject, Layout, ObjectKey, Prefix};
+    use super::{ClusterName, ClusterObject, Layout, ObjectKey};
     use crate::postgres::lsn::Lsn;
     use crate::postgres::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
     use crate::postgres::timeline::TimelineId;
@@ -564,16 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn names_that_climb_or_hide_are_refused() {
-        for wrong in ["", "/", "a//b", "a/", "/a", "..", "a/../b", ".", "a#1", "a b", "ä", "a\0", &"a/".repeat(300)] {
-            assert!(ObjectKey::parse(wrong).is_err(), "{wrong:?}");
-        }
+    fn names_of_other_archives_are_refused() {
         for wrong in ["", "keys", "KEYS", "-a", "_a", "a.b", "a/b", "..", &"a".repeat(64)] {
             assert!(wrong.parse::<ClusterName>().is_err(), "{wrong:?}");
         }
         assert!(layout().backup("a/b").is_err());
         assert!(layout().probe("..").is_err());
-        assert!(Prefix::all().object("a/b").is_err());
     }
 
     proptest! {

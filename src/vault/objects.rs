@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{Archive, Error, OpenPlace};
-use crate::repository::layout::{ObjectKey, Prefix};
+use super::{Error, OpenPlace, Vault};
+use crate::repository::key::{ObjectKey, Prefix};
 use crate::repository::{self, Level, ObjectInfo, Put};
 use crate::seal::{self, Binding, Kind, Opened, SealSpec, SealedObject, Suffix, Trailer};
 
@@ -22,7 +22,7 @@ pub struct Listing {
     pub unasked: Vec<(String, String)>,
 }
 
-impl Archive {
+impl Vault {
     /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`Put::Created`] if any place did not have it;
     /// in the others it may have another content.
     ///
@@ -40,7 +40,7 @@ impl Archive {
     }
 
     /// Seals `plain` as an object of this kind under this key.
-    pub(super) async fn seal_object(
+    pub(crate) async fn seal_object(
         &self,
         kind: Kind,
         key: &ObjectKey,
@@ -153,7 +153,7 @@ impl Archive {
     ///
     /// # Errors
     /// No place could be asked.
-    pub(super) async fn list_level(&self, prefix: &Prefix) -> Result<(Level, Vec<(String, String)>), Error> {
+    pub(crate) async fn list_level(&self, prefix: &Prefix) -> Result<(Level, Vec<(String, String)>), Error> {
         let levels = join_all(
             self.places
                 .iter()
@@ -175,7 +175,7 @@ impl Archive {
 
     /// The answers of the places that gave one, and what the others said.
     #[expect(clippy::type_complexity, reason = "used right here")]
-    pub(super) fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
+    pub(crate) fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
         let (mut answers, mut unasked, mut last) = (Vec::new(), Vec::new(), None);
         for (place, result) in self.places.iter().zip(results) {
             match result {
@@ -208,7 +208,7 @@ impl Archive {
 
     /// Keeps the trouble that says most: damage before a place that is not there.
     fn note(&self, trouble: &mut Option<Error>, place: &OpenPlace, key: &ObjectKey, error: Error) {
-        tracing::warn!(cluster = %self.cluster(), %key, place = place.name, %error, "this repository does not give the object");
+        tracing::warn!(%key, place = place.name, %error, "this repository does not give the object");
         if trouble.as_ref().is_none_or(|before| error.is_integrity() && !before.is_integrity()) {
             *trouble = Some(error);
         }
@@ -216,28 +216,28 @@ impl Archive {
 }
 
 impl OpenPlace {
-    pub(super) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
+    pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
         self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.named(e))
     }
 
-    pub(super) async fn get(&self, kind: Kind, key: &ObjectKey, archive: &Archive) -> Result<Option<Opened>, Error> {
+    pub(crate) async fn get(&self, kind: Kind, key: &ObjectKey, vault: &Vault) -> Result<Option<Opened>, Error> {
         let object = match self.repository()?.get(key).await {
             Ok(object) => object,
             Err(repository::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.named(error)),
         };
-        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&archive.protection));
-        let threads = archive.threads;
+        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&vault.protection));
+        let threads = vault.threads;
         let opened = blocking(move || seal::open(&object, &binding, &protection, threads)).await?;
         opened.map(Some).map_err(|e| self.sealed(e))
     }
 
     /// The trailer, and how many bytes the stored object has.
-    pub(super) async fn trailer(
+    pub(crate) async fn trailer(
         &self,
         kind: Kind,
         key: &ObjectKey,
-        archive: &Archive,
+        vault: &Vault,
     ) -> Result<Option<(Box<Trailer>, u64)>, Error> {
         let repository = self.repository()?;
         let binding = binding(kind, key);
@@ -249,7 +249,7 @@ impl OpenPlace {
                 Err(repository::Error::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(self.named(error)),
             };
-            match seal::read_trailer(&suffix, len, &binding, &archive.protection).map_err(|e| self.sealed(e))? {
+            match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.sealed(e))? {
                 Suffix::Ready(trailer) => return Ok(Some((trailer, len))),
                 Suffix::NeedMore(more) => wanted = more,
             }
@@ -259,25 +259,28 @@ impl OpenPlace {
     }
 
     /// Makes an object that is there durable, whoever put it.
-    pub(super) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub(crate) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
         self.repository()?.settle(key).await.map_err(|e| self.named(e))
     }
 
-    pub(super) fn sealed(&self, source: seal::OpenError) -> Error {
+    pub(crate) fn sealed(&self, source: seal::OpenError) -> Error {
         Error::Sealed { name: self.name.clone(), source }
     }
 
-    pub(super) fn content(&self, key: &ObjectKey, why: impl ToString) -> Error {
+    pub(crate) fn content(&self, key: &ObjectKey, why: impl ToString) -> Error {
         Error::Content { name: self.name.clone(), key: key.clone(), why: why.to_string() }
     }
 }
 
 /// What ties an object to its place: its kind and its key.
-pub(super) fn binding(kind: Kind, key: &ObjectKey) -> Binding {
+pub(crate) fn binding(kind: Kind, key: &ObjectKey) -> Binding {
     Binding::new(kind, key.as_str())
 }
 
 /// Runs CPU work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+///
+/// # Errors
+/// [`Error::Lost`] if the work panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_panicked| Error::Lost)
 }

@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
-use super::{Archive, Error};
+use super::{Error, Vault};
 use crate::repository::Put;
-use crate::repository::layout::ObjectKey;
+use crate::repository::key::ObjectKey;
 use crate::seal::SealedObject;
 
 /// The repositories that are left out, each with what was in the way. What was begun without one stays without it.
@@ -32,7 +32,7 @@ impl Absent {
     }
 }
 
-impl Archive {
+impl Vault {
     /// Puts a sealed object into every place that is not absent. One that is away, full or forbidden is absent from then on, if any other place
     /// is left.
     ///
@@ -68,23 +68,22 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::Absent;
-    use crate::archive::Error;
-    use crate::archive::tests::create;
     use crate::repository::Put;
-    use crate::repository::layout::ObjectKey;
+    use crate::repository::key::ObjectKey;
     use crate::seal::Kind;
+    use crate::vault::Error;
+    use crate::vault::testing::create;
 
     #[tokio::test]
     async fn who_is_away_is_left_out_until_the_end_if_anybody_is_left() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let archive = create(&[&dirs[0], &dirs[1]], None).await;
+        let vault = create(&[&dirs[0], &dirs[1]], None).await;
         let key = |name: &str| ObjectKey::parse(&format!("main/gap/{name}")).unwrap();
         let sealed =
-            async |name: &str| archive.seal_object(Kind::Gap, &key(name), vec!["x".into()], Vec::new()).await.unwrap();
+            async |name: &str| vault.seal_object(Kind::Gap, &key(name), vec!["x".into()], Vec::new()).await.unwrap();
         let there = |dir: &tempfile::TempDir, name: &str| dir.path().join("repository/main/gap").join(name).exists();
-        let put = async |name: &str, absent: &Absent| {
-            archive.put_where_present(&key(name), &sealed(name).await, absent).await
-        };
+        let put =
+            async |name: &str, absent: &Absent| vault.put_where_present(&key(name), &sealed(name).await, absent).await;
         let forbid = |dir: &tempfile::TempDir, forbidden: bool| {
             let (marker, aside) = (dir.path().join("repository/walkeep.json"), dir.path().join("aside.json"));
             let (from, to) = if forbidden { (marker, aside) } else { (aside, marker) };

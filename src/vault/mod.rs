@@ -1,0 +1,181 @@
+//! What both stores share: named, sealed objects in one or more repositories.
+//!
+//! A [`Vault`] knows its repositories, the keys that objects are sealed under, how hard to compress, and the clock. It puts, gets, lists and
+//! deletes objects, and treats an object as absent only if every repository reports it absent: a repository that cannot be asked is an error,
+//! never "not found".
+//!
+//! Not known here: PostgreSQL, Redis, and what is inside an object.
+
+mod absent;
+mod error;
+mod keys;
+pub(crate) mod name;
+mod objects;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use crate::clock::SharedClock;
+use crate::repository::{self, Repository};
+use crate::seal::keys::KeyEncryptionKey;
+use crate::seal::{Level, Protection};
+
+pub use absent::Absent;
+pub use error::Error;
+pub use name::BadArchiveName;
+pub(crate) use name::archive_name;
+pub(crate) use objects::binding;
+pub use objects::{Listing, blocking};
+
+/// A configured repository.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// How to get there.
+    pub options: repository::Options,
+}
+
+/// What a vault is opened with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The repositories, at least one; each gets everything.
+    pub places: Vec<Place>,
+    /// The key that wraps the repositories' keys; `None` if encryption is off.
+    pub key: Option<KeyEncryptionKey>,
+    /// How hard to compress.
+    pub level: Level,
+    /// How many threads may work on one segment.
+    pub threads: usize,
+    /// Where time comes from.
+    pub clock: SharedClock,
+}
+
+/// A repository of the vault, open, or with the reason why it is not.
+#[derive(Debug)]
+pub struct OpenPlace {
+    pub(crate) name: String,
+    /// The error from opening this repository. Reads skip it; writes fail.
+    pub(crate) repository: Result<Repository, Arc<repository::Error>>,
+}
+
+impl OpenPlace {
+    pub(crate) fn repository(&self) -> Result<&Repository, Error> {
+        match &self.repository {
+            Ok(repository) => Ok(repository),
+            Err(source) => Err(Error::Repository { name: self.name.clone(), source: Arc::clone(source) }),
+        }
+    }
+
+    /// Names this place in a repository's error.
+    pub(crate) fn named(&self, source: repository::Error) -> Error {
+        Error::Repository { name: self.name.clone(), source: Arc::new(source) }
+    }
+}
+
+/// Sealed objects in all configured repositories.
+pub struct Vault {
+    pub(crate) places: Vec<OpenPlace>,
+    protection: Arc<Protection>,
+    level: Level,
+    threads: usize,
+    clock: SharedClock,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Opens the repositories and their keys. Costs, for each repository and all of them at once, one small read, one listing of `keys/` and
+    /// one read a key.
+    ///
+    /// A repository that cannot be reached is remembered: reading goes on without it, and every write fails. If none can be reached that is an
+    /// error now.
+    ///
+    /// # Errors
+    /// No repository could be opened, or the key does not fit one.
+    pub async fn open(settings: Settings) -> Result<Vault, Error> {
+        let opened = join_all(settings.places.iter().map(|place| Repository::open(&place.url, &place.options))).await;
+        let mut places = Vec::with_capacity(opened.len());
+        for (place, repository) in settings.places.iter().zip(opened) {
+            places.push(OpenPlace { name: place.name.clone(), repository: repository.map_err(Arc::new) });
+        }
+        Vault::over(places, settings).await
+    }
+
+    /// Makes those of the repositories that are not there yet, and their keys, then opens the vault. What exists stays as it is.
+    ///
+    /// # Errors
+    /// A repository cannot be made or opened, or the key does not fit one that exists.
+    pub async fn create(settings: Settings) -> Result<Vault, Error> {
+        let mut places = Vec::with_capacity(settings.places.len());
+        for place in &settings.places {
+            let repository = match Repository::open(&place.url, &place.options).await {
+                Err(repository::Error::NoRepository { .. }) => Repository::create(&place.url, &place.options).await,
+                opened => opened,
+            };
+            let repository = repository
+                .map_err(|source| Error::Repository { name: place.name.clone(), source: Arc::new(source) })?;
+            places.push(OpenPlace { name: place.name.clone(), repository: Ok(repository) });
+        }
+        keys::provide(&places, settings.key.as_ref(), &*settings.clock).await?;
+        Vault::over(places, settings).await
+    }
+
+    async fn over(places: Vec<OpenPlace>, settings: Settings) -> Result<Vault, Error> {
+        let Some(first) = places.first() else { return Err(Error::NoPlace) };
+        if places.iter().all(|place| place.repository.is_err()) {
+            first.repository()?;
+        }
+        let protection = keys::load(&places, settings.key.as_ref()).await?;
+        Ok(Vault {
+            places,
+            protection: Arc::new(protection),
+            level: settings.level,
+            threads: settings.threads.max(1),
+            clock: settings.clock,
+        })
+    }
+
+    /// How objects are protected.
+    #[must_use]
+    pub fn protection(&self) -> &Arc<Protection> {
+        &self.protection
+    }
+
+    /// How hard to compress unless the caller knows better.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// How many threads may work on one object.
+    #[must_use]
+    pub const fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Where time comes from.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// The repositories that could be opened, with their names.
+    pub fn repositories(&self) -> impl Iterator<Item = (&str, &Repository)> {
+        self.places.iter().filter_map(|place| Some((place.name.as_str(), place.repository.as_ref().ok()?)))
+    }
+
+    /// The repositories that could not be opened, with what was in the way.
+    pub fn unreachable(&self) -> impl Iterator<Item = (&str, &Arc<repository::Error>)> {
+        self.places.iter().filter_map(|place| Some((place.name.as_str(), place.repository.as_ref().err()?)))
+    }
+}
