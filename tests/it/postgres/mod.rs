@@ -1,0 +1,46 @@
+//! The PostgreSQL wing, in the order of the layers: what is read, how WAL is received, base backups, restores, and what keeps them in order.
+
+/// Parsers beside PostgreSQL's own programs.
+mod format;
+/// Records, endings and events beside `pg_waldump`'s.
+mod wal;
+/// The replication client: every command, every way to log in.
+mod wire;
+/// The index over a real server's WAL.
+mod index;
+/// The receiver: complete, resumable, truthful.
+mod receive;
+/// What the receiver acknowledged, after server and receiver crashed together.
+mod receive_spool;
+/// The segment under way in the repository.
+mod receive_pieces;
+/// `archive_command`.
+mod archive_push;
+/// `restore_command`.
+mod archive_get;
+/// Faults between archive and recovery: stop or wait, never promote.
+mod archive_get_faults;
+/// Base backups, put back by other code than the restore's.
+mod backup;
+/// The main job from end to end, on every major.
+pub(crate) mod end_to_end;
+/// Restores through the library: targets of every kind, timelines, tablespaces, and what cannot be reached.
+mod restore;
+/// Restores to random moments.
+mod restore_moments;
+/// Targets beside PostgreSQL's own recovery.
+mod restore_targets;
+/// Failovers one after another, branches, and the way to a target over them.
+mod restore_timelines;
+/// Restores over an old data directory.
+mod restore_delta;
+/// Tablespaces that replay creates at the paths of the original.
+mod restore_tablespaces;
+/// One database or table back into a running server under another name.
+mod restore_selective;
+/// `walkeep log`: accidents of every kind on real servers, and the way back from each.
+mod log;
+/// `walkeep cleanup`: what is removed, and what stays restorable.
+mod retention;
+/// How protected a cluster is.
+mod health;
