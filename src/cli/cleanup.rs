@@ -16,8 +16,8 @@ use super::progress::Progress;
 use crate::archive::reindex;
 use crate::config::{self, Config};
 use crate::postgres::time::PgTime;
-use crate::retention::policy::Why;
-use crate::retention::{self, Amount, Cleaned, Report, Wish, instance};
+use crate::retention::{self, Cleaned, instance};
+use crate::vault::retention::{Amount, Report, Why, Wish};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
@@ -30,7 +30,7 @@ struct Document<'d> {
 struct Of<'d> {
     cluster: &'d str,
     #[serde(flatten)]
-    report: &'d Report,
+    report: &'d Report<Cleaned>,
 }
 
 #[derive(serde::Serialize)]
@@ -78,7 +78,7 @@ async fn of_cluster(
     cluster: &config::Cluster,
     wish: &Wish,
     around: &Surroundings,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<Report<Cleaned>> {
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));

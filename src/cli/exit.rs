@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::archive::ingest::IngestError;
 use crate::archive::reindex::ReindexError;
 use crate::config::{ConfigError, KeyError, PasswordError};
+use crate::explore::instance_error::LogError;
 use crate::get::{self, GetError};
 use crate::push::PushError;
 use crate::replication::{self, ConninfoError};
@@ -15,6 +16,7 @@ use crate::restore::place::PlaceError;
 use crate::restore::single::Error as SingleError;
 use crate::retry::Class;
 use crate::vault;
+use crate::vault::retention::RetentionError;
 use crate::verify::VerifyError;
 use crate::{archive, backup, explore, index, receive, redis, repository, restore, retention, snapshot, sql};
 
@@ -217,6 +219,15 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<retention::Error>() {
         return Some(of_retention(error));
     }
+    if let Some(error) = cause.downcast_ref::<RetentionError>() {
+        return Some(of_retention_objects(error));
+    }
+    if let Some(error) = cause.downcast_ref::<vault::verify::VerifyError>() {
+        return Some(of_verify_objects(error));
+    }
+    if let Some(error) = cause.downcast_ref::<LogError>() {
+        return Some(of_instance_log(error));
+    }
     if let Some(error) = cause.downcast_ref::<replication::Error>() {
         return Some(of_replication(error));
     }
@@ -383,19 +394,42 @@ fn of_redis(error: &redis::Error) -> Code {
 
 fn of_retention(error: &retention::Error) -> Code {
     match error {
-        retention::Error::Repository { source, .. } => of_repository(source),
+        retention::Error::Objects(error) => of_retention_objects(error),
         retention::Error::Archive(error) => of_archive(error),
         retention::Error::Index(error) => of_reindex(error),
         other => of_class(other.class()),
     }
 }
 
-fn of_verify(error: &VerifyError) -> Code {
+fn of_retention_objects(error: &RetentionError) -> Code {
+    match error {
+        RetentionError::Repository { source, .. } => of_repository(source),
+        RetentionError::Vault(error) => of_vault(error),
+    }
+}
+
+fn of_verify_objects(error: &vault::verify::VerifyError) -> Code {
+    use vault::verify::VerifyError;
     match error {
         VerifyError::Repository { source, .. } => of_repository(source),
+        VerifyError::Vault(error) => of_vault(error),
+        VerifyError::UnknownBackup { .. } => Code::NotFound,
+    }
+}
+
+fn of_instance_log(error: &LogError) -> Code {
+    match error {
+        LogError::Nothing { .. } => Code::NotFound,
+        LogError::Vault(error) => of_vault(error),
+        LogError::Stopped => of_class(error.class()),
+    }
+}
+
+fn of_verify(error: &VerifyError) -> Code {
+    match error {
+        VerifyError::Objects(error) => of_verify_objects(error),
         VerifyError::Archive(error) => of_archive(error),
         VerifyError::Index(error) => of_index(error),
-        VerifyError::UnknownBackup { .. } => Code::NotFound,
     }
 }
 

@@ -15,7 +15,8 @@ use crate::archive::Archive;
 use crate::archive::overview::Missing;
 use crate::clock::Clock;
 use crate::config::{Config, Instance, Meant};
-use crate::verify::{self, InstanceReport, Options, Report};
+use crate::vault::verify::{Options, Progress as Seen};
+use crate::verify::{self, InstanceReport, Report};
 
 /// How often the progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -109,7 +110,7 @@ async fn of_instance(
     let instance = open::instance(config, of, around).await?;
     let options = Options { backup: args.backup.clone() };
     let began = around.clock.elapsed();
-    let seen = verify::Progress::default();
+    let seen = Seen::default();
     let report = watching(verify::verify_instance(&instance, &options, &seen), &seen, around).await;
     let report = report.with_context(|| format!("cannot verify {}", of.name))?;
     let took = around.clock.elapsed().saturating_sub(began);
@@ -136,15 +137,11 @@ async fn watched(
     options: &Options,
     around: &Surroundings,
 ) -> Result<Report, verify::VerifyError> {
-    let seen = verify::Progress::default();
+    let seen = Seen::default();
     watching(verify::verify(archive, options, &seen), &seen, around).await
 }
 
-async fn watching<T>(
-    work: impl Future<Output = Result<T, verify::VerifyError>>,
-    seen: &verify::Progress,
-    around: &Surroundings,
-) -> Result<T, verify::VerifyError> {
+async fn watching<T, E>(work: impl Future<Output = Result<T, E>>, seen: &Seen, around: &Surroundings) -> Result<T, E> {
     let bar = Progress::begin("verify", 0, around.quiet);
     let clock: &dyn Clock = &*around.clock;
     let mut work = std::pin::pin!(work);

@@ -18,10 +18,10 @@ use crate::archive::instance::{Gap, Instance, Known, Origin, Position, Snapshot,
 use crate::redis::ReplicationId;
 use crate::vault;
 
-use super::Error;
 use super::deletions::{Run, Runs};
 use super::happening::{in_micros, plain, short, span};
 use super::holes::{self, End, Hole};
+use super::instance_error::LogError as Error;
 
 pub use super::happening::{Happening, Kind, MANY_KEYS, Question};
 
@@ -42,7 +42,7 @@ pub async fn explore(
     tell: &mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
 ) -> Result<(), Error> {
     if !instance.is_archived().await? {
-        return Err(Error::Nothing { cluster: instance.name().to_string() });
+        return Err(Error::Nothing { instance: instance.name().to_string() });
     }
     let (snapshots, known) = (instance.snapshots().await?, instance.known().await?);
     known.unasked().warn();

@@ -8,6 +8,7 @@ mod deletions;
 mod happening;
 mod holes;
 pub mod instance;
+pub mod instance_error;
 pub mod names;
 pub mod tell;
 mod work;
@@ -222,7 +223,7 @@ fn without_schema(name: &str) -> &str {
 /// Why there is nothing to tell.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing of the cluster or instance is archived.
+    /// Nothing of the cluster is archived.
     #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
     Nothing {
         /// The cluster.

@@ -15,14 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::policy::{Why, before};
-use super::{Amount, Error, Report, Wish};
 use crate::archive::instance::commands::Follows;
 use crate::archive::instance::layout::InstanceObject;
 use crate::archive::instance::{Instance, Origin, Snapshot};
 use crate::redis::ReplicationId;
 use crate::repository::key::Prefix;
 use crate::repository::{ObjectInfo, Repository};
+use crate::vault::retention::{Amount, Report, RetentionError as Error, Why, Wish, before};
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;

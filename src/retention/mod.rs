@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::archive::chunks::PackId;
 use crate::archive::layout::ClusterObject;
@@ -29,24 +29,17 @@ use crate::repository::key::{BadKey, ObjectKey};
 use crate::repository::{self, ObjectInfo, Repository};
 use crate::retry::Class;
 use crate::seal::{self, Binding, Kind, SealError, SealSpec};
-use crate::vault::{self, Vault};
+use crate::vault;
 
-use policy::{Base, Verdict, Why, World};
-
-/// For how long packs outlive the last manifest that names them: longer than any backup takes.
-pub const GRACE: SignedDuration = SignedDuration::from_hours(48);
+use crate::vault::retention::{Amount, Report, RetentionError, Why, Wish};
+use policy::{Base, Verdict, World};
 
 /// Why a cleanup did not come to its end. What it had done by then does no harm; run again, it goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A repository said no.
-    #[error("repository {name}: {source}")]
-    Repository {
-        /// Its name in the configuration.
-        name: String,
-        /// What it said.
-        source: Arc<repository::Error>,
-    },
+    /// The objects of a repository could not be listed or removed.
+    #[error(transparent)]
+    Objects(#[from] RetentionError),
     /// The archive could not be read.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -71,31 +64,16 @@ impl From<vault::Error> for Error {
 }
 
 impl Error {
-    fn of(repository: &str, source: repository::Error) -> Error {
-        Error::Repository { name: repository.to_owned(), source: Arc::new(source) }
-    }
-
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Error::Repository { source, .. } => source.class(),
+            Error::Objects(error) => error.class(),
             Error::Archive(error) => error.class(),
             Error::Index(error) => error.class(),
             _ => Class::Permanent,
         }
     }
-}
-
-/// What is wanted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wish {
-    /// For how long every moment stays restorable, by repository; one that is not named keeps everything.
-    pub retention: BTreeMap<String, SignedDuration>,
-    /// Only say what would be done.
-    pub dry_run: bool,
-    /// [`GRACE`], unless the user knows better.
-    pub grace: SignedDuration,
 }
 
 /// A backup that stays or goes.
@@ -107,22 +85,6 @@ pub struct Backup {
     pub finished_at: Timestamp,
     /// Why it stays; none if it goes.
     pub kept: Option<Why>,
-}
-
-/// Objects and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Amount {
-    /// How many.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl Amount {
-    fn add(&mut self, object: &ObjectInfo) {
-        self.objects = self.objects.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(object.len);
-    }
 }
 
 /// What was done to one repository, or would be.
@@ -146,41 +108,6 @@ pub struct Cleaned {
     pub notes: Vec<String>,
 }
 
-/// What was done.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Report<C = Cleaned> {
-    /// Whether it was only said.
-    pub dry_run: bool,
-    /// Each repository that has a retention.
-    pub repositories: Vec<C>,
-    /// Repositories that keep everything.
-    pub without_retention: Vec<String>,
-    /// Repositories that could not be reached, with what was in the way.
-    pub unreachable: Vec<(String, String)>,
-}
-
-impl<C> Report<C> {
-    fn of(vault: &Vault, wish: &Wish) -> Report<C> {
-        Report {
-            dry_run: wish.dry_run,
-            repositories: Vec::new(),
-            without_retention: Vec::new(),
-            unreachable: vault.unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
-        }
-    }
-
-    /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
-    /// needs; `None`, which is noted, if it keeps everything.
-    fn window(&mut self, vault: &Vault, wish: &Wish, repository: &str) -> Option<(Timestamp, Timestamp)> {
-        let Some(retention) = wish.retention.get(repository) else {
-            self.without_retention.push(repository.to_owned());
-            return None;
-        };
-        let before = |span: SignedDuration| vault.clock().now().checked_sub(span).unwrap_or(Timestamp::MIN);
-        Some((before(*retention), before(wish.grace)))
-    }
-}
-
 /// Carries retention out. `progress` is told each object that is removed.
 ///
 /// # Errors
@@ -190,7 +117,7 @@ pub async fn run(
     index: &Arc<Index>,
     wish: &Wish,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Report, Error> {
+) -> Result<Report<Cleaned>, Error> {
     let mut report = Report::of(archive.vault(), wish);
     let overview = overview::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
@@ -274,7 +201,7 @@ impl Sweep<'_> {
     }
 
     fn failed(&self, source: repository::Error) -> Error {
-        Error::of(self.name, source)
+        RetentionError::of(self.name, source).into()
     }
 
     async fn list(&self, prefix: &repository::key::Prefix) -> Result<Vec<ObjectInfo>, Error> {

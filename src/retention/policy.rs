@@ -11,9 +11,7 @@ use jiff::Timestamp;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::segment::{SegmentNo, SegmentSize};
 use crate::postgres::timeline::{History, TimelineId, TimelinePath};
-
-/// By how much clocks of servers and of this machine may differ: a backup ended before the window if it ended this much before it.
-const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+use crate::vault::retention::{Why, before};
 
 /// A backup, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,20 +45,6 @@ pub struct World<'a> {
     pub since: Timestamp,
 }
 
-/// Why a backup stays.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Why {
-    /// It was made within the window.
-    Young,
-    /// The window's first moments are restored from it.
-    Anchor,
-    /// Nothing older and whole could take its place.
-    Irreplaceable,
-    /// The history of its timeline is not archived, so nothing is known of what follows from it.
-    Unknown,
-}
-
 /// What stays and what goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Verdict {
@@ -87,11 +71,6 @@ impl Verdict {
         let is_needed = needed.into_iter().any(|(first, last)| (*first..=*last).contains(&number));
         any && !young && !is_needed && !self.unknown.contains(&timeline)
     }
-}
-
-/// Where what is certainly older than the window ends.
-pub(super) fn before(since: Timestamp) -> Timestamp {
-    since.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN)
 }
 
 /// Decides.
@@ -204,10 +183,11 @@ mod tests {
 
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{Base, Why, World, decide};
+    use super::{Base, World, decide};
     use crate::postgres::lsn::Lsn;
     use crate::postgres::segment::{SegmentNo, SegmentSize};
     use crate::postgres::timeline::{History, HistoryEntry, TimelineId};
+    use crate::vault::retention::Why;
 
     const DAY: i64 = 86_400;
 

@@ -11,6 +11,8 @@ mod error;
 mod keys;
 pub(crate) mod name;
 mod objects;
+pub mod retention;
+pub mod verify;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::objects::{open, summary};
+use super::objects::summary;
 use super::{Subject, VerifyError};
 use crate::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkValue, Pack, PackId};
 use crate::archive::manifest::{Chunk, Content, Manifest};
 use crate::repository::ObjectInfo;
 use crate::seal::Kind;
 use crate::vault;
+use crate::vault::verify::open;
 
 /// Packs at the same time; each is 32 MiB, stored and opened.
 const IN_FLIGHT: usize = 4;

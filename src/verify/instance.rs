@@ -12,9 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::objects::open;
 use super::stream::{ON_ITS_WAY, Piece, beginnings, holes, tails};
-use super::{Damage, Options, Progress, VerifyError};
 use crate::archive::instance::layout::InstanceObject;
 use crate::archive::instance::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
 use crate::rdb::{self, Walk, Walker};
@@ -22,6 +20,7 @@ use crate::repository::key::ObjectKey;
 use crate::repository::{self, Repository};
 use crate::resp::{self, Commands};
 use crate::seal::{Kind, Opened};
+use crate::vault::verify::{Damage, Options, Progress, VerifyError, open};
 
 /// What one repository holds of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -379,7 +378,7 @@ mod tests {
     use bytes::Bytes;
     use jiff::Timestamp;
 
-    use super::{Counts, Instance, Progress, Subject, verify_instance};
+    use super::{Counts, Instance, Subject, verify_instance};
     use crate::archive::instance::commands::Follows;
     use crate::archive::instance::{Origin, Part, Snapshot, Stretch};
     use crate::rdb::{Limits, Walker};
@@ -388,7 +387,8 @@ mod tests {
     use crate::seal::{self, Binding, Kind, SealSpec};
     use crate::vault::Absent;
     use crate::vault::testing::{create, open};
-    use crate::verify::Options;
+    use crate::vault::verify::Options;
+    use crate::vault::verify::Progress;
 
     const RDB: &[u8] = b"REDIS0009\xff\0\0\0\0\0\0\0\0";
 

@@ -18,7 +18,6 @@ mod stream;
 pub use instance::{Counts as InstanceCounts, InstanceReport, fuzz, verify_instance};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
@@ -32,52 +31,11 @@ use crate::repository::key::ObjectKey;
 use crate::repository::{self, Repository};
 use crate::retry::Class;
 use crate::vault;
+use crate::vault::verify::{Damage, Options, Progress};
 use crate::wal::digest::Digest;
 
 /// Mebibytes that objects in flight may take, stored and opened together.
 pub const BUDGET: u32 = 256;
-
-/// What to verify.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// This backup alone, and the log it needs to become consistent; everything, if none is named.
-    pub backup: Option<String>,
-}
-
-/// What was read and is right.
-#[derive(Debug, Default)]
-pub struct Progress {
-    objects: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Progress {
-    /// Objects read so far.
-    pub fn objects(&self) -> u64 {
-        self.objects.load(Ordering::Relaxed)
-    }
-
-    /// Bytes read from repositories so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    fn add(&self, bytes: u64) {
-        self.objects.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-/// An object that is not what was written.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
-pub struct Damage {
-    /// The repository's name in the configuration.
-    pub repository: String,
-    /// The object.
-    pub object: String,
-    /// What is wrong with it.
-    pub what: String,
-}
 
 /// What one repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -124,44 +82,32 @@ impl Report {
 /// Why a verification could not be made; damage is no such reason.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// A repository did not answer, so that nothing can be said about what is in it.
-    #[error("repository {name}: {source}")]
-    Repository {
-        /// Its name in the configuration.
-        name: String,
-        /// What was in the way.
-        source: Arc<repository::Error>,
-    },
+    /// Objects could not be read, or no repository has the backup.
+    #[error(transparent)]
+    Objects(#[from] vault::verify::VerifyError),
     /// The archive could not be read.
     #[error(transparent)]
     Archive(#[from] archive::Error),
     /// The segments that are right don't belong together.
     #[error(transparent)]
     Index(#[from] index::Error),
-    /// No repository has this backup.
-    #[error("there is no backup {label}; `walkeep list` shows those that there are")]
-    UnknownBackup {
-        /// What was asked for.
-        label: String,
-    },
+}
+
+impl VerifyError {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            VerifyError::Objects(error) => error.class(),
+            VerifyError::Archive(error) => error.class(),
+            VerifyError::Index(error) => error.class(),
+        }
+    }
 }
 
 impl From<vault::Error> for VerifyError {
     fn from(error: vault::Error) -> VerifyError {
         VerifyError::Archive(error.into())
-    }
-}
-
-impl VerifyError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        match self {
-            VerifyError::Repository { source, .. } => source.class(),
-            VerifyError::Archive(error) => error.class(),
-            VerifyError::Index(error) => error.class(),
-            VerifyError::UnknownBackup { .. } => Class::Permanent,
-        }
     }
 }
 
@@ -205,7 +151,7 @@ struct Needed {
 /// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
 pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progress) -> Result<Report, VerifyError> {
     if let Some((name, source)) = archive.vault().unreachable().next() {
-        return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
+        return Err(vault::verify::VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) }.into());
     }
     let identity = match archive.identity().await {
         Err(error) if error.is_integrity() => None,
@@ -230,7 +176,7 @@ pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progre
     if let Some(label) = options.backup.as_ref().filter(|label| !sum.summaries.iter().any(|s| s.label == **label)) {
         let damaged = sum.damage.iter().any(|damage| damage.object.ends_with(&format!("/{label}")));
         if !damaged {
-            return Err(VerifyError::UnknownBackup { label: label.clone() });
+            return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
         }
     }
     sum.report(&archive.cluster().to_string(), identity, options)
@@ -297,7 +243,7 @@ impl Subject<'_> {
     }
 
     fn named(&self, source: repository::Error) -> VerifyError {
-        VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }
+        vault::verify::VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }.into()
     }
 
     /// Verifies this repository.

@@ -17,8 +17,9 @@ use crate::postgres::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::postgres::timeline::{History, TimelineId};
 use crate::repository::key::ObjectKey;
 use crate::repository::{self, ObjectInfo};
-use crate::seal::{self, Binding, Kind, Opened};
+use crate::seal::{self, Kind, Opened};
 use crate::vault;
+use crate::vault::verify::open;
 use crate::wal::digest::{Digest, State, digest};
 
 /// Fetches at the same time; the memory budget mostly allows fewer.
@@ -174,10 +175,6 @@ fn check(
         | ClusterObject::Pack(_)
         | ClusterObject::Probe(_) => Ok(Good::Other),
     }
-}
-
-pub(super) fn open(kind: Kind, key: &ObjectKey, bytes: &[u8], protection: &seal::Protection) -> Result<Opened, String> {
-    seal::open(bytes, &Binding::new(kind, key.as_str()), protection, 1).map_err(|error| error.fault.to_string())
 }
 
 /// Reads a segment's records again, and compares with what was found when it was archived.

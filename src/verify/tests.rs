@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{Options, Progress, Report, Subject, VerifyError, is_bridged, verify};
+use super::{Report, Subject, VerifyError, is_bridged, verify};
 use crate::archive::Archive;
 use crate::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
 use crate::archive::manifest::{Chunk, Content, Entry, Manifest, Summary, sample};
@@ -18,6 +18,7 @@ use crate::postgres::segment::{SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::timeline::TimelineId;
 use crate::seal::Kind;
 use crate::seal::keys::KeyEncryptionKey;
+use crate::vault::verify::{Options, Progress};
 
 const LABEL: &str = "20261122T020000Z-F";
 
@@ -159,7 +160,7 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     assert_eq!(report.repositories[0].segments, 2);
     let none = Options { backup: Some("20200101T000000Z-F".to_owned()) };
     let error = verify(&archive, &none, &Progress::default()).await.unwrap_err();
-    assert!(matches!(error, VerifyError::UnknownBackup { .. }), "{error}");
+    assert!(matches!(error, VerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })), "{error}");
 }
 
 #[tokio::test]

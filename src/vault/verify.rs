@@ -1,0 +1,94 @@
+//! What verification of both stores shares: what is asked for, how far it is, and what it finds of single objects.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::repository;
+use crate::repository::key::ObjectKey;
+use crate::retry::Class;
+use crate::seal::{self, Binding, Kind, Opened, Protection};
+use crate::vault;
+
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// This backup alone, and what it needs to be restored; everything, if none is named.
+    pub backup: Option<String>,
+}
+
+/// What was read and is right.
+#[derive(Debug, Default)]
+pub struct Progress {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Objects read so far.
+    pub fn objects(&self) -> u64 {
+        self.objects.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from repositories so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// An object that is not what was written.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+pub struct Damage {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// The object.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Why a verification could not be made; damage is no such reason.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A repository did not answer, so that nothing can be said about what is in it.
+    #[error("repository {name}: {source}")]
+    Repository {
+        /// Its name in the configuration.
+        name: String,
+        /// What was in the way.
+        source: Arc<repository::Error>,
+    },
+    /// Objects could not be read or listed.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// No repository has this backup.
+    #[error("there is no backup {label}; `walkeep list` shows those that there are")]
+    UnknownBackup {
+        /// What was asked for.
+        label: String,
+    },
+}
+
+impl VerifyError {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            VerifyError::Repository { source, .. } => source.class(),
+            VerifyError::Vault(error) => error.class(),
+            VerifyError::UnknownBackup { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// Opens an object's bytes.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub fn open(kind: Kind, key: &ObjectKey, bytes: &[u8], protection: &Protection) -> Result<Opened, String> {
+    seal::open(bytes, &Binding::new(kind, key.as_str()), protection, 1).map_err(|error| error.fault.to_string())
+}
