@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use walkeep::archive::Archive;
-use walkeep::clock::SystemClock;
-use walkeep::postgres::segment::{SegmentName, SegmentNo, SegmentSize};
-use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::TimelineId;
-use walkeep::repository;
-use walkeep::seal::Level;
-use walkeep::seal::keys::KeyEncryptionKey;
+use walkeep::base::clock::SystemClock;
+use walkeep::postgres::archive::Archive;
+use walkeep::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::format::timeline::TimelineId;
+use walkeep::vault::repository;
+use walkeep::vault::seal::Level;
+use walkeep::vault::seal::keys::KeyEncryptionKey;
 use walkeep::vault::{Place, Settings, Vault};
 
 use super::{files, forget, middle, millis, size_of, worst};

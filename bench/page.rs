@@ -2,7 +2,7 @@
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use walkeep::postgres::page;
+use walkeep::postgres::format::page;
 
 /// 16 MiB of pages, more than any second-level cache.
 const PAGES: usize = 2048;

@@ -2,7 +2,7 @@
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use walkeep::rdb::{Limits, Walker, crc64};
+use walkeep::redis::format::rdb::{Limits, Walker, crc64};
 
 /// What comes from a socket at once.
 const PIECE: usize = 128 << 10;

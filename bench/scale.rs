@@ -27,15 +27,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use walkeep::archive::lookup::{Lookup, Source};
-use walkeep::archive::overview::{self, Contents, Overview};
-use walkeep::index::{Along, Entry, Index, Place};
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::segment::{SegmentNo, SegmentSize, SystemId};
-use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
-use walkeep::wal::digest::{Digest, State};
-use walkeep::wal::event::{Ending, EndingKind, Xid};
+use walkeep::postgres::archive::inventory::{self, Contents, Overview};
+use walkeep::postgres::archive::lookup::{Lookup, Source};
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
+use walkeep::postgres::index::{Along, Entry, Index, Place};
+use walkeep::postgres::wal::digest::{Digest, State};
+use walkeep::postgres::wal::event::{Ending, EndingKind, Xid};
 
 /// A year of a cluster that writes a megabyte a second.
 const YEAR: u64 = 2_000_000;
@@ -178,8 +178,8 @@ fn many_timelines(timelines: u64) {
 
 fn listed(index: &Index, histories: &[History]) -> Overview {
     let contents =
-        Contents { cluster: "main", identity: None, backups: &[], histories, gaps: &[], cut: &overview::unknown };
-    overview::overview(&index.view("main").unwrap(), contents).unwrap()
+        Contents { cluster: "main", identity: None, backups: &[], histories, gaps: &[], cut: &inventory::unknown };
+    inventory::overview(&index.view("main").unwrap(), contents).unwrap()
 }
 
 /// Takes all digests in, as a rebuild does; what it takes to make them up is not counted.

@@ -6,8 +6,8 @@
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use walkeep::seal::keys::EpochKey;
-use walkeep::seal::{Binding, KeyId, KeyRing, Kind, Level, Protection, SealSpec, open, seal};
+use walkeep::vault::seal::keys::EpochKey;
+use walkeep::vault::seal::{Binding, KeyId, KeyRing, Kind, Level, Protection, SealSpec, open, seal};
 
 const LEN: usize = 16 << 20;
 const FRAME: usize = SealSpec::FRAME as usize;

@@ -5,10 +5,10 @@
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use walkeep::postgres::segment::{SegmentName, SegmentSize};
-use walkeep::wal::assemble::Assembler;
-use walkeep::wal::decode::Decoder;
-use walkeep::wal::digest::{Digest, digest};
+use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
+use walkeep::postgres::wal::assemble::Assembler;
+use walkeep::postgres::wal::decode::Decoder;
+use walkeep::postgres::wal::digest::{Digest, digest};
 
 /// Copies of the two segments, so that they don't all stay in the nearest caches.
 const COPIES: usize = 8;

@@ -16,9 +16,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::clock::{Clock, SharedClock, timeout};
-use crate::durable;
-use crate::retry::Class;
+use crate::base::clock::{Clock, SharedClock, timeout};
+use crate::base::durable;
+use crate::base::retry::Class;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control.sock";
@@ -264,7 +264,7 @@ async fn receive<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream
 #[cfg(test)]
 mod tests {
     use super::{Answer, Error, Handler, Listener, Request, SOCKET, ask};
-    use crate::clock::SystemClock;
+    use crate::base::clock::SystemClock;
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
@@ -315,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_hangs_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let clock = crate::clock::ManualClock::jumping_from(jiff::Timestamp::UNIX_EPOCH);
+        let clock = crate::base::clock::ManualClock::jumping_from(jiff::Timestamp::UNIX_EPOCH);
         // Connections pile up in the kernel's queue; nobody takes them.
         let _listener = Listener::bind(dir.path()).unwrap();
         let error = ask(dir.path(), &Request::Ping, &clock, PATIENCE).await.unwrap_err();

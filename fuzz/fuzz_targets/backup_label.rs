@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::label::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::format::backup_label::fuzz(data));

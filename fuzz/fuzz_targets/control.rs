@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::control::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::format::pg_control::fuzz(data));

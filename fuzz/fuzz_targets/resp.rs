@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::resp::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::redis::format::resp::fuzz(data));

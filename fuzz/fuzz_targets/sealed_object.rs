@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::seal::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::vault::seal::fuzz(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::wal::page::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::wal::page::fuzz(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::wal::record::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::wal::record::fuzz(data));

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use super::help;
 use super::redis_log::LogRedis;
 use super::restore_all::{PlanAll, RestoreAll};
-use crate::explore::{Kind, MANY_ROWS};
+use crate::postgres::log::{Kind, MANY_ROWS};
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.
 #[derive(Parser, Debug)]

@@ -15,10 +15,10 @@ use super::exit::{Code, Failure};
 use super::open;
 use super::output::{count, size, span};
 use super::progress::Progress;
-use crate::archive::manifest::Summary;
-use crate::backup::{self, Options, Progress as Step};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::archive::manifest::Summary;
+use crate::postgres::backup::{self, Options, Progress as Step};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::timeline::TimelineId;
 
 /// What `--json` prints: the backup as `list --json` has it.
 #[derive(serde::Serialize)]

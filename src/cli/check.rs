@@ -15,16 +15,16 @@ use super::exit::{self, Code, Failure};
 use super::output::{Tone, size, span, terminal, wrap};
 use super::server::Server;
 use super::{check_redis, open};
-use crate::archive::Archive;
-use crate::clock::{Clock, FAR, Offset};
+use crate::base::clock::{Clock, FAR, Offset};
 use crate::config::{Cluster, Config, Instance};
-use crate::postgres::segment::SegmentName;
-use crate::redis::{self, Info};
-use crate::repository::key::{BadKey, ObjectKey};
-use crate::repository::{Put, Repository};
-use crate::seal::Protection;
-use crate::sql::Sql;
+use crate::postgres::archive::Archive;
+use crate::postgres::format::segment::SegmentName;
+use crate::postgres::sql::Sql;
+use crate::redis::wire::{self, Info};
 use crate::vault::Vault;
+use crate::vault::repository::key::{BadKey, ObjectKey};
+use crate::vault::repository::{Put, Repository};
+use crate::vault::seal::Protection;
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -286,7 +286,7 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
             "this is one shard of a Redis Cluster: each shard takes a section [redis.NAME] of its own, and a moment is restored shard by shard",
         );
     }
-    if let redis::Source::Sentinels(_) = source {
+    if let wire::Source::Sentinels(_) = source {
         let (snapshots, _) = source.connect_for_snapshot().await?;
         findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
     }
@@ -298,8 +298,8 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
         ),
     }
     match connection.may_follow(&info).await {
-        Ok(redis::Right::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
-        Ok(redis::Right::Unproved) => findings.warn(
+        Ok(wire::Right::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
+        Ok(wire::Right::Unproved) => findings.warn(
             "replication",
             "whether the server lets walkeep attach as a replica shows with the first snapshot; before that it does not say",
         ),
@@ -541,7 +541,7 @@ fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{Findings, say_postgres_clock};
-    use crate::clock::Offset;
+    use crate::base::clock::Offset;
 
     #[test]
     fn the_clock_of_a_standby_is_called_that() {

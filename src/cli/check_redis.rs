@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use super::check::{Findings, STREAM};
 use super::output::{count, size, span};
 use super::{Surroundings, open};
-use crate::archive::instance::Instance;
 use crate::config::Config;
-use crate::health::instance::{self, Newest};
-use crate::redis::{Info, ReplicationId};
+use crate::redis::archive::Instance;
+use crate::redis::health::{self, Newest};
+use crate::redis::wire::{Info, ReplicationId};
 
 /// What may be under way for so long, as in `walkeep health`.
 const LATE: Duration = Duration::from_secs(300);
@@ -88,7 +88,7 @@ pub(super) async fn stream(
     around: &Surroundings,
     findings: &mut Findings,
 ) {
-    let newest = match instance::newest(instance).await {
+    let newest = match health::newest(instance).await {
         Ok(newest) => newest,
         Err(error) => return findings.error("newest", &error.into()),
     };
@@ -209,8 +209,8 @@ mod tests {
 
     use super::{Facts, Stream, judge};
     use crate::cli::check::Findings;
-    use crate::health::instance::Newest;
-    use crate::redis::Info;
+    use crate::redis::health::Newest;
+    use crate::redis::wire::Info;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

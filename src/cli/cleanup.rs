@@ -13,10 +13,11 @@ use super::exit::{Code, Failure, Failures};
 use super::open;
 use super::output::{Output, Tone, count, size};
 use super::progress::Progress;
-use crate::archive::reindex;
 use crate::config::{self, Config};
-use crate::postgres::time::PgTime;
-use crate::retention::{self, Cleaned, instance};
+use crate::postgres::archive::reindex;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::retention::{self, Cleaned};
+use crate::redis;
 use crate::vault::retention::{Amount, Report, Why, Wish};
 
 /// What `--json` prints.
@@ -37,7 +38,7 @@ struct Of<'d> {
 struct OfInstance<'d> {
     instance: &'d str,
     #[serde(flatten)]
-    report: &'d Report<instance::Cleaned>,
+    report: &'d Report<redis::retention::Cleaned>,
 }
 
 /// What is said when a repository stands in the way.
@@ -66,7 +67,7 @@ pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<
         around.output.json(&Document { clusters, instances })?;
     } else {
         reports.iter().try_for_each(|(name, report)| show(name, report, cluster, &around.output))?;
-        of_instances.iter().try_for_each(|(name, report)| show(name, report, redis, &around.output))?;
+        of_instances.iter().try_for_each(|(name, report)| show(name, report, instance_sweep, &around.output))?;
     }
     let unreachable = reports.iter().map(|(_, report)| &report.unreachable);
     let all = unreachable.chain(of_instances.iter().map(|(_, report)| &report.unreachable)).all(Vec::is_empty);
@@ -93,11 +94,11 @@ async fn of_instance(
     of: &config::Instance,
     wish: &Wish,
     around: &Surroundings,
-) -> anyhow::Result<Report<instance::Cleaned>> {
+) -> anyhow::Result<Report<redis::retention::Cleaned>> {
     let archived = open::instance(config, of, around).await?;
     let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
     let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
-    let report = instance::run(&archived, wish, &tell).await;
+    let report = redis::retention::run(&archived, wish, &tell).await;
     progress.end();
     report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", of.name))
 }
@@ -155,9 +156,9 @@ fn cluster(name: &str, cleaned: &Cleaned, dry_run: bool, out: &Output) -> anyhow
     notes(&cleaned.notes, out)
 }
 
-fn redis(name: &str, cleaned: &instance::Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
+fn instance_sweep(name: &str, cleaned: &redis::retention::Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
     title(name, &cleaned.repository, cleaned.since, out)?;
-    let of = |snapshot: &instance::Kept| (snapshot.label.clone(), snapshot.at, snapshot.kept);
+    let of = |snapshot: &redis::retention::Kept| (snapshot.label.clone(), snapshot.at, snapshot.kept);
     bases(["snapshot", "as of"], "commands", cleaned.snapshots.iter().map(of), dry_run, out)?;
     row("commands", cleaned.stream, cleaned.stream_kept, "stretch", did(dry_run), out)?;
     row("snapshots", cleaned.parts, cleaned.parts_waiting, "part", did(dry_run), out)?;

@@ -4,21 +4,24 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::archive::ingest::IngestError;
-use crate::archive::reindex::ReindexError;
+use crate::base::retry::Class;
 use crate::config::{ConfigError, KeyError, PasswordError};
-use crate::explore::instance_error::LogError;
-use crate::get::{self, GetError};
-use crate::push::PushError;
-use crate::replication::{self, ConninfoError};
-use crate::restore::ground::GroundError;
-use crate::restore::place::PlaceError;
-use crate::restore::single::Error as SingleError;
-use crate::retry::Class;
+use crate::postgres::archive::ingest::IngestError;
+use crate::postgres::archive::reindex::ReindexError;
+use crate::postgres::archive_get::{self, GetError};
+use crate::postgres::archive_push::PushError;
+use crate::postgres::restore::destination::GroundError;
+use crate::postgres::restore::placement::PlaceError;
+use crate::postgres::restore::selective::Error as SingleError;
+use crate::postgres::verify::VerifyError;
+use crate::postgres::wire::ConninfoError;
+use crate::postgres::{archive, backup, index, log, receive, restore, retention, sql, wire};
+use crate::redis;
+use crate::redis::archive::snapshot::error::Error as SnapshotError;
+use crate::redis::log::error::LogError;
 use crate::vault;
+use crate::vault::repository;
 use crate::vault::retention::RetentionError;
-use crate::verify::VerifyError;
-use crate::{archive, backup, explore, index, receive, redis, repository, restore, retention, snapshot, sql};
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,8 +135,8 @@ impl Trouble {
     pub(super) fn code(self, code: Code) -> u8 {
         match self {
             Trouble::Usual => code as u8,
-            Trouble::StopRecovery => get::exit_failure(code as u8, false),
-            Trouble::AskAgain => get::exit_failure(code as u8, true),
+            Trouble::StopRecovery => archive_get::exit_failure(code as u8, false),
+            Trouble::AskAgain => archive_get::exit_failure(code as u8, true),
         }
     }
 }
@@ -198,7 +201,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<restore::Error>() {
         return Some(of_restore(error));
     }
-    if let Some(error) = cause.downcast_ref::<explore::Error>() {
+    if let Some(error) = cause.downcast_ref::<log::Error>() {
         return Some(of_explore(error));
     }
     if let Some(error) = cause.downcast_ref::<SingleError>() {
@@ -228,7 +231,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<LogError>() {
         return Some(of_instance_log(error));
     }
-    if let Some(error) = cause.downcast_ref::<replication::Error>() {
+    if let Some(error) = cause.downcast_ref::<wire::Error>() {
         return Some(of_replication(error));
     }
     if let Some(error) = cause.downcast_ref::<sql::Error>() {
@@ -242,9 +245,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
 
 /// The errors of Redis instances.
 fn of_instance(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
-    let by_snapshot = cause.downcast_ref::<snapshot::Error>().map(of_snapshot);
-    let by_restore = || cause.downcast_ref::<snapshot::out::Error>().map(of_snapshot_out);
-    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::Error>().map(of_redis))
+    let by_snapshot = cause.downcast_ref::<SnapshotError>().map(of_snapshot);
+    let by_restore = || cause.downcast_ref::<redis::restore::Error>().map(of_snapshot_out);
+    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::wire::Error>().map(of_redis))
 }
 
 fn of_class(class: Class) -> Code {
@@ -304,8 +307,8 @@ fn of_restore(error: &restore::Error) -> Code {
     }
 }
 
-fn of_explore(error: &explore::Error) -> Code {
-    use explore::Error;
+fn of_explore(error: &log::Error) -> Code {
+    use log::Error;
     match error {
         Error::Nothing { .. } | Error::UnknownTimeline { .. } => Code::NotFound,
         Error::Index(error) => of_index(error),
@@ -363,8 +366,8 @@ fn of_receive(error: &receive::Error) -> Code {
     }
 }
 
-fn of_snapshot(error: &snapshot::Error) -> Code {
-    use snapshot::Error;
+fn of_snapshot(error: &SnapshotError) -> Code {
+    use SnapshotError as Error;
     match error {
         Error::Server(error) => of_redis(error),
         Error::Vault(error) => of_vault(error),
@@ -374,8 +377,8 @@ fn of_snapshot(error: &snapshot::Error) -> Code {
     }
 }
 
-fn of_snapshot_out(error: &snapshot::out::Error) -> Code {
-    use snapshot::out::Error;
+fn of_snapshot_out(error: &redis::restore::Error) -> Code {
+    use redis::restore::Error;
     match error {
         Error::Server(error) => of_redis(error),
         Error::Vault(error) => of_vault(error),
@@ -385,9 +388,11 @@ fn of_snapshot_out(error: &snapshot::out::Error) -> Code {
     }
 }
 
-fn of_redis(error: &redis::Error) -> Code {
+fn of_redis(error: &redis::wire::Error) -> Code {
     match error {
-        redis::Error::Tls(_) | redis::Error::Handshake { .. } | redis::Error::UnknownMaster { .. } => Code::Usage,
+        redis::wire::Error::Tls(_)
+        | redis::wire::Error::Handshake { .. }
+        | redis::wire::Error::UnknownMaster { .. } => Code::Usage,
         other => of_class(other.class()),
     }
 }
@@ -450,8 +455,8 @@ fn of_index(error: &index::Error) -> Code {
     }
 }
 
-fn of_replication(error: &replication::Error) -> Code {
-    use replication::Error;
+fn of_replication(error: &wire::Error) -> Code {
+    use wire::Error;
     match error {
         Error::Conninfo(_) | Error::Tls(_) => Code::Usage,
         other => of_class(other.class()),
@@ -495,7 +500,9 @@ mod tests {
     use super::{Code, Failure, Failures, Trouble, code, explain, of_clap};
     use crate::cli::args::Line;
     use crate::config::ConfigError;
-    use crate::{replication, repository, vault};
+    use crate::postgres::wire;
+    use crate::vault;
+    use crate::vault::repository;
 
     #[test]
     fn each_cause_is_said_once_in_one_line() {
@@ -560,7 +567,7 @@ mod tests {
         assert_eq!(code(&nowhere().context("while doing that")), Code::Usage);
         assert_eq!(code(&anyhow!("something")), Code::Failed);
         let damaged = || repository::Error::Corrupt {
-            key: crate::repository::key::marker(),
+            key: crate::vault::repository::key::marker(),
             url: "file:///x".into(),
             why: "cut".to_owned(),
         };
@@ -572,7 +579,7 @@ mod tests {
             (vault::Error::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(), Code::Integrity),
             (vault::Error::Unasked { why: String::new() }.into(), Code::Unavailable),
             (vault::Error::KeyWanted { name: String::new() }.into(), Code::Usage),
-            (replication::Error::Closed(None).into(), Code::Unavailable),
+            (wire::Error::Closed(None).into(), Code::Unavailable),
         ];
         for (error, expected) in table {
             assert_eq!(code(&error), expected, "{error}");

@@ -11,11 +11,11 @@ use super::Surroundings;
 use super::args::ArchiveGet;
 use super::exit::Failure;
 use super::open;
-use crate::archive::spool::Spool;
 use crate::config::{Cluster, Config};
-use crate::get::prefetch::{self, Prefetch};
-use crate::get::{self, Got, Request};
-use crate::postgres::segment::SegmentName;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive_get::prefetch::{self, Prefetch};
+use crate::postgres::archive_get::{self, Got, Request};
+use crate::postgres::format::segment::SegmentName;
 
 /// The exit code itself: it is PostgreSQL's to read, not a person's.
 pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Result<u8> {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Resu
     let ahead = prefetch(&config, cluster, &dest)?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let request = Request { name: args.file.clone(), dest, standby: args.standby };
-    let got = get::get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
+    let got = archive_get::get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
         Got::Placed(source) => {
             tracing::info!(file = args.file, ?source, "fetched");
@@ -40,7 +40,7 @@ pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Resu
         }
         Got::Absent => {
             tracing::info!(file = args.file, "not archived, nor anything after it");
-            Ok(get::EXIT_ABSENT)
+            Ok(archive_get::EXIT_ABSENT)
         }
     }
 }

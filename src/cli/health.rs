@@ -9,17 +9,18 @@ use super::args::Health as Args;
 use super::exit::{self, Code, Failure};
 use super::open;
 use super::output::{Output, Tone, width, wrap};
-use crate::archive::spool::Spool;
+use crate::base::findings::{Finding, Level};
 use crate::config::{self, Config};
-use crate::health::{Finding, Level, cluster, instance};
-use crate::postgres::time::PgTime;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::time::PgTime;
+use crate::{postgres, redis};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 struct Document<'d> {
     healthy: bool,
-    clusters: &'d [cluster::Health],
-    instances: &'d [instance::Health],
+    clusters: &'d [postgres::health::Health],
+    instances: &'d [redis::health::Health],
 }
 
 pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Code> {
@@ -33,11 +34,11 @@ pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Cod
     let (mut clusters, mut instances) = (Vec::new(), Vec::new());
     for of in of_clusters {
         let looked = cluster(&config, of, around).await;
-        clusters.push(looked.unwrap_or_else(|error| cluster::Health::unknown(of.name.as_str(), why(error))));
+        clusters.push(looked.unwrap_or_else(|error| postgres::health::Health::unknown(of.name.as_str(), why(error))));
     }
     for of in of_instances {
         let looked = instance(&config, of, around).await;
-        instances.push(looked.unwrap_or_else(|error| instance::Health::unknown(of.name.as_str(), why(error))));
+        instances.push(looked.unwrap_or_else(|error| redis::health::Health::unknown(of.name.as_str(), why(error))));
     }
     let healthy = clusters
         .iter()
@@ -52,9 +53,13 @@ pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Cod
     Ok(if healthy { Code::Done } else { Code::Failed })
 }
 
-async fn cluster(config: &Config, of: &config::Cluster, around: &Surroundings) -> anyhow::Result<cluster::Health> {
+async fn cluster(
+    config: &Config,
+    of: &config::Cluster,
+    around: &Surroundings,
+) -> anyhow::Result<postgres::health::Health> {
     let archive = Arc::new(open::archive(config, of, around).await?);
-    let places = cluster::Places {
+    let places = postgres::health::Places {
         index: open::index_dir(config),
         server: of.conninfo(&around.environment)?,
         slot: of.slot.to_string(),
@@ -62,18 +67,22 @@ async fn cluster(config: &Config, of: &config::Cluster, around: &Surroundings) -
         disks: disks(config),
     };
     let spool = Spool::existing(&config.state_dir, &archive);
-    Ok(cluster::look(&archive, spool, &places).await?)
+    Ok(postgres::health::look(&archive, spool, &places).await?)
 }
 
-async fn instance(config: &Config, of: &config::Instance, around: &Surroundings) -> anyhow::Result<instance::Health> {
+async fn instance(
+    config: &Config,
+    of: &config::Instance,
+    around: &Surroundings,
+) -> anyhow::Result<redis::health::Health> {
     let opened = open::instance(config, of, around).await?;
     let source = of.source(&around.environment, &around.clock);
-    let places = instance::Places {
+    let places = redis::health::Places {
         server: source.map_err(|error| exit::explain(&error.into())),
         schedule: of.backup.clone(),
         disks: disks(config),
     };
-    Ok(instance::look(&opened, &places).await?)
+    Ok(redis::health::look(&opened, &places).await?)
 }
 
 fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
@@ -86,7 +95,11 @@ fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
     places
 }
 
-fn show(clusters: &[cluster::Health], instances: &[instance::Health], out: &Output) -> anyhow::Result<()> {
+fn show(
+    clusters: &[postgres::health::Health],
+    instances: &[redis::health::Health],
+    out: &Output,
+) -> anyhow::Result<()> {
     for health in clusters {
         let newest = health.newest.map(|newest| {
             let time = newest.time.map_or_else(String::new, |time| format!(", last commit {}", out.time(time)));

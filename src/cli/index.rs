@@ -11,12 +11,12 @@ use super::args::{IndexArgs, IndexWhat};
 use super::exit::Code;
 use super::open;
 use super::output::{Output, count, grouped, size, span};
-use crate::archive::Archive;
-use crate::archive::reindex::{self, Report};
-use crate::index::store::Order;
-use crate::index::{Index, Place, Stats};
-use crate::postgres::segment::SegmentNo;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::reindex::{self, Report};
+use crate::postgres::format::segment::SegmentNo;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::index::key_value_store::Order;
+use crate::postgres::index::{Index, Place, Stats};
 
 pub(super) async fn run(what: IndexWhat, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
@@ -123,7 +123,9 @@ fn stats(args: &IndexArgs, archives: &[Arc<Archive>], dir: &Path, out: &Output) 
     };
     out.table(["cluster", ">timeline", "first segment", "last segment"], &extents.iter().map(row).collect::<Vec<_>>())?;
     out.line("")?;
-    let row = |family: &crate::index::FamilyStats| [family.name.to_owned(), grouped(family.keys), size(family.bytes)];
+    let row = |family: &crate::postgres::index::FamilyStats| {
+        [family.name.to_owned(), grouped(family.keys), size(family.bytes)]
+    };
     out.table(["family", ">keys", ">on disk"], &stats.families.iter().map(row).collect::<Vec<_>>())?;
     Ok(Code::Done)
 }
@@ -138,7 +140,7 @@ fn extent(index: &Index, cluster: &str) -> anyhow::Result<Vec<Extent>> {
             let mut all = view.summaries(*timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), order);
             let place: Option<Place> = all.next().transpose()?.map(|(place, _)| place);
             let name = place.and_then(|place| {
-                crate::postgres::segment::SegmentName::new(place.timeline, place.segment, segment_size)
+                crate::postgres::format::segment::SegmentName::new(place.timeline, place.segment, segment_size)
             });
             ends.push(name.map(|name| name.to_string()));
         }

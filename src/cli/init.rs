@@ -15,11 +15,11 @@ use super::exit::{Code, Failure};
 use super::open;
 use super::output::Tone;
 use super::server::{Advice, Server};
-use crate::archive::layout::ClusterName;
+use crate::base::durable;
 use crate::config::{self, Config, NewConfig};
-use crate::durable;
-use crate::seal::keys::KeyEncryptionKey;
+use crate::postgres::archive::layout::ClusterName;
 use crate::vault::Vault;
+use crate::vault::seal::keys::KeyEncryptionKey;
 
 /// The key's file beside the configuration.
 const KEY_FILE: &str = "walkeep.key";

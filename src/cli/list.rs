@@ -13,12 +13,12 @@ use super::exit::Code;
 use super::open::What;
 use super::output::{Output, Tone, grouped, size, span};
 use super::{open, redis_list};
-use crate::archive::overview::{self, Backup, Missing, Overview, Timeline, Window};
-use crate::archive::reindex;
-use crate::archive::spool::Spool;
 use crate::config::Config;
-use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::archive::inventory::{self, Backup, Missing, Overview, Timeline, Window};
+use crate::postgres::archive::reindex;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
 use crate::vault::Vault;
 
 /// What `--json` prints.
@@ -47,7 +47,7 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         let archive = Arc::new(open::archive(&config, cluster, around).await?);
         let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
         let spool = Spool::existing(&config.state_dir, &archive);
-        let overview = overview::gather(&archive, &index, spool).await;
+        let overview = inventory::gather(&archive, &index, spool).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
     let mut redis = Vec::new();
@@ -222,8 +222,8 @@ fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &Output
 #[cfg(test)]
 mod tests {
     use super::{Timeline, tree};
-    use crate::postgres::lsn::Lsn;
-    use crate::postgres::timeline::TimelineId;
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::timeline::TimelineId;
 
     #[test]
     fn timelines_are_drawn_as_the_tree_they_are() {

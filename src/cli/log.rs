@@ -11,13 +11,13 @@ use super::exit::{self, Code, Failure};
 use super::output::{Output, Tone, grouped};
 use super::redis_log::LogRedis;
 use super::{moment, open};
-use crate::archive::reindex;
-use crate::archive::spool::Spool;
 use crate::config::{Cluster, Config};
-use crate::explore::instance::MANY_KEYS;
-use crate::explore::{self, Happening, Kind, Question};
-use crate::postgres::time::PgTime;
-use crate::postgres::timeline::TimelineId;
+use crate::postgres::archive::reindex;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::log::{self, Happening, Kind, Question};
+use crate::redis::log::MANY_KEYS;
 
 /// Lines whose columns are made to fit together. What comes after them keeps to their widths.
 const ALIGNED: usize = 500;
@@ -106,7 +106,7 @@ async fn of_cluster(
     let whose = several.then(|| Whose::Cluster(cluster.name.to_string()));
     let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, command).of(whose)));
     let lines = Arc::clone(&page);
-    let told = explore::explore(&archive, &index, spool, question, move |happening| {
+    let told = log::explore(&archive, &index, spool, question, move |happening| {
         lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
     });
     told.await.with_context(|| format!("cannot tell what happened in {}", cluster.name))?;
@@ -338,11 +338,11 @@ mod tests {
 
     use super::{COLUMNS, Told as _, line};
     use crate::cli::output::Output;
-    use crate::explore::{Happening, Kind};
-    use crate::postgres::lsn::Lsn;
-    use crate::postgres::time::PgTime;
-    use crate::postgres::timeline::TimelineId;
-    use crate::wal::event::Xid;
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::time::PgTime;
+    use crate::postgres::format::timeline::TimelineId;
+    use crate::postgres::log::{Happening, Kind};
+    use crate::postgres::wal::event::Xid;
 
     fn dropped() -> Happening {
         Happening {

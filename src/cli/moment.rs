@@ -7,7 +7,7 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 
-use crate::postgres::time::PgTime;
+use crate::postgres::format::time::PgTime;
 
 /// The zone of a time that names none.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::restore::plan::Plan;
+use crate::postgres::restore::plan::Plan;
 
 /// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is for a log with holes.
 pub(super) const ROUNDS: usize = 4;

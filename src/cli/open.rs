@@ -8,14 +8,14 @@ use anyhow::Context;
 
 use super::Surroundings;
 use super::exit::{Code, Failure};
-use crate::archive::Archive;
-use crate::archive::instance::Instance;
-use crate::archive::instance::layout::{InstanceLayout, InstanceName};
-use crate::archive::layout::{ClusterName, Layout};
 use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
-use crate::repository::Options;
-use crate::repository::key::Prefix;
-use crate::seal::keys::KeyEncryptionKey;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::layout::{ClusterName, Layout};
+use crate::redis::archive::Instance;
+use crate::redis::archive::layout::{InstanceLayout, InstanceName};
+use crate::vault::repository::Options;
+use crate::vault::repository::key::Prefix;
+use crate::vault::seal::keys::KeyEncryptionKey;
 use crate::vault::{Place, Settings, Vault};
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
@@ -173,9 +173,9 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::{again, asked, shell_word};
+    use crate::base::clock::SystemClock;
     use crate::cli::Surroundings;
     use crate::cli::output::Output;
-    use crate::clock::SystemClock;
     use crate::config::{Config, Environment};
 
     #[test]

@@ -8,7 +8,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, Tab
 use jiff::tz::TimeZone;
 
 use super::moment;
-use crate::postgres::time::PgTime;
+use crate::postgres::format::time::PgTime;
 
 /// The width that tables keep to where there is no terminal to ask.
 pub(super) const WIDTH: u16 = 100;

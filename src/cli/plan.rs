@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::args::TargetArgs;
 use super::output::{Output, Tone, count, size, span, width, wrap};
 use super::target;
-use crate::restore::plan::{Commit, Plan, Point};
-use crate::restore::resolve::Stop;
-use crate::restore::target::Target;
+use crate::postgres::restore::plan::{Commit, Plan, Point};
+use crate::postgres::restore::resolve_target::Stop;
+use crate::postgres::restore::target::Target;
 
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;

@@ -9,7 +9,7 @@ use super::Surroundings;
 use super::args::ArchivePush;
 use super::exit::{Code, Failure};
 use super::open;
-use crate::push;
+use crate::postgres::archive_push;
 
 pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;
@@ -18,13 +18,13 @@ pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Res
     let path = std::path::absolute(&args.path).context("cannot tell where the file is")?;
     let name = name(&path)?;
     let doing = || format!("cannot archive {name}");
-    let handed = push::hand_over(&config.state_dir, cluster.name.as_str(), &path, name, &*around.clock).await;
+    let handed = archive_push::hand_over(&config.state_dir, cluster.name.as_str(), &path, name, &*around.clock).await;
     if let Some(identical) = handed.with_context(doing)? {
         tracing::info!(file = name, identical, "archived by the running service");
         return Ok(Code::Done);
     }
     let archive = Arc::new(open::archive(&config, cluster, around).await.with_context(doing)?);
-    let ingested = push::push(&archive, &path, name, &[]).await.with_context(doing)?;
+    let ingested = archive_push::push(&archive, &path, name, &[]).await.with_context(doing)?;
     if let Some(alarm) = &ingested.alarm {
         tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
     }

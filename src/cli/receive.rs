@@ -17,17 +17,17 @@ use super::Surroundings;
 use super::args::Receive;
 use super::exit::{Code, Failure};
 use super::open;
-use crate::archive::Archive;
-use crate::archive::ingest::Outcome;
-use crate::archive::reindex::{self, Scope};
+use crate::base::retry::Class;
 use crate::config::Meant;
 use crate::control::{Answer, Handler, Listener, Request};
-use crate::index::{Entry, Index};
-use crate::postgres::lsn::Lsn;
-use crate::push;
-use crate::receive::{self, Event, Observer, Settings};
-use crate::retry::Class;
-use crate::wal::digest::Digest;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::ingest::Outcome;
+use crate::postgres::archive::reindex::{self, Scope};
+use crate::postgres::archive_push;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::index::{Entry, Index};
+use crate::postgres::receive::{self, Event, Observer, Settings};
+use crate::postgres::wal::digest::Digest;
 
 /// Digests that wait for the index. A busy segment's is half a megabyte, so this is some 16 MB; what comes while it is full is read from the
 /// repository later.
@@ -131,7 +131,7 @@ impl Handler for Takes {
 impl Takes {
     async fn push(&self, path: &Path, name: &str) -> Answer {
         let note = self.noted.borrow().clone();
-        match push::push(&self.archive, path, name, &note).await {
+        match archive_push::push(&self.archive, path, name, &note).await {
             Ok(ingested) => {
                 if let Some(alarm) = &ingested.alarm {
                     tracing::error!(file = name, %alarm, "archived, but somebody should look at it");

@@ -16,11 +16,13 @@ use super::output::{count, size};
 use super::progress::Progress;
 use super::redis_list::Backup;
 use super::{backup as postgres, open};
-use crate::archive::instance::{Instance as Archived, Snapshot};
 use crate::config::{Config, Instance};
-use crate::rdb;
-use crate::snapshot::receive::{Event, Observer, Settings};
-use crate::snapshot::{self, Input, Progress as Step};
+use crate::redis::archive::snapshot::error::Error as SnapshotError;
+use crate::redis::archive::snapshot::take::{Input, Progress as Step, take as take_snapshot};
+use crate::redis::archive::{Instance as Archived, Snapshot};
+use crate::redis::format::rdb;
+use crate::redis::receive as redis_receive;
+use crate::redis::receive::{Event, Observer, Settings};
 use crate::vault::Absent;
 
 /// How often a repository that was away at the start is looked for.
@@ -82,9 +84,9 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
         Step::Storing => bar.stage("storing the last parts"),
     };
     let absent = Arc::new(Absent::default());
-    let taken = snapshot::take(&instance, input, None, &absent, &mut tell).await;
+    let taken = take_snapshot(&instance, input, None, &absent, &mut tell).await;
     bar.end();
-    if let (Some(path), Err(snapshot::Error::Rdb { source: source @ rdb::Error::Header { .. }, .. })) =
+    if let (Some(path), Err(SnapshotError::Rdb { source: source @ rdb::Error::Header { .. }, .. })) =
         (&args.from_file, &taken)
     {
         return Err(Failure::usage(format!("{}: {source}", path.display())).into());
@@ -118,7 +120,7 @@ pub(super) async fn receive(config: &Config, of: &Instance, around: &Surrounding
     let position = loop {
         let (again, ended) = {
             let (end, ends) = watch::channel(false);
-            let mut run = pin!(snapshot::receive::run(&instance, &settings, &Log, ends));
+            let mut run = pin!(redis_receive::run(&instance, &settings, &Log, ends));
             let mut signal = stopped.clone();
             let again = tokio::select! {
                 ended = &mut run => break ended,

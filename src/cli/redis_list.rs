@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use super::Surroundings;
 use super::open;
 use super::output::{Output, Tone, grouped, size};
-use crate::archive::instance::{Instance, Snapshot, Stretch, pauses, without_strangers};
 use crate::config::{self, Config};
-use crate::postgres::time::PgTime;
-use crate::redis::ReplicationId;
+use crate::postgres::format::time::PgTime;
+use crate::redis::archive::{Instance, Snapshot, Stretch, pauses, without_strangers};
+use crate::redis::wire::ReplicationId;
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
@@ -126,7 +126,7 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
             ways.push((windows.last().map_or(snapshot.at, |window| window.to_time), way));
         }
     }
-    let gap = |gap: crate::archive::instance::Gap| Gap {
+    let gap = |gap: crate::redis::archive::Gap| Gap {
         replid: gap.replid.to_string(),
         offset: gap.offset,
         from_time: gap.until,

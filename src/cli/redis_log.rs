@@ -11,8 +11,8 @@ use super::exit::{Code, Failure};
 use super::log::{COLUMNS, Page, Told, Whose};
 use super::output::{Output, Tone, count, grouped};
 use super::{help, moment, open};
-use crate::explore::instance::{self, Happening, Kind, MANY_KEYS, Question};
-use crate::postgres::time::PgTime;
+use crate::postgres::format::time::PgTime;
+use crate::redis::log::{self, Happening, Kind, MANY_KEYS, Question};
 
 /// In a Redis or Valkey instance
 #[derive(Args, Debug)]
@@ -53,7 +53,7 @@ pub(super) async fn run(args: LogRedis, several: bool, around: &Surroundings) ->
     let command = format!("walkeep restore redis {} --dir DIR --start", of.name);
     let whose = several.then(|| Whose::Instance(of.name.to_string()));
     let mut page = Page::new(&around.output, args.json, command).of(whose);
-    let told = instance::explore(&archived, &question, &mut |happening| page.add(happening)).await;
+    let told = log::explore(&archived, &question, &mut |happening| page.add(happening)).await;
     // What was found until then is told in any case.
     page.end()?;
     told.with_context(|| format!("cannot tell what happened in {}", of.name))?;

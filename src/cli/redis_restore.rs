@@ -13,13 +13,13 @@ use super::output::{Output, Tone, count, size, span, width, wrap};
 use super::progress::Progress;
 use super::restore::keep_pace;
 use super::{moment, open, plan};
-use crate::archive::instance::{Instance, Position, Reach, Unreachable, Wanted};
+use crate::base::restore_estimate::{Measured, Pace, Work};
 use crate::config::Config;
-use crate::postgres::time::PgTime;
-use crate::redis::Flavour;
-use crate::restore::pace::{Measured, Pace, Work};
-use crate::snapshot::out::start::{self, Loaded};
-use crate::snapshot::out::{Conf, Placed, Version, Wishes, advice, check_room, restore};
+use crate::postgres::format::time::PgTime;
+use crate::redis::archive::{Instance, Position, Reach, Unreachable, Wanted};
+use crate::redis::restore::server_start::{self, Loaded};
+use crate::redis::restore::{Conf, Placed, Version, Wishes, check_room, restore, server_options};
+use crate::redis::wire::Flavour;
 
 /// Where distributions keep the server's configuration.
 const CONFIGURATIONS: [&str; 4] =
@@ -262,7 +262,11 @@ pub(super) async fn carry_out(
     let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
     let took = around.clock.elapsed().saturating_sub(began);
     let mut warnings = if conf.is_none() { unread(&CONFIGURATIONS) } else { Vec::new() };
-    warnings.extend(advice::warnings(&placed, conf.as_ref().map(|(name, conf)| (name.as_str(), conf)), *version));
+    warnings.extend(server_options::warnings(
+        &placed,
+        conf.as_ref().map(|(name, conf)| (name.as_str(), conf)),
+        *version,
+    ));
     if !args.json {
         let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
         around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
@@ -273,12 +277,12 @@ pub(super) async fn carry_out(
     let began = around.clock.elapsed();
     let loaded = match program.as_ref().filter(|_| args.start) {
         Some(program) => {
-            let loaded = start::check(program, &placed, &names, &around.clock).await;
+            let loaded = server_start::check(program, &placed, &names, &around.clock).await;
             Some(loaded.context("the files are restored, but a server does not come up on them as it should")?)
         }
         None => None,
     };
-    let options = advice::options(&placed, &names);
+    let options = server_options::options(&placed, &names);
     let loading = around.clock.elapsed().saturating_sub(began);
     let measured = loaded.as_ref().map(|_| Measured {
         work: work(reach),
@@ -350,14 +354,14 @@ async fn server(
     around: &Surroundings,
 ) -> anyhow::Result<(Option<PathBuf>, Version)> {
     if let Some(program) = &args.server.redis_server {
-        return Ok((Some(program.clone()), start::version_of(program).await?));
+        return Ok((Some(program.clone()), server_start::version_of(program).await?));
     }
     let snapshot = &reach.snapshot;
     let name = program_name(snapshot.flavour);
     let path = around.environment.get("PATH").unwrap_or_default();
     let found = std::env::split_paths(path).map(|folder| folder.join(name)).find(|program| program.is_file());
     if let Some(program) = found
-        && let Ok(version) = start::version_of(&program).await
+        && let Ok(version) = server_start::version_of(&program).await
     {
         return Ok((Some(program), version));
     }

@@ -11,17 +11,17 @@ use super::exit::{Code, Failure};
 use super::output::{Tone, count, size, span};
 use super::progress::Progress;
 use super::{open, plan, single, target};
-use crate::archive::spool::Spool;
-use crate::archive::{Archive, reindex};
+use crate::base::restore_estimate::{Measured, Pace};
 use crate::config::{Cluster, Config};
-use crate::restore::delta;
-use crate::restore::ground::{Destination, check_made, free_at};
-use crate::restore::pace::{Measured, Pace};
-use crate::restore::plan::Plan;
-use crate::restore::settings::restore_command;
-use crate::restore::start::{Reached, Start};
-use crate::restore::target::Action;
-use crate::restore::{self, Restored, Wishes};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{Archive, reindex};
+use crate::postgres::restore::delta;
+use crate::postgres::restore::destination::{Destination, check_made, free_at};
+use crate::postgres::restore::plan::Plan;
+use crate::postgres::restore::recovery_settings::restore_command;
+use crate::postgres::restore::server_start::{Reached, Start};
+use crate::postgres::restore::target::Action;
+use crate::postgres::restore::{self, Restored, Wishes};
 
 pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
     let config = around.config()?;

@@ -22,17 +22,17 @@ use super::one_moment::{Idle, ROUNDS, Went, settle};
 use super::output::{Output, Tone, count, size, span, wrap};
 use super::skew::{self, Skew};
 use super::{help, moment, open, redis_restore, restore};
-use crate::archive::Archive;
-use crate::archive::instance::{Instance, Reach, Unreachable, Wanted};
+use crate::base::restore_estimate::{Measured, Pace};
 use crate::config::{self, Cluster, Config};
-use crate::postgres::time::PgTime;
-use crate::resp::{Commands, Kind, Limits};
-use crate::restore::ground::{check_made, free_at};
-use crate::restore::pace::{Measured, Pace};
-use crate::restore::plan::{Commit, Plan};
-use crate::restore::start::{Reached, Start};
-use crate::restore::{Restored, Wishes};
-use crate::snapshot::out;
+use crate::postgres::archive::Archive;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::restore::destination::{check_made, free_at};
+use crate::postgres::restore::plan::{Commit, Plan};
+use crate::postgres::restore::server_start::{Reached, Start};
+use crate::postgres::restore::{Restored, Wishes};
+use crate::redis;
+use crate::redis::archive::{Instance, Reach, Unreachable, Wanted};
+use crate::redis::format::resp::{Commands, Kind, Limits};
 
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
@@ -515,7 +515,8 @@ fn check_room(both: &Both<'_>, reach: &Reach, pgdata: &Path, redis_dir: &Path) -
         return Ok(());
     }
     let (main, cache, dir) = (&both.cluster.name, &both.of.name, redis_dir.to_owned());
-    Err(out::Error::NoRoom { dir, needed, free }).with_context(|| format!("{main} and {cache} go to one file system"))
+    Err(redis::restore::Error::NoRoom { dir, needed, free })
+        .with_context(|| format!("{main} and {cache} go to one file system"))
 }
 
 fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::postgres::timeline::TimelineId;
-use crate::replication::{Connection, Conninfo, Identity};
-use crate::sql::{Privileges, Sql};
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::sql::{Privileges, Sql};
+use crate::postgres::wire::{Connection, Conninfo, Identity};
 
 /// The settings looked at.
 const SETTINGS: [&str; 11] = [
@@ -134,10 +134,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{Server, TimelineId};
-    use crate::postgres::lsn::Lsn;
-    use crate::postgres::segment::SystemId;
-    use crate::replication::Identity;
-    use crate::sql::Privileges;
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::SystemId;
+    use crate::postgres::sql::Privileges;
+    use crate::postgres::wire::Identity;
 
     fn server(settings: &[(&str, &str)]) -> Server {
         let usual = [

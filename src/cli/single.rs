@@ -12,12 +12,12 @@ use super::open;
 use super::output::{Tone, size, span, width, wrap};
 use super::progress::Progress;
 use super::restore::{make, search, show};
-use crate::archive::spool::Spool;
 use crate::config::{Cluster, Config};
-use crate::replication::Conninfo;
-use crate::restore::plan::Plan;
-use crate::restore::settings::restore_command;
-use crate::restore::single::{Found, Part, Returned, Single, Step, TableName, Wish};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::restore::plan::Plan;
+use crate::postgres::restore::recovery_settings::restore_command;
+use crate::postgres::restore::selective::{Found, Part, Returned, Single, Step, TableName, Wish};
+use crate::postgres::wire::Conninfo;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]

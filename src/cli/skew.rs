@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::archive::instance::{Origin, Reach, Stretch};
-use crate::archive::{self, Archive};
-use crate::clock::{FAR, Machine, Measured, Offset};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::segment::{SegmentName, SegmentNo};
-use crate::postgres::timeline::{TimelineId, TimelinePath};
-use crate::restore::plan::Plan;
+use crate::base::clock::{FAR, Machine, Measured, Offset};
+use crate::postgres::archive::{self, Archive};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentNo};
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::restore::plan::Plan;
+use crate::redis::archive::{Origin, Reach, Stretch};
 
 /// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
 const NOTED: Duration = Duration::from_millis(10);
@@ -370,12 +370,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Against, Dated, against, apart, measured, of_redis, of_snapshot};
-    use crate::archive::clocks::to_note;
-    use crate::archive::ingest::prepare_noted;
-    use crate::archive::instance::Origin;
-    use crate::archive::tests::{create, segment};
-    use crate::clock::{Machine, Measured, Offset};
-    use crate::seal::Level;
+    use crate::base::clock::{Machine, Measured, Offset};
+    use crate::postgres::archive::clock_notes::to_note;
+    use crate::postgres::archive::ingest::prepare_noted;
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::redis::archive::Origin;
+    use crate::vault::seal::Level;
 
     fn span(high: i64, machine: Option<Machine>) -> Measured {
         Measured::once(Timestamp::from_second(1000).unwrap(), Offset { low: 0, high }).by(machine)

@@ -4,7 +4,7 @@ use super::Surroundings;
 use super::args::{TargetAction, TargetArgs};
 use super::exit::Failure;
 use super::moment;
-use crate::restore::target::{Action, Request, Target, TimelineChoice, parse_xid};
+use crate::postgres::restore::target::{Action, Request, Target, TimelineChoice, parse_xid};
 
 /// Reads the target's options. What cannot be meant is refused with what to write instead.
 pub(super) fn request(args: &TargetArgs, around: &Surroundings) -> Result<Request, Failure> {

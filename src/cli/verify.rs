@@ -11,12 +11,13 @@ use super::exit::{Code, Failure};
 use super::open::{self, What};
 use super::output::{Output, Tone, count, grouped, size, span};
 use super::progress::Progress;
-use crate::archive::Archive;
-use crate::archive::overview::Missing;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::config::{Config, Instance, Meant};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::inventory::Missing;
+use crate::postgres::verify::{self, Report};
+use crate::redis::verify::{Counts as InstanceCounts, InstanceReport, verify_instance};
 use crate::vault::verify::{Options, Progress as Seen};
-use crate::verify::{self, InstanceReport, Report};
 
 /// How often the progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -111,7 +112,7 @@ async fn of_instance(
     let options = Options { backup: args.backup.clone() };
     let began = around.clock.elapsed();
     let seen = Seen::default();
-    let report = watching(verify::verify_instance(&instance, &options, &seen), &seen, around).await;
+    let report = watching(verify_instance(&instance, &options, &seen), &seen, around).await;
     let report = report.with_context(|| format!("cannot verify {}", of.name))?;
     let took = around.clock.elapsed().saturating_sub(began);
     let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
@@ -157,7 +158,7 @@ async fn watching<T, E>(work: impl Future<Output = Result<T, E>>, seen: &Seen, a
 
 fn show_instance(name: &str, report: &InstanceReport, took: Duration, out: &Output) -> anyhow::Result<()> {
     verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
-    let row = |counts: &verify::InstanceCounts| {
+    let row = |counts: &InstanceCounts| {
         let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(grouped);
         [counts.repository.clone(), snapshots, parts, stretches, size(counts.bytes)]
     };

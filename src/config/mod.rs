@@ -3,23 +3,25 @@
 //! The file is TOML ([`Config::read`]). Unknown keys, bad values and combinations that cannot work are refused with file, line and the
 //! nearest valid name; nothing is guessed and nothing is ignored. Only this module reads the process's environment.
 
-mod encryption;
-mod environment;
-mod error;
-mod locate;
-mod postgres;
-mod redis;
-mod repository;
-mod secret;
 mod section;
+#[cfg(test)]
+mod tests;
+mod value_syntax;
+mod encryption;
+mod locate;
+mod environment;
+mod redis;
+mod postgres;
+mod repository;
+mod error;
 mod template;
-mod value;
+mod secret;
 
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::seal::compress::Level;
+use crate::vault::seal::compress::Level;
 use section::{Section, Source};
 
 pub use encryption::{KeyError, KeySource};
@@ -33,7 +35,7 @@ pub use repository::url;
 pub use secret::Secret;
 pub use section::nearest;
 pub use template::{NewConfig, render};
-pub use value::name;
+pub use value_syntax::name;
 
 /// Where the index, the spool and the control socket are unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/walkeep";
@@ -258,7 +260,7 @@ fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, Conf
         Some((DeValue::String(text), _)) if text == "auto" => Ok(Level::Auto),
         Some((DeValue::Integer(number), offset)) => {
             let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-            value::level(number).map_err(|why| source.error(offset, why))
+            value_syntax::level(number).map_err(|why| source.error(offset, why))
         }
         Some((_, offset)) => Err(source.error(offset, "level is \"auto\" or a number without quotes, like 3")),
     }
@@ -284,6 +286,3 @@ fn idle(
     idle.extend(schedules.map(|instance| format!("backup of [redis.{}]", instance.name)));
     Ok(idle)
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,10 +6,10 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
-use super::value;
-use crate::archive::layout::ClusterName;
-use crate::receive::{Acknowledge, Settings};
-use crate::replication::{Conninfo, ConninfoError, SlotName};
+use super::value_syntax;
+use crate::postgres::archive::layout::ClusterName;
+use crate::postgres::receive::{Acknowledge, Settings};
+use crate::postgres::wire::{Conninfo, ConninfoError, SlotName};
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
 /// `synchronous_standby_names = 'walkeep'` works as it stands.
@@ -39,17 +39,18 @@ pub struct Cluster {
 
 impl Cluster {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Cluster, ConfigError> {
-        let name: ClusterName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: ClusterName =
+            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
         let connection = section.text("connection")?.map(|text| text.and_then(source, connection)).transpose()?;
         let connection = connection.map(|located| located.value);
         let slot = section.parsed("slot", |text| SlotName::new(text).map_err(|bad| bad.to_string()))?;
         let default_slot = || SlotName::new(DEFAULT_SLOT).map_err(|bad| section.error("slot", bad.to_string()));
         let application_name = section.text("application-name")?.map(|text| text.value.to_owned());
-        let backup = section.parsed("backup", value::schedule)?;
+        let backup = section.parsed("backup", value_syntax::schedule)?;
         let words = [("spool", Acknowledge::Spool), ("repository", Acknowledge::Repository)];
         let acknowledge = section.choice("acknowledge", &words)?;
-        let copy_every = section.parsed("copy-every", value::pause)?;
+        let copy_every = section.parsed("copy-every", value_syntax::pause)?;
         if connection.is_none()
             && let Some(key) = KEYS.iter().find(|key| section.has(key))
         {

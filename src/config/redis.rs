@@ -8,10 +8,10 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source};
-use super::value;
-use crate::archive::instance::layout::InstanceName;
-use crate::clock::SharedClock;
-use crate::redis::{self, Address, Login, Password, Sentinels, Server, TlsFiles, parse_url};
+use super::value_syntax;
+use crate::base::clock::SharedClock;
+use crate::redis::archive::layout::InstanceName;
+use crate::redis::wire::{self, Address, Login, Password, Sentinels, Server, TlsFiles, parse_url};
 
 const KEYS: [&str; 13] = [
     "url",
@@ -81,7 +81,8 @@ pub enum PasswordError {
 
 impl Instance {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Instance, ConfigError> {
-        let name: InstanceName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: InstanceName =
+            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = Section::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
         let tls = section.flag("tls")?.unwrap_or(false);
         let url = url(source, &section)?;
@@ -134,7 +135,7 @@ impl Instance {
             url,
             sentinels,
             master,
-            backup: section.parsed("backup", value::schedule)?,
+            backup: section.parsed("backup", value_syntax::schedule)?,
             tls,
             user: text("user")?,
             password,
@@ -148,7 +149,7 @@ impl Instance {
     ///
     /// # Errors
     /// A password cannot be had.
-    pub fn source(&self, environment: &Environment, clock: &SharedClock) -> Result<redis::Source, PasswordError> {
+    pub fn source(&self, environment: &Environment, clock: &SharedClock) -> Result<wire::Source, PasswordError> {
         let fetch = |source: &Option<PasswordSource>| source.as_ref().map(|from| from.fetch(environment)).transpose();
         let own = Login { user: self.user.clone(), password: fetch(&self.password)? };
         let server = |address, login| Server::new(address, login, self.files.clone(), std::sync::Arc::clone(clock));
@@ -156,12 +157,12 @@ impl Instance {
         if let Some(Ok((address, login))) = self.url.as_ref().map(|url| parse_url(url.reveal())) {
             let user = login.user.or(own.user);
             let password = login.password.or(own.password);
-            return Ok(redis::Source::Fixed(server(address, Login { user, password })));
+            return Ok(wire::Source::Fixed(server(address, Login { user, password })));
         }
         let nowhere = Address::Tcp { host: String::new(), port: 0, tls: self.tls };
         let login = Login { user: self.sentinel_user.clone(), password: fetch(&self.sentinel_password)? };
         let (addresses, master) = (self.sentinels.clone(), self.master.clone().unwrap_or_default());
-        Ok(redis::Source::Sentinels(Sentinels::new(addresses, master, login, server(nowhere, own))))
+        Ok(wire::Source::Sentinels(Sentinels::new(addresses, master, login, server(nowhere, own))))
     }
 }
 

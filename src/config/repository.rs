@@ -1,6 +1,6 @@
 //! `[repository.NAME]`: where archives are kept, and how to reach them.
 
-use crate::archive::layout::ClusterName;
+use crate::postgres::archive::layout::ClusterName;
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
@@ -9,7 +9,7 @@ use url::Url;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::{Child, Section, Source, nearest};
-use super::value;
+use super::value_syntax;
 
 /// One place where everything is stored.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ const SCHEMES: [(&str, &[Setting]); 4] = [("file", &[]), ("s3", &S3), ("gs", &GS
 
 impl Repository {
     pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Repository, ConfigError> {
-        let name: ClusterName = value::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let name: ClusterName =
+            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let heading = format!("[repository.{name}]");
         let url_text = child.value.get_ref().get("url").and_then(|url| url.get_ref().as_str());
         let scheme = url_text.and_then(|text| url(text).ok()).map_or("file".to_owned(), |url| url.scheme().to_owned());
@@ -59,7 +60,7 @@ impl Repository {
             let message = format!("{} has no url; add url = \"file:///var/lib/walkeep/repository\"", section.name());
             return Err(section.error("url", message));
         };
-        let retention = section.parsed("retention", value::duration)?;
+        let retention = section.parsed("retention", value_syntax::duration)?;
         let mut stated = BTreeMap::new();
         for (here, there) in settings {
             let value = match *here {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Config, Environment, KeySource, Meant, NewConfig, render};
-use crate::receive::Acknowledge;
-use crate::seal::compress::Level;
+use crate::postgres::receive::Acknowledge;
+use crate::vault::seal::compress::Level;
 
 const PATH: &str = "/etc/walkeep/walkeep.toml";
 const REPOSITORY: &str = "[repository.local]\nurl = \"file:///srv/archive\"\n";

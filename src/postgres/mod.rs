@@ -1,12 +1,20 @@
-//! PostgreSQL's own formats, as values: positions, timelines, names, `pg_control`, labels, data directory, pages.
+//! The PostgreSQL wing: WAL and base backups in, exact restores out.
 //!
-//! Pure: bytes in, values out. Nothing here reads a file, a socket or a clock.
+//! `format` and `wal` are pure: bytes in, values out. `wire`, `sql` and `index` each own one foreign system. `archive` joins them with the vault;
+//! the flows after it are the verbs of the command line, and never import one another.
 
-pub mod lsn;
-pub mod time;
-pub mod timeline;
-pub mod segment;
-pub mod control;
-pub mod label;
-pub mod datadir;
-pub mod page;
+pub mod format;
+pub mod wal;
+pub mod wire;
+pub mod sql;
+pub mod index;
+pub mod archive;
+pub mod receive;
+pub mod archive_push;
+pub mod archive_get;
+pub mod backup;
+pub mod restore;
+pub mod log;
+pub mod retention;
+pub mod verify;
+pub mod health;

@@ -1,25 +1,14 @@
-//! Redis and Valkey, as a replica sees them: the only socket to them.
+//! The Redis and Valkey wing: snapshots and the stream of commands in, restores to any second out.
 //!
-//! [`Server`] says where a server is and how to log in; [`Connection`] asks it ([`Info`]) and attaches to it as a replica does
-//! ([`Connection::sync`]): the snapshot comes by length or between marks ([`Transfer`]), then the stream of commands ([`Connection::read`]),
-//! whose bytes are counted as the server counts them. [`Source`] finds the server, directly or by asking Sentinels ([`sentinel`]).
-//!
-//! Nothing here writes to a server, asks it to save, or changes its configuration. It does not announce a port, so no Sentinel takes walkeep
-//! for a replica that could be promoted.
+//! `format` is pure: bytes in, values out. `wire` is the only socket to Redis. `archive` joins them with the vault; the flows after it are the
+//! verbs of the command line, and never import one another.
 
-mod address;
-mod connection;
-mod error;
-mod info;
-mod replica;
-pub mod sentinel;
-mod time;
-mod tls;
-
-pub use address::{Address, Login, Password, UrlError, parse_url};
-pub use connection::{Connection, Server};
-pub use error::{Claimant, Error};
-pub use info::{Flavour, Info};
-pub use replica::{ReplicationId, Right, Sync, Transfer, Wish};
-pub use sentinel::{Sentinels, Source};
-pub use tls::{TlsError, TlsFiles};
+pub mod format;
+pub mod wire;
+pub mod archive;
+pub mod receive;
+pub mod restore;
+pub mod log;
+pub mod retention;
+pub mod verify;
+pub mod health;

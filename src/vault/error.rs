@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::repository;
-use crate::repository::key::ObjectKey;
-use crate::retry::Class;
-use crate::seal::{KeyId, OpenError, SealError, keys};
+use crate::base::retry::Class;
+use crate::vault::repository;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::{KeyId, OpenError, SealError, keys};
 
 /// Why a vault did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -101,7 +101,7 @@ pub enum Error {
     },
     /// What this machine has received and not archived yet can't be read.
     #[error(transparent)]
-    Spool(Arc<crate::archive::spool::SpoolError>),
+    Spool(Arc<crate::postgres::archive::spool::SpoolError>),
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoPlace,

@@ -6,31 +6,33 @@
 //!
 //! Not known here: PostgreSQL, Redis, and what is inside an object.
 
-mod absent;
-mod error;
-mod keys;
-pub(crate) mod name;
-mod objects;
-pub mod retention;
+pub mod repository;
 pub mod verify;
+mod sealed_objects;
 #[cfg(test)]
 pub(crate) mod testing;
+mod key_objects;
+pub mod retention;
+mod error;
+mod skipped_repositories;
+pub(crate) mod name;
+pub mod seal;
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use crate::clock::SharedClock;
-use crate::repository::{self, Repository};
-use crate::seal::keys::KeyEncryptionKey;
-use crate::seal::{Level, Protection};
+use crate::base::clock::SharedClock;
+use crate::vault::seal::keys::KeyEncryptionKey;
+use crate::vault::seal::{Level, Protection};
+use repository::Repository;
 
-pub use absent::Absent;
 pub use error::Error;
 pub use name::BadArchiveName;
 pub(crate) use name::archive_name;
-pub(crate) use objects::binding;
-pub use objects::{Listing, blocking};
+pub(crate) use sealed_objects::binding;
+pub use sealed_objects::{Listing, blocking};
+pub use skipped_repositories::Absent;
 
 /// A configured repository.
 #[derive(Clone, Debug)]
@@ -128,7 +130,7 @@ impl Vault {
                 .map_err(|source| Error::Repository { name: place.name.clone(), source: Arc::new(source) })?;
             places.push(OpenPlace { name: place.name.clone(), repository: Ok(repository) });
         }
-        keys::provide(&places, settings.key.as_ref(), &*settings.clock).await?;
+        key_objects::provide(&places, settings.key.as_ref(), &*settings.clock).await?;
         Vault::over(places, settings).await
     }
 
@@ -137,7 +139,7 @@ impl Vault {
         if places.iter().all(|place| place.repository.is_err()) {
             first.repository()?;
         }
-        let protection = keys::load(&places, settings.key.as_ref()).await?;
+        let protection = key_objects::load(&places, settings.key.as_ref()).await?;
         Ok(Vault {
             places,
             protection: Arc::new(protection),

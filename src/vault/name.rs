@@ -3,7 +3,7 @@
 //! Each wing has a type of its own for the names of its archives, so that a Redis instance cannot be taken for a PostgreSQL cluster. The rules
 //! for the text are the same, because the folders of both are side by side in the repository.
 
-use crate::repository::key::KEYS;
+use crate::vault::repository::key::KEYS;
 
 /// The text cannot name an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::repository::{self, ObjectInfo};
-use crate::retry::Class;
+use crate::base::retry::Class;
+use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::{self, Vault};
 
 /// For how long packs outlive the last manifest that names them: longer than any backup takes.

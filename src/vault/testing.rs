@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
 
-use super::{Error, OpenPlace, Place, Settings, Vault, keys};
-use crate::clock::{ManualClock, SystemClock};
-use crate::repository::fault::FaultStore;
-use crate::repository::{Options, Repository};
-use crate::seal::Level;
-use crate::seal::keys::KeyEncryptionKey;
+use super::{Error, OpenPlace, Place, Settings, Vault, key_objects};
+use crate::base::clock::{ManualClock, SystemClock};
+use crate::vault::repository::fault_store::FaultStore;
+use crate::vault::repository::{Options, Repository};
+use crate::vault::seal::Level;
+use crate::vault::seal::keys::KeyEncryptionKey;
 
 /// One repository in each of these directories.
 pub(crate) fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Settings {
@@ -48,7 +48,7 @@ pub(crate) async fn faulty() -> (Arc<Vault>, FaultStore) {
     let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
     let places = vec![OpenPlace { name: "only".into(), repository: Ok(repository) }];
     let key = KeyEncryptionKey::generate().unwrap();
-    keys::provide(&places, Some(&key), &*clock).await.unwrap();
+    key_objects::provide(&places, Some(&key), &*clock).await.unwrap();
     let settings = Settings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
     (Arc::new(Vault::over(places, settings).await.unwrap()), store)
 }

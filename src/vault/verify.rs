@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::repository;
-use crate::repository::key::ObjectKey;
-use crate::retry::Class;
-use crate::seal::{self, Binding, Kind, Opened, Protection};
+use crate::base::retry::Class;
 use crate::vault;
+use crate::vault::repository;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::{self, Binding, Kind, Opened, Protection};
 
 /// What to verify.
 #[derive(Clone, Debug, Default)]

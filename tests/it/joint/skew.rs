@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use walkeep::clock::{Clock as _, Offset, SystemClock};
-use walkeep::postgres::time::PgTime;
-use walkeep::replication::{Connection, Conninfo, Environment, StandbyStatus, Started, StreamEvent};
+use walkeep::base::clock::{Clock as _, Offset, SystemClock};
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::wire::{Connection, Conninfo, Environment, StandbyStatus, Started, StreamEvent};
 
 use crate::postgres::end_to_end::started;
 use crate::support::process::until;

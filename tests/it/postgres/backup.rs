@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walkeep::archive::Archive;
-use walkeep::archive::chunks::{ChunkNamer, Pack, PackId, file_hash, pack_binding, value};
-use walkeep::archive::manifest::{Content, Manifest, Summary};
-use walkeep::backup::{self, Error, Progress};
-use walkeep::clock::SystemClock;
-use walkeep::postgres::label::TablespaceMap;
-use walkeep::replication::{Conninfo, Environment};
-use walkeep::repository;
-use walkeep::seal::keys::KeyEncryptionKey;
-use walkeep::seal::{Kind, Level};
+use walkeep::base::clock::SystemClock;
+use walkeep::postgres::archive::Archive;
+use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, file_hash, pack_binding, value};
+use walkeep::postgres::archive::manifest::{Content, Manifest, Summary};
+use walkeep::postgres::backup::{self, Error, Progress};
+use walkeep::postgres::format::backup_label::TablespaceMap;
+use walkeep::postgres::wire::{Conninfo, Environment};
+use walkeep::vault::repository;
+use walkeep::vault::seal::keys::KeyEncryptionKey;
+use walkeep::vault::seal::{Kind, Level};
 use walkeep::vault::{Place, Settings, Vault};
 
 use crate::support::{Cluster, Options, QUICK, Scratch, majors, scratch};

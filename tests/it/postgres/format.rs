@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use walkeep::postgres::control::{Control, State};
-use walkeep::postgres::datadir::{Entry, classify};
-use walkeep::postgres::page::{DEFAULT_BLOCK_SIZE, verify_checksum};
+use walkeep::postgres::format::datadir::{Entry, classify};
+use walkeep::postgres::format::page::{DEFAULT_BLOCK_SIZE, verify_checksum};
+use walkeep::postgres::format::pg_control::{Control, State};
 
 use crate::support::{Cluster, Options, majors};
 

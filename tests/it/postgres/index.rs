@@ -12,14 +12,14 @@ use rand::{RngExt as _, SeedableRng};
 use crate::support::waldump;
 use crate::support::workload::Workload;
 use crate::support::{Cluster, Options, QUICK, Scratch, Site};
-use walkeep::archive::lookup::{Lookup, Source};
-use walkeep::index::{Along, Entry, Index, Joint, Place};
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::segment::{SegmentName, SegmentSize};
-use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::{TimelineId, TimelinePath};
-use walkeep::wal::digest::{Digest, digest};
-use walkeep::wal::event::Xid;
+use walkeep::postgres::archive::lookup::{Lookup, Source};
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::format::timeline::{TimelineId, TimelinePath};
+use walkeep::postgres::index::{Along, Entry, Index, Joint, Place};
+use walkeep::postgres::wal::digest::{Digest, digest};
+use walkeep::postgres::wal::event::Xid;
 
 const NAME: &str = "main";
 
@@ -131,7 +131,7 @@ fn every_search_finds_what_pg_waldump_reads() {
     assert!(continuity.is_whole(), "{:?}", continuity.holes);
     assert_eq!(continuity.segments, wal.segments.len() as u64);
     let (mut counted, mut straddling) = (0, 0);
-    let count = |stretch: walkeep::index::Stretch| {
+    let count = |stretch: walkeep::postgres::index::Stretch| {
         counted += stretch.summary.endings;
         straddling += u32::from(matches!(stretch.summary.joint, Joint::Whole { ending: Some(_), .. }));
         std::ops::ControlFlow::Continue(())

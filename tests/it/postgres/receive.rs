@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use walkeep::archive::Archive;
-use walkeep::archive::spool::Spool;
-use walkeep::clock::SystemClock;
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::segment::{SegmentName, SegmentSize, WalFileName};
-use walkeep::postgres::timeline::TimelineId;
-use walkeep::receive::{self, Acknowledge, Error, Event, Finished, Observer, Settings};
-use walkeep::replication::{Conninfo, Environment, SlotName};
-use walkeep::seal::Level;
+use walkeep::base::clock::SystemClock;
+use walkeep::postgres::archive::Archive;
+use walkeep::postgres::archive::spool::Spool;
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
+use walkeep::postgres::format::timeline::TimelineId;
+use walkeep::postgres::receive::{self, Acknowledge, Error, Event, Finished, Observer, Settings};
+use walkeep::postgres::wire::{Conninfo, Environment, SlotName};
+use walkeep::vault::seal::Level;
 use walkeep::vault::{Place, Settings as VaultSettings, Vault};
 
 use crate::support::process::until;
@@ -89,7 +89,7 @@ impl Home {
 
 async fn open_archive(home: &Path) -> Arc<Archive> {
     let clock = SystemClock::shared();
-    let options = walkeep::repository::Options::new();
+    let options = walkeep::vault::repository::Options::new();
     let place = Place { name: "local".into(), url: format!("file://{}/repository", home.display()), options };
     let settings = VaultSettings { places: vec![place], key: None, level: Level::Auto, threads: 2, clock };
     let vault = Vault::create(settings).await.unwrap();

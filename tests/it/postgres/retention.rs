@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use walkeep::postgres::control::RequiredSettings;
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::segment::{SegmentNo, SegmentSize};
-use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
-use walkeep::restore::Error;
-use walkeep::restore::facts::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
-use walkeep::restore::plan::{self, Plan};
-use walkeep::restore::target::{Request, Target, TimelineChoice};
-use walkeep::retention::policy::{self, Base};
-use walkeep::wal::event::{Ending, EndingKind, Xid};
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::pg_control::RequiredSettings;
+use walkeep::postgres::format::segment::{SegmentNo, SegmentSize};
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
+use walkeep::postgres::restore::Error;
+use walkeep::postgres::restore::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
+use walkeep::postgres::restore::plan::{self, Plan};
+use walkeep::postgres::restore::target::{Request, Target, TimelineChoice};
+use walkeep::postgres::retention::policy::{self, Base};
+use walkeep::postgres::wal::event::{Ending, EndingKind, Xid};
 
 use crate::support::process::{self, Finished, Orphan, until};
 use crate::support::waldump::lsn;

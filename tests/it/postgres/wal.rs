@@ -8,13 +8,13 @@ use std::path::Path;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::segment::{SegmentName, SegmentSize};
-use walkeep::postgres::timeline::TimelineId;
-use walkeep::wal::decode::Decoder;
-use walkeep::wal::digest::{self, Digest, State};
-use walkeep::wal::event::{Ending, Event, EventKind, ObjectKind, RelationId, Removal, WalLevel, interpret};
-use walkeep::wal::page::Major;
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
+use walkeep::postgres::format::timeline::TimelineId;
+use walkeep::postgres::wal::decode::Decoder;
+use walkeep::postgres::wal::digest::{self, Digest, State};
+use walkeep::postgres::wal::event::{Ending, Event, EventKind, ObjectKind, RelationId, Removal, WalLevel, interpret};
+use walkeep::postgres::wal::page::Major;
 
 use crate::support::waldump::{self, lsn};
 use crate::support::{Cluster, Options, QUICK, Running, Scratch};
@@ -374,7 +374,7 @@ fn spelled(ending: Option<&Ending>, event: Option<&Event>) -> Option<String> {
     (!out.is_empty()).then_some(out)
 }
 
-fn timestamp(time: walkeep::postgres::time::PgTime) -> String {
+fn timestamp(time: walkeep::postgres::format::time::PgTime) -> String {
     time.to_timestamp().unwrap().strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string()
 }
 

@@ -6,15 +6,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use walkeep::postgres::lsn::Lsn;
-use walkeep::postgres::time::PgTime;
-use walkeep::postgres::timeline::TimelineId;
-use walkeep::replication::{
+use walkeep::base::retry::Class;
+use walkeep::postgres::format::lsn::Lsn;
+use walkeep::postgres::format::time::PgTime;
+use walkeep::postgres::format::timeline::TimelineId;
+use walkeep::postgres::sql::Sql;
+use walkeep::postgres::wire::{
     BackupEvent, BaseBackupOptions, Compression, Connection, Conninfo, Environment, Error, NextTimeline,
     PhysicalStream, SlotName, StandbyStatus, Started, StreamEvent,
 };
-use walkeep::retry::Class;
-use walkeep::sql::Sql;
 
 use crate::support::process::{self, Orphan};
 use crate::support::{Cluster, Options, QUICK, Scratch, majors};

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use walkeep::rdb;
+use walkeep::redis::format::rdb;
 
 use crate::support::redis::{QUICK_REDIS, RedisServer, VERSIONS, program, rdb_of, site};
 use crate::support::{Finished, Scratch, Site};

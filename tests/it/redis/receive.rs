@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use walkeep::archive::instance::{Reach, Wanted};
+use walkeep::redis::archive::{Reach, Wanted};
 
 use crate::support::Site;
 use crate::support::process::{Running, until};
@@ -44,7 +44,9 @@ pub(crate) fn restored(site: &Site, wanted: Wanted) -> RedisServer {
             String::from_utf8_lossy(&all).into_owned()
         });
         // What is meant for replicas alone is refused in other places; a server that loads commands knows it.
-        socket.write_all(&walkeep::resp::encode(&[b"SELECT", from.db.to_string().as_bytes()])).expect("write");
+        socket
+            .write_all(&walkeep::redis::format::resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]))
+            .expect("write");
         socket.write_all(&commands).expect("write");
         socket.shutdown(std::net::Shutdown::Write).expect("end");
         let answers = answers.join().expect("answers");

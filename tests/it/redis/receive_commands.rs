@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use walkeep::archive::instance::Wanted;
+use walkeep::redis::archive::Wanted;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;

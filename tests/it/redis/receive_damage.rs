@@ -1,7 +1,7 @@
 //! Bytes of the stream that change on their way: the receiver ends, has acknowledged nothing beyond the last command that was whole, and goes on
 //! from there.
 
-use walkeep::archive::instance::Wanted;
+use walkeep::redis::archive::Wanted;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;

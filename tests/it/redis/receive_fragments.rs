@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 use serde_json::Value;
-use walkeep::archive::instance::Wanted;
+use walkeep::redis::archive::Wanted;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;

@@ -3,7 +3,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 use rustix::process::{Pid, Signal};
-use walkeep::archive::instance::Wanted;
+use walkeep::redis::archive::Wanted;
 
 use super::receive::{PATIENCE, acknowledged, based, reach, receiving, restored, work};
 use crate::support::disk::Disk;

@@ -1,8 +1,8 @@
 //! Two receivers cut one stream at places of their own: stretches that overlap, or lie within another, change nothing of what is restored.
 
 use jiff::Timestamp;
-use walkeep::archive::instance::{Stretch, Wanted};
-use walkeep::resp::Cut;
+use walkeep::redis::archive::{Stretch, Wanted};
+use walkeep::redis::format::resp::Cut;
 
 use super::receive::{acknowledged, based, reach, receiving, restored, work};
 use crate::support::Site;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use walkeep::archive::instance::{Stretch, Wanted};
+use walkeep::redis::archive::{Stretch, Wanted};
 
 use super::receive::{acknowledged, based, receiving, restored, work};
 use crate::support::Site;

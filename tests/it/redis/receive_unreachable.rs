@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use walkeep::archive::instance::Wanted;
+use walkeep::redis::archive::Wanted;
 
 use super::receive::{acknowledged, based, reach, receiving, restored, work};
 use crate::support::Site;
@@ -266,7 +266,7 @@ fn a_replica_that_is_promoted_behind_us_is_a_gap_and_begins_anew() {
     for (time, digest) in &moments {
         assert_eq!(restored(&site, Wanted::Time(*time)).digest(), *digest, "{time}");
     }
-    let lost: walkeep::redis::ReplicationId = gaps[0].replid;
+    let lost: walkeep::redis::wire::ReplicationId = gaps[0].replid;
     assert_eq!(restored(&site, Wanted::Offset(lost, ahead)).digest(), last, "the last of what the old master had");
     assert!(reach(&site, Wanted::Time(unseen)).is_err(), "nobody knows what was there between");
     assert_eq!(restored(&site, Wanted::Newest).digest(), replica.digest());

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
-use walkeep::clock::SystemClock;
-use walkeep::rdb::{self, Checksum, Kind, Limits, Walk, Walker};
-use walkeep::redis::{Address, Connection, Flavour, Login, Server, Sync, TlsFiles, Wish};
-use walkeep::resp::Cut;
-use walkeep::snapshot::out::start::{Loaded, check, version_of};
-use walkeep::snapshot::out::{Arrivals, Error, Form, Names, Place, Placed, Version, advice};
+use walkeep::base::clock::SystemClock;
+use walkeep::redis::format::rdb::{self, Checksum, Kind, Limits, Walk, Walker};
+use walkeep::redis::format::resp::Cut;
+use walkeep::redis::restore::server_start::{Loaded, check, version_of};
+use walkeep::redis::restore::{Arrivals, Error, Form, Names, Place, Placed, Version, server_options};
+use walkeep::redis::wire::{Address, Connection, Flavour, Login, Server, Sync, TlsFiles, Wish};
 
 use crate::support::Scratch;
 use crate::support::process::{self, Orphan, until};
@@ -156,7 +156,7 @@ fn who_loads_what_is_known() {
             let scratch = Scratch::new();
             let placed = place_dump(&scratch.directory("redis"), &bytes).expect("placed");
             let loads = version(reader).loads(placed.walk.magic, placed.walk.version);
-            let warned = advice::warnings(&placed, None, version(reader)).join("\n").contains("does not load");
+            let warned = server_options::warnings(&placed, None, version(reader)).join("\n").contains("does not load");
             let loaded = checked(reader, &placed);
             assert_eq!((loaded.is_ok(), warned), (loads, !loads), "{reader} on a dump of {writer}: {loaded:?}");
             match loaded {
@@ -182,7 +182,7 @@ fn expired_keys_are_explained() {
         let dir = scratch.directory("redis");
         let placed = place_dump(&dir, &saved(&server)).expect("placed");
         assert_eq!((placed.walk.databases[&0].keys, placed.walk.databases[&0].expired), (4, 2), "{name}");
-        let warnings = advice::warnings(&placed, None, version(name)).join("\n");
+        let warnings = server_options::warnings(&placed, None, version(name)).join("\n");
         assert!(warnings.contains("2 keys of the snapshot have expired"), "{warnings}");
         let before = std::fs::read(dir.join("dump.rdb")).expect("the dump");
         assert_eq!(checked(name, &placed).expect("loaded").keys[&0], 4, "{name}: all of them, as in the file");
@@ -193,7 +193,7 @@ fn expired_keys_are_explained() {
 
 /// A server as the user is told to start it.
 fn started(name: &str, placed: &Placed) -> RedisServer {
-    let options = advice::options(placed, &Names::default());
+    let options = server_options::options(placed, &Names::default());
     let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
     options.extend(debug(name));
     RedisServer::start(name, &options)

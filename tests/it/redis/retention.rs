@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use walkeep::archive::instance::commands::Follows;
-use walkeep::redis::ReplicationId;
-use walkeep::retention::instance::{Base, World, decide};
+use walkeep::redis::archive::stream::Follows;
+use walkeep::redis::retention::{Base, World, decide};
+use walkeep::redis::wire::ReplicationId;
 
 use crate::support::process::{self, Finished, Orphan, Running, until};
 use crate::support::redis::{QUICK_REDIS, RedisServer, debug, program, second_repository, site_for};

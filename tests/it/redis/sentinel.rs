@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use walkeep::archive::instance::Origin;
+use walkeep::redis::archive::Origin;
 
 use super::receive::PATIENCE;
 use crate::support::Site;

@@ -303,18 +303,18 @@ pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
     let section = format!("[repository.second]\nurl = \"{url}\"\n{settings}\n\n[redis.cache]");
     site.scratch().file("walkeep.toml", &text.replace("[redis.cache]", &section));
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
-    let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
+    let key = walkeep::vault::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
     let place = |name: &str, url: String| walkeep::vault::Place {
         name: name.into(),
         url,
-        options: walkeep::repository::Options::new(),
+        options: walkeep::vault::repository::Options::new(),
     };
     let settings = walkeep::vault::Settings {
         places: vec![place("local", site.repository_url()), place("second", url)],
         key: Some(key),
-        level: walkeep::seal::Level::Fixed(1),
+        level: walkeep::vault::seal::Level::Fixed(1),
         threads: 1,
-        clock: walkeep::clock::SystemClock::shared(),
+        clock: walkeep::base::clock::SystemClock::shared(),
     };
     block_on(walkeep::vault::Vault::create(settings)).expect("a second repository");
     give_all(&second);
@@ -335,21 +335,21 @@ pub(crate) fn debug(version: &str) -> Vec<&'static str> {
 }
 
 /// The site's instance, opened through the library.
-pub(crate) async fn instance(site: &Site) -> walkeep::archive::instance::Instance {
-    use walkeep::archive::instance::Instance;
+pub(crate) async fn instance(site: &Site) -> walkeep::redis::archive::Instance {
+    use walkeep::redis::archive::Instance;
     use walkeep::vault::{Place, Settings, Vault};
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
-    let key = walkeep::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
+    let key = walkeep::vault::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
     let settings = Settings {
         places: vec![Place {
             name: "local".into(),
             url: site.repository_url(),
-            options: walkeep::repository::Options::new(),
+            options: walkeep::vault::repository::Options::new(),
         }],
         key: Some(key),
-        level: walkeep::seal::Level::Fixed(1),
+        level: walkeep::vault::seal::Level::Fixed(1),
         threads: 1,
-        clock: walkeep::clock::SystemClock::shared(),
+        clock: walkeep::base::clock::SystemClock::shared(),
     };
     let vault = Vault::open(settings).await.expect("the vault");
     let name = "cache".parse().expect("a name");

@@ -1,0 +1,151 @@
+//! How protected we are now: what `walkeep health` says of a cluster ([`cluster`]) and of a Redis instance ([`instance`]).
+//!
+//! `look` gathers what the archive, the server and the disks say, `judge` makes findings of it, which is pure. One bad finding, and it is not
+//! healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that nobody had looked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::schedule::last_due;
+
+/// A server that does not answer for so long is one that cannot be asked.
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(15);
+/// What may be unprotected for so long while it is on its way.
+pub(crate) const UNPROTECTED_MAX: SignedDuration = SignedDuration::from_mins(5);
+/// A backup may take so long, or twice as long as the last, before it is overdue.
+const BACKUP_TAKES: SignedDuration = SignedDuration::from_hours(1);
+/// Free space below which archiving is about to stop, and below which somebody should look.
+const DISK_BAD: u64 = 1 << 30;
+const DISK_LOW_PERCENT: u64 = 10;
+
+/// How bad something is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Somebody should look.
+    Warning,
+    /// Not healthy.
+    Bad,
+}
+
+/// Something that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was seen, and what to do.
+    pub text: String,
+}
+
+/// Room on a disk.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Disk {
+    /// What is on it.
+    pub what: String,
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Findings as they are made.
+#[derive(Default)]
+pub(crate) struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub(crate) fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
+        self.0.push(Finding { level, subject, text: text.into() });
+    }
+
+    /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due since. `command` takes one.
+    pub(crate) fn age(&mut self, times: (Timestamp, Timestamp), schedule: Option<&str>, now: Timestamp, command: &str) {
+        let (started_at, finished_at) = times;
+        let about = format!("the newest is {} old", words(seconds(now.duration_since(finished_at))));
+        let Some(schedule) = schedule else {
+            return self.say(Level::Good, "backup", format!("{about}; no schedule is configured"));
+        };
+        let Some(due) = last_due(schedule, now) else {
+            return self.say(Level::Warning, "backup", format!("{about}; by its schedule none was due for a year"));
+        };
+        let took = finished_at.duration_since(started_at);
+        let late = now.duration_since(due) > took.saturating_add(took).max(BACKUP_TAKES);
+        if started_at >= due || !late {
+            return self.say(Level::Good, "backup", about);
+        }
+        let since = words(seconds(now.duration_since(due)));
+        self.say(Level::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
+    }
+
+    pub(crate) fn repositories(&mut self, unreachable: &[(String, String)]) {
+        for (name, why) in unreachable {
+            self.say(Level::Bad, "repository", format!("{name} cannot be reached: {why}"));
+        }
+    }
+
+    pub(crate) fn disks(&mut self, disks: &[Disk]) {
+        for disk in disks {
+            let percent = disk.free.saturating_mul(100) / disk.total.max(1);
+            let text =
+                format!("{} of {} free for {} ({percent} %)", megabytes(disk.free), megabytes(disk.total), disk.what);
+            let level = match disk.free {
+                free if free < DISK_BAD => Level::Bad,
+                _ if percent < DISK_LOW_PERCENT => Level::Warning,
+                _ => Level::Good,
+            };
+            self.say(level, "disk", text);
+        }
+    }
+
+    /// Whether nothing is bad, and all findings, worst first.
+    pub(crate) fn judged(mut self) -> (bool, Vec<Finding>) {
+        self.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        (self.0.iter().all(|finding| finding.level < Level::Bad), self.0)
+    }
+}
+
+/// The room of each of these directories, with what is in it; what does not exist yet is where it will be made.
+pub(crate) fn disks(places: &[(String, PathBuf)]) -> Vec<Disk> {
+    places.iter().filter_map(|(what, path)| disk(what, path)).collect()
+}
+
+fn disk(what: &str, path: &Path) -> Option<Disk> {
+    let existing = path.ancestors().find(|above| above.exists())?;
+    let room = rustix::fs::statvfs(existing).ok()?;
+    Some(Disk {
+        what: what.to_owned(),
+        path: path.to_owned(),
+        free: room.f_bavail.saturating_mul(room.f_frsize),
+        total: room.f_blocks.saturating_mul(room.f_frsize),
+    })
+}
+
+pub(crate) fn seconds(span: SignedDuration) -> u64 {
+    u64::try_from(span.as_secs()).unwrap_or(0)
+}
+
+/// `3 min`, `2 h 5 min`, `4 d 3 h`.
+pub(crate) fn words(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+pub(crate) fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1000),
+        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}

@@ -1,0 +1,12 @@
+//! What everything else stands on: time, files, locks, retries, threads. Knows nothing of databases or object stores.
+
+pub mod clock;
+pub mod durable;
+pub mod lock;
+pub mod retry;
+pub mod pipeline;
+pub mod scoped_threads;
+pub mod schedule;
+pub mod pem;
+pub mod findings;
+pub mod restore_estimate;

@@ -1,0 +1,127 @@
+//! How far the server's clock was from the receiver's while WAL came: a note with each segment and each piece that a receiver puts.
+//!
+//! Commits carry the time of the server's clock, and the commands of a Redis instance that of its receiver's, so who brings both to one moment
+//! must know what the two differed by then. It stands beside the WAL itself, because there it is found wherever the WAL is found. What `archive_command`
+//! brought without a receiver has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
+
+use super::{Archive, Error};
+use crate::base::clock::Measured;
+use crate::postgres::format::segment::SegmentName;
+use crate::postgres::wal::digest;
+use crate::vault::seal::Kind;
+
+/// The note that says this; empty for nothing.
+#[must_use]
+pub fn to_note(spans: &[Measured]) -> Vec<u8> {
+    if spans.is_empty() { Vec::new() } else { serde_json::to_vec(spans).unwrap_or_default() }
+}
+
+/// What a note says; nothing if there is none, or one of a later version.
+#[must_use]
+pub fn of_note(note: &[u8]) -> Vec<Measured> {
+    serde_json::from_slice(note).unwrap_or_default()
+}
+
+impl Archive {
+    /// What was measured of the server's clock while a segment came: from its object, or from the pieces of one that still grows.
+    ///
+    /// # Errors
+    /// The repositories could not say.
+    pub async fn clocks(&self, name: SegmentName) -> Result<Vec<Measured>, Error> {
+        if let Some(trailer) = self.vault().get_trailer(Kind::Wal, &self.layout().segment(name)).await? {
+            return Ok(of_note(digest::note(trailer.metadata())));
+        }
+        let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
+        let mut spans = Vec::new();
+        for piece in self.pieces(Some(name.timeline())).await? {
+            if piece.segment(identity.segment_size) == Some(name)
+                && let Some(trailer) = self.vault().get_trailer(Kind::Piece, &self.key_of(piece)).await?
+            {
+                spans.extend(of_note(trailer.metadata()));
+            }
+        }
+        Ok(joined(spans))
+    }
+}
+
+/// In order of time. A later piece repeats what earlier ones say, and goes on.
+fn joined(mut spans: Vec<Measured>) -> Vec<Measured> {
+    spans.sort_unstable_by_key(|span| span.from);
+    spans.dedup_by(|later, kept| {
+        let same = later.from == kept.from;
+        if same {
+            *kept = kept.or(*later);
+        }
+        same
+    });
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{joined, of_note, to_note};
+    use crate::base::clock::{Machine, Measured, Offset};
+    use crate::postgres::archive::ingest::prepare_noted;
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::vault::seal::Level;
+    use crate::vault::seal::keys::KeyEncryptionKey;
+
+    fn span(from: i64, to: i64, high: i64) -> Measured {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        Measured { from: at(from), to: at(to), offset: Offset { low: -5, high }, machine: None }
+    }
+
+    #[test]
+    fn a_note_is_read_as_it_is_written() {
+        let spans = vec![span(1, 2, 3), span(100, 200, 7)];
+        assert_eq!(of_note(&to_note(&spans)), spans);
+        let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3}]"#;
+        assert_eq!(String::from_utf8(to_note(&spans[..1])).unwrap(), text, "the documented format");
+        assert_eq!((of_note(b""), of_note(b"{}"), to_note(&[])), (vec![], vec![], vec![]));
+        let machine = Some("00c0ffee00c0ffee".parse::<Machine>().unwrap());
+        let spans = vec![span(1, 2, 3).by(machine)];
+        assert_eq!(of_note(&to_note(&spans)), spans);
+        let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3,"machine":"00c0ffee00c0ffee"}]"#;
+        assert_eq!(String::from_utf8(to_note(&spans)).unwrap(), text, "the documented format");
+    }
+
+    /// Two receivers may have begun at once, in whatever order their pieces are read.
+    #[test]
+    fn spans_that_begin_together_are_one_that_holds_what_each_says() {
+        let (narrow, wide, long) = (span(1, 9, 2), span(1, 9, 7), span(1, 20, 3));
+        for spans in [[narrow, wide, long], [wide, long, narrow], [long, narrow, wide]] {
+            assert_eq!(joined([&spans[..], &[span(30, 40, 1)]].concat()), [span(1, 20, 7), span(30, 40, 1)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_segment_says_it_while_it_grows_and_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], Some(&KeyEncryptionKey::generate().unwrap())).await;
+        let (before, _) = segment(7, 4, b"a", 9);
+        let (name, bytes) = segment(7, 5, b"a", 9);
+        let (_, first) = segment(7, 4, b"a", 9);
+        archive.put_segment(before, first).await.unwrap();
+        assert_eq!((archive.clocks(before).await.unwrap(), archive.clocks(name).await.unwrap()), (vec![], vec![]));
+        let start = Lsn::new(5 << 20);
+        for (end, spans) in [(100, vec![span(1, 2, 3)]), (200, vec![span(1, 20, 4), span(100, 110, 9)])] {
+            let note = to_note(&spans);
+            archive.put_noted_piece(name.timeline(), start, bytes.slice(..end), note).await.unwrap();
+            assert_eq!(archive.clocks(name).await.unwrap(), spans);
+        }
+        let spans = vec![span(1, 50, 4)];
+        let prepared = prepare_noted(&archive, (name, &to_note(&spans)), &bytes, Level::Fixed(1), 1).unwrap();
+        archive.commit(prepared).await.unwrap();
+        assert_eq!(archive.clocks(name).await.unwrap(), spans);
+        assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");
+        // From a file, as `archive_command` brings it to a receiver.
+        let (pushed, bytes) = segment(7, 6, b"a", 9);
+        let path = dir.path().join(pushed.to_string());
+        std::fs::write(&path, bytes).unwrap();
+        archive.put_path(&path, &pushed.to_string(), &to_note(&spans)).await.unwrap();
+        assert_eq!(archive.clocks(pushed).await.unwrap(), spans);
+    }
+}

@@ -1,0 +1,57 @@
+//! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
+
+use crate::base::retry::Class;
+use crate::postgres::format::lsn::Lsn;
+use crate::vault;
+
+/// Why an archive did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An object could not be put, read or listed.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The index has a segment, and no repository.
+    #[error("{name} is in the index and in no repository any more; `walkeep index rebuild` makes the index anew")]
+    Gone {
+        /// The segment's name.
+        name: String,
+    },
+    /// The two copies of a timeline's end are not equal.
+    #[error(
+        "{name}.partial and the copy of it in the first segment of the next timeline differ before {end}, where the timelines part; \
+         one of them is not of this cluster's past, and walkeep cannot tell which"
+    )]
+    Tails {
+        /// The segment that the timeline ended in.
+        name: String,
+        /// The switch point.
+        end: Lsn,
+    },
+}
+
+impl Error {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Vault(error) => error.class(),
+            Error::Gone { .. } | Error::Tails { .. } => Class::Permanent,
+        }
+    }
+
+    /// Whether it is a repository's, and may pass, or an operator may fix it: also a right that was taken away.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Error::Vault(error) if error.may_pass())
+    }
+
+    /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
+    #[must_use]
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Error::Vault(error) => error.is_integrity(),
+            Error::Tails { .. } => true,
+            Error::Gone { .. } => false,
+        }
+    }
+}

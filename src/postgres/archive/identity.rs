@@ -1,0 +1,83 @@
+//! What a cluster is: written once with its first segment, asked before every other.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Archive, Error};
+use crate::postgres::format::segment::{SegmentSize, SystemId};
+use crate::vault::OpenPlace;
+use crate::vault::repository::Put;
+use crate::vault::seal::{self, Kind, SealSpec};
+use crate::vault::{self, binding, blocking};
+
+/// What must be the same in every segment of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its system identifier.
+    pub system_id: SystemId,
+    /// Its segment size.
+    pub segment_size: SegmentSize,
+}
+
+impl Archive {
+    /// What the cluster is; `None` before its first segment.
+    ///
+    /// # Errors
+    /// No place could say.
+    pub async fn identity(&self) -> Result<Option<Identity>, Error> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(Some(*identity));
+        }
+        let key = self.layout.identity();
+        let Some(opened) = self.vault().get_object(Kind::Cluster, &key).await? else { return Ok(None) };
+        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::Error::Content {
+            name: self.cluster().to_string(),
+            key,
+            why: e.to_string(),
+        })?;
+        self.identity.set(identity).ok();
+        Ok(Some(identity))
+    }
+
+    /// What the cluster is, in every place: written where it is missing.
+    ///
+    /// # Errors
+    /// A place could not be asked. Nothing is said about whether the answer equals `proposed`.
+    pub(super) async fn identity_or(&self, proposed: Identity) -> Result<Identity, Error> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(*identity);
+        }
+        for place in &self.vault.places {
+            let found = match self.identity_in(place).await? {
+                Some(found) => found,
+                None => self.write_identity(place, self.identity.get().copied().unwrap_or(proposed)).await?,
+            };
+            if *self.identity.get_or_init(|| std::future::ready(found)).await != found {
+                let why = "it is another cluster than in the other repositories";
+                return Err(place.content(&self.layout.identity(), why).into());
+            }
+        }
+        self.identity.get().copied().ok_or(vault::Error::NoPlace.into())
+    }
+
+    async fn identity_in(&self, place: &OpenPlace) -> Result<Option<Identity>, Error> {
+        let key = self.layout.identity();
+        match place.get(Kind::Cluster, &key, &self.vault).await? {
+            Some(opened) => serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content(&key, e).into()),
+            None => Ok(None),
+        }
+    }
+
+    async fn write_identity(&self, place: &OpenPlace, identity: Identity) -> Result<Identity, Error> {
+        let key = self.layout.identity();
+        let text = serde_json::to_vec(&identity).map_err(|e| place.content(&key, e))?;
+        let (binding, protection) = (binding(Kind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
+        let sealed = blocking(move || seal::seal(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection)).await?;
+        let sealed = sealed.map_err(vault::Error::from)?;
+        match place.put(&key, &sealed).await? {
+            Put::Created => Ok(identity),
+            // Another writer was first; what it wrote holds.
+            Put::Exists => self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again").into()),
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The one way in for WAL.
+//!
+//! A segment is digested and sealed at the same time, then put into every repository; nothing is acknowledged before all have it (I1). The
+//! first copy of a name wins. A later one must be the same, or it is refused and an alarm: a roll-back to an older snapshot, a clone, or two
+//! servers that both think they are the primary (I3). Same means: equal bytes, or equal up to the record that switched to the next segment,
+//! after which two servers may leave different rubbish.
+//!
+//! Damaged WAL is kept as it came and marked, never refused: it may be all that is left (I10).
+
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::wal_file::PathError;
+use super::{Archive, Error, Identity};
+use crate::base::retry::Class;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
+use crate::postgres::wal::digest::{self, Digest, DigestError, State};
+use crate::postgres::wal::page::PageHeader;
+use crate::vault::OpenPlace;
+use crate::vault::repository::Put;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::{self, Kind, Level, SealSpec, SealedObject, Trailer};
+use crate::vault::{self, binding, blocking};
+
+/// What came of putting a file into the archive. Either way it is now durable in every repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was new to at least one repository.
+    Created,
+    /// Every repository had it.
+    Identical,
+}
+
+/// What was put, and what is to be said about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ingested {
+    /// Whether it was new.
+    pub outcome: Outcome,
+    /// Bytes it has in a repository.
+    pub stored_bytes: u64,
+    /// What a human must hear about, though it was archived.
+    pub alarm: Option<Alarm>,
+    /// The digest, if it was made: not of a segment that was there already, nor of other files.
+    pub digest: Option<Arc<Digest>>,
+}
+
+/// Something about archived WAL that a human must hear about.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Alarm {
+    /// Damaged WAL: a restore cannot go beyond it.
+    #[error(
+        "the WAL is damaged at {at}: {why}; it was archived as it is and marked, a restore cannot go past it, so take a new backup now"
+    )]
+    Broken {
+        /// Where.
+        at: Lsn,
+        /// How.
+        why: String,
+    },
+    /// WAL of a version that cannot be looked into.
+    #[error(
+        "the WAL is of a PostgreSQL that this walkeep does not know (page magic {magic:04X}); it was archived unchecked and cannot be searched, so use a newer walkeep"
+    )]
+    Opaque {
+        /// The page magic.
+        magic: u16,
+    },
+}
+
+/// Why a file was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IngestError {
+    /// Another content is archived under this name.
+    #[error(
+        "{name} is in repository {place} with a different content, which stays; this one is not archived. \
+         Another server writes to this archive, or this one was set back to an older state"
+    )]
+    Conflict {
+        /// The file.
+        name: String,
+        /// The repository's name in the configuration.
+        place: String,
+    },
+    /// WAL of another cluster.
+    #[error(
+        "{name} belongs to the cluster with system identifier {found}, and this archive to {expected}; give each cluster its own archive"
+    )]
+    WrongSystem {
+        /// The file.
+        name: String,
+        /// The one it names.
+        found: SystemId,
+        /// The archive's.
+        expected: SystemId,
+    },
+    /// WAL of another segment size than the cluster's.
+    #[error(
+        "{name} has {found} bytes, and this archive's segments have {expected}; after a change of the segment size begin a new archive"
+    )]
+    WrongSize {
+        /// The file.
+        name: String,
+        /// Its bytes.
+        found: u64,
+        /// The archive's segment size.
+        expected: u64,
+    },
+    /// Bytes that are not the segment their name says.
+    #[error(transparent)]
+    NotThatSegment(#[from] DigestError),
+    /// No segment size.
+    #[error("{name} has {found} bytes, which is no segment size; was it still being written?")]
+    NotWhole {
+        /// The file.
+        name: String,
+        /// Its bytes.
+        found: u64,
+    },
+    /// The file cannot be read as a whole.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The archive could not take it.
+    #[error(transparent)]
+    Archive(#[from] Error),
+}
+
+impl From<vault::Error> for IngestError {
+    fn from(error: vault::Error) -> IngestError {
+        IngestError::Archive(error.into())
+    }
+}
+
+impl IngestError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            IngestError::Conflict { .. } => Class::Conflict,
+            IngestError::Archive(error) => error.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+/// What a place has of a segment.
+pub(super) struct Stored {
+    pub(super) trailer: Box<Trailer>,
+    /// Its outline.
+    digest: Digest,
+    /// Bytes of its object.
+    len: u64,
+}
+
+/// A segment, digested and sealed, ready to be put.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    name: SegmentName,
+    key: ObjectKey,
+    sealed: SealedObject,
+    digest: Arc<Digest>,
+}
+
+impl Prepared {
+    /// The segment's name.
+    #[must_use]
+    pub const fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub const fn digest(&self) -> &Arc<Digest> {
+        &self.digest
+    }
+
+    /// Bytes it will have in a repository.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u64 {
+        self.sealed.len
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { system_id: self.digest.system_id, segment_size: self.digest.segment_size }
+    }
+}
+
+/// Digests and seals a segment: nothing but CPU work, on `threads` threads and one more for the digest. For a pipeline stage.
+///
+/// # Errors
+/// The bytes are not that segment, or cannot be sealed.
+pub fn prepare(
+    archive: &Archive,
+    name: SegmentName,
+    bytes: &[u8],
+    level: Level,
+    threads: usize,
+) -> Result<Prepared, IngestError> {
+    prepare_noted(archive, (name, &[]), bytes, level, threads)
+}
+
+/// The same, with a note of how the segment came ([`super::clock_notes`]).
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_noted(
+    archive: &Archive,
+    (name, note): (SegmentName, &[u8]),
+    bytes: &[u8],
+    level: Level,
+    threads: usize,
+) -> Result<Prepared, IngestError> {
+    let size = size_of(&name.to_string(), bytes)?;
+    let key = archive.layout.segment(name);
+    let binding = binding(Kind::Wal, &key);
+    let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
+    let mut digested = None;
+    let sealed = thread::scope(|scope| {
+        let scan = scope.spawn(|| digest::scan(bytes, name, size));
+        seal::seal_with(&[bytes], &spec, archive.vault.protection(), |content| {
+            let digest = scan.join().map(|scanned| scanned.map(|scanned| scanned.with_hash_of_all(content)));
+            let digest = digested.insert(digest);
+            let digest = digest.as_ref().ok().and_then(|digest| digest.as_ref().ok());
+            digest.map(|digest| digest::with_note(digest.to_bytes(), note)).unwrap_or_default()
+        })
+    });
+    match digested {
+        Some(Ok(Ok(digest))) => {
+            Ok(Prepared { name, key, sealed: sealed.map_err(vault::Error::from)?, digest: Arc::new(digest) })
+        }
+        Some(Ok(Err(error))) => Err(error.into()),
+        Some(Err(_panic)) => Err(vault::Error::Lost.into()),
+        None => Err(sealed.err().map_or(vault::Error::Lost, vault::Error::from).into()),
+    }
+}
+
+impl Archive {
+    /// Archives a file of `pg_wal` under the name PostgreSQL gives it.
+    ///
+    /// # Errors
+    /// Why it was not taken. If it may have been archived in some places and not in others, the same call later settles it.
+    pub async fn put(self: &Arc<Self>, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        match name {
+            WalFileName::Segment(segment) => self.put_segment(*segment, bytes).await,
+            other => self.put_file(other, bytes).await,
+        }
+    }
+
+    /// Archives a whole segment. Looks first whether it is there already, as `archive_command` often asks twice.
+    ///
+    /// # Errors
+    /// As [`Archive::put`].
+    pub async fn put_segment(self: &Arc<Self>, name: SegmentName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        match self.stored_everywhere(name).await? {
+            Some(stored) if stored.iter().all(|stored| same_bytes(stored, &bytes)) => {
+                Ok(self.identical(name, stored).await?)
+            }
+            _ => self.put_new_segment((name, &[]), bytes).await,
+        }
+    }
+
+    /// Archives a whole segment that is not known to be there already.
+    pub(super) async fn put_new_segment(
+        self: &Arc<Self>,
+        (name, note): (SegmentName, &[u8]),
+        bytes: Bytes,
+    ) -> Result<Ingested, IngestError> {
+        self.check_header(&name.to_string(), &bytes).await?;
+        let (archive, level, threads, note) =
+            (Arc::clone(self), self.vault.level(), self.vault.threads(), note.to_vec());
+        let prepare = move || prepare_noted(&archive, (name, &note), &bytes, level, threads);
+        let prepared = blocking(prepare).await??;
+        self.commit(prepared).await
+    }
+
+    /// Puts a prepared segment into every repository. When this returns it is durable in all of them.
+    ///
+    /// # Errors
+    /// As [`Archive::put`].
+    pub async fn commit(&self, prepared: Prepared) -> Result<Ingested, IngestError> {
+        let proposed = prepared.identity();
+        check_identity(&prepared.name.to_string(), proposed, self.identity_or(proposed).await?)?;
+        let puts = join_all(self.vault.places.iter().map(|place| self.commit_to(place, &prepared))).await;
+        let outcome = overall(puts)?;
+        let alarm = alarm(&prepared.digest);
+        let stored_bytes = prepared.stored_bytes();
+        Ok(Ingested { outcome, stored_bytes, alarm, digest: Some(prepared.digest) })
+    }
+
+    async fn commit_to(&self, place: &OpenPlace, prepared: &Prepared) -> Result<Outcome, IngestError> {
+        if place.put(&prepared.key, &prepared.sealed).await? == Put::Created {
+            return Ok(Outcome::Created);
+        }
+        let gone = || place.content(&prepared.key, "it is gone again");
+        let stored = self.stored(place, &prepared.key).await?.ok_or_else(gone)?;
+        let content = *stored.trailer.content() == prepared.sealed.content;
+        let same = content || same_wal(&stored.digest, &prepared.digest);
+        if same { Ok(Outcome::Identical) } else { Err(conflict(prepared.name, place)) }
+    }
+
+    /// What every place has of a segment; `None` if any has nothing.
+    pub(super) async fn stored_everywhere(&self, name: SegmentName) -> Result<Option<Vec<Stored>>, Error> {
+        let key = self.layout.segment(name);
+        let found = join_all(self.vault.places.iter().map(|place| self.stored(place, &key))).await;
+        found.into_iter().collect()
+    }
+
+    /// The answer for a segment that every place has, durable.
+    pub(super) async fn identical(&self, name: SegmentName, stored: Vec<Stored>) -> Result<Ingested, Error> {
+        let key = self.layout.segment(name);
+        for place in &self.vault.places {
+            // It may have been put a moment ago by another process that has not synced its folder yet.
+            place.settle(&key).await?;
+        }
+        let stored_bytes = stored.iter().map(|stored| stored.len).max().unwrap_or(0);
+        let alarm = stored.iter().find_map(|stored| alarm(&stored.digest));
+        Ok(Ingested { outcome: Outcome::Identical, stored_bytes, alarm, digest: None })
+    }
+
+    async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<Option<Stored>, Error> {
+        let Some((trailer, len)) = place.trailer(Kind::Wal, key, &self.vault).await? else { return Ok(None) };
+        let digest = Digest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
+        Ok(Some(Stored { trailer, digest, len }))
+    }
+
+    /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
+    async fn check_header(&self, name: &str, bytes: &[u8]) -> Result<(), IngestError> {
+        let segment_size = size_of(name, bytes)?;
+        let Some(identity) = self.identity().await? else { return Ok(()) };
+        let Some(header) = PageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
+        check_identity(name, Identity { system_id: header.system_id, segment_size }, identity)
+    }
+
+    /// Archives any other file: a history, a partial segment, a backup's label, or what only its sender understands.
+    ///
+    /// # Errors
+    /// As [`Archive::put`]. A history is never replaced.
+    pub async fn put_file(&self, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
+        if let WalFileName::Partial(_) = name {
+            self.check_header(&name.to_string(), &bytes).await?;
+        }
+        let key = self.layout.file(name);
+        let (binding, protection) = (binding(Kind::WalFile, &key), Arc::clone(self.vault.protection()));
+        let (level, threads) = (self.vault.level(), self.vault.threads());
+        let sealed = blocking(move || {
+            let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
+            seal::seal(&[&bytes], &spec, &protection)
+        });
+        let sealed = sealed.await?.map_err(vault::Error::from)?;
+        let puts = join_all(self.vault.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
+        Ok(Ingested { outcome: overall(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
+    }
+
+    async fn file_to(
+        &self,
+        place: &OpenPlace,
+        name: &WalFileName,
+        key: &ObjectKey,
+        sealed: &SealedObject,
+    ) -> Result<Outcome, IngestError> {
+        if place.put(key, sealed).await? == Put::Created {
+            return Ok(Outcome::Created);
+        }
+        let gone = || place.content(key, "it is gone again");
+        let (trailer, _) = place.trailer(Kind::WalFile, key, &self.vault).await?.ok_or_else(gone)?;
+        if *trailer.content() == sealed.content { Ok(Outcome::Identical) } else { Err(conflict(name, place)) }
+    }
+}
+
+/// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that may come back.
+fn overall(puts: Vec<Result<Outcome, IngestError>>) -> Result<Outcome, IngestError> {
+    let (mut outcome, mut worst) = (Outcome::Identical, None::<IngestError>);
+    for put in puts {
+        match put {
+            Ok(Outcome::Created) => outcome = Outcome::Created,
+            Ok(Outcome::Identical) => {}
+            Err(error) if worst.as_ref().is_none_or(|worst| worst.class() == Class::Transient) => worst = Some(error),
+            Err(_) => {}
+        }
+    }
+    worst.map_or(Ok(outcome), Err)
+}
+
+fn conflict(name: impl ToString, place: &OpenPlace) -> IngestError {
+    IngestError::Conflict { name: name.to_string(), place: place.name.clone() }
+}
+
+fn size_of(name: &str, bytes: &[u8]) -> Result<SegmentSize, IngestError> {
+    let found = bytes.len() as u64;
+    SegmentSize::new(found).map_err(|_size| IngestError::NotWhole { name: name.to_owned(), found })
+}
+
+fn check_identity(name: &str, found: Identity, expected: Identity) -> Result<(), IngestError> {
+    let name = || name.to_owned();
+    if found.system_id != expected.system_id {
+        let (found, expected) = (found.system_id, expected.system_id);
+        return Err(IngestError::WrongSystem { name: name(), found, expected });
+    }
+    if found.segment_size != expected.segment_size {
+        let (found, expected) = (found.segment_size.get(), expected.segment_size.get());
+        return Err(IngestError::WrongSize { name: name(), found, expected });
+    }
+    Ok(())
+}
+
+/// Whether two copies of one segment say the same, by their digests: equal up to where both end.
+fn same_wal(stored: &Digest, given: &Digest) -> bool {
+    let checked = stored.state == State::Checked && given.state == State::Checked;
+    checked && stored.valid_until == given.valid_until && stored.content == given.content
+}
+
+/// Whether `bytes` are what is stored, without making their digest; `false` also where it would take one to tell.
+fn same_bytes(stored: &Stored, bytes: &[u8]) -> bool {
+    let Stored { trailer, digest: stored, .. } = stored;
+    if trailer.plain_len() != bytes.len() as u64 {
+        return false;
+    }
+    if *blake3::hash(bytes).as_bytes() == *trailer.content() {
+        return true;
+    }
+    let until = usize::try_from(stored.valid_until.bytes_since(stored.start())).unwrap_or(usize::MAX);
+    let Some(meaningful) = bytes.get(..until).filter(|_| stored.switched && stored.state == State::Checked) else {
+        return false;
+    };
+    *blake3::hash(meaningful).as_bytes() == stored.content
+}
+
+fn alarm(digest: &Digest) -> Option<Alarm> {
+    match &digest.state {
+        State::Checked => None,
+        State::Opaque => Some(Alarm::Opaque { magic: digest.page_magic }),
+        State::Broken { at, why } => Some(Alarm::Broken { at: *at, why: why.clone() }),
+    }
+}

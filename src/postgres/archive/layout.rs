@@ -1,0 +1,383 @@
+//! Where the objects of a cluster are: names to keys and back. Pure; `docs/format/repository.md` is the same in prose.
+//!
+//! Fixed-width hexadecimal makes the order of keys the order of positions.
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, WalFileName};
+use crate::postgres::format::timeline::TimelineId;
+use crate::vault::archive_name;
+use crate::vault::repository::key::{BadKey, ObjectKey, Prefix};
+
+archive_name! {
+    /// The name under which a cluster is configured and its objects are stored.
+    ClusterName
+}
+
+/// What an object of a cluster is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClusterObject {
+    /// `cluster`: the system identifier and the segment size.
+    Identity,
+    /// A whole WAL segment.
+    Segment(SegmentName),
+    /// Another file of `pg_wal`: a partial segment, a history, a backup label, or a name only its sender understands.
+    File(WalFileName),
+    /// A backup's manifest, by label.
+    Backup(String),
+    /// The names that go with a backup, by its label.
+    Names(String),
+    /// A manifest whose backup was taken away, by label: its packs stay for a while.
+    Expired(String),
+    /// A pack of chunks, by id.
+    Pack(String),
+    /// WAL that is known to be lost.
+    Gap {
+        /// The timeline it was on.
+        timeline: TimelineId,
+        /// The first byte lost.
+        start: Lsn,
+        /// The position after the last byte lost.
+        end: Lsn,
+    },
+    /// WAL of a segment that still grows.
+    Piece {
+        /// The timeline it is on.
+        timeline: TimelineId,
+        /// Its first byte.
+        start: Lsn,
+        /// The position after its last byte.
+        end: Lsn,
+    },
+    /// What `check` writes and deletes.
+    Probe(String),
+}
+
+/// The keys of one cluster's objects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    cluster: ClusterName,
+}
+
+impl Layout {
+    /// The keys of the cluster of this name.
+    #[must_use]
+    pub const fn new(cluster: ClusterName) -> Layout {
+        Layout { cluster }
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub const fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    fn under(&self, path: &str) -> String {
+        format!("{}/{path}", self.cluster)
+    }
+
+    /// Everything of this cluster.
+    #[must_use]
+    pub fn all(&self) -> Prefix {
+        Prefix::of_parts(self.cluster.0.clone())
+    }
+
+    /// What the cluster is.
+    #[must_use]
+    pub fn identity(&self) -> ObjectKey {
+        ObjectKey::of_parts(self.under("cluster"))
+    }
+
+    /// All WAL: one prefix a timeline below it.
+    #[must_use]
+    pub fn wal(&self) -> Prefix {
+        Prefix::of_parts(self.under("wal"))
+    }
+
+    /// One timeline's WAL: one prefix for each log file of 4 GiB below it, and `files`.
+    #[must_use]
+    pub fn timeline(&self, timeline: TimelineId) -> Prefix {
+        Prefix::of_parts(self.under(&format!("wal/{}", timeline.hex())))
+    }
+
+    /// A whole segment.
+    #[must_use]
+    pub fn segment(&self, name: SegmentName) -> ObjectKey {
+        let name = name.to_string();
+        let log: String = name.chars().skip(8).take(8).collect();
+        let timeline: String = name.chars().take(8).collect();
+        ObjectKey::of_parts(self.under(&format!("wal/{timeline}/{log}/{name}")))
+    }
+
+    /// Any file of `pg_wal` by its name.
+    #[must_use]
+    pub fn file(&self, name: &WalFileName) -> ObjectKey {
+        match name {
+            WalFileName::Segment(segment) => self.segment(*segment),
+            WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
+                ObjectKey::of_parts(self.under(&format!("wal/{}/files/{name}", segment.timeline().hex())))
+            }
+            WalFileName::History(timeline) => {
+                ObjectKey::of_parts(self.under(&format!("history/{}.history", timeline.hex())))
+            }
+            WalFileName::Other(name) => ObjectKey::of_parts(self.under(&format!("wal/other/{name}"))),
+        }
+    }
+
+    /// All timeline histories.
+    #[must_use]
+    pub fn histories(&self) -> Prefix {
+        Prefix::of_parts(self.under("history"))
+    }
+
+    /// All backups' manifests; labels sort by time.
+    #[must_use]
+    pub fn backups(&self) -> Prefix {
+        Prefix::of_parts(self.under("backup"))
+    }
+
+    /// The manifest of the backup `label`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn backup(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        self.backups().object(label)
+    }
+
+    /// What databases and tables were called when the backup `label` was taken.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn names(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        Prefix::of_parts(self.under("names")).object(label)
+    }
+
+    /// All expired manifests.
+    #[must_use]
+    pub fn expired(&self) -> Prefix {
+        Prefix::of_parts(self.under("expired"))
+    }
+
+    /// The manifest of the backup `label` that was taken away.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn expired_manifest(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        self.expired().object(label)
+    }
+
+    /// All packs.
+    #[must_use]
+    pub fn packs(&self) -> Prefix {
+        Prefix::of_parts(self.under("pack"))
+    }
+
+    /// The pack `id`, in one of up to 256 parts by its first two characters.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `id` cannot stand in a name.
+    pub fn pack(&self, id: &str) -> Result<ObjectKey, BadKey> {
+        let part: String = id.chars().take(2).collect();
+        self.packs().below(&part)?.object(id)
+    }
+
+    /// All recorded gaps.
+    #[must_use]
+    pub fn gaps(&self) -> Prefix {
+        Prefix::of_parts(self.under("gap"))
+    }
+
+    /// A gap from `start` to `end`.
+    #[must_use]
+    pub fn gap(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
+        ObjectKey::of_parts(self.under(&format!("gap/{}/{}", timeline.hex(), range(start, end))))
+    }
+
+    /// All pieces of segments that still grow.
+    #[must_use]
+    pub fn pieces(&self) -> Prefix {
+        Prefix::of_parts(self.under("piece"))
+    }
+
+    /// Those of one timeline.
+    #[must_use]
+    pub fn pieces_of(&self, timeline: TimelineId) -> Prefix {
+        Prefix::of_parts(self.under(&format!("piece/{}", timeline.hex())))
+    }
+
+    /// The piece from `start` to `end`.
+    #[must_use]
+    pub fn piece(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
+        ObjectKey::of_parts(self.under(&format!("piece/{}/{}", timeline.hex(), range(start, end))))
+    }
+
+    /// What `check` writes and deletes.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `name` cannot stand in a name.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
+        Prefix::of_parts(self.under("probe")).object(name)
+    }
+
+    /// The key of `object`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if a label, an id or a probe's name cannot stand in a name.
+    pub fn key(&self, object: &ClusterObject) -> Result<ObjectKey, BadKey> {
+        match object {
+            ClusterObject::Identity => Ok(self.identity()),
+            ClusterObject::Segment(name) => Ok(self.segment(*name)),
+            ClusterObject::File(name) => Ok(self.file(name)),
+            ClusterObject::Backup(label) => self.backup(label),
+            ClusterObject::Names(label) => self.names(label),
+            ClusterObject::Expired(label) => self.expired_manifest(label),
+            ClusterObject::Pack(id) => self.pack(id),
+            ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
+            ClusterObject::Piece { timeline, start, end } => Ok(self.piece(*timeline, *start, *end)),
+            ClusterObject::Probe(name) => self.probe(name),
+        }
+    }
+
+    /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this cluster.
+    #[must_use]
+    pub fn object(&self, key: &ObjectKey) -> Option<ClusterObject> {
+        let path = key.as_str().strip_prefix(self.cluster.as_str())?.strip_prefix('/')?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let object = match parts.as_slice() {
+            ["cluster"] => ClusterObject::Identity,
+            ["wal", _, "files", name] | ["wal", "other", name] | ["history", name] => {
+                ClusterObject::File(WalFileName::parse(name)?)
+            }
+            ["wal", _, _, name] => ClusterObject::Segment(SegmentName::parse(name)?),
+            ["backup", label] => ClusterObject::Backup((*label).to_owned()),
+            ["names", label] => ClusterObject::Names((*label).to_owned()),
+            ["expired", label] => ClusterObject::Expired((*label).to_owned()),
+            ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
+            ["gap", timeline, range] => {
+                let (timeline, start, end) = stretch(timeline, range)?;
+                ClusterObject::Gap { timeline, start, end }
+            }
+            ["piece", timeline, range] => {
+                let (timeline, start, end) = stretch(timeline, range)?;
+                ClusterObject::Piece { timeline, start, end }
+            }
+            ["probe", name] => ClusterObject::Probe((*name).to_owned()),
+            _ => return None,
+        };
+        // One object, one name: what does not come back to the same key stands in a wrong place.
+        (self.key(&object).ok().as_ref() == Some(key)).then_some(object)
+    }
+}
+
+fn range(start: Lsn, end: Lsn) -> String {
+    format!("{:016X}-{:016X}", start.get(), end.get())
+}
+
+/// A timeline and a range of it, as names have them.
+fn stretch(timeline: &str, range: &str) -> Option<(TimelineId, Lsn, Lsn)> {
+    let (start, end) = range.split_once('-')?;
+    let timeline = TimelineId::new(u32::try_from(hex(timeline, 8)?).ok()?)?;
+    Some((timeline, Lsn::new(hex(start, 16)?), Lsn::new(hex(end, 16)?)))
+}
+
+/// `digits` upper-case hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    if plain { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClusterName, ClusterObject, Layout, ObjectKey};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+    use crate::postgres::format::timeline::TimelineId;
+    use proptest::prelude::*;
+
+    fn layout() -> Layout {
+        Layout::new("main".parse().unwrap())
+    }
+
+    #[test]
+    fn every_object_stands_where_the_format_says() {
+        let check = |object: ClusterObject, expected: &str| {
+            let key = layout().key(&object).unwrap();
+            assert_eq!(key.as_str(), expected);
+            assert_eq!(layout().object(&key), Some(object), "{expected}");
+        };
+        let file = |name| ClusterObject::File(WalFileName::parse(name).unwrap());
+        let segment = SegmentName::parse("0000000A00000001000000FE").unwrap();
+        check(ClusterObject::Identity, "main/cluster");
+        check(ClusterObject::Segment(segment), "main/wal/0000000A/00000001/0000000A00000001000000FE");
+        check(file("0000000A00000001000000FE.partial"), "main/wal/0000000A/files/0000000A00000001000000FE.partial");
+        check(
+            file("0000000A00000001000000FE.00000028.backup"),
+            "main/wal/0000000A/files/0000000A00000001000000FE.00000028.backup",
+        );
+        check(file("0000000A.history"), "main/history/0000000A.history");
+        check(file("custom.file.1"), "main/wal/other/custom.file.1");
+        check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
+        check(ClusterObject::Names("20261122T020000Z-F".into()), "main/names/20261122T020000Z-F");
+        check(ClusterObject::Expired("20261122T020000Z-F".into()), "main/expired/20261122T020000Z-F");
+        check(ClusterObject::Pack("ab12".into()), "main/pack/ab/ab12");
+        check(
+            ClusterObject::Gap {
+                timeline: TimelineId::new(10).unwrap(),
+                start: Lsn::new(0x1_0000_0000),
+                end: Lsn::new(u64::MAX),
+            },
+            "main/gap/0000000A/0000000100000000-FFFFFFFFFFFFFFFF",
+        );
+        check(
+            ClusterObject::Piece {
+                timeline: TimelineId::new(10).unwrap(),
+                start: Lsn::new(0x1_0000_0000),
+                end: Lsn::new(0x1_0000_2000),
+            },
+            "main/piece/0000000A/0000000100000000-0000000100002000",
+        );
+        check(ClusterObject::Probe("x1".into()), "main/probe/x1");
+    }
+
+    #[test]
+    fn what_stands_in_a_wrong_place_is_not_ours() {
+        for wrong in [
+            "other/cluster",
+            "mainly/cluster",
+            "main",
+            "main/wal/0000000B/00000001/0000000A00000001000000FE",
+            "main/wal/0000000A/00000002/0000000A00000001000000FE",
+            "main/wal/0000000A/files/0000000A00000001000000FE",
+            "main/wal/other/0000000A.history",
+            "main/history/custom.file.1",
+            "main/pack/ac/ab12",
+            "main/gap/0000000A/1-2",
+            "main/gap/00000000/0000000100000000-FFFFFFFFFFFFFFFF",
+        ] {
+            assert_eq!(layout().object(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_of_other_archives_are_refused() {
+        for wrong in ["", "keys", "KEYS", "-a", "_a", "a.b", "a/b", "..", &"a".repeat(64)] {
+            assert!(wrong.parse::<ClusterName>().is_err(), "{wrong:?}");
+        }
+        assert!(layout().backup("a/b").is_err());
+        assert!(layout().probe("..").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_positions_do(a in 0..1_u64 << 40, b in 0..1_u64 << 40, mebibytes in 0..=10_u32) {
+            let size = SegmentSize::new(1 << (20 + mebibytes)).unwrap();
+            let timeline = TimelineId::FIRST;
+            let (Some(x), Some(y)) = (
+                SegmentName::new(timeline, SegmentNo::new(a), size),
+                SegmentName::new(timeline, SegmentNo::new(b), size),
+            ) else { return Ok(()) };
+            prop_assert_eq!(a.cmp(&b), layout().segment(x).cmp(&layout().segment(y)));
+            let gap = |start| layout().gap(timeline, Lsn::new(start), Lsn::MAX);
+            prop_assert_eq!(a.cmp(&b), gap(a).cmp(&gap(b)));
+        }
+    }
+}

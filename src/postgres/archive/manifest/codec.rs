@@ -1,0 +1,267 @@
+//! The bytes of a manifest: numbers as LEB128, everything else as it is.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use super::{Chunk, Content, Entry, FORMAT, Manifest, ManifestError, Summary};
+use crate::postgres::archive::chunks::{ChunkName, PackId};
+
+/// PostgreSQL's `MAXPGPATH`; nothing in a data directory has a longer path.
+const MAX_PATH: usize = 4096;
+/// `backup_label` and `tablespace_map` are a few lines.
+const MAX_LABEL: usize = 16 << 20;
+
+const DIRECTORY: u64 = 0;
+const LINK: u64 = 1;
+const FILE: u64 = 2;
+
+impl Manifest {
+    /// All but the summary, as the plaintext of the manifest's object.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.chunks.len().saturating_mul(38).saturating_add(self.entries.len() * 96));
+        number(&mut out, u64::from(FORMAT));
+        number(&mut out, self.packs.len() as u64);
+        self.packs.iter().for_each(|pack| out.extend_from_slice(pack.as_bytes()));
+        number(&mut out, self.chunks.len() as u64);
+        for chunk in &self.chunks {
+            out.extend_from_slice(chunk.name.as_bytes());
+            [chunk.pack, chunk.offset, chunk.len].into_iter().for_each(|field| number(&mut out, u64::from(field)));
+        }
+        number(&mut out, self.entries.len() as u64);
+        self.entries.iter().for_each(|one| entry(&mut out, one));
+        bytes(&mut out, &self.backup_label);
+        match &self.tablespace_map {
+            None => number(&mut out, 0),
+            Some(map) => {
+                number(&mut out, 1);
+                bytes(&mut out, map);
+            }
+        }
+        out
+    }
+
+    /// Reads what [`Manifest::to_bytes`] wrote. What it returns is whole in itself: every index leads somewhere, every file is as long as its
+    /// chunks, no path climbs, is absolute or comes twice.
+    ///
+    /// Allocates at most about 16 bytes for each byte given.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn from_bytes(summary: Summary, data: &[u8]) -> Result<Manifest, ManifestError> {
+        let mut input = Input { data, at: 0 };
+        let format = input.number()?;
+        if format != u64::from(FORMAT) {
+            return Err(ManifestError::Newer(format));
+        }
+        let packs =
+            (0..input.count(16)?).map(|_| input.array().map(PackId::from_bytes)).collect::<Result<Vec<_>, _>>()?;
+        let chunks = (0..input.count(35)?).map(|_| input.chunk(packs.len())).collect::<Result<Vec<_>, _>>()?;
+        let entries = (0..input.count(4)?).map(|_| input.entry(&chunks)).collect::<Result<Vec<_>, _>>()?;
+        let mut seen = HashSet::with_capacity(entries.len());
+        if !entries.iter().all(|entry| seen.insert(entry.path.as_path())) {
+            return Err(input.malformed("a path that comes twice"));
+        }
+        let backup_label = input.bytes(MAX_LABEL)?.to_vec();
+        let tablespace_map = match input.number()? {
+            0 => None,
+            1 => Some(input.bytes(MAX_LABEL)?.to_vec()),
+            _ => return Err(input.malformed("neither a tablespace map nor none")),
+        };
+        if input.at != data.len() {
+            return Err(input.malformed("bytes after the end"));
+        }
+        Ok(Manifest { summary, packs, chunks, entries, backup_label, tablespace_map })
+    }
+}
+
+fn entry(out: &mut Vec<u8>, entry: &Entry) {
+    bytes(out, entry.path.as_os_str().as_bytes());
+    number(out, u64::from(entry.mode));
+    number(out, zigzag(entry.modified));
+    match &entry.content {
+        Content::Directory => number(out, DIRECTORY),
+        Content::Link(target) => {
+            number(out, LINK);
+            bytes(out, target.as_os_str().as_bytes());
+        }
+        Content::File { len, hash, chunks } => {
+            number(out, FILE);
+            number(out, *len);
+            out.extend_from_slice(hash);
+            number(out, chunks.len() as u64);
+            // Most chunks follow the one before: one byte each.
+            let mut expected = 0_i64;
+            for chunk in chunks {
+                number(out, zigzag(i64::from(*chunk).saturating_sub(expected)));
+                expected = i64::from(*chunk).saturating_add(1);
+            }
+        }
+    }
+}
+
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Small numbers of either sign become small numbers.
+const fn zigzag(value: i64) -> u64 {
+    (value.cast_unsigned() << 1) ^ (value >> 63).cast_unsigned()
+}
+
+const fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg()
+}
+
+struct Input<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Input<'a> {
+    const fn malformed(&self, what: &'static str) -> ManifestError {
+        ManifestError::Malformed { what, at: self.at }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ManifestError> {
+        let end = self.at.checked_add(len);
+        let Some((taken, end)) = end.and_then(|end| Some((self.data.get(self.at..end)?, end))) else {
+            return Err(self.malformed("the end"));
+        };
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_length| self.malformed("the end"))
+    }
+
+    fn number(&mut self) -> Result<u64, ManifestError> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            let part = u64::from(byte & 0x7F);
+            if (part << shift) >> shift != part {
+                return Err(self.malformed("a number beyond 64 bits"));
+            }
+            value |= part << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(self.malformed("a number beyond 64 bits"))
+    }
+
+    fn small(&mut self) -> Result<u32, ManifestError> {
+        let value = self.number()?;
+        u32::try_from(value).map_err(|_large| self.malformed("a number beyond 32 bits"))
+    }
+
+    /// A count of things that take at least `each` bytes, so that a false one is found before anything is allocated for it.
+    fn count(&mut self, each: usize) -> Result<usize, ManifestError> {
+        let count = self.number()?;
+        match usize::try_from(count) {
+            Ok(count) if count <= self.data.len().saturating_sub(self.at) / each => Ok(count),
+            _ => Err(self.malformed("a count beyond the end")),
+        }
+    }
+
+    fn bytes(&mut self, max: usize) -> Result<&'a [u8], ManifestError> {
+        match usize::try_from(self.number()?) {
+            Ok(len) if len <= max => self.take(len),
+            _ => Err(self.malformed("a length beyond its limit")),
+        }
+    }
+
+    fn chunk(&mut self, packs: usize) -> Result<Chunk, ManifestError> {
+        let name = ChunkName::from_bytes(self.array()?);
+        let chunk = Chunk { name, pack: self.small()?, offset: self.small()?, len: self.small()? };
+        if chunk.pack as usize >= packs || chunk.len == 0 || chunk.offset.checked_add(chunk.len).is_none() {
+            return Err(self.malformed("a chunk that is nowhere"));
+        }
+        Ok(chunk)
+    }
+
+    fn entry(&mut self, chunks: &[Chunk]) -> Result<Entry, ManifestError> {
+        let path = PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()));
+        if !is_inside(&path) {
+            return Err(self.malformed("a path that leads out of the data directory"));
+        }
+        let mode = self.small()?;
+        let modified = unzigzag(self.number()?);
+        let content = match self.number()? {
+            DIRECTORY => Content::Directory,
+            LINK => Content::Link(PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()))),
+            FILE => self.file(chunks)?,
+            _ => return Err(self.malformed("neither file, directory nor link")),
+        };
+        Ok(Entry { path, mode, modified, content })
+    }
+
+    fn file(&mut self, chunks: &[Chunk]) -> Result<Content, ManifestError> {
+        let (len, hash) = (self.number()?, self.array()?);
+        let count = self.count(1)?;
+        let mut indexes = Vec::with_capacity(count);
+        let (mut expected, mut sum) = (0_i64, 0_u64);
+        for _ in 0..count {
+            let index = unzigzag(self.number()?).checked_add(expected).and_then(|index| u32::try_from(index).ok());
+            let chunk = index.and_then(|index| Some((index, chunks.get(index as usize)?)));
+            let Some((index, chunk)) = chunk else { return Err(self.malformed("a chunk that is not in the list")) };
+            indexes.push(index);
+            expected = i64::from(index).saturating_add(1);
+            sum = sum.saturating_add(u64::from(chunk.len));
+        }
+        if sum != len {
+            return Err(self.malformed("a file that is not as long as its chunks"));
+        }
+        Ok(Content::File { len, hash, chunks: indexes })
+    }
+}
+
+/// Relative, not empty, and without `.` and `..`: joined to a directory it stays inside.
+fn is_inside(path: &Path) -> bool {
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    // Components leave out what stands double, which would let one file have two names.
+    let bytes = path.as_os_str().as_bytes();
+    plain
+        && !bytes.is_empty()
+        && !bytes.contains(&0)
+        && !bytes.ends_with(b"/")
+        && !bytes.windows(2).any(|pair| pair == b"//")
+        && !bytes.windows(3).any(|part| part == b"/./")
+        && !bytes.ends_with(b"/.")
+}
+
+/// The body of a fuzz target: any bytes as a manifest. What reads is written the same.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    drop(Summary::from_bytes(data));
+    let Ok(summary) = Summary::from_bytes(FUZZ_SUMMARY.as_bytes()) else { return };
+    if let Ok(manifest) = Manifest::from_bytes(summary.clone(), data) {
+        let written = manifest.to_bytes();
+        assert_eq!(
+            Manifest::from_bytes(summary, &written).as_ref(),
+            Ok(&manifest),
+            "written and read again it differs"
+        );
+    }
+}
+
+/// A summary for the fuzz target and the tests; also what the format was when it was first written.
+pub(super) const FUZZ_SUMMARY: &str = r#"{"format":1,"label":"20261122T020000Z-F","system-id":"7300000000000000001",
+"server-version":"15.12","major-version":15,"catalog-version":202209061,"segment-size":16777216,"block-size":8192,"data-checksums":true,
+"required":{"max_connections":100,"max_worker_processes":8,"max_wal_senders":10,"max_prepared_transactions":0,"max_locks_per_transaction":64},
+"from-standby":false,"timeline":1,"start-lsn":"0/2000028","checkpoint-lsn":"0/2000060","stop-lsn":"0/2000138","started-at":"2026-11-22T02:00:00Z",
+"finished-at":"2026-11-22T02:00:09.5Z","tablespaces":[{"oid":16384,"location":"/srv/fast"}],"logical-bytes":23000000,"stored-bytes":4000000,"files":980,
+"chunks":900,"new-chunks":900,"pages-checked":2800,"torn-pages":0,"naming-key":"019318fafc00101112131415161718ff"}"#;

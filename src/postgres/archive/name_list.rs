@@ -1,0 +1,72 @@
+//! What databases and tables were called when a backup was taken: a list beside the backup's manifest, from which `walkeep log` reads names.
+//!
+//! A backup is whole without it. It is put before the manifest, under the same label, as JSON (`docs/format/names.md`).
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Archive, Error};
+use crate::postgres::wal::catalog::Listed;
+use crate::vault;
+use crate::vault::repository::Put;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::Kind;
+
+/// The format that this program writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// The names of one cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NameList {
+    /// The format of what follows: [`FORMAT`].
+    pub format: u32,
+    /// The server's major version, by which changes of these rows are read.
+    pub major_version: u32,
+    /// Every database.
+    pub databases: Vec<Database>,
+}
+
+/// A database, and what is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Database {
+    /// Its row of `pg_database`.
+    #[serde(flatten)]
+    pub row: Listed,
+    /// Its schemas.
+    pub schemas: Vec<Listed>,
+    /// Its relations, but for those of the system and the temporary ones.
+    pub relations: Vec<Listed>,
+}
+
+impl Archive {
+    /// Stores the list under `key` ([`crate::postgres::archive::layout::Layout::names`]).
+    ///
+    /// # Errors
+    /// A repository did not take it.
+    pub async fn put_names(&self, key: &ObjectKey, names: &NameList) -> Result<Put, Error> {
+        let wrong = |why: serde_json::Error| vault::Error::Content {
+            name: self.cluster().to_string(),
+            key: key.clone(),
+            why: why.to_string(),
+        };
+        let text = serde_json::to_vec(names).map_err(wrong)?;
+        Ok(self.vault().put_object(Kind::Names, key, vec![Bytes::from(text)], Vec::new()).await?)
+    }
+
+    /// The list beside the backup `label`; `None` if there is none, or it is of a newer format.
+    ///
+    /// # Errors
+    /// No repository gave it whole, and not all said that they don't have it.
+    pub async fn names(&self, label: &str) -> Result<Option<NameList>, Error> {
+        // A label that cannot stand in a key is one of no backup.
+        let Ok(key) = self.layout.names(label) else { return Ok(None) };
+        let Some(opened) = self.vault().get_object(Kind::Names, &key).await? else { return Ok(None) };
+        let names = serde_json::from_slice::<NameList>(&opened.plain);
+        let names = names.map_err(|why| vault::Error::Content {
+            name: self.cluster().to_string(),
+            key: key.clone(),
+            why: why.to_string(),
+        })?;
+        Ok(Some(names).filter(|names| names.format <= FORMAT))
+    }
+}

@@ -1,0 +1,156 @@
+//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and in the repository only in
+//! pieces that are some seconds old ([`super::pieces`]).
+//!
+//! A restore must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then zeros,
+//! where replay ends. They are never taken into the index nor into the repository, because they are not what they will be.
+
+use bytes::{Bytes, BytesMut};
+
+use super::pieces::Piece;
+use super::spool::{Spool, SpoolError};
+use super::{Archive, Identity};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId};
+use crate::postgres::index::{self, Place, View};
+use crate::postgres::wal::digest::{Digest, digest};
+use crate::vault;
+
+/// A segment that still grows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Growing {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its bytes so far, filled up with zeros.
+    pub bytes: Bytes,
+    /// What is in it so far.
+    pub digest: Digest,
+}
+
+impl Growing {
+    /// Where it stands.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        Place { timeline: self.digest.timeline, segment: self.digest.segment }
+    }
+}
+
+/// Segments that still grow or never will: each place once, with the copy that goes on longer.
+#[must_use]
+pub fn longest(all: impl IntoIterator<Item = Growing>) -> Vec<Growing> {
+    let mut kept: Vec<Growing> = Vec::new();
+    for growing in all {
+        match kept.iter_mut().find(|other| other.place() == growing.place()) {
+            Some(other) if other.digest.valid_until < growing.digest.valid_until => *other = growing,
+            Some(_) => {}
+            None => kept.push(growing),
+        }
+    }
+    kept
+}
+
+/// What has come of a segment, filled up to its size, and where that ends; `None` if nothing is spooled of it. Blocks.
+///
+/// # Errors
+/// The spool can't be read.
+pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
+    let held = spool.read(name, size)?;
+    let Some(number) = name.number(size).filter(|_| !held.is_empty()) else { return Ok(None) };
+    let end = number.start(size).saturating_add(held.len() as u64);
+    let mut bytes = BytesMut::from(held);
+    bytes.resize(size.len(), 0);
+    Ok(Some((bytes.freeze(), end)))
+}
+
+/// The segments in the spool that go on where what `view` knows ends. Others, such as what an earlier timeline left, are no news. Blocks.
+///
+/// # Errors
+/// The spool can't be read. What can't be understood is left out with a warning.
+pub fn beyond(view: &View<'_>, spool: &Spool, system: SystemId) -> Result<Vec<Growing>, SpoolError> {
+    let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
+    let mut found: Vec<Growing> = Vec::new();
+    for name in spool.list()? {
+        let (Some(number), timeline) = (name.number(size), name.timeline()) else { continue };
+        let known = |segment| view.contains(Place { timeline, segment }).unwrap_or(false);
+        let continues = number.previous().is_some_and(|before| {
+            known(before) || found.iter().any(|other| other.place() == Place { timeline, segment: before })
+        });
+        if known(number) || !continues {
+            continue;
+        }
+        let Some((bytes, _)) = bytes(spool, name, size)? else { continue };
+        match digest(&bytes, name, size) {
+            Ok(digest) if digest.system_id == system => found.push(Growing { name, bytes, digest }),
+            Ok(_foreign) => tracing::warn!(segment = %name, "the spool holds another cluster's segment"),
+            Err(error) => tracing::warn!(segment = %name, %error, "the spool's segment cannot be understood"),
+        }
+    }
+    Ok(found)
+}
+
+impl Archive {
+    /// What has come of a segment that is not archived, from this machine's spool or from pieces in the repositories, whichever goes on longer, and
+    /// where it ends.
+    ///
+    /// # Errors
+    /// The spool, the repositories or the cluster's identity can't be read.
+    pub async fn received(
+        &self,
+        spool: Option<&Spool>,
+        name: SegmentName,
+    ) -> Result<Option<(Bytes, Lsn)>, super::Error> {
+        let Some(identity) = self.identity().await? else { return Ok(None) };
+        let size = identity.segment_size;
+        let spooled = match spool.cloned() {
+            Some(spool) => {
+                let read = crate::vault::blocking(move || bytes(&spool, name, size)).await?;
+                read.map_err(|error| vault::Error::Spool(std::sync::Arc::new(error)))?
+            }
+            None => None,
+        };
+        let copied = self.in_pieces(name, size).await?;
+        Ok(spooled.into_iter().chain(copied).max_by_key(|(_, end)| *end))
+    }
+
+    /// Segments of which the repositories have pieces, read and digested.
+    ///
+    /// # Errors
+    /// The repositories can't be read. What can't be understood is left out with a warning.
+    pub async fn copied(&self, names: &[SegmentName], identity: Identity) -> Result<Vec<Growing>, super::Error> {
+        let (size, mut found) = (identity.segment_size, Vec::new());
+        for name in names {
+            let Some((bytes, _)) = self.in_pieces(*name, size).await? else { continue };
+            let of = *name;
+            let read = bytes.clone();
+            match crate::vault::blocking(move || digest(&read, of, size)).await? {
+                Ok(digest) if digest.system_id == identity.system_id => found.push(Growing { name: of, bytes, digest }),
+                Ok(_foreign) => tracing::warn!(segment = %name, "the pieces are another cluster's"),
+                Err(error) => tracing::warn!(segment = %name, %error, "the pieces cannot be understood"),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The segments with pieces that go on where what `view` knows, or `received`, ends.
+///
+/// # Errors
+/// What the index says.
+pub fn beyond_in_pieces(
+    view: &View<'_>,
+    pieces: &[Piece],
+    received: &[Growing],
+) -> Result<Vec<SegmentName>, index::Error> {
+    let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
+    let mut names: Vec<SegmentName> = Vec::new();
+    for piece in pieces {
+        let (timeline, segment) = (piece.timeline, size.segment_of(piece.start));
+        let Some(name) = piece.segment(size).filter(|name| !names.contains(name)) else { continue };
+        let Some(before) = segment.previous() else { continue };
+        let known = |segment| view.contains(Place { timeline, segment });
+        let longer = received.iter().any(|other| other.name == name && other.digest.valid_until >= piece.end);
+        if !known(segment)? && known(before)? && !longer {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

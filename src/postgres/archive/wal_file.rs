@@ -1,0 +1,213 @@
+//! Files of `pg_wal` by their path: read whole or refused, and pushes on behalf of others.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
+
+use super::Archive;
+use super::chunks;
+use super::ingest::{IngestError, Ingested, Outcome};
+use crate::base::retry::Class;
+use crate::control::Answer;
+use crate::postgres::format::segment::WalFileName;
+use crate::vault::blocking;
+
+/// No file of `pg_wal` is longer: the largest segment.
+const LONGEST: u64 = 1 << 30;
+
+/// How much is hashed at a time: it stays in the processor's cache, and is little memory to touch for the first time.
+const CHUNK: usize = chunks::CHUNK as usize;
+
+/// Why a file cannot be read as a whole.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PathError {
+    /// Not a name PostgreSQL uses.
+    #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
+    Name(String),
+    /// The operating system refused.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: Arc<io::Error>,
+    },
+    /// A directory, a device.
+    #[error("{path} is not a plain file", path = .0.display())]
+    NotAFile(PathBuf),
+    /// It changed while it was read, or it is longer than any WAL file.
+    #[error("{path} is not a finished file: it changed while it was read, or is longer than any segment", path = .0.display())]
+    Unfinished(PathBuf),
+}
+
+impl Archive {
+    /// Archives the file at `path` under `name`, as [`Archive::put`]; a segment with a note of how it came ([`super::clock_notes`]), empty for none. A file that
+    /// somebody is still writing is refused.
+    ///
+    /// # Errors
+    /// Why it was not archived.
+    pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, IngestError> {
+        let parsed = WalFileName::parse(name).ok_or_else(|| PathError::Name(name.to_owned()))?;
+        let path = path.to_owned();
+        let WalFileName::Segment(segment) = parsed else {
+            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            return self.put(&parsed, bytes).await;
+        };
+        let stored = self.stored_everywhere(segment).await?;
+        let Some(stored) = stored else {
+            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            return self.put_new_segment((segment, note), bytes).await;
+        };
+        // Asked twice for one segment, which happens: its hash says so, and takes no memory.
+        let (hash, source) = blocking(move || {
+            let source = Source::open(path)?;
+            Ok::<_, PathError>((source.hash()?, source))
+        })
+        .await??;
+        if stored.iter().all(|stored| *stored.trailer.content() == hash) {
+            return Ok(self.identical(segment, stored).await?);
+        }
+        let bytes = blocking(move || source.read()).await??;
+        self.put_segment(segment, bytes).await
+    }
+
+    /// Carries out a push that came through the control socket.
+    pub async fn answer_push(self: &Arc<Self>, path: &Path, name: &str) -> (Answer, Option<Ingested>) {
+        match self.put_path(path, name, &[]).await {
+            Ok(ingested) => (Answer::Pushed { identical: ingested.outcome == Outcome::Identical }, Some(ingested)),
+            Err(error) => {
+                let transient = error.class() == Class::Transient;
+                (Answer::Refused { why: error.to_string(), transient }, None)
+            }
+        }
+    }
+}
+
+/// A plain file that seems to be finished.
+struct Source {
+    path: PathBuf,
+    file: File,
+    before: Metadata,
+    len: usize,
+}
+
+impl Source {
+    fn open(path: PathBuf) -> Result<Source, PathError> {
+        let failed = |source| PathError::Read { path: path.clone(), source: Arc::new(source) };
+        let file = File::open(&path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?;
+        if !before.is_file() {
+            return Err(PathError::NotAFile(path));
+        }
+        match usize::try_from(before.len()) {
+            Ok(len) if before.len() <= LONGEST => Ok(Source { path, file, before, len }),
+            _ => Err(PathError::Unfinished(path)),
+        }
+    }
+
+    /// All of it, by two threads: most of the time goes into touching fresh memory, of which huge pages make less.
+    fn read(&self) -> Result<Bytes, PathError> {
+        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+        let mut bytes = MmapMut::map_anon(self.len).map_err(failed)?;
+        // A wish only: without them, ordinary pages do.
+        let _granted = bytes.advise(Advice::HugePage);
+        let (front, back) = bytes.split_at_mut(self.len / 2);
+        let middle = front.len() as u64;
+        let read = thread::scope(|scope| {
+            let back = scope.spawn(|| self.file.read_exact_at(back, middle));
+            let front = self.file.read_exact_at(front, 0);
+            front.and(back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into())))
+        });
+        self.finished(read)?;
+        Ok(Bytes::from_owner(bytes))
+    }
+
+    /// Its BLAKE3, by two threads.
+    fn hash(&self) -> Result<[u8; 32], PathError> {
+        let pieces = self.len.div_ceil(CHUNK);
+        let read = thread::scope(|scope| {
+            let back = scope.spawn(|| self.values(pieces / 2..pieces));
+            let mut values = self.values(0..pieces / 2)?;
+            values.append(&mut back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))?);
+            Ok(values)
+        });
+        let mut values = Vec::new();
+        self.finished(read.map(|read| values = read))?;
+        Ok(chunks::file_hash(&values, self.len as u64))
+    }
+
+    /// What some of its pieces of [`CHUNK`] contribute to it.
+    fn values(&self, pieces: Range<usize>) -> io::Result<Vec<[u8; 32]>> {
+        let mut buffer = vec![0; self.len.min(CHUNK)];
+        let mut values = Vec::with_capacity(pieces.len());
+        for at in pieces.map(|piece| piece.saturating_mul(CHUNK)) {
+            let len = buffer.len().min(self.len.saturating_sub(at));
+            let Some(piece) = buffer.get_mut(..len) else { break };
+            self.file.read_exact_at(piece, at as u64)?;
+            values.push(chunks::value(&[piece], at as u64, self.len as u64));
+        }
+        Ok(values)
+    }
+
+    /// An error if it was not read to its end, or if it is not what it was before.
+    fn finished(&self, read: io::Result<()>) -> Result<(), PathError> {
+        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(PathError::Unfinished(self.path.clone()));
+            }
+            read => read.map_err(failed)?,
+        }
+        let after = self.file.metadata().map_err(failed)?;
+        let moment = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(PathError::Unfinished(self.path.clone())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PathError, Source};
+    use bytes::Bytes;
+    use std::fs::File;
+
+    #[test]
+    fn only_plain_files_of_a_possible_length_are_read() {
+        let read_whole = |path: &std::path::Path| -> Result<Bytes, PathError> {
+            let source = Source::open(path.to_owned())?;
+            let bytes = source.read()?;
+            assert_eq!(source.hash()?, *blake3::hash(&bytes).as_bytes());
+            Ok(bytes)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(read_whole(dir.path()), Err(PathError::NotAFile(_))));
+        assert!(matches!(read_whole(&dir.path().join("none")), Err(PathError::Read { .. })));
+        assert!(matches!(read_whole("/dev/zero".as_ref()), Err(PathError::NotAFile(_))));
+        let long = dir.path().join("long");
+        File::create(&long).unwrap().set_len((1 << 30) + 1).unwrap();
+        assert!(matches!(read_whole(&long), Err(PathError::Unfinished(_))));
+        let short = dir.path().join("short");
+        std::fs::write(&short, "whole").unwrap();
+        assert_eq!(read_whole(&short).unwrap(), "whole");
+        std::fs::write(&short, "").unwrap();
+        assert_eq!(read_whole(&short).unwrap(), "");
+        let large: Vec<u8> = (0..(5 << 20) + 3).map(|n: u32| n.to_le_bytes()[1]).collect();
+        std::fs::write(&short, &large).unwrap();
+        assert_eq!(read_whole(&short).unwrap(), large);
+        for (change, text) in [("longer", "whole and more"), ("shorter", "wh"), ("other", "WHOLE")] {
+            std::fs::write(&short, "whole").unwrap();
+            let source = Source::open(short.clone()).unwrap();
+            // Another moment on any file system's clock.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::fs::write(&short, text).unwrap();
+            assert!(matches!(source.read(), Err(PathError::Unfinished(_))), "{change}");
+            assert!(matches!(source.hash(), Err(PathError::Unfinished(_))), "{change}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `restore_command`: one file out of the archive, for PostgreSQL to replay.
+//!
+//! PostgreSQL cannot tell "there is no more" from "I could not get it": any exit code up to 125 ends recovery and promotes, whatever is still
+//! in the archive. So 1 is only said once it is proved that the file is not there and nothing that follows it is either ([`end_of_archive`]);
+//! everything else is above 125, which stops PostgreSQL. A standby wants the reverse, since a fatal code would take it down and it asks
+//! again anyway (TRAPS 40 to 43).
+//!
+//! The file is written beside its destination, synced and renamed, so that PostgreSQL never sees a part of it. The segments that it will ask
+//! for next are fetched ahead by a process of their own ([`prefetch`]).
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "repositories are moved away")]
+mod tests;
+mod end_of_archive;
+pub mod prefetch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::durable::{self, Staged};
+use crate::base::retry::Class;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{self, Archive};
+use crate::postgres::format::segment::{SegmentName, WalFileName};
+use crate::vault;
+use prefetch::Prefetch;
+
+/// What PostgreSQL asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The file's name, `%f`.
+    pub name: String,
+    /// Where it shall be, `%p`.
+    pub dest: PathBuf,
+    /// Whether a standby asks, which asks again.
+    pub standby: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Got {
+    /// The file is in its place, durable.
+    Placed(Source),
+    /// It is proved that neither the file nor anything after it is archived.
+    Absent,
+}
+
+/// Where a file came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Its object in the archive.
+    Archive,
+    /// The same, fetched ahead.
+    Prefetched,
+    /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from the next timeline's
+    /// copy of it.
+    Tail,
+    /// What has been received of a segment that still grows.
+    Received,
+}
+
+/// Why a file could not be had, nor proved absent.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// Not a name PostgreSQL uses.
+    #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
+    Name(String),
+    /// The file is missing and what comes after it is not.
+    #[error("{name} is missing from the archive, though {later} is there: recovery cannot go past this hole")]
+    Hole {
+        /// The missing segment.
+        name: SegmentName,
+        /// A later one that is there.
+        later: SegmentName,
+    },
+    /// The archive could not give it.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// It could not be put into its place.
+    #[error(transparent)]
+    Place(#[from] durable::Error),
+    /// A worker thread panicked.
+    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
+    Lost,
+}
+
+impl From<vault::Error> for GetError {
+    fn from(error: vault::Error) -> GetError {
+        GetError::Archive(error.into())
+    }
+}
+
+impl GetError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            GetError::Archive(error) => error.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+/// "There is no more": PostgreSQL ends recovery.
+pub const EXIT_ABSENT: u8 = 1;
+
+/// The exit code of a failure that `code` stands for elsewhere (CLI.md): above 125 unless a standby asks, so that PostgreSQL stops instead of
+/// promoting. Also for failures before the archive is even open, like a configuration that cannot be read.
+#[must_use]
+pub const fn exit_failure(code: u8, standby: bool) -> u8 {
+    // 200 and the code of the same failure in other commands: 205 is a network, 206 damage.
+    if standby { EXIT_ABSENT } else { 200_u8.saturating_add(code) }
+}
+
+/// Puts the file that PostgreSQL asks for into its place.
+///
+/// # Errors
+/// It could not be had, and is not proved absent either. Never to be taken for [`Got::Absent`] except for a standby.
+pub async fn get(
+    archive: &Arc<Archive>,
+    request: &Request,
+    prefetch: Option<&Prefetch>,
+    spool: Option<&Spool>,
+) -> Result<Got, GetError> {
+    let name = WalFileName::parse(&request.name).ok_or_else(|| GetError::Name(request.name.clone()))?;
+    let WalFileName::Segment(segment) = name else {
+        // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more use.
+        if let (WalFileName::History(_), Some(prefetch)) = (&name, prefetch) {
+            prefetch.clean();
+        }
+        return match archive.file(&name).await? {
+            Some(bytes) => place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Archive)),
+            None => Ok(Got::Absent),
+        };
+    };
+    if let Some(source) = found(archive, segment, request, prefetch).await? {
+        if let Some(prefetch) = prefetch {
+            prefetch.ahead_of(segment);
+        }
+        return Ok(Got::Placed(source));
+    }
+    end_of_archive::prove(archive, segment).await?;
+    if let Some(prefetch) = prefetch {
+        prefetch.clean();
+    }
+    if request.standby {
+        // It streams the rest, or asks again when there is more.
+        return Ok(Got::Absent);
+    }
+    let (tail, received) = (archive.tail(segment).await?, archive.received(spool, segment).await?);
+    // What was received may go on beyond the point at which another timeline left.
+    let (bytes, source) = match (tail, received) {
+        (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, Source::Tail),
+        (_, Some((bytes, _))) => (bytes, Source::Received),
+        (Some(tail), None) => (tail.bytes, Source::Tail),
+        (None, None) => return Ok(Got::Absent),
+    };
+    place(bytes, &request.dest).await.map(|()| Got::Placed(source))
+}
+
+/// Puts a segment that is archived into its place; `None` if it is not archived.
+async fn found(
+    archive: &Arc<Archive>,
+    segment: SegmentName,
+    request: &Request,
+    prefetch: Option<&Prefetch>,
+) -> Result<Option<Source>, GetError> {
+    if let Some(prefetch) = prefetch
+        && prefetch.take(segment, &request.dest)?
+    {
+        return Ok(Some(Source::Prefetched));
+    }
+    match archive.segment(segment).await? {
+        Some(bytes) => place(bytes, &request.dest).await.map(|()| Some(Source::Archive)),
+        None => Ok(None),
+    }
+}
+
+/// Writes the file beside its destination, syncs and renames it.
+async fn place(bytes: Bytes, dest: &Path) -> Result<(), GetError> {
+    let dest = dest.to_owned();
+    let placed = tokio::task::spawn_blocking(move || {
+        let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut staged = Staged::begin(&dest.with_file_name(format!(".walkeep-{name}.{}", std::process::id())), 0o600)?;
+        staged.write(&bytes)?;
+        staged.replace(&dest)
+    });
+    Ok(placed.await.map_err(|_panicked| GetError::Lost)??)
+}

@@ -1,0 +1,81 @@
+//! `archive_command`: one file of `pg_wal` into the archive.
+//!
+//! If a service runs, it is handed over through the control socket, so that neither keys nor repositories are opened here; else this process
+//! archives it itself. Either way, success means durable in every repository. PostgreSQL takes 1 to 125 as "try again later", and that is all
+//! it ever gets (TRAPS 5).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::clock::Clock;
+use crate::base::retry::Class;
+use crate::control::{self, Answer, Request};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::ingest::{IngestError, Ingested};
+
+/// How long a service may take over one file that it has accepted. PostgreSQL waits as long as it takes; a service that dies is noticed at
+/// once, by its connection. So this is only for one that hangs, and longer than a repository's own patience.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Why a file was not archived.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The archive did not take it.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The service did not take it.
+    #[error("{why}")]
+    Refused {
+        /// What it said.
+        why: String,
+        /// Whether it may take it later.
+        transient: bool,
+    },
+}
+
+impl PushError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            PushError::Ingest(error) => error.class(),
+            PushError::Refused { transient: true, .. } => Class::Transient,
+            PushError::Refused { transient: false, .. } => Class::Permanent,
+        }
+    }
+}
+
+/// Archives the file at `path` under `name`, in this process; with a note of how it came, if there is anything to say ([`crate::postgres::archive::clock_notes`]).
+///
+/// # Errors
+/// Why it was not archived.
+pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, PushError> {
+    Ok(archive.put_path(path, name, note).await?)
+}
+
+/// Hands the file over to the service whose state directory this is, if one listens: `Some` once the file is archived, and whether it was
+/// there already; `None` if this process has to do it itself.
+///
+/// # Errors
+/// The service said no, and this process would have to say the same.
+pub async fn hand_over(
+    state_dir: &Path,
+    cluster: &str,
+    path: &Path,
+    name: &str,
+    clock: &dyn Clock,
+) -> Result<Option<bool>, PushError> {
+    let request = Request::Push { cluster: cluster.to_owned(), path: path.to_owned(), name: name.to_owned() };
+    match control::ask(state_dir, &request, clock, PATIENCE).await {
+        Ok(Answer::Pushed { identical }) => Ok(Some(identical)),
+        Ok(Answer::Refused { why, transient }) => Err(PushError::Refused { why, transient }),
+        Ok(Answer::NotMine | Answer::Pong { .. } | Answer::Status { .. } | Answer::Accepted) => Ok(None),
+        Err(control::Error::Absent { .. }) => Ok(None),
+        Err(error) => {
+            // Archiving must not depend on a service that hangs. It may have archived the file; then it is found to be identical.
+            tracing::warn!(%error, file = name, "the service does not take the file; archiving it without");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Why a backup did not come about.
+
+use std::time::Duration;
+
+use super::tar::TarError;
+use crate::base::pipeline::Lost;
+use crate::base::retry::Class;
+use crate::postgres::archive;
+use crate::postgres::archive::chunks::PackError;
+use crate::postgres::archive::ingest::IngestError;
+use crate::postgres::format::backup_label::LabelError;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::pg_control::ControlError;
+use crate::postgres::format::segment::{SegmentName, SystemId};
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::assemble::AssembleError;
+use crate::postgres::wire;
+use crate::vault;
+use crate::vault::repository::key::BadKey;
+use crate::vault::seal::keys::NoRandomness;
+
+/// Why a backup did not come about. Whatever was stored for it is harmless: without a manifest it is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] wire::Error),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A pack could not be made.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// WAL of the backup, fetched by itself, could not be archived.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// WAL of the backup, fetched by itself, does not fit together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The stream of the server makes no sense.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// Another cluster than the archive is of.
+    #[error(
+        "the server is cluster {server}, but this archive is of cluster {archived}; check the connection, or give the new cluster a name of its own"
+    )]
+    WrongCluster {
+        /// The server's.
+        server: SystemId,
+        /// The archive's.
+        archived: SystemId,
+    },
+    /// A file that every backup has did not come.
+    #[error("the server sent no {0}; without it the backup is worth nothing")]
+    Missing(&'static str),
+    /// A file that the backup needs makes no sense.
+    #[error("{file} as the server sent it cannot be used: {why}")]
+    Unusable {
+        /// Which.
+        file: String,
+        /// Why.
+        why: String,
+    },
+    /// The server was promoted meanwhile.
+    #[error(
+        "the server changed from timeline {from} to {to} during the backup: it was promoted; take the backup again"
+    )]
+    Promoted {
+        /// At the start.
+        from: TimelineId,
+        /// At the end.
+        to: TimelineId,
+    },
+    /// Pages with wrong checksums.
+    #[error(
+        "{count} pages have wrong checksums, among them page {block} of {file}; the server's data is damaged, and a backup of it would look good: \
+         find the relation with pg_filenode_relation and repair it, or restore an older backup"
+    )]
+    Checksums {
+        /// How many.
+        count: usize,
+        /// The first one's file.
+        file: String,
+        /// The first one.
+        block: u32,
+    },
+    /// The WAL that the backup needs did not get into the archive.
+    #[error(
+        "segment {missing} is not in the archive {waited:?} after the backup ended at {stop}, and without it the backup cannot be used; {advice}"
+    )]
+    NoWal {
+        /// The first one that is missing.
+        missing: SegmentName,
+        /// Where the backup ended.
+        stop: Lsn,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// WAL that the backup needs is damaged.
+    #[error("segment {segment}, which the backup needs, is damaged at {at}: {why}; take the backup again")]
+    BrokenWal {
+        /// Which.
+        segment: SegmentName,
+        /// Where.
+        at: Lsn,
+        /// How.
+        why: String,
+    },
+    /// Packs that were to be used again were removed meanwhile.
+    #[error(
+        "{count} packs of older backups were removed while this one used them again; take the backup again, and leave cleaning until it is done"
+    )]
+    PacksGone {
+        /// How many.
+        count: usize,
+    },
+    /// A name that cannot be.
+    #[error(transparent)]
+    Name(#[from] BadKey),
+    /// No random numbers.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// No thread.
+    #[error("the operating system gives no thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A bug.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
+impl From<LabelError> for Error {
+    fn from(error: LabelError) -> Error {
+        Error::Unusable { file: "backup_label".to_owned(), why: error.to_string() }
+    }
+}
+
+impl From<ControlError> for Error {
+    fn from(error: ControlError) -> Error {
+        Error::Unusable { file: "pg_control".to_owned(), why: error.to_string() }
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Server(error) => error.class(),
+            Error::Archive(error) => error.class(),
+            Error::Pack(error) => error.class(),
+            Error::Ingest(error) => error.class(),
+            Error::Promoted { .. } | Error::PacksGone { .. } => Class::Transient,
+            _ => Class::Permanent,
+        }
+    }
+
+    /// Whether something stored, or the cluster itself, is damaged.
+    #[must_use]
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Error::Archive(error) => error.is_integrity(),
+            Error::Checksums { .. } | Error::BrokenWal { .. } => true,
+            _ => false,
+        }
+    }
+}

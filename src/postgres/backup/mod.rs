@@ -1,0 +1,510 @@
+//! Base backups over `BASE_BACKUP`: no access to the server's files is needed, only a replication connection.
+//!
+//! The server sends archives ([`tar`]); files are cut in chunks ([`chunker`]), whose pages are checked ([`page_checksums`]) and which are hashed on all cores.
+//! A chunk that any older backup of the cluster has stored is only named; the others fill packs that are sealed and put away while reading goes on
+//! ([`packer`]). When the server is done, the archive must prove to have the WAL from the backup's start to its stop ([`required_wal`]). Only then is the
+//! manifest written, with a create-only put: it is what makes the backup one.
+//!
+//! A crash at any step leaves no manifest, and at most packs that nothing names, which cleaning removes. Two backups at once are safe: packs
+//! have random names, and a chunk stored twice does no harm.
+//!
+//! In memory: the chunks under way (8 MiB), four packs at most and what they were sealed to (256 MiB at worst, half of that as a rule), and 100
+//! bytes a chunk known.
+
+mod required_wal;
+mod chunker;
+mod known_chunks;
+mod error;
+mod tar;
+mod packer;
+mod catalog_names;
+mod page_checksums;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use error::Error;
+pub use tar::TarError;
+
+use self::chunker::{Cut, Hashed, Reader};
+use self::packer::{Store, Stored};
+use self::page_checksums::Rule;
+use self::required_wal::Needed;
+use crate::base::pipeline::{Lost, Ordered, Stage};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkValue};
+use crate::postgres::archive::manifest::{Content, FORMAT, Manifest, Summary, Tablespace};
+use crate::postgres::archive::name_list::NameList;
+use crate::postgres::format::backup_label::{BackupFrom, BackupLabel};
+use crate::postgres::format::pg_control::Control;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::sql::Sql;
+use crate::postgres::wire::conninfo::Conninfo;
+use crate::postgres::wire::{
+    BackupEnd, BackupEvent, BackupStart, BaseBackup, BaseBackupOptions, Compression, Connection, Identity,
+};
+use crate::vault::repository::Put;
+use crate::vault::seal::Kind;
+
+/// Chunks that one thread hashes in a row: handing over each by itself costs as much as hashing it.
+const BATCH: usize = 8;
+/// Batches that are being hashed, or wait for it or for being stored: 8 MiB.
+const BATCHES_UNDER_WAY: usize = 8;
+/// How the server is to compress what it sends, the first that it can: both take less of its time than sending all of it would, even over a local
+/// socket, and leave a seventh to be sent; LZ4 takes two thirds of zstd's.
+const ON_THE_WAY: [Compression; 2] = [Compression::Lz4, Compression::Zstd(-5)];
+/// What a server says that cannot: feature not supported, syntax error, invalid parameter value.
+const NO_COMPRESSION: [&str; 3] = ["0A000", "42601", "22023"];
+/// Progress is told each time so many bytes have come.
+const TOLD_EACH: u64 = 8 << 20;
+/// So many suspicious pages are asked for again; of more than that a damaged disk is the likelier reason.
+const MAX_SUSPECT: usize = 1000;
+
+/// How to take a backup.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Ask the server for an immediate checkpoint instead of one spread over `checkpoint_completion_target`.
+    pub fast_checkpoint: bool,
+    /// The most the server sends, in KiB a second.
+    pub max_rate_kib: Option<u32>,
+    /// How long the WAL that the backup needs may take to arrive in the archive.
+    pub wal_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { fast_checkpoint: true, max_rate_kib: None, wal_limit: Duration::from_secs(300) }
+    }
+}
+
+/// How far a backup is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The server makes its checkpoint.
+    Checkpoint,
+    /// So many bytes have been read of about so many, and so many were put into the repositories.
+    Reading {
+        /// Read.
+        done: u64,
+        /// To be read, as the server estimated at the start.
+        total: u64,
+        /// Put away.
+        stored: u64,
+    },
+    /// Waiting for the WAL that it needs.
+    WaitingForWal,
+}
+
+/// Takes a backup of the server and returns what a list will show of it. When this returns, the backup is durable in every repository, and the WAL
+/// it needs is, too. Dropped half-way it leaves nothing that looks like a backup.
+///
+/// # Errors
+/// [`Error`]; there is no backup then.
+pub async fn run(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    options: &Options,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Summary, Error> {
+    let (tell, mut told) = watch::channel(Progress::Checkpoint);
+    let (archive, server, options) = (Arc::clone(archive), server.clone(), options.clone());
+    // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many messages, the caller's would
+    // spend more time on waking than on working. Dropping the set ends the task.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { take(&archive, &server, &options, &tell).await });
+    while told.changed().await.is_ok() {
+        progress(*told.borrow_and_update());
+    }
+    match tasks.join_next().await {
+        Some(Ok(taken)) => taken,
+        Some(Err(_)) | None => Err(Lost.into()),
+    }
+}
+
+async fn take(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    options: &Options,
+    tell: &watch::Sender<Progress>,
+) -> Result<Summary, Error> {
+    let mut connection = Connection::connect(server).await?;
+    let about = about(archive, &mut connection).await?;
+    let namer = ChunkNamer::current(archive.vault().protection());
+    let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id()).await?;
+    let store = Store::new(archive, known)?;
+
+    let hold = required_wal::hold(server).await?;
+    tell.send_replace(Progress::Checkpoint);
+    let stream = begin(connection, server, base_backup_options(options, about.started_at)).await?;
+    let start = stream.start().clone();
+    wal_of_start(archive, server, &start).await?;
+    // Near to where the backup begins: from there on the log tells what changes.
+    let (asked, major) = (server.clone(), about.major);
+    let names = tokio::spawn(async move { catalog_names::list(&asked, major).await });
+    let rule = about.rule.map(|rule| Rule { start: start.start, ..rule });
+    let taking = Taking::new(rule, store, namer, archive.vault().threads())?;
+    let (end, mut taken) = taking.read(stream, &start, tell).await?;
+    let finished_at = archive.vault().clock().now();
+
+    settle_suspects(server, rule, &mut taken).await?;
+    let summary = summary(&about, &start, end, finished_at, &taken)?;
+    tell.send_replace(Progress::WaitingForWal);
+    let needed = Needed {
+        timeline: start.timeline,
+        size: about.segment_size,
+        start: summary.start_lsn,
+        stop: end.stop,
+        standby: summary.from_standby,
+    };
+    required_wal::prove(archive, server, &needed, options.wal_limit).await?;
+    if let Some(hold) = hold {
+        hold.close().await;
+    }
+    let names = names.await.map_err(|_gone| Lost)?;
+    commit(archive, summary, taken, names).await
+}
+
+/// What is known of the server before anything is read.
+struct About {
+    identity: Identity,
+    started_at: Timestamp,
+    version: String,
+    major: u32,
+    segment_size: SegmentSize,
+    /// How to check pages, but for where the backup begins.
+    rule: Option<Rule>,
+}
+
+async fn about(archive: &Archive, connection: &mut Connection) -> Result<About, Error> {
+    let identity = connection.identify_system().await?;
+    if let Some(archived) = archive.identity().await?.filter(|archived| archived.system_id != identity.system_id) {
+        return Err(Error::WrongCluster { server: identity.system_id, archived: archived.system_id });
+    }
+    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+    let rule = if connection.show("data_checksums").await? == "on" {
+        let block_size = setting(connection, "block_size").await?;
+        let segment = setting(connection, "segment_size").await?;
+        let segment_blocks = u32::try_from(segment.checked_div(block_size).unwrap_or(0)).unwrap_or(u32::MAX);
+        let block_size = usize::try_from(block_size).unwrap_or(usize::MAX);
+        Some(Rule { block_size, segment_blocks, start: crate::postgres::format::lsn::Lsn::INVALID })
+    } else {
+        None
+    };
+    Ok(About {
+        identity,
+        started_at: archive.vault().clock().now(),
+        version,
+        major: connection.version().0,
+        segment_size: connection.segment_size().await?,
+        rule,
+    })
+}
+
+/// A size as `SHOW` writes it: `8192`, `1GB`.
+async fn setting(connection: &mut Connection, name: &'static str) -> Result<u64, Error> {
+    let text = connection.show(name).await?;
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "" | "B" => Some(0),
+        "kB" => Some(10),
+        "MB" => Some(20),
+        "GB" => Some(30),
+        _ => None,
+    };
+    let size = digits.parse::<u64>().ok().zip(unit).and_then(|(number, shift)| number.checked_shl(shift));
+    size.filter(|size| *size > 0)
+        .ok_or_else(|| Error::Unusable { file: name.to_owned(), why: format!("it is {text:?}") })
+}
+
+fn base_backup_options(options: &Options, started_at: Timestamp) -> BaseBackupOptions {
+    BaseBackupOptions {
+        label: format!("walkeep {}", label(started_at, 1)),
+        fast_checkpoint: options.fast_checkpoint,
+        max_rate_kib: options.max_rate_kib,
+        manifest: false,
+        // Each page is checked here, on another machine's cores if there is one.
+        server_verifies: false,
+        // The archive itself is asked.
+        wait_for_archive: false,
+        compression: None,
+    }
+}
+
+/// Starts the server's sending, compressed if it was built for that.
+async fn begin(connection: Connection, server: &Conninfo, options: BaseBackupOptions) -> Result<BaseBackup, Error> {
+    let mut connection = connection;
+    for compression in ON_THE_WAY {
+        match connection.base_backup(&BaseBackupOptions { compression: Some(compression), ..options.clone() }).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.sqlstate().is_some_and(|code| NO_COMPRESSION.contains(&code)) => {
+                tracing::debug!(%error, ?compression, "the server cannot compress what it sends like this");
+                connection = Connection::connect(server).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(connection.base_backup(&options).await?)
+}
+
+/// `20261122T020000Z-F`; a second one of the same second is `…-F2`.
+fn label(started_at: Timestamp, attempt: u32) -> String {
+    let time = started_at.strftime("%Y%m%dT%H%M%SZ-F");
+    if attempt == 1 { time.to_string() } else { format!("{time}{attempt}") }
+}
+
+/// The history of the timeline, without which nobody finds the way to it later.
+async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BackupStart) -> Result<(), Error> {
+    if start.timeline.get() > 1 {
+        let mut connection = Connection::connect(server).await?;
+        required_wal::keep_history(archive, &mut connection, start.timeline).await?;
+        connection.close().await;
+    }
+    Ok(())
+}
+
+/// A backup being taken.
+struct Taking {
+    reader: Reader,
+    store: Store,
+    hashing: Stage<Vec<Cut>, Vec<Hashed>>,
+    namer: Arc<ChunkNamer>,
+    values: Vec<Vec<ChunkValue>>,
+    pages: Pages,
+}
+
+/// What became of the pages.
+#[derive(Default)]
+struct Pages {
+    checked: u64,
+    torn: u64,
+    /// File and block.
+    suspect: Vec<(usize, u32)>,
+}
+
+/// All that a manifest needs of the files and chunks.
+struct Taken {
+    reader: Reader,
+    stored: Stored,
+    pages: Pages,
+    namer: Arc<ChunkNamer>,
+}
+
+impl Taking {
+    fn new(rule: Option<Rule>, store: Store, namer: ChunkNamer, threads: usize) -> Result<Taking, Error> {
+        let namer = Arc::new(namer);
+        let for_threads = Arc::clone(&namer);
+        let hash = move |cuts: Vec<Cut>| cuts.into_iter().map(|cut| chunker::hash(cut, &for_threads)).collect();
+        let hashing = Stage::start("hash", threads, BATCHES_UNDER_WAY, hash)?;
+        let (values, pages) = (Vec::new(), Pages::default());
+        Ok(Taking { reader: Reader::new(rule), store, hashing, namer, values, pages })
+    }
+
+    async fn read(
+        self,
+        mut stream: BaseBackup,
+        start: &BackupStart,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<(BackupEnd, Taken), Error> {
+        let Taking { mut reader, mut store, hashing, namer, mut values, mut pages } = self;
+        let mut ordered = Ordered::over(&hashing);
+        let total = start.tablespaces.iter().filter_map(|space| space.size_kib).sum::<u64>().saturating_mul(1024);
+        let (mut done, mut told, mut cuts) = (0_u64, 0_u64, Vec::with_capacity(BATCH));
+        loop {
+            let event = stream.next().await?;
+            let ended = match event {
+                BackupEvent::End(end) => Some(end),
+                BackupEvent::Archive(tablespace) => {
+                    reader.archive(tablespace)?;
+                    None
+                }
+                BackupEvent::Data(bytes) => {
+                    done = done.saturating_add(bytes.len() as u64);
+                    reader.push(bytes, &mut cuts)?;
+                    None
+                }
+                BackupEvent::Manifest | BackupEvent::Progress(_) => None,
+            };
+            if done.saturating_sub(told) >= TOLD_EACH || ended.is_some() {
+                told = done;
+                tell.send_replace(Progress::Reading { done, total: total.max(done), stored: store.stored_bytes() });
+            }
+            if cuts.len() >= BATCH || ended.is_some() {
+                ordered.push(std::mem::replace(&mut cuts, Vec::with_capacity(BATCH))).await?;
+            }
+            while ordered.outstanding() >= BATCHES_UNDER_WAY || ended.is_some() {
+                let Some(batch) = ordered.next().await? else { break };
+                for hashed in batch {
+                    settle(hashed, &mut store, &mut reader, &mut values, &mut pages).await?;
+                }
+            }
+            if let Some(end) = ended {
+                stream.finish().await?.close().await;
+                reader.finish()?;
+                return Ok((end, Taken { reader, stored: store.finish().await?, pages, namer }));
+            }
+        }
+    }
+}
+
+/// Notes a chunk in its file, and closes the file if it was the last.
+async fn settle(
+    hashed: Hashed,
+    store: &mut Store,
+    reader: &mut Reader,
+    values: &mut Vec<Vec<ChunkValue>>,
+    pages: &mut Pages,
+) -> Result<(), Error> {
+    let place = store.add(&hashed).await?;
+    pages.checked = pages.checked.saturating_add(hashed.pages.checked);
+    pages.torn = pages.torn.saturating_add(hashed.pages.torn);
+    pages.suspect.extend(hashed.pages.suspect.iter().map(|block| (hashed.file, *block)));
+    if values.len() <= hashed.file {
+        values.resize_with(hashed.file.saturating_add(1), Vec::new);
+    }
+    let entry = reader.files.get(hashed.file).copied().and_then(|entry| reader.entries.get_mut(entry));
+    let (Some(values), Some(entry)) = (values.get_mut(hashed.file), entry) else { return Ok(()) };
+    let Content::File { len, hash, chunks } = &mut entry.content else { return Ok(()) };
+    values.push(hashed.value);
+    chunks.push(place);
+    if chunks.len() as u64 == len.div_ceil(u64::from(chunks::CHUNK)) {
+        *hash = chunks::file_hash(values, *len);
+        // A file's values are needed until it is whole, no longer.
+        *values = Vec::new();
+    }
+    Ok(())
+}
+
+/// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the backup began. Then they were torn
+/// while being read, and replay puts them right; else the data is damaged.
+async fn settle_suspects(server: &Conninfo, rule: Option<Rule>, taken: &mut Taken) -> Result<(), Error> {
+    let (Some(rule), Some((file, block))) = (rule, taken.pages.suspect.first().copied()) else { return Ok(()) };
+    let path = |file: usize| {
+        let entry = taken.reader.files.get(file).and_then(|entry| taken.reader.entries.get(*entry));
+        entry.map(|entry| entry.path.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let damaged = |file, block, count| Error::Checksums { count, file: path(file), block };
+    let count = taken.pages.suspect.len();
+    if count > MAX_SUSPECT {
+        return Err(damaged(file, block, count));
+    }
+    let sql = match Sql::connect(server).await {
+        Ok(sql) => sql,
+        Err(error) => {
+            tracing::warn!(%error, "pages with wrong checksums cannot be looked at again");
+            return Err(damaged(file, block, count));
+        }
+    };
+    for (file, block) in &taken.pages.suspect {
+        match sql.page_lsn(&path(*file), rule.place(*block)).await {
+            // Gone with its file or the file's end: replay removes it, too.
+            Ok(None) => {}
+            Ok(Some(lsn)) if lsn >= rule.start => {}
+            Ok(Some(_)) => return Err(damaged(*file, *block, count)),
+            Err(error) => {
+                tracing::warn!(%error, "pages with wrong checksums cannot be looked at again");
+                return Err(damaged(*file, *block, count));
+            }
+        }
+    }
+    taken.pages.torn = taken.pages.torn.saturating_add(count as u64);
+    Ok(())
+}
+
+fn summary(
+    about: &About,
+    start: &BackupStart,
+    end: BackupEnd,
+    finished_at: Timestamp,
+    taken: &Taken,
+) -> Result<Summary, Error> {
+    if end.timeline != start.timeline {
+        return Err(Error::Promoted { from: start.timeline, to: end.timeline });
+    }
+    let label_file = taken.reader.backup_label.as_deref().ok_or(Error::Missing(BackupLabel::FILE))?;
+    let backup_label = BackupLabel::parse(label_file)?;
+    let control = Control::parse(taken.reader.control.as_deref().ok_or(Error::Missing("global/pg_control"))?)?;
+    if control.system_id != about.identity.system_id {
+        return Err(Error::WrongCluster { server: control.system_id, archived: about.identity.system_id });
+    }
+    let tablespaces = start
+        .tablespaces
+        .iter()
+        .filter_map(|space| Some(Tablespace { oid: space.oid?, location: space.location.clone().unwrap_or_default() }));
+    Ok(Summary {
+        format: FORMAT,
+        label: label(about.started_at, 1),
+        system_id: about.identity.system_id,
+        server_version: about.version.clone(),
+        major_version: about.major,
+        catalog_version: control.catalog_version,
+        segment_size: about.segment_size,
+        block_size: control.block_size,
+        data_checksums: control.data_checksum_version != 0,
+        required: control.required,
+        from_standby: backup_label.from == Some(BackupFrom::Standby),
+        timeline: backup_label.timeline,
+        start_lsn: backup_label.start,
+        checkpoint_lsn: backup_label.checkpoint,
+        stop_lsn: end.stop,
+        started_at: about.started_at,
+        finished_at,
+        tablespaces: tablespaces.collect(),
+        logical_bytes: taken.reader.logical_bytes,
+        stored_bytes: taken.stored.stored_bytes,
+        files: taken.reader.entries.len() as u64,
+        chunks: taken.stored.chunks.len() as u64,
+        new_chunks: taken.stored.new_chunks,
+        pages_checked: taken.pages.checked,
+        torn_pages: taken.pages.torn,
+        naming_key: taken.namer.id(),
+    })
+}
+
+/// Writes the manifest: after this there is a backup.
+async fn commit(
+    archive: &Arc<Archive>,
+    mut summary: Summary,
+    taken: Taken,
+    names: Option<NameList>,
+) -> Result<Summary, Error> {
+    let Taken { reader, stored, .. } = taken;
+    if !stored.reused.is_empty() {
+        let there = packer::packs_everywhere(archive).await?;
+        let count = stored.reused.difference(&there).count();
+        if count > 0 {
+            return Err(Error::PacksGone { count });
+        }
+    }
+    let mut manifest = Manifest {
+        summary: summary.clone(),
+        packs: stored.packs,
+        chunks: stored.chunks,
+        entries: reader.entries,
+        backup_label: reader.backup_label.ok_or(Error::Missing(BackupLabel::FILE))?,
+        tablespace_map: reader.tablespace_map,
+    };
+    // Directories before what is in them, whatever the order of the archives.
+    manifest.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let body = Bytes::from(manifest.to_bytes());
+    for attempt in 1.. {
+        summary.label = label(summary.started_at, attempt);
+        let key = archive.layout().backup(&summary.label)?;
+        if let Some(names) = &names {
+            // One of this label that exists is another backup's, and so is the manifest.
+            let _there = archive.put_names(&archive.layout().names(&summary.label)?, names).await?;
+        }
+        let put = archive.vault().put_object(Kind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
+        match put {
+            Put::Created => break,
+            // Another backup began in the same second.
+            Put::Exists => {}
+        }
+    }
+    tracing::info!(cluster = %archive.cluster(), label = summary.label, "backup complete");
+    Ok(summary)
+}

@@ -1,0 +1,186 @@
+//! The proof that the archive has the WAL a backup needs, and the fetching of what nobody archived.
+//!
+//! Decided: a backup does not stream WAL beside itself. A running receiver or `archive_command` has it within a moment of the backup's end; PostgreSQL
+//! ends the segment by itself then, on a primary. Where nothing has come for [`PATIENCE`], or nobody seems to archive at all, the backup fetches the missing segments over a
+//! connection of its own and puts them into the archive as a receiver would, where whoever comes later finds them identical. That the server still has them
+//! is the work of a temporary slot ([`hold`]), which lives as long as the backup's connection and not a moment longer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use crate::base::clock::timeout;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::chunks::PackId;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::assemble::Assembler;
+use crate::postgres::wal::digest::State;
+use crate::postgres::wire::conninfo::Conninfo;
+use crate::postgres::wire::{Connection, SlotName, StandbyStatus, Started, StreamEvent};
+
+/// How long nothing may come before the backup fetches WAL by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest pause between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The WAL a backup needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needed {
+    pub(super) timeline: TimelineId,
+    pub(super) size: SegmentSize,
+    pub(super) start: Lsn,
+    pub(super) stop: Lsn,
+    pub(super) standby: bool,
+}
+
+impl Needed {
+    fn first(&self) -> SegmentNo {
+        self.size.segment_of(self.start)
+    }
+
+    /// The segment of the last byte before the stop position.
+    fn last(&self) -> SegmentNo {
+        self.size.segment_of(Lsn::new(self.stop.get().saturating_sub(1))).max(self.first())
+    }
+
+    fn names(&self) -> impl Iterator<Item = SegmentName> {
+        let (timeline, size) = (self.timeline, self.size);
+        (self.first().get()..=self.last().get())
+            .filter_map(move |n| SegmentName::new(timeline, SegmentNo::new(n), size))
+    }
+
+    const fn advice(&self) -> &'static str {
+        if self.standby {
+            "a standby cannot end the segment: run \"select pg_switch_wal()\" on the primary, and have `walkeep receive` running"
+        } else {
+            "have `walkeep receive` running or archive_command set, and take the backup again; `walkeep check` finds what is wrong"
+        }
+    }
+}
+
+/// Waits until all of it is in the archive and proves to be whole; fetches what nobody brings.
+pub(super) async fn prove(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    needed: &Needed,
+    limit: Duration,
+) -> Result<(), Error> {
+    let clock = Arc::clone(archive.vault().clock());
+    let began = clock.elapsed();
+    let patience = if somebody_archives(archive, needed).await? { PATIENCE } else { Duration::ZERO };
+    let (mut progressed, mut missing_before) = (began, usize::MAX);
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let missing = missing(archive, needed).await?;
+        let Some(first) = missing.first().copied() else { break };
+        let now = clock.elapsed();
+        if missing.len() < missing_before {
+            (progressed, missing_before) = (now, missing.len());
+        }
+        let waited = now.saturating_sub(began);
+        if waited >= limit {
+            let advice = needed.advice();
+            return Err(Error::NoWal { missing: first, stop: needed.stop, waited, advice });
+        }
+        if now.saturating_sub(progressed) >= patience {
+            tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: fetching it");
+            let left = limit.saturating_sub(waited);
+            timeout(&*clock, left, fetch(archive, server, needed, first)).await.transpose()?;
+            progressed = clock.elapsed();
+        }
+        clock.sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSE);
+    }
+    for name in needed.names() {
+        whole(archive, name).await?;
+    }
+    Ok(())
+}
+
+/// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought that brings the rest.
+async fn somebody_archives(archive: &Archive, needed: &Needed) -> Result<bool, Error> {
+    let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
+    if let Some(before) = before
+        && archive.digest(before).await?.is_some()
+    {
+        return Ok(true);
+    }
+    Ok(missing(archive, needed).await?.len() < needed.names().count())
+}
+
+/// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the backup then goes on without, as an
+/// archiving server's WAL is not at stake.
+pub(super) async fn hold(server: &Conninfo) -> Result<Option<Connection>, Error> {
+    let mut connection = Connection::connect(server).await?;
+    let name = format!("walkeep_backup_{}", PackId::random()?);
+    let Ok(slot) = SlotName::new(&name) else { return Ok(None) };
+    match connection.create_temporary_slot(&slot).await {
+        Ok(()) => Ok(Some(connection)),
+        Err(error) => {
+            tracing::warn!(%error, "no temporary slot: if nobody archives, the server may remove WAL of the backup before it ends");
+            Ok(None)
+        }
+    }
+}
+
+async fn missing(archive: &Archive, needed: &Needed) -> Result<Vec<SegmentName>, Error> {
+    let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
+    let there = archive.list_segments(needed.timeline, before).await?;
+    let there: std::collections::HashSet<SegmentName> = there.found.into_iter().map(|(name, _)| name).collect();
+    Ok(needed.names().filter(|name| !there.contains(name)).collect())
+}
+
+/// Reads the digest: the object opens, and no record in it is broken.
+async fn whole(archive: &Archive, name: SegmentName) -> Result<(), Error> {
+    match archive.digest(name).await?.map(|digest| digest.state) {
+        Some(State::Broken { at, why }) => Err(Error::BrokenWal { segment: name, at, why }),
+        Some(State::Checked | State::Opaque) | None => Ok(()),
+    }
+}
+
+/// Streams from the beginning of `first` until the backup's last segment is whole, and archives every segment.
+async fn fetch(archive: &Arc<Archive>, server: &Conninfo, needed: &Needed, first: SegmentName) -> Result<(), Error> {
+    let clock = Arc::clone(archive.vault().clock());
+    let connection = Connection::connect(server).await?;
+    let number = first.number(needed.size).unwrap_or(needed.first());
+    let start = number.start(needed.size);
+    let Started::Streaming(mut stream) = connection.start_physical(None, start, needed.timeline).await? else {
+        return Ok(());
+    };
+    let mut assembler = Assembler::new(needed.timeline, needed.size, start);
+    loop {
+        match stream.next().await? {
+            StreamEvent::EndOfTimeline => return Ok(()),
+            StreamEvent::Keepalive(sign) if sign.reply_requested => {
+                // Positions of zero: we are nobody's standby, and promise nothing.
+                stream.send_status(StandbyStatus::default(), PgTime::from_timestamp(clock.now())).await?;
+            }
+            StreamEvent::Keepalive(_) => {}
+            StreamEvent::Wal(data) => assembler.push(data.start, &data.bytes)?,
+        }
+        while let Some(segment) = assembler.poll() {
+            let last = segment.name.number(needed.size) >= Some(needed.last());
+            archive.put_segment(segment.name, segment.bytes).await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Brings the history of the timeline into the archive, if it has one and nobody else did.
+pub(super) async fn keep_history(
+    archive: &Arc<Archive>,
+    connection: &mut Connection,
+    timeline: TimelineId,
+) -> Result<(), Error> {
+    if timeline == TimelineId::FIRST || archive.file(&WalFileName::History(timeline)).await?.is_some() {
+        return Ok(());
+    }
+    let (_, history) = connection.timeline_history(timeline).await?;
+    archive.put_file(&WalFileName::History(timeline), history).await?;
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! How protected a cluster is.
+
+pub(crate) mod unprotected_wal;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::base::clock;
+use crate::base::findings::{ASK_LIMIT, Disk, Finding, Findings, Level, disks, megabytes, seconds};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::inventory::{self, Missing, Overview};
+use crate::postgres::archive::reindex::{self, ReindexError};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::sql::{self, Position, Sql, literal};
+use crate::postgres::wire::Conninfo;
+use unprotected_wal::Protection;
+
+/// The newest moment that can be restored to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Newest {
+    /// Its position.
+    pub lsn: Lsn,
+    /// The newest commit or abort up to there.
+    pub time: Option<PgTime>,
+    /// Its timeline.
+    pub timeline: TimelineId,
+}
+
+/// What the server says.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Server {
+    /// How far its log is.
+    pub lsn: Option<Lsn>,
+    /// The timeline of that; a standby need not know it.
+    pub timeline: Option<TimelineId>,
+    /// Whether it is a standby, or recovering.
+    pub standby: bool,
+    /// Whether its archiver hands its log on.
+    pub archives: bool,
+    /// After so long it hands on also a segment that is not full; `None` if it waits until one is.
+    pub archive_timeout_seconds: Option<u64>,
+    /// Failed attempts since the statistics were reset.
+    pub archive_failures: u64,
+    /// The file that failed last, if nothing was archived since.
+    pub failing: Option<String>,
+    /// Our slot.
+    pub slot: Option<Slot>,
+}
+
+/// The receiver's slot.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Whether the receiver is connected.
+    pub active: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Bytes of log the server keeps for it.
+    pub lag_bytes: Option<u64>,
+}
+
+/// What there is to judge by.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// The archive, with what this machine has received, as it was after the server had been asked.
+    pub overview: Overview,
+    /// The server, or why it could not be asked; `None` if the cluster has no connection.
+    pub server: Option<Result<Server, String>>,
+    /// Repositories that could not be reached, with what was in the way.
+    pub unreachable: Vec<(String, String)>,
+    /// Local disks.
+    pub disks: Vec<Disk>,
+    /// When backups are due, as a cron line in UTC.
+    pub schedule: Option<String>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// How protected a cluster is.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
+pub struct Health {
+    /// Its name.
+    pub cluster: String,
+    /// Whether nothing is bad.
+    pub healthy: bool,
+    /// The newest moment that can be restored to.
+    pub newest: Option<Newest>,
+    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot say.
+    pub unprotected_seconds: Option<u64>,
+    /// Bytes of log that the server has and nobody else, where server and archive are on the same timeline and the server is no standby that may be
+    /// cut off.
+    pub unprotected_bytes: Option<u64>,
+    /// The newest backup that can be restored.
+    pub backup: Option<String>,
+    /// Its age.
+    pub backup_age_seconds: Option<u64>,
+    /// What the server says.
+    pub server: Option<Server>,
+    /// Local disks.
+    pub disks: Vec<Disk>,
+    /// Everything that was looked at, worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Health {
+    /// Of one that cannot be looked at, with what is in the way.
+    #[must_use]
+    pub fn unknown(cluster: &str, why: String) -> Health {
+        let findings = vec![Finding { level: Level::Bad, subject: "archive", text: why }];
+        Health { cluster: cluster.to_owned(), findings, ..Health::default() }
+    }
+}
+
+/// Where to look besides the archive.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The index's directory.
+    pub index: PathBuf,
+    /// The server.
+    pub server: Option<Conninfo>,
+    /// The receiver's slot.
+    pub slot: String,
+    /// When backups are due.
+    pub schedule: Option<String>,
+    /// Directories whose disks matter, with what is in them.
+    pub disks: Vec<(String, PathBuf)>,
+}
+
+/// Looks at everything once; at the archive twice, where WAL seems to be missing in it for too long.
+///
+/// # Errors
+/// What index or repository say.
+pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Health, ReindexError> {
+    // The server is asked first: what it writes while we look at the archive is no concern of ours.
+    let server = match &places.server {
+        None => None,
+        Some(info) => {
+            let asked = clock::timeout(&**archive.vault().clock(), ASK_LIMIT, ask(info, &places.slot)).await;
+            let late = || format!("it did not answer within {} s", ASK_LIMIT.as_secs());
+            Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
+        }
+    };
+    let facts = Facts {
+        overview: archived(archive, spool.clone(), places).await?,
+        server,
+        unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
+        disks: disks(&places.disks),
+        schedule: places.schedule.clone(),
+        now: archive.vault().clock().now(),
+    };
+    let facts = unprotected_wal::settled(&**archive.vault().clock(), facts, archived(archive, spool, places)).await?;
+    Ok(judge(&facts))
+}
+
+/// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
+async fn archived(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Overview, ReindexError> {
+    let (index, _) = reindex::open(archive, &places.index).await?;
+    inventory::gather(archive, &index, spool).await
+}
+
+async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
+    let sql = Sql::connect(info).await?;
+    let Position { lsn, timeline, standby } = sql.position().await?;
+    let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
+    let setting = |name: &str| settings.get(name).map_or("", String::as_str);
+    let archives = setting("archive_mode") != "off"
+        && (setting("archive_command").contains("archive-push") || !setting("archive_library").is_empty());
+    let query = "SELECT failed_count, CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity') \
+                 THEN last_failed_wal END FROM pg_catalog.pg_stat_archiver";
+    let rows = sql.query("pg_stat_archiver", query).await?;
+    let (failures, failing) = match rows.into_iter().next().as_deref() {
+        Some([count, wal]) => (count.parse().unwrap_or(0), Some(wal.clone()).filter(|wal| !wal.is_empty())),
+        _ => (0, None),
+    };
+    let query = format!(
+        "SELECT active, wal_status, restart_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        literal(slot)
+    );
+    let rows = sql.query("the replication slots", &query).await?;
+    let slot = rows.into_iter().next().and_then(|row| {
+        let [active, status, restart] = <[String; 3]>::try_from(row).ok()?;
+        let lag_bytes = restart.parse::<Lsn>().ok().zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart));
+        Some(Slot {
+            name: slot.to_owned(),
+            active: active == "t",
+            wal_status: Some(status).filter(|s| !s.is_empty()),
+            lag_bytes,
+        })
+    });
+    Ok(Server {
+        lsn,
+        timeline,
+        standby,
+        archives,
+        archive_timeout_seconds: setting("archive_timeout").parse().ok().filter(|seconds| *seconds > 0),
+        archive_failures: failures,
+        failing: failing.filter(|_| archives),
+        slot,
+    })
+}
+
+/// Makes findings of what was seen.
+#[must_use]
+pub fn judge(facts: &Facts) -> Health {
+    let server = facts.server.as_ref().and_then(|server| server.as_ref().ok()).cloned();
+    let protection = Protection::of(facts);
+    let backup =
+        facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
+    let mut judge = Judge { facts, findings: Findings::default() };
+    protection.say(&mut judge.findings);
+    judge.backups(backup);
+    judge.gaps();
+    judge.server(server.as_ref());
+    judge.findings.repositories(&facts.unreachable);
+    judge.findings.disks(&facts.disks);
+    let (healthy, findings) = judge.findings.judged();
+    Health {
+        cluster: facts.overview.cluster.clone(),
+        healthy,
+        newest: protection.newest,
+        unprotected_seconds: protection.seconds(),
+        unprotected_bytes: protection.bytes(),
+        backup: backup.map(|backup| backup.label.clone()),
+        backup_age_seconds: backup.map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
+        server,
+        disks: facts.disks.clone(),
+        findings,
+    }
+}
+
+struct Judge<'f> {
+    facts: &'f Facts,
+    findings: Findings,
+}
+
+impl Judge<'_> {
+    fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
+        self.findings.say(level, subject, text);
+    }
+
+    fn backups(&mut self, newest: Option<&inventory::Backup>) {
+        let stranded: Vec<&str> =
+            self.facts.overview.backups.iter().filter(|backup| !backup.restorable).map(|b| b.label.as_str()).collect();
+        if !stranded.is_empty() {
+            let level = if stranded.last() == self.facts.overview.backups.last().map(|b| b.label.as_str()).as_ref() {
+                Level::Bad
+            } else {
+                Level::Warning
+            };
+            self.say(level, "backup", format!("{} cannot be restored, because WAL is missing", stranded.join(", ")));
+        }
+        let Some(newest) = newest else {
+            return self.say(
+                Level::Bad,
+                "backup",
+                "there is none that can be restored; take one with walkeep backup postgres",
+            );
+        };
+        let times = (newest.started_at, newest.finished_at);
+        self.findings.age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
+    }
+
+    /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
+    fn gaps(&mut self) {
+        let Overview { path, backups, gaps, .. } = &self.facts.overview;
+        let on_path: Vec<&inventory::Backup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
+        let oldest = on_path.iter().map(|backup| backup.start_lsn).min();
+        let newest = on_path.iter().filter(|backup| backup.restorable).map(|backup| backup.start_lsn).max();
+        let (passed, left): (Vec<&Missing>, Vec<&Missing>) = gaps.iter().partition(|gap| end_on(path, gap).is_some());
+        let missed = passed.into_iter().filter_map(|gap| {
+            let end = end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
+            Some((end, format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason)))
+        });
+        let (ends, missed): (Vec<Lsn>, Vec<String>) = missed.unzip();
+        let Some(last) = ends.into_iter().max() else {
+            let text = match left.len() {
+                0 => "none".to_owned(),
+                some => format!("none on the way to timeline {}, {some} on timelines that were left", path.target()),
+            };
+            return self.say(Level::Good, "gaps", text);
+        };
+        let text = format!("WAL is missing: {}", missed.join("; "));
+        match newest.is_some_and(|newest| newest >= last) {
+            true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
+            false => self.say(
+                Level::Bad,
+                "gaps",
+                format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
+            ),
+        }
+    }
+
+    fn server(&mut self, server: Option<&Server>) {
+        let Some(server) = server else {
+            if let Some(Err(why)) = &self.facts.server {
+                self.say(Level::Bad, "server", format!("cannot be asked: {why}"));
+            }
+            return;
+        };
+        if let Some(file) = &server.failing {
+            let text = format!(
+                "archive_command fails for {file}, {} times so far; the server's log says why",
+                server.archive_failures
+            );
+            self.say(Level::Bad, "archiver", text);
+        } else if server.archives {
+            self.say(Level::Good, "archiver", "archive_command works");
+        }
+        match &server.slot {
+            None if server.archives => {}
+            None => self.say(
+                Level::Bad,
+                "receiver",
+                "there is no replication slot and no archive_command: start walkeep receive",
+            ),
+            Some(slot) => {
+                let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", megabytes(lag)));
+                let name = &slot.name;
+                match (slot.wal_status.as_deref(), slot.active) {
+                    (Some("lost"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
+                    (Some("unreserved"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
+                    (_, false) if server.archives => self.say(Level::Warning, "receiver", format!("not connected to slot {name}{lag}")),
+                    (_, false) => self.say(Level::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
+                    (_, true) => self.say(Level::Good, "receiver", format!("connected to slot {name}{lag}")),
+                }
+            }
+        }
+    }
+}
+
+/// Whether a backup can be replayed along a path.
+fn is_on(path: &TimelinePath, backup: &inventory::Backup) -> bool {
+    path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
+}
+
+/// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
+fn end_on(path: &TimelinePath, gap: &Missing) -> Option<Lsn> {
+    let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
+    let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));
+    (gap.from_lsn < end && span.begin < end).then_some(end)
+}

@@ -1,0 +1,312 @@
+use std::convert::Infallible;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::unprotected_wal::settled;
+use super::{Facts, Health, Server, Slot, judge};
+use crate::base::clock::{Clock, ManualClock};
+use crate::base::findings::{Disk, Finding, Level};
+use crate::postgres::archive::inventory::{Backup, Missing, Overview, Window};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
+
+fn now() -> Timestamp {
+    "2026-11-22T14:00:00Z".parse().unwrap()
+}
+
+fn ago(hours: i64) -> Timestamp {
+    now().checked_sub(SignedDuration::from_hours(hours)).unwrap()
+}
+
+/// A cluster of which everything is as it should be.
+fn facts() -> Facts {
+    let backup = Backup {
+        label: "20261122T020000Z-F".into(),
+        started_at: ago(12),
+        finished_at: ago(11),
+        start_lsn: Lsn::new(0x100),
+        stop_lsn: Lsn::new(0x200),
+        timeline: TimelineId::FIRST,
+        logical_bytes: 1,
+        stored_bytes: 1,
+        server_version: "15.12".into(),
+        restorable: true,
+    };
+    let window = Window {
+        from_time: None,
+        to_time: Some(PgTime::from_timestamp(ago(1))),
+        from_lsn: Lsn::new(0x200),
+        to_lsn: Lsn::new(0xA00),
+        timeline: TimelineId::FIRST,
+        backups: vec![backup.label.clone()],
+    };
+    let slot = Slot { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
+    let server =
+        Server { lsn: Some(Lsn::new(0xA00)), timeline: Some(TimelineId::FIRST), slot: Some(slot), ..Server::default() };
+    Facts {
+        overview: Overview {
+            cluster: "main".into(),
+            system_id: None,
+            segment_size: None,
+            backups: vec![backup],
+            windows: vec![window],
+            timelines: Vec::new(),
+            path: TimelinePath::first(),
+            gaps: Vec::new(),
+            wal_stored_bytes: 0,
+            backup_stored_bytes: 0,
+        },
+        server: Some(Ok(server)),
+        unreachable: Vec::new(),
+        disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
+        schedule: Some("0 2 * * *".into()),
+        now: now(),
+    }
+}
+
+fn server(facts: &mut Facts) -> &mut Server {
+    facts.server.as_mut().unwrap().as_mut().unwrap()
+}
+
+fn found<'h>(health: &'h Health, subject: &str) -> &'h Finding {
+    health.findings.iter().find(|finding| finding.subject == subject).unwrap()
+}
+
+#[test]
+fn an_idle_cluster_is_healthy_however_old_its_last_commit() {
+    let health = judge(&facts());
+    assert!(health.healthy, "{:?}", health.findings);
+    assert!(health.findings.iter().all(|finding| finding.level == Level::Good), "{:?}", health.findings);
+    assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (Some(0), Some(0)));
+    assert_eq!(health.backup_age_seconds, Some(11 * 3600));
+}
+
+#[test]
+fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
+    let check = |wrong: &dyn Fn(&mut Facts), words: &str| {
+        let mut facts = facts();
+        wrong(&mut facts);
+        let health = judge(&facts);
+        assert!(!health.healthy, "{words}");
+        let worst = &health.findings[0];
+        assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
+    };
+    check(&|facts| server(facts).lsn = Some(Lsn::new(0xB00)), "256 bytes of WAL are on the server alone");
+    check(&|facts| facts.overview.windows.clear(), "nothing can be restored");
+    check(&|facts| facts.overview.backups[0].restorable = false, "cannot be restored");
+    check(
+        &|facts| {
+            let backup = &mut facts.overview.backups[0];
+            (backup.started_at, backup.finished_at) = (ago(37), ago(36));
+        },
+        "one was due 12 h 0 min ago",
+    );
+    check(&|facts| facts.overview.backups.clear(), "there is none that can be restored");
+    check(
+        &|facts| facts.unreachable.push(("offsite".into(), "no route".into())),
+        "offsite cannot be reached: no route",
+    );
+    check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");
+    check(&|facts| facts.server = Some(Err("refused".into())), "cannot be asked: refused");
+    check(&|facts| server(facts).failing = Some("0001".into()), "archive_command fails for 0001");
+    check(&|facts| server(facts).slot = None, "no replication slot");
+    let slot =
+        |change: &'static dyn Fn(&mut Slot)| move |facts: &mut Facts| change(server(facts).slot.as_mut().unwrap());
+    check(&slot(&|slot| slot.active = false), "not connected to slot walkeep");
+    check(&slot(&|slot| slot.wal_status = Some("lost".into())), "slot walkeep is lost");
+    check(&slot(&|slot| slot.wal_status = Some("unreserved".into())), "about to lose WAL");
+}
+
+#[test]
+fn a_gap_matters_until_a_backup_is_behind_it() {
+    let gap = |from, to| gap_on(1, from, to);
+    let level = |from, to| {
+        let mut facts = facts();
+        facts.overview.gaps.push(gap(from, to));
+        found(&judge(&facts), "gaps").level
+    };
+    assert_eq!(level(0x300, 0x400), Level::Bad);
+    assert_eq!(level(0x10, 0x20), Level::Good, "before every backup that is kept");
+    let mut facts = facts();
+    facts.overview.gaps.push(gap(0x300, 0x400));
+    let mut later = facts.overview.backups[0].clone();
+    (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(0x500), Lsn::new(0x600));
+    facts.overview.backups.push(later);
+    assert!(judge(&facts).healthy);
+}
+
+#[test]
+fn without_a_connection_the_archive_alone_is_judged() {
+    let mut facts = facts();
+    facts.server = None;
+    let health = judge(&facts);
+    assert!(health.healthy);
+    assert_eq!(health.unprotected_seconds, Some(3600));
+}
+
+/// A gap, on the timeline of this number.
+fn gap_on(timeline: u32, from: u64, to: u64) -> Missing {
+    Missing {
+        timeline: TimelineId::new(timeline).unwrap(),
+        from_lsn: Lsn::new(from),
+        to_lsn: Lsn::new(to),
+        reason: "slot lost".into(),
+        noticed_at: None,
+    }
+}
+
+/// Timeline 2 left timeline 1 at 0/500.
+fn forked() -> TimelinePath {
+    let left = HistoryEntry { timeline: TimelineId::FIRST, end: Lsn::new(0x500), reason: String::new() };
+    History { timeline: TimelineId::new(2).unwrap(), entries: vec![left] }.path()
+}
+
+#[test]
+fn a_gap_is_bridged_by_a_backup_on_the_way_to_the_newest_timeline_alone() {
+    let gaps = |(timeline, start): (u32, u64), gap: Missing| {
+        let mut facts = facts();
+        facts.overview.path = forked();
+        let mut later = facts.overview.backups[0].clone();
+        later.timeline = TimelineId::new(timeline).unwrap();
+        (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(start), Lsn::new(start + 0x10));
+        facts.overview.backups.push(later);
+        facts.overview.gaps.push(gap);
+        let health = judge(&facts);
+        let finding = found(&health, "gaps");
+        (finding.level, finding.text.clone())
+    };
+    let (level, text) = gaps((1, 0x800), gap_on(2, 0x550, 0x560));
+    assert!(
+        level == Level::Bad && text.contains("0/550 to 0/560 on timeline 2"),
+        "a backup of a timeline left: {text}"
+    );
+    assert_eq!(gaps((2, 0x600), gap_on(2, 0x550, 0x560)).0, Level::Warning);
+    assert_eq!(gaps((2, 0x510), gap_on(1, 0x300, 0x400)).0, Level::Warning, "before the fork");
+    assert_eq!(gaps((1, 0x800), gap_on(1, 0x300, 0x400)).0, Level::Bad, "before the fork, and no backup behind it");
+    // What timeline 1 misses behind the fork is missed by nobody on timeline 2.
+    let (level, text) = gaps((2, 0x600), gap_on(1, 0x700, 0x900));
+    assert_eq!((level, text.as_str()), (Level::Good, "none on the way to timeline 2, 1 on timelines that were left"));
+    assert_eq!(gaps((2, 0x600), gap_on(1, 0x480, 0x900)).0, Level::Warning, "it ends with the fork");
+    assert_eq!(gaps((1, 0x800), gap_on(1, 0x480, 0x900)).0, Level::Bad);
+}
+
+#[test]
+fn a_gap_on_a_way_without_any_backup_is_bad() {
+    let mut facts = facts();
+    facts.overview.path = forked();
+    (facts.overview.backups[0].start_lsn, facts.overview.backups[0].stop_lsn) = (Lsn::new(0x800), Lsn::new(0x810));
+    facts.overview.gaps.push(gap_on(2, 0x550, 0x560));
+    assert_eq!(found(&judge(&facts), "gaps").level, Level::Bad);
+}
+
+#[test]
+fn what_lies_behind_a_gap_is_not_said_to_be_on_the_server_alone() {
+    let mut facts = facts();
+    server(&mut facts).lsn = Some(Lsn::new(0xB00));
+    facts.overview.gaps.push(gap_on(1, 0xA00, 0xA80));
+    let health = judge(&facts);
+    let finding = found(&health, "protection");
+    assert!(finding.level == Level::Bad && finding.text.contains("cannot be restored"), "{finding:?}");
+}
+
+#[test]
+fn positions_of_two_timelines_are_not_compared() {
+    // Promoted before it had what the archive has.
+    let promoted = |last_commit: Option<i64>| {
+        let mut facts = facts();
+        (server(&mut facts).timeline, server(&mut facts).lsn) = (TimelineId::new(2), Some(Lsn::new(0x980)));
+        let minutes = |minutes| now().checked_sub(SignedDuration::from_mins(minutes)).unwrap();
+        facts.overview.windows[0].to_time = last_commit.map(|ago| PgTime::from_timestamp(minutes(ago)));
+        judge(&facts)
+    };
+    let late = promoted(Some(6));
+    let finding = found(&late, "protection");
+    assert!(finding.text.contains("on timeline 2, what can be restored on timeline 1"), "{finding:?}");
+    assert!(!late.healthy && finding.level == Level::Bad, "{finding:?}");
+    assert_eq!((late.unprotected_bytes, late.unprotected_seconds), (None, Some(360)));
+    assert_eq!(found(&promoted(Some(2)), "protection").level, Level::Warning, "walkeep may be following");
+    assert_eq!(found(&promoted(None), "protection").level, Level::Bad, "nothing says that it is recent");
+    // Where timeline 2 is archived, its positions count.
+    let mut followed = facts();
+    followed.overview.windows[0].timeline = TimelineId::new(2).unwrap();
+    server(&mut followed).timeline = TimelineId::new(2);
+    assert_eq!(found(&judge(&followed), "protection").level, Level::Good);
+}
+
+#[test]
+fn a_standby_does_not_know_what_is_protected() {
+    let standby = |lsn: Option<u64>| {
+        let mut facts = facts();
+        let server = server(&mut facts);
+        (server.standby, server.timeline, server.lsn) = (true, None, lsn.map(Lsn::new));
+        judge(&facts)
+    };
+    for lsn in [Some(0xA00), Some(0x900), None] {
+        let health = standby(lsn);
+        let finding = found(&health, "protection");
+        assert!(finding.level == Level::Warning && finding.text.contains("is a standby"), "{lsn:?}: {finding:?}");
+        assert_eq!((health.healthy, health.unprotected_bytes), (true, None), "{lsn:?}");
+        assert_eq!(health.unprotected_seconds, Some(3600), "{lsn:?}");
+    }
+    let ahead = standby(Some(0xB00));
+    assert_eq!((ahead.healthy, ahead.unprotected_bytes), (false, Some(0x100)));
+}
+
+#[test]
+fn the_segment_under_way_is_no_older_than_archive_timeout() {
+    let judged = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = facts();
+        facts.overview.segment_size = Some(SegmentSize::DEFAULT);
+        let server = server(&mut facts);
+        (server.lsn, server.archives, server.archive_timeout_seconds) = (Some(Lsn::new(0xB00)), true, Some(60));
+        change(&mut facts);
+        judge(&facts)
+    };
+    let well = judged(&|_| {});
+    assert!(well.healthy, "{:?}", well.findings);
+    assert_eq!((well.unprotected_bytes, well.unprotected_seconds), (Some(0x100), Some(60)));
+    let level = |change: &dyn Fn(&mut Facts)| found(&judged(change), "protection").level;
+    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = None), Level::Bad);
+    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = Some(600)), Level::Bad, "longer than we wait");
+    assert_eq!(level(&|facts| server(facts).failing = Some("0001".into())), Level::Bad);
+    let next = Some(Lsn::new(SegmentSize::DEFAULT.get()));
+    assert_eq!(level(&|facts| server(facts).lsn = next), Level::Bad, "a whole segment waits");
+}
+
+#[tokio::test]
+async fn what_was_written_a_moment_ago_is_waited_for() {
+    let late = || {
+        let mut facts = facts();
+        server(&mut facts).lsn = Some(Lsn::new(0xB00));
+        facts
+    };
+    let clock = ManualClock::jumping_from(now());
+    let mut arrived = late().overview;
+    arrived.windows[0].to_lsn = Lsn::new(0xB00);
+    let settled_facts = settled(&clock, late(), async { Ok::<_, Infallible>(arrived) }).await.unwrap();
+    assert!(judge(&settled_facts).healthy, "{:?}", judge(&settled_facts).findings);
+    assert_eq!((clock.elapsed(), settled_facts.now), (Duration::from_secs(15), clock.now()));
+    // What is still missing is late.
+    let missing = settled(&clock, late(), async { Ok::<_, Infallible>(late().overview) }).await.unwrap();
+    assert_eq!(found(&judge(&missing), "protection").level, Level::Bad);
+}
+
+#[tokio::test]
+async fn nothing_is_waited_for_where_all_is_well_or_time_brings_nothing() {
+    let clock = ManualClock::jumping_from(now());
+    let recent = {
+        let mut facts = facts();
+        server(&mut facts).lsn = Some(Lsn::new(0xB00));
+        facts.overview.windows[0].to_time = Some(PgTime::from_timestamp(now()));
+        facts
+    };
+    let away = Facts { server: Some(Err("refused".into())), ..facts() };
+    for seen in [facts(), recent, away] {
+        let again = std::future::pending::<Result<Overview, Infallible>>();
+        assert_eq!(settled(&clock, seen.clone(), again).await.unwrap(), seen);
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+    }
+}

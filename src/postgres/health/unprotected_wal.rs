@@ -1,0 +1,175 @@
+//! What a PostgreSQL server has written that nobody else has, and for how long.
+//!
+//! Positions are compared on one timeline only: after a failover to a standby that lagged, the server may be at a lower one than the archive,
+//! which has nothing of its timeline. The last protected commit says how old what is missing can be, and no more: on a quiet server it may have been
+//! written just now. So what looks late is looked at again before it is called so ([`settled`]).
+
+use std::time::Duration;
+
+use super::{Facts, Newest, Server};
+use crate::base::clock::Clock;
+use crate::base::findings::{Findings, Level, UNPROTECTED_MAX, megabytes, seconds, words};
+use crate::postgres::archive::inventory::Overview;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+
+/// What was written is here after so long, if anything brings it: a receiver elsewhere copies what it has every ten seconds (`copy-every`).
+const ON_ITS_WAY: Duration = Duration::from_secs(15);
+
+/// How far the server is ahead of what is protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ahead {
+    /// By so many bytes.
+    By(u64),
+    /// It is on another timeline, whose positions mean something else.
+    Elsewhere(TimelineId),
+    /// It is a standby with nothing more, which does not know what its primary has: it may be cut off.
+    Standby,
+    /// Nobody could say.
+    Unknown,
+}
+
+/// What is protected, and what is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Protection {
+    /// The newest moment that can be restored to.
+    pub(super) newest: Option<Newest>,
+    ahead: Ahead,
+    /// Whether WAL is missing right behind it. What follows may be archived, and is of no use.
+    gap: bool,
+    /// Seconds since the last protected commit.
+    age: Option<u64>,
+    /// After so many seconds at the most the server hands on what it is ahead by, if that is known.
+    handed_on: Option<u64>,
+}
+
+/// What looks late is looked at once more, by `again`: it may have been written a moment ago. What the server writes meanwhile counts for
+/// nothing, because it is not asked again.
+///
+/// # Errors
+/// Those of `again`.
+pub(super) async fn settled<E>(
+    clock: &dyn Clock,
+    mut facts: Facts,
+    again: impl Future<Output = Result<Overview, E>>,
+) -> Result<Facts, E> {
+    if Protection::of(&facts).late() {
+        clock.sleep(ON_ITS_WAY).await;
+        facts.overview = again.await?;
+        facts.now = clock.now();
+    }
+    Ok(facts)
+}
+
+impl Protection {
+    pub(super) fn of(facts: &Facts) -> Protection {
+        let window = facts.overview.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn));
+        let newest =
+            window.map(|window| Newest { lsn: window.to_lsn, time: window.to_time, timeline: window.timeline });
+        let both = newest.zip(facts.server.as_ref().and_then(|server| server.as_ref().ok()));
+        let since = newest.and_then(|newest| newest.time).and_then(PgTime::to_timestamp);
+        let gap = newest.is_some_and(|newest| facts.overview.gaps.iter().any(|gap| gap.from_lsn == newest.lsn));
+        Protection {
+            newest,
+            ahead: both.map_or(Ahead::Unknown, |(newest, server)| ahead(newest, server)),
+            gap,
+            age: since.map(|since| seconds(facts.now.duration_since(since))),
+            handed_on: both.and_then(|(newest, server)| handed_on(newest, server, &facts.overview)).filter(|_| !gap),
+        }
+    }
+
+    /// Bytes of log that the server has and nobody else, where that is known.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        match self.ahead {
+            Ahead::By(bytes) => Some(bytes),
+            Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => None,
+        }
+    }
+
+    /// For how long what was committed is not protected, at the most.
+    pub(super) fn seconds(&self) -> Option<u64> {
+        match self.ahead {
+            Ahead::By(0) => Some(0),
+            Ahead::By(_) => self.age.into_iter().chain(self.handed_on).min(),
+            Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => self.age,
+        }
+    }
+
+    /// Whether something is missing for too long, as far as one look tells.
+    fn late(&self) -> bool {
+        let too_long = |age: u64| age > seconds(UNPROTECTED_MAX);
+        match self.ahead {
+            Ahead::By(0) | Ahead::Standby | Ahead::Unknown => false,
+            Ahead::By(_) => self.seconds().is_some_and(too_long),
+            Ahead::Elsewhere(_) => self.seconds().is_none_or(too_long),
+        }
+    }
+
+    pub(super) fn say(&self, findings: &mut Findings) {
+        let mut say = |level, text: String| findings.say(level, "protection", text);
+        let Some(newest) = self.newest else {
+            return say(Level::Bad, "nothing can be restored: there is no backup with its WAL yet".to_owned());
+        };
+        let last = match self.age {
+            Some(age) => format!("the last protected commit is {} old", words(age)),
+            None => "no commit is archived since the backup".to_owned(),
+        };
+        let late = self.late();
+        match self.ahead {
+            Ahead::By(0) => say(Level::Good, "everything that the server has written is protected".to_owned()),
+            Ahead::By(bytes) => {
+                let alone = match self.gap {
+                    true => format!("{} of WAL cannot be restored, because WAL before it is missing", megabytes(bytes)),
+                    false => format!("{} of WAL are on the server alone", megabytes(bytes)),
+                };
+                let advice = "; is walkeep receive running, or archive_timeout at most 5 min?";
+                let advice = if self.gap { "" } else { advice };
+                match (self.handed_on, self.age) {
+                    _ if late => say(Level::Bad, format!("{alone}, {last}{advice}")),
+                    (Some(within), _) => {
+                        say(Level::Good, format!("{alone}, which archive_timeout hands on within {}", words(within)));
+                    }
+                    (None, Some(_)) => say(Level::Good, format!("{alone}, {last}")),
+                    (None, None) => say(Level::Warning, alone),
+                }
+            }
+            Ahead::Elsewhere(theirs) => {
+                let ours = newest.timeline;
+                let text =
+                    format!("the server is on timeline {theirs}, what can be restored on timeline {ours}; {last}");
+                match late {
+                    true => say(Level::Bad, format!("{text}; does walkeep receive follow this server?")),
+                    false => say(Level::Warning, text),
+                }
+            }
+            Ahead::Standby => {
+                let text = format!("the server is a standby and cannot say what its primary has written; {last}");
+                say(Level::Warning, text);
+            }
+            Ahead::Unknown if self.age.is_some() => {
+                say(Level::Warning, format!("{last}; what came after is not known"));
+            }
+            Ahead::Unknown => say(Level::Warning, last),
+        }
+    }
+}
+
+fn ahead(newest: Newest, server: &Server) -> Ahead {
+    if let Some(theirs) = server.timeline.filter(|theirs| *theirs != newest.timeline) {
+        return Ahead::Elsewhere(theirs);
+    }
+    match server.lsn.map(|lsn| lsn.bytes_since(newest.lsn)) {
+        Some(0) | None if server.standby => Ahead::Standby,
+        Some(bytes) => Ahead::By(bytes),
+        None => Ahead::Unknown,
+    }
+}
+
+/// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its segment under way is missing.
+/// What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so there it may be missing for ever, and nothing is lost with it.
+fn handed_on(newest: Newest, server: &Server, overview: &Overview) -> Option<u64> {
+    let size = overview.segment_size?;
+    let works = server.archives && server.failing.is_none() && !server.standby;
+    let under_way = size.segment_of(newest.lsn) == size.segment_of(server.lsn?);
+    server.archive_timeout_seconds.filter(|within| works && under_way && *within <= seconds(UNPROTECTED_MAX))
+}

@@ -1,0 +1,303 @@
+//! Whether a stretch of log is whole: every segment there, every record checked, and each segment tied to the one before.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::SegmentNo;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::digest::{Digest, JoinError, State, follows};
+
+use super::cluster_view::Onward;
+use super::error::Error;
+use super::keys::Place;
+use super::path_search::{Along, Step, Stretch, WholeBlock};
+use super::summary::{Full, Joint, Summary};
+
+/// Holes that are listed; a longer list helps nobody, and the rest is counted.
+pub const MAX_HOLES: usize = 1000;
+
+/// A stretch of log that cannot be replayed.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Hole {
+    /// The timeline it is looked for on.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where it ends.
+    pub to: Lsn,
+    /// What is wrong.
+    pub why: Defect,
+}
+
+/// What is wrong with a stretch of log.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defect {
+    /// It is not in the archive.
+    Missing,
+    /// The segment's records are damaged.
+    Broken(String),
+    /// The record that straddles two segments doesn't come together.
+    Torn(String),
+    /// The first record of a segment points back to another record than the last one of the segment before.
+    Unlinked {
+        /// Where the last record before starts.
+        last: Lsn,
+        /// Where the first record says it starts.
+        points_to: Lsn,
+    },
+}
+
+impl fmt::Display for Hole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {} on timeline {}: {}", self.from, self.to, self.timeline, self.why)
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Defect::Missing => f.write_str("not archived"),
+            Defect::Broken(why) => write!(f, "damaged: {why}"),
+            Defect::Torn(why) => write!(f, "the log does not go on here as it should: {why}"),
+            Defect::Unlinked { last, points_to } => {
+                write!(f, "the last record before is at {last}, but the first one after points to {points_to}")
+            }
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Continuity {
+    /// What cannot be replayed, in log order, the first [`MAX_HOLES`].
+    pub holes: Vec<Hole>,
+    /// How many holes there are.
+    pub holes_total: u64,
+    /// Segments seen.
+    pub segments: u64,
+    /// Records that start and end in them.
+    pub records: u64,
+    /// Bytes of their objects, as far as known.
+    pub stored: u64,
+    /// Segments of a release whose records cannot be checked.
+    pub opaque: u64,
+    /// Where the log that is there ends: the end of the last segment, or of what means anything in it.
+    pub end: Option<Lsn>,
+}
+
+impl Continuity {
+    /// Whether everything can be replayed.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.holes_total == 0
+    }
+}
+
+/// What the check knows so far.
+struct Check {
+    found: Continuity,
+    /// Everything before is accounted for.
+    reached: Lsn,
+    /// The segment before, if its log is whole to its end.
+    before: Option<Digest>,
+}
+
+impl Along<'_> {
+    /// Checks the log in `from..to`. It is read from the summaries alone.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn continuity(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+        self.check(from, to, u64::MAX)
+    }
+
+    /// As [`Along::continuity`], but no further than the first hole.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn first_hole(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+        self.check(from, to, 1)
+    }
+
+    fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
+        let mut check = Check { found: Continuity::default(), reached: from, before: None };
+        let mut failed = None;
+        self.stride(from, to, |step| check.see(&step, (to, enough), &mut failed))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if check.reached < to && check.found.holes_total < enough {
+            check.hole(self.timeline_at(check.reached), check.reached, to, Defect::Missing);
+        }
+        Ok(check.found)
+    }
+
+    /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
+    pub(super) fn sum(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo) -> Result<Option<Sum>, Error> {
+        let begin = from.start(self.segment_size());
+        let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+        let (mut latest, mut failed) = (None, None);
+        let _seen = self.stride_in(timeline, from, to, &mut |step| {
+            latest = latest.max(match &step {
+                Step::Segment(stretch) => stretch.summary.latest,
+                Step::Block(block) => block.latest,
+            });
+            check.see(&step, (Lsn::MAX, 1), &mut failed)
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let Continuity { segments, records, stored, opaque, .. } = check.found;
+        let all_there = to.get().checked_sub(from.get()) == Some(segments) && segments > 0;
+        if !all_there || !check.found.is_whole() || opaque > 0 {
+            return Ok(None);
+        }
+        let last = to.previous().unwrap_or(from);
+        let ends = self.segment_on(timeline, from)?.zip(self.segment_on(timeline, last)?);
+        Ok(ends.map(|ends| Sum { segments, full: Full { whole: true, records, stored }, latest, ends }))
+    }
+}
+
+/// What neighbouring segments are together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Sum {
+    /// How many they are.
+    pub(super) segments: u64,
+    pub(super) full: Full,
+    /// The largest time of an ending in them, or later.
+    pub(super) latest: Option<PgTime>,
+    /// The first and the last of them.
+    pub(super) ends: (Stretch, Stretch),
+}
+
+/// What all segments of a block are together.
+pub(super) fn full(segments: Vec<(Place, Summary)>) -> Full {
+    let begin = segments.first().map_or(Lsn::INVALID, |(_, summary)| summary.digest.start());
+    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    for (place, summary) in segments {
+        let (from, to) = (summary.digest.start(), summary.digest.end());
+        check.take(&Stretch { place, from, to, summary }, Lsn::MAX);
+    }
+    let Continuity { records, stored, opaque, .. } = check.found;
+    Full { whole: check.found.is_whole() && opaque == 0, records, stored }
+}
+
+/// Whether the log of neighbouring blocks, of each of which the first and the last segment are given, hangs together.
+pub(super) fn hangs_together(blocks: Vec<(Full, Ends)>) -> Result<bool, Error> {
+    let begin = blocks.first().map_or(Lsn::INVALID, |(_, (first, _))| first.1.digest.start());
+    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    for (full, (first, last)) in blocks {
+        let of = |(place, summary): &(Place, Summary)| {
+            let (from, to) = (summary.digest.start(), summary.digest.end());
+            Stretch { place: *place, from, to, summary: summary.clone() }
+        };
+        let ends = &|| Ok(Some((of(&first), of(&last))));
+        let block = WholeBlock { segments: 0, full, latest: None, ends };
+        if check.take_block(&block, Lsn::MAX)? == Onward::Into {
+            return Ok(false);
+        }
+    }
+    Ok(check.found.is_whole())
+}
+
+/// The first and the last segment of a block.
+pub(super) type Ends = ((Place, Summary), (Place, Summary));
+
+impl Check {
+    /// Takes a step of a walk towards `to`, until there are enough holes.
+    fn see(
+        &mut self,
+        step: &Step<'_>,
+        (to, enough): (Lsn, u64),
+        failed: &mut Option<Error>,
+    ) -> ControlFlow<(), Onward> {
+        let onward = match step {
+            Step::Segment(stretch) => {
+                self.take(stretch, to);
+                Onward::Next
+            }
+            Step::Block(block) => match self.take_block(block, to) {
+                Ok(onward) => onward,
+                Err(error) => {
+                    *failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            },
+        };
+        if self.found.holes_total < enough { ControlFlow::Continue(onward) } else { ControlFlow::Break(()) }
+    }
+
+    /// Takes a block in by its ends, where all between is known to be whole.
+    fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<Onward, Error> {
+        let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(Onward::Into) };
+        let (records, stored) = (self.found.records, self.found.stored);
+        self.take(&first, to);
+        self.found.segments = self.found.segments.saturating_add(block.segments.saturating_sub(1));
+        self.found.records = records.saturating_add(block.full.records);
+        self.found.stored = stored.saturating_add(block.full.stored);
+        self.reached = last.to;
+        let digest = last.summary.digest;
+        self.found.end = Some(if digest.switched { last.to } else { last.to.min(digest.valid_until) });
+        self.before = Some(digest);
+        Ok(Onward::Next)
+    }
+
+    fn hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: Defect) {
+        self.found.holes_total = self.found.holes_total.saturating_add(1);
+        if self.found.holes.len() < MAX_HOLES {
+            self.found.holes.push(Hole { timeline, from, to, why });
+        }
+        self.before = None;
+    }
+
+    fn take(&mut self, stretch: &Stretch, to: Lsn) {
+        let (timeline, digest) = (stretch.place.timeline, &stretch.summary.digest);
+        self.found.segments = self.found.segments.saturating_add(1);
+        self.found.records = self.found.records.saturating_add(digest.records);
+        self.found.stored = self.found.stored.saturating_add(stretch.summary.stored);
+        if stretch.from > self.reached {
+            self.hole(timeline, self.reached, stretch.from, Defect::Missing);
+        }
+        match &digest.state {
+            State::Checked => self.take_checked(stretch, to),
+            State::Opaque => {
+                self.found.opaque = self.found.opaque.saturating_add(1);
+                self.before = None;
+            }
+            State::Broken { at, why } if *at < stretch.to => {
+                self.hole(timeline, *at, stretch.to, Defect::Broken(why.clone()));
+            }
+            State::Broken { .. } => self.take_checked(stretch, to),
+        }
+        self.reached = stretch.to;
+        self.found.end = Some(if digest.switched { stretch.to } else { stretch.to.min(digest.valid_until) });
+    }
+
+    fn take_checked(&mut self, stretch: &Stretch, to: Lsn) {
+        let (timeline, summary) = (stretch.place.timeline, &stretch.summary);
+        let digest = &summary.digest;
+        let border = self.before.as_ref().and_then(|before| follows(before, digest).err());
+        let torn = match (&summary.joint, border) {
+            (_, Some(JoinError::Chain { expected, found, .. })) => {
+                Some(Defect::Unlinked { last: expected, points_to: found })
+            }
+            (_, Some(error)) => Some(Defect::Torn(error.to_string())),
+            (Joint::Torn(why), None) => Some(Defect::Torn(why.clone())),
+            (Joint::None | Joint::Open | Joint::Through | Joint::Whole { .. }, None) => None,
+        };
+        if let Some(why) = torn {
+            let last = self.before.as_ref().and_then(|before| before.tail.as_ref()).map(|tail| tail.start);
+            let first = digest.first_record.unwrap_or(stretch.to).min(stretch.to);
+            self.hole(timeline, last.unwrap_or(stretch.from), first, why);
+        }
+        let end = stretch.to.min(to);
+        if !digest.switched && digest.valid_until < end {
+            self.hole(timeline, digest.valid_until, end, Defect::Missing);
+        } else {
+            self.before = Some(digest.clone());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What can go wrong with the index, and what its user should do then.
+
+use std::path::PathBuf;
+
+use super::keys::BadClusterName;
+use crate::base::retry::Class;
+use crate::postgres::format::segment::SegmentSize;
+
+/// An index that cannot be opened, read or written. Nothing is ever lost with it: it can always be rebuilt from the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no index yet.
+    #[error("no index in {}; `walkeep index rebuild` makes one from the repository", .0.display())]
+    Absent(PathBuf),
+    /// Another process writes it.
+    #[error("the index in {} is being written by another walkeep process; the service keeps it up to date", .0.display())]
+    Locked(PathBuf),
+    /// RocksDB finds it damaged, or a value makes no sense.
+    #[error("the index in {} is damaged ({what}); `walkeep index rebuild` makes it anew from the repository", .dir.display())]
+    Damaged {
+        /// The index's directory.
+        dir: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// It belongs to another repository.
+    #[error(
+        "the index in {} belongs to repository {found}, not to {expected}; give each repository a state-dir of its own, or run \
+         `walkeep index rebuild` to replace it", .dir.display()
+    )]
+    Foreign {
+        /// The index's directory.
+        dir: PathBuf,
+        /// The repository it was made for.
+        found: String,
+        /// The repository at hand.
+        expected: String,
+    },
+    /// Another version of walkeep wrote it.
+    #[error(
+        "the index in {} has format {found}, this walkeep reads format {expected}; `walkeep index rebuild` makes it anew", .dir.display()
+    )]
+    Format {
+        /// The index's directory.
+        dir: PathBuf,
+        /// The format it says it has.
+        found: u32,
+        /// The format this program reads.
+        expected: u32,
+    },
+    /// A value read back makes no sense.
+    #[error("the index holds a {0} that cannot be read; `walkeep index rebuild` makes it anew from the repository")]
+    Value(&'static str),
+    /// A segment of another size than the cluster's.
+    #[error("cluster {cluster} has segments of {} bytes, and this one has {}; it belongs to another cluster", .ours.get(), .theirs.get())]
+    SegmentSize {
+        /// The cluster.
+        cluster: String,
+        /// The size of those in the index.
+        ours: SegmentSize,
+        /// The size of the new one.
+        theirs: SegmentSize,
+    },
+    /// The cluster's name does not fit in a key.
+    #[error(transparent)]
+    Cluster(#[from] BadClusterName),
+    /// A directory or file beside the database.
+    #[error("{what} {}", .path.display())]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// RocksDB refuses for another reason: a full disk, a missing permission.
+    #[error("RocksDB on the index in {}", .dir.display())]
+    Database {
+        /// The index's directory.
+        dir: PathBuf,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+}
+
+impl Error {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Locked(_) | Error::File { .. } | Error::Database { .. } => Class::Transient,
+            Error::Absent(_)
+            | Error::Damaged { .. }
+            | Error::Foreign { .. }
+            | Error::Format { .. }
+            | Error::Value(_)
+            | Error::SegmentSize { .. }
+            | Error::Cluster(_) => Class::Permanent,
+        }
+    }
+
+    /// Whether throwing the index away and building it anew is the way out.
+    #[must_use]
+    pub fn calls_for_rebuild(&self) -> bool {
+        matches!(self, Error::Absent(_) | Error::Damaged { .. } | Error::Format { .. } | Error::Value(_))
+    }
+}

@@ -1,0 +1,246 @@
+//! A made-up archive for tests: timelines that fork, segments that are missing, times that go back and forth, ids that wrap; and the slow,
+//! obvious answers to what the index is asked.
+
+use proptest::prelude::{Strategy, any, prop_oneof};
+
+use super::key_value_store::Memory;
+use super::keys::{Cluster, Place};
+use super::segment_update::{Entry, Ingest};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
+use crate::postgres::wal::digest::{Digest, State};
+use crate::postgres::wal::event::{Ending, EndingKind, Event, EventKind, Xid};
+
+/// The cluster's name.
+pub(crate) const NAME: &str = "main";
+/// The first segment.
+pub(crate) const FIRST: u64 = 3;
+
+/// Digests along a chain of timelines 1, 2, 3 …, and the path to the last.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) digests: Vec<Digest>,
+    pub(crate) path: TimelinePath,
+    pub(crate) size: SegmentSize,
+}
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    /// For each timeline how many segments it goes on for, and where in its last one it is left (in eighths).
+    lives: Vec<(u64, u64)>,
+    /// For each ending: distance to the one before (in sixteenths of a segment), step of its xid, step of its time, kind.
+    steps: Vec<(u64, i32, i64, u8)>,
+    /// Which segments were never archived.
+    missing: Vec<bool>,
+    /// Whether the parent's copy of a segment in which a timeline forks was archived.
+    parents_copy: bool,
+    xid: u32,
+}
+
+pub(crate) fn recipe() -> impl Strategy<Value = Recipe> {
+    use proptest::collection::vec;
+    let step = (
+        0..40_u64,
+        -3..6_i32,
+        prop_oneof![2 => -50..200_i64, 3 => Just0, 1 => prop_oneof![Just(-1_i64), Just(1_i64)]],
+        0..4_u8,
+    );
+    (
+        vec((0..7_u64, 0..8_u64), 1..4),
+        vec(step, 0..60),
+        vec(prop_oneof![4 => Just(false), 1 => Just(true)], 40),
+        any::<bool>(),
+        xid(),
+    )
+        .prop_map(|(lives, steps, missing, parents_copy, xid)| Recipe { lives, steps, missing, parents_copy, xid })
+}
+
+use proptest::strategy::Just;
+#[expect(non_upper_case_globals, reason = "reads as a strategy")]
+const Just0: Just<i64> = Just(0);
+
+fn xid() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(700), Just(u32::MAX - 20), any::<u32>()]
+}
+
+impl Recipe {
+    pub(crate) fn world(&self) -> World {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut endings = self.endings(size);
+        let mut world = World { digests: Vec::new(), path: TimelinePath::first(), size };
+        let mut history = Vec::new();
+        let (mut first, mut begin) = (FIRST, Lsn::INVALID);
+        let mut missing = self.missing.iter().copied().cycle();
+        for (index, (segments, eighths)) in self.lives.iter().enumerate() {
+            let timeline = TimelineId::new(u32::try_from(index).unwrap() + 1).unwrap();
+            let last = first + segments;
+            let end = Lsn::new(last * size.get() + eighths * size.get() / 8);
+            let open = index + 1 == self.lives.len();
+            if open {
+                endings.retain(|ending| ending.end_lsn <= SegmentNo::new(last).end(size));
+            }
+            for number in first..=last {
+                let within =
+                    |ending: &&Ending| size.segment_of(ending.lsn).get() == number && (open || ending.end_lsn <= end);
+                let own: Vec<Ending> = endings.iter().filter(within).copied().collect();
+                let archived = open || number != last || self.parents_copy;
+                if archived && !missing.next().unwrap_or(false) {
+                    world.digests.push(digest(timeline, SegmentNo::new(number), size, own));
+                }
+            }
+            if !open {
+                // What the parent wrote after the fork is another story: the child's endings lie beyond it.
+                endings.retain(|ending| ending.end_lsn <= end || ending.lsn >= end);
+                history.push(HistoryEntry { timeline, end: end.max(begin), reason: String::new() });
+                (first, begin) = (last, end);
+            } else {
+                world.path = History { timeline, entries: history.clone() }.path();
+            }
+        }
+        world
+    }
+
+    fn endings(&self, size: SegmentSize) -> Vec<Ending> {
+        let mut lsn = SegmentNo::new(FIRST).start(size);
+        let (mut xid, mut micros) = (self.xid, 0_i64);
+        let mut endings = Vec::new();
+        for (distance, xid_step, time_step, kind) in &self.steps {
+            lsn = lsn.checked_add(distance * size.get() / 16 + 40).unwrap();
+            xid = xid.wrapping_add_signed(*xid_step).max(3);
+            micros += time_step;
+            let end_lsn = lsn.checked_add(40).unwrap();
+            if size.segment_of(lsn) != size.segment_of(Lsn::new(end_lsn.get() - 1)) {
+                continue;
+            }
+            let kind = match kind {
+                0 => EndingKind::Commit,
+                1 => EndingKind::Abort,
+                2 => EndingKind::CommitPrepared,
+                _ => EndingKind::AbortPrepared,
+            };
+            endings.push(Ending { lsn, end_lsn, xid: Xid::new(xid), time: PgTime::from_pg_micros(micros), kind });
+        }
+        endings
+    }
+}
+
+/// A digest with these endings; every third one is a restore point, too, so that there are events.
+pub(crate) fn digest(timeline: TimelineId, segment: SegmentNo, size: SegmentSize, endings: Vec<Ending>) -> Digest {
+    let point = |ending: &Ending| Event {
+        lsn: ending.end_lsn,
+        end_lsn: ending.end_lsn.saturating_add(96),
+        xid: Xid::NONE,
+        kind: EventKind::RestorePoint { name: format!("point {}", ending.xid.get() % 5), time: ending.time },
+    };
+    let events = endings
+        .iter()
+        .filter(|ending| ending.xid.get() % 3 == 0)
+        .map(point)
+        .filter(|e| size.segment_of(e.lsn) == segment);
+    Digest {
+        timeline,
+        segment,
+        segment_size: size,
+        page_magic: 0xD110,
+        system_id: SystemId::new(7),
+        state: State::Checked,
+        first_record: Some(segment.start(size).saturating_add(40)),
+        last_record: Some(Lsn::new(segment.end(size).get() - 64)),
+        first_prev: Some(Lsn::new(segment.start(size).get() - 64)),
+        valid_until: segment.end(size),
+        switched: false,
+        overwrites: false,
+        records: endings.len() as u64,
+        earliest: endings.iter().map(|ending| ending.time).min(),
+        latest: endings.iter().map(|ending| ending.time).max(),
+        events: events.collect(),
+        endings,
+        changes: Vec::new(),
+        omitted_events: 0,
+        head: None,
+        tail: None,
+        content: [0; 32],
+    }
+}
+
+impl World {
+    /// The index of it, in memory, the segments taken in the order given by `shuffle`.
+    pub(crate) fn index(&self, shuffle: u64) -> Memory {
+        let mut order: Vec<usize> = (0..self.digests.len()).collect();
+        order.sort_by_key(|number| (*number as u64 + 1).wrapping_mul(shuffle | 1).rotate_left(17));
+        let cluster = Cluster::new(NAME).unwrap();
+        let mut memory = Memory::default();
+        for number in order {
+            let mut ingest = Ingest::new(&memory, &cluster).unwrap();
+            ingest.add(Entry { digest: &self.digests[number], stored: 10 }).unwrap();
+            let batch = ingest.finish();
+            memory.apply(&batch);
+        }
+        memory
+    }
+
+    pub(crate) fn digest(&self, place: Place) -> Option<&Digest> {
+        self.digests.iter().find(|digest| digest.timeline == place.timeline && digest.segment == place.segment)
+    }
+
+    /// Takes the way to one of the timelines instead, knowing which others left it.
+    pub(crate) fn take_way_to(&mut self, pick: usize) {
+        let spans = self.path.spans().to_vec();
+        let entries: Vec<HistoryEntry> = spans
+            .iter()
+            .filter_map(|span| Some(HistoryEntry { timeline: span.timeline, end: span.end?, reason: String::new() }))
+            .collect();
+        let history = |at: usize| History { timeline: spans[at].timeline, entries: entries[..at].to_vec() };
+        let all: Vec<History> = (1..spans.len()).map(history).collect();
+        self.path = history(pick % spans.len()).path().left_by(&all);
+    }
+
+    /// Every segment of the path, each from the newest timeline that has it: where it is, and where the path leaves it.
+    pub(crate) fn segments(&self) -> Vec<(Place, Lsn)> {
+        let mut found = Vec::new();
+        for number in 0..200 {
+            let segment = SegmentNo::new(number);
+            for span in self.path.spans().iter().rev() {
+                let (begins, end) = (self.size.segment_of(span.begin), span.end.unwrap_or(Lsn::MAX));
+                let place = Place { timeline: span.timeline, segment };
+                if begins <= segment && end > segment.start(self.size) && self.digest(place).is_some() {
+                    found.push((place, segment.end(self.size).min(end)));
+                    break;
+                }
+            }
+        }
+        if let Some((place, end)) = self.tail() {
+            // Looked for on its own timeline first, whose segment this is in all but the name.
+            found.retain(|(other, _)| other.segment != place.segment);
+            found.push((place, end));
+        }
+        found
+    }
+
+    /// Where the path's last timeline goes on after its own last segment: in the first segment of one that left it.
+    fn tail(&self) -> Option<(Place, Lsn)> {
+        let span = self.path.spans().last()?;
+        let own = self.digests.iter().filter(|digest| digest.timeline == span.timeline).map(|digest| digest.segment);
+        let segment = own.max().map_or(self.size.segment_of(span.begin), SegmentNo::next);
+        let copies = self.path.departures().iter().filter(|left| {
+            self.size.offset_of(left.at) > 0
+                && self.size.segment_of(left.at) == segment
+                && self.size.segment_of(left.begin) == segment
+                && self.digest(Place { timeline: left.by, segment }).is_some()
+        });
+        let left = copies.min_by_key(|left| (std::cmp::Reverse(left.at), left.by))?;
+        Some((Place { timeline: left.by, segment }, left.at))
+    }
+
+    /// Every ending of the path in log order.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        let of = |(place, to): (Place, Lsn)| {
+            let endings = self.digest(place).map(|digest| digest.endings.clone()).unwrap_or_default();
+            endings.into_iter().filter(move |ending| ending.end_lsn <= to)
+        };
+        self.segments().into_iter().flat_map(of).collect()
+    }
+}

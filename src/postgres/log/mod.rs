@@ -1,0 +1,400 @@
+//! What happened: the events of the log in order, each with its time, whom it befell, and the target that restores to just before it.
+//!
+//! Everything comes from the index and the digests; the server is not asked. A record says who did it by number: a transaction, a database, a
+//! file. [`relation_names`] knows what these were called at that moment, and [`describe`] makes of a record what people call it: a DROP, a TRUNCATE.
+//! [`instance`] is the same for Redis.
+
+mod transactions;
+pub mod relation_names;
+pub mod describe;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::base::retry::Class;
+use crate::postgres::archive::lookup::{Lookup, LookupError};
+use crate::postgres::archive::manifest::Summary;
+use crate::postgres::archive::name_list::NameList;
+use crate::postgres::archive::reindex::Shelf;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{self, Archive, unfinished};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
+use crate::postgres::index::{self, Entry, Index};
+use crate::postgres::wal::event::Xid;
+use crate::vault;
+use crate::vault::seal::Kind as ObjectKind;
+
+use describe::Teller;
+
+/// Rows of a table that a transaction must change to be told, unless asked otherwise.
+pub const MANY_ROWS: u64 = 1000;
+
+/// Events read from the index at a time.
+const PAGE: usize = 2048;
+
+/// Commit times are in no order. An event so much earlier than what stands before it in the log is not looked for.
+const DISORDER_MICROS: i64 = 3_600_000_000;
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A table was dropped, or a materialised view, or a sequence of its own.
+    Drop,
+    /// A table was emptied.
+    Truncate,
+    /// A table was written anew: VACUUM FULL, CLUSTER, or an ALTER TABLE that rewrites.
+    Rewrite,
+    /// A table lost its file, and nothing tells whether it was dropped or emptied (13 and 14).
+    DropOrTruncate,
+    /// A table lost its file and lives on: emptied, or written anew.
+    TruncateOrRewrite,
+    /// A database was dropped.
+    DropDatabase,
+    /// A database was created.
+    CreateDatabase,
+    /// A transaction deleted many rows of a table.
+    Delete,
+    /// A transaction updated many rows of a table.
+    Update,
+    /// A transaction changed very many rows, new ones included.
+    LargeTransaction,
+    /// `pg_create_restore_point()`.
+    RestorePoint,
+    /// A checkpoint. Only told when asked for.
+    Checkpoint,
+    /// A server was promoted: a new timeline begins.
+    Promotion,
+    /// Settings that WAL carries changed.
+    Parameters,
+    /// The server was stopped, or had come up again after a crash.
+    Restart,
+    /// A crash cut a record.
+    Crash,
+    /// A base backup ended. Only told when asked for.
+    Backup,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 17] = [
+        Kind::Drop,
+        Kind::Truncate,
+        Kind::Rewrite,
+        Kind::DropOrTruncate,
+        Kind::TruncateOrRewrite,
+        Kind::DropDatabase,
+        Kind::CreateDatabase,
+        Kind::Delete,
+        Kind::Update,
+        Kind::LargeTransaction,
+        Kind::RestorePoint,
+        Kind::Checkpoint,
+        Kind::Promotion,
+        Kind::Parameters,
+        Kind::Restart,
+        Kind::Crash,
+        Kind::Backup,
+    ];
+
+    /// How it is written, on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Drop => "drop",
+            Kind::Truncate => "truncate",
+            Kind::Rewrite => "rewrite",
+            Kind::DropOrTruncate => "drop-or-truncate",
+            Kind::TruncateOrRewrite => "truncate-or-rewrite",
+            Kind::DropDatabase => "drop-database",
+            Kind::CreateDatabase => "create-database",
+            Kind::Delete => "delete",
+            Kind::Update => "update",
+            Kind::LargeTransaction => "large-transaction",
+            Kind::RestorePoint => "restore-point",
+            Kind::Checkpoint => "checkpoint",
+            Kind::Promotion => "promotion",
+            Kind::Parameters => "parameters",
+            Kind::Restart => "restart",
+            Kind::Crash => "crash",
+            Kind::Backup => "backup",
+        }
+    }
+
+    /// Whether it is told without being asked for.
+    #[must_use]
+    pub const fn is_usual(self) -> bool {
+        !matches!(self, Kind::Checkpoint | Kind::Backup)
+    }
+
+    /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for drops.
+    #[must_use]
+    pub fn answers(self, wanted: Kind) -> bool {
+        self == wanted
+            || matches!(
+                (self, wanted),
+                (Kind::DropOrTruncate, Kind::Drop | Kind::Truncate | Kind::Rewrite)
+                    | (Kind::TruncateOrRewrite, Kind::Truncate | Kind::Rewrite)
+            )
+    }
+}
+
+/// Something that happened. Its JSON form is a line of `log --json`.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Happening {
+    /// When, by the server's clock: when its transaction committed. For what carries no time, that of what stands before it in the log.
+    pub time: Option<PgTime>,
+    /// Where it took effect: the record that a restore must not replay.
+    pub lsn: Lsn,
+    /// The timeline of that position.
+    pub timeline: TimelineId,
+    /// The transaction that did it.
+    pub xid: Option<Xid>,
+    /// What it was.
+    pub kind: Kind,
+    /// The database, by name or else by OID.
+    pub database: Option<String>,
+    /// The table with its schema, or else its OID or file number.
+    pub relation: Option<String>,
+    /// Rows that were changed, where that is what happened.
+    pub rows: Option<u64>,
+    /// What else there is to say.
+    pub detail: Option<String>,
+    /// The options that restore to just before it; none where there is nothing to undo.
+    pub target: Option<String>,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Only what happened then or later.
+    pub since: Option<PgTime>,
+    /// Only what happened then or earlier.
+    pub until: Option<PgTime>,
+    /// Only these kinds; the usual ones if empty.
+    pub kinds: Vec<Kind>,
+    /// Only what befell this table: `schema.table`, `table`, or an OID.
+    pub relation: Option<String>,
+    /// Rows of a table that a transaction must change to be told.
+    pub rows: u64,
+    /// The timeline to look back from; the newest if none is given.
+    pub timeline: Option<TimelineId>,
+}
+
+impl Question {
+    /// Whether this is among what was asked for.
+    #[must_use]
+    pub fn wants(&self, happening: &Happening) -> bool {
+        let after = self.since.is_none_or(|since| happening.time.is_none_or(|time| at_latest(time) >= since));
+        let before = self.until.is_none_or(|until| happening.time.is_none_or(|time| time <= until));
+        let kind = match self.kinds.as_slice() {
+            [] => happening.kind.is_usual(),
+            kinds => kinds.iter().any(|wanted| happening.kind.answers(*wanted)),
+        };
+        let relation = self.relation.as_ref().is_none_or(|wanted| {
+            happening.relation.as_ref().is_some_and(|name| name == wanted || without_schema(name) == wanted)
+        });
+        after && before && kind && relation
+    }
+}
+
+/// Checkpoints carry whole seconds: what they say was then may have been up to a second later.
+fn at_latest(time: PgTime) -> PgTime {
+    let micros = time.pg_micros();
+    if micros % 1_000_000 == 0 { PgTime::from_pg_micros(micros.saturating_add(999_999)) } else { time }
+}
+
+/// The name behind the schema. A quoted name may hold dots.
+fn without_schema(name: &str) -> &str {
+    let schema_end = match name.strip_prefix('"') {
+        Some(quoted) => quoted.find("\".").map(|at| at.saturating_add(2)),
+        None => name.find('.'),
+    };
+    schema_end.and_then(|at| name.get(at.saturating_add(1)..)).unwrap_or(name)
+}
+
+/// Why there is nothing to tell.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing of the cluster is archived.
+    #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
+    Nothing {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A timeline that was named has no history in the archive.
+    #[error("the history of timeline {timeline} is not archived; walkeep list shows which timelines there are")]
+    UnknownTimeline {
+        /// Which.
+        timeline: TimelineId,
+    },
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    /// The repositories.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A worker thread panicked, or the program is ending.
+    #[error("the work was interrupted")]
+    Stopped,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Index(error) => error.class(),
+            Error::Archive(error) => error.class(),
+            Error::Nothing { .. } | Error::UnknownTimeline { .. } | Error::Stopped => Class::Permanent,
+        }
+    }
+}
+
+impl From<LookupError<archive::Error>> for Error {
+    fn from(error: LookupError<archive::Error>) -> Error {
+        match error {
+            LookupError::Index(error) => Error::Index(error),
+            LookupError::Source(error) => Error::Archive(error),
+        }
+    }
+}
+
+/// Tells what happened in a cluster, in log order, as far as the archive and this machine's spool know. `tell` is called on a thread where it may
+/// block, and can end the story.
+///
+/// # Errors
+/// [`Error`].
+pub async fn explore(
+    archive: &Arc<Archive>,
+    index: &Arc<Index>,
+    spool: Option<Spool>,
+    question: Question,
+    tell: impl FnMut(Happening) -> ControlFlow<()> + Send + 'static,
+) -> Result<(), Error> {
+    let cluster = archive.cluster().to_string();
+    let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
+    let newest = archive.timelines().await?.into_iter().max().unwrap_or(TimelineId::FIRST);
+    let path = path(archive, question.timeline.unwrap_or(newest)).await?;
+    let lists = lists(archive, &path).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let shelf = Shelf::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
+    let (index, archive) = (Arc::clone(index), Arc::clone(archive));
+    let told = tokio::task::spawn_blocking(move || {
+        let growing = match spool {
+            Some(spool) => unfinished::beyond(&index.view(&cluster)?, &spool, identity.system_id),
+            None => Ok(Vec::new()),
+        };
+        let growing = growing.map_err(|error| vault::Error::Spool(Arc::new(error)))?;
+        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let view = index.view_with(&cluster, laid_over)?;
+        let lookup = Lookup::new(view, shelf.with(growing.clone()));
+        let names = |label: &str| Ok(runtime.block_on(archive.names(label))?);
+        Story { lookup: &lookup, path: &path, newest, question: &question, lists: &lists, names: &names }.run(tell)
+    });
+    told.await.map_err(|_gone| Error::Stopped)?
+}
+
+async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, Error> {
+    if timeline == TimelineId::FIRST {
+        return Ok(History::first().path());
+    }
+    archive.history(timeline).await?.map(|history| history.path()).ok_or(Error::UnknownTimeline { timeline })
+}
+
+/// Where backups began that have a list of names, on the path and in log order, and their labels.
+async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, Error> {
+    let mut found = Vec::new();
+    for object in archive.vault().list(&archive.layout().backups(), None).await?.objects {
+        let trailer = match archive.vault().get_trailer(ObjectKind::Manifest, &object.key).await {
+            Ok(trailer) => trailer,
+            Err(error) if error.is_integrity() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let summary = trailer.and_then(|trailer| Summary::from_bytes(trailer.metadata()).ok());
+        let on_path = summary.filter(|summary| path.contains(summary.timeline, summary.start_lsn));
+        found.extend(on_path.map(|summary| (summary.start_lsn, summary.label)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// One telling.
+struct Story<'a> {
+    lookup: &'a Lookup<'a, Shelf>,
+    path: &'a TimelinePath,
+    newest: TimelineId,
+    question: &'a Question,
+    lists: &'a [(Lsn, String)],
+    names: &'a dyn Fn(&str) -> Result<Option<NameList>, Error>,
+}
+
+impl Story<'_> {
+    fn run(&self, mut tell: impl FnMut(Happening) -> ControlFlow<()>) -> Result<(), Error> {
+        let (from, to) = self.stretch()?;
+        let mut teller = Teller::new(self.lookup, self.path, self.newest, self.question.rows);
+        // Names are those of the last list before, with what changed since; before the first list, those of that one.
+        let known = self.lists.partition_point(|(start, _)| *start <= from);
+        let mut lists = self.lists.get(known.saturating_sub(1)..).unwrap_or_default().iter().peekable();
+        let begin = lists.peek().map_or(from, |(start, _)| from.min(*start));
+        if let Some((_, label)) = lists.peek().filter(|(start, _)| *start > begin) {
+            self.read_names(&mut teller, label, false)?;
+        }
+        let mut begin = begin;
+        loop {
+            let events = self.lookup.events(self.path, &describe::KINDS, begin, to, PAGE)?;
+            for event in &events {
+                while let Some((_, label)) = lists.next_if(|(start, _)| *start <= event.lsn) {
+                    self.read_names(&mut teller, label, true)?;
+                }
+                if event.lsn < from {
+                    teller.note(event)?;
+                } else if self.all(teller.hear(event)?, &mut tell).is_break() {
+                    return Ok(());
+                }
+            }
+            match events.last() {
+                Some(last) if events.len() >= PAGE => begin = last.lsn.saturating_add(1),
+                Some(_) | None => break,
+            }
+        }
+        let _told = self.all(teller.end()?, &mut tell);
+        Ok(())
+    }
+
+    /// Tells those that were asked for.
+    fn all(&self, happenings: Vec<Happening>, tell: &mut impl FnMut(Happening) -> ControlFlow<()>) -> ControlFlow<()> {
+        happenings.into_iter().filter(|happening| self.question.wants(happening)).try_for_each(tell)
+    }
+
+    fn read_names(&self, teller: &mut Teller<'_>, label: &str, here: bool) -> Result<(), Error> {
+        if let Some(names) = (self.names)(label)? {
+            teller.read_names(&names, here);
+        }
+        Ok(())
+    }
+
+    /// The stretch of log in which what is asked for stands.
+    fn stretch(&self) -> Result<(Lsn, Lsn), Error> {
+        let from = match self.question.since {
+            Some(since) => self.lookup.begin_of(self.path, since)?,
+            None => Lsn::INVALID,
+        };
+        let to = match self.question.until {
+            Some(until) => {
+                let late = PgTime::from_pg_micros(until.pg_micros().saturating_add(DISORDER_MICROS));
+                self.lookup.ending_after(self.path, from, late)?.map_or(Lsn::MAX, |ending| ending.lsn)
+            }
+            None => Lsn::MAX,
+        };
+        Ok((from, to))
+    }
+}

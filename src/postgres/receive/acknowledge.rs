@@ -1,0 +1,216 @@
+//! What may be acknowledged: the end of the log that is durable without a gap.
+//!
+//! Pure: it is told what has happened to each segment, and says up to where everything is safe. Nothing is ever acknowledged that is only in
+//! memory, and what was acknowledged once stays so.
+
+use std::collections::VecDeque;
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentNo, SegmentSize};
+
+/// When WAL counts as safe, so that the server may forget it and a synchronous commit may return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Acknowledge {
+    /// Once it is synced on this machine, or in the repository: a commit waits for one fsync.
+    #[default]
+    Spool,
+    /// Once it is in the repository, whole or in pieces: a synchronous commit waits as long as copies are apart.
+    Repository,
+}
+
+/// What is known of a segment.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    number: SegmentNo,
+    spooled: Lsn,
+    /// In every repository, in pieces.
+    copied: Lsn,
+    archived: bool,
+}
+
+impl Known {
+    fn new(number: SegmentNo, size: SegmentSize) -> Known {
+        Known { number, spooled: number.start(size), copied: number.start(size), archived: false }
+    }
+}
+
+/// The segments from the first that isn't archived on.
+#[derive(Debug)]
+pub struct Ledger {
+    policy: Acknowledge,
+    size: SegmentSize,
+    stages: VecDeque<Known>,
+    /// Everything before this is durable.
+    safe: Lsn,
+}
+
+impl Ledger {
+    /// A ledger of a stream that begins with the segment `first`; everything before it is durable, or none of our business.
+    #[must_use]
+    pub fn new(policy: Acknowledge, size: SegmentSize, first: SegmentNo) -> Ledger {
+        let stage = Known::new(first, size);
+        Ledger { policy, size, stages: VecDeque::from([stage]), safe: first.start(size) }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> Acknowledge {
+        self.policy
+    }
+
+    /// Everything of segment `number` before `until` is synced in the spool.
+    pub fn spooled(&mut self, number: SegmentNo, until: Lsn) {
+        if let Some(stage) = self.stage(number) {
+            stage.spooled = stage.spooled.max(until);
+        }
+        self.advance();
+    }
+
+    /// Everything of segment `number` before `until` is in the repository.
+    pub fn copied(&mut self, number: SegmentNo, until: Lsn) {
+        if let Some(stage) = self.stage(number) {
+            stage.copied = stage.copied.max(until);
+        }
+        self.advance();
+    }
+
+    /// Segment `number` is in the repository.
+    pub fn archived(&mut self, number: SegmentNo) {
+        if let Some(stage) = self.stage(number) {
+            stage.archived = true;
+        }
+        self.advance();
+    }
+
+    /// Everything before `lsn` is durable for another reason: it was acknowledged on an earlier timeline, and is kept.
+    pub fn raise(&mut self, lsn: Lsn) {
+        self.safe = self.safe.max(lsn);
+    }
+
+    /// Everything before this may be acknowledged.
+    #[must_use]
+    pub const fn safe(&self) -> Lsn {
+        self.safe
+    }
+
+    /// How far segment `number` is spooled; its start if not at all.
+    #[must_use]
+    pub fn spooled_until(&self, number: SegmentNo) -> Lsn {
+        let known = self.stages.iter().find(|stage| stage.number == number);
+        known.map_or(number.start(self.size), |stage| stage.spooled)
+    }
+
+    /// Whether segment `number` is in the repository, or was never to come through here.
+    #[must_use]
+    pub fn is_archived(&self, number: SegmentNo) -> bool {
+        match self.stages.front() {
+            Some(first) if number < first.number => true,
+            _ => self.stages.iter().any(|stage| stage.number == number && stage.archived),
+        }
+    }
+
+    /// The stage of `number`, which is noted if it is new. `None` for one that is done with.
+    fn stage(&mut self, number: SegmentNo) -> Option<&mut Known> {
+        let first = self.stages.front()?.number;
+        let mut next = self.stages.back()?.number.next();
+        while next <= number {
+            self.stages.push_back(Known::new(next, self.size));
+            next = next.next();
+        }
+        let index = usize::try_from(number.get().checked_sub(first.get())?).ok()?;
+        self.stages.get_mut(index)
+    }
+
+    fn advance(&mut self) {
+        while self.stages.front().is_some_and(|first| first.archived) {
+            if let Some(done) = self.stages.pop_front() {
+                self.safe = self.safe.max(done.number.end(self.size));
+                if self.stages.is_empty() {
+                    self.stages.push_back(Known::new(done.number.next(), self.size));
+                }
+            }
+        }
+        for stage in &self.stages {
+            let end = stage.number.end(self.size);
+            let durable = match self.policy {
+                Acknowledge::Spool => stage.spooled,
+                Acknowledge::Repository => stage.copied,
+            };
+            if stage.archived || durable >= end {
+                self.safe = self.safe.max(end);
+            } else {
+                self.safe = self.safe.max(durable);
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers here are small")]
+mod tests {
+    use super::{Acknowledge, Ledger};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::{SegmentNo, SegmentSize};
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn ledger(policy: Acknowledge) -> Ledger {
+        Ledger::new(policy, SegmentSize::new(MIB).unwrap(), SegmentNo::new(10))
+    }
+
+    fn at(segment: u64, offset: u64) -> Lsn {
+        Lsn::new(segment * MIB + offset)
+    }
+
+    #[test]
+    fn a_gap_is_never_acknowledged() {
+        let mut ledger = ledger(Acknowledge::Spool);
+        ledger.archived(SegmentNo::new(11));
+        assert_eq!(ledger.safe(), at(10, 0));
+        ledger.spooled(SegmentNo::new(12), at(12, 7));
+        assert_eq!(ledger.safe(), at(10, 0));
+        ledger.spooled(SegmentNo::new(10), at(10, 500));
+        assert_eq!(ledger.safe(), at(10, 500));
+        ledger.archived(SegmentNo::new(10));
+        assert_eq!(ledger.safe(), at(12, 7));
+        assert!(ledger.is_archived(SegmentNo::new(3)) && !ledger.is_archived(SegmentNo::new(12)));
+    }
+
+    #[test]
+    fn the_repository_alone_counts_when_told_so() {
+        let mut ledger = ledger(Acknowledge::Repository);
+        ledger.spooled(SegmentNo::new(10), at(11, 0));
+        assert_eq!(ledger.safe(), at(10, 0));
+        ledger.copied(SegmentNo::new(10), at(10, 500));
+        assert_eq!(ledger.safe(), at(10, 500));
+        ledger.copied(SegmentNo::new(11), at(11, 8));
+        assert_eq!(ledger.safe(), at(10, 500));
+        ledger.archived(SegmentNo::new(10));
+        assert_eq!(ledger.safe(), at(11, 8));
+        ledger.raise(at(10, 3));
+        assert_eq!(ledger.safe(), at(11, 8), "what was acknowledged is not taken back");
+    }
+
+    proptest! {
+        /// The same answer as looking at every byte.
+        #[test]
+        fn as_a_naive_model_has_it(steps in proptest::collection::vec((0_u64..6, 0_u64..5, any::<bool>()), 0..40)) {
+            let mut ledger = ledger(Acknowledge::Spool);
+            let mut durable = [[false; 4]; 6];
+            for (segment, quarters, archive) in steps {
+                let number = SegmentNo::new(10 + segment);
+                if archive {
+                    ledger.archived(number);
+                    durable[segment as usize] = [true; 4];
+                } else {
+                    ledger.spooled(number, at(10 + segment, quarters * MIB / 4));
+                    durable[segment as usize][..quarters as usize].fill(true);
+                }
+                let safe = durable.iter().flatten().take_while(|quarter| **quarter).count() as u64;
+                prop_assert_eq!(ledger.safe(), at(10, safe * MIB / 4));
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Why receiving ends.
+
+use crate::base::retry::Class;
+use crate::postgres::archive;
+use crate::postgres::archive::ingest::IngestError;
+use crate::postgres::archive::spool::SpoolError;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentSize, SystemId};
+use crate::postgres::format::timeline::{HistoryError, TimelineId};
+use crate::postgres::wal::assemble::AssembleError;
+use crate::postgres::wire;
+use crate::vault;
+
+/// A failure of the receiver, or of one attempt at it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server or the way to it.
+    #[error(transparent)]
+    Replication(#[from] wire::Error),
+    /// The archive, when read.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The archive, when written.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// Another cluster answers.
+    #[error(
+        "the server at {host} is the cluster with system identifier {found}, and this archive belongs to {expected}; correct the connection, or give this \
+         cluster an archive of its own"
+    )]
+    WrongSystem {
+        /// Which server.
+        host: String,
+        /// Its identifier.
+        found: SystemId,
+        /// The archive's.
+        expected: SystemId,
+    },
+    /// The segment size has changed.
+    #[error("the server's WAL segments have {} bytes, and this archive's {}; after a change of the segment size begin a new archive", found.get(), expected.get())]
+    WrongSize {
+        /// The server's.
+        found: SegmentSize,
+        /// The archive's.
+        expected: SegmentSize,
+    },
+    /// The stream does not fit what came before.
+    #[error(
+        "the WAL of timeline {timeline} does not go on where it was: {source}; was the server, or this machine, set back to an older state?"
+    )]
+    Stream {
+        /// On which timeline.
+        timeline: TimelineId,
+        /// What is wrong.
+        source: AssembleError,
+    },
+    /// The server has less WAL than we do.
+    #[error(
+        "the server ends before {at} on timeline {timeline}, which was received from it earlier: it was set back to an older state, or another server \
+         answers"
+    )]
+    ServerBehind {
+        /// On which timeline.
+        timeline: TimelineId,
+        /// What is wanted.
+        at: Lsn,
+    },
+    /// The server's timelines make no sense.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A history that is not text.
+    #[error("the server's history of timeline {0} is not a history file")]
+    NotHistory(TimelineId),
+    /// A worker panicked.
+    #[error("a worker gave up; this is a bug in walkeep, and its message is in the log above")]
+    Lost,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
+}
+
+impl Error {
+    /// Whether connecting again may help.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Replication(error) => error.class(),
+            Error::Archive(error) => error.class(),
+            Error::Ingest(error) => error.class(),
+            // A standby that lags catches up; a primary that was set back does not, but nothing is lost by asking again.
+            Error::ServerBehind { .. } => Class::Transient,
+            // After a failed fsync nobody knows what is on the disk: this process must not go on with it.
+            Error::Spool(_)
+            | Error::WrongSystem { .. }
+            | Error::WrongSize { .. }
+            | Error::Stream { .. }
+            | Error::History(_)
+            | Error::NotHistory(_)
+            | Error::Lost => Class::Permanent,
+        }
+    }
+}

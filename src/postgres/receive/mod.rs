@@ -1,0 +1,582 @@
+//! The streaming receiver: WAL of one cluster from a server into the archive, without a gap, as long as it is let.
+//!
+//! ```text
+//! replication --piece--> intake --segment--> upload --> archive::ingest          whole segments, straight from memory
+//!                          |  |--tail--> archive::spool                            what is no whole segment yet
+//!                          |  \--piece--> archive::pieces                          the same, some seconds later
+//!                          \--> acknowledge --position--> replication             what is safe
+//! ```
+//!
+//! While the server is ahead, whole segments are made in memory, checked, sealed and put into the repository, several at once, and each is
+//! acknowledged when it and all before it are there. At the log's end the growing segment goes to the spool: whenever the socket has drained,
+//! everything that came is written and synced at once, and then acknowledged. So a synchronous commit waits for one fsync, and a backlog is
+//! written once, compressed, instead of twice.
+//!
+//! # The order of durable effects
+//!
+//! 1. The slot exists and holds WAL before anything is streamed.
+//! 2. A timeline's history is archived before any of its WAL is streamed.
+//! 3. Bytes are appended to the spool, then synced; then they may be acknowledged ([`acknowledge`]). With `acknowledge = "repository"` they may not;
+//!    there a piece is put into every repository ([`piece_uploads`]), and then what it holds may be.
+//! 4. A whole segment is put into every repository, under its name, all at once; then it may be acknowledged.
+//! 5. Only then is its spool file removed, and its pieces.
+//! 6. The part of a segment in which a timeline ended is archived as a file of its own before its spool file is removed, and before the
+//!    position falls back to the beginning of that segment on the next timeline.
+//! 7. A gap is recorded in the repository before anything after it is received.
+//!
+//! A crash after any of these steps leaves the steps before it done, and nothing of the later ones. What was acknowledged is in the spool or
+//! in the repository; what was not, the server still has, because the slot holds it. On the next start ([`resume`]) the repository is listed,
+//! spooled segments that are there already are removed, whole ones are put there, and the stream begins anew at the first byte of the segment
+//! under way; whatever of it was spooled is compared with what the server sends.
+//!
+//! # What it does not do
+//!
+//! It replays nothing, so it never reports anything as applied: with `synchronous_commit = remote_apply` a commit that waits for walkeep waits
+//! for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece is put, [`Settings::copy_every`] at the most and what
+//! the put takes; without pieces, until its segment is full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is
+//! filled by whoever observes the receiver ([`Observer`]); nothing here waits for it.
+//!
+//! Every ten seconds the server is asked for its clock ([`server_clock`]); how far that was from ours stands with each segment and piece, so that a
+//! restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as commits carry the time of its primary.
+//!
+//! Memory: `Settings::memory` bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
+//! segments, however large they are.
+
+mod intake;
+mod segment_uploads;
+pub mod acknowledge;
+mod resume;
+mod error;
+mod server_clock;
+mod piece_uploads;
+mod stream_session;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use acknowledge::Acknowledge;
+pub use error::Error;
+
+use crate::base::clock::{Clock, timeout};
+use crate::base::retry::{Backoff, Class, Policy};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::gap::Gap;
+use crate::postgres::archive::ingest::Ingested;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize};
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::wire::{self, Connection, Conninfo, NextTimeline, SlotName, Started};
+use intake::{Beginning, Intake, Scope};
+use piece_uploads::Copies;
+use resume::Known;
+use segment_uploads::Uploads;
+use stream_session::{Ended, Session};
+
+/// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
+const RECONNECT: Policy = Policy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
+
+/// How long a clean end may take: what is on its way to the repository, and the server's farewell.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What to receive, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the server is.
+    pub conninfo: Conninfo,
+    /// The slot that makes the server keep WAL for us; made if it isn't there. Without one the server may remove WAL that we don't have yet.
+    pub slot: Option<SlotName>,
+    /// Where the spool is.
+    pub state_dir: PathBuf,
+    /// When WAL counts as safe.
+    pub acknowledge: Acknowledge,
+    /// How often new WAL of the segment under way is copied into the repositories; `None` for not before it is whole.
+    pub copy_every: Option<Duration>,
+    /// End when everything before this position is archived.
+    pub end: Option<Lsn>,
+    /// Bytes of segments that may be in memory on their way to the repository.
+    pub memory: u64,
+    /// Bytes of whole segments that may be spooled while the repository can't be reached; after that the server has to keep them.
+    pub spool_limit: u64,
+}
+
+impl Settings {
+    /// 10 seconds: in a day some 8,600 small puts at the most, which object stores charge a few cents for.
+    pub const COPY_EVERY: Duration = Duration::from_secs(10);
+    /// 48 MiB: two segments of the usual size being sealed, and one being put.
+    pub const MEMORY: u64 = 48 << 20;
+    /// 16 GiB: hours of a busy server, and a size that a state directory may have.
+    pub const SPOOL_LIMIT: u64 = 16 << 30;
+
+    /// The usual settings for a server.
+    #[must_use]
+    pub fn new(conninfo: Conninfo, slot: Option<SlotName>, state_dir: PathBuf) -> Settings {
+        Settings {
+            conninfo,
+            slot,
+            state_dir,
+            acknowledge: Acknowledge::Spool,
+            copy_every: Some(Settings::COPY_EVERY),
+            end: None,
+            memory: Settings::MEMORY,
+            spool_limit: Settings::SPOOL_LIMIT,
+        }
+    }
+}
+
+/// What an observer hears of.
+#[derive(Debug)]
+pub enum Event {
+    /// A stream has begun.
+    Streaming {
+        /// Which server.
+        server: String,
+        /// On which timeline.
+        timeline: TimelineId,
+        /// From where.
+        from: Lsn,
+    },
+    /// A segment is in every repository.
+    Archived {
+        /// Which segment.
+        name: SegmentName,
+        /// What came of it; its digest is for the index.
+        ingested: Ingested,
+    },
+    /// The server was told that everything before this is safe.
+    Acknowledged {
+        /// The position.
+        until: Lsn,
+    },
+    /// The server goes on on another timeline.
+    Timeline {
+        /// The new one.
+        timeline: TimelineId,
+        /// Where it forked off.
+        from: Lsn,
+    },
+    /// The server was asked for its clock.
+    Clock {
+        /// What is known of it since the segment under way began, as it is noted with segments ([`crate::postgres::archive::clock_notes`]). For whoever else puts them.
+        note: Vec<u8>,
+    },
+    /// WAL is lost.
+    Gap(Gap),
+    /// The stream broke; it is begun again after a pause.
+    Disconnected {
+        /// Why.
+        error: Error,
+        /// How long is waited.
+        pause: Duration,
+    },
+}
+
+/// Who hears what happens, and logs what is worth it: the index, metrics, a progress bar. Called between two reads of the socket, so it must return at once.
+pub trait Observer: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: Event);
+}
+
+/// Nobody.
+impl Observer for () {
+    fn event(&self, _event: Event) {}
+}
+
+/// How receiving ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Everything before this is safe.
+    pub until: Lsn,
+    /// The timeline of that position.
+    pub timeline: TimelineId,
+    /// Whether [`Settings::end`] was reached.
+    pub reached: bool,
+}
+
+/// Receives until `settings.end` is archived, `shutdown` becomes true, or something happens that trying again can't mend. Not cancel safe:
+/// end it by `shutdown`.
+///
+/// # Errors
+/// [`Error`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
+pub async fn run(
+    archive: &Arc<Archive>,
+    settings: &Settings,
+    observer: &dyn Observer,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Finished, Error> {
+    let spool = {
+        let (state_dir, archive) = (settings.state_dir.clone(), Arc::clone(archive));
+        tokio::task::spawn_blocking(move || Spool::open(&state_dir, &archive)).await.map_err(|_panic| Error::Lost)??
+    };
+    let _alone = spool.lock()?;
+    let mut receiver = Receiver { archive, settings, observer, shutdown, spool, state: None };
+    let clock = Arc::clone(archive.vault().clock());
+    let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
+    let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
+    loop {
+        let before = receiver.safe();
+        match receiver.attempt(&*clock).await {
+            Ok(finished) => return Ok(finished),
+            Err(error) if error.class() == Class::Transient && !*receiver.shutdown.borrow() => {
+                if receiver.safe() > before {
+                    backoff.reset(clock.elapsed());
+                }
+                let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
+                tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the stream of WAL broke");
+                observer.event(Event::Disconnected { error, pause });
+                receiver.persist().await?;
+                receiver.pause(&*clock, pause).await?;
+            }
+            Err(error) => {
+                receiver.farewell(&*clock).await?;
+                return if *receiver.shutdown.borrow() { receiver.finished(false) } else { Err(error) };
+            }
+        }
+    }
+}
+
+/// What lives longer than a connection.
+struct State {
+    size: SegmentSize,
+    intake: Intake,
+    uploads: Uploads,
+    copies: Copies,
+}
+
+struct Receiver<'a> {
+    archive: &'a Arc<Archive>,
+    settings: &'a Settings,
+    observer: &'a dyn Observer,
+    shutdown: watch::Receiver<bool>,
+    spool: Spool,
+    state: Option<State>,
+}
+
+impl fmt::Debug for Receiver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("settings", self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Receiver<'_> {
+    fn safe(&self) -> Lsn {
+        self.state.as_ref().map_or(Lsn::INVALID, |state| state.intake.safe())
+    }
+
+    fn finished(&self, reached: bool) -> Result<Finished, Error> {
+        let timeline = self.state.as_ref().map_or(TimelineId::FIRST, |state| state.intake.timeline());
+        Ok(Finished { until: self.safe(), timeline, reached })
+    }
+
+    /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside what comes next.
+    async fn persist(&mut self) -> Result<(), Error> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        state.intake.commit_now(Scope::All, &mut state.uploads).await?;
+        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
+        state.intake.removed().await;
+        Ok(())
+    }
+
+    /// The same at the end, where nothing comes next: waits for the repositories, but not for ever.
+    async fn farewell(&mut self, clock: &dyn Clock) -> Result<(), Error> {
+        let end = clock.elapsed().saturating_add(FAREWELL);
+        self.persist().await?;
+        let Some(state) = &mut self.state else { return Ok(()) };
+        // What is being copied may have been begun before the last of it came.
+        let _patience_over = timeout(clock, FAREWELL, state.copies.settle()).await;
+        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
+        while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
+            let left = end.saturating_sub(clock.elapsed());
+            let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
+            let (name, ingested) = state.intake.uploaded(done)?;
+            state.copies.archived(name);
+            self.observer.event(Event::Archived { name, ingested });
+        }
+        let left = end.saturating_sub(clock.elapsed());
+        let _patience_over = timeout(clock, left, state.copies.settle()).await;
+        state.intake.removed().await;
+        Ok(())
+    }
+
+    /// Waits before the next attempt; segments go on being archived.
+    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), Error> {
+        let end = clock.elapsed().saturating_add(pause);
+        loop {
+            let left = end.saturating_sub(clock.elapsed());
+            if left.is_zero() || *self.shutdown.borrow() {
+                return Ok(());
+            }
+            let uploads = self.state.as_mut().map(|state| &mut state.uploads);
+            let uploaded = async {
+                match uploads {
+                    Some(uploads) => uploads.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let done = tokio::select! {
+                done = uploaded => done,
+                () = clock.sleep(left) => return Ok(()),
+                _ = self.shutdown.changed() => return Ok(()),
+            };
+            if let Some(state) = &mut self.state {
+                let (name, ingested) = state.intake.uploaded(done)?;
+                state.copies.archived(name);
+                self.observer.event(Event::Archived { name, ingested });
+            }
+        }
+    }
+
+    /// Connects, streams timeline after timeline, and ends well or with an error.
+    async fn attempt(&mut self, clock: &dyn Clock) -> Result<Finished, Error> {
+        if *self.shutdown.borrow() {
+            return self.finished(false);
+        }
+        let mut connection = Connection::connect(&self.settings.conninfo).await?;
+        let mut known = self.get_to_know(&mut connection).await?;
+        self.prepare(&known).await?;
+        loop {
+            let next = match self.stream(connection, clock).await {
+                Ok(Streamed::Finished(finished)) => return Ok(finished),
+                Ok(Streamed::Next(same, next)) => {
+                    connection = same;
+                    next
+                }
+                Err(Error::Replication(error)) if error.is_wal_removed() => {
+                    self.record_gap(&known, clock, &error).await?;
+                    return Err(wire::Error::Closed(None).into());
+                }
+                Err(Error::Replication(error)) if error.is_slot_lost() => return self.replace_slot(error).await,
+                Err(Error::Replication(error)) if error.is_ahead_of_server() => return Err(self.server_behind()),
+                Err(error) => return Err(error),
+            };
+            known.path = resume::learn_path(&mut connection, self.archive, next.timeline).await?;
+            self.follow(next).await?;
+        }
+    }
+
+    /// Which cluster this is, on which timelines, with which slot.
+    async fn get_to_know(&self, connection: &mut Connection) -> Result<Known, Error> {
+        let identity = connection.identify_system().await?;
+        let size = connection.segment_size().await?;
+        if let Some(expected) = self.archive.identity().await? {
+            if expected.system_id != identity.system_id {
+                let (host, found) = (connection.peer().to_owned(), identity.system_id);
+                return Err(Error::WrongSystem { host, found, expected: expected.system_id });
+            }
+            if expected.segment_size != size {
+                return Err(Error::WrongSize { found: size, expected: expected.segment_size });
+            }
+        }
+        let slot = match &self.settings.slot {
+            Some(name) => ensure_slot(connection, name).await?,
+            None => None,
+        };
+        let path = resume::learn_path(connection, self.archive, identity.timeline).await?;
+        Ok(Known { identity, size, path, slot })
+    }
+
+    /// Finds where to begin, or checks that what is in memory still fits the server.
+    async fn prepare(&mut self, known: &Known) -> Result<(), Error> {
+        let Some(state) = &self.state else {
+            let mut uploads = Uploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
+                .map_err(|_no_thread| Error::Lost)?;
+            let beginning = resume::find(self.archive, &self.spool, known, &mut uploads).await?;
+            uploads.clocks.resume(resume::clocks(self.archive, &beginning, known.size).await);
+            let intake = Intake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
+            let copies = Copies::new(self.archive, known.size, self.settings.copy_every);
+            self.state = Some(State { size: known.size, intake, uploads, copies });
+            return Ok(());
+        };
+        let (timeline, position) = (state.intake.timeline(), state.intake.position());
+        let ours = match self.archive.history(timeline).await? {
+            Some(history) => history.path(),
+            None => TimelinePath::first(),
+        };
+        let common = resume::common_until(&ours, position, &known.path);
+        if common >= position && known.path.passes(timeline) {
+            return Ok(());
+        }
+        // The server's history leaves ours before the end of what we have.
+        self.follow(NextTimeline { timeline: known.path.timeline_at(common), start: common }).await
+    }
+
+    /// Goes over to another timeline, at the beginning of the segment in which it forked off.
+    async fn follow(&mut self, next: NextTimeline) -> Result<(), Error> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
+        while state.uploads.outstanding() > 0 {
+            let done = tokio::select! {
+                done = state.uploads.next() => done,
+                _ = self.shutdown.changed() => return Err(wire::Error::Closed(None).into()),
+            };
+            let (name, ingested) = state.intake.uploaded(done)?;
+            state.copies.archived(name);
+            self.observer.event(Event::Archived { name, ingested });
+        }
+        let safe = state.intake.safe();
+        if let Some(partial) = state.intake.partial() {
+            resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.archived(partial.name);
+            let spool = self.spool.clone();
+            tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
+        }
+        let segment = state.size.segment_of(next.start);
+        let beginning = Beginning { timeline: next.timeline, segment, spooled: None };
+        let mut intake = Intake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
+        intake.raise(safe.min(next.start));
+        state.intake = intake;
+        self.observer.event(Event::Timeline { timeline: next.timeline, from: next.start });
+        Ok(())
+    }
+
+    /// Streams the timeline that the intake is on, to its end or ours.
+    async fn stream(&mut self, connection: Connection, clock: &dyn Clock) -> Result<Streamed, Error> {
+        let Some(state) = &mut self.state else { return Err(Error::Lost) };
+        let mut connection = connection;
+        let timeout_text = connection.show("wal_sender_timeout").await?;
+        let sender_timeout = parse_duration(&timeout_text).unwrap_or(Duration::from_secs(60));
+        let (timeline, from, server) =
+            (state.intake.timeline(), state.intake.stream_from(), connection.peer().to_owned());
+        let standby = connection.is_in_recovery().await?;
+        if standby {
+            tracing::info!(
+                server,
+                "the server is a standby: commits carry the time of its primary's clock, which is not asked"
+            );
+        }
+        state.uploads.clocks.begin(clock.machine(), standby);
+        let mut stream = match connection.start_physical(self.settings.slot.as_ref(), from, timeline).await? {
+            Started::Streaming(stream) => stream,
+            Started::TimelineEnded(connection, next) => return Ok(Streamed::Next(connection, next)),
+        };
+        self.observer.event(Event::Streaming { server, timeline, from });
+        let mut session = Session::new(
+            (self.settings, clock, self.observer),
+            (&mut state.intake, &mut state.uploads, &mut state.copies),
+            self.shutdown.clone(),
+            sender_timeout,
+        );
+        let ended = session.run(&mut stream).await?;
+        let finish = timeout(clock, FAREWELL, stream.finish()).await;
+        match (ended, finish) {
+            (Ended::Timeline, Some(finish)) => match finish? {
+                (connection, Some(next)) => Ok(Streamed::Next(connection, next)),
+                (_, None) => Err(wire::Error::Unexpected("the end of a timeline").into()),
+            },
+            (Ended::Timeline, None) => Err(wire::Error::Closed(None).into()),
+            (ended, finish) => {
+                if let Some(Ok((connection, _))) = finish {
+                    connection.close().await;
+                }
+                self.farewell(clock).await?;
+                Ok(Streamed::Finished(self.finished(ended == Ended::Reached)?))
+            }
+        }
+    }
+
+    /// The server no longer has what we need: says so for ever, and goes on with what it has.
+    async fn record_gap(&mut self, known: &Known, clock: &dyn Clock, error: &wire::Error) -> Result<(), Error> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
+        let lost_from = state.intake.position();
+        let (timeline, segment) = resume::after_gap(known, lost_from);
+        let end = segment.start(state.size);
+        if end <= state.intake.stream_from() {
+            // The server is not ahead of us; it has lost what it has not written yet, which makes no sense.
+            return Err(wire::Error::Unexpected("START_REPLICATION").into());
+        }
+        let gap = Gap {
+            timeline: state.intake.timeline(),
+            start: lost_from,
+            end,
+            noticed_at: clock.now(),
+            reason: format!("the server had removed the WAL before it was received: {error}"),
+        };
+        self.archive.record_gap(&gap).await?;
+        self.observer.event(Event::Gap(gap));
+        if let Some(partial) = state.intake.partial() {
+            resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.archived(partial.name);
+            let spool = self.spool.clone();
+            tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
+        }
+        let beginning = Beginning { timeline, segment, spooled: None };
+        state.intake = Intake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
+        Ok(())
+    }
+
+    /// The server has given our slot up. A new one holds WAL from now on; whether ours is still there, the next attempt tells.
+    async fn replace_slot(&mut self, error: wire::Error) -> Result<Finished, Error> {
+        let Some(slot) = &self.settings.slot else { return Err(error.into()) };
+        tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has given up the slot; it is made anew");
+        let mut connection = Connection::connect(&self.settings.conninfo).await?;
+        connection.drop_slot(slot).await?;
+        connection.create_physical_slot(slot, true).await?;
+        connection.close().await;
+        Err(wire::Error::Closed(None).into())
+    }
+
+    fn server_behind(&self) -> Error {
+        match &self.state {
+            Some(state) => Error::ServerBehind { timeline: state.intake.timeline(), at: state.intake.stream_from() },
+            None => Error::Lost,
+        }
+    }
+}
+
+/// How the stream of one timeline ended well.
+enum Streamed {
+    Finished(Finished),
+    Next(Connection, NextTimeline),
+}
+
+/// Makes the slot if it isn't there; gives it where the server can show it.
+async fn ensure_slot(connection: &mut Connection, name: &SlotName) -> Result<Option<wire::Slot>, Error> {
+    if connection.version().can_read_slots() {
+        if let Some(slot) = connection.read_replication_slot(name).await? {
+            return Ok(Some(slot));
+        }
+        connection.create_physical_slot(name, true).await?;
+        tracing::info!(slot = %name, "made a replication slot");
+        return Ok(connection.read_replication_slot(name).await?);
+    }
+    match connection.create_physical_slot(name, true).await {
+        Ok(()) => tracing::info!(slot = %name, "made a replication slot"),
+        Err(error) if error.is_duplicate() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(None)
+}
+
+/// A time as `SHOW` prints it: `1min`, `60s`, `500ms`, `0`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "" | "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "min" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        "d" => Duration::from_secs(number.checked_mul(86_400)?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_duration;
+    use std::time::Duration;
+
+    #[test]
+    fn times_come_with_units() {
+        for (text, seconds) in [("1min", Some(60)), ("60s", Some(60)), ("0", Some(0)), ("2h", Some(7200)), ("1x", None)]
+        {
+            assert_eq!(parse_duration(text), seconds.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+    }
+}

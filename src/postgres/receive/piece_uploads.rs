@@ -1,0 +1,233 @@
+//! The segment under way, copied into the repositories piece by piece: what has come of it leaves this machine within seconds, not when the
+//! segment is whole.
+//!
+//! The order of effects: a piece is put into every repository; then it counts as there, and those that it swallowed are removed. When a
+//! segment is archived, its pieces are swept. A crash in between leaves pieces too many, which a later sweep takes, and never one too few.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+
+use super::server_clock::Clocks;
+use crate::postgres::archive::pieces::{self, Piece};
+use crate::postgres::archive::{self, Archive};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize};
+use crate::postgres::wal::assemble::Partial;
+
+/// The most bytes in one piece: what a copy takes of memory, beside its sealed form.
+const LONGEST: u64 = 16 << 20;
+
+/// The pieces of the segment under way.
+#[derive(Debug)]
+pub(super) struct Copies {
+    archive: Arc<Archive>,
+    size: SegmentSize,
+    /// How old WAL may become that is on this machine alone; `None` for as old as its segment.
+    every: Option<Duration>,
+    segment: Option<SegmentName>,
+    /// Its pieces, each beginning where the one before it ends.
+    made: Vec<Piece>,
+    /// The time from which the next may be made.
+    due: Duration,
+    under_way: Option<JoinHandle<Result<Piece, archive::Error>>>,
+    /// Whether there may be pieces of archived segments.
+    unswept: bool,
+    sweep: Option<JoinHandle<()>>,
+    /// Whether the sweep came too early for all of them.
+    again: bool,
+}
+
+impl Copies {
+    pub(super) fn new(archive: &Arc<Archive>, size: SegmentSize, every: Option<Duration>) -> Copies {
+        Copies {
+            archive: Arc::clone(archive),
+            size,
+            every,
+            segment: None,
+            made: Vec::new(),
+            due: Duration::ZERO,
+            under_way: None,
+            unswept: true,
+            sweep: None,
+            again: false,
+        }
+    }
+
+    /// How long until another piece may be made of what has come up to `position`; `None` if there is nothing to wait for.
+    pub(super) fn until_due(&self, position: Lsn, now: Duration) -> Option<Duration> {
+        let idle = self.every.is_some() && self.under_way.is_none() && self.until() < position;
+        idle.then(|| self.due.saturating_sub(now))
+    }
+
+    /// Up to where the segment under way is copied.
+    fn until(&self) -> Lsn {
+        self.made.last().map_or(Lsn::INVALID, |piece| piece.end)
+    }
+
+    /// Begins to copy what has come since the last piece, if it is time.
+    pub(super) fn look(&mut self, partial: Option<Partial<'_>>, now: Duration, clocks: &Clocks) {
+        let (Some(every), Some(partial), None) = (self.every, partial, &self.under_way) else { return };
+        if now >= self.due && self.begin(&partial, clocks) {
+            self.due = now.saturating_add(every);
+        }
+    }
+
+    /// The same without regard to the time; for when there may be no other.
+    pub(super) fn look_now(&mut self, partial: Option<Partial<'_>>, clocks: &Clocks) {
+        if let (Some(_), Some(partial), None) = (self.every, partial, &self.under_way) {
+            self.begin(&partial, clocks);
+        }
+    }
+
+    fn begin(&mut self, partial: &Partial<'_>, clocks: &Clocks) -> bool {
+        let Some(start) = partial.name.number(self.size).map(|number| number.start(self.size)) else { return false };
+        if self.segment != Some(partial.name) {
+            self.segment = Some(partial.name);
+            self.made.clear();
+        }
+        let copied = self.until().max(start);
+        let end = start.saturating_add(partial.bytes.len() as u64).min(copied.saturating_add(LONGEST));
+        let swallowed = pieces::swallowed(&self.made, end, LONGEST);
+        let small = self.made.split_off(self.made.len().saturating_sub(swallowed));
+        let from = small.first().map_or(copied, |piece| piece.start);
+        let range = (from.bytes_since(start), end.bytes_since(start));
+        let range = usize::try_from(range.0).unwrap_or(usize::MAX)..usize::try_from(range.1).unwrap_or(usize::MAX);
+        let Some(bytes) = partial.bytes.get(range).filter(|_| copied < end) else {
+            self.made.extend(small);
+            return false;
+        };
+        let (archive, bytes, timeline) =
+            (Arc::clone(&self.archive), Bytes::copy_from_slice(bytes), partial.name.timeline());
+        let note = clocks.note();
+        self.unswept = true;
+        self.made.extend(small.iter().copied());
+        self.under_way = Some(tokio::spawn(async move {
+            let piece = archive.put_noted_piece(timeline, from, bytes, note).await?;
+            if let Err(error) = archive.remove_pieces(&small).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "pieces of WAL are left over");
+            }
+            Ok(piece)
+        }));
+        true
+    }
+
+    /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is now copied.
+    pub(super) async fn ended(&mut self) -> Option<Piece> {
+        loop {
+            if let Some(under_way) = &mut self.under_way {
+                let done = under_way.await;
+                self.under_way = None;
+                return self.note(done.ok()?);
+            }
+            // On a server that has nothing to say there is no next piece that would sweep again.
+            let Some(sweep) = self.sweep.as_mut().filter(|_| self.again) else { return std::future::pending().await };
+            drop(sweep.await);
+            self.sweep = None;
+            self.sweep();
+        }
+    }
+
+    /// What [`Copies::ended`] would say at once.
+    pub(super) fn try_ended(&mut self) -> Option<Piece> {
+        self.under_way.as_ref().filter(|under_way| under_way.is_finished())?;
+        self.ended().now_or_never().flatten()
+    }
+
+    fn note(&mut self, done: Result<Piece, archive::Error>) -> Option<Piece> {
+        if std::mem::take(&mut self.again) {
+            self.sweep();
+        }
+        match done {
+            Ok(piece) => {
+                if piece.segment(self.size) == self.segment {
+                    self.made.retain(|other| other.end <= piece.start);
+                    self.made.push(piece);
+                }
+                Some(piece)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the newest WAL cannot be copied to the repository yet; it is on this machine"
+                );
+                None
+            }
+        }
+    }
+
+    /// A segment is archived, whole or up to where its timeline ended: its pieces may go.
+    pub(super) fn archived(&mut self, name: SegmentName) {
+        if self.segment == Some(name) {
+            self.segment = None;
+            self.made.clear();
+        }
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
+        let sweeping = self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished());
+        // What is being put now may be of that segment.
+        self.again = sweeping || self.under_way.is_some();
+        if self.every.is_none() || !self.unswept || sweeping {
+            return;
+        }
+        // The pieces of the segment under way stay, and are for a later sweep.
+        self.unswept = self.again || !self.made.is_empty();
+        let (archive, size) = (Arc::clone(&self.archive), self.size);
+        self.sweep = Some(tokio::spawn(async move {
+            if let Err(error) = archive.sweep_pieces(size).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "pieces of archived WAL are left over");
+            }
+        }));
+    }
+
+    /// Waits for what is under way.
+    pub(super) async fn settle(&mut self) {
+        if self.under_way.is_some() {
+            let _ended = self.ended().await;
+        }
+        if let Some(sweep) = self.sweep.take() {
+            drop(sweep.await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Copies;
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::SegmentSize;
+
+    /// A segment that is archived while the pieces of another are swept is swept after it, though nothing more comes.
+    #[tokio::test]
+    async fn a_sweep_that_came_too_early_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let mut copies = Copies::new(&archive, SegmentSize::new(1 << 20).unwrap(), Some(Duration::ZERO));
+        let segments = [5, 6].map(|number| (number, segment(7, number, b"a", 9)));
+        for (number, (name, bytes)) in &segments {
+            let start = Lsn::new(number << 20);
+            copies.made = vec![archive.put_piece(name.timeline(), start, bytes.slice(..100)).await.unwrap()];
+            copies.segment = Some(*name);
+        }
+        for (_, (name, _)) in &segments {
+            copies.archived(*name);
+        }
+        while !copies.sweep.as_ref().unwrap().is_finished() {
+            tokio::task::yield_now().await;
+        }
+        for (_, (name, bytes)) in segments {
+            archive.put_segment(name, bytes).await.unwrap();
+        }
+        let _nothing_ends = tokio::time::timeout(Duration::from_secs(1), copies.ended()).await;
+        copies.settle().await;
+        assert_eq!(archive.pieces(None).await.unwrap(), []);
+    }
+}

@@ -1,0 +1,267 @@
+//! Where the archive ends, and so where receiving goes on: the repository's listing, the spool, the slot, and the server's own position, in
+//! this order.
+//!
+//! `IDENTIFY_SYSTEM` alone would skip whatever the server wrote while nobody listened, so it is asked only where there is no archive yet.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::intake::Beginning;
+use super::segment_uploads::Uploads;
+use crate::base::clock::Measured;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::wire::{Connection, Identity, Slot};
+
+/// What is known before anything is streamed.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) identity: Identity,
+    pub(super) size: SegmentSize,
+    /// The server's timelines, up to its own.
+    pub(super) path: TimelinePath,
+    /// The slot, where the server can show it.
+    pub(super) slot: Option<Slot>,
+}
+
+/// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the path.
+///
+/// A history comes before any WAL of its timeline: without it that WAL can't be placed.
+pub(super) async fn learn_path(
+    connection: &mut Connection,
+    archive: &Archive,
+    timeline: TimelineId,
+) -> Result<TimelinePath, Error> {
+    if timeline == TimelineId::FIRST {
+        return Ok(TimelinePath::first());
+    }
+    let (_, text) = connection.timeline_history(timeline).await?;
+    let history = parse_history(timeline, &text)?;
+    for ancestor in history.path().spans().iter().map(|span| span.timeline) {
+        if ancestor == timeline || ancestor == TimelineId::FIRST || archive.history(ancestor).await?.is_some() {
+            continue;
+        }
+        // A server that was made from a backup may lack the files of its ancestors; its own names them all.
+        match connection.timeline_history(ancestor).await {
+            Ok((_, text)) => drop(archive.put_file(&WalFileName::History(ancestor), text).await?),
+            Err(error) if error.sqlstate().is_some() => {
+                tracing::info!(%ancestor, error = &error as &dyn std::error::Error, "the server has no history of an ancestor");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    archive.put_file(&WalFileName::History(timeline), text).await?;
+    Ok(history.path())
+}
+
+fn parse_history(timeline: TimelineId, text: &Bytes) -> Result<crate::postgres::format::timeline::History, Error> {
+    let text = std::str::from_utf8(text).map_err(|_binary| Error::NotHistory(timeline))?;
+    Ok(crate::postgres::format::timeline::History::parse(timeline, text)?)
+}
+
+/// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where it belongs.
+pub(super) async fn find(
+    archive: &Arc<Archive>,
+    spool: &Spool,
+    known: &Known,
+    uploads: &mut Uploads,
+) -> Result<Beginning, Error> {
+    let listed = {
+        let spool = spool.clone();
+        tokio::task::spawn_blocking(move || spool.list()).await.map_err(|_panic| Error::Lost)??
+    };
+    let (timeline, first) = first_missing(archive, known, &listed).await?;
+    let mut next = first;
+    while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
+        let (of_task, size) = (spool.clone(), known.size);
+        let opened = tokio::task::spawn_blocking(move || of_task.append_to(name, size)).await;
+        let (tail, bytes) = opened.map_err(|_panic| Error::Lost)??;
+        if bytes.len() < known.size.len() {
+            settle(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
+            return Ok(Beginning { timeline, segment: next, spooled: Some((tail, bytes)) });
+        }
+        uploads.push_spooled(name);
+        next = next.next();
+    }
+    settle(archive, spool, known, &listed, (timeline, first), None).await?;
+    // Whole segments that are only spooled yet are durable here; the stream goes on after them.
+    Ok(Beginning { timeline, segment: next, spooled: None })
+}
+
+/// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it that could not wait.
+pub(super) async fn clocks(archive: &Archive, beginning: &Beginning, size: SegmentSize) -> Vec<Measured> {
+    let Some(name) = SegmentName::new(beginning.timeline, beginning.segment, size) else { return Vec::new() };
+    let found = archive.clocks(name).await;
+    found
+        .inspect_err(|error| tracing::debug!(%error, "what was measured of the server's clock is not read"))
+        .unwrap_or_default()
+}
+
+/// The timeline to go on with, and its first segment that the repository does not have.
+async fn first_missing(
+    archive: &Arc<Archive>,
+    known: &Known,
+    listed: &[SegmentName],
+) -> Result<(TimelineId, SegmentNo), Error> {
+    let size = known.size;
+    for span in known.path.spans().iter().rev() {
+        let timeline = span.timeline;
+        let last = archive.last_segment(timeline).await?.and_then(|name| name.number(size));
+        let spooled =
+            listed.iter().filter(|name| name.timeline() == timeline).filter_map(|name| name.number(size)).min();
+        let after = match (last, spooled) {
+            (Some(last), _) => last.next(),
+            (None, Some(spooled)) => spooled,
+            (None, None) => continue,
+        };
+        // More of this timeline may be archived than the server ever had: another went on with it. The server's own way begins at the fork.
+        if let Some(fork) = span.end.filter(|fork| after.start(size) > *fork) {
+            return Ok((known.path.timeline_at(fork), size.segment_of(fork)));
+        }
+        let missing = fill_hole(archive, known, timeline, after).await?;
+        return Ok((
+            timeline,
+            if missing == after { beyond_gap(archive, size, timeline, after).await? } else { missing },
+        ));
+    }
+    let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
+    Ok((known.path.timeline_at(position), size.segment_of(position)))
+}
+
+/// Up to where two ways through the timelines are one, if ours has come to `position`.
+pub(super) fn common_until(ours: &TimelinePath, position: Lsn, theirs: &TimelinePath) -> Lsn {
+    let shared =
+        ours.spans().iter().zip(theirs.spans()).take_while(|(our, their)| our.timeline == their.timeline).last();
+    let Some((our, their)) = shared else { return Lsn::INVALID };
+    let end = |span: Option<Lsn>| span.unwrap_or(Lsn::MAX);
+    position.min(end(our.end)).min(end(their.end))
+}
+
+/// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did not have it.
+async fn beyond_gap(
+    archive: &Archive,
+    size: SegmentSize,
+    timeline: TimelineId,
+    after: SegmentNo,
+) -> Result<SegmentNo, Error> {
+    let gaps = archive.gaps().await?;
+    let here = gaps.iter().filter(|gap| gap.timeline == timeline && size.segment_of(gap.start) == after);
+    Ok(here.map(|gap| size.segment_of(gap.end)).max().unwrap_or(after))
+}
+
+/// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.
+async fn fill_hole(
+    archive: &Arc<Archive>,
+    known: &Known,
+    timeline: TimelineId,
+    after: SegmentNo,
+) -> Result<SegmentNo, Error> {
+    let Some(restart) = known.slot.and_then(|slot| slot.restart) else { return Ok(after) };
+    let held = known.size.segment_of(restart);
+    if held >= after || known.path.timeline_at(restart) != timeline {
+        return Ok(after);
+    }
+    let before = held.previous().and_then(|previous| SegmentName::new(timeline, previous, known.size));
+    let found = archive.list_segments(timeline, before).await?.found;
+    let mut missing = held;
+    for number in found.iter().filter_map(|(name, _)| name.number(known.size)) {
+        if number != missing {
+            break;
+        }
+        missing = missing.next();
+    }
+    Ok(missing.min(after))
+}
+
+/// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is archived first.
+async fn settle(
+    archive: &Arc<Archive>,
+    spool: &Spool,
+    known: &Known,
+    listed: &[SegmentName],
+    (timeline, first): (TimelineId, SegmentNo),
+    kept: Option<SegmentName>,
+) -> Result<(), Error> {
+    for name in listed.iter().copied().filter(|name| Some(*name) != kept) {
+        let number = name.number(known.size);
+        if name.timeline() == timeline && number.is_some_and(|number| number >= first) {
+            let contiguous = kept.and_then(|kept| kept.number(known.size)).is_none_or(|end| number < Some(end));
+            if contiguous {
+                continue;
+            }
+        }
+        let (of_task, size) = (spool.clone(), known.size);
+        let read = tokio::task::spawn_blocking(move || of_task.read(name, size)).await;
+        let bytes = read.map_err(|_panic| Error::Lost)??;
+        keep_tail(archive, name, bytes, known.size).await?;
+        let of_task = spool.clone();
+        tokio::task::spawn_blocking(move || of_task.remove(name)).await.map_err(|_panic| Error::Lost)??;
+    }
+    Ok(())
+}
+
+/// Archives what has come of a segment that will not be continued. A whole one goes under its own name; a part of one under the segment's name
+/// and its own length, `….00A2B0C8.tail`: PostgreSQL may archive a `.partial` of the same segment with other bytes behind the end, so that name
+/// is left to it.
+pub(super) async fn keep_tail(
+    archive: &Arc<Archive>,
+    name: SegmentName,
+    bytes: Bytes,
+    size: SegmentSize,
+) -> Result<(), Error> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if bytes.len() == size.len() {
+        archive.put_segment(name, bytes).await?;
+        return Ok(());
+    }
+    let text = format!("{name}.{:08X}.tail", bytes.len());
+    let file = WalFileName::parse(&text).unwrap_or(WalFileName::Partial(name));
+    tracing::info!(segment = %name, bytes = bytes.len(), "the part of a segment that came before its timeline ended is archived as {text}");
+    archive.put_file(&file, bytes).await?;
+    Ok(())
+}
+
+/// The position from which on a server that no longer has ours can still send: what its slot holds, or where it is now.
+pub(super) fn after_gap(known: &Known, lost_from: Lsn) -> (TimelineId, SegmentNo) {
+    let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
+    let position = restart.unwrap_or(known.identity.flushed);
+    (known.path.timeline_at(position), known.size.segment_of(position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::common_until;
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
+
+    fn path(timeline: u32, forks: &str) -> TimelinePath {
+        History::parse(TimelineId::new(timeline).unwrap(), forks).unwrap().path()
+    }
+
+    #[test]
+    fn two_ways_part_at_the_earlier_fork() {
+        let one = TimelinePath::first();
+        let two = path(2, "1\t0/3000\tx\n");
+        let three = path(3, "1\t0/2000\tx\n");
+        let four = path(4, "1\t0/3000\tx\n2\t0/5000\tx\n");
+        for (ours, position, theirs, expected) in [
+            (&one, 0x1000, &one, 0x1000),
+            (&one, 0x1000, &two, 0x1000),
+            (&one, 0x4000, &two, 0x3000),
+            (&two, 0x4000, &three, 0x2000),
+            (&two, 0x4000, &four, 0x4000),
+            (&two, 0x6000, &four, 0x5000),
+            (&four, 0x9000, &two, 0x5000),
+            (&two, 0x2800, &two, 0x2800),
+        ] {
+            assert_eq!(common_until(ours, Lsn::new(position), theirs), Lsn::new(expected));
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at once, so that one is
+//! compressed while another is synced.
+//!
+//! A repository that can't be reached is tried again for ever, and so is one whose disk was unmounted; meanwhile the segments wait here, as many as
+//! the budget allows, and then in the spool.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::base::clock::timeout;
+use crate::base::pipeline::Stage;
+use crate::base::retry::{Backoff, Class, Policy};
+use crate::postgres::archive;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::ingest::{IngestError, Ingested, Prepared, prepare_noted};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::segment::{SegmentName, SegmentSize};
+use crate::vault::repository;
+use crate::vault::seal::Level;
+use crate::vault::seal::compress::Adaptive;
+
+use super::error::Error;
+use super::server_clock::Clocks;
+use crate::vault;
+
+/// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
+const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
+
+/// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Sealed segments that may be on their way beside those in memory: while one is synced, others are sealed. At the fastest level each has half of its
+/// segment's size.
+const SEALED_LIMIT: usize = 2;
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Segments in memory that are not sealed yet.
+    plain: usize,
+    /// Segments that the repository does not take.
+    stuck: usize,
+}
+
+/// One segment to check and seal.
+struct Job {
+    name: SegmentName,
+    bytes: Bytes,
+    level: Level,
+    /// What is said with it.
+    note: Vec<u8>,
+}
+
+/// A job's outcome, and its bytes, whose memory the next segment may have.
+type Work = Stage<Job, (Result<Prepared, IngestError>, Bytes)>;
+
+/// What came of a segment.
+#[derive(Debug)]
+pub(super) struct Uploaded {
+    /// Which segment.
+    pub(super) name: SegmentName,
+    /// It is in every repository, or never will be.
+    pub(super) result: Result<Ingested, Error>,
+}
+
+/// Segments on their way.
+pub(super) struct Uploads {
+    archive: Arc<Archive>,
+    spool: Spool,
+    size: SegmentSize,
+    work: Arc<Work>,
+    tasks: JoinSet<Uploaded>,
+    /// Whole segments in the spool whose turn has not come.
+    waiting: VecDeque<SegmentName>,
+    /// Segments that may be in memory, waiting to be sealed or being sealed.
+    limit: usize,
+    adaptive: Option<Adaptive>,
+    load: watch::Sender<Load>,
+    /// What is said with each segment of the server's clock.
+    pub(super) clocks: Clocks,
+    /// Memory of segments that are sealed.
+    spare: (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Bytes>),
+}
+
+impl std::fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uploads")
+            .field("under_way", &self.tasks.len())
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Uploads {
+    /// `budget` bytes of segments may be in memory at once; at least one segment is.
+    ///
+    /// # Errors
+    /// The operating system gave no thread.
+    pub(super) fn start(archive: &Arc<Archive>, spool: Spool, size: SegmentSize, budget: u64) -> io::Result<Uploads> {
+        let threads = archive.vault().threads().clamp(1, 8);
+        let limit = usize::try_from(budget / size.get()).unwrap_or(usize::MAX).clamp(1, threads + 1);
+        let for_work = Arc::clone(archive);
+        // Each job digests on a thread of its own while it seals on this one.
+        let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
+            (prepare_noted(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
+        })?;
+        let adaptive = matches!(archive.vault().level(), Level::Auto).then(Adaptive::new);
+        Ok(Uploads {
+            archive: Arc::clone(archive),
+            spool,
+            size,
+            work: Arc::new(work),
+            tasks: JoinSet::new(),
+            waiting: VecDeque::new(),
+            limit,
+            adaptive,
+            load: watch::Sender::new(Load::default()),
+            clocks: Clocks::default(),
+            // No more can be in it than segments were under way.
+            spare: mpsc::unbounded_channel(),
+        })
+    }
+
+    /// Whether another segment may be kept in memory.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.may_start()
+    }
+
+    fn may_start(&self) -> bool {
+        self.load.borrow().plain < self.limit && self.tasks.len() < self.limit + SEALED_LIMIT
+    }
+
+    /// Whether the repository does not take what is under way, so that the spool must.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.load.borrow().stuck > 0
+    }
+
+    /// Hears when there may be room again, or something is stuck.
+    pub(super) fn watch(&self) -> watch::Receiver<Load> {
+        self.load.subscribe()
+    }
+
+    /// Segments that are not in the repository yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.tasks.len() + self.waiting.len()
+    }
+
+    /// Segments that wait in the spool.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sends a segment on its way.
+    pub(super) fn push(&mut self, name: SegmentName, bytes: Bytes) {
+        self.spawn(name, Some(bytes));
+    }
+
+    /// Sends a segment on its way once there is room. It is whole in the spool.
+    pub(super) fn push_spooled(&mut self, name: SegmentName) {
+        self.waiting.push_back(name);
+        self.fill();
+    }
+
+    fn fill(&mut self) {
+        while self.may_start()
+            && let Some(name) = self.waiting.pop_front()
+        {
+            self.spawn(name, None);
+        }
+    }
+
+    fn spawn(&mut self, name: SegmentName, bytes: Option<Bytes>) {
+        let level = match &mut self.adaptive {
+            Some(adaptive) => {
+                // The last place is taken by the segment that is being pushed: when all others are, its feeder has waited or is about to.
+                adaptive.observe(self.load.borrow().plain, self.limit.saturating_sub(1));
+                adaptive.level()
+            }
+            None => self.archive.vault().level(),
+        };
+        let upload = Upload {
+            archive: Arc::clone(&self.archive),
+            spool: self.spool.clone(),
+            size: self.size,
+            work: Arc::clone(&self.work),
+            load: self.load.clone(),
+            note: self.clocks.note_of(name),
+            spare: self.spare.0.clone(),
+        };
+        self.load.send_modify(|load| load.plain += 1);
+        self.tasks.spawn(async move {
+            let result = upload.run(name, bytes, level).await;
+            Uploaded { name, result }
+        });
+    }
+
+    /// The bytes of a segment that is sealed.
+    pub(super) fn spare(&mut self) -> Option<Bytes> {
+        self.spare.1.try_recv().ok()
+    }
+
+    /// The next segment that is done. Waits for ever if none is under way. Cancel safe.
+    pub(super) async fn next(&mut self) -> Uploaded {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(uploaded)) => {
+                    self.clocks.forget(uploaded.name);
+                    self.fill();
+                    return uploaded;
+                }
+                // A task that panics takes its segment with it: it stays unacknowledged, and the server has it still.
+                Some(Err(error)) => tracing::error!(%error, "an upload was cut off; this is a bug in walkeep"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// A segment that is done already.
+    pub(super) fn try_next(&mut self) -> Option<Uploaded> {
+        let done = self.tasks.try_join_next()?.ok();
+        done.iter().for_each(|uploaded| self.clocks.forget(uploaded.name));
+        self.fill();
+        done
+    }
+}
+
+/// What one segment's way needs.
+struct Upload {
+    archive: Arc<Archive>,
+    spool: Spool,
+    size: SegmentSize,
+    work: Arc<Work>,
+    load: watch::Sender<Load>,
+    note: Vec<u8>,
+    spare: mpsc::UnboundedSender<Bytes>,
+}
+
+impl Upload {
+    async fn run(self, name: SegmentName, bytes: Option<Bytes>, level: Level) -> Result<Ingested, Error> {
+        let mut plain = Counted { load: &self.load, count: |load| &mut load.plain, counted: true };
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => {
+                let (spool, size) = (self.spool.clone(), self.size);
+                tokio::task::spawn_blocking(move || spool.read(name, size)).await.map_err(|_panic| Error::Lost)??
+            }
+        };
+        let job = Job { name, bytes, level, note: self.note };
+        let pending = self.work.submit(job).await.map_err(|_gone| Error::Lost)?;
+        let (prepared, bytes) = pending.wait().await.map_err(|_gone| Error::Lost)?;
+        // Without a receiver there is no next segment.
+        drop(self.spare.send(bytes));
+        plain.forget();
+        let prepared = prepared?;
+        let clock = self.archive.vault().clock();
+        let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
+        let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
+        let mut stuck = Counted { load: &self.load, count: |load| &mut load.stuck, counted: false };
+        loop {
+            let committed = {
+                let mut commit = std::pin::pin!(self.archive.commit(prepared.clone()));
+                match timeout(&**clock, PATIENCE, commit.as_mut()).await {
+                    Some(committed) => committed,
+                    // The repository tries again by itself, for minutes; nobody should wait for their commit that long.
+                    None => {
+                        stuck.note();
+                        commit.await
+                    }
+                }
+            };
+            match committed {
+                Ok(ingested) => return Ok(ingested),
+                Err(error) if may_pass(&error, &self.archive) => {
+                    stuck.note();
+                    let pause = backoff.pause(clock.elapsed()).unwrap_or(PAUSES.longest);
+                    tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
+                    clock.sleep(pause).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one that was not is not looked for
+/// any more.
+fn may_pass(error: &IngestError, archive: &Archive) -> bool {
+    let unmounted = match error {
+        IngestError::Archive(archive::Error::Vault(vault::Error::Repository { name, source })) => {
+            let opened = archive.vault().repositories().any(|(opened, _)| opened == name);
+            opened && matches!(**source, repository::Error::NoRepository { .. })
+        }
+        _ => false,
+    };
+    unmounted || error.class() == Class::Transient
+}
+
+/// Counts a segment in the load as long as it belongs there.
+struct Counted<'a> {
+    load: &'a watch::Sender<Load>,
+    count: fn(&mut Load) -> &mut usize,
+    counted: bool,
+}
+
+impl Counted<'_> {
+    fn note(&mut self) {
+        if !self.counted {
+            self.counted = true;
+            self.load.send_modify(|load| *(self.count)(load) += 1);
+        }
+    }
+
+    fn forget(&mut self) {
+        if self.counted {
+            self.counted = false;
+            self.load.send_modify(|load| *(self.count)(load) -= 1);
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Spool, Uploads};
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::postgres::format::segment::SegmentSize;
+
+    /// As long as its marker is away, so is its disk.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_repository_that_was_unmounted_is_waited_for_and_nothing_is_said_to_be_archived_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let spool = Spool::open(&dir.path().join("state"), &archive).unwrap();
+        let mut uploads = Uploads::start(&archive, spool, SegmentSize::new(1 << 20).unwrap(), 1 << 20).unwrap();
+        let marker = dir.path().join("repository/walkeep.json");
+        let text = std::fs::read(&marker).unwrap();
+        std::fs::remove_file(&marker).unwrap();
+        let (name, bytes) = segment(7, 3, b"a", 9);
+        uploads.push(name, bytes.clone());
+        let early = tokio::time::timeout(Duration::from_secs(1), uploads.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        assert_eq!((uploads.is_stuck(), archive.segment(name).await.unwrap()), (true, None));
+        std::fs::write(&marker, text).unwrap();
+        uploads.next().await.result.unwrap();
+        assert_eq!(archive.segment(name).await.unwrap(), Some(bytes));
+    }
+}

@@ -1,0 +1,199 @@
+//! How far the server's clock is from ours, asked every few seconds, and what of it belongs to which segment.
+//!
+//! The server is asked by a status that wants a reply; it answers with a sign of life that carries its time and wants none
+//! (`ProcessStandbyReplyMessage` and `WalSndKeepalive` in `walsender.c`). A physical stream has no others that want none, and one question is under
+//! way at a time, so question and answer are never mistaken.
+//!
+//! A standby is asked as well, to see that it is alive, but what its clock shows is not kept: commits carry the time of the primary's.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::base::clock::{ASK_EVERY, FAR, LONGEST_TRIP, Machine, Measured, Offset, note};
+use crate::postgres::archive::clock_notes::to_note;
+use crate::postgres::format::segment::SegmentName;
+use crate::postgres::format::time::PgTime;
+
+/// Notes of segments that are not in the repository yet. More segments than this are never between: it is the spool's limit in segments of
+/// a megabyte.
+const KEPT: usize = 16 << 10;
+
+/// What is known of the server's clock.
+#[derive(Debug, Default)]
+pub(super) struct Clocks {
+    /// Since the segment under way began.
+    spans: Vec<Measured>,
+    last: Option<Measured>,
+    /// Notes of whole segments on their way into the repository.
+    whole: BTreeMap<SegmentName, Vec<u8>>,
+    far: bool,
+    /// Whose clock ours is.
+    machine: Option<Machine>,
+    /// Whether the server is one.
+    standby: bool,
+}
+
+impl Clocks {
+    /// What earlier runs have measured for the segment under way.
+    pub(super) fn resume(&mut self, spans: Vec<Measured>) {
+        self.spans = spans;
+    }
+
+    /// A stream begins that comes to this machine, perhaps from a standby.
+    pub(super) fn begin(&mut self, machine: Option<Machine>, standby: bool) {
+        (self.machine, self.standby) = (machine, standby);
+    }
+
+    /// Takes in an answer that was asked for, and came `trip` after the question.
+    pub(super) fn answered(&mut self, sent: PgTime, came: Timestamp, trip: Duration) {
+        let tells = trip <= LONGEST_TRIP && !self.standby;
+        let Some(sent) = sent.to_timestamp().filter(|_| tells) else { return };
+        let offset = Offset::of_answer(sent, came, trip);
+        let measured = Measured::once(came, offset).by(self.machine);
+        tracing::trace!(%offset, "asked the server for its clock");
+        note(&mut self.spans, measured);
+        self.last = Some(measured);
+        let far = offset.certain() > FAR;
+        if far && !self.far {
+            tracing::warn!(
+                "the server's clock is {offset} this machine's; times of commits are by the server's clock, so a target time is too: see to NTP on both"
+            );
+        } else if self.far && !far {
+            tracing::info!("the server's clock is {offset} this machine's again");
+        }
+        self.far = far;
+    }
+
+    /// What there is to say of the segment under way.
+    pub(super) fn note(&self) -> Vec<u8> {
+        to_note(&self.spans)
+    }
+
+    /// A segment is whole: what was measured since it began is its own, and the last of it also that of the next one.
+    pub(super) fn whole(&mut self, name: SegmentName) {
+        if self.whole.len() < KEPT {
+            self.whole.insert(name, self.note());
+        }
+        self.spans = self.last.into_iter().collect();
+    }
+
+    /// What there is to say of a whole segment.
+    pub(super) fn note_of(&self, name: SegmentName) -> Vec<u8> {
+        self.whole.get(&name).cloned().unwrap_or_default()
+    }
+
+    /// A segment is in the repository.
+    pub(super) fn forget(&mut self, name: SegmentName) {
+        self.whole.remove(&name);
+    }
+}
+
+/// A question for the server's clock.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// When the one under way was sent.
+    sent: Option<Duration>,
+    due: Duration,
+}
+
+impl Question {
+    /// The first one is due.
+    pub(super) const fn due_at(now: Duration) -> Question {
+        Question { sent: None, due: now }
+    }
+
+    /// How long until another is due; `None` while one is under way.
+    pub(super) fn until_due(&self, now: Duration) -> Option<Duration> {
+        self.sent.is_none().then(|| self.due.saturating_sub(now))
+    }
+
+    /// Whether one is to be sent.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.until_due(now).is_some_and(|left| left.is_zero())
+    }
+
+    /// One is sent.
+    pub(super) fn send(&mut self, now: Duration) {
+        *self = Question { sent: Some(now), due: now.saturating_add(ASK_EVERY) };
+    }
+
+    /// The answer has come; how long after the question. `None` if nothing was asked.
+    pub(super) fn answer(&mut self, now: Duration) -> Option<Duration> {
+        self.sent.take().map(|sent| now.saturating_sub(sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Clocks, Question};
+    use crate::base::clock::{ASK_EVERY, Clock, LONGEST_TRIP, Machine, ManualClock};
+    use crate::postgres::archive::clock_notes::of_note;
+    use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
+    use crate::postgres::format::time::PgTime;
+    use crate::postgres::format::timeline::TimelineId;
+
+    #[test]
+    fn one_question_at_a_time() {
+        let second = Duration::from_secs(1);
+        let mut question = Question::due_at(second);
+        assert!(!question.is_due(Duration::ZERO) && question.is_due(second));
+        assert_eq!(question.answer(second), None, "an answer to no question");
+        question.send(second);
+        assert_eq!((question.until_due(20 * ASK_EVERY), question.answer(3 * second)), (None, Some(2 * second)));
+        assert_eq!(question.until_due(second), Some(ASK_EVERY));
+    }
+
+    #[test]
+    fn a_segment_has_what_was_measured_from_just_before_it_to_its_end() {
+        let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
+        let mut clocks = Clocks::default();
+        let name = |number| {
+            SegmentName::new(TimelineId::FIRST, SegmentNo::new(number), SegmentSize::new(1 << 20).unwrap()).unwrap()
+        };
+        let ask = |clocks: &mut Clocks, ahead: u64, trip: Duration| {
+            clock.advance(ASK_EVERY);
+            let shown = clock.now() + Duration::from_secs(ahead);
+            clocks.answered(PgTime::from_timestamp(shown), clock.now(), trip);
+        };
+        let at = |spans: &[crate::base::clock::Measured]| -> Vec<(i64, i64, i64)> {
+            let start = clock.now().as_second() / 86_400 * 86_400;
+            spans.iter().map(|m| (m.from.as_second() - start, m.to.as_second() - start, m.offset.low)).collect()
+        };
+        ask(&mut clocks, 1, Duration::ZERO);
+        ask(&mut clocks, 2, Duration::ZERO);
+        ask(&mut clocks, 900, LONGEST_TRIP * 2);
+        clocks.whole(name(1));
+        clocks.whole(name(2));
+        ask(&mut clocks, 3, Duration::ZERO);
+        for (number, expected) in [(1, (10, 20, 1_000_000)), (2, (20, 20, 2_000_000))] {
+            assert_eq!(at(&of_note(&clocks.note_of(name(number)))), [expected]);
+            clocks.forget(name(number));
+            assert!(clocks.note_of(name(number)).is_empty());
+        }
+        assert_eq!(at(&of_note(&clocks.note())), [(20, 40, 2_000_000)]);
+    }
+
+    #[test]
+    fn the_clock_of_a_standby_is_not_kept() {
+        let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
+        let mut clocks = Clocks::default();
+        let machine = Machine::of_boot("one");
+        let answer = |clocks: &mut Clocks| {
+            clock.advance(ASK_EVERY);
+            clocks.answered(PgTime::from_timestamp(clock.now()), clock.now(), Duration::ZERO);
+        };
+        clocks.begin(machine, true);
+        answer(&mut clocks);
+        assert!(clocks.note().is_empty(), "of a standby");
+        // It is promoted.
+        clocks.begin(machine, false);
+        answer(&mut clocks);
+        answer(&mut clocks);
+        let spans = of_note(&clocks.note());
+        assert_eq!(spans.iter().map(|span| span.machine).collect::<Vec<_>>(), [machine]);
+    }
+}

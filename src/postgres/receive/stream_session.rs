@@ -1,0 +1,269 @@
+//! One stream of one timeline, from its start to whatever ends it: reads as much as comes, syncs when the socket has drained, reports what is
+//! safe, answers the server however busy the rest is.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::error::Error;
+use super::intake::{Committed, Intake, Scope};
+use super::piece_uploads::Copies;
+use super::segment_uploads::{Load, Uploaded, Uploads};
+use super::server_clock::Question;
+use super::{Event, Observer, Settings};
+use crate::base::clock::Clock;
+use crate::postgres::archive::pieces::Piece;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, StreamEvent};
+
+/// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the connection is dead, whatever
+/// TCP thinks (`wal_receiver_timeout` is 60 s).
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Messages taken in one go before the rest gets its turn.
+const BURST: usize = 64;
+
+/// Why a stream ended, other than by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The timeline goes no further.
+    Timeline,
+    /// The position that was asked for is archived.
+    Reached,
+    /// We are to stop.
+    Shutdown,
+}
+
+/// One stream and what it feeds.
+pub(super) struct Session<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) intake: &'a mut Intake,
+    pub(super) uploads: &'a mut Uploads,
+    pub(super) copies: &'a mut Copies,
+    pub(super) shutdown: watch::Receiver<bool>,
+    /// The server cuts a standby off that is silent for longer; zero for never.
+    pub(super) sender_timeout: Duration,
+    load: watch::Receiver<Load>,
+    reported: Lsn,
+    reported_at: Duration,
+    heard_at: Duration,
+    reply_wanted: bool,
+    question: Question,
+    ended: bool,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        (settings, clock, observer): (&'a Settings, &'a dyn Clock, &'a dyn Observer),
+        (intake, uploads, copies): (&'a mut Intake, &'a mut Uploads, &'a mut Copies),
+        shutdown: watch::Receiver<bool>,
+        sender_timeout: Duration,
+    ) -> Session<'a> {
+        let (now, load) = (clock.elapsed(), uploads.watch());
+        Session {
+            settings,
+            clock,
+            observer,
+            intake,
+            uploads,
+            copies,
+            shutdown,
+            sender_timeout,
+            load,
+            reported: Lsn::INVALID,
+            reported_at: now,
+            heard_at: now,
+            reply_wanted: true,
+            question: Question::due_at(now),
+            ended: false,
+        }
+    }
+
+    pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<Ended, Error> {
+        loop {
+            let drained = self.take_what_is_there(stream)?;
+            while let Some(done) = self.uploads.try_next() {
+                self.note(done)?;
+            }
+            self.copy();
+            let end_received = self.end_received();
+            if *self.shutdown.borrow() {
+                self.intake.commit_now(Scope::All, self.uploads).await?;
+            } else if self.ended || end_received {
+                self.intake.commit_now(Scope::Tail, self.uploads).await?;
+            } else if (drained || !self.may_take()) && self.intake.wants_commit(Scope::Needed, self.uploads) {
+                self.intake.start_commit(Scope::Needed, self.uploads);
+            }
+            self.report(stream).await?;
+            if self.ended {
+                return Ok(Ended::Timeline);
+            }
+            if *self.shutdown.borrow() {
+                return Ok(Ended::Shutdown);
+            }
+            if end_received && self.uploads.outstanding() == 0 && self.end_safe() {
+                return Ok(Ended::Reached);
+            }
+            if drained || !self.may_take() {
+                self.wait(stream).await?;
+            }
+        }
+    }
+
+    fn may_take(&self) -> bool {
+        !self.ended && !self.enough() && self.intake.has_room(self.uploads, self.settings.spool_limit)
+    }
+
+    /// All that was asked for has come, as far as it makes sense to read on: with acknowledgement by the repository up to the end of the segment.
+    fn enough(&self) -> bool {
+        self.end_received() && self.end_safe()
+    }
+
+    fn end_received(&self) -> bool {
+        self.settings.end.is_some_and(|end| self.intake.position() >= end)
+    }
+
+    fn end_safe(&self) -> bool {
+        self.settings.end.is_none_or(|end| self.intake.safe() >= end)
+    }
+
+    /// Takes what has been read or can be read without waiting. Whether the socket is drained.
+    fn take_what_is_there(&mut self, stream: &mut PhysicalStream) -> Result<bool, Error> {
+        for _ in 0..BURST {
+            if !self.may_take() {
+                return Ok(false);
+            }
+            let event = match stream.buffered()? {
+                Some(event) => event,
+                None => match stream.next().now_or_never() {
+                    Some(event) => event?,
+                    None => return Ok(true),
+                },
+            };
+            self.take(event)?;
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, event: StreamEvent) -> Result<(), Error> {
+        self.heard_at = self.clock.elapsed();
+        match event {
+            StreamEvent::Wal(wal) => self.intake.take(&wal, self.uploads)?,
+            StreamEvent::Keepalive(keepalive) => {
+                self.intake.note_server_end(keepalive.server_end);
+                self.reply_wanted |= keepalive.reply_requested;
+                // The trip is taken after the time, so that it is not too short for it.
+                let came = self.clock.now();
+                if !keepalive.reply_requested
+                    && let Some(trip) = self.question.answer(self.clock.elapsed())
+                {
+                    self.uploads.clocks.answered(keepalive.sent_at, came, trip);
+                    self.observer.event(Event::Clock { note: self.uploads.clocks.note() });
+                }
+            }
+            StreamEvent::EndOfTimeline => self.ended = true,
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, done: Uploaded) -> Result<(), Error> {
+        let (name, ingested) = self.intake.uploaded(done)?;
+        self.copies.archived(name);
+        self.observer.event(Event::Archived { name, ingested });
+        Ok(())
+    }
+
+    /// Copies what has come of the segment under way, if it is time.
+    fn copy(&mut self) {
+        if let Some(piece) = self.copies.try_ended() {
+            self.intake.copied(piece);
+        }
+        self.copies.look(self.intake.copyable(), self.clock.elapsed(), &self.uploads.clocks);
+    }
+
+    /// How long until there is something to do that nobody calls for.
+    fn pause(&self) -> Duration {
+        let copy =
+            self.intake.copyable().and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
+        let question = self.question.until_due(self.clock.elapsed());
+        self.until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
+    }
+
+    /// How long until the next report is due.
+    fn until_report(&self) -> Duration {
+        let mut every = REPORT_EVERY;
+        if !self.sender_timeout.is_zero() {
+            every = every.min(self.sender_timeout / 3);
+        }
+        every.saturating_sub(self.clock.elapsed().saturating_sub(self.reported_at))
+    }
+
+    /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for its clock.
+    async fn report(&mut self, stream: &mut PhysicalStream) -> Result<(), Error> {
+        // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
+        let safe = self.intake.safe();
+        let ask = self.question.is_due(self.clock.elapsed());
+        if safe != self.reported || self.reply_wanted || ask || self.until_report().is_zero() {
+            let status = StandbyStatus { written: safe, flushed: safe, reply_wanted: ask };
+            if ask {
+                self.question.send(self.clock.elapsed());
+            }
+            stream.send_status(status, PgTime::from_timestamp(self.clock.now())).await?;
+            if safe != self.reported {
+                self.observer.event(Event::Acknowledged { until: safe });
+            }
+            self.reported = safe;
+            self.reported_at = self.clock.elapsed();
+            self.reply_wanted = false;
+        }
+        Ok(())
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self, stream: &mut PhysicalStream) -> Result<(), Error> {
+        let may_take = self.may_take();
+        if !may_take {
+            // It may be speaking; we don't listen.
+            self.heard_at = self.clock.elapsed();
+        } else if self.clock.elapsed().saturating_sub(self.heard_at) > SILENCE_LIMIT {
+            return Err(wire::Error::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into());
+        }
+        let pause = self.pause();
+        let Session { intake, uploads, copies, clock, shutdown, load, .. } = self;
+        let next = tokio::select! {
+            event = stream.next(), if may_take => Next::Event(event),
+            committed = intake.commit_ended() => Next::Committed(committed),
+            uploaded = uploads.next() => Next::Uploaded(uploaded),
+            copied = copies.ended() => Next::Copied(copied),
+            () = clock.sleep(pause) => Next::Nothing,
+            _ = shutdown.changed() => Next::Nothing,
+            _ = load.changed() => Next::Nothing,
+        };
+        match next {
+            Next::Event(event) => self.take(event?),
+            Next::Committed(committed) => self.intake.note_commit(committed?, self.uploads),
+            Next::Uploaded(uploaded) => self.note(uploaded),
+            Next::Copied(piece) => {
+                piece.into_iter().for_each(|piece| self.intake.copied(piece));
+                Ok(())
+            }
+            Next::Nothing => Ok(()),
+        }
+    }
+}
+
+/// What came first.
+enum Next {
+    Event(Result<StreamEvent, wire::Error>),
+    Committed(Result<Committed, Error>),
+    Uploaded(Uploaded),
+    Copied(Option<Piece>),
+    Nothing,
+}

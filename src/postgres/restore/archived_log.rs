@@ -1,0 +1,141 @@
+//! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the answers.
+
+pub use crate::postgres::archive::lookup::RecordSpan;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::pg_control::RequiredSettings;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::wal::event::{Ending, Xid};
+
+use super::Error;
+
+/// A stretch of log that recovery cannot get past.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Obstacle {
+    /// The timeline it is looked for on.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub from: Lsn,
+    /// Where it ends.
+    pub to: Lsn,
+    /// What is wrong, in words.
+    pub why: String,
+}
+
+/// The log of a stretch, proved whole or not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Chain {
+    /// The first stretch that is missing or damaged.
+    pub obstacle: Option<Obstacle>,
+    /// Segments that recovery reads.
+    pub segments: u64,
+    /// Records in them, about.
+    pub records: u64,
+    /// Bytes of log from the first position to the last.
+    pub bytes: u64,
+    /// Where the log that can be read ends: the obstacle, or the end of what is archived.
+    pub end: Lsn,
+}
+
+/// What settings a stretch of log demands of the server that replays it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Demands {
+    /// The largest values seen; zero where no record says anything.
+    pub largest: RequiredSettings,
+    /// The first record that says `wal_level = minimal`.
+    pub minimal_at: Option<Lsn>,
+}
+
+/// A tablespace that the log makes. Replay works in its directory, at the path the log has, whatever was mapped.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct MadeTablespace {
+    /// The record.
+    pub lsn: Lsn,
+    /// Its OID.
+    pub tablespace: u32,
+    /// Its directory.
+    pub location: String,
+    /// When its transaction committed.
+    pub time: Option<PgTime>,
+}
+
+/// The archived log of one cluster. Every position is that of a record's start unless it says otherwise.
+pub trait Facts {
+    /// The size of the cluster's segments.
+    fn segment_size(&self) -> SegmentSize;
+
+    /// The first commit or abort from `from` on whose time is later than `time`. Times are in no order, so it is the first in the log.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error>;
+
+    /// The first commit or abort of `xid` from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error>;
+
+    /// The first restore point called `name` from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error>;
+
+    /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it belongs to none. `None` if no
+    /// record starts there, or its transaction did not end.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error>;
+
+    /// The first record from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error>;
+
+    /// The last record that ends at `end` or before, where `end` is the end of a chain.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error>;
+
+    /// The last commit before `before`.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error>;
+
+    /// The first commit from `from` on.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error>;
+
+    /// The log from `from` to `to`, or to the end of what is archived if `to` is `None`.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error>;
+
+    /// What the log from `from` to `to` demands.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error>;
+
+    /// The tablespaces outside the data directory that the log from `from` to `to` makes, in log order.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error>;
+
+    /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
+    /// day to the next, so what opens at both ends opens between.
+    ///
+    /// # Errors
+    /// What index or archive say.
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error>;
+}

@@ -1,0 +1,332 @@
+//! A restore into a data directory that is there already (`--delta`): what is right is kept, what is not is replaced, what is too much goes.
+//!
+//! The order of effects is the safety. Killed after any of them, the directory cannot be started (or is as it was, up to 2), and the same
+//! command again ends right, because each step looks at what is there and not at what an earlier run meant to do:
+//!
+//! 1. the marker is written, durably, with the cluster's identity, and locked; another restore finds it locked;
+//! 2. `global/pg_control` gets another name, durably: from here on no server starts. One that was started just before is found, and the name given back;
+//! 3. what the backup has not is removed: in the data directory, and in the tablespaces that its own links lead to, there only in
+//!    the directories of this release. No link is followed, but for `pg_wal`, of which only log is removed. A file with other names
+//!    (hard links) is removed here and written anew, so that the others keep their content;
+//! 4. directories and links are made;
+//! 5. each file is read, cut or left, and each chunk compared with the backup's by its keyed hash; what differs, and only that, is fetched and written;
+//! 6. as in every restore: each file's hash is checked, what recovery needs is written, the file systems are synced, `pg_control`
+//!    gets its name, and the marker goes.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::destination::{Destination, Ground, GroundError, MARKER, at};
+use super::placement::{PlaceError, left_out};
+use crate::base::durable;
+use crate::postgres::archive::manifest::{Content, Manifest};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{Archive, Identity};
+use crate::postgres::format::pg_control::Control;
+use crate::postgres::format::segment::{SegmentName, SystemId, WalFileName};
+use crate::postgres::wal::digest::digest;
+use crate::postgres::wal::page::PageHeader;
+
+/// `pg_control` before the restore, until it is removed.
+const CONTROL_OLD: &str = "global/pg_control.walkeep-old";
+const CONTROL: &str = "global/pg_control";
+/// The first page's header (`XLogLongPageHeaderData`).
+const LONG_HEADER: u64 = 40;
+
+/// The marker's last line, before the number.
+const IDENTITY: &str = "system identifier ";
+
+/// What stands in the marker.
+pub(super) fn marker(system: SystemId) -> String {
+    format!(
+        "walkeep is restoring here, or was stopped while it did. Nothing here can be used; restore again with --delta.\n{IDENTITY}{}\n",
+        system.get()
+    )
+}
+
+/// Whether there is something in a directory that a restore can go on from: a data directory of this cluster at rest, or what
+/// an unfinished restore of it left. `false` if it is absent or empty.
+///
+/// # Errors
+/// [`GroundError`] for anything else.
+pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, GroundError> {
+    let first = match fs::read_dir(pgdata) {
+        Ok(mut entries) => entries.next().transpose().map_err(at("read", pgdata))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at("read", pgdata)(error)),
+    };
+    let Some(first) = first else { return Ok(false) };
+    let foreign = |found: String| GroundError::Foreign { path: pgdata.to_owned(), found };
+    let found = match fs::read_to_string(pgdata.join(MARKER)) {
+        Ok(text) => text.lines().last().and_then(|line| line.strip_prefix(IDENTITY)?.parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let path = pgdata.join(CONTROL);
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let name = first.file_name().to_string_lossy().into_owned();
+                    return Err(foreign(format!("has {name} and no {CONTROL}")));
+                }
+                Err(error) => return Err(at("read", &path)(error)),
+            };
+            let control = Control::parse(&bytes).map_err(|error| foreign(format!("has what is none: {error}")))?;
+            Some(control.system_id.get())
+        }
+        Err(error) => return Err(at("read", &pgdata.join(MARKER))(error)),
+    };
+    if found != Some(system.get()) {
+        let whose = found.map_or_else(|| "an unknown cluster".to_owned(), |id| format!("the cluster {id}"));
+        return Err(foreign(format!("is of {whose}, and the backup of {}", system.get())));
+    }
+    check_at_rest(pgdata)?;
+    Ok(true)
+}
+
+/// A server that runs there, or may: its process is alive. Of a standalone one the number is negative (`CreateLockFile`, miscinit.c).
+fn check_at_rest(pgdata: &Path) -> Result<(), GroundError> {
+    let path = pgdata.join("postmaster.pid");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at("read", &path)(error)),
+    };
+    let number = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
+    let pid = number.and_then(rustix::process::Pid::from_raw);
+    let alive = pid.is_none_or(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
+    if alive {
+        return Err(GroundError::Running { path: pgdata.to_owned(), pid: number.unwrap_or_default() });
+    }
+    Ok(())
+}
+
+/// Whether a tablespace's link in the data directory leads there: then what is in it is the data directory's own.
+pub(super) fn leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
+    fs::read_link(pgdata.join("pg_tblspc").join(oid.to_string())).is_ok_and(|to| to == space)
+}
+
+/// Makes the directory one that cannot be started.
+///
+/// # Errors
+/// [`GroundError::Running`] if a server was started in it meanwhile, and what the operating system said.
+pub(super) fn disarm(pgdata: &Path) -> Result<(), PlaceError> {
+    let (control, old) = (pgdata.join(CONTROL), pgdata.join(CONTROL_OLD));
+    if control.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    durable::rename(&control, &old)?;
+    if let Err(error) = check_at_rest(pgdata) {
+        durable::rename(&old, &control)?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// The log in a data directory's `pg_wal` that is nowhere else and that a restore over it takes away, in order.
+///
+/// # Errors
+/// The directory, the repositories or the spool could not be read.
+pub async fn only_there(
+    archive: &Archive,
+    spool: Option<&Spool>,
+    pgdata: &Path,
+) -> Result<Vec<SegmentName>, super::Error> {
+    let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
+    let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
+    let listed = log.clone();
+    for name in super::blocking(move || written(&listed, identity)).await?? {
+        match archive.digest(name).await {
+            Ok(Some(_)) => {}
+            Ok(None) => found.push(name),
+            Err(error) if error.is_integrity() => found.push(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Of the one under way, what was received may be all that was written.
+    if let Some(name) = found.last().copied()
+        && let Some((_, received)) = archive.received(spool, name).await?
+    {
+        let path = log.join(name.to_string());
+        let end = super::blocking(move || {
+            let bytes = fs::read(&path).map_err(at("read", &path))?;
+            Ok::<_, GroundError>(digest(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until))
+        });
+        if end.await??.is_some_and(|end| end <= received) {
+            found.pop();
+        }
+    }
+    Ok(found)
+}
+
+/// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold older bytes.
+fn written(log: &Path, identity: Identity) -> Result<Vec<SegmentName>, GroundError> {
+    let mut found = Vec::new();
+    for path in listed(log)? {
+        let Some(name) = path.file_name().and_then(|name| SegmentName::parse(name.to_str()?)) else { continue };
+        let mut head = Vec::new();
+        let opened = fs::File::open(&path).map_err(at("open", &path))?;
+        opened.take(LONG_HEADER).read_to_end(&mut head).map_err(at("read", &path))?;
+        let start = name.number(identity.segment_size).map(|number| number.start(identity.segment_size));
+        let header = PageHeader::parse(&head).filter(|header| Some(header.address) == start);
+        if header.and_then(|header| header.long).is_some_and(|long| long.system_id == identity.system_id) {
+            found.push(name);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// What a path of the backup is.
+enum Wanted<'m> {
+    Directory,
+    File,
+    Link(&'m Path),
+}
+
+/// What was removed, and what was not though it is not of the backup.
+#[derive(Debug, Default)]
+pub(super) struct Cleaned {
+    /// Sentences about what lies elsewhere.
+    pub(super) notes: Vec<String>,
+}
+
+/// Removes what the backup has not.
+///
+/// # Errors
+/// What the operating system said.
+pub(super) fn clean(ground: &Ground, manifest: &Manifest, staged: &Path) -> Result<Cleaned, GroundError> {
+    let pgdata = ground.pgdata();
+    let mut wanted: HashMap<PathBuf, Wanted<'_>> = HashMap::with_capacity(manifest.entries.len());
+    for entry in manifest.entries.iter().filter(|entry| !left_out(&entry.path)) {
+        let what = match &entry.content {
+            Content::Directory => Wanted::Directory,
+            Content::Link(_) if entry.path.starts_with("pg_tblspc") => continue,
+            Content::Link(to) => Wanted::Link(to),
+            Content::File { .. } if entry.path == Path::new(CONTROL) => continue,
+            Content::File { .. } => Wanted::File,
+        };
+        wanted.insert(ground.path_of(&entry.path), what);
+    }
+    wanted.insert(pgdata.join(staged), Wanted::File);
+    wanted.insert(pgdata.join(MARKER), Wanted::File);
+    wanted.insert(pgdata.join("pg_wal"), Wanted::Directory);
+    wanted.insert(pgdata.join("pg_tblspc"), Wanted::Directory);
+    let in_place = ground.spaces().iter().filter(|(oid, _)| ground.is_in_place(**oid));
+    wanted.extend(in_place.map(|(_, space)| (space.clone(), Wanted::Directory)));
+    let mut cleaner = Cleaner { wanted: &wanted, cleaned: Cleaned::default() };
+    for (oid, space) in ground.spaces() {
+        let link = pgdata.join("pg_tblspc").join(oid.to_string());
+        // What an earlier link led to is told before the link goes.
+        if !ground.is_in_place(*oid) && leads_to(pgdata, *oid, space) {
+            cleaner.space(space)?;
+        } else if !ground.is_in_place(*oid) {
+            cleaner.remove(&link)?;
+        }
+    }
+    let links = ground.spaces().iter().filter(|(oid, _)| !ground.is_in_place(**oid));
+    let links: HashMap<PathBuf, Wanted<'_>> =
+        links.map(|(oid, space)| (pgdata.join("pg_tblspc").join(oid.to_string()), Wanted::Link(space))).collect();
+    cleaner.directory(pgdata, &links)?;
+    Ok(cleaner.cleaned)
+}
+
+struct Cleaner<'w, 'm> {
+    wanted: &'w HashMap<PathBuf, Wanted<'m>>,
+    cleaned: Cleaned,
+}
+
+impl Cleaner<'_, '_> {
+    /// Of a tablespace, only the directories that the backup has there.
+    fn space(&mut self, space: &Path) -> Result<(), GroundError> {
+        for path in listed(space)? {
+            if matches!(self.wanted.get(&path), Some(Wanted::Directory)) && is_directory(&path)? {
+                self.directory(&path, &HashMap::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, directory: &Path, links: &HashMap<PathBuf, Wanted<'_>>) -> Result<(), GroundError> {
+        for path in listed(directory)? {
+            let metadata = path.symlink_metadata().map_err(at("read", &path))?;
+            match self.wanted.get(&path).or_else(|| links.get(&path)) {
+                Some(Wanted::Directory) if metadata.is_dir() => self.directory(&path, links)?,
+                Some(Wanted::Directory) if directory.join("pg_wal") == path && path.is_dir() => self.log(&path)?,
+                Some(Wanted::File) if metadata.is_file() && metadata.nlink() == 1 => {}
+                Some(Wanted::Link(to)) if fs::read_link(&path).is_ok_and(|is| is == *to) => {}
+                _ => self.remove(&path)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// `pg_wal` is a link: what it leads to stays, without the log in it.
+    fn log(&mut self, link: &Path) -> Result<(), GroundError> {
+        let log = link.canonicalize().map_err(at("find", link))?;
+        for path in listed(&log)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_log = WalFileName::parse(&name).is_some() || name.starts_with("xlogtemp.");
+            if is_log || name == "archive_status" || name == "summaries" {
+                self.remove(&path)?;
+            }
+        }
+        self.cleaned.notes.push(format!("the log in {}, where pg_wal leads, was removed", log.display()));
+        Ok(())
+    }
+
+    /// A link goes, what it leads to stays.
+    fn remove(&mut self, path: &Path) -> Result<(), GroundError> {
+        let metadata = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            metadata => metadata.map_err(at("read", path))?,
+        };
+        if metadata.is_dir() {
+            return fs::remove_dir_all(path).map_err(at("remove", path));
+        }
+        if metadata.is_symlink()
+            && let Ok(to) = fs::read_link(path)
+        {
+            let (path, to) = (path.display(), to.display());
+            self.cleaned.notes.push(format!("the link {path} was removed; what it led to, {to}, is as it was"));
+        }
+        fs::remove_file(path).map_err(at("remove", path))
+    }
+}
+
+fn is_directory(path: &Path) -> Result<bool, GroundError> {
+    Ok(path.symlink_metadata().map_err(at("read", path))?.is_dir())
+}
+
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, GroundError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at("read", directory))?,
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(at("read", directory))).collect()
+}
+
+impl Ground {
+    /// Looks over a data directory that is there, as [`Ground::survey`] does one that is not. `None` if there is nothing in it.
+    ///
+    /// # Errors
+    /// [`GroundError`].
+    pub fn survey_existing(destination: &Destination, manifest: &Manifest) -> Result<Option<Ground>, GroundError> {
+        let spaces = &manifest.summary.tablespaces;
+        let ground = Ground::lay(destination, spaces)?;
+        if !is_ours(ground.pgdata(), manifest.summary.system_id)? {
+            return Ok(None);
+        }
+        for space in spaces {
+            let ours = ground.spaces().get(&space.oid).is_some_and(|path| leads_to(ground.pgdata(), space.oid, path));
+            if !ours {
+                ground.check_space(space, &manifest.entries)?;
+            }
+        }
+        // What is too much is removed first, and what is there is written over.
+        let there = |path: &Path| path.symlink_metadata().map_or(0, |metadata| metadata.len());
+        ground.check_room(&manifest.entries, &there)?;
+        Ok(Some(ground))
+    }
+}

@@ -1,0 +1,527 @@
+//! Where a restore puts things: the data directory and its tablespaces, looked over before anything is written.
+//!
+//! Refused is whatever could destroy something or could not be started: a directory that has something in it, two tablespaces in one place,
+//! a mapping of something that is not in the backup.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use super::archived_log::MadeTablespace;
+use crate::postgres::archive::manifest::{Content, Entry, Tablespace};
+use crate::postgres::format::lsn::Lsn;
+
+/// What stands in a data directory while it is being filled. Where it is found, a restore did not get to its end.
+pub const MARKER: &str = "walkeep.restoring";
+
+/// Where a backup is to go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// The data directory: absent, or empty.
+    pub pgdata: PathBuf,
+    /// For tablespaces that go elsewhere: where they were, and where they go.
+    pub mapping: Vec<(PathBuf, PathBuf)>,
+}
+
+/// A place that cannot be restored into.
+#[derive(Debug, thiserror::Error)]
+pub enum GroundError {
+    /// There is something in it.
+    #[error(
+        "{path} is not empty: it has {found}; give an empty or a new directory, or --delta if it is an old one of this cluster"
+    )]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// One of the names in it.
+        found: String,
+    },
+    /// An earlier restore into it did not get to its end.
+    #[error(
+        "{path} has what an unfinished restore left; if no other restore is running there, go on with --delta, or empty it and try again"
+    )]
+    Unfinished {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Not a data directory of the cluster that the backup is of.
+    #[error("{path} {found}; --delta wants an old data directory of the same cluster, or an empty one")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, or has.
+        found: String,
+    },
+    /// A server runs in it.
+    #[error(
+        "a server seems to run in {path}: postmaster.pid names process {pid}, which is alive; stop it first, or remove that file if it is no server"
+    )]
+    Running {
+        /// The directory.
+        path: PathBuf,
+        /// The process.
+        pid: i32,
+    },
+    /// Another restore works there.
+    #[error("another restore is running in {path}; wait until it has ended")]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A tablespace's files are there already.
+    #[error(
+        "tablespace {oid} would go to {path}, where {found} is already; map it elsewhere with --tablespace-mapping {location}=NEW"
+    )]
+    TablespaceOccupied {
+        /// The tablespace.
+        oid: u32,
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// Where the tablespace was.
+        location: String,
+    },
+    /// A mapping of what is not there.
+    #[error("no tablespace of the backup was in {old}; it has {known}")]
+    UnknownMapping {
+        /// What was to be mapped.
+        old: PathBuf,
+        /// What could be.
+        known: String,
+    },
+    /// A path that is not absolute, or climbs.
+    #[error("{path} is no place for a tablespace: it must be an absolute path without . and ..")]
+    BadPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Two things in one place.
+    #[error("{first} and {second} would lie in one another; map them apart with --tablespace-mapping")]
+    Overlap {
+        /// One of them.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Replay would work in a directory that is in use.
+    #[error(
+        "tablespace {tablespace} was made after the backup, at {lsn}{when}, and replaying that works in {location} itself, where there is {found}: \
+         a running server may own it, and no --tablespace-mapping changes what PostgreSQL replays; restore on another machine, give --backup with a \
+         later one, or stop before it with --target-lsn {lsn} --target-exclusive"
+    )]
+    WouldBeReplayedInto {
+        /// The tablespace.
+        tablespace: u32,
+        /// The record that makes it.
+        lsn: Lsn,
+        /// When, in words; empty if unknown.
+        when: String,
+        /// Its directory.
+        location: String,
+        /// What is there.
+        found: String,
+    },
+    /// Too little room.
+    #[error("{path} has room for {free} bytes, and the backup needs {needed} there")]
+    NoRoom {
+        /// A directory on the file system.
+        path: PathBuf,
+        /// What it needs.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// The operating system said no.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Names the file in an operating system's error.
+pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> GroundError + 'a {
+    move |source| GroundError::Io { what, path: path.to_owned(), source }
+}
+
+/// Bytes that are free where `path` is, or would be.
+///
+/// # Errors
+/// [`GroundError::Io`].
+pub fn free_at(path: &Path) -> Result<u64, GroundError> {
+    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let room = rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(at("ask for free space on", existing))?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
+
+/// Whom restored files belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// A place that has been looked over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ground {
+    pgdata: PathBuf,
+    spaces: BTreeMap<u32, PathBuf>,
+    /// Set where this process may give files away and must: root's restores belong to whoever owns the directory.
+    owner: Option<Owner>,
+}
+
+impl Ground {
+    /// Looks a destination over. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`GroundError`].
+    pub fn survey(
+        destination: &Destination,
+        tablespaces: &[Tablespace],
+        entries: &[Entry],
+    ) -> Result<Ground, GroundError> {
+        check_empty(&absolute(&destination.pgdata)?)?;
+        let ground = Ground::lay(destination, tablespaces)?;
+        for space in tablespaces {
+            ground.check_space(space, entries)?;
+        }
+        ground.check_room(entries, &|_| 0)?;
+        Ok(ground)
+    }
+
+    /// Where everything goes, whatever is there.
+    pub(super) fn lay(destination: &Destination, tablespaces: &[Tablespace]) -> Result<Ground, GroundError> {
+        let pgdata = absolute(&destination.pgdata)?;
+        let mut spaces = BTreeMap::new();
+        for space in tablespaces {
+            spaces.insert(space.oid, place_of(space, &pgdata, &destination.mapping)?);
+        }
+        for (old, _) in &destination.mapping {
+            if !tablespaces.iter().any(|space| Path::new(&space.location) == old) {
+                let known: Vec<&str> = tablespaces.iter().map(|space| space.location.as_str()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(GroundError::UnknownMapping { old: old.clone(), known });
+            }
+        }
+        let ground = Ground { owner: owner_of(&pgdata)?, pgdata, spaces };
+        ground.check_apart(tablespaces)?;
+        Ok(ground)
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn pgdata(&self) -> &Path {
+        &self.pgdata
+    }
+
+    /// Where each tablespace goes.
+    #[must_use]
+    pub const fn spaces(&self) -> &BTreeMap<u32, PathBuf> {
+        &self.spaces
+    }
+
+    /// Whom the files are given to; `None` if they stay with whoever runs this.
+    #[must_use]
+    pub const fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
+    /// Where a file of the backup goes. What is under `pg_tblspc/<oid>` goes to its tablespace.
+    #[must_use]
+    pub fn path_of(&self, entry: &Path) -> PathBuf {
+        match space_of(entry) {
+            Some((oid, rest)) => match self.spaces.get(&oid) {
+                Some(space) if rest.as_os_str().is_empty() => space.clone(),
+                Some(space) => space.join(rest),
+                None => self.pgdata.join(entry),
+            },
+            None => self.pgdata.join(entry),
+        }
+    }
+
+    /// Whether a tablespace lies within the data directory, as a directory of its own and not behind a link.
+    #[must_use]
+    pub fn is_in_place(&self, oid: u32) -> bool {
+        self.spaces.get(&oid).is_some_and(|space| *space == self.pgdata.join("pg_tblspc").join(oid.to_string()))
+    }
+
+    /// Two places that are one, or one within another, would mix their files; only a tablespace in its place may lie in the data directory.
+    fn check_apart(&self, tablespaces: &[Tablespace]) -> Result<(), GroundError> {
+        let mut all: Vec<&PathBuf> = vec![&self.pgdata];
+        for space in tablespaces.iter().filter(|space| !self.is_in_place(space.oid)) {
+            let Some(path) = self.spaces.get(&space.oid) else { continue };
+            if let Some(other) = all.iter().find(|other| path.starts_with(other) || other.starts_with(path)) {
+                return Err(GroundError::Overlap { first: (*other).clone(), second: path.clone() });
+            }
+            all.push(path);
+        }
+        Ok(())
+    }
+
+    /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with itself.
+    pub(super) fn check_space(&self, space: &Tablespace, entries: &[Entry]) -> Result<(), GroundError> {
+        let Some(path) = self.spaces.get(&space.oid).filter(|_| !self.is_in_place(space.oid)) else { return Ok(()) };
+        for entry in entries {
+            let Some((oid, rest)) = space_of(&entry.path) else { continue };
+            let mut parts = rest.components();
+            if oid == space.oid
+                && let (Some(Component::Normal(name)), None) = (parts.next(), parts.next())
+                && path.join(name).symlink_metadata().is_ok()
+            {
+                return Err(GroundError::TablespaceOccupied {
+                    oid,
+                    path: path.clone(),
+                    found: name.to_string_lossy().into_owned(),
+                    location: space.location.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes on top, a few
+    /// segments at a time.
+    pub(super) fn check_room(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> Result<(), GroundError> {
+        let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+        for (place, bytes) in self.bytes_by_place(entries, there) {
+            let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+            let device = existing.metadata().map_err(at("read", existing))?.dev();
+            let (_, sum) = needed.entry(device).or_insert_with(|| (existing.to_owned(), 0));
+            *sum = sum.saturating_add(bytes);
+        }
+        for (path, needed) in needed.into_values() {
+            let free = free_at(&path)?;
+            if free < needed {
+                return Err(GroundError::NoRoom { path, needed, free });
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_by_place(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
+        let mut bytes: BTreeMap<&Path, u64> = BTreeMap::new();
+        for entry in entries {
+            let Content::File { len, .. } = &entry.content else { continue };
+            let space = space_of(&entry.path).and_then(|(oid, _)| self.spaces.get(&oid));
+            let sum = bytes.entry(space.map_or(self.pgdata.as_path(), PathBuf::as_path)).or_default();
+            *sum = sum.saturating_add(len.saturating_sub(there(&self.path_of(&entry.path))));
+        }
+        bytes
+    }
+
+    /// Makes a directory and those above it, and gives the new ones to the owner.
+    ///
+    /// # Errors
+    /// [`GroundError::Io`].
+    pub fn make_dir(&self, path: &Path, mode: u32) -> Result<(), GroundError> {
+        if path.is_dir() {
+            return self.own(path, mode);
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+            self.make_dir(parent, 0o700)?;
+        }
+        fs::DirBuilder::new().mode(mode).create(path).map_err(at("create", path))?;
+        self.own(path, mode)
+    }
+
+    /// Gives a file or directory its mode, whatever the umask was, and its owner.
+    ///
+    /// # Errors
+    /// [`GroundError::Io`].
+    pub fn own(&self, path: &Path, mode: u32) -> Result<(), GroundError> {
+        if let Some(Owner { uid, gid }) = self.owner {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(at("give its owner to", path))?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("set the mode of", path))
+    }
+}
+
+/// Refuses to let replay make tablespaces where something is already. Recovery takes the directory as it is, makes another server's version directory its
+/// own and points `pg_tblspc` at it (`create_tablespace_directories`, tablespace.c). Nothing is changed here.
+///
+/// # Errors
+/// [`GroundError::WouldBeReplayedInto`].
+pub fn check_made(made: &[MadeTablespace]) -> Result<(), GroundError> {
+    for MadeTablespace { lsn, tablespace, location, time } in made {
+        let found = match fs::read_dir(location) {
+            Ok(mut entries) => match entries.next() {
+                None => continue,
+                Some(Ok(entry)) => entry.file_name().to_string_lossy().into_owned(),
+                Some(Err(error)) => format!("what cannot be read ({error})"),
+            },
+            // A path that is not known to the letter may be any.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !location.contains('\u{FFFD}') => continue,
+            Err(error) => format!("what cannot be looked into ({error})"),
+        };
+        let when = time.map_or_else(String::new, |time| format!(" ({time})"));
+        let (lsn, tablespace, location) = (*lsn, *tablespace, location.clone());
+        return Err(GroundError::WouldBeReplayedInto { tablespace, lsn, when, location, found });
+    }
+    Ok(())
+}
+
+/// The tablespace a path of the backup lies in, and where in it.
+fn space_of(entry: &Path) -> Option<(u32, &Path)> {
+    let rest = entry.strip_prefix("pg_tblspc").ok()?;
+    let Some(Component::Normal(oid)) = rest.components().next() else { return None };
+    let number = oid.to_str()?.parse().ok()?;
+    Some((number, rest.strip_prefix(oid).ok()?))
+}
+
+fn place_of(space: &Tablespace, pgdata: &Path, mapping: &[(PathBuf, PathBuf)]) -> Result<PathBuf, GroundError> {
+    let location = Path::new(&space.location);
+    match mapping.iter().rfind(|(old, _)| old == location) {
+        Some((_, new)) => plain(new),
+        // In its place, within the data directory.
+        None if location.is_relative() => Ok(pgdata.join("pg_tblspc").join(space.oid.to_string())),
+        None => plain(location),
+    }
+}
+
+fn plain(path: &Path) -> Result<PathBuf, GroundError> {
+    let plain =
+        path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if plain { Ok(path.components().collect()) } else { Err(GroundError::BadPath { path: path.to_owned() }) }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, GroundError> {
+    // A link to an empty directory is followed now, so that everything is compared with where it really is.
+    if path.exists() {
+        return path.canonicalize().map_err(at("find", path));
+    }
+    std::path::absolute(path).map_err(at("find", path))
+}
+
+fn check_empty(path: &Path) -> Result<(), GroundError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at("read", path)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        found.push(entry.map_err(at("read", path))?.file_name().to_string_lossy().into_owned());
+    }
+    if found.iter().any(|name| name == MARKER) {
+        return Err(GroundError::Unfinished { path: path.to_owned() });
+    }
+    match found.into_iter().min() {
+        Some(found) => Err(GroundError::Occupied { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+/// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else keeps it.
+fn owner_of(path: &Path) -> Result<Option<Owner>, GroundError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let metadata = existing.metadata().map_err(at("read", existing))?;
+    Ok(Some(Owner { uid: metadata.uid(), gid: metadata.gid() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::{Destination, Ground, GroundError, MARKER};
+    use crate::postgres::archive::manifest::{Content, Entry, Tablespace};
+
+    fn space(oid: u32, location: &str) -> Tablespace {
+        Tablespace { oid, location: location.to_owned() }
+    }
+
+    fn directory(path: &str) -> Entry {
+        Entry { path: path.into(), mode: 0o700, modified: 0, content: Content::Directory }
+    }
+
+    fn survey(root: &Path, mapping: &[(&str, &str)], spaces: &[Tablespace]) -> Result<Ground, GroundError> {
+        let under = |path: &str| path.strip_prefix('/').map_or_else(|| PathBuf::from(path), |path| root.join(path));
+        let mapping = mapping.iter().map(|(old, new)| (PathBuf::from(*old), under(new))).collect();
+        let entries = [directory("pg_tblspc/16400/PG_15_202209061"), directory("base")];
+        Ground::survey(&Destination { pgdata: root.join("data"), mapping }, spaces, &entries)
+    }
+
+    #[test]
+    fn an_absent_or_empty_directory_is_taken_and_any_other_refused() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(survey(root.path(), &[], &[]).is_ok());
+        fs::create_dir(root.path().join("data")).unwrap();
+        let ground = survey(root.path(), &[], &[]).unwrap();
+        assert_eq!(ground.path_of(Path::new("base/5/16384")), ground.pgdata().join("base/5/16384"));
+        fs::write(root.path().join("data/.hidden"), "").unwrap();
+        assert!(
+            matches!(survey(root.path(), &[], &[]), Err(GroundError::Occupied { found, .. }) if found == ".hidden")
+        );
+        fs::write(root.path().join("data").join(MARKER), "").unwrap();
+        assert!(matches!(survey(root.path(), &[], &[]), Err(GroundError::Unfinished { .. })));
+    }
+
+    #[test]
+    fn tablespaces_go_where_they_were_or_are_mapped() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().canonicalize().unwrap();
+        let old = here.join("old").to_string_lossy().into_owned();
+        let spaces = [space(16_400, &old), space(16_401, "pg_tblspc/16401")];
+        let ground = survey(&here, &[], &spaces).unwrap();
+        assert_eq!(ground.path_of(Path::new("pg_tblspc/16400/PG_15/5/1")), here.join("old/PG_15/5/1"));
+        assert_eq!(ground.path_of(Path::new("pg_tblspc/16400")), here.join("old"));
+        assert_eq!(ground.path_of(Path::new("pg_tblspc/16401/PG_15")), here.join("data/pg_tblspc/16401/PG_15"));
+        assert!(ground.is_in_place(16_401) && !ground.is_in_place(16_400));
+        let ground = survey(&here, &[(&old, "/new")], &spaces).unwrap();
+        assert_eq!(ground.path_of(Path::new("pg_tblspc/16400/PG_15/5/1")), here.join("new/PG_15/5/1"));
+    }
+
+    #[test]
+    fn places_that_clash_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().canonicalize().unwrap();
+        let spaces = [space(16_400, "/elsewhere/a"), space(16_401, "/elsewhere/b")];
+        let refused = |mapping: &[(&str, &str)]| survey(&here, mapping, &spaces).unwrap_err();
+        let one = refused(&[("/elsewhere/a", "/x"), ("/elsewhere/b", "/x")]);
+        assert!(matches!(one, GroundError::Overlap { .. }), "{one}");
+        let nested = refused(&[("/elsewhere/a", "/x"), ("/elsewhere/b", "/x/y")]);
+        assert!(matches!(nested, GroundError::Overlap { .. }), "{nested}");
+        let inside = refused(&[("/elsewhere/a", "/data/ts")]);
+        assert!(matches!(inside, GroundError::Overlap { .. }), "{inside}");
+        let unknown = refused(&[("/elsewhere/c", "/x")]);
+        assert!(unknown.to_string().contains("/elsewhere/a, /elsewhere/b"), "{unknown}");
+        let climbing = refused(&[("/elsewhere/a", "x/../y")]);
+        assert!(matches!(climbing, GroundError::BadPath { .. }), "{climbing}");
+    }
+
+    #[test]
+    fn more_than_fits_is_refused_before_anything_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let content = Content::File { len: 1 << 60, hash: [0; 32], chunks: Vec::new() };
+        let huge = Entry { path: "base/5/1".into(), mode: 0o600, modified: 0, content };
+        let destination = Destination { pgdata: root.path().join("data"), mapping: Vec::new() };
+        let error = Ground::survey(&destination, &[], &[huge]).unwrap_err();
+        assert!(matches!(error, GroundError::NoRoom { needed, .. } if needed == 1 << 60), "{error}");
+        assert!(!root.path().join("data").exists());
+    }
+
+    #[test]
+    fn a_tablespace_that_is_in_use_is_not_written_into() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().canonicalize().unwrap();
+        let old = here.join("old").to_string_lossy().into_owned();
+        fs::create_dir_all(here.join("old/PG_14_202107181")).unwrap();
+        let spaces = [space(16_400, &old)];
+        assert!(survey(&here, &[], &spaces).is_ok(), "another major's files don't matter");
+        fs::create_dir_all(here.join("old/PG_15_202209061")).unwrap();
+        let error = survey(&here, &[], &spaces).unwrap_err();
+        assert!(error.to_string().contains("--tablespace-mapping"), "{error}");
+    }
+}

@@ -1,0 +1,124 @@
+//! What a plan asks of the archived log, answered by the index and the archive. The calls block.
+
+use super::Error;
+use super::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle};
+use crate::postgres::archive;
+use crate::postgres::archive::lookup::{Lookup, LookupError, RecordSpan, Source};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::pg_control::RequiredSettings;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelinePath;
+use crate::postgres::index::Hole;
+use crate::postgres::wal::event::{Ending, EventKind, Parameters, Xid};
+
+/// The kind of tablespaces made ([`EventKind::tag`]).
+const CREATE_TABLESPACE: u8 = 18;
+
+impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
+    fn segment_size(&self) -> SegmentSize {
+        Lookup::segment_size(self)
+    }
+
+    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error> {
+        Ok(Lookup::ending_after(self, path, from, time)?)
+    }
+
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error> {
+        Ok(Lookup::ending_of(self, path, from, xid)?)
+    }
+
+    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error> {
+        let found = Lookup::restore_point(self, path, from, name)?;
+        Ok(found.map(|event| RecordSpan { lsn: event.lsn, end: event.end_lsn }))
+    }
+
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
+        Ok(Lookup::effect_of(self, path, lsn)?)
+    }
+
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
+        Ok(Lookup::record_from(self, path, from)?)
+    }
+
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error> {
+        Ok(Lookup::record_until(self, path, end)?)
+    }
+
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error> {
+        Ok(Lookup::commit_before(self, path, before)?)
+    }
+
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error> {
+        Ok(Lookup::commit_from(self, path, from)?)
+    }
+
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error> {
+        let found = Lookup::chain(self, path, from, to)?;
+        let obstacle = found.hole.map(|Hole { timeline, from, to, why }| {
+            let why = why.to_string();
+            Obstacle { timeline, from, to, why }
+        });
+        Ok(Chain {
+            obstacle,
+            segments: found.segments,
+            records: found.records,
+            bytes: found.end.bytes_since(from),
+            end: found.end,
+        })
+    }
+
+    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
+        let maxima = self.parameters(path, from, to)?;
+        let required = |parameters: Parameters| RequiredSettings {
+            max_connections: parameters.max_connections,
+            max_worker_processes: parameters.max_worker_processes,
+            max_wal_senders: parameters.max_wal_senders,
+            max_prepared_transactions: parameters.max_prepared_transactions,
+            max_locks_per_transaction: parameters.max_locks_per_transaction,
+        };
+        Ok(Demands { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
+    }
+
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+        let mut made = Vec::new();
+        for event in self.events(path, &[CREATE_TABLESPACE], from, to, usize::MAX)? {
+            // One without a path lies in the data directory.
+            if let EventKind::CreateTablespace { tablespace, location } = event.kind
+                && !location.is_empty()
+            {
+                let ending = Lookup::ending_of(self, path, event.lsn, event.xid)?;
+                made.push(MadeTablespace {
+                    lsn: event.lsn,
+                    tablespace,
+                    location,
+                    time: ending.map(|ending| ending.time),
+                });
+            }
+        }
+        Ok(made)
+    }
+
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+        let last = Lsn::new(to.get().saturating_sub(1).max(from.get()));
+        for lsn in [from, last] {
+            match self.opens(path, lsn) {
+                Err(LookupError::Source(error)) if error.is_integrity() => {
+                    let timeline = path.timeline_at(lsn);
+                    return Ok(Some(Obstacle { timeline, from: lsn, to, why: error.to_string() }));
+                }
+                opened => opened?,
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl From<LookupError<archive::Error>> for Error {
+    fn from(error: LookupError<archive::Error>) -> Error {
+        match error {
+            LookupError::Index(error) => Error::Index(error),
+            LookupError::Source(error) => Error::Archive(error),
+        }
+    }
+}

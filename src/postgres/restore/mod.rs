@@ -1,0 +1,354 @@
+//! Restores: a target is resolved to the record where PostgreSQL stops, everything that this needs is proved to be there, and only then is
+//! the disk touched.
+//!
+//! [`target`] says what is wanted. [`plan()`] chooses the backup and resolves the target ([`resolve_target`]) from [`archived_log`] about the archived
+//! log, which [`indexed_log`] answers; its result is a value. [`restore`] carries a plan out: it looks the place over ([`destination`]), puts the files there
+//! ([`mod@place`]) and writes the [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until it has.
+
+pub mod resolve_target;
+pub mod archived_log;
+pub mod server_start;
+pub mod indexed_log;
+pub mod target;
+pub mod destination;
+pub mod delta;
+pub mod recovery_settings;
+pub mod placement;
+pub mod plan;
+pub mod selective;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::retry::Class;
+use crate::postgres::archive::lookup::Lookup;
+use crate::postgres::archive::manifest::{Manifest, ManifestError, Summary};
+use crate::postgres::archive::reindex::{ReindexError, Shelf};
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{self, Archive, inventory};
+use crate::postgres::format::backup_label::{Escapes, LabelError, TablespaceMap};
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::index::{self, Entry, Index};
+use crate::vault;
+use crate::vault::seal::Kind;
+
+use destination::{Destination, Ground, GroundError};
+use placement::{PlaceError, Placement};
+use plan::{Base, Plan, World};
+use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, Recovery};
+use target::{Action, Request};
+
+/// Why there is no plan, or no restore.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The backup that was named is not in the repository.
+    #[error("there is no backup {label:?}; walkeep list shows which there are")]
+    UnknownBackup {
+        /// What was asked for.
+        label: String,
+    },
+    /// A timeline that was named, or that a backup is on, has no history in the archive.
+    #[error("the history of timeline {timeline} is not archived, so there is no telling what it descends from")]
+    UnknownTimeline {
+        /// Which.
+        timeline: TimelineId,
+    },
+    /// Nothing of the cluster is archived.
+    #[error(
+        "nothing of {cluster} is archived yet: no WAL and no backup; walkeep check {cluster} tells what is in the way"
+    )]
+    Nothing {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A plan that says that its target cannot be reached was to be carried out.
+    #[error("{reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    /// The repositories.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A manifest that opens and makes no sense.
+    #[error("backup {label}: {source}")]
+    Manifest {
+        /// The backup.
+        label: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A tablespace map that opens and makes no sense.
+    #[error("backup {label}: {source}")]
+    Label {
+        /// The backup.
+        label: String,
+        /// What is wrong with it.
+        source: LabelError,
+    },
+    /// The files.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// A worker thread panicked, or the program is ending.
+    #[error("the work was interrupted")]
+    Stopped,
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Archive(error.into())
+    }
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Index(error) => error.class(),
+            Error::Archive(error) | Error::Place(PlaceError::Archive(error)) => error.class(),
+            Error::Place(PlaceError::Pack(error)) => error.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+impl From<ReindexError> for Error {
+    fn from(error: ReindexError) -> Error {
+        match error {
+            ReindexError::Index(error) => Error::Index(error),
+            ReindexError::Archive(error) => Error::Archive(error),
+        }
+    }
+}
+
+impl From<GroundError> for Error {
+    fn from(error: GroundError) -> Error {
+        Error::Place(PlaceError::Ground(error))
+    }
+}
+
+/// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or says why it cannot be
+/// reached. Touches nothing.
+///
+/// # Errors
+/// [`Error`]; a target that cannot be reached is none.
+pub async fn plan(
+    archive: &Arc<Archive>,
+    index: &Arc<Index>,
+    spool: Option<Spool>,
+    request: Request,
+) -> Result<Plan, Error> {
+    let cluster = archive.cluster().to_string();
+    let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
+    let (bases, histories) = (bases(archive).await?, inventory::histories(archive).await?);
+    let growing = inventory::growing(archive, index, spool, &histories).await?;
+    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
+    let index = Arc::clone(index);
+    blocking(move || {
+        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let view = index.view_with(&cluster, laid_over)?;
+        let facts = Lookup::new(view, shelf.with(growing.clone()));
+        plan::plan(World { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
+    })
+    .await?
+}
+
+/// The summaries of all backups, oldest first ([`inventory::backups`]).
+///
+/// # Errors
+/// The repositories could not be asked.
+pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+    Ok(inventory::backups(archive).await?)
+}
+
+async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
+    let base = |summary: Summary| Base {
+        label: summary.label,
+        start: summary.start_lsn,
+        start_timeline: summary.timeline,
+        stop: summary.stop_lsn,
+        stop_timeline: summary.timeline,
+        started_at: PgTime::from_timestamp(summary.started_at),
+        required: summary.required,
+        logical_bytes: summary.logical_bytes,
+    };
+    Ok(backups(archive).await?.into_iter().map(base).collect())
+}
+
+/// How a plan is carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wishes {
+    /// Where the files go.
+    pub destination: Destination,
+    /// What the server does at its target.
+    pub action: Action,
+    /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command`]).
+    pub restore_command: String,
+    /// Whether the restored server goes on archiving.
+    pub keep_archiving: bool,
+}
+
+/// What a restore put where.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Restored {
+    /// The data directory.
+    pub pgdata: PathBuf,
+    /// The backup.
+    pub backup: String,
+    /// Files placed.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those of them that were in their places already.
+    pub reused_bytes: u64,
+    /// What else one should know: of a directory that was there before, what lies elsewhere and is as it was.
+    pub notes: Vec<String>,
+}
+
+/// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and bytes in all, from time to
+/// time. Not cancel safe: what is left of an interrupted restore cannot be started, and says so.
+///
+/// # Errors
+/// [`Error`].
+pub async fn restore(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    carry_out(archive, plan, wishes, false, progress).await
+}
+
+/// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one that is absent or empty, the same as
+/// [`restore`].
+///
+/// # Errors
+/// [`Error`].
+pub async fn restore_over(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    carry_out(archive, plan, wishes, true, progress).await
+}
+
+async fn carry_out(
+    archive: &Arc<Archive>,
+    plan: &Plan,
+    wishes: &Wishes,
+    over: bool,
+    progress: impl Fn(u64, u64),
+) -> Result<Restored, Error> {
+    let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
+        return Err(Error::Unreachable { reason: plan.reason.clone() });
+    };
+    let manifest = Arc::new(manifest(archive, label).await?);
+    let summary = manifest.summary.clone();
+    let recovery = Recovery {
+        stop,
+        timeline: plan.timeline,
+        action: wishes.action,
+        restore_command: wishes.restore_command.clone(),
+        required: plan.required_settings,
+        keep_archiving: wishes.keep_archiving,
+        no_read_ahead: plan.hole_follows,
+    };
+    let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
+    let made = plan.tablespaces_made.clone();
+    let (placement, notes) = blocking(move || {
+        destination::check_made(&made)?;
+        let existing = if over { Ground::survey_existing(&destination, &read)? } else { None };
+        let is_there = existing.is_some();
+        let ground = match existing {
+            Some(ground) => ground,
+            None => Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?,
+        };
+        let placement = Arc::new(Placement::new(read, ground)?);
+        let notes = if is_there { Some(placement.take_over()?) } else { None };
+        placement.lay_out()?;
+        placement.make_spaces(&made)?;
+        Ok::<_, Error>((placement, notes))
+    })
+    .await??;
+
+    let was_there = notes.is_some();
+    let filling = async {
+        if was_there {
+            placement.reuse(archive).await?;
+        }
+        placement.fill(archive).await
+    };
+    let mut filling = std::pin::pin!(filling);
+    loop {
+        progress(placement.placed(), summary.logical_bytes);
+        let pause = archive.vault().clock().sleep(PROGRESS_EVERY);
+        match futures_util::future::select(&mut filling, pause).await {
+            futures_util::future::Either::Left((filled, _)) => break filled?,
+            futures_util::future::Either::Right(_) => {}
+        }
+    }
+    let last = Arc::clone(&placement);
+    blocking(move || finish(&last, &manifest, &recovery)).await??;
+    progress(summary.logical_bytes, summary.logical_bytes);
+    Ok(Restored {
+        pgdata: placement.pgdata().to_owned(),
+        backup: label.clone(),
+        files: summary.files,
+        bytes: summary.logical_bytes,
+        reused_bytes: placement.reused(),
+        notes: notes.unwrap_or_default(),
+    })
+}
+
+/// How often progress is told.
+const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// What the server finds beside the backup's files, and then the last step.
+fn finish(placement: &Placement, manifest: &Manifest, recovery: &Recovery) -> Result<(), Error> {
+    placement.write_beside("backup_label", &manifest.backup_label)?;
+    if let Some(map) = tablespace_map(placement, manifest)? {
+        placement.write_beside(TablespaceMap::FILE, &map)?;
+    }
+    let (auto_conf, conf) = (placement.read_placed(AUTO_CONF)?, placement.read_placed("postgresql.conf")?);
+    let text = recovery_settings::auto_conf(recovery, &auto_conf, &conf, manifest.summary.major_version);
+    placement.write_beside(AUTO_CONF, text.as_bytes())?;
+    placement.write_beside(RECOVERY_SIGNAL, b"")?;
+    placement.finish()?;
+    Ok(())
+}
+
+/// The map byte for byte; with the new places where tablespaces were mapped, because recovery makes the links by it.
+fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, Error> {
+    let Some(bytes) = &manifest.tablespace_map else { return Ok(None) };
+    let escapes = Escapes::of_major(manifest.summary.major_version);
+    let wrong = |source| Error::Label { label: manifest.summary.label.clone(), source };
+    let mut map = TablespaceMap::parse(bytes, escapes).map_err(wrong)?;
+    let before = map.clone();
+    for space in &mut map.tablespaces {
+        if let Some(path) = placement.space(space.oid) {
+            space.path = path.to_string_lossy().into_owned();
+        }
+    }
+    Ok(Some(if map == before { bytes.clone() } else { map.serialise(escapes) }))
+}
+
+async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, Error> {
+    let unknown = || Error::UnknownBackup { label: label.to_owned() };
+    // A label that cannot stand in a key is one of no backup.
+    let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
+    let opened = archive.vault().get_object(Kind::Manifest, &key).await?.ok_or_else(unknown)?;
+    let wrong = |source| Error::Manifest { label: label.to_owned(), source };
+    let summary = Summary::from_bytes(&opened.metadata).map_err(wrong)?;
+    blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
+}
+
+/// Runs what blocks where that is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_gone| Error::Stopped)
+}

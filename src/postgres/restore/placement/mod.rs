@@ -1,0 +1,463 @@
+//! Putting a backup's files in their places, in parallel by pack, each verified against its hash.
+//!
+//! The order is the safety. The marker stands from the first file to the last; `global/pg_control` gets its name only when everything else is on
+//! the disk for good, so that what an aborted restore leaves cannot be started (I6).
+
+#[cfg(test)]
+mod tests;
+mod reuse;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures_util::stream::{self, TryStreamExt};
+
+use super::archived_log::MadeTablespace;
+use super::delta;
+use super::destination::{Ground, GroundError, MARKER, at};
+use super::recovery_settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use crate::base::durable::{self, Filesystem};
+use crate::base::lock::FileLock;
+use crate::postgres::archive::chunks::{CHUNK, ChunkValue, Pack, PackError, PackId, file_hash, pack_binding, value};
+use crate::postgres::archive::manifest::{Content, Entry, Manifest};
+use crate::postgres::archive::{self, Archive};
+use crate::postgres::format::pg_control::{Control, ControlError};
+use crate::vault;
+use crate::vault::seal::Kind;
+
+/// What `pg_control` is called until all else is in place.
+const CONTROL_STAGED: &str = "pg_control.walkeep";
+const CONTROL: &str = "global/pg_control";
+
+/// Packs that are fetched or placed at the same time; each is up to 32 MiB, and as much again while it is opened.
+const PACKS_AT_ONCE: usize = 4;
+
+/// Why files are not in their places.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Where they should go.
+    #[error(transparent)]
+    Ground(#[from] GroundError),
+    /// A file could not be made durable or renamed.
+    #[error(transparent)]
+    Durable(#[from] durable::Error),
+    /// The repository did not give a pack.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// A pack makes no sense.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// A pack that the backup needs is in no repository.
+    #[error("pack {0} is in no repository, and the backup needs it; walkeep verify shows which backups are whole")]
+    PackMissing(PackId),
+    /// The manifest contradicts itself.
+    #[error("the manifest of {label} names {what} that it does not have; it was written by a faulty program")]
+    Manifest {
+        /// The backup.
+        label: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// What was written is not what was backed up.
+    #[error(
+        "{path} was restored, and its content is not what was backed up: the disk or the memory of this machine is at fault"
+    )]
+    Differs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The backup's `pg_control` is not one, or of another cluster.
+    #[error("pg_control of the backup cannot be used: {0}")]
+    Control(#[from] ControlError),
+    /// The program is ending.
+    #[error("the restore was interrupted; what it left cannot be started")]
+    Stopped,
+}
+
+impl From<vault::Error> for PlaceError {
+    fn from(error: vault::Error) -> PlaceError {
+        PlaceError::Archive(error.into())
+    }
+}
+
+/// A piece of a file: which chunk, and where it goes.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    entry: u32,
+    chunk: u32,
+    offset: u64,
+}
+
+/// A file's way to being whole.
+#[derive(Debug)]
+struct Target {
+    path: PathBuf,
+    mode: u32,
+    hash: [u8; 32],
+    len: u64,
+    pieces: u32,
+    written: Mutex<Written>,
+}
+
+/// What of a file was written: the values of its chunks, which join to its hash, as long as some are still to come.
+#[derive(Debug, Default)]
+struct Written {
+    values: Vec<ChunkValue>,
+    count: u32,
+    /// Which were there before; empty where none was.
+    kept: Vec<bool>,
+}
+
+/// A backup's files and where they go.
+pub struct Placement {
+    manifest: Arc<Manifest>,
+    ground: Ground,
+    targets: BTreeMap<u32, Target>,
+    by_pack: Vec<Vec<Piece>>,
+    placed: AtomicU64,
+    reused: AtomicU64,
+    /// The file systems written to, from before the first write on.
+    filesystems: OnceLock<Vec<Filesystem>>,
+    /// The marker, once it stands, locked where the file system has locks.
+    marker: OnceLock<Option<FileLock>>,
+}
+
+impl std::fmt::Debug for Placement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Placement")
+            .field("ground", &self.ground)
+            .field("files", &self.targets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a file of the backup is left out: it would make the restored server a standby, or is written anew.
+pub(super) fn left_out(path: &Path) -> bool {
+    [STANDBY_SIGNAL, RECOVERY_SIGNAL, MARKER].iter().any(|name| path == Path::new(name))
+}
+
+impl Placement {
+    /// Works out which pack has what for which file.
+    ///
+    /// # Errors
+    /// [`PlaceError::Manifest`].
+    pub fn new(manifest: Arc<Manifest>, ground: Ground) -> Result<Placement, PlaceError> {
+        let broken = |what| PlaceError::Manifest { label: manifest.summary.label.clone(), what };
+        let mut by_pack: Vec<Vec<Piece>> = manifest.packs.iter().map(|_| Vec::new()).collect();
+        let mut targets = BTreeMap::new();
+        for (entry_number, entry) in (0_u32..).zip(&manifest.entries) {
+            let Content::File { hash, chunks, .. } = &entry.content else { continue };
+            if left_out(&entry.path) {
+                continue;
+            }
+            let mut offset = 0_u64;
+            for &number in chunks {
+                let chunk = manifest.chunks.get(number as usize).ok_or_else(|| broken("a chunk"))?;
+                let pack = by_pack.get_mut(chunk.pack as usize).ok_or_else(|| broken("a pack"))?;
+                pack.push(Piece { entry: entry_number, chunk: number, offset });
+                offset = offset.saturating_add(u64::from(chunk.len));
+            }
+            let target = Target {
+                path: staged(&ground, entry),
+                mode: entry.mode,
+                hash: *hash,
+                len: offset,
+                pieces: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
+                written: Mutex::default(),
+            };
+            targets.insert(entry_number, target);
+        }
+        Ok(Placement {
+            manifest,
+            ground,
+            targets,
+            by_pack,
+            placed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            filesystems: OnceLock::new(),
+            marker: OnceLock::new(),
+        })
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn pgdata(&self) -> &Path {
+        self.ground.pgdata()
+    }
+
+    /// Where a tablespace was put, if outside the data directory.
+    #[must_use]
+    pub fn space(&self, oid: u32) -> Option<&Path> {
+        self.ground.spaces().get(&oid).filter(|_| !self.ground.is_in_place(oid)).map(PathBuf::as_path)
+    }
+
+    /// Bytes placed so far.
+    pub fn placed(&self) -> u64 {
+        self.placed.load(Ordering::Relaxed)
+    }
+
+    /// The data directory's own mode is that of every directory in it; PostgreSQL insists on 0700 or 0750.
+    fn mode(&self) -> u32 {
+        let base = self.manifest.entries.iter().find(|entry| entry.path == Path::new("base"));
+        base.map_or(0o700, |base| base.mode & 0o750)
+    }
+
+    /// Makes the data directory, and in it the marker, locked.
+    fn mark(&self, again: bool) -> Result<(), PlaceError> {
+        if self.marker.get().is_some() {
+            return Ok(());
+        }
+        let pgdata = self.ground.pgdata();
+        self.ground.make_dir(pgdata, self.mode())?;
+        let marker = pgdata.join(MARKER);
+        if !again || !marker.exists() {
+            durable::write_new(&marker, delta::marker(self.manifest.summary.system_id).as_bytes(), 0o600)?;
+        }
+        let file = File::open(&marker).map_err(at("open", &marker))?;
+        let locked = match FileLock::take(file) {
+            Ok(locked) => Some(locked),
+            Err(TryLockError::WouldBlock) => return Err(GroundError::Busy { path: pgdata.to_owned() }.into()),
+            // Some file systems have no locks; then the marker alone must do.
+            Err(TryLockError::Error(_)) => None,
+        };
+        let _only_once = self.marker.set(locked);
+        Ok(())
+    }
+
+    /// Makes a data directory that is there one to restore into: it cannot be started any more, and has nothing that the backup has not. Answers
+    /// with what should be known of it ([`delta`]).
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn take_over(&self) -> Result<Vec<String>, PlaceError> {
+        self.mark(true)?;
+        delta::disarm(self.ground.pgdata())?;
+        let staged = Path::new(CONTROL).with_file_name(CONTROL_STAGED);
+        Ok(delta::clean(&self.ground, &self.manifest, &staged)?.notes)
+    }
+
+    /// Makes the directories, links and empty files. From here on the marker stands.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn lay_out(&self) -> Result<(), PlaceError> {
+        let (ground, entries, mode) = (&self.ground, &self.manifest.entries, self.mode());
+        self.mark(false)?;
+        for (&oid, path) in ground.spaces() {
+            ground.make_dir(path, mode)?;
+            let link = ground.pgdata().join("pg_tblspc").join(oid.to_string());
+            if !ground.is_in_place(oid) {
+                ground.make_dir(&ground.pgdata().join("pg_tblspc"), mode)?;
+                make_link(path, &link)?;
+            }
+        }
+        let places = std::iter::once(ground.pgdata()).chain(ground.spaces().values().map(PathBuf::as_path));
+        let filesystems = places.map(Filesystem::of).collect::<Result<Vec<_>, _>>()?;
+        let _only_once = self.filesystems.set(filesystems);
+        for entry in entries {
+            self.lay_out_entry(entry)?;
+        }
+        // BASE_BACKUP has it as an empty directory; without it the server does not start.
+        ground.make_dir(&ground.pgdata().join("pg_wal"), mode)?;
+        for target in self.targets.values().filter(|target| target.pieces == 0) {
+            self.create(target)?.set_len(0).map_err(at("cut", &target.path))?;
+            target.check(&[])?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories that replay wants to find for tablespaces it makes; without them recovery ends with an error.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn make_spaces(&self, made: &[MadeTablespace]) -> Result<(), PlaceError> {
+        for space in made.iter().map(|made| Path::new(&made.location)).filter(|space| !space.exists()) {
+            self.ground.make_dir(space, 0o700)?;
+        }
+        Ok(())
+    }
+
+    fn lay_out_entry(&self, entry: &Entry) -> Result<(), PlaceError> {
+        let path = self.ground.path_of(&entry.path);
+        match &entry.content {
+            Content::Directory => self.ground.make_dir(&path, entry.mode)?,
+            // The links of tablespaces are made by what the restore was told, not by what the backup remembers.
+            Content::Link(_) if entry.path.starts_with("pg_tblspc") => {}
+            Content::Link(to) => make_link(to, &path)?,
+            Content::File { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn create(&self, target: &Target) -> Result<File, PlaceError> {
+        let (path, mode) = (&target.path, target.mode);
+        // Several threads may come with pieces of one file; the first creates it.
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .open(path)
+            .map_err(at("create", path))?;
+        self.ground.own(path, mode)?;
+        Ok(file)
+    }
+
+    /// Fetches every pack once and puts its chunks where they belong, several packs at a time.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub async fn fill(self: &Arc<Self>, archive: &Arc<Archive>) -> Result<(), PlaceError> {
+        let packs = self.manifest.packs.iter().enumerate().filter(|(number, _)| self.has_pieces(*number));
+        let work = packs.map(|(number, id)| {
+            let (placement, archive, id) = (Arc::clone(self), Arc::clone(archive), *id);
+            Ok(async move {
+                let (key, _) = pack_binding(archive.layout(), id).map_err(PackError::from)?;
+                let opened = archive.vault().get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
+                let pack = Pack::from_opened(id, opened)?;
+                let written = tokio::task::spawn_blocking(move || placement.write_pack(number, &pack));
+                written.await.map_err(|_gone| PlaceError::Stopped)?
+            })
+        });
+        stream::iter(work).map_ok(|future| future).try_buffer_unordered(PACKS_AT_ONCE).try_collect::<Vec<()>>().await?;
+        Ok(())
+    }
+
+    fn has_pieces(&self, pack: usize) -> bool {
+        self.by_pack.get(pack).is_some_and(|pieces| pieces.iter().any(|piece| !self.is_kept(piece)))
+    }
+
+    /// Whether a piece was in its place before.
+    fn is_kept(&self, piece: &Piece) -> bool {
+        let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
+        let target = self.targets.get(&piece.entry);
+        target.is_some_and(|target| target.lock().kept.get(at_chunk).is_some_and(|kept| *kept))
+    }
+
+    /// Writes every piece that a pack has, file by file.
+    fn write_pack(&self, number: usize, pack: &Pack) -> Result<(), PlaceError> {
+        let pieces = self.by_pack.get(number).map_or(&[][..], Vec::as_slice);
+        for pieces in pieces.chunk_by(|one, other| one.entry == other.entry) {
+            let Some(target) = pieces.first().and_then(|piece| self.targets.get(&piece.entry)) else { continue };
+            self.write_pieces(target, pieces, pack)?;
+        }
+        Ok(())
+    }
+
+    fn write_pieces(&self, target: &Target, pieces: &[Piece], pack: &Pack) -> Result<(), PlaceError> {
+        let pieces: Vec<&Piece> = pieces.iter().filter(|piece| !self.is_kept(piece)).collect();
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let file = self.create(target)?;
+        let mut values = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let broken = || PlaceError::Manifest { label: self.manifest.summary.label.clone(), what: "a chunk" };
+            let chunk = self.manifest.chunks.get(piece.chunk as usize).ok_or_else(broken)?;
+            let content = pack.chunk(chunk)?;
+            let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
+            values.push((at_chunk, value(&[&content], piece.offset, target.len)));
+            file.write_all_at(&content, piece.offset).map_err(at("write", &target.path))?;
+            self.placed.fetch_add(u64::from(chunk.len), Ordering::Relaxed);
+        }
+        target.take(&values)
+    }
+
+    fn check_whole(&self) -> Result<(), PlaceError> {
+        let whole = |target: &&Target| target.lock().count == target.pieces;
+        match self.targets.values().find(|target| !whole(target)) {
+            Some(target) => Err(PlaceError::Differs { path: target.path.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that belongs beside the backup's own: written and durable, over whatever has its name.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<(), PlaceError> {
+        let path = self.ground.pgdata().join(name);
+        durable::replace(&path, bytes, 0o600)?;
+        Ok(self.ground.own(&path, 0o600)?)
+    }
+
+    /// A small text file of those that were placed; empty if there is none.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn read_placed(&self, name: &str) -> Result<String, PlaceError> {
+        let path = self.ground.pgdata().join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(at("read", &path)(error).into()),
+        }
+    }
+
+    /// The last step: everything is made durable, then `pg_control` gets its name, then the marker goes.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn finish(&self) -> Result<Control, PlaceError> {
+        self.check_whole()?;
+        let pgdata = self.ground.pgdata();
+        let staged = pgdata.join("global").join(CONTROL_STAGED);
+        let control = Control::parse(&fs::read(&staged).map_err(at("read", &staged))?)?;
+        for filesystem in self.filesystems.get().into_iter().flatten() {
+            filesystem.sync()?;
+        }
+        durable::rename(&staged, &pgdata.join(CONTROL))?;
+        let marker = pgdata.join(MARKER);
+        fs::remove_file(&marker).map_err(at("remove", &marker))?;
+        durable::sync_dir(pgdata)?;
+        Ok(control)
+    }
+}
+
+/// A link, unless it is there already.
+fn make_link(to: &Path, path: &Path) -> Result<(), GroundError> {
+    if fs::read_link(path).is_ok_and(|is| is == to) {
+        return Ok(());
+    }
+    std::os::unix::fs::symlink(to, path).map_err(at("create", path))
+}
+
+fn staged(ground: &Ground, entry: &Entry) -> PathBuf {
+    let path = ground.path_of(&entry.path);
+    if entry.path == Path::new(CONTROL) { path.with_file_name(CONTROL_STAGED) } else { path }
+}
+
+impl Target {
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the values of chunks that were written; with the last of them, checks the file's hash.
+    fn take(&self, values: &[(usize, ChunkValue)]) -> Result<(), PlaceError> {
+        let mut written = self.lock();
+        written.values.resize(self.pieces as usize, [0; 32]);
+        for (place, value) in values {
+            *written.values.get_mut(*place).ok_or_else(|| self.differs())? = *value;
+        }
+        written.count = written.count.saturating_add(u32::try_from(values.len()).unwrap_or(u32::MAX));
+        if written.count < self.pieces {
+            return Ok(());
+        }
+        let values = std::mem::take(&mut written.values);
+        drop(written);
+        self.check(&values)
+    }
+
+    fn check(&self, values: &[ChunkValue]) -> Result<(), PlaceError> {
+        if file_hash(values, self.len) == self.hash { Ok(()) } else { Err(self.differs()) }
+    }
+
+    fn differs(&self) -> PlaceError {
+        PlaceError::Differs { path: self.path.clone() }
+    }
+}

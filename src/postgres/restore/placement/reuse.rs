@@ -1,0 +1,101 @@
+//! What of a backup's files lies in its place already: found chunk by chunk, by the keyed hashes of the manifest.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::stream::{self, TryStreamExt};
+
+use super::{PlaceError, Placement, Target, at};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::chunks::{CHUNK, ChunkNamer, value};
+use crate::postgres::archive::manifest::Content;
+
+/// Files that are read at the same time.
+const FILES_AT_ONCE: usize = 4;
+
+impl Placement {
+    /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long are cut.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub async fn reuse(self: &Arc<Self>, archive: &Archive) -> Result<(), PlaceError> {
+        // Without the key of the names nothing can be told, and everything is fetched.
+        let Some(namer) = ChunkNamer::of(archive.vault().protection(), self.manifest.summary.naming_key) else {
+            return Ok(());
+        };
+        let namer = Arc::new(namer);
+        let work = self.targets.keys().map(|&entry| {
+            let (placement, namer) = (Arc::clone(self), Arc::clone(&namer));
+            Ok(async move {
+                let compared = tokio::task::spawn_blocking(move || placement.compare(entry, &namer));
+                compared.await.map_err(|_gone| PlaceError::Stopped)?
+            })
+        });
+        stream::iter(work)
+            .map_ok(|file| file)
+            .try_buffer_unordered(FILES_AT_ONCE)
+            .try_collect::<Vec<()>>()
+            .await
+            .map(drop)
+    }
+
+    fn compare(&self, entry: u32, namer: &ChunkNamer) -> Result<(), PlaceError> {
+        let broken = |what| PlaceError::Manifest { label: self.manifest.summary.label.clone(), what };
+        let Some(target) = self.targets.get(&entry) else { return Ok(()) };
+        let Some(Content::File { chunks, .. }) = self.manifest.entries.get(entry as usize).map(|entry| &entry.content)
+        else {
+            return Ok(());
+        };
+        let path = &target.path;
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(at("open", path))?,
+        };
+        let len = file.metadata().map_err(at("read", path))?.len();
+        if len > target.len {
+            file.set_len(target.len).map_err(at("cut", path))?;
+        }
+        let (mut offset, mut values, mut kept) = (0_u64, Vec::new(), 0_u64);
+        let mut buffer = vec![0; CHUNK as usize];
+        for (place, number) in chunks.iter().enumerate() {
+            let chunk = self.manifest.chunks.get(*number as usize).ok_or_else(|| broken("a chunk"))?;
+            let part = buffer.get_mut(..chunk.len as usize).ok_or_else(|| broken("a chunk"))?;
+            if offset.saturating_add(u64::from(chunk.len)) > len {
+                break;
+            }
+            file.read_exact_at(part, offset).map_err(at("read", path))?;
+            let is = value(&[part], offset, target.len);
+            if namer.name(&is) == chunk.name {
+                values.push((place, is));
+                kept = kept.saturating_add(u64::from(chunk.len));
+            }
+            offset = offset.saturating_add(u64::from(chunk.len));
+        }
+        self.keep(target, &values)?;
+        self.ground.own(path, target.mode)?;
+        self.placed.fetch_add(kept, Ordering::Relaxed);
+        self.reused.fetch_add(kept, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn keep(&self, target: &Target, values: &[(usize, [u8; 32])]) -> Result<(), PlaceError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let mut written = target.lock();
+        written.kept.resize(target.pieces as usize, false);
+        for (place, _) in values {
+            *written.kept.get_mut(*place).ok_or_else(|| target.differs())? = true;
+        }
+        drop(written);
+        target.take(values)
+    }
+
+    /// Bytes that were in their places already.
+    pub fn reused(&self) -> u64 {
+        self.reused.load(Ordering::Relaxed)
+    }
+}

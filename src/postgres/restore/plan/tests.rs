@@ -1,0 +1,531 @@
+use proptest::prelude::*;
+
+use super::{Base, Plan, World, plan};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::pg_control::RequiredSettings;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
+use crate::postgres::restore::Error;
+use crate::postgres::restore::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
+use crate::postgres::restore::resolve_target::Stop;
+use crate::postgres::restore::target::{Request, Target, TimelineChoice};
+use crate::postgres::wal::event::{Ending, EndingKind, Xid};
+
+/// Every record of a small log takes this many bytes, a whole segment.
+const STEP: u64 = 1 << 20;
+
+#[derive(Clone, Debug)]
+enum What {
+    Commit(u32, i64),
+    Abort(u32, i64),
+    Point(&'static str),
+    Settings(u32),
+    Minimal,
+    Tablespace(u32),
+    Other,
+}
+
+/// A log that is small enough to look through, record by record: what [`Facts`] answers, done the slow and obvious way. Timelines don't
+/// matter to it but for where the log of each is.
+#[derive(Clone, Debug, Default)]
+struct Log {
+    records: Vec<(Lsn, What)>,
+    missing: Vec<(Lsn, Lsn)>,
+    /// A record whose key is gone.
+    no_key: Option<Lsn>,
+}
+
+impl Log {
+    fn of(whats: impl IntoIterator<Item = What>) -> Log {
+        Log { records: (1..).map(at).zip(whats).collect(), ..Log::default() }
+    }
+
+    fn end(&self) -> Lsn {
+        self.records.last().map_or(Lsn::INVALID, |(lsn, _)| lsn.saturating_add(STEP))
+    }
+
+    fn endings(&self, from: Lsn) -> impl Iterator<Item = Ending> + '_ {
+        self.records.iter().filter(move |(lsn, _)| *lsn >= from).filter_map(|(lsn, what)| {
+            let (xid, time, kind) = match what {
+                What::Commit(xid, time) => (xid, time, EndingKind::Commit),
+                What::Abort(xid, time) => (xid, time, EndingKind::Abort),
+                _ => return None,
+            };
+            let (xid, time) = (Xid::new(*xid), PgTime::from_pg_micros(*time));
+            Some(Ending { lsn: *lsn, end_lsn: lsn.saturating_add(STEP), xid, time, kind })
+        })
+    }
+}
+
+fn span(lsn: Lsn) -> RecordSpan {
+    RecordSpan { lsn, end: lsn.saturating_add(STEP) }
+}
+
+impl Facts for Log {
+    fn segment_size(&self) -> SegmentSize {
+        SegmentSize::new(1 << 20).unwrap()
+    }
+
+    fn ending_after(&self, _: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error> {
+        Ok(self.endings(from).find(|ending| ending.time > time))
+    }
+
+    fn ending_of(&self, _: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error> {
+        Ok(self.endings(from).find(|ending| ending.xid == xid))
+    }
+
+    fn restore_point(&self, _: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error> {
+        let point = |what: &What| matches!(what, What::Point(found) if *found == name);
+        Ok(self.records.iter().find(|(lsn, what)| *lsn >= from && point(what)).map(|(lsn, _)| span(*lsn)))
+    }
+
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
+        self.record_from(path, lsn)
+    }
+
+    fn record_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
+        Ok(self.records.iter().find(|(lsn, _)| *lsn >= from).map(|(lsn, _)| span(*lsn)))
+    }
+
+    fn record_until(&self, _: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error> {
+        Ok(self.records.iter().map(|(lsn, _)| *lsn).rfind(|lsn| span(*lsn).end <= end))
+    }
+
+    fn commit_before(&self, _: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error> {
+        Ok(self.endings(Lsn::INVALID).filter(|ending| ending.lsn < before && ending.kind.is_commit()).last())
+    }
+
+    fn commit_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error> {
+        Ok(self.endings(from).find(|ending| ending.kind.is_commit()))
+    }
+
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error> {
+        let end = to.unwrap_or(Lsn::MAX).min(self.end());
+        let hole = self.missing.iter().find(|(begin, stop)| *begin < end && from < *stop).copied();
+        let past = to.filter(|to| *to > self.end()).map(|to| (self.end(), to));
+        let obstacle = hole.or(past).map(|(from, to)| Obstacle {
+            timeline: path.timeline_at(from),
+            from,
+            to,
+            why: "not archived".to_owned(),
+        });
+        let end = obstacle.as_ref().map_or(end, |obstacle| obstacle.from);
+        Ok(Chain { end, segments: 1, records: 1, bytes: end.bytes_since(from), obstacle })
+    }
+
+    fn demands(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
+        let mut demands = Demands::default();
+        for (lsn, what) in self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to) {
+            match what {
+                What::Settings(max_connections) => {
+                    let seen = RequiredSettings { max_connections: *max_connections, ..RequiredSettings::default() };
+                    demands.largest = demands.largest.max(seen);
+                }
+                What::Minimal => demands.minimal_at = demands.minimal_at.or(Some(*lsn)),
+                _ => {}
+            }
+        }
+        Ok(demands)
+    }
+
+    fn tablespaces(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+        let within = self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to);
+        let made = |(lsn, what): &(Lsn, What)| match what {
+            What::Tablespace(tablespace) => {
+                let location = format!("/spaces/{tablespace}");
+                Some(MadeTablespace { lsn: *lsn, tablespace: *tablespace, location, time: None })
+            }
+            _ => None,
+        };
+        Ok(within.filter_map(made).collect())
+    }
+
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+        let sealed = self.no_key.filter(|lsn| *lsn == from || span(*lsn).end == to);
+        let timeline = path.timeline_at(from);
+        Ok(sealed.map(|lsn| Obstacle { timeline, from: lsn, to, why: "its key is gone".to_owned() }))
+    }
+}
+
+/// The position of the record of this number, from 1.
+fn at(number: u64) -> Lsn {
+    Lsn::new(number * STEP)
+}
+
+fn tli(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+/// A backup whose replay starts with record `start` and is consistent before record `stop`.
+fn base(label: &str, start: u64, stop: u64) -> Base {
+    Base {
+        label: label.to_owned(),
+        start: at(start),
+        start_timeline: tli(1),
+        stop: at(stop),
+        stop_timeline: tli(1),
+        started_at: PgTime::from_pg_micros(0),
+        required: RequiredSettings { max_connections: 100, ..RequiredSettings::default() },
+        logical_bytes: 1 << 30,
+    }
+}
+
+fn ask(log: &Log, bases: &[Base], target: Target, exclusive: bool) -> Plan {
+    asked(log, bases, &Request::new(target, exclusive).unwrap())
+}
+
+fn asked(log: &Log, bases: &[Base], request: &Request) -> Plan {
+    plan(World { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
+}
+
+fn time(micros: i64) -> Target {
+    Target::Time(PgTime::from_pg_micros(micros))
+}
+
+fn nearest(target: Target) -> Request {
+    Request::new(target, false).unwrap().or_nearest(true)
+}
+
+/// Records 1 to 8; the time of the fifth is ahead of the sixth's.
+fn busy() -> Log {
+    Log::of([
+        What::Other,
+        What::Commit(10, 100),
+        What::Abort(11, 200),
+        What::Other,
+        What::Commit(12, 500),
+        What::Commit(13, 400),
+        What::Point("p"),
+        What::Commit(14, 600),
+    ])
+}
+
+#[test]
+fn a_time_becomes_the_first_ending_beyond_it_in_log_order() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    for (micros, exclusive, stop) in [
+        (199, false, at(3)),
+        (200, false, at(5)),
+        (200, true, at(3)),
+        (400, false, at(5)),
+        (450, false, at(5)),
+        (500, false, at(8)),
+        (500, true, at(5)),
+        (599, false, at(8)),
+        (600, true, at(8)),
+    ] {
+        let plan = ask(&log, &bases, time(micros), exclusive);
+        assert_eq!(plan.stop, Some(Stop::Before(stop)), "{micros} {exclusive}: {}", plan.reason);
+        assert!(plan.reachable && !plan.inclusive);
+    }
+    let plan = ask(&log, &bases, time(450), false);
+    assert_eq!(plan.last_commit_before.unwrap().xid, Xid::new(10), "an abort is no commit");
+    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(12));
+}
+
+#[test]
+fn a_time_after_the_last_ending_is_said_at_once_and_the_newest_point_offered() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    let plan = ask(&log, &bases, time(600), false);
+    assert!(!plan.reachable && plan.stop.is_none() && plan.backup.is_none());
+    assert!(plan.reason.contains("the last archived commit is transaction 14"), "{}", plan.reason);
+    let near = plan.nearest_before.unwrap();
+    assert_eq!((near.lsn, near.time), (at(8), Some(PgTime::from_pg_micros(600))));
+    assert_eq!(near.options, "--target-lsn 0/800000 --target-timeline 1");
+    let plan = asked(&log, &bases, &nearest(time(600)));
+    assert_eq!((plan.reachable, plan.stop), (true, Some(Stop::After(at(8)))));
+    assert!(plan.goes_elsewhere() && !asked(&log, &bases, &nearest(time(599))).goes_elsewhere());
+}
+
+#[test]
+fn a_log_is_idle_only_if_nothing_is_missing_behind_its_last_commit() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    let holed = Log { missing: vec![(at(6), at(7))], ..busy() };
+    let idle = |log: &Log, micros| ask(log, &bases, time(micros), false).idle_since().map(PgTime::pg_micros);
+    assert_eq!((idle(&log, 600), idle(&log, 9000), idle(&log, 599)), (Some(600), Some(600), None));
+    assert_eq!((idle(&holed, 9000), idle(&holed, 599)), (None, None));
+}
+
+#[test]
+fn an_old_time_from_a_clock_that_was_ahead_does_not_send_now_into_the_past() {
+    let other = || What::Other;
+    let log = Log::of([
+        other(),
+        What::Commit(10, 9000),
+        What::Commit(11, 100),
+        other(),
+        other(),
+        other(),
+        What::Commit(12, 200),
+    ]);
+    let bases = [base("old", 1, 2), base("new", 6, 7)];
+    let plan = asked(&log, &bases, &nearest(time(8000)));
+    assert_eq!((plan.backup.as_deref(), plan.stop), (Some("new"), Some(Stop::After(at(7)))));
+    assert_eq!(ask(&log, &bases, time(150), false).stop, Some(Stop::Before(at(7))));
+    assert_eq!(
+        ask(&log, &bases, time(50), false).stop,
+        Some(Stop::Before(at(2))),
+        "the newer backup has a later commit"
+    );
+}
+
+#[test]
+fn a_backup_that_holds_a_later_commit_is_no_way_to_an_earlier_time() {
+    let log = Log::of([
+        What::Other,
+        What::Commit(9, 90),
+        What::Commit(10, 200),
+        What::Commit(11, 199),
+        What::Other,
+        What::Commit(12, 300),
+    ]);
+    let bases = [base("old", 1, 2), base("new", 5, 6)];
+    let chosen = |micros| ask(&log, &bases, time(micros), false).backup;
+    assert_eq!(chosen(198).as_deref(), Some("old"));
+    assert_eq!(chosen(199).as_deref(), Some("old"), "transaction 10 got its place before 11 and its time after");
+    assert_eq!(chosen(200).as_deref(), Some("new"));
+    let bare = ask(&Log::of([What::Other, What::Other, What::Commit(9, 90)]), &[base("new", 1, 2)], time(-1), false);
+    assert!(!bare.reachable, "the backup was begun at 0: what had been committed by then is in it");
+}
+
+#[test]
+fn transactions_names_and_positions_stop_at_their_record() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    for (target, exclusive, stop) in [
+        (Target::Xid(Xid::new(12)), false, Stop::After(at(5))),
+        (Target::Xid(Xid::new(12)), true, Stop::Before(at(5))),
+        (Target::Xid(Xid::new(11)), false, Stop::After(at(3))),
+        (Target::Name("p".into()), false, Stop::After(at(7))),
+        (Target::Name("p".into()), true, Stop::Before(at(7))),
+        (Target::Lsn(at(4)), false, Stop::After(at(4))),
+        (Target::Lsn(at(4)), true, Stop::Before(at(4))),
+        (Target::Lsn(at(4).saturating_add(1)), false, Stop::After(at(5))),
+        (Target::Latest, false, Stop::After(at(8))),
+        (Target::Immediate, false, Stop::Consistent(at(2))),
+    ] {
+        let plan = ask(&log, &bases, target.clone(), exclusive);
+        assert_eq!(plan.stop, Some(stop), "{target:?} {exclusive}: {}", plan.reason);
+    }
+    let inclusive = ask(&log, &bases, Target::Xid(Xid::new(12)), false);
+    assert_eq!(inclusive.last_commit_before.unwrap().xid, Xid::new(12));
+    assert_eq!(inclusive.first_commit_after.unwrap().xid, Xid::new(13));
+    for (target, reason) in [
+        (Target::Xid(Xid::new(99)), "did not end"),
+        (Target::Name("q".into()), "is not in the archived log"),
+        (Target::Lsn(at(9)), "after the end of what is archived"),
+    ] {
+        let plan = ask(&log, &bases, target, false);
+        assert!(!plan.reachable && plan.reason.contains(reason), "{}", plan.reason);
+    }
+}
+
+#[test]
+fn the_base_is_the_newest_that_is_consistent_before_the_stop() {
+    let log = busy();
+    let bases = [base("b", 4, 6), base("a", 1, 2), base("c", 7, 8)];
+    for (target, exclusive, label) in [
+        (Target::Lsn(at(4)), false, Some("a")),
+        (Target::Lsn(at(5)), false, Some("b")),
+        (Target::Lsn(at(5)), true, Some("a")),
+        (Target::Lsn(at(6)), true, Some("b")),
+        (Target::Lsn(at(7)), false, Some("c")),
+        (Target::Lsn(at(8)), false, Some("c")),
+        (Target::Lsn(at(1)), true, None),
+        (time(150), false, Some("a")),
+        (time(599), false, Some("c")),
+        (Target::Latest, false, Some("c")),
+        (Target::Immediate, false, Some("c")),
+    ] {
+        let plan = ask(&log, &bases, target.clone(), exclusive);
+        assert_eq!(plan.backup.as_deref(), label, "{target:?} {exclusive}: {}", plan.reason);
+    }
+    let early = ask(&log, &bases, Target::Lsn(at(1)), true);
+    assert_eq!(early.nearest_before, None);
+    assert_eq!(early.nearest_after.unwrap().options, "--target-immediate --backup a");
+    let forced = Request::new(Target::Latest, false).unwrap().from_backup(Some("a".into()));
+    assert_eq!(asked(&log, &bases, &forced).backup.as_deref(), Some("a"));
+    let unknown = Request::new(Target::Latest, false).unwrap().from_backup(Some("z".into()));
+    let world = World { cluster: "main", bases: &bases, histories: &[], facts: &log };
+    assert!(matches!(plan(world, &unknown), Err(Error::UnknownBackup { .. })));
+}
+
+#[test]
+fn a_hole_before_the_target_is_named_with_the_points_on_both_sides() {
+    let mut log = busy();
+    log.missing.push((at(4), at(5)));
+    let bases = [base("a", 1, 2), base("b", 6, 7)];
+    let plan = ask(&log, &bases, Target::Lsn(at(6)), true);
+    assert!(!plan.reachable && plan.reason.contains("0/400000 to 0/500000"), "{}", plan.reason);
+    assert_eq!(plan.target_lsn, Some(at(6)), "it is resolved all the same");
+    assert_eq!(plan.nearest_before.unwrap().lsn, at(3));
+    assert_eq!(plan.nearest_after.unwrap().lsn, at(7));
+    let latest = ask(&log, &bases[..1], Target::Latest, false);
+    assert_eq!(latest.stop, Some(Stop::After(at(3))));
+    assert!(latest.hole_follows, "a server that reads ahead would fall into it");
+    assert!(!ask(&log, &bases, Target::Latest, false).hole_follows);
+}
+
+#[test]
+fn a_stretch_of_minimal_wal_is_an_obstacle() {
+    let log = Log::of([What::Other, What::Other, What::Minimal, What::Commit(9, 9), What::Commit(10, 10)]);
+    let bases = [base("a", 1, 2)];
+    let plan = ask(&log, &bases, Target::Xid(Xid::new(9)), false);
+    assert!(plan.reason.contains("wal_level=minimal"), "{}", plan.reason);
+    assert_eq!(ask(&log, &bases, Target::Latest, false).stop, Some(Stop::After(at(2))));
+}
+
+#[test]
+fn settings_are_the_largest_of_the_backup_and_the_log_it_replays() {
+    let log = Log::of([What::Other, What::Settings(300), What::Settings(200), What::Other, What::Settings(900)]);
+    let settings = |target| ask(&log, &[base("a", 1, 2)], target, false).required_settings.max_connections;
+    assert_eq!(settings(Target::Lsn(at(4))), 300);
+    assert_eq!(settings(Target::Lsn(at(5))), 900);
+    assert_eq!(ask(&log, &[base("a", 3, 4)], Target::Lsn(at(4)), false).required_settings.max_connections, 200);
+}
+
+#[test]
+fn without_any_backup_the_target_is_resolved_and_the_want_said() {
+    let plan = ask(&busy(), &[], time(450), false);
+    assert!(!plan.reachable && plan.reason.contains("no backup"), "{}", plan.reason);
+    assert_eq!(plan.target_lsn, Some(at(5)));
+    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(12));
+}
+
+#[test]
+fn a_moment_before_every_backup_is_found_wherever_it_is() {
+    // The moment is far before what a backup looks back on.
+    let commits = (1..12).map(|n| What::Commit(n, i64::from(n) * 100));
+    let log = Log::of(commits);
+    let plan = ask(&log, &[base("a", 9, 10)], time(350), false);
+    assert!(
+        !plan.reachable && plan.reason.contains("is at 0/400000, before the end of the oldest backup"),
+        "{}",
+        plan.reason
+    );
+    assert_eq!((plan.target_lsn, plan.last_commit_before.unwrap().xid), (Some(at(4)), Xid::new(3)));
+    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(4), "the very next, not one near the backup");
+    assert_eq!(plan.nearest_after.unwrap().options, "--target-immediate --backup a");
+    assert_eq!(plan.nearest_before, None);
+    let xid = ask(&log, &[base("a", 9, 10)], Target::Xid(Xid::new(5)), false);
+    assert!(xid.reason.contains("is at 0/500000, before the end of the oldest backup"), "{}", xid.reason);
+    assert!(xid.nearest_after.is_some());
+}
+
+#[test]
+fn a_segment_whose_key_is_gone_is_an_obstacle() {
+    let (log, bases) = (Log { no_key: Some(at(1)), ..busy() }, [base("a", 1, 2)]);
+    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    assert!(!plan.reachable && plan.reason.contains("its key is gone"), "{}", plan.reason);
+}
+
+#[test]
+fn a_place_without_room_is_no_place() {
+    let (log, bases) = (busy(), [base("a", 1, 2)]);
+    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    let (size, needed) = (SegmentSize::new(1 << 20).unwrap(), (1 << 30) + (4 << 20));
+    let tight = plan.clone().placed_where(needed, size);
+    assert!(tight.reachable && tight.room.unwrap().is_enough());
+    let full = plan.placed_where(needed - 1, size);
+    assert!(!full.reachable && full.reason.contains("are free"), "{}", full.reason);
+}
+
+#[test]
+fn only_backups_on_the_way_to_the_timeline_count() {
+    let log = busy();
+    let history = History::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
+    let ahead = Base { label: "ahead".into(), ..base("", 5, 6) };
+    let bases = [base("a", 1, 2), ahead.clone()];
+    let world = World { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
+    let on = |timeline| Request::new(Target::Lsn(at(7)), false).unwrap().on_timeline(timeline);
+    let latest = plan(world, &on(TimelineChoice::Latest)).unwrap();
+    assert_eq!((latest.timeline, latest.backup.as_deref()), (tli(2), Some("a")), "the other is after the fork");
+    let first = plan(world, &on(TimelineChoice::Id(tli(1)))).unwrap();
+    assert_eq!((first.timeline, first.backup.as_deref()), (tli(1), Some("ahead")));
+    let current = plan(world, &on(TimelineChoice::Current)).unwrap();
+    assert_eq!((current.timeline, current.backup.as_deref()), (tli(1), Some("ahead")));
+    let unknown = plan(world, &on(TimelineChoice::Id(tli(7))));
+    assert!(matches!(unknown, Err(Error::UnknownTimeline { .. })), "{unknown:?}");
+    let lonely = World { bases: std::slice::from_ref(&ahead), ..world };
+    let none = plan(lonely, &on(TimelineChoice::Latest)).unwrap();
+    assert!(none.reason.contains("no backup lies on the way to timeline 2"), "{}", none.reason);
+}
+
+#[test]
+fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
+    let log = busy();
+    let history = History::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
+    let bases = [base("a", 1, 2)];
+    let world = World { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
+    let on = |timeline| Request::new(Target::Lsn(at(7)), false).unwrap().on_timeline(timeline);
+    let latest = plan(world, &on(TimelineChoice::Latest)).unwrap();
+    let [note] = latest.notes.as_slice() else { panic!("{:?}", latest.notes) };
+    assert!(note.contains("timeline 1 has commits") && note.contains("from 0/400000 on"), "{note}");
+    assert!(note.contains("--target-timeline 1"), "{note}");
+    let alone = World { histories: &[], ..world };
+    assert!(plan(alone, &on(TimelineChoice::Latest)).unwrap().notes.is_empty());
+}
+
+#[test]
+fn the_document_shows_commits_and_positions_as_the_manual_does() {
+    let plan = serde_json::to_value(ask(&busy(), &[base("a", 1, 2)], time(450), false)).unwrap();
+    assert_eq!(plan["first_commit_after"]["xid"], 12);
+    assert_eq!(plan["first_commit_after"]["lsn"], "0/500000");
+    assert_eq!(plan["nearest_before"], serde_json::Value::Null);
+}
+
+/// What PostgreSQL does with a time, record by record from the redo position: consistency first, then `recoveryStopsBefore`.
+fn replay(log: &Log, base: &Base, time: i64, exclusive: bool) -> Option<Lsn> {
+    for ending in log.endings(base.start) {
+        let micros = ending.time.pg_micros();
+        if if exclusive { micros >= time } else { micros > time } {
+            return (ending.lsn >= base.stop).then_some(ending.lsn);
+        }
+    }
+    None
+}
+
+proptest! {
+    #[test]
+    fn a_plan_for_a_time_stops_where_replay_from_its_base_does(
+        times in proptest::collection::vec(0..40i64, 1..30),
+        starts in proptest::collection::vec((1..30u64, 0..5u64), 1..4),
+        wanted in 0..40i64,
+        exclusive: bool,
+    ) {
+        let log = Log::of((3..).zip(&times).map(|(xid, time)| What::Commit(xid, *time)));
+        let bases: Vec<Base> = starts.iter().enumerate().map(|(i, (start, len))| base(&i.to_string(), *start, start + len)).collect();
+        let plan = ask(&log, &bases, time(wanted), exclusive);
+        if let Some(label) = &plan.backup {
+            let base = bases.iter().find(|base| base.label == *label).unwrap();
+            prop_assert_eq!(plan.target_lsn, replay(&log, base, wanted, exclusive));
+            // No newer backup would do: its replay stops too early or never, or it holds a commit that is too late.
+            let late = |time: i64| if exclusive { time >= wanted } else { time > wanted };
+            for newer in bases.iter().filter(|newer| newer.stop > base.stop) {
+                let held = log.endings(Lsn::INVALID).any(|ending| ending.lsn < newer.stop && late(ending.time.pg_micros()));
+                prop_assert!(held || replay(&log, newer, wanted, exclusive).is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn tablespaces_made_between_the_backup_and_the_stop_are_named() {
+    let log = Log::of([
+        What::Tablespace(1),
+        What::Tablespace(2),
+        What::Commit(10, 100),
+        What::Tablespace(3),
+        What::Commit(11, 200),
+    ]);
+    let made = |target, exclusive| {
+        let plan = ask(&log, &[base("a", 2, 3)], target, exclusive);
+        assert!(plan.reachable, "{}", plan.reason);
+        let made: Vec<u32> = plan.tablespaces_made.iter().map(|made| made.tablespace).collect();
+        assert_eq!(made.len(), plan.notes.iter().filter(|note| note.contains("/spaces/")).count());
+        made
+    };
+    assert_eq!(made(Target::Latest, false), [2, 3]);
+    assert_eq!(made(Target::Lsn(at(4)), false), [2, 3]);
+    assert_eq!(made(Target::Lsn(at(4)), true), [2]);
+}

@@ -1,0 +1,210 @@
+//! Why a part did not come back, in words that say what to do next.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::retry::Class;
+use crate::postgres::archive::chunks::PackError;
+use crate::postgres::sql;
+use crate::vault;
+
+use super::super::server_start::StartError;
+use super::table_rename::TableName;
+
+/// Why a part did not come back.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is in use.
+    #[error("{what} {name} exists already on {server}; give another name with --as")]
+    Exists {
+        /// A database or a relation.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The running server.
+        server: String,
+    },
+    /// There is no such database at the target.
+    #[error("there was no database {name:?} at that moment; {hint}")]
+    AbsentDatabase {
+        /// Its name.
+        name: String,
+        /// What there was instead.
+        hint: String,
+    },
+    /// There is no such table at the target.
+    #[error("there was no table {name} in database {database} at that moment; {hint}")]
+    AbsentTable {
+        /// Its name.
+        name: TableName,
+        /// The database looked in.
+        database: String,
+        /// What there was instead.
+        hint: String,
+    },
+    /// The name is something else's.
+    #[error("{name} was {what} at that moment; only tables can be brought back alone")]
+    NoTable {
+        /// Its name.
+        name: TableName,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The running server has no place for it.
+    #[error("{server} has no {what} {name}; {advice}")]
+    NoPlace {
+        /// The running server.
+        server: String,
+        /// A database or a schema.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The running server cannot take it.
+    #[error("{server} {why}")]
+    Unfit {
+        /// The running server.
+        server: String,
+        /// Why.
+        why: String,
+    },
+    /// The plan says that the target cannot be reached.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Replay would write outside the scratch directory.
+    #[error(
+        "tablespace {path} was made at {at}, after backup {backup}: replaying that would write to {path} itself, which may be in use; \
+         give --backup with a later one, or restore the whole cluster on another machine"
+    )]
+    Tablespace {
+        /// Where it is.
+        path: String,
+        /// The record.
+        at: crate::postgres::format::lsn::Lsn,
+        /// The backup.
+        backup: String,
+    },
+    /// Too little room.
+    #[error(
+        "{dir} has room for {}, and this takes up to {}: {} of files and as much for the copy on its way; name another place with --scratch-dir",
+        mb(*free), mb(*needed), mb(*files)
+    )]
+    NoRoom {
+        /// The scratch directory's parent.
+        dir: PathBuf,
+        /// What is free.
+        free: u64,
+        /// What is needed.
+        needed: u64,
+        /// Of that, files.
+        files: u64,
+    },
+    /// Nobody to run the scratch server as.
+    #[error(
+        "PostgreSQL refuses to run as root, and {parent} belongs to root; run this as the server's user, or name a --scratch-dir that belongs to it"
+    )]
+    Root {
+        /// Where the scratch directory would be.
+        parent: PathBuf,
+    },
+    /// The tools are not there.
+    #[error(
+        "no pg_dump and pg_restore of PostgreSQL {major} or later were found; name their directory with --pg-bindir"
+    )]
+    NoTools {
+        /// The least version.
+        major: u32,
+    },
+    /// A tool ended with an error.
+    #[error("{name} failed: {said}")]
+    Tool {
+        /// The tool.
+        name: String,
+        /// What it said.
+        said: String,
+    },
+    /// The log contradicts itself.
+    #[error("the log cannot be read: {0}; walkeep verify shows where")]
+    Log(String),
+    /// What the scratch server said of pages that must be there.
+    #[error(
+        "the scratch server complains of its own pages: {0}; don't trust this backup before walkeep verify has read it"
+    )]
+    Pages(String),
+    /// A way to connect that makes no sense.
+    #[error("{0}")]
+    Conninfo(String),
+    /// No role could connect to the scratch server.
+    #[error("no superuser of the scratch server is known; tried {0}")]
+    NoSuperuser(String),
+    /// The system gives no random numbers.
+    #[error("the operating system gives no random numbers")]
+    NoRandomness,
+    /// The operating system said no.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The running server, or the scratch server.
+    #[error(transparent)]
+    Sql(#[from] sql::Error),
+    /// The scratch server did not get to its target.
+    #[error("the scratch server did not get to its target: {0}")]
+    Start(#[from] StartError),
+    /// A pack of the backup.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Everything that a whole restore may meet.
+    #[error(transparent)]
+    Restore(#[from] super::super::Error),
+}
+
+impl From<super::super::placement::PlaceError> for Error {
+    fn from(error: super::super::placement::PlaceError) -> Error {
+        Error::Restore(error.into())
+    }
+}
+
+impl From<super::super::destination::GroundError> for Error {
+    fn from(error: super::super::destination::GroundError) -> Error {
+        Error::Restore(error.into())
+    }
+}
+
+impl From<crate::postgres::archive::Error> for Error {
+    fn from(error: crate::postgres::archive::Error) -> Error {
+        Error::Restore(error.into())
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Error {
+        Error::Restore(crate::postgres::archive::Error::from(error).into())
+    }
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Sql(error) => error.class(),
+            Error::Restore(error) => error.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+pub(super) fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io { what, path: path.to_owned(), source }
+}
+
+fn mb(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
+}

@@ -1,0 +1,498 @@
+//! One database or one table, brought back into a running server under another name.
+//!
+//! The running server is looked at first, and a name that is in use is refused before anything else. Then the log is read ([`wal_survey`]) and a scratch
+//! server is restored to the target with no more files than that needs ([`scratch_server`]); the part is copied out of it with PostgreSQL's own tools
+//! ([`pg_tools`]). A database arrives under a name that nobody else would choose and gets its own as the last step; a table arrives in one
+//! transaction. Either is there whole or not at all.
+//!
+//! Why other databases' files may be left out: replay needs a page only where a record changes it. Every first change of a page after the backup's
+//! redo point brings the whole page along, so pages of files that have nothing but their length come to life as the log goes over them; and
+//! where a record expects a page that is not there, `ignore_invalid_pages` has it say so and go on. What it says is read: one word of it about
+//! a database that is wanted, and everything is restored instead.
+
+mod wal_survey;
+mod transfer;
+mod error;
+mod scratch_server;
+mod catalog_files;
+mod table_rename;
+mod pg_tools;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::manifest::Manifest;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::timeline::{History, TimelineId};
+use crate::postgres::sql::{Sql, identifier, literal};
+use crate::postgres::wire::Conninfo;
+
+use super::plan::Plan;
+use super::server_start::{Reached, Start};
+use super::target::Action;
+
+use scratch_server::{Load, Scratch, bytes_of, database_of};
+use transfer::{
+    Attempt, Catalogs, Wanted, absent_database, may_create, nearest, no_database, no_relation, roll_back_prepared,
+};
+use wal_survey::{Stretch, Survey};
+
+use error::io;
+
+pub use error::Error;
+pub use scratch_server::LeftOver;
+pub use table_rename::TableName;
+
+/// What databases are called while they are being filled.
+const STAGED: &str = "walkeep_restoring_";
+/// How often work that others do is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What is wanted back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// A whole database, as a new one.
+    Database {
+        /// What it was called at the target.
+        name: String,
+        /// What it is to be called.
+        new: String,
+    },
+    /// A table, into the database of the same name.
+    Table {
+        /// Its database.
+        database: String,
+        /// What it was called at the target.
+        name: TableName,
+        /// What it is to be called.
+        new: TableName,
+    },
+}
+
+impl Part {
+    fn database(&self) -> &str {
+        match self {
+            Part::Database { name, .. } => name,
+            Part::Table { database, .. } => database,
+        }
+    }
+}
+
+/// How a part is brought back.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// What.
+    pub part: Part,
+    /// The running server.
+    pub into: Conninfo,
+    /// Where the scratch directory is made.
+    pub scratch: PathBuf,
+    /// The directory with PostgreSQL's programs, if the user named one.
+    pub bindir: Option<PathBuf>,
+    /// Other directories to look for them in.
+    pub search: Vec<PathBuf>,
+    /// Tables that are copied at a time.
+    pub jobs: usize,
+    /// What the scratch server asks for segments that are not kept for it.
+    pub restore_command: String,
+}
+
+/// How far it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Reading the log: bytes done and in all.
+    Reading(u64, u64),
+    /// Placing files: bytes done and in all.
+    Placing(u64, u64),
+    /// Replaying: bytes done and in all.
+    Replaying(u64, u64),
+    /// Copying out of the scratch server: bytes done, and those of what is copied.
+    Dumping(u64, u64),
+    /// Copying into the running server: bytes done, and those of what is copied.
+    Loading(u64, u64),
+    /// Something one should know.
+    Note(String),
+}
+
+/// What came back.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct Returned {
+    /// The database that is new, or has the new table.
+    pub database: String,
+    /// The new table, if it is one.
+    pub table: Option<String>,
+    /// Its bytes in the running server, indexes included.
+    pub bytes: u64,
+    /// Bytes of the backup's files that were fetched.
+    pub fetched_bytes: u64,
+    /// Bytes of the backup's files in all.
+    pub backup_bytes: u64,
+    /// What the scratch server came to.
+    pub reached: Reached,
+    /// What one should know.
+    pub notes: Vec<String>,
+}
+
+/// What was found before anything was done.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Found {
+    /// Scratch directories of earlier runs that were killed.
+    pub scratch: Vec<LeftOver>,
+    /// Databases of such runs, half filled.
+    pub databases: Vec<String>,
+}
+
+/// The running server, looked at.
+#[derive(Debug)]
+struct Running {
+    sql: Sql,
+    major: u32,
+    role: String,
+    superuser: bool,
+    roles: BTreeSet<String>,
+    /// Who `initdb` made, often the same in the scratch server.
+    bootstrap: Option<String>,
+    tablespaces: BTreeSet<String>,
+}
+
+/// A restore of a part that is under way. Whatever happens to [`Single::run`], [`Single::clean_up`] must be called after it.
+#[derive(Debug)]
+pub struct Single {
+    wish: Wish,
+    running: Running,
+    scratch: Option<Scratch>,
+    staged: Option<String>,
+    /// Roles that may be the scratch server's superuser, likeliest first.
+    candidates: Vec<String>,
+}
+
+/// Where a part comes from.
+struct Source<'s> {
+    archive: &'s Arc<Archive>,
+    spool: Option<&'s Spool>,
+    plan: &'s Plan,
+    manifest: &'s Manifest,
+    progress: &'s (dyn Fn(Step) + Sync),
+}
+
+impl Single {
+    /// Looks at the running server, and refuses what cannot be. Nothing is changed, there or here.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn begin(wish: Wish) -> Result<(Single, Found), Error> {
+        let server = wish.into.to_string();
+        let unfit = |why: &str| Error::Unfit { server: server.clone(), why: why.to_owned() };
+        let mut info = wish.into.clone();
+        if let Part::Table { database, .. } = &wish.part {
+            info.dbname = Some(database.clone());
+        }
+        let sql = match Sql::connect(&info).await {
+            Err(error) if error.sqlstate() == Some("3D000") && matches!(wish.part, Part::Table { .. }) => {
+                let (name, advice) =
+                    (wish.part.database().to_owned(), "bring back the whole database with --database, or name another");
+                return Err(Error::NoPlace { server, what: "database", name, advice });
+            }
+            connected => connected?,
+        };
+        if sql.in_recovery().await? {
+            return Err(unfit("is a standby, which takes no writes; name its primary with --into"));
+        }
+        match &wish.part {
+            Part::Database { new, .. } => no_database(&sql, new, &server).await?,
+            Part::Table { new, .. } => no_relation(&sql, new, &server).await?,
+        }
+        let running = Running::look(sql).await?;
+        if matches!(wish.part, Part::Database { .. }) && !running.superuser && !may_create(&running.sql).await? {
+            return Err(unfit(&format!(
+                "does not let {} create a database; ALTER ROLE {} CREATEDB",
+                running.role,
+                identifier(&running.role)
+            )));
+        }
+        let staged = format!(
+            "SELECT datname FROM pg_catalog.pg_database WHERE datname LIKE {}",
+            literal(&format!("{}%", STAGED.replace('_', "\\_")))
+        );
+        let databases = running.sql.query("the databases", &staged).await?.into_iter().flatten().collect();
+        let scratch = Scratch::left_over(&wish.scratch);
+        Ok((
+            Single { wish, running, scratch: None, staged: None, candidates: Vec::new() },
+            Found { scratch, databases },
+        ))
+    }
+
+    /// Does it. Dropped before its end, it leaves the rest to [`Single::clean_up`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run(
+        &mut self,
+        archive: &Arc<Archive>,
+        spool: Option<&Spool>,
+        plan: &Plan,
+        progress: &(dyn Fn(Step) + Sync),
+    ) -> Result<Returned, Error> {
+        let Some(label) = plan.backup.as_ref().filter(|_| plan.reachable) else {
+            return Err(Error::Unreachable(plan.reason.clone()));
+        };
+        let manifest = super::manifest(archive, label).await?;
+        let catalogs = Catalogs::read(archive, &manifest).await?;
+        self.candidates = self.superusers(&catalogs);
+        let scratch = self.scratch.insert(Scratch::new(&self.wish.scratch)?);
+        let bin = super::server_start::programs(
+            manifest.summary.major_version,
+            self.wish.bindir.as_deref(),
+            &self.wish.search,
+        )?;
+        scratch.run_by(bin);
+        let tools = scratch_server::tools(
+            manifest.summary.major_version.max(self.running.major),
+            self.wish.bindir.as_deref(),
+            &self.wish.search,
+        );
+        let tools = tools.ok_or(Error::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
+        let source = Source { archive, spool, plan, manifest: &manifest, progress };
+        let survey = self.survey(&source, &catalogs).await?;
+        let mut notes = Vec::new();
+        let mut wanted = self.wanted(&catalogs, &survey, &mut notes)?;
+        let reached = loop {
+            match self.attempt(&source, &wanted).await? {
+                Attempt::Good(reached) => break reached,
+                Attempt::Again(more, why) => {
+                    notes.push(why.clone());
+                    progress(Step::Note(why));
+                    wanted = more;
+                }
+            }
+        };
+        let fetched = bytes_of(manifest.entries.iter().filter(|entry| wanted.has(database_of(&entry.path))));
+        let sql = self.superuser(self.wish.part.database()).await?;
+        notes.extend(roll_back_prepared(&sql).await?);
+        notes.extend(self.missing_roles(&sql).await?);
+        let bytes = match self.wish.part.clone() {
+            Part::Database { name, new } => self.copy_database(sql, &tools, (&name, &new), progress).await?,
+            Part::Table { database, name, new } => {
+                let source = table_rename::Source {
+                    sql: &sql,
+                    from: &name,
+                    to: &new,
+                    taken: table_rename::taken(&self.running.sql, &new.schema).await?,
+                };
+                notes.extend(source.make_ready(&database).await?);
+                self.copy_table(sql, &tools, &new, progress).await?
+            }
+        };
+        let (database, table) = match &self.wish.part {
+            Part::Database { new, .. } => (new.clone(), None),
+            Part::Table { database, new, .. } => (database.clone(), Some(new.to_string())),
+        };
+        Ok(Returned {
+            database,
+            table,
+            bytes,
+            fetched_bytes: fetched,
+            backup_bytes: manifest.summary.logical_bytes,
+            reached,
+            notes,
+        })
+    }
+
+    /// Ends the scratch server, removes its directory, and drops the database that is half filled, if there is one.
+    pub async fn clean_up(mut self) {
+        if let Some(name) = self.staged.take() {
+            let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(&name));
+            // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done there is nothing to drop.
+            let makers = format!(
+                "SELECT pg_catalog.pg_terminate_backend(pid)::text FROM pg_catalog.pg_stat_activity \
+                 WHERE pid <> pg_catalog.pg_backend_pid() AND usename = current_user AND state = 'active' \
+                 AND pg_catalog.strpos(query, {}) > 0",
+                literal(&name)
+            );
+            // Its template's mark, if any, and sessions of tools that were killed just now are in the way for a moment.
+            for _ in 0..40 {
+                let dropped = async {
+                    if !self.running.sql.query("who still makes the unfinished copy", &makers).await?.is_empty() {
+                        return Ok(false);
+                    }
+                    self.running.sql.execute("dropping the unfinished copy", &statement).await.map(|()| true)
+                };
+                match dropped.await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(database = name, %error, "cannot drop the unfinished copy yet"),
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        let scratch = self.scratch.take();
+        if tokio::task::spawn_blocking(move || drop(scratch)).await.is_err() {
+            tracing::warn!("removing the scratch directory was interrupted");
+        }
+    }
+
+    /// Reads the log, and keeps it where there is room.
+    async fn survey(&self, source: &Source<'_>, catalogs: &Catalogs) -> Result<Survey, Error> {
+        let Source { archive, spool, plan, manifest, progress } = *source;
+        let Some(scratch) = &self.scratch else { return Ok(Survey::default()) };
+        if let Some(made) = plan.tablespaces_made.first() {
+            let (path, at) = (made.location.clone(), made.lsn);
+            return Err(Error::Tablespace { path, at, backup: manifest.summary.label.clone() });
+        }
+        let history = if plan.timeline == TimelineId::FIRST {
+            Some(History::first())
+        } else {
+            archive.history(plan.timeline).await?
+        };
+        let history = history.ok_or(super::Error::UnknownTimeline { timeline: plan.timeline })?;
+        let (files, free) = (
+            bytes_of(manifest.entries.iter().filter(|entry| self.may_be_wanted(catalogs, &entry.path))),
+            scratch.room()?,
+        );
+        let needed = files.saturating_mul(2);
+        if free < needed {
+            return Err(Error::NoRoom { dir: self.wish.scratch.clone(), free, needed, files });
+        }
+        let (size, wal) =
+            (manifest.summary.segment_size, plan.wal_segments.saturating_mul(manifest.summary.segment_size.get()));
+        let stretch = Stretch {
+            path: &history.path(),
+            from: manifest.summary.start_lsn,
+            to: manifest.summary.start_lsn.saturating_add(plan.wal_bytes),
+            size,
+            databases: catalogs.databases_file,
+            keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal()),
+        };
+        stretch.read(archive, spool, &|done, total| progress(Step::Reading(done, total))).await
+    }
+
+    /// Before the log is read, as far as is known.
+    fn may_be_wanted(&self, catalogs: &Catalogs, path: &Path) -> bool {
+        database_of(path).is_none_or(|oid| {
+            oid < catalog_files::FIRST_NORMAL || catalogs.numbers(self.wish.part.database()).contains(&oid)
+        })
+    }
+
+    /// Which databases' files are needed.
+    fn wanted(&self, catalogs: &Catalogs, survey: &Survey, notes: &mut Vec<String>) -> Result<Wanted, Error> {
+        let name = self.wish.part.database();
+        let numbers = catalogs.numbers(name);
+        if numbers.is_empty() && !survey.databases_changed && survey.unseen == 0 && !catalogs.databases.is_empty() {
+            return Err(absent_database(name, catalogs.databases.iter().map(|(_, name)| name.clone())));
+        }
+        if let Some(at) = survey.no_full_pages {
+            notes.push(format!(
+                "full_page_writes was off at {at}, so no database's files can be left out: everything is restored"
+            ));
+            return Ok(Wanted::All);
+        }
+        Ok(Wanted::Some(numbers.into_iter().chain(survey.copied.iter().copied()).collect()))
+    }
+
+    /// One scratch restore up to the target.
+    async fn attempt(&mut self, source: &Source<'_>, wanted: &Wanted) -> Result<Attempt, Error> {
+        let Source { archive, plan, manifest, progress, .. } = *source;
+        let Some(scratch) = self.scratch.as_mut() else { return Err(super::Error::Stopped.into()) };
+        scratch.empty()?;
+        let load = Load { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
+        load.place(scratch, |oid| wanted.has(Some(oid))).await?;
+        let start = Start {
+            pgdata: scratch.data(),
+            bindir: self.wish.bindir.clone(),
+            search: self.wish.search.clone(),
+            options: Vec::new(),
+        };
+        let total = plan.wal_segments.max(1);
+        let (mut at, mut asked) = (0, 0_u64);
+        let told = std::sync::Mutex::new(());
+        let mut running = std::pin::pin!(start.run(plan, Action::Promote, archive.vault().clock()));
+        let reached = loop {
+            let pause = archive.vault().clock().sleep(LOOK_EVERY);
+            match futures_util::future::select(&mut running, pause).await {
+                futures_util::future::Either::Left((reached, _)) => break reached?,
+                futures_util::future::Either::Right(_) => {
+                    let _one_at_a_time = told.lock();
+                    let lines = scratch_server::read_from(&scratch.asked(), &mut at);
+                    asked = asked.saturating_add(lines.lines().filter(|line| line.len() == 24).count() as u64);
+                    let size = manifest.summary.segment_size.get();
+                    progress(Step::Replaying(asked.min(total).saturating_mul(size), total.saturating_mul(size)));
+                }
+            }
+        };
+        self.judge(wanted, manifest, reached).await
+    }
+
+    /// Whether what was restored has all that is needed.
+    async fn judge(&self, wanted: &Wanted, manifest: &Manifest, reached: Reached) -> Result<Attempt, Error> {
+        let Some(scratch) = &self.scratch else { return Err(super::Error::Stopped.into()) };
+        let log = scratch_server::log(scratch);
+        if let Some(complaint) = scratch_server::complaint(&log, |oid| wanted.has(Some(oid))) {
+            return match wanted {
+                Wanted::All => Err(Error::Pages(complaint)),
+                Wanted::Some(_) => {
+                    let why = format!(
+                        "leaving out the other databases does not work here ({complaint}): everything is restored"
+                    );
+                    Ok(Attempt::Again(Wanted::All, why))
+                }
+            };
+        }
+        let name = self.wish.part.database();
+        let sql = self.connect("template1", &self.candidates).await?;
+        let rows =
+            sql.query("the databases", "SELECT oid, datname FROM pg_catalog.pg_database ORDER BY datname").await?;
+        let pairs: Vec<(u32, String)> = rows
+            .into_iter()
+            .filter_map(|row| {
+                let [oid, name] = <[String; 2]>::try_from(row).ok()?;
+                Some((oid.parse().ok()?, name))
+            })
+            .collect();
+        let Some((oid, _)) = pairs.iter().find(|(_, known)| known == name) else {
+            return Err(absent_database(name, pairs.into_iter().map(|(_, name)| name)));
+        };
+        // One that was made after the backup came out of the log whole.
+        let in_backup = manifest.entries.iter().any(|entry| database_of(&entry.path) == Some(*oid));
+        match wanted {
+            Wanted::Some(numbers) if in_backup && !wanted.has(Some(*oid)) => {
+                let why = format!(
+                    "database {name} had another name when backup {} was taken: its files are fetched now",
+                    manifest.summary.label
+                );
+                Ok(Attempt::Again(Wanted::Some(numbers.iter().copied().chain([*oid]).collect()), why))
+            }
+            _ => Ok(Attempt::Good(reached)),
+        }
+    }
+
+    fn superusers(&self, catalogs: &Catalogs) -> Vec<String> {
+        let mut names: Vec<String> = self.running.bootstrap.iter().chain(&catalogs.superusers).cloned().collect();
+        names.extend(["postgres".to_owned(), self.running.role.clone()]);
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    async fn connect(&self, database: &str, roles: &[String]) -> Result<Sql, Error> {
+        let Some(scratch) = &self.scratch else { return Err(super::Error::Stopped.into()) };
+        for role in roles {
+            match Sql::connect(&scratch.conninfo(role, database)?).await {
+                // Invalid authorisation: no such role.
+                Err(error) if error.sqlstate().is_some_and(|state| state.starts_with("28")) => {}
+                connected => return Ok(connected?),
+            }
+        }
+        Err(Error::NoSuperuser(roles.join(", ")))
+    }
+
+    /// A session in a database of the scratch server that may do everything.
+    async fn superuser(&self, database: &str) -> Result<Sql, Error> {
+        let sql = self.connect("template1", &self.candidates).await?;
+        let allow = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false", identifier(database));
+        sql.execute("opening the database in the scratch server", &allow).await?;
+        self.connect(database, &self.candidates).await
+    }
+}

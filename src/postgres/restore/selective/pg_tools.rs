@@ -1,0 +1,220 @@
+//! PostgreSQL's own tools: out of the scratch server, into the running one.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use crate::postgres::wire::Conninfo;
+use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSession};
+
+use super::{Error, io};
+
+/// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole instead.
+const VARIABLES: [&str; 28] = [
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGCHANNELBINDING",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGOPTIONS",
+    "PGAPPNAME",
+    "PGSSLMODE",
+    "PGSSLNEGOTIATION",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLROOTCERT",
+    "PGSSLCRL",
+    "PGSSLSNI",
+    "PGREQUIREPEER",
+    "PGGSSENCMODE",
+    "PGCONNECT_TIMEOUT",
+    "PGCLIENTENCODING",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+    "PGKRBSRVNAME",
+    "PGSSLCOMPRESSION",
+];
+
+/// How much of what a tool complains about is kept.
+const COMPLAINTS: u64 = 64 << 10;
+
+/// One run of a tool.
+#[derive(Debug)]
+pub(super) struct Tool {
+    program: PathBuf,
+    command: Command,
+}
+
+impl Tool {
+    /// A tool that talks to the server of `info`, in its database. A password goes through its environment, never through its arguments.
+    pub(super) fn new(bin: &Path, name: &str, info: &Conninfo) -> Tool {
+        let program = bin.join(name);
+        let mut command = Command::new(&program);
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
+        for (variable, value) in variables(info) {
+            command.env(variable, value);
+        }
+        command.env("LC_MESSAGES", "C").kill_on_drop(true).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Tool { program, command }
+    }
+
+    pub(super) fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Tool {
+        self.command.arg(argument);
+        self
+    }
+
+    pub(super) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Tool {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Runs it to its end. Dropped before that, it is killed.
+    pub(super) async fn run(mut self) -> Result<(), Error> {
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut child = self.command.spawn().map_err(io("run", &self.program))?;
+        let mut said = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            let mut first = stderr.take(COMPLAINTS);
+            first.read_to_end(&mut said).await.map_err(io("read from", &self.program))?;
+            // The rest is read and forgotten, or the tool would wait for ever.
+            tokio::io::copy(&mut first.into_inner(), &mut tokio::io::sink())
+                .await
+                .map_err(io("read from", &self.program))?;
+        }
+        let status = child.wait().await.map_err(io("wait for", &self.program))?;
+        let said = String::from_utf8_lossy(&said);
+        if status.success() {
+            said.lines().for_each(|line| tracing::warn!(tool = name, "{line}"));
+            return Ok(());
+        }
+        Err(Error::Tool { said: complaint(&said).unwrap_or_else(|| status.to_string()), name })
+    }
+}
+
+/// The first error and the lines that belong to it, in one.
+fn complaint(said: &str) -> Option<String> {
+    let lines: Vec<&str> = said.lines().collect();
+    let first = lines.iter().position(|line| line.contains("error:")).unwrap_or(0);
+    let words = |line: &str| line.split_once("error: ").map_or(line, |(_, words)| words).trim().to_owned();
+    let told: Vec<String> = lines.iter().skip(first).take(3).map(|line| words(line)).collect();
+    (!told.is_empty()).then(|| told.join(" "))
+}
+
+/// `info` as libpq takes it from the environment.
+fn variables(info: &Conninfo) -> Vec<(&'static str, String)> {
+    let list = |of: &dyn Fn(&crate::postgres::wire::conninfo::Host) -> String| {
+        info.hosts.iter().map(of).collect::<Vec<_>>().join(",")
+    };
+    let mut set = vec![("PGPORT", list(&|host| host.port.to_string()))];
+    let mut some =
+        |name, value: Option<String>| set.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+    let plain = |list: String| Some(list).filter(|list| list.chars().any(|c| c != ','));
+    some("PGHOST", plain(list(&|host| host.name.clone().unwrap_or_default())));
+    some("PGHOSTADDR", plain(list(&|host| host.address.map_or_else(String::new, |address| address.to_string()))));
+    some("PGUSER", info.user.clone());
+    some("PGDATABASE", info.dbname.clone());
+    some("PGPASSWORD", info.password.as_ref().map(|password| password.reveal().to_owned()));
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    some("PGPASSFILE", path(&info.passfile));
+    some("HOME", path(&info.home));
+    some("PGOPTIONS", info.options.clone());
+    some("PGREQUIREPEER", info.require_peer.clone());
+    some("PGCONNECT_TIMEOUT", info.connect_timeout.map(|limit| limit.as_secs().max(2).to_string()));
+    some("PGSSLMODE", Some(ssl_mode(info.tls.mode).to_owned()));
+    some("PGSSLNEGOTIATION", info.tls.direct.then(|| "direct".to_owned()));
+    some("PGSSLCERT", path(&info.tls.cert));
+    some("PGSSLKEY", path(&info.tls.key));
+    some("PGSSLCRL", path(&info.tls.crl));
+    some(
+        "PGSSLROOTCERT",
+        match &info.tls.root_cert {
+            RootCert::Default => None,
+            RootCert::System => Some("system".to_owned()),
+            RootCert::File(file) => Some(file.to_string_lossy().into_owned()),
+        },
+    );
+    some("PGSSLSNI", (!info.tls.sni).then(|| "0".to_owned()));
+    some("PGCHANNELBINDING", Some(channel_binding(info.channel_binding).to_owned()));
+    // A copy can only go where one may write.
+    let session = if info.hosts.len() > 1 { Some("read-write") } else { session(info.target_session) };
+    some("PGTARGETSESSIONATTRS", session.map(str::to_owned));
+    some(
+        "PGREQUIREAUTH",
+        info.require_auth
+            .as_ref()
+            .map(|methods| methods.iter().map(|method| auth(*method)).collect::<Vec<_>>().join(",")),
+    );
+    set.push(("PGAPPNAME", "walkeep".to_owned()));
+    set
+}
+
+const fn ssl_mode(mode: SslMode) -> &'static str {
+    match mode {
+        SslMode::Disable => "disable",
+        SslMode::Allow => "allow",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    }
+}
+
+const fn channel_binding(binding: ChannelBinding) -> &'static str {
+    match binding {
+        ChannelBinding::Disable => "disable",
+        ChannelBinding::Prefer => "prefer",
+        ChannelBinding::Require => "require",
+    }
+}
+
+const fn session(session: TargetSession) -> Option<&'static str> {
+    match session {
+        TargetSession::ReadWrite | TargetSession::Primary => Some("read-write"),
+        _ => None,
+    }
+}
+
+const fn auth(method: AuthMethod) -> &'static str {
+    match method {
+        AuthMethod::Password => "password",
+        AuthMethod::Md5 => "md5",
+        AuthMethod::ScramSha256 => "scram-sha-256",
+        AuthMethod::None => "none",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{complaint, variables};
+    use crate::postgres::wire::{Conninfo, Environment};
+
+    #[test]
+    fn tools_are_told_the_same_as_we_are() {
+        let text = "host=a,b port=5433 user=u dbname=d password=p sslmode=verify-full sslrootcert=/ca options='-c x=1'";
+        let set = variables(&Conninfo::parse(text, &Environment::new()).unwrap());
+        let value = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.as_str());
+        assert_eq!((value("PGHOST"), value("PGPORT")), (Some("a,b"), Some("5433,5433")));
+        assert_eq!((value("PGUSER"), value("PGDATABASE"), value("PGPASSWORD")), (Some("u"), Some("d"), Some("p")));
+        assert_eq!((value("PGSSLMODE"), value("PGSSLROOTCERT")), (Some("verify-full"), Some("/ca")));
+        assert_eq!((value("PGOPTIONS"), value("PGHOSTADDR")), (Some("-c x=1"), None));
+    }
+
+    #[test]
+    fn the_first_error_is_told() {
+        let said =
+            "pg_restore: connecting\npg_restore: error: could not execute query: ERROR:  no\nCommand was: CREATE\n";
+        assert_eq!(complaint(said).unwrap(), "could not execute query: ERROR:  no Command was: CREATE");
+        assert_eq!(complaint(""), None);
+    }
+}

@@ -1,0 +1,497 @@
+//! The scratch directory of a restore of a part, and the server that runs in it for as long as it takes to copy the part out.
+//!
+//! It is a directory of its own, locked as long as its process lives, removed with everything in it when the [`Scratch`] is dropped. The server in
+//! it listens on a socket in that directory alone, archives nothing, starts no workers of extensions, and knows nothing of the settings of the
+//! server that was backed up: those are about another machine's memory, disks and neighbours.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use crate::base::lock::FileLock;
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::manifest::{Content, Entry, Manifest};
+use crate::postgres::format::datadir::RelationFile;
+use crate::postgres::format::pg_control::RequiredSettings;
+use crate::postgres::wire::{Conninfo, Environment};
+
+use super::super::destination::{Destination, Ground};
+use super::super::placement::Placement;
+use super::super::plan::Plan;
+use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, Recovery};
+use super::super::server_start::{START_LOG, major_of};
+use super::super::target::Action;
+use super::super::{blocking, tablespace_map};
+use super::{Error, Step, io};
+
+/// What scratch directories' names begin with.
+const PREFIX: &str = "walkeep-scratch-";
+const LOCK: &str = "lock";
+/// A socket's path may have 107 bytes (`sun_path`); its file's name takes 18 of them.
+const SOCKET_DIR_MAX: usize = 88;
+/// The number in the socket's name: nobody else is in that directory.
+const PORT: u16 = 5432;
+
+/// A directory that goes away with everything in it.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    dir: PathBuf,
+    sockets: PathBuf,
+    owner: Option<(u32, u32)>,
+    bin: Option<PathBuf>,
+    _lock: FileLock,
+}
+
+/// A scratch directory whose process is gone.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct LeftOver {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Its server, if that still runs.
+    pub server: Option<u32>,
+}
+
+impl Scratch {
+    /// A new directory in `parent`, which is made if it is not there.
+    pub(super) fn new(parent: &Path) -> Result<Scratch, Error> {
+        let mut random = [0; 4];
+        SysRng.try_fill_bytes(&mut random).map_err(|_none| Error::NoRandomness)?;
+        let name = format!("{PREFIX}{:08x}", u32::from_le_bytes(random));
+        if !parent.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(io("create", parent))?;
+        }
+        let parent = parent.canonicalize().map_err(io("find", parent))?;
+        let owner = owner(&parent)?;
+        let dir = parent.join(&name);
+        make(&dir, owner)?;
+        let path = dir.join(LOCK);
+        let lock = File::create(&path).map_err(io("create", &path))?;
+        let lock = FileLock::take(lock).map_err(|error| io("lock", &path)(error.into()))?;
+        let mut sockets = dir.join("s");
+        if sockets.as_os_str().len() > SOCKET_DIR_MAX {
+            sockets = Path::new("/tmp").join(&name);
+        }
+        let scratch = Scratch { dir, sockets, owner, bin: None, _lock: lock };
+        make(&scratch.sockets, owner)?;
+        make(&scratch.wal(), owner)?;
+        Ok(scratch)
+    }
+
+    /// Directories in `parent` that processes left which were killed.
+    pub(super) fn left_over(parent: &Path) -> Vec<LeftOver> {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+        let mut found: Vec<LeftOver> = ours
+            .filter_map(|entry| {
+                let dir = entry.path();
+                let _nobody_has_it = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
+                let pid = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
+                let pid = pid.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
+                let server = pid.filter(|pid| Path::new("/proc").join(pid.to_string()).exists());
+                Some(LeftOver { dir, server })
+            })
+            .collect();
+        found.sort_by(|one, other| one.dir.cmp(&other.dir));
+        found
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Where segments wait for the server.
+    pub(super) fn wal(&self) -> PathBuf {
+        self.dir.join("wal")
+    }
+
+    /// Where the server notes what it asks for.
+    pub(super) fn asked(&self) -> PathBuf {
+        self.dir.join("asked")
+    }
+
+    /// Bytes free.
+    pub(super) fn room(&self) -> Result<u64, Error> {
+        let room =
+            rustix::fs::statvfs(&self.dir).map_err(|error| io("ask for free space on", &self.dir)(error.into()))?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    /// A directory that the server's user may write to.
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.dir.join(name);
+        make(&path, self.owner)?;
+        Ok(path)
+    }
+
+    /// Takes away what an attempt left, so that another can be made.
+    pub(super) fn empty(&mut self) -> Result<(), Error> {
+        self.stop();
+        for path in [self.data(), self.dir.join("spaces")] {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", &path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How the server that runs here is reached.
+    pub(super) fn conninfo(&self, user: &str, database: &str) -> Result<Conninfo, Error> {
+        let word = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
+        let sockets = self.sockets.to_string_lossy();
+        let text = format!(
+            "host='{}' port={PORT} user='{}' dbname='{}' application_name=walkeep sslmode=disable",
+            word(&sockets),
+            word(user),
+            word(database)
+        );
+        Conninfo::parse(&text, &Environment::default()).map_err(|error| Error::Conninfo(error.to_string()))
+    }
+
+    /// Notes which programs run the server, so that they can also end it.
+    pub(super) fn run_by(&mut self, bin: PathBuf) {
+        self.bin = Some(bin);
+    }
+
+    /// A program that runs as whoever runs the server.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        if let Some((uid, gid)) = self.owner {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// Ends the server if one runs: nothing of it is wanted any more.
+    pub(super) fn stop(&self) {
+        let Some(bin) = self.bin.as_ref().filter(|_| self.data().join("postmaster.pid").exists()) else { return };
+        let mut command = self.command(&bin.join("pg_ctl"));
+        command.arg("-D").arg(self.data()).args(["-m", "immediate", "-w", "-s", "stop"]);
+        if let Err(error) = command.status() {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot stop the scratch server");
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.stop();
+        // A thread that was at work when this was called off may still create a file.
+        for path in [&self.dir, &self.sockets] {
+            let removed = (0..20).find_map(|_| match fs::remove_dir_all(path) {
+                Ok(()) => Some(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(()),
+                Err(_) => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    None
+                }
+            });
+            if removed.is_none() {
+                tracing::warn!(path = %path.display(), "cannot remove the scratch directory; remove it by hand");
+            }
+        }
+    }
+}
+
+fn make(path: &Path, owner: Option<(u32, u32)>) -> Result<(), Error> {
+    if !path.is_dir() {
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(io("create", path))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io("set the mode of", path))?;
+    match owner {
+        Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(io("give its owner to", path)),
+        None => Ok(()),
+    }
+}
+
+/// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else to `postgres`.
+fn owner(parent: &Path) -> Result<Option<(u32, u32)>, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let metadata = parent.metadata().map_err(io("read", parent))?;
+    if metadata.uid() != 0 {
+        return Ok(Some((metadata.uid(), metadata.gid())));
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_server = fields.next()? == "postgres";
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        is_server.then_some((uid, gid))
+    });
+    found.map(Some).ok_or_else(|| Error::Root { parent: parent.to_owned() })
+}
+
+/// The database that a path of a backup belongs to; `None` for what all share.
+pub(super) fn database_of(path: &Path) -> Option<u32> {
+    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+    match parts.as_slice() {
+        ["base", database, _, ..] | ["pg_tblspc", _, _, database, _, ..] => database.parse().ok(),
+        _ => None,
+    }
+}
+
+/// What goes into the scratch directory.
+pub(super) struct Load<'a> {
+    pub(super) archive: &'a Arc<Archive>,
+    pub(super) plan: &'a Plan,
+    pub(super) manifest: &'a Manifest,
+    /// Asked where the scratch directory has no such segment.
+    pub(super) restore_command: &'a str,
+    pub(super) progress: &'a (dyn Fn(Step) + Sync),
+}
+
+impl Load<'_> {
+    /// Places the files that `wanted` says, and of the other databases' only the lengths: sparse files without a byte in them, which
+    /// records are replayed over as over new pages.
+    pub(super) async fn place(&self, scratch: &Scratch, wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let left_out = |entry: &Entry| {
+            matches!(entry.content, Content::File { .. }) && database_of(&entry.path).is_some_and(|oid| !wanted(oid))
+        };
+        let (holes, entries): (Vec<Entry>, Vec<Entry>) = self.manifest.entries.iter().cloned().partition(left_out);
+        let reduced = Arc::new(Manifest { entries, ..self.manifest.clone() });
+        let total = bytes_of(&reduced.entries);
+        let destination = Destination { pgdata: scratch.data(), mapping: self.mapping(scratch)? };
+        let read = Arc::clone(&reduced);
+        let placement = blocking(move || {
+            let ground = Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?;
+            let placement = Arc::new(Placement::new(read, ground.clone())?);
+            placement.lay_out()?;
+            holes.iter().try_for_each(|entry| hole(&ground, entry))?;
+            Ok::<_, Error>(placement)
+        })
+        .await??;
+        let filled = Arc::clone(&placement);
+        let mut filling = std::pin::pin!(filled.fill(self.archive));
+        loop {
+            (self.progress)(Step::Placing(placement.placed(), total));
+            let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_EVERY);
+            match futures_util::future::select(&mut filling, pause).await {
+                futures_util::future::Either::Left((filled, _)) => break filled?,
+                futures_util::future::Either::Right(_) => {}
+            }
+        }
+        let settings = self.settings(scratch, &placement)?;
+        let (label, sockets_only) = (self.manifest.backup_label.clone(), "local all all trust\n");
+        let map = tablespace_map(&placement, self.manifest)?;
+        blocking(move || {
+            placement.write_beside("backup_label", &label)?;
+            if let Some(map) = map {
+                placement.write_beside(crate::postgres::format::backup_label::TablespaceMap::FILE, &map)?;
+            }
+            placement.write_beside(AUTO_CONF, settings.as_bytes())?;
+            placement.write_beside("postgresql.conf", b"")?;
+            placement.write_beside("pg_hba.conf", sockets_only.as_bytes())?;
+            placement.write_beside("pg_ident.conf", b"")?;
+            placement.write_beside(RECOVERY_SIGNAL, b"")?;
+            placement.finish()?;
+            Ok::<_, Error>(())
+        })
+        .await?
+    }
+
+    /// Every tablespace goes into the scratch directory: its own place may be in use by the running server.
+    fn mapping(&self, scratch: &Scratch) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+        let spaces = scratch.directory("spaces")?;
+        let outside = self.manifest.summary.tablespaces.iter().filter(|space| Path::new(&space.location).is_absolute());
+        Ok(outside.map(|space| (PathBuf::from(&space.location), spaces.join(space.oid.to_string()))).collect())
+    }
+
+    fn settings(&self, scratch: &Scratch, placement: &Placement) -> Result<String, Error> {
+        let Some(stop) = self.plan.stop else { return Err(Error::Unreachable(self.plan.reason.clone())) };
+        let kept = scratch.wal();
+        let word = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%"));
+        let (asked, kept) = (word(&scratch.asked()), word(&kept));
+        let required = self.plan.required_settings;
+        let recovery = Recovery {
+            stop,
+            timeline: self.plan.timeline,
+            action: Action::Promote,
+            restore_command: format!(
+                "echo %f >> {asked}; if test -f {kept}/%f; then cp {kept}/%f \"%p\"; else {}; fi",
+                self.restore_command
+            ),
+            // Without hot standby, prepared transactions are all that must find room.
+            required: RequiredSettings { max_prepared_transactions: required.max_prepared_transactions, ..none() },
+            keep_archiving: false,
+            no_read_ahead: true,
+        };
+        let major = self.manifest.summary.major_version;
+        let mut text = recovery_settings::auto_conf(&recovery, "", "", major);
+        let sockets = scratch.sockets.to_string_lossy().replace('\\', "\\\\").replace('\'', "''");
+        let locks = u64::from(required.max_locks_per_transaction.max(64))
+            .saturating_mul(u64::from(required.max_connections.max(100)))
+            / 32;
+        let libraries = preloaded(&placement.read_placed("postgresql.conf")?, &placement.read_placed(AUTO_CONF)?);
+        for (name, value) in SETTINGS {
+            // Writing to a string cannot fail.
+            let _written = writeln!(text, "{name} = {value}");
+        }
+        let _written = writeln!(text, "port = {PORT}\nunix_socket_directories = '{sockets}'");
+        let _written = writeln!(text, "max_locks_per_transaction = {}", locks.clamp(1024, 20_000));
+        let libraries = self.loadable(scratch, libraries);
+        if !libraries.is_empty() {
+            let _written = writeln!(text, "shared_preload_libraries = '{}'", libraries.join(","));
+        }
+        Ok(text)
+    }
+
+    /// Those of the libraries that the server's own programs have. The others are told and left out: extensions that write records of their own
+    /// kind stop the replay without theirs, all others only miss functions.
+    fn loadable(&self, scratch: &Scratch, libraries: Vec<String>) -> Vec<String> {
+        let Some(bin) = &scratch.bin else { return Vec::new() };
+        let asked = Command::new(bin.join("pg_config")).arg("--pkglibdir").stdin(Stdio::null()).output();
+        let folder = asked.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let beside = bin.parent().map(|top| top.join("lib"));
+        let folders: Vec<PathBuf> = folder
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from)
+            .into_iter()
+            .chain(beside.iter().cloned())
+            .chain(beside.iter().map(|lib| lib.join("postgresql")))
+            .collect();
+        let is_there = |name: &String| {
+            let name = name.trim_start_matches("$libdir/");
+            folders.iter().any(|folder| folder.join(format!("{name}.so")).exists())
+        };
+        let (loadable, missing): (Vec<String>, Vec<String>) = libraries.into_iter().partition(is_there);
+        if !missing.is_empty() {
+            let note = format!(
+                "the server that was backed up preloads {}, which is not installed here; it is left out",
+                missing.join(", ")
+            );
+            (self.progress)(Step::Note(note));
+        }
+        loadable
+    }
+}
+
+/// What a scratch server is set to, whatever the server that was backed up was. Nothing of it must last, and nothing of it may reach out.
+const SETTINGS: [(&str, &str); 25] = [
+    ("listen_addresses", "''"),
+    ("unix_socket_permissions", "0700"),
+    ("max_connections", "32"),
+    ("max_wal_senders", "0"),
+    ("max_replication_slots", "0"),
+    // No extension's workers: a scheduler among them would run the jobs of the copy.
+    ("max_worker_processes", "0"),
+    ("max_parallel_workers_per_gather", "0"),
+    // Or a subscription of the copy would take its publisher's changes.
+    ("max_logical_replication_workers", "0"),
+    ("autovacuum", "off"),
+    ("hot_standby", "off"),
+    // Records about pages of databases that are left out. What they say of pages that are not is looked for in the log.
+    ("ignore_invalid_pages", "on"),
+    ("log_min_messages", "warning"),
+    ("logging_collector", "off"),
+    ("log_destination", "'stderr'"),
+    ("lc_messages", "'C'"),
+    ("timezone", "'UTC'"),
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("synchronous_commit", "off"),
+    ("shared_buffers", "'128MB'"),
+    ("maintenance_work_mem", "'256MB'"),
+    ("max_wal_size", "'4GB'"),
+    ("checkpoint_timeout", "'30min'"),
+    ("huge_pages", "off"),
+    ("wal_level", "replica"),
+];
+
+const fn none() -> RequiredSettings {
+    RequiredSettings {
+        max_connections: 0,
+        max_worker_processes: 0,
+        max_wal_senders: 0,
+        max_prepared_transactions: 0,
+        max_locks_per_transaction: 0,
+    }
+}
+
+/// `shared_preload_libraries` of a server, the last line that sets it.
+fn preloaded(conf: &str, auto_conf: &str) -> Vec<String> {
+    let value =
+        [auto_conf, conf].into_iter().find_map(|text| recovery_settings::value(text, "shared_preload_libraries"));
+    let value = value.unwrap_or_default();
+    let names = value.split(',').map(|name| name.trim().trim_matches('"').to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+fn hole(ground: &Ground, entry: &Entry) -> Result<(), Error> {
+    let Content::File { len, .. } = entry.content else { return Ok(()) };
+    if RelationFile::parse(&entry.path.to_string_lossy()).is_none() {
+        return Ok(());
+    }
+    let path = ground.path_of(&entry.path);
+    let file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io("create", &path))?;
+    file.set_len(len).map_err(io("write", &path))?;
+    Ok(ground.own(&path, 0o600)?)
+}
+
+/// Bytes of all files among these.
+pub(super) fn bytes_of<'e>(entries: impl IntoIterator<Item = &'e Entry>) -> u64 {
+    let len = |entry: &Entry| if let Content::File { len, .. } = entry.content { len } else { 0 };
+    entries.into_iter().map(len).sum()
+}
+
+/// What the scratch server's log complains of pages of databases that are not left out: then the copy is not to be trusted.
+pub(super) fn complaint(log: &str, wanted: impl Fn(u32) -> bool) -> Option<String> {
+    let suspicious = log.lines().filter(|line| line.contains("is uninitialized") || line.contains("does not exist"));
+    suspicious
+        .filter(|line| {
+            let Some((_, path)) = line.split_once("of relation ") else { return false };
+            let path = path.split_whitespace().next().unwrap_or_default();
+            database_of(Path::new(path)).map_or_else(|| path.starts_with("global/"), &wanted)
+        })
+        .map(str::to_owned)
+        .next()
+}
+
+/// The log of a scratch server.
+pub(super) fn log(scratch: &Scratch) -> String {
+    String::from_utf8_lossy(&fs::read(scratch.data().join(START_LOG)).unwrap_or_default()).into_owned()
+}
+
+/// Programs of this major version or a later one that are no older than `least`.
+pub(super) fn tools(least: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Option<PathBuf> {
+    let packaged = (least..least.saturating_add(8)).flat_map(|major| {
+        [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from)
+    });
+    let places = bindir.map(Path::to_path_buf).into_iter().chain(packaged).chain(search.iter().cloned());
+    let fits = |place: &PathBuf| {
+        place.join("pg_restore").exists() && major_of(&place.join("pg_dump")).is_some_and(|major| major >= least)
+    };
+    places.into_iter().find(fits)
+}
+
+/// Bytes in the files of a directory and those below, as far as they can be seen.
+pub(super) fn bytes_in(path: &Path) -> u64 {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.metadata().map_or(0, |metadata| metadata.len())).sum()
+}
+
+/// Reads what was appended to a file since `at`.
+pub(super) fn read_from(path: &Path, at: &mut u64) -> String {
+    let Ok(file) = File::open(path) else { return String::new() };
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut bytes = vec![0; usize::try_from(len.saturating_sub(*at)).unwrap_or(0)];
+    if file.read_exact_at(&mut bytes, *at).is_err() {
+        return String::new();
+    }
+    *at = len;
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,198 @@
+//! What a stretch of log holds that matters to a restore of a part: read once, record by record, before anything is placed.
+//!
+//! The segments that were read are kept in the scratch directory where there is room, so that the scratch server takes them from there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::spool::Spool;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::format::timeline::TimelinePath;
+use crate::postgres::wal::decode::Decoder;
+use crate::postgres::wal::page::Major;
+use crate::postgres::wal::record::{HEADER, RMGR_INFO, Record, rmgr};
+
+use super::{Error, io};
+
+/// A resource manager that only a restore of a part looks into (`rmgrlist.h`).
+const RELATION_MAP: u8 = 7;
+
+/// Bytes of segments that may be on their way at once.
+const FETCH_BYTES: u64 = 256 << 20;
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Survey {
+    /// Databases that others were made from by copying files: the log has nothing of what was copied.
+    pub(super) copied: BTreeSet<u32>,
+    /// Whether the list of databases may have changed.
+    pub(super) databases_changed: bool,
+    /// The first record that says that `full_page_writes` is off.
+    pub(super) no_full_pages: Option<Lsn>,
+    /// Segments that were not found, and will be asked for again by the server.
+    pub(super) unseen: u64,
+}
+
+/// A stretch of log to be read.
+pub(super) struct Stretch<'a> {
+    pub(super) path: &'a TimelinePath,
+    pub(super) from: Lsn,
+    pub(super) to: Lsn,
+    pub(super) size: SegmentSize,
+    /// The file of `pg_database`, if it is known.
+    pub(super) databases: Option<u32>,
+    /// Where segments are kept; `None` where there is no room for them.
+    pub(super) keep: Option<PathBuf>,
+}
+
+impl Stretch<'_> {
+    fn numbers(&self) -> impl Iterator<Item = SegmentNo> + use<> {
+        let (size, last) = (self.size, self.size.segment_of(self.to));
+        let first = size.segment_of(self.from);
+        std::iter::successors(Some(first), |number| Some(number.next())).take_while(move |number| *number <= last)
+    }
+
+    /// Reads it all. `progress` is told bytes read and bytes in all.
+    pub(super) async fn read(
+        &self,
+        archive: &Arc<Archive>,
+        spool: Option<&Spool>,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Survey, Error> {
+        let total = (self.numbers().count() as u64).saturating_mul(self.size.get());
+        let at_once = usize::try_from(FETCH_BYTES / self.size.get()).unwrap_or(1).clamp(1, 4);
+        let begin = self.size.segment_of(self.from).start(self.size);
+        let reader = Reader {
+            decoder: Decoder::new(begin, self.path.target(), self.size),
+            databases: self.databases.map(pattern),
+            survey: Survey::default(),
+        };
+        let mut reader = Some(reader);
+        let done = AtomicU64::new(0);
+        let mut fetched = std::pin::pin!(
+            stream::iter(self.numbers()).map(|number| self.fetch(archive, spool, number)).buffered(at_once)
+        );
+        while let Some(segment) = fetched.next().await {
+            let Some(mut now) = reader.take() else { break };
+            match segment? {
+                Some((name, bytes)) => {
+                    let keep = self.keep.as_ref().map(|folder| folder.join(name.to_string()));
+                    reader =
+                        Some(super::super::blocking(move || now.take(&bytes, keep.as_deref()).map(|()| now)).await??);
+                }
+                None => {
+                    now.survey.unseen = now.survey.unseen.saturating_add(1);
+                    reader = Some(now);
+                }
+            }
+            progress(done.fetch_add(self.size.get(), Ordering::Relaxed).saturating_add(self.size.get()), total);
+        }
+        Ok(reader.map(|reader| reader.survey).unwrap_or_default())
+    }
+
+    /// A segment as the server would get it: from the newest timeline that has it, or what there is of it.
+    async fn fetch(
+        &self,
+        archive: &Arc<Archive>,
+        spool: Option<&Spool>,
+        number: SegmentNo,
+    ) -> Result<Option<(SegmentName, Bytes)>, Error> {
+        let names = || self.path.candidates(number, self.size).filter_map(|at| SegmentName::new(at, number, self.size));
+        for name in names() {
+            if let Some(bytes) = archive.segment(name).await? {
+                return Ok(Some((name, bytes)));
+            }
+        }
+        for name in names() {
+            let mut bytes = archive.file(&WalFileName::Partial(name)).await?;
+            if bytes.is_none() {
+                bytes = archive.received(spool, name).await?.map(|(bytes, _)| bytes);
+            }
+            if let Some(bytes) = bytes.filter(|bytes| bytes.len() == self.size.len()) {
+                return Ok(Some((name, bytes)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How records name a shared catalog of this file: tablespace, no database, file.
+fn pattern(file: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&crate::postgres::format::datadir::Relation::GLOBAL_TABLESPACE.to_le_bytes());
+    bytes[8..].copy_from_slice(&file.to_le_bytes());
+    bytes
+}
+
+struct Reader {
+    decoder: Decoder,
+    databases: Option<[u8; 12]>,
+    survey: Survey,
+}
+
+impl Reader {
+    fn take(&mut self, segment: &[u8], keep: Option<&Path>) -> Result<(), Error> {
+        if let Some(path) = keep {
+            std::fs::write(path, segment).map_err(io("write", path))?;
+        }
+        // After a segment that was not found, or the end of the log, nothing more is known of what follows.
+        if self.survey.unseen > 0 || self.decoder.end().is_some() {
+            return Ok(());
+        }
+        let Reader { decoder, databases, survey } = self;
+        let mut major = decoder.major();
+        if major.is_none() {
+            // The first page says which release wrote it.
+            let magic = segment.first_chunk().map_or(0, |magic| u16::from_le_bytes(*magic));
+            major = Major::from_magic(magic);
+        }
+        let Some(major) = major else { return Ok(()) };
+        let mut feed = decoder.feed(segment);
+        while let Some(record) = feed.next().map_err(|error| Error::Log(error.to_string()))? {
+            survey.note(&record, major, databases.as_ref());
+        }
+        Ok(())
+    }
+}
+
+impl Survey {
+    fn note(&mut self, record: &Record<'_>, major: Major, databases: Option<&[u8; 12]>) {
+        let op = record.header.info & RMGR_INFO;
+        let main = || record.main_data(major).unwrap_or_default();
+        match record.header.rmgr {
+            rmgr::XLOG => {
+                // Of a checkpoint, the flag stands behind its position and two timelines (`CheckPoint` in pg_control.h).
+                let flag = match op {
+                    0x00 | 0x10 => main().get(16).copied(),
+                    0x80 => main().first().copied(),
+                    _ => None,
+                };
+                if flag == Some(0) {
+                    self.no_full_pages.get_or_insert(record.lsn);
+                }
+            }
+            rmgr::DATABASE => {
+                self.databases_changed = true;
+                // `XLOG_DBASE_CREATE`, since 15 `XLOG_DBASE_CREATE_FILE_COPY`: the number of the new, its tablespace, the number of the old.
+                if op == 0x00 {
+                    self.copied.extend(main().get(8..).and_then(<[u8]>::first_chunk).map(|n| u32::from_le_bytes(*n)));
+                }
+            }
+            RELATION_MAP => self.databases_changed = true,
+            rmgr::HEAP | 9 if !self.databases_changed => {
+                // A block's reference stands at the front, behind at most eleven bytes.
+                let front = record.bytes.get(HEADER..record.bytes.len().min(HEADER + 40)).unwrap_or_default();
+                self.databases_changed =
+                    databases.is_none_or(|pattern| front.windows(pattern.len()).any(|window| window == pattern));
+            }
+            _ => {}
+        }
+    }
+}

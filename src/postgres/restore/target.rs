@@ -1,0 +1,227 @@
+//! What is asked for: a target, on a timeline, and what the server does there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::event::Xid;
+
+/// The longest name a restore point can have, in bytes (`MAXFNAMELEN` in `xlog_internal.h`, less the final zero).
+pub const MAX_NAME: usize = 63;
+
+/// A moment in the life of a cluster, named in one of PostgreSQL's ways.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The newest point that can be reached.
+    Latest,
+    /// As soon as the backup is consistent: its own end.
+    Immediate,
+    /// Before the first transaction that ended later than this (`recovery_target_time`).
+    Time(PgTime),
+    /// After the first record that starts here or later (`recovery_target_lsn`).
+    Lsn(Lsn),
+    /// After the end of this transaction (`recovery_target_xid`).
+    Xid(Xid),
+    /// At the restore point of this name (`recovery_target_name`).
+    Name(String),
+    /// Just before what the record at this position belongs to took effect: before the commit of its transaction, or before the record itself
+    /// where it has none.
+    BeforeEvent(Lsn),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Latest => f.write_str("the newest point"),
+            Target::Immediate => f.write_str("the end of the backup"),
+            Target::Time(time) => write!(f, "{time}"),
+            Target::Lsn(lsn) => write!(f, "position {lsn}"),
+            Target::Xid(xid) => write!(f, "transaction {xid}"),
+            Target::Name(name) => write!(f, "restore point {name:?}"),
+            Target::BeforeEvent(lsn) => write!(f, "just before the event at {lsn}"),
+        }
+    }
+}
+
+/// Which timeline to follow (`recovery_target_timeline`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimelineChoice {
+    /// The newest in the archive.
+    Latest,
+    /// The one the backup was taken on.
+    Current,
+    /// This one.
+    Id(TimelineId),
+}
+
+/// What was given is no timeline to follow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no timeline; write latest, current or a number from 1")]
+pub struct BadTimeline(String);
+
+impl FromStr for TimelineChoice {
+    type Err = BadTimeline;
+
+    /// `latest`, `current`, or a number in decimal; PostgreSQL's `0x…` works too, since file names show timelines in hexadecimal.
+    fn from_str(text: &str) -> Result<TimelineChoice, BadTimeline> {
+        let number = match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        };
+        match text {
+            "latest" => Ok(TimelineChoice::Latest),
+            "current" => Ok(TimelineChoice::Current),
+            _ => number.and_then(TimelineId::new).map(TimelineChoice::Id).ok_or_else(|| BadTimeline(text.to_owned())),
+        }
+    }
+}
+
+/// What the server does when it has reached the target (`recovery_target_action`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Ends recovery and takes writes, on a new timeline.
+    #[default]
+    Promote,
+    /// Takes reads and waits for `pg_wal_replay_resume()`.
+    Pause,
+    /// Stops; the next start recovers to the same point again.
+    Shutdown,
+}
+
+impl Action {
+    /// The setting's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Action::Promote => "promote",
+            Action::Pause => "pause",
+            Action::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// A whole wish, checked: [`Request::new`] refuses what cannot be meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    target: Target,
+    exclusive: bool,
+    /// Which timeline to follow.
+    pub timeline: TimelineChoice,
+    /// The backup to start from; the best one if none is named.
+    pub backup: Option<String>,
+    /// Whether the newest point before the target will do where the target itself cannot be reached.
+    pub nearest: bool,
+}
+
+/// A wish that PostgreSQL has no meaning for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// Before what has no before.
+    #[error("exclusive needs a time, a position, a transaction or a restore point to stop before; {0} is none of them")]
+    Exclusive(Target),
+    /// A name that no restore point can have.
+    #[error("{0:?} cannot name a restore point: names have 1 to {MAX_NAME} bytes")]
+    Name(String),
+    /// A transaction that never ends by itself.
+    #[error("{0} is no transaction that could end: ordinary transactions are numbered from 3")]
+    Xid(Xid),
+}
+
+impl Request {
+    /// A target on the newest timeline, from the best backup.
+    ///
+    /// # Errors
+    /// [`BadRequest`] if nothing can be meant by it.
+    pub fn new(target: Target, exclusive: bool) -> Result<Request, BadRequest> {
+        match &target {
+            Target::Latest | Target::Immediate if exclusive => return Err(BadRequest::Exclusive(target)),
+            Target::Name(name) if !(1..=MAX_NAME).contains(&name.len()) => return Err(BadRequest::Name(name.clone())),
+            // FirstNormalTransactionId; 1 and 2 are the bootstrap and the frozen one.
+            Target::Xid(xid) if xid.get() < 3 => return Err(BadRequest::Xid(*xid)),
+            _ => {}
+        }
+        Ok(Request { target, exclusive, timeline: TimelineChoice::Latest, backup: None, nearest: false })
+    }
+
+    /// The same along another timeline.
+    #[must_use]
+    pub fn on_timeline(self, timeline: TimelineChoice) -> Request {
+        Request { timeline, ..self }
+    }
+
+    /// The same from this backup; from the best one for `None`.
+    #[must_use]
+    pub fn from_backup(self, backup: Option<String>) -> Request {
+        Request { backup, ..self }
+    }
+
+    /// The same, or not, if the newest point before the target will do.
+    #[must_use]
+    pub fn or_nearest(self, nearest: bool) -> Request {
+        Request { nearest, ..self }
+    }
+
+    /// What is wanted.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether the target itself is to be left out.
+    #[must_use]
+    pub const fn exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+
+/// Reads a transaction's number as `recovery_target_xid` does: the low 32 bits count, so that what `pg_current_xact_id()` answers, epoch and
+/// all, can be given. `None` if it is no number.
+#[must_use]
+pub fn parse_xid(text: &str) -> Option<Xid> {
+    let full: u64 = text.parse().ok()?;
+    u32::try_from(full & 0xFFFF_FFFF).ok().map(Xid::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadRequest, Request, Target, TimelineChoice, parse_xid};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::timeline::TimelineId;
+    use crate::postgres::wal::event::Xid;
+
+    #[test]
+    fn timelines_are_words_or_numbers() {
+        let id = |number| Ok(TimelineChoice::Id(TimelineId::new(number).unwrap()));
+        assert_eq!("latest".parse(), Ok(TimelineChoice::Latest));
+        assert_eq!("current".parse(), Ok(TimelineChoice::Current));
+        assert_eq!("16".parse(), id(16));
+        assert_eq!("0x10".parse(), id(16));
+        for wrong in ["", "0", "-1", "newest", "0x", "4294967296"] {
+            assert!(wrong.parse::<TimelineChoice>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let refused = |target: Target, exclusive| Request::new(target, exclusive).unwrap_err();
+        assert_eq!(refused(Target::Latest, true), BadRequest::Exclusive(Target::Latest));
+        assert_eq!(refused(Target::Immediate, true), BadRequest::Exclusive(Target::Immediate));
+        assert_eq!(refused(Target::Name("x".repeat(64)), false), BadRequest::Name("x".repeat(64)));
+        assert_eq!(refused(Target::Name(String::new()), false), BadRequest::Name(String::new()));
+        assert_eq!(refused(Target::Xid(Xid::new(2)), false), BadRequest::Xid(Xid::new(2)));
+        assert!(Request::new(Target::Name("x".repeat(63)), true).is_ok());
+        assert!(Request::new(Target::Lsn(Lsn::new(8)), true).is_ok());
+    }
+
+    #[test]
+    fn a_transaction_may_be_given_with_its_epoch() {
+        assert_eq!(parse_xid("727"), Some(Xid::new(727)));
+        assert_eq!(parse_xid("4294968023"), Some(Xid::new(727)), "epoch 1");
+        assert_eq!(parse_xid("x"), None);
+        assert_eq!(parse_xid("-3"), None);
+    }
+}

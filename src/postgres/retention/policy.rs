@@ -1,0 +1,293 @@
+//! What a retention leaves: pure. Backups, histories and the window's beginning in, verdicts out.
+//!
+//! Every moment from the window's beginning on stays as restorable as it was. So of the backups that ended before it, the newest that can be
+//! restored stays on each way to a timeline that is still alive; whatever else is older goes. Of the log everything stays that follows a kept backup
+//! on any living way, and whatever is younger than the window itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentNo, SegmentSize};
+use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
+use crate::vault::retention::{Why, before};
+
+/// A backup, as far as retention cares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Base {
+    /// Its name.
+    pub label: String,
+    /// The timeline it was taken on.
+    pub timeline: TimelineId,
+    /// Where replay begins.
+    pub start: Lsn,
+    /// From where on it is consistent.
+    pub stop: Lsn,
+    /// When its last byte had been read.
+    pub finished_at: Timestamp,
+    /// Whether the log it needs to become consistent is there.
+    pub restorable: bool,
+}
+
+/// What is decided from.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// All backups.
+    pub bases: &'a [Base],
+    /// The archived histories; timeline 1 has none.
+    pub histories: &'a [History],
+    /// The timelines that log is archived of, each with the moment its newest segment arrived.
+    pub alive: &'a BTreeMap<TimelineId, Timestamp>,
+    /// The size of a segment.
+    pub size: SegmentSize,
+    /// Where the window begins.
+    pub since: Timestamp,
+}
+
+/// What stays and what goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verdict {
+    /// Backups that stay.
+    pub keep: BTreeMap<String, Why>,
+    /// Backups that go, oldest first.
+    pub expire: Vec<String>,
+    /// Where the window begins.
+    since: Timestamp,
+    /// Of each timeline, the stretches of segments that kept backups need, first and last.
+    needed: BTreeMap<TimelineId, Vec<(SegmentNo, SegmentNo)>>,
+    /// Timelines of which nothing may go.
+    unknown: BTreeSet<TimelineId>,
+}
+
+impl Verdict {
+    /// Whether a segment, or a file about it, may go.
+    #[must_use]
+    pub fn lets_go(&self, timeline: TimelineId, number: SegmentNo, arrived: Timestamp) -> bool {
+        // Without a backup there is no telling what somebody restores from.
+        let any = !self.keep.is_empty();
+        let young = arrived >= before(self.since);
+        let needed = self.needed.get(&timeline).into_iter().flatten();
+        let is_needed = needed.into_iter().any(|(first, last)| (*first..=*last).contains(&number));
+        any && !young && !is_needed && !self.unknown.contains(&timeline)
+    }
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(world: World<'_>) -> Verdict {
+    let known = known_paths(world);
+    let living = living(world, &known);
+    let anchors: Vec<Option<&Base>> = living.iter().map(|path| anchor(world, path)).collect();
+    let mut verdict = Verdict { since: world.since, ..Verdict::default() };
+    verdict.unknown = world.alive.keys().copied().filter(|timeline| !known.contains_key(timeline)).collect();
+    let mut gone: Vec<&Base> = Vec::new();
+    for base in world.bases {
+        match verdict_on(world, base, &living, &anchors, known.contains_key(&base.timeline)) {
+            Some(why) => drop(verdict.keep.insert(base.label.clone(), why)),
+            None => gone.push(base),
+        }
+    }
+    gone.sort_by(|a, b| a.finished_at.cmp(&b.finished_at).then_with(|| a.label.cmp(&b.label)));
+    verdict.expire = gone.into_iter().map(|base| base.label.clone()).collect();
+    for base in world.bases.iter().filter(|base| verdict.keep.contains_key(&base.label)) {
+        if let Some(own) = known.get(&base.timeline) {
+            need(&mut verdict.needed, own, world.size, (base.start, base.stop));
+        } else {
+            verdict.unknown.insert(base.timeline);
+        }
+        for path in living.iter().filter(|path| lies_on(base, path)) {
+            need(&mut verdict.needed, path, world.size, (base.start, Lsn::MAX));
+        }
+    }
+    verdict
+}
+
+fn known_paths(world: World<'_>) -> BTreeMap<TimelineId, TimelinePath> {
+    let mut paths: BTreeMap<TimelineId, TimelinePath> =
+        world.histories.iter().map(|history| (history.timeline, history.path())).collect();
+    paths.insert(TimelineId::FIRST, TimelinePath::first());
+    paths
+}
+
+/// The ways to timelines that may have a moment of the window. One that has a history and no log has just begun.
+fn living(world: World<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<TimelinePath> {
+    let newest = world.alive.values().max();
+    let lives = |timeline: &TimelineId| match world.alive.get(timeline) {
+        Some(arrived) => *arrived >= before(world.since) || Some(arrived) == newest,
+        None => *timeline != TimelineId::FIRST || world.alive.is_empty(),
+    };
+    known.iter().filter(|(timeline, _)| lives(timeline)).map(|(_, path)| path.clone()).collect()
+}
+
+fn lies_on(base: &Base, path: &TimelinePath) -> bool {
+    path.contains(base.timeline, base.start) && path.contains(base.timeline, base.stop)
+}
+
+fn is_old(world: World<'_>, base: &Base) -> bool {
+    base.finished_at <= before(world.since)
+}
+
+/// The newest backup on a way that ended before the window and can be restored.
+fn anchor<'a>(world: World<'a>, path: &TimelinePath) -> Option<&'a Base> {
+    let fits = |base: &&Base| base.restorable && is_old(world, base) && lies_on(base, path);
+    world.bases.iter().filter(fits).max_by_key(|base| (base.stop, base.start))
+}
+
+/// Why a backup stays; `None` if it goes.
+fn verdict_on(
+    world: World<'_>,
+    base: &Base,
+    living: &[TimelinePath],
+    anchors: &[Option<&Base>],
+    known: bool,
+) -> Option<Why> {
+    if !known {
+        return Some(Why::Unknown);
+    }
+    if !is_old(world, base) {
+        return Some(Why::Young);
+    }
+    let mut why = None;
+    for (_, anchor) in living.iter().zip(anchors).filter(|(path, _)| lies_on(base, path)) {
+        match anchor {
+            Some(anchor) if anchor.label == base.label => return Some(Why::Anchor),
+            Some(anchor) if anchor.stop >= base.stop => {}
+            _ => why = Some(Why::Irreplaceable),
+        }
+    }
+    why
+}
+
+/// Notes every segment that recovery may ask for along a way from one position to another.
+fn need(
+    needed: &mut BTreeMap<TimelineId, Vec<(SegmentNo, SegmentNo)>>,
+    path: &TimelinePath,
+    size: SegmentSize,
+    (from, to): (Lsn, Lsn),
+) {
+    for span in path.spans() {
+        let end = span.end.map_or(to, |end| end.min(to));
+        let begin = span.begin.max(from);
+        // The segment in which a timeline begins may be asked for in the name of either.
+        if size.segment_of(begin) <= size.segment_of(end) && span.end.is_none_or(|end| from <= end) && span.begin <= to
+        {
+            needed.entry(span.timeline).or_default().push((size.segment_of(begin), size.segment_of(end)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::{Base, World, decide};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::{SegmentNo, SegmentSize};
+    use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId};
+    use crate::vault::retention::Why;
+
+    const DAY: i64 = 86_400;
+
+    fn at(day: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + day * DAY).unwrap()
+    }
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(1 << 20).unwrap()
+    }
+
+    fn tli(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    /// A backup of a day, whose log begins in segment `day * 10`.
+    fn base(day: i64, timeline: u32) -> Base {
+        let start = Lsn::new((u64::try_from(day).unwrap() * 10) << 20);
+        let stop = start.saturating_add(1 << 20);
+        Base {
+            label: format!("day{day}"),
+            timeline: tli(timeline),
+            start,
+            stop,
+            finished_at: at(day),
+            restorable: true,
+        }
+    }
+
+    fn kept(bases: &[Base], histories: &[History], alive: &[(u32, i64)], since: i64) -> super::Verdict {
+        let alive: BTreeMap<TimelineId, Timestamp> = alive.iter().map(|(t, day)| (tli(*t), at(*day))).collect();
+        decide(World { bases, histories, alive: &alive, size: size(), since: at(since) })
+    }
+
+    #[test]
+    fn the_newest_backup_before_the_window_stays_and_older_ones_go() {
+        let bases: Vec<Base> = (1..=10).map(|day| base(day, 1)).collect();
+        let verdict = kept(&bases, &[], &[(1, 10)], 7);
+        assert_eq!(verdict.expire, ["day1", "day2", "day3", "day4", "day5"]);
+        assert_eq!(verdict.keep["day6"], Why::Anchor, "day7 ended less than an hour before");
+        assert_eq!(verdict.keep["day7"], Why::Young);
+        let goes = |number, day| verdict.lets_go(tli(1), SegmentNo::new(number), at(day));
+        assert!(goes(59, 1) && !goes(60, 1) && !goes(99, 1), "log from the anchor's start on");
+        assert!(!goes(5, 8), "what arrived in the window");
+    }
+
+    #[test]
+    fn a_stranded_backup_is_no_anchor() {
+        let mut bases: Vec<Base> = (1..=3).map(|day| base(day, 1)).collect();
+        bases[2].restorable = false;
+        let verdict = kept(&bases, &[], &[(1, 10)], 7);
+        assert_eq!(verdict.expire, ["day1"]);
+        assert_eq!((verdict.keep["day2"], verdict.keep["day3"]), (Why::Anchor, Why::Irreplaceable));
+    }
+
+    #[test]
+    fn the_only_backup_stays_however_old_and_without_one_no_log_goes() {
+        let verdict = kept(&[base(1, 1)], &[], &[(1, 1)], 300);
+        assert_eq!(verdict.keep["day1"], Why::Anchor);
+        assert!(verdict.lets_go(tli(1), SegmentNo::new(3), at(1)));
+        assert!(!verdict.lets_go(tli(1), SegmentNo::new(10), at(1)));
+        assert!(!kept(&[], &[], &[(1, 1)], 300).lets_go(tli(1), SegmentNo::new(3), at(1)));
+    }
+
+    #[test]
+    fn ancestors_stay_as_far_as_they_are_needed_and_dead_branches_go() {
+        let fork = Lsn::new(45 << 20);
+        let history = History {
+            timeline: tli(2),
+            entries: vec![HistoryEntry { timeline: tli(1), end: fork, reason: String::new() }],
+        };
+        // Day 5's backup is on the branch that was left; the cluster went on as timeline 2 from before it.
+        let bases = [base(3, 1), base(4, 1), base(5, 1), base(8, 2)];
+        let verdict = kept(&bases, std::slice::from_ref(&history), &[(1, 5), (2, 10)], 7);
+        assert_eq!(verdict.expire, ["day3", "day5"]);
+        assert_eq!(verdict.keep["day4"], Why::Anchor);
+        let goes = |timeline, number| verdict.lets_go(tli(timeline), SegmentNo::new(number), at(1));
+        assert!(goes(1, 39) && !goes(1, 40) && !goes(1, 45) && goes(1, 46));
+        assert!(!goes(2, 45) && goes(2, 44));
+        // While the branch is young it stays restorable.
+        let verdict = kept(&bases, std::slice::from_ref(&history), &[(1, 9), (2, 10)], 7);
+        assert_eq!(verdict.expire, ["day3"]);
+    }
+
+    #[test]
+    fn of_a_timeline_without_its_history_nothing_goes() {
+        let verdict = kept(&[base(3, 7), base(8, 1)], &[], &[(1, 10), (7, 3)], 7);
+        assert_eq!(verdict.keep["day3"], Why::Unknown);
+        assert!(!verdict.lets_go(tli(7), SegmentNo::new(1), at(1)));
+    }
+
+    #[test]
+    fn the_window_may_begin_before_the_calendar() {
+        let verdict = decide(World {
+            bases: &[base(3, 1)],
+            histories: &[],
+            alive: &BTreeMap::new(),
+            size: size(),
+            since: Timestamp::MIN.checked_add(SignedDuration::from_secs(1)).unwrap(),
+        });
+        assert_eq!(verdict.keep["day3"], Why::Young);
+    }
+}

@@ -1,0 +1,553 @@
+//! Ordinary SQL: settings, slots, privileges, a WAL switch. The only user of tokio-postgres.
+//!
+//! It connects with the same [`Conninfo`] and the same meanings of `sslmode` as [`crate::postgres::wire`], and asks small questions. What is
+//! wrong with the answers, and what to do about it, is the business of whoever asked.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::base::retry::Class;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::page;
+use crate::postgres::format::segment::SystemId;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::catalog::{Listed, Place, RelationRow, Row};
+use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, Host, TargetSession};
+use crate::postgres::wire::socket::{self, Address, Encryption, Raw};
+use crate::postgres::wire::{self, login, tls};
+
+/// What can go wrong with an SQL session.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection; the same reasons as for replication.
+    #[error(transparent)]
+    Connect(#[from] wire::Error),
+    /// The server or the connection failed.
+    #[error("{}: {}", .0, describe(.1))]
+    Query(&'static str, #[source] tokio_postgres::Error),
+    /// The answer is not of the expected form.
+    #[error("the server gave an unexpected answer to {0}")]
+    Unexpected(&'static str),
+}
+
+/// The server's own words where there are some: tokio-postgres prints only "db error".
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => db.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+impl Error {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Connect(error) => error.class(),
+            Error::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
+                None => Class::Transient,
+                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,
+                Some(_) => Class::Permanent,
+            },
+            Error::Unexpected(_) => Class::Permanent,
+        }
+    }
+
+    /// The SQLSTATE, if the server said no.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Connect(error) => error.sqlstate(),
+            Error::Query(_, error) => error.code().map(tokio_postgres::error::SqlState::code),
+            Error::Unexpected(_) => None,
+        }
+    }
+}
+
+/// Where a server's log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// How far it is written; on a standby, received by streaming, if anything was.
+    pub lsn: Option<Lsn>,
+    /// Its timeline. A standby tells it only while it streams, and only to a role that may read all statistics.
+    pub timeline: Option<TimelineId>,
+    /// Whether the server is a standby, or recovering.
+    pub standby: bool,
+}
+
+/// A physical replication slot, as `pg_replication_slots` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// Whether somebody streams from it.
+    pub active: bool,
+    /// The server keeps WAL from here on.
+    pub restart: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+}
+
+/// What the role may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Privileges {
+    /// The role's name.
+    pub role: String,
+    /// It may do everything.
+    pub superuser: bool,
+    /// It may stream WAL and take base backups.
+    pub replication: bool,
+    /// It may call `pg_switch_wal()`.
+    pub switch_wal: bool,
+    /// It may call `pg_create_restore_point()`.
+    pub restore_point: bool,
+}
+
+/// How the server's own archiver fares (`pg_stat_archiver`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiverState {
+    /// Files archived since the statistics were reset.
+    pub archived: u64,
+    /// The last one.
+    pub last_archived: Option<String>,
+    /// Failed attempts.
+    pub failed: u64,
+    /// The file that failed last.
+    pub last_failed: Option<String>,
+}
+
+/// An SQL session. It ends when dropped.
+#[derive(Debug)]
+pub struct Sql {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Sql {
+    /// Connects to the first server of `info` that answers and is of the wanted kind.
+    ///
+    /// # Errors
+    /// [`Error`] of the only server, or that of each.
+    pub async fn connect(info: &Conninfo) -> Result<Sql, Error> {
+        let mut errors = Vec::new();
+        let passes: &[TargetSession] = match &info.target_session {
+            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+            one => std::slice::from_ref(one),
+        };
+        for wanted in passes {
+            errors.clear();
+            for host in &info.hosts {
+                match socket::addresses(host).await {
+                    Err(error) => errors.push(error),
+                    Ok(addresses) => {
+                        for address in &addresses {
+                            match connect_to(info, host, address, *wanted).await {
+                                Ok(sql) => return Ok(sql),
+                                Err(error) => errors.push(error),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(login::one_or_all(errors).into())
+    }
+
+    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+        let messages = self.client.simple_query(query).await.map_err(|error| Error::Query(question, error))?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    /// The rows that a query gives, as text; NULL is empty. `question` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error`] if the server says no or doesn't answer.
+    pub async fn query(&self, question: &'static str, query: &str) -> Result<Vec<Vec<String>>, Error> {
+        let row = |row: &SimpleQueryRow| (0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect();
+        Ok(self.rows(question, query).await?.iter().map(row).collect())
+    }
+
+    /// Runs one statement. `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error`] if the server says no or doesn't answer.
+    pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), Error> {
+        self.rows(what, statement).await.map(drop)
+    }
+
+    async fn value(&self, question: &'static str, query: &str) -> Result<String, Error> {
+        let rows = self.rows(question, query).await?;
+        rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(Error::Unexpected(question))
+    }
+
+    async fn parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, Error> {
+        self.value(question, query).await?.parse().map_err(|_bad| Error::Unexpected(question))
+    }
+
+    /// The server's version as a number, such as 150020 for 15.20.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn version_num(&self) -> Result<u32, Error> {
+        self.parsed("the version", "SHOW server_version_num").await
+    }
+
+    /// The values of settings by name, in the server's base units; unknown ones are left out.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn settings(&self, names: &[&str]) -> Result<BTreeMap<String, String>, Error> {
+        let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+        let query = format!("SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ({list})");
+        let rows = self.rows("the settings", &query).await?;
+        let pair = |row: &SimpleQueryRow| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()));
+        Ok(rows.iter().filter_map(pair).collect())
+    }
+
+    /// Whether the server is a standby, or recovering.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn in_recovery(&self) -> Result<bool, Error> {
+        Ok(self.value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
+    }
+
+    /// Where a server in recovery pauses; `None` if it does not.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer, or is not in recovery.
+    pub async fn paused_at(&self) -> Result<Option<Option<Lsn>>, Error> {
+        let query = "SELECT pg_catalog.pg_is_wal_replay_paused(), pg_catalog.pg_last_wal_replay_lsn()";
+        let rows = self.rows("pg_is_wal_replay_paused()", query).await?;
+        let row = rows.first().ok_or(Error::Unexpected("pg_is_wal_replay_paused()"))?;
+        Ok((row.get(0) == Some("t")).then(|| row.get(1).and_then(|lsn| lsn.parse().ok())))
+    }
+
+    /// Which cluster this is.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn system_id(&self) -> Result<SystemId, Error> {
+        let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+        Ok(SystemId::new(self.parsed("pg_control_system()", query).await?))
+    }
+
+    /// What the server's clock shows.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn time(&self) -> Result<Timestamp, Error> {
+        let question = "clock_timestamp()";
+        let query = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
+        let micros = self.parsed(question, query).await?;
+        Timestamp::from_microsecond(micros).map_err(|_beyond| Error::Unexpected(question))
+    }
+
+    /// Where the server's log stands.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn position(&self) -> Result<Position, Error> {
+        // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline, which may be an earlier one.
+        let query = "SELECT pg_catalog.pg_is_in_recovery(), \
+                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
+                     ELSE pg_catalog.pg_current_wal_lsn() END, \
+                     CASE WHEN pg_catalog.pg_is_in_recovery() \
+                     THEN (SELECT pg_catalog.to_hex(received_tli) FROM pg_catalog.pg_stat_wal_receiver) \
+                     ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
+        let question = "the WAL position";
+        let rows = self.rows(question, query).await?;
+        let row = rows.first().ok_or(Error::Unexpected(question))?;
+        let timeline = row.get(2).and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(TimelineId::new);
+        let lsn = row.get(1).and_then(|lsn| lsn.parse().ok());
+        let standby = row.get(0) == Some("t");
+        // A primary knows both.
+        let told = standby || (lsn.is_some() && timeline.is_some());
+        told.then_some(Position { lsn, timeline, standby }).ok_or(Error::Unexpected(question))
+    }
+
+    /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
+    pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, Error> {
+        let path = literal(path);
+        let query =
+            format!("SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file({path}, {offset}, 8, true), 'hex')");
+        let rows = self.rows("pg_read_binary_file()", &query).await?;
+        let digits = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
+        let byte = |at: usize| digits.get(at..at.saturating_add(2)).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let bytes: Vec<u8> = (0..16).step_by(2).map_while(byte).collect();
+        Ok(page::lsn(&bytes))
+    }
+
+    /// Ends the current segment, if there is anything in it; gives the position just before the next one, and the name of the file that
+    /// holds it.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not, or the server is a standby.
+    pub async fn switch_wal(&self) -> Result<(Lsn, String), Error> {
+        let query = "SELECT lsn, pg_catalog.pg_walfile_name(lsn) FROM pg_catalog.pg_switch_wal() AS lsn";
+        let rows = self.rows("pg_switch_wal()", query).await?;
+        rows.first()
+            .and_then(|row| Some((row.get(0)?.parse().ok()?, row.get(1)?.to_owned())))
+            .ok_or(Error::Unexpected("pg_switch_wal()"))
+    }
+
+    /// Writes a restore point into the WAL.
+    ///
+    /// # Errors
+    /// [`Error`] if the role may not, or the server is a standby.
+    pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, Error> {
+        let query = format!("SELECT pg_catalog.pg_create_restore_point({})", literal(name));
+        self.parsed("pg_create_restore_point()", &query).await
+    }
+
+    /// The slot called `name`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, Error> {
+        let query = format!(
+            "SELECT active, restart_lsn, wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            literal(name)
+        );
+        let rows = self.rows("the replication slots", &query).await?;
+        Ok(rows.first().map(|row| SlotState {
+            active: row.get(0) == Some("t"),
+            restart: row.get(1).and_then(|lsn| lsn.parse().ok()),
+            wal_status: row.get(2).map(str::to_owned),
+        }))
+    }
+
+    /// What our role may do.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn privileges(&self) -> Result<Privileges, Error> {
+        let query = "SELECT rolname, rolsuper, rolreplication, \
+                     pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'execute'), \
+                     pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'execute') \
+                     FROM pg_catalog.pg_roles WHERE rolname = current_user";
+        let rows = self.rows("the role's privileges", query).await?;
+        let Some(row) = rows.first() else { return Err(Error::Unexpected("the role's privileges")) };
+        let yes = |column: usize| row.get(column) == Some("t");
+        Ok(Privileges {
+            role: row.get(0).unwrap_or_default().to_owned(),
+            superuser: yes(1),
+            replication: yes(2),
+            switch_wal: yes(3),
+            restore_point: yes(4),
+        })
+    }
+
+    /// Every database: its row of `pg_database`, and whether it lets anybody in.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn databases(&self) -> Result<Vec<(Listed, bool)>, Error> {
+        let query = "SELECT oid, datname, ctid, datallowconn FROM pg_catalog.pg_database ORDER BY oid";
+        let rows = self.rows("the databases", query).await?;
+        let read = |row: &SimpleQueryRow| Some((listed(row)?, row.get(3) == Some("t")));
+        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the databases"))
+    }
+
+    /// The schemas of this database.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn schemas(&self) -> Result<Vec<Listed>, Error> {
+        let rows =
+            self.rows("the schemas", "SELECT oid, nspname, ctid FROM pg_catalog.pg_namespace ORDER BY oid").await?;
+        rows.iter().map(listed).collect::<Option<_>>().ok_or(Error::Unexpected("the schemas"))
+    }
+
+    /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary ones.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn relations(&self) -> Result<Vec<Listed>, Error> {
+        let query = "SELECT oid, relname, ctid, relnamespace, relfilenode, relpersistence, relkind \
+                     FROM pg_catalog.pg_class WHERE oid >= 16384 AND relpersistence <> 't' ORDER BY oid";
+        let rows = self.rows("the relations", query).await?;
+        let read = |row: &SimpleQueryRow| {
+            let number = |column: usize| row.get(column)?.parse().ok();
+            let letter = |column: usize| row.get(column)?.bytes().next();
+            let relation =
+                RelationRow { namespace: number(3)?, filenode: number(4)?, persistence: letter(5)?, kind: letter(6)? };
+            let mut listed = listed(row)?;
+            listed.row.relation = Some(relation);
+            Some(listed)
+        };
+        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the relations"))
+    }
+
+    /// How the server's own archiver fares.
+    ///
+    /// # Errors
+    /// [`Error`] if the server doesn't answer.
+    pub async fn archiver(&self) -> Result<ArchiverState, Error> {
+        let query =
+            "SELECT archived_count, last_archived_wal, failed_count, last_failed_wal FROM pg_catalog.pg_stat_archiver";
+        let rows = self.rows("pg_stat_archiver", query).await?;
+        let Some(row) = rows.first() else { return Err(Error::Unexpected("pg_stat_archiver")) };
+        let number = |column: usize| row.get(column).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let name = |column: usize| row.get(column).map(str::to_owned);
+        Ok(ArchiverState { archived: number(0), last_archived: name(1), failed: number(2), last_failed: name(3) })
+    }
+}
+
+/// OID, name and `ctid`, which is written `(page,item)`.
+fn listed(row: &SimpleQueryRow) -> Option<Listed> {
+    let (page, item) = row.get(2)?.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+    let at = Place { page: page.parse().ok()?, item: item.parse().ok()? };
+    Some(Listed { row: Row { oid: row.get(0)?.parse().ok()?, name: row.get(1)?.to_owned(), relation: None }, at })
+}
+
+/// `name` as an SQL identifier.
+#[must_use]
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('\0', "").replace('"', "\"\""))
+}
+
+/// `text` as an SQL string, whatever `standard_conforming_strings` says.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    let text = text.replace('\0', "").replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", text.replace('\\', "\\\\")) } else { format!("'{text}'") }
+}
+
+async fn connect_to(
+    info: &Conninfo,
+    host: &Host,
+    address: &Address,
+    wanted: TargetSession,
+) -> Result<Sql, wire::Error> {
+    let mut errors = Vec::new();
+    let mut found = None;
+    for encryption in socket::encryptions(info.tls.mode, address) {
+        let limit = socket::limit(info);
+        match tokio::time::timeout(limit, attempt(info, host, address, *encryption)).await {
+            Ok(Ok(sql)) => {
+                found = Some(sql);
+                break;
+            }
+            Ok(Err(error)) => {
+                let refused = error.sqlstate().is_some_and(|code| code != "28000");
+                errors.push(error);
+                if refused {
+                    break;
+                }
+            }
+            Err(_elapsed) => errors.push(wire::Error::TimedOut { host: host.to_string(), limit }),
+        }
+    }
+    let Some(sql) = found else { return Err(login::one_or_all(errors)) };
+    let (query, words) = match wanted {
+        TargetSession::Any | TargetSession::PreferStandby => return Ok(sql),
+        TargetSession::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
+        TargetSession::ReadOnly => ("SELECT current_setting('transaction_read_only') = 'on'", "read-only"),
+        TargetSession::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
+        TargetSession::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
+    };
+    match sql.value("target_session_attrs", query).await {
+        Ok(answer) if answer == "t" => Ok(sql),
+        Ok(_) => Err(wire::Error::WrongSession { host: host.to_string(), wanted: words }),
+        Err(_) => Err(wire::Error::Closed(None)),
+    }
+}
+
+async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: Encryption) -> Result<Sql, wire::Error> {
+    let user = login::user(info)?;
+    let dbname = info.dbname.clone().unwrap_or_else(|| user.clone());
+    let (password, password_from) = login::password(info, host, &user, &dbname)?;
+    let mut config = Config::new();
+    config.user(&user).dbname(&dbname).application_name(info.application_name.as_deref().unwrap_or("walkeep"));
+    if let Some(password) = &password {
+        config.password(password.reveal());
+    }
+    if let Some(options) = &info.options {
+        config.options(options);
+    }
+    config.channel_binding(match info.channel_binding {
+        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
+        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
+    });
+    let failed = |source| wire::Error::Connect { host: host.to_string(), source };
+    let explain = |error: tokio_postgres::Error| refused(host, &password_from, error);
+    let raw = socket::open(address, info).await.map_err(failed)?;
+    match (raw, encryption) {
+        (Raw::Tcp(stream), Encryption::Tls) => {
+            let peer = stream.peer_addr().map_err(failed)?;
+            let name = login::server_name(info, host, peer)?.to_str().into_owned();
+            let mut tls = MakeRustlsConnect::new(tls::client_config(info)?);
+            let connect = match MakeTlsConnect::<tokio::io::DuplexStream>::make_tls_connect(&mut tls, &name) {
+                Ok(connect) => connect,
+                Err(never) => match never {},
+            };
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            if info.tls.direct {
+                config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
+            }
+            let (client, connection) = config.connect_raw(stream, connect).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+        (Raw::Tcp(stream), Encryption::Plain) => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+        (Raw::Unix(stream), _) => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
+            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+        }
+    }
+}
+
+/// tokio-postgres's refusal in the words of [`wire::Error`].
+fn refused(host: &Host, password_from: &str, error: tokio_postgres::Error) -> wire::Error {
+    let Some(db) = error.as_db_error() else {
+        if error.is_closed() {
+            return wire::Error::Closed(None);
+        }
+        let problem = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}; the password came from {password_from}"),
+            None => error.to_string(),
+        };
+        return wire::Error::Handshake { host: host.to_string(), problem };
+    };
+    wire::Error::from_server(wire::message::ServerError {
+        severity: db.severity().to_owned(),
+        code: db.code().code().to_owned(),
+        message: db.message().to_owned(),
+        detail: db.detail().map(str::to_owned),
+        hint: db.hint().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn no_text_can_end_its_quotes() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b\0"), " E'a\\\\''b'");
+    }
+}

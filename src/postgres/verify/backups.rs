@@ -1,0 +1,225 @@
+//! Backups: manifests, the packs they name, every chunk by its name and every file by its hash.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::objects::summary;
+use super::{Subject, VerifyError};
+use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkValue, Pack, PackId};
+use crate::postgres::archive::manifest::{Chunk, Content, Manifest};
+use crate::vault;
+use crate::vault::repository::ObjectInfo;
+use crate::vault::seal::Kind;
+use crate::vault::verify::open;
+
+/// Packs at the same time; each is 32 MiB, stored and opened.
+const IN_FLIGHT: usize = 4;
+
+/// What was read of all packs so far.
+#[derive(Default)]
+struct Seen {
+    /// What each chunk that has its name contributes to its file's hash.
+    values: HashMap<ChunkName, ChunkValue>,
+    /// Packs that a backup named.
+    packs: HashSet<PackId>,
+    /// Of those, the ones that don't open.
+    damaged: HashSet<PackId>,
+}
+
+/// A chunk of a pack, and where in a file it stands: its value depends on that.
+struct Wanted {
+    chunk: Chunk,
+    offset: u64,
+    file_len: u64,
+}
+
+/// What a pack gave: the chunks that are right, and what is wrong.
+type Read = (Vec<(ChunkName, ChunkValue)>, Vec<String>);
+
+impl Subject<'_> {
+    /// Verifies backups, one after the other, then the packs that none of them needs.
+    pub(super) async fn backups(
+        &self,
+        manifests: Vec<(String, ObjectInfo)>,
+        packs: Vec<ObjectInfo>,
+    ) -> Result<(), VerifyError> {
+        let mut seen = Seen::default();
+        for (_, object) in manifests {
+            if let Some(manifest) = self.manifest(&object).await? {
+                self.backup(&object, &manifest, &mut seen).await?;
+            }
+        }
+        let unneeded = packs.into_iter().filter_map(|object| {
+            let id = PackId::parse(object.key.file_name())?;
+            (!seen.packs.contains(&id)).then_some((id, Vec::new(), None))
+        });
+        let mut running = stream::iter(unneeded).map(|work| self.pack(work)).buffer_unordered(IN_FLIGHT);
+        while let Some(read) = running.next().await {
+            read?;
+        }
+        Ok(())
+    }
+
+    async fn manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, VerifyError> {
+        let _room = self.room(object.len, object.len.saturating_mul(8)).await;
+        let Some(bytes) = self.bytes(object).await? else { return Ok(None) };
+        let (protection, key) = (Arc::clone(self.archive.vault().protection()), object.key.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let opened = open(Kind::Manifest, &key, &bytes, &protection)?;
+            Manifest::from_bytes(summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
+        });
+        match read.await {
+            Ok(Ok(manifest)) if manifest.summary.label == object.key.file_name() => Ok(Some(manifest)),
+            Ok(Ok(manifest)) => {
+                self.damaged(object.key.as_str(), format!("it is the manifest of {}", manifest.summary.label));
+                Ok(None)
+            }
+            Ok(Err(what)) => {
+                self.damaged(object.key.as_str(), what);
+                Ok(None)
+            }
+            Err(_panicked) => Err(vault::Error::Lost.into()),
+        }
+    }
+
+    async fn backup(&self, object: &ObjectInfo, manifest: &Manifest, seen: &mut Seen) -> Result<(), VerifyError> {
+        let label = &manifest.summary.label;
+        self.note(|found| found.summaries.push(manifest.summary.clone()));
+        let Some(namer) = ChunkNamer::of(self.archive.vault().protection(), manifest.summary.naming_key) else {
+            let key = manifest.summary.naming_key;
+            self.damaged(
+                object.key.as_str(),
+                format!("the key {key}, which names its chunks, is not in the repository"),
+            );
+            return Ok(());
+        };
+        let namer = Arc::new(namer);
+        let before = seen.damaged.len();
+        let work: Vec<_> =
+            wanted(manifest, seen).into_iter().map(|(pack, wanted)| (pack, wanted, Some(Arc::clone(&namer)))).collect();
+        let mut running = stream::iter(work).map(|work| self.pack(work)).buffer_unordered(IN_FLIGHT);
+        while let Some(read) = running.next().await {
+            let (pack, read) = read?;
+            seen.packs.insert(pack);
+            match read {
+                Some((chunks, wrong)) => {
+                    if !wrong.is_empty() {
+                        seen.damaged.insert(pack);
+                    }
+                    seen.values.extend(chunks);
+                }
+                None => {
+                    seen.damaged.insert(pack);
+                }
+            }
+        }
+        drop(running);
+        seen.packs.extend(&manifest.packs);
+        let needs_damaged = manifest.packs.iter().any(|pack| seen.damaged.contains(pack));
+        let wrong = wrong_files(manifest, &seen.values);
+        for path in wrong.iter().take(10) {
+            self.damaged(
+                object.key.as_str(),
+                format!("its file {path} cannot be restored: its chunks are damaged or missing"),
+            );
+        }
+        if wrong.len() > 10 {
+            self.damaged(object.key.as_str(), format!("and {} files more", wrong.len() - 10));
+        }
+        if wrong.is_empty() && !needs_damaged {
+            self.note(|found| found.counts.backups = found.counts.backups.saturating_add(1));
+        }
+        tracing::info!(label, files = manifest.entries.len(), damaged = seen.damaged.len() - before, "backup verified");
+        Ok(())
+    }
+
+    /// Reads one pack, and of it the wanted chunks; all it has, if none is wanted in particular. `None` for what it gave if it does not open.
+    async fn pack(
+        &self,
+        (id, wanted, namer): (PackId, Vec<Wanted>, Option<Arc<ChunkNamer>>),
+    ) -> Result<(PackId, Option<Read>), VerifyError> {
+        let Ok(key) = self.archive.layout().pack(&id.to_string()) else { return Ok((id, None)) };
+        let _room = self.room(chunks::PACK as u64, chunks::PACK as u64).await;
+        let Some(bytes) =
+            self.bytes(&ObjectInfo { key: key.clone(), len: 0, modified: jiff::Timestamp::UNIX_EPOCH }).await?
+        else {
+            return Ok((id, None));
+        };
+        let (object, protection) = (key.clone(), Arc::clone(self.archive.vault().protection()));
+        let read = tokio::task::spawn_blocking(move || {
+            let opened = open(Kind::Pack, &object, &bytes, &protection)?;
+            let pack = Pack::from_opened(id, opened).map_err(|error| error.to_string())?;
+            Ok::<Read, String>(namer.map_or_else(Read::default, |namer| right_chunks(&pack, &wanted, &namer)))
+        });
+        match read.await {
+            Ok(Ok((chunks, wrong))) => {
+                wrong.iter().for_each(|what| self.damaged(key.as_str(), what));
+                self.note(|found| {
+                    found.counts.packs = found.counts.packs.saturating_add(1);
+                    found.counts.chunks = found.counts.chunks.saturating_add(chunks.len() as u64);
+                });
+                Ok((id, Some((chunks, wrong))))
+            }
+            Ok(Err(what)) => {
+                self.damaged(key.as_str(), what);
+                Ok((id, None))
+            }
+            Err(_panicked) => Err(vault::Error::Lost.into()),
+        }
+    }
+}
+
+/// The chunks of a manifest that were not read yet, by the pack they are in.
+fn wanted(manifest: &Manifest, seen: &Seen) -> HashMap<PackId, Vec<Wanted>> {
+    let mut found: HashMap<PackId, Vec<Wanted>> = HashMap::new();
+    let mut taken: HashSet<u32> = HashSet::new();
+    for entry in &manifest.entries {
+        let Content::File { len, chunks, .. } = &entry.content else { continue };
+        for (number, index) in (0_u64..).zip(chunks) {
+            let Some(chunk) = manifest.chunks.get(*index as usize) else { continue };
+            let Some(pack) = manifest.packs.get(chunk.pack as usize) else { continue };
+            if seen.values.contains_key(&chunk.name) || seen.damaged.contains(pack) || !taken.insert(*index) {
+                continue;
+            }
+            let offset = number.saturating_mul(u64::from(CHUNK));
+            found.entry(*pack).or_default().push(Wanted { chunk: *chunk, offset, file_len: *len });
+        }
+    }
+    found
+}
+
+/// The chunks whose content has their name, and what is wrong with the others.
+fn right_chunks(pack: &Pack, wanted: &[Wanted], namer: &ChunkNamer) -> Read {
+    let (mut right, mut wrong) = (Vec::with_capacity(wanted.len()), Vec::new());
+    for Wanted { chunk, offset, file_len } in wanted {
+        match pack.chunk(chunk) {
+            Ok(content) => {
+                let value = chunks::value(&[&content], *offset, *file_len);
+                if namer.name(&value) == chunk.name {
+                    right.push((chunk.name, value));
+                } else {
+                    wrong.push(format!("the content of chunk {} is not what its name says", chunk.name));
+                }
+            }
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    (right, wrong)
+}
+
+/// The files that their chunks don't make up.
+fn wrong_files(manifest: &Manifest, values: &HashMap<ChunkName, ChunkValue>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for entry in &manifest.entries {
+        let Content::File { len, hash, chunks } = &entry.content else { continue };
+        let found: Option<Vec<ChunkValue>> =
+            chunks.iter().map(|index| values.get(&manifest.chunks.get(*index as usize)?.name).copied()).collect();
+        if found.is_none_or(|values| chunks::file_hash(&values, *len) != *hash) {
+            wrong.push(entry.path.display().to_string());
+        }
+    }
+    wrong
+}

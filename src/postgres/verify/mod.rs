@@ -1,0 +1,277 @@
+//! Reads back and authenticates everything, in every repository: what `walkeep verify` does.
+//!
+//! Each object is fetched and opened, which checks every tag and checksum. A segment's records are read again and its digest compared with the
+//! one in its trailer; each chunk of each backup is compared with its name, and each file's hash is computed from its chunks. From the digests
+//! that proved right an index is made in memory, and by it the log is checked for holes and every backup for the log that it needs.
+//!
+//! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is not missed.
+//!
+//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`BUDGET`] of memory at the most, a segment
+//! some 150 bytes, and a chunk some 100 while backups are checked.
+
+#[cfg(test)]
+mod tests;
+mod concurrent_changes;
+mod objects;
+mod backups;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::base::retry::Class;
+use crate::postgres::archive::inventory::{self, Contents, Missing, Overview};
+use crate::postgres::archive::{self, Archive, Identity};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::timeline::{History, TimelineId};
+use crate::postgres::index::{self, Entry, InMemory};
+use crate::postgres::wal::digest::Digest;
+use crate::vault;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::repository::{self, Repository};
+use crate::vault::verify::{Damage, Options, Progress};
+
+/// Mebibytes that objects in flight may take, stored and opened together.
+pub const BUDGET: u32 = 256;
+
+/// What one repository holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Counts {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// Segments that are right.
+    pub segments: u64,
+    /// Other files of `pg_wal`, records of gaps and the cluster's identity that are right.
+    pub files: u64,
+    /// Backups whose manifest, packs and files are right.
+    pub backups: u64,
+    /// Packs that are right.
+    pub packs: u64,
+    /// Chunks whose content has their name.
+    pub chunks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// What a verification found.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct Report {
+    /// What each repository holds.
+    pub repositories: Vec<Counts>,
+    /// What is damaged, by repository and object.
+    pub damage: Vec<Damage>,
+    /// Log that is missing or damaged.
+    pub gaps: Vec<Missing>,
+    /// Gaps that were recorded when they came about, and behind which there is a backup that does without.
+    pub bridged: Vec<Missing>,
+    /// Backups that cannot become consistent, because log is missing.
+    pub stranded: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can be done about them.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty() && self.gaps.is_empty() && self.stranded.is_empty()
+    }
+}
+
+/// Why a verification could not be made; damage is no such reason.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Objects could not be read, or no repository has the backup.
+    #[error(transparent)]
+    Objects(#[from] vault::verify::VerifyError),
+    /// The archive could not be read.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The segments that are right don't belong together.
+    #[error(transparent)]
+    Index(#[from] index::Error),
+}
+
+impl VerifyError {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            VerifyError::Objects(error) => error.class(),
+            VerifyError::Archive(error) => error.class(),
+            VerifyError::Index(error) => error.class(),
+        }
+    }
+}
+
+impl From<vault::Error> for VerifyError {
+    fn from(error: vault::Error) -> VerifyError {
+        VerifyError::Archive(error.into())
+    }
+}
+
+/// One repository under verification.
+struct Subject<'a> {
+    archive: &'a Arc<Archive>,
+    name: String,
+    repository: Repository,
+    /// The size of the cluster's segments, if its identity can be read.
+    size: Option<SegmentSize>,
+    memory: Arc<Semaphore>,
+    progress: &'a Progress,
+    found: std::sync::Mutex<Found>,
+}
+
+/// What came to light in one repository.
+#[derive(Default)]
+struct Found {
+    counts: Counts,
+    damage: Vec<Damage>,
+    digests: Vec<(Digest, u64)>,
+    histories: Vec<History>,
+    gaps: Vec<archive::gap::Gap>,
+    summaries: Vec<archive::manifest::Summary>,
+    /// Objects that were listed, and not there when they were asked for.
+    gone: Vec<ObjectKey>,
+}
+
+/// The log that a single backup needs.
+#[derive(Clone, Copy, Debug)]
+struct Needed {
+    timeline: TimelineId,
+    size: SegmentSize,
+    from: Lsn,
+    to: Lsn,
+}
+
+/// Verifies one cluster's archive.
+///
+/// # Errors
+/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progress) -> Result<Report, VerifyError> {
+    if let Some((name, source)) = archive.vault().unreachable().next() {
+        return Err(vault::verify::VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) }.into());
+    }
+    let identity = match archive.identity().await {
+        Err(error) if error.is_integrity() => None,
+        answer => answer?,
+    };
+    let memory = Arc::new(Semaphore::new(BUDGET as usize));
+    let mut sum = Sum::default();
+    for (name, repository) in archive.vault().repositories() {
+        let subject = Subject {
+            archive,
+            name: name.to_owned(),
+            repository: repository.clone(),
+            size: identity.map(|identity| identity.segment_size),
+            memory: Arc::clone(&memory),
+            progress,
+            found: std::sync::Mutex::default(),
+        };
+        subject.note(|found| found.counts.repository = name.to_owned());
+        subject.run(options).await?;
+        sum.add(subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), archive)?;
+    }
+    if let Some(label) = options.backup.as_ref().filter(|label| !sum.summaries.iter().any(|s| s.label == **label)) {
+        let damaged = sum.damage.iter().any(|damage| damage.object.ends_with(&format!("/{label}")));
+        if !damaged {
+            return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
+        }
+    }
+    sum.report(&archive.cluster().to_string(), identity, options)
+}
+
+/// What all repositories together hold.
+#[derive(Default)]
+struct Sum {
+    counts: Vec<Counts>,
+    damage: Vec<Damage>,
+    log: InMemory,
+    histories: Vec<History>,
+    gaps: Vec<archive::gap::Gap>,
+    summaries: Vec<archive::manifest::Summary>,
+}
+
+impl Sum {
+    fn add(&mut self, mut found: Found, archive: &Archive) -> Result<(), VerifyError> {
+        let cluster = archive.cluster().to_string();
+        for (digest, stored) in &found.digests {
+            self.log.ingest(&cluster, Entry { digest, stored: *stored })?;
+        }
+        found.histories.retain(|new| !self.histories.iter().any(|old| old.timeline == new.timeline));
+        found.summaries.retain(|new| !self.summaries.iter().any(|old| old.label == new.label));
+        found.gaps.retain(|new| !self.gaps.contains(new));
+        self.histories.extend(found.histories);
+        self.summaries.extend(found.summaries);
+        self.gaps.extend(found.gaps);
+        self.damage.extend(found.damage);
+        self.counts.push(found.counts);
+        Ok(())
+    }
+
+    fn report(mut self, cluster: &str, identity: Option<Identity>, options: &Options) -> Result<Report, VerifyError> {
+        let (backups, histories, gaps) = (&self.summaries, &self.histories, &self.gaps);
+        let contents = Contents { cluster, identity, backups, histories, gaps, cut: &inventory::unknown };
+        let overview: Overview = inventory::overview(&self.log.view(cluster)?, contents)?;
+        let stranded =
+            overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
+        self.damage.sort();
+        let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
+        let (bridged, gaps) = gaps.into_iter().partition(|gap| is_bridged(gap, &overview.backups));
+        Ok(Report { repositories: self.counts, damage: self.damage, gaps, bridged, stranded })
+    }
+}
+
+/// Whether a gap was recorded when it came about and a backup from behind it can be restored. One that nobody recorded is a loss in the
+/// repository, whatever comes after it.
+fn is_bridged(gap: &Missing, backups: &[inventory::Backup]) -> bool {
+    gap.noticed_at.is_some() && backups.iter().any(|backup| backup.restorable && backup.start_lsn >= gap.to_lsn)
+}
+
+impl Subject<'_> {
+    /// Changes what was found.
+    fn note(&self, change: impl FnOnce(&mut Found)) {
+        change(&mut self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    fn damaged(&self, object: &str, what: impl ToString) {
+        let damage = Damage { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
+        // Whoever asked for it shows the report.
+        tracing::debug!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
+        self.note(|found| found.damage.push(damage));
+    }
+
+    fn named(&self, source: repository::Error) -> VerifyError {
+        vault::verify::VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }.into()
+    }
+
+    /// Verifies this repository.
+    async fn run(&self, options: &Options) -> Result<(), VerifyError> {
+        let layout = self.archive.layout();
+        match &options.backup {
+            None => {
+                let listed = self.repository.list(&layout.all()).await.map_err(|e| self.named(e))?;
+                let late = self.latecomers(&listed).await?;
+                self.objects(listed.into_iter().chain(late).collect(), None).await?;
+            }
+            Some(label) => {
+                let Ok(key) = layout.backup(label) else { return Ok(()) };
+                let Some(object) = self.repository.head(&key).await.map_err(|e| self.named(e))? else { return Ok(()) };
+                self.objects(vec![object], None).await?;
+                let backup = |found: &Found| found.summaries.iter().find(|summary| summary.label == *label).cloned();
+                let found = backup(&self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                let Some(summary) = found else { return Ok(()) };
+                let needed = Needed {
+                    timeline: summary.timeline,
+                    size: summary.segment_size,
+                    from: summary.start_lsn,
+                    to: summary.stop_lsn,
+                };
+                let mut listed =
+                    self.repository.list(&layout.timeline(needed.timeline)).await.map_err(|e| self.named(e))?;
+                listed.extend(self.repository.list(&layout.histories()).await.map_err(|e| self.named(e))?);
+                self.objects(listed, Some(needed)).await?;
+            }
+        }
+        self.settle().await
+    }
+}

@@ -1,0 +1,207 @@
+//! Objects one by one: each is fetched, opened and looked into.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{BUDGET, Needed, Subject, VerifyError};
+use crate::postgres::archive::Identity;
+use crate::postgres::archive::gap::Gap;
+use crate::postgres::archive::layout::ClusterObject;
+use crate::postgres::archive::manifest::Summary;
+use crate::postgres::archive::name_list::NameList;
+use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
+use crate::postgres::format::timeline::{History, TimelineId};
+use crate::postgres::wal::digest::{Digest, State, digest};
+use crate::vault;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::repository::{self, ObjectInfo};
+use crate::vault::seal::{self, Kind, Opened};
+use crate::vault::verify::open;
+
+/// Fetches at the same time; the memory budget mostly allows fewer.
+const IN_FLIGHT: usize = 16;
+
+impl Subject<'_> {
+    /// Verifies listed objects, backups last; of segments only those that `needed` names.
+    pub(super) async fn objects(&self, listed: Vec<ObjectInfo>, needed: Option<Needed>) -> Result<(), VerifyError> {
+        let layout = self.archive.layout();
+        let mut manifests = Vec::new();
+        let (mut single, mut packs) = (Vec::new(), Vec::new());
+        for object in listed {
+            match layout.object(&object.key) {
+                None => {
+                    self.damaged(object.key.as_str(), "no object of walkeep has such a name; it may be somebody else's")
+                }
+                Some(ClusterObject::Backup(label)) => manifests.push((label, object)),
+                Some(ClusterObject::Pack(_)) => packs.push(object),
+                // What `check` was about to delete.
+                Some(ClusterObject::Probe(_)) => {}
+                Some(kind) => single.push((kind, object)),
+            }
+        }
+        let checks = single.into_iter().filter(|(kind, _)| needed.is_none_or(|needed| needed.names(kind)));
+        let mut running =
+            stream::iter(checks).map(|(kind, object)| self.single(kind, object)).buffer_unordered(IN_FLIGHT);
+        while let Some(checked) = running.next().await {
+            checked?;
+        }
+        drop(running);
+        // Packs are read with the backups that need them; those that none needs, at the end.
+        self.backups(manifests, packs).await
+    }
+
+    /// Room for an object of `len` bytes that opens to `plain`.
+    pub(super) async fn room(&self, len: u64, plain: u64) -> Option<OwnedSemaphorePermit> {
+        let mebibytes = (len.saturating_add(plain) >> 20).saturating_add(1);
+        let permits = u32::try_from(mebibytes).unwrap_or(BUDGET).min(BUDGET);
+        Arc::clone(&self.memory).acquire_many_owned(permits).await.ok()
+    }
+
+    /// An object's bytes; `None` if it is gone since it was listed, or cannot be what its name says.
+    pub(super) async fn bytes(&self, object: &ObjectInfo) -> Result<Option<Bytes>, VerifyError> {
+        match self.repository.get(&object.key).await {
+            Ok(bytes) => {
+                self.progress.add(bytes.len() as u64);
+                self.note(|found| found.counts.bytes = found.counts.bytes.saturating_add(bytes.len() as u64));
+                Ok(Some(bytes))
+            }
+            Err(repository::Error::NotFound { .. }) => {
+                self.note(|found| found.gone.push(object.key.clone()));
+                Ok(None)
+            }
+            Err(error @ repository::Error::Corrupt { .. }) => {
+                self.damaged(object.key.as_str(), error);
+                Ok(None)
+            }
+            Err(error) => Err(self.named(error)),
+        }
+    }
+
+    async fn single(&self, kind: ClusterObject, object: ObjectInfo) -> Result<(), VerifyError> {
+        let plain = if matches!(kind, ClusterObject::Segment(_)) {
+            self.size.unwrap_or(SegmentSize::DEFAULT).get()
+        } else {
+            object.len.saturating_mul(4)
+        };
+        let _room = self.room(object.len, plain).await;
+        let Some(bytes) = self.bytes(&object).await? else { return Ok(()) };
+        let (protection, size, key) = (Arc::clone(self.archive.vault().protection()), self.size, object.key.clone());
+        let checked = tokio::task::spawn_blocking(move || check(&kind, &key, &bytes, &protection, size)).await;
+        match checked {
+            Ok(Ok(good)) => self.note(|found| {
+                match good {
+                    Good::Segment(digest) => {
+                        found.counts.segments = found.counts.segments.saturating_add(1);
+                        found.digests.push((*digest, object.len));
+                        return;
+                    }
+                    Good::History(history) => found.histories.push(history),
+                    Good::Gap(gap) => found.gaps.push(gap),
+                    Good::Other => {}
+                }
+                found.counts.files = found.counts.files.saturating_add(1);
+            }),
+            Ok(Err(what)) => self.damaged(object.key.as_str(), what),
+            Err(_panicked) => return Err(vault::Error::Lost.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Needed {
+    /// Whether a segment has a byte of it; every history is needed.
+    fn names(&self, kind: &ClusterObject) -> bool {
+        match kind {
+            ClusterObject::Segment(name) => {
+                let (number, size) = (name.number(self.size), self.size);
+                name.timeline() == self.timeline
+                    && number.is_some_and(|number| number.start(size) < self.to && self.from < number.end(size))
+            }
+            ClusterObject::File(WalFileName::History(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What an object proved to be.
+enum Good {
+    Segment(Box<Digest>),
+    History(History),
+    Gap(Gap),
+    Other,
+}
+
+/// Opens one object and looks into it. The error says what is wrong.
+fn check(
+    kind: &ClusterObject,
+    key: &ObjectKey,
+    bytes: &[u8],
+    protection: &seal::Protection,
+    size: Option<SegmentSize>,
+) -> Result<Good, String> {
+    let sealed = match kind {
+        ClusterObject::Segment(_) => Kind::Wal,
+        ClusterObject::File(_) => Kind::WalFile,
+        ClusterObject::Identity => Kind::Cluster,
+        ClusterObject::Gap { .. } => Kind::Gap,
+        ClusterObject::Backup(_) | ClusterObject::Expired(_) => Kind::Manifest,
+        ClusterObject::Pack(_) => Kind::Pack,
+        ClusterObject::Probe(_) => Kind::Probe,
+        ClusterObject::Names(_) => Kind::Names,
+        ClusterObject::Piece { .. } => Kind::Piece,
+    };
+    let opened = open(sealed, key, bytes, protection)?;
+    match kind {
+        ClusterObject::Segment(name) => segment(*name, &opened, size).map(|digest| Good::Segment(Box::new(digest))),
+        ClusterObject::File(WalFileName::History(timeline)) => history(*timeline, &opened.plain).map(Good::History),
+        ClusterObject::Gap { .. } => serde_json::from_slice(&opened.plain).map(Good::Gap).map_err(|e| e.to_string()),
+        ClusterObject::Identity => {
+            serde_json::from_slice::<Identity>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
+        }
+        ClusterObject::Names(_) => {
+            serde_json::from_slice::<NameList>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
+        }
+        ClusterObject::Piece { start, end, .. } if opened.plain.len() as u64 != end.bytes_since(*start) => {
+            Err("it is not as long as its name says".to_owned())
+        }
+        ClusterObject::File(_)
+        | ClusterObject::Piece { .. }
+        | ClusterObject::Backup(_)
+        | ClusterObject::Expired(_)
+        | ClusterObject::Pack(_)
+        | ClusterObject::Probe(_) => Ok(Good::Other),
+    }
+}
+
+/// Reads a segment's records again, and compares with what was found when it was archived.
+fn segment(name: SegmentName, opened: &Opened, expected: Option<SegmentSize>) -> Result<Digest, String> {
+    let size = SegmentSize::new(opened.plain.len() as u64).map_err(|error| error.to_string())?;
+    if expected.is_some_and(|expected| expected != size) {
+        return Err(format!("it has {} bytes, unlike the cluster's other segments", size.get()));
+    }
+    let stored = Digest::from_bytes(&opened.metadata).map_err(|error| error.to_string())?;
+    let again = digest(&opened.plain, name, size).map_err(|error| error.to_string())?;
+    // Digests of the first version hold less, and of the rest the same.
+    let first_version = opened.metadata.first() == Some(&1);
+    let same = || stored.content == again.content && stored.endings == again.endings && stored.events == again.events;
+    // A release that was not known when it was archived may be known now.
+    if stored == again || stored.state == State::Opaque || first_version && same() {
+        Ok(again)
+    } else {
+        Err("it opens, but its digest is not that of its content; it was archived by a faulty program".to_owned())
+    }
+}
+
+fn history(timeline: TimelineId, plain: &[u8]) -> Result<History, String> {
+    let text = std::str::from_utf8(plain).map_err(|error| error.to_string())?;
+    History::parse(timeline, text).map_err(|error| error.to_string())
+}
+
+/// A backup's summary.
+pub(super) fn summary(opened: &Opened) -> Result<Summary, String> {
+    Summary::from_bytes(&opened.metadata).map_err(|error| error.to_string())
+}

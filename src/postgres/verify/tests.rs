@@ -1,0 +1,279 @@
+//! A small archive with a backup, whole and with each of its objects damaged in turn.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::{Report, Subject, VerifyError, is_bridged, verify};
+use crate::postgres::archive::Archive;
+use crate::postgres::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
+use crate::postgres::archive::inventory::{Backup, Missing};
+use crate::postgres::archive::manifest::{Chunk, Content, Entry, Manifest, Summary, sample};
+use crate::postgres::archive::tests::{create, segment};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::format::timeline::TimelineId;
+use crate::vault::seal::Kind;
+use crate::vault::seal::keys::KeyEncryptionKey;
+use crate::vault::verify::{Options, Progress};
+
+const LABEL: &str = "20261122T020000Z-F";
+
+/// A file of two chunks and one of a single chunk, in one pack; log from segment 3 to 6, of which the backup needs 4 and 5.
+async fn archive(dir: &TempDir) -> Arc<Archive> {
+    let archive = create(&[dir], Some(&KeyEncryptionKey::generate().unwrap())).await;
+    for number in 3..=6 {
+        let (name, bytes) = segment(7, number, b"a", 9);
+        archive.put_segment(name, bytes).await.unwrap();
+    }
+    let history = WalFileName::parse("00000002.history").unwrap();
+    archive.put_file(&history, Bytes::from_static(b"1\t0/700000\tno recovery target specified\n")).await.unwrap();
+    put_backup(&archive, |_| {}).await;
+    archive
+}
+
+async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
+    let size = SegmentSize::new(1 << 20).unwrap();
+    let namer = ChunkNamer::current(archive.vault().protection());
+    let mut pack = PackBuilder::new().unwrap();
+    let (mut chunks_listed, mut entries) = (Vec::new(), Vec::new());
+    for (path, len) in [("base/1", CHUNK as usize + 8192), ("base/2", 8192)] {
+        let content: Vec<u8> = (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
+        let (mut values, mut indexes) = (Vec::new(), Vec::new());
+        for (number, piece) in content.chunks(CHUNK as usize).enumerate() {
+            let value = chunks::value(&[piece], number as u64 * u64::from(CHUNK), len as u64);
+            let name = namer.name(&value);
+            let offset = pack.push(name, &[Bytes::copy_from_slice(piece)]);
+            indexes.push(u32::try_from(chunks_listed.len()).unwrap());
+            chunks_listed.push(Chunk { name, pack: 0, offset, len: u32::try_from(piece.len()).unwrap() });
+            values.push(value);
+        }
+        let content = Content::File { len: len as u64, hash: chunks::file_hash(&values, len as u64), chunks: indexes };
+        entries.push(Entry { path: path.into(), mode: 0o600, modified: 0, content });
+    }
+    let start = SegmentNo::new(4).start(size).saturating_add(40);
+    let summary = Summary {
+        label: LABEL.to_owned(),
+        segment_size: size,
+        start_lsn: start,
+        checkpoint_lsn: start,
+        stop_lsn: SegmentNo::new(6).start(size),
+        naming_key: namer.id(),
+        ..sample()
+    };
+    let mut manifest = Manifest {
+        summary,
+        packs: vec![pack.id()],
+        chunks: chunks_listed,
+        entries,
+        backup_label: b"START WAL LOCATION: 0/400028\n".to_vec(),
+        tablespace_map: None,
+    };
+    change(&mut manifest);
+    let sealed = pack.seal(archive.layout(), archive.vault().protection(), archive.vault().level(), 1).unwrap();
+    let (_, repository) = archive.vault().repositories().next().unwrap();
+    repository.put_new(&sealed.key, sealed.object.parts).await.unwrap();
+    let key = archive.layout().backup(LABEL).unwrap();
+    let plain = vec![Bytes::from(manifest.to_bytes())];
+    archive.vault().put_object(Kind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
+}
+
+async fn check(archive: &Arc<Archive>) -> Report {
+    verify(archive, &Options::default(), &Progress::default()).await.unwrap()
+}
+
+fn objects(dir: &TempDir) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![dir.path().join("repository/main")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_whole_archive_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let progress = Progress::default();
+    let report = verify(&archive, &Options::default(), &progress).await.unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    let counts = &report.repositories[0];
+    let counted = (counts.segments, counts.files, counts.backups, counts.packs, counts.chunks);
+    assert_eq!(counted, (4, 2, 1, 1, 3), "cluster.json and the history are files");
+    assert_eq!(progress.objects(), 8);
+    let stored: u64 = objects(&dir).iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
+    assert_eq!((progress.bytes(), counts.bytes), (stored, stored), "every byte is read, and once");
+}
+
+#[tokio::test]
+async fn each_object_with_one_bit_wrong_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let objects = objects(&dir);
+    assert_eq!(objects.len(), 8);
+    for path in objects {
+        let whole = std::fs::read(&path).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut wrong = whole.clone();
+            wrong[at] ^= 4;
+            std::fs::write(&path, &wrong).unwrap();
+            let report = check(&archive).await;
+            let key = path.strip_prefix(dir.path().join("repository")).unwrap().to_str().unwrap();
+            assert!(report.damage.iter().any(|damage| damage.object == key), "{key} at {at}: {report:?}");
+            assert!(!report.is_whole());
+        }
+        std::fs::write(&path, &whole).unwrap();
+    }
+    assert!(check(&archive).await.is_whole(), "put right again");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let key = |number| archive.layout().segment(segment(7, number, b"a", 9).0);
+    let five = std::fs::read(dir.path().join("repository").join(key(5).as_str())).unwrap();
+    archive.vault().delete(&key(5)).await.unwrap();
+    // Old enough not to have overtaken it.
+    let six = dir.path().join("repository").join(key(6).as_str());
+    let six = std::fs::File::options().write(true).open(six).unwrap();
+    six.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let report = check(&archive).await;
+    assert_eq!(report.gaps.iter().map(|gap| gap.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
+    assert_eq!(report.stranded, [LABEL]);
+    let one = Options { backup: Some(LABEL.to_owned()) };
+    let report = verify(&archive, &one, &Progress::default()).await.unwrap();
+    assert_eq!(report.stranded, [LABEL]);
+
+    std::fs::write(dir.path().join("repository").join(key(5).as_str()), five).unwrap();
+    archive.vault().delete(&key(3)).await.unwrap();
+    archive.vault().delete(&key(6)).await.unwrap();
+    let report = verify(&archive, &one, &Progress::default()).await.unwrap();
+    assert!(report.is_whole(), "neither 3 nor 6 is this backup's: {report:?}");
+    assert_eq!(report.repositories[0].segments, 2);
+    let none = Options { backup: Some("20200101T000000Z-F".to_owned()) };
+    let error = verify(&archive, &none, &Progress::default()).await.unwrap_err();
+    assert!(matches!(error, VerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_segment_that_the_next_one_overtook_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let path = dir.path().join("repository").join(archive.layout().segment(segment(7, 5, b"a", 9).0).as_str());
+    let five = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let comes = async {
+        // By then the listing is done and 5 was not in it.
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        std::fs::write(&path, five).unwrap();
+    };
+    let (report, ()) = tokio::join!(check(&archive), comes);
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!(report.repositories[0].segments, 4);
+}
+
+#[tokio::test]
+async fn what_retention_takes_meanwhile_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    let (name, repository) = archive.vault().repositories().next().unwrap();
+    let progress = Progress::default();
+    let subject = || Subject {
+        archive: &archive,
+        name: name.to_owned(),
+        repository: repository.clone(),
+        size: Some(SegmentSize::new(1 << 20).unwrap()),
+        memory: Arc::new(tokio::sync::Semaphore::new(super::BUDGET as usize)),
+        progress: &progress,
+        found: std::sync::Mutex::default(),
+    };
+    let listed = repository.list(&archive.layout().all()).await.unwrap();
+    let first = archive.layout().segment(segment(7, 3, b"a", 9).0);
+    archive.vault().delete(&first).await.unwrap();
+    archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    let here = subject();
+    here.objects(listed.clone(), None).await.unwrap();
+    here.settle().await.unwrap();
+    let found = here.found.into_inner().unwrap();
+    assert_eq!((found.damage, found.summaries.len(), found.counts.segments), (vec![], 0, 3));
+
+    // Read while it was there, gone when the log it needs was looked for.
+    put_backup(&archive, |_| {}).await;
+    let here = subject();
+    here.objects(listed, None).await.unwrap();
+    archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
+    here.settle().await.unwrap();
+    assert_eq!(here.found.into_inner().unwrap().summaries.len(), 0);
+}
+
+#[tokio::test]
+async fn a_manifest_that_misnames_a_chunk_or_a_file_is_found_out() {
+    for (change, word) in [
+        ((|m: &mut Manifest| m.chunks.swap(1, 2)) as fn(&mut Manifest), "base/1"),
+        (
+            |m| {
+                if let Content::File { hash, .. } = &mut m.entries[1].content {
+                    hash[0] ^= 1
+                }
+            },
+            "base/2",
+        ),
+        (|m| m.chunks[2].offset += 1, "does not have chunk"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        for number in 3..=6 {
+            let (name, bytes) = segment(7, number, b"a", 9);
+            archive.put_segment(name, bytes).await.unwrap();
+        }
+        put_backup(&archive, change).await;
+        let report = check(&archive).await;
+        assert!(report.damage.iter().any(|damage| damage.what.contains(word)), "{word}: {report:?}");
+        assert_eq!(report.repositories[0].backups, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_pointed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(&dir).await;
+    std::fs::write(dir.path().join("repository/main/notes.txt"), "hello").unwrap();
+    let report = check(&archive).await;
+    assert_eq!(report.damage.iter().map(|damage| damage.object.as_str()).collect::<Vec<_>>(), ["main/notes.txt"]);
+}
+
+#[test]
+fn a_gap_is_bridged_by_a_backup_from_behind_it_if_it_was_recorded() {
+    let gap = |noticed_at| Missing {
+        timeline: TimelineId::FIRST,
+        from_lsn: Lsn::new(0x500),
+        to_lsn: Lsn::new(0x600),
+        reason: "x".into(),
+        noticed_at,
+    };
+    let backup = |start, restorable| Backup {
+        label: "x".into(),
+        started_at: Timestamp::UNIX_EPOCH,
+        finished_at: Timestamp::UNIX_EPOCH,
+        start_lsn: Lsn::new(start),
+        stop_lsn: Lsn::new(start),
+        timeline: TimelineId::FIRST,
+        logical_bytes: 0,
+        stored_bytes: 0,
+        server_version: "15".into(),
+        restorable,
+    };
+    let recorded = gap(Some(Timestamp::UNIX_EPOCH));
+    assert!(is_bridged(&recorded, &[backup(0x100, true), backup(0x600, true)]));
+    assert!(!is_bridged(&recorded, &[backup(0x100, true), backup(0x5FF, true)]));
+    assert!(!is_bridged(&recorded, &[backup(0x700, false)]));
+    assert!(!is_bridged(&gap(None), &[backup(0x700, true)]), "nobody recorded it: it was there once");
+}

@@ -1,0 +1,389 @@
+//! Events as bytes: a tag, distance, length and xid for each, then the fields of its kind.
+
+use super::{bytes, option, put_bytes, put_option};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::wal::byte_reader::{Reader, put_signed, put_varint};
+use crate::postgres::wal::catalog::{Catalog, CatalogChange, Counts, Made, Place, RelationRow, Row};
+use crate::postgres::wal::event::{
+    Checkpoint, DroppedObject, Event, EventKind, MAX_ITEMS, MAX_SUBTRANSACTIONS, ObjectKind, Parameters, RelationId,
+    Removal, WalLevel, Xid,
+};
+
+/// A restore point's name has at most 63 bytes; replaced ones may become three.
+const MAX_NAME: usize = 256;
+/// A path has less than `MAXPGPATH`, 1,024 bytes; replaced ones may become three.
+const MAX_LOCATION: usize = 4096;
+
+pub(super) fn put(out: &mut Vec<u8>, events: &[Event], start: Lsn) {
+    put_varint(out, events.len() as u64);
+    let mut lsn = start;
+    for event in events {
+        out.push(tag(&event.kind));
+        put_varint(out, event.lsn.bytes_since(lsn) >> 3);
+        put_varint(out, event.end_lsn.bytes_since(event.lsn) >> 3);
+        put_varint(out, u64::from(event.xid.get()));
+        put_kind(out, &event.kind);
+        lsn = event.lsn;
+    }
+}
+
+impl Event {
+    /// The event by itself as bytes, for the index.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        put(&mut out, std::slice::from_ref(self), Lsn::INVALID);
+        out
+    }
+
+    /// Reads what [`Event::to_bytes`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Event> {
+        let mut reader = Reader::new(bytes);
+        let mut events = read(&mut reader, Lsn::INVALID)?;
+        let event = events.pop()?;
+        (events.is_empty() && reader.rest().is_empty()).then_some(event)
+    }
+}
+
+impl EventKind {
+    /// The number that stands for this kind in digests and in the index's keys.
+    #[must_use]
+    pub fn tag(&self) -> u8 {
+        tag(self)
+    }
+}
+
+fn tag(kind: &EventKind) -> u8 {
+    match kind {
+        EventKind::Checkpoint(_) => 1,
+        EventKind::Parameters(_) => 2,
+        EventKind::RestorePoint { .. } => 3,
+        EventKind::EndOfRecovery { .. } => 4,
+        EventKind::BackupEnd { .. } => 5,
+        EventKind::Switch => 6,
+        EventKind::FullPageWrites { .. } => 7,
+        EventKind::OverwriteContrecord { .. } => 8,
+        EventKind::Drop(_) => 9,
+        EventKind::Rewrite(_) => 10,
+        EventKind::Truncate { .. } => 11,
+        EventKind::FileEmptied { .. } => 12,
+        EventKind::DropDatabase { .. } => 13,
+        EventKind::Rows { .. } => 14,
+        EventKind::Catalog(_) => 15,
+        EventKind::CreateDatabase { .. } => 16,
+        EventKind::Subtransactions { .. } => 17,
+        EventKind::CreateTablespace { .. } => 18,
+    }
+}
+
+fn put_kind(out: &mut Vec<u8>, kind: &EventKind) {
+    match kind {
+        EventKind::Checkpoint(checkpoint) => put_checkpoint(out, checkpoint),
+        EventKind::Parameters(parameters) => put_parameters(out, parameters),
+        EventKind::RestorePoint { name, time } => {
+            put_signed(out, time.pg_micros());
+            put_bytes(out, name.as_bytes());
+        }
+        EventKind::EndOfRecovery { time, timeline, previous } => {
+            put_signed(out, time.pg_micros());
+            put_varint(out, u64::from(timeline.get()));
+            put_varint(out, u64::from(previous.get()));
+        }
+        EventKind::BackupEnd { start } => put_varint(out, start.get()),
+        EventKind::Switch => {}
+        EventKind::FullPageWrites { on } => out.push(u8::from(*on)),
+        EventKind::OverwriteContrecord { overwritten, time } => {
+            put_varint(out, overwritten.get());
+            put_signed(out, time.pg_micros());
+        }
+        EventKind::Drop(removal) | EventKind::Rewrite(removal) => put_removal(out, removal),
+        EventKind::Truncate { database, relations, total, cascade, restart_identity } => {
+            put_varint(out, u64::from(*database));
+            out.push(u8::from(*cascade) | u8::from(*restart_identity) << 1);
+            put_varint(out, u64::from(*total));
+            put_varint(out, relations.len() as u64);
+            relations.iter().for_each(|relation| put_varint(out, u64::from(*relation)));
+        }
+        EventKind::FileEmptied { file } => put_relation(out, *file),
+        EventKind::DropDatabase { database } | EventKind::CreateDatabase { database } => {
+            put_varint(out, u64::from(*database));
+        }
+        EventKind::Rows { file, counts, ended } => {
+            put_relation(out, *file);
+            [counts.inserted, counts.updated, counts.deleted, counts.pages]
+                .into_iter()
+                .for_each(|n| put_varint(out, n));
+            out.push(u8::from(*ended));
+        }
+        EventKind::CreateTablespace { tablespace, location } => {
+            put_varint(out, u64::from(*tablespace));
+            put_bytes(out, location.as_bytes());
+        }
+        EventKind::Catalog(change) => put_change(out, change),
+        EventKind::Subtransactions { of } => {
+            put_varint(out, of.len() as u64);
+            of.iter().for_each(|xid| put_varint(out, u64::from(xid.get())));
+        }
+    }
+}
+
+fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
+    let catalog = match change.catalog {
+        Catalog::Class => 0,
+        Catalog::Database => 1,
+        Catalog::Namespace => 2,
+    };
+    let (old, new) = (u8::from(change.old.is_some()), u8::from(change.new.is_some()));
+    let made = match change.made {
+        Made::Row(_) => 0,
+        Made::Changed { .. } => 1,
+        Made::Nothing => 2,
+    };
+    out.push(catalog | u8::from(change.committed) << 2 | old << 3 | new << 4 | made << 5);
+    put_varint(out, u64::from(change.database));
+    for place in [change.old, change.new].into_iter().flatten() {
+        put_varint(out, u64::from(place.page));
+        put_varint(out, u64::from(place.item));
+    }
+    match &change.made {
+        Made::Row(row) => {
+            put_varint(out, u64::from(row.oid));
+            put_bytes(out, row.name.as_bytes());
+            if let Some(relation) = row.relation {
+                put_varint(out, u64::from(relation.namespace));
+                put_varint(out, u64::from(relation.filenode));
+                out.extend_from_slice(&[relation.persistence, relation.kind]);
+            }
+        }
+        Made::Changed { at, bytes } => {
+            put_varint(out, u64::from(*at));
+            put_bytes(out, bytes);
+        }
+        Made::Nothing => {}
+    }
+}
+
+fn change(reader: &mut Reader<'_>) -> Option<CatalogChange> {
+    let flags = flags(reader, 0x7F)?;
+    let catalog = match flags & 3 {
+        0 => Catalog::Class,
+        1 => Catalog::Database,
+        2 => Catalog::Namespace,
+        _ => return None,
+    };
+    let database = number(reader)?;
+    let mut place = |there: bool| -> Option<Option<Place>> {
+        if !there {
+            return Some(None);
+        }
+        Some(Some(Place { page: number(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
+    };
+    let (old, new) = (place(flags & 8 != 0)?, place(flags & 16 != 0)?);
+    let made = match flags >> 5 {
+        0 => {
+            let oid = number(reader)?;
+            let name = String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?;
+            let relation = match catalog {
+                Catalog::Class => {
+                    let (namespace, filenode) = (number(reader)?, number(reader)?);
+                    Some(RelationRow { namespace, filenode, persistence: reader.u8()?, kind: reader.u8()? })
+                }
+                Catalog::Database | Catalog::Namespace => None,
+            };
+            Made::Row(Row { oid, name, relation })
+        }
+        1 => Made::Changed { at: u16::try_from(reader.varint()?).ok()?, bytes: bytes(reader, MAX_NAME)?.to_vec() },
+        2 => Made::Nothing,
+        _ => return None,
+    };
+    Some(CatalogChange { catalog, database, old, new, made, committed: flags & 4 != 0 })
+}
+
+fn put_checkpoint(out: &mut Vec<u8>, checkpoint: &Checkpoint) {
+    out.push(u8::from(checkpoint.shutdown) | u8::from(checkpoint.full_page_writes) << 1);
+    put_varint(out, checkpoint.redo.get());
+    put_varint(out, u64::from(checkpoint.timeline.get()));
+    put_varint(out, u64::from(checkpoint.previous_timeline.get()));
+    put_signed(out, checkpoint.time.pg_micros());
+}
+
+fn put_parameters(out: &mut Vec<u8>, parameters: &Parameters) {
+    for value in [
+        parameters.max_connections,
+        parameters.max_worker_processes,
+        parameters.max_wal_senders,
+        parameters.max_prepared_transactions,
+        parameters.max_locks_per_transaction,
+    ] {
+        put_varint(out, u64::from(value));
+    }
+    let level = match parameters.wal_level {
+        WalLevel::Minimal => 0,
+        WalLevel::Replica => 1,
+        WalLevel::Logical => 2,
+    };
+    out.push(level | u8::from(parameters.wal_log_hints) << 4 | u8::from(parameters.track_commit_timestamp) << 5);
+}
+
+fn put_removal(out: &mut Vec<u8>, removal: &Removal) {
+    put_signed(out, removal.time.pg_micros());
+    put_option(out, removal.database.map(u64::from));
+    put_varint(out, u64::from(removal.objects_total));
+    put_varint(out, removal.objects.len() as u64);
+    for object in &removal.objects {
+        put_varint(out, u64::from(object.kind.number()));
+        put_varint(out, u64::from(object.database));
+        put_varint(out, object.object);
+    }
+    put_varint(out, u64::from(removal.files_total));
+    put_varint(out, removal.files.len() as u64);
+    removal.files.iter().for_each(|file| put_relation(out, *file));
+}
+
+fn put_relation(out: &mut Vec<u8>, relation: RelationId) {
+    for number in [relation.tablespace, relation.database, relation.filenode] {
+        put_varint(out, u64::from(number));
+    }
+}
+
+pub(super) fn read(reader: &mut Reader<'_>, start: Lsn) -> Option<Vec<Event>> {
+    /// The fewest bytes an event takes.
+    const SMALLEST: usize = 4;
+    let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= reader.rest().len() / SMALLEST)?;
+    let mut events = Vec::new();
+    let mut lsn = start;
+    for _ in 0..count {
+        let tag = reader.u8()?;
+        lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
+        let end_lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
+        let xid = Xid::new(number(reader)?);
+        events.push(Event { lsn, end_lsn, xid, kind: kind(tag, reader)? });
+    }
+    Some(events)
+}
+
+fn kind(tag: u8, reader: &mut Reader<'_>) -> Option<EventKind> {
+    Some(match tag {
+        1 => EventKind::Checkpoint(checkpoint(reader)?),
+        2 => EventKind::Parameters(parameters(reader)?),
+        3 => {
+            let time = time(reader)?;
+            EventKind::RestorePoint { name: String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?, time }
+        }
+        4 => EventKind::EndOfRecovery { time: time(reader)?, timeline: timeline(reader)?, previous: timeline(reader)? },
+        5 => EventKind::BackupEnd { start: Lsn::new(reader.varint()?) },
+        6 => EventKind::Switch,
+        7 => EventKind::FullPageWrites { on: flags(reader, 1)? != 0 },
+        8 => EventKind::OverwriteContrecord { overwritten: Lsn::new(reader.varint()?), time: time(reader)? },
+        9 => EventKind::Drop(removal(reader)?),
+        10 => EventKind::Rewrite(removal(reader)?),
+        11 => {
+            let database = number(reader)?;
+            let flags = flags(reader, 3)?;
+            let total = number(reader)?;
+            let relations = listed(reader, number)?;
+            let (cascade, restart_identity) = (flags & 1 != 0, flags & 2 != 0);
+            EventKind::Truncate { database, relations, total, cascade, restart_identity }
+        }
+        12 => EventKind::FileEmptied { file: relation(reader)? },
+        13 => EventKind::DropDatabase { database: number(reader)? },
+        14 => {
+            let file = relation(reader)?;
+            let (inserted, updated, deleted) = (reader.varint()?, reader.varint()?, reader.varint()?);
+            let counts = Counts { inserted, updated, deleted, pages: reader.varint()? };
+            EventKind::Rows { file, counts, ended: flags(reader, 1)? != 0 }
+        }
+        15 => EventKind::Catalog(Box::new(change(reader)?)),
+        16 => EventKind::CreateDatabase { database: number(reader)? },
+        17 => {
+            let of = up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(number(reader)?)))?;
+            EventKind::Subtransactions { of }
+        }
+        18 => EventKind::CreateTablespace {
+            tablespace: number(reader)?,
+            location: String::from_utf8(bytes(reader, MAX_LOCATION)?.to_vec()).ok()?,
+        },
+        _ => return None,
+    })
+}
+
+fn number(reader: &mut Reader<'_>) -> Option<u32> {
+    u32::try_from(reader.varint()?).ok()
+}
+
+fn time(reader: &mut Reader<'_>) -> Option<PgTime> {
+    Some(PgTime::from_pg_micros(reader.signed()?))
+}
+
+fn timeline(reader: &mut Reader<'_>) -> Option<TimelineId> {
+    TimelineId::new(number(reader)?)
+}
+
+fn flags(reader: &mut Reader<'_>, known: u8) -> Option<u8> {
+    reader.u8().filter(|flags| flags & !known == 0)
+}
+
+fn listed<T>(reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
+    up_to(MAX_ITEMS, reader, item)
+}
+
+fn up_to<T>(most: usize, reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= most)?;
+    (0..count).map(|_| item(reader)).collect()
+}
+
+fn checkpoint(reader: &mut Reader<'_>) -> Option<Checkpoint> {
+    let flags = flags(reader, 3)?;
+    Some(Checkpoint {
+        shutdown: flags & 1 != 0,
+        full_page_writes: flags & 2 != 0,
+        redo: Lsn::new(reader.varint()?),
+        timeline: timeline(reader)?,
+        previous_timeline: timeline(reader)?,
+        time: time(reader)?,
+    })
+}
+
+fn parameters(reader: &mut Reader<'_>) -> Option<Parameters> {
+    let (max_connections, max_worker_processes, max_wal_senders) = (number(reader)?, number(reader)?, number(reader)?);
+    let (max_prepared_transactions, max_locks_per_transaction) = (number(reader)?, number(reader)?);
+    let flags = flags(reader, 0x33)?;
+    Some(Parameters {
+        max_connections,
+        max_worker_processes,
+        max_wal_senders,
+        max_prepared_transactions,
+        max_locks_per_transaction,
+        wal_level: match flags & 3 {
+            0 => WalLevel::Minimal,
+            1 => WalLevel::Replica,
+            2 => WalLevel::Logical,
+            _ => return None,
+        },
+        wal_log_hints: flags & 0x10 != 0,
+        track_commit_timestamp: flags & 0x20 != 0,
+    })
+}
+
+fn removal(reader: &mut Reader<'_>) -> Option<Removal> {
+    let time = time(reader)?;
+    let database = match option(reader)? {
+        Some(database) => Some(u32::try_from(database).ok()?),
+        None => None,
+    };
+    let objects_total = number(reader)?;
+    let objects = listed(reader, |reader| {
+        let kind = ObjectKind::from_number(number(reader)?);
+        Some(DroppedObject { kind, database: number(reader)?, object: reader.varint()? })
+    })?;
+    let files_total = number(reader)?;
+    let files = listed(reader, relation)?;
+    Some(Removal { time, database, objects, objects_total, files, files_total })
+}
+
+fn relation(reader: &mut Reader<'_>) -> Option<RelationId> {
+    Some(RelationId { tablespace: number(reader)?, database: number(reader)?, filenode: number(reader)? })
+}

@@ -1,0 +1,369 @@
+//! A segment's bytes into its digest.
+
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize};
+
+use super::row_counts::Tally;
+use super::{Digest, Fragment, MAX_EVENTS, MAX_FRAGMENT, State};
+use crate::postgres::wal::catalog::{FILE_SHOWS, may_count, may_name};
+use crate::postgres::wal::decode::{Decoder, LogEnd, Pending};
+use crate::postgres::wal::event::{Event, EventKind, Meaning, interesting, interpret};
+use crate::postgres::wal::page::{
+    FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LongHeader, Major, PageHeader, plausible_magic,
+};
+use crate::postgres::wal::record::{HEADER, Record, RecordHeader};
+
+/// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in [`Digest::state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// Not as long as a segment is.
+    #[error("segment {name} has {found} bytes, and not {expected}")]
+    Length {
+        /// Its name.
+        name: SegmentName,
+        /// Bytes a segment of the cluster has.
+        expected: u64,
+        /// Bytes there were.
+        found: u64,
+    },
+    /// No segment of this size has such a name.
+    #[error("{name} is not the name of a segment of {size} bytes")]
+    Name {
+        /// The name.
+        name: SegmentName,
+        /// The segment size.
+        size: u64,
+    },
+    /// The first bytes are not those of any PostgreSQL's log.
+    #[error("{name} is not write-ahead log: its first bytes are no page header (magic {magic:04X})")]
+    NotWal {
+        /// Its name.
+        name: SegmentName,
+        /// What stands in the place of the magic.
+        magic: u16,
+    },
+    /// The segment size in the header is another one.
+    #[error("segment {name} says that segments of its cluster have {found} bytes, and not {expected}")]
+    SegmentSize {
+        /// Its name.
+        name: SegmentName,
+        /// The segment size it was taken to have.
+        expected: u64,
+        /// The one it names.
+        found: u32,
+    },
+    /// A segment under another one's name, or a recycled file that was not written yet.
+    #[error("segment {name} begins at {expected}, but its first page says that it belongs at {found}")]
+    Address {
+        /// Its name.
+        name: SegmentName,
+        /// Where the segment of that name begins.
+        expected: Lsn,
+        /// Where it says it does.
+        found: Lsn,
+    },
+    /// The log of a later timeline under an earlier one's name.
+    #[error("segment {name} begins with a page of timeline {found}")]
+    Timeline {
+        /// Its name.
+        name: SegmentName,
+        /// The timeline its first page names.
+        found: u32,
+    },
+}
+
+/// A digest that lacks nothing but [`Digest::content`].
+#[derive(Debug)]
+pub struct Scanned<'a> {
+    digest: Digest,
+    /// What the content is the hash of: the segment, or its beginning.
+    meaningful: &'a [u8],
+    is_whole: bool,
+}
+
+impl Scanned<'_> {
+    /// The digest, its bytes hashed here.
+    #[must_use]
+    pub fn hashed(self) -> Digest {
+        Digest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
+    }
+
+    /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is wanted.
+    #[must_use]
+    pub fn with_hash_of_all(self, hash: [u8; 32]) -> Digest {
+        if self.is_whole { Digest { content: hash, ..self.digest } } else { self.hashed() }
+    }
+}
+
+/// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in [`Digest::state`].
+///
+/// # Errors
+/// [`DigestError`] if it is not that segment at all.
+pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Digest, DigestError> {
+    scan(segment, name, size).map(Scanned::hashed)
+}
+
+/// [`digest`] but for the hash.
+///
+/// # Errors
+/// As [`digest`].
+pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scanned<'_>, DigestError> {
+    let (first, long, mut digest) = begin(segment, name, size)?;
+    if Major::from_magic(first.magic).is_none() {
+        digest.state = State::Opaque;
+        return Ok(Scanned { digest, meaningful: segment, is_whole: true });
+    }
+    let start = digest.start();
+    let mut decoder = Decoder::new(start, digest.timeline, size);
+    digest.state = match records(&mut digest, &mut decoder, segment) {
+        Ok(()) => finish(&mut digest, &decoder, segment, &first),
+        Err(state) => state,
+    };
+    if digest.state == State::Checked || digest.first_record.is_some() {
+        match head(segment, &first, long.page_size as usize, start) {
+            Head::Rest(fragment) => digest.head = Some(fragment),
+            Head::Void => digest.overwrites = true,
+            Head::None => {}
+        }
+    }
+    let meaningful = match digest.state {
+        State::Checked => usize::try_from(digest.valid_until.bytes_since(start)).unwrap_or(usize::MAX),
+        State::Opaque | State::Broken { .. } => segment.len(),
+    };
+    digest.earliest = digest.endings.iter().map(|ending| ending.time).min();
+    digest.latest = digest.endings.iter().map(|ending| ending.time).max();
+    let meaningful = segment.get(..meaningful).unwrap_or(segment);
+    Ok(Scanned { digest, meaningful, is_whole: meaningful.len() == segment.len() })
+}
+
+/// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is found yet.
+fn begin(
+    segment: &[u8],
+    name: SegmentName,
+    size: SegmentSize,
+) -> Result<(PageHeader, LongHeader, Digest), DigestError> {
+    let number = name.number(size).ok_or(DigestError::Name { name, size: size.get() })?;
+    if segment.len() != size.len() {
+        return Err(DigestError::Length { name, expected: size.get(), found: segment.len() as u64 });
+    }
+    let magic = segment.first_chunk().map_or(0, |magic| u16::from_le_bytes(*magic));
+    let header = PageHeader::parse(segment).filter(|_| plausible_magic(magic));
+    let Some((header, long)) = header.and_then(|header| Some((header, header.long?))) else {
+        return Err(DigestError::NotWal { name, magic });
+    };
+    if u64::from(long.segment_size) != size.get() {
+        return Err(DigestError::SegmentSize { name, expected: size.get(), found: long.segment_size });
+    }
+    let start = number.start(size);
+    if header.address != start {
+        return Err(DigestError::Address { name, expected: start, found: header.address });
+    }
+    if header.timeline > name.timeline().get() || header.timeline == 0 {
+        return Err(DigestError::Timeline { name, found: header.timeline });
+    }
+    let digest = Digest {
+        timeline: name.timeline(),
+        segment: number,
+        segment_size: size,
+        page_magic: magic,
+        system_id: long.system_id,
+        state: State::Checked,
+        first_record: None,
+        last_record: None,
+        first_prev: None,
+        valid_until: number.end(size),
+        switched: false,
+        overwrites: false,
+        records: 0,
+        earliest: None,
+        latest: None,
+        endings: Vec::new(),
+        events: Vec::new(),
+        changes: Vec::new(),
+        omitted_events: 0,
+        head: None,
+        tail: None,
+        content: [0; 32],
+    };
+    Ok((header, long, digest))
+}
+
+/// Runs through the records and takes up what they mean.
+fn records(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8]) -> Result<(), State> {
+    let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
+    let mut tally = Tally::new(major);
+    let read = each_record(digest, decoder, segment, &mut tally);
+    tally.finish(digest);
+    read
+}
+
+fn each_record(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8], tally: &mut Tally) -> Result<(), State> {
+    let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
+    let mut feed = decoder.feed(segment);
+    let mut last = None;
+    while let Some(record) = feed.next().map_err(|error| broken(error.at(), &error))? {
+        tally.see(&record);
+        if last.is_none() {
+            digest.first_record = Some(record.lsn);
+            digest.first_prev = Some(record.header.prev);
+        }
+        last = Some(record.lsn);
+        digest.last_record = last;
+        digest.records = digest.records.saturating_add(1);
+        if interesting(&record.header) {
+            note(digest, tally, &record, major)?;
+        }
+    }
+    Ok(())
+}
+
+fn broken(at: Lsn, why: &dyn std::fmt::Display) -> State {
+    State::Broken { at, why: why.to_string() }
+}
+
+fn note(digest: &mut Digest, tally: &mut Tally, record: &Record<'_>, major: Major) -> Result<(), State> {
+    let Meaning { ending, event, subtransactions } =
+        interpret(record, major).map_err(|error| broken(error.at, &error))?;
+    if let Some(ending) = &ending {
+        tally.ended(ending, &subtransactions);
+    }
+    digest.endings.extend(ending);
+    let Some(event) = event else { return Ok(()) };
+    if event.kind == EventKind::Switch {
+        digest.switched = true;
+    }
+    if digest.events.len() < MAX_EVENTS || !is_plentiful(&event) {
+        digest.events.push(event);
+    } else {
+        digest.omitted_events = digest.omitted_events.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Whether sessions write such events by the thousand; the others are few, and a restore needs them all.
+const fn is_plentiful(event: &Event) -> bool {
+    matches!(
+        event.kind,
+        EventKind::Drop(_)
+            | EventKind::Rewrite(_)
+            | EventKind::Truncate { .. }
+            | EventKind::FileEmptied { .. }
+            | EventKind::DropDatabase { .. }
+    )
+}
+
+/// Settles where the log ends in the segment, and what of it belongs to the next one.
+fn finish(digest: &mut Digest, decoder: &Decoder, segment: &[u8], first: &PageHeader) -> State {
+    if let Some(end) = decoder.end() {
+        digest.valid_until = end.at;
+        return match goes_on_after(segment, digest, end, decoder.page_size(), first.magic) {
+            Some(later) => State::Broken {
+                at: end.at,
+                why: format!("the log seems to end at {}, but goes on at {later}: a part of it is missing", end.at),
+            },
+            None => State::Checked,
+        };
+    }
+    if digest.switched {
+        digest.valid_until = decoder.last_end();
+    }
+    if let Some(pending) = decoder.pending() {
+        if digest.first_record.is_none() {
+            digest.first_record = Some(pending.start);
+            digest.first_prev = pending
+                .bytes
+                .get(8..16)
+                .and_then(|prev| prev.first_chunk())
+                .map(|prev| Lsn::new(u64::from_le_bytes(*prev)));
+        }
+        digest.tail = Some(tail(&pending, digest.end()));
+    }
+    State::Checked
+}
+
+/// Where there is log after what looks like its end: not just zeros in the rest of the page, or a page that is in its place.
+fn goes_on_after(segment: &[u8], digest: &Digest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
+    let start = digest.start();
+    let within = end.seen_at.bytes_since(start);
+    let next_page = within.checked_next_multiple_of(page_size)?;
+    let rest = segment.get(usize::try_from(within).ok()?..usize::try_from(next_page).ok()?.min(segment.len()))?;
+    if let Some(at) = rest.iter().position(|&byte| byte != 0) {
+        return end.seen_at.checked_add(at as u64);
+    }
+    let page_size = usize::try_from(page_size).ok()?;
+    let pages = segment.chunks(page_size).zip((start.get()..).step_by(page_size));
+    pages
+        .skip(usize::try_from(next_page).ok()? / page_size)
+        .find(|(page, at)| PageHeader::parse(page).is_some_and(|page| page.magic == magic && page.address.get() == *at))
+        .map(|(_, at)| Lsn::new(at))
+}
+
+fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
+    let total = pending.bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+    let header = pending.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
+    let keep = match header {
+        Some(header) if !interesting(&header) && !may_name(pending.bytes) => {
+            if may_count(&header) {
+                FILE_SHOWS
+            } else {
+                HEADER
+            }
+        }
+        _ => MAX_FRAGMENT,
+    };
+    let (kept, rest) = pending.bytes.split_at_checked(keep).unwrap_or((pending.bytes, &[]));
+    Fragment {
+        start: pending.start,
+        end,
+        total,
+        held: u32::try_from(pending.bytes.len()).unwrap_or(u32::MAX),
+        bytes: kept.to_vec(),
+        rest_crc: crc32c::crc32c(rest),
+    }
+}
+
+/// What stands at a segment's beginning of a record from before.
+enum Head {
+    None,
+    Rest(Fragment),
+    /// A crash cut the record in this segment, or at its border.
+    Void,
+}
+
+/// Gathers the rest of a record from before from the segment's first pages, whose headers the decoder has found right.
+fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Head {
+    if first.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+        return Head::Void;
+    }
+    if !first.has(FIRST_IS_CONTRECORD) {
+        return Head::None;
+    }
+    let mut fragment = Fragment {
+        start: start.checked_add(first.size() as u64).unwrap_or(start),
+        end: start,
+        total: first.remaining,
+        held: 0,
+        bytes: Vec::new(),
+        rest_crc: 0,
+    };
+    let mut position = 0_usize;
+    for page in segment.chunks(page_size) {
+        let Some(header) = PageHeader::parse(page) else { break };
+        if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+            return Head::Void;
+        }
+        let body = page.get(header.size()..).unwrap_or_default();
+        let left = fragment.total.saturating_sub(fragment.held) as usize;
+        let part = body.get(..left).unwrap_or(body);
+        let (keep, rest) = part.split_at(part.len().min(MAX_FRAGMENT.saturating_sub(fragment.bytes.len())));
+        fragment.bytes.extend_from_slice(keep);
+        fragment.rest_crc = crc32c::crc32c_append(fragment.rest_crc, rest);
+        fragment.held = fragment.held.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
+        position = position.saturating_add(header.size()).saturating_add(part.len());
+        if fragment.held == fragment.total {
+            break;
+        }
+    }
+    fragment.end = start.checked_add(position.next_multiple_of(8) as u64).unwrap_or(start);
+    Head::Rest(fragment)
+}

@@ -1,0 +1,306 @@
+//! What records say of heap pages: which table, how many rows, and the tuple itself where it is asked for.
+//!
+//! Block references are read as `DecodeXLogRecord` does (`xlogreader.c`), tuples as `heap_xlog_insert` and `heap_xlog_update` put them together
+//! (`heapam.c`, since 18 `heapam_xlog.c`). The scan of a segment asks of every heap record which file it is about; only records of system
+//! catalogs are looked into further.
+
+use std::borrow::Cow;
+
+use super::byte_reader::Reader;
+use super::event::RelationId;
+use super::page::Major;
+use super::page_image::{Way, expand};
+use super::record::{HEADER, RMGR_INFO, Record, RecordHeader, rmgr};
+
+/// What a heap record does (`heapam_xlog.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Operation {
+    Insert,
+    Delete,
+    Update,
+    InPlace,
+    MultiInsert,
+    /// `XLOG_FPI` of resource manager XLOG: pages of a new file, as a rewrite writes them.
+    Pages,
+}
+
+/// What the record of this header does to a heap; `None` for most.
+#[inline]
+pub(super) const fn operation(header: &RecordHeader) -> Option<Operation> {
+    match header.rmgr {
+        rmgr::HEAP => match header.info & 0x70 {
+            0x00 => Some(Operation::Insert),
+            0x10 => Some(Operation::Delete),
+            0x20 | 0x40 => Some(Operation::Update),
+            0x70 => Some(Operation::InPlace),
+            _ => None,
+        },
+        rmgr::HEAP2 if header.info & 0x70 == 0x50 => Some(Operation::MultiInsert),
+        rmgr::XLOG if header.info & RMGR_INFO == 0xB0 => Some(Operation::Pages),
+        _ => None,
+    }
+}
+
+const HAS_IMAGE: u8 = 0x10;
+const HAS_DATA: u8 = 0x20;
+const SAME_REL: u8 = 0x80;
+const FORK: u8 = 0x0F;
+const IMAGE_HAS_HOLE: u8 = 0x01;
+
+/// The file of a record's first block, if that is in a main fork. Reads no more than the front of the record, and so must be fast: it is asked of
+/// most records there are.
+#[inline]
+pub(super) fn first_file(bytes: &[u8], major: Major) -> Option<RelationId> {
+    let front = bytes.get(HEADER..)?;
+    let &[0, flags, _, _, ref rest @ ..] = front else { return None };
+    if flags & (FORK | SAME_REL) != 0 {
+        return None;
+    }
+    let at = if flags & HAS_IMAGE == 0 {
+        0
+    } else {
+        let image = *rest.get(4)?;
+        if image & compressed(major) != 0 && image & IMAGE_HAS_HOLE != 0 { 7 } else { 5 }
+    };
+    let id: &[u8; 12] = rest.get(at..)?.first_chunk()?;
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *id;
+    Some(RelationId {
+        tablespace: u32::from_le_bytes([a, b, c, d]),
+        database: u32::from_le_bytes([e, f, g, h]),
+        filenode: u32::from_le_bytes([i, j, k, l]),
+    })
+}
+
+/// Until 14 there was one way to compress an image; in 15 its flag's place went to another, and three ways came.
+#[inline]
+const fn compressed(major: Major) -> u8 {
+    match major {
+        Major::V13 | Major::V14 => 0x02,
+        Major::V15 | Major::V16 | Major::V17 | Major::V18 => 0x1C,
+    }
+}
+
+/// A block that a record refers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Block<'a> {
+    pub(super) file: RelationId,
+    /// 0 for the main fork.
+    pub(super) fork: u8,
+    pub(super) number: u32,
+    pub(super) image: Option<Image<'a>>,
+    pub(super) data: &'a [u8],
+}
+
+/// A page in a record, without the hole in its middle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Image<'a> {
+    bytes: &'a [u8],
+    hole: u16,
+    way: Option<Way>,
+}
+
+/// A record's blocks, with what of the record belongs to each, and its main data.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) blocks: Vec<Block<'a>>,
+    pub(super) main: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// `None` for a record that is not whole, or whose headers don't add up.
+    pub(super) fn of(record: &Record<'a>, major: Major) -> Option<Parts<'a>> {
+        let main = record.main_data(major)?;
+        let mut reader = Reader::new(record.bytes.get(HEADER..)?);
+        let mut heads: Vec<(Block<'a>, usize, usize)> = Vec::new();
+        let mut file = None;
+        while let Some(&id) = reader.rest().first()
+            && id <= 32
+        {
+            reader.u8()?;
+            let head = block(&mut reader, file, major)?;
+            file = Some(head.0.file);
+            heads.push(head);
+        }
+        // Origin, transaction and the main data's length come between the blocks' headers and what belongs to them.
+        let of_blocks: usize = heads.iter().map(|(_, image, data)| image.saturating_add(*data)).sum();
+        let from = record.bytes.len().checked_sub(main.len())?.checked_sub(of_blocks)?;
+        let mut rest = Reader::new(record.bytes.get(from..)?);
+        let mut blocks = Vec::with_capacity(heads.len());
+        for (mut block, image_len, data_len) in heads {
+            let image = rest.take(image_len)?;
+            block.data = rest.take(data_len)?;
+            block.image = block.image.map(|found| Image { bytes: image, ..found });
+            blocks.push(block);
+        }
+        Some(Parts { blocks, main })
+    }
+}
+
+/// A block's header after its id; with how many bytes of image and of data belong to it.
+fn block<'a>(reader: &mut Reader<'a>, before: Option<RelationId>, major: Major) -> Option<(Block<'a>, usize, usize)> {
+    let flags = reader.u8()?;
+    let data_len = usize::from(reader.u16()?);
+    let (mut image, mut image_len) = (None, 0);
+    if flags & HAS_IMAGE != 0 {
+        image_len = usize::from(reader.u16()?);
+        let hole = reader.u16()?;
+        let info = reader.u8()?;
+        let way = way(info, major);
+        if way.is_some() && info & IMAGE_HAS_HOLE != 0 {
+            reader.u16()?;
+        }
+        image = Some(Image { bytes: &[], hole, way });
+    }
+    let file = if flags & SAME_REL != 0 {
+        before?
+    } else {
+        RelationId { tablespace: reader.u32()?, database: reader.u32()?, filenode: reader.u32()? }
+    };
+    let number = reader.u32()?;
+    let data_len = if flags & HAS_DATA == 0 && data_len == 0 { 0 } else { data_len };
+    Some((Block { file, fork: flags & FORK, number, image, data: &[] }, image_len, data_len))
+}
+
+/// How the image is compressed, if it is (`xlogrecord.h`).
+const fn way(info: u8, major: Major) -> Option<Way> {
+    match info & compressed(major) {
+        0 => None,
+        0x08 => Some(Way::Lz4),
+        0x10 => Some(Way::Zstd),
+        _ => Some(Way::Pglz),
+    }
+}
+
+impl<'a> Image<'a> {
+    /// The user data of the tuple at this place of the page. `None` if there is none.
+    pub(super) fn tuple(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
+        let hole = usize::from(self.hole);
+        match self.way {
+            None => tuple_of(self.bytes, hole, offset).map(Cow::Borrowed),
+            Some(way) => {
+                let page = expand(self.bytes, way)?;
+                tuple_of(&page, hole, offset).map(|tuple| Cow::Owned(tuple.to_vec()))
+            }
+        }
+    }
+}
+
+/// The tuple at a place of a page that lacks its hole (`PageGetItemId`, `bufpage.h`).
+fn tuple_of(page: &[u8], hole: usize, offset: u16) -> Option<&[u8]> {
+    const PAGE_HEADER: usize = 24;
+    const NORMAL: u32 = 1;
+    let pointer = PAGE_HEADER.checked_add(usize::from(offset.checked_sub(1)?).checked_mul(4)?)?;
+    if hole > 0 && pointer.checked_add(4)? > hole {
+        return None;
+    }
+    let item = u32::from_le_bytes(*page.get(pointer..)?.first_chunk()?);
+    let (at, flags, len) = (item & 0x7FFF, item >> 15 & 3, item >> 17);
+    if flags != NORMAL {
+        return None;
+    }
+    // The page's own header says how long it is; what of that is not here is the hole, and tuples lie behind it.
+    let version = u16::from_le_bytes(*page.get(18..)?.first_chunk()?);
+    let missing = usize::from(version & 0xFF00).checked_sub(page.len())?;
+    let at = (at as usize).checked_sub(missing)?;
+    let tuple = page.get(at..at.checked_add(len as usize)?)?;
+    let header = usize::from(*tuple.get(22)?);
+    tuple.get(header..)
+}
+
+/// How a tuple stands in its record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Tuple<'a> {
+    /// All of its user data.
+    Whole(Cow<'a, [u8]>),
+    /// As the tuple before but for these bytes, which stand so far behind its beginning.
+    Changed(u16, &'a [u8]),
+}
+
+/// The place of a tuple: page, and number on it.
+pub(super) type Place = (u32, u16);
+
+/// What a record of one tuple does: where the tuple is that it makes, what is in it, and where the one is that it takes away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) file: RelationId,
+    pub(super) new: Option<(Place, Option<Tuple<'a>>)>,
+    pub(super) old: Option<Place>,
+}
+
+/// Reads an insertion, an update, a deletion or a change in place. `None` for anything else.
+pub(super) fn change<'a>(record: &Record<'a>, major: Major) -> Option<Change<'a>> {
+    let operation = operation(&record.header)?;
+    let parts = Parts::of(record, major)?;
+    let first = parts.blocks.first()?;
+    let mut main = Reader::new(parts.main);
+    let file = first.file;
+    Some(match operation {
+        Operation::Insert => {
+            let offset = main.u16()?;
+            let tuple = match first.image {
+                Some(image) => image.tuple(offset),
+                None => behind_header(first.data).map(Cow::Borrowed),
+            };
+            Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
+        }
+        Operation::Delete => {
+            main.u32()?;
+            Change { file, new: None, old: Some((first.number, main.u16()?)) }
+        }
+        Operation::InPlace => {
+            let offset = main.u16()?;
+            let tuple = match first.image {
+                Some(image) => image.tuple(offset),
+                None => Some(Cow::Borrowed(first.data)),
+            };
+            Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
+        }
+        Operation::Update => {
+            main.u32()?;
+            let old = main.u16()?;
+            main.u8()?;
+            let flags = main.u8()?;
+            main.u32()?;
+            let offset = main.u16()?;
+            let tuple = match first.image {
+                Some(image) => image.tuple(offset).map(Tuple::Whole),
+                None => updated(first.data, flags),
+            };
+            let old_page = parts.blocks.get(1).map_or(first.number, |block| block.number);
+            Change { file, new: Some(((first.number, offset), tuple)), old: Some((old_page, old)) }
+        }
+        Operation::MultiInsert | Operation::Pages => return None,
+    })
+}
+
+/// `xl_heap_header`, and behind it the tuple from its null bitmap on.
+const SHORT_HEADER: usize = 5;
+/// `SizeofHeapTupleHeader`.
+const TUPLE_HEADER: usize = 23;
+
+fn behind_header(data: &[u8]) -> Option<&[u8]> {
+    let hoff = usize::from(*data.get(4)?);
+    data.get(SHORT_HEADER.checked_add(hoff.checked_sub(TUPLE_HEADER)?)?..)
+}
+
+/// `log_heap_update`: what the new tuple shares with the old one at either end may be left out.
+fn updated(data: &[u8], flags: u8) -> Option<Tuple<'_>> {
+    const PREFIX_FROM_OLD: u8 = 1 << 5;
+    const SUFFIX_FROM_OLD: u8 = 1 << 6;
+    let mut reader = Reader::new(data);
+    let prefix = if flags & PREFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
+    let suffix = if flags & SUFFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
+    let changed = behind_header(reader.rest())?;
+    Some(if prefix == 0 && suffix == 0 {
+        Tuple::Whole(Cow::Borrowed(changed))
+    } else {
+        Tuple::Changed(prefix, changed)
+    })
+}
+
+/// Rows that the record changes; 0 where that cannot be told.
+pub(super) fn rows_inserted_together(record: &Record<'_>, major: Major) -> u64 {
+    // `xl_heap_multi_insert`: flags, a byte of padding, then the number of tuples.
+    let count = |main: &[u8]| Some(u16::from_le_bytes(*main.get(2..)?.first_chunk()?));
+    record.main_data(major).and_then(count).map_or(0, u64::from)
+}

@@ -1,0 +1,350 @@
+//! A session in replication mode and its commands (protocol.sgml "Streaming Replication Protocol").
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::base_backup::BaseBackup;
+use super::command::{self, BaseBackupOptions, ServerVersion, SlotName};
+use super::conninfo::{Conninfo, TargetSession};
+use super::error::Error;
+use super::login;
+use super::message::Message;
+use super::physical_stream::Started;
+use super::socket;
+use super::transport::Wire;
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentSize, SystemId};
+use crate::postgres::format::timeline::TimelineId;
+
+/// More rows than any command here answers with.
+const MAX_ROWS: usize = 100_000;
+
+/// What `IDENTIFY_SYSTEM` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Which cluster.
+    pub system_id: SystemId,
+    /// The timeline it is on.
+    pub timeline: TimelineId,
+    /// How far its WAL is flushed (on a standby: received or replayed).
+    pub flushed: Lsn,
+}
+
+/// A physical slot, as `READ_REPLICATION_SLOT` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The server keeps WAL from here on; `None` if it keeps none for this slot yet.
+    pub restart: Option<Lsn>,
+    /// The timeline of that position.
+    pub timeline: Option<TimelineId>,
+}
+
+/// One answer of the server: rows by column name.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) columns: Vec<String>,
+    pub(super) rows: Vec<Vec<Option<Bytes>>>,
+}
+
+impl Rows {
+    /// The text in `column` of the first row.
+    pub(super) fn text(&self, column: &str) -> Option<&str> {
+        self.row_text(0, column)
+    }
+
+    /// The text in `column` of row `row`.
+    pub(super) fn row_text(&self, row: usize, column: &str) -> Option<&str> {
+        std::str::from_utf8(self.bytes(row, column)?).ok()
+    }
+
+    fn bytes(&self, row: usize, column: &str) -> Option<&Bytes> {
+        let position = self.columns.iter().position(|name| name == column)?;
+        self.rows.get(row)?.get(position)?.as_ref()
+    }
+
+    /// The text in `column` of the first row, read as a `T`.
+    pub(super) fn parse<T: std::str::FromStr>(&self, column: &str) -> Option<T> {
+        self.text(column)?.parse().ok()
+    }
+}
+
+/// A connection in physical replication mode.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) wire: Wire,
+    parameters: BTreeMap<String, String>,
+    version: ServerVersion,
+}
+
+impl Connection {
+    /// Connects to the first server of `info` that answers and is of the wanted kind.
+    ///
+    /// # Errors
+    /// [`Error`] of the only server, or [`Error::NoServer`] with that of each.
+    pub async fn connect(info: &Conninfo) -> Result<Connection, Error> {
+        let mut errors = Vec::new();
+        let passes: &[TargetSession] = match info.target_session {
+            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+            TargetSession::Any => &[TargetSession::Any],
+            TargetSession::ReadWrite => &[TargetSession::ReadWrite],
+            TargetSession::ReadOnly => &[TargetSession::ReadOnly],
+            TargetSession::Primary => &[TargetSession::Primary],
+            TargetSession::Standby => &[TargetSession::Standby],
+        };
+        for wanted in passes {
+            errors.clear();
+            for host in &info.hosts {
+                let addresses = match socket::addresses(host).await {
+                    Ok(addresses) => addresses,
+                    Err(error) => {
+                        errors.push(error);
+                        continue;
+                    }
+                };
+                for address in &addresses {
+                    match Connection::connect_to(info, host, address, *wanted).await {
+                        Ok(connection) => return Ok(connection),
+                        Err(error) => errors.push(error),
+                    }
+                }
+            }
+        }
+        Err(login::one_or_all(errors))
+    }
+
+    async fn connect_to(
+        info: &Conninfo,
+        host: &super::conninfo::Host,
+        address: &socket::Address,
+        wanted: TargetSession,
+    ) -> Result<Connection, Error> {
+        let session = login::connect(info, host, address).await?;
+        let version = session.parameters.get("server_version").and_then(|text| ServerVersion::parse(text));
+        let Some(version) = version else { return Err(Error::Unexpected("the startup packet")) };
+        let mut connection = Connection { wire: session.wire, parameters: session.parameters, version };
+        match connection.refusal(wanted).await? {
+            None => Ok(connection),
+            Some(wanted) => {
+                let host = connection.wire.peer.clone();
+                connection.close().await;
+                Err(Error::WrongSession { host, wanted })
+            }
+        }
+    }
+
+    /// What the server should be and isn't.
+    async fn refusal(&mut self, wanted: TargetSession) -> Result<Option<&'static str>, Error> {
+        let (asks_recovery, expected, words) = match wanted {
+            TargetSession::Any | TargetSession::PreferStandby => return Ok(None),
+            TargetSession::ReadWrite => (false, false, "read-write"),
+            TargetSession::ReadOnly => (false, true, "read-only"),
+            TargetSession::Primary => (true, false, "a primary"),
+            TargetSession::Standby => (true, true, "a standby"),
+        };
+        let on = |value: Option<&String>| value.map(|value| value == "on");
+        let in_recovery = on(self.parameters.get("in_hot_standby"));
+        let read_only = on(self.parameters.get("default_transaction_read_only"));
+        let actual = match (asks_recovery, in_recovery, read_only) {
+            (true, Some(recovery), _) => recovery,
+            (false, Some(recovery), Some(read_only)) => recovery || read_only,
+            // PostgreSQL 13 doesn't report these; a standby's transactions are always read-only.
+            _ => self.show("transaction_read_only").await? == "on",
+        };
+        Ok((actual != expected).then_some(words))
+    }
+
+    /// The server's major version.
+    #[must_use]
+    pub fn version(&self) -> ServerVersion {
+        self.version
+    }
+
+    /// A setting the server reported when the session began, such as `server_version`.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Which server this is, for messages.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.wire.peer
+    }
+
+    /// One result set, up to the end of its command.
+    pub(super) async fn rows(&mut self, question: &'static str) -> Result<Rows, Error> {
+        let mut rows = Rows::default();
+        loop {
+            match self.wire.message().await? {
+                Message::RowDescription(columns) => rows.columns = columns,
+                Message::DataRow(row) if rows.rows.len() < MAX_ROWS => rows.rows.push(row),
+                Message::CommandComplete(_) => return Ok(rows),
+                Message::Error(error) => {
+                    self.wire.drain().await?;
+                    return Err(Error::from_server(*error));
+                }
+                _ => return Err(Error::Unexpected(question)),
+            }
+        }
+    }
+
+    async fn ask(&mut self, command: &str, question: &'static str) -> Result<Rows, Error> {
+        self.wire.command(command).await?;
+        let rows = self.rows(question).await?;
+        self.wire.drain().await?;
+        Ok(rows)
+    }
+
+    /// Which cluster this is, on which timeline, how far.
+    ///
+    /// # Errors
+    /// [`Error`] if the connection fails or the answer makes no sense.
+    pub async fn identify_system(&mut self) -> Result<Identity, Error> {
+        let rows = self.ask("IDENTIFY_SYSTEM", "IDENTIFY_SYSTEM").await?;
+        let identity = || {
+            Some(Identity {
+                system_id: SystemId::new(rows.parse("systemid")?),
+                timeline: rows.parse("timeline")?,
+                flushed: rows.parse("xlogpos")?,
+            })
+        };
+        identity().ok_or(Error::Unexpected("IDENTIFY_SYSTEM"))
+    }
+
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// [`Error`] if the server does not know it.
+    pub async fn show(&mut self, name: &'static str) -> Result<String, Error> {
+        let command = command::show(name).ok_or(Error::Unexpected("SHOW"))?;
+        let rows = self.ask(&command, "SHOW").await?;
+        rows.text(name).map(str::to_owned).ok_or(Error::Unexpected("SHOW"))
+    }
+
+    /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13 only says that transactions are
+    /// read-only, which they always are on a standby, and on a primary only if its settings say so.
+    ///
+    /// # Errors
+    /// [`Error`] if the connection fails or the answer makes no sense.
+    pub async fn is_in_recovery(&mut self) -> Result<bool, Error> {
+        let setting = if self.version.shows_recovery() { "in_hot_standby" } else { "transaction_read_only" };
+        Ok(self.show(setting).await? == "on")
+    }
+
+    /// The size of the cluster's WAL segments. The server shows it with a unit: `16MB`, `1GB`.
+    ///
+    /// # Errors
+    /// [`Error`] if the connection fails or the answer makes no sense.
+    pub async fn segment_size(&mut self) -> Result<SegmentSize, Error> {
+        let text = self.show("wal_segment_size").await?;
+        parse_size(&text)
+            .and_then(|bytes| SegmentSize::new(bytes).ok())
+            .ok_or(Error::Unexpected("SHOW wal_segment_size"))
+    }
+
+    /// The history file of `timeline`: its name and its content, byte for byte.
+    ///
+    /// # Errors
+    /// [`Error`] if the server has no such timeline.
+    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<(String, Bytes), Error> {
+        let rows = self.ask(&command::timeline_history(timeline), "TIMELINE_HISTORY").await?;
+        match (rows.text("filename"), rows.bytes(0, "content")) {
+            (Some(name), Some(content)) => Ok((name.to_owned(), content.clone())),
+            _ => Err(Error::Unexpected("TIMELINE_HISTORY")),
+        }
+    }
+
+    /// What the server keeps for `slot`; `None` if there is no such slot. Needs [`ServerVersion::can_read_slots`].
+    ///
+    /// # Errors
+    /// [`Error`] if the connection fails or the slot is a logical one.
+    pub async fn read_replication_slot(&mut self, slot: &SlotName) -> Result<Option<Slot>, Error> {
+        let rows = self.ask(&command::read_slot(slot), "READ_REPLICATION_SLOT").await?;
+        Ok(rows
+            .text("slot_type")
+            .map(|_| Slot { restart: rows.parse("restart_lsn"), timeline: rows.parse("restart_tli") }))
+    }
+
+    /// Makes a physical slot. With `reserve` the server keeps WAL from this moment on.
+    ///
+    /// # Errors
+    /// [`Error::is_duplicate`] if it exists already.
+    pub async fn create_physical_slot(&mut self, slot: &SlotName, reserve: bool) -> Result<(), Error> {
+        self.ask(&command::create_physical_slot(slot, reserve, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
+    }
+
+    /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts. Nothing of it outlives a crash.
+    ///
+    /// # Errors
+    /// [`Error`], also if the server has no slot to spare (`max_replication_slots`).
+    pub async fn create_temporary_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+        self.ask(&command::create_temporary_slot(slot, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
+    }
+
+    /// Drops a slot.
+    ///
+    /// # Errors
+    /// [`Error::is_no_slot`] if there is none.
+    pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+        self.ask(&command::drop_slot(slot), "DROP_REPLICATION_SLOT").await.map(drop)
+    }
+
+    /// Starts to stream WAL of `timeline` from `start` on.
+    ///
+    /// # Errors
+    /// [`Error::is_other_history`] and [`Error::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
+    /// or not yet is reported by the stream ([`Error::is_wal_removed`], [`Error::is_ahead_of_server`]).
+    pub async fn start_physical(
+        self,
+        slot: Option<&SlotName>,
+        start: Lsn,
+        timeline: TimelineId,
+    ) -> Result<Started, Error> {
+        super::physical_stream::start(self, &command::start_physical(slot, start, timeline)).await
+    }
+
+    /// Starts a base backup.
+    ///
+    /// # Errors
+    /// [`Error`] if the server refuses.
+    pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, Error> {
+        super::base_backup::start(self, options).await
+    }
+
+    /// Takes leave of the server.
+    pub async fn close(self) {
+        self.wire.terminate().await;
+    }
+}
+
+/// A size as `SHOW` prints it: a number and a unit.
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_come_with_units() {
+        for (text, bytes) in [
+            ("16MB", Some(16 << 20)),
+            ("1GB", Some(1 << 30)),
+            ("1024kB", Some(1 << 20)),
+            ("16", Some(16)),
+            ("16XB", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What can go wrong on a replication connection, what to do about it, and whether trying again helps.
+
+use std::io;
+use std::time::Duration;
+
+use super::conninfo::ConninfoError;
+use super::message::{MessageError, ServerError};
+use super::tls::TlsError;
+use crate::base::retry::Class;
+
+/// A failure of a replication connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection string is wrong.
+    #[error(transparent)]
+    Conninfo(#[from] ConninfoError),
+    /// No connection to the server's address.
+    #[error("no connection to {host}")]
+    Connect {
+        /// Which server.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server or the network is silent.
+    #[error("{host} did not answer within {} s", limit.as_secs())]
+    TimedOut {
+        /// Which server.
+        host: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The configuration of TLS is wrong.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The TLS handshake failed, or the server has no TLS.
+    #[error("no TLS with {host}: {problem}")]
+    Handshake {
+        /// Which server.
+        host: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// Logging in failed on our side: there is no password, or the server's way is not allowed.
+    #[error("cannot log in to {host}: {problem}")]
+    Login {
+        /// Which server.
+        host: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The server said no.
+    #[error("{}", describe(error, advice))]
+    Server {
+        /// In its own words.
+        error: Box<ServerError>,
+        /// What to do about it, in ours; empty if there is nothing to add.
+        advice: String,
+    },
+    /// The server speaks another language.
+    #[error(transparent)]
+    Protocol(#[from] MessageError),
+    /// The server answered something that does not fit the question.
+    #[error("the server gave an unexpected answer to {0}")]
+    Unexpected(&'static str),
+    /// The connection broke or the server ended it.
+    #[error("the server closed the connection")]
+    Closed(#[source] Option<io::Error>),
+    /// Servers answered, but none is of the kind asked for.
+    #[error("{host} is not {wanted} (target_session_attrs)")]
+    WrongSession {
+        /// Which server.
+        host: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// Each of several servers or ways failed.
+    #[error("no server can be used: {}", list(.0))]
+    NoServer(Vec<Error>),
+}
+
+/// A chain of errors on one line; [`Error::NoServer`] has no single source, so each of its parts shows its own.
+fn list(errors: &[Error]) -> String {
+    let chain = |error: &Error| {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    };
+    errors.iter().map(chain).collect::<Vec<_>>().join("; ")
+}
+
+fn describe(error: &ServerError, advice: &str) -> String {
+    let mut text = error.message.clone();
+    if let Some(detail) = &error.detail {
+        text = format!("{text} ({})", detail.trim_end_matches('.'));
+    }
+    if advice.is_empty() {
+        match &error.hint {
+            Some(hint) => format!("{text}; {}", hint.trim_end_matches('.')),
+            None => text,
+        }
+    } else {
+        format!("{text}; {advice}")
+    }
+}
+
+impl Error {
+    /// An error the server answered a command with.
+    #[must_use]
+    pub fn from_server(error: ServerError) -> Error {
+        let advice = advice(&error).to_owned();
+        Error::Server { error: Box::new(error), advice }
+    }
+
+    /// The SQLSTATE, if the server said no.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Server { error, .. } => Some(&error.code),
+            _ => None,
+        }
+    }
+
+    /// The server no longer has the WAL that was asked for: it is gone there, and trying again can't bring it back
+    /// (`XLogRead` in `walsender.c`: "requested WAL segment … has already been removed").
+    #[must_use]
+    pub fn is_wal_removed(&self) -> bool {
+        matches!(self, Error::Server { error, .. }
+            if error.code == "58P01" && error.message.contains("has already been removed"))
+    }
+
+    /// The slot was given up by the server (`max_slot_wal_keep_size`, `idle_replication_slot_timeout`).
+    #[must_use]
+    pub fn is_slot_lost(&self) -> bool {
+        matches!(self, Error::Server { error, .. } if error.code == "55000"
+            && (error.message.contains("can no longer") || error.message.contains("invalidated")))
+    }
+
+    /// There is no such slot.
+    #[must_use]
+    pub fn is_no_slot(&self) -> bool {
+        matches!(self, Error::Server { error, .. }
+            if error.code == "42704" && error.message.contains("replication slot"))
+    }
+
+    /// A slot of that name is there already.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.sqlstate() == Some("42710")
+    }
+
+    /// The asked-for timeline forked off before the asked-for position, so the server never had it
+    /// (`StartReplication`: "requested starting point … is not in this server's history").
+    #[must_use]
+    pub fn is_other_history(&self) -> bool {
+        matches!(self, Error::Server { error, .. } if error.message.contains("not in this server's history"))
+    }
+
+    /// The asked-for position lies beyond what the server has (`StartReplication`: "is ahead of the WAL flush position").
+    #[must_use]
+    pub fn is_ahead_of_server(&self) -> bool {
+        matches!(self, Error::Server { error, .. } if error.message.contains("is ahead of the WAL flush position"))
+    }
+
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Connect { .. } | Error::TimedOut { .. } | Error::Closed(_) | Error::WrongSession { .. } => {
+                Class::Transient
+            }
+            Error::Server { error, .. } => server_class(&error.code),
+            Error::Conninfo(_)
+            | Error::Tls(_)
+            | Error::Handshake { .. }
+            | Error::Login { .. }
+            | Error::Protocol(_)
+            | Error::Unexpected(_) => Class::Permanent,
+            Error::NoServer(errors) => {
+                if errors.iter().any(|error| error.class() == Class::Transient) {
+                    Class::Transient
+                } else {
+                    Class::Permanent
+                }
+            }
+        }
+    }
+}
+
+/// By the class of the SQLSTATE (errcodes.txt).
+fn server_class(code: &str) -> Class {
+    match code {
+        // The slot may be held by a connection of ours that the server doesn't know to be dead yet.
+        "55006" => Class::Transient,
+        // All slots are in use, or the like: a setting must be changed first.
+        "53400" => Class::Permanent,
+        // Connection exceptions, insufficient resources, operator intervention, system errors.
+        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,
+        "58000" | "58030" => Class::Transient,
+        _ => Class::Permanent,
+    }
+}
+
+/// What the user can do, where the server doesn't say.
+fn advice(error: &ServerError) -> &'static str {
+    let says = |text: &str| error.message.contains(text);
+    match error.code.as_str() {
+        "55006" if says("replication slot") => {
+            "another receiver uses the slot, or a dead connection holds it until wal_sender_timeout"
+        }
+        "58P01" if says("has already been removed") => {
+            "that WAL is gone from the server; take a new base backup, and use a slot so that it can't happen again"
+        }
+        "42501" => "the role lacks a privilege; run: ALTER ROLE … REPLICATION",
+        "53400" if says("slots") => {
+            "raise max_replication_slots and restart the server, or drop a slot that is not used"
+        }
+        "53300" => "raise max_wal_senders and restart the server, or end another standby or backup",
+        "55000" if says("can no longer") || says("invalidated") => {
+            "the server gave the slot up; drop it, start again, and take a new base backup"
+        }
+        "42704" if says("replication slot") => "somebody dropped it; a new one is made at the next start",
+        _ => "",
+    }
+}
+
+/// What was known about a login that the server refused.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub(super) user: String,
+    pub(super) database: &'static str,
+    /// Our own address as the server sees it, unless a router changes it; `None` for a Unix socket.
+    pub(super) from: Option<std::net::IpAddr>,
+    pub(super) encrypted: bool,
+    /// Where the password came from.
+    pub(super) password_from: String,
+}
+
+impl Attempt {
+    /// The server's refusal, with the line, command or file that mends it.
+    pub(super) fn explain(&self, error: ServerError) -> Error {
+        let advice = match error.code.as_str() {
+            "28000" if error.message.contains("pg_hba.conf") => format!(
+                "add to pg_hba.conf and reload the server: {}",
+                match self.from {
+                    None => format!("local {} {} scram-sha-256", self.database, self.user),
+                    Some(address) => format!(
+                        "{} {} {} {address}/{} scram-sha-256",
+                        if self.encrypted { "hostssl" } else { "host" },
+                        self.database,
+                        self.user,
+                        if address.is_ipv4() { 32 } else { 128 }
+                    ),
+                }
+            ),
+            "28P01" => format!("the password came from {}", self.password_from),
+            "28000" if error.message.contains("does not exist") => {
+                format!("create it: CREATE ROLE {} LOGIN REPLICATION PASSWORD '…'", self.user)
+            }
+            "42501" | "28000" if error.message.contains("replication") => {
+                format!("run as a superuser: ALTER ROLE {} REPLICATION", self.user)
+            }
+            _ => advice(&error).to_owned(),
+        };
+        Error::Server { error: Box::new(error), advice }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+    use crate::base::retry::Class;
+    use crate::postgres::wire::message::ServerError;
+
+    fn server(code: &str, message: &str) -> Error {
+        Error::from_server(ServerError { code: code.into(), message: message.into(), ..ServerError::default() })
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        for (code, message, class) in [
+            ("28P01", "password authentication failed", Class::Permanent),
+            ("57P03", "the database system is starting up", Class::Transient),
+            ("57P01", "terminating connection due to administrator command", Class::Transient),
+            ("53300", "too many connections", Class::Transient),
+            ("55006", "replication slot \"walkeep\" is active for PID 7", Class::Transient),
+            ("58P01", "requested WAL segment 000000010000000000000001 has already been removed", Class::Permanent),
+            ("42601", "syntax error", Class::Permanent),
+        ] {
+            assert_eq!(server(code, message).class(), class, "{code}");
+        }
+        assert!(server("58P01", "requested WAL segment X has already been removed").is_wal_removed());
+        assert!(!server("58P01", "could not open file").is_wal_removed());
+        assert!(server("55006", "replication slot \"x\" is active").to_string().contains("another receiver"));
+    }
+}

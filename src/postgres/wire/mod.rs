@@ -1,0 +1,30 @@
+//! PostgreSQL's streaming-replication protocol: the only socket to it.
+//!
+//! [`Conninfo`] says where and who, as libpq's connection strings do; [`Connection`] is a session in physical replication mode, from which
+//! a [`PhysicalStream`] of WAL or a [`BaseBackup`] comes. [`message`] and [`command`] are pure: bytes in, values out, and back.
+//!
+//! Released tokio-postgres has no replication mode, so this is our own client over postgres-protocol's messages and its SCRAM. It knows
+//! nothing of segments, archives or what WAL contains. It never retries: [`Error::class`] says whether its caller may.
+
+pub mod command;
+pub mod message;
+pub mod conninfo_syntax;
+mod transport;
+pub mod connection;
+pub mod conninfo;
+pub mod error;
+pub mod base_backup;
+mod decompress;
+pub(crate) mod socket;
+pub mod pgpass;
+pub mod physical_stream;
+pub(crate) mod login;
+pub mod tls;
+
+pub use base_backup::{BackupEnd, BackupEvent, BackupStart, BaseBackup, Tablespace};
+pub use command::{BaseBackupOptions, Compression, ServerVersion, SlotName, StandbyStatus};
+pub use connection::{Connection, Identity, Slot};
+pub use conninfo::{Conninfo, ConninfoError, Environment};
+pub use error::Error;
+pub use message::{Keepalive, XLogData};
+pub use physical_stream::{NextTimeline, PhysicalStream, Started, StreamEvent};

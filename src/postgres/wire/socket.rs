@@ -1,0 +1,191 @@
+//! From a host in a connection string to an open socket: names resolved, Unix sockets found, TCP set up. No protocol is spoken here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::conninfo::{Conninfo, Host, Keepalives, SslMode};
+use super::error::Error;
+
+/// Anything bytes can go through both ways.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+/// Where Debian's packages, and PostgreSQL as it comes, put the server's socket (`DEFAULT_PGSOCKET_DIR`).
+const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+
+/// The longest attempt on one address if the connection string sets no `connect_timeout`: a host that drops packets would hold us for the
+/// two minutes of the kernel's own patience.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// One way to reach a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket; a name that begins with a zero byte is an abstract one.
+    Unix(String),
+}
+
+/// An open socket on which nothing has been said yet.
+pub(crate) enum Raw {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl Raw {
+    /// Our own address on it; `None` for a Unix socket.
+    pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Raw::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            Raw::Unix(_) => None,
+        }
+    }
+}
+
+/// Whether an attempt is with TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    /// It is not.
+    Plain,
+    /// It is.
+    Tls,
+}
+
+/// The ways to try on one address, in order. Unix sockets never have TLS, whatever the mode (libpq: "sslmode is ignored for Unix domain
+/// socket communication").
+pub(crate) fn encryptions(mode: SslMode, address: &Address) -> &'static [Encryption] {
+    match (mode, address) {
+        (_, Address::Unix(_)) | (SslMode::Disable, _) => &[Encryption::Plain],
+        (SslMode::Allow, _) => &[Encryption::Plain, Encryption::Tls],
+        (SslMode::Prefer, _) => &[Encryption::Tls, Encryption::Plain],
+        (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => &[Encryption::Tls],
+    }
+}
+
+/// How long one attempt may take.
+pub(crate) fn limit(info: &Conninfo) -> Duration {
+    info.connect_timeout.unwrap_or(CONNECT_LIMIT)
+}
+
+/// The directory of sockets that a host without a name means.
+pub(crate) fn default_socket_dir(port: u16) -> &'static str {
+    let [first, second] = SOCKET_DIRS;
+    let has_socket = |dir: &str| Path::new(dir).join(format!(".s.PGSQL.{port}")).exists();
+    if !has_socket(first) && has_socket(second) { second } else { first }
+}
+
+/// All addresses of a host.
+pub(crate) async fn addresses(host: &Host) -> Result<Vec<Address>, Error> {
+    let port = host.port;
+    if let Some(address) = host.address {
+        return Ok(vec![Address::Tcp(SocketAddr::new(address, port))]);
+    }
+    let unix = |dir: &str| match dir.strip_prefix('@') {
+        Some(name) => Address::Unix(format!("\0{name}/.s.PGSQL.{port}")),
+        None => Address::Unix(format!("{}/.s.PGSQL.{port}", dir.trim_end_matches('/'))),
+    };
+    if let Some(dir) = host.socket_dir() {
+        return Ok(vec![unix(dir)]);
+    }
+    let Some(name) = host.name.as_deref() else { return Ok(vec![unix(default_socket_dir(port))]) };
+    let failed = |source| Error::Connect { host: host.to_string(), source };
+    let found: Vec<Address> = tokio::net::lookup_host((name, port)).await.map_err(failed)?.map(Address::Tcp).collect();
+    if found.is_empty() {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(found)
+}
+
+/// Opens a socket to `address`.
+pub(crate) async fn open(address: &Address, info: &Conninfo) -> io::Result<Raw> {
+    match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            set_keepalives(&stream, info.keepalives)?;
+            Ok(Raw::Tcp(stream))
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            if let Some(wanted) = &info.require_peer {
+                let uid = stream.peer_cred()?.uid();
+                let owner = user_name(uid).unwrap_or_else(|| uid.to_string());
+                if owner != *wanted {
+                    let problem = format!("the server runs as user {owner}, requirepeer wants {wanted}");
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+                }
+            }
+            Ok(Raw::Unix(stream))
+        }
+    }
+}
+
+fn set_keepalives(stream: &TcpStream, wanted: Keepalives) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, wanted.enabled)?;
+    if !wanted.enabled {
+        return Ok(());
+    }
+    if let Some(idle) = wanted.idle {
+        sockopt::set_tcp_keepidle(stream, idle)?;
+    }
+    if let Some(interval) = wanted.interval {
+        sockopt::set_tcp_keepintvl(stream, interval)?;
+    }
+    if let Some(count) = wanted.count {
+        sockopt::set_tcp_keepcnt(stream, count)?;
+    }
+    if let Some(timeout) = wanted.user_timeout {
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))?;
+    }
+    Ok(())
+}
+
+/// The name of the operating system's user, as `/etc/passwd` has it; libpq connects as this user if it isn't told otherwise.
+pub(crate) fn current_user() -> Option<String> {
+    user_name(rustix::process::geteuid().as_raw())
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Encryption, addresses, encryptions};
+    use crate::postgres::wire::conninfo::{Conninfo, Environment, SslMode};
+
+    #[tokio::test]
+    async fn hosts_lead_to_addresses_without_a_resolver_where_possible() {
+        let info = Conninfo::parse("host=/run/pg/,@a/b,::1 port=7", &Environment::new()).unwrap();
+        let mut found = Vec::new();
+        for host in &info.hosts {
+            found.extend(addresses(host).await.unwrap());
+        }
+        let expected = [
+            Address::Unix("/run/pg/.s.PGSQL.7".into()),
+            Address::Unix("\0a/b/.s.PGSQL.7".into()),
+            Address::Tcp("[::1]:7".parse().unwrap()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_unix_socket_never_has_tls() {
+        assert_eq!(encryptions(SslMode::VerifyFull, &Address::Unix("/x".into())), [Encryption::Plain]);
+        assert_eq!(encryptions(SslMode::Require, &Address::Tcp("[::1]:7".parse().unwrap())), [Encryption::Tls]);
+    }
+}

@@ -1,0 +1,230 @@
+//! Places in the stream by offset: how people name them, and the way to the state there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+
+use super::{Known, Reach, Unreachable, Until, Way, as_it_is};
+use crate::redis::archive::Instance;
+use crate::redis::archive::snapshot::Snapshot;
+use crate::redis::archive::stream::Stretch;
+use crate::redis::format::resp::{Commands, Cut, Limits};
+use crate::redis::wire::ReplicationId;
+use crate::vault::Error;
+
+/// Digits of a replication id that tell it from all others of an instance.
+const DIGITS: usize = 8;
+
+/// A place in the stream: `OFFSET@HISTORY`, the beginning of the history's replication id, or `OFFSET` alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// How many bytes of the history come before.
+    pub offset: u64,
+    /// What the history's replication id begins with; empty for any.
+    pub history: String,
+}
+
+/// What was given names no place in a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no place in a stream; write an offset and the beginning of its replication id, like 84213@1f3ac09b")]
+pub struct BadPosition(String);
+
+impl FromStr for Position {
+    type Err = BadPosition;
+
+    fn from_str(text: &str) -> Result<Position, BadPosition> {
+        let bad = || BadPosition(text.chars().take(80).collect());
+        let (offset, history) = text.split_once('@').unwrap_or((text, ""));
+        let hexadecimal = history.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let named = text.contains('@') != history.is_empty();
+        if !hexadecimal || !named || history.len() > 40 || !offset.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad());
+        }
+        Ok(Position { offset: offset.parse().map_err(|_number| bad())?, history: history.to_owned() })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.history.as_str() {
+            "" => write!(f, "{}", self.offset),
+            history => write!(f, "{}@{history}", self.offset),
+        }
+    }
+}
+
+impl Position {
+    /// This place of this history, as short as it can be said.
+    #[must_use]
+    pub fn of(replid: ReplicationId, offset: u64) -> Position {
+        Position { offset, history: replid.to_string().chars().take(DIGITS).collect() }
+    }
+}
+
+impl Instance {
+    /// The histories that a place may be meant to be in: those that have it and are so named.
+    ///
+    /// # Errors
+    /// No repository could be asked. [`Error::Unasked`] if none has it as far as the others tell, and not all could be asked.
+    pub async fn histories_at(&self, position: &Position) -> Result<Vec<ReplicationId>, Error> {
+        let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
+        let known = self.known().await?;
+        let mut unasked = known.unasked().clone();
+        let mut found = Vec::new();
+        for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
+            let stretch = self.covering(&known, replid, position.offset).await?;
+            found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
+        }
+        for snapshot in self.snapshots_and_damaged(&mut unasked).await?.0 {
+            let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
+            found.extend(here);
+        }
+        if found.is_empty() {
+            unasked.none()?;
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Whether any of these snapshots leads to a place.
+    ///
+    /// # Errors
+    /// As [`Instance::reach`].
+    pub async fn leads_to(
+        &self,
+        snapshots: &[Snapshot],
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<bool, Error> {
+        Ok(self.way_to(snapshots, known, replid, offset).await?.is_some())
+    }
+
+    /// The newest snapshot that leads to a place, and the way from it to the stretch that has the place.
+    async fn way_to<'s>(
+        &self,
+        snapshots: &'s [Snapshot],
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Option<(&'s Snapshot, Way)>, Error> {
+        let before = |snapshot: &&Snapshot| snapshot.offset.is_some_and(|at| at <= offset);
+        for snapshot in snapshots.iter().rev().filter(before) {
+            let mut way = self.way(snapshot, known, Until::Offset(offset)).await?;
+            let has = |stretch: &Stretch| stretch.replid == replid && (stretch.first..=stretch.last).contains(&offset);
+            if let Some(nth) = way.stretches.iter().position(has) {
+                way.stretches.truncate(nth.saturating_add(1));
+                return Ok(Some((snapshot, way)));
+            }
+            if (snapshot.replid, snapshot.offset) == (Some(replid), Some(offset)) {
+                return Ok(Some((snapshot, Way::default())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Finds the way to the last place at or before `offset` where the stream may be cut.
+    pub(super) async fn reach_offset(
+        &self,
+        snapshots: &[Snapshot],
+        known: &Known,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Result<Reach, Unreachable>, Error> {
+        let Some((snapshot, mut way)) = self.way_to(snapshots, known, replid, offset).await? else {
+            let reason = format!("no snapshot leads to offset {offset} of history {replid}");
+            return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
+        };
+        let base = as_it_is(snapshot);
+        let Some(from) = base.from else { return Ok(Ok(base)) };
+        while let Some(stretch) = way.stretches.last() {
+            let ahead = way.stretches.iter().rev().nth(1).map_or(from.offset, |ahead| ahead.last.max(from.offset));
+            if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
+                let at = stretch.time_at(to.offset.saturating_sub(1));
+                let before = self.next_time(known, stretch, to.offset).await?;
+                return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
+            }
+            // A transaction that began in the stretch before.
+            way.stretches.pop();
+        }
+        Ok(Ok(base))
+    }
+
+    /// The last place in a stretch, at or before `offset`, where the stream may be cut.
+    async fn cut_before(&self, stretch: &Stretch, offset: u64) -> Result<Option<Cut>, Error> {
+        let bytes = self.bytes_of(stretch).await?;
+        let len = usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX).min(bytes.len());
+        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        let parsed = tokio::task::spawn_blocking(move || {
+            parser.push(&bytes.slice(..len), &mut |_| {})?;
+            Ok::<_, crate::redis::format::resp::Error>(parser.cut())
+        });
+        let parsed = parsed.await.map_err(|_panic| Error::Lost)?;
+        parsed.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
+    }
+
+    /// When what comes after `offset`, in this stretch or the next one, had come.
+    async fn next_time(&self, known: &Known, stretch: &Stretch, offset: u64) -> Result<Option<Timestamp>, Error> {
+        if offset < stretch.last {
+            return Ok(Some(stretch.time_at(offset)));
+        }
+        let next = self.covering(known, stretch.replid, offset).await?;
+        Ok(next.filter(|next| next.last > offset).map(|next| next.time_at(offset)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Instance, Position, Stretch};
+    use crate::redis::format::resp::encode;
+    use crate::vault::testing::create;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A stretch of so many commands, of 27 bytes each.
+    async fn put(instance: &Instance, first: u64, commands: usize) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]).repeat(commands));
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": ID, "first": first, "last": first + bytes.len() as u64, "db": 0, "in_transaction": false,
+            "db_after": 0, "in_transaction_after": false, "follows": null, "started_at": "2026-11-22T14:00:00Z",
+            "ended_at": "2026-11-22T14:00:10Z", "writes": commands, "marks": [],
+        }))
+        .unwrap();
+        instance.put_commands(0, &stretch, bytes).await.unwrap();
+    }
+
+    /// One receiver's connection broke again and again while another one had the same stretch as one.
+    #[tokio::test]
+    async fn a_stretch_that_has_a_place_is_found_behind_many_that_begin_within_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        put(&instance, 100, 41).await;
+        for nth in 1..40 {
+            put(&instance, 100 + 27 * nth, 1).await;
+        }
+        let (known, replid) = (instance.known().await.unwrap(), ID.parse().unwrap());
+        let has = async |offset| {
+            let found = instance.covering(&known, replid, offset).await.unwrap().unwrap();
+            (found.first, found.last)
+        };
+        assert_eq!(has(100 + 27 * 40).await, (100, 100 + 27 * 41), "all others end there");
+        assert_eq!(has(100 + 27).await, (100, 100 + 27 * 41));
+        assert_eq!(has(100 + 27 * 41).await, (100, 100 + 27 * 41), "where none goes on");
+    }
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        let replid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        assert_eq!(Position::of(replid, 84213).to_string(), "84213@01234567");
+        for text in ["84213@01234567", "0", "18446744073709551615@f"] {
+            assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "@", "1@", "@ab", "-1", "+1", "1@xyz", "1@AB", "1 @ab", "18446744073709551616", "1@a@b"] {
+            assert!(wrong.parse::<Position>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Where the objects of a Redis instance stand, beside those of the clusters; `docs/format/repository.md` is the same in prose.
+//!
+//! Offsets in names have 20 decimal digits, as the server writes them in decimal, so the order of names is that of positions.
+
+use crate::vault::archive_name;
+use crate::vault::repository::key::{BadKey, ObjectKey, Prefix};
+
+archive_name! {
+    /// The name under which an instance is configured and its objects are stored.
+    InstanceName
+}
+
+/// What an object of an instance is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum InstanceObject {
+    /// What the instance is.
+    Identity,
+    /// A part of a snapshot: its label, and the part's number from 0.
+    Part(String, u32),
+    /// A snapshot's manifest, by label.
+    Snapshot(String),
+    /// A stretch of the stream of commands: the replication id, and the offset before its first byte.
+    Commands(String, u64),
+    /// A break in the stream: the replication id and the offset up to which it is whole.
+    Gap(String, u64),
+}
+
+/// The keys of one instance's objects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InstanceLayout {
+    name: InstanceName,
+}
+
+impl InstanceLayout {
+    /// The keys of the instance of this name.
+    #[must_use]
+    pub const fn new(name: InstanceName) -> InstanceLayout {
+        InstanceLayout { name }
+    }
+
+    /// The instance's name.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    /// Everything that is stored of the instance.
+    #[must_use]
+    pub fn all(&self) -> Prefix {
+        Prefix::of_parts(self.name.to_string())
+    }
+
+    fn prefix(&self, path: &str) -> Prefix {
+        Prefix::of_parts(format!("{}/{path}", self.name))
+    }
+
+    /// What the instance is.
+    #[must_use]
+    pub fn identity(&self) -> ObjectKey {
+        ObjectKey::of_parts(format!("{}/instance", self.name))
+    }
+
+    /// All parts of all snapshots, one prefix a label below it.
+    #[must_use]
+    pub fn parts(&self) -> Prefix {
+        self.prefix("rdb")
+    }
+
+    /// A part of the snapshot `label`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn part(&self, label: &str, number: u32) -> Result<ObjectKey, BadKey> {
+        self.parts().below(label)?.object(&format!("{number:06}"))
+    }
+
+    /// All snapshots' manifests; labels sort by time.
+    #[must_use]
+    pub fn snapshots(&self) -> Prefix {
+        self.prefix("snapshot")
+    }
+
+    /// The manifest of the snapshot `label`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `label` cannot stand in a name.
+    pub fn snapshot(&self, label: &str) -> Result<ObjectKey, BadKey> {
+        self.snapshots().object(label)
+    }
+
+    /// All of the command stream, one prefix a replication id below it.
+    #[must_use]
+    pub fn streams(&self) -> Prefix {
+        self.prefix("stream")
+    }
+
+    /// The stream as a whole, for messages.
+    #[must_use]
+    pub fn streams_name(&self) -> ObjectKey {
+        ObjectKey::of_parts(format!("{}/stream", self.name))
+    }
+
+    /// The stream under one replication id.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `id` cannot stand in a name.
+    pub fn stream(&self, id: &str) -> Result<Prefix, BadKey> {
+        self.streams().below(id)
+    }
+
+    /// The stretch of that stream that begins after `first` bytes of it.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `id` cannot stand in a name.
+    pub fn commands(&self, id: &str, first: u64) -> Result<ObjectKey, BadKey> {
+        self.stream(id)?.object(&format!("{first:020}"))
+    }
+
+    /// All recorded breaks in the stream.
+    #[must_use]
+    pub fn gaps(&self) -> Prefix {
+        self.prefix("gap")
+    }
+
+    /// A break after `offset`.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `id` cannot stand in a name.
+    pub fn gap(&self, id: &str, offset: u64) -> Result<ObjectKey, BadKey> {
+        self.gaps().below(id)?.object(&format!("{offset:020}"))
+    }
+
+    /// An object that `walkeep check` writes and removes.
+    ///
+    /// # Errors
+    /// [`BadKey`] if `name` cannot stand in a key.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
+        self.prefix("probe").object(name)
+    }
+
+    /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this instance.
+    #[must_use]
+    pub fn object(&self, key: &ObjectKey) -> Option<InstanceObject> {
+        let path = key.as_str().strip_prefix(self.name.as_str())?.strip_prefix('/')?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let (object, same) = match parts.as_slice() {
+            ["instance"] => (InstanceObject::Identity, self.identity()),
+            ["rdb", label, number] => {
+                let number = number.parse().ok()?;
+                (InstanceObject::Part((*label).to_owned(), number), self.part(label, number).ok()?)
+            }
+            ["snapshot", label] => (InstanceObject::Snapshot((*label).to_owned()), self.snapshot(label).ok()?),
+            ["stream", id, first] => {
+                let first = first.parse().ok()?;
+                (InstanceObject::Commands((*id).to_owned(), first), self.commands(id, first).ok()?)
+            }
+            ["gap", id, offset] => {
+                let offset = offset.parse().ok()?;
+                (InstanceObject::Gap((*id).to_owned(), offset), self.gap(id, offset).ok()?)
+            }
+            _ => return None,
+        };
+        // One object, one name.
+        (same == *key).then_some(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{InstanceLayout, InstanceObject, ObjectKey};
+
+    #[test]
+    fn every_object_stands_where_the_format_says() {
+        let layout = InstanceLayout::new("cache".parse().unwrap());
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        for (object, path) in [
+            (InstanceObject::Identity, "cache/instance".to_owned()),
+            (InstanceObject::Part("20261122T020000Z".into(), 7), "cache/rdb/20261122T020000Z/000007".to_owned()),
+            (InstanceObject::Snapshot("20261122T020000Z".into()), "cache/snapshot/20261122T020000Z".to_owned()),
+            (InstanceObject::Commands(id.into(), 42), format!("cache/stream/{id}/00000000000000000042")),
+            (InstanceObject::Gap(id.into(), u64::MAX), format!("cache/gap/{id}/18446744073709551615")),
+        ] {
+            assert_eq!(layout.object(&ObjectKey::parse(&path).unwrap()), Some(object), "{path}");
+        }
+        for wrong in ["cache/rdb/x/7", "cache/rdb/x/0000007", "cached/instance", "cache/stream/x/42", "cache/cluster"] {
+            assert_eq!(layout.object(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A Redis instance in all its repositories: snapshots, the stream of commands between them, and the breaks in it.
+//!
+//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`Snapshot`]). The stream is kept in stretches, each with
+//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Instance::reach`] finds from these what
+//! leads to a moment: a snapshot, and the offset behind it up to which the stream is to be replayed ([`history`]).
+//!
+//! Not known here: sockets, who writes, and how a server is started from it.
+
+pub mod stream;
+pub mod snapshot;
+pub mod layout;
+mod unreachable_repositories;
+pub mod history;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::redis::wire::{Flavour, ReplicationId};
+use crate::vault::repository::Put;
+use crate::vault::repository::key::{BadKey, ObjectKey};
+use crate::vault::seal::Kind;
+use crate::vault::{Absent, Error, Vault};
+use layout::{InstanceLayout, InstanceName};
+
+pub use history::offset_target::{BadPosition, Position};
+pub use history::{Hole, Known, Reach, Unreachable, Wanted, pauses, without_strangers};
+pub use snapshot::{Origin, PART, Part, Snapshot, fuzz};
+pub use stream::{Mark, Missed, Reading, Run, Stretch};
+pub use unreachable_repositories::Unasked;
+
+/// What an instance is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Whose server it was at first.
+    pub flavour: Flavour,
+    /// When it was first seen.
+    pub created_at: Timestamp,
+}
+
+/// A break in the stream: what came between is known to no one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap {
+    /// The history that broke off.
+    pub replid: ReplicationId,
+    /// The offset up to which it is whole.
+    pub offset: u64,
+    /// When its last byte had come.
+    pub until: Option<Timestamp>,
+    /// When the break was noticed.
+    pub noticed_at: Timestamp,
+    /// What happened, for people.
+    pub reason: String,
+}
+
+/// One Redis instance in all its repositories. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    vault: Arc<Vault>,
+    layout: InstanceLayout,
+    state_dir: Option<PathBuf>,
+}
+
+impl Instance {
+    /// The archive of the instance of this name in a vault. Reads nothing yet.
+    #[must_use]
+    pub const fn new(vault: Arc<Vault>, name: InstanceName) -> Instance {
+        Instance { vault, layout: InstanceLayout::new(name), state_dir: None }
+    }
+
+    /// The same, with what this machine's receiver has and no repository yet: its spool under `state_dir`.
+    #[must_use]
+    pub fn with_spool(self, state_dir: PathBuf) -> Instance {
+        Instance { state_dir: Some(state_dir), ..self }
+    }
+
+    /// Where this machine's receiver keeps what it has, if that is known.
+    #[must_use]
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.state_dir.as_deref()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &InstanceName {
+        self.layout.name()
+    }
+
+    /// The repositories.
+    #[must_use]
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Where its objects stand.
+    #[must_use]
+    pub fn layout(&self) -> &InstanceLayout {
+        &self.layout
+    }
+
+    /// What the instance is; `None` if nothing was stored of it yet.
+    ///
+    /// # Errors
+    /// No repository could be asked, or the object does not open.
+    pub async fn identity(&self) -> Result<Option<Identity>, Error> {
+        self.get(Kind::Instance, &self.layout.identity()).await
+    }
+
+    /// Whether anything is archived of it.
+    ///
+    /// # Errors
+    /// No repository could be asked, or its identity does not open.
+    pub async fn is_archived(&self) -> Result<bool, Error> {
+        Ok(self.identity().await?.is_some() || !self.labels().await?.is_empty())
+    }
+
+    /// Says what the instance is, unless that was said before.
+    ///
+    /// # Errors
+    /// No repository that is not absent took it.
+    pub async fn introduce(&self, flavour: Flavour, absent: &Absent) -> Result<(), Error> {
+        let key = self.layout.identity();
+        let identity = Identity { flavour, created_at: self.vault.clock().now() };
+        self.put(Kind::Instance, &key, &identity, absent).await.map(drop)
+    }
+
+    /// Records a break in the stream. The same break recorded again is the same break.
+    ///
+    /// # Errors
+    /// No repository that is not absent took it.
+    pub async fn record_gap(&self, gap: &Gap, absent: &Absent) -> Result<(), Error> {
+        let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.unnamed(&bad))?;
+        self.put(Kind::Gap, &key, gap, absent).await.map(drop)
+    }
+
+    /// All recorded breaks.
+    ///
+    /// # Errors
+    /// No repository could be asked, or a record does not open.
+    pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
+        let mut gaps = Vec::new();
+        for object in self.vault.list(&self.layout.gaps(), None).await?.objects {
+            gaps.extend(self.get::<Gap>(Kind::Gap, &object.key).await?);
+        }
+        gaps.sort_by_key(|gap| gap.noticed_at);
+        Ok(gaps)
+    }
+
+    /// Records a break in the repository of this number.
+    ///
+    /// # Errors
+    /// It did not take it.
+    pub async fn record_gap_in(&self, place: usize, gap: &Gap) -> Result<(), Error> {
+        let others = (0..self.place_count()).filter(|other| *other != place);
+        let absent = Absent::of(others.map(|other| (other, Error::NoPlace)).collect());
+        self.record_gap(gap, &absent).await
+    }
+
+    /// Puts a value as sealed JSON.
+    async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T, absent: &Absent) -> Result<Put, Error> {
+        let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
+        let sealed = self.vault.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
+        self.vault.put_where_present(key, &sealed, absent).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, Error> {
+        let Some(opened) = self.vault.get_object(kind, key).await? else { return Ok(None) };
+        serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable(key, error.to_string()))
+    }
+
+    fn unreadable(&self, key: &ObjectKey, why: String) -> Error {
+        Error::Content { name: self.name().to_string(), key: key.clone(), why }
+    }
+
+    fn unnamed(&self, bad: &BadKey) -> Error {
+        self.unreadable(&self.layout.identity(), bad.to_string())
+    }
+}

@@ -1,0 +1,107 @@
+//! Why a snapshot or a stream did not come about.
+
+use std::path::PathBuf;
+
+use crate::base::retry::Class;
+use crate::postgres::archive::spool::SpoolError;
+use crate::redis::format::{rdb, resp};
+use crate::redis::wire;
+use crate::redis::wire::ReplicationId;
+use crate::vault;
+use crate::vault::seal::SealError;
+
+/// Why a snapshot or a stream did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] wire::Error),
+    /// The repositories.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// A part could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// What came is no RDB, or a damaged one.
+    #[error("what {origin} sent is not stored: {source}")]
+    Rdb {
+        /// Who.
+        origin: String,
+        /// What is wrong with it.
+        source: rdb::Error,
+    },
+    /// What came as the stream of commands is none.
+    #[error("the stream of commands cannot be followed: {0}")]
+    Stream(#[from] resp::Error),
+    /// A file to import can't be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The server does not do what a replica needs.
+    #[error("Redis at {server} {why}")]
+    Unfit {
+        /// Which server.
+        server: String,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+    /// A stretch cannot be received: one of its name is on its way from the spool to the repositories.
+    #[error(
+        "the stream from offset {first} of history {replid} on is still in the spool, on its way to the repositories; it is gone on with after that"
+    )]
+    OnItsWay {
+        /// The history.
+        replid: ReplicationId,
+        /// Where it begins.
+        first: u64,
+    },
+    /// A file of the spool is not what it was.
+    #[error(
+        "the spool file of the stream from offset {first} of history {replid} on was changed or removed by another process before all repositories had it; \
+         let nothing else work in the state-dir"
+    )]
+    Disturbed {
+        /// The history.
+        replid: ReplicationId,
+        /// Where it begins.
+        first: u64,
+    },
+    /// A worker thread panicked.
+    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
+    Lost,
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Server(error) => error.class(),
+            Error::Vault(error) => error.class(),
+            Error::Spool(SpoolError::InUse { .. }) => Class::Permanent,
+            // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
+            Error::Spool(_) | Error::Unfit { .. } | Error::OnItsWay { .. } => Class::Transient,
+            // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
+            Error::Rdb { .. } | Error::Stream(_) | Error::Seal(_) | Error::File { .. } => Class::Permanent,
+            Error::Disturbed { .. } | Error::Lost => Class::Permanent,
+        }
+    }
+
+    /// Whether bytes are damaged: somebody must look at where they come from.
+    #[must_use]
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Error::Rdb { .. } | Error::Stream(_) => true,
+            Error::Vault(error) => error.is_integrity(),
+            Error::Server(_) | Error::Seal(_) | Error::File { .. } | Error::Spool(_) | Error::Unfit { .. } => false,
+            Error::OnItsWay { .. } | Error::Disturbed { .. } | Error::Lost => false,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Snapshots: an RDB file in sealed parts, and the manifest that makes them one.
+
+pub(crate) mod spill;
+pub(crate) mod error;
+pub mod take;
+pub(crate) mod missing_parts;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::missing_parts::Lacking;
+use super::{Instance, Unasked};
+use crate::redis::format::rdb::Walk;
+use crate::redis::wire::{Flavour, ReplicationId};
+use crate::vault::repository::Put;
+use crate::vault::seal::Kind;
+use crate::vault::{Absent, Error};
+
+/// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
+pub const PART: usize = 32 << 20;
+
+/// Where a snapshot came from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// From a server, as a replica gets it.
+    Replication {
+        /// The server's address.
+        server: String,
+        /// `master` or `slave`.
+        role: String,
+    },
+    /// From a file.
+    File {
+        /// Its name.
+        path: String,
+    },
+}
+
+/// A part of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Its plaintext bytes.
+    pub len: u64,
+    /// The BLAKE3 of them, in hexadecimal.
+    pub content: String,
+    /// The bytes of its object.
+    pub stored: u64,
+}
+
+/// What a snapshot's manifest holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The version of this form, 1.
+    pub format: u32,
+    /// Its name.
+    pub label: String,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// When all of it was stored.
+    pub finished_at: Timestamp,
+    /// The moment whose state it holds, as nearly as is known: when the server said at which offset it stands.
+    pub at: Timestamp,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whose server it was.
+    pub flavour: Flavour,
+    /// The server's version.
+    pub version: String,
+    /// The server's run.
+    pub run_id: Option<String>,
+    /// The history of which it is a state; a file may not say.
+    pub replid: Option<ReplicationId>,
+    /// The offset in that history: everything up to it is in the snapshot, and nothing after.
+    pub offset: Option<u64>,
+    /// The database in which the command stream stood at that offset.
+    pub db: u32,
+    /// What is in it.
+    pub walk: Walk,
+    /// Its parts, in order.
+    pub parts: Vec<Part>,
+    /// Bytes of the RDB file.
+    pub logical_bytes: u64,
+    /// Bytes of the parts' objects, in each repository.
+    pub stored_bytes: u64,
+}
+
+impl Instance {
+    /// Makes a snapshot visible, but where it is absent. Its parts are there.
+    ///
+    /// # Errors
+    /// No other repository took it, or another snapshot has this label.
+    pub async fn put_snapshot(&self, snapshot: &Snapshot, absent: &Absent) -> Result<(), Error> {
+        let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.unnamed(&bad))?;
+        match self.put(Kind::Snapshot, &key, snapshot, absent).await? {
+            Put::Created => Ok(()),
+            Put::Exists => {
+                let why = "holds another snapshot of the same moment; take this one again".to_owned();
+                Err(Error::Taken { name: self.name().to_string(), key, why })
+            }
+        }
+    }
+
+    /// The labels of all snapshots, oldest first.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub async fn labels(&self) -> Result<Vec<String>, Error> {
+        self.labels_noting(&mut Unasked::default()).await
+    }
+
+    pub(super) async fn labels_noting(&self, unasked: &mut Unasked) -> Result<Vec<String>, Error> {
+        let objects = self.listed(&self.layout.snapshots(), unasked).await?;
+        Ok(objects.iter().map(|object| object.key.file_name().to_owned()).collect())
+    }
+
+    /// A snapshot's manifest; `None` if there is no such snapshot.
+    ///
+    /// # Errors
+    /// No repository could be asked, or the manifest does not open.
+    pub async fn snapshot(&self, label: &str) -> Result<Option<Snapshot>, Error> {
+        let Ok(key) = self.layout.snapshot(label) else { return Ok(None) };
+        self.get(Kind::Snapshot, &key).await
+    }
+
+    /// All snapshots, oldest first. One whose manifest is damaged is passed over with a warning, unless all are.
+    ///
+    /// # Errors
+    /// As [`Instance::snapshot`].
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        Ok(self.snapshots_and_damaged(&mut Unasked::default()).await?.0)
+    }
+
+    /// [`Instance::snapshots`], and of those that were passed over the labels, each with what is wrong.
+    pub(super) async fn snapshots_and_damaged(&self, unasked: &mut Unasked) -> Result<(Vec<Snapshot>, Lacking), Error> {
+        let (mut snapshots, mut damaged, mut last) = (Vec::new(), Lacking::new(), None);
+        for label in self.labels_noting(unasked).await? {
+            match self.snapshot(&label).await {
+                Ok(snapshot) => snapshots.extend(snapshot),
+                Err(error) if error.is_integrity() => {
+                    tracing::warn!(
+                        label,
+                        error = &error as &dyn std::error::Error,
+                        "a snapshot cannot be used; walkeep verify tells what else is damaged"
+                    );
+                    damaged.insert(label, "its manifest does not open".to_owned());
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            Some(error) if snapshots.is_empty() => Err(error),
+            _ => Ok((snapshots, damaged)),
+        }
+    }
+
+    /// A part's plaintext, authenticated and of the content that the manifest names. All parts in turn are the RDB file.
+    ///
+    /// # Errors
+    /// No repository gave it, or it is not the part that the manifest names.
+    pub async fn part(&self, snapshot: &Snapshot, number: usize) -> Result<Bytes, Error> {
+        let label = &snapshot.label;
+        let numbered = u32::try_from(number).unwrap_or(u32::MAX);
+        let key = self.layout.part(label, numbered).map_err(|bad| self.unnamed(&bad))?;
+        let Some(part) = snapshot.parts.get(number) else {
+            return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
+        };
+        let Some(opened) = self.vault.get_object(Kind::RdbPart, &key).await? else {
+            return Err(Error::Vanished { what: key.to_string() });
+        };
+        if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {
+            return Err(self.unreadable(&key, format!("it is not the part that the manifest of {label} names")));
+        }
+        Ok(opened.plain)
+    }
+}
+
+/// A digest as the manifest writes it.
+#[must_use]
+pub(super) fn hex(digest: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}
+
+impl Part {
+    /// A part that was sealed.
+    #[must_use]
+    pub fn of(sealed: &crate::vault::seal::SealedObject) -> Part {
+        Part { len: sealed.plain_len, content: hex(&sealed.content), stored: sealed.len }
+    }
+}
+
+/// The body of a fuzz target: any bytes as a snapshot's manifest. What reads is written the same, and can be told of.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(snapshot) = serde_json::from_slice::<Snapshot>(data) else { return };
+    let again = serde_json::to_vec(&snapshot).unwrap_or_default();
+    assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&snapshot), "another manifest when written again");
+    let walk = &snapshot.walk;
+    assert!(walk.databases.values().all(|database| database.keys <= walk.keys()), "fewer keys than in one database");
+    assert!(walk.warnings().len() <= 4);
+    assert!(walk.stream_database().is_none() || walk.aux.contains_key("repl-stream-db"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Snapshot;
+    use crate::redis::archive::Stretch;
+
+    /// What the fuzzers begin with is read.
+    #[test]
+    fn the_seeds_are_what_they_are_meant_to_be() {
+        let seed: &[u8] = include_bytes!("../../../../fuzz/corpus/snapshot_manifest/replicated");
+        let snapshot: Snapshot = serde_json::from_slice(seed).unwrap();
+        assert_eq!((snapshot.walk.keys(), snapshot.parts.len()), (3, 1));
+        let seed: &[u8] = include_bytes!("../../../../fuzz/corpus/stored_stretch/commands");
+        let (len, rest) = seed.split_first_chunk::<2>().unwrap();
+        let (metadata, plain) = rest.split_at(usize::from(u16::from_le_bytes(*len)));
+        let stretch: Stretch = serde_json::from_slice(metadata).unwrap();
+        let found = stretch.look(plain, 1).unwrap().found;
+        assert_eq!((stretch.last - stretch.first, found.len()), (plain.len() as u64, 2));
+    }
+}

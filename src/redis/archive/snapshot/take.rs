@@ -1,0 +1,560 @@
+//! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
+//!
+//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`IN_FLIGHT`] parts and one more; and
+//! what the walker looks into. Where a repository takes them more slowly than the server sends, parts wait on this machine's disk (`aside`), and
+//! the server waits only when there is no room there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::spill::Aside;
+use crate::base::clock::{SharedClock, timeout};
+use crate::redis::archive::snapshot::error::Error;
+use crate::redis::archive::{Instance, Origin, PART, Part, Snapshot};
+use crate::redis::format::rdb::{self, Walk, Walker};
+use crate::redis::wire::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::{self, Binding, Kind, SealSpec, SealedObject};
+use crate::vault::{self, Absent};
+
+/// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
+const IN_FLIGHT: usize = 2;
+/// What a file says of itself stands within so many bytes of its beginning.
+const HEAD: usize = 16 << 10;
+/// A week: no server writes a snapshot for longer.
+const MAX_SINCE: i64 = 7 * 24 * 60 * 60;
+/// A part waits so long for its place in memory before it goes to the disk: a repository that is only now and then slower is not worth a second copy.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Pieces of a file.
+const PIECE: usize = 1 << 20;
+/// Bytes handed to the walker at once: a server sends pieces of 16 KiB, each of which would wake it.
+const WALKED: usize = 256 << 10;
+/// How many such lots wait for the walker.
+const WALK_QUEUE: usize = 32;
+
+/// Where the RDB file comes from.
+#[derive(Debug)]
+pub enum Input<'i> {
+    /// A server, or a replica of the one that the Sentinels name, if one is fit for it.
+    Server(&'i Source),
+    /// A server, or the one that the Sentinels name.
+    Master(&'i Source),
+    /// A file.
+    File(&'i Path),
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The server prepares it.
+    Waiting,
+    /// So many bytes have come, of how many if that is known.
+    Bytes(u64, Option<u64>),
+    /// Everything has come and is being put.
+    Storing,
+}
+
+/// A snapshot that the server has begun: the stream behind it may be followed from here on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Begun {
+    /// The server's address.
+    pub server: String,
+    /// The history.
+    pub replid: ReplicationId,
+    /// The offset.
+    pub offset: u64,
+    /// The database that the stream behind it acts on, until it says another one.
+    pub db: u32,
+}
+
+/// Takes a snapshot and stores it in all repositories but those that are `absent`, which are more afterwards if one of several went away. `begun`
+/// hears at which offset it stands as soon as the server says so. Dropped midway, it stores no snapshot.
+///
+/// # Errors
+/// The transfer was refused, cut short or damaged, or no repository took a part. Nothing is visible then.
+pub async fn take(
+    instance: &Instance,
+    input: Input<'_>,
+    begun: Option<oneshot::Sender<Begun>>,
+    absent: &Arc<Absent>,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Snapshot, Error> {
+    let clock = Arc::clone(instance.vault().clock());
+    let started_at = clock.now();
+    let label = label(started_at);
+    progress(Progress::Waiting);
+    let mut intake = Intake::begin(instance, &label, absent);
+    let described = match input {
+        Input::Server(source) => {
+            let connected = source.connect_for_snapshot().await?;
+            from_server(connected, begun, &mut intake, progress, &*clock).await?
+        }
+        Input::Master(source) => {
+            let connected = source.connect().await?;
+            from_server(connected, begun, &mut intake, progress, &*clock).await?
+        }
+        Input::File(path) => from_file(path, &mut intake, progress).await?,
+    };
+    progress(Progress::Storing);
+    let origin_name = described.name();
+    let (parts, walk) = intake.end().await.map_err(|error| error.named(&origin_name))?;
+    for warning in walk.warnings() {
+        tracing::warn!(label, "the snapshot {warning}");
+    }
+    let snapshot = described.snapshot(label, (started_at, clock.now()), walk, parts);
+    instance.introduce(snapshot.flavour, absent).await?;
+    instance.put_snapshot(&snapshot, absent).await?;
+    for error in absent.places().values() {
+        tracing::warn!(label = snapshot.label, %error, "the snapshot is not in this repository");
+    }
+    Ok(snapshot)
+}
+
+/// The name of a snapshot begun at `time`; sorts by it.
+fn label(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S.%3fZ").to_string()
+}
+
+/// What is known of a snapshot besides its bytes.
+struct Described {
+    origin: Origin,
+    flavour: Option<Flavour>,
+    version: Option<String>,
+    run_id: Option<String>,
+    position: Option<(ReplicationId, u64)>,
+    at: Option<Timestamp>,
+}
+
+impl Described {
+    fn name(&self) -> String {
+        match &self.origin {
+            Origin::Replication { server, .. } => format!("Redis at {server}"),
+            Origin::File { path } => path.clone(),
+        }
+    }
+
+    fn snapshot(self, label: String, times: (Timestamp, Timestamp), walk: Walk, parts: Vec<Part>) -> Snapshot {
+        let aux = |name: &str| walk.aux.get(name).map(String::as_str);
+        // A file says which state it is, if its server was or had a replica (`rdbSaveInfoAuxFields`).
+        let by_file = || Some((aux("repl-id")?.parse().ok()?, aux("repl-offset")?.parse().ok()?));
+        // What was written later in that second may be in it.
+        let written = || Timestamp::from_second(aux("ctime")?.parse::<i64>().ok()?.checked_add(1)?).ok();
+        let flavour = if walk.magic == rdb::Magic::Valkey { Flavour::Valkey } else { Flavour::Redis };
+        let (replid, offset) = self.position.or_else(by_file).unzip();
+        let (started_at, finished_at) = times;
+        Snapshot {
+            format: 1,
+            label,
+            started_at,
+            finished_at,
+            at: self.at.or_else(written).unwrap_or(started_at),
+            origin: self.origin,
+            flavour: self.flavour.unwrap_or(flavour),
+            version: self
+                .version
+                .or_else(|| walk.server_version().map(str::to_owned))
+                .unwrap_or_else(|| "?".to_owned()),
+            run_id: self.run_id,
+            replid,
+            offset,
+            db: walk.stream_database().unwrap_or(0),
+            logical_bytes: walk.bytes,
+            stored_bytes: parts.iter().map(|part| part.stored).sum(),
+            walk,
+            parts,
+        }
+    }
+}
+
+async fn from_server(
+    (mut connection, info): (Connection, Info),
+    begun: Option<oneshot::Sender<Begun>>,
+    intake: &mut Intake,
+    progress: &mut (dyn FnMut(Progress) + Send),
+    clock: &dyn crate::base::clock::Clock,
+) -> Result<Described, Error> {
+    warn_of_trouble(&connection, &info);
+    let (replid, offset) = match connection.sync(Wish::Snapshot, info.version()).await? {
+        Sync::Full(replid, offset) => (replid, offset),
+        Sync::Continue(_) => {
+            let (server, why) = (connection.peer().to_owned(), "continues a stream that was not asked for".to_owned());
+            return Err(Error::Unfit { server, why });
+        }
+    };
+    let at = state_at(clock.now(), offset, &info);
+    let mut announced = begun.map(|to| (to, Begun { server: connection.peer().to_owned(), replid, offset, db: 0 }));
+    if info.is_master() {
+        // It says `SELECT` before the first command behind a snapshot.
+        announce(&mut announced, 0);
+    }
+    let transfer = connection.transfer().await?;
+    let total = transfer.len();
+    let tell = &mut |done| progress(Progress::Bytes(done, total));
+    receive(&mut connection, transfer, intake, &mut announced, tell).await?;
+    let role = info.get("role").unwrap_or("?").to_owned();
+    Ok(Described {
+        origin: Origin::Replication { server: connection.peer().to_owned(), role },
+        flavour: Some(info.flavour()),
+        version: Some(info.version().to_owned()),
+        run_id: info.get("run_id").map(str::to_owned),
+        position: Some((replid, offset)),
+        at: Some(at),
+    })
+}
+
+/// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down for somebody else
+/// (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
+fn state_at(now: Timestamp, offset: u64, info: &Info) -> Timestamp {
+    if info.number("master_repl_offset").is_none_or(|before| before <= offset) {
+        return now;
+    }
+    // Whole seconds, so one of them may be too many.
+    let since = info.number("rdb_current_bgsave_time_sec").and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
+    let since = SignedDuration::from_secs(since.saturating_sub(1).clamp(0, MAX_SINCE));
+    now.checked_sub(since).unwrap_or(now)
+}
+
+/// Who hears that a snapshot has begun, and what.
+type Announced = Option<(oneshot::Sender<Begun>, Begun)>;
+
+fn announce(announced: &mut Announced, db: u32) {
+    if let Some((to, begun)) = announced.take() {
+        // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
+        drop(to.send(Begun { db, ..begun }));
+    }
+}
+
+/// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on which database that acts.
+async fn receive(
+    connection: &mut Connection,
+    mut transfer: Transfer,
+    intake: &mut Intake,
+    announced: &mut Announced,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), Error> {
+    let mut done = 0_u64;
+    let mut beginning = Walker::new(rdb::Limits::default());
+    while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await? {
+        if announced.is_some() {
+            // What is wrong with it is found by the one who walks it all.
+            drop(beginning.push(bytes.get(..HEAD).unwrap_or(&bytes)));
+            let db = beginning.stream_database();
+            if db.is_some() || done >= HEAD as u64 {
+                announce(announced, db.unwrap_or(0));
+            }
+        }
+        done = done.saturating_add(bytes.len() as u64);
+        intake.push(bytes).await.map_err(|error| error.named(&format!("Redis at {}", connection.peer())))?;
+        progress(done);
+    }
+    announce(announced, 0);
+    Ok(())
+}
+
+/// The server's own persistence is its own business, but a BGSAVE that fails in silence is how data is lost.
+pub(crate) fn warn_of_trouble(connection: &Connection, info: &Info) {
+    if let Some(trouble) = info.persistence_trouble() {
+        tracing::warn!(server = connection.peer(), "{trouble}");
+    }
+}
+
+async fn from_file(
+    path: &Path,
+    intake: &mut Intake,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Described, Error> {
+    let failed = |source| Error::File { path: PathBuf::from(path), source };
+    let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let total = file.metadata().await.map_err(failed)?.len();
+    let mut done = 0_u64;
+    loop {
+        let mut piece = bytes::BytesMut::with_capacity(PIECE);
+        if file.read_buf(&mut piece).await.map_err(failed)? == 0 {
+            break;
+        }
+        done = done.saturating_add(piece.len() as u64);
+        intake.push(piece.freeze()).await.map_err(|error| error.named(&path.display().to_string()))?;
+        progress(Progress::Bytes(done, Some(total)));
+    }
+    let origin = Origin::File { path: path.display().to_string() };
+    Ok(Described { origin, flavour: None, version: None, run_id: None, position: None, at: None })
+}
+
+/// What can go wrong while bytes are taken in, before anybody knows whose they are.
+enum Trouble {
+    Rdb(rdb::Error),
+    Other(Error),
+}
+
+impl Trouble {
+    fn named(self, origin: &str) -> Error {
+        match self {
+            Trouble::Rdb(source) => Error::Rdb { origin: origin.to_owned(), source },
+            Trouble::Other(error) => error,
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble::Other(error.into())
+    }
+}
+
+/// The bytes of an RDB file on their way into parts and through the walker.
+struct Intake {
+    instance: Instance,
+    label: String,
+    absent: Arc<Absent>,
+    part: Vec<u8>,
+    /// Gives the memory of the part before back, once that is sealed.
+    emptied: Option<oneshot::Receiver<Vec<u8>>>,
+    next: u32,
+    puts: JoinSet<Result<(u32, Part), Error>>,
+    done: Vec<(u32, Part)>,
+    room: Room,
+    /// What the walker gets next.
+    lot: Vec<Bytes>,
+    lot_len: usize,
+    walk: Option<mpsc::Sender<Vec<Bytes>>>,
+    walker: JoinHandle<Result<Walk, rdb::Error>>,
+}
+
+impl Intake {
+    fn begin(instance: &Instance, label: &str, absent: &Arc<Absent>) -> Intake {
+        let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE);
+        let walker = tokio::task::spawn_blocking(move || {
+            let mut walker = Walker::new(rdb::Limits::default());
+            while let Some(lot) = lots.blocking_recv() {
+                lot.iter().try_for_each(|piece| walker.push(piece))?;
+            }
+            walker.finish()
+        });
+        Intake {
+            instance: instance.clone(),
+            label: label.to_owned(),
+            absent: Arc::clone(absent),
+            part: Vec::new(),
+            emptied: None,
+            next: 0,
+            puts: JoinSet::new(),
+            done: Vec::new(),
+            room: Room::of(instance),
+            lot: Vec::new(),
+            lot_len: 0,
+            walk: Some(walk),
+            walker,
+        }
+    }
+
+    async fn push(&mut self, mut bytes: Bytes) -> Result<(), Trouble> {
+        self.lot.push(bytes.clone());
+        self.lot_len = self.lot_len.saturating_add(bytes.len());
+        if self.lot_len >= WALKED && !self.hand_over().await {
+            // The walker ends early only at what it cannot walk.
+            return Err(self.walked().await.err().unwrap_or(Trouble::Other(Error::Lost)));
+        }
+        while !bytes.is_empty() {
+            // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly emptier than they are large,
+            // are free at once.
+            self.part.reserve_exact(PART.saturating_sub(self.part.len()));
+            self.part.extend_from_slice(&bytes.split_to(PART.saturating_sub(self.part.len()).min(bytes.len())));
+            if self.part.len() == PART {
+                self.put().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the part under way off; waits while others are being sealed, or have no room.
+    async fn put(&mut self) -> Result<(), Error> {
+        let sealing = Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        while let Some(done) = self.puts.try_join_next() {
+            self.done.push(done.map_err(|_panic| Error::Lost)??);
+        }
+        let (instance, label, absent) = (self.instance.clone(), self.label.clone(), Arc::clone(&self.absent));
+        let (room, number) = (self.room.clone(), self.next);
+        self.next = self.next.saturating_add(1);
+        let (empty, emptied) = oneshot::channel();
+        let before = self.emptied.replace(emptied);
+        let plain = std::mem::take(&mut self.part);
+        self.puts.spawn(async move {
+            let (key, sealed) = seal_part(&instance, (&label, number), plain, empty).await?;
+            let (sealed, _place) = room.wait(sealed, sealing).await?;
+            put_part(&instance, key, sealed, &absent).await.map(|part| (number, part))
+        });
+        if let Some(before) = before {
+            // Had sealing failed, `puts` would say so.
+            self.part = before.await.unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Whether the walker took what there is for it.
+    async fn hand_over(&mut self) -> bool {
+        self.lot_len = 0;
+        match &self.walk {
+            Some(walk) => walk.send(std::mem::take(&mut self.lot)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    async fn walked(&mut self) -> Result<Walk, Trouble> {
+        // One that has ended already says why itself.
+        let _taken = self.hand_over().await;
+        self.walk = None;
+        match (&mut self.walker).await {
+            Ok(Ok(walk)) => Ok(walk),
+            Ok(Err(error)) => Err(Trouble::Rdb(error)),
+            Err(_panic) => Err(Trouble::Other(Error::Lost)),
+        }
+    }
+
+    /// Every part is put, and the walk is over.
+    async fn end(mut self) -> Result<(Vec<Part>, Walk), Trouble> {
+        let walk = self.walked().await?;
+        if !self.part.is_empty() {
+            self.put().await?;
+        }
+        while let Some(done) = self.puts.join_next().await {
+            self.done.push(done.map_err(|_panic| Error::Lost)??);
+        }
+        self.done.sort_unstable_by_key(|(number, _)| *number);
+        Ok((self.done.into_iter().map(|(_, part)| part).collect(), walk))
+    }
+}
+
+/// Where parts are between the server and the repositories.
+#[derive(Clone, Debug)]
+struct Room {
+    /// To be sealed.
+    sealing: Arc<Semaphore>,
+    /// To be in memory, sealed.
+    memory: Arc<Semaphore>,
+    /// Where those wait that have no place there.
+    aside: Option<Aside>,
+    clock: SharedClock,
+}
+
+impl Room {
+    fn of(instance: &Instance) -> Room {
+        let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
+        let clock = Arc::clone(instance.vault().clock());
+        Room { sealing, memory, aside: instance.state_dir().map(Aside::within), clock }
+    }
+
+    /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
+    /// keeps them, and so the server, waiting.
+    async fn wait(
+        self,
+        sealed: SealedObject,
+        sealing: OwnedSemaphorePermit,
+    ) -> Result<(SealedObject, OwnedSemaphorePermit), Error> {
+        let place = timeout(&*self.clock, PATIENCE, Arc::clone(&self.memory).acquire_owned()).await;
+        let sealed = match (place, self.aside) {
+            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| Error::Lost)?)),
+            (None, None) => Err(sealed),
+            (None, Some(aside)) => {
+                tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| Error::Lost)?
+            }
+        };
+        let kept = sealed.is_err().then_some(sealing);
+        let place = self.memory.acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        drop(kept);
+        match sealed {
+            Err(sealed) => Ok((sealed, place)),
+            Ok(waiting) => {
+                let read = tokio::task::spawn_blocking(move || waiting.read()).await.map_err(|_panic| Error::Lost)?;
+                let path = PathBuf::from("a part of the snapshot that waited in the state-dir");
+                Ok((read.map_err(|source| Error::File { path, source })?, place))
+            }
+        }
+    }
+}
+
+/// Seals a part; its memory goes to `emptied`.
+async fn seal_part(
+    instance: &Instance,
+    (label, number): (&str, u32),
+    mut plain: Vec<u8>,
+    emptied: oneshot::Sender<Vec<u8>>,
+) -> Result<(ObjectKey, SealedObject), Error> {
+    let key = instance.layout().part(label, number).map_err(|bad| vault::Error::Content {
+        name: instance.name().to_string(),
+        key: instance.layout().identity(),
+        why: bad.to_string(),
+    })?;
+    let vault = Arc::clone(instance.vault());
+    let binding = Binding::new(Kind::RdbPart, key.as_str());
+    let sealed = tokio::task::spawn_blocking(move || {
+        let spec = SealSpec { level: vault.level(), threads: vault.threads(), ..SealSpec::new(&binding) };
+        let sealed = seal::seal(&[&plain], &spec, vault.protection());
+        plain.clear();
+        // Nobody takes it after the last part.
+        drop(emptied.send(plain));
+        sealed
+    });
+    Ok((key, sealed.await.map_err(|_panic| Error::Lost)??))
+}
+
+async fn put_part(instance: &Instance, key: ObjectKey, sealed: SealedObject, absent: &Absent) -> Result<Part, Error> {
+    if instance.vault().put_where_present(&key, &sealed, absent).await? == crate::vault::repository::Put::Exists {
+        let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
+        return Err(vault::Error::Taken { name: instance.name().to_string(), key, why }.into());
+    }
+    Ok(Part::of(&sealed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{label, put_part, seal_part, state_at};
+    use crate::redis::archive::Instance;
+    use crate::redis::archive::snapshot::error::Error;
+    use crate::redis::wire::Info;
+    use crate::vault::testing::create;
+    use crate::vault::{self, Absent};
+    use jiff::Timestamp;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn a_part_whose_name_is_taken_is_not_called_one_of_a_newer_walkeep() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let absent = Absent::default();
+        let put = async || {
+            let empty = oneshot::channel().0;
+            let (key, sealed) = seal_part(&instance, ("20261122T020000.123Z", 0), b"part".to_vec(), empty).await?;
+            put_part(&instance, key, sealed, &absent).await
+        };
+        put().await.unwrap();
+        let error = put().await.unwrap_err();
+        assert!(matches!(error, Error::Vault(vault::Error::Taken { .. })), "{error}");
+        assert!(error.to_string().ends_with("take this one again"), "{error}");
+    }
+
+    #[test]
+    fn a_snapshot_that_was_under_way_already_is_as_old_as_the_server_says() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let at = |offset, seconds: &str| {
+            let info = format!("master_repl_offset:500\nrdb_current_bgsave_time_sec:{seconds}\n");
+            state_at(now, offset, &Info::parse(&info)).as_second()
+        };
+        assert_eq!((at(500, "7"), at(501, "7"), at(499, "7")), (1000, 1000, 994));
+        assert_eq!((at(499, "-1"), at(499, "0"), at(499, "1"), at(499, "x")), (1000, 1000, 1000, 1000));
+    }
+
+    #[test]
+    fn labels_sort_by_time() {
+        let of = |ms| label(Timestamp::from_millisecond(ms).unwrap());
+        assert_eq!(of(1_795_312_800_123), "20261122T020000.123Z");
+        assert!(of(999) < of(1000) && of(1000) < of(60_000));
+    }
+}

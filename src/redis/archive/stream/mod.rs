@@ -1,0 +1,551 @@
+//! The stream of commands, in stretches.
+
+pub mod spool;
+pub mod deletions;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::stream::deletions::Notables;
+use super::stream::spool::{Beginning, Spooled};
+use super::{Instance, Unasked};
+use crate::base::clock::Measured;
+use crate::redis::archive::layout::InstanceObject;
+use crate::redis::format::resp::{Commands, Limits};
+use crate::redis::wire::ReplicationId;
+use crate::vault::Error;
+use crate::vault::OpenPlace;
+use crate::vault::repository::Put;
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::{Fault, Kind, SealedObject, Trailer};
+
+/// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database `db`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "(u64, u32, i64)", into = "(u64, u32, i64)")]
+pub struct Mark {
+    /// The offset.
+    pub offset: u64,
+    /// The database.
+    pub db: u32,
+    /// When.
+    pub time: Timestamp,
+}
+
+impl From<(u64, u32, i64)> for Mark {
+    fn from((offset, db, time): (u64, u32, i64)) -> Mark {
+        Mark { offset, db, time: Timestamp::from_microsecond(time).unwrap_or(Timestamp::UNIX_EPOCH) }
+    }
+}
+
+impl From<Mark> for (u64, u32, i64) {
+    fn from(mark: Mark) -> (u64, u32, i64) {
+        (mark.offset, mark.db, mark.time.as_microsecond())
+    }
+}
+
+/// The history that a history goes on from, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Follows {
+    /// Its name before.
+    pub replid: ReplicationId,
+    /// The offset at which the name changed.
+    pub offset: u64,
+}
+
+/// The server from which a stretch came.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Its address.
+    pub server: String,
+    /// The name that it gave itself when it started.
+    pub id: String,
+}
+
+/// What a server had written before it was followed here. It came all at once, so that nothing tells when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Missed {
+    /// The offset to which the server had come by then.
+    pub until: u64,
+    /// How many commands of the stretch before that change data.
+    pub writes: u64,
+}
+
+/// How promptly a stretch was read: what lies in the socket has come, and nobody knows when.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reading {
+    /// What had come lay unread for at most so many milliseconds, but for the times in `held_up`.
+    pub late_ms: u32,
+    /// Times of a second and more in which the receiver was held up and read nothing, or only what had lain there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_up: Vec<(Timestamp, Timestamp)>,
+}
+
+/// The most times that are kept of one stretch: it lasts half a minute, unless nothing is written.
+const HELD_UP: usize = 16;
+
+impl Reading {
+    /// What had come lay unread so long.
+    pub fn late(&mut self, by: Duration) {
+        self.late_ms = self.late_ms.max(u32::try_from(by.as_millis()).unwrap_or(u32::MAX).saturating_add(1));
+    }
+
+    /// Nothing, or not all that was there, was read in that time.
+    pub fn held_up(&mut self, from: Timestamp, to: Timestamp) {
+        let full = self.held_up.len() >= HELD_UP;
+        match self.held_up.last_mut() {
+            Some((_, end)) if full || from <= *end => *end = to.max(*end),
+            _ => self.held_up.push((from, to)),
+        }
+    }
+}
+
+/// A stretch of the stream: what the metadata of its object says. It begins and ends between two commands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stretch {
+    /// The history.
+    pub replid: ReplicationId,
+    /// The offset before its first byte.
+    pub first: u64,
+    /// The offset after its last byte.
+    pub last: u64,
+    /// The database that its first command acts on.
+    pub db: u32,
+    /// Whether it begins within a transaction.
+    pub in_transaction: bool,
+    /// The database that the command after it acts on.
+    pub db_after: u32,
+    /// Whether a transaction is open at its end.
+    pub in_transaction_after: bool,
+    /// The history before, if this is the first stretch under a new name.
+    pub follows: Option<Follows>,
+    /// When the stream was there, without its first byte.
+    pub started_at: Timestamp,
+    /// When its last byte had come.
+    pub ended_at: Timestamp,
+    /// Commands in it that change data.
+    pub writes: u64,
+    /// What had come when, in order.
+    pub marks: Vec<Mark>,
+    /// From whom it came. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// What stands out in it. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notable: Option<Notables>,
+    /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions, nor where it was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Measured>,
+    /// What in it was written before the server was followed. Not said by the first versions, nor where the stretch only goes on from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Missed>,
+    /// How promptly it was read. Not said by the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+}
+
+/// How often an object that is there when it is put and gone when it is read is put again. Once is what another receiver makes of it that replaces a
+/// damaged one just then.
+const GONE_AGAIN: u32 = 5;
+
+/// A stretch that is to be stored.
+#[derive(Clone, Debug)]
+struct Given {
+    stretch: Stretch,
+    bytes: Bytes,
+}
+
+impl Given {
+    /// What comes after `from`, as a stretch of its own; `None` if the stream may not be cut there.
+    fn after(self, from: u64) -> Option<Given> {
+        let Given { stretch, bytes } = self;
+        let at = usize::try_from(from.checked_sub(stretch.first)?).ok()?;
+        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        parser.push(bytes.get(..at)?, &mut |_| {}).ok()?;
+        let (before, marks): (Vec<Mark>, Vec<Mark>) = stretch.marks.into_iter().partition(|mark| mark.offset <= from);
+        let beginning = Beginning {
+            replid: stretch.replid,
+            first: from,
+            db: parser.db(),
+            in_transaction: parser.in_transaction(),
+            follows: None,
+            started_at: before.last().map_or(stretch.started_at, |mark| mark.time),
+            run: stretch.run,
+            missed_until: stretch.missed.map(|missed| missed.until).filter(|until| *until > from),
+        };
+        let (ended_at, clock, reading) = (stretch.ended_at, stretch.clock, stretch.reading);
+        let spooled = Spooled { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
+        let (stretch, bytes) = spooled.stretch();
+        (parser.boundary() == from).then_some(Given { stretch, bytes })
+    }
+}
+
+/// What a place has where a stretch is to be stored.
+enum There {
+    /// All of it.
+    Whole,
+    /// Its beginning; this is the rest.
+    Beginning(Box<Given>),
+    /// Nothing any more.
+    Gone,
+}
+
+fn taken(place: &OpenPlace, key: &ObjectKey, what: &str) -> Error {
+    let why = format!(
+        "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
+         give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps what was received here; \
+         `walkeep verify` tells whether what is stored is right"
+    );
+    Error::Taken { name: place.name.clone(), key: key.clone(), why }
+}
+
+impl Instance {
+    /// In how many repositories everything is stored, those included that could not be reached.
+    #[must_use]
+    pub fn place_count(&self) -> usize {
+        self.vault().places.len()
+    }
+
+    /// Stores a stretch and its bytes in the repository of this number. Says whether any of it was new.
+    ///
+    /// Where it has the beginning of it already, as another receiver left it, the rest is stored behind that as a stretch of its own;
+    /// where it has more, that is as good. A stored copy that the disk has damaged is replaced.
+    ///
+    /// # Errors
+    /// It did not take it, or has another stream in its place.
+    pub async fn put_commands(&self, place: usize, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
+        let place = self.vault().places.get(place).ok_or(Error::NoPlace)?;
+        // Nothing is sealed for one that is not there.
+        place.repository()?;
+        let mut given = Given { stretch: stretch.clone(), bytes };
+        let (mut replaced, mut gone) = (None, 0);
+        loop {
+            let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
+            if place.put(&key, &self.sealed(&given).await?).await? == Put::Created {
+                return Ok(Put::Created);
+            }
+            match self.there(place, &key, &given).await {
+                Ok(There::Whole) => {
+                    // It may have been put a moment ago by another process that has not synced its folder yet.
+                    place.settle(&key).await?;
+                    return Ok(Put::Exists);
+                }
+                Ok(There::Gone) if gone < GONE_AGAIN => gone += 1,
+                Ok(There::Gone) => {
+                    let why = "is there when it is put and gone when it is read, again and again; what removes it?";
+                    return Err(Error::Taken { name: place.name.clone(), key, why: why.to_owned() });
+                }
+                Ok(There::Beginning(rest)) => {
+                    tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
+                    given = *rest;
+                }
+                // Not what another key may open. Its bytes are here, and in the spool until they are stored.
+                Err(Error::Sealed { source, .. })
+                    if matches!(source.fault, Fault::Damaged(_) | Fault::NoEnd) && replaced != Some(key.clone()) =>
+                {
+                    tracing::warn!(place = place.name, %key, error = %source, "replaced by what was received again");
+                    place.repository()?.delete(&key).await.map_err(|error| place.named(error))?;
+                    replaced = Some(key);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn sealed(&self, given: &Given) -> Result<SealedObject, Error> {
+        let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
+        let metadata = serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
+        self.vault().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
+    }
+
+    /// What a place has of a stretch that had something under this key already.
+    async fn there(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<There, Error> {
+        let Some(there) = place.get(Kind::Commands, key, self.vault()).await? else { return Ok(There::Gone) };
+        let there = there.plain;
+        let common = there.len().min(given.bytes.len());
+        if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
+            let offset = given.stretch.first.saturating_add(at as u64);
+            return Err(taken(place, key, &format!("holds another stream from offset {offset} on")));
+        }
+        if common == given.bytes.len() {
+            return Ok(There::Whole);
+        }
+        let from = given.stretch.first.saturating_add(common as u64);
+        let rest = given.clone().after(from).filter(|_| common > 0);
+        let within =
+            || taken(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"));
+        rest.map(|rest| There::Beginning(Box::new(rest))).ok_or_else(within)
+    }
+
+    /// What a stored stretch says of itself.
+    ///
+    /// # Errors
+    /// No repository gave it, or it does not open.
+    pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+        let key = self.commands_key(replid, first)?;
+        let trailer = self.vault().get_trailer(Kind::Commands, &key).await?;
+        trailer.map(|trailer| self.told(&key, &trailer)).transpose()
+    }
+
+    /// What a stretch says of itself that is stored in the repository of this name: where two receivers ran, another one may hold more under the
+    /// same offset.
+    ///
+    /// # Errors
+    /// The repository did not give it, or it does not open.
+    pub async fn stretch_in(
+        &self,
+        repository: &str,
+        replid: ReplicationId,
+        first: u64,
+    ) -> Result<Option<Stretch>, Error> {
+        let place = self.vault().places.iter().find(|place| place.name == repository).ok_or(Error::NoPlace)?;
+        let key = self.commands_key(replid, first)?;
+        let trailer = place.trailer(Kind::Commands, &key, self.vault()).await?;
+        trailer.map(|(trailer, _)| self.told(&key, &trailer)).transpose()
+    }
+
+    fn told(&self, key: &ObjectKey, trailer: &Trailer) -> Result<Stretch, Error> {
+        serde_json::from_slice(trailer.metadata()).map_err(|error| self.unreadable(key, error.to_string()))
+    }
+
+    /// The bytes of a stored stretch.
+    ///
+    /// # Errors
+    /// No repository gave them, or they do not open.
+    pub async fn stored_commands(&self, replid: ReplicationId, first: u64) -> Result<Option<Bytes>, Error> {
+        let key = self.commands_key(replid, first)?;
+        Ok(self.vault().get_object(Kind::Commands, &key).await?.map(|opened| opened.plain))
+    }
+
+    /// History and first offset of all stretches in the repositories, by both, with the bytes of their objects.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
+        self.stored_stretches_noting(&mut Unasked::default()).await
+    }
+
+    pub(super) async fn stored_stretches_noting(
+        &self,
+        unasked: &mut Unasked,
+    ) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
+        let objects = self.listed(&self.layout().streams(), unasked).await?;
+        let name = |key: &ObjectKey| match self.layout().object(key)? {
+            InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
+            _ => None,
+        };
+        let named = objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
+        let mut stretches: Vec<(ReplicationId, u64, u64)> = named.collect();
+        stretches.sort_unstable();
+        Ok(stretches)
+    }
+
+    fn commands_key(&self, replid: ReplicationId, first: u64) -> Result<ObjectKey, Error> {
+        self.layout().commands(&replid.to_string(), first).map_err(|bad| self.unnamed(&bad))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use tempfile::TempDir;
+
+    use super::{Given, Mark, Stretch};
+    use crate::base::retry::Class;
+    use crate::redis::archive::Instance;
+    use crate::redis::archive::stream::spool::{Beginning, Spooled};
+    use crate::redis::format::resp::{Commands, Limits, encode};
+    use crate::vault::Error;
+    use crate::vault::repository::Put;
+    use crate::vault::repository::fault_store::Fault;
+    use crate::vault::testing::{create, faulty, open};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+    const FIRST: u64 = 1000;
+
+    /// A stretch of commands in several databases and in a transaction, and the offsets between them.
+    fn received() -> (Stretch, Bytes, Vec<u64>) {
+        let commands: [&[&[u8]]; 9] = [
+            &[b"SET", b"a", b"1"],
+            &[b"SELECT", b"5"],
+            &[b"SET", b"b", b"2"],
+            &[b"MULTI"],
+            &[b"INCR", b"b"],
+            &[b"INCR", b"c"],
+            &[b"EXEC"],
+            &[b"SELECT", b"0"],
+            &[b"SET", b"d", b"4"],
+        ];
+        let (mut bytes, mut ends, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+        for (nth, command) in commands.iter().enumerate() {
+            bytes.extend(encode(command));
+            let offset = FIRST + bytes.len() as u64;
+            ends.push(offset);
+            if !(3..6).contains(&nth) {
+                let time = Timestamp::from_second(100 + nth as i64).unwrap();
+                marks.push(Mark { offset, db: if (1..7).contains(&nth) { 5 } else { 0 }, time });
+            }
+        }
+        let (stretch, bytes) = spooled(&bytes, marks);
+        assert_eq!(Some(&stretch.last), ends.last());
+        (stretch, bytes, ends)
+    }
+
+    fn spooled(bytes: &[u8], marks: Vec<Mark>) -> (Stretch, Bytes) {
+        let (started_at, ended_at) = (Timestamp::from_second(90).unwrap(), Timestamp::from_second(200).unwrap());
+        let replid = ID.parse().unwrap();
+        let beginning = Beginning { first: FIRST, ..Beginning::of(replid, started_at) };
+        let bytes = Bytes::copy_from_slice(bytes);
+        Spooled { beginning, bytes, marks, ended_at, clock: None, reading: None }.stretch()
+    }
+
+    /// The beginning of it, as another receiver had it.
+    fn until(end: u64) -> (Stretch, Bytes) {
+        let (whole, bytes, _) = received();
+        let marks = whole.marks.into_iter().filter(|mark| mark.offset <= end).collect();
+        spooled(&bytes[..usize::try_from(end - FIRST).unwrap()], marks)
+    }
+
+    /// Into every repository; what any says of it.
+    async fn put(instance: &Instance, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
+        let mut all = Put::Exists;
+        for place in 0..instance.place_count() {
+            if instance.put_commands(place, stretch, bytes.clone()).await? == Put::Created {
+                all = Put::Created;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn instance(dirs: &[&TempDir]) -> Instance {
+        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
+    }
+
+    /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning and end.
+    async fn everything(dir: &TempDir) -> (Vec<u8>, Vec<Mark>) {
+        let instance = instance(&[dir]).await;
+        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
+        let mut before: Option<Stretch> = None;
+        for (replid, first, _) in instance.stored_stretches().await.unwrap() {
+            let stretch = instance.stored_stretch(replid, first).await.unwrap().unwrap();
+            let own = instance.stored_commands(replid, first).await.unwrap().unwrap();
+            if let Some(before) = before {
+                let end = (before.last, before.db_after, before.in_transaction_after);
+                assert_eq!(end, (stretch.first, stretch.db, stretch.in_transaction));
+            }
+            let mut parser = Commands::resuming(first, stretch.db, stretch.in_transaction, Limits::default());
+            parser.push(&own, &mut |_| {}).unwrap();
+            let end = (parser.boundary(), parser.db(), parser.in_transaction());
+            assert_eq!(end, (stretch.last, stretch.db_after, stretch.in_transaction_after));
+            bytes.extend_from_slice(&own);
+            marks.extend_from_slice(&stretch.marks);
+            before = Some(stretch);
+        }
+        (bytes, marks)
+    }
+
+    #[tokio::test]
+    async fn where_the_beginning_is_stored_the_rest_is_stored_behind_it_in_each_repository() {
+        let (stretch, bytes, ends) = received();
+        for end in &ends[..ends.len() - 1] {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let both = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
+            let (short, its) = until(*end);
+            assert_eq!(put(&instance(&[&dirs[0]]).await, &short, its).await.unwrap(), Put::Created);
+            for expected in [Put::Created, Put::Exists] {
+                assert_eq!(put(&both, &stretch, bytes.clone()).await.unwrap(), expected, "{end}");
+            }
+            for dir in &dirs {
+                assert_eq!(everything(dir).await, (bytes.to_vec(), stretch.marks.clone()), "{end}");
+            }
+            // The other receiver, which had less, comes once more.
+            let (short, its) = until(ends[0]);
+            assert_eq!(put(&both, &short, its).await.unwrap(), Put::Exists);
+            assert_eq!(everything(&dirs[0]).await.0, bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_stream_is_never_taken_for_this_one() {
+        let (stretch, bytes, _) = received();
+        let mut other = bytes.to_vec();
+        let at = other.len() - 3;
+        other[at] = b'9';
+        let (other, others) = spooled(&other, Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        put(&instance, &other, others.clone()).await.unwrap();
+        let refused = put(&instance, &stretch, bytes).await.unwrap_err();
+        assert_eq!(refused.class(), Class::Permanent);
+        let said = refused.to_string();
+        assert!(
+            matches!(refused, Error::Taken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
+            "{said}"
+        );
+        assert!(said.contains("another receiver") && said.contains("spool keeps") && !said.contains("newer"), "{said}");
+        assert_eq!(everything(&dir).await.0, others);
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_the_disk_has_damaged_is_replaced_by_what_was_received_again() {
+        let (stretch, bytes, ends) = received();
+        for (end, back) in [(stretch.last, 30), (ends[4], 30), (stretch.last, 0)] {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let instance = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
+            let (old, its) = until(end);
+            put(&instance, &old, its).await.unwrap();
+            let path = walk(dirs[0].path()).into_iter().find(|path| path.to_string_lossy().contains(ID)).unwrap();
+            let mut stored = std::fs::read(&path).unwrap();
+            let at = if back == 0 { 90 } else { stored.len() - back };
+            stored[at] ^= 1;
+            std::fs::write(&path, stored).unwrap();
+            assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created, "{end} {back}");
+            for dir in &dirs {
+                assert_eq!(everything(dir).await.0, bytes, "{end} {back}");
+            }
+        }
+    }
+
+    /// Between a damaged copy and the one in its place that another receiver puts there is nothing.
+    #[tokio::test]
+    async fn what_is_gone_for_a_moment_is_put_again() {
+        let (vault, store) = faulty().await;
+        let instance = Instance::new(vault, "main".parse().unwrap());
+        let (stretch, bytes, _) = received();
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created);
+        // The name is taken, by other bytes at its end, and then there is nothing.
+        let gone = [None, None, Some(Fault::Absent)];
+        store.script(gone);
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Exists);
+        store.script(gone.repeat(100));
+        let error = put(&instance, &stretch, bytes).await.unwrap_err();
+        assert!(matches!(error, Error::Taken { .. }) && error.to_string().contains("again and again"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stretch_that_has_vanished_is_not_said_to_be_in_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let error = instance.bytes_of(&received().0).await.unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, Error::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");
+        assert!(!said.contains("index"), "{said}");
+    }
+
+    fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn the_rest_begins_between_two_commands_or_not_at_all() {
+        let (stretch, bytes, ends) = received();
+        for from in FIRST..stretch.last {
+            let given = Given { stretch: stretch.clone(), bytes: bytes.clone() };
+            assert_eq!(given.after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
+        }
+    }
+}

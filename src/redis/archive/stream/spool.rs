@@ -1,0 +1,733 @@
+//! The spool of commands: what has come and is in no repository yet, durable on this machine.
+//!
+//! One file a stretch, `<replication id>.<first offset, 20 digits>.commands` in `<state-dir>/spool/<instance>/`, which grows at its end. Each
+//! append is one frame: a length, and the bytes sealed as an object of their own that is bound to instance, file and the frame's number, so
+//! nothing lies here in clear and no frame opens in another's place. The frame's metadata has its marks; that of the first frame, which
+//! has no bytes, says what the stretch begins with.
+//!
+//! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
+//! be safe. What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it; such a file is
+//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`Spooled::stretch`] leaves that part out, and the
+//! server is asked for it again.
+//!
+//! All calls block.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::deletions::Scan;
+use super::{Follows, Mark, Missed, Reading, Run, Stretch};
+use crate::base::clock::Measured;
+use crate::base::durable;
+use crate::postgres::archive::spool::{Lock, SpoolError};
+use crate::redis::archive::Instance;
+use crate::redis::format::resp::{Commands, Kind as CommandKind, Limits};
+use crate::redis::wire::ReplicationId;
+use crate::vault::seal::{self, Binding, Kind, Level, Protection, SealSpec};
+
+/// The most plaintext in one frame.
+const MAX_FRAME: usize = 4 << 20;
+/// The most bytes a frame has on disk, were it to defy compression, with marks for each of its bytes' milliseconds.
+const MAX_STORED: usize = MAX_FRAME + (4 << 20);
+const SUFFIX: &str = ".commands";
+/// What is added to the name of a file that does not open to its end.
+const DAMAGED: &str = "damaged";
+
+/// What is added to the name of a file that is to take the place of one.
+const SHORTER: &str = "shorter";
+
+/// What a stretch begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Beginning {
+    /// The history.
+    pub replid: ReplicationId,
+    /// The offset before its first byte, which begins a command.
+    pub first: u64,
+    /// The database that it acts on.
+    pub db: u32,
+    /// Whether a transaction is open.
+    pub in_transaction: bool,
+    /// The history before, if this is the first stretch under a new name.
+    pub follows: Option<Follows>,
+    /// When.
+    pub started_at: Timestamp,
+    /// From whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_until: Option<u64>,
+}
+
+impl Beginning {
+    /// The beginning of a history, of which nothing more is known.
+    pub(crate) fn of(replid: ReplicationId, started_at: Timestamp) -> Beginning {
+        let (first, db, in_transaction) = (0, 0, false);
+        Beginning { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Frame {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beginning: Option<Beginning>,
+    marks: Vec<Mark>,
+    at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<Measured>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reading: Option<Reading>,
+}
+
+/// One instance's spool.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    dir: PathBuf,
+    instance: String,
+    protection: Arc<Protection>,
+}
+
+/// The name of a spooled stretch: its history and first offset.
+pub type Name = (ReplicationId, u64);
+
+/// A file's content.
+#[derive(Clone, Debug)]
+pub struct Spooled {
+    /// What it begins with.
+    pub beginning: Beginning,
+    /// Its bytes, which may end within a command.
+    pub bytes: Bytes,
+    /// Its marks.
+    pub marks: Vec<Mark>,
+    /// When the last of it had come.
+    pub ended_at: Timestamp,
+    /// What was measured of the server's clock meanwhile.
+    pub clock: Option<Measured>,
+    /// How promptly it was read.
+    pub reading: Option<Reading>,
+}
+
+impl Spooled {
+    /// The offset before a transaction that is open at the end; `None` if none is, or it does not begin here.
+    fn cut(&self) -> Option<u64> {
+        let Beginning { first, db, in_transaction, .. } = self.beginning;
+        let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
+        // What is wrong with the bytes is said when they are used.
+        drop(parser.push(&self.bytes, &mut |_| {}));
+        let cut = parser.cut().filter(|_| parser.in_transaction())?;
+        Some(cut.offset)
+    }
+
+    /// The stretch up to its last whole command, and its bytes.
+    #[must_use]
+    pub fn stretch(self) -> (Stretch, Bytes) {
+        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = self;
+        let Beginning { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
+        let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
+        let (mut writes, mut missed) = (0_u64, missed_until.map(|until| Missed { until, writes: 0 }));
+        let mut scan = Scan::begin(first, in_transaction, &marks, ended_at);
+        let parsed = parser.push(&bytes, &mut |command| {
+            scan.see(command);
+            let write = u64::from(command.kind == CommandKind::Other);
+            writes = writes.saturating_add(write);
+            if let Some(missed) = missed.as_mut().filter(|missed| command.end <= missed.until) {
+                missed.writes = missed.writes.saturating_add(write);
+            }
+        });
+        if let Err(error) = parsed {
+            tracing::error!(%replid, %error, "the spooled stream is used up to there");
+        }
+        let notable = Some(scan.end());
+        let last = parser.boundary();
+        let len = usize::try_from(last.saturating_sub(first)).unwrap_or(0).min(bytes.len());
+        marks.retain(|mark| mark.offset <= last);
+        let stretch = Stretch {
+            replid,
+            first,
+            last,
+            db,
+            in_transaction,
+            db_after: parser.db(),
+            in_transaction_after: parser.in_transaction(),
+            follows,
+            started_at,
+            ended_at,
+            writes,
+            marks,
+            run,
+            notable,
+            clock,
+            missed,
+            reading,
+        };
+        (stretch, bytes.slice(..len))
+    }
+}
+
+impl Spool {
+    /// The spool of `instance` under `state_dir`; made if it isn't there.
+    ///
+    /// # Errors
+    /// The directory can't be made.
+    pub fn open(state_dir: &Path, instance: &Instance) -> Result<Spool, SpoolError> {
+        let spool = Spool::at(state_dir, instance);
+        durable::create_dir_all(&spool.dir, 0o700)?;
+        Ok(spool)
+    }
+
+    /// Takes the spool for one receiver alone.
+    ///
+    /// # Errors
+    /// [`SpoolError::InUse`] if there is another one.
+    pub fn lock(&self) -> Result<Lock, SpoolError> {
+        // With a state-dir of its own it would store the same stretches a second time.
+        Lock::take(&self.dir, "end it: one instance has one receiver, and another server a [redis.NAME] of its own")
+    }
+
+    /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
+    #[must_use]
+    pub fn existing(state_dir: &Path, instance: &Instance) -> Option<Spool> {
+        Some(Spool::at(state_dir, instance)).filter(|spool| spool.dir.is_dir())
+    }
+
+    fn at(state_dir: &Path, instance: &Instance) -> Spool {
+        let name = instance.name().to_string();
+        Spool {
+            dir: state_dir.join("spool").join(&name),
+            instance: name,
+            protection: Arc::clone(instance.vault().protection()),
+        }
+    }
+
+    fn path(&self, (replid, first): Name) -> PathBuf {
+        self.dir.join(format!("{replid}.{first:020}{SUFFIX}"))
+    }
+
+    fn binding(&self, (replid, first): Name, frame: u64) -> Binding {
+        Binding::new(Kind::Commands, format!("spool/{}/{replid}/{first}/{frame}", self.instance))
+    }
+
+    /// A frame as it is in the file, with its length.
+    fn sealed(&self, (name, number): (Name, u64), bytes: &[u8], metadata: &[u8]) -> Result<Vec<u8>, SpoolError> {
+        let binding = self.binding(name, number);
+        let spec = SealSpec { level: Level::Fixed(-5), metadata, ..SealSpec::new(&binding) };
+        let sealed = seal::seal(&[bytes], &spec, &self.protection)?;
+        let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
+        stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
+        sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));
+        Ok(stored)
+    }
+
+    /// All stretches of which something is spooled, by name.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn list(&self) -> Result<Vec<Name>, SpoolError> {
+        let failed = |source| SpoolError::File { action: "list", path: self.dir.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)?.split_once('.'));
+            names.extend(name.and_then(|(replid, first)| Some((replid.parse().ok()?, first.parse().ok()?))));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// What is spooled under a name; `None` if nothing is, or not even its beginning.
+    ///
+    /// # Errors
+    /// The file is there and can't be read.
+    pub fn read(&self, name: Name) -> Result<Option<Spooled>, SpoolError> {
+        Ok(self.look(name)?.0)
+    }
+
+    /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
+    fn look(&self, name: Name) -> Result<(Option<Spooled>, bool), SpoolError> {
+        let path = self.path(name);
+        let mut file = match File::open(&path) {
+            Ok(file) => BufReader::with_capacity(1 << 20, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
+            Err(source) => return Err(SpoolError::File { action: "open", path, source }),
+        };
+        self.frames(name, &mut file).map_err(|source| SpoolError::File { action: "read", path, source })
+    }
+
+    /// The same of any bytes.
+    fn frames(&self, name: Name, file: &mut (impl Read + Seek)) -> io::Result<(Option<Spooled>, bool)> {
+        let mut spooled: Option<Spooled> = None;
+        let (mut bytes, mut good) = (BytesMut::new(), 0_u64);
+        for number in 0.. {
+            let stored = read_frame(file)?;
+            let opened = stored.and_then(|stored| {
+                let opened = seal::open(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
+                let frame = serde_json::from_slice::<Frame>(&opened.metadata).ok()?;
+                Some((stored.len() as u64, opened.plain, frame))
+            });
+            let Some((len, plain, frame)) = opened else { break };
+            match (&mut spooled, frame.beginning) {
+                (None, Some(beginning)) => {
+                    let Frame { marks, at: ended_at, clock, reading, .. } = frame;
+                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks, ended_at, clock, reading });
+                }
+                (Some(spooled), None) => {
+                    bytes.extend_from_slice(&plain);
+                    spooled.marks.extend(frame.marks);
+                    spooled.ended_at = frame.at;
+                    spooled.clock = frame.clock.or(spooled.clock);
+                    spooled.reading = frame.reading.or(spooled.reading.take());
+                }
+                _ => break,
+            }
+            good = good.saturating_add(len).saturating_add(4);
+        }
+        let mut rest = Vec::new();
+        file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest))?;
+        Ok((spooled.map(|spooled| Spooled { bytes: bytes.freeze(), ..spooled }), !is_torn(&rest)))
+    }
+
+    /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a crash is kept beside it, and
+    /// said: it was acknowledged, and may be all there is of it.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn discard(&self, name: Name) -> Result<(), SpoolError> {
+        if !self.look(name)?.1 {
+            return self.remove(name);
+        }
+        let path = self.path(name);
+        let aside = path.with_added_extension(DAMAGED);
+        tracing::error!(
+            file = %aside.display(),
+            "a spooled stretch of the stream does not open to its end: the disk has changed it; what opens is used, the file is kept under this \
+             name, and what it had besides is missing in the repositories"
+        );
+        Ok(durable::rename(&path, &aside)?)
+    }
+
+    /// Keeps a file that cannot be read under another name, so that it is in nobody's way, and says so.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn set_aside(&self, name: Name, why: &SpoolError) -> Result<(), SpoolError> {
+        let path = self.path(name);
+        let aside = path.with_added_extension(DAMAGED);
+        tracing::error!(
+            file = %aside.display(),
+            error = why as &dyn std::error::Error,
+            "a spooled stretch of the stream cannot be read: the file is kept under this name, and what it has is missing in the repositories \
+             unless the server still has it"
+        );
+        Ok(durable::rename(&path, &aside)?)
+    }
+
+    /// Takes the beginning of a transaction away from the end of a file to which nothing is appended any more: after a failover the stream goes on
+    /// from before it, as a replica counts a transaction only when it is whole (`commandProcessed`, networking.c), and else the server sends it
+    /// again. It stays if it began in an earlier file, or goes on in one that begins at `next`; and if there is no room to write the file anew.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn end_with_whole_transaction(&self, name: Name, next: Option<u64>) -> Result<(), SpoolError> {
+        let Some(spooled) = self.read(name)? else { return Ok(()) };
+        let end = name.1.saturating_add(spooled.bytes.len() as u64);
+        let Some(cut) = spooled.cut().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
+        if let Err(error) = self.shorten(name, spooled, cut) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "a transaction stays open at the end of a spooled stretch; should the server fail over now, that is a gap"
+            );
+        }
+        Ok(())
+    }
+
+    fn shorten(&self, name: Name, spooled: Spooled, cut: u64) -> Result<(), SpoolError> {
+        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
+        let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTER));
+        marks.retain(|mark| mark.offset <= cut);
+        let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.1)).unwrap_or(0)).unwrap_or_default();
+        let written = self.begin_at(beginning, whole.clone()).and_then(|mut growing| {
+            (growing.clock, growing.reading) = (clock, reading);
+            if !bytes.is_empty() {
+                growing.append(bytes, marks, ended_at)?;
+            }
+            growing.sync()?;
+            Ok(durable::rename(&whole, &path)?)
+        });
+        if written.is_err() {
+            // It is made anew the next time, and read by nobody.
+            drop(fs::remove_file(&whole));
+        }
+        written
+    }
+
+    /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the repository.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn remove(&self, name: Name) -> Result<(), SpoolError> {
+        remove_file(&self.path(name))
+    }
+
+    /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no longer seen after that.
+    /// Nothing if there is no such file.
+    ///
+    /// # Errors
+    /// What the operating system said. Nobody knows then what is on the disk.
+    pub fn settle(&self, name: Name) -> Result<(), SpoolError> {
+        let path = self.path(name);
+        let failed = |action| {
+            let path = path.clone();
+            move |source: io::Error| SpoolError::File { action, path, source }
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed("open")(source)),
+        };
+        file.sync_all().map_err(failed("fsync"))?;
+        // Pages that an earlier, failed fsync left in memory but not on disk are read from the disk again.
+        let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        dropped.map_err(io::Error::from).map_err(failed("read"))?;
+        durable::sync_dir(&self.dir)?;
+        Ok(())
+    }
+
+    /// Which file that is, and how long: another one, or one that grew, differs. `None` if there is none.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn extent(&self, name: Name) -> Result<Option<(u64, u64)>, SpoolError> {
+        let path = self.path(name);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some((metadata.ino(), metadata.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SpoolError::File { action: "look at", path, source }),
+        }
+    }
+
+    /// Begins a stretch. A file of that name has nothing but a beginning, or was read before: it is made anew.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn begin(&self, beginning: Beginning) -> Result<Growing, SpoolError> {
+        let path = self.path((beginning.replid, beginning.first));
+        self.begin_at(beginning, path)
+    }
+
+    fn begin_at(&self, beginning: Beginning, path: PathBuf) -> Result<Growing, SpoolError> {
+        let name = (beginning.replid, beginning.first);
+        remove_file(&path)?;
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = opened.map_err(|source| SpoolError::File { action: "create", path: path.clone(), source })?;
+        durable::sync_dir(&self.dir)?;
+        let at = beginning.started_at;
+        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
+        let marks = Vec::new();
+        growing.frame(&[], &Frame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
+        Ok(growing)
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove_file(path: &Path) -> Result<(), SpoolError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(SpoolError::File { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The next frame's sealed bytes; `None` where the file ends or makes no sense.
+fn read_frame(reader: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut stored = Vec::new();
+    reader.take(4).read_to_end(&mut stored)?;
+    let Ok(len) = <[u8; 4]>::try_from(stored.as_slice()) else { return Ok(None) };
+    let len = u32::from_le_bytes(len);
+    if len as usize > MAX_STORED {
+        return Ok(None);
+    }
+    stored.clear();
+    reader.take(u64::from(len)).read_to_end(&mut stored)?;
+    Ok((stored.len() == len as usize).then_some(stored))
+}
+
+/// Whether the rest of a file, which does not open, is what a crash leaves: the beginning of a frame, or room of the file that was never
+/// written. A length that has changed makes a frame seem cut as well, but then the end of one is there.
+fn is_torn(rest: &[u8]) -> bool {
+    let cut = || {
+        let Some((len, frame)) = rest.split_first_chunk::<4>() else { return true };
+        let len = u32::from_le_bytes(*len) as usize;
+        frame.len() < len && len <= MAX_STORED && !frame.windows(seal::END.len()).any(|window| window == seal::END)
+    };
+    rest.iter().all(|byte| *byte == 0) || cut()
+}
+
+/// A stretch that grows.
+#[derive(Debug)]
+pub struct Growing {
+    spool: Spool,
+    file: File,
+    path: PathBuf,
+    name: Name,
+    frames: u64,
+    clock: Option<Measured>,
+    reading: Option<Reading>,
+}
+
+impl Growing {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// What is known of the server's clock since the stretch began; it is said with what is appended next.
+    pub fn set_clock(&mut self, clock: Option<Measured>) {
+        self.clock = clock;
+    }
+
+    /// How promptly the stretch was read so far; said likewise.
+    pub fn set_reading(&mut self, reading: Reading) {
+        self.reading = Some(reading);
+    }
+
+    /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`Growing::sync`].
+    ///
+    /// # Errors
+    /// What the operating system said. The file may then end in half a frame, and nothing may be appended to it any more.
+    pub fn append(&mut self, bytes: &[u8], marks: Vec<Mark>, at: Timestamp) -> Result<(), SpoolError> {
+        let last = bytes.len().div_ceil(MAX_FRAME).saturating_sub(1);
+        let mut marks = Some(marks);
+        for (nth, piece) in bytes.chunks(MAX_FRAME).enumerate() {
+            // Marks must not be read without the bytes before them.
+            let marks = if nth == last { marks.take().unwrap_or_default() } else { Vec::new() };
+            let (clock, reading) = (self.clock, self.reading.clone());
+            self.frame(piece, &Frame { beginning: None, marks, at, clock, reading })?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, bytes: &[u8], frame: &Frame) -> Result<(), SpoolError> {
+        let failed = |source| SpoolError::File { action: "write", path: self.path.clone(), source };
+        let metadata = serde_json::to_vec(frame).map_err(|error| failed(error.into()))?;
+        let stored = self.spool.sealed((self.name, self.frames), bytes, &metadata)?;
+        self.file.write_all(&stored).map_err(failed)?;
+        self.frames = self.frames.saturating_add(1);
+        Ok(())
+    }
+
+    /// Makes all that was appended survive a power cut.
+    ///
+    /// # Errors
+    /// What the operating system said. Nobody knows then what is on the disk.
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        self.file.sync_data().map_err(|source| SpoolError::File { action: "fsync", path: self.path.clone(), source })
+    }
+}
+
+/// The body of a fuzz target. The first byte chooses: the rest as a file, or as what is written into one. That is then cut anywhere, as by a
+/// crash, and has room behind it that was never written, or one byte of it is changed.
+///
+/// Whatever is done, what is read is a prefix of what was written. A crash leaves every whole frame, and nothing that is worth keeping; where a
+/// whole frame does not open, the file is kept.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
+    let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(Protection::None) };
+    let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
+    let name = (replid, first);
+    let read = |file: &[u8]| spool.frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
+    if choice & 1 == 0 {
+        let kept = read(rest).0.map(Spooled::stretch);
+        assert!(kept.is_none_or(|(stretch, bytes)| stretch.last.saturating_sub(stretch.first) == bytes.len() as u64));
+        return;
+    }
+    let (started_at, pieces) = (Timestamp::UNIX_EPOCH, rest.len().div_ceil(4).max(1));
+    let beginning = Beginning { first, ..Beginning::of(replid, started_at) };
+    let (mut file, mut ends, mut beginning) = (Vec::new(), Vec::new(), Some(beginning));
+    for (number, piece) in std::iter::once(rest.get(..0).unwrap_or_default()).chain(rest.chunks(pieces)).enumerate() {
+        let frame =
+            Frame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
+        let metadata = serde_json::to_vec(&frame).unwrap_or_default();
+        file.extend(spool.sealed((name, number as u64), piece, &metadata).unwrap_or_default());
+        ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
+    }
+    let at = usize::from(u16::from_le_bytes(*at)) % file.len().max(1);
+    let opens = |len: usize| ends.iter().rev().find(|(end, _)| *end <= len).map(|(_, bytes)| *bytes);
+    let (found, damaged, whole) = if choice & 2 == 0 {
+        let whole = opens(at);
+        file.truncate(at);
+        file.resize(at.saturating_add(usize::from(*mask)), 0);
+        let (found, damaged) = read(&file);
+        // A frame may have the bytes that end one in what it holds; such a file is kept in vain.
+        let harmless = mask == &0 && !rest.windows(seal::END.len()).any(|window| window == seal::END);
+        assert!(!damaged || !harmless, "a file as a crash leaves it is not removed");
+        (found, damaged, whole)
+    } else {
+        if let Some(byte) = file.get_mut(at) {
+            *byte ^= mask;
+        }
+        let (found, damaged) = read(&file);
+        (found, damaged, opens(file.len()))
+    };
+    let bytes = found.as_ref().map(|found| found.bytes.len());
+    assert!(bytes >= whole || damaged, "{bytes:?} of {whole:?} bytes open, and the file is not kept");
+    if let Some(found) = found {
+        assert!(rest.starts_with(&found.bytes), "what is read was not written");
+        let (stretch, bytes) = found.clone().stretch();
+        assert!(found.bytes.starts_with(&bytes) && stretch.last == first.saturating_add(bytes.len() as u64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::{Beginning, Mark, Spool};
+    use crate::redis::format::resp::encode;
+    use crate::vault::seal::Protection;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn spool(dir: &std::path::Path) -> Spool {
+        Spool { dir: dir.to_owned(), instance: "cache".into(), protection: Arc::new(Protection::None) }
+    }
+
+    fn beginning(first: u64) -> Beginning {
+        let replid = ID.parse().unwrap();
+        Beginning { first, db: 2, ..Beginning::of(replid, Timestamp::UNIX_EPOCH) }
+    }
+
+    #[test]
+    fn what_was_appended_is_read_up_to_its_last_whole_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let mut growing = spool.begin(beginning(100)).unwrap();
+        let commands = [encode(&[b"SELECT", b"5"]), encode(&[b"SET", b"a", b"1"]), encode(&[b"PING"])].concat();
+        let end = 100 + commands.len() as u64;
+        let mark = Mark { offset: end, db: 5, time: Timestamp::UNIX_EPOCH };
+        let late = Timestamp::from_second(9).unwrap();
+        growing.append(&commands, vec![mark], Timestamp::UNIX_EPOCH).unwrap();
+        let offset = crate::base::clock::Offset { low: -3, high: 5 };
+        let clock = Some(crate::base::clock::Measured::once(late, offset));
+        growing.set_clock(clock);
+        growing.append(b"*1\r\n$4\r\nPI", vec![], late).unwrap();
+        growing.sync().unwrap();
+        assert_eq!(spool.list().unwrap(), [growing.name()]);
+        let (stretch, bytes) = spool.read(growing.name()).unwrap().unwrap().stretch();
+        assert_eq!(bytes, commands);
+        assert_eq!((stretch.first, stretch.last, stretch.db, stretch.db_after), (100, end, 2, 5));
+        assert_eq!((stretch.writes, stretch.marks, stretch.ended_at, stretch.clock), (1, vec![mark], late, clock));
+        spool.remove(growing.name()).unwrap();
+        assert!(spool.read(growing.name()).unwrap().is_none() && spool.list().unwrap().is_empty());
+    }
+
+    /// A crash may cut the file anywhere.
+    #[test]
+    fn after_any_cut_a_prefix_of_whole_frames_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let mut growing = spool.begin(beginning(0)).unwrap();
+        let path = growing.path.clone();
+        let mut ends = vec![(fs::metadata(&path).unwrap().len(), 0)];
+        for n in 1..6_u64 {
+            growing.append(&encode(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
+            ends.push((fs::metadata(&path).unwrap().len(), 14 * n));
+        }
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let expected = ends.iter().rev().find(|(end, _)| *end <= cut as u64).map(|(_, len)| *len);
+            let read = spool.read(growing.name()).unwrap().map(|spooled| spooled.bytes.len() as u64);
+            assert_eq!(read, expected, "cut at {cut}");
+        }
+        // Another stretch's file does not open under this name.
+        let other = spool.begin(beginning(7)).unwrap();
+        fs::copy(&other.path, &path).unwrap();
+        assert!(spool.read(growing.name()).unwrap().is_none());
+    }
+
+    /// A replica that becomes the master counts no part of a transaction.
+    #[test]
+    fn a_transaction_that_is_open_at_the_end_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let (before, after) = (encode(&[b"SET", b"a", b"1"]), encode(&[b"SET", b"b", b"2"]));
+        let open = [encode(&[b"MULTI"]), encode(&[b"INCR", b"a"])].concat();
+        let closed = [open.clone(), encode(&[b"EXEC"])].concat();
+        let end = 100 + before.len() as u64;
+        let half = &after[..after.len() - 3];
+        for (bytes, in_transaction, next, left) in [
+            ([&before[..], &open].concat(), false, None, before.len()),
+            ([&before[..], &open, half].concat(), false, None, before.len()),
+            (open.clone(), false, None, 0),
+            // Nothing is open, or it began before.
+            ([&before[..], &closed, half].concat(), false, None, before.len() + closed.len()),
+            (after.clone(), true, None, after.len()),
+            // Another file goes on within it.
+            ([&before[..], &open].concat(), false, Some(end + open.len() as u64), before.len() + open.len()),
+        ] {
+            let mut growing = spool.begin(Beginning { in_transaction, ..beginning(100) }).unwrap();
+            let mark = |offset| Mark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
+            growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
+            spool.end_with_whole_transaction(growing.name(), next).unwrap();
+            let (stretch, its) = spool.read(growing.name()).unwrap().unwrap().stretch();
+            assert_eq!((its.len(), &its[..]), (left, &bytes[..left]));
+            let empty = left == 0;
+            assert_eq!(
+                stretch.marks,
+                if empty {
+                    vec![]
+                } else {
+                    [mark(100), mark(end)].into_iter().filter(|mark| mark.offset <= stretch.last).collect()
+                }
+            );
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    /// Only what a crash leaves goes with the file.
+    #[test]
+    fn what_the_disk_has_changed_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let mut growing = spool.begin(beginning(0)).unwrap();
+        let (name, path) = (growing.name(), growing.path.clone());
+        for _ in 0..3 {
+            growing.append(&encode(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let aside = path.with_added_extension("damaged");
+        let kept = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            spool.discard(name).unwrap();
+            assert!(!path.exists() && spool.list().unwrap().is_empty());
+            let kept = fs::read(&aside).ok();
+            fs::remove_file(&aside).ok();
+            kept
+        };
+        assert_eq!(kept(&whole), None);
+        for cut in 0..whole.len() {
+            assert_eq!(kept(&whole[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(kept(&[&whole[..], &[0; 5000]].concat()), None, "room that was never written");
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            assert!(kept(&changed).is_some_and(|kept| kept == changed), "{at} of {}", whole.len());
+        }
+        spool.discard(name).unwrap();
+    }
+}

@@ -1,0 +1,212 @@
+//! Which repositories were asked. What only one has that was not is not known to be missing, and what is the newest is not known either.
+
+use std::collections::BTreeMap;
+
+use super::Instance;
+use super::history::{Reach, Unreachable, Wanted};
+use crate::vault::Error;
+use crate::vault::repository::ObjectInfo;
+use crate::vault::repository::key::Prefix;
+
+/// Repositories that could not be asked, by name, each with what was in the way.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unasked(BTreeMap<String, String>);
+
+impl Unasked {
+    pub(super) fn note(&mut self, unasked: impl IntoIterator<Item = (String, String)>) {
+        for (name, why) in unasked {
+            let prefix = format!("repository {name}: ");
+            let why = why.strip_prefix(&prefix).map(str::to_owned).unwrap_or(why);
+            self.0.entry(name).or_insert(why);
+        }
+    }
+
+    pub(super) fn add(&mut self, more: &Unasked) {
+        self.note(more.0.clone());
+    }
+
+    /// Name and reason of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, why)| (name.as_str(), why.as_str()))
+    }
+
+    /// Goes on only if all were asked.
+    ///
+    /// # Errors
+    /// [`Error::Unasked`].
+    pub fn none(&self) -> Result<(), Error> {
+        let said: Vec<String> = self.iter().map(|(name, why)| format!("repository {name}: {why}")).collect();
+        if said.is_empty() { Ok(()) } else { Err(Error::Unasked { why: said.join("; ") }) }
+    }
+
+    /// Says so, where what the others have is told all the same.
+    pub fn warn(&self) {
+        for (repository, why) in self.iter() {
+            tracing::warn!(repository, why, "this repository could not be asked; what only it has is not told");
+        }
+    }
+}
+
+impl Instance {
+    /// What is under a prefix in the repositories that answer; the others are noted.
+    pub(super) async fn listed(&self, prefix: &Prefix, unasked: &mut Unasked) -> Result<Vec<ObjectInfo>, Error> {
+        let listing = self.vault.list(prefix, None).await?;
+        unasked.note(listing.unasked);
+        Ok(listing.objects)
+    }
+
+    /// Whether any repository has a snapshot of this label, whole or not.
+    ///
+    /// # Errors
+    /// [`Error::Unasked`] if none of those has that could be asked, and not all could.
+    pub async fn has_snapshot(&self, label: &str) -> Result<bool, Error> {
+        let mut unasked = Unasked::default();
+        let found = self.labels_noting(&mut unasked).await?.iter().any(|known| known == label);
+        if !found {
+            unasked.none()?;
+        }
+        Ok(found)
+    }
+
+    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is on the way is there: the
+    /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
+    ///
+    /// # Errors
+    /// No repository could be asked, or something does not open. [`Error::Unasked`] where the answer would be another one if a repository
+    /// that could not be asked had more. What cannot be reached is no error but an answer.
+    pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
+        let mut unasked = Unasked::default();
+        let found = self.seek(wanted, from, &mut unasked).await?;
+        let holds = match wanted {
+            Wanted::Time(_) | Wanted::Offset(..) => found.is_ok(),
+            // A newer one may be elsewhere.
+            Wanted::Snapshot => found.is_ok() && from.is_some(),
+            Wanted::Newest => false,
+        };
+        if !holds {
+            unasked.none()?;
+        }
+        Ok(found)
+    }
+
+    /// The same as far as the repositories tell that answer: for whoever says how things are, and not for a restore.
+    ///
+    /// # Errors
+    /// No repository could be asked, or something does not open.
+    pub async fn reach_as_told(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
+        self.seek(wanted, from, &mut Unasked::default()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use tempfile::TempDir;
+
+    use crate::base::retry::Class;
+    use crate::redis::archive::{Instance, Origin, Snapshot, Stretch, Wanted};
+    use crate::redis::format::rdb::{Limits, Walker};
+    use crate::redis::format::resp::encode;
+    use crate::vault::Absent;
+    use crate::vault::testing::{create, open};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+    const LABEL: &str = "20261122T120000.000Z";
+    const OTHER: &str = "20261122T130000.000Z";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// A snapshot of the second 10 at offset 100.
+    fn snapshot() -> Snapshot {
+        let mut walker = Walker::new(Limits::default());
+        walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
+        Snapshot {
+            format: 1,
+            label: LABEL.into(),
+            started_at: at(9),
+            finished_at: at(12),
+            at: at(10),
+            origin: Origin::File { path: "x".into() },
+            flavour: crate::redis::wire::Flavour::Redis,
+            version: "7".into(),
+            run_id: None,
+            replid: ID.parse().ok(),
+            offset: Some(100),
+            db: 0,
+            walk: walker.finish().unwrap(),
+            parts: Vec::new(),
+            logical_bytes: 18,
+            stored_bytes: 0,
+        }
+    }
+
+    /// One command of 27 bytes, which had come by then.
+    async fn put(instance: &Instance, first: u64, second: i64) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
+        let last = first + bytes.len() as u64;
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": ID, "first": first, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
+            "in_transaction_after": false, "follows": null, "started_at": at(second - 1), "ended_at": at(second),
+            "writes": 1, "marks": [[last, 0, at(second).as_microsecond()]],
+        }))
+        .unwrap();
+        for place in 0..instance.place_count() {
+            instance.put_commands(place, &stretch, bytes.clone()).await.unwrap();
+        }
+    }
+
+    async fn instance(dirs: &[&TempDir]) -> Instance {
+        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_a_repository_may_have_that_is_away_is_neither_missing_nor_left_out() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
+        both.put_snapshot(&snapshot(), &Absent::default()).await.unwrap();
+        put(&both, 100, 12).await;
+        // The other one lags.
+        put(&instance(&[&a]).await, 127, 20).await;
+        let newest = both.reach(Wanted::Newest, None).await.unwrap().unwrap();
+        assert_eq!(newest.to.unwrap().offset, 154);
+        assert!(!both.has_snapshot(OTHER).await.unwrap());
+
+        std::fs::remove_dir_all(a.path().join("repository")).unwrap();
+        let left = instance(&[&a, &b]).await;
+        let id = ID.parse().unwrap();
+        for (wanted, from, offset) in [
+            (Wanted::Time(at(12)), None, Some(127)),
+            (Wanted::Offset(id, 127), None, Some(127)),
+            (Wanted::Snapshot, Some(LABEL), Some(100)),
+            (Wanted::Newest, None, None),
+            (Wanted::Snapshot, None, None),
+            (Wanted::Time(at(20)), None, None),
+            (Wanted::Offset(id, 154), None, None),
+            (Wanted::Snapshot, Some(OTHER), None),
+        ] {
+            match (left.reach(wanted, from).await, offset) {
+                (Ok(found), Some(offset)) => assert_eq!(found.unwrap().to.unwrap().offset, offset, "{wanted:?}"),
+                (Err(error), None) => {
+                    assert!(matches!(error, crate::vault::Error::Unasked { .. }), "{wanted:?}: {error}");
+                    assert_eq!(error.class(), Class::Transient);
+                    assert!(error.to_string().contains("place0"), "{error}");
+                }
+                (found, _) => panic!("{wanted:?}: {found:?}"),
+            }
+        }
+        assert!(left.has_snapshot(LABEL).await.unwrap());
+        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::Error::Unasked { .. })));
+        assert_eq!(left.histories_at(&"127".parse().unwrap()).await.unwrap(), [id]);
+        assert!(matches!(left.histories_at(&"154".parse().unwrap()).await, Err(crate::vault::Error::Unasked { .. })));
+
+        // Who only tells how things are, and who goes on from there, has what there is.
+        let told = left.reach_as_told(Wanted::Newest, None).await.unwrap().unwrap();
+        assert_eq!(told.to.unwrap().offset, 127);
+        assert_eq!(left.stored_stretches().await.unwrap().len(), 1);
+        let known = left.known().await.unwrap();
+        assert_eq!(known.unasked().iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"]);
+    }
+}

@@ -1,0 +1,274 @@
+//! The walk from the first byte to the last: header, body, checksum.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use super::body::Steps;
+use super::grammar;
+use super::summary::{Checksum, Magic, Stopped, Walk};
+use super::{Error, Limits, crc64};
+
+/// More than the longest piece that must be seen whole to take a step: the head of a compressed string has 19 bytes.
+const TOKEN: usize = 24;
+
+/// Walked and then summed in one go, while it is in the cache.
+const CHUNK: usize = 64 << 10;
+
+/// Version 5 brought the checksum.
+const FIRST_WITH_CHECKSUM: u32 = 5;
+
+const HEADER: usize = 9;
+const SUM: usize = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Header,
+    Body,
+    /// Something unknown was met: the rest is only summed.
+    Opaque,
+    Checksum,
+    Done,
+}
+
+/// What a step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// So many bytes were used.
+    Used(usize),
+    /// More bytes are needed than there are.
+    Cut,
+    /// So many bytes were used, the last of them the end.
+    End(usize),
+    /// So many bytes were used; what comes after this code is not known.
+    Unknown(usize, u8),
+}
+
+/// Walks an RDB file that is pushed in pieces.
+#[derive(Debug)]
+pub struct Walker {
+    phase: Phase,
+    steps: Steps,
+    /// A piece that was cut, less than [`TOKEN`] bytes.
+    cut: Vec<u8>,
+    /// The header while it comes in; later the last bytes, which may be the checksum.
+    tail: Vec<u8>,
+    /// Bytes walked: where the next step begins.
+    at: u64,
+    /// Where the piece began that the next step goes on with.
+    start: u64,
+    crc: u64,
+    walk: Walk,
+    failed: Option<Error>,
+}
+
+impl Walker {
+    /// A walk from the first byte.
+    #[must_use]
+    pub fn new(limits: Limits) -> Walker {
+        let walk = Walk {
+            magic: Magic::Redis,
+            version: 0,
+            aux: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            functions: 0,
+            modules: BTreeSet::new(),
+            unwalked: 0,
+            stopped: None,
+            checksum: Checksum::Absent,
+            bytes: 0,
+        };
+        Walker {
+            phase: Phase::Header,
+            steps: Steps::new(limits),
+            cut: Vec::new(),
+            tail: Vec::new(),
+            at: 0,
+            start: 0,
+            crc: 0,
+            walk,
+            failed: None,
+        }
+    }
+
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// The bytes are no RDB file, a damaged one, or go on after its end. After an error every call gives the same.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let done = bytes.chunks(CHUNK).try_for_each(|chunk| self.take(chunk));
+        done.inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    /// The database that the stream of commands behind the file acts on first, once that was met: it stands near the file's beginning.
+    #[must_use]
+    pub fn stream_database(&self) -> Option<u32> {
+        self.walk.stream_database()
+    }
+
+    /// Whether the end of the file has been met. A file of a newer format that is not understood to its end never says so.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// What was found, once all bytes were pushed.
+    ///
+    /// # Errors
+    /// The file is cut off, or what [`Walker::push`] said.
+    pub fn finish(mut self) -> Result<Walk, Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        match self.phase {
+            Phase::Done => {}
+            Phase::Opaque => self.finish_opaque()?,
+            Phase::Header | Phase::Body | Phase::Checksum => return Err(Error::Truncated { at: self.walk.bytes }),
+        }
+        Ok(self.walk)
+    }
+
+    /// What is not understood still ends in the end's code and the checksum.
+    fn finish_opaque(&mut self) -> Result<(), Error> {
+        let Some(([grammar::END], sum)) = self.tail.split_last_chunk::<SUM>() else {
+            return Err(Error::Truncated { at: self.walk.bytes });
+        };
+        self.walk.checksum = compare(u64::from_le_bytes(*sum), crc64(self.crc, &[grammar::END]))?;
+        if let Some(stopped) = &mut self.walk.stopped {
+            stopped.opaque = self.walk.bytes.saturating_sub(stopped.at);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let used = match self.phase {
+                Phase::Header => self.header(rest)?,
+                Phase::Body => self.body(rest)?,
+                Phase::Opaque => self.opaque(rest),
+                Phase::Checksum => self.checksum(rest)?,
+                Phase::Done => return Err(Error::Trailing { at: self.walk.bytes }),
+            };
+            self.walk.bytes = self.walk.bytes.saturating_add(count(used));
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Collects up to `wanted` bytes in `tail`, and says how many of `bytes` that took.
+    fn collect(&mut self, bytes: &[u8], wanted: usize) -> usize {
+        let used = bytes.len().min(wanted.saturating_sub(self.tail.len()));
+        self.tail.extend_from_slice(bytes.get(..used).unwrap_or_default());
+        used
+    }
+
+    fn header(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        let used = self.collect(bytes, HEADER);
+        if self.tail.len() == HEADER {
+            let bad = || Error::Header { found: String::from_utf8_lossy(&self.tail).into_owned() };
+            (self.walk.magic, self.walk.version) = magic(&self.tail).ok_or_else(bad)?;
+            self.crc = crc64(0, &self.tail);
+            self.at = count(HEADER);
+            self.tail.clear();
+            self.phase = Phase::Body;
+        }
+        Ok(used)
+    }
+
+    /// Walks until the bytes are used up or the body ends, and sums what was walked.
+    fn body(&mut self, input: &[u8]) -> Result<usize, Error> {
+        let mut rest = input;
+        while !rest.is_empty() && self.phase == Phase::Body {
+            let held = self.cut.len();
+            if !self.steps.is_within_a_string() {
+                self.start = self.at;
+            }
+            let taken = if held == 0 {
+                self.steps.take(rest, &mut self.walk)
+            } else {
+                // A piece was cut: its bytes so far, and enough more.
+                self.cut.extend_from_slice(rest.get(..TOKEN.min(rest.len())).unwrap_or_default());
+                self.steps.take(&self.cut, &mut self.walk)
+            };
+            let taken = taken.map_err(|what| Error::Damaged { at: self.start, what })?;
+            let used = match taken {
+                Taken::Cut if held == 0 => {
+                    self.cut.extend_from_slice(rest);
+                    rest = &[];
+                    continue;
+                }
+                // All of the rest is there now, for it was less than the longest piece.
+                Taken::Cut => {
+                    rest = &[];
+                    continue;
+                }
+                Taken::Used(used) => used,
+                Taken::End(used) => {
+                    let summed = self.walk.version >= FIRST_WITH_CHECKSUM;
+                    self.phase = if summed { Phase::Checksum } else { Phase::Done };
+                    used
+                }
+                Taken::Unknown(used, code) => {
+                    self.walk.stopped = Some(Stopped { at: self.at, code, opaque: 0 });
+                    self.phase = Phase::Opaque;
+                    used
+                }
+            };
+            self.at = self.at.saturating_add(count(used));
+            self.cut.clear();
+            rest = rest.get(used.saturating_sub(held)..).unwrap_or_default();
+        }
+        let used = input.len().saturating_sub(rest.len());
+        self.crc = crc64(self.crc, input.get(..used).unwrap_or_default());
+        Ok(used)
+    }
+
+    /// Sums all but the last bytes, which are held back: the end's code and the checksum, if this is the end.
+    fn opaque(&mut self, bytes: &[u8]) -> usize {
+        const KEPT: usize = 1 + SUM;
+        let gone = self.tail.len().saturating_add(bytes.len()).saturating_sub(KEPT).min(self.tail.len());
+        let late = self.tail.split_off(gone);
+        self.crc = crc64(self.crc, &mem::replace(&mut self.tail, late));
+        let (early, late) = bytes.split_at(bytes.len().saturating_sub(KEPT));
+        self.crc = crc64(self.crc, early);
+        self.tail.extend_from_slice(late);
+        bytes.len()
+    }
+
+    fn checksum(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        let used = self.collect(bytes, SUM);
+        if let Some(sum) = self.tail.first_chunk() {
+            self.walk.checksum = compare(u64::from_le_bytes(*sum), self.crc)?;
+            self.phase = Phase::Done;
+        }
+        Ok(used)
+    }
+}
+
+/// Zero stands for none: a server that writes no checksum writes that.
+fn compare(found: u64, computed: u64) -> Result<Checksum, Error> {
+    match found {
+        0 => Ok(Checksum::Disabled),
+        sum if sum == computed => Ok(Checksum::Verified),
+        found => Err(Error::Checksum { found, computed }),
+    }
+}
+
+fn magic(header: &[u8]) -> Option<(Magic, u32)> {
+    let (magic, digits) = match header.strip_prefix(b"REDIS") {
+        Some(digits) => (Magic::Redis, digits),
+        None => (Magic::Valkey, header.strip_prefix(b"VALKEY")?),
+    };
+    let version = digits.iter().try_fold(0_u32, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u32::from(byte.wrapping_sub(b'0')))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })?;
+    (version > 0).then_some((magic, version))
+}
+
+pub(super) fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,436 @@
+//! How protected a Redis instance is.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::base::clock;
+use crate::base::findings::{
+    ASK_LIMIT, Disk, Finding, Findings, Level, UNPROTECTED_MAX, disks, megabytes, seconds, words,
+};
+use crate::redis::archive::{Gap, Instance, Reach, Snapshot, Wanted, without_strangers};
+use crate::redis::wire::{Info, ReplicationId, Source};
+use crate::vault::Error;
+
+/// The newest moment that can be restored to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Newest {
+    /// Up to when everything is here, by the receiver's clock.
+    pub time: Timestamp,
+    /// The history; `None` if the snapshot is not known to be part of one.
+    pub replid: Option<ReplicationId>,
+    /// How far it is here.
+    pub offset: Option<u64>,
+}
+
+/// What the server says.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Server {
+    /// What it is, and where.
+    pub about: String,
+    /// Its history.
+    pub replid: Option<ReplicationId>,
+    /// How far it is in it.
+    pub offset: Option<u64>,
+    /// What is wrong with its own persistence, which it says nowhere else.
+    pub trouble: Option<String>,
+}
+
+/// What there is to judge by.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// Its name.
+    pub name: String,
+    /// The newest moment, or why there is none.
+    pub newest: Result<Newest, String>,
+    /// Whether its stream of commands is, or was, received.
+    pub streamed: bool,
+    /// The newest snapshot.
+    pub backup: Option<Snapshot>,
+    /// The newest snapshot, if it cannot be restored, and why.
+    pub lack: Option<(String, String)>,
+    /// What is missing behind the newest moment, though it was received.
+    pub hole: Option<String>,
+    /// Breaks in the stream, oldest first.
+    pub gaps: Vec<Gap>,
+    /// The server, or why it could not be asked.
+    pub server: Result<Server, String>,
+    /// Repositories that could not be reached, with what was in the way.
+    pub unreachable: Vec<(String, String)>,
+    /// Local disks.
+    pub disks: Vec<Disk>,
+    /// When snapshots are due, as a cron line in UTC.
+    pub schedule: Option<String>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// How protected an instance is.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
+pub struct Health {
+    /// Its name.
+    pub instance: String,
+    /// Whether nothing is bad.
+    pub healthy: bool,
+    /// The newest moment that can be restored to.
+    pub newest: Option<Newest>,
+    /// For how long what was written is not protected: nothing if all is. The most it can be, where the server cannot be asked.
+    pub unprotected_seconds: Option<u64>,
+    /// Bytes of commands that the server has and nobody else, where server and archive are in the same history.
+    pub unprotected_bytes: Option<u64>,
+    /// The newest snapshot.
+    pub backup: Option<String>,
+    /// Its age.
+    pub backup_age_seconds: Option<u64>,
+    /// What the server says.
+    pub server: Option<Server>,
+    /// Local disks.
+    pub disks: Vec<Disk>,
+    /// Everything that was looked at, worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Health {
+    /// Of one that cannot be looked at, with what is in the way.
+    #[must_use]
+    pub fn unknown(instance: &str, why: String) -> Health {
+        let findings = vec![Finding { level: Level::Bad, subject: "archive", text: why }];
+        Health { instance: instance.to_owned(), findings, ..Health::default() }
+    }
+}
+
+/// Where to look besides the archive.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The server, or why it is not known how to get in.
+    pub server: Result<Source, String>,
+    /// When snapshots are due.
+    pub schedule: Option<String>,
+    /// Directories whose disks matter, with what is in them.
+    pub disks: Vec<(String, PathBuf)>,
+}
+
+/// The newest moment that can be restored to, or why there is none.
+///
+/// # Errors
+/// No repository could be asked, or something in one does not open.
+pub async fn newest(instance: &Instance) -> Result<Result<Newest, String>, Error> {
+    Ok(instance.reach_as_told(Wanted::Newest, None).await?.map_err(|not| not.reason).map(|reach| Newest::of(&reach)))
+}
+
+impl Newest {
+    fn of(reach: &Reach) -> Newest {
+        let last = reach.stretches.last();
+        Newest {
+            time: last.map_or(reach.at, |last| last.ended_at.max(reach.at)),
+            replid: reach.replid(),
+            offset: last.map(|last| last.last).or(reach.snapshot.offset),
+        }
+    }
+}
+
+/// Looks at everything once.
+///
+/// # Errors
+/// No repository could be asked, or something in one does not open.
+pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error> {
+    let vault = instance.vault();
+    // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
+    let reach = instance.reach_as_told(Wanted::Newest, None).await?;
+    let labels = instance.labels().await?;
+    let (mut snapshots, mut gaps) = (instance.snapshots().await?, instance.gaps().await?);
+    let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_known(&snapshots, &gaps));
+    // A break before the oldest snapshot is no moment's any more.
+    let oldest = snapshots.iter().map(|snapshot| snapshot.at).min();
+    gaps.retain(|gap| oldest.is_none_or(|oldest| gap.noticed_at >= oldest));
+    let opens = |label: &String| snapshots.iter().any(|snapshot| snapshot.label == *label);
+    let closed = labels.into_iter().max().filter(|label| !opens(label));
+    without_strangers(&mut snapshots);
+    let backup = snapshots.pop();
+    let known = instance.known().await?;
+    let streamed = known.histories().next().is_some();
+    let facts = Facts {
+        name: instance.name().to_string(),
+        newest: reach.as_ref().map(Newest::of).map_err(|not| not.reason.clone()),
+        streamed,
+        lack: match closed {
+            Some(label) => Some((label, "its manifest does not open".into())),
+            None => instance.lacking(backup.as_slice()).await?.into_iter().next(),
+        },
+        backup,
+        hole: hole.map(|hole| hole.to_string()),
+        gaps,
+        server: match &places.server {
+            Ok(source) => clock::timeout(&**vault.clock(), ASK_LIMIT, ask(source))
+                .await
+                .unwrap_or_else(|| Err(format!("it did not answer within {} s", ASK_LIMIT.as_secs()))),
+            Err(why) => Err(why.clone()),
+        },
+        unreachable: known.unasked().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
+        disks: disks(&places.disks),
+        schedule: places.schedule.clone(),
+        now: vault.clock().now(),
+    };
+    Ok(judge(&facts))
+}
+
+async fn ask(source: &Source) -> Result<Server, String> {
+    let (connection, info) = source.connect().await.map_err(|error| error.to_string())?;
+    Ok(described(&info, connection.peer()))
+}
+
+fn described(info: &Info, peer: &str) -> Server {
+    let role = if info.is_master() { "a master" } else { "a replica" };
+    Server {
+        about: format!("{} {} at {peer}, {role}", info.flavour(), info.version()),
+        replid: info.get("master_replid").and_then(|id| id.parse().ok()),
+        offset: info.number("master_repl_offset"),
+        trouble: info.persistence_trouble(),
+    }
+}
+
+/// Makes findings of what was seen.
+#[must_use]
+pub fn judge(facts: &Facts) -> Health {
+    let newest = facts.newest.as_ref().ok().copied();
+    let server = facts.server.as_ref().ok();
+    let unprotected_bytes = newest.zip(server).and_then(|(newest, server)| ahead(newest, server));
+    let unprotected_seconds = match unprotected_bytes {
+        Some(0) => Some(0),
+        _ => newest.map(|newest| seconds(facts.now.duration_since(newest.time))),
+    };
+    let mut findings = Findings::default();
+    protection(facts, (unprotected_bytes, unprotected_seconds), &mut findings);
+    if let Some(hole) = &facts.hole {
+        let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
+        findings.say(Level::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
+    }
+    if let Some((label, lack)) = &facts.lack {
+        let advice = "take another one with walkeep backup redis";
+        let text = format!("the newest snapshot, {label}, cannot be restored: {lack}; {advice}");
+        findings.say(Level::Bad, "backup", text);
+    } else if let Some(backup) = &facts.backup {
+        let times = (backup.started_at, backup.finished_at);
+        findings.age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
+    }
+    gaps(facts, &mut findings);
+    match &facts.server {
+        Err(why) => findings.say(Level::Bad, "server", format!("cannot be asked: {why}")),
+        Ok(server) => match &server.trouble {
+            // Nobody else would say it, for months.
+            Some(trouble) => findings.say(Level::Bad, "server", trouble.clone()),
+            None => findings.say(Level::Good, "server", server.about.clone()),
+        },
+    }
+    findings.repositories(&facts.unreachable);
+    findings.disks(&facts.disks);
+    let (healthy, findings) = findings.judged();
+    Health {
+        instance: facts.name.clone(),
+        healthy,
+        newest,
+        unprotected_seconds,
+        unprotected_bytes,
+        backup: facts.backup.as_ref().map(|backup| backup.label.clone()),
+        backup_age_seconds: facts.backup.as_ref().map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
+        server: server.cloned(),
+        disks: facts.disks.clone(),
+        findings,
+    }
+}
+
+/// Bytes that the server is ahead, if both are in one history.
+fn ahead(newest: Newest, server: &Server) -> Option<u64> {
+    let same = newest.replid.is_some() && newest.replid == server.replid;
+    server.offset.zip(newest.offset).filter(|_| same).map(|(server, here)| server.saturating_sub(here))
+}
+
+fn protection(facts: &Facts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
+    let mut say = |level, text: String| findings.say(level, "protection", text);
+    let age = match (&facts.newest, age) {
+        (Err(why), _) => return say(Level::Bad, format!("nothing can be restored: {why}")),
+        (Ok(_), age) => age.unwrap_or(0),
+    };
+    let since = words(age);
+    match bytes {
+        Some(0) => return say(Level::Good, "everything that the server has written is protected".to_owned()),
+        _ if !facts.streamed => {
+            let text = format!(
+                "by snapshots alone: what was written in the last {since} is on the server alone; walkeep receive keeps \
+                 every second"
+            );
+            return say(Level::Good, text);
+        }
+        Some(_) | None => {}
+    }
+    let late = age > seconds(UNPROTECTED_MAX);
+    let advice = if late && facts.hole.is_none() { "; is walkeep receive running?" } else { "" };
+    let what = match (bytes, &facts.server) {
+        (Some(bytes), _) => format!("{} of commands are on the server alone", megabytes(bytes)),
+        (None, Ok(_)) => "the server is in another history, after a failover or a restart".to_owned(),
+        (None, Err(_)) => "what the server has written since is not known".to_owned(),
+    };
+    let level = if late { Level::Bad } else { Level::Good };
+    say(level, format!("{what}, the last protected moment is {since} ago{advice}"));
+}
+
+/// A break is bridged by a snapshot that was begun after it was noticed.
+fn gaps(facts: &Facts, findings: &mut Findings) {
+    let Some(last) = facts.gaps.last() else { return findings.say(Level::Good, "gaps", "none") };
+    let breaks = match facts.gaps.len() {
+        1 => "the stream broke once".to_owned(),
+        several => format!("the stream broke {several} times, last"),
+    };
+    let text = format!(
+        "{breaks} after offset {}, {} ago: {}",
+        last.offset,
+        words(seconds(facts.now.duration_since(last.noticed_at))),
+        last.reason
+    );
+    if facts.backup.as_ref().is_some_and(|backup| backup.at >= last.noticed_at) {
+        findings.say(Level::Warning, "gaps", format!("{text}; the newest snapshot does without what was lost"));
+    } else {
+        let advice = "there is no snapshot since; take one with walkeep backup redis";
+        findings.say(Level::Bad, "gaps", format!("{text}; {advice}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::{Facts, Newest, Server, judge};
+    use crate::base::findings::{Disk, Level};
+    use crate::redis::archive::{Gap, Origin, Snapshot};
+    use crate::redis::format::rdb::{Limits, Walker};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn ago(minutes: i64) -> Timestamp {
+        let now: Timestamp = "2026-11-22T14:00:00Z".parse().unwrap();
+        now.checked_sub(SignedDuration::from_mins(minutes)).unwrap()
+    }
+
+    /// An instance of which everything is as it should be.
+    fn facts() -> Facts {
+        let mut walker = Walker::new(Limits::default());
+        walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
+        let replid = ID.parse().ok();
+        let backup = Snapshot {
+            format: 1,
+            label: "20261122T120000.000Z".into(),
+            started_at: ago(120),
+            finished_at: ago(119),
+            at: ago(120),
+            origin: Origin::File { path: "x".into() },
+            flavour: crate::redis::wire::Flavour::Redis,
+            version: "7".into(),
+            run_id: None,
+            replid,
+            offset: Some(100),
+            db: 0,
+            walk: walker.finish().unwrap(),
+            parts: Vec::new(),
+            logical_bytes: 18,
+            stored_bytes: 0,
+        };
+        Facts {
+            name: "cache".into(),
+            newest: Ok(Newest { time: ago(60), replid, offset: Some(500) }),
+            streamed: true,
+            backup: Some(backup),
+            lack: None,
+            hole: None,
+            gaps: Vec::new(),
+            server: Ok(Server { about: "Redis 7".into(), replid, offset: Some(500), trouble: None }),
+            unreachable: Vec::new(),
+            disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
+            schedule: Some("0 */6 * * *".into()),
+            now: ago(0),
+        }
+    }
+
+    fn gap(minutes: i64) -> Gap {
+        let noticed_at = ago(minutes);
+        Gap { replid: ID.parse().unwrap(), offset: 7, until: None, noticed_at, reason: "backlog".into() }
+    }
+
+    #[test]
+    fn an_idle_instance_is_healthy_however_long_nothing_came() {
+        let health = judge(&facts());
+        assert!(health.findings.iter().all(|finding| finding.level == Level::Good), "{:?}", health.findings);
+        assert_eq!((health.healthy, health.unprotected_seconds, health.unprotected_bytes), (true, Some(0), Some(0)));
+        assert_eq!(health.backup_age_seconds, Some(119 * 60));
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
+        let check = |wrong: &dyn Fn(&mut Facts), words: &str| {
+            let mut facts = facts();
+            wrong(&mut facts);
+            let health = judge(&facts);
+            assert!(!health.healthy, "{words}");
+            let worst = &health.findings[0];
+            assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
+        };
+        let server = |facts: &mut Facts, change: &dyn Fn(&mut Server)| change(facts.server.as_mut().unwrap());
+        check(&|facts| facts.newest = Err("no snapshot".into()), "nothing can be restored: no snapshot");
+        check(
+            &|facts| server(facts, &|server| server.offset = Some(600)),
+            "100 bytes of commands are on the server alone",
+        );
+        check(&|facts| server(facts, &|server| server.replid = None), "another history");
+        check(
+            &|facts| facts.lack = Some(("20261122T120000.000Z".into(), "part 3 is missing".into())),
+            "20261122T120000.000Z, cannot be restored: part 3",
+        );
+        check(&|facts| facts.hole = Some("what lies between".into()), "nothing behind it can be restored");
+        check(&|facts| server(facts, &|server| server.trouble = Some("BGSAVE fails".into())), "BGSAVE fails");
+        check(&|facts| facts.gaps = vec![gap(300), gap(60)], "broke 2 times, last after offset 7, 60 min ago: backlog");
+        check(
+            &|facts| {
+                let backup = facts.backup.as_mut().unwrap();
+                (backup.started_at, backup.finished_at) = (ago(600), ago(600));
+            },
+            "the newest is 10 h 0 min old, and one was due 2 h 0 min ago",
+        );
+        check(&|facts| facts.unreachable.push(("offsite".into(), "no route".into())), "no route");
+        check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");
+        check(
+            &|facts| {
+                facts.newest.as_mut().unwrap().time = ago(2);
+                facts.server = Err("refused".into());
+            },
+            "cannot be asked: refused",
+        );
+    }
+
+    #[test]
+    fn what_was_written_a_moment_ago_may_be_on_its_way() {
+        let level = |minutes| {
+            let mut facts = facts();
+            facts.newest.as_mut().unwrap().time = ago(minutes);
+            facts.server.as_mut().unwrap().offset = Some(600);
+            judge(&facts).findings[0].level
+        };
+        assert_eq!((level(5), level(6)), (Level::Good, Level::Bad));
+    }
+
+    #[test]
+    fn who_takes_snapshots_alone_is_judged_by_their_schedule() {
+        let mut facts = facts();
+        facts.streamed = false;
+        facts.server.as_mut().unwrap().offset = Some(600);
+        let health = judge(&facts);
+        assert!(health.healthy && health.unprotected_seconds == Some(3600), "{health:?}");
+        assert!(health.findings.iter().any(|finding| finding.text.contains("by snapshots alone")), "{health:?}");
+    }
+
+    #[test]
+    fn a_break_matters_until_a_snapshot_is_behind_it() {
+        let mut facts = facts();
+        facts.gaps = vec![gap(180)];
+        let health = judge(&facts);
+        assert!(health.healthy && health.findings[0].level == Level::Warning, "{health:?}");
+    }
+}

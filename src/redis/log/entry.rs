@@ -1,0 +1,147 @@
+//! What happened in a Redis instance, as it is told.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::redis::archive::Position;
+use crate::redis::wire::ReplicationId;
+
+/// Keys that must be deleted together to be told, unless asked otherwise.
+pub const MANY_KEYS: u64 = 1000;
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// All databases were emptied.
+    FlushAll,
+    /// A database was emptied.
+    FlushDb,
+    /// Many keys were deleted together.
+    Delete,
+    /// The server was started anew.
+    Restart,
+    /// Another server became the master.
+    Failover,
+    /// Part of the stream was lost.
+    Gap,
+    /// A snapshot was taken. Only told when asked for.
+    Snapshot,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 7] =
+        [Kind::FlushAll, Kind::FlushDb, Kind::Delete, Kind::Restart, Kind::Failover, Kind::Gap, Kind::Snapshot];
+
+    /// How it is written, on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::FlushAll => "flush-all",
+            Kind::FlushDb => "flush-db",
+            Kind::Delete => "delete",
+            Kind::Restart => "restart",
+            Kind::Failover => "failover",
+            Kind::Gap => "gap",
+            Kind::Snapshot => "snapshot",
+        }
+    }
+
+    /// Whether it is told without being asked for.
+    #[must_use]
+    pub const fn is_usual(self) -> bool {
+        !matches!(self, Kind::Snapshot)
+    }
+}
+
+/// Something that happened. Its JSON form is a line of `log redis --json`.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Happening {
+    /// When it had come, by the receiver's clock; a break: when it was noticed.
+    pub time: Timestamp,
+    /// When the last of it had come, if it took its time.
+    pub end_time: Option<Timestamp>,
+    /// The offset before it.
+    pub offset: Option<u64>,
+    /// The history that counts this offset.
+    pub replid: Option<String>,
+    /// What it was.
+    pub kind: Kind,
+    /// The database.
+    pub database: Option<u32>,
+    /// Keys: that were deleted, or that are in a snapshot.
+    pub keys: Option<u64>,
+    /// Commands that did it.
+    pub commands: Option<u64>,
+    /// What else there is to say.
+    pub detail: Option<String>,
+    /// The option that restores to just before it; none where nothing leads there.
+    pub target: Option<String>,
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Only what happened then or later.
+    pub since: Option<Timestamp>,
+    /// Only what happened then or earlier.
+    pub until: Option<Timestamp>,
+    /// Only these kinds; the usual ones if empty.
+    pub kinds: Vec<Kind>,
+    /// Keys that must be deleted together to be told.
+    pub keys: u64,
+}
+
+impl Question {
+    /// Whether this is among what was asked for.
+    #[must_use]
+    pub fn wants(&self, happening: &Happening) -> bool {
+        let after = self.since.is_none_or(|since| happening.end_time.unwrap_or(happening.time) >= since);
+        let before = self.until.is_none_or(|until| happening.time <= until);
+        let kind = match self.kinds.as_slice() {
+            [] => happening.kind.is_usual(),
+            kinds => kinds.contains(&happening.kind),
+        };
+        let many = happening.kind != Kind::Delete || happening.keys >= Some(self.keys);
+        after && before && kind && many
+    }
+}
+
+/// A span of time in its largest unit.
+pub(super) fn span(span: SignedDuration) -> String {
+    let seconds = span.as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Times are told in microseconds, as all others are; clocks have more.
+pub(super) fn in_micros(happening: Happening) -> Happening {
+    let time = Timestamp::from_microsecond(happening.time.as_microsecond()).unwrap_or(happening.time);
+    let end_time = happening.end_time.and_then(|time| Timestamp::from_microsecond(time.as_microsecond()).ok());
+    Happening { time, end_time, ..happening }
+}
+
+/// A history's name as people see it.
+pub(super) fn short(replid: ReplicationId) -> String {
+    Position::of(replid, 0).history
+}
+
+/// Something of which no more is known.
+pub(super) const fn plain(kind: Kind, time: Timestamp) -> Happening {
+    Happening {
+        time,
+        end_time: None,
+        offset: None,
+        replid: None,
+        kind,
+        database: None,
+        keys: None,
+        commands: None,
+        detail: None,
+        target: None,
+    }
+}

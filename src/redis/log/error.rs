@@ -1,0 +1,32 @@
+//! Why there is nothing to show of a Redis instance.
+
+use crate::base::retry::Class;
+use crate::vault;
+
+/// Why the log of an instance could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Nothing of the instance is archived.
+    #[error("nothing of {instance} is archived yet; walkeep check {instance} tells what is in the way")]
+    Nothing {
+        /// The instance.
+        instance: String,
+    },
+    /// Objects could not be read or listed.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// A worker thread panicked, or the program is ending.
+    #[error("the work was interrupted")]
+    Stopped,
+}
+
+impl LogError {
+    /// Whether trying again helps.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            LogError::Vault(error) => error.class(),
+            LogError::Nothing { .. } | LogError::Stopped => Class::Permanent,
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! What happened in a Redis instance: databases emptied, many keys deleted, restarts, failovers and breaks, each with the target that
+//! restores to just before it.
+//!
+//! Everything comes from the archive and this machine's spool; the server is not asked. What stands out in a stretch of the stream is in its
+//! metadata ([`crate::redis::archive::stream::deletions`]), so the commands themselves are read only where an older receiver did not say all of it.
+//! Which deletions belong together is found from that (`deletions`); what is told while they go on waits for them. A history is searched for the time asked for, so what lies before and after is not looked at.
+//!
+//! Memory: the names of the stretches, the snapshots' manifests, the metadata of [`AT_ONCE`] stretches, the bytes of one, and [`WAITING`] lines.
+
+pub(crate) mod entry;
+pub(crate) mod missing_commands;
+pub mod error;
+pub(crate) mod deletion_runs;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::redis::archive::stream::deletions::{Notable, Notables, What};
+use crate::redis::archive::{Gap, Instance, Known, Origin, Position, Snapshot, Stretch};
+use crate::redis::wire::ReplicationId;
+use crate::vault;
+
+use super::log::deletion_runs::{Run, Runs};
+use super::log::entry::{in_micros, plain, short, span};
+use super::log::error::LogError as Error;
+use missing_commands::{End, Hole};
+
+pub use super::log::entry::{Happening, Kind, MANY_KEYS, Question};
+
+/// Stretches whose metadata is read at once.
+const AT_ONCE: usize = 16;
+/// Lines that wait for deletions that began before them. When there are more, what goes on is told later than its time.
+const WAITING: usize = 10_000;
+/// A clock that is set back makes times run back along a history. By more than this it is not looked for.
+const DISORDER: SignedDuration = SignedDuration::from_hours(1);
+
+/// Tells what happened, in order. `tell` can end the story.
+///
+/// # Errors
+/// [`Error`].
+pub async fn explore(
+    instance: &Instance,
+    question: &Question,
+    tell: &mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
+) -> Result<(), Error> {
+    if !instance.is_archived().await? {
+        return Err(Error::Nothing { instance: instance.name().to_string() });
+    }
+    let (snapshots, known) = (instance.snapshots().await?, instance.known().await?);
+    known.unasked().warn();
+    let gaps = instance.gaps().await?;
+    let broke = gaps.iter().map(|gap| (gap.replid, gap.offset)).collect();
+    let mut beside: Vec<Beside> = gaps.into_iter().map(Beside::Gap).collect();
+    beside.extend(snapshots.iter().cloned().map(|snapshot| Beside::Snapshot(Box::new(snapshot))));
+    beside.sort_by_key(|beside| std::cmp::Reverse(beside.time()));
+    let mut story = Story {
+        instance,
+        question,
+        snapshots,
+        known,
+        broke,
+        beside,
+        servers: BTreeMap::new(),
+        end: None,
+        led: None,
+        runs: Runs::default(),
+        targets: BTreeMap::new(),
+        nth: 0,
+        waiting: BTreeMap::new(),
+        tell,
+    };
+    story.run().await
+}
+
+/// What is recorded beside the stream.
+enum Beside {
+    Gap(Gap),
+    Snapshot(Box<Snapshot>),
+}
+
+impl Beside {
+    fn time(&self) -> Timestamp {
+        match self {
+            Beside::Gap(gap) => gap.noticed_at,
+            Beside::Snapshot(snapshot) => snapshot.at,
+        }
+    }
+}
+
+/// One telling.
+struct Story<'a> {
+    instance: &'a Instance,
+    question: &'a Question,
+    snapshots: Vec<Snapshot>,
+    known: Known,
+    /// Not told yet, the next one last.
+    beside: Vec<Beside>,
+    /// The breaks that are recorded: history and offset.
+    broke: Vec<missing_commands::Break>,
+    /// Which run of each server was last seen.
+    servers: BTreeMap<String, String>,
+    /// Where the stretch before ended.
+    end: Option<End>,
+    /// Up to where it is known whether a snapshot leads there.
+    led: Option<Led>,
+    /// Deletions that may go on.
+    runs: Runs,
+    /// Their targets.
+    targets: BTreeMap<u64, Option<String>>,
+    /// How much there was so far.
+    nth: u64,
+    /// What is not told yet, because deletions that began before it go on.
+    waiting: BTreeMap<u64, Happening>,
+    tell: &'a mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
+}
+
+#[derive(Clone, Copy)]
+struct Led {
+    replid: ReplicationId,
+    /// The end of the last stretch without a break since it was asked.
+    until: u64,
+    /// Where it was asked.
+    asked: u64,
+    leads: bool,
+}
+
+type Told = ControlFlow<()>;
+
+impl Story<'_> {
+    async fn run(&mut self) -> Result<(), Error> {
+        for (replid, firsts) in self.in_time().await? {
+            if self.history(replid, &firsts).await?.is_break() {
+                return Ok(());
+            }
+        }
+        let ended = self.runs.end();
+        if self.ended(ended).await?.is_continue() && self.beside(Timestamp::MAX).await?.is_continue() {
+            let _told = self.release();
+        }
+        Ok(())
+    }
+
+    /// The histories that reach into the time asked for, oldest first. One server is followed at a time, so they don't overlap.
+    async fn in_time(&self) -> Result<Vec<(ReplicationId, Vec<u64>)>, Error> {
+        let mut found = Vec::new();
+        for (replid, firsts) in self.known.histories() {
+            let Some(stretch) = self.first_of(replid, firsts).await? else { continue };
+            let late = self.question.until.is_some_and(|until| stretch.started_at > later(until));
+            if !late {
+                found.push((stretch.started_at, replid, firsts.to_vec()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, replid, firsts)| (replid, firsts)).collect())
+    }
+
+    /// The first stretch of a history that opens.
+    async fn first_of(&self, replid: ReplicationId, firsts: &[u64]) -> Result<Option<Stretch>, Error> {
+        for first in firsts {
+            if let Some(stretch) = self.read(replid, *first).await? {
+                return Ok(Some(stretch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A stretch, unless retention was faster or it does not open.
+    async fn read(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+        match self.instance.stretch(&self.known, replid, first).await {
+            Err(error) if error.is_integrity() => Ok(None),
+            read => Ok(read?),
+        }
+    }
+
+    async fn history(&mut self, replid: ReplicationId, firsts: &[u64]) -> Result<Told, Error> {
+        let begin = self.begin(replid, firsts).await?;
+        let mut is_first = begin == 0;
+        for names in firsts.get(begin..).unwrap_or_default().chunks(AT_ONCE) {
+            let read = names.iter().map(|first| self.instance.stretch(&self.known, replid, *first));
+            for stretch in join_all(read).await {
+                let stretch = match stretch {
+                    Ok(Some(stretch)) => stretch,
+                    // Retention may have been faster.
+                    Ok(None) => {
+                        (self.end, is_first) = (None, false);
+                        continue;
+                    }
+                    // What follows it shows what is missing.
+                    Err(error) if error.is_integrity() => {
+                        tracing::warn!(%error, "a stretch that does not open is passed over");
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                if self.question.until.is_some_and(|until| stretch.started_at > later(until)) {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                if self.stretch(&stretch, std::mem::take(&mut is_first)).await?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The stretch of a history before the first that may hold something of the time asked for: there may be a hole behind it.
+    async fn begin(&self, replid: ReplicationId, firsts: &[u64]) -> Result<usize, Error> {
+        let Some(since) = self.question.since.map(|since| since.saturating_sub(DISORDER).unwrap_or(Timestamp::MIN))
+        else {
+            return Ok(0);
+        };
+        let (mut low, mut high) = (0, firsts.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let Some(first) = firsts.get(middle) else { break };
+            let stretch = self.read(replid, *first).await?;
+            if stretch.is_some_and(|stretch| stretch.ended_at < since) {
+                low = middle.saturating_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low.saturating_sub(1))
+    }
+
+    async fn stretch(&mut self, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+        let before = self.end;
+        let overlap = before.filter(|end| end.replid == stretch.replid && end.offset > stretch.first);
+        if overlap.is_some_and(|end| end.offset >= stretch.last) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let goes_on = self.goes_on(stretch);
+        let over = if goes_on { Vec::new() } else { self.runs.end() };
+        if self.ended(over).await?.is_break() || self.beside(stretch.started_at).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if !goes_on && self.hole(before, stretch, is_first).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.change(stretch, goes_on).await?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        for notable in self.notables(stretch, overlap.map(|end| end.offset)).await? {
+            let time = stretch.time_at(notable.before);
+            let over = self.runs.over(stretch.piece(notable).from);
+            if self.ended(over).await?.is_break()
+                || self.beside(time).await?.is_break()
+                || self.notable(stretch, &notable, time).await?.is_break()
+            {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let over = self.runs.over(stretch.ended_at);
+        self.ended(over).await
+    }
+
+    /// What stands out in a stretch, or in what comes after offset `from`; its bytes are read only where its metadata does not say.
+    async fn notables(&self, stretch: &Stretch, from: Option<u64>) -> Result<Vec<Notable>, Error> {
+        let wanted = |kind: Kind| self.question.kinds.is_empty() || self.question.kinds.contains(&kind);
+        if ![Kind::FlushAll, Kind::FlushDb, Kind::Delete].into_iter().any(wanted) {
+            return Ok(Vec::new());
+        }
+        let says_all = |told: &Notables| from.is_none() && (told.pieces || !wanted(Kind::Delete));
+        let told = stretch.notable.clone().filter(says_all);
+        let notables = match told {
+            Some(told) => told,
+            None if stretch.writes == 0 => return Ok(Vec::new()),
+            None => {
+                let bytes = match self.instance.bytes_of(stretch).await {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.is_integrity() => {
+                        tracing::warn!(%error, "a stretch does not open, so what was deleted in it is not told");
+                        return Ok(Vec::new());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let looked = stretch.clone();
+                let from = from.unwrap_or(stretch.first);
+                let read = move || looked.look(bytes.get(..len_of(&looked)).unwrap_or(&bytes), from);
+                let read = tokio::task::spawn_blocking(read).await.map_err(|_gone| Error::Stopped)?;
+                read.map_err(|error| vault::Error::Content {
+                    name: self.instance.name().to_string(),
+                    key: self.instance.layout().streams_name(),
+                    why: error.to_string(),
+                })?
+            }
+        };
+        if notables.more {
+            let (replid, first, fewer_than) = (stretch.replid, stretch.first, notables.floor);
+            tracing::warn!(%replid, first, fewer_than, "more happened in this stretch than is listed: small deletions are left out");
+        }
+        Ok(notables.found)
+    }
+
+    async fn notable(&mut self, stretch: &Stretch, notable: &Notable, time: Timestamp) -> Result<Told, Error> {
+        let (replid, offset) = (stretch.replid, notable.before);
+        let kind = match notable.what {
+            What::FlushAll => Kind::FlushAll,
+            What::FlushDb => Kind::FlushDb,
+            What::Delete => return self.deletion(stretch, notable).await,
+        };
+        self.runs.emptied(notable);
+        let happening = Happening {
+            offset: Some(offset),
+            replid: Some(replid.to_string()),
+            database: (kind != Kind::FlushAll).then_some(notable.db),
+            commands: Some(notable.commands),
+            detail: self.had(kind, notable, replid, time),
+            target: self.target(replid, offset).await?,
+            ..plain(kind, time)
+        };
+        Ok(self.say(happening))
+    }
+
+    async fn deletion(&mut self, stretch: &Stretch, notable: &Notable) -> Result<Told, Error> {
+        let (nth, replid) = (self.next(), stretch.replid);
+        let (over, begins) = self.runs.add(Run { nth, replid, piece: stretch.piece(*notable), usual: None });
+        let told = self.ended(over).await?;
+        if begins {
+            let target = self.target(replid, notable.before).await?;
+            self.targets.insert(nth, target);
+        }
+        Ok(told)
+    }
+
+    /// Tells deletions that are over.
+    async fn ended(&mut self, runs: Vec<Run>) -> Result<Told, Error> {
+        for Run { nth, replid, piece, usual } in runs {
+            let (asked, notable) = (self.targets.remove(&nth), piece.notable);
+            let happening = Happening {
+                end_time: Some(piece.to),
+                offset: Some(notable.before),
+                replid: Some(replid.to_string()),
+                database: Some(notable.db),
+                keys: Some(notable.keys),
+                commands: Some(notable.commands),
+                detail: usual.map(|(keys, since)| format!("with {keys} a second before, since {since:.0}")),
+                ..plain(Kind::Delete, piece.from)
+            };
+            if !self.question.wants(&happening) {
+                continue;
+            }
+            let target = match asked {
+                Some(target) => target,
+                None => self.target(replid, notable.before).await?,
+            };
+            self.waiting.insert(nth, in_micros(Happening { target, ..happening }));
+        }
+        Ok(self.release())
+    }
+
+    /// What the newest snapshot before says of what was emptied: the stream does not say how much it was.
+    fn had(&self, kind: Kind, notable: &Notable, replid: ReplicationId, time: Timestamp) -> Option<String> {
+        let before =
+            |s: &&Snapshot| s.replid == Some(replid) && s.offset.is_some_and(|offset| offset <= notable.before);
+        let snapshot = self.snapshots.iter().rev().find(before)?;
+        let keys = match kind {
+            Kind::FlushAll => snapshot.walk.keys(),
+            _ => snapshot.walk.databases.get(&u64::from(notable.db)).map_or(0, |database| database.keys),
+        };
+        let times = if notable.commands > 1 { format!("{} times; ", notable.commands) } else { String::new() };
+        let word = if keys == 1 { "key" } else { "keys" };
+        let ago = span(time.duration_since(snapshot.at));
+        Some(format!("{times}the snapshot {ago} before had {keys} {word}"))
+    }
+
+    /// A stretch that comes from another server, or from the same one after a restart.
+    async fn change(&mut self, stretch: &Stretch, goes_on: bool) -> Result<Told, Error> {
+        let run = stretch.run.as_ref().map(|run| (run.server.as_str(), run.id.as_str()));
+        let restart = run.and_then(|(server, id)| self.restart(server, id, stretch.started_at));
+        let happening = match (restart, stretch.follows) {
+            (Some(restart), _) => restart,
+            (None, Some(follows)) => {
+                let server = run.map_or_else(String::new, |(server, _)| format!(", now from {server}"));
+                let detail = format!("history {} goes on as {}{server}", short(follows.replid), short(stretch.replid));
+                Happening { detail: Some(detail), ..plain(Kind::Failover, stretch.started_at) }
+            }
+            (None, None) => return Ok(ControlFlow::Continue(())),
+        };
+        let (replid, offset) = (stretch.replid, stretch.first);
+        let place = Happening { offset: Some(offset), replid: Some(replid.to_string()), ..happening };
+        // After a break there is nothing to go back to but what the break itself is told with.
+        let target = if goes_on { self.target(replid, offset).await? } else { None };
+        Ok(self.say(Happening { target, ..place }))
+    }
+
+    /// Notes which run of a server this is; says so if it was another one before.
+    fn restart(&mut self, server: &str, id: &str, time: Timestamp) -> Option<Happening> {
+        let before = self.servers.insert(server.to_owned(), id.to_owned()).filter(|before| before != id)?;
+        let cut = |id: &str| id.chars().take(8).collect::<String>();
+        let detail = format!("{server}: run {} instead of {}", cut(id), cut(&before));
+        Some(Happening { detail: Some(detail), ..plain(Kind::Restart, time) })
+    }
+
+    /// Tells what is recorded beside the stream up to `time`.
+    async fn beside(&mut self, time: Timestamp) -> Result<Told, Error> {
+        while let Some(next) = self.beside.pop_if(|next| next.time() <= time) {
+            let told = match next {
+                Beside::Gap(gap) => self.gap(gap).await?,
+                Beside::Snapshot(snapshot) => self.snapshot(&snapshot),
+            };
+            if told.is_break() {
+                return Ok(told);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn gap(&mut self, gap: Gap) -> Result<Told, Error> {
+        let known = gap.until.map_or_else(String::new, |until| format!("nothing is known since {until:.3}; "));
+        let happening = Happening {
+            offset: Some(gap.offset),
+            replid: Some(gap.replid.to_string()),
+            detail: Some(format!("{known}{}", gap.reason)),
+            ..plain(Kind::Gap, gap.noticed_at)
+        };
+        // Looked up only for those that are told.
+        let target = if self.question.wants(&happening) { self.target(gap.replid, gap.offset).await? } else { None };
+        Ok(self.say(Happening { target, ..happening }))
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Told {
+        let (server, run) = match (&snapshot.origin, &snapshot.run_id) {
+            (Origin::Replication { server, .. }, Some(run)) => (server, run),
+            _ => return self.tell_snapshot(snapshot),
+        };
+        let restart = self.restart(server, run, snapshot.at);
+        if let Some(restart) = restart
+            && self.say(restart).is_break()
+        {
+            return ControlFlow::Break(());
+        }
+        self.tell_snapshot(snapshot)
+    }
+
+    fn tell_snapshot(&mut self, snapshot: &Snapshot) -> Told {
+        let place = snapshot.replid.zip(snapshot.offset);
+        let happening = Happening {
+            offset: snapshot.offset,
+            replid: snapshot.replid.map(|replid| replid.to_string()),
+            keys: Some(snapshot.walk.keys()),
+            detail: Some(snapshot.label.clone()),
+            target: Some(match place {
+                Some((replid, offset)) => option(replid, offset),
+                None => format!("--target-immediate --backup {}", snapshot.label),
+            }),
+            ..plain(Kind::Snapshot, snapshot.at)
+        };
+        self.say(happening)
+    }
+
+    /// The place of what comes next.
+    fn next(&mut self) -> u64 {
+        self.nth = self.nth.saturating_add(1);
+        self.nth
+    }
+
+    fn say(&mut self, happening: Happening) -> Told {
+        if !self.question.wants(&happening) {
+            return ControlFlow::Continue(());
+        }
+        let nth = self.next();
+        self.waiting.insert(nth, in_micros(happening));
+        self.release()
+    }
+
+    /// Tells what need not wait any longer.
+    fn release(&mut self) -> Told {
+        let first = self.runs.first().unwrap_or(u64::MAX);
+        while let Some(next) = self.waiting.first_entry() {
+            if *next.key() > first && self.waiting.len() <= WAITING {
+                break;
+            }
+            let Some((_, happening)) = self.waiting.pop_first() else { break };
+            if (self.tell)(happening).is_break() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Tells a hole before a stretch that does not go on from the one before.
+    async fn hole(&mut self, before: Option<End>, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+        let found = missing_commands::before(stretch, is_first, before, &self.snapshots, &self.broke);
+        let Some(hole) = found else { return Ok(ControlFlow::Continue(())) };
+        let Hole { replid, from, to, since } = hole;
+        let place =
+            from.map_or_else(|| format!("before offset {to}"), |from| format!("between offset {from} and {to}"));
+        let until = stretch.started_at;
+        let happening = Happening {
+            end_time: Some(until),
+            offset: from,
+            replid: Some(replid.to_string()),
+            detail: Some(format!(
+                "commands {place} of {} are missing in the repositories, until {until:.3}",
+                short(replid)
+            )),
+            ..plain(Kind::Gap, since)
+        };
+        let target = match from.filter(|_| self.question.wants(&happening)) {
+            Some(from) => self.target(replid, from).await?,
+            None => None,
+        };
+        Ok(self.say(Happening { target, ..happening }))
+    }
+
+    /// Whether a stretch goes on from the one before. A snapshot that leads to the one then leads to the other.
+    fn goes_on(&mut self, stretch: &Stretch) -> bool {
+        let follows = stretch.follows.map(|follows| (follows.replid, follows.offset));
+        let end = End { replid: stretch.replid, offset: stretch.last, at: stretch.ended_at };
+        let goes_on = self.end.replace(end).is_some_and(|end| {
+            (end.replid == stretch.replid && (stretch.first..=stretch.last).contains(&end.offset))
+                || follows == Some((end.replid, end.offset))
+        });
+        self.led = self.led.filter(|_| goes_on).map(|led| Led { replid: stretch.replid, until: stretch.last, ..led });
+        goes_on
+    }
+
+    /// The option that restores to a place, if any snapshot leads there.
+    async fn target(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<String>, Error> {
+        let newer = |asked: u64| {
+            let between = |s: &Snapshot| s.offset.is_some_and(|at| at > asked && at <= offset);
+            self.snapshots.iter().any(between)
+        };
+        let led = self.led.filter(|led| led.replid == replid && (led.asked..=led.until).contains(&offset));
+        let leads = match led {
+            Some(led) if led.leads || !newer(led.asked) => led.leads,
+            _ => {
+                let leads = self.instance.leads_to(&self.snapshots, &self.known, replid, offset).await?;
+                let here = self.end.filter(|end| end.replid == replid && end.offset >= offset);
+                self.led = Some(Led { replid, until: here.map_or(offset, |end| end.offset), asked: offset, leads });
+                leads
+            }
+        };
+        Ok(leads.then(|| option(replid, offset)))
+    }
+}
+
+fn later(time: Timestamp) -> Timestamp {
+    time.saturating_add(DISORDER).unwrap_or(Timestamp::MAX)
+}
+
+fn len_of(stretch: &Stretch) -> usize {
+    usize::try_from(stretch.last.saturating_sub(stretch.first)).unwrap_or(usize::MAX)
+}
+
+fn option(replid: ReplicationId, offset: u64) -> String {
+    format!("--target-offset {}", Position::of(replid, offset))
+}

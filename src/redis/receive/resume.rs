@@ -1,0 +1,240 @@
+//! Where a receiver goes on: after the newest of what an earlier run left in the spool and of what is stored.
+//!
+//! Of one history that is the stretch that ends last. Of several it is the one from which no other leads on (`follows`): offsets and names say
+//! that, and the clock of this machine, which may have been set back between two stretches, only decides where they don't.
+//!
+//! A stored stretch that does not open is passed over with a warning, as the stream must not be lost for damage that nothing needs now: its
+//! beginning is the end of the one before it. What is received again from there replaces it.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+
+use super::{Position, Receiver};
+use crate::redis::archive::snapshot::error::Error;
+use crate::redis::archive::{Gap, Instance, Stretch};
+use crate::redis::wire::ReplicationId;
+use crate::vault;
+
+/// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.
+const TRIED: usize = 32;
+/// Stretches asked about at once.
+const AT_ONCE: usize = 8;
+
+/// What is known of where the stream ends.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// All stretches in the spool, once they were read.
+    spooled: Option<Vec<Stretch>>,
+    /// Whether the position is found.
+    resumed: bool,
+    /// Histories of whose stretches none opens, and where the last of them begins.
+    unknown: Vec<(ReplicationId, u64)>,
+}
+
+impl Receiver<'_> {
+    /// Puts what an earlier run left, and finds where it ended, unless that is done. If it fails it may be tried again.
+    pub(super) async fn resume(&mut self) -> Result<(), Error> {
+        if self.left.resumed {
+            return Ok(());
+        }
+        let mut stretches = match self.left.spooled.clone() {
+            Some(spooled) => spooled,
+            None => self.read_spool().await?,
+        };
+        stretches.extend(self.stored_ends().await?);
+        self.position = newest(&stretches).map(Position::after);
+        if let Some(newest) = newest(&stretches) {
+            self.base.follows_from(newest.replid, newest.first);
+        }
+        for stretch in stretches.iter().filter(|stretch| stretch.first == stretch.last) {
+            // The newest is made anew under the same name; the others are of no use any more.
+            if self
+                .position
+                .is_none_or(|position| (position.replid, position.offset) != (stretch.replid, stretch.first))
+            {
+                self.spool.discard((stretch.replid, stretch.first))?;
+            }
+        }
+        self.base.look(&self.instance, self.position);
+        self.left = Left { resumed: true, spooled: None, unknown: std::mem::take(&mut self.left.unknown) };
+        Ok(())
+    }
+
+    /// Reads the spool once, and sends on what has commands.
+    async fn read_spool(&mut self) -> Result<Vec<Stretch>, Error> {
+        let spool = self.spool.clone();
+        let read = move || -> Result<Vec<Stretch>, Error> {
+            let mut stretches = Vec::new();
+            let names = spool.list()?;
+            for (nth, name) in names.iter().copied().enumerate() {
+                let next = names.get(nth.saturating_add(1)).filter(|next| next.0 == name.0).map(|next| next.1);
+                let read = || {
+                    // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
+                    spool.settle(name)?;
+                    spool.end_with_whole_transaction(name, next)?;
+                    spool.read(name)
+                };
+                match read() {
+                    Ok(Some(spooled)) => stretches.push(spooled.stretch().0),
+                    Ok(None) => spool.discard(name)?,
+                    // One bad place of the disk must not keep all that comes from being received.
+                    Err(error) => spool.set_aside(name, &error)?,
+                }
+            }
+            Ok(stretches)
+        };
+        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
+        for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
+            self.uploads.put((stretch.replid, stretch.first));
+        }
+        self.left.spooled = Some(stretches.clone());
+        Ok(stretches)
+    }
+
+    /// The last stretch of each history in the repositories, and the first, which tells what the history follows.
+    async fn stored_ends(&mut self) -> Result<Vec<Stretch>, Error> {
+        let mut histories: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
+        for (replid, first, _) in self.instance.stored_stretches().await? {
+            histories.entry(replid).or_default().push(first);
+        }
+        let mut ends = Vec::new();
+        self.left.unknown.clear();
+        for (replid, firsts) in histories {
+            // Where two receivers ran, the one that begins last need not be the one that ends last.
+            let mut last = Vec::new();
+            for some in firsts.rchunks(AT_ONCE).take(TRIED / AT_ONCE) {
+                let read = join_all(some.iter().map(|first| self.instance.stored_stretch(replid, *first))).await;
+                for stretch in read {
+                    last.extend(usable(stretch)?.flatten());
+                }
+                if !last.is_empty() {
+                    break;
+                }
+            }
+            if let (true, Some(last)) = (last.is_empty(), firsts.last()) {
+                self.left.unknown.push((replid, *last));
+            }
+            let first = firsts.first().filter(|first| last.iter().all(|stretch| stretch.first > **first));
+            if let Some(first) = first.filter(|_| !last.is_empty()) {
+                ends.extend(usable(self.instance.stored_stretch(replid, *first).await)?.flatten());
+            }
+            ends.extend(last);
+        }
+        Ok(ends)
+    }
+
+    /// Records the ends that nobody knows as breaks, as a new snapshot begins.
+    pub(super) async fn record_unknown_ends(&mut self) -> Result<(), Error> {
+        for (replid, offset) in self.left.unknown.clone() {
+            let noticed_at = self.instance.vault().clock().now();
+            let reason =
+                "what is stored of the stream from there on does not open; walkeep verify tells more".to_owned();
+            let gap = Gap { replid, offset, until: None, noticed_at, reason };
+            self.record(&gap).await?;
+        }
+        self.left.unknown.clear();
+        Ok(())
+    }
+}
+
+/// Whether one of the newest snapshots leads to the position.
+pub(super) async fn is_based(instance: &Instance, position: &Position) -> Result<bool, Error> {
+    let known = instance.known().await?;
+    let before = position.follows.map(|follows| (follows.replid, follows.offset));
+    let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
+    for label in instance.labels().await?.iter().rev().take(3) {
+        let Some(snapshot) = usable(instance.snapshot(label).await)?.flatten() else { continue };
+        if usable(instance.comes_to(&snapshot, &known, &ends).await)? == Some(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What was read; nothing, with a warning that names the object, if it is damaged.
+fn usable<T>(read: Result<T, vault::Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_integrity() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "going on without it; walkeep verify tells what else is damaged");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The stretch after which the stream goes on.
+fn newest(stretches: &[Stretch]) -> Option<&Stretch> {
+    let mut ends: BTreeMap<ReplicationId, &Stretch> = BTreeMap::new();
+    for stretch in stretches {
+        let end = ends.entry(stretch.replid).or_insert(stretch);
+        // Of two that end there, one has commands, and then it is known what they follow.
+        if (stretch.last, end.first) > (end.last, stretch.first) {
+            *end = stretch;
+        }
+    }
+    // A history that went on beyond where another one left it did not end there: its server came back.
+    let led_on = |end: &Stretch| {
+        stretches.iter().filter(|stretch| stretch.replid != end.replid).any(|stretch| {
+            stretch.follows.is_some_and(|follows| follows.replid == end.replid && end.last <= follows.offset)
+        })
+    };
+    ends.into_values().max_by_key(|end| (!led_on(end), end.ended_at, end.last))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::newest;
+    use crate::redis::archive::Stretch;
+    use crate::redis::archive::stream::Follows;
+
+    fn stretch(history: char, first: u64, last: u64, ended: i64, follows: Option<(char, u64)>) -> Stretch {
+        let id = |history: char| history.to_string().repeat(40).parse().unwrap();
+        let follows = follows.map(|(history, offset)| Follows { replid: id(history), offset });
+        let time = |second| Timestamp::from_second(second).unwrap();
+        let json = serde_json::json!({
+            "replid": id(history), "first": first, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
+            "in_transaction_after": false, "follows": follows, "started_at": time(0), "ended_at": time(ended), "writes": 1, "marks": [],
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn check(stretches: &[Stretch], history: char, first: u64, last: u64) {
+        let mut all = stretches.to_vec();
+        for _ in 0..all.len() {
+            all.rotate_left(1);
+            let newest = newest(&all).unwrap();
+            let name = newest.replid.to_string().chars().next().unwrap();
+            assert_eq!((name, newest.first, newest.last), (history, first, last), "{all:?}");
+        }
+    }
+
+    #[test]
+    fn within_a_history_the_last_offset_counts_and_not_the_clock() {
+        check(&[stretch('a', 0, 100, 50, None), stretch('a', 100, 200, 40, None)], 'a', 100, 200);
+        check(&[stretch('a', 0, 100, 50, None), stretch('a', 100, 100, 40, None)], 'a', 0, 100);
+        assert!(newest(&[]).is_none());
+    }
+
+    #[test]
+    fn a_history_that_another_follows_is_not_the_newest_whatever_the_clock_said() {
+        let (a, b) = (stretch('a', 0, 100, 50, None), stretch('b', 100, 150, 40, Some(('a', 100))));
+        check(&[a.clone(), b.clone()], 'b', 100, 150);
+        check(&[a.clone(), b.clone(), stretch('b', 150, 220, 45, None)], 'b', 150, 220);
+        check(&[a.clone(), stretch('b', 100, 100, 40, Some(('a', 100)))], 'b', 100, 100);
+        let c = stretch('c', 150, 300, 30, Some(('b', 150)));
+        check(&[a, b, c], 'c', 150, 300);
+    }
+
+    #[test]
+    fn the_clock_decides_between_histories_that_do_not_lead_to_each_other() {
+        check(&[stretch('a', 0, 100, 50, None), stretch('b', 7, 9, 60, None)], 'b', 7, 9);
+        // The old master came back and was followed anew, beyond where it had been left.
+        let a = [stretch('a', 0, 100, 50, None), stretch('a', 130, 180, 60, None)];
+        check(&[a[0].clone(), a[1].clone(), stretch('b', 100, 150, 55, Some(('a', 100)))], 'a', 130, 180);
+    }
+}

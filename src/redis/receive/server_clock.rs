@@ -1,0 +1,217 @@
+//! How far the server's own clock is from ours, while its stream is followed.
+//!
+//! Nothing in the stream is timed by it, as the stream says no times: marks are by the clock of whoever receives. But keys expire by it, and who brings
+//! PostgreSQL and Redis to one moment wants to know of a clock that is wrong. A replica's link carries no answers, so every half minute a
+//! connection of its own asks (`TIME`), beside the stream and without holding it up.
+//!
+//! Where Sentinels say which server that is, it also shows when they name another one than the one that is followed: an old master that they no
+//! longer see goes on sending signs of life to us. Where some of them still name it, there are two masters: that is said, and it is followed on.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::base::clock::{Clock, FAR, Measured, timeout};
+use crate::redis::wire::{self, Claimant, Source};
+
+/// How often it is asked: a stretch of a busy stream lasts as long.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+/// An answer that takes longer is not waited for. It is time for Sentinels and then for a server that take packets and never answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// So many answers of another server running, and the one that is followed is not the one that is meant.
+const ELSEWHERE: u32 = 2;
+
+/// What is known of the server's clock.
+#[derive(Debug)]
+pub(super) struct ServerClock {
+    source: Source,
+    /// The run of the server that is followed.
+    run_id: Option<String>,
+    /// How many answers running came from another one.
+    elsewhere: u32,
+    /// Whether there are two masters, which was said.
+    split: bool,
+    due: Duration,
+    under_way: Option<JoinHandle<Option<Heard>>>,
+    last: Option<Measured>,
+    /// Since the stretch under way began.
+    here: Option<Measured>,
+    far: bool,
+}
+
+#[derive(Debug)]
+enum Heard {
+    Answer { run_id: Option<String>, measured: Option<Measured> },
+    TwoMasters(Vec<Claimant>),
+}
+
+impl ServerClock {
+    pub(super) fn of(source: &Source, run_id: Option<String>, now: Duration) -> ServerClock {
+        let (source, elsewhere, split) = (source.clone(), 0, false);
+        ServerClock { source, run_id, elsewhere, split, due: now, under_way: None, last: None, here: None, far: false }
+    }
+
+    /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may stand for several servers.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self.source, Source::Sentinels(_)) && self.elsewhere >= ELSEWHERE
+    }
+
+    /// Since the stretch under way began.
+    pub(super) fn known(&self) -> Option<Measured> {
+        self.here
+    }
+
+    /// Another stretch begins.
+    pub(super) fn begin_stretch(&mut self) {
+        self.here = self.last;
+    }
+
+    /// Takes in an answer that has come, and asks if it is time. Called again and again; never waits.
+    pub(super) async fn look(&mut self, clock: &crate::base::clock::SharedClock) {
+        if let Some(ended) = self.under_way.take_if(|asking| asking.is_finished())
+            && let Ok(Some(heard)) = ended.await
+        {
+            self.hear(heard);
+        }
+        if self.under_way.is_none() && clock.elapsed() >= self.due {
+            self.due = clock.elapsed().saturating_add(ASK_EVERY);
+            let (source, clock) = (self.source.clone(), std::sync::Arc::clone(clock));
+            self.under_way = Some(tokio::spawn(async move { ask(&source, &*clock).await }));
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let (run_id, measured) = match heard {
+            Heard::Answer { run_id, measured } => (run_id, measured),
+            Heard::TwoMasters(masters) => {
+                if let Some(said) = self.note_split(&masters) {
+                    tracing::error!("{said}");
+                }
+                return;
+            }
+        };
+        if std::mem::take(&mut self.split) {
+            tracing::info!("there is one master again");
+        }
+        let known = run_id.as_ref().zip(self.run_id.as_ref());
+        let other = known.is_some_and(|(answered, followed)| answered != followed);
+        self.elsewhere = if other { self.elsewhere.saturating_add(1) } else { 0 };
+        // Another server's clock is not this one's.
+        if let Some(measured) = measured.filter(|_| !other) {
+            self.note(measured);
+        }
+    }
+
+    /// Takes in that there are two masters. What is to be said of it, unless it was said.
+    fn note_split(&mut self, masters: &[Claimant]) -> Option<String> {
+        self.elsewhere = 0;
+        if std::mem::replace(&mut self.split, true) {
+            return None;
+        }
+        let is_followed = |master: &&Claimant| master.run_id.is_some() && master.run_id == self.run_id;
+        let followed = masters.iter().find(is_followed).map_or("neither of them", |master| master.server.as_str());
+        let listed = Claimant::names(masters);
+        Some(format!(
+            "two masters at once: {listed} all say they are it. {followed} is followed, and goes on to be; what the others take is not archived, and their \
+             data differs: end those that are wrong"
+        ))
+    }
+
+    fn note(&mut self, measured: Measured) {
+        self.last = Some(measured);
+        self.here = Some(self.here.and_then(|before| before.and_then(measured)).unwrap_or(measured));
+        let offset = measured.offset;
+        let far = offset.certain() > FAR;
+        if far && !self.far {
+            tracing::warn!(
+                "the server's clock is {offset} this machine's; keys expire by the server's clock: see to NTP on both"
+            );
+        } else if self.far && !far {
+            tracing::info!("the server's clock is {offset} this machine's again");
+        }
+        self.far = far;
+    }
+}
+
+impl Drop for ServerClock {
+    fn drop(&mut self) {
+        if let Some(asking) = self.under_way.take() {
+            asking.abort();
+        }
+    }
+}
+
+async fn ask(source: &Source, clock: &dyn Clock) -> Option<Heard> {
+    let asked = timeout(clock, PATIENCE, async {
+        let (mut connection, info) = source.connect().await?;
+        let run_id = info.get("run_id").map(str::to_owned);
+        Ok::<_, wire::Error>(Heard::Answer { run_id, measured: connection.measure_clock().await? })
+    });
+    match asked.await? {
+        Ok(answer) => Some(answer),
+        Err(wire::Error::TwoMasters { masters, .. }) => Some(Heard::TwoMasters(masters)),
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the server was not asked for its clock");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Heard, ServerClock};
+    use crate::base::clock::SystemClock;
+    use crate::redis::wire::{Address, Claimant, Login, Sentinels, Server, Source, TlsFiles};
+
+    fn server() -> Server {
+        let address = Address::Tcp { host: "h".into(), port: 1, tls: false };
+        Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared())
+    }
+
+    fn sentinels() -> Sentinels {
+        Sentinels::new(Vec::new(), "m".into(), Login::default(), server())
+    }
+
+    fn answer(run_id: &str) -> Heard {
+        Heard::Answer { run_id: Some(run_id.into()), measured: None }
+    }
+
+    #[test]
+    fn two_masters_are_said_once_and_the_one_that_is_followed_is_named() {
+        let mut clock = ServerClock::of(&Source::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
+        let master = |server: &str, run_id: &str| Claimant { server: server.into(), run_id: Some(run_id.into()) };
+        let masters = [master("new:1", "b"), master("old:1", "a")];
+        for _ in 0..2 {
+            let said = clock.note_split(&masters).unwrap();
+            assert!(said.contains("new:1 and old:1") && said.contains("old:1 is followed"), "{said}");
+            clock.hear(answer("b"));
+            clock.hear(Heard::TwoMasters(masters.to_vec()));
+            assert_eq!(clock.note_split(&masters), None);
+            clock.hear(answer("b"));
+            assert!(!clock.is_elsewhere(), "some Sentinels still named it");
+        }
+        clock.hear(answer("b"));
+        assert!(clock.is_elsewhere());
+    }
+
+    #[test]
+    fn the_one_that_is_followed_is_another_one_when_the_sentinels_say_so_twice_running() {
+        let (server, sentinels) = (server(), sentinels());
+        for (source, answers, elsewhere) in [
+            (Source::Sentinels(sentinels.clone()), &["b", "b"][..], true),
+            (Source::Sentinels(sentinels.clone()), &["b", "a", "b"], false),
+            (Source::Sentinels(sentinels), &["a", "a"], false),
+            // One address may stand for several.
+            (Source::Fixed(server), &["b", "b", "b"], false),
+        ] {
+            let mut clock = ServerClock::of(&source, Some("a".into()), Duration::ZERO);
+            for run_id in answers {
+                clock.hear(answer(run_id));
+            }
+            assert_eq!(clock.is_elsewhere(), elsewhere, "{answers:?}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! One connection's stream: bytes in, spooled and acknowledged, cut into stretches.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::{SignedDuration, Timestamp};
+
+use super::server_clock::ServerClock;
+use super::{Event, Position, Receiver};
+use crate::base::clock::Clock;
+use crate::redis::archive::snapshot::error::Error;
+use crate::redis::archive::stream::spool::{Beginning, Growing, Name};
+use crate::redis::archive::{Mark, Reading, Run};
+use crate::redis::format::resp::{Commands, Kind, Limits};
+use crate::redis::wire::{Connection, Info};
+
+/// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
+const SYNC: Duration = Duration::from_secs(1);
+/// Bytes that are held before they are spooled.
+const PENDING: usize = 1 << 20;
+/// How near to each other marks are: what a target time is exact to.
+const MARK: Duration = Duration::from_millis(10);
+/// A stretch is cut within a transaction only beyond so many bytes.
+const TRANSACTION: u64 = 64 << 20;
+
+/// Nothing was read for so long: what came meanwhile has no time.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// Says whether there was anything to wait for. Not slowed down so that others get their turn, as that would look like waiting.
+async fn watched<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
+    let mut read = pin!(tokio::task::unconstrained(read));
+    poll_fn(|context| {
+        let polled = read.as_mut().poll(context);
+        *waited |= polled.is_pending();
+        polled
+    })
+    .await
+}
+
+/// How following ended.
+pub(super) enum Ended {
+    /// As it was told to.
+    Shutdown,
+    /// Otherwise.
+    Broken(Error),
+}
+
+pub(super) struct Following {
+    connection: Connection,
+    parser: Commands,
+    /// `None` only while it is being written.
+    growing: Option<Growing>,
+    name: Name,
+    run: Option<Run>,
+    server_clock: ServerClock,
+    /// Bytes from `spooled` on.
+    pending: BytesMut,
+    spooled: u64,
+    marks: Vec<Mark>,
+    last_mark: (u64, Duration),
+    received_at: Timestamp,
+    heard: Duration,
+    reading: Reading,
+    /// When nothing lay in the socket, or the server was asked how far it is.
+    drained: Duration,
+    /// Whether nothing was read for a second, and since then not all that had come meanwhile.
+    held_up: bool,
+    /// The offset to which the server had come when it was followed.
+    missed_until: u64,
+    synced_at: Duration,
+    begun: Duration,
+    wrote: bool,
+    asked: bool,
+}
+
+impl Following {
+    pub(super) async fn begin(
+        receiver: &mut Receiver<'_>,
+        mut connection: Connection,
+        position: Position,
+        info: &Info,
+    ) -> Result<Following, Error> {
+        let clock = Arc::clone(receiver.instance.vault().clock());
+        let (now, at) = (clock.elapsed(), clock.now());
+        let Position { replid, offset, db, in_transaction, follows, .. } = position;
+        let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
+        let missed_until = info.number("master_repl_offset");
+        let beginning = Beginning {
+            replid,
+            first: offset,
+            db,
+            in_transaction,
+            follows,
+            started_at: at,
+            run: run.clone(),
+            missed_until,
+        };
+        let growing = receiver.begin_file(beginning).await?;
+        connection.acknowledge(receiver.safe(offset)).await?;
+        Ok(Following {
+            connection,
+            parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
+            name: growing.name(),
+            growing: Some(growing),
+            server_clock: ServerClock::of(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
+            run,
+            pending: BytesMut::new(),
+            spooled: offset,
+            marks: Vec::new(),
+            last_mark: (offset, now),
+            received_at: at,
+            heard: now,
+            reading: Reading::default(),
+            drained: receiver.asked,
+            // What was written since it was asked how far it is may come together with what was written before.
+            held_up: true,
+            missed_until: missed_until.unwrap_or(0),
+            synced_at: now,
+            begun: now,
+            wrote: false,
+            asked: false,
+        })
+    }
+
+    /// Follows until something ends it; gives the name of the stretch that was under way.
+    pub(super) async fn run(mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> (Name, Ended) {
+        let mut ended = loop {
+            match self.step(receiver, clock).await {
+                Ok(true) => {}
+                Ok(false) => break Ended::Shutdown,
+                Err(error) => break Ended::Broken(error),
+            }
+        };
+        // What has come is good, whatever ended it; unless it is the spool that fails.
+        if self.growing.is_some()
+            && let Err(error) = self.commit(true).await
+        {
+            ended = Ended::Broken(error);
+        } else if matches!(ended, Ended::Shutdown) {
+            // The server may be gone; then it asks nobody how far we were.
+            drop(self.connection.acknowledge(receiver.safe(self.spooled)).await);
+        }
+        (self.name, ended)
+    }
+
+    /// One thing that happens; false when it is time to end.
+    async fn step(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<bool, Error> {
+        let due = self.synced_at.saturating_add(SYNC).saturating_sub(clock.elapsed());
+        let (uploads, base, shutdown) = receiver.waits();
+        if *shutdown.borrow() {
+            return Ok(false);
+        }
+        let (began, mut waited, mut read) = (clock.elapsed(), false, None);
+        tokio::select! {
+            bytes = watched(self.connection.read(), &mut waited) => read = Some(bytes?),
+            () = clock.sleep(due) => {
+                self.connection.check_silence(clock.elapsed().saturating_sub(self.heard))?;
+                self.asked = true;
+            }
+            stored = uploads.next() => receiver.observer.event(Event::Stored(&stored?)),
+            ended = Receiver::base(base) => receiver.base_ended(ended, clock.elapsed()),
+            _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
+        }
+        let woke = clock.elapsed();
+        // Then nobody knows when it should have been woken.
+        let overslept = woke > began.saturating_add(due).saturating_add(MARK);
+        if waited {
+            self.drained = if overslept { began } else { woke };
+        }
+        if let Some(bytes) = read {
+            self.take(&bytes, waited && !overslept, clock)?;
+        }
+        self.server_clock.look(receiver.instance.vault().clock()).await;
+        if self.server_clock.is_elsewhere() {
+            let why =
+                "is not the master that the Sentinels name, though it still sends; theirs is followed from here on";
+            return Err(Error::Unfit { server: self.connection.peer().to_owned(), why: why.to_owned() });
+        }
+        if self.asked {
+            self.commit(true).await?;
+            let safe = receiver.safe(self.spooled);
+            self.connection.acknowledge(safe).await?;
+            receiver.observer.event(Event::Acknowledged(safe));
+            (self.asked, self.synced_at) = (false, clock.elapsed());
+        } else if self.pending.len() >= PENDING {
+            self.commit(false).await?;
+        }
+        if self.is_due(receiver, clock) {
+            self.rotate(receiver, clock).await?;
+        }
+        receiver.retry_base(clock.elapsed()).await;
+        Ok(true)
+    }
+
+    /// `promptly` if they were read as soon as they came.
+    fn take(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), Error> {
+        // What came before a pause has the time before the pause, or a target within the pause would leave it out.
+        if clock.elapsed() >= self.last_mark.1.saturating_add(MARK) {
+            self.mark();
+        }
+        let (wrote, asked) = (&mut self.wrote, &mut self.asked);
+        self.parser.push(bytes, &mut |command| match command.kind {
+            Kind::Other => *wrote = true,
+            Kind::GetAck => *asked = true,
+            Kind::Empty | Kind::Ping | Kind::Select | Kind::Multi | Kind::Exec => {}
+        })?;
+        self.pending.extend_from_slice(bytes);
+        self.received_at = clock.now();
+        let silent = clock.elapsed().saturating_sub(self.heard);
+        self.heard = clock.elapsed();
+        self.note_reading(promptly, silent);
+        if self.heard >= self.last_mark.1.saturating_add(MARK) {
+            self.mark();
+        }
+        Ok(())
+    }
+
+    /// Notes for how long what was just read may have lain there, if it was not waited for: since nothing did. `silent`: since the read before.
+    fn note_reading(&mut self, promptly: bool, silent: Duration) {
+        if promptly {
+            self.held_up = false;
+            return;
+        }
+        let late = self.heard.saturating_sub(self.drained);
+        self.held_up |= silent >= HELD_UP;
+        if late < HELD_UP || !self.held_up {
+            return self.reading.late(late);
+        }
+        let from = SignedDuration::try_from(late).ok().and_then(|late| self.received_at.checked_sub(late).ok());
+        self.reading.held_up(from.unwrap_or(self.received_at), self.received_at);
+    }
+
+    /// Notes that everything up to the last possible cut has come.
+    fn mark(&mut self) {
+        let Some(cut) = self.parser.cut().filter(|cut| cut.offset > self.last_mark.0) else { return };
+        self.marks.push(Mark { offset: cut.offset, db: cut.db, time: self.received_at });
+        self.last_mark = (cut.offset, self.heard);
+    }
+
+    /// Spools what is pending.
+    async fn commit(&mut self, sync: bool) -> Result<(), Error> {
+        self.mark();
+        let bytes = self.pending.split().freeze();
+        self.spooled = self.spooled.saturating_add(bytes.len() as u64);
+        self.write(bytes, sync).await
+    }
+
+    async fn write(&mut self, bytes: Bytes, sync: bool) -> Result<(), Error> {
+        // Gone for good if it fails: what is in the file then is found out by reading it.
+        let mut growing = self.growing.take().ok_or(Error::Lost)?;
+        let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
+        growing.set_clock(self.server_clock.known());
+        growing.set_reading(self.reading.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            if !bytes.is_empty() {
+                growing.append(&bytes, marks, at)?;
+            }
+            if sync {
+                growing.sync()?;
+            }
+            Ok::<_, crate::postgres::archive::spool::SpoolError>(growing)
+        });
+        self.growing = Some(written.await.map_err(|_panic| Error::Lost)??);
+        Ok(())
+    }
+
+    /// Whether the stretch is to end, and may end here.
+    fn is_due(&self, receiver: &Receiver<'_>, clock: &dyn Clock) -> bool {
+        let boundary = self.parser.boundary();
+        let len = boundary.saturating_sub(self.name.1);
+        let age = clock.elapsed().saturating_sub(self.begun);
+        let settings = receiver.settings;
+        let due =
+            len >= settings.rotate_bytes || (self.wrote && age >= settings.rotate_after) || age >= settings.rotate_idle;
+        let may = boundary >= self.spooled && len > 0 && (!self.parser.in_transaction() || len >= TRANSACTION);
+        due && may
+    }
+
+    /// Ends the stretch after its last whole command and begins the next one there.
+    async fn rotate(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<(), Error> {
+        let boundary = self.parser.boundary();
+        let head = usize::try_from(boundary.saturating_sub(self.spooled)).unwrap_or(0).min(self.pending.len());
+        self.mark();
+        let head = self.pending.split_to(head).freeze();
+        self.write(head, true).await?;
+        self.spooled = boundary;
+        let beginning = Beginning {
+            replid: self.name.0,
+            first: boundary,
+            db: self.parser.db(),
+            in_transaction: self.parser.in_transaction(),
+            follows: None,
+            started_at: self.received_at,
+            run: self.run.clone(),
+            missed_until: Some(self.missed_until).filter(|until| *until > boundary),
+        };
+        let growing = receiver.begin_file(beginning).await?;
+        receiver.uploads.put(self.name);
+        self.name = growing.name();
+        self.growing = Some(growing);
+        (self.begun, self.wrote) = (clock.elapsed(), false);
+        self.reading = Reading::default();
+        self.server_clock.begin_stretch();
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! Stretches on their way from the spool to the repositories, beside the stream.
+//!
+//! Each repository takes them one after the other, and for itself: one that is away or full for a day keeps none from the others. A stretch that
+//! all have leaves the spool.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::base::retry::{Backoff, Class, Policy};
+use crate::postgres::archive::spool::SpoolError;
+use crate::redis::archive::snapshot::error::Error;
+use crate::redis::archive::stream::spool::{Name, Spool, Spooled};
+use crate::redis::archive::{Gap, Instance, Stretch};
+use crate::vault;
+
+/// For as long as a repository is away, the stream is spooled.
+const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
+
+/// The stretches on their way. Dropped, it leaves what did not arrive in the spool.
+pub(super) struct Uploads {
+    /// One for each repository.
+    lanes: Vec<mpsc::UnboundedSender<Item>>,
+    results: mpsc::UnboundedReceiver<(Name, Result<Option<Stretch>, Error>)>,
+    /// In how many repositories each is not yet.
+    missing: Missing,
+    /// What is in the way of those that take nothing now.
+    away: Away,
+    _workers: JoinSet<()>,
+}
+
+/// What is brought to a repository.
+enum Item {
+    Stretch(Name),
+    /// A break that other repositories have recorded already.
+    Gap(Box<Gap>),
+}
+
+type Away = Arc<Mutex<BTreeMap<usize, vault::Error>>>;
+type Missing = Arc<Mutex<BTreeMap<Name, usize>>>;
+/// Which file, and how long.
+type Extent = (u64, u64);
+
+impl Uploads {
+    /// The queues hold one entry a spool file, so it is the disk that bounds them.
+    pub(super) fn start(instance: &Instance, spool: &Spool) -> Uploads {
+        let (done, results) = mpsc::unbounded_channel();
+        let (missing, away, mut workers) = (Missing::default(), Away::default(), JoinSet::new());
+        let lanes = (0..instance.place_count()).map(|place| {
+            let (items, mut wanted) = mpsc::unbounded_channel();
+            let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
+            let lane = Lane { instance: instance.clone(), spool: spool.clone(), place, missing, away };
+            let done = done.clone();
+            workers.spawn(async move {
+                while let Some(item) = wanted.recv().await {
+                    let name = match item {
+                        Item::Stretch(name) => name,
+                        Item::Gap(gap) => {
+                            lane.record(&gap).await;
+                            continue;
+                        }
+                    };
+                    let Some(result) = lane.carry(name).await.transpose() else { continue };
+                    if done.send((name, result)).is_err() {
+                        break;
+                    }
+                }
+            });
+            items
+        });
+        Uploads { lanes: lanes.collect(), results, missing, away, _workers: workers }
+    }
+
+    /// A stretch to which nothing is appended any more. Once is enough.
+    pub(super) fn put(&mut self, name: Name) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.contains_key(&name) {
+            return;
+        }
+        missing.insert(name, self.lanes.len());
+        drop(missing);
+        for lane in &self.lanes {
+            // The worker is there as long as this is.
+            let _sent = lane.send(Item::Stretch(name));
+        }
+    }
+
+    /// A break that is recorded in the repository of this number when it is there again; the next start does not know of it.
+    pub(super) fn owe(&mut self, place: usize, gap: &Gap) {
+        if let Some(lane) = self.lanes.get(place) {
+            let _sent = lane.send(Item::Gap(Box::new(gap.clone())));
+        }
+    }
+
+    /// The repositories that take nothing now, by number.
+    pub(super) fn away(&self) -> BTreeMap<usize, vault::Error> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether the file of that name is being read and may be removed at any moment.
+    pub(super) fn is_on_its_way(&self, name: Name) -> bool {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
+    }
+
+    /// The next stretch that is stored everywhere. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Stretch, Error> {
+        loop {
+            let Some((name, result)) = self.results.recv().await else { return Err(Error::Lost) };
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            if let Some(stretch) = result? {
+                return Ok(stretch);
+            }
+        }
+    }
+}
+
+/// The way to one repository.
+struct Lane {
+    instance: Instance,
+    spool: Spool,
+    place: usize,
+    missing: Missing,
+    away: Away,
+}
+
+impl Lane {
+    /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
+    /// nothing in it.
+    async fn carry(&self, name: Name) -> Result<Option<Option<Stretch>>, Error> {
+        let clock = self.instance.vault().clock();
+        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
+        let (seen, stored) = loop {
+            match self.put(name).await {
+                Ok(put) => break put,
+                Err(error) => self.wait(&mut backoff, error).await?,
+            }
+        };
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        if !self.was_last(name) {
+            return Ok(None);
+        }
+        loop {
+            match self.remove(name, seen).await {
+                Ok(()) => return Ok(Some(stored)),
+                Err(error) => self.wait(&mut backoff, error).await?,
+            }
+        }
+    }
+
+    /// Records a break, however long that takes.
+    async fn record(&self, gap: &Gap) {
+        let clock = self.instance.vault().clock();
+        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), gap.offset);
+        while let Err(error) = self.instance.record_gap_in(self.place, gap).await {
+            if let Err(error) = self.wait(&mut backoff, error.into()).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, offset = gap.offset, "a gap is recorded in other repositories alone");
+                return;
+            }
+        }
+    }
+
+    /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
+    async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
+        let clock = self.instance.vault().clock();
+        if !may_pass(&error) {
+            return Err(error);
+        }
+        if let Error::Vault(error) = &error {
+            self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
+        }
+        let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
+        if error.class() == Class::Transient {
+            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "a stretch of the stream stays spooled");
+        } else {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, ?pause, "a stretch of the stream stays spooled until somebody mends this");
+        }
+        clock.sleep(pause).await;
+        Ok(())
+    }
+
+    async fn put(&self, name: Name) -> Result<(Extent, Option<Stretch>), Error> {
+        let (replid, first) = name;
+        let spool = self.spool.clone();
+        let read = move || {
+            let seen = spool.extent(name)?;
+            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(Spooled::stretch)))
+        };
+        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
+        // It was read before it was put here; without it, somebody took acknowledged bytes away.
+        let Some((seen, (stretch, bytes))) = found else { return Err(Error::Disturbed { replid, first }) };
+        if stretch.last == stretch.first {
+            return Ok((seen, None));
+        }
+        self.instance.put_commands(self.place, &stretch, bytes).await?;
+        Ok((seen, Some(stretch)))
+    }
+
+    /// Whether all others have it.
+    fn was_last(&self, name: Name) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.get_mut(&name).is_some_and(|places| {
+            *places = places.saturating_sub(1);
+            *places == 0
+        })
+    }
+
+    /// Removes the file, if that is still the one that was read.
+    async fn remove(&self, name: Name, seen: Extent) -> Result<(), Error> {
+        let spool = self.spool.clone();
+        let remove = move || match spool.extent(name)? {
+            Some(now) if now != seen => Ok(false),
+            _ => spool.discard(name).map(|()| true),
+        };
+        let removed = tokio::task::spawn_blocking(remove).await.map_err(|_panic| Error::Lost)?.map_err(Error::Spool)?;
+        if removed { Ok(()) } else { Err(Error::Disturbed { replid: name.0, first: name.1 }) }
+    }
+}
+
+/// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Vault(error) if error.may_pass() => true,
+        error => error.class() == Class::Transient,
+    }
+}

@@ -1,0 +1,147 @@
+//! The stream of commands on its way into an append-only file.
+//!
+//! The file is what a client might have sent, so what servers say to each other in between is left out: `PING`, `REPLCONF GETACK`, empty lines.
+//! It begins with the database that the stream was in, and it ends at the last place where the stream may be cut. A time to live that would count
+//! from when the file is loaded is followed by the time that is meant ([`super::absolute_expiry`]).
+//!
+//! Holds the command under way, if it comes in pieces.
+
+use super::Error;
+use super::absolute_expiry::{Arrivals, absolute};
+use crate::base::durable::Staged;
+use crate::redis::format::resp::{self, Commands, Cut, Kind, Limits};
+
+/// A command that ends in the bytes under way.
+struct Ended {
+    /// Where.
+    at: usize,
+    /// Whether it is for the file.
+    kept: bool,
+    /// What is to follow it there.
+    more: Option<Vec<u8>>,
+}
+
+/// Where the commands end.
+#[derive(Debug)]
+pub(super) struct End {
+    /// The length of the file.
+    pub(super) len: u64,
+    pub(super) cut: Cut,
+    /// How many commands change something.
+    pub(super) commands: u64,
+    pub(super) highest_db: u32,
+}
+
+/// Writes commands to the end of a file.
+#[derive(Debug)]
+pub(super) struct Tail {
+    commands: Commands,
+    /// The beginning of a command that is not whole.
+    held: Vec<u8>,
+    /// The length of the file with everything written.
+    written: u64,
+    /// The length of the file with the commands that are whole.
+    whole: u64,
+    /// The length of the file and the place, where it may be cut.
+    end: (u64, Cut),
+    /// How many commands that change something are before the end, and how many there are.
+    counts: (u64, u64),
+    highest_db: u32,
+}
+
+impl Tail {
+    /// Goes on after `len` bytes of `file`, with the commands from `from` on.
+    pub(super) fn begin(file: &mut Staged, len: u64, from: Cut) -> Result<Tail, Error> {
+        let select = resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]);
+        file.write(&select)?;
+        let len = len.saturating_add(select.len() as u64);
+        Ok(Tail {
+            commands: Commands::at(from, Limits::default()),
+            held: Vec::new(),
+            written: len,
+            whole: len,
+            end: (len, from),
+            counts: (0, 0),
+            highest_db: from.db,
+        })
+    }
+
+    /// The next bytes of the stream, and when they had come.
+    pub(super) fn push(&mut self, file: &mut Staged, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
+        let begin = self.commands.offset();
+        let mut ends: Vec<Ended> = Vec::new();
+        let held = &self.held;
+        let (mut end, mut counts, mut highest) = (self.end, self.counts, self.highest_db);
+        let mut whole = self.whole;
+        self.commands.push(bytes, &mut |command| {
+            let kept = !matches!(command.kind, Kind::Empty | Kind::Ping | Kind::GetAck);
+            let place = |offset: u64| usize::try_from(offset.saturating_sub(begin)).unwrap_or(usize::MAX);
+            let (from, to) = (place(command.start), place(command.end));
+            let raw = || {
+                let before = if command.start < begin { held.as_slice() } else { &[] };
+                [before, bytes.get(from..to).unwrap_or_default()].concat()
+            };
+            let more = absolute(command.name(), command.end, arrivals, raw);
+            if kept {
+                let len = command.end.saturating_sub(command.start);
+                whole = whole.saturating_add(len).saturating_add(more.as_ref().map_or(0, |more| more.len() as u64));
+            }
+            ends.push(Ended { at: to, kept, more });
+            let writes = kept && !matches!(command.kind, Kind::Select | Kind::Multi | Kind::Exec);
+            counts.1 = counts.1.saturating_add(u64::from(writes));
+            highest = highest.max(command.db);
+            if !command.in_transaction || command.kind == Kind::Exec {
+                // A SELECT acts on what comes after it.
+                end = (whole, Cut { offset: command.end, db: command.db });
+                counts.0 = counts.1;
+            }
+        })?;
+        if let Some(cut) = self.commands.cut()
+            && cut.offset == end.1.offset
+        {
+            end.1 = cut;
+        }
+        (self.whole, self.end, self.counts) = (whole, end, counts);
+        self.highest_db = highest.max(self.commands.db());
+        self.write(file, bytes, &ends)
+    }
+
+    /// Writes what is kept of `bytes`, in as few pieces as there are gaps.
+    fn write(&mut self, file: &mut Staged, bytes: &[u8], ends: &[Ended]) -> Result<(), Error> {
+        let (mut from, mut to) = (0, 0);
+        for Ended { at, kept, more } in ends {
+            if !*kept {
+                self.put(file, bytes.get(from..to).unwrap_or_default())?;
+                self.held.clear();
+                from = *at;
+            } else if !self.held.is_empty() {
+                let held = std::mem::take(&mut self.held);
+                self.put(file, &held)?;
+            }
+            if let Some(more) = more {
+                self.put(file, bytes.get(from..*at).unwrap_or_default())?;
+                self.put(file, more)?;
+                from = *at;
+            }
+            to = *at;
+        }
+        self.put(file, bytes.get(from..to).unwrap_or_default())?;
+        self.held.extend_from_slice(bytes.get(to..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn put(&mut self, file: &mut Staged, bytes: &[u8]) -> Result<(), Error> {
+        file.write(bytes)?;
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Cuts the file where it may be cut.
+    pub(super) fn end(self, file: &mut Staged) -> Result<End, Error> {
+        let (len, cut) = self.end;
+        if self.written > len {
+            file.truncate(len)?;
+        }
+        Ok(End { len, cut, commands: self.counts.0, highest_db: self.highest_db })
+    }
+}

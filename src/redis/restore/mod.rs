@@ -1,0 +1,155 @@
+//! Redis out: the files that a stock `redis-server` starts from.
+//!
+//! ```text
+//! RDB, no commands behind it                  dump.rdb
+//! RDB and commands, Redis 6                   appendonly.aof: the RDB as its preamble, then the commands
+//! RDB and commands, Redis 7 on, and Valkey    appendonlydir/: appendonly.aof.1.base.rdb, appendonly.aof.1.incr.aof, appendonly.aof.manifest
+//! ```
+//!
+//! [`Place`] writes them from bytes, walking the RDB and following the commands while they pass; [`server_start`] starts a server on them and
+//! compares. A server loads one of these and ignores the others, by its configuration and not by what is there: [`server_options`] says what must be
+//! set, and what in a configuration found would have it ignored.
+//!
+//! # The order of durable effects
+//!
+//! Every file is written under another name, synced, and renamed to its own when it is whole; the manifest, without which the parts are
+//! nothing, comes last. A folder that is not empty is refused: a stray file may be the one that the server loads.
+
+mod append_only_file;
+#[cfg(test)]
+mod tests;
+mod placement;
+pub mod redis_conf;
+pub mod server_start;
+mod write;
+pub mod server_options;
+mod absolute_expiry;
+
+use std::path::PathBuf;
+
+pub use crate::redis::format::server_version::Version;
+pub use absolute_expiry::Arrivals;
+pub use placement::{Form, Place, Placed};
+pub use redis_conf::{Conf, Names};
+pub use write::{Wishes, check_room, restore};
+
+use crate::base::durable;
+use crate::redis::format::{rdb, resp};
+use crate::redis::wire;
+use crate::vault;
+
+/// Why no server can be started from what was to be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is something where the files are to be.
+    #[error("{} is not empty ({found} is there), and a server may load that instead: empty it, or name another folder", dir.display())]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// The files don't fit.
+    #[error("{} has {free} bytes free, and the files take {needed} bytes: make room, or name another folder; nothing was touched", dir.display())]
+    NoRoom {
+        /// The folder, or the one above it that exists.
+        dir: PathBuf,
+        /// What the files take.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// A folder can't be made or looked at.
+    #[error("cannot use the folder {}: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file can't be written.
+    #[error(transparent)]
+    Write(#[from] durable::Error),
+    /// The snapshot is no RDB, or a damaged one.
+    #[error("the snapshot cannot be restored: {0}")]
+    Rdb(#[from] rdb::Error),
+    /// The commands are none.
+    #[error("the commands behind the snapshot cannot be restored: {0}")]
+    Stream(#[from] resp::Error),
+    /// There are commands, and the form chosen has no place for them.
+    #[error("a plain dump holds no commands; this is a bug in walkeep")]
+    NoPlace,
+    /// A server can't be started.
+    #[error("cannot start {}: {source}; name another with --redis-server", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// It does not say what it is.
+    #[error("{} does not say that it is a redis-server: {output:?}", program.display())]
+    NoServer {
+        /// The program.
+        program: PathBuf,
+        /// What it printed instead of its version.
+        output: String,
+    },
+    /// It ended instead of loading.
+    #[error("{program} does not start on the restored files: {}", last_lines(log), program = program.display())]
+    Ended {
+        /// The program.
+        program: PathBuf,
+        /// The last of what it said.
+        log: String,
+    },
+    /// It doesn't answer.
+    #[error(transparent)]
+    Server(#[from] wire::Error),
+    /// The archive does not give what is needed.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// The commands end elsewhere than at the target.
+    #[error("the commands end at offset {end} instead of {target}: the archive has changed meanwhile; plan again")]
+    Short {
+        /// Where they end.
+        end: u64,
+        /// Where they should.
+        target: u64,
+    },
+    /// A worker thread panicked.
+    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
+    Lost,
+    /// It has other keys.
+    #[error("the server that was started has not the keys of the snapshot: {0}")]
+    Differs(String),
+}
+
+/// The reason stands right before the end; what is above it is the server's banner.
+fn last_lines(log: &str) -> String {
+    let mut lines: Vec<&str> = log.lines().rev().take(3).collect();
+    lines.reverse();
+    lines.join("; ")
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> crate::base::retry::Class {
+        match self {
+            Error::Server(error) => error.class(),
+            Error::Vault(error) => error.class(),
+            _ => crate::base::retry::Class::Permanent,
+        }
+    }
+
+    /// Whether bytes are damaged.
+    #[must_use]
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Error::Vault(error) => error.is_integrity(),
+            Error::Rdb(_) | Error::Stream(_) | Error::Differs(_) => true,
+            _ => false,
+        }
+    }
+}

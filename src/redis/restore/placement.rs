@@ -1,0 +1,266 @@
+//! Writing the files.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::append_only_file::Tail;
+use super::{Arrivals, Error, Names, Version};
+use crate::base::durable::{self, Staged};
+use crate::redis::format::rdb::{Limits, Walk, Walker};
+use crate::redis::format::resp::Cut;
+
+/// As servers make their own, but for the others, who need not read a restored data set.
+const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
+
+/// What the file under way is called.
+const PARTIAL: &str = "walkeep-partial";
+
+/// What the files are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// The dump alone.
+    Dump,
+    /// One append-only file that begins with the dump.
+    Preamble,
+    /// A folder of parts and their manifest.
+    Parts,
+}
+
+impl Form {
+    /// What a server of this version starts from.
+    #[must_use]
+    pub fn of(version: Version, with_commands: bool) -> Form {
+        match (with_commands, version.has_parts()) {
+            (false, _) => Form::Dump,
+            (true, false) => Form::Preamble,
+            (true, true) => Form::Parts,
+        }
+    }
+
+    /// Whether the server must have `appendonly yes`; otherwise `no`.
+    #[must_use]
+    pub fn is_append_only(self) -> bool {
+        self != Form::Dump
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Placed {
+    /// The server's folder.
+    pub dir: PathBuf,
+    /// What the files are.
+    pub form: Form,
+    /// The files, in the order in which they came to be.
+    pub files: Vec<PathBuf>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is in the snapshot.
+    pub walk: Walk,
+    /// Up to where the stream was replayed.
+    pub end: Option<Cut>,
+    /// How many commands that change something follow the snapshot.
+    pub commands: u64,
+    /// How many databases the server must have.
+    pub databases: u64,
+    /// Whether the files belong to root, as whom no server should run.
+    pub owned_by_root: bool,
+}
+
+/// Files under construction. First the bytes of the snapshot, then those of the commands, if there are any.
+///
+/// Blocks; async code calls it through `spawn_blocking`.
+#[derive(Debug)]
+pub struct Place {
+    dir: PathBuf,
+    names: Names,
+    form: Form,
+    file: Staged,
+    len: u64,
+    walker: Walker,
+    tail: Option<(Tail, Walk)>,
+    files: Vec<PathBuf>,
+    bytes: u64,
+}
+
+impl Place {
+    /// Begins in `dir`, which is made if it isn't there.
+    ///
+    /// # Errors
+    /// There is something in `dir`, or it can't be written to.
+    pub fn begin(dir: &Path, form: Form, names: &Names, limits: Limits) -> Result<Place, Error> {
+        let folder = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Folder { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(dir).map_err(folder(dir))?;
+        for entry in fs::read_dir(dir).map_err(folder(dir))? {
+            let name = entry.map_err(folder(dir))?.file_name();
+            // What file systems put into the root of a volume.
+            if name != "lost+found" {
+                return Err(Error::NotEmpty { dir: dir.to_owned(), found: name.to_string_lossy().into_owned() });
+            }
+        }
+        if form == Form::Parts {
+            let parts = dir.join(&names.append_dir);
+            DirBuilder::new().mode(FOLDER_MODE).create(&parts).map_err(folder(&parts))?;
+            durable::sync_dir(dir)?;
+        }
+        let file = Staged::begin(&partial(dir, form, names), FILE_MODE)?;
+        Ok(Place {
+            dir: dir.to_owned(),
+            names: names.clone(),
+            form,
+            file,
+            len: 0,
+            walker: Walker::new(limits),
+            tail: None,
+            files: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    /// The next bytes of the snapshot.
+    ///
+    /// # Errors
+    /// They are no RDB, or can't be written.
+    pub fn snapshot(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.walker.push(bytes)?;
+        self.file.write(bytes)?;
+        self.len = self.len.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// The snapshot is whole, and commands from `from` on follow.
+    ///
+    /// # Errors
+    /// It isn't whole, or can't be written.
+    pub fn follow(mut self, from: Cut) -> Result<Place, Error> {
+        let walk = self.walker.finish()?;
+        self.walker = Walker::new(Limits::default());
+        let tail = match self.form {
+            Form::Dump => return Err(Error::NoPlace),
+            Form::Preamble => Tail::begin(&mut self.file, self.len, from)?,
+            Form::Parts => {
+                let base = format!("{}.1.base.rdb", self.names.append_file);
+                let incr =
+                    Staged::begin(&partial(&self.dir, self.form, &self.names).with_extension("incr"), FILE_MODE)?;
+                let target = self.dir.join(&self.names.append_dir).join(base);
+                std::mem::replace(&mut self.file, incr).create(&target)?;
+                self.files.push(target);
+                self.bytes = std::mem::take(&mut self.len);
+                Tail::begin(&mut self.file, 0, from)?
+            }
+        };
+        self.tail = Some((tail, walk));
+        Ok(self)
+    }
+
+    /// The next bytes of the commands, and when they had come.
+    ///
+    /// # Errors
+    /// They are no commands, or can't be written.
+    pub fn commands(&mut self, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
+        match &mut self.tail {
+            None => Err(Error::NoPlace),
+            Some((tail, _)) => tail.push(&mut self.file, bytes, arrivals),
+        }
+    }
+
+    /// Everything has come, up to the offset `to`. The files are complete and durable after this, and not before.
+    ///
+    /// # Errors
+    /// The snapshot isn't whole, the commands end elsewhere, or a file can't be put in its place.
+    pub fn end(mut self, to: Option<u64>) -> Result<Placed, Error> {
+        let (walk, len, tail) = match self.tail.take() {
+            None => (self.walker.finish()?, self.len, None),
+            Some((tail, walk)) => {
+                let end = tail.end(&mut self.file)?;
+                (walk, end.len, Some(end))
+            }
+        };
+        let (cut, commands) = (tail.as_ref().map(|end| end.cut), tail.as_ref().map_or(0, |end| end.commands));
+        // What was replayed is what was planned, or it is not what was asked for, and nobody may start from it.
+        if let Some((end, target)) = cut.map(|cut| cut.offset).zip(to).filter(|(end, target)| end != target) {
+            return Err(Error::Short { end, target });
+        }
+        let highest = walk.databases.keys().copied().max().unwrap_or(0);
+        let highest = highest.max(tail.map_or(0, |end| u64::from(end.highest_db)));
+        let parts = self.dir.join(&self.names.append_dir);
+        let append_file = &self.names.append_file;
+        let target = match (self.form, cut) {
+            (Form::Dump, _) => self.dir.join(&self.names.dump),
+            (Form::Preamble, _) => self.dir.join(append_file),
+            (Form::Parts, None) => parts.join(format!("{append_file}.1.base.rdb")),
+            (Form::Parts, Some(_)) => parts.join(format!("{append_file}.1.incr.aof")),
+        };
+        self.file.create(&target)?;
+        self.files.push(target);
+        if self.form == Form::Parts {
+            let manifest = parts.join(format!("{append_file}.manifest"));
+            let lines = manifest_lines(append_file, cut.is_some());
+            durable::write_new(&manifest, lines.as_bytes(), FILE_MODE)?;
+            self.files.push(manifest);
+        }
+        let owned_by_root = give_to_owner(&self.dir, &self.files)?;
+        Ok(Placed {
+            dir: self.dir,
+            form: self.form,
+            files: self.files,
+            bytes: self.bytes.saturating_add(len),
+            walk,
+            end: cut,
+            commands,
+            databases: highest.saturating_add(1).max(16),
+            owned_by_root,
+        })
+    }
+}
+
+fn partial(dir: &Path, form: Form, names: &Names) -> PathBuf {
+    let folder = if form == Form::Parts { dir.join(&names.append_dir) } else { dir.to_owned() };
+    folder.join(PARTIAL)
+}
+
+/// `getAofManifestAsString` in aof.c.
+fn manifest_lines(append_file: &str, with_commands: bool) -> String {
+    // Names with blanks or the like are quoted, as `sdscatrepr` would.
+    let plain = append_file.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'));
+    let quote = if plain { "" } else { "\"" };
+    let escaped = append_file.replace('\\', "\\\\").replace('"', "\\\"");
+    let line = |end: &str, kind: char| format!("file {quote}{escaped}{end}{quote} seq 1 type {kind}\n");
+    let commands = if with_commands { line(".1.incr.aof", 'i') } else { String::new() };
+    line(".1.base.rdb", 'b') + &commands
+}
+
+/// A restore by root into a folder of the server's user leaves files that the server may read and write. Says whether they are root's.
+fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Folder { path, source }
+    };
+    let owner = fs::metadata(dir).map_err(failed(dir))?;
+    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(owner.uid() == 0);
+    }
+    let folders = files.iter().filter_map(|file| file.parent()).filter(|folder| *folder != dir);
+    for path in folders.chain(files.iter().map(PathBuf::as_path)) {
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed(path))?;
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::manifest_lines;
+
+    #[test]
+    fn manifests() {
+        let two = "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
+        assert_eq!(manifest_lines("appendonly.aof", true), two);
+        assert_eq!(manifest_lines("a b", false), "file \"a b.1.base.rdb\" seq 1 type b\n");
+    }
+}

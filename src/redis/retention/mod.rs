@@ -1,0 +1,400 @@
+//! Retention of a Redis instance: snapshots and the stream behind them, in each repository by itself.
+//!
+//! [`decide`] is pure. Of the snapshots that are older than the window, the newest one stays that leads to each history which is still written, and
+//! the newest of all; whatever else is older goes. Of the stream everything stays that comes after a kept snapshot, on its history and on those
+//! that go on from it, and whatever is younger than the window itself. That one history goes on from another is told by the offsets: what a
+//! replication id and an offset name is one state, whichever bytes are there. Stretches may overlap,
+//! so each is asked for its end before it goes.
+//!
+//! Carrying it out can end after every step: manifests go first, oldest first, so that their snapshots are gone at once; then the stream, oldest
+//! first; then parts that no manifest names and that are older than the grace, as a snapshot under way has no manifest yet. Records of gaps and
+//! what the instance is always stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use crate::redis::archive::layout::InstanceObject;
+use crate::redis::archive::stream::Follows;
+use crate::redis::archive::{Instance, Origin, Snapshot};
+use crate::redis::wire::ReplicationId;
+use crate::vault::repository::key::Prefix;
+use crate::vault::repository::{ObjectInfo, Repository};
+use crate::vault::retention::{Amount, Report, RetentionError as Error, Why, Wish, before};
+
+/// Stretches asked about at once.
+const AT_ONCE: usize = 16;
+
+/// A snapshot, as far as retention cares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Base {
+    /// Its name.
+    pub label: String,
+    /// The moment whose state it holds.
+    pub at: Timestamp,
+    /// Where in which history that is, if it is part of one.
+    pub place: Option<(ReplicationId, u64)>,
+    /// Whether all of it is there.
+    pub whole: bool,
+    /// Whether the instance sent it; what was read from a file may be another server's.
+    pub own: bool,
+}
+
+/// What is decided from.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// All snapshots.
+    pub snapshots: &'a [Base],
+    /// Of each history the stretches, by the offset before their first byte, with the moment at which they arrived.
+    pub stretches: &'a BTreeMap<ReplicationId, BTreeMap<u64, Timestamp>>,
+    /// Which history goes on from which.
+    pub follows: &'a BTreeMap<ReplicationId, Follows>,
+    /// Histories of which it is not known from which they go on.
+    pub unknown: &'a BTreeSet<ReplicationId>,
+    /// Where the window begins.
+    pub since: Timestamp,
+}
+
+impl World<'_> {
+    /// Whether the state at `from` is a state on the way to `to`.
+    fn leads(&self, from: (ReplicationId, u64), to: (ReplicationId, u64)) -> bool {
+        let (mut replid, mut offset) = to;
+        // No history goes on from itself; should a record say so, this ends nevertheless.
+        for _ in 0..=self.follows.len() {
+            if replid == from.0 {
+                return from.1 <= offset;
+            }
+            let Some(follows) = self.follows.get(&replid) else { return false };
+            (replid, offset) = (follows.replid, follows.offset.min(offset));
+        }
+        false
+    }
+}
+
+/// What stays and what goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verdict {
+    /// Snapshots that stay.
+    pub keep: BTreeMap<String, Why>,
+    /// Snapshots that go, oldest first.
+    pub expire: Vec<String>,
+    since: Timestamp,
+    /// Of each history, the offset from which on everything is needed.
+    floors: BTreeMap<ReplicationId, u64>,
+    unknown: BTreeSet<ReplicationId>,
+}
+
+impl Verdict {
+    /// Whether a stretch may go that ends there, if it is known where.
+    #[must_use]
+    pub fn lets_go(&self, replid: ReplicationId, end: Option<u64>, arrived: Timestamp) -> bool {
+        // Without a snapshot there is no telling what somebody restores from.
+        let any = !self.keep.is_empty();
+        let young = arrived >= before(self.since);
+        let needed = match self.floors.get(&replid) {
+            Some(floor) => end.is_none_or(|end| end > *floor),
+            None => self.unknown.contains(&replid),
+        };
+        any && !young && !needed
+    }
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(world: World<'_>) -> Verdict {
+    let begin = before(world.since);
+    let mut old: Vec<&Base> = world.snapshots.iter().filter(|base| base.at < begin).collect();
+    old.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.label.cmp(&b.label)));
+    let mut verdict = Verdict { since: world.since, unknown: world.unknown.clone(), ..Verdict::default() };
+    for base in world.snapshots.iter().filter(|base| base.at >= begin) {
+        verdict.keep.insert(base.label.clone(), Why::Young);
+    }
+    // One that is not whole takes the place of none.
+    let whole = || old.iter().rev().filter(|base| base.whole);
+    let lives = |stretches: &BTreeMap<u64, Timestamp>| stretches.values().any(|arrived| *arrived >= begin);
+    let living = world.stretches.iter().filter(|(_, stretches)| lives(stretches)).map(|(replid, _)| *replid);
+    let anchor = |replid| whole().find(|base| base.place.is_some_and(|place| world.leads(place, (replid, u64::MAX))));
+    let anchors: Vec<&&Base> =
+        living.filter_map(anchor).chain(whole().next()).chain(whole().find(|base| base.own)).collect();
+    verdict.keep.extend(anchors.iter().map(|base| (base.label.clone(), Why::Anchor)));
+    if verdict.keep.is_empty() {
+        // Nothing is whole: nobody knows what may be of use yet.
+        verdict.keep.extend(old.iter().map(|base| (base.label.clone(), Why::Irreplaceable)));
+    }
+    verdict.expire =
+        old.iter().filter(|base| !verdict.keep.contains_key(&base.label)).map(|base| base.label.clone()).collect();
+    for base in world.snapshots.iter().filter(|base| verdict.keep.contains_key(&base.label)) {
+        let Some((replid, offset)) = base.place else { continue };
+        let mut need = |replid: ReplicationId, from: u64| {
+            verdict.floors.entry(replid).and_modify(|floor| *floor = from.min(*floor)).or_insert(from);
+        };
+        need(replid, offset);
+        let behind = world.stretches.keys().filter(|history| **history != replid);
+        for history in behind.filter(|history| world.leads((replid, offset), (**history, u64::MAX))) {
+            need(*history, 0);
+        }
+    }
+    verdict
+}
+
+/// A snapshot that stays or goes.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Kept {
+    /// Its name.
+    pub label: String,
+    /// The moment whose state it holds.
+    pub at: Timestamp,
+    /// Why it stays; none if it goes.
+    pub kept: Option<Why>,
+}
+
+/// What was done to one repository, or would be.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Cleaned {
+    /// Its name in the configuration.
+    pub repository: String,
+    /// Where its window begins.
+    pub since: Timestamp,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<Kept>,
+    /// Stretches of the stream that go.
+    pub stream: Amount,
+    /// Stretches that stay.
+    pub stream_kept: Amount,
+    /// Parts of snapshots that go now.
+    pub parts: Amount,
+    /// Parts that no manifest names, and whose time is not up.
+    pub parts_waiting: Amount,
+    /// What stood in the way of more.
+    pub notes: Vec<String>,
+}
+
+/// Carries retention out for one instance. `progress` is told each object that is removed.
+///
+/// # Errors
+/// [`Error`].
+pub async fn run(instance: &Instance, wish: &Wish, progress: &(dyn Fn(u64) + Sync)) -> Result<Report<Cleaned>, Error> {
+    let vault = instance.vault();
+    let mut report = Report::of(vault, wish);
+    let (follows, unknown) = follows(instance).await?;
+    for (name, repository) in vault.repositories() {
+        let Some((since, young)) = report.window(vault, wish, name) else { continue };
+        let dry_run = wish.dry_run;
+        let (follows, unknown) = (&follows, &unknown);
+        let sweep = Sweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };
+        report.repositories.push(sweep.run().await?);
+    }
+    Ok(report)
+}
+
+/// Which history goes on from which, and those of which that can't be read: the first stretch that any repository has of each says it.
+async fn follows(instance: &Instance) -> Result<(BTreeMap<ReplicationId, Follows>, BTreeSet<ReplicationId>), Error> {
+    let mut firsts: BTreeMap<ReplicationId, u64> = BTreeMap::new();
+    for (replid, first, _) in instance.stored_stretches().await? {
+        firsts.entry(replid).or_insert(first);
+    }
+    let (mut follows, mut unknown) = (BTreeMap::new(), BTreeSet::new());
+    for (replid, first) in firsts {
+        match instance.stored_stretch(replid, first).await {
+            Ok(Some(stretch)) => follows.extend(stretch.follows.map(|before| (replid, before))),
+            Ok(None) => {}
+            Err(error) if error.is_integrity() => drop(unknown.insert(replid)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((follows, unknown))
+}
+
+/// One repository being cleaned.
+struct Sweep<'a> {
+    instance: &'a Instance,
+    name: &'a str,
+    repository: &'a Repository,
+    since: Timestamp,
+    /// What is younger than this may belong to a snapshot under way.
+    young: Timestamp,
+    dry_run: bool,
+    progress: &'a (dyn Fn(u64) + Sync),
+    follows: &'a BTreeMap<ReplicationId, Follows>,
+    unknown: &'a BTreeSet<ReplicationId>,
+}
+
+/// What a repository has of the stream.
+type Stream = BTreeMap<ReplicationId, BTreeMap<u64, ObjectInfo>>;
+/// What it has of parts, by the label of their snapshot.
+type Parts = BTreeMap<String, Vec<ObjectInfo>>;
+
+impl Sweep<'_> {
+    async fn run(&self) -> Result<Cleaned, Error> {
+        let mut cleaned = Cleaned {
+            repository: self.name.to_owned(),
+            since: self.since,
+            snapshots: Vec::new(),
+            stream: Amount::default(),
+            stream_kept: Amount::default(),
+            parts: Amount::default(),
+            parts_waiting: Amount::default(),
+            notes: Vec::new(),
+        };
+        // The parts first: a snapshot that ends meanwhile has its manifest by the time manifests are looked for.
+        let parts = self.parts().await?;
+        let stream = self.stream().await?;
+        let (bases, unreadable) = self.bases(&parts, &mut cleaned.notes).await?;
+        let verdict = self.decide(&bases, &stream);
+        let kept = |base: &Base| verdict.keep.get(&base.label).copied();
+        cleaned.snapshots =
+            bases.iter().map(|(base, _)| Kept { label: base.label.clone(), at: base.at, kept: kept(base) }).collect();
+        for label in &verdict.expire {
+            for (_, object) in bases.iter().filter(|(base, _)| base.label == *label) {
+                tracing::info!(repository = self.name, snapshot = label, "removing a snapshot whose time is up");
+                self.remove(object).await?;
+            }
+        }
+        if unreadable.is_empty() {
+            self.sweep_stream(&verdict, &stream, &mut cleaned).await?;
+        } else {
+            let why =
+                "a snapshot's manifest cannot be read, so nothing of the stream is removed; walkeep verify says more";
+            cleaned.notes.push(why.to_owned());
+            stream.values().flat_map(BTreeMap::values).for_each(|object| cleaned.stream_kept.add(object));
+        }
+        for (label, objects) in parts.iter().filter(|(label, _)| !unreadable.contains(*label)) {
+            if !verdict.keep.contains_key(label) {
+                self.sweep_parts(objects, &mut cleaned).await?;
+            }
+        }
+        Ok(cleaned)
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Vec<ObjectInfo>, Error> {
+        self.repository.list(prefix).await.map_err(|error| Error::of(self.name, error))
+    }
+
+    async fn remove(&self, object: &ObjectInfo) -> Result<(), Error> {
+        if !self.dry_run {
+            self.repository.delete(&object.key).await.map_err(|error| Error::of(self.name, error))?;
+            (self.progress)(object.len);
+        }
+        Ok(())
+    }
+
+    async fn parts(&self) -> Result<Parts, Error> {
+        let mut found = Parts::new();
+        for object in self.list(&self.instance.layout().parts()).await? {
+            // What is not understood stays.
+            if let Some(InstanceObject::Part(label, _)) = self.instance.layout().object(&object.key) {
+                found.entry(label).or_default().push(object);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stream(&self) -> Result<Stream, Error> {
+        let mut found = Stream::new();
+        for object in self.list(&self.instance.layout().streams()).await? {
+            if let Some(InstanceObject::Commands(replid, first)) = self.instance.layout().object(&object.key)
+                && let Ok(replid) = replid.parse()
+            {
+                found.entry(replid).or_default().insert(first, object);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The snapshots of this repository, and those whose manifest can't be read.
+    async fn bases(
+        &self,
+        parts: &Parts,
+        notes: &mut Vec<String>,
+    ) -> Result<(Vec<(Base, ObjectInfo)>, BTreeSet<String>), Error> {
+        let (mut found, mut unreadable) = (Vec::new(), BTreeSet::new());
+        for object in self.list(&self.instance.layout().snapshots()).await? {
+            let Some(InstanceObject::Snapshot(label)) = self.instance.layout().object(&object.key) else { continue };
+            match self.instance.snapshot(&label).await {
+                Ok(Some(snapshot)) => found.push((base(&snapshot, parts.get(&label)), object)),
+                Ok(None) => {}
+                Err(error) if error.is_integrity() => {
+                    notes.push(format!("snapshot {label} cannot be read and is left alone: {error}"));
+                    unreadable.insert(label);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((found, unreadable))
+    }
+
+    fn decide(&self, bases: &[(Base, ObjectInfo)], stream: &Stream) -> Verdict {
+        let snapshots: Vec<Base> = bases.iter().map(|(base, _)| base.clone()).collect();
+        let arrived = |objects: &BTreeMap<u64, ObjectInfo>| {
+            objects.iter().map(|(first, object)| (*first, object.modified)).collect::<BTreeMap<_, _>>()
+        };
+        let stretches = stream.iter().map(|(replid, objects)| (*replid, arrived(objects))).collect();
+        decide(World {
+            snapshots: &snapshots,
+            stretches: &stretches,
+            follows: self.follows,
+            unknown: self.unknown,
+            since: self.since,
+        })
+    }
+
+    async fn sweep_stream(&self, verdict: &Verdict, stream: &Stream, cleaned: &mut Cleaned) -> Result<(), Error> {
+        for (replid, objects) in stream {
+            let nexts = objects.keys().skip(1).map(|next| Some(*next)).chain([None]);
+            let (go, stay): (Vec<_>, Vec<_>) = objects
+                .iter()
+                .zip(nexts)
+                .partition(|((_, object), next)| verdict.lets_go(*replid, *next, object.modified));
+            stay.iter().for_each(|((_, object), _)| cleaned.stream_kept.add(object));
+            for some in go.chunks(AT_ONCE) {
+                let ends = some.iter().map(|((first, _), next)| self.end_of(*replid, **first, *next));
+                for (((_, object), _), end) in some.iter().zip(join_all(ends).await) {
+                    if verdict.lets_go(*replid, end?, object.modified) {
+                        self.remove(object).await?;
+                        cleaned.stream.add(object);
+                    } else {
+                        cleaned.stream_kept.add(object);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a stretch ends. That may be beyond where the next one begins, if two receivers ran; where the next one begins counts for one that
+    /// does not open.
+    async fn end_of(&self, replid: ReplicationId, first: u64, next: Option<u64>) -> Result<Option<u64>, Error> {
+        match self.instance.stretch_in(self.name, replid, first).await {
+            Ok(stretch) => Ok(stretch.map(|stretch| stretch.last).or(next)),
+            Err(error) if error.is_integrity() => Ok(next),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut Cleaned) -> Result<(), Error> {
+        for object in objects {
+            if object.modified >= self.young {
+                cleaned.parts_waiting.add(object);
+            } else {
+                self.remove(object).await?;
+                cleaned.parts.add(object);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn base(snapshot: &Snapshot, parts: Option<&Vec<ObjectInfo>>) -> Base {
+    let there: Vec<u64> = parts.into_iter().flatten().map(|object| object.len).collect();
+    let named: Vec<u64> = snapshot.parts.iter().map(|part| part.stored).collect();
+    let own = matches!(snapshot.origin, Origin::Replication { .. });
+    Base {
+        label: snapshot.label.clone(),
+        // A file is kept as long as anything that came at the same time, however old it was then.
+        at: if own { snapshot.at } else { snapshot.finished_at.max(snapshot.at) },
+        place: snapshot.replid.zip(snapshot.offset),
+        whole: there == named,
+        own,
+    }
+}

@@ -1,0 +1,501 @@
+//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again and must go on where
+//! another ends, in every repository.
+//!
+//! The archive lives on meanwhile: what was listed and then not there, and is no longer listed either, was taken by retention, and nothing is said
+//! about it; nor about the parts of a snapshot whose manifest went. A part that a manifest names which is still there is missing.
+//!
+//! Memory: one part or one stretch, stored and opened, and what the walker looks into.
+
+pub(crate) mod continuity;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::verify::continuity::{ON_ITS_WAY, Piece, beginnings, holes, tails};
+use crate::redis::archive::layout::InstanceObject;
+use crate::redis::archive::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
+use crate::redis::format::rdb::{self, Walk, Walker};
+use crate::redis::format::resp::{self, Commands};
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::repository::{self, Repository};
+use crate::vault::seal::{Kind, Opened};
+use crate::vault::verify::{Damage, Options, Progress, VerifyError, open};
+
+/// What one repository holds of an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Counts {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// Snapshots that are right: every part, and what a walk finds.
+    pub snapshots: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Stretches of the stream that are right.
+    pub stretches: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// What a verification of an instance found.
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
+pub struct InstanceReport {
+    /// What each repository holds.
+    pub repositories: Vec<Counts>,
+    /// What is damaged or missing.
+    pub damage: Vec<Damage>,
+    /// What is missing in the stream.
+    pub holes: Vec<Lack>,
+    /// Breaks in the stream that were recorded; a snapshot after each begins anew.
+    pub gaps: Vec<Gap>,
+}
+
+impl InstanceReport {
+    /// Whether everything is there and right. A recorded break is no damage.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty() && self.holes.is_empty()
+    }
+}
+
+/// What a repository does not have, of the stream or at all.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Lack {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// What it does not have, in words.
+    pub what: String,
+}
+
+impl Lack {
+    fn of(repository: &str, hole: Hole) -> Lack {
+        Lack::new(repository, hole.to_string())
+    }
+
+    fn new(repository: &str, what: String) -> Lack {
+        tracing::error!(repository, what, "missing");
+        Lack { repository: repository.to_owned(), what }
+    }
+}
+
+/// Verifies one instance.
+///
+/// # Errors
+/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+pub async fn verify_instance(
+    instance: &Instance,
+    options: &Options,
+    progress: &Progress,
+) -> Result<InstanceReport, VerifyError> {
+    let vault = instance.vault();
+    if let Some((name, source)) = vault.unreachable().next() {
+        return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
+    }
+    let mut report = InstanceReport::default();
+    let mut known = options.backup.is_none();
+    let mut pieces_of_all = Vec::new();
+    // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
+    let begun = vault.clock().now();
+    // Nor is what waits here for a repository that was away.
+    let spooled = instance.known().await.ok();
+    let is_missed = |hole: &Hole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
+    let mut settled_somewhere = false;
+    for (name, repository) in vault.repositories() {
+        let counts = Counts { repository: name.to_owned(), ..Counts::default() };
+        let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
+        let (snapshots, pieces) = (Vec::new(), Vec::new());
+        let mut subject = Subject { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces };
+        known |= subject.run(options.backup.as_deref()).await?;
+        let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
+        let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, Origin::Replication { .. }));
+        let stands = |snapshot: &Snapshot| Some(Piece::snapshot(snapshot.replid?, snapshot.offset?, snapshot.at));
+        let all: Vec<Piece> = subject.pieces.iter().copied().chain(sent.filter_map(stands)).collect();
+        let holes = holes(&all).into_iter().filter(|hole| !hole.is_known(snapshots, gaps) && is_missed(hole));
+        report.holes.extend(holes.map(|hole| Lack::of(name, hole)));
+        let settled = |snapshot: &Snapshot| begun.duration_since(snapshot.finished_at) > ON_ITS_WAY;
+        settled_somewhere |= snapshots.iter().any(settled);
+        pieces_of_all.push(all);
+        subject.gaps.retain(|gap| !report.gaps.contains(gap));
+        report.gaps.append(&mut subject.gaps);
+        report.damage.append(&mut subject.damage);
+        report.repositories.push(subject.counts);
+    }
+    let lacking = tails(&pieces_of_all, begun).into_iter().chain(beginnings(&pieces_of_all, begun));
+    for (number, hole) in lacking.filter(|(_, hole)| is_missed(hole)) {
+        let name = report.repositories.get(number).map_or("?", |counts| counts.repository.as_str());
+        report.holes.push(Lack::of(name, hole));
+    }
+    if options.backup.is_none() && settled_somewhere {
+        // Retention leaves the newest snapshot in each.
+        let empty = report.repositories.iter().filter(|counts| counts.bytes == 0);
+        let what = format!("all of {}: there is nothing of it, and another repository has it", instance.name());
+        let lacks: Vec<Lack> = empty.map(|counts| Lack::new(&counts.repository, what.clone())).collect();
+        report.holes.extend(lacks);
+    }
+    match &options.backup {
+        Some(label) if !known => Err(VerifyError::UnknownBackup { label: label.clone() }),
+        _ => Ok(report),
+    }
+}
+
+/// One repository under verification.
+struct Subject<'a> {
+    instance: &'a Instance,
+    repository: &'a Repository,
+    progress: &'a Progress,
+    counts: Counts,
+    damage: Vec<Damage>,
+    /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing all others.
+    gone: Vec<(ObjectKey, ObjectKey)>,
+    gaps: Vec<Gap>,
+    snapshots: Vec<Snapshot>,
+    /// The stretches that were listed.
+    pieces: Vec<Piece>,
+}
+
+impl Subject<'_> {
+    /// Everything, or the snapshot of this label alone. Says whether there was such a snapshot.
+    async fn run(&mut self, only: Option<&str>) -> Result<bool, VerifyError> {
+        let listed = self.listed().await?;
+        let found = self.objects(&listed, only).await?;
+        self.settle().await?;
+        Ok(found)
+    }
+
+    async fn listed(&self) -> Result<Vec<ObjectKey>, VerifyError> {
+        let all = self.instance.layout().all();
+        let listed = self.repository.list(&all).await.map_err(|error| self.named(error))?;
+        Ok(listed.into_iter().map(|object| object.key).collect())
+    }
+
+    /// Settles what was not there: it is missing only if what names it still is there.
+    async fn settle(&mut self) -> Result<(), VerifyError> {
+        if self.gone.is_empty() && self.damage.is_empty() {
+            return Ok(());
+        }
+        let listed: HashSet<ObjectKey> = self.listed().await?.into_iter().collect();
+        // Damaged and then gone is nobody's concern any more.
+        self.damage.retain(|damage| listed.iter().any(|key| key.as_str() == damage.object));
+        for (key, by) in std::mem::take(&mut self.gone) {
+            if listed.contains(&by) {
+                self.damaged(&key, "it is missing");
+            }
+        }
+        Ok(())
+    }
+
+    async fn objects(&mut self, listed: &[ObjectKey], only: Option<&str>) -> Result<bool, VerifyError> {
+        let mut found = false;
+        let is = |key: &&ObjectKey| matches!(self.instance.layout().object(key), Some(InstanceObject::Snapshot(_)));
+        let identity = self.instance.layout().identity();
+        if only.is_none()
+            && !listed.contains(&identity)
+            && let Some(snapshot) = listed.iter().find(is)
+        {
+            // It is stored before any snapshot.
+            self.gone.push((identity, snapshot.clone()));
+        }
+        for key in listed {
+            match self.instance.layout().object(key) {
+                Some(InstanceObject::Snapshot(label)) if only.is_none_or(|only| only == label) => {
+                    found = true;
+                    self.snapshot(key).await?;
+                }
+                // Parts are read with their snapshot. One under way has no manifest yet.
+                Some(InstanceObject::Part(..) | InstanceObject::Snapshot(_)) => {}
+                _ if only.is_some() => {}
+                Some(InstanceObject::Commands(replid, first)) => {
+                    let read = self.commands(key).await?;
+                    let unread = || replid.parse().ok().map(|replid| Piece::unread(replid, first));
+                    self.pieces.extend(read.or_else(unread));
+                }
+                Some(InstanceObject::Gap(..)) => {
+                    let gap = self.value::<Gap>(Kind::Gap, key).await?;
+                    self.gaps.extend(gap);
+                }
+                Some(InstanceObject::Identity) => {
+                    let _readable = self.value::<Identity>(Kind::Instance, key).await?;
+                }
+                None => self.damaged(key, "no object of walkeep has such a name; it may be somebody else's"),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn snapshot(&mut self, manifest: &ObjectKey) -> Result<(), VerifyError> {
+        let Some(snapshot) = self.value::<Snapshot>(Kind::Snapshot, manifest).await? else { return Ok(()) };
+        let (mut walker, mut whole) = (Some(Walker::new(rdb::Limits::default())), true);
+        for (number, part) in (0..).zip(&snapshot.parts) {
+            let Ok(key) = self.instance.layout().part(&snapshot.label, number) else { continue };
+            match self.part(&key, part, manifest).await? {
+                None => whole = false,
+                Some(bytes) => walker = self.walked(&key, walker, bytes).await,
+            }
+            whole &= walker.is_some();
+        }
+        let Some(walker) = walker.filter(|_| whole) else { return Ok(()) };
+        match walker.finish() {
+            Ok(walk) if same(&walk, &snapshot.walk) => {
+                self.counts.snapshots = self.counts.snapshots.saturating_add(1);
+                self.snapshots.push(snapshot);
+            }
+            Ok(_) => self.damaged(manifest, "its parts hold other keys than it says"),
+            Err(error) => self.damaged(manifest, error),
+        }
+        Ok(())
+    }
+
+    async fn part(&mut self, key: &ObjectKey, part: &Part, by: &ObjectKey) -> Result<Option<Bytes>, VerifyError> {
+        let Some(opened) = self.opened(Kind::RdbPart, key, by).await? else { return Ok(None) };
+        let content = blake3::Hash::from_bytes(opened.content).to_hex();
+        if opened.plain.len() as u64 != part.len || content.as_str() != part.content {
+            self.damaged(key, "it is not the part that the snapshot names");
+            return Ok(None);
+        }
+        self.counts.parts = self.counts.parts.saturating_add(1);
+        Ok(Some(opened.plain))
+    }
+
+    async fn walked(&mut self, key: &ObjectKey, walker: Option<Walker>, bytes: Bytes) -> Option<Walker> {
+        let mut walker = walker?;
+        let walked = tokio::task::spawn_blocking(move || walker.push(&bytes).map(|()| walker)).await;
+        match walked {
+            Ok(Ok(walker)) => Some(walker),
+            Ok(Err(error)) => {
+                self.damaged(key, error);
+                None
+            }
+            Err(_panic) => {
+                self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep");
+                None
+            }
+        }
+    }
+
+    /// A stretch; `None` if it is not there or not right.
+    async fn commands(&mut self, key: &ObjectKey) -> Result<Option<Piece>, VerifyError> {
+        let Some(opened) = self.opened(Kind::Commands, key, key).await? else { return Ok(None) };
+        let checked = tokio::task::spawn_blocking(move || parse(&opened.metadata, &opened.plain)).await;
+        match checked {
+            Ok(Ok(piece)) => {
+                self.counts.stretches = self.counts.stretches.saturating_add(1);
+                return Ok(Some(piece));
+            }
+            Ok(Err(what)) => self.damaged(key, what),
+            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+        }
+        Ok(None)
+    }
+
+    /// An object's content as a value; `None` if it is damaged.
+    async fn value<T: DeserializeOwned>(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, VerifyError> {
+        let Some(opened) = self.opened(kind, key, key).await? else { return Ok(None) };
+        let value = serde_json::from_slice(&opened.plain);
+        Ok(value.map_err(|error| self.damaged(key, error)).ok())
+    }
+
+    /// An object opened, which `by` names; `None` if it is not there or damaged.
+    async fn opened(&mut self, kind: Kind, key: &ObjectKey, by: &ObjectKey) -> Result<Option<Opened>, VerifyError> {
+        let bytes = match self.repository.get(key).await {
+            Ok(bytes) => bytes,
+            Err(repository::Error::NotFound { .. }) => {
+                self.gone.push((key.clone(), by.clone()));
+                return Ok(None);
+            }
+            Err(error @ repository::Error::Corrupt { .. }) => {
+                self.damaged(key, error);
+                return Ok(None);
+            }
+            Err(error) => return Err(self.named(error)),
+        };
+        self.progress.add(bytes.len() as u64);
+        self.counts.bytes = self.counts.bytes.saturating_add(bytes.len() as u64);
+        let (protection, name) = (Arc::clone(self.instance.vault().protection()), key.clone());
+        match tokio::task::spawn_blocking(move || open(kind, &name, &bytes, &protection)).await {
+            Ok(Ok(opened)) => return Ok(Some(opened)),
+            Ok(Err(what)) => self.damaged(key, what),
+            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+        }
+        Ok(None)
+    }
+
+    fn damaged(&mut self, object: &ObjectKey, what: impl ToString) {
+        let repository = self.counts.repository.clone();
+        let damage = Damage { repository, object: object.to_string(), what: what.to_string() };
+        tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
+        self.damage.push(damage);
+    }
+
+    fn named(&self, source: repository::Error) -> VerifyError {
+        VerifyError::Repository { name: self.counts.repository.clone(), source: Arc::new(source) }
+    }
+}
+
+/// Whether two walks found the same. One that stopped at something it did not know may have stopped elsewhere.
+fn same(a: &Walk, b: &Walk) -> bool {
+    let stopped = a.stopped.is_some() || b.stopped.is_some();
+    a.bytes == b.bytes && (stopped || (&a.databases, a.functions, a.version) == (&b.databases, b.functions, b.version))
+}
+
+/// Parses a stretch again, and compares with what it says of itself.
+fn parse(metadata: &[u8], plain: &[u8]) -> Result<Piece, String> {
+    let stretch: Stretch = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
+    let mut commands = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::Limits::default());
+    commands.push(plain, &mut |_| {}).map_err(|error| error.to_string())?;
+    let found = (commands.boundary(), commands.offset(), commands.db(), commands.in_transaction());
+    if found == (stretch.last, stretch.last, stretch.db_after, stretch.in_transaction_after) {
+        Ok(Piece::of(&stretch))
+    } else {
+        Err("its commands end elsewhere than it says".to_owned())
+    }
+}
+
+/// The body of a fuzz target: a stretch's metadata, of the length that the first two bytes say, and its commands. What is right says the same
+/// when it is written again, and what stands out in it is within it.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
+    let Some((metadata, plain)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return };
+    let right = parse(metadata, plain).is_ok();
+    let Ok(stretch) = serde_json::from_slice::<Stretch>(metadata) else { return };
+    let again = serde_json::to_vec(&stretch).unwrap_or_default();
+    assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&stretch), "another stretch when written again");
+    assert_eq!(parse(&again, plain).is_ok(), right);
+    if stretch.first.checked_add(plain.len() as u64).is_none() {
+        return;
+    }
+    let Ok(seen) = stretch.look(plain, 1) else { return };
+    for notable in &seen.found {
+        let within = stretch.first <= notable.before && notable.before < notable.end;
+        assert!(within && (notable.end <= stretch.last || !right), "{notable:?} is not in the stretch");
+        let at = stretch.time_at(notable.before);
+        assert!(at == stretch.ended_at || stretch.marks.iter().any(|mark| mark.time == at), "a time that nobody noted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use jiff::Timestamp;
+
+    use super::{Counts, Instance, Subject, verify_instance};
+    use crate::redis::archive::stream::Follows;
+    use crate::redis::archive::{Origin, Part, Snapshot, Stretch};
+    use crate::redis::format::rdb::{Limits, Walker};
+    use crate::redis::format::resp::encode;
+    use crate::redis::wire::Flavour;
+    use crate::vault::Absent;
+    use crate::vault::seal::{self, Binding, Kind, SealSpec};
+    use crate::vault::testing::{create, open};
+    use crate::vault::verify::Options;
+    use crate::vault::verify::Progress;
+
+    const RDB: &[u8] = b"REDIS0009\xff\0\0\0\0\0\0\0\0";
+
+    async fn put(instance: &Instance, label: &str) {
+        let mut walker = Walker::new(Limits::default());
+        walker.push(RDB).unwrap();
+        let key = instance.layout().part(label, 0).unwrap();
+        let binding = Binding::new(Kind::RdbPart, key.as_str());
+        let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.vault().protection()).unwrap();
+        instance.vault().put_sealed(&key, &sealed).await.unwrap();
+        instance.introduce(Flavour::Redis, &Absent::default()).await.unwrap();
+        let at = Timestamp::UNIX_EPOCH;
+        let snapshot = Snapshot {
+            format: 1,
+            label: label.into(),
+            started_at: at,
+            finished_at: at,
+            at,
+            origin: Origin::File { path: "x".into() },
+            flavour: Flavour::Redis,
+            version: "7.0.15".into(),
+            run_id: None,
+            replid: None,
+            offset: None,
+            db: 0,
+            walk: walker.finish().unwrap(),
+            parts: vec![Part::of(&sealed)],
+            logical_bytes: RDB.len() as u64,
+            stored_bytes: sealed.len,
+        };
+        instance.put_snapshot(&snapshot, &Absent::default()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_retention_takes_meanwhile_is_not_missed_and_what_is_missing_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        for label in ["20260101T000000.000Z", "20260102T000000.000Z", "20260103T000000.000Z"] {
+            put(&instance, label).await;
+        }
+        let (_, repository) = instance.vault().repositories().next().unwrap();
+        let progress = Progress::default();
+        let mut subject = Subject {
+            instance: &instance,
+            repository,
+            progress: &progress,
+            counts: Counts::default(),
+            damage: vec![],
+            gone: vec![],
+            gaps: vec![],
+            snapshots: vec![],
+            pieces: vec![],
+        };
+        // All of the first and the parts of the second have gone since; the manifest of the second goes while they are looked for.
+        let listed = subject.listed().await.unwrap();
+        let (snapshot, part) = (
+            |label: &str| instance.layout().snapshot(label).unwrap(),
+            |label: &str| instance.layout().part(label, 0).unwrap(),
+        );
+        for key in [snapshot("20260101T000000.000Z"), part("20260101T000000.000Z"), part("20260102T000000.000Z")] {
+            instance.vault().delete(&key).await.unwrap();
+        }
+        subject.objects(&listed, None).await.unwrap();
+        instance.vault().delete(&snapshot("20260102T000000.000Z")).await.unwrap();
+        subject.settle().await.unwrap();
+        assert_eq!((subject.damage, subject.counts.snapshots), (vec![], 1));
+
+        // A part whose manifest stays is missing.
+        instance.vault().delete(&part("20260103T000000.000Z")).await.unwrap();
+        let report = verify_instance(&instance, &Options::default(), &progress).await.unwrap();
+        let found: Vec<(&str, &str)> = report.damage.iter().map(|d| (d.object.as_str(), d.what.as_str())).collect();
+        assert_eq!(found, [(part("20260103T000000.000Z").as_str(), "it is missing")]);
+    }
+    /// A stretch of one command.
+    async fn put_stretch(instance: &Instance, (history, first): (char, u64), follows: Option<Follows>, second: i64) {
+        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
+        let at = Timestamp::from_second(second).unwrap();
+        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+            "replid": history.to_string().repeat(40), "first": first, "last": first + bytes.len() as u64, "db": 0,
+            "in_transaction": false, "db_after": 0, "in_transaction_after": false, "follows": follows, "started_at": at,
+            "ended_at": at, "writes": 1, "marks": [],
+        }))
+        .unwrap();
+        for place in 0..instance.place_count() {
+            instance.put_commands(place, &stretch, bytes.clone()).await.unwrap();
+        }
+    }
+
+    /// It was away over a failover, and what waited for it was lost with its machine.
+    #[tokio::test]
+    async fn a_whole_history_that_a_repository_lacks_is_missed() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
+        put(&both, "20260101T000000.000Z").await;
+        put_stretch(&both, ('a', 100), None, 10).await;
+        let one = Instance::new(open(&[&a], None).await.unwrap(), "main".parse().unwrap());
+        let follows = Follows { replid: "a".repeat(40).parse().unwrap(), offset: 127 };
+        put_stretch(&one, ('b', 127), Some(follows), 20).await;
+        let verify = async |of: &Instance| {
+            let report = verify_instance(of, &Options::default(), &Progress::default()).await.unwrap();
+            assert_eq!(report.damage, []);
+            report.holes.into_iter().map(|lack| (lack.repository, lack.what)).collect::<Vec<_>>()
+        };
+        let what = format!("what lies between offset 127 and 154 of history {} is missing", "b".repeat(40));
+        assert_eq!(verify(&both).await, [("place1".to_owned(), what)]);
+        assert_eq!(verify(&one).await, []);
+    }
+}

@@ -1,0 +1,360 @@
+//! Being a replica: the handshake, the snapshot in either of its two forms, and the stream after it.
+//!
+//! What is sent and answered stands in `syncWithMaster` and `slaveTryPartialResynchronization` (replication.c), seen from the replica;
+//! `syncCommand` and `masterTryPartialResynchronization` are the other side.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::{Bytes, BytesMut};
+
+use super::connection::Connection;
+use super::error::Error;
+use super::info::Info;
+use crate::redis::format::resp::{Reply, encode};
+
+/// Bytes of the mark that ends a snapshot of unknown length (`CONFIG_RUN_ID_SIZE`, server.h).
+const MARK: usize = 40;
+/// `$` and a length, or `$EOF:` and the mark.
+const HEADER: usize = 128;
+/// No snapshot is longer; a length beyond is damage.
+const LONGEST: u64 = 1 << 46;
+
+/// The name of a history of writes, which a server shares with its replicas.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReplicationId([u8; 20]);
+
+/// What was given is no replication id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no replication id: 40 hexadecimal digits in lower case")]
+pub struct BadReplicationId(String);
+
+impl FromStr for ReplicationId {
+    type Err = BadReplicationId;
+
+    fn from_str(text: &str) -> Result<ReplicationId, BadReplicationId> {
+        let bad = || BadReplicationId(text.chars().take(64).collect());
+        if text.len() != MARK || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(bad());
+        }
+        let mut id = [0; 20];
+        for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+            *byte = pair.ok_or_else(bad)?;
+        }
+        Ok(ReplicationId(id))
+    }
+}
+
+impl fmt::Display for ReplicationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ReplicationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for ReplicationId {
+    type Error = BadReplicationId;
+
+    fn try_from(text: String) -> Result<ReplicationId, BadReplicationId> {
+        text.parse()
+    }
+}
+
+impl From<ReplicationId> for String {
+    fn from(id: ReplicationId) -> String {
+        id.to_string()
+    }
+}
+
+/// What is asked of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// A snapshot and nothing after it, so that the server need not keep the stream for us meanwhile.
+    Snapshot,
+    /// The stream alone, from this offset of this history on.
+    From(ReplicationId, u64),
+}
+
+/// What a server does about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sync {
+    /// A snapshot comes, which holds the history up to this offset.
+    Full(ReplicationId, u64),
+    /// The stream goes on where it was asked to, under another name if there is one: after a failover.
+    Continue(Option<ReplicationId>),
+}
+
+/// What is known of the right to attach as a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// The server has let us.
+    Proved,
+    /// Nobody could say without making the server begin a snapshot.
+    Unproved,
+}
+
+impl Connection {
+    /// Whether the server lets us attach as a replica, found out without a snapshot: the stream is asked for from its very end, which a server
+    /// with a backlog continues at once (`masterTryPartialResynchronization`); one without is asked what it would say (`ACL DRYRUN`, from 7.0 on).
+    ///
+    /// # Errors
+    /// The server refuses, or the connection broke.
+    pub async fn may_follow(mut self, info: &Info) -> Result<Right, Error> {
+        let replid = info.get("master_replid").and_then(|id| id.parse().ok());
+        let offset = info.number("master_repl_offset");
+        let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
+        let held = info.number("repl_backlog_histlen").unwrap_or(0);
+        let active = info.number("repl_backlog_active") == Some(1);
+        if let (true, Some(replid), Some(offset)) = (active, replid, offset)
+            && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
+        {
+            self.sync(Wish::From(replid, offset), info.version()).await?;
+            return Ok(Right::Proved);
+        }
+        let Ok(Reply::Bulk(user)) = self.call(&[b"ACL", b"WHOAMI"]).await else { return Ok(Right::Unproved) };
+        match self.call(&[b"ACL", b"DRYRUN", &user, b"PSYNC", b"?", b"-1"]).await {
+            Ok(Reply::Status(_)) => Ok(Right::Proved),
+            Ok(Reply::Bulk(why)) => {
+                Err(Error::of_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
+            }
+            Ok(_) | Err(Error::Refused { .. } | Error::Login { .. }) => Ok(Right::Unproved),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Attaches as a replica. `version` is the server's own, so that it sends what it would send its equal: Valkey writes an older format for
+    /// replicas it does not know.
+    ///
+    /// # Errors
+    /// The server refuses, is not ready, or the connection broke.
+    pub async fn sync(&mut self, wish: Wish, version: &str) -> Result<Sync, Error> {
+        // No `PING` before, as replicas send: a server whose own saves fail refuses it (`MISCONF`), and none of this.
+        self.call(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
+        // Options that older servers do not have; all goes well without.
+        self.optional(&[b"REPLCONF", b"version", version.as_bytes()]).await?;
+        if wish == Wish::Snapshot {
+            self.optional(&[b"REPLCONF", b"rdb-only", b"1"]).await?;
+        }
+        let (id, next) = match wish {
+            Wish::Snapshot => ("?".to_owned(), "-1".to_owned()),
+            Wish::From(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
+        };
+        self.send(&encode(&[b"PSYNC", id.as_bytes(), next.as_bytes()])).await?;
+        let answer = match self.reply("it prepared a synchronisation").await? {
+            Reply::Status(answer) => answer,
+            Reply::Error(message) => return Err(Error::of_reply(self.peer(), "PSYNC", &message)),
+            other => return Err(Error::protocol(self.peer(), format!("PSYNC is answered with {other:?}"))),
+        };
+        parse_answer(&answer).ok_or_else(|| Error::protocol(self.peer(), format!("PSYNC is answered with {answer:?}")))
+    }
+
+    async fn optional(&mut self, arguments: &[&[u8]]) -> Result<(), Error> {
+        match self.call(arguments).await {
+            Ok(_) | Err(Error::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the snapshot to begin.
+    ///
+    /// # Errors
+    /// The server gave up, or the connection broke.
+    pub async fn transfer(&mut self) -> Result<Transfer, Error> {
+        let during = "a snapshot was awaited";
+        loop {
+            self.skip_line_feeds();
+            if let Some(end) = self.input.iter().take(HEADER).position(|byte| *byte == b'\n') {
+                let line = self.input.split_to(end.saturating_add(1));
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if let Some(message) = line.strip_prefix('-') {
+                    return Err(Error::of_reply(self.peer(), "PSYNC", message));
+                }
+                let wrong = || Error::protocol(self.peer(), format!("a snapshot begins with {line:?}"));
+                return Transfer::begin(&line).ok_or_else(wrong);
+            }
+            if self.input.len() >= HEADER {
+                return Err(Error::protocol(self.peer(), "no line before the snapshot"));
+            }
+            self.fill(during).await?;
+        }
+    }
+
+    /// The next bytes of the snapshot; `None` at its end. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke before the end.
+    pub async fn snapshot_bytes(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(bytes) = transfer.take(&mut self.input) {
+                return Ok(Some(bytes));
+            }
+            if transfer.ended {
+                return Ok(None);
+            }
+            self.fill("a snapshot was under way").await?;
+        }
+    }
+
+    /// The next bytes of the stream, at least one. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn read(&mut self) -> Result<Bytes, Error> {
+        self.bytes("the stream was followed").await
+    }
+
+    /// Tells the server how far the stream is safe here. Also what makes it begin the stream after a snapshot of unknown length.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn acknowledge(&mut self, offset: u64) -> Result<(), Error> {
+        self.send(&encode(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()])).await
+    }
+}
+
+fn parse_answer(answer: &str) -> Option<Sync> {
+    let words: Vec<&str> = answer.split_ascii_whitespace().collect();
+    match words.as_slice() {
+        ["FULLRESYNC", id, offset] => Some(Sync::Full(id.parse().ok()?, offset.parse().ok()?)),
+        ["CONTINUE"] => Some(Sync::Continue(None)),
+        ["CONTINUE", id] => Some(Sync::Continue(Some(id.parse().ok()?))),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// From a file: so many bytes are still to come.
+    Length(u64),
+    /// Straight from the server's memory: until these bytes.
+    Marked([u8; MARK]),
+}
+
+/// A snapshot on its way.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    form: Form,
+    len: Option<u64>,
+    ended: bool,
+}
+
+impl Transfer {
+    /// From the line before the snapshot.
+    fn begin(line: &str) -> Option<Transfer> {
+        let rest = line.strip_prefix('$')?;
+        if let Some(mark) = rest.strip_prefix("EOF:") {
+            let form = Form::Marked(mark.as_bytes().try_into().ok()?);
+            return Some(Transfer { form, len: None, ended: false });
+        }
+        let len = rest.parse().ok().filter(|len| *len <= LONGEST)?;
+        Some(Transfer { form: Form::Length(len), len: Some(len), ended: len == 0 })
+    }
+
+    /// How long the snapshot is, if the server said so.
+    #[must_use]
+    pub fn len(&self) -> Option<u64> {
+        self.len
+    }
+
+    /// Whether the server said that nothing comes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == Some(0)
+    }
+
+    /// Takes what is certainly part of the snapshot out of `input`.
+    ///
+    /// The mark may be cut by any read, so as many bytes as it has are held back. After it the server sends nothing until it is
+    /// acknowledged (`repl_put_online_on_ack`), so it is looked for at the end alone, as `readSyncBulkPayload` does.
+    fn take(&mut self, input: &mut BytesMut) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let taken = match &mut self.form {
+            Form::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left = left.saturating_sub(len as u64);
+                self.ended = *left == 0;
+                input.split_to(len)
+            }
+            Form::Marked(mark) => {
+                let body = input.len().saturating_sub(MARK);
+                let taken = input.split_to(body);
+                if input.as_ref() == mark.as_slice() {
+                    input.clear();
+                    self.ended = true;
+                }
+                taken
+            }
+        };
+        (!taken.is_empty()).then(|| taken.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReplicationId, Sync, Transfer, parse_answer};
+    use bytes::BytesMut;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// Feeds `bytes` in pieces that end at `cuts`; what came out, and what was left.
+    fn transferred(line: &str, bytes: &[u8], cuts: &[usize]) -> (Vec<u8>, bool, Vec<u8>) {
+        let mut transfer = Transfer::begin(line).unwrap();
+        let (mut input, mut out, mut from) = (BytesMut::new(), Vec::new(), 0);
+        for to in cuts.iter().copied().chain([bytes.len()]) {
+            input.extend_from_slice(&bytes[from..to]);
+            while let Some(taken) = transfer.take(&mut input) {
+                out.extend_from_slice(&taken);
+            }
+            from = to;
+        }
+        (out, transfer.ended, input.to_vec())
+    }
+
+    #[test]
+    fn a_marked_snapshot_ends_at_its_mark_wherever_reads_end() {
+        // The mark's own beginning is in the data, and just before it.
+        let body = [b"REDIS0010".as_slice(), &ID.as_bytes()[..39], b"x", &ID.as_bytes()[..20]].concat();
+        let bytes = [body.as_slice(), ID.as_bytes()].concat();
+        let line = format!("$EOF:{ID}");
+        for cut in 0..=bytes.len() {
+            assert_eq!(transferred(&line, &bytes, &[cut]), (body.clone(), true, vec![]), "cut at {cut}");
+        }
+        let each: Vec<usize> = (0..bytes.len()).collect();
+        assert_eq!(transferred(&line, &bytes, &each), (body.clone(), true, vec![]));
+        let (out, ended, _) = transferred(&line, &bytes[..bytes.len() - 1], &[]);
+        assert!(!ended && out.len() < body.len(), "a mark that is not whole ends nothing");
+    }
+
+    #[test]
+    fn a_snapshot_of_known_length_leaves_the_stream_alone() {
+        for cut in 0..=8 {
+            let (out, ended, left) = transferred("$5", b"REDISnext"[..8].as_ref(), &[cut]);
+            assert_eq!((out.as_slice(), ended, left.as_slice()), (b"REDIS".as_slice(), true, b"nex".as_slice()));
+        }
+        assert!(!transferred("$5", b"REDI", &[]).1);
+    }
+
+    #[test]
+    fn answers_are_what_a_master_gives() {
+        let id: ReplicationId = ID.parse().unwrap();
+        assert_eq!(id.to_string(), ID);
+        assert_eq!(parse_answer(&format!("FULLRESYNC {ID} 42")), Some(Sync::Full(id, 42)));
+        assert_eq!(parse_answer("CONTINUE"), Some(Sync::Continue(None)));
+        assert_eq!(parse_answer(&format!("CONTINUE {ID}")), Some(Sync::Continue(Some(id))));
+        for wrong in ["", "FULLRESYNC", "FULLRESYNC x 1", &format!("FULLRESYNC {ID} -1"), "OK", "CONTINUE x"] {
+            assert_eq!(parse_answer(wrong), None, "{wrong}");
+        }
+        for wrong in ["", "$", "$-1", "$99999999999999999", "$EOF:", "$EOF:short", ":5"] {
+            assert!(Transfer::begin(wrong).is_none(), "{wrong}");
+        }
+    }
+}

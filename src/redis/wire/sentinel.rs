@@ -1,0 +1,343 @@
+//! Finding the server: by its address, or by asking Sentinels who is master now.
+//!
+//! All Sentinels are asked, because one that was cut off keeps naming the old master; at the same time, because one that is gone may take packets and
+//! never answer. Where they name different ones, each is asked itself what it is: a former master that has noticed is a replica by then. Two that
+//! both say they are masters are reported, and neither is chosen: their histories part, and only a person knows which is to live.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::address::{Address, Login};
+use super::connection::{Connection, Server};
+use super::error::{Claimant, Error};
+use super::info::Info;
+use crate::base::clock::timeout;
+use crate::redis::format::resp::Reply;
+
+/// A replica must have heard from its master within so many seconds: twice the master's own pings.
+const HEARD_WITHIN: u64 = 20;
+/// A replica may lag by this many bytes: a moment of a busy server.
+const LAG: u64 = 16 << 20;
+
+/// A Sentinel has its answer in memory. One that takes longer is down, and the others know as much.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Sentinels, and the name under which they know the master.
+#[derive(Clone, Debug)]
+pub struct Sentinels {
+    addresses: Vec<Address>,
+    master: String,
+    login: Login,
+    server: Server,
+    /// Whether they have ever named a master that was one: then its name is right, whatever they say later.
+    knew: Arc<AtomicBool>,
+}
+
+/// Where to find a server.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Always there.
+    Fixed(Server),
+    /// Where the Sentinels say.
+    Sentinels(Sentinels),
+}
+
+impl Source {
+    /// Where it is, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Source::Fixed(server) => server.address.to_string(),
+            Source::Sentinels(sentinels) => format!("master {} of the Sentinels", sentinels.master),
+        }
+    }
+
+    /// Connects to the master, or to the one server there is.
+    ///
+    /// # Errors
+    /// It can't be found or reached.
+    pub async fn connect(&self) -> Result<(Connection, Info), Error> {
+        match self {
+            Source::Fixed(server) => open(server).await,
+            Source::Sentinels(sentinels) => sentinels.master().await,
+        }
+    }
+
+    /// Connects to where a snapshot costs least: a healthy replica that lags little, else the master.
+    ///
+    /// # Errors
+    /// Nothing can be found or reached.
+    pub async fn connect_for_snapshot(&self) -> Result<(Connection, Info), Error> {
+        let sentinels = match self {
+            Source::Fixed(server) => return open(server).await,
+            Source::Sentinels(sentinels) => sentinels,
+        };
+        let master = sentinels.master().await?;
+        let offset = master.1.number("master_repl_offset").unwrap_or(0);
+        for address in sentinels.replicas().await {
+            let opened = match open(&sentinels.at(address)).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::warn!(%error, "a replica is passed over");
+                    continue;
+                }
+            };
+            let lag = offset.saturating_sub(opened.1.number("slave_repl_offset").unwrap_or(0));
+            let same = opened.1.get("master_replid") == master.1.get("master_replid");
+            // One whose own saves fail, for a full disk say, would fail with this one also.
+            let saves = opened.1.persistence_trouble().is_none();
+            if opened.1.is_healthy_replica(HEARD_WITHIN) && same && lag <= LAG && saves {
+                return Ok(opened);
+            }
+        }
+        Ok(master)
+    }
+}
+
+async fn open(server: &Server) -> Result<(Connection, Info), Error> {
+    let mut connection = Connection::connect(server).await?;
+    let info = connection.info().await?;
+    if info.number("loading") == Some(1) {
+        let message = "it is loading its data".to_owned();
+        return Err(Error::NotReady { server: connection.peer().to_owned(), message });
+    }
+    Ok((connection, info))
+}
+
+impl Sentinels {
+    /// Sentinels that listen at `addresses` and know the master as `master`. `login` is for them; `server` says how to reach the servers that they
+    /// name: login, TLS, clock. Its address is not used.
+    #[must_use]
+    pub fn new(addresses: Vec<Address>, master: String, login: Login, server: Server) -> Sentinels {
+        Sentinels { addresses, master, login, server, knew: Arc::default() }
+    }
+
+    fn at(&self, address: Address) -> Server {
+        Server { address, ..self.server.clone() }
+    }
+
+    fn tls(&self) -> bool {
+        matches!(self.server.address, Address::Tcp { tls: true, .. })
+    }
+
+    async fn ask(&self, sentinel: &Address, command: &[u8]) -> Result<Reply, Error> {
+        let server = Server { login: self.login.clone(), ..self.at(sentinel.clone()) };
+        let answer = timeout(&*self.server.clock, ANSWER, async {
+            let mut connection = Connection::connect(&server).await?;
+            connection.call(&[b"SENTINEL", command, self.master.as_bytes()]).await
+        });
+        let during = "it was asked for the master";
+        let silent = || Error::Silent { server: sentinel.to_string(), during, seconds: ANSWER.as_secs() };
+        answer.await.ok_or_else(silent)?
+    }
+
+    /// Whom any Sentinel names.
+    async fn named(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<Address>, Error> {
+        let asked = self.addresses.iter().map(|sentinel| self.ask(sentinel, b"get-master-addr-by-name"));
+        let (mut named, mut strangers) = (BTreeSet::new(), 0_usize);
+        for (sentinel, answer) in self.addresses.iter().zip(join_all(asked).await) {
+            match answer.map(|reply| pair(&reply, self.tls())) {
+                Ok(Some(address)) => drop(named.insert(address)),
+                Ok(None) => {
+                    strangers = strangers.saturating_add(1);
+                    troubles.push(format!("{sentinel} knows no master {:?}", self.master));
+                }
+                Err(error) => troubles.push(error.to_string()),
+            }
+        }
+        // Sentinels that were started anew with an empty configuration are told of it again sooner or later.
+        if strangers == self.addresses.len() && !self.knew.load(Ordering::Relaxed) {
+            let sentinels: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+            return Err(Error::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
+        }
+        Ok(named)
+    }
+
+    /// The master, connected, by what the Sentinels say and what it says itself.
+    async fn master(&self) -> Result<(Connection, Info), Error> {
+        let mut troubles = Vec::new();
+        let named = self.named(&mut troubles).await?;
+        if named.is_empty() {
+            return Err(Error::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
+        }
+        let opened = named.into_iter().map(|address| async move { open(&self.at(address)).await });
+        let mut masters = Vec::new();
+        for opened in join_all(opened).await {
+            match opened {
+                Ok(opened) if opened.1.is_master() => masters.push(opened),
+                Ok((connection, _)) => troubles.push(format!("{} is no master", connection.peer())),
+                Err(error @ (Error::Login { .. } | Error::Tls(_) | Error::Handshake { .. })) => return Err(error),
+                Err(error) => troubles.push(error.to_string()),
+            }
+        }
+        match (masters.len(), masters.pop()) {
+            (1, Some(master)) => {
+                self.knew.store(true, Ordering::Relaxed);
+                Ok(master)
+            }
+            (0, _) | (_, None) => {
+                Err(Error::Sentinel(format!("no server is master of {:?} now: {}", self.master, troubles.join("; "))))
+            }
+            (_, Some(last)) => {
+                masters.push(last);
+                let claimant = |(connection, info): &(Connection, Info)| Claimant {
+                    server: connection.peer().to_owned(),
+                    run_id: info.get("run_id").map(str::to_owned),
+                };
+                Err(Error::TwoMasters { masters: masters.iter().map(claimant).collect(), master: self.master.clone() })
+            }
+        }
+    }
+
+    /// The replicas that the first Sentinel that answers holds to be well.
+    async fn replicas(&self) -> Vec<Address> {
+        for sentinel in &self.addresses {
+            if let Ok(reply) = self.ask(sentinel, b"replicas").await {
+                return reply.elements().unwrap_or_default().iter().filter_map(|r| replica(r, self.tls())).collect();
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Host and port as `SENTINEL get-master-addr-by-name` gives them.
+fn pair(reply: &Reply, tls: bool) -> Option<Address> {
+    match reply.elements()? {
+        [host, port] => Some(Address::Tcp { host: host.text()?.to_owned(), port: port.text()?.parse().ok()?, tls }),
+        _ => None,
+    }
+}
+
+/// One element of `SENTINEL replicas`: names and values in turn (`addReplySentinelRedisInstance`, sentinel.c).
+fn replica(reply: &Reply, tls: bool) -> Option<Address> {
+    let fields: BTreeMap<&str, &str> = reply
+        .elements()?
+        .chunks_exact(2)
+        .filter_map(|pair| Some((pair.first()?.text()?, pair.get(1)?.text()?)))
+        .collect();
+    let well = fields.get("flags") == Some(&"slave") && fields.get("master-link-status") == Some(&"ok");
+    let port = fields.get("port")?.parse().ok().filter(|port| *port > 0)?;
+    well.then(|| Some(Address::Tcp { host: (*fields.get("ip")?).to_owned(), port, tls }))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+
+    use super::{Sentinels, pair, replica};
+    use crate::base::clock::SystemClock;
+    use crate::base::retry::Class;
+    use crate::redis::format::resp::{Reply, encode};
+    use crate::redis::wire::{Address, Error, Login, Server, TlsFiles};
+
+    /// Something that says the same to whatever it is asked.
+    struct Stub {
+        port: u16,
+        says: Arc<Mutex<Vec<u8>>>,
+        asked: Arc<Notify>,
+    }
+
+    impl Stub {
+        /// It says it only when `after` was asked something, too.
+        async fn start(says: Vec<u8>, after: Option<&Stub>) -> Stub {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let stub = Stub { port, says: Arc::new(Mutex::new(says)), asked: Arc::default() };
+            let (says, asked, after) =
+                (Arc::clone(&stub.says), Arc::clone(&stub.asked), after.map(|after| Arc::clone(&after.asked)));
+            tokio::spawn(async move {
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    let mut question = [0; 1024];
+                    while let Ok(1..) = socket.read(&mut question).await {
+                        asked.notify_one();
+                        if let Some(after) = &after {
+                            after.notified().await;
+                        }
+                        let answer = says.lock().unwrap().clone();
+                        socket.write_all(&answer).await.unwrap();
+                    }
+                }
+            });
+            stub
+        }
+
+        async fn master(run_id: &str) -> Stub {
+            let info = format!("role:master\r\nrun_id:{run_id}\r\n");
+            Stub::start(format!("${}\r\n{info}\r\n", info.len()).into_bytes(), None).await
+        }
+
+        fn address(&self) -> Address {
+            Address::Tcp { host: "127.0.0.1".into(), port: self.port, tls: false }
+        }
+
+        /// What a Sentinel says that names this one.
+        fn named(&self) -> Vec<u8> {
+            encode(&[b"127.0.0.1", self.port.to_string().as_bytes()])
+        }
+    }
+
+    fn sentinels(stubs: &[&Stub]) -> Sentinels {
+        let (login, addresses) = (Login::default(), stubs.iter().map(|stub| stub.address()).collect());
+        let nowhere = Address::Tcp { host: String::new(), port: 0, tls: false };
+        let server = Server::new(nowhere, login.clone(), TlsFiles::default(), SystemClock::shared());
+        Sentinels::new(addresses, "mymaster".into(), login, server)
+    }
+
+    /// The first one answers when the second is asked: one after the other, it would be given up.
+    #[tokio::test]
+    async fn all_sentinels_are_asked_at_once_and_two_masters_are_told_from_one() {
+        let (one, two) = (Stub::master("a").await, Stub::master("b").await);
+        let second = Stub::start(two.named(), None).await;
+        let first = Stub::start(one.named(), Some(&second)).await;
+        let error = sentinels(&[&first, &second]).master().await.map(|(_, info)| info).unwrap_err();
+        assert_eq!(error.class(), Class::Transient);
+        let said = error.to_string();
+        let Error::TwoMasters { masters, .. } = error else { panic!("{said}") };
+        let mut runs: Vec<_> = masters.iter().filter_map(|master| master.run_id.as_deref()).collect();
+        runs.sort_unstable();
+        assert_eq!(runs, ["a", "b"]);
+        assert!(said.starts_with("two masters at once: 127.0.0.1:") && said.contains("\"mymaster\""), "{said}");
+    }
+
+    /// As Sentinels are that were started with an empty configuration.
+    #[tokio::test]
+    async fn a_master_that_was_known_is_waited_for_and_one_that_never_was_is_not() {
+        let master = Stub::master("a").await;
+        let sentinel = Stub::start(b"*-1\r\n".to_vec(), None).await;
+        let asked = sentinels(&[&sentinel]);
+        let unknown = || async { asked.master().await.map(|(_, info)| info).unwrap_err() };
+        let error = unknown().await;
+        assert!(matches!(error, Error::UnknownMaster { .. }) && error.class() == Class::Permanent, "{error}");
+        *sentinel.says.lock().unwrap() = master.named();
+        asked.master().await.unwrap();
+        *sentinel.says.lock().unwrap() = b"*-1\r\n".to_vec();
+        let error = unknown().await;
+        assert!(error.class() == Class::Transient && error.to_string().contains("knows no master"), "{error}");
+    }
+
+    fn texts(words: &[&str]) -> Reply {
+        Reply::Array(words.iter().map(|word| Reply::Bulk(word.to_string().into())).collect())
+    }
+
+    #[test]
+    fn only_a_well_replica_is_taken() {
+        let address = Some(Address::Tcp { host: "10.0.0.2".into(), port: 6380, tls: false });
+        let fields = ["ip", "10.0.0.2", "port", "6380", "flags", "slave", "master-link-status", "ok"];
+        assert_eq!(replica(&texts(&fields), false), address);
+        for (nth, value) in [(3, "0"), (3, "x"), (5, "s_down,slave,disconnected"), (7, "err")] {
+            let mut fields = fields;
+            fields[nth] = value;
+            assert_eq!(replica(&texts(&fields), false), None, "{value}");
+        }
+        assert_eq!(pair(&texts(&["10.0.0.2", "6380"]), false), address);
+        assert_eq!(pair(&Reply::Null, false), None);
+    }
+}

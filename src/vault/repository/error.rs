@@ -1,0 +1,202 @@
+//! What can go wrong with a repository, by what the caller can do about it.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+
+use super::FORMAT;
+use super::key::ObjectKey;
+use crate::base::retry::Class;
+
+/// Why a call to a repository did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such object.
+    #[error("{key} is not in the repository {url}")]
+    NotFound {
+        /// The object asked for.
+        key: ObjectKey,
+        /// The repository.
+        url: Arc<str>,
+    },
+    /// The network, the server or the disk did not do it now. After a write: it may have been done or not.
+    #[error("cannot {action} {key} in the repository {url}: {why}; this may pass")]
+    Unavailable {
+        /// What was tried.
+        action: &'static str,
+        /// The object it was about.
+        key: String,
+        /// The repository.
+        url: Arc<str>,
+        /// What was said.
+        why: Reason,
+    },
+    /// Missing rights or wrong credentials.
+    #[error(
+        "no permission to {action} {key} in the repository {url}: {why}; check the credentials or the owner of the folder"
+    )]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// The object it was about.
+        key: String,
+        /// The repository.
+        url: Arc<str>,
+        /// What was said.
+        why: Reason,
+    },
+    /// No room.
+    #[error("the repository {url} is full: cannot {action} {key}; free some space or remove old backups")]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// The object it was about.
+        key: String,
+        /// The repository.
+        url: Arc<str>,
+    },
+    /// An object that cannot be what its name says.
+    #[error("{key} in the repository {url} is damaged: {why}")]
+    Corrupt {
+        /// The object.
+        key: ObjectKey,
+        /// The repository.
+        url: Arc<str>,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no repository there.
+    #[error("there is no repository at {url}: is its disk mounted? `walkeep init` makes a new one")]
+    NoRepository {
+        /// Where it was looked for.
+        url: Arc<str>,
+    },
+    /// There is a repository already.
+    #[error("there is a repository at {url} already")]
+    AlreadyThere {
+        /// Where it is.
+        url: Arc<str>,
+    },
+    /// The repository was made by a newer program.
+    #[error(
+        "the repository {url} has format {found} and this program knows formats up to {FORMAT}; use a newer walkeep"
+    )]
+    NewerFormat {
+        /// Where it is.
+        url: Arc<str>,
+        /// Its format.
+        found: u32,
+    },
+    /// Not a URL of a repository, or settings that don't fit it.
+    #[error("{url} cannot be used as a repository: {why}")]
+    BadUrl {
+        /// What was given, without credentials.
+        url: Arc<str>,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What a store said, when that is all there is to know.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// The store's client said it.
+    #[error(transparent)]
+    Store(Box<object_store::Error>),
+    /// The file system said it.
+    #[error(transparent)]
+    File(#[from] crate::base::durable::Error),
+    /// It took too long.
+    #[error("no answer within {0} seconds")]
+    TimedOut(u64),
+    /// The program is ending, or a worker died.
+    #[error("the call was given up")]
+    GivenUp,
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            // A full store is emptied by someone while the receiver waits; nothing else can be done about it.
+            Error::Unavailable { .. } | Error::Full { .. } => Class::Transient,
+            Error::AlreadyThere { .. } => Class::Conflict,
+            Error::NotFound { .. }
+            | Error::Denied { .. }
+            | Error::Corrupt { .. }
+            | Error::NoRepository { .. }
+            | Error::NewerFormat { .. }
+            | Error::BadUrl { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// What a call was about, to be said if it fails.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) action: &'static str,
+    pub(super) key: &'a str,
+    pub(super) url: &'a Arc<str>,
+}
+
+impl Call<'_> {
+    /// The error of a call about which nothing but `why` is known.
+    pub(super) fn unavailable(&self, why: Reason) -> Error {
+        Error::Unavailable { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
+    }
+
+    /// Sorts a store's error. [`object_store::Error::AlreadyExists`] is not expected here.
+    pub(super) fn store(&self, error: object_store::Error) -> Error {
+        use object_store::Error as Store;
+        let kind = io_kind(&error);
+        let why = Reason::Store(Box::new(error));
+        match (&why, kind) {
+            (Reason::Store(error), _) if matches!(**error, Store::NotFound { .. }) => self.not_found(),
+            (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => self.full(),
+            (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => self.denied(why),
+            (Reason::Store(error), _)
+                if matches!(**error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. }) =>
+            {
+                self.denied(why)
+            }
+            _ => self.unavailable(why),
+        }
+    }
+
+    /// Sorts a file system's error.
+    pub(super) fn file(&self, error: crate::base::durable::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => self.denied(error.into()),
+            _ => self.unavailable(error.into()),
+        }
+    }
+
+    fn full(&self) -> Error {
+        Error::Full { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url) }
+    }
+
+    fn denied(&self, why: Reason) -> Error {
+        Error::Denied { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
+    }
+
+    fn not_found(&self) -> Error {
+        match ObjectKey::parse(self.key) {
+            Ok(key) => Error::NotFound { key, url: Arc::clone(self.url) },
+            Err(_prefix) => Error::NoRepository { url: Arc::clone(self.url) },
+        }
+    }
+}
+
+/// The operating system's word, if one is at the bottom of it: the local store wraps it in a private type.
+fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        source = error.source();
+    }
+    None
+}

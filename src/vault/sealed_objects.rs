@@ -1,0 +1,286 @@
+//! Sealed objects of any kind, in all places at once.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::{Error, OpenPlace, Vault};
+use crate::vault::repository::key::{ObjectKey, Prefix};
+use crate::vault::repository::{self, Level, ObjectInfo, Put};
+use crate::vault::seal::{self, Binding, Kind, Opened, SealSpec, SealedObject, Suffix, Trailer};
+
+/// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame table fit.
+const TRAILER_GUESS: u64 = 128 << 10;
+
+/// What a listing found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Listing {
+    /// The objects that any place has, sorted by key.
+    pub objects: Vec<ObjectInfo>,
+    /// Places that could not be asked, with what they said: what is missing above may be there.
+    pub unasked: Vec<(String, String)>,
+}
+
+impl Vault {
+    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`Put::Created`] if any place did not have it;
+    /// in the others it may have another content.
+    ///
+    /// # Errors
+    /// Any place did not take it, or it cannot be sealed.
+    pub async fn put_object(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        plain: Vec<Bytes>,
+        metadata: Vec<u8>,
+    ) -> Result<Put, Error> {
+        let sealed = self.seal_object(kind, key, plain, metadata).await?;
+        self.put_sealed(key, &sealed).await
+    }
+
+    /// Seals `plain` as an object of this kind under this key.
+    pub(crate) async fn seal_object(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        plain: Vec<Bytes>,
+        metadata: Vec<u8>,
+    ) -> Result<SealedObject, Error> {
+        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&self.protection));
+        let (level, threads) = (self.level, self.threads);
+        let sealed = blocking(move || {
+            let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
+            let spec = SealSpec { level, metadata: &metadata, threads, ..SealSpec::new(&binding) };
+            seal::seal(&pieces, &spec, &protection)
+        });
+        Ok(sealed.await??)
+    }
+
+    /// Puts a sealed object into every place.
+    ///
+    /// # Errors
+    /// Any place did not take it; the others may have.
+    pub async fn put_sealed(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
+        let puts = join_all(self.places.iter().map(|place| place.put(key, sealed))).await;
+        let mut all = Put::Exists;
+        for put in puts {
+            if put? == Put::Created {
+                all = Put::Created;
+            }
+        }
+        Ok(all)
+    }
+
+    /// An object opened, from the first place that has it whole; `None` if every place says that there is none.
+    ///
+    /// # Errors
+    /// No place gave it, and not all said that they don't have it.
+    pub async fn get_object(&self, kind: Kind, key: &ObjectKey) -> Result<Option<Opened>, Error> {
+        let mut trouble = None;
+        for place in &self.places {
+            match place.get(kind, key, self).await {
+                Ok(Some(opened)) => return Ok(Some(opened)),
+                Ok(None) => {}
+                Err(error) => self.note(&mut trouble, place, key, error),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    /// An object's trailer alone, from the first place that has it; `None` if every place says that there is none.
+    ///
+    /// # Errors
+    /// No place gave it, and not all said that they don't have it.
+    pub async fn get_trailer(&self, kind: Kind, key: &ObjectKey) -> Result<Option<Box<Trailer>>, Error> {
+        let mut trouble = None;
+        for place in &self.places {
+            match place.trailer(kind, key, self).await {
+                Ok(Some((trailer, _))) => return Ok(Some(trailer)),
+                Ok(None) => {}
+                Err(error) => self.note(&mut trouble, place, key, error),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    /// Bytes of an object's plaintext, whose trailer was read before; from the first place where they open.
+    ///
+    /// # Errors
+    /// No place gave them.
+    pub async fn get_plain_range(
+        &self,
+        key: &ObjectKey,
+        trailer: &Trailer,
+        plain: std::ops::Range<u64>,
+    ) -> Result<Bytes, Error> {
+        let mut trouble = None;
+        for place in &self.places {
+            let read = async {
+                let stored = trailer.stored_range(plain.clone());
+                let stored = place.repository()?.get_range(key, stored).await.map_err(|e| place.named(e))?;
+                trailer.open_range(plain.clone(), &stored, self.threads).map_err(|e| place.sealed(e))
+            };
+            match read.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => self.note(&mut trouble, place, key, error),
+            }
+        }
+        Err(trouble.unwrap_or(Error::NoPlace))
+    }
+
+    /// Everything under a prefix in any place.
+    ///
+    /// # Errors
+    /// No place could be asked.
+    pub async fn list(&self, prefix: &Prefix, after: Option<&ObjectKey>) -> Result<Listing, Error> {
+        let lists = join_all(self.places.iter().map(|place| async move {
+            let repository = place.repository()?;
+            let listed = match after {
+                Some(after) => repository.list_after(prefix, after).await,
+                None => repository.list(prefix).await,
+            };
+            listed.map_err(|e| place.named(e))
+        }))
+        .await;
+        let (lists, unasked) = self.answers(lists)?;
+        let merged: BTreeMap<ObjectKey, ObjectInfo> =
+            lists.into_iter().rev().flatten().map(|object| (object.key.clone(), object)).collect();
+        Ok(Listing { objects: merged.into_values().collect(), unasked })
+    }
+
+    /// What stands right under a prefix in any place, and the places that could not be asked.
+    ///
+    /// # Errors
+    /// No place could be asked.
+    pub(crate) async fn list_level(&self, prefix: &Prefix) -> Result<(Level, Vec<(String, String)>), Error> {
+        let levels = join_all(
+            self.places
+                .iter()
+                .map(|place| async move { place.repository()?.level(prefix).await.map_err(|e| place.named(e)) }),
+        )
+        .await;
+        let (levels, unasked) = self.answers(levels)?;
+        let mut merged = Level::default();
+        for level in levels {
+            merged.prefixes.extend(level.prefixes);
+            merged.objects.extend(level.objects);
+        }
+        merged.prefixes.sort_unstable();
+        merged.prefixes.dedup();
+        merged.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        merged.objects.dedup_by(|a, b| a.key == b.key);
+        Ok((merged, unasked))
+    }
+
+    /// The answers of the places that gave one, and what the others said.
+    #[expect(clippy::type_complexity, reason = "used right here")]
+    pub(crate) fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
+        let (mut answers, mut unasked, mut last) = (Vec::new(), Vec::new(), None);
+        for (place, result) in self.places.iter().zip(results) {
+            match result {
+                Ok(answer) => answers.push(answer),
+                Err(error) => {
+                    unasked.push((place.name.clone(), error.to_string()));
+                    last = Some(error);
+                }
+            }
+        }
+        match last {
+            Some(error) if answers.is_empty() => Err(error),
+            _ => Ok((answers, unasked)),
+        }
+    }
+
+    /// Removes an object from every place.
+    ///
+    /// # Errors
+    /// Any place did not do it; the others may have.
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+        let deletes = join_all(
+            self.places
+                .iter()
+                .map(|place| async move { place.repository()?.delete(key).await.map_err(|e| place.named(e)) }),
+        )
+        .await;
+        deletes.into_iter().collect()
+    }
+
+    /// Keeps the trouble that says most: damage before a place that is not there.
+    fn note(&self, trouble: &mut Option<Error>, place: &OpenPlace, key: &ObjectKey, error: Error) {
+        tracing::warn!(%key, place = place.name, %error, "this repository does not give the object");
+        if trouble.as_ref().is_none_or(|before| error.is_integrity() && !before.is_integrity()) {
+            *trouble = Some(error);
+        }
+    }
+}
+
+impl OpenPlace {
+    pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
+        self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.named(e))
+    }
+
+    pub(crate) async fn get(&self, kind: Kind, key: &ObjectKey, vault: &Vault) -> Result<Option<Opened>, Error> {
+        let object = match self.repository()?.get(key).await {
+            Ok(object) => object,
+            Err(repository::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.named(error)),
+        };
+        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&vault.protection));
+        let threads = vault.threads;
+        let opened = blocking(move || seal::open(&object, &binding, &protection, threads)).await?;
+        opened.map(Some).map_err(|e| self.sealed(e))
+    }
+
+    /// The trailer, and how many bytes the stored object has.
+    pub(crate) async fn trailer(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        vault: &Vault,
+    ) -> Result<Option<(Box<Trailer>, u64)>, Error> {
+        let repository = self.repository()?;
+        let binding = binding(kind, key);
+        let mut wanted = TRAILER_GUESS;
+        // The footer says how long the trailer is: at most one more read.
+        for _ in 0..3 {
+            let (suffix, len) = match repository.get_suffix(key, wanted).await {
+                Ok(read) => read,
+                Err(repository::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(self.named(error)),
+            };
+            match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.sealed(e))? {
+                Suffix::Ready(trailer) => return Ok(Some((trailer, len))),
+                Suffix::NeedMore(more) => wanted = more,
+            }
+        }
+        let fault = seal::Fault::NoEnd;
+        Err(self.sealed(seal::OpenError { binding, fault }))
+    }
+
+    /// Makes an object that is there durable, whoever put it.
+    pub(crate) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+        self.repository()?.settle(key).await.map_err(|e| self.named(e))
+    }
+
+    pub(crate) fn sealed(&self, source: seal::OpenError) -> Error {
+        Error::Sealed { name: self.name.clone(), source }
+    }
+
+    pub(crate) fn content(&self, key: &ObjectKey, why: impl ToString) -> Error {
+        Error::Content { name: self.name.clone(), key: key.clone(), why: why.to_string() }
+    }
+}
+
+/// What ties an object to its place: its kind and its key.
+pub(crate) fn binding(kind: Kind, key: &ObjectKey) -> Binding {
+    Binding::new(kind, key.as_str())
+}
+
+/// Runs CPU work off the async threads.
+///
+/// # Errors
+/// [`Error::Lost`] if the work panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| Error::Lost)
+}

@@ -1,6 +1,0 @@
-//! Tests of the modules together, on WAL written here and on WAL that real servers wrote (`tests/fixtures/wal`).
-
-mod digests;
-mod fixtures;
-mod splits;
-mod writer;
