@@ -18,9 +18,9 @@ use walkeep::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::format::timeline::TimelineId;
 use walkeep::vault::repository;
-use walkeep::vault::seal::Level;
+use walkeep::vault::seal::CompressionLevel;
 use walkeep::vault::seal::keys::KeyEncryptionKey;
-use walkeep::vault::{Place, Settings, Vault};
+use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
 
 use super::{files, forget, middle, millis, size_of, worst};
 
@@ -95,11 +95,15 @@ impl Site {
         let text = fs::read_to_string(site.join("walkeep.toml")).unwrap();
         let key_file = text.lines().find_map(|line| line.strip_prefix("key-file = \"")?.split('"').next()).unwrap();
         let key = fs::read_to_string(site.0.path().join(key_file)).unwrap();
-        let place = Place { name: "bench".into(), url: site.repository(), options: repository::Options::new() };
-        let settings = Settings {
+        let place = RepositoryLocation {
+            name: "bench".into(),
+            url: site.repository(),
+            options: repository::RepositoryOptions::new(),
+        };
+        let settings = VaultSettings {
             places: vec![place],
             key: Some(KeyEncryptionKey::from_text(&key).unwrap()),
-            level: Level::Fixed(1),
+            level: CompressionLevel::Fixed(1),
             threads: 1,
             clock: SystemClock::shared(),
         };

@@ -2,7 +2,7 @@
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use walkeep::redis::format::rdb::{Limits, Walker, crc64};
+use walkeep::redis::format::rdb::{RdbLimits, RdbWalker, crc64};
 
 /// What comes from a socket at once.
 const PIECE: usize = 128 << 10;
@@ -57,7 +57,7 @@ fn hashes() -> Vec<u8> {
 
 fn walk(bencher: Bencher<'_, '_>, file: &[u8]) {
     bencher.counter(BytesCount::new(file.len())).bench(|| {
-        let mut walker = Walker::new(Limits::default());
+        let mut walker = RdbWalker::new(RdbLimits::default());
         for piece in file.chunks(PIECE) {
             walker.push(piece).unwrap();
         }

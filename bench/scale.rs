@@ -27,15 +27,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use walkeep::postgres::archive::inventory::{self, Contents, Overview};
-use walkeep::postgres::archive::lookup::{Lookup, Source};
+use walkeep::postgres::archive::inventory::{self, ArchiveInventory, InventoryInput};
+use walkeep::postgres::archive::lookup::{SegmentSource, WalLookup};
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use walkeep::postgres::format::time::PgTime;
-use walkeep::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
-use walkeep::postgres::index::{Along, Entry, Index, Place};
-use walkeep::postgres::wal::digest::{Digest, State};
-use walkeep::postgres::wal::event::{Ending, EndingKind, Xid};
+use walkeep::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId, TimelinePath};
+use walkeep::postgres::index::{IndexEntry, PathSearch, SegmentId, WalIndex};
+use walkeep::postgres::wal::digest::{SegmentDigest, SegmentState};
+use walkeep::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 /// A year of a cluster that writes a megabyte a second.
 const YEAR: u64 = 2_000_000;
@@ -59,30 +59,30 @@ fn commits_in(number: u64) -> u64 {
     if number.is_multiple_of(EVERY) { PEAK } else { QUIET }
 }
 
-fn ending(number: u64, at: u64) -> Ending {
+fn ending(number: u64, at: u64) -> TransactionEnd {
     let (commits, no) = (commits_in(number), SegmentNo::new(number));
     let lsn = no.start(SIZE).saturating_add(64 + at * (SIZE.get() / (commits + 1) / 8 * 8));
     // Neighbours change places, as they do.
     let micros = number * SPAN + (at ^ 1) * SPAN / (commits + 1);
-    Ending {
+    TransactionEnd {
         lsn,
         end_lsn: lsn.saturating_add(40),
         xid: Xid::new((commits_before(number) + at + 3) as u32),
         time: PgTime::from_pg_micros(micros as i64),
-        kind: EndingKind::Commit,
+        kind: TransactionEndKind::Commit,
     }
 }
 
-fn segment(number: u64) -> Digest {
+fn segment(number: u64) -> SegmentDigest {
     let no = SegmentNo::new(number);
-    let endings: Vec<Ending> = (0..commits_in(number)).map(|at| ending(number, at)).collect();
-    Digest {
+    let endings: Vec<TransactionEnd> = (0..commits_in(number)).map(|at| ending(number, at)).collect();
+    SegmentDigest {
         timeline: TimelineId::FIRST,
         segment: no,
         segment_size: SIZE,
         page_magic: 0xD110,
         system_id: SystemId::new(7),
-        state: State::Checked,
+        state: SegmentState::Checked,
         first_record: Some(no.start(SIZE).saturating_add(40)),
         last_record: Some(Lsn::new(no.end(SIZE).get() - 64)),
         first_prev: Some(Lsn::new(no.start(SIZE).get() - 64)),
@@ -105,14 +105,14 @@ fn segment(number: u64) -> Digest {
 /// Makes the dense part when it is asked for, as if it were fetched.
 struct Made;
 
-impl Source for Made {
+impl SegmentSource for Made {
     type Error = Infallible;
 
-    fn digest(&self, place: Place) -> Result<Arc<Digest>, Infallible> {
+    fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, Infallible> {
         Ok(Arc::new(segment(place.segment.get())))
     }
 
-    fn segment(&self, _: Place) -> Result<Bytes, Infallible> {
+    fn segment(&self, _: SegmentId) -> Result<Bytes, Infallible> {
         Ok(Bytes::new())
     }
 }
@@ -152,13 +152,14 @@ fn many_timelines(timelines: u64) {
     let dir = tempfile::tempdir().unwrap();
     let index = open(dir.path());
     let timeline = |number: u64| TimelineId::new(number as u32).unwrap();
-    let (mut entries, mut histories): (Vec<HistoryEntry>, Vec<History>) = (Vec::new(), Vec::new());
+    let (mut entries, mut histories): (Vec<HistoryEntry>, Vec<TimelineHistory>) = (Vec::new(), Vec::new());
     for of in 1..=timelines {
         let numbers = (of - 1) * EACH + 1..=of * EACH;
-        let digests: Vec<Digest> = numbers.map(|no| Digest { timeline: timeline(of), ..segment(no) }).collect();
-        index.ingest("main", digests.iter().map(|digest| Entry { digest, stored: 5 << 20 })).unwrap();
+        let digests: Vec<SegmentDigest> =
+            numbers.map(|no| SegmentDigest { timeline: timeline(of), ..segment(no) }).collect();
+        index.ingest("main", digests.iter().map(|digest| IndexEntry { digest, stored: 5 << 20 })).unwrap();
         if of > 1 {
-            histories.push(History { timeline: timeline(of), entries: entries.clone() });
+            histories.push(TimelineHistory { timeline: timeline(of), entries: entries.clone() });
         }
         let end = SegmentNo::new(of * EACH).end(SIZE);
         entries.push(HistoryEntry { timeline: timeline(of), end, reason: String::new() });
@@ -176,9 +177,15 @@ fn many_timelines(timelines: u64) {
     println!("list, {timelines} timelines of {EACH} segments: {}", millis(middle(&times)));
 }
 
-fn listed(index: &Index, histories: &[History]) -> Overview {
-    let contents =
-        Contents { cluster: "main", identity: None, backups: &[], histories, gaps: &[], cut: &inventory::unknown };
+fn listed(index: &WalIndex, histories: &[TimelineHistory]) -> ArchiveInventory {
+    let contents = InventoryInput {
+        cluster: "main",
+        identity: None,
+        backups: &[],
+        histories,
+        gaps: &[],
+        cut: &inventory::unknown,
+    };
     inventory::overview(&index.view("main").unwrap(), contents).unwrap()
 }
 
@@ -187,11 +194,11 @@ fn make(dir: &Path, segments: u64) {
     let index = open(dir);
     let mut took = Duration::ZERO;
     for first in (1..=segments).step_by(256) {
-        let digests: Vec<Digest> = (first..(first + 256).min(segments + 1)).map(segment).collect();
+        let digests: Vec<SegmentDigest> = (first..(first + 256).min(segments + 1)).map(segment).collect();
         let begun = Instant::now();
         // As many at a time as a rebuild has in its hands.
         for some in digests.chunks(16) {
-            index.ingest("main", some.iter().map(|digest| Entry { digest, stored: 5 << 20 })).unwrap();
+            index.ingest("main", some.iter().map(|digest| IndexEntry { digest, stored: 5 << 20 })).unwrap();
         }
         took += begun.elapsed();
     }
@@ -205,8 +212,8 @@ fn make(dir: &Path, segments: u64) {
     );
 }
 
-fn open(dir: &Path) -> Index {
-    Index::open_writer(dir, &["bench".to_owned()]).unwrap()
+fn open(dir: &Path) -> WalIndex {
+    WalIndex::open_writer(dir, &["bench".to_owned()]).unwrap()
 }
 
 fn files(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -270,7 +277,7 @@ fn measure(dir: &Path, segments: u64, times: u64, cold: bool) -> Times {
     all
 }
 
-type Question = fn(&Index, u64, u64);
+type Question = fn(&WalIndex, u64, u64);
 
 /// From here on they concern the whole.
 const FEW: usize = 5;
@@ -311,13 +318,13 @@ const QUESTIONS: [(&str, Question); 8] = [
     }),
 ];
 
-fn lookup(index: &Index) -> Lookup<'_, Made> {
-    Lookup::new(index.view("main").unwrap(), Made)
+fn lookup(index: &WalIndex) -> WalLookup<'_, Made> {
+    WalLookup::new(index.view("main").unwrap(), Made)
 }
 
-fn prove(index: &Index, from: SegmentNo, to: SegmentNo) {
+fn prove(index: &WalIndex, from: SegmentNo, to: SegmentNo) {
     let (view, path) = (index.view("main").unwrap(), TimelinePath::first());
-    let found = Along::new(&view, &path).unwrap().continuity(from.start(SIZE), to.end(SIZE)).unwrap();
+    let found = PathSearch::new(&view, &path).unwrap().continuity(from.start(SIZE), to.end(SIZE)).unwrap();
     assert!(found.is_whole() && found.segments == to.get() - from.get() + 1);
 }
 

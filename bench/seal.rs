@@ -7,7 +7,9 @@ use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use walkeep::vault::seal::keys::EpochKey;
-use walkeep::vault::seal::{Binding, KeyId, KeyRing, Kind, Level, Protection, SealSpec, open, seal};
+use walkeep::vault::seal::{
+    CompressionLevel, EpochKeyId, KeyRing, ObjectBinding, ObjectEncryption, SealSpec, SealedKind, open, seal,
+};
 
 const LEN: usize = 16 << 20;
 const FRAME: usize = SealSpec::FRAME as usize;
@@ -32,12 +34,12 @@ fn wal_like() -> Vec<u8> {
     bytes
 }
 
-fn keys() -> Protection {
-    Protection::Encrypted(KeyRing::new(KeyId::from_bytes([1; 16]), EpochKey::from_bytes([1; 32])))
+fn keys() -> ObjectEncryption {
+    ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([1; 16]), EpochKey::from_bytes([1; 32])))
 }
 
-fn binding() -> Binding {
-    Binding::new(Kind::Wal, "bench")
+fn binding() -> ObjectBinding {
+    ObjectBinding::new(SealedKind::Wal, "bench")
 }
 
 /// The roof: zstd's level 1 on 1 MiB frames, then AES-256-GCM in place, nothing else. One thread.
@@ -67,7 +69,7 @@ fn blake3_alone(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 2])]
 fn sealed(bencher: Bencher<'_, '_>, threads: usize) {
     let (plain, keys, binding) = (wal_like(), keys(), binding());
-    let spec = SealSpec { level: Level::Fixed(1), threads, ..SealSpec::new(&binding) };
+    let spec = SealSpec { level: CompressionLevel::Fixed(1), threads, ..SealSpec::new(&binding) };
     bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(seal(&[&plain], &spec, &keys)));
 }
 
@@ -100,7 +102,7 @@ fn aes_gcm_and_zstd_back_alone(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 2])]
 fn opened(bencher: Bencher<'_, '_>, threads: usize) {
     let (plain, keys, binding) = (wal_like(), keys(), binding());
-    let spec = SealSpec { level: Level::Fixed(1), threads: 2, ..SealSpec::new(&binding) };
+    let spec = SealSpec { level: CompressionLevel::Fixed(1), threads: 2, ..SealSpec::new(&binding) };
     let object = seal(&[&plain], &spec, &keys).expect("seal").to_bytes();
     bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(open(&object, &binding, &keys, threads)));
 }

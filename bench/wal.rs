@@ -6,9 +6,9 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
-use walkeep::postgres::wal::assemble::Assembler;
-use walkeep::postgres::wal::decode::Decoder;
-use walkeep::postgres::wal::digest::{Digest, digest};
+use walkeep::postgres::wal::assemble::SegmentAssembler;
+use walkeep::postgres::wal::decode::WalDecoder;
+use walkeep::postgres::wal::digest::{SegmentDigest, digest};
 
 /// Copies of the two segments, so that they don't all stay in the nearest caches.
 const COPIES: usize = 8;
@@ -43,7 +43,7 @@ fn decode(bencher: Bencher<'_, '_>) {
         let mut records = 0_u64;
         for (name, bytes) in &log.segments {
             let start = name.number(log.size).expect("a number").start(log.size);
-            let mut decoder = Decoder::new(start, name.timeline(), log.size);
+            let mut decoder = WalDecoder::new(start, name.timeline(), log.size);
             let mut feed = decoder.feed(bytes);
             while let Some(record) = feed.next().expect("good WAL") {
                 black_box(record.bytes);
@@ -61,7 +61,7 @@ fn decode_in_pieces_of_128_kib(bencher: Bencher<'_, '_>) {
     bencher.counter(log.bytes()).bench_local(|| {
         for (name, bytes) in &log.segments {
             let start = name.number(log.size).expect("a number").start(log.size);
-            let mut decoder = Decoder::new(start, name.timeline(), log.size);
+            let mut decoder = WalDecoder::new(start, name.timeline(), log.size);
             for piece in bytes.chunks(128 << 10) {
                 let mut feed = decoder.feed(piece);
                 while let Some(record) = feed.next().expect("good WAL") {
@@ -94,7 +94,7 @@ fn digest_from_bytes(bencher: Bencher<'_, '_>) {
         .collect();
     bencher.counter(log.bytes()).bench_local(|| {
         for digest in &digests {
-            black_box(Digest::from_bytes(digest).expect("a digest"));
+            black_box(SegmentDigest::from_bytes(digest).expect("a digest"));
         }
     });
 }
@@ -105,7 +105,7 @@ fn assemble(bencher: Bencher<'_, '_>) {
     let log = Log::steady();
     let start = log.segments[0].0.number(log.size).expect("a number").start(log.size);
     bencher.counter(log.bytes()).bench_local(|| {
-        let mut assembler = Assembler::new(log.segments[0].0.timeline(), log.size, start);
+        let mut assembler = SegmentAssembler::new(log.segments[0].0.timeline(), log.size, start);
         for (_, bytes) in &log.segments {
             for piece in bytes.chunks(128 << 10) {
                 assembler.push(assembler.position(), piece).expect("in place");

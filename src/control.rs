@@ -1,7 +1,7 @@
 //! The control socket: how a short-lived command hands its work to a running service, and asks how it does.
 //!
 //! A Unix socket in the state directory, for its owner alone. One request is one line of JSON, and so is its answer; a connection carries any
-//! number of them, one after the other. What a request means is not known here: the service brings a [`Handler`].
+//! number of them, one after the other. What a request means is not known here: the service brings a [`ControlHandler`].
 
 use std::fs;
 use std::future::Future;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::base::clock::{Clock, SharedClock, timeout};
 use crate::base::durable;
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control.sock";
@@ -39,7 +39,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
-pub enum Request {
+pub enum ControlRequest {
     /// Is anybody there?
     Ping,
     /// Archive this file of `pg_wal`.
@@ -58,7 +58,7 @@ pub enum Request {
 /// What the service answers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
-pub enum Answer {
+pub enum ControlResponse {
     /// Somebody is there.
     Pong {
         /// The service's version.
@@ -91,7 +91,7 @@ pub enum Answer {
 
 /// Why a service could not be asked. Whoever can do without it does.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ControlError {
     /// Nobody listens.
     #[error("no walkeep service listens at {path}")]
     Absent {
@@ -122,14 +122,14 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ControlError {
     /// What the caller can do about it.
     #[must_use]
-    pub const fn class(&self) -> Class {
+    pub const fn class(&self) -> ErrorClass {
         match self {
-            Error::Absent { .. } | Error::Silent { .. } => Class::Transient,
-            Error::Listen { .. } => Class::Permanent,
-            Error::Taken { .. } => Class::Conflict,
+            ControlError::Absent { .. } | ControlError::Silent { .. } => ErrorClass::Transient,
+            ControlError::Listen { .. } => ErrorClass::Permanent,
+            ControlError::Taken { .. } => ErrorClass::Conflict,
         }
     }
 }
@@ -137,14 +137,19 @@ impl Error {
 /// Asks the service whose state directory this is, and waits up to `patience` for the answer once the request was taken.
 ///
 /// # Errors
-/// [`Error::Absent`] or [`Error::Silent`]. After the latter the request may have been carried out.
-pub async fn ask(state_dir: &Path, request: &Request, clock: &dyn Clock, patience: Duration) -> Result<Answer, Error> {
+/// [`ControlError::Absent`] or [`ControlError::Silent`]. After the latter the request may have been carried out.
+pub async fn ask(
+    state_dir: &Path,
+    request: &ControlRequest,
+    clock: &dyn Clock,
+    patience: Duration,
+) -> Result<ControlResponse, ControlError> {
     let path = state_dir.join(SOCKET);
-    let silent = |why: &dyn std::fmt::Display| Error::Silent { path: path.clone(), why: why.to_string() };
+    let silent = |why: &dyn std::fmt::Display| ControlError::Silent { path: path.clone(), why: why.to_string() };
     let stream = match timeout(clock, ACCEPTANCE, UnixStream::connect(&path)).await {
         Some(Ok(stream)) => stream,
         Some(Err(e)) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Err(Error::Absent { path });
+            return Err(ControlError::Absent { path });
         }
         Some(Err(e)) => return Err(silent(&e)),
         None => return Err(silent(&"it does not take connections")),
@@ -154,7 +159,7 @@ pub async fn ask(state_dir: &Path, request: &Request, clock: &dyn Clock, patienc
     let mut limit = ACCEPTANCE;
     loop {
         match timeout(clock, limit, receive(&mut stream)).await {
-            Some(Ok(Some(Answer::Accepted))) => limit = patience,
+            Some(Ok(Some(ControlResponse::Accepted))) => limit = patience,
             Some(Ok(Some(answer))) => return Ok(answer),
             Some(Ok(None)) => return Err(silent(&"it closed the connection")),
             Some(Err(e)) => return Err(silent(&e)),
@@ -164,29 +169,29 @@ pub async fn ask(state_dir: &Path, request: &Request, clock: &dyn Clock, patienc
 }
 
 /// What a service does with a request.
-pub trait Handler: Send + Sync + 'static {
+pub trait ControlHandler: Send + Sync + 'static {
     /// The answer. Dropped if the service ends meanwhile.
-    fn handle(&self, request: Request) -> impl Future<Output = Answer> + Send;
+    fn handle(&self, request: ControlRequest) -> impl Future<Output = ControlResponse> + Send;
 }
 
 /// The service's end of the socket. Dropping it removes the socket.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ControlListener {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Listener {
+impl ControlListener {
     /// Listens in this state directory, which must exist. A socket that a crashed service left is replaced.
     ///
     /// # Errors
-    /// [`Error::Taken`] if a service answers there, or [`Error::Listen`].
-    pub fn bind(state_dir: &Path) -> Result<Listener, Error> {
+    /// [`ControlError::Taken`] if a service answers there, or [`ControlError::Listen`].
+    pub fn bind(state_dir: &Path) -> Result<ControlListener, ControlError> {
         use std::os::unix::fs::PermissionsExt;
         let path = state_dir.join(SOCKET);
-        let failed = |source| Error::Listen { path: path.clone(), source };
+        let failed = |source| ControlError::Listen { path: path.clone(), source };
         match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(_) => return Err(Error::Taken { path }),
+            Ok(_) => return Err(ControlError::Taken { path }),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(failed)?,
             Err(_) => {}
         }
@@ -196,11 +201,11 @@ impl Listener {
         let listener = UnixListener::bind(&hidden).map_err(failed)?;
         fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         durable::rename(&hidden, &path).map_err(|e| failed(io::Error::other(e)))?;
-        Ok(Listener { listener, path })
+        Ok(ControlListener { listener, path })
     }
 
     /// Answers requests until dropped; requests in the making are then given up. Not cancel safe in that sense.
-    pub async fn serve(&self, handler: Arc<impl Handler>, clock: SharedClock) {
+    pub async fn serve(&self, handler: Arc<impl ControlHandler>, clock: SharedClock) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
@@ -226,17 +231,17 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for ControlListener {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
     }
 }
 
-async fn converse(stream: UnixStream, handler: &impl Handler, clock: &dyn Clock) -> io::Result<()> {
+async fn converse(stream: UnixStream, handler: &impl ControlHandler, clock: &dyn Clock) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(request) = timeout(clock, IDLE, receive(&mut stream)).await.transpose()?.flatten() {
-        if matches!(request, Request::Push { .. }) {
-            send(&mut stream, &Answer::Accepted).await?;
+        if matches!(request, ControlRequest::Push { .. }) {
+            send(&mut stream, &ControlResponse::Accepted).await?;
         }
         let answer = handler.handle(request).await;
         send(&mut stream, &answer).await?;
@@ -263,7 +268,7 @@ async fn receive<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Error, Handler, Listener, Request, SOCKET, ask};
+    use super::{ControlError, ControlHandler, ControlListener, ControlRequest, ControlResponse, SOCKET, ask};
     use crate::base::clock::SystemClock;
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
@@ -275,37 +280,40 @@ mod tests {
 
     struct Echo;
 
-    impl Handler for Echo {
-        async fn handle(&self, request: Request) -> Answer {
+    impl ControlHandler for Echo {
+        async fn handle(&self, request: ControlRequest) -> ControlResponse {
             match request {
-                Request::Ping => Answer::Pong { version: "test".into(), clusters: vec!["main".into()] },
-                Request::Push { name, .. } => Answer::Refused { why: name, transient: true },
-                Request::Status => std::future::pending().await,
+                ControlRequest::Ping => ControlResponse::Pong { version: "test".into(), clusters: vec!["main".into()] },
+                ControlRequest::Push { name, .. } => ControlResponse::Refused { why: name, transient: true },
+                ControlRequest::Status => std::future::pending().await,
             }
         }
     }
 
-    fn push(name: &str) -> Request {
-        Request::Push { cluster: "main".into(), path: PathBuf::from("/x"), name: name.into() }
+    fn push(name: &str) -> ControlRequest {
+        ControlRequest::Push { cluster: "main".into(), path: PathBuf::from("/x"), name: name.into() }
     }
 
     #[tokio::test]
     async fn asks_and_is_answered_by_nobody_but_the_owner() {
         let dir = tempfile::tempdir().unwrap();
         let clock = SystemClock::shared();
-        assert!(matches!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await, Err(Error::Absent { .. })));
-        let listener = Listener::bind(dir.path()).unwrap();
+        assert!(matches!(
+            ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
+            Err(ControlError::Absent { .. })
+        ));
+        let listener = ControlListener::bind(dir.path()).unwrap();
         let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(Listener::bind(dir.path()), Err(Error::Taken { .. })));
+        assert!(matches!(ControlListener::bind(dir.path()), Err(ControlError::Taken { .. })));
         let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
         let asking = async {
-            let pong = Answer::Pong { version: "test".into(), clusters: vec!["main".into()] };
-            assert_eq!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await.unwrap(), pong);
-            let refused = Answer::Refused { why: "a".into(), transient: true };
+            let pong = ControlResponse::Pong { version: "test".into(), clusters: vec!["main".into()] };
+            assert_eq!(ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.unwrap(), pong);
+            let refused = ControlResponse::Refused { why: "a".into(), transient: true };
             assert_eq!(ask(dir.path(), &push("a"), &*clock, PATIENCE).await.unwrap(), refused);
             let late = ask(dir.path(), &push(&"x".repeat(70_000)), &*clock, PATIENCE).await;
-            assert!(matches!(late, Err(Error::Silent { .. })), "a line without end");
+            assert!(matches!(late, Err(ControlError::Silent { .. })), "a line without end");
         };
         tokio::select! { () = serving => unreachable!(), () = asking => {} }
         drop(listener);
@@ -317,9 +325,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = crate::base::clock::ManualClock::jumping_from(jiff::Timestamp::UNIX_EPOCH);
         // Connections pile up in the kernel's queue; nobody takes them.
-        let _listener = Listener::bind(dir.path()).unwrap();
-        let error = ask(dir.path(), &Request::Ping, &clock, PATIENCE).await.unwrap_err();
-        assert!(matches!(error, Error::Silent { .. }), "{error}");
+        let _listener = ControlListener::bind(dir.path()).unwrap();
+        let error = ask(dir.path(), &ControlRequest::Ping, &clock, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ControlError::Silent { .. }), "{error}");
     }
 
     #[tokio::test]
@@ -328,20 +336,23 @@ mod tests {
         // Dropping std's listener leaves its file, as a crash does.
         drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
         let clock = SystemClock::shared();
-        assert!(matches!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await, Err(Error::Absent { .. })));
-        Listener::bind(dir.path()).unwrap();
+        assert!(matches!(
+            ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
+            Err(ControlError::Absent { .. })
+        ));
+        ControlListener::bind(dir.path()).unwrap();
     }
 
     #[tokio::test]
     async fn nonsense_ends_its_own_connection_only() {
         let dir = tempfile::tempdir().unwrap();
         let clock = SystemClock::shared();
-        let listener = Listener::bind(dir.path()).unwrap();
+        let listener = ControlListener::bind(dir.path()).unwrap();
         let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
         let asking = async {
             let mut other = std::os::unix::net::UnixStream::connect(dir.path().join(SOCKET)).unwrap();
             other.write_all(b"{\"request\":\"format-disk\"}\n\xff\n").unwrap();
-            assert!(ask(dir.path(), &Request::Ping, &*clock, PATIENCE).await.is_ok());
+            assert!(ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.is_ok());
         };
         tokio::select! { () = serving => unreachable!(), () = asking => {} }
     }

@@ -14,56 +14,56 @@ use rustix::fs::{CWD, RenameFlags};
 /// A file operation that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}", path = path.display())]
-pub struct Error {
+pub struct DurableError {
     action: &'static str,
     path: PathBuf,
     source: io::Error,
 }
 
-impl Error {
+impl DurableError {
     /// What the operating system said.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
 
-    fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-        move |source| Error { action, path: path.to_owned(), source }
+    fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DurableError + 'a {
+        move |source| DurableError { action, path: path.to_owned(), source }
     }
 }
 
-/// A file under construction beside its final place. Dropped without a [`Staged::replace`] or [`Staged::create`], it is removed.
+/// A file under construction beside its final place. Dropped without a [`StagedFile::replace`] or [`StagedFile::create`], it is removed.
 #[derive(Debug)]
-pub struct Staged {
+pub struct StagedFile {
     path: PathBuf,
     file: Option<File>,
 }
 
-impl Staged {
+impl StagedFile {
     /// Creates `path` anew for writing, with the given permission bits; whatever a crashed writer left under this name is removed first.
     ///
     /// `path` must be in the directory of the final name, and must be used by one writer at a time.
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn begin(path: &Path, mode: u32) -> Result<Staged, Error> {
+    pub fn begin(path: &Path, mode: u32) -> Result<StagedFile, DurableError> {
         match fs::remove_file(path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::at("remove the left-over", path)(e)),
+            Err(e) => return Err(DurableError::at("remove the left-over", path)(e)),
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-        let file = file.map_err(Error::at("create", path))?;
-        Ok(Staged { path: path.to_owned(), file: Some(file) })
+        let file = file.map_err(DurableError::at("create", path))?;
+        Ok(StagedFile { path: path.to_owned(), file: Some(file) })
     }
 
     /// Appends `bytes`.
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         match self.file.as_mut() {
-            Some(file) => file.write_all(bytes).map_err(Error::at("write", &self.path)),
+            Some(file) => file.write_all(bytes).map_err(DurableError::at("write", &self.path)),
             None => Ok(()),
         }
     }
@@ -72,11 +72,11 @@ impl Staged {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn truncate(&mut self, len: u64) -> Result<(), Error> {
+    pub fn truncate(&mut self, len: u64) -> Result<(), DurableError> {
         match self.file.as_mut() {
             Some(file) => {
                 let cut = file.set_len(len).and_then(|()| file.seek(SeekFrom::Start(len)));
-                cut.map(drop).map_err(Error::at("truncate", &self.path))
+                cut.map(drop).map_err(DurableError::at("truncate", &self.path))
             }
             None => Ok(()),
         }
@@ -86,7 +86,7 @@ impl Staged {
     ///
     /// # Errors
     /// What the operating system said; `target` is then as it was, unless only the sync of its directory failed.
-    pub fn replace(mut self, target: &Path) -> Result<(), Error> {
+    pub fn replace(mut self, target: &Path) -> Result<(), DurableError> {
         self.sync()?;
         rename(&self.path, target)
     }
@@ -94,21 +94,21 @@ impl Staged {
     /// Syncs the file and puts it at `target`, durably, unless something is there already.
     ///
     /// # Errors
-    /// `AlreadyExists` as [`Error::kind`] if `target` exists, or what else the operating system said.
-    pub fn create(mut self, target: &Path) -> Result<(), Error> {
+    /// `AlreadyExists` as [`DurableError::kind`] if `target` exists, or what else the operating system said.
+    pub fn create(mut self, target: &Path) -> Result<(), DurableError> {
         self.sync()?;
         rename_new(&self.path, target)
     }
 
-    fn sync(&mut self) -> Result<(), Error> {
+    fn sync(&mut self) -> Result<(), DurableError> {
         match self.file.take() {
-            Some(file) => file.sync_all().map_err(Error::at("fsync", &self.path)),
+            Some(file) => file.sync_all().map_err(DurableError::at("fsync", &self.path)),
             None => Ok(()),
         }
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         // After a successful rename there is nothing here any more, and after a failure nobody is left to tell.
         drop(fs::remove_file(&self.path));
@@ -118,9 +118,9 @@ impl Drop for Staged {
 /// Writes a file that must not exist yet, durably. Others see it whole or not at all.
 ///
 /// # Errors
-/// `AlreadyExists` as [`Error::kind`] if `path` exists, or what else the operating system said.
-pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    let mut staged = Staged::begin(&beside(path), mode)?;
+/// `AlreadyExists` as [`DurableError::kind`] if `path` exists, or what else the operating system said.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    let mut staged = StagedFile::begin(&beside(path), mode)?;
     staged.write(bytes)?;
     staged.create(path)
 }
@@ -129,8 +129,8 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
 ///
 /// # Errors
 /// What the operating system said.
-pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    let mut staged = Staged::begin(&beside(path), mode)?;
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    let mut staged = StagedFile::begin(&beside(path), mode)?;
     staged.write(bytes)?;
     staged.replace(path)
 }
@@ -140,24 +140,24 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
 /// # Errors
 /// What the operating system said.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
-pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(Error::at("rename a file to", to))?;
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::rename(from, to).map_err(DurableError::at("rename a file to", to))?;
     sync_parents(from, to)
 }
 
 /// Renames `from`, whose content must already be synced, to `to`, which must not exist, and syncs the directories of both.
 ///
 /// # Errors
-/// `AlreadyExists` as [`Error::kind`] if `to` exists, or what else the operating system said.
-pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
+/// `AlreadyExists` as [`DurableError::kind`] if `to` exists, or what else the operating system said.
+pub fn rename_new(from: &Path, to: &Path) -> Result<(), DurableError> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         // Network file systems often lack the flag; a hard link refuses an existing name too.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-            fs::hard_link(from, to).map_err(Error::at("create", to))?;
-            fs::remove_file(from).map_err(Error::at("remove", from))?;
+            fs::hard_link(from, to).map_err(DurableError::at("create", to))?;
+            fs::remove_file(from).map_err(DurableError::at("remove", from))?;
         }
-        Err(errno) => return Err(Error::at("create", to)(errno.into())),
+        Err(errno) => return Err(DurableError::at("create", to)(errno.into())),
     }
     sync_parents(from, to)
 }
@@ -166,7 +166,7 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// What the operating system said.
-pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), Error> {
+pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), DurableError> {
     use std::os::unix::fs::DirBuilderExt;
     if path.is_dir() {
         return Ok(());
@@ -177,7 +177,7 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), Error> {
     match fs::DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(e) => return Err(Error::at("create the directory", path)(e)),
+        Err(e) => return Err(DurableError::at("create the directory", path)(e)),
     }
     sync_dir(parent_of(path))
 }
@@ -186,18 +186,18 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), Error> {
 ///
 /// # Errors
 /// What the operating system said.
-pub fn sync_dir(path: &Path) -> Result<(), Error> {
-    let dir = File::open(path).map_err(Error::at("open the directory", path))?;
-    dir.sync_all().map_err(Error::at("fsync the directory", path))
+pub fn sync_dir(path: &Path) -> Result<(), DurableError> {
+    let dir = File::open(path).map_err(DurableError::at("open the directory", path))?;
+    dir.sync_all().map_err(DurableError::at("fsync the directory", path))
 }
 
 /// Makes a file's content durable, whoever wrote it.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn sync_file(path: &Path) -> Result<(), Error> {
-    let file = File::open(path).map_err(Error::at("open", path))?;
-    file.sync_all().map_err(Error::at("fsync", path))
+pub fn sync_file(path: &Path) -> Result<(), DurableError> {
+    let file = File::open(path).map_err(DurableError::at("open", path))?;
+    file.sync_all().map_err(DurableError::at("fsync", path))
 }
 
 /// A whole file system, for what writes so many files that a sync of each would take longer than the writing.
@@ -213,8 +213,8 @@ impl Filesystem {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn of(path: &Path) -> Result<Filesystem, Error> {
-        let dir = File::open(path).map_err(Error::at("open the directory", path))?;
+    pub fn of(path: &Path) -> Result<Filesystem, DurableError> {
+        let dir = File::open(path).map_err(DurableError::at("open the directory", path))?;
         Ok(Filesystem { path: path.to_owned(), dir })
     }
 
@@ -222,12 +222,14 @@ impl Filesystem {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn sync(&self) -> Result<(), Error> {
-        rustix::fs::syncfs(&self.dir).map_err(io::Error::from).map_err(Error::at("sync the file system of", &self.path))
+    pub fn sync(&self) -> Result<(), DurableError> {
+        rustix::fs::syncfs(&self.dir)
+            .map_err(io::Error::from)
+            .map_err(DurableError::at("sync the file system of", &self.path))
     }
 }
 
-fn sync_parents(from: &Path, to: &Path) -> Result<(), Error> {
+fn sync_parents(from: &Path, to: &Path) -> Result<(), DurableError> {
     let (source, target) = (parent_of(from), parent_of(to));
     sync_dir(target)?;
     if source == target { Ok(()) } else { sync_dir(source) }
@@ -248,7 +250,7 @@ fn beside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{Staged, create_dir_all, rename_new, replace, sync_file, write_new};
+    use super::{StagedFile, create_dir_all, rename_new, replace, sync_file, write_new};
     use std::fs;
     use std::io::ErrorKind;
 
@@ -288,7 +290,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let staged = dir.path().join(".a.tmp");
         fs::write(&staged, "left by a crash").unwrap();
-        let mut file = Staged::begin(&staged, 0o600).unwrap();
+        let mut file = StagedFile::begin(&staged, 0o600).unwrap();
         file.write(b"half").unwrap();
         drop(file);
         assert!(names(dir.path()).is_empty());

@@ -23,7 +23,7 @@ const DISK_LOW_PERCENT: u64 = 10;
 /// How bad something is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub enum FindingLevel {
     /// As it should be.
     Good,
     /// Somebody should look.
@@ -36,7 +36,7 @@ pub enum Level {
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Finding {
     /// How bad it is.
-    pub level: Level,
+    pub level: FindingLevel,
     /// What was looked at.
     pub subject: &'static str,
     /// What was seen, and what to do.
@@ -45,7 +45,7 @@ pub struct Finding {
 
 /// Room on a disk.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Disk {
+pub struct DiskSpace {
     /// What is on it.
     pub what: String,
     /// Where.
@@ -61,7 +61,7 @@ pub struct Disk {
 pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
-    pub(crate) fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
+    pub(crate) fn say(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
         self.0.push(Finding { level, subject, text: text.into() });
     }
 
@@ -70,35 +70,39 @@ impl Findings {
         let (started_at, finished_at) = times;
         let about = format!("the newest is {} old", words(seconds(now.duration_since(finished_at))));
         let Some(schedule) = schedule else {
-            return self.say(Level::Good, "backup", format!("{about}; no schedule is configured"));
+            return self.say(FindingLevel::Good, "backup", format!("{about}; no schedule is configured"));
         };
         let Some(due) = last_due(schedule, now) else {
-            return self.say(Level::Warning, "backup", format!("{about}; by its schedule none was due for a year"));
+            return self.say(
+                FindingLevel::Warning,
+                "backup",
+                format!("{about}; by its schedule none was due for a year"),
+            );
         };
         let took = finished_at.duration_since(started_at);
         let late = now.duration_since(due) > took.saturating_add(took).max(BACKUP_TAKES);
         if started_at >= due || !late {
-            return self.say(Level::Good, "backup", about);
+            return self.say(FindingLevel::Good, "backup", about);
         }
         let since = words(seconds(now.duration_since(due)));
-        self.say(Level::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
+        self.say(FindingLevel::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
     }
 
     pub(crate) fn repositories(&mut self, unreachable: &[(String, String)]) {
         for (name, why) in unreachable {
-            self.say(Level::Bad, "repository", format!("{name} cannot be reached: {why}"));
+            self.say(FindingLevel::Bad, "repository", format!("{name} cannot be reached: {why}"));
         }
     }
 
-    pub(crate) fn disks(&mut self, disks: &[Disk]) {
+    pub(crate) fn disks(&mut self, disks: &[DiskSpace]) {
         for disk in disks {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
             let text =
                 format!("{} of {} free for {} ({percent} %)", megabytes(disk.free), megabytes(disk.total), disk.what);
             let level = match disk.free {
-                free if free < DISK_BAD => Level::Bad,
-                _ if percent < DISK_LOW_PERCENT => Level::Warning,
-                _ => Level::Good,
+                free if free < DISK_BAD => FindingLevel::Bad,
+                _ if percent < DISK_LOW_PERCENT => FindingLevel::Warning,
+                _ => FindingLevel::Good,
             };
             self.say(level, "disk", text);
         }
@@ -107,19 +111,19 @@ impl Findings {
     /// Whether nothing is bad, and all findings, worst first.
     pub(crate) fn judged(mut self) -> (bool, Vec<Finding>) {
         self.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-        (self.0.iter().all(|finding| finding.level < Level::Bad), self.0)
+        (self.0.iter().all(|finding| finding.level < FindingLevel::Bad), self.0)
     }
 }
 
 /// The room of each of these directories, with what is in it; what does not exist yet is where it will be made.
-pub(crate) fn disks(places: &[(String, PathBuf)]) -> Vec<Disk> {
+pub(crate) fn disks(places: &[(String, PathBuf)]) -> Vec<DiskSpace> {
     places.iter().filter_map(|(what, path)| disk(what, path)).collect()
 }
 
-fn disk(what: &str, path: &Path) -> Option<Disk> {
+fn disk(what: &str, path: &Path) -> Option<DiskSpace> {
     let existing = path.ancestors().find(|above| above.exists())?;
     let room = rustix::fs::statvfs(existing).ok()?;
-    Some(Disk {
+    Some(DiskSpace {
         what: what.to_owned(),
         path: path.to_owned(),
         free: room.f_bavail.saturating_mul(room.f_frsize),

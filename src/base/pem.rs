@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// A file that TLS cannot be set up with.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {}: {problem}", path.display())]
-pub struct BadFile {
+pub struct PemFileError {
     /// What it is for.
     pub what: &'static str,
     /// Where it is.
@@ -17,11 +17,11 @@ pub struct BadFile {
     pub problem: String,
 }
 
-impl BadFile {
+impl PemFileError {
     /// A file and what is wrong with it.
     #[must_use]
-    pub fn new(what: &'static str, path: &Path, problem: impl Into<String>) -> BadFile {
-        BadFile { what, path: path.to_owned(), problem: problem.into() }
+    pub fn new(what: &'static str, path: &Path, problem: impl Into<String>) -> PemFileError {
+        PemFileError { what, path: path.to_owned(), problem: problem.into() }
     }
 }
 
@@ -29,19 +29,19 @@ impl BadFile {
 ///
 /// # Errors
 /// It can't be read, or holds none.
-pub fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadFile> {
+pub fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PemFileError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = read.map_err(|error| BadFile::new(what, path, error.to_string()))?;
-    if found.is_empty() { Err(BadFile::new(what, path, "holds no certificate in PEM form")) } else { Ok(found) }
+    let found = read.map_err(|error| PemFileError::new(what, path, error.to_string()))?;
+    if found.is_empty() { Err(PemFileError::new(what, path, "holds no certificate in PEM form")) } else { Ok(found) }
 }
 
 /// The key of a file.
 ///
 /// # Errors
 /// It can't be read, or holds none that is in clear.
-pub fn key(what: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, BadFile> {
+pub fn key(what: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, PemFileError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| {
         let problem = format!("holds no usable key ({error}); a key with a pass phrase must be decrypted first");
-        BadFile::new(what, path, problem)
+        PemFileError::new(what, path, problem)
     })
 }

@@ -12,19 +12,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Named threads that run one function over items, several at a time, with a bounded queue before them.
 ///
 /// Dropping the stage lets its threads end once what was submitted is done.
-pub struct Stage<I, O> {
-    queue: mpsc::Sender<Job<I, O>>,
+pub struct WorkerStage<I, O> {
+    queue: mpsc::Sender<StageJob<I, O>>,
     /// One permit an item from submission until its work is done: the bound of the queue.
     room: Arc<Semaphore>,
 }
 
-impl<I, O> fmt::Debug for Stage<I, O> {
+impl<I, O> fmt::Debug for WorkerStage<I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stage").field("room", &self.room.available_permits()).finish_non_exhaustive()
     }
 }
 
-struct Job<I, O> {
+struct StageJob<I, O> {
     item: I,
     done: oneshot::Sender<O>,
     room: OwnedSemaphorePermit,
@@ -33,23 +33,23 @@ struct Job<I, O> {
 /// The work on an item panicked, or its stage is gone. The item is lost; nothing of it may be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a worker thread gave up on an item; this is a bug in walkeep, and its message is in the log above")]
-pub struct Lost;
+pub struct StageLostError;
 
 /// One submitted item's result, to be awaited.
 #[derive(Debug)]
-pub struct Pending<O>(oneshot::Receiver<O>);
+pub struct PendingResult<O>(oneshot::Receiver<O>);
 
-impl<O> Pending<O> {
+impl<O> PendingResult<O> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// [`Lost`] if the work panicked.
-    pub async fn wait(self) -> Result<O, Lost> {
-        self.0.await.map_err(|_closed| Lost)
+    /// [`StageLostError`] if the work panicked.
+    pub async fn wait(self) -> Result<O, StageLostError> {
+        self.0.await.map_err(|_closed| StageLostError)
     }
 }
 
-impl<I: Send + 'static, O: Send + 'static> Stage<I, O> {
+impl<I: Send + 'static, O: Send + 'static> WorkerStage<I, O> {
     /// Starts `threads` threads named `name`. At most `depth` items are waiting or being worked on; submitting more waits.
     ///
     /// # Errors
@@ -59,34 +59,34 @@ impl<I: Send + 'static, O: Send + 'static> Stage<I, O> {
         threads: usize,
         depth: usize,
         work: impl Fn(I) -> O + Send + Sync + 'static,
-    ) -> io::Result<Stage<I, O>> {
-        let (queue, jobs) = mpsc::channel::<Job<I, O>>();
+    ) -> io::Result<WorkerStage<I, O>> {
+        let (queue, jobs) = mpsc::channel::<StageJob<I, O>>();
         let jobs = Arc::new(Mutex::new(jobs));
         let work = Arc::new(work);
         for n in 0..threads.max(1) {
             let (jobs, work) = (Arc::clone(&jobs), Arc::clone(&work));
             thread::Builder::new().name(format!("{name}-{n}")).spawn(move || run(&jobs, &*work))?;
         }
-        Ok(Stage { queue, room: Arc::new(Semaphore::new(depth.max(1))) })
+        Ok(WorkerStage { queue, room: Arc::new(Semaphore::new(depth.max(1))) })
     }
 
     /// Queues an item, waiting for room first. Cancel safe: dropped while it waits, nothing was queued.
     ///
     /// # Errors
-    /// [`Lost`] if no thread is left.
-    pub async fn submit(&self, item: I) -> Result<Pending<O>, Lost> {
-        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_closed| Lost)?;
+    /// [`StageLostError`] if no thread is left.
+    pub async fn submit(&self, item: I) -> Result<PendingResult<O>, StageLostError> {
+        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_closed| StageLostError)?;
         let (done, pending) = oneshot::channel();
-        self.queue.send(Job { item, done, room }).map_err(|_closed| Lost)?;
-        Ok(Pending(pending))
+        self.queue.send(StageJob { item, done, room }).map_err(|_closed| StageLostError)?;
+        Ok(PendingResult(pending))
     }
 }
 
-fn run<I, O>(jobs: &Mutex<mpsc::Receiver<Job<I, O>>>, work: &impl Fn(I) -> O) {
+fn run<I, O>(jobs: &Mutex<mpsc::Receiver<StageJob<I, O>>>, work: &impl Fn(I) -> O) {
     loop {
         // A thread never panics while it holds the lock, so a poisoned one is as good.
         let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
-        let Ok(Job { item, done, room }) = next else { return };
+        let Ok(StageJob { item, done, room }) = next else { return };
         if let Ok(output) = catch_unwind(AssertUnwindSafe(|| work(item))) {
             // Whoever submitted it may have gone; that is theirs to decide.
             drop(done.send(output));
@@ -97,23 +97,23 @@ fn run<I, O>(jobs: &Mutex<mpsc::Receiver<Job<I, O>>>, work: &impl Fn(I) -> O) {
 
 /// A stage's results in the order in which the items were pushed.
 #[derive(Debug)]
-pub struct Ordered<'a, I, O> {
-    stage: &'a Stage<I, O>,
-    pending: VecDeque<Pending<O>>,
+pub struct OrderedStage<'a, I, O> {
+    stage: &'a WorkerStage<I, O>,
+    pending: VecDeque<PendingResult<O>>,
 }
 
-impl<'a, I: Send + 'static, O: Send + 'static> Ordered<'a, I, O> {
+impl<'a, I: Send + 'static, O: Send + 'static> OrderedStage<'a, I, O> {
     /// An empty sequence over `stage`.
     #[must_use]
-    pub fn over(stage: &'a Stage<I, O>) -> Ordered<'a, I, O> {
-        Ordered { stage, pending: VecDeque::new() }
+    pub fn over(stage: &'a WorkerStage<I, O>) -> OrderedStage<'a, I, O> {
+        OrderedStage { stage, pending: VecDeque::new() }
     }
 
     /// Queues the next item, waiting for room.
     ///
     /// # Errors
-    /// [`Lost`] if no thread is left.
-    pub async fn push(&mut self, item: I) -> Result<(), Lost> {
+    /// [`StageLostError`] if no thread is left.
+    pub async fn push(&mut self, item: I) -> Result<(), StageLostError> {
         self.pending.push_back(self.stage.submit(item).await?);
         Ok(())
     }
@@ -121,8 +121,8 @@ impl<'a, I: Send + 'static, O: Send + 'static> Ordered<'a, I, O> {
     /// Waits for the oldest item's result; `None` if none is outstanding. Not cancel safe: dropped while it waits, that result is lost.
     ///
     /// # Errors
-    /// [`Lost`] if that item's work panicked; later items are not affected.
-    pub async fn next(&mut self) -> Result<Option<O>, Lost> {
+    /// [`StageLostError`] if that item's work panicked; later items are not affected.
+    pub async fn next(&mut self) -> Result<Option<O>, StageLostError> {
         match self.pending.pop_front() {
             Some(oldest) => oldest.wait().await.map(Some),
             None => Ok(None),
@@ -177,7 +177,7 @@ fn to_kibibytes(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Lost, Ordered, Stage};
+    use super::{Budget, OrderedStage, StageLostError, WorkerStage};
     use std::sync::mpsc;
     use std::sync::{Arc, Mutex};
 
@@ -185,7 +185,7 @@ mod tests {
     async fn results_come_in_the_order_of_submission_whoever_ends_first() {
         let (release, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
-        let stage = Stage::start("test", 2, 8, move |n: u32| {
+        let stage = WorkerStage::start("test", 2, 8, move |n: u32| {
             if n == 0 {
                 gate.lock().unwrap().recv().unwrap();
             } else if n == 7 {
@@ -194,7 +194,7 @@ mod tests {
             n * 2
         })
         .unwrap();
-        let mut ordered = Ordered::over(&stage);
+        let mut ordered = OrderedStage::over(&stage);
         for n in 0..8 {
             ordered.push(n).await.unwrap();
         }
@@ -206,17 +206,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_one_item_and_no_thread() {
-        let stage = Stage::start("test", 1, 4, |n: u32| {
+        let stage = WorkerStage::start("test", 1, 4, |n: u32| {
             assert_ne!(n, 1, "planted");
             n
         })
         .unwrap();
-        let mut ordered = Ordered::over(&stage);
+        let mut ordered = OrderedStage::over(&stage);
         for n in 0..4 {
             ordered.push(n).await.unwrap();
         }
         assert_eq!(ordered.next().await, Ok(Some(0)));
-        assert_eq!(ordered.next().await, Err(Lost));
+        assert_eq!(ordered.next().await, Err(StageLostError));
         assert_eq!(ordered.next().await, Ok(Some(2)));
         assert_eq!(ordered.next().await, Ok(Some(3)));
     }
@@ -226,7 +226,7 @@ mod tests {
         let gate = Arc::new(Mutex::new(()));
         let held = gate.lock().unwrap();
         let inner = Arc::clone(&gate);
-        let stage = Stage::start("test", 1, 2, move |n: u32| {
+        let stage = WorkerStage::start("test", 1, 2, move |n: u32| {
             drop(inner.lock().unwrap());
             n
         })

@@ -27,7 +27,7 @@ const SHORTEST: Duration = Duration::from_secs(2);
 /// What a restore has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Work {
+pub struct RestoreWork {
     /// Bytes of files.
     pub file_bytes: u64,
     /// Bytes of log.
@@ -39,9 +39,9 @@ pub struct Work {
 /// A restore that was measured.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Measured {
+pub struct MeasuredRestore {
     /// What it did.
-    pub work: Work,
+    pub work: RestoreWork,
     /// How long its files took.
     pub file_seconds: f64,
     /// How long its log took, with starting the server.
@@ -51,32 +51,32 @@ pub struct Measured {
 /// How fast this machine restores a cluster, as far as is known.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Pace {
+pub struct RestoreEstimator {
     /// The newest last.
-    restores: Vec<Measured>,
+    restores: Vec<MeasuredRestore>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn files(work: &Work) -> f64 {
+fn files(work: &RestoreWork) -> f64 {
     work.file_bytes as f64 / FILE_BYTES
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn replay(work: &Work) -> f64 {
+fn replay(work: &RestoreWork) -> f64 {
     work.wal_bytes as f64 / WAL_BYTES + work.wal_records as f64 / WAL_RECORDS
 }
 
-impl Pace {
+impl RestoreEstimator {
     /// What was measured of `cluster` and kept under `state_dir`; nothing where there is no such file, or none that can be read.
     #[must_use]
-    pub fn load(state_dir: &Path, cluster: &str) -> Pace {
+    pub fn load(state_dir: &Path, cluster: &str) -> RestoreEstimator {
         let read = std::fs::read(file(state_dir, cluster)).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
         match read {
             Ok(pace) => pace,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Pace::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => RestoreEstimator::default(),
             Err(error) => {
                 tracing::warn!(%error, "what restores took before is not known");
-                Pace::default()
+                RestoreEstimator::default()
             }
         }
     }
@@ -85,7 +85,7 @@ impl Pace {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn save(&self, state_dir: &Path, cluster: &str) -> Result<(), durable::Error> {
+    pub fn save(&self, state_dir: &Path, cluster: &str) -> Result<(), durable::DurableError> {
         let path = file(state_dir, cluster);
         durable::create_dir_all(path.parent().unwrap_or(state_dir), 0o700)?;
         // No map with keys that are not strings: it cannot fail.
@@ -94,7 +94,7 @@ impl Pace {
 
     /// Takes one more restore in.
     #[must_use]
-    pub fn with(mut self, restore: Measured) -> Pace {
+    pub fn with(mut self, restore: MeasuredRestore) -> RestoreEstimator {
         self.restores.push(restore);
         let excess = self.restores.len().saturating_sub(KEPT);
         self.restores.drain(..excess);
@@ -109,7 +109,7 @@ impl Pace {
 
     /// About how long this takes, at least a second.
     #[must_use]
-    pub fn seconds(&self, work: &Work) -> u64 {
+    pub fn seconds(&self, work: &RestoreWork) -> u64 {
         let placing = files(work) * self.factor(files, |restore| restore.file_seconds);
         let replaying = replay(work) * self.factor(replay, |restore| restore.replay_seconds);
         let seconds = (placing + replaying).clamp(0.0, Duration::MAX.as_secs_f64() / 2.0);
@@ -117,7 +117,7 @@ impl Pace {
     }
 
     /// How many times longer it took than the model says, all restores together.
-    fn factor(&self, model: fn(&Work) -> f64, took: fn(&Measured) -> f64) -> f64 {
+    fn factor(&self, model: fn(&RestoreWork) -> f64, took: fn(&MeasuredRestore) -> f64) -> f64 {
         let (mut seconds, mut modelled) = (0.0, 0.0);
         for restore in self.restores.iter().filter(|restore| long(took(restore))) {
             seconds += took(restore);
@@ -137,40 +137,40 @@ fn file(state_dir: &Path, cluster: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, Measured, Pace, Work};
+    use super::{KEPT, MeasuredRestore, RestoreEstimator, RestoreWork};
 
-    const WORK: Work = Work { file_bytes: 3000 << 20, wal_bytes: 2000 << 20, wal_records: 7_500_000 };
+    const WORK: RestoreWork = RestoreWork { file_bytes: 3000 << 20, wal_bytes: 2000 << 20, wal_records: 7_500_000 };
 
     #[test]
     fn an_estimate_follows_what_was_measured() {
-        let unknown = Pace::default();
+        let unknown = RestoreEstimator::default();
         assert_eq!((unknown.seconds(&WORK), unknown.restores()), (31, 0), "ten for files, bytes and records each");
-        let more_records = Work { wal_records: 75_000_000, ..WORK };
+        let more_records = RestoreWork { wal_records: 75_000_000, ..WORK };
         assert_eq!(unknown.seconds(&more_records), 121);
-        let slow = Measured { work: WORK, file_seconds: 30.0, replay_seconds: 100.0 };
+        let slow = MeasuredRestore { work: WORK, file_seconds: 30.0, replay_seconds: 100.0 };
         let known = unknown.clone().with(slow);
         assert_eq!((known.seconds(&WORK), known.restores()), (131, 1));
-        let both = known.with(Measured { file_seconds: 10.0, replay_seconds: 20.0, ..slow });
+        let both = known.with(MeasuredRestore { file_seconds: 10.0, replay_seconds: 20.0, ..slow });
         assert_eq!(both.seconds(&WORK), 81, "20 and 60 on average");
-        let short = Work { file_bytes: 1, wal_bytes: 1, wal_records: 1 };
-        let started = unknown.with(Measured { work: short, file_seconds: 0.1, replay_seconds: 1.5 });
+        let short = RestoreWork { file_bytes: 1, wal_bytes: 1, wal_records: 1 };
+        let started = unknown.with(MeasuredRestore { work: short, file_seconds: 0.1, replay_seconds: 1.5 });
         assert_eq!((started.seconds(&WORK), started.restores()), (31, 0), "a server's start is no replay");
     }
 
     #[test]
     fn it_is_kept_and_old_restores_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Pace::load(dir.path(), "main"), Pace::default());
-        let restore = Measured { work: WORK, file_seconds: 30.0, replay_seconds: 100.0 };
-        let mut pace = Pace::default().with(Measured { replay_seconds: 9000.0, ..restore });
+        assert_eq!(RestoreEstimator::load(dir.path(), "main"), RestoreEstimator::default());
+        let restore = MeasuredRestore { work: WORK, file_seconds: 30.0, replay_seconds: 100.0 };
+        let mut pace = RestoreEstimator::default().with(MeasuredRestore { replay_seconds: 9000.0, ..restore });
         for _ in 0..KEPT {
             pace = pace.with(restore);
         }
         pace.save(dir.path(), "main").unwrap();
-        assert_eq!(Pace::load(dir.path(), "main"), pace);
+        assert_eq!(RestoreEstimator::load(dir.path(), "main"), pace);
         assert_eq!(pace.seconds(&WORK), 131, "the slow one is forgotten");
-        assert_eq!(Pace::load(dir.path(), "other"), Pace::default());
+        assert_eq!(RestoreEstimator::load(dir.path(), "other"), RestoreEstimator::default());
         std::fs::write(dir.path().join("pace/main.json"), "{").unwrap();
-        assert_eq!(Pace::load(dir.path(), "main"), Pace::default());
+        assert_eq!(RestoreEstimator::load(dir.path(), "main"), RestoreEstimator::default());
     }
 }

@@ -7,7 +7,7 @@ use crate::base::clock::Clock;
 
 /// What a failed operation's caller can do about it. Every adapter's error answers `class()`; nothing else decides a retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
+pub enum ErrorClass {
     /// The same call may succeed later: network, time-out, a server that is starting.
     Transient,
     /// The same call will fail again: wrong password, damaged data, a full name space.
@@ -19,7 +19,7 @@ pub enum Class {
 /// How to pause between attempts: each pause is twice the one before, cut at `longest`, and a random half of it is left out so that many
 /// clients of a server that comes back don't arrive together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// The pause after the first failure.
     pub first: Duration,
     /// No pause is longer than this.
@@ -28,10 +28,10 @@ pub struct Policy {
     pub total: Option<Duration>,
 }
 
-/// The pauses of one operation under a [`Policy`].
+/// The pauses of one operation under a [`RetryPolicy`].
 #[derive(Clone, Debug)]
 pub struct Backoff {
-    policy: Policy,
+    policy: RetryPolicy,
     deadline: Option<Duration>,
     pause: Duration,
     random: u64,
@@ -40,7 +40,7 @@ pub struct Backoff {
 impl Backoff {
     /// Begins at `now`, the clock's [`Clock::elapsed`]. `seed` decides the random part: the same seed gives the same pauses.
     #[must_use]
-    pub fn new(policy: Policy, now: Duration, seed: u64) -> Backoff {
+    pub fn new(policy: RetryPolicy, now: Duration, seed: u64) -> Backoff {
         let deadline = policy.total.map(|total| now.saturating_add(total));
         Backoff { policy, deadline, pause: policy.first, random: seed | 1 }
     }
@@ -76,7 +76,7 @@ impl Backoff {
 pub async fn retry<T, E, F, A>(
     clock: &dyn Clock,
     mut backoff: Backoff,
-    class: impl Fn(&E) -> Class,
+    class: impl Fn(&E) -> ErrorClass,
     mut attempt: A,
 ) -> Result<T, E>
 where
@@ -86,7 +86,7 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if class(&error) == Class::Transient => match backoff.pause(clock.elapsed()) {
+            Err(error) if class(&error) == ErrorClass::Transient => match backoff.pause(clock.elapsed()) {
                 Some(pause) => clock.sleep(pause).await,
                 None => return Err(error),
             },
@@ -97,12 +97,12 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::{Backoff, Class, Policy, retry};
+    use super::{Backoff, ErrorClass, RetryPolicy, retry};
     use crate::base::clock::{Clock, ManualClock};
     use jiff::Timestamp;
     use std::time::Duration;
 
-    const POLICY: Policy = Policy {
+    const POLICY: RetryPolicy = RetryPolicy {
         first: Duration::from_millis(100),
         longest: Duration::from_secs(1),
         total: Some(Duration::from_secs(10)),
@@ -124,17 +124,17 @@ mod tests {
     async fn tries_again_what_is_transient_until_the_time_is_over() {
         let clock = ManualClock::jumping_from(Timestamp::UNIX_EPOCH);
         let mut attempts = 0;
-        let result: Result<(), Class> = retry(
+        let result: Result<(), ErrorClass> = retry(
             &clock,
             Backoff::new(POLICY, clock.elapsed(), 7),
             |class| *class,
             || {
                 attempts += 1;
-                std::future::ready(Err(Class::Transient))
+                std::future::ready(Err(ErrorClass::Transient))
             },
         )
         .await;
-        assert_eq!(result, Err(Class::Transient));
+        assert_eq!(result, Err(ErrorClass::Transient));
         assert!(attempts > 10, "{attempts} attempts");
         assert!(clock.elapsed() <= Duration::from_secs(10));
     }
@@ -142,9 +142,9 @@ mod tests {
     #[tokio::test]
     async fn does_not_try_again_what_is_not() {
         let clock = ManualClock::jumping_from(Timestamp::UNIX_EPOCH);
-        for class in [Class::Permanent, Class::Conflict] {
+        for class in [ErrorClass::Permanent, ErrorClass::Conflict] {
             let mut attempts = 0;
-            let result: Result<(), Class> = retry(
+            let result: Result<(), ErrorClass> = retry(
                 &clock,
                 Backoff::new(POLICY, clock.elapsed(), 7),
                 |c| *c,

@@ -6,24 +6,24 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
-use super::redis_log::LogRedis;
-use super::restore_all::{PlanAll, RestoreAll};
-use crate::postgres::log::{Kind, MANY_ROWS};
+use super::redis_log::LogRedisArgs;
+use super::restore_all::{PlanAllArgs, RestoreAllArgs};
+use crate::postgres::log::{LogEntryKind, MANY_ROWS};
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.
 #[derive(Parser, Debug)]
 #[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
-pub(super) struct Line {
+pub(super) struct CommandLine {
     #[command(flatten)]
-    pub(super) global: Global,
+    pub(super) global: GlobalArgs,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: CliCommand,
 }
 
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
-pub(super) struct Global {
+pub(super) struct GlobalArgs {
     /// The configuration file [default: $WALKEEP_CONFIG, ./walkeep.toml, /etc/walkeep/walkeep.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -51,27 +51,27 @@ pub(super) enum LogFormat {
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum Command {
-    Init(Init),
-    Check(Check),
-    Receive(Receive),
-    ArchivePush(ArchivePush),
-    ArchiveGet(ArchiveGet),
-    Backup(Backup),
-    List(List),
-    Plan(Plan),
-    Restore(Restore),
-    Log(Log),
-    Verify(Verify),
-    Cleanup(Cleanup),
-    Health(Health),
-    Index(Index),
+pub(super) enum CliCommand {
+    Init(InitArgs),
+    Check(CheckArgs),
+    Receive(ReceiveArgs),
+    ArchivePush(ArchivePushArgs),
+    ArchiveGet(ArchiveGetArgs),
+    Backup(BackupArgs),
+    List(ListArgs),
+    Plan(PlanArgs),
+    Restore(RestoreArgs),
+    Log(LogArgs),
+    Verify(VerifyArgs),
+    Cleanup(CleanupArgs),
+    Health(HealthArgs),
+    Index(IndexArgs),
 }
 
 /// Create a repository, its key and the configuration for a cluster
 #[derive(Args, Debug)]
 #[command(after_help = help::INIT)]
-pub(super) struct Init {
+pub(super) struct InitArgs {
     /// What the cluster is to be called
     #[arg(long, value_name = "NAME")]
     pub(super) cluster: String,
@@ -95,7 +95,7 @@ pub(super) struct Init {
 /// Prove that archiving works, end to end, now
 #[derive(Args, Debug)]
 #[command(after_help = help::CHECK)]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     /// The cluster or Redis instance [default: all that are configured, one after the other]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
@@ -107,7 +107,7 @@ pub(super) struct Check {
 /// Stream WAL from a cluster, or the commands of a Redis instance, into the repository, in the foreground
 #[derive(Args, Debug)]
 #[command(after_help = help::RECEIVE)]
-pub(super) struct Receive {
+pub(super) struct ReceiveArgs {
     /// The cluster or Redis instance [default: the only one configured]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
@@ -119,7 +119,7 @@ pub(super) struct Receive {
 /// Archive one file: for archive_command
 #[derive(Args, Debug)]
 #[command(after_help = help::ARCHIVE_PUSH)]
-pub(super) struct ArchivePush {
+pub(super) struct ArchivePushArgs {
     /// The file, as PostgreSQL gives it in %p
     #[arg(value_name = "PATH")]
     pub(super) path: PathBuf,
@@ -131,7 +131,7 @@ pub(super) struct ArchivePush {
 /// Fetch one archived file: for restore_command
 #[derive(Args, Debug)]
 #[command(after_help = help::ARCHIVE_GET)]
-pub(super) struct ArchiveGet {
+pub(super) struct ArchiveGetArgs {
     /// The file's name, as PostgreSQL gives it in %f
     #[arg(value_name = "FILE")]
     pub(super) file: String,
@@ -152,15 +152,15 @@ pub(super) struct ArchiveGet {
 /// Take a backup now and print its label
 #[derive(Args, Debug)]
 #[command(after_help = help::BACKUP)]
-pub(super) struct Backup {
+pub(super) struct BackupArgs {
     #[command(subcommand)]
-    pub(super) of: BackupOf,
+    pub(super) of: BackupCommand,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum BackupOf {
-    Postgres(BackupPostgres),
-    Redis(BackupRedis),
+pub(super) enum BackupCommand {
+    Postgres(BackupPostgresArgs),
+    Redis(BackupRedisArgs),
     /// Of everything that is configured, one after the other
     #[command(after_help = help::BACKUP)]
     All,
@@ -169,7 +169,7 @@ pub(super) enum BackupOf {
 /// Of a Redis or Valkey instance
 #[derive(Args, Debug)]
 #[command(after_help = help::BACKUP)]
-pub(super) struct BackupRedis {
+pub(super) struct BackupRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: Option<String>,
@@ -184,20 +184,20 @@ pub(super) struct BackupRedis {
 /// Of a PostgreSQL cluster
 #[derive(Args, Debug)]
 #[command(after_help = help::BACKUP)]
-pub(super) struct BackupPostgres {
+pub(super) struct BackupPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
     /// How the server makes its first checkpoint: at once, or spread over checkpoint_completion_target
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub(super) checkpoint: Checkpoint,
+    pub(super) checkpoint: CheckpointMode,
     /// Print one JSON document instead of the label
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Checkpoint {
+pub(super) enum CheckpointMode {
     /// At once
     #[default]
     Fast,
@@ -208,24 +208,24 @@ pub(super) enum Checkpoint {
 /// Show backups, restorable windows, timelines and gaps
 #[derive(Args, Debug)]
 #[command(after_help = help::LIST, args_conflicts_with_subcommands = true)]
-pub(super) struct List {
+pub(super) struct ListArgs {
     #[command(subcommand)]
-    pub(super) of: Option<ListOf>,
+    pub(super) of: Option<ListCommand>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum ListOf {
-    Postgres(ListPostgres),
-    Redis(ListRedis),
+pub(super) enum ListCommand {
+    Postgres(ListPostgresArgs),
+    Redis(ListRedisArgs),
 }
 
 /// Of Redis instances
 #[derive(Args, Debug)]
 #[command(after_help = help::LIST)]
-pub(super) struct ListRedis {
+pub(super) struct ListRedisArgs {
     /// One instance [default: all]
     #[arg(value_name = "NAME")]
     pub(super) instance: Option<String>,
@@ -237,7 +237,7 @@ pub(super) struct ListRedis {
 /// Of PostgreSQL clusters
 #[derive(Args, Debug)]
 #[command(after_help = help::LIST)]
-pub(super) struct ListPostgres {
+pub(super) struct ListPostgresArgs {
     /// One cluster [default: all]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
@@ -249,27 +249,27 @@ pub(super) struct ListPostgres {
 /// Resolve a target and prove whether it can be reached; touches nothing
 #[derive(Args, Debug)]
 #[command(after_help = help::PLAN)]
-pub(super) struct Plan {
+pub(super) struct PlanArgs {
     #[command(subcommand)]
-    pub(super) of: PlanOf,
+    pub(super) of: PlanCommand,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum PlanOf {
-    Postgres(PlanPostgres),
-    Redis(PlanRedis),
-    All(PlanAll),
+pub(super) enum PlanCommand {
+    Postgres(PlanPostgresArgs),
+    Redis(PlanRedisArgs),
+    All(PlanAllArgs),
 }
 
 /// For a Redis or Valkey instance
 #[derive(Args, Debug)]
 #[command(after_help = help::PLAN_REDIS)]
-pub(super) struct PlanRedis {
+pub(super) struct PlanRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: Option<String>,
     #[command(flatten)]
-    pub(super) target: TargetRedis,
+    pub(super) target: RedisTargetArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -277,7 +277,7 @@ pub(super) struct PlanRedis {
 
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Target (the newest reachable moment without one)")]
-pub(super) struct TargetRedis {
+pub(super) struct RedisTargetArgs {
     /// The state at a moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
     #[arg(long, value_name = "TIME", group = "redis-target")]
     pub(super) target_time: Option<String>,
@@ -298,12 +298,12 @@ pub(super) struct TargetRedis {
 /// For a PostgreSQL cluster
 #[derive(Args, Debug)]
 #[command(after_help = help::PLAN)]
-pub(super) struct PlanPostgres {
+pub(super) struct PlanPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
     #[command(flatten)]
-    pub(super) target: TargetArgs,
+    pub(super) target: PostgresTargetArgs,
     /// Where it would be restored to: also proves that there is room
     #[arg(long, value_name = "DIR")]
     pub(super) pgdata: Option<PathBuf>,
@@ -315,22 +315,22 @@ pub(super) struct PlanPostgres {
 /// Plan, then restore
 #[derive(Args, Debug)]
 #[command(after_help = help::RESTORE)]
-pub(super) struct Restore {
+pub(super) struct RestoreArgs {
     #[command(subcommand)]
-    pub(super) of: RestoreOf,
+    pub(super) of: RestoreCommand,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum RestoreOf {
-    Postgres(Box<RestorePostgres>),
-    Redis(RestoreRedis),
-    All(Box<RestoreAll>),
+pub(super) enum RestoreCommand {
+    Postgres(Box<RestorePostgresArgs>),
+    Redis(RestoreRedisArgs),
+    All(Box<RestoreAllArgs>),
 }
 
 /// A Redis or Valkey instance: write what a stock server starts from
 #[derive(Args, Debug)]
 #[command(after_help = help::REDIS)]
-pub(super) struct RestoreRedis {
+pub(super) struct RestoreRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: Option<String>,
@@ -338,19 +338,19 @@ pub(super) struct RestoreRedis {
     #[arg(long, value_name = "DIR")]
     pub(super) dir: PathBuf,
     #[command(flatten)]
-    pub(super) target: TargetRedis,
+    pub(super) target: RedisTargetArgs,
     /// Start a server on it that nobody can reach, wait until it has loaded, compare its keys, and end it
     #[arg(long)]
     pub(super) start: bool,
     #[command(flatten)]
-    pub(super) server: RedisServer,
+    pub(super) server: RedisServerArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
-pub(super) struct RedisServer {
+pub(super) struct RedisServerArgs {
     /// The Redis server that is to start [default: redis-server or valkey-server in $PATH, else one like that of the snapshot]
     #[arg(long, value_name = "PATH")]
     pub(super) redis_server: Option<PathBuf>,
@@ -362,7 +362,7 @@ pub(super) struct RedisServer {
 /// A PostgreSQL cluster
 #[derive(Args, Debug)]
 #[command(after_help = help::RESTORE)]
-pub(super) struct RestorePostgres {
+pub(super) struct RestorePostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
@@ -370,9 +370,9 @@ pub(super) struct RestorePostgres {
     #[arg(long, value_name = "DIR", required_unless_present_any = ["database", "table"], conflicts_with_all = ["database", "table"])]
     pub(super) pgdata: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) single: SingleArgs,
+    pub(super) single: SelectiveRestoreArgs,
     #[command(flatten)]
-    pub(super) target: TargetArgs,
+    pub(super) target: PostgresTargetArgs,
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(super) tablespaces: Vec<String>,
@@ -382,19 +382,19 @@ pub(super) struct RestorePostgres {
     pub(super) delta: bool,
     /// Whether the restored server goes on archiving as it did when it was backed up
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub(super) archive_mode: ArchiveMode,
+    pub(super) archive_mode: ArchiveModeAfterRestore,
     /// Start the server, wait until the target is reached, and say what was reached
     #[arg(long)]
     pub(super) start: bool,
     #[command(flatten)]
-    pub(super) server: PgServer,
+    pub(super) server: PostgresServerArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Args, Debug, Clone)]
-pub(super) struct PgServer {
+pub(super) struct PostgresServerArgs {
     /// The folder with pg_ctl and postgres [default: /usr/lib/postgresql/MAJOR/bin, then $PATH]
     #[arg(long, value_name = "DIR")]
     pub(super) pg_bindir: Option<PathBuf>,
@@ -405,7 +405,7 @@ pub(super) struct PgServer {
 
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "One database or table, into a running server under another name (instead of --pgdata)")]
-pub(super) struct SingleArgs {
+pub(super) struct SelectiveRestoreArgs {
     /// Bring back this database alone; with --table, the database that the table is in
     #[arg(long, value_name = "NAME")]
     pub(super) database: Option<String>,
@@ -427,7 +427,7 @@ pub(super) struct SingleArgs {
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum ArchiveMode {
+pub(super) enum ArchiveModeAfterRestore {
     /// It does not: a copy that archives to its original's archive spoils it
     #[default]
     Off,
@@ -437,7 +437,7 @@ pub(super) enum ArchiveMode {
 
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Target (the newest reachable point without one)")]
-pub(super) struct TargetArgs {
+pub(super) struct PostgresTargetArgs {
     /// The state at a moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
     #[arg(long, value_name = "TIME", group = "target")]
     pub(super) target_time: Option<String>,
@@ -464,7 +464,7 @@ pub(super) struct TargetArgs {
     pub(super) target_exclusive: bool,
     /// What the server does at the target
     #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
-    pub(super) target_action: TargetAction,
+    pub(super) target_action: TargetActionArg,
     /// Start from this backup instead of the newest that fits
     #[arg(long, value_name = "LABEL")]
     pub(super) backup: Option<String>,
@@ -474,7 +474,7 @@ pub(super) struct TargetArgs {
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum TargetAction {
+pub(super) enum TargetActionArg {
     /// End recovery and accept writes, on a new timeline
     #[default]
     Promote,
@@ -487,37 +487,37 @@ pub(super) enum TargetAction {
 /// Show what happened, with the target that restores to just before it
 #[derive(Args, Debug)]
 #[command(after_help = help::LOG, args_conflicts_with_subcommands = true)]
-pub(super) struct Log {
+pub(super) struct LogArgs {
     #[command(subcommand)]
-    pub(super) of: Option<LogOf>,
+    pub(super) of: Option<LogCommand>,
     #[command(flatten)]
-    pub(super) log: LogArgs,
+    pub(super) log: LogFilterArgs,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum LogOf {
-    Postgres(LogPostgres),
-    Redis(LogRedis),
+pub(super) enum LogCommand {
+    Postgres(LogPostgresArgs),
+    Redis(LogRedisArgs),
 }
 
 /// In a PostgreSQL cluster
 #[derive(Args, Debug)]
 #[command(after_help = help::LOG)]
-pub(super) struct LogPostgres {
+pub(super) struct LogPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
     #[command(flatten)]
-    pub(super) log: LogArgs,
+    pub(super) log: LogFilterArgs,
 }
 
 #[derive(Args, Debug)]
-pub(super) struct LogArgs {
+pub(super) struct LogFilterArgs {
     #[command(flatten)]
-    pub(super) span: Span,
+    pub(super) span: LogTimeArgs,
     /// Only events of this kind; may be given again [default: all but checkpoint and backup]
     #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
-    pub(super) events: Vec<Kind>,
+    pub(super) events: Vec<LogEntryKind>,
     /// Only what befell this table: schema.table, or table
     #[arg(long, value_name = "TABLE")]
     pub(super) relation: Option<String>,
@@ -533,7 +533,7 @@ pub(super) struct LogArgs {
 }
 
 #[derive(Args, Debug, Clone)]
-pub(super) struct Span {
+pub(super) struct LogTimeArgs {
     /// Only what happened then or later: a time as --target-time of restore takes it
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
@@ -548,8 +548,8 @@ fn days(text: &str) -> Result<u32, &'static str> {
     number.filter(|days| (1..=36_500).contains(days)).ok_or("write a number of days, like 30")
 }
 
-fn kinds() -> impl TypedValueParser<Value = Kind> {
-    named(Kind::ALL, Kind::name)
+fn kinds() -> impl TypedValueParser<Value = LogEntryKind> {
+    named(LogEntryKind::ALL, LogEntryKind::name)
 }
 
 /// One of these by its name; the others are listed where it is none.
@@ -564,7 +564,7 @@ where
 /// Read everything back and authenticate it
 #[derive(Args, Debug)]
 #[command(after_help = help::VERIFY)]
-pub(super) struct Verify {
+pub(super) struct VerifyArgs {
     /// The cluster or Redis instance [default: all that are configured]
     #[arg(value_name = "NAME")]
     pub(super) cluster: Option<String>,
@@ -579,7 +579,7 @@ pub(super) struct Verify {
 /// Apply retention: take away what no moment of the last days needs
 #[derive(Args, Debug)]
 #[command(after_help = help::CLEANUP)]
-pub(super) struct Cleanup {
+pub(super) struct CleanupArgs {
     /// Keep every moment of so many days restorable [default: each repository's retention]
     #[arg(value_name = "DAYS", value_parser = days)]
     pub(super) days: Option<u32>,
@@ -600,7 +600,7 @@ pub(super) struct Cleanup {
 /// Say how protected we are now; ends with 0 if all is well, else with 1
 #[derive(Args, Debug)]
 #[command(after_help = help::HEALTH)]
-pub(super) struct Health {
+pub(super) struct HealthArgs {
     /// One cluster or instance [default: all that are configured]
     pub(super) name: Option<String>,
     /// Print one JSON document
@@ -611,21 +611,21 @@ pub(super) struct Health {
 /// The index: rebuild it from the repository, or show what it holds
 #[derive(Args, Debug)]
 #[command(after_help = help::INDEX)]
-pub(super) struct Index {
+pub(super) struct IndexArgs {
     #[command(subcommand)]
-    pub(super) what: IndexWhat,
+    pub(super) what: IndexCommand,
 }
 
 #[derive(Subcommand, Debug)]
-pub(super) enum IndexWhat {
+pub(super) enum IndexCommand {
     /// Make it anew from the repository, for all clusters
-    Rebuild(IndexArgs),
+    Rebuild(IndexScopeArgs),
     /// Show what it covers and how large it is
-    Stats(IndexArgs),
+    Stats(IndexScopeArgs),
 }
 
 #[derive(Args, Debug)]
-pub(super) struct IndexArgs {
+pub(super) struct IndexScopeArgs {
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,

@@ -9,20 +9,20 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::Surroundings;
-use super::args::{BackupPostgres, Checkpoint};
-use super::exit::{Code, Failure};
+use super::CliContext;
+use super::args::{BackupPostgresArgs, CheckpointMode};
+use super::exit::{CliError, CliExitCode};
 use super::open;
 use super::output::{count, size, span};
-use super::progress::Progress;
-use crate::postgres::archive::manifest::Summary;
-use crate::postgres::backup::{self, Options, Progress as Step};
+use super::progress::ProgressDisplay;
+use crate::postgres::archive::manifest::BackupSummary;
+use crate::postgres::backup::{self, BackupOptions, BackupProgress as Step};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 
 /// What `--json` prints: the backup as `list --json` has it.
 #[derive(serde::Serialize)]
-struct Report<'r> {
+struct PostgresBackupJson<'r> {
     label: &'r str,
     started_at: Timestamp,
     finished_at: Timestamp,
@@ -34,18 +34,19 @@ struct Report<'r> {
     stored_bytes: u64,
 }
 
-pub(super) async fn run(args: BackupPostgres, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: BackupPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(server) = cluster.conninfo(&around.environment)? else {
         let path = config.path.display();
         let message = format!("[postgres.{}] has no connection to take a backup over; add one to {path}", cluster.name);
-        return Err(Failure::usage(message).into());
+        return Err(CliError::usage(message).into());
     };
     let archive = Arc::new(open::archive(&config, cluster, around).await?);
-    let options = Options { fast_checkpoint: args.checkpoint == Checkpoint::Fast, ..Options::default() };
+    let options =
+        BackupOptions { fast_checkpoint: args.checkpoint == CheckpointMode::Fast, ..BackupOptions::default() };
     let quiet = around.quiet || args.json;
-    let bar = Progress::begin("checkpoint", 0, quiet);
+    let bar = ProgressDisplay::begin("checkpoint", 0, quiet);
     let mut reading = false;
     let mut tell = |step: Step| match step {
         Step::Checkpoint => bar.stage("waiting for the server's checkpoint"),
@@ -61,12 +62,12 @@ pub(super) async fn run(args: BackupPostgres, around: &Surroundings) -> anyhow::
     bar.end();
     let summary = taken.with_context(|| format!("cannot take a backup of {}", cluster.name))?;
     show(&summary, &args, quiet, around)?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn show(summary: &Summary, args: &BackupPostgres, quiet: bool, around: &Surroundings) -> anyhow::Result<()> {
+fn show(summary: &BackupSummary, args: &BackupPostgresArgs, quiet: bool, around: &CliContext) -> anyhow::Result<()> {
     if args.json {
-        return around.output.json(&Report {
+        return around.output.json(&PostgresBackupJson {
             label: &summary.label,
             started_at: summary.started_at,
             finished_at: summary.finished_at,
@@ -90,7 +91,7 @@ pub(super) fn tell(
     (started_at, finished_at): (Timestamp, Timestamp),
     text: impl FnOnce(String) -> String,
     quiet: bool,
-    around: &Surroundings,
+    around: &CliContext,
 ) -> anyhow::Result<()> {
     if !quiet {
         let took = Duration::try_from(finished_at.duration_since(started_at)).unwrap_or_default();

@@ -9,22 +9,22 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 
-use super::Surroundings;
-use super::args::Check;
-use super::exit::{self, Code, Failure};
-use super::output::{Tone, size, span, terminal, wrap};
-use super::server::Server;
+use super::CliContext;
+use super::args::CheckArgs;
+use super::exit::{self, CliError, CliExitCode};
+use super::output::{TextTone, size, span, terminal, wrap};
+use super::server::InspectedServer;
 use super::{check_redis, open};
-use crate::base::clock::{Clock, FAR, Offset};
-use crate::config::{Cluster, Config, Instance};
+use crate::base::clock::{Clock, ClockOffset, FAR};
+use crate::config::{ClusterConfig, Config, InstanceConfig};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::SegmentName;
-use crate::postgres::sql::Sql;
-use crate::redis::wire::{self, Info};
+use crate::postgres::sql::SqlSession;
+use crate::redis::wire::{self, ServerInfo};
 use crate::vault::Vault;
-use crate::vault::repository::key::{BadKey, ObjectKey};
-use crate::vault::repository::{Put, Repository};
-use crate::vault::seal::Protection;
+use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
+use crate::vault::repository::{PutOutcome, Repository};
+use crate::vault::seal::ObjectEncryption;
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum CheckVerdict {
     Good,
     Warning,
     Bad,
@@ -43,43 +43,43 @@ enum Verdict {
 
 /// One thing that was looked at.
 #[derive(Debug, serde::Serialize)]
-struct Finding {
+struct CheckFinding {
     what: &'static str,
-    verdict: Verdict,
+    verdict: CheckVerdict,
     text: String,
     #[serde(skip)]
-    code: Code,
+    code: CliExitCode,
 }
 
 /// What `--json` prints of a cluster, or of an instance that was named.
 #[derive(Debug, serde::Serialize)]
-struct Report<'r> {
+struct CheckedStoreJson<'r> {
     /// The name that was given, a cluster's or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<&'r str>,
     healthy: bool,
-    findings: &'r [Finding],
+    findings: &'r [CheckFinding],
 }
 
 /// What `--json` prints of several, like that of `walkeep health`.
 #[derive(serde::Serialize)]
-struct Document<'d> {
+struct CheckJson<'d> {
     healthy: bool,
-    clusters: Vec<Report<'d>>,
-    instances: Vec<Report<'d>>,
+    clusters: Vec<CheckedStoreJson<'d>>,
+    instances: Vec<CheckedStoreJson<'d>>,
 }
 
 /// What was found of a cluster or of an instance.
-struct Checked<'c> {
+struct CheckedStore<'c> {
     name: &'c str,
     redis: bool,
-    findings: Findings,
+    findings: CheckFindings,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Findings(Vec<Finding>);
+pub(super) struct CheckFindings(Vec<CheckFinding>);
 
 /// What is found of a server that nobody can ask: then it is not proved that its WAL comes.
 const UNASKED: &str = "connection";
@@ -88,67 +88,71 @@ pub(super) const STREAM: &str = "stream";
 /// The column at which what is found begins.
 const INDENT: usize = 22;
 
-impl Findings {
+impl CheckFindings {
     pub(super) fn good(&mut self, what: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Good, text: text.into(), code: Code::Done });
+        self.0.push(CheckFinding { what, verdict: CheckVerdict::Good, text: text.into(), code: CliExitCode::Done });
     }
 
     pub(super) fn warn(&mut self, what: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Warning, text: text.into(), code: Code::Done });
+        self.0.push(CheckFinding { what, verdict: CheckVerdict::Warning, text: text.into(), code: CliExitCode::Done });
     }
 
     pub(super) fn bad(&mut self, what: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Bad, text: text.into(), code: Code::Failed });
+        self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text: text.into(), code: CliExitCode::Failed });
     }
 
     pub(super) fn error(&mut self, what: &'static str, error: &anyhow::Error) {
         let (text, code) = (exit::explain(error), exit::code(error));
-        self.0.push(Finding { what, verdict: Verdict::Bad, text, code });
+        self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text, code });
     }
 
     fn is_healthy(&self) -> bool {
-        self.0.iter().all(|finding| finding.verdict != Verdict::Bad)
+        self.0.iter().all(|finding| finding.verdict != CheckVerdict::Bad)
     }
 
     /// What it ends with: the worst that is bad decides.
-    fn code(&self) -> Code {
-        let bad = self.0.iter().filter(|finding| finding.verdict == Verdict::Bad).map(|finding| finding.code);
-        bad.max_by_key(|code| code.severity()).unwrap_or(Code::Done)
+    fn code(&self) -> CliExitCode {
+        let bad = self.0.iter().filter(|finding| finding.verdict == CheckVerdict::Bad).map(|finding| finding.code);
+        bad.max_by_key(|code| code.severity()).unwrap_or(CliExitCode::Done)
     }
 }
 
 #[cfg(test)]
-impl std::fmt::Display for Findings {
+impl std::fmt::Display for CheckFindings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.iter().try_for_each(|finding| writeln!(f, "{:?} {} {}", finding.verdict, finding.what, finding.text))
     }
 }
 
-pub(super) async fn run(args: Check, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: CheckArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
     let several = clusters.len().saturating_add(instances.len()) > 1;
-    let mut all: Vec<Checked<'_>> = Vec::new();
+    let mut all: Vec<CheckedStore<'_>> = Vec::new();
     for cluster in clusters {
         let findings = of_cluster(&config, cluster, around).await;
-        all.push(Checked { name: cluster.name.as_str(), redis: false, findings });
+        all.push(CheckedStore { name: cluster.name.as_str(), redis: false, findings });
         shown(&args, &config, &mut all, around)?;
     }
     for instance in instances {
         let findings = of_instance(&config, instance, around).await;
-        all.push(Checked { name: instance.name.as_str(), redis: true, findings });
+        all.push(CheckedStore { name: instance.name.as_str(), redis: true, findings });
         shown(&args, &config, &mut all, around)?;
     }
     match all.as_slice() {
-        [] => return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into()),
+        [] => return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into()),
         all if args.json => show_json(all, several, around)?,
         _ => {}
     }
-    Ok(all.iter().map(|checked| checked.findings.code()).max_by_key(|code| code.severity()).unwrap_or(Code::Done))
+    Ok(all
+        .iter()
+        .map(|checked| checked.findings.code())
+        .max_by_key(|code| code.severity())
+        .unwrap_or(CliExitCode::Done))
 }
 
 /// The last of these, as soon as it is looked at, under the others.
-fn shown(args: &Check, config: &Config, all: &mut [Checked<'_>], around: &Surroundings) -> anyhow::Result<()> {
+fn shown(args: &CheckArgs, config: &Config, all: &mut [CheckedStore<'_>], around: &CliContext) -> anyhow::Result<()> {
     let first = all.len() == 1;
     let Some(last) = all.last_mut() else { return Ok(()) };
     // What belongs to all of them is said once.
@@ -173,8 +177,8 @@ fn shown(args: &Check, config: &Config, all: &mut [Checked<'_>], around: &Surrou
     show(last, around)
 }
 
-async fn of_cluster(config: &Config, cluster: &Cluster, around: &Surroundings) -> Findings {
-    let mut findings = Findings::default();
+async fn of_cluster(config: &Config, cluster: &ClusterConfig, around: &CliContext) -> CheckFindings {
+    let mut findings = CheckFindings::default();
     let archive = match open::archive(config, cluster, around).await {
         Ok(archive) => Some(archive),
         Err(error) => {
@@ -210,8 +214,8 @@ async fn of_cluster(config: &Config, cluster: &Cluster, around: &Surroundings) -
     findings
 }
 
-async fn of_instance(config: &Config, of: &Instance, around: &Surroundings) -> Findings {
-    let mut findings = Findings::default();
+async fn of_instance(config: &Config, of: &InstanceConfig, around: &CliContext) -> CheckFindings {
+    let mut findings = CheckFindings::default();
     let opened = open::instance(config, of, around).await;
     match &opened {
         Ok(instance) => repositories(instance.vault(), |name| instance.layout().probe(name), &mut findings).await,
@@ -231,7 +235,7 @@ async fn of_instance(config: &Config, of: &Instance, around: &Surroundings) -> F
 }
 
 /// How far a server's clock is from this machine's, and what goes by it.
-fn say_clock(offset: Offset, what: &str, findings: &mut Findings) {
+fn say_clock(offset: ClockOffset, what: &str, findings: &mut CheckFindings) {
     if offset.certain() > FAR {
         findings.warn("clock", format!("{offset} this machine's, and {what}; see to NTP on both machines"));
     } else {
@@ -240,15 +244,15 @@ fn say_clock(offset: Offset, what: &str, findings: &mut Findings) {
 }
 
 /// The quickest of three answers.
-async fn postgres_clock(server: &Server, sql: &Sql, around: &Surroundings, findings: &mut Findings) {
+async fn postgres_clock(server: &InspectedServer, sql: &SqlSession, around: &CliContext, findings: &mut CheckFindings) {
     let clock = &around.clock;
-    let mut best: Option<Offset> = None;
+    let mut best: Option<ClockOffset> = None;
     for _ in 0..3 {
         let asked = clock.elapsed();
         match sql.time().await {
             Ok(shown) => {
                 let came = clock.now();
-                let offset = Offset::of_answer(shown, came, clock.elapsed().saturating_sub(asked));
+                let offset = ClockOffset::of_answer(shown, came, clock.elapsed().saturating_sub(asked));
                 best = best.into_iter().chain([offset]).min_by_key(|offset| offset.width());
             }
             Err(error) => return findings.error("clock", &error.into()),
@@ -260,7 +264,7 @@ async fn postgres_clock(server: &Server, sql: &Sql, around: &Surroundings, findi
 }
 
 /// Of a standby nothing goes by its clock.
-fn say_postgres_clock(offset: Offset, standby: bool, findings: &mut Findings) {
+fn say_postgres_clock(offset: ClockOffset, standby: bool, findings: &mut CheckFindings) {
     if standby {
         let text = format!("{offset} this machine's; a standby's clock: commits carry the time of the primary's");
         findings.good("clock", text);
@@ -270,7 +274,11 @@ fn say_postgres_clock(offset: Offset, standby: bool, findings: &mut Findings) {
 }
 
 /// The server, asked as for a snapshot, up to the point where it would begin one.
-async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findings) -> anyhow::Result<Info> {
+async fn redis_server(
+    of: &InstanceConfig,
+    around: &CliContext,
+    findings: &mut CheckFindings,
+) -> anyhow::Result<ServerInfo> {
     let source = of.source(&around.environment, &around.clock)?;
     let (mut connection, info) = source.connect().await?;
     let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer().to_owned());
@@ -286,7 +294,7 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
             "this is one shard of a Redis Cluster: each shard takes a section [redis.NAME] of its own, and a moment is restored shard by shard",
         );
     }
-    if let wire::Source::Sentinels(_) = source {
+    if let wire::RedisSource::Sentinels(_) = source {
         let (snapshots, _) = source.connect_for_snapshot().await?;
         findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
     }
@@ -298,8 +306,8 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
         ),
     }
     match connection.may_follow(&info).await {
-        Ok(wire::Right::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
-        Ok(wire::Right::Unproved) => findings.warn(
+        Ok(wire::ReplicaPermission::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
+        Ok(wire::ReplicaPermission::Unproved) => findings.warn(
             "replication",
             "whether the server lets walkeep attach as a replica shows with the first snapshot; before that it does not say",
         ),
@@ -309,7 +317,11 @@ async fn redis_server(of: &Instance, around: &Surroundings, findings: &mut Findi
 }
 
 /// Each repository takes, gives back and removes an object.
-async fn repositories(vault: &Vault, probe_key: impl Fn(&str) -> Result<ObjectKey, BadKey>, findings: &mut Findings) {
+async fn repositories(
+    vault: &Vault,
+    probe_key: impl Fn(&str) -> Result<ObjectKey, ObjectKeyError>,
+    findings: &mut CheckFindings,
+) {
     for (name, why) in vault.unreachable() {
         findings.error("repository", &anyhow::Error::from(Arc::clone(why)).context(format!("{name} cannot be opened")));
     }
@@ -330,11 +342,11 @@ async fn repositories(vault: &Vault, probe_key: impl Fn(&str) -> Result<ObjectKe
         }
     }
     match &**vault.protection() {
-        Protection::Encrypted(ring) => {
+        ObjectEncryption::Encrypted(ring) => {
             findings
                 .good("key", format!("opens the repository's keys; new objects are sealed under {}", ring.current().0));
         }
-        Protection::None => findings.warn("key", "encryption is off: whoever reaches the repository can read it"),
+        ObjectEncryption::None => findings.warn("key", "encryption is off: whoever reaches the repository can read it"),
     }
 }
 
@@ -347,7 +359,7 @@ async fn sweep(name: &str, repository: &Repository) {
     }
 }
 
-async fn probe(key: Result<ObjectKey, BadKey>, repository: &Repository) -> anyhow::Result<()> {
+async fn probe(key: Result<ObjectKey, ObjectKeyError>, repository: &Repository) -> anyhow::Result<()> {
     let content = Bytes::from(rand::random::<[u8; 64]>().to_vec());
     let key = key?;
     repository.put_new(&key, vec![content.clone()]).await?;
@@ -355,7 +367,7 @@ async fn probe(key: Result<ObjectKey, BadKey>, repository: &Repository) -> anyho
     let other = repository.put_new(&key, vec![Bytes::from_static(b"another content")]).await;
     let back = repository.get(&key).await;
     repository.delete(&key).await?;
-    if other? == Put::Created {
+    if other? == PutOutcome::Created {
         anyhow::bail!("this store replaces objects that exist, so it cannot protect what is archived; use another");
     }
     if back? == content { Ok(()) } else { anyhow::bail!("{key} came back with another content than was written") }
@@ -363,12 +375,12 @@ async fn probe(key: Result<ObjectKey, BadKey>, repository: &Repository) -> anyho
 
 async fn server(
     config: &Config,
-    cluster: &Cluster,
-    around: &Surroundings,
-    findings: &mut Findings,
-) -> anyhow::Result<Option<(Server, Sql)>> {
+    cluster: &ClusterConfig,
+    around: &CliContext,
+    findings: &mut CheckFindings,
+) -> anyhow::Result<Option<(InspectedServer, SqlSession)>> {
     let Some(info) = cluster.conninfo(&around.environment)? else { return Ok(None) };
-    let (server, sql) = Server::look(&info).await?;
+    let (server, sql) = InspectedServer::look(&info).await?;
     let kind = if server.standby { "a standby" } else { "a primary" };
     let (release, peer, role) = (server.release(), &server.peer, &server.privileges.role);
     findings.good("connection", format!("PostgreSQL {release} at {peer}, {kind}, as {role}"));
@@ -391,7 +403,12 @@ async fn server(
 }
 
 /// Whether anything brings this server's WAL here.
-async fn feeds(cluster: &Cluster, server: &Server, sql: &Sql, findings: &mut Findings) -> bool {
+async fn feeds(
+    cluster: &ClusterConfig,
+    server: &InspectedServer,
+    sql: &SqlSession,
+    findings: &mut CheckFindings,
+) -> bool {
     let mut streams = false;
     match sql.slot(cluster.slot.as_str()).await {
         Ok(None) => findings.warn("slot", format!("{} does not exist yet; walkeep receive makes it", cluster.slot)),
@@ -439,7 +456,13 @@ async fn feeds(cluster: &Cluster, server: &Server, sql: &Sql, findings: &mut Fin
 }
 
 /// The proof.
-async fn segment(archive: &Archive, server: &Server, sql: &Sql, around: &Surroundings, findings: &mut Findings) {
+async fn segment(
+    archive: &Archive,
+    server: &InspectedServer,
+    sql: &SqlSession,
+    around: &CliContext,
+    findings: &mut CheckFindings,
+) {
     if server.standby {
         findings
             .warn("segment", "a standby cannot be made to end a segment; run check against the primary for the proof");
@@ -453,8 +476,8 @@ async fn segment(archive: &Archive, server: &Server, sql: &Sql, around: &Surroun
 
 async fn await_switched(
     archive: &Archive,
-    server: &Server,
-    sql: &Sql,
+    server: &InspectedServer,
+    sql: &SqlSession,
     clock: &dyn Clock,
 ) -> anyhow::Result<(SegmentName, Duration)> {
     if server.privileges.superuser || server.privileges.restore_point {
@@ -474,18 +497,18 @@ async fn await_switched(
                 "{name} was not archived within {}; look at the log of walkeep receive and at the server's",
                 span(PATIENCE)
             );
-            return Err(Failure { code: Code::Failed, message }.into());
+            return Err(CliError { code: CliExitCode::Failed, message }.into());
         }
         clock.sleep(INTERVAL).await;
     }
 }
 
-fn show_json(all: &[Checked<'_>], several: bool, around: &Surroundings) -> anyhow::Result<()> {
+fn show_json(all: &[CheckedStore<'_>], several: bool, around: &CliContext) -> anyhow::Result<()> {
     let healthy = all.iter().all(|checked| checked.findings.is_healthy());
     let out = &around.output;
     match all {
         [only] if !several => out.json(&only.report(true)),
-        all => out.json(&Document {
+        all => out.json(&CheckJson {
             healthy,
             clusters: all.iter().filter(|checked| !checked.redis).map(|checked| checked.report(false)).collect(),
             instances: all.iter().filter(|checked| checked.redis).map(|checked| checked.report(false)).collect(),
@@ -493,10 +516,10 @@ fn show_json(all: &[Checked<'_>], several: bool, around: &Surroundings) -> anyho
     }
 }
 
-impl Checked<'_> {
+impl CheckedStore<'_> {
     /// `alone`: scripts know the one that is looked at by `cluster`, whatever it is.
-    fn report(&self, alone: bool) -> Report<'_> {
-        Report {
+    fn report(&self, alone: bool) -> CheckedStoreJson<'_> {
+        CheckedStoreJson {
             cluster: Some(self.name).filter(|_| alone || !self.redis),
             instance: Some(self.name).filter(|_| self.redis),
             healthy: self.findings.is_healthy(),
@@ -505,15 +528,15 @@ impl Checked<'_> {
     }
 }
 
-fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
+fn show(checked: &CheckedStore<'_>, around: &CliContext) -> anyhow::Result<()> {
     let (name, findings, out) = (checked.name, &checked.findings.0, &around.output);
     // Not where a program reads: one finding is one line there.
     let room = terminal().map_or(usize::MAX, |columns| columns.saturating_sub(INDENT));
     for finding in findings {
         let (mark, tone) = match finding.verdict {
-            Verdict::Good => ("ok", Tone::Good),
-            Verdict::Warning => ("note", Tone::Warning),
-            Verdict::Bad => ("FAIL", Tone::Bad),
+            CheckVerdict::Good => ("ok", TextTone::Good),
+            CheckVerdict::Warning => ("note", TextTone::Warning),
+            CheckVerdict::Bad => ("FAIL", TextTone::Bad),
         };
         let mark = out.tone(tone, format!("{mark:<4}"));
         for (nth, line) in wrap(&finding.text, room).iter().enumerate() {
@@ -524,15 +547,15 @@ fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
         }
     }
     let warned =
-        |what: &str| findings.iter().any(|finding| finding.what == what && finding.verdict == Verdict::Warning);
+        |what: &str| findings.iter().any(|finding| finding.what == what && finding.verdict == CheckVerdict::Warning);
     let verdict = if !checked.findings.is_healthy() {
-        out.tone(Tone::Bad, format!("{name}: archiving does not work; mend what says FAIL"))
+        out.tone(TextTone::Bad, format!("{name}: archiving does not work; mend what says FAIL"))
     } else if !checked.redis && warned(UNASKED) {
-        out.tone(Tone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
+        out.tone(TextTone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
     } else if checked.redis && warned(STREAM) {
-        out.tone(Tone::Warning, format!("{name}: archiving works, by snapshots alone"))
+        out.tone(TextTone::Warning, format!("{name}: archiving works, by snapshots alone"))
     } else {
-        out.tone(Tone::Good, format!("{name}: archiving works"))
+        out.tone(TextTone::Good, format!("{name}: archiving works"))
     };
     out.line("")?;
     out.line(verdict)
@@ -540,17 +563,17 @@ fn show(checked: &Checked<'_>, around: &Surroundings) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, say_postgres_clock};
-    use crate::base::clock::Offset;
+    use super::{CheckFindings, say_postgres_clock};
+    use crate::base::clock::ClockOffset;
 
     #[test]
     fn the_clock_of_a_standby_is_called_that() {
-        let offset = Offset { low: 4_999_800, high: 5_000_100 };
+        let offset = ClockOffset { low: 4_999_800, high: 5_000_100 };
         for (standby, expected) in [
             (false, "Warning clock 4.999 s to 5.000 s ahead of this machine's, and the times of commits"),
             (true, "Good clock 4.999 s to 5.000 s ahead of this machine's; a standby's clock: commits carry the time"),
         ] {
-            let mut findings = Findings::default();
+            let mut findings = CheckFindings::default();
             say_postgres_clock(offset, standby, &mut findings);
             assert!(findings.to_string().starts_with(expected), "{findings}");
         }

@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::check::{Findings, STREAM};
+use super::check::{CheckFindings, STREAM};
 use super::output::{count, size, span};
-use super::{Surroundings, open};
+use super::{CliContext, open};
 use crate::config::Config;
-use crate::redis::archive::Instance;
-use crate::redis::health::{self, Newest};
-use crate::redis::wire::{Info, ReplicationId};
+use crate::redis::archive::Archive;
+use crate::redis::health::{self, NewestMoment};
+use crate::redis::wire::{ReplicationId, ServerInfo};
 
 /// What may be under way for so long, as in `walkeep health`.
 const LATE: Duration = Duration::from_secs(300);
 
 /// What a server says of its stream.
 #[derive(Clone, Debug, Default)]
-struct Stream {
+struct ReplicationState {
     replid: Option<ReplicationId>,
     offset: Option<u64>,
     /// The history before, and the first offset that it does not have.
@@ -34,8 +34,8 @@ struct Stream {
     followed: bool,
 }
 
-impl Stream {
-    fn of(info: &Info) -> Stream {
+impl ReplicationState {
+    fn of(info: &ServerInfo) -> ReplicationState {
         let id = |name: &str| info.get(name).and_then(|id| id.parse().ok());
         let first =
             info.number("repl_backlog_first_byte_offset").filter(|_| info.number("repl_backlog_active") == Some(1));
@@ -46,7 +46,7 @@ impl Stream {
             let has = |wanted: &str| line.split(',').any(|part| part == wanted);
             has("port=0") && has("state=online")
         };
-        Stream {
+        ReplicationState {
             replid: id("master_replid"),
             offset: info.number("master_repl_offset"),
             before: id("master_replid2").zip(info.number("second_repl_offset")),
@@ -68,25 +68,25 @@ impl Stream {
 }
 
 /// What there is to judge by.
-struct Facts<'f> {
+struct StreamCheckFacts<'f> {
     name: &'f str,
-    newest: Result<Newest, String>,
+    newest: Result<NewestMoment, String>,
     /// Whether there is any snapshot, of use or not.
     based: bool,
     /// Whether its stream of commands is, or was, received.
     streamed: bool,
     /// What the server says, if it can be asked.
-    server: Option<Stream>,
+    server: Option<ReplicationState>,
     now: Timestamp,
 }
 
 /// What is here of the instance, and whether more comes. `info` is what the server says, if it can be asked.
 pub(super) async fn stream(
     config: &Config,
-    instance: &Instance,
-    info: Option<&Info>,
-    around: &Surroundings,
-    findings: &mut Findings,
+    instance: &Archive,
+    info: Option<&ServerInfo>,
+    around: &CliContext,
+    findings: &mut CheckFindings,
 ) {
     let newest = match health::newest(instance).await {
         Ok(newest) => newest,
@@ -101,16 +101,23 @@ pub(super) async fn stream(
         Ok(labels) => !labels.is_empty(),
         Err(error) => return findings.error("newest", &error.into()),
     };
-    let facts = Facts { name, newest, based, streamed, server: info.map(Stream::of), now: around.clock.now() };
+    let facts = StreamCheckFacts {
+        name,
+        newest,
+        based,
+        streamed,
+        server: info.map(ReplicationState::of),
+        now: around.clock.now(),
+    };
     if facts.newest.is_err()
-        && let Some(asked) = open::is_it(open::What::Instance, config, instance.vault()).await
+        && let Some(asked) = open::is_it(open::StoreKind::Instance, config, instance.vault()).await
     {
         findings.warn("newest", format!("nothing is archived under this name; {asked}"));
     }
     judge(&facts, findings);
 }
 
-fn judge(facts: &Facts<'_>, findings: &mut Findings) {
+fn judge(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
     let name = facts.name;
     let followed = facts.server.as_ref().is_some_and(|server| server.followed);
     let newest = match &facts.newest {
@@ -169,7 +176,12 @@ fn judge(facts: &Facts<'_>, findings: &mut Findings) {
 }
 
 /// In the server's own history.
-fn follows(server: &Stream, (offset, behind): (u64, u64), (age, name): (Duration, &str), findings: &mut Findings) {
+fn follows(
+    server: &ReplicationState,
+    (offset, behind): (u64, u64),
+    (age, name): (Duration, &str),
+    findings: &mut CheckFindings,
+) {
     let what = match behind {
         0 => "everything that the server has written is here".to_owned(),
         bytes => format!("{} of the server's stream are not here yet", count(bytes, "byte")),
@@ -207,16 +219,16 @@ fn follows(server: &Stream, (offset, behind): (u64, u64), (age, name): (Duration
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{Facts, Stream, judge};
-    use crate::cli::check::Findings;
-    use crate::redis::health::Newest;
-    use crate::redis::wire::Info;
+    use super::{ReplicationState, StreamCheckFacts, judge};
+    use crate::cli::check::CheckFindings;
+    use crate::redis::health::NewestMoment;
+    use crate::redis::wire::ServerInfo;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
     /// At offset 500, with what follows offset 99 in its backlog.
-    fn server(change: &[(&str, &str)]) -> Option<Stream> {
+    fn server(change: &[(&str, &str)]) -> Option<ReplicationState> {
         let mut text = format!(
             "master_replid:{A}\nmaster_replid2:{B}\nmaster_repl_offset:500\nsecond_repl_offset:201\nrepl_backlog_active:1\n\
              repl_backlog_size:16384\nrepl_backlog_first_byte_offset:100\nrepl_backlog_histlen:401\nconnected_slaves:2\n\
@@ -226,22 +238,22 @@ mod tests {
             assert!(text.contains(from), "{from}");
             text = text.replace(from, to);
         }
-        Some(Stream::of(&Info::parse(&text)))
+        Some(ReplicationState::of(&ServerInfo::parse(&text)))
     }
 
     const GONE: (&str, &str) = ("port=0", "port=6380");
 
-    fn said(newest: Option<(&str, u64, i64)>, streamed: bool, server: Option<Stream>) -> String {
+    fn said(newest: Option<(&str, u64, i64)>, streamed: bool, server: Option<ReplicationState>) -> String {
         let now: Timestamp = "2026-11-22T14:00:00Z".parse().unwrap();
-        let newest = newest.map(|(replid, offset, minutes)| Newest {
+        let newest = newest.map(|(replid, offset, minutes)| NewestMoment {
             time: now.checked_sub(SignedDuration::from_mins(minutes)).unwrap(),
             replid: replid.parse().ok(),
             offset: Some(offset),
         });
         let based = newest.is_some();
         let newest = newest.ok_or_else(|| "why".to_owned());
-        let mut findings = Findings::default();
-        judge(&Facts { name: "cache", newest, based, streamed, server, now }, &mut findings);
+        let mut findings = CheckFindings::default();
+        judge(&StreamCheckFacts { name: "cache", newest, based, streamed, server, now }, &mut findings);
         findings.to_string()
     }
 
@@ -277,8 +289,11 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_of_no_use_is_not_called_none() {
         let (newest, now) = (Err("a part is missing".to_owned()), Timestamp::UNIX_EPOCH);
-        let mut findings = Findings::default();
-        judge(&Facts { name: "cache", newest, based: true, streamed: false, server: server(&[]), now }, &mut findings);
+        let mut findings = CheckFindings::default();
+        judge(
+            &StreamCheckFacts { name: "cache", newest, based: true, streamed: false, server: server(&[]), now },
+            &mut findings,
+        );
         assert!(findings.to_string().starts_with("Bad newest a part is missing"), "{findings}");
     }
 }

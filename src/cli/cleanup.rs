@@ -7,52 +7,52 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Surroundings;
-use super::args::Cleanup;
-use super::exit::{Code, Failure, Failures};
+use super::CliContext;
+use super::args::CleanupArgs;
+use super::exit::{CliError, CliExitCode, FailureTally};
 use super::open;
-use super::output::{Output, Tone, count, size};
-use super::progress::Progress;
+use super::output::{TerminalOutput, TextTone, count, size};
+use super::progress::ProgressDisplay;
 use crate::config::{self, Config};
 use crate::postgres::archive::reindex;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::retention::{self, Cleaned};
+use crate::postgres::retention::{self, ClusterCleanup};
 use crate::redis;
-use crate::vault::retention::{Amount, Report, Why, Wish};
+use crate::vault::retention::{CleanupReport, KeepReason, ObjectTotals, RetentionOptions};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
-struct Document<'d> {
-    clusters: Vec<Of<'d>>,
-    instances: Vec<OfInstance<'d>>,
+struct CleanupJson<'d> {
+    clusters: Vec<ClusterCleanupJson<'d>>,
+    instances: Vec<InstanceCleanupJson<'d>>,
 }
 
 #[derive(serde::Serialize)]
-struct Of<'d> {
+struct ClusterCleanupJson<'d> {
     cluster: &'d str,
     #[serde(flatten)]
-    report: &'d Report<Cleaned>,
+    report: &'d CleanupReport<ClusterCleanup>,
 }
 
 #[derive(serde::Serialize)]
-struct OfInstance<'d> {
+struct InstanceCleanupJson<'d> {
     instance: &'d str,
     #[serde(flatten)]
-    report: &'d Report<redis::retention::Cleaned>,
+    report: &'d CleanupReport<redis::retention::InstanceCleanup>,
 }
 
 /// What is said when a repository stands in the way.
 const AGAIN: &str = "what was removed so far does no harm; run it again";
 
-pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: CleanupArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
     if clusters.is_empty() && instances.is_empty() {
-        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
+        return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
     let wish = wish(&args, &config)?;
     let (mut reports, mut of_instances) = (Vec::new(), Vec::new());
-    let mut failures = Failures::of(clusters.len().saturating_add(instances.len()));
+    let mut failures = FailureTally::of(clusters.len().saturating_add(instances.len()));
     for cluster in clusters {
         let report = failures.note(of_cluster(&config, cluster, &wish, around).await);
         reports.extend(report.map(|report| (cluster.name.as_str(), report)));
@@ -62,27 +62,28 @@ pub(super) async fn run(args: Cleanup, around: &Surroundings) -> anyhow::Result<
         of_instances.extend(report.map(|report| (instance.name.as_str(), report)));
     }
     if args.json {
-        let clusters = reports.iter().map(|(cluster, report)| Of { cluster, report }).collect();
-        let instances = of_instances.iter().map(|(instance, report)| OfInstance { instance, report }).collect();
-        around.output.json(&Document { clusters, instances })?;
+        let clusters = reports.iter().map(|(cluster, report)| ClusterCleanupJson { cluster, report }).collect();
+        let instances =
+            of_instances.iter().map(|(instance, report)| InstanceCleanupJson { instance, report }).collect();
+        around.output.json(&CleanupJson { clusters, instances })?;
     } else {
         reports.iter().try_for_each(|(name, report)| show(name, report, cluster, &around.output))?;
         of_instances.iter().try_for_each(|(name, report)| show(name, report, instance_sweep, &around.output))?;
     }
     let unreachable = reports.iter().map(|(_, report)| &report.unreachable);
     let all = unreachable.chain(of_instances.iter().map(|(_, report)| &report.unreachable)).all(Vec::is_empty);
-    failures.end(if all { Code::Done } else { Code::Unavailable })
+    failures.end(if all { CliExitCode::Done } else { CliExitCode::Unavailable })
 }
 
 async fn of_cluster(
     config: &Config,
-    cluster: &config::Cluster,
-    wish: &Wish,
-    around: &Surroundings,
-) -> anyhow::Result<Report<Cleaned>> {
+    cluster: &config::ClusterConfig,
+    wish: &RetentionOptions,
+    around: &CliContext,
+) -> anyhow::Result<CleanupReport<ClusterCleanup>> {
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
-    let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let (progress, removed) = (ProgressDisplay::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
     let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
     let report = retention::run(&archive, &index, wish, &tell).await;
     progress.end();
@@ -91,74 +92,80 @@ async fn of_cluster(
 
 async fn of_instance(
     config: &Config,
-    of: &config::Instance,
-    wish: &Wish,
-    around: &Surroundings,
-) -> anyhow::Result<Report<redis::retention::Cleaned>> {
+    of: &config::InstanceConfig,
+    wish: &RetentionOptions,
+    around: &CliContext,
+) -> anyhow::Result<CleanupReport<redis::retention::InstanceCleanup>> {
     let archived = open::instance(config, of, around).await?;
-    let (progress, removed) = (Progress::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let (progress, removed) = (ProgressDisplay::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
     let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
     let report = redis::retention::run(&archived, wish, &tell).await;
     progress.end();
     report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", of.name))
 }
 
-fn wish(args: &Cleanup, config: &Config) -> Result<Wish, Failure> {
+fn wish(args: &CleanupArgs, config: &Config) -> Result<RetentionOptions, CliError> {
     let days = args.days.map(|days| SignedDuration::from_hours(i64::from(days).saturating_mul(24)));
-    let of = |repository: &crate::config::Repository| Some((repository.name.clone(), days.or(repository.retention)?));
+    let of =
+        |repository: &crate::config::RepositoryConfig| Some((repository.name.clone(), days.or(repository.retention)?));
     let retention: BTreeMap<String, SignedDuration> = config.repositories.iter().filter_map(of).collect();
     if retention.is_empty() {
         let first = config.repositories.first().map_or("local", |repository| repository.name.as_str());
-        return Err(Failure::usage(format!(
+        return Err(CliError::usage(format!(
             "no repository has a retention, so everything is kept; give a number of days, or set retention = \"30d\" in [repository.{first}]"
         )));
     }
-    Ok(Wish { retention, dry_run: args.dry_run, grace: SignedDuration::from_hours(i64::from(args.grace)) })
+    Ok(RetentionOptions { retention, dry_run: args.dry_run, grace: SignedDuration::from_hours(i64::from(args.grace)) })
 }
 
 /// What was done to each repository, by one that knows what it holds.
 fn show<C>(
     name: &str,
-    report: &Report<C>,
-    each: fn(&str, &C, bool, &Output) -> anyhow::Result<()>,
-    out: &Output,
+    report: &CleanupReport<C>,
+    each: fn(&str, &C, bool, &TerminalOutput) -> anyhow::Result<()>,
+    out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     report.repositories.iter().try_for_each(|cleaned| each(name, cleaned, report.dry_run, out))?;
     for repository in &report.without_retention {
         out.line(format!("{name} in repository {repository}: no retention is configured, everything is kept"))?;
     }
     for (name, why) in &report.unreachable {
-        out.line(format!("{}: {why}", out.tone(Tone::Bad, format!("repository {name} was not cleaned"))))?;
+        out.line(format!("{}: {why}", out.tone(TextTone::Bad, format!("repository {name} was not cleaned"))))?;
     }
     Ok(())
 }
 
-fn title(name: &str, repository: &str, since: Timestamp, out: &Output) -> anyhow::Result<()> {
+fn title(name: &str, repository: &str, since: Timestamp, out: &TerminalOutput) -> anyhow::Result<()> {
     let since = out.short_time(PgTime::from_timestamp(since));
-    let title = out.tone(Tone::Strong, format!("{name} in repository {repository}"));
+    let title = out.tone(TextTone::Strong, format!("{name} in repository {repository}"));
     out.line(format!("{title}  every moment since {since} stays restorable"))
 }
 
-fn notes(notes: &[String], out: &Output) -> anyhow::Result<()> {
-    notes.iter().try_for_each(|note| out.line(format!("  {}  {note}", out.tone(Tone::Warning, "note"))))
+fn notes(notes: &[String], out: &TerminalOutput) -> anyhow::Result<()> {
+    notes.iter().try_for_each(|note| out.line(format!("  {}  {note}", out.tone(TextTone::Warning, "note"))))
 }
 
 const fn did(dry_run: bool) -> &'static str {
     if dry_run { "would go" } else { "went" }
 }
 
-fn cluster(name: &str, cleaned: &Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
+fn cluster(name: &str, cleaned: &ClusterCleanup, dry_run: bool, out: &TerminalOutput) -> anyhow::Result<()> {
     title(name, &cleaned.repository, cleaned.since, out)?;
-    let of = |backup: &retention::Backup| (backup.label.clone(), backup.finished_at, backup.kept);
+    let of = |backup: &retention::RetainedBackup| (backup.label.clone(), backup.finished_at, backup.kept);
     bases(["backup", "ended"], "WAL", cleaned.backups.iter().map(of), dry_run, out)?;
     row("WAL", cleaned.wal, cleaned.wal_kept, "segment", did(dry_run), out)?;
     row("backup data", cleaned.packs, cleaned.packs_waiting, "pack", did(dry_run), out)?;
     notes(&cleaned.notes, out)
 }
 
-fn instance_sweep(name: &str, cleaned: &redis::retention::Cleaned, dry_run: bool, out: &Output) -> anyhow::Result<()> {
+fn instance_sweep(
+    name: &str,
+    cleaned: &redis::retention::InstanceCleanup,
+    dry_run: bool,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
     title(name, &cleaned.repository, cleaned.since, out)?;
-    let of = |snapshot: &redis::retention::Kept| (snapshot.label.clone(), snapshot.at, snapshot.kept);
+    let of = |snapshot: &redis::retention::SnapshotRetention| (snapshot.label.clone(), snapshot.at, snapshot.kept);
     bases(["snapshot", "as of"], "commands", cleaned.snapshots.iter().map(of), dry_run, out)?;
     row("commands", cleaned.stream, cleaned.stream_kept, "stretch", did(dry_run), out)?;
     row("snapshots", cleaned.parts, cleaned.parts_waiting, "part", did(dry_run), out)?;
@@ -169,15 +176,15 @@ fn instance_sweep(name: &str, cleaned: &redis::retention::Cleaned, dry_run: bool
 fn bases(
     [noun, when]: [&str; 2],
     log: &str,
-    bases: impl Iterator<Item = (String, Timestamp, Option<Why>)>,
+    bases: impl Iterator<Item = (String, Timestamp, Option<KeepReason>)>,
     dry_run: bool,
-    out: &Output,
+    out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     let rows: Vec<[String; 4]> = bases
         .map(|(label, at, kept)| {
             let (fate, why) = match kept {
                 Some(why) => ("stays".to_owned(), reason(why)),
-                None => (out.tone(Tone::Warning, did(dry_run)), "a newer one serves all of the window"),
+                None => (out.tone(TextTone::Warning, did(dry_run)), "a newer one serves all of the window"),
             };
             [label, out.short_time(PgTime::from_timestamp(at)), fate, why.to_owned()]
         })
@@ -188,16 +195,23 @@ fn bases(
     out.table([noun, when, "", "why"], &rows)
 }
 
-fn reason(why: Why) -> &'static str {
+fn reason(why: KeepReason) -> &'static str {
     match why {
-        Why::Young => "made within the window",
-        Why::Anchor => "serves the window's beginning",
-        Why::Irreplaceable => "no other could take its place",
-        Why::Unknown => "its timeline's history is missing",
+        KeepReason::Young => "made within the window",
+        KeepReason::Anchor => "serves the window's beginning",
+        KeepReason::Irreplaceable => "no other could take its place",
+        KeepReason::Unknown => "its timeline's history is missing",
     }
 }
 
-fn row(name: &str, gone: Amount, left: Amount, noun: &str, did: &str, out: &Output) -> anyhow::Result<()> {
+fn row(
+    name: &str,
+    gone: ObjectTotals,
+    left: ObjectTotals,
+    noun: &str,
+    did: &str,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
     let what = if noun == "stretch" { stretches(gone.objects) } else { count(gone.objects, noun) };
     let bytes = size(gone.bytes);
     let rest = match (noun, left.objects) {

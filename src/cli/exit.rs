@@ -4,20 +4,20 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::base::retry::Class;
-use crate::config::{ConfigError, KeyError, PasswordError};
+use crate::base::retry::ErrorClass;
+use crate::config::{ConfigError, KeySourceError, PasswordError};
 use crate::postgres::archive::ingest::IngestError;
 use crate::postgres::archive::reindex::ReindexError;
-use crate::postgres::archive_get::{self, GetError};
-use crate::postgres::archive_push::PushError;
-use crate::postgres::restore::destination::GroundError;
-use crate::postgres::restore::placement::PlaceError;
-use crate::postgres::restore::selective::Error as SingleError;
-use crate::postgres::verify::VerifyError;
+use crate::postgres::archive_get::{self, ArchiveGetError};
+use crate::postgres::archive_push::ArchivePushError;
+use crate::postgres::restore::destination::DestinationError;
+use crate::postgres::restore::placement::PlacementError;
+use crate::postgres::restore::selective::SelectiveRestoreError as SingleError;
+use crate::postgres::verify::ClusterVerifyError;
 use crate::postgres::wire::ConninfoError;
 use crate::postgres::{archive, backup, index, log, receive, restore, retention, sql, wire};
 use crate::redis;
-use crate::redis::archive::snapshot::error::Error as SnapshotError;
+use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::log::error::LogError;
 use crate::vault;
 use crate::vault::repository;
@@ -26,7 +26,7 @@ use crate::vault::retention::RetentionError;
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(super) enum Code {
+pub(super) enum CliExitCode {
     Done = 0,
     /// Failed, or unhealthy.
     Failed = 1,
@@ -41,31 +41,31 @@ pub(super) enum Code {
     Integrity = 6,
 }
 
-impl Code {
+impl CliExitCode {
     /// Which of several codes a command ends with, the highest: "worth trying again" only if nothing but that is wrong.
     pub(super) const fn severity(self) -> u8 {
         match self {
-            Code::Done => 0,
-            Code::Unavailable => 1,
-            Code::NotFound | Code::Unreachable => 2,
-            Code::Failed => 3,
-            Code::Usage => 4,
-            Code::Integrity => 5,
+            CliExitCode::Done => 0,
+            CliExitCode::Unavailable => 1,
+            CliExitCode::NotFound | CliExitCode::Unreachable => 2,
+            CliExitCode::Failed => 3,
+            CliExitCode::Usage => 4,
+            CliExitCode::Integrity => 5,
         }
     }
 }
 
 /// What failed of several things that are done one after the other: it does not keep the rest from being done, and the worst ends the command.
 #[derive(Debug, Default)]
-pub(super) struct Failures {
+pub(super) struct FailureTally {
     several: bool,
     worst: Option<anyhow::Error>,
 }
 
-impl Failures {
+impl FailureTally {
     /// Of so many things. What fails of several is said at once.
-    pub(super) const fn of(count: usize) -> Failures {
-        Failures { several: count > 1, worst: None }
+    pub(super) const fn of(count: usize) -> FailureTally {
+        FailureTally { several: count > 1, worst: None }
     }
 
     /// What came of one of them, if it did not fail.
@@ -85,7 +85,7 @@ impl Failures {
     }
 
     /// Ends with the worst that was noted; with this code if nothing was, or nothing worse.
-    pub(super) fn end(self, otherwise: Code) -> anyhow::Result<Code> {
+    pub(super) fn end(self, otherwise: CliExitCode) -> anyhow::Result<CliExitCode> {
         match self.worst {
             Some(error) if code(&error).severity() >= otherwise.severity() => Err(error),
             _ => Ok(otherwise),
@@ -96,22 +96,22 @@ impl Failures {
 /// An error that the edge itself found.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub(super) struct Failure {
-    pub(super) code: Code,
+pub(super) struct CliError {
+    pub(super) code: CliExitCode,
     pub(super) message: String,
 }
 
-impl Failure {
+impl CliError {
     /// Something typed or configured that cannot be meant.
-    pub(super) fn usage(message: impl Into<String>) -> Failure {
-        Failure { code: Code::Usage, message: message.into() }
+    pub(super) fn usage(message: impl Into<String>) -> CliError {
+        CliError { code: CliExitCode::Usage, message: message.into() }
     }
 }
 
 /// What an error ends a command with. To PostgreSQL, every code up to 125 of a `restore_command` means that the file does not exist, which
 /// ends recovery and promotes the server (`RestoreArchivedFile`, xlogarchive.c); so there, trouble has a code of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Trouble {
+pub(super) enum ExitCodeRule {
     /// As the table says.
     Usual,
     /// `archive-get` in a restore: above 125, so that PostgreSQL stops, and no signal's 128 + n.
@@ -120,23 +120,23 @@ pub(super) enum Trouble {
     AskAgain,
 }
 
-impl Trouble {
+impl ExitCodeRule {
     /// Decided from the bare arguments, because it must hold even if they cannot be parsed.
-    pub(super) fn of(arguments: &[OsString]) -> Trouble {
+    pub(super) fn of(arguments: &[OsString]) -> ExitCodeRule {
         let has = |word: &str| arguments.iter().any(|argument| argument == word);
         match (has("archive-get"), has("--standby")) {
-            (false, _) => Trouble::Usual,
-            (true, false) => Trouble::StopRecovery,
-            (true, true) => Trouble::AskAgain,
+            (false, _) => ExitCodeRule::Usual,
+            (true, false) => ExitCodeRule::StopRecovery,
+            (true, true) => ExitCodeRule::AskAgain,
         }
     }
 
     /// The exit code.
-    pub(super) fn code(self, code: Code) -> u8 {
+    pub(super) fn code(self, code: CliExitCode) -> u8 {
         match self {
-            Trouble::Usual => code as u8,
-            Trouble::StopRecovery => archive_get::exit_failure(code as u8, false),
-            Trouble::AskAgain => archive_get::exit_failure(code as u8, true),
+            ExitCodeRule::Usual => code as u8,
+            ExitCodeRule::StopRecovery => archive_get::exit_failure(code as u8, false),
+            ExitCodeRule::AskAgain => archive_get::exit_failure(code as u8, true),
         }
     }
 }
@@ -153,73 +153,76 @@ pub(super) fn of_clap(error: &clap::Error) -> String {
 }
 
 /// The code for an error: that of the outermost cause which has one.
-pub(super) fn code(error: &anyhow::Error) -> Code {
-    error.chain().find_map(code_of).unwrap_or(Code::Failed)
+pub(super) fn code(error: &anyhow::Error) -> CliExitCode {
+    error.chain().find_map(code_of).unwrap_or(CliExitCode::Failed)
 }
 
 /// The table. `None` for an error that says nothing by itself; what it wraps may.
-fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
-    if let Some(failure) = cause.downcast_ref::<Failure>() {
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<CliExitCode> {
+    if let Some(failure) = cause.downcast_ref::<CliError>() {
         return Some(failure.code);
     }
-    if cause.is::<ConfigError>() || cause.is::<KeyError>() || cause.is::<ConninfoError>() || cause.is::<PasswordError>()
+    if cause.is::<ConfigError>()
+        || cause.is::<KeySourceError>()
+        || cause.is::<ConninfoError>()
+        || cause.is::<PasswordError>()
     {
-        return Some(Code::Usage);
+        return Some(CliExitCode::Usage);
     }
-    if let Some(error) = cause.downcast_ref::<repository::Error>() {
+    if let Some(error) = cause.downcast_ref::<repository::RepositoryError>() {
         return Some(of_repository(error));
     }
-    if let Some(error) = cause.downcast_ref::<Arc<repository::Error>>() {
+    if let Some(error) = cause.downcast_ref::<Arc<repository::RepositoryError>>() {
         return Some(of_repository(error));
     }
-    if let Some(error) = cause.downcast_ref::<archive::Error>() {
+    if let Some(error) = cause.downcast_ref::<archive::ArchiveError>() {
         return Some(of_archive(error));
     }
-    if let Some(error) = cause.downcast_ref::<vault::Error>() {
+    if let Some(error) = cause.downcast_ref::<vault::VaultError>() {
         return Some(of_vault(error));
     }
     if let Some(error) = cause.downcast_ref::<IngestError>() {
         return Some(of_ingest(error));
     }
-    if let Some(error) = cause.downcast_ref::<PushError>() {
+    if let Some(error) = cause.downcast_ref::<ArchivePushError>() {
         return Some(match error {
-            PushError::Ingest(error) => of_ingest(error),
-            PushError::Refused { .. } => of_class(error.class()),
+            ArchivePushError::Ingest(error) => of_ingest(error),
+            ArchivePushError::Refused { .. } => of_class(error.class()),
         });
     }
-    if let Some(error) = cause.downcast_ref::<backup::Error>() {
+    if let Some(error) = cause.downcast_ref::<backup::BackupError>() {
         return Some(of_backup(error));
     }
-    if let Some(error) = cause.downcast_ref::<GetError>() {
+    if let Some(error) = cause.downcast_ref::<ArchiveGetError>() {
         return Some(match error {
-            GetError::Archive(error) => of_archive(error),
-            GetError::Hole { .. } => Code::Integrity,
-            GetError::Name(_) => Code::Usage,
+            ArchiveGetError::Archive(error) => of_archive(error),
+            ArchiveGetError::Hole { .. } => CliExitCode::Integrity,
+            ArchiveGetError::Name(_) => CliExitCode::Usage,
             other => of_class(other.class()),
         });
     }
-    if let Some(error) = cause.downcast_ref::<restore::Error>() {
+    if let Some(error) = cause.downcast_ref::<restore::RestoreError>() {
         return Some(of_restore(error));
     }
-    if let Some(error) = cause.downcast_ref::<log::Error>() {
+    if let Some(error) = cause.downcast_ref::<log::LogError>() {
         return Some(of_explore(error));
     }
     if let Some(error) = cause.downcast_ref::<SingleError>() {
         return Some(of_single(error));
     }
-    if let Some(error) = cause.downcast_ref::<VerifyError>() {
+    if let Some(error) = cause.downcast_ref::<ClusterVerifyError>() {
         return Some(of_verify(error));
     }
-    if let Some(error) = cause.downcast_ref::<receive::Error>() {
+    if let Some(error) = cause.downcast_ref::<receive::ReceiveError>() {
         return Some(of_receive(error));
     }
-    if let Some(error) = cause.downcast_ref::<index::Error>() {
+    if let Some(error) = cause.downcast_ref::<index::IndexError>() {
         return Some(of_index(error));
     }
     if let Some(error) = cause.downcast_ref::<ReindexError>() {
         return Some(of_reindex(error));
     }
-    if let Some(error) = cause.downcast_ref::<retention::Error>() {
+    if let Some(error) = cause.downcast_ref::<retention::CleanupError>() {
         return Some(of_retention(error));
     }
     if let Some(error) = cause.downcast_ref::<RetentionError>() {
@@ -231,12 +234,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<LogError>() {
         return Some(of_instance_log(error));
     }
-    if let Some(error) = cause.downcast_ref::<wire::Error>() {
+    if let Some(error) = cause.downcast_ref::<wire::ReplicationError>() {
         return Some(of_replication(error));
     }
-    if let Some(error) = cause.downcast_ref::<sql::Error>() {
+    if let Some(error) = cause.downcast_ref::<sql::SqlError>() {
         return Some(match error {
-            sql::Error::Connect(error) => of_replication(error),
+            sql::SqlError::Connect(error) => of_replication(error),
             other => of_class(other.class()),
         });
     }
@@ -244,221 +247,224 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
 }
 
 /// The errors of Redis instances.
-fn of_instance(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+fn of_instance(cause: &(dyn std::error::Error + 'static)) -> Option<CliExitCode> {
     let by_snapshot = cause.downcast_ref::<SnapshotError>().map(of_snapshot);
-    let by_restore = || cause.downcast_ref::<redis::restore::Error>().map(of_snapshot_out);
-    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::wire::Error>().map(of_redis))
+    let by_restore = || cause.downcast_ref::<redis::restore::RestoreError>().map(of_snapshot_out);
+    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::wire::RedisError>().map(of_redis))
 }
 
-fn of_class(class: Class) -> Code {
+fn of_class(class: ErrorClass) -> CliExitCode {
     match class {
-        Class::Transient => Code::Unavailable,
-        Class::Permanent | Class::Conflict => Code::Failed,
+        ErrorClass::Transient => CliExitCode::Unavailable,
+        ErrorClass::Permanent | ErrorClass::Conflict => CliExitCode::Failed,
     }
 }
 
-fn of_repository(error: &repository::Error) -> Code {
-    use repository::Error;
+fn of_repository(error: &repository::RepositoryError) -> CliExitCode {
+    use repository::RepositoryError;
     match error {
-        Error::NotFound { .. } | Error::NoRepository { .. } => Code::NotFound,
-        Error::Unavailable { .. } | Error::Full { .. } => Code::Unavailable,
-        Error::Corrupt { .. } => Code::Integrity,
-        Error::AlreadyThere { .. } | Error::BadUrl { .. } => Code::Usage,
-        Error::Denied { .. } | Error::NewerFormat { .. } => Code::Failed,
+        RepositoryError::NotFound { .. } | RepositoryError::NoRepository { .. } => CliExitCode::NotFound,
+        RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => CliExitCode::Unavailable,
+        RepositoryError::Corrupt { .. } => CliExitCode::Integrity,
+        RepositoryError::AlreadyThere { .. } | RepositoryError::BadUrl { .. } => CliExitCode::Usage,
+        RepositoryError::Denied { .. } | RepositoryError::NewerFormat { .. } => CliExitCode::Failed,
     }
 }
 
-fn of_archive(error: &archive::Error) -> Code {
+fn of_archive(error: &archive::ArchiveError) -> CliExitCode {
     match error {
-        archive::Error::Vault(error) => of_vault(error),
-        error if error.is_integrity() => Code::Integrity,
+        archive::ArchiveError::Vault(error) => of_vault(error),
+        error if error.is_integrity() => CliExitCode::Integrity,
         other => of_class(other.class()),
     }
 }
 
-fn of_vault(error: &vault::Error) -> Code {
-    use vault::Error;
+fn of_vault(error: &vault::VaultError) -> CliExitCode {
+    use vault::VaultError;
     match error {
-        error if error.is_integrity() => Code::Integrity,
-        Error::Repository { source, .. } => of_repository(source),
-        Error::KeyWanted { .. } | Error::NoPlace => Code::Usage,
+        error if error.is_integrity() => CliExitCode::Integrity,
+        VaultError::Repository { source, .. } => of_repository(source),
+        VaultError::KeyWanted { .. } | VaultError::NoPlace => CliExitCode::Usage,
         other => of_class(other.class()),
     }
 }
 
-fn of_ingest(error: &IngestError) -> Code {
+fn of_ingest(error: &IngestError) -> CliExitCode {
     match error {
         IngestError::Archive(error) => of_archive(error),
-        IngestError::NotThatSegment(_) => Code::Integrity,
+        IngestError::NotThatSegment(_) => CliExitCode::Integrity,
         other => of_class(other.class()),
     }
 }
 
-fn of_restore(error: &restore::Error) -> Code {
-    use restore::Error;
+fn of_restore(error: &restore::RestoreError) -> CliExitCode {
+    use restore::RestoreError;
     match error {
-        Error::UnknownBackup { .. } | Error::UnknownTimeline { .. } | Error::Nothing { .. } => Code::NotFound,
-        Error::Unreachable { .. } => Code::Unreachable,
-        Error::Index(error) => of_index(error),
-        Error::Archive(error) => of_archive(error),
-        Error::Manifest { .. } | Error::Label { .. } => Code::Integrity,
-        Error::Place(error) => of_place(error),
-        Error::Stopped => Code::Failed,
-    }
-}
-
-fn of_explore(error: &log::Error) -> Code {
-    use log::Error;
-    match error {
-        Error::Nothing { .. } | Error::UnknownTimeline { .. } => Code::NotFound,
-        Error::Index(error) => of_index(error),
-        Error::Archive(error) => of_archive(error),
-        Error::Stopped => Code::Failed,
-    }
-}
-
-fn of_single(error: &SingleError) -> Code {
-    match error {
-        SingleError::Exists { .. } | SingleError::NoTable { .. } | SingleError::Conninfo(_) => Code::Usage,
-        SingleError::AbsentDatabase { .. } | SingleError::AbsentTable { .. } | SingleError::NoPlace { .. } => {
-            Code::NotFound
+        RestoreError::UnknownBackup { .. } | RestoreError::UnknownTimeline { .. } | RestoreError::Nothing { .. } => {
+            CliExitCode::NotFound
         }
-        SingleError::Unreachable(_) | SingleError::Tablespace { .. } => Code::Unreachable,
-        SingleError::Log(_) | SingleError::Pages(_) | SingleError::Pack(_) => Code::Integrity,
+        RestoreError::Unreachable { .. } => CliExitCode::Unreachable,
+        RestoreError::Index(error) => of_index(error),
+        RestoreError::Archive(error) => of_archive(error),
+        RestoreError::Manifest { .. } | RestoreError::Label { .. } => CliExitCode::Integrity,
+        RestoreError::Place(error) => of_place(error),
+        RestoreError::Stopped => CliExitCode::Failed,
+    }
+}
+
+fn of_explore(error: &log::LogError) -> CliExitCode {
+    use log::LogError;
+    match error {
+        LogError::Nothing { .. } | LogError::UnknownTimeline { .. } => CliExitCode::NotFound,
+        LogError::Index(error) => of_index(error),
+        LogError::Archive(error) => of_archive(error),
+        LogError::Stopped => CliExitCode::Failed,
+    }
+}
+
+fn of_single(error: &SingleError) -> CliExitCode {
+    match error {
+        SingleError::Exists { .. } | SingleError::NoTable { .. } | SingleError::Conninfo(_) => CliExitCode::Usage,
+        SingleError::AbsentDatabase { .. } | SingleError::AbsentTable { .. } | SingleError::NoPlace { .. } => {
+            CliExitCode::NotFound
+        }
+        SingleError::Unreachable(_) | SingleError::Tablespace { .. } => CliExitCode::Unreachable,
+        SingleError::Log(_) | SingleError::Pages(_) | SingleError::Pack(_) => CliExitCode::Integrity,
         SingleError::Restore(error) => of_restore(error),
-        SingleError::Sql(sql::Error::Connect(error)) => of_replication(error),
+        SingleError::Sql(sql::SqlError::Connect(error)) => of_replication(error),
         other => of_class(other.class()),
     }
 }
 
-fn of_place(error: &PlaceError) -> Code {
+fn of_place(error: &PlacementError) -> CliExitCode {
     match error {
-        PlaceError::Archive(error) => of_archive(error),
-        PlaceError::Pack(error) if error.class() == Class::Transient => Code::Unavailable,
-        PlaceError::Pack(_) | PlaceError::PackMissing(_) | PlaceError::Manifest { .. } => Code::Integrity,
-        PlaceError::Differs { .. } | PlaceError::Control(_) => Code::Integrity,
-        PlaceError::Ground(GroundError::Io { .. } | GroundError::NoRoom { .. })
-        | PlaceError::Durable(_)
-        | PlaceError::Stopped => Code::Failed,
-        PlaceError::Ground(GroundError::WouldBeReplayedInto { .. }) => Code::Unreachable,
-        PlaceError::Ground(_) => Code::Usage,
+        PlacementError::Archive(error) => of_archive(error),
+        PlacementError::Pack(error) if error.class() == ErrorClass::Transient => CliExitCode::Unavailable,
+        PlacementError::Pack(_) | PlacementError::PackMissing(_) | PlacementError::Manifest { .. } => {
+            CliExitCode::Integrity
+        }
+        PlacementError::Differs { .. } | PlacementError::Control(_) => CliExitCode::Integrity,
+        PlacementError::Ground(DestinationError::Io { .. } | DestinationError::NoRoom { .. })
+        | PlacementError::Durable(_)
+        | PlacementError::Stopped => CliExitCode::Failed,
+        PlacementError::Ground(DestinationError::WouldBeReplayedInto { .. }) => CliExitCode::Unreachable,
+        PlacementError::Ground(_) => CliExitCode::Usage,
     }
 }
 
-fn of_backup(error: &backup::Error) -> Code {
-    use backup::Error;
+fn of_backup(error: &backup::BackupError) -> CliExitCode {
+    use backup::BackupError;
     match error {
-        Error::Server(error) => of_replication(error),
-        Error::Archive(error) => of_archive(error),
-        Error::Ingest(error) => of_ingest(error),
-        error if error.is_integrity() => Code::Integrity,
+        BackupError::Server(error) => of_replication(error),
+        BackupError::Archive(error) => of_archive(error),
+        BackupError::Ingest(error) => of_ingest(error),
+        error if error.is_integrity() => CliExitCode::Integrity,
         other => of_class(other.class()),
     }
 }
 
-fn of_receive(error: &receive::Error) -> Code {
-    use receive::Error;
+fn of_receive(error: &receive::ReceiveError) -> CliExitCode {
+    use receive::ReceiveError;
     match error {
-        Error::Replication(error) => of_replication(error),
-        Error::Archive(error) => of_archive(error),
-        Error::Ingest(error) => of_ingest(error),
+        ReceiveError::Replication(error) => of_replication(error),
+        ReceiveError::Archive(error) => of_archive(error),
+        ReceiveError::Ingest(error) => of_ingest(error),
         other => of_class(other.class()),
     }
 }
 
-fn of_snapshot(error: &SnapshotError) -> Code {
-    use SnapshotError as Error;
+fn of_snapshot(error: &SnapshotError) -> CliExitCode {
     match error {
-        Error::Server(error) => of_redis(error),
-        Error::Vault(error) => of_vault(error),
-        error if error.is_integrity() => Code::Integrity,
-        Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
+        SnapshotError::Server(error) => of_redis(error),
+        SnapshotError::Vault(error) => of_vault(error),
+        error if error.is_integrity() => CliExitCode::Integrity,
+        SnapshotError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => CliExitCode::NotFound,
         other => of_class(other.class()),
     }
 }
 
-fn of_snapshot_out(error: &redis::restore::Error) -> Code {
-    use redis::restore::Error;
+fn of_snapshot_out(error: &redis::restore::RestoreError) -> CliExitCode {
+    use redis::restore::RestoreError;
     match error {
-        Error::Server(error) => of_redis(error),
-        Error::Vault(error) => of_vault(error),
-        error if error.is_integrity() => Code::Integrity,
-        Error::NotEmpty { .. } | Error::NoServer { .. } => Code::Usage,
+        RestoreError::Server(error) => of_redis(error),
+        RestoreError::Vault(error) => of_vault(error),
+        error if error.is_integrity() => CliExitCode::Integrity,
+        RestoreError::NotEmpty { .. } | RestoreError::NoServer { .. } => CliExitCode::Usage,
         other => of_class(other.class()),
     }
 }
 
-fn of_redis(error: &redis::wire::Error) -> Code {
+fn of_redis(error: &redis::wire::RedisError) -> CliExitCode {
     match error {
-        redis::wire::Error::Tls(_)
-        | redis::wire::Error::Handshake { .. }
-        | redis::wire::Error::UnknownMaster { .. } => Code::Usage,
+        redis::wire::RedisError::Tls(_)
+        | redis::wire::RedisError::Handshake { .. }
+        | redis::wire::RedisError::UnknownMaster { .. } => CliExitCode::Usage,
         other => of_class(other.class()),
     }
 }
 
-fn of_retention(error: &retention::Error) -> Code {
+fn of_retention(error: &retention::CleanupError) -> CliExitCode {
     match error {
-        retention::Error::Objects(error) => of_retention_objects(error),
-        retention::Error::Archive(error) => of_archive(error),
-        retention::Error::Index(error) => of_reindex(error),
+        retention::CleanupError::Objects(error) => of_retention_objects(error),
+        retention::CleanupError::Archive(error) => of_archive(error),
+        retention::CleanupError::Index(error) => of_reindex(error),
         other => of_class(other.class()),
     }
 }
 
-fn of_retention_objects(error: &RetentionError) -> Code {
+fn of_retention_objects(error: &RetentionError) -> CliExitCode {
     match error {
         RetentionError::Repository { source, .. } => of_repository(source),
         RetentionError::Vault(error) => of_vault(error),
     }
 }
 
-fn of_verify_objects(error: &vault::verify::VerifyError) -> Code {
+fn of_verify_objects(error: &vault::verify::VerifyError) -> CliExitCode {
     use vault::verify::VerifyError;
     match error {
         VerifyError::Repository { source, .. } => of_repository(source),
         VerifyError::Vault(error) => of_vault(error),
-        VerifyError::UnknownBackup { .. } => Code::NotFound,
+        VerifyError::UnknownBackup { .. } => CliExitCode::NotFound,
     }
 }
 
-fn of_instance_log(error: &LogError) -> Code {
+fn of_instance_log(error: &LogError) -> CliExitCode {
     match error {
-        LogError::Nothing { .. } => Code::NotFound,
+        LogError::Nothing { .. } => CliExitCode::NotFound,
         LogError::Vault(error) => of_vault(error),
         LogError::Stopped => of_class(error.class()),
     }
 }
 
-fn of_verify(error: &VerifyError) -> Code {
+fn of_verify(error: &ClusterVerifyError) -> CliExitCode {
     match error {
-        VerifyError::Objects(error) => of_verify_objects(error),
-        VerifyError::Archive(error) => of_archive(error),
-        VerifyError::Index(error) => of_index(error),
+        ClusterVerifyError::Objects(error) => of_verify_objects(error),
+        ClusterVerifyError::Archive(error) => of_archive(error),
+        ClusterVerifyError::Index(error) => of_index(error),
     }
 }
 
-fn of_reindex(error: &ReindexError) -> Code {
+fn of_reindex(error: &ReindexError) -> CliExitCode {
     match error {
         ReindexError::Index(error) => of_index(error),
         ReindexError::Archive(error) => of_archive(error),
     }
 }
 
-fn of_index(error: &index::Error) -> Code {
-    use index::Error;
+fn of_index(error: &index::IndexError) -> CliExitCode {
+    use index::IndexError;
     match error {
-        Error::Absent(_) => Code::NotFound,
-        Error::Locked(_) => Code::Unavailable,
-        Error::Damaged { .. } | Error::Value(_) => Code::Integrity,
+        IndexError::Absent(_) => CliExitCode::NotFound,
+        IndexError::Locked(_) => CliExitCode::Unavailable,
+        IndexError::Damaged { .. } | IndexError::Value(_) => CliExitCode::Integrity,
         other => of_class(other.class()),
     }
 }
 
-fn of_replication(error: &wire::Error) -> Code {
-    use wire::Error;
+fn of_replication(error: &wire::ReplicationError) -> CliExitCode {
+    use wire::ReplicationError;
     match error {
-        Error::Conninfo(_) | Error::Tls(_) => Code::Usage,
+        ReplicationError::Conninfo(_) | ReplicationError::Tls(_) => CliExitCode::Usage,
         other => of_class(other.class()),
     }
 }
@@ -497,8 +503,8 @@ mod tests {
     use anyhow::anyhow;
     use clap::{CommandFactory, Parser};
 
-    use super::{Code, Failure, Failures, Trouble, code, explain, of_clap};
-    use crate::cli::args::Line;
+    use super::{CliError, CliExitCode, ExitCodeRule, FailureTally, code, explain, of_clap};
+    use crate::cli::args::CommandLine;
     use crate::config::ConfigError;
     use crate::postgres::wire;
     use crate::vault;
@@ -519,30 +525,37 @@ mod tests {
 
     #[test]
     fn trouble_of_a_restore_command_never_looks_like_a_missing_file() {
-        let of = |line: &str| Trouble::of(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(of("walkeep list").code(Code::Unavailable), 5);
-        assert_eq!(of("walkeep archive-push x").code(Code::Usage), 2);
+        let of = |line: &str| ExitCodeRule::of(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("walkeep list").code(CliExitCode::Unavailable), 5);
+        assert_eq!(of("walkeep archive-push x").code(CliExitCode::Usage), 2);
         for line in ["walkeep archive-get a b", "walkeep --config x archive-get", "walkeep archive-get --nonsense"] {
-            let code = of(line).code(Code::Usage);
+            let code = of(line).code(CliExitCode::Usage);
             assert!(code > 125 && code != 128 + 15, "{line}: {code}");
         }
-        assert_eq!(of("walkeep archive-get --standby a b").code(Code::Usage), 1);
+        assert_eq!(of("walkeep archive-get --standby a b").code(CliExitCode::Usage), 1);
     }
 
     #[test]
     fn the_worst_of_several_ends_the_command() {
-        let fails = |code| Err::<(), _>(Failure { code, message: format!("{code:?}") }.into());
-        let ends = |codes: &[Code], otherwise| {
-            let mut failures = Failures::of(codes.len());
+        let fails = |code| Err::<(), _>(CliError { code, message: format!("{code:?}") }.into());
+        let ends = |codes: &[CliExitCode], otherwise| {
+            let mut failures = FailureTally::of(codes.len());
             codes.iter().for_each(|code| assert_eq!(failures.note(fails(*code)), None));
             assert_eq!(failures.note(Ok(5)), Some(5));
             failures.end(otherwise).map_err(|error| error.to_string())
         };
-        assert_eq!(ends(&[], Code::Unavailable), Ok(Code::Unavailable));
-        assert_eq!(ends(&[Code::Unavailable], Code::Done), Err("Unavailable".into()));
-        assert_eq!(ends(&[Code::Unavailable, Code::Integrity, Code::Usage], Code::Done), Err("Integrity".into()));
-        assert_eq!(ends(&[Code::NotFound, Code::Unreachable], Code::Done), Err("NotFound".into()), "the first of two");
-        assert_eq!(ends(&[Code::Unavailable], Code::Failed), Ok(Code::Failed));
+        assert_eq!(ends(&[], CliExitCode::Unavailable), Ok(CliExitCode::Unavailable));
+        assert_eq!(ends(&[CliExitCode::Unavailable], CliExitCode::Done), Err("Unavailable".into()));
+        assert_eq!(
+            ends(&[CliExitCode::Unavailable, CliExitCode::Integrity, CliExitCode::Usage], CliExitCode::Done),
+            Err("Integrity".into())
+        );
+        assert_eq!(
+            ends(&[CliExitCode::NotFound, CliExitCode::Unreachable], CliExitCode::Done),
+            Err("NotFound".into()),
+            "the first of two"
+        );
+        assert_eq!(ends(&[CliExitCode::Unavailable], CliExitCode::Failed), Ok(CliExitCode::Failed));
     }
 
     #[test]
@@ -554,37 +567,40 @@ mod tests {
                 "unexpected argument '--jsn' found; a similar argument exists: '--json'; see --help",
             ),
         ] {
-            let error = Line::try_parse_from(line.split(' ')).unwrap_err();
+            let error = CommandLine::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(of_clap(&error), says);
         }
-        Line::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
     fn the_outermost_known_cause_decides() {
         let nowhere = || anyhow::Error::from(ConfigError::Nowhere(Vec::new()));
-        assert_eq!(code(&nowhere()), Code::Usage);
-        assert_eq!(code(&nowhere().context("while doing that")), Code::Usage);
-        assert_eq!(code(&anyhow!("something")), Code::Failed);
-        let damaged = || repository::Error::Corrupt {
+        assert_eq!(code(&nowhere()), CliExitCode::Usage);
+        assert_eq!(code(&nowhere().context("while doing that")), CliExitCode::Usage);
+        assert_eq!(code(&anyhow!("something")), CliExitCode::Failed);
+        let damaged = || repository::RepositoryError::Corrupt {
             key: crate::vault::repository::key::marker(),
             url: "file:///x".into(),
             why: "cut".to_owned(),
         };
-        let table: [(anyhow::Error, Code); 8] = [
-            (damaged().into(), Code::Integrity),
-            (Arc::new(damaged()).into(), Code::Integrity),
-            (repository::Error::NoRepository { url: "x".into() }.into(), Code::NotFound),
-            (repository::Error::BadUrl { url: "x".into(), why: String::new() }.into(), Code::Usage),
-            (vault::Error::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(), Code::Integrity),
-            (vault::Error::Unasked { why: String::new() }.into(), Code::Unavailable),
-            (vault::Error::KeyWanted { name: String::new() }.into(), Code::Usage),
-            (wire::Error::Closed(None).into(), Code::Unavailable),
+        let table: [(anyhow::Error, CliExitCode); 8] = [
+            (damaged().into(), CliExitCode::Integrity),
+            (Arc::new(damaged()).into(), CliExitCode::Integrity),
+            (repository::RepositoryError::NoRepository { url: "x".into() }.into(), CliExitCode::NotFound),
+            (repository::RepositoryError::BadUrl { url: "x".into(), why: String::new() }.into(), CliExitCode::Usage),
+            (
+                vault::VaultError::Repository { name: "a".to_owned(), source: Arc::new(damaged()) }.into(),
+                CliExitCode::Integrity,
+            ),
+            (vault::VaultError::Unasked { why: String::new() }.into(), CliExitCode::Unavailable),
+            (vault::VaultError::KeyWanted { name: String::new() }.into(), CliExitCode::Usage),
+            (wire::ReplicationError::Closed(None).into(), CliExitCode::Unavailable),
         ];
         for (error, expected) in table {
             assert_eq!(code(&error), expected, "{error}");
         }
-        let failure = Failure { code: Code::NotFound, message: "no such backup".to_owned() };
-        assert_eq!(code(&anyhow::Error::from(failure).context("x")), Code::NotFound);
+        let failure = CliError { code: CliExitCode::NotFound, message: "no such backup".to_owned() };
+        assert_eq!(code(&anyhow::Error::from(failure).context("x")), CliExitCode::NotFound);
     }
 }

@@ -7,38 +7,38 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::ArchiveGet;
-use super::exit::Failure;
+use super::CliContext;
+use super::args::ArchiveGetArgs;
+use super::exit::CliError;
 use super::open;
-use crate::config::{Cluster, Config};
+use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive_get::prefetch::{self, Prefetch};
-use crate::postgres::archive_get::{self, Got, Request};
+use crate::postgres::archive_get::{self, ArchiveGetOutcome, ArchiveGetRequest};
 use crate::postgres::format::segment::SegmentName;
 
 /// The exit code itself: it is PostgreSQL's to read, not a person's.
-pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Result<u8> {
+pub(super) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let archive = Arc::new(open::archive(&config, cluster, around).await?);
     if args.fetch_ahead {
         let after = SegmentName::parse(&args.file);
-        let after = after.ok_or_else(|| Failure::usage(format!("{:?} is no segment to fetch ahead of", args.file)))?;
+        let after = after.ok_or_else(|| CliError::usage(format!("{:?} is no segment to fetch ahead of", args.file)))?;
         prefetch::fill(&archive, &args.destination, after).await?;
         return Ok(0);
     }
     let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
     let ahead = prefetch(&config, cluster, &dest)?;
     let spool = Spool::existing(&config.state_dir, &archive);
-    let request = Request { name: args.file.clone(), dest, standby: args.standby };
+    let request = ArchiveGetRequest { name: args.file.clone(), dest, standby: args.standby };
     let got = archive_get::get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
-        Got::Placed(source) => {
+        ArchiveGetOutcome::Placed(source) => {
             tracing::info!(file = args.file, ?source, "fetched");
             Ok(0)
         }
-        Got::Absent => {
+        ArchiveGetOutcome::Absent => {
             tracing::info!(file = args.file, "not archived, nor anything after it");
             Ok(archive_get::EXIT_ABSENT)
         }
@@ -46,7 +46,7 @@ pub(super) async fn run(args: ArchiveGet, around: &Surroundings) -> anyhow::Resu
 }
 
 /// Fetching ahead, by a process of its own that outlives this one.
-fn prefetch(config: &Config, cluster: &Cluster, dest: &Path) -> anyhow::Result<Option<Prefetch>> {
+fn prefetch(config: &Config, cluster: &ClusterConfig, dest: &Path) -> anyhow::Result<Option<Prefetch>> {
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     let (path, name) = (config.path.clone(), cluster.name.clone());
     let start = move |dir: &Path, after: SegmentName| -> io::Result<()> {

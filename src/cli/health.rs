@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Surroundings;
-use super::args::Health as Args;
-use super::exit::{self, Code, Failure};
+use super::CliContext;
+use super::args::HealthArgs as Args;
+use super::exit::{self, CliError, CliExitCode};
 use super::open;
-use super::output::{Output, Tone, width, wrap};
-use crate::base::findings::{Finding, Level};
+use super::output::{TerminalOutput, TextTone, width, wrap};
+use crate::base::findings::{Finding, FindingLevel};
 use crate::config::{self, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
@@ -17,28 +17,30 @@ use crate::{postgres, redis};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
-struct Document<'d> {
+struct HealthJson<'d> {
     healthy: bool,
-    clusters: &'d [postgres::health::Health],
-    instances: &'d [redis::health::Health],
+    clusters: &'d [postgres::health::HealthReport],
+    instances: &'d [redis::health::HealthReport],
 }
 
-pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: Args, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let (of_clusters, of_instances) = config.all_meant(args.name.as_deref())?;
     if of_clusters.is_empty() && of_instances.is_empty() {
-        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
+        return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
     // What cannot be looked at is not healthy, and keeps nothing else from being told.
     let why = |error: anyhow::Error| exit::explain(&error);
     let (mut clusters, mut instances) = (Vec::new(), Vec::new());
     for of in of_clusters {
         let looked = cluster(&config, of, around).await;
-        clusters.push(looked.unwrap_or_else(|error| postgres::health::Health::unknown(of.name.as_str(), why(error))));
+        clusters
+            .push(looked.unwrap_or_else(|error| postgres::health::HealthReport::unknown(of.name.as_str(), why(error))));
     }
     for of in of_instances {
         let looked = instance(&config, of, around).await;
-        instances.push(looked.unwrap_or_else(|error| redis::health::Health::unknown(of.name.as_str(), why(error))));
+        instances
+            .push(looked.unwrap_or_else(|error| redis::health::HealthReport::unknown(of.name.as_str(), why(error))));
     }
     let healthy = clusters
         .iter()
@@ -46,20 +48,20 @@ pub(super) async fn run(args: Args, around: &Surroundings) -> anyhow::Result<Cod
         .chain(instances.iter().map(|health| health.healthy))
         .all(|well| well);
     if args.json {
-        around.output.json(&Document { healthy, clusters: &clusters, instances: &instances })?;
+        around.output.json(&HealthJson { healthy, clusters: &clusters, instances: &instances })?;
     } else {
         show(&clusters, &instances, &around.output)?;
     }
-    Ok(if healthy { Code::Done } else { Code::Failed })
+    Ok(if healthy { CliExitCode::Done } else { CliExitCode::Failed })
 }
 
 async fn cluster(
     config: &Config,
-    of: &config::Cluster,
-    around: &Surroundings,
-) -> anyhow::Result<postgres::health::Health> {
+    of: &config::ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<postgres::health::HealthReport> {
     let archive = Arc::new(open::archive(config, of, around).await?);
-    let places = postgres::health::Places {
+    let places = postgres::health::HealthSources {
         index: open::index_dir(config),
         server: of.conninfo(&around.environment)?,
         slot: of.slot.to_string(),
@@ -72,12 +74,12 @@ async fn cluster(
 
 async fn instance(
     config: &Config,
-    of: &config::Instance,
-    around: &Surroundings,
-) -> anyhow::Result<redis::health::Health> {
+    of: &config::InstanceConfig,
+    around: &CliContext,
+) -> anyhow::Result<redis::health::HealthReport> {
     let opened = open::instance(config, of, around).await?;
     let source = of.source(&around.environment, &around.clock);
-    let places = redis::health::Places {
+    let places = redis::health::InstanceHealthSources {
         server: source.map_err(|error| exit::explain(&error.into())),
         schedule: of.backup.clone(),
         disks: disks(config),
@@ -87,7 +89,7 @@ async fn instance(
 
 fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
     let mut places = vec![("the spool and the index".to_owned(), config.state_dir.clone())];
-    let local = |repository: &crate::config::Repository| {
+    let local = |repository: &crate::config::RepositoryConfig| {
         let path = repository.url.to_file_path().ok().filter(|_| repository.url.scheme() == "file")?;
         Some((format!("repository {}", repository.name), path))
     };
@@ -96,9 +98,9 @@ fn disks(config: &Config) -> Vec<(String, std::path::PathBuf)> {
 }
 
 fn show(
-    clusters: &[postgres::health::Health],
-    instances: &[redis::health::Health],
-    out: &Output,
+    clusters: &[postgres::health::HealthReport],
+    instances: &[redis::health::HealthReport],
+    out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     for health in clusters {
         let newest = health.newest.map(|newest| {
@@ -119,18 +121,18 @@ fn show_one(
     (name, healthy): (&str, bool),
     newest: Option<String>,
     findings: &[Finding],
-    out: &Output,
+    out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    let state = if healthy { out.tone(Tone::Good, "healthy") } else { out.tone(Tone::Bad, "NOT healthy") };
-    out.line(format!("{}  {state}", out.tone(Tone::Strong, name)))?;
+    let state = if healthy { out.tone(TextTone::Good, "healthy") } else { out.tone(TextTone::Bad, "NOT healthy") };
+    out.line(format!("{}  {state}", out.tone(TextTone::Strong, name)))?;
     if let Some(newest) = newest {
         out.line(format!("  {:<12} {newest}", "newest"))?;
     }
     for finding in findings {
         let mark = match finding.level {
-            Level::Good => out.tone(Tone::Good, "ok "),
-            Level::Warning => out.tone(Tone::Warning, "!  "),
-            Level::Bad => out.tone(Tone::Bad, "BAD"),
+            FindingLevel::Good => out.tone(TextTone::Good, "ok "),
+            FindingLevel::Warning => out.tone(TextTone::Warning, "!  "),
+            FindingLevel::Bad => out.tone(TextTone::Bad, "BAD"),
         };
         for (nth, line) in wrap(&finding.text, width().saturating_sub(19)).iter().enumerate() {
             match nth {

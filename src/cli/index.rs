@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::{IndexArgs, IndexWhat};
-use super::exit::Code;
+use super::CliContext;
+use super::args::{IndexCommand, IndexScopeArgs};
+use super::exit::CliExitCode;
 use super::open;
-use super::output::{Output, count, grouped, size, span};
+use super::output::{TerminalOutput, count, grouped, size, span};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::reindex::{self, Report};
+use crate::postgres::archive::reindex::{self, ReindexReport};
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::index::key_value_store::Order;
-use crate::postgres::index::{Index, Place, Stats};
+use crate::postgres::index::key_value_store::ScanOrder;
+use crate::postgres::index::{IndexStats, SegmentId, WalIndex};
 
-pub(super) async fn run(what: IndexWhat, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(what: IndexCommand, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let mut archives = Vec::new();
     for cluster in &config.clusters {
@@ -26,55 +26,57 @@ pub(super) async fn run(what: IndexWhat, around: &Surroundings) -> anyhow::Resul
     }
     let dir = open::index_dir(&config);
     match what {
-        IndexWhat::Rebuild(args) => rebuild(&args, &archives, &dir, around).await,
-        IndexWhat::Stats(args) => stats(&args, &archives, &dir, &around.output),
+        IndexCommand::Rebuild(args) => rebuild(&args, &archives, &dir, around).await,
+        IndexCommand::Stats(args) => stats(&args, &archives, &dir, &around.output),
     }
 }
 
 /// What `index rebuild --json` prints.
 #[derive(serde::Serialize)]
-struct Rebuilt<'r> {
+struct IndexRebuildJson<'r> {
     segments: u64,
     seconds: f64,
-    unreadable: Vec<Unreadable<'r>>,
+    unreadable: Vec<UnreadableObjectJson<'r>>,
     unasked: Vec<&'r str>,
 }
 
 #[derive(serde::Serialize)]
-struct Unreadable<'r> {
+struct UnreadableObjectJson<'r> {
     segment: String,
     why: &'r str,
 }
 
 async fn rebuild(
-    args: &IndexArgs,
+    args: &IndexScopeArgs,
     archives: &[Arc<Archive>],
     dir: &Path,
-    around: &Surroundings,
-) -> anyhow::Result<Code> {
+    around: &CliContext,
+) -> anyhow::Result<CliExitCode> {
     let began = around.clock.elapsed();
     let (_, report) = reindex::rebuild(archives, dir.to_owned()).await.context("cannot rebuild the index")?;
     let took = around.clock.elapsed().saturating_sub(began);
     let out = &around.output;
     if args.json {
         let unreadable = report.unreadable.iter();
-        out.json(&Rebuilt {
+        out.json(&IndexRebuildJson {
             segments: report.added,
             seconds: took.as_secs_f64(),
-            unreadable: unreadable.map(|(segment, why)| Unreadable { segment: segment.to_string(), why }).collect(),
+            unreadable: unreadable
+                .map(|(segment, why)| UnreadableObjectJson { segment: segment.to_string(), why })
+                .collect(),
             unasked: report.unasked.iter().map(|(name, _)| name.as_str()).collect(),
         })?;
     } else {
         say_rebuilt(&report, took, out)?;
     }
     Ok(match (report.unreadable.is_empty(), report.unasked.is_empty()) {
-        (false, _) => Code::Integrity,
-        (true, false) => Code::Unavailable,
-        (true, true) => Code::Done,
+        (false, _) => CliExitCode::Integrity,
+        (true, false) => CliExitCode::Unavailable,
+        (true, true) => CliExitCode::Done,
     })
 }
 
-fn say_rebuilt(report: &Report, took: Duration, out: &Output) -> anyhow::Result<()> {
+fn say_rebuilt(report: &ReindexReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
     out.line(format!("the index holds {}, read in {}", count(report.added, "segment"), span(took)))?;
     for (segment, why) in &report.unreadable {
         out.line(format!("  {segment} cannot be read: {why}"))?;
@@ -87,37 +89,42 @@ fn say_rebuilt(report: &Report, took: Duration, out: &Output) -> anyhow::Result<
 
 /// What `index stats --json` prints.
 #[derive(serde::Serialize)]
-struct Report_<'r> {
+struct IndexStatsJson<'r> {
     directory: &'r Path,
     #[serde(flatten)]
-    stats: &'r Stats,
-    timelines: &'r [Extent],
+    stats: &'r IndexStats,
+    timelines: &'r [IndexedTimelineJson],
 }
 
 /// What the index covers of one timeline.
 #[derive(serde::Serialize)]
-struct Extent {
+struct IndexedTimelineJson {
     cluster: String,
     timeline: TimelineId,
     first: Option<String>,
     last: Option<String>,
 }
 
-fn stats(args: &IndexArgs, archives: &[Arc<Archive>], dir: &Path, out: &Output) -> anyhow::Result<Code> {
+fn stats(
+    args: &IndexScopeArgs,
+    archives: &[Arc<Archive>],
+    dir: &Path,
+    out: &TerminalOutput,
+) -> anyhow::Result<CliExitCode> {
     let identity: Vec<String> = archives.iter().flat_map(|archive| reindex::identity(archive)).collect();
-    let index = Index::open_reader(dir, &identity)?;
+    let index = WalIndex::open_reader(dir, &identity)?;
     let stats = index.stats()?;
     let mut extents = Vec::new();
     for archive in archives {
         extents.extend(extent(&index, archive.cluster().as_str())?);
     }
     if args.json {
-        out.json(&Report_ { directory: dir, stats: &stats, timelines: &extents })?;
-        return Ok(Code::Done);
+        out.json(&IndexStatsJson { directory: dir, stats: &stats, timelines: &extents })?;
+        return Ok(CliExitCode::Done);
     }
     out.line(format!("the index in {}, format {}", dir.display(), stats.format))?;
     out.line("")?;
-    let row = |extent: &Extent| {
+    let row = |extent: &IndexedTimelineJson| {
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
         [extent.cluster.clone(), extent.timeline.to_string(), name(&extent.first), name(&extent.last)]
     };
@@ -127,25 +134,30 @@ fn stats(args: &IndexArgs, archives: &[Arc<Archive>], dir: &Path, out: &Output) 
         [family.name.to_owned(), grouped(family.keys), size(family.bytes)]
     };
     out.table(["family", ">keys", ">on disk"], &stats.families.iter().map(row).collect::<Vec<_>>())?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn extent(index: &Index, cluster: &str) -> anyhow::Result<Vec<Extent>> {
+fn extent(index: &WalIndex, cluster: &str) -> anyhow::Result<Vec<IndexedTimelineJson>> {
     let view = index.view(cluster)?;
     let Some(segment_size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut extents = Vec::new();
     for timeline in view.timelines() {
         let mut ends = Vec::new();
-        for order in [Order::Forward, Order::Backward] {
+        for order in [ScanOrder::Forward, ScanOrder::Backward] {
             let mut all = view.summaries(*timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), order);
-            let place: Option<Place> = all.next().transpose()?.map(|(place, _)| place);
+            let place: Option<SegmentId> = all.next().transpose()?.map(|(place, _)| place);
             let name = place.and_then(|place| {
                 crate::postgres::format::segment::SegmentName::new(place.timeline, place.segment, segment_size)
             });
             ends.push(name.map(|name| name.to_string()));
         }
         let last = ends.pop().flatten();
-        extents.push(Extent { cluster: cluster.to_owned(), timeline: *timeline, first: ends.pop().flatten(), last });
+        extents.push(IndexedTimelineJson {
+            cluster: cluster.to_owned(),
+            timeline: *timeline,
+            first: ends.pop().flatten(),
+            last,
+        });
     }
     Ok(extents)
 }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::Init;
-use super::exit::{Code, Failure};
+use super::CliContext;
+use super::args::InitArgs;
+use super::exit::{CliError, CliExitCode};
 use super::open;
-use super::output::Tone;
-use super::server::{Advice, Server};
+use super::output::TextTone;
+use super::server::{InspectedServer, ServerAdvice};
 use crate::base::durable;
 use crate::config::{self, Config, NewConfig};
 use crate::postgres::archive::layout::ClusterName;
@@ -27,17 +27,17 @@ const KEY_FILE: &str = "walkeep.key";
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_ONLY_FOLDER: u32 = 0o700;
 
-pub(super) async fn run(args: Init, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: InitArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let path = config::place_for_new(around.named_config.as_deref(), &around.environment);
     let path = std::path::absolute(&path).context("cannot tell where the configuration goes")?;
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     refuse_to_overwrite(&path, "name another place with --config, or add a section to it by hand")?;
-    let key = Key::choose(&args, &folder)?;
+    let key = InitKey::choose(&args, &folder)?;
     let text = render(&args, key.path())?;
     let new = Config::parse(&path, &text).context("what init would write is no configuration; this is a bug")?;
     let cluster = new.cluster(None)?;
     let server = match cluster.conninfo(&around.environment)? {
-        Some(info) => Some(Server::look(&info).await?.0),
+        Some(info) => Some(InspectedServer::look(&info).await?.0),
         None => None,
     };
     for folder in [&folder, &new.state_dir] {
@@ -53,19 +53,19 @@ pub(super) async fn run(args: Init, around: &Surroundings) -> anyhow::Result<Cod
     durable::write_new(&path, text.as_bytes(), OWNER_ONLY)
         .with_context(|| format!("cannot write the configuration {}", path.display()))?;
     report(&args, &new, &key, server.as_ref(), around)?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn refuse_to_overwrite(path: &Path, instead: &str) -> Result<(), Failure> {
+fn refuse_to_overwrite(path: &Path, instead: &str) -> Result<(), CliError> {
     match fs::symlink_metadata(path) {
-        Ok(_) => Err(Failure::usage(format!("{} exists already and is not overwritten; {instead}", path.display()))),
+        Ok(_) => Err(CliError::usage(format!("{} exists already and is not overwritten; {instead}", path.display()))),
         Err(_) => Ok(()),
     }
 }
 
-fn render(args: &Init, key_file: Option<&Path>) -> anyhow::Result<String> {
-    let repository = config::url(&args.repository).map_err(|why| Failure::usage(format!("--repository: {why}")))?;
-    config::name::<ClusterName>(&args.cluster).map_err(|why| Failure::usage(format!("--cluster: {why}")))?;
+fn render(args: &InitArgs, key_file: Option<&Path>) -> anyhow::Result<String> {
+    let repository = config::url(&args.repository).map_err(|why| CliError::usage(format!("--repository: {why}")))?;
+    config::name::<ClusterName>(&args.cluster).map_err(|why| CliError::usage(format!("--cluster: {why}")))?;
     let state_dir = args.state_dir.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
     let state_dir = std::path::absolute(&state_dir).context("cannot tell where the state directory goes")?;
     Ok(config::render(&NewConfig {
@@ -79,7 +79,7 @@ fn render(args: &Init, key_file: Option<&Path>) -> anyhow::Result<String> {
 
 /// What is to become of the key.
 #[derive(Debug)]
-enum Key {
+enum InitKey {
     /// There is to be none.
     None,
     /// The user named one that exists.
@@ -87,29 +87,29 @@ enum Key {
     New(PathBuf),
 }
 
-impl Key {
-    fn choose(args: &Init, folder: &Path) -> anyhow::Result<Key> {
+impl InitKey {
+    fn choose(args: &InitArgs, folder: &Path) -> anyhow::Result<InitKey> {
         if args.no_encryption {
-            return Ok(Key::None);
+            return Ok(InitKey::None);
         }
         let Some(named) = &args.key_file else {
             let path = folder.join(KEY_FILE);
             refuse_to_overwrite(&path, "to use that key, name it with --key-file")?;
-            return Ok(Key::New(path));
+            return Ok(InitKey::New(path));
         };
         let path = std::path::absolute(named).context("cannot tell where the key file is")?;
-        Ok(if path.exists() { Key::Existing(path) } else { Key::New(path) })
+        Ok(if path.exists() { InitKey::Existing(path) } else { InitKey::New(path) })
     }
 
     fn path(&self) -> Option<&Path> {
         match self {
-            Key::None => None,
-            Key::Existing(path) | Key::New(path) => Some(path),
+            InitKey::None => None,
+            InitKey::Existing(path) | InitKey::New(path) => Some(path),
         }
     }
 
     fn make(&self) -> anyhow::Result<()> {
-        let Key::New(path) = self else { return Ok(()) };
+        let InitKey::New(path) = self else { return Ok(()) };
         let key = KeyEncryptionKey::generate().context("cannot make a key")?;
         let line = zeroize::Zeroizing::new(format!("{}\n", *key.to_text()));
         durable::write_new(path, line.as_bytes(), OWNER_ONLY)
@@ -118,7 +118,7 @@ impl Key {
 
     /// Nothing was sealed with it yet.
     fn take_back(&self) {
-        if let Key::New(path) = self
+        if let InitKey::New(path) = self
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(%error, path = %path.display(), "the unused key file stays behind");
@@ -126,12 +126,18 @@ impl Key {
     }
 }
 
-fn report(args: &Init, new: &Config, key: &Key, server: Option<&Server>, around: &Surroundings) -> anyhow::Result<()> {
+fn report(
+    args: &InitArgs,
+    new: &Config,
+    key: &InitKey,
+    server: Option<&InspectedServer>,
+    around: &CliContext,
+) -> anyhow::Result<()> {
     let out = &around.output;
     let call = open::invocation(&new.path)?;
     let push = format!("{call} archive-push %p");
     let done = |what: &str, text: String| out.line(format!("  {what:<14} {text}"));
-    out.line(out.tone(Tone::Strong, format!("{} is set up", args.cluster)))?;
+    out.line(out.tone(TextTone::Strong, format!("{} is set up", args.cluster)))?;
     if let Some(server) = server {
         let (release, peer) = (server.release(), &server.peer);
         done("server", format!("PostgreSQL {release} at {peer}, system {}", server.identity.system_id))?;
@@ -140,15 +146,15 @@ fn report(args: &Init, new: &Config, key: &Key, server: Option<&Server>, around:
         done("repository", repository.url.to_string())?;
     }
     match key {
-        Key::None => done("key", out.tone(Tone::Warning, "none: whoever reaches the repository can read it"))?,
-        Key::Existing(path) => done("key", format!("{}, which was there", path.display()))?,
-        Key::New(path) => {
+        InitKey::None => done("key", out.tone(TextTone::Warning, "none: whoever reaches the repository can read it"))?,
+        InitKey::Existing(path) => done("key", format!("{}, which was there", path.display()))?,
+        InitKey::New(path) => {
             done("key", format!("{}; keep a copy elsewhere: without it nothing can be restored", path.display()))?;
         }
     }
     done("configuration", new.path.display().to_string())?;
     let advice = server.map_or_else(|| unseen(&push), |server| server.advice(&push));
-    let (mut conf, sql): (Vec<Advice>, Vec<Advice>) =
+    let (mut conf, sql): (Vec<ServerAdvice>, Vec<ServerAdvice>) =
         advice.into_iter().partition(|advice| !advice.line.ends_with(';'));
     conf.sort_by_key(|advice| !advice.needed);
     for (heading, lines) in [("Set in postgresql.conf:", conf), ("Run in SQL, as a superuser:", sql)] {
@@ -158,17 +164,17 @@ fn report(args: &Init, new: &Config, key: &Key, server: Option<&Server>, around:
         out.line("")?;
         out.line(heading)?;
         for advice in lines {
-            out.line(format!("  {}", out.tone(Tone::Strong, &advice.line)))?;
+            out.line(format!("  {}", out.tone(TextTone::Strong, &advice.line)))?;
             let word = if advice.needed { "needed" } else { "advised" };
-            out.line(out.tone(Tone::Quiet, format!("    # {word}: {}", advice.why)))?;
+            out.line(out.tone(TextTone::Quiet, format!("    # {word}: {}", advice.why)))?;
         }
     }
     next_steps(args, new, around)
 }
 
 /// What a server that cannot be asked needs.
-fn unseen(push: &str) -> Vec<Advice> {
-    let line = |line: String, why| Advice { needed: true, line, why };
+fn unseen(push: &str) -> Vec<ServerAdvice> {
+    let line = |line: String, why| ServerAdvice { needed: true, line, why };
     vec![
         line("wal_level = replica".to_owned(), "or logical; needs a restart"),
         line("archive_mode = on".to_owned(), "needs a restart"),
@@ -176,7 +182,7 @@ fn unseen(push: &str) -> Vec<Advice> {
     ]
 }
 
-fn next_steps(args: &Init, new: &Config, around: &Surroundings) -> anyhow::Result<()> {
+fn next_steps(args: &InitArgs, new: &Config, around: &CliContext) -> anyhow::Result<()> {
     let out = &around.output;
     let found = config::locate(None, &around.environment).map(|path| std::path::absolute(path).unwrap_or_default());
     let option = match found {
@@ -189,7 +195,7 @@ fn next_steps(args: &Init, new: &Config, around: &Surroundings) -> anyhow::Resul
         out.line(format!(
             "  {}  {}",
             format_args!("walkeep {option}{command:<16}"),
-            out.tone(Tone::Quiet, format!("# {why}"))
+            out.tone(TextTone::Quiet, format!("# {why}"))
         ))
     };
     if args.connection.is_some() {
@@ -202,7 +208,7 @@ fn next_steps(args: &Init, new: &Config, around: &Surroundings) -> anyhow::Resul
     if rustix::process::geteuid().is_root() {
         out.line("")?;
         let note = "These files belong to root. Give them to the user that PostgreSQL runs as, who must be able to read the key.";
-        out.line(out.tone(Tone::Warning, note))?;
+        out.line(out.tone(TextTone::Warning, note))?;
     }
     Ok(())
 }

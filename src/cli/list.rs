@@ -7,14 +7,16 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::Surroundings;
-use super::args::{List, ListOf};
-use super::exit::Code;
-use super::open::What;
-use super::output::{Output, Tone, grouped, size, span};
+use super::CliContext;
+use super::args::{ListArgs, ListCommand};
+use super::exit::CliExitCode;
+use super::open::StoreKind;
+use super::output::{TerminalOutput, TextTone, grouped, size, span};
 use super::{open, redis_list};
 use crate::config::Config;
-use crate::postgres::archive::inventory::{self, Backup, Missing, Overview, Timeline, Window};
+use crate::postgres::archive::inventory::{
+    self, ArchiveInventory, InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow,
+};
 use crate::postgres::archive::reindex;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
@@ -23,21 +25,21 @@ use crate::vault::Vault;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
-struct Report<'r> {
-    clusters: &'r [Overview],
-    instances: &'r [redis_list::Overview],
+struct ListJson<'r> {
+    clusters: &'r [ArchiveInventory],
+    instances: &'r [redis_list::InstanceInventory],
 }
 
-pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let all = || (config.clusters.iter().collect(), config.instances.iter().collect());
     let (clusters, instances, json): (Vec<_>, Vec<_>, bool) = match &args.of {
         None => (all().0, all().1, args.json),
-        Some(ListOf::Postgres(of)) => match &of.cluster {
+        Some(ListCommand::Postgres(of)) => match &of.cluster {
             Some(name) => (vec![config.cluster(Some(name))?], Vec::new(), of.json || args.json),
             None => (all().0, Vec::new(), of.json || args.json),
         },
-        Some(ListOf::Redis(of)) => match &of.instance {
+        Some(ListCommand::Redis(of)) => match &of.instance {
             Some(name) => (Vec::new(), vec![config.instance(Some(name))?], of.json || args.json),
             None => (Vec::new(), all().1, of.json || args.json),
         },
@@ -55,8 +57,8 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         redis.push(redis_list::gather(&config, instance, around).await?);
     }
     if json {
-        around.output.json(&Report { clusters: &overviews, instances: &redis })?;
-        return Ok(Code::Done);
+        around.output.json(&ListJson { clusters: &overviews, instances: &redis })?;
+        return Ok(CliExitCode::Done);
     }
     if overviews.is_empty() && redis.is_empty() {
         around.output.line(format!("nothing is configured in {}", config.path.display()))?;
@@ -68,7 +70,7 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         show(overview, &around.output)?;
         if overview.system_id.is_none() {
             let cluster = config.cluster(Some(&overview.cluster))?;
-            ask(&config, open::archive(&config, cluster, around).await?.vault(), What::Cluster, around).await?;
+            ask(&config, open::archive(&config, cluster, around).await?.vault(), StoreKind::Cluster, around).await?;
         }
     }
     for (nth, (overview, instance)) in redis.iter().zip(instances).enumerate() {
@@ -78,24 +80,24 @@ pub(super) async fn run(args: List, around: &Surroundings) -> anyhow::Result<Cod
         redis_list::show(overview, &around.output)?;
         if overview.is_empty() {
             let instance = open::instance(&config, instance, around).await?;
-            ask(&config, instance.vault(), What::Instance, around).await?;
+            ask(&config, instance.vault(), StoreKind::Instance, around).await?;
         }
     }
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// What is archived under another name.
-async fn ask(config: &Config, vault: &Vault, what: What, around: &Surroundings) -> anyhow::Result<()> {
+async fn ask(config: &Config, vault: &Vault, what: StoreKind, around: &CliContext) -> anyhow::Result<()> {
     let asked = open::is_it(what, config, vault).await;
-    asked.map_or(Ok(()), |asked| around.output.line(around.output.tone(Tone::Warning, format!("  {asked}"))))
+    asked.map_or(Ok(()), |asked| around.output.line(around.output.tone(TextTone::Warning, format!("  {asked}"))))
 }
 
-fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
+fn show(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
     let identity = match (overview.system_id, overview.segment_size) {
         (Some(id), Some(segments)) => format!("system {id}, segments of {} MiB", segments.get() >> 20),
         _ => "nothing is archived yet".to_owned(),
     };
-    out.line(format!("{}  {}", out.tone(Tone::Strong, &overview.cluster), out.tone(Tone::Quiet, identity)))?;
+    out.line(format!("{}  {}", out.tone(TextTone::Strong, &overview.cluster), out.tone(TextTone::Quiet, identity)))?;
     if overview.system_id.is_none() {
         return Ok(());
     }
@@ -118,15 +120,15 @@ fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
     out.line(format!("{total} in each repository: {} of WAL, {} of backups", size(wal), size(packs)))
 }
 
-fn heading(title: &str, empty: bool, instead: &str, out: &Output) -> anyhow::Result<()> {
+fn heading(title: &str, empty: bool, instead: &str, out: &TerminalOutput) -> anyhow::Result<()> {
     out.line("")?;
-    let title = out.tone(Tone::Strong, title);
+    let title = out.tone(TextTone::Strong, title);
     out.line(if empty { format!("{title}: {instead}") } else { title })
 }
 
-fn windows(windows: &[Window], out: &Output) -> anyhow::Result<()> {
+fn windows(windows: &[RecoveryWindow], out: &TerminalOutput) -> anyhow::Result<()> {
     let time = |time: Option<PgTime>, none: &str| time.map_or_else(|| none.to_owned(), |time| out.short_time(time));
-    let row = |window: &Window| {
+    let row = |window: &RecoveryWindow| {
         let (from, to) = (window.from_lsn, window.to_lsn);
         [
             time(window.from_time, "the backup's end"),
@@ -139,8 +141,8 @@ fn windows(windows: &[Window], out: &Output) -> anyhow::Result<()> {
     table(["from", "to", "positions", ">timeline"], &rows, out)
 }
 
-fn backups(backups: &[Backup], out: &Output) -> anyhow::Result<()> {
-    let row = |backup: &Backup| {
+fn backups(backups: &[InventoryBackup], out: &TerminalOutput) -> anyhow::Result<()> {
+    let row = |backup: &InventoryBackup| {
         [
             backup.label.clone(),
             out.short_time(PgTime::from_timestamp(backup.started_at)),
@@ -148,7 +150,7 @@ fn backups(backups: &[Backup], out: &Output) -> anyhow::Result<()> {
             backup.stop_lsn.to_string(),
             size(backup.logical_bytes),
             size(backup.stored_bytes),
-            if backup.restorable { "yes".to_owned() } else { out.tone(Tone::Bad, "NO") },
+            if backup.restorable { "yes".to_owned() } else { out.tone(TextTone::Bad, "NO") },
         ]
     };
     let rows: Vec<_> = backups.iter().map(row).collect();
@@ -159,8 +161,8 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-fn timelines(timelines: &[Timeline], out: &Output) -> anyhow::Result<()> {
-    let row = |(branch, timeline): (String, &Timeline)| {
+fn timelines(timelines: &[InventoryTimeline], out: &TerminalOutput) -> anyhow::Result<()> {
+    let row = |(branch, timeline): (String, &InventoryTimeline)| {
         let origin = match (timeline.parent, timeline.begin_lsn) {
             (Some(parent), Some(begin)) => format!("{parent} at {begin}"),
             _ => "-".to_owned(),
@@ -172,16 +174,16 @@ fn timelines(timelines: &[Timeline], out: &Output) -> anyhow::Result<()> {
         let (segments, stored) = (grouped(timeline.segments), size(timeline.stored_bytes));
         // What the server writes for a plain promotion (`StartupXLOG` in xlog.c) says little to people.
         let reason = timeline.reason.as_deref().unwrap_or_default().replace("no recovery target specified", "promoted");
-        [branch, origin, positions, segments, stored, out.tone(Tone::Quiet, reason)]
+        [branch, origin, positions, segments, stored, out.tone(TextTone::Quiet, reason)]
     };
     let rows: Vec<_> = tree(timelines, out.is_styled()).into_iter().map(row).collect();
     table(["timeline", "forked from", "positions", ">segments", ">stored", ""], &rows, out)
 }
 
 /// The timelines in the order of the tree that they make, each with its branch drawn before its number.
-fn tree(timelines: &[Timeline], drawn: bool) -> Vec<(String, &Timeline)> {
+fn tree(timelines: &[InventoryTimeline], drawn: bool) -> Vec<(String, &InventoryTimeline)> {
     let known = |parent: TimelineId| timelines.iter().any(|timeline| timeline.timeline == parent);
-    let mut children: BTreeMap<Option<TimelineId>, Vec<&Timeline>> = BTreeMap::new();
+    let mut children: BTreeMap<Option<TimelineId>, Vec<&InventoryTimeline>> = BTreeMap::new();
     for timeline in timelines {
         children.entry(timeline.parent.filter(|parent| known(*parent))).or_default().push(timeline);
     }
@@ -192,7 +194,7 @@ fn tree(timelines: &[Timeline], drawn: bool) -> Vec<(String, &Timeline)> {
     let mut found = Vec::with_capacity(timelines.len());
     // What is still to be drawn, the next one last: what stands before its branch, the branch, and the timeline.
     let roots = children.get(&None).into_iter().flatten().rev();
-    let mut waiting: Vec<(String, &str, &Timeline)> = roots.map(|root| (String::new(), "", *root)).collect();
+    let mut waiting: Vec<(String, &str, &InventoryTimeline)> = roots.map(|root| (String::new(), "", *root)).collect();
     while let Some((before, branch, timeline)) = waiting.pop() {
         found.push((format!("{before}{branch}{}", timeline.timeline), timeline));
         let below = match branch {
@@ -206,8 +208,8 @@ fn tree(timelines: &[Timeline], drawn: bool) -> Vec<(String, &Timeline)> {
     found
 }
 
-fn gaps(gaps: &[Missing], out: &Output) -> anyhow::Result<()> {
-    let row = |gap: &Missing| {
+fn gaps(gaps: &[MissingWal], out: &TerminalOutput) -> anyhow::Result<()> {
+    let row = |gap: &MissingWal| {
         let bytes = size(gap.to_lsn.bytes_since(gap.from_lsn));
         [gap.timeline.to_string(), format!("{} to {}", gap.from_lsn, gap.to_lsn), bytes, gap.reason.clone()]
     };
@@ -215,19 +217,19 @@ fn gaps(gaps: &[Missing], out: &Output) -> anyhow::Result<()> {
     table([">timeline", "positions", ">size", "what is known"], &rows, out)
 }
 
-fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &Output) -> anyhow::Result<()> {
+fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
     if rows.is_empty() { Ok(()) } else { out.table(headings, rows) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Timeline, tree};
+    use super::{InventoryTimeline, tree};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::timeline::TimelineId;
 
     #[test]
     fn timelines_are_drawn_as_the_tree_they_are() {
-        let timeline = |number: u32, parent: u32, begin: u64| Timeline {
+        let timeline = |number: u32, parent: u32, begin: u64| InventoryTimeline {
             timeline: TimelineId::new(number).unwrap(),
             parent: TimelineId::new(parent),
             begin_lsn: TimelineId::new(parent).map(|_| Lsn::new(begin)),

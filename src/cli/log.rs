@@ -5,27 +5,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::{Log, LogArgs, LogOf};
-use super::exit::{self, Code, Failure};
-use super::output::{Output, Tone, grouped};
-use super::redis_log::LogRedis;
+use super::CliContext;
+use super::args::{LogArgs, LogCommand, LogFilterArgs};
+use super::exit::{self, CliError, CliExitCode};
+use super::output::{TerminalOutput, TextTone, grouped};
+use super::redis_log::LogRedisArgs;
 use super::{moment, open};
-use crate::config::{Cluster, Config};
+use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::reindex;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::log::{self, Happening, Kind, Question};
+use crate::postgres::log::{self, LogEntry, LogEntryKind, LogQuery};
 use crate::redis::log::MANY_KEYS;
 
 /// Lines whose columns are made to fit together. What comes after them keeps to their widths.
 const ALIGNED: usize = 500;
 
-pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: LogArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let (name, args) = match args.of {
-        Some(LogOf::Redis(of)) => return super::redis_log::run(of, false, around).await,
-        Some(LogOf::Postgres(of)) => (of.cluster, of.log),
+        Some(LogCommand::Redis(of)) => return super::redis_log::run(of, false, around).await,
+        Some(LogCommand::Postgres(of)) => (of.cluster, of.log),
         None => return everything(&args.log, around).await,
     };
     let config = around.config()?;
@@ -33,7 +33,7 @@ pub(super) async fn run(args: Log, around: &Surroundings) -> anyhow::Result<Code
 }
 
 /// What happened in everything that is configured, one after the other, like `walkeep list`.
-async fn everything(args: &LogArgs, around: &Surroundings) -> anyhow::Result<Code> {
+async fn everything(args: &LogFilterArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let (clusters, mut instances) = config.all_meant(None)?;
     // These ask for what only PostgreSQL has.
@@ -43,19 +43,19 @@ async fn everything(args: &LogArgs, around: &Surroundings) -> anyhow::Result<Cod
         }
         instances.clear();
         config.cluster(clusters.first().map(|cluster| cluster.name.as_str())).map_err(|_none| {
-            Failure::usage(
+            CliError::usage(
                 "--event, --relation and --timeline of walkeep log are about PostgreSQL; see walkeep log redis --help",
             )
         })?;
     }
     let several = clusters.len().saturating_add(instances.len()) > 1;
     if clusters.is_empty() && instances.is_empty() {
-        return Err(Failure::usage(format!("nothing is configured in {}", config.path.display())).into());
+        return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
     let title = |nth: usize, name: &str| match (several && !args.json, nth) {
         (false, _) => Ok(()),
-        (true, 0) => around.output.line(around.output.tone(Tone::Strong, name)),
-        (true, _) => around.output.line(format!("\n{}", around.output.tone(Tone::Strong, name))),
+        (true, 0) => around.output.line(around.output.tone(TextTone::Strong, name)),
+        (true, _) => around.output.line(format!("\n{}", around.output.tone(TextTone::Strong, name))),
     };
     let mut told = Vec::new();
     for (nth, cluster) in clusters.iter().enumerate() {
@@ -64,7 +64,7 @@ async fn everything(args: &LogArgs, around: &Surroundings) -> anyhow::Result<Cod
     }
     for (nth, instance) in instances.iter().enumerate() {
         title(nth.saturating_add(clusters.len()), instance.name.as_str())?;
-        let of = LogRedis {
+        let of = LogRedisArgs {
             instance: Some(instance.name.to_string()),
             span: args.span.clone(),
             events: Vec::new(),
@@ -73,19 +73,23 @@ async fn everything(args: &LogArgs, around: &Surroundings) -> anyhow::Result<Cod
         };
         told.push(said(super::redis_log::run(of, several, around).await, (several, args.json), around)?);
     }
-    Ok(if told.contains(&Code::Done) { Code::Done } else { Code::NotFound })
+    Ok(if told.contains(&CliExitCode::Done) { CliExitCode::Done } else { CliExitCode::NotFound })
 }
 
 /// That nothing is archived of one of several is said where its events would stand, and the others are told.
-fn said(told: anyhow::Result<Code>, (several, json): (bool, bool), around: &Surroundings) -> anyhow::Result<Code> {
+fn said(
+    told: anyhow::Result<CliExitCode>,
+    (several, json): (bool, bool),
+    around: &CliContext,
+) -> anyhow::Result<CliExitCode> {
     match told {
-        Err(error) if several && exit::code(&error) == Code::NotFound => {
+        Err(error) if several && exit::code(&error) == CliExitCode::NotFound => {
             if json {
                 tracing::warn!(error = exit::explain(&error), "nothing to tell");
-                return Ok(Code::NotFound);
+                return Ok(CliExitCode::NotFound);
             }
-            around.output.line(around.output.tone(Tone::Quiet, exit::explain(&error)))?;
-            Ok(Code::NotFound)
+            around.output.line(around.output.tone(TextTone::Quiet, exit::explain(&error)))?;
+            Ok(CliExitCode::NotFound)
         }
         told => told,
     }
@@ -94,37 +98,37 @@ fn said(told: anyhow::Result<Code>, (several, json): (bool, bool), around: &Surr
 /// `several`: each event says whose it is.
 async fn of_cluster(
     config: &Config,
-    cluster: &Cluster,
-    (args, several): (&LogArgs, bool),
-    around: &Surroundings,
-) -> anyhow::Result<Code> {
+    cluster: &ClusterConfig,
+    (args, several): (&LogFilterArgs, bool),
+    around: &CliContext,
+) -> anyhow::Result<CliExitCode> {
     let question = question(args, around)?;
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let command = format!("walkeep restore postgres {} --pgdata DIR --start", cluster.name);
-    let whose = several.then(|| Whose::Cluster(cluster.name.to_string()));
-    let page = Arc::new(Mutex::new(Page::new(&around.output, args.json, command).of(whose)));
+    let whose = several.then(|| LogSubject::Cluster(cluster.name.to_string()));
+    let page = Arc::new(Mutex::new(LogPage::new(&around.output, args.json, command).of(whose)));
     let lines = Arc::clone(&page);
     let told = log::explore(&archive, &index, spool, question, move |happening| {
         lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
     });
     told.await.with_context(|| format!("cannot tell what happened in {}", cluster.name))?;
     page.lock().unwrap_or_else(PoisonError::into_inner).end()?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> {
-    let moment = |option: &str, text: &Option<String>| -> Result<Option<PgTime>, Failure> {
+fn question(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, CliError> {
+    let moment = |option: &str, text: &Option<String>| -> Result<Option<PgTime>, CliError> {
         let read = |text: &String| moment::read(text, around.clock.now(), &around.local_zone());
-        text.as_ref().map(read).transpose().map_err(|why| Failure::usage(format!("{option}: {why}")))
+        text.as_ref().map(read).transpose().map_err(|why| CliError::usage(format!("{option}: {why}")))
     };
     let timeline = |text: &String| {
         let number = text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
-        let wrong = || Failure::usage(format!("--timeline: {text:?} is no timeline; write latest or a number from 1"));
+        let wrong = || CliError::usage(format!("--timeline: {text:?} is no timeline; write latest or a number from 1"));
         number.and_then(TimelineId::new).ok_or_else(wrong)
     };
-    Ok(Question {
+    Ok(LogQuery {
         since: moment("--since", &args.span.since)?,
         until: moment("--until", &args.span.until)?,
         kinds: args.events.clone(),
@@ -135,11 +139,11 @@ fn question(args: &LogArgs, around: &Surroundings) -> Result<Question, Failure> 
 }
 
 /// An event as people see it.
-pub(super) trait Told: serde::Serialize {
+pub(super) trait LogRow: serde::Serialize {
     /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making the others as long.
     const WIDTH: usize = usize::MAX;
-    fn cells(&self, out: &Output) -> [String; COLUMNS];
-    fn tones(&self) -> [Option<Tone>; COLUMNS];
+    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS];
+    fn tones(&self) -> [Option<TextTone>; COLUMNS];
     /// Whether its last cell is a target.
     fn leads_back(&self) -> bool;
 }
@@ -147,25 +151,25 @@ pub(super) trait Told: serde::Serialize {
 /// Of what an event is told.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Whose {
+pub(super) enum LogSubject {
     Cluster(String),
     Instance(String),
 }
 
 /// An event as `--json` prints it.
 #[derive(serde::Serialize)]
-struct Named<'n, T> {
+struct LogEntryJson<'n, T> {
     #[serde(flatten)]
-    whose: Option<&'n Whose>,
+    whose: Option<&'n LogSubject>,
     #[serde(flatten)]
     happening: &'n T,
 }
 
 /// What is shown, as it comes.
-pub(super) struct Page<T> {
-    out: Output,
+pub(super) struct LogPage<T> {
+    out: TerminalOutput,
     json: bool,
-    whose: Option<Whose>,
+    whose: Option<LogSubject>,
     /// What a target is given to.
     restore: String,
     waiting: Vec<T>,
@@ -180,22 +184,22 @@ pub(super) const COLUMNS: usize = 6;
 /// The column of words, which may be of any length.
 const WHAT: usize = 2;
 
-impl<T: Told> Page<T> {
-    pub(super) fn new(out: &Output, json: bool, restore: String) -> Page<T> {
+impl<T: LogRow> LogPage<T> {
+    pub(super) fn new(out: &TerminalOutput, json: bool, restore: String) -> LogPage<T> {
         let out = out.clone();
         let (whose, waiting, widths) = (None, Vec::new(), None);
-        Page { out, json, whose, restore, waiting, widths, undoable: false, lost: false, failed: None }
+        LogPage { out, json, whose, restore, waiting, widths, undoable: false, lost: false, failed: None }
     }
 
     /// The same with the name beside each event, where that is not clear.
-    pub(super) fn of(self, whose: Option<Whose>) -> Page<T> {
-        Page { whose, ..self }
+    pub(super) fn of(self, whose: Option<LogSubject>) -> LogPage<T> {
+        LogPage { whose, ..self }
     }
 
     /// Shows one more event; breaks where nothing can be shown any longer.
     pub(super) fn add(&mut self, happening: T) -> ControlFlow<()> {
         let shown = if self.json {
-            let told = Named { whose: self.whose.as_ref(), happening: &happening };
+            let told = LogEntryJson { whose: self.whose.as_ref(), happening: &happening };
             serde_json::to_string(&told).map_err(Into::into).and_then(|text| self.out.line(text))
         } else {
             self.undoable |= happening.leads_back();
@@ -228,10 +232,10 @@ impl<T: Told> Page<T> {
             let hint =
                 format!("To go back to just before one of them, with the option its line ends with: {command} TARGET");
             self.out.line("")?;
-            self.out.line(self.out.tone(Tone::Quiet, hint))?;
+            self.out.line(self.out.tone(TextTone::Quiet, hint))?;
             if self.lost {
                 let none = "A line that ends otherwise has no way back.".to_owned();
-                self.out.line(self.out.tone(Tone::Quiet, none))?;
+                self.out.line(self.out.tone(TextTone::Quiet, none))?;
             }
         }
         Ok(())
@@ -262,9 +266,9 @@ impl<T: Told> Page<T> {
     }
 }
 
-impl Told for Happening {
+impl LogRow for LogEntry {
     /// Time, kind, where, how much, who, and the way back.
-    fn cells(&self, out: &Output) -> [String; COLUMNS] {
+    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS] {
         let time = self.time.map_or_else(|| "?".to_owned(), |time| out.milli_time(time));
         let whose = [self.database.as_deref(), self.relation.as_deref()];
         let mut what = whose.into_iter().flatten().collect::<Vec<_>>().join("  ");
@@ -280,14 +284,14 @@ impl Told for Happening {
         [time, self.kind.name().to_owned(), what, rows, xid, back]
     }
 
-    fn tones(&self) -> [Option<Tone>; COLUMNS] {
+    fn tones(&self) -> [Option<TextTone>; COLUMNS] {
         [
-            Some(Tone::Quiet),
+            Some(TextTone::Quiet),
             Some(tone(self.kind)),
-            self.relation.as_ref().or(self.database.as_ref()).map(|_| Tone::Strong),
+            self.relation.as_ref().or(self.database.as_ref()).map(|_| TextTone::Strong),
             None,
-            Some(Tone::Quiet),
-            if self.target.is_some() { None } else { Some(Tone::Quiet) },
+            Some(TextTone::Quiet),
+            if self.target.is_some() { None } else { Some(TextTone::Quiet) },
         ]
     }
 
@@ -297,7 +301,12 @@ impl Told for Happening {
 }
 
 /// One line of columns of these widths.
-pub(super) fn line(happening: &impl Told, cells: &[String; COLUMNS], widths: [usize; COLUMNS], out: &Output) -> String {
+pub(super) fn line(
+    happening: &impl LogRow,
+    cells: &[String; COLUMNS],
+    widths: [usize; COLUMNS],
+    out: &TerminalOutput,
+) -> String {
     let tones = happening.tones();
     let mut line = String::new();
     for (nth, (cell, (width, tone))) in cells.iter().zip(widths.into_iter().zip(tones)).enumerate() {
@@ -320,15 +329,21 @@ pub(super) fn line(happening: &impl Told, cells: &[String; COLUMNS], widths: [us
 }
 
 /// Red where data were lost, yellow where many changed, green where somebody made a way back.
-const fn tone(kind: Kind) -> Tone {
+const fn tone(kind: LogEntryKind) -> TextTone {
     match kind {
-        Kind::Drop | Kind::Truncate | Kind::DropOrTruncate | Kind::DropDatabase | Kind::Delete | Kind::Crash => {
-            Tone::Bad
-        }
-        Kind::Rewrite | Kind::TruncateOrRewrite | Kind::Update | Kind::LargeTransaction => Tone::Warning,
-        Kind::RestorePoint | Kind::CreateDatabase => Tone::Good,
-        Kind::Promotion | Kind::Restart | Kind::Parameters => Tone::Strong,
-        Kind::Checkpoint | Kind::Backup => Tone::Quiet,
+        LogEntryKind::Drop
+        | LogEntryKind::Truncate
+        | LogEntryKind::DropOrTruncate
+        | LogEntryKind::DropDatabase
+        | LogEntryKind::Delete
+        | LogEntryKind::Crash => TextTone::Bad,
+        LogEntryKind::Rewrite
+        | LogEntryKind::TruncateOrRewrite
+        | LogEntryKind::Update
+        | LogEntryKind::LargeTransaction => TextTone::Warning,
+        LogEntryKind::RestorePoint | LogEntryKind::CreateDatabase => TextTone::Good,
+        LogEntryKind::Promotion | LogEntryKind::Restart | LogEntryKind::Parameters => TextTone::Strong,
+        LogEntryKind::Checkpoint | LogEntryKind::Backup => TextTone::Quiet,
     }
 }
 
@@ -336,21 +351,21 @@ const fn tone(kind: Kind) -> Tone {
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::{COLUMNS, Told as _, line};
-    use crate::cli::output::Output;
+    use super::{COLUMNS, LogRow as _, line};
+    use crate::cli::output::TerminalOutput;
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::time::PgTime;
     use crate::postgres::format::timeline::TimelineId;
-    use crate::postgres::log::{Happening, Kind};
+    use crate::postgres::log::{LogEntry, LogEntryKind};
     use crate::postgres::wal::event::Xid;
 
-    fn dropped() -> Happening {
-        Happening {
+    fn dropped() -> LogEntry {
+        LogEntry {
             time: Some(PgTime::from_pg_micros(6_998_123)),
             lsn: Lsn::new(0x3A2_B3C8),
             timeline: TimelineId::FIRST,
             xid: Some(Xid::new(743)),
-            kind: Kind::Drop,
+            kind: LogEntryKind::Drop,
             database: Some("shop".to_owned()),
             relation: Some("public.orders".to_owned()),
             rows: None,
@@ -361,14 +376,14 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_that_ends_with_the_way_back() {
-        let plain = Output { styled: false, zone: TimeZone::UTC };
+        let plain = TerminalOutput { styled: false, zone: TimeZone::UTC };
         let row = dropped().cells(&plain);
         let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
         let shown = line(&dropped(), &row, widths, &plain);
         assert_eq!(shown, "2000-01-01 00:00:06.998+00  drop  shop  public.orders  xid 743  --before-event 0/3A2B3C8");
         let wider = line(&dropped(), &row, [28, 8, 20, 0, 8, 0], &plain);
         assert!(wider.contains("drop      shop  public.orders"), "{wider}");
-        let styled = Output { styled: true, zone: TimeZone::UTC };
+        let styled = TerminalOutput { styled: true, zone: TimeZone::UTC };
         let coloured = line(&dropped(), &row, widths, &styled);
         assert!(coloured.contains("\x1b[1;31mdrop\x1b[0m"), "{coloured:?}");
     }

@@ -5,19 +5,19 @@ use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
-use super::args::{Global, LogFormat};
+use super::args::{GlobalArgs, LogFormat};
 
 /// How much is logged unless the user asks otherwise: a command that runs for ever says what it does, the others only what goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Usual {
+pub(super) enum DefaultLogLevel {
     Quiet,
     Talkative,
 }
 
 /// Starts logging. Other crates' logs are shown only when debugging.
-pub(super) fn start(global: &Global, usual: Usual, no_color: bool) {
+pub(super) fn start(global: &GlobalArgs, usual: DefaultLogLevel, no_color: bool) {
     let levels = ["error", "warn", "info", "debug", "trace"];
-    let base = usize::from(!global.quiet) + usize::from(!global.quiet && usual == Usual::Talkative);
+    let base = usize::from(!global.quiet) + usize::from(!global.quiet && usual == DefaultLogLevel::Talkative);
     let level = levels.get(base + usize::from(global.verbose)).unwrap_or(&"trace");
     let others = if matches!(*level, "debug" | "trace") { "info" } else { "error" };
     let filter = EnvFilter::new(format!("{others},walkeep={level}"));

@@ -50,16 +50,16 @@ use clap::Parser;
 use jiff::tz::TimeZone;
 
 use crate::base::clock::{SharedClock, SystemClock};
-use crate::config::{Config, ConfigError, Environment};
-use args::{Backup, BackupOf, Command, Line, Plan, PlanOf, Restore, RestoreOf};
-use exit::{Code, Failure, Trouble};
-use logging::Usual;
-use output::Output;
+use crate::config::{Config, ConfigError, ProcessEnvironment};
+use args::{BackupArgs, BackupCommand, CliCommand, CommandLine, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use exit::{CliError, CliExitCode, ExitCodeRule};
+use logging::DefaultLogLevel;
+use output::TerminalOutput;
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = usage::without_help(arguments.into_iter().collect());
-    let trouble = Trouble::of(&arguments);
+    let trouble = ExitCodeRule::of(&arguments);
     std::panic::set_hook(Box::new(|panic| complain(&format!("a bug in walkeep: {panic}; please report it"))));
     let ended = catch_unwind(AssertUnwindSafe(|| parse_and_dispatch(&arguments)));
     match ended {
@@ -68,7 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain(&exit::explain(&error));
             ExitCode::from(trouble.code(exit::code(&error)))
         }
-        Err(_) => ExitCode::from(trouble.code(Code::Failed)),
+        Err(_) => ExitCode::from(trouble.code(CliExitCode::Failed)),
     }
 }
 
@@ -79,7 +79,7 @@ fn complain(text: &str) {
 }
 
 fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
-    let line = match Line::try_parse_from(arguments) {
+    let line = match CommandLine::try_parse_from(arguments) {
         Ok(line) => line,
         Err(asked) if !asked.use_stderr() => {
             return match asked.print() {
@@ -87,39 +87,45 @@ fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                     Err(error).context("cannot write to standard output")
                 }
-                _ => Ok(Code::Done as u8),
+                _ => Ok(CliExitCode::Done as u8),
             };
         }
-        Err(error) => return Err(Failure::usage(usage::wrong(&error, arguments)).into()),
+        Err(error) => return Err(CliError::usage(usage::wrong(&error, arguments)).into()),
     };
-    let around = Surroundings::of(&line.global)?;
-    let usual = if matches!(line.command, Command::Receive(_)) { Usual::Talkative } else { Usual::Quiet };
+    let around = CliContext::of(&line.global)?;
+    let usual = if matches!(line.command, CliCommand::Receive(_)) {
+        DefaultLogLevel::Talkative
+    } else {
+        DefaultLogLevel::Quiet
+    };
     logging::start(&line.global, usual, around.no_color());
     dispatch(line.command, &around)
 }
 
-fn dispatch(command: Command, around: &Surroundings) -> anyhow::Result<u8> {
+fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
     let code = match command {
-        Command::Init(args) => light(init::run(args, around))?,
-        Command::Check(args) => light(check::run(args, around))?,
-        Command::Receive(args) => heavy(receive::run(args, around))?,
-        Command::ArchivePush(args) => light(push::run(args, around))?,
-        Command::ArchiveGet(args) => return light(get::run(args, around)),
-        Command::Plan(Plan { of: PlanOf::Postgres(args) }) => heavy(restore::plan(args, around))?,
-        Command::Plan(Plan { of: PlanOf::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
-        Command::Plan(Plan { of: PlanOf::All(args) }) => heavy(restore_all::plan(args, around))?,
-        Command::Restore(Restore { of: RestoreOf::All(args) }) => heavy(restore_all::run(*args, around))?,
-        Command::Restore(Restore { of: RestoreOf::Postgres(args) }) => heavy(restore::run(*args, around))?,
-        Command::Restore(Restore { of: RestoreOf::Redis(args) }) => heavy(redis_restore::run(args, around))?,
-        Command::Backup(Backup { of: BackupOf::Postgres(args) }) => heavy(backup::run(args, around))?,
-        Command::Backup(Backup { of: BackupOf::Redis(args) }) => light(redis::backup(args, around))?,
-        Command::Backup(Backup { of: BackupOf::All }) => heavy(redis::backup_all(around))?,
-        Command::List(args) => heavy(list::run(args, around))?,
-        Command::Log(args) => heavy(log::run(args, around))?,
-        Command::Health(args) => heavy(health::run(args, around))?,
-        Command::Cleanup(args) => heavy(cleanup::run(args, around))?,
-        Command::Verify(args) => heavy(verify::run(args, around))?,
-        Command::Index(args) => heavy(index::run(args.what, around))?,
+        CliCommand::Init(args) => light(init::run(args, around))?,
+        CliCommand::Check(args) => light(check::run(args, around))?,
+        CliCommand::Receive(args) => heavy(receive::run(args, around))?,
+        CliCommand::ArchivePush(args) => light(push::run(args, around))?,
+        CliCommand::ArchiveGet(args) => return light(get::run(args, around)),
+        CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => heavy(restore::plan(args, around))?,
+        CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
+        CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => heavy(restore_all::plan(args, around))?,
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => heavy(restore_all::run(*args, around))?,
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => heavy(restore::run(*args, around))?,
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
+            heavy(redis_restore::run(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => heavy(backup::run(args, around))?,
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => light(redis::backup(args, around))?,
+        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => heavy(redis::backup_all(around))?,
+        CliCommand::List(args) => heavy(list::run(args, around))?,
+        CliCommand::Log(args) => heavy(log::run(args, around))?,
+        CliCommand::Health(args) => heavy(health::run(args, around))?,
+        CliCommand::Cleanup(args) => heavy(cleanup::run(args, around))?,
+        CliCommand::Verify(args) => heavy(verify::run(args, around))?,
+        CliCommand::Index(args) => heavy(index::run(args.what, around))?,
     };
     Ok(code as u8)
 }
@@ -139,26 +145,26 @@ fn heavy<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
 
 /// What every command is given: the configuration's place, the environment, the clock, and where to print.
 #[derive(Debug)]
-struct Surroundings {
+struct CliContext {
     named_config: Option<PathBuf>,
     quiet: bool,
-    environment: Environment,
+    environment: ProcessEnvironment,
     clock: SharedClock,
     /// Whether the output's zone was asked for.
     zone_asked: bool,
-    output: Output,
+    output: TerminalOutput,
 }
 
-impl Surroundings {
-    fn of(global: &args::Global) -> Result<Surroundings, Failure> {
-        let environment = Environment::of_process();
-        let zone = global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::zone).map_err(Failure::usage)?;
+impl CliContext {
+    fn of(global: &args::GlobalArgs) -> Result<CliContext, CliError> {
+        let environment = ProcessEnvironment::of_process();
+        let zone = global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::zone).map_err(CliError::usage)?;
         let plain = no_color(&environment);
-        Ok(Surroundings {
+        Ok(CliContext {
             named_config: global.config.clone(),
             quiet: global.quiet,
             zone_asked: global.time_zone.is_some(),
-            output: Output::new(zone, plain),
+            output: TerminalOutput::new(zone, plain),
             clock: SystemClock::shared(),
             environment,
         })
@@ -174,9 +180,13 @@ impl Surroundings {
     }
 
     /// The zone of a time that names none.
-    fn local_zone(&self) -> moment::Zone {
+    fn local_zone(&self) -> moment::DefaultZone {
         let zone = self.output.zone.clone();
-        if self.zone_asked { moment::Zone::Asked(zone) } else { moment::Zone::Machine(TimeZone::system()) }
+        if self.zone_asked {
+            moment::DefaultZone::Asked(zone)
+        } else {
+            moment::DefaultZone::Machine(TimeZone::system())
+        }
     }
 
     fn no_color(&self) -> bool {
@@ -185,6 +195,6 @@ impl Surroundings {
 }
 
 /// `NO_COLOR` of no-color.org, and terminals that know no colours.
-fn no_color(environment: &Environment) -> bool {
+fn no_color(environment: &ProcessEnvironment) -> bool {
     environment.get("NO_COLOR").is_some() || environment.get("TERM") == Some("dumb")
 }

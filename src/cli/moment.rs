@@ -11,7 +11,7 @@ use crate::postgres::format::time::PgTime;
 
 /// The zone of a time that names none.
 #[derive(Clone, Debug)]
-pub(super) enum Zone {
+pub(super) enum DefaultZone {
     /// The one that was asked for.
     Asked(TimeZone),
     /// The machine's, which is only good to suggest.
@@ -19,7 +19,7 @@ pub(super) enum Zone {
 }
 
 /// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall clock's (`08:00`, `yesterday`).
-pub(super) fn read(text: &str, now: Timestamp, zone: &Zone) -> Result<PgTime, String> {
+pub(super) fn read(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
     let text = text.trim();
     if text.eq_ignore_ascii_case("now") {
         return Ok(PgTime::from_timestamp(now));
@@ -36,10 +36,10 @@ pub(super) fn read(text: &str, now: Timestamp, zone: &Zone) -> Result<PgTime, St
     {
         return in_zone(text, civil, &zone).map(PgTime::from_timestamp);
     }
-    let (Zone::Asked(local) | Zone::Machine(local)) = zone;
+    let (DefaultZone::Asked(local) | DefaultZone::Machine(local)) = zone;
     match (wall_clock(text, now, local), zone) {
-        (Some(civil), Zone::Asked(zone)) => in_zone(text, civil, zone).map(PgTime::from_timestamp),
-        (Some(civil), Zone::Machine(local)) => Err(without_zone(text, civil, now, local)),
+        (Some(civil), DefaultZone::Asked(zone)) => in_zone(text, civil, zone).map(PgTime::from_timestamp),
+        (Some(civil), DefaultZone::Machine(local)) => Err(without_zone(text, civil, now, local)),
         (None, _) => Err(format!(
             "{text:?} is no time; write 2026-11-22T14:03:00Z, \"2026-11-22 14:03:00+01\", now, \"5 minutes ago\" or 5m, or with \
              --time-zone also 14:03, \"yesterday 14:03\" or \"2026-11-22 14:03\""
@@ -127,10 +127,10 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
 
 /// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as it was typed, and what is no
 /// moment, too.
-pub(super) fn lasting(text: &str, now: Timestamp, zone: &Zone) -> String {
+pub(super) fn lasting(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
     let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
     match read(text, now, zone) {
-        Ok(meant) if read(text, tomorrow, &Zone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
+        Ok(meant) if read(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
             show(meant, &TimeZone::UTC)
         }
         _ => text.to_owned(),
@@ -156,21 +156,21 @@ mod tests {
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
-    use super::{Zone, read, show, zone};
+    use super::{DefaultZone, read, show, zone};
 
     #[test]
     fn what_depends_on_when_or_where_it_is_typed_is_named_by_what_it_means() {
         let now: Timestamp = "2026-11-22T14:05:00Z".parse().unwrap();
         for (typed, zone, lasting) in [
-            ("5 minutes ago", Zone::Machine(vienna()), "2026-11-22 14:00:00.000000+00"),
-            ("now", Zone::Machine(vienna()), "2026-11-22 14:05:00.000000+00"),
-            ("08:00", Zone::Asked(vienna()), "2026-11-22 07:00:00.000000+00"),
-            ("08:00 Europe/Vienna", Zone::Machine(TimeZone::UTC), "2026-11-22 07:00:00.000000+00"),
-            ("2026-11-20 08:00:00+01", Zone::Machine(vienna()), "2026-11-20 08:00:00+01"),
-            ("no time", Zone::Machine(vienna()), "no time"),
+            ("5 minutes ago", DefaultZone::Machine(vienna()), "2026-11-22 14:00:00.000000+00"),
+            ("now", DefaultZone::Machine(vienna()), "2026-11-22 14:05:00.000000+00"),
+            ("08:00", DefaultZone::Asked(vienna()), "2026-11-22 07:00:00.000000+00"),
+            ("08:00 Europe/Vienna", DefaultZone::Machine(TimeZone::UTC), "2026-11-22 07:00:00.000000+00"),
+            ("2026-11-20 08:00:00+01", DefaultZone::Machine(vienna()), "2026-11-20 08:00:00+01"),
+            ("no time", DefaultZone::Machine(vienna()), "no time"),
         ] {
             assert_eq!(super::lasting(typed, now, &zone), lasting, "{typed}");
-            let back = read(lasting, now, &Zone::Machine(TimeZone::UTC));
+            let back = read(lasting, now, &DefaultZone::Machine(TimeZone::UTC));
             assert_eq!(back.ok(), read(typed, now, &zone).ok(), "{typed}");
         }
     }
@@ -179,13 +179,13 @@ mod tests {
         TimeZone::get("Europe/Vienna").unwrap()
     }
 
-    fn check_in(text: &str, zone: &Zone) -> Result<String, String> {
+    fn check_in(text: &str, zone: &DefaultZone) -> Result<String, String> {
         let now: Timestamp = "2026-11-22T23:30:00Z".parse().unwrap();
         read(text, now, zone).map(|moment| moment.to_string())
     }
 
     fn check(text: &str) -> Result<String, String> {
-        check_in(text, &Zone::Machine(vienna()))
+        check_in(text, &DefaultZone::Machine(vienna()))
     }
 
     #[test]
@@ -234,11 +234,15 @@ mod tests {
             // What names its zone means that one.
             ("2026-11-22 14:03:06Z", "2026-11-22 14:03:06.000000+00", "2026-11-22 14:03:06.000000+00"),
         ] {
-            assert_eq!(check_in(text, &Zone::Asked(vienna())).as_deref(), Ok(in_vienna), "{text}");
-            assert_eq!(check_in(text, &Zone::Asked(TimeZone::UTC)).as_deref(), Ok(in_utc), "{text}");
+            assert_eq!(check_in(text, &DefaultZone::Asked(vienna())).as_deref(), Ok(in_vienna), "{text}");
+            assert_eq!(check_in(text, &DefaultZone::Asked(TimeZone::UTC)).as_deref(), Ok(in_utc), "{text}");
         }
-        assert!(check_in("2026-10-25 02:30", &Zone::Asked(vienna())).unwrap_err().contains("does not name one moment"));
-        assert!(check_in("tomorrow", &Zone::Asked(vienna())).unwrap_err().contains("is no time"));
+        assert!(
+            check_in("2026-10-25 02:30", &DefaultZone::Asked(vienna()))
+                .unwrap_err()
+                .contains("does not name one moment")
+        );
+        assert!(check_in("tomorrow", &DefaultZone::Asked(vienna())).unwrap_err().contains("is no time"));
     }
 
     #[test]
@@ -274,7 +278,8 @@ mod tests {
 
     #[test]
     fn prints_in_the_zone_asked_for() {
-        let moment = read("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &Zone::Machine(TimeZone::UTC)).unwrap();
+        let moment =
+            read("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &DefaultZone::Machine(TimeZone::UTC)).unwrap();
         for (name, shown) in [
             ("UTC", "2026-11-22 14:03:06.500000+00"),
             ("Europe/Vienna", "2026-11-22 15:03:06.500000+01"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::postgres::restore::plan::Plan;
+use crate::postgres::restore::plan::RestorePlan;
 
 /// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is for a log with holes.
 pub(super) const ROUNDS: usize = 4;
@@ -17,7 +17,7 @@ const IDLE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What came of asking one of the two for a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Went {
+pub(super) enum MomentAnswer {
     /// It goes there.
     There,
     /// It goes to this one before it at best.
@@ -26,21 +26,21 @@ pub(super) enum Went {
     Nowhere,
 }
 
-impl Went {
+impl MomentAnswer {
     /// Where PostgreSQL goes that was asked for a moment or the nearest before.
-    pub(super) fn of(plan: &Plan, moment: Timestamp) -> Went {
+    pub(super) fn of(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
         if !plan.reachable {
-            return Went::Nowhere;
+            return MomentAnswer::Nowhere;
         }
         if !plan.goes_elsewhere() {
-            return Went::There;
+            return MomentAnswer::There;
         }
         // Its newest state is that of its last commit's time. For how much longer nobody knows.
         let last = plan.last_commit_before.and_then(|commit| commit.time.to_timestamp());
         match last {
-            Some(last) if last == moment => Went::There,
+            Some(last) if last == moment => MomentAnswer::There,
             // Without a time before the moment there is none to ask Redis for.
-            last => Went::Back(last.unwrap_or(moment).min(moment)),
+            last => MomentAnswer::Back(last.unwrap_or(moment).min(moment)),
         }
     }
 }
@@ -49,17 +49,17 @@ impl Went {
 /// the moment that was asked for last. `None` if they come to no agreement.
 pub(super) async fn settle(
     first: Timestamp,
-    mut ask: impl AsyncFnMut(Timestamp) -> anyhow::Result<[Went; 2]>,
+    mut ask: impl AsyncFnMut(Timestamp) -> anyhow::Result<[MomentAnswer; 2]>,
 ) -> anyhow::Result<Option<Timestamp>> {
     let mut moment = first;
     for _ in 0..ROUNDS {
         let went = ask(moment).await?;
         let back = went.into_iter().filter_map(|went| match went {
-            Went::Back(to) => Some(to),
-            Went::There | Went::Nowhere => None,
+            MomentAnswer::Back(to) => Some(to),
+            MomentAnswer::There | MomentAnswer::Nowhere => None,
         });
         match back.min() {
-            Some(to) if !went.contains(&Went::Nowhere) => moment = to,
+            Some(to) if !went.contains(&MomentAnswer::Nowhere) => moment = to,
             _ => return Ok(Some(moment)),
         }
     }
@@ -68,17 +68,17 @@ pub(super) async fn settle(
 
 /// No commit of PostgreSQL is archived for so long before what was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Idle {
+pub(super) struct IdleInterval {
     /// The last commit.
     pub(super) since: Timestamp,
     /// Redis by itself can be brought there.
     pub(super) until: Timestamp,
 }
 
-impl Idle {
+impl IdleInterval {
     /// If Redis goes back further than anybody expects.
-    pub(super) fn of(since: Timestamp, until: Timestamp) -> Option<Idle> {
-        (until.duration_since(since) > IDLE).then_some(Idle { since, until })
+    pub(super) fn of(since: Timestamp, until: Timestamp) -> Option<IdleInterval> {
+        (until.duration_since(since) > IDLE).then_some(IdleInterval { since, until })
     }
 
     pub(super) fn span(self) -> Duration {
@@ -92,14 +92,14 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Idle, ROUNDS, Went, settle};
+    use super::{IdleInterval, MomentAnswer, ROUNDS, settle};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
     /// The moments that were asked for, and the one that both go to.
-    async fn settled(first: i64, went: impl Fn(i64) -> [Went; 2]) -> (Vec<i64>, Option<i64>) {
+    async fn settled(first: i64, went: impl Fn(i64) -> [MomentAnswer; 2]) -> (Vec<i64>, Option<i64>) {
         let mut asked = Vec::new();
         let settled = settle(at(first), async |moment: Timestamp| {
             asked.push(moment.as_second());
@@ -110,8 +110,8 @@ mod tests {
     }
 
     /// Goes to any moment up to this one.
-    fn up_to(end: i64) -> impl Fn(i64) -> Went {
-        move |moment| if moment > end { Went::Back(at(end)) } else { Went::There }
+    fn up_to(end: i64) -> impl Fn(i64) -> MomentAnswer {
+        move |moment| if moment > end { MomentAnswer::Back(at(end)) } else { MomentAnswer::There }
     }
 
     #[tokio::test]
@@ -120,23 +120,23 @@ mod tests {
         assert_eq!(settled(12, |moment| [postgres(moment), redis(moment)]).await, (vec![12, 10], Some(10)));
         assert_eq!(settled(9, |moment| [postgres(moment), redis(moment)]).await, (vec![9], Some(9)));
         // A time at which nobody received: Redis goes to before it.
-        let paused = |moment| if (5..11).contains(&moment) { Went::Back(at(4)) } else { Went::There };
+        let paused = |moment| if (5..11).contains(&moment) { MomentAnswer::Back(at(4)) } else { MomentAnswer::There };
         assert_eq!(settled(12, |moment| [postgres(moment), paused(moment)]).await, (vec![12, 10, 4], Some(4)));
-        let nowhere = |moment| if moment < 11 { Went::Nowhere } else { Went::There };
+        let nowhere = |moment| if moment < 11 { MomentAnswer::Nowhere } else { MomentAnswer::There };
         assert_eq!(settled(12, |moment| [postgres(moment), nowhere(moment)]).await, (vec![12, 10], Some(10)));
     }
 
     #[tokio::test]
     async fn two_that_never_agree_are_not_asked_for_ever() {
-        let ever = |moment| [Went::Back(at(moment - 1)), Went::There];
+        let ever = |moment| [MomentAnswer::Back(at(moment - 1)), MomentAnswer::There];
         let (asked, settled) = settled(12, ever).await;
         assert_eq!((asked.len(), settled), (ROUNDS, None));
     }
 
     #[test]
     fn a_server_is_idle_after_a_minute() {
-        assert_eq!((Idle::of(at(0), at(60)), Idle::of(at(90), at(0))), (None, None));
-        let night = Idle::of(at(0), at(11 * 3600)).unwrap();
+        assert_eq!((IdleInterval::of(at(0), at(60)), IdleInterval::of(at(90), at(0))), (None, None));
+        let night = IdleInterval::of(at(0), at(11 * 3600)).unwrap();
         assert_eq!(night.span(), Duration::from_secs(11 * 3600));
     }
 }

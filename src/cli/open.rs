@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::exit::{Code, Failure};
-use crate::config::{self, Cluster, Config, Environment, KeySource, Secret};
+use super::CliContext;
+use super::exit::{CliError, CliExitCode};
+use crate::config::{self, ClusterConfig, Config, KeySource, ProcessEnvironment, Secret};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::layout::{ClusterName, Layout};
-use crate::redis::archive::Instance;
-use crate::redis::archive::layout::{InstanceLayout, InstanceName};
-use crate::vault::repository::Options;
-use crate::vault::repository::key::Prefix;
+use crate::redis;
+use crate::redis::archive::layout::InstanceName;
+use crate::vault::repository::RepositoryOptions;
+use crate::vault::repository::key::KeyPrefix;
 use crate::vault::seal::keys::KeyEncryptionKey;
-use crate::vault::{Place, Settings, Vault};
+use crate::vault::{RepositoryLocation, Vault, VaultSettings};
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
 const THREADS_MAX: usize = 8;
 
 /// The archive of one cluster, in all its repositories.
-pub(super) async fn archive(config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Archive> {
+pub(super) async fn archive(config: &Config, cluster: &ClusterConfig, around: &CliContext) -> anyhow::Result<Archive> {
     let opened = Vault::open(settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
     Ok(Archive::new(Arc::new(vault), cluster.name.clone()))
@@ -31,37 +31,37 @@ pub(super) async fn archive(config: &Config, cluster: &Cluster, around: &Surroun
 /// A Redis instance in all its repositories, with what this machine's receiver has of it.
 pub(super) async fn instance(
     config: &Config,
-    instance: &config::Instance,
-    around: &Surroundings,
-) -> anyhow::Result<Instance> {
+    instance: &config::InstanceConfig,
+    around: &CliContext,
+) -> anyhow::Result<redis::archive::Archive> {
     let opened = Vault::open(settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
-    Ok(Instance::new(Arc::new(vault), instance.name.clone()).with_spool(config.state_dir.clone()))
+    Ok(redis::archive::Archive::new(Arc::new(vault), instance.name.clone()).with_spool(config.state_dir.clone()))
 }
 
 /// What may be named in a repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum What {
+pub(super) enum StoreKind {
     Cluster,
     Instance,
 }
 
 /// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
 /// there that this configuration does not name. `None` if there is nothing, or nobody can say.
-pub(super) async fn is_it(what: What, config: &Config, vault: &Vault) -> Option<String> {
+pub(super) async fn is_it(what: StoreKind, config: &Config, vault: &Vault) -> Option<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     for (_, repository) in vault.repositories() {
-        for folder in repository.level(&Prefix::all()).await.ok()?.prefixes {
+        for folder in repository.level(&KeyPrefix::all()).await.ok()?.prefixes {
             let name = folder.as_str();
             let (named, identity) = match what {
-                What::Cluster => {
+                StoreKind::Cluster => {
                     let Ok(cluster) = name.parse::<ClusterName>() else { continue };
                     (config.clusters.iter().any(|known| known.name == cluster), Layout::new(cluster).identity())
                 }
-                What::Instance => {
+                StoreKind::Instance => {
                     let Ok(instance) = name.parse::<InstanceName>() else { continue };
                     let named = config.instances.iter().any(|known| known.name == instance);
-                    (named, InstanceLayout::new(instance).identity())
+                    (named, redis::archive::layout::Layout::new(instance).identity())
                 }
             };
             if !named && repository.head(&identity).await.ok()?.is_some() {
@@ -81,22 +81,22 @@ fn asked(names: &[String]) -> Option<String> {
 }
 
 /// Goes on only if something is archived of the instance.
-pub(super) async fn ensure_archived(config: &Config, instance: &Instance) -> anyhow::Result<()> {
+pub(super) async fn ensure_archived(config: &Config, instance: &redis::archive::Archive) -> anyhow::Result<()> {
     let name = instance.name();
     if instance.is_archived().await.with_context(|| format!("cannot tell what is archived of {name}"))? {
         return Ok(());
     }
-    let message = match is_it(What::Instance, config, instance.vault()).await {
+    let message = match is_it(StoreKind::Instance, config, instance.vault()).await {
         Some(asked) => format!("nothing of {name} is archived; {asked}"),
         None => format!("nothing of {name} is archived yet; take a snapshot with walkeep backup redis {name}"),
     };
-    Err(Failure { code: Code::NotFound, message }.into())
+    Err(CliError { code: CliExitCode::NotFound, message }.into())
 }
 
 /// What the vault of this configuration is opened with.
-pub(super) fn settings(config: &Config, around: &Surroundings) -> anyhow::Result<Settings> {
+pub(super) fn settings(config: &Config, around: &CliContext) -> anyhow::Result<VaultSettings> {
     let places = config.repositories.iter().map(|repository| place(repository, around)).collect();
-    Ok(Settings {
+    Ok(VaultSettings {
         places,
         key: config.key.as_ref().map(|source| key(source, &around.environment)).transpose()?,
         level: config.compression,
@@ -105,19 +105,19 @@ pub(super) fn settings(config: &Config, around: &Surroundings) -> anyhow::Result
     })
 }
 
-fn place(repository: &config::Repository, around: &Surroundings) -> Place {
+fn place(repository: &config::RepositoryConfig, around: &CliContext) -> RepositoryLocation {
     let revealed = |(name, value): (&String, &Secret)| (name.clone(), value.reveal().to_owned());
-    let options = Options {
+    let options = RepositoryOptions {
         environment: around.environment.of_stores(),
         settings: repository.settings.iter().map(revealed).collect(),
         clock: Arc::clone(&around.clock),
-        ..Options::new()
+        ..RepositoryOptions::new()
     };
-    Place { name: repository.name.clone(), url: repository.url.to_string(), options }
+    RepositoryLocation { name: repository.name.clone(), url: repository.url.to_string(), options }
 }
 
 /// The key that the repositories' own keys are wrapped with.
-pub(super) fn key(source: &KeySource, environment: &Environment) -> anyhow::Result<KeyEncryptionKey> {
+pub(super) fn key(source: &KeySource, environment: &ProcessEnvironment) -> anyhow::Result<KeyEncryptionKey> {
     let text = source.fetch(environment)?;
     let place = match source {
         KeySource::File(path) => path.display().to_string(),
@@ -125,7 +125,7 @@ pub(super) fn key(source: &KeySource, environment: &Environment) -> anyhow::Resu
         KeySource::Command(_) => "the output of key-command".to_owned(),
     };
     KeyEncryptionKey::from_text(text.reveal())
-        .map_err(|why| Failure::usage(format!("{place} holds no key: {why}")).into())
+        .map_err(|why| CliError::usage(format!("{place} holds no key: {why}")).into())
 }
 
 /// One thread for each processor, within reason.
@@ -149,7 +149,7 @@ pub(super) fn invocation(config: &Path) -> anyhow::Result<String> {
 }
 
 /// How walkeep is called again by whoever copies a line that it printed: with the configuration, if that was named.
-pub(super) fn again(config: &Config, around: &Surroundings) -> String {
+pub(super) fn again(config: &Config, around: &CliContext) -> String {
     match config::is_named(around.named_config.as_deref(), &around.environment) {
         true => format!("walkeep --config {}", quoted(config.path.display().to_string())),
         false => "walkeep".to_owned(),
@@ -174,20 +174,20 @@ mod tests {
 
     use super::{again, asked, shell_word};
     use crate::base::clock::SystemClock;
-    use crate::cli::Surroundings;
-    use crate::cli::output::Output;
-    use crate::config::{Config, Environment};
+    use crate::cli::CliContext;
+    use crate::cli::output::TerminalOutput;
+    use crate::config::{Config, ProcessEnvironment};
 
     #[test]
     fn a_configuration_that_was_named_is_named_again() {
         let again = |path: &str, named: Option<&str>, variable: &[(&str, &str)]| {
-            let around = Surroundings {
+            let around = CliContext {
                 named_config: named.map(PathBuf::from),
                 quiet: false,
-                environment: variable.iter().copied().collect::<Environment>(),
+                environment: variable.iter().copied().collect::<ProcessEnvironment>(),
                 clock: SystemClock::shared(),
                 zone_asked: false,
-                output: Output { styled: false, zone: TimeZone::UTC },
+                output: TerminalOutput { styled: false, zone: TimeZone::UTC },
             };
             let text = "[encryption]\nenabled = false\n[repository.local]\nurl = \"file:///srv/repository\"\n";
             again(&Config::parse(Path::new(path), text).unwrap(), &around)

@@ -15,14 +15,14 @@ pub(super) const WIDTH: u16 = 100;
 
 /// Standard output, with or without colours, and the zone in which times are printed.
 #[derive(Clone, Debug)]
-pub(super) struct Output {
+pub(super) struct TerminalOutput {
     pub(super) styled: bool,
     pub(super) zone: TimeZone,
 }
 
 /// What a piece of text is, which decides its colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Tone {
+pub(super) enum TextTone {
     Strong,
     Quiet,
     Good,
@@ -30,10 +30,10 @@ pub(super) enum Tone {
     Warning,
 }
 
-impl Output {
+impl TerminalOutput {
     /// Colours only on a terminal, and not where `NO_COLOR` is set (no-color.org) or the terminal is dumb.
-    pub(super) fn new(zone: TimeZone, no_color: bool) -> Output {
-        Output { styled: io::stdout().is_terminal() && !no_color, zone }
+    pub(super) fn new(zone: TimeZone, no_color: bool) -> TerminalOutput {
+        TerminalOutput { styled: io::stdout().is_terminal() && !no_color, zone }
     }
 
     /// Whether people look at a terminal that can do more than plain text.
@@ -42,13 +42,13 @@ impl Output {
     }
 
     /// `text` in the colour of its tone.
-    pub(super) fn tone(&self, tone: Tone, text: impl std::fmt::Display) -> String {
+    pub(super) fn tone(&self, tone: TextTone, text: impl std::fmt::Display) -> String {
         let code = match tone {
-            Tone::Strong => "1",
-            Tone::Quiet => "2",
-            Tone::Good => "32",
-            Tone::Bad => "1;31",
-            Tone::Warning => "33",
+            TextTone::Strong => "1",
+            TextTone::Quiet => "2",
+            TextTone::Good => "32",
+            TextTone::Bad => "1;31",
+            TextTone::Warning => "33",
         };
         if self.styled { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }

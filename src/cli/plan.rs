@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use super::args::TargetArgs;
-use super::output::{Output, Tone, count, size, span, width, wrap};
+use super::args::PostgresTargetArgs;
+use super::output::{TerminalOutput, TextTone, count, size, span, width, wrap};
 use super::target;
-use crate::postgres::restore::plan::{Commit, Plan, Point};
-use crate::postgres::restore::resolve_target::Stop;
-use crate::postgres::restore::target::Target;
+use crate::postgres::restore::plan::{CommitPoint, ReachablePoint, RestorePlan};
+use crate::postgres::restore::resolve_target::RecoveryStop;
+use crate::postgres::restore::target::RecoveryTarget;
 
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
 
 /// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it out.
-pub(super) fn page(plan: &Plan, args: &TargetArgs, (program, asked): (&str, bool), out: &Output) -> Vec<String> {
-    let mut page = Page { lines: Vec::new(), program, out };
-    page.lines.push(out.tone(Tone::Strong, format!("{} to {}", plan.cluster, wanted(plan, args, out))));
+pub(super) fn page(
+    plan: &RestorePlan,
+    args: &PostgresTargetArgs,
+    (program, asked): (&str, bool),
+    out: &TerminalOutput,
+) -> Vec<String> {
+    let mut page = PlanPage { lines: Vec::new(), program, out };
+    page.lines.push(out.tone(TextTone::Strong, format!("{} to {}", plan.cluster, wanted(plan, args, out))));
     page.lines.push(String::new());
     if plan.reachable {
         page.reachable(plan);
@@ -41,22 +46,22 @@ pub(super) fn basis(restores: u64) -> String {
 }
 
 /// The target in words.
-fn wanted(plan: &Plan, args: &TargetArgs, out: &Output) -> String {
+fn wanted(plan: &RestorePlan, args: &PostgresTargetArgs, out: &TerminalOutput) -> String {
     let before = if args.target_exclusive { "just before " } else { "" };
     let what = match &plan.target {
-        Target::Time(time) => out.time(*time),
+        RecoveryTarget::Time(time) => out.time(*time),
         other => other.to_string(),
     };
     format!("{before}{what}")
 }
 
-struct Page<'p> {
+struct PlanPage<'p> {
     lines: Vec<String>,
     program: &'p str,
-    out: &'p Output,
+    out: &'p TerminalOutput,
 }
 
-impl Page<'_> {
+impl PlanPage<'_> {
     fn row(&mut self, name: &str, text: impl std::fmt::Display) {
         self.lines.push(format!("  {name:<14} {text}"));
     }
@@ -69,8 +74,8 @@ impl Page<'_> {
         }
     }
 
-    fn reachable(&mut self, plan: &Plan) {
-        self.row("reachable", self.out.tone(Tone::Good, "yes"));
+    fn reachable(&mut self, plan: &RestorePlan) {
+        self.row("reachable", self.out.tone(TextTone::Good, "yes"));
         if plan.goes_elsewhere() {
             self.prose("but", &plan.reason);
         }
@@ -85,7 +90,7 @@ impl Page<'_> {
         );
         let basis = basis(plan.estimated_from_restores);
         let takes = span(Duration::from_secs(plan.estimated_seconds));
-        self.row("takes about", takes + &self.out.tone(Tone::Quiet, format!("  {basis}")));
+        self.row("takes about", takes + &self.out.tone(TextTone::Quiet, format!("  {basis}")));
         if let Some(room) = &plan.room {
             self.row("room", format!("{} needed, {} free", size(room.needed_bytes), size(room.free_bytes)));
         }
@@ -94,23 +99,24 @@ impl Page<'_> {
         }
     }
 
-    fn unreachable(&mut self, plan: &Plan) {
-        self.row("reachable", self.out.tone(Tone::Bad, "NO"));
+    fn unreachable(&mut self, plan: &RestorePlan) {
+        self.row("reachable", self.out.tone(TextTone::Bad, "NO"));
         self.prose("why", &plan.reason);
         if let Some(room) = plan.room.as_ref().filter(|room| !room.is_enough()) {
             let (needed, free) = (size(room.needed_bytes), size(room.free_bytes));
-            self.row("room", self.out.tone(Tone::Bad, format!("{needed} needed, {free} free")));
+            self.row("room", self.out.tone(TextTone::Bad, format!("{needed} needed, {free} free")));
         }
         if let Some(lsn) = plan.target_lsn {
             self.row("target", format!("is at {lsn} on timeline {}", plan.timeline));
         }
     }
 
-    fn commits(&mut self, plan: &Plan) {
-        let commit =
-            |commit: Commit| format!("transaction {} at {}, {}", commit.xid, commit.lsn, self.out.time(commit.time));
+    fn commits(&mut self, plan: &RestorePlan) {
+        let commit = |commit: CommitPoint| {
+            format!("transaction {} at {}, {}", commit.xid, commit.lsn, self.out.time(commit.time))
+        };
         let known = |commit: Option<String>, none: &str, fate: &str| match commit {
-            Some(text) if plan.reachable => text + &self.out.tone(Tone::Quiet, format!("  {fate}")),
+            Some(text) if plan.reachable => text + &self.out.tone(TextTone::Quiet, format!("  {fate}")),
             Some(text) => text,
             None => none.to_owned(),
         };
@@ -120,14 +126,14 @@ impl Page<'_> {
         self.row("next commit", next);
     }
 
-    fn what_next(&mut self, plan: &Plan, args: &TargetArgs) {
+    fn what_next(&mut self, plan: &RestorePlan, args: &PostgresTargetArgs) {
         let program = self.program;
         let restore = |options: &str| format!("{program} restore postgres {} --pgdata DIR {options}", plan.cluster);
         self.lines.push(String::new());
         if plan.reachable {
             self.lines.push("To do it:".to_owned());
             let command = restore(&target::options(args));
-            self.lines.push(format!("  {} --start", self.out.tone(Tone::Strong, command.trim_end())));
+            self.lines.push(format!("  {} --start", self.out.tone(TextTone::Strong, command.trim_end())));
             return;
         }
         if plan.room.as_ref().is_some_and(|room| !room.is_enough()) {
@@ -146,20 +152,20 @@ impl Page<'_> {
         }
         self.lines.push("What can be reached instead:".to_owned());
         for (side, point) in points {
-            if let Some(Point { lsn, time, backup, options }) = point {
+            if let Some(ReachablePoint { lsn, time, backup, options }) = point {
                 let time = time.map_or_else(String::new, |time| format!(", last commit {}", self.out.time(time)));
                 self.lines.push(format!("  {side} it: {lsn}{time}, from backup {backup}"));
-                self.lines.push(format!("    {}", self.out.tone(Tone::Strong, restore(options))));
+                self.lines.push(format!("    {}", self.out.tone(TextTone::Strong, restore(options))));
             }
         }
     }
 }
 
-fn stop_in_words(stop: Stop, plan: &Plan) -> String {
+fn stop_in_words(stop: RecoveryStop, plan: &RestorePlan) -> String {
     let timeline = plan.timeline;
     match stop {
-        Stop::Before(lsn) => format!("before the record at {lsn} on timeline {timeline}"),
-        Stop::After(lsn) => format!("after the record at {lsn} on timeline {timeline}"),
-        Stop::Consistent(lsn) => format!("where the backup is consistent, {lsn} on timeline {timeline}"),
+        RecoveryStop::Before(lsn) => format!("before the record at {lsn} on timeline {timeline}"),
+        RecoveryStop::After(lsn) => format!("after the record at {lsn} on timeline {timeline}"),
+        RecoveryStop::Consistent(lsn) => format!("where the backup is consistent, {lsn} on timeline {timeline}"),
     }
 }

@@ -13,42 +13,42 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// The progress of one piece of work, counted in bytes. It may be told from any thread.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ProgressDisplay {
     what: String,
-    shown: Shown,
+    shown: ProgressMode,
     begun: Instant,
 }
 
 #[derive(Debug)]
-enum Shown {
+enum ProgressMode {
     Nothing,
     Bar(ProgressBar),
     Lines(Mutex<Instant>),
 }
 
-impl Progress {
+impl ProgressDisplay {
     /// Begins to show `what` with a total of `total` bytes, zero if it is not known.
-    pub(super) fn begin(what: &str, total: u64, quiet: bool) -> Progress {
+    pub(super) fn begin(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
         let begun = Instant::now();
         let shown = if quiet {
-            Shown::Nothing
+            ProgressMode::Nothing
         } else if stderr().is_terminal() {
-            Shown::Bar(bar(what, total))
+            ProgressMode::Bar(bar(what, total))
         } else {
-            Shown::Lines(Mutex::new(begun))
+            ProgressMode::Lines(Mutex::new(begun))
         };
-        Progress { what: what.to_owned(), shown, begun }
+        ProgressDisplay { what: what.to_owned(), shown, begun }
     }
 
     /// So much is done, of so much in all.
     pub(super) fn at(&self, done: u64, total: u64) {
         match &self.shown {
-            Shown::Nothing => {}
-            Shown::Bar(bar) => {
+            ProgressMode::Nothing => {}
+            ProgressMode::Bar(bar) => {
                 bar.set_length(total.max(done));
                 bar.set_position(done);
             }
-            Shown::Lines(last) => {
+            ProgressMode::Lines(last) => {
                 let Ok(mut last) = last.lock() else { return };
                 if last.elapsed() >= EVERY {
                     *last = Instant::now();
@@ -61,15 +61,15 @@ impl Progress {
     /// What is being done now has another name.
     pub(super) fn stage(&self, what: &str) {
         match &self.shown {
-            Shown::Nothing => {}
-            Shown::Bar(bar) => bar.set_prefix(what.to_owned()),
-            Shown::Lines(_) => self.say(what),
+            ProgressMode::Nothing => {}
+            ProgressMode::Bar(bar) => bar.set_prefix(what.to_owned()),
+            ProgressMode::Lines(_) => self.say(what),
         }
     }
 
     /// Takes the bar away, so that what is printed next stands on a clean line.
     pub(super) fn end(&self) {
-        if let Shown::Bar(bar) = &self.shown {
+        if let ProgressMode::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }
     }
@@ -80,7 +80,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         self.end();
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::ArchivePush;
-use super::exit::{Code, Failure};
+use super::CliContext;
+use super::args::ArchivePushArgs;
+use super::exit::{CliError, CliExitCode};
 use super::open;
 use crate::postgres::archive_push;
 
-pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     // PostgreSQL gives a path relative to its data directory, which is where it runs us; a service runs elsewhere.
@@ -21,7 +21,7 @@ pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Res
     let handed = archive_push::hand_over(&config.state_dir, cluster.name.as_str(), &path, name, &*around.clock).await;
     if let Some(identical) = handed.with_context(doing)? {
         tracing::info!(file = name, identical, "archived by the running service");
-        return Ok(Code::Done);
+        return Ok(CliExitCode::Done);
     }
     let archive = Arc::new(open::archive(&config, cluster, around).await.with_context(doing)?);
     let ingested = archive_push::push(&archive, &path, name, &[]).await.with_context(doing)?;
@@ -29,11 +29,11 @@ pub(super) async fn run(args: ArchivePush, around: &Surroundings) -> anyhow::Res
         tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
     }
     tracing::info!(file = name, outcome = ?ingested.outcome, stored_bytes = ingested.stored_bytes, "archived");
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// `%f` is the last part of `%p`.
-fn name(path: &Path) -> Result<&str, Failure> {
+fn name(path: &Path) -> Result<&str, CliError> {
     let name = path.file_name().and_then(std::ffi::OsStr::to_str);
-    name.ok_or_else(|| Failure::usage(format!("{} names no file of pg_wal; give it as %p", path.display())))
+    name.ok_or_else(|| CliError::usage(format!("{} names no file of pg_wal; give it as %p", path.display())))
 }

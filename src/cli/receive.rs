@@ -13,34 +13,34 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::Surroundings;
-use super::args::Receive;
-use super::exit::{Code, Failure};
+use super::CliContext;
+use super::args::ReceiveArgs;
+use super::exit::{CliError, CliExitCode};
 use super::open;
-use crate::base::retry::Class;
-use crate::config::Meant;
-use crate::control::{Answer, Handler, Listener, Request};
+use crate::base::retry::ErrorClass;
+use crate::config::NamedStore;
+use crate::control::{ControlHandler, ControlListener, ControlRequest, ControlResponse};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::ingest::Outcome;
-use crate::postgres::archive::reindex::{self, Scope};
+use crate::postgres::archive::ingest::IngestOutcome;
+use crate::postgres::archive::reindex::{self, ReindexScope};
 use crate::postgres::archive_push;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::index::{Entry, Index};
-use crate::postgres::receive::{self, Event, Observer, Settings};
-use crate::postgres::wal::digest::Digest;
+use crate::postgres::index::{IndexEntry, WalIndex};
+use crate::postgres::receive::{self, ReceiveEvent, ReceiveObserver, ReceiveSettings};
+use crate::postgres::wal::digest::SegmentDigest;
 
 /// Digests that wait for the index. A busy segment's is half a megabyte, so this is some 16 MB; what comes while it is full is read from the
 /// repository later.
 const INDEX_QUEUE: usize = 32;
 
-pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let cluster = match config.meant(args.cluster.as_deref())? {
-        Meant::Cluster(cluster) => cluster,
-        Meant::Instance(_) if args.end_lsn.is_some() => {
-            return Err(Failure::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
+        NamedStore::Cluster(cluster) => cluster,
+        NamedStore::Instance(_) if args.end_lsn.is_some() => {
+            return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        Meant::Instance(instance) => return super::redis::receive(&config, instance, around).await,
+        NamedStore::Instance(instance) => return super::redis::receive(&config, instance, around).await,
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(
@@ -48,22 +48,22 @@ pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<
             cluster.name,
             config.path.display()
         );
-        return Err(Failure::usage(message).into());
+        return Err(CliError::usage(message).into());
     };
     let end = args.end_lsn.as_deref().map(str::parse::<Lsn>).transpose();
-    let end = end.map_err(|why| Failure::usage(format!("--end-lsn: {why}")))?;
+    let end = end.map_err(|why| CliError::usage(format!("--end-lsn: {why}")))?;
     let archive = Arc::new(open::archive(&config, cluster, around).await?);
-    let settings = Settings {
+    let settings = ReceiveSettings {
         acknowledge: cluster.acknowledge,
         copy_every: cluster.copy_every,
         end,
-        ..Settings::new(conninfo, Some(cluster.slot.clone()), config.state_dir.clone())
+        ..ReceiveSettings::new(conninfo, Some(cluster.slot.clone()), config.state_dir.clone())
     };
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(stop)?);
     let (note, noted) = watch::channel(Vec::new());
     let service = serve(&archive, config.state_dir.clone(), noted);
-    let indexer = Indexer::start(Arc::clone(&archive), open::index_dir(&config), note);
+    let indexer = IndexFeed::start(Arc::clone(&archive), open::index_dir(&config), note);
     let finished = receive::run(&archive, &settings, &indexer, stopped).await;
     if let Some(service) = service {
         service.abort();
@@ -73,9 +73,9 @@ pub(super) async fn run(args: Receive, around: &Surroundings) -> anyhow::Result<
     tracing::info!(until = %finished.until, timeline = %finished.timeline, "everything up to here is safe");
     if let (Some(end), false) = (end, finished.reached) {
         let message = format!("stopped at {}, before {end} was archived", finished.until);
-        return Err(Failure { code: Code::Failed, message }.into());
+        return Err(CliError { code: CliExitCode::Failed, message }.into());
     }
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// Ends the receiver cleanly at the first SIGINT or SIGTERM.
@@ -97,7 +97,7 @@ fn serve(
     state_dir: PathBuf,
     noted: watch::Receiver<Vec<u8>>,
 ) -> Option<tokio::task::JoinHandle<()>> {
-    let listener = match Listener::bind(&state_dir) {
+    let listener = match ControlListener::bind(&state_dir) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::warn!(%error, "archive-push will do its work without this receiver");
@@ -105,60 +105,60 @@ fn serve(
         }
     };
     let (handler, clock) =
-        (Arc::new(Takes { archive: Arc::clone(archive), noted }), Arc::clone(archive.vault().clock()));
+        (Arc::new(PushHandler { archive: Arc::clone(archive), noted }), Arc::clone(archive.vault().clock()));
     Some(tokio::spawn(async move { listener.serve(handler, clock).await }))
 }
 
-struct Takes {
+struct PushHandler {
     archive: Arc<Archive>,
     /// What the receiver knows of the server's clock.
     noted: watch::Receiver<Vec<u8>>,
 }
 
-impl Handler for Takes {
-    async fn handle(&self, request: Request) -> Answer {
+impl ControlHandler for PushHandler {
+    async fn handle(&self, request: ControlRequest) -> ControlResponse {
         let ours = self.archive.cluster().as_str();
         match request {
-            Request::Ping => {
-                Answer::Pong { version: env!("CARGO_PKG_VERSION").to_owned(), clusters: vec![ours.to_owned()] }
+            ControlRequest::Ping => {
+                ControlResponse::Pong { version: env!("CARGO_PKG_VERSION").to_owned(), clusters: vec![ours.to_owned()] }
             }
-            Request::Push { cluster, path, name } if cluster == ours => self.push(&path, &name).await,
-            Request::Push { .. } | Request::Status => Answer::NotMine,
+            ControlRequest::Push { cluster, path, name } if cluster == ours => self.push(&path, &name).await,
+            ControlRequest::Push { .. } | ControlRequest::Status => ControlResponse::NotMine,
         }
     }
 }
 
-impl Takes {
-    async fn push(&self, path: &Path, name: &str) -> Answer {
+impl PushHandler {
+    async fn push(&self, path: &Path, name: &str) -> ControlResponse {
         let note = self.noted.borrow().clone();
         match archive_push::push(&self.archive, path, name, &note).await {
             Ok(ingested) => {
                 if let Some(alarm) = &ingested.alarm {
                     tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
                 }
-                Answer::Pushed { identical: ingested.outcome == Outcome::Identical }
+                ControlResponse::Pushed { identical: ingested.outcome == IngestOutcome::Identical }
             }
             Err(error) => {
-                let transient = error.class() == Class::Transient;
+                let transient = error.class() == ErrorClass::Transient;
                 let why = super::exit::explain(&error.into());
                 tracing::warn!(file = name, error = why, "archive-push was refused");
-                Answer::Refused { why, transient }
+                ControlResponse::Refused { why, transient }
             }
         }
     }
 }
 
 /// Hears what the receiver does: logs it, hands digests to the index, and what is known of the server's clock to whoever takes files.
-struct Indexer {
-    queue: Option<SyncSender<(Arc<Digest>, u64)>>,
+struct IndexFeed {
+    queue: Option<SyncSender<(Arc<SegmentDigest>, u64)>>,
     /// Something was archived that did not go through the queue.
     missed: Arc<AtomicBool>,
     worker: Option<std::thread::JoinHandle<()>>,
     note: watch::Sender<Vec<u8>>,
 }
 
-impl Indexer {
-    fn start(archive: Arc<Archive>, dir: PathBuf, note: watch::Sender<Vec<u8>>) -> Indexer {
+impl IndexFeed {
+    fn start(archive: Arc<Archive>, dir: PathBuf, note: watch::Sender<Vec<u8>>) -> IndexFeed {
         let (queue, digests) = sync_channel(INDEX_QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
         let (flag, runtime) = (Arc::clone(&missed), tokio::runtime::Handle::current());
@@ -170,7 +170,7 @@ impl Indexer {
         };
         let worker = std::thread::Builder::new().name("index".to_owned()).spawn(work);
         let worker = worker.inspect_err(|error| tracing::warn!(%error, "the index is not kept up to date")).ok();
-        Indexer { queue: Some(queue), missed, worker, note }
+        IndexFeed { queue: Some(queue), missed, worker, note }
     }
 
     /// Lets the index take in what waits.
@@ -183,10 +183,10 @@ impl Indexer {
     }
 }
 
-impl Observer for Indexer {
-    fn event(&self, event: Event) {
+impl ReceiveObserver for IndexFeed {
+    fn event(&self, event: ReceiveEvent) {
         match event {
-            Event::Archived { name, ingested } => {
+            ReceiveEvent::Archived { name, ingested } => {
                 tracing::debug!(segment = %name, outcome = ?ingested.outcome, stored_bytes = ingested.stored_bytes, "archived");
                 if let Some(alarm) = &ingested.alarm {
                     tracing::error!(segment = %name, %alarm, "archived, but somebody should look at it");
@@ -199,14 +199,16 @@ impl Observer for Indexer {
                     self.missed.store(true, Ordering::Relaxed);
                 }
             }
-            Event::Timeline { timeline, from } => tracing::info!(%timeline, %from, "the server is on a new timeline"),
-            Event::Gap(gap) => {
+            ReceiveEvent::Timeline { timeline, from } => {
+                tracing::info!(%timeline, %from, "the server is on a new timeline")
+            }
+            ReceiveEvent::Gap(gap) => {
                 tracing::error!(timeline = %gap.timeline, from = %gap.start, to = %gap.end, reason = gap.reason, "WAL is lost; take a new backup");
             }
-            Event::Clock { note } => drop(self.note.send_replace(note)),
-            Event::Acknowledged { until } => tracing::trace!(%until, "acknowledged"),
+            ReceiveEvent::Clock { note } => drop(self.note.send_replace(note)),
+            ReceiveEvent::Acknowledged { until } => tracing::trace!(%until, "acknowledged"),
             // The receiver logs these itself.
-            Event::Streaming { .. } | Event::Disconnected { .. } => {}
+            ReceiveEvent::Streaming { .. } | ReceiveEvent::Disconnected { .. } => {}
         }
     }
 }
@@ -215,7 +217,7 @@ impl Observer for Indexer {
 fn keep_index(
     archive: &Arc<Archive>,
     dir: &Path,
-    digests: &Receiver<(Arc<Digest>, u64)>,
+    digests: &Receiver<(Arc<SegmentDigest>, u64)>,
     missed: &AtomicBool,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<()> {
@@ -225,9 +227,9 @@ fn keep_index(
     }
     let cluster = archive.cluster().as_str();
     while let Ok(first) = digests.recv() {
-        let batch: Vec<(Arc<Digest>, u64)> =
+        let batch: Vec<(Arc<SegmentDigest>, u64)> =
             std::iter::once(first).chain(digests.try_iter().take(INDEX_QUEUE)).collect();
-        index.ingest(cluster, batch.iter().map(|(digest, stored)| Entry { digest, stored: *stored }))?;
+        index.ingest(cluster, batch.iter().map(|(digest, stored)| IndexEntry { digest, stored: *stored }))?;
         if missed.swap(false, Ordering::Relaxed) {
             catch_up(archive, &index, runtime)?;
         }
@@ -238,7 +240,7 @@ fn keep_index(
     index.flush().context("cannot write the index")
 }
 
-fn catch_up(archive: &Arc<Archive>, index: &Arc<Index>, runtime: &tokio::runtime::Handle) -> anyhow::Result<()> {
-    runtime.block_on(reindex::catch_up(archive, index, Scope::New)).context("the index cannot catch up")?;
+fn catch_up(archive: &Arc<Archive>, index: &Arc<WalIndex>, runtime: &tokio::runtime::Handle) -> anyhow::Result<()> {
+    runtime.block_on(reindex::catch_up(archive, index, ReindexScope::New)).context("the index cannot catch up")?;
     Ok(())
 }

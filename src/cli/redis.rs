@@ -9,69 +9,72 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::Surroundings;
-use super::args::{BackupPostgres, BackupRedis, Checkpoint};
-use super::exit::{Code, Failure, Failures};
+use super::CliContext;
+use super::args::{BackupPostgresArgs, BackupRedisArgs, CheckpointMode};
+use super::exit::{CliError, CliExitCode, FailureTally};
 use super::output::{count, size};
-use super::progress::Progress;
-use super::redis_list::Backup;
+use super::progress::ProgressDisplay;
+use super::redis_list::ListedSnapshot;
 use super::{backup as postgres, open};
-use crate::config::{Config, Instance};
-use crate::redis::archive::snapshot::error::Error as SnapshotError;
-use crate::redis::archive::snapshot::take::{Input, Progress as Step, take as take_snapshot};
-use crate::redis::archive::{Instance as Archived, Snapshot};
+use crate::config::{Config, InstanceConfig};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::snapshot::take::{SnapshotProgress as Step, SnapshotSource, take as take_snapshot};
+use crate::redis::archive::{Archive as Archived, SnapshotManifest};
 use crate::redis::format::rdb;
 use crate::redis::receive as redis_receive;
-use crate::redis::receive::{Event, Observer, Settings};
-use crate::vault::Absent;
+use crate::redis::receive::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
+use crate::vault::SkippedRepositories;
 
 /// How often a repository that was away at the start is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
-pub(super) async fn backup(args: BackupRedis, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn backup(args: BackupRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let instance = config.instance(args.instance.as_deref())?;
     take(&config, instance, &args, around).await?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// Everything in the order of the file. What fails does not keep the rest from being backed up; the worst code is the command's.
-pub(super) async fn backup_all(around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let clusters: Vec<_> = config.clusters.iter().filter(|cluster| cluster.connection.is_some()).collect();
     let count = clusters.len().saturating_add(config.instances.len());
     if count == 0 {
         let path = config.path.display();
-        return Err(Failure::usage(match config.clusters.is_empty() {
+        return Err(CliError::usage(match config.clusters.is_empty() {
             true => format!("nothing is configured in {path}"),
             false => format!("no cluster in {path} has a connection to take a backup over; add one"),
         })
         .into());
     }
-    let mut failures = Failures::of(count);
+    let mut failures = FailureTally::of(count);
     for cluster in clusters {
-        let args =
-            BackupPostgres { cluster: Some(cluster.name.to_string()), checkpoint: Checkpoint::default(), json: false };
+        let args = BackupPostgresArgs {
+            cluster: Some(cluster.name.to_string()),
+            checkpoint: CheckpointMode::default(),
+            json: false,
+        };
         let done = postgres::run(args, around).await;
         failures.note(done.with_context(|| format!("{} was not backed up", cluster.name)));
     }
     for instance in &config.instances {
-        let args = BackupRedis { instance: None, from_file: None, json: false };
+        let args = BackupRedisArgs { instance: None, from_file: None, json: false };
         let done = take(&config, instance, &args, around).await;
         failures.note(done.with_context(|| format!("{} was not backed up", instance.name)));
     }
-    failures.end(Code::Done)
+    failures.end(CliExitCode::Done)
 }
 
-async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surroundings) -> anyhow::Result<()> {
+async fn take(config: &Config, of: &InstanceConfig, args: &BackupRedisArgs, around: &CliContext) -> anyhow::Result<()> {
     let instance = open::instance(config, of, around).await?;
     let source = of.source(&around.environment, &around.clock)?;
     let input = match &args.from_file {
-        Some(path) => Input::File(path),
-        None => Input::Server(&source),
+        Some(path) => SnapshotSource::File(path),
+        None => SnapshotSource::Server(&source),
     };
     let quiet = around.quiet || args.json;
-    let bar = Progress::begin("snapshot", 0, quiet);
+    let bar = ProgressDisplay::begin("snapshot", 0, quiet);
     let mut reading = false;
     let mut tell = |step: Step| match step {
         Step::Waiting => bar.stage("waiting for the server's snapshot"),
@@ -83,13 +86,13 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
         }
         Step::Storing => bar.stage("storing the last parts"),
     };
-    let absent = Arc::new(Absent::default());
+    let absent = Arc::new(SkippedRepositories::default());
     let taken = take_snapshot(&instance, input, None, &absent, &mut tell).await;
     bar.end();
-    if let (Some(path), Err(SnapshotError::Rdb { source: source @ rdb::Error::Header { .. }, .. })) =
+    if let (Some(path), Err(SnapshotError::Rdb { source: source @ rdb::RdbError::Header { .. }, .. })) =
         (&args.from_file, &taken)
     {
-        return Err(Failure::usage(format!("{}: {source}", path.display())).into());
+        return Err(CliError::usage(format!("{}: {source}", path.display())).into());
     }
     let snapshot = taken.with_context(|| format!("cannot take a backup of {}", of.name))?;
     show(&snapshot, args, quiet, around)?;
@@ -101,9 +104,9 @@ async fn take(config: &Config, of: &Instance, args: &BackupRedis, around: &Surro
     }
 }
 
-fn show(snapshot: &Snapshot, args: &BackupRedis, quiet: bool, around: &Surroundings) -> anyhow::Result<()> {
+fn show(snapshot: &SnapshotManifest, args: &BackupRedisArgs, quiet: bool, around: &CliContext) -> anyhow::Result<()> {
     if args.json {
-        return around.output.json(&Backup::of(snapshot));
+        return around.output.json(&ListedSnapshot::of(snapshot));
     }
     let (keys, bytes, stored) =
         (count(snapshot.walk.keys(), "key"), size(snapshot.logical_bytes), size(snapshot.stored_bytes));
@@ -112,15 +115,15 @@ fn show(snapshot: &Snapshot, args: &BackupRedis, quiet: bool, around: &Surroundi
 }
 
 /// Follows an instance's stream of commands, in the foreground.
-pub(super) async fn receive(config: &Config, of: &Instance, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn receive(config: &Config, of: &InstanceConfig, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let mut instance = open::instance(config, of, around).await?;
-    let settings = Settings::new(of.source(&around.environment, &around.clock)?, config.state_dir.clone());
+    let settings = ReceiveSettings::new(of.source(&around.environment, &around.clock)?, config.state_dir.clone());
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(super::receive::stop_on_signal(stop)?);
     let position = loop {
         let (again, ended) = {
             let (end, ends) = watch::channel(false);
-            let mut run = pin!(redis_receive::run(&instance, &settings, &Log, ends));
+            let mut run = pin!(redis_receive::run(&instance, &settings, &StreamEventLogger, ends));
             let mut signal = stopped.clone();
             let again = tokio::select! {
                 ended = &mut run => break ended,
@@ -140,12 +143,12 @@ pub(super) async fn receive(config: &Config, of: &Instance, around: &Surrounding
     if let Some(position) = position {
         tracing::info!(replid = %position.replid, offset = position.offset, "everything up to here is safe");
     }
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// Waits until all repositories can be reached, where one could not be when they were opened: nothing comes to that one until it is opened again.
 /// Where all could, it waits for ever.
-async fn all_there(config: &Config, of: &Instance, opened: &Archived, around: &Surroundings) -> Archived {
+async fn all_there(config: &Config, of: &InstanceConfig, opened: &Archived, around: &CliContext) -> Archived {
     if opened.vault().unreachable().next().is_none() {
         std::future::pending::<()>().await;
     }
@@ -161,21 +164,25 @@ async fn all_there(config: &Config, of: &Instance, opened: &Archived, around: &S
 }
 
 /// Logs what happens to the stream.
-struct Log;
+struct StreamEventLogger;
 
-impl Observer for Log {
-    fn event(&self, event: Event<'_>) {
+impl ReceiveObserver for StreamEventLogger {
+    fn event(&self, event: ReceiveEvent<'_>) {
         match event {
-            Event::Streaming { server, replid, from } => tracing::info!(server, %replid, from, "following the stream"),
-            Event::Renamed(before, now) => {
+            ReceiveEvent::Streaming { server, replid, from } => {
+                tracing::info!(server, %replid, from, "following the stream")
+            }
+            ReceiveEvent::Renamed(before, now) => {
                 tracing::info!(from = %before.replid, to = %now, offset = before.offset, "the history goes on under a new name, after a failover or a restart");
             }
-            Event::Stored(stretch) => {
+            ReceiveEvent::Stored(stretch) => {
                 tracing::debug!(replid = %stretch.replid, first = stretch.first, last = stretch.last, "stored");
             }
-            Event::Acknowledged(offset) => tracing::trace!(offset, "acknowledged"),
-            Event::Snapshot(snapshot) => tracing::info!(label = snapshot.label, "a snapshot to begin with is stored"),
-            Event::Gap(gap) => {
+            ReceiveEvent::Acknowledged(offset) => tracing::trace!(offset, "acknowledged"),
+            ReceiveEvent::Snapshot(snapshot) => {
+                tracing::info!(label = snapshot.label, "a snapshot to begin with is stored")
+            }
+            ReceiveEvent::Gap(gap) => {
                 tracing::error!(replid = %gap.replid, offset = gap.offset, reason = gap.reason, "the stream has a gap; a new snapshot is taken");
             }
         }

@@ -3,22 +3,22 @@
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::Surroundings;
+use super::CliContext;
 use super::open;
-use super::output::{Output, Tone, grouped, size};
+use super::output::{TerminalOutput, TextTone, grouped, size};
 use crate::config::{self, Config};
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::{Instance, Snapshot, Stretch, pauses, without_strangers};
+use crate::redis::archive::{Archive, SnapshotManifest, StreamStretch, pauses, without_strangers};
 use crate::redis::wire::ReplicationId;
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
-pub(super) struct Overview {
+pub(super) struct InstanceInventory {
     instance: String,
     flavour: Option<String>,
-    backups: Vec<Backup>,
-    windows: Vec<Window>,
-    gaps: Vec<Gap>,
+    backups: Vec<ListedSnapshot>,
+    windows: Vec<InstanceWindow>,
+    gaps: Vec<ListedGap>,
     /// What is missing between what is archived, and was not noticed when it came about.
     holes: Vec<String>,
     stream_stored_bytes: u64,
@@ -26,7 +26,7 @@ pub(super) struct Overview {
 
 /// A snapshot; also what `backup redis --json` prints.
 #[derive(serde::Serialize)]
-pub(super) struct Backup {
+pub(super) struct ListedSnapshot {
     label: String,
     at: Timestamp,
     started_at: Timestamp,
@@ -45,9 +45,9 @@ pub(super) struct Backup {
     lacks: Option<String>,
 }
 
-impl Backup {
-    pub(super) fn of(snapshot: &Snapshot) -> Backup {
-        Backup {
+impl ListedSnapshot {
+    pub(super) fn of(snapshot: &SnapshotManifest) -> ListedSnapshot {
+        ListedSnapshot {
             label: snapshot.label.clone(),
             at: snapshot.at,
             started_at: snapshot.started_at,
@@ -69,7 +69,7 @@ impl Backup {
 
 /// Every moment between is restorable.
 #[derive(serde::Serialize)]
-struct Window {
+struct InstanceWindow {
     from_time: Timestamp,
     to_time: Timestamp,
     from_offset: Option<u64>,
@@ -78,7 +78,7 @@ struct Window {
 }
 
 #[derive(serde::Serialize)]
-struct Gap {
+struct ListedGap {
     replid: String,
     offset: u64,
     from_time: Option<Timestamp>,
@@ -86,34 +86,41 @@ struct Gap {
     reason: String,
 }
 
-impl Overview {
+impl InstanceInventory {
     /// Whether nothing is archived under the name.
     pub(super) const fn is_empty(&self) -> bool {
         self.flavour.is_none() && self.backups.is_empty()
     }
 }
 
-pub(super) async fn gather(config: &Config, of: &config::Instance, around: &Surroundings) -> anyhow::Result<Overview> {
+pub(super) async fn gather(
+    config: &Config,
+    of: &config::InstanceConfig,
+    around: &CliContext,
+) -> anyhow::Result<InstanceInventory> {
     let instance = open::instance(config, of, around).await?;
     look(&instance).await.with_context(|| format!("cannot list what is archived of {}", of.name))
 }
 
-async fn look(instance: &Instance) -> anyhow::Result<Overview> {
+async fn look(instance: &Archive) -> anyhow::Result<InstanceInventory> {
     instance.known().await?.unasked().warn();
     let (mut snapshots, gaps) = (instance.snapshots().await?, instance.gaps().await?);
     let mut lacking = instance.lacking(&snapshots).await?;
-    let backup = |snapshot: &Snapshot| Backup { lacks: lacking.remove(&snapshot.label), ..Backup::of(snapshot) };
-    let backups: Vec<Backup> = snapshots.iter().map(backup).collect();
+    let backup = |snapshot: &SnapshotManifest| ListedSnapshot {
+        lacks: lacking.remove(&snapshot.label),
+        ..ListedSnapshot::of(snapshot)
+    };
+    let backups: Vec<ListedSnapshot> = snapshots.iter().map(backup).collect();
     // What a restore to a moment goes by.
     without_strangers(&mut snapshots);
     let is_whole = |label: &str| backups.iter().any(|backup| backup.label == label && backup.lacks.is_none());
     snapshots.retain(|snapshot| is_whole(&snapshot.label));
     snapshots.sort_by_key(|snapshot| snapshot.at);
-    let mut windows: Vec<Window> = Vec::new();
-    let (mut ways, mut holes) = (Vec::<(Timestamp, Vec<Stretch>)>::new(), Vec::new());
+    let mut windows: Vec<InstanceWindow> = Vec::new();
+    let (mut ways, mut holes) = (Vec::<(Timestamp, Vec<StreamStretch>)>::new(), Vec::new());
     for snapshot in &snapshots {
         let known = ways.last().is_some_and(|(end, way)| {
-            let on = |stretch: &Stretch| {
+            let on = |stretch: &StreamStretch| {
                 let offsets = stretch.first..=stretch.last;
                 Some(stretch.replid) == snapshot.replid && snapshot.offset.is_some_and(|at| offsets.contains(&at))
             };
@@ -126,14 +133,14 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
             ways.push((windows.last().map_or(snapshot.at, |window| window.to_time), way));
         }
     }
-    let gap = |gap: crate::redis::archive::Gap| Gap {
+    let gap = |gap: crate::redis::archive::Gap| ListedGap {
         replid: gap.replid.to_string(),
         offset: gap.offset,
         from_time: gap.until,
         noticed_at: gap.noticed_at,
         reason: gap.reason,
     };
-    Ok(Overview {
+    Ok(InstanceInventory {
         instance: instance.name().to_string(),
         flavour: instance.identity().await?.map(|identity| identity.flavour.to_string()),
         backups,
@@ -145,7 +152,7 @@ async fn look(instance: &Instance) -> anyhow::Result<Overview> {
 }
 
 /// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
-fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
+fn windows_of(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<InstanceWindow> {
     let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
     let mut windows = Vec::new();
     let mut from = (snapshot.at, snapshot.offset);
@@ -154,7 +161,7 @@ fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
         if from.0 < to_time || way.is_empty() {
             let ((from_time, from_offset), (replid, to_offset)) = (from, to);
             let replid = replid.map(|id| id.to_string());
-            windows.push(Window { from_time, to_time, from_offset, to_offset, replid });
+            windows.push(InstanceWindow { from_time, to_time, from_offset, to_offset, replid });
         }
     };
     for (to, again) in pauses(snapshot, way) {
@@ -167,26 +174,30 @@ fn windows_of(snapshot: &Snapshot, way: &[Stretch]) -> Vec<Window> {
 }
 
 /// How far the stream had come by a time.
-fn reached(snapshot: &Snapshot, way: &[Stretch], time: Timestamp) -> (Option<ReplicationId>, Option<u64>) {
+fn reached(
+    snapshot: &SnapshotManifest,
+    way: &[StreamStretch],
+    time: Timestamp,
+) -> (Option<ReplicationId>, Option<u64>) {
     let marks = way.iter().flat_map(|stretch| stretch.marks.iter().map(move |mark| (stretch.replid, mark)));
     let marks = marks.filter(|(_, mark)| Some(mark.offset) > snapshot.offset);
     let last = marks.take_while(|(_, mark)| mark.time <= time).last();
     last.map_or((snapshot.replid, snapshot.offset), |(replid, mark)| (Some(replid), Some(mark.offset)))
 }
 
-pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
+pub(super) fn show(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
     let time = |time: Timestamp| out.short_time(PgTime::from_timestamp(time));
     let what = match (&overview.flavour, overview.is_empty()) {
         (Some(flavour), _) => flavour,
         (None, true) => "nothing is archived yet",
         (None, false) => "its identity is missing: see walkeep verify",
     };
-    out.line(format!("{}  {}", out.tone(Tone::Strong, &overview.instance), out.tone(Tone::Quiet, what)))?;
+    out.line(format!("{}  {}", out.tone(TextTone::Strong, &overview.instance), out.tone(TextTone::Quiet, what)))?;
     if overview.is_empty() {
         return Ok(());
     }
     let heading = |title: &str, empty: bool, instead: &str| {
-        let title = out.tone(Tone::Strong, title);
+        let title = out.tone(TextTone::Strong, title);
         out.line(if empty { format!("\n{title}: {instead}") } else { format!("\n{title}") })
     };
     let instead =
@@ -218,7 +229,7 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
         .collect();
     shown(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
     for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
-        out.line(format!("{}: {} cannot be restored: {lacks}", out.tone(Tone::Bad, "not whole"), backup.label))?;
+        out.line(format!("{}: {} cannot be restored: {lacks}", out.tone(TextTone::Bad, "not whole"), backup.label))?;
     }
     for (backup, warning) in
         overview.backups.iter().flat_map(|backup| backup.warnings.iter().map(move |warning| (backup, warning)))
@@ -230,7 +241,7 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
         overview.gaps.iter().map(|gap| [time(gap.noticed_at), gap.offset.to_string(), gap.reason.clone()]).collect();
     shown(["noticed", ">after offset", "what is known"], &rows, out)?;
     for hole in &overview.holes {
-        out.line(format!("{}: {hole}", out.tone(Tone::Bad, "missing")))?;
+        out.line(format!("{}: {hole}", out.tone(TextTone::Bad, "missing")))?;
     }
     let snapshots = overview.backups.iter().map(|backup| backup.stored_bytes).sum();
     let (stream, total) = (overview.stream_stored_bytes, overview.stream_stored_bytes.saturating_add(snapshots));
@@ -243,7 +254,7 @@ pub(super) fn show(overview: &Overview, out: &Output) -> anyhow::Result<()> {
 }
 
 /// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too short for that.
-fn whole_seconds(window: &Window) -> Option<(Timestamp, Timestamp)> {
+fn whole_seconds(window: &InstanceWindow) -> Option<(Timestamp, Timestamp)> {
     let (from, to) = (window.from_time, window.to_time);
     let up = from.as_second().saturating_add(i64::from(from.subsec_nanosecond() > 0));
     let seconds = Timestamp::from_second(up).ok().zip(Timestamp::from_second(to.as_second()).ok());
@@ -251,6 +262,6 @@ fn whole_seconds(window: &Window) -> Option<(Timestamp, Timestamp)> {
 }
 
 /// Nothing where there are no rows.
-fn shown<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &Output) -> anyhow::Result<()> {
+fn shown<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
     if rows.is_empty() { Ok(()) } else { out.table(headings, rows) }
 }

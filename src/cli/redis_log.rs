@@ -5,27 +5,27 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use jiff::Timestamp;
 
-use super::Surroundings;
-use super::args::{Span, named};
-use super::exit::{Code, Failure};
-use super::log::{COLUMNS, Page, Told, Whose};
-use super::output::{Output, Tone, count, grouped};
+use super::CliContext;
+use super::args::{LogTimeArgs, named};
+use super::exit::{CliError, CliExitCode};
+use super::log::{COLUMNS, LogPage, LogRow, LogSubject};
+use super::output::{TerminalOutput, TextTone, count, grouped};
 use super::{help, moment, open};
 use crate::postgres::format::time::PgTime;
-use crate::redis::log::{self, Happening, Kind, MANY_KEYS, Question};
+use crate::redis::log::{self, LogEntry, LogEntryKind, LogQuery, MANY_KEYS};
 
 /// In a Redis or Valkey instance
 #[derive(Args, Debug)]
 #[command(after_help = help::LOG_REDIS)]
-pub(super) struct LogRedis {
+pub(super) struct LogRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: Option<String>,
     #[command(flatten)]
-    pub(super) span: Span,
+    pub(super) span: LogTimeArgs,
     /// Only events of this kind; may be given again [default: all but snapshot]
     #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
-    pub(super) events: Vec<Kind>,
+    pub(super) events: Vec<LogEntryKind>,
     /// Tell deletions of so many keys in one command, in one transaction, or one after the other
     #[arg(long, value_name = "N", default_value_t = MANY_KEYS, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) keys: u64,
@@ -34,15 +34,15 @@ pub(super) struct LogRedis {
     pub(super) json: bool,
 }
 
-fn kinds() -> impl TypedValueParser<Value = Kind> {
-    named(Kind::ALL, Kind::name)
+fn kinds() -> impl TypedValueParser<Value = LogEntryKind> {
+    named(LogEntryKind::ALL, LogEntryKind::name)
 }
 
 /// `several`: each event says whose it is.
-pub(super) async fn run(args: LogRedis, several: bool, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: LogRedisArgs, several: bool, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let of = config.instance(args.instance.as_deref())?;
-    let question = Question {
+    let question = LogQuery {
         since: time("--since", args.span.since.as_deref(), around)?,
         until: time("--until", args.span.until.as_deref(), around)?,
         kinds: args.events,
@@ -51,30 +51,30 @@ pub(super) async fn run(args: LogRedis, several: bool, around: &Surroundings) ->
     let archived = open::instance(&config, of, around).await?;
     open::ensure_archived(&config, &archived).await?;
     let command = format!("walkeep restore redis {} --dir DIR --start", of.name);
-    let whose = several.then(|| Whose::Instance(of.name.to_string()));
-    let mut page = Page::new(&around.output, args.json, command).of(whose);
+    let whose = several.then(|| LogSubject::Instance(of.name.to_string()));
+    let mut page = LogPage::new(&around.output, args.json, command).of(whose);
     let told = log::explore(&archived, &question, &mut |happening| page.add(happening)).await;
     // What was found until then is told in any case.
     page.end()?;
     told.with_context(|| format!("cannot tell what happened in {}", of.name))?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn time(option: &str, text: Option<&str>, around: &Surroundings) -> Result<Option<Timestamp>, Failure> {
-    let usage = |why: String| Failure::usage(format!("{option}: {why}"));
+fn time(option: &str, text: Option<&str>, around: &CliContext) -> Result<Option<Timestamp>, CliError> {
+    let usage = |why: String| CliError::usage(format!("{option}: {why}"));
     let Some(text) = text else { return Ok(None) };
     let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(usage)?;
     time.to_timestamp().map(Some).ok_or_else(|| usage("beyond every calendar".to_owned()))
 }
 
-impl Told for Happening {
+impl LogRow for LogEntry {
     const WIDTH: usize = 100;
 
     /// Time, kind, where and how much, and the way back.
-    fn cells(&self, out: &Output) -> [String; COLUMNS] {
+    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS] {
         let time = out.milli_time(PgTime::from_timestamp(self.time));
         let place = self.database.map(|db| format!("db {db}"));
-        let place = place.or_else(|| (self.kind == Kind::FlushAll).then(|| "all".to_owned()));
+        let place = place.or_else(|| (self.kind == LogEntryKind::FlushAll).then(|| "all".to_owned()));
         let much = [self.amount(), self.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
         let what = place.map_or_else(|| much.clone(), |place| format!("{place:<5}  {much}"));
         let back = match (&self.target, self.offset) {
@@ -85,13 +85,13 @@ impl Told for Happening {
         [time, self.kind.name().to_owned(), what.trim_end().to_owned(), String::new(), String::new(), back]
     }
 
-    fn tones(&self) -> [Option<Tone>; COLUMNS] {
-        let quiet = Some(Tone::Quiet);
+    fn tones(&self) -> [Option<TextTone>; COLUMNS] {
+        let quiet = Some(TextTone::Quiet);
         // Red where data were lost, yellow where they may have been.
         let kind = match self.kind {
-            Kind::FlushAll | Kind::FlushDb | Kind::Delete | Kind::Gap => Tone::Bad,
-            Kind::Restart | Kind::Failover => Tone::Warning,
-            Kind::Snapshot => Tone::Quiet,
+            LogEntryKind::FlushAll | LogEntryKind::FlushDb | LogEntryKind::Delete | LogEntryKind::Gap => TextTone::Bad,
+            LogEntryKind::Restart | LogEntryKind::Failover => TextTone::Warning,
+            LogEntryKind::Snapshot => TextTone::Quiet,
         };
         [quiet, Some(kind), None, None, None, if self.target.is_some() { None } else { quiet }]
     }
@@ -101,11 +101,11 @@ impl Told for Happening {
     }
 }
 
-impl Happening {
+impl LogEntry {
     /// How many keys, and how they went.
     fn amount(&self) -> Option<String> {
         let keys = count(self.keys?, "key");
-        if self.kind != Kind::Delete {
+        if self.kind != LogEntryKind::Delete {
             return Some(keys);
         }
         let seconds = self.end_time.map_or(0, |end| end.duration_since(self.time).as_secs());
@@ -124,17 +124,17 @@ mod tests {
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
-    use super::{Happening, Kind};
-    use crate::cli::log::{COLUMNS, Told, line};
-    use crate::cli::output::Output;
+    use super::{LogEntry, LogEntryKind};
+    use crate::cli::log::{COLUMNS, LogRow, line};
+    use crate::cli::output::TerminalOutput;
 
-    fn flushed() -> Happening {
-        Happening {
+    fn flushed() -> LogEntry {
+        LogEntry {
             time: Timestamp::from_millisecond(6_998).unwrap(),
             end_time: None,
             offset: Some(84213),
             replid: Some("1f3ac09b0123456789abcdef0123456789abcdef".to_owned()),
-            kind: Kind::FlushDb,
+            kind: LogEntryKind::FlushDb,
             database: Some(3),
             keys: None,
             commands: Some(1),
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    fn shown(happening: &Happening, out: &Output) -> String {
+    fn shown(happening: &LogEntry, out: &TerminalOutput) -> String {
         let row = happening.cells(out);
         let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
         line(happening, &row, widths, out)
@@ -151,12 +151,12 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_that_ends_with_the_way_back() {
-        let plain = Output { styled: false, zone: TimeZone::UTC };
+        let plain = TerminalOutput { styled: false, zone: TimeZone::UTC };
         let start = "1970-01-01 00:00:06.998+00  ";
         let back = "  --target-offset 84213@1f3ac09b";
         let snapshot = "the snapshot 38 s before had 2 keys";
         assert_eq!(shown(&flushed(), &plain), format!("{start}flush-db  db 3   {snapshot}{back}"));
-        let all = Happening { kind: Kind::FlushAll, database: None, ..flushed() };
+        let all = LogEntry { kind: LogEntryKind::FlushAll, database: None, ..flushed() };
         assert_eq!(shown(&all, &plain), format!("{start}flush-all  all    {snapshot}{back}"));
         let end_time = Some(Timestamp::from_millisecond(81_998).unwrap());
         let keys = Some(3000);
@@ -167,14 +167,14 @@ mod tests {
             (1, None, "3 000 keys at once"),
         ] {
             let commands = Some(commands);
-            let deleted = Happening { kind: Kind::Delete, keys, commands, end_time, detail: None, ..flushed() };
+            let deleted = LogEntry { kind: LogEntryKind::Delete, keys, commands, end_time, detail: None, ..flushed() };
             let line = shown(&deleted, &plain);
             assert_eq!(line, format!("{start}delete  db 3   {amount}{back}"));
             assert!(line.len() <= 100, "{line}");
         }
-        let lost = Happening { target: None, ..flushed() };
+        let lost = LogEntry { target: None, ..flushed() };
         assert!(shown(&lost, &plain).ends_with("had 2 keys  at 84213"), "{}", shown(&lost, &plain));
-        let styled = Output { styled: true, zone: TimeZone::UTC };
+        let styled = TerminalOutput { styled: true, zone: TimeZone::UTC };
         assert!(shown(&flushed(), &styled).contains("\x1b[1;31mflush-db\x1b[0m"));
     }
 }

@@ -6,20 +6,22 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Surroundings;
-use super::args::{PlanRedis, RestoreRedis, TargetRedis};
-use super::exit::{Code, Failure};
-use super::output::{Output, Tone, count, size, span, width, wrap};
-use super::progress::Progress;
+use super::CliContext;
+use super::args::{PlanRedisArgs, RedisTargetArgs, RestoreRedisArgs};
+use super::exit::{CliError, CliExitCode};
+use super::output::{TerminalOutput, TextTone, count, size, span, width, wrap};
+use super::progress::ProgressDisplay;
 use super::restore::keep_pace;
 use super::{moment, open, plan};
-use crate::base::restore_estimate::{Measured, Pace, Work};
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator, RestoreWork};
 use crate::config::Config;
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::{Instance, Position, Reach, Unreachable, Wanted};
-use crate::redis::restore::server_start::{self, Loaded};
-use crate::redis::restore::{Conf, Placed, Version, Wishes, check_room, restore, server_options};
-use crate::redis::wire::Flavour;
+use crate::redis::archive::{Archive, RedisTarget, RestoreRoute, StreamPosition, UnreachableState};
+use crate::redis::restore::server_start::{self, LoadedData};
+use crate::redis::restore::{
+    PlacedFiles, RedisConf, RedisVersion, RestoreOptions, check_room, restore, server_options,
+};
+use crate::redis::wire::ServerFlavour;
 
 /// Where distributions keep the server's configuration.
 const CONFIGURATIONS: [&str; 4] =
@@ -27,7 +29,7 @@ const CONFIGURATIONS: [&str; 4] =
 
 /// What `plan --json` prints.
 #[derive(serde::Serialize)]
-pub(super) struct Plan {
+pub(super) struct RedisPlanJson {
     reachable: bool,
     reason: Option<String>,
     backup: Option<String>,
@@ -50,21 +52,21 @@ pub(super) struct Plan {
     nearest_after: Option<Timestamp>,
 }
 
-impl Plan {
-    pub(super) fn of(reach: &Result<Reach, Unreachable>, pace: &Pace) -> Plan {
+impl RedisPlanJson {
+    pub(super) fn of(reach: &Result<RestoreRoute, UnreachableState>, pace: &RestoreEstimator) -> RedisPlanJson {
         let to = reach.as_ref().ok();
         let not = reach.as_ref().err();
-        Plan {
+        RedisPlanJson {
             reachable: to.is_some(),
             reason: not.map(|not| not.reason.clone()),
             backup: to.map(|reach| reach.snapshot.label.clone()),
             at: to.map(|reach| reach.at),
             before: to.and_then(|reach| reach.before),
             hole: to.and_then(|reach| reach.hole).map(|hole| hole.to_string()),
-            replid: to.and_then(Reach::replid).map(|id| id.to_string()),
+            replid: to.and_then(RestoreRoute::replid).map(|id| id.to_string()),
             offset: to.and_then(|reach| reach.to).map(|cut| cut.offset),
             snapshot_bytes: to.map_or(0, |reach| reach.snapshot.logical_bytes),
-            command_bytes: to.map_or(0, Reach::command_bytes),
+            command_bytes: to.map_or(0, RestoreRoute::command_bytes),
             keys_in_snapshot: to.map_or(0, |reach| reach.snapshot.walk.keys()),
             estimated_seconds: to.map_or(0, |reach| pace.seconds(&work(reach))),
             estimated_from_restores: pace.restores(),
@@ -74,17 +76,22 @@ impl Plan {
     }
 
     /// `asked`: it was only asked for, so it ends with how `program` carries it out.
-    fn show(&self, (program, instance): (&str, &str), asked: Option<&TargetRedis>, out: &Output) -> anyhow::Result<()> {
+    fn show(
+        &self,
+        (program, instance): (&str, &str),
+        asked: Option<&RedisTargetArgs>,
+        out: &TerminalOutput,
+    ) -> anyhow::Result<()> {
         let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
         let command = |options: &str| {
             let line = format!("{program} restore redis {instance} --dir DIR {options}");
-            out.tone(Tone::Strong, line.trim_end())
+            out.tone(TextTone::Strong, line.trim_end())
         };
         let (Some(backup), Some(at)) = (&self.backup, self.at) else {
             let reason = self.reason.as_deref().unwrap_or_default();
             out.line(format!(
                 "{}: {instance} cannot be restored there: {reason}",
-                out.tone(Tone::Bad, "NOT REACHABLE")
+                out.tone(TextTone::Bad, "NOT REACHABLE")
             ))?;
             // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also where nothing follows it.
             let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
@@ -101,14 +108,14 @@ impl Plan {
             }
             return Ok(());
         };
-        out.line(format!("{}: {instance} as of {}", out.tone(Tone::Good, "reachable"), time(at)))?;
+        out.line(format!("{}: {instance} as of {}", out.tone(TextTone::Good, "reachable"), time(at)))?;
         out.line(format!(
             "  snapshot  {backup}, {}, {}",
             count(self.keys_in_snapshot, "key"),
             size(self.snapshot_bytes)
         ))?;
         out.line(format!("  commands  {} behind it", size(self.command_bytes)))?;
-        let basis = out.tone(Tone::Quiet, format!("  {}", plan::basis(self.estimated_from_restores)));
+        let basis = out.tone(TextTone::Quiet, format!("  {}", plan::basis(self.estimated_from_restores)));
         out.line(format!("  takes     about {}{basis}", span(Duration::from_secs(self.estimated_seconds))))?;
         if let (Some(replid), Some(offset)) = (&self.replid, self.offset) {
             out.line(format!("  position  offset {offset} of {replid}"))?;
@@ -117,7 +124,7 @@ impl Plan {
             out.line(format!("  the next commands came at {}", time(before)))?;
         }
         if let Some(hole) = &self.hole {
-            let warning = out.tone(Tone::Warning, "warning");
+            let warning = out.tone(TextTone::Warning, "warning");
             out.line(format!("  {warning}: this is not all that is archived: {hole}"))?;
         }
         let Some(args) = asked else { return Ok(()) };
@@ -127,13 +134,13 @@ impl Plan {
 }
 
 /// What a restore has to do: everything is written, and then a server loads all of it, which takes it time as replay does.
-fn work(reach: &Reach) -> Work {
+fn work(reach: &RestoreRoute) -> RestoreWork {
     let bytes = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
-    Work { file_bytes: bytes, wal_bytes: bytes, wal_records: 0 }
+    RestoreWork { file_bytes: bytes, wal_bytes: bytes, wal_records: 0 }
 }
 
 /// The options that name the same target again, for a line to copy.
-fn options(args: &TargetRedis) -> String {
+fn options(args: &RedisTargetArgs) -> String {
     let mut words = Vec::new();
     let pairs =
         [("--target-time", &args.target_time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
@@ -147,45 +154,51 @@ fn options(args: &TargetRedis) -> String {
 
 /// What `restore --json` prints.
 #[derive(serde::Serialize)]
-struct Report<'r> {
-    plan: &'r Plan,
-    restored: Option<&'r Placed>,
+struct RedisRestoreJson<'r> {
+    plan: &'r RedisPlanJson,
+    restored: Option<&'r PlacedFiles>,
     start: Option<Vec<String>>,
     warnings: &'r [String],
-    loaded: Option<&'r Loaded>,
+    loaded: Option<&'r LoadedData>,
 }
 
-pub(super) async fn plan(mut args: PlanRedis, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
-    let pace = Pace::load(&config.state_dir, of.name.as_str());
-    let plan = Plan::of(&reach(&instance, &args.target, around).await?, &pace);
+    let pace = RestoreEstimator::load(&config.state_dir, of.name.as_str());
+    let plan = RedisPlanJson::of(&reach(&instance, &args.target, around).await?, &pace);
     if args.json {
         around.output.json(&plan)?;
     } else {
         plan.show((&open::again(&config, around), of.name.as_str()), Some(&args.target), &around.output)?;
     }
-    Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
+    Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
-pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: RestoreRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
     let reached = reach(&instance, &args.target, around).await?;
-    let plan = Plan::of(&reached, &Pace::load(&config.state_dir, of.name.as_str()));
+    let plan = RedisPlanJson::of(&reached, &RestoreEstimator::load(&config.state_dir, of.name.as_str()));
     if !args.json {
         plan.show((&open::again(&config, around), of.name.as_str()), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {
-            around.output.json(&Report { plan: &plan, restored: None, start: None, warnings: &[], loaded: None })?;
+            around.output.json(&RedisRestoreJson {
+                plan: &plan,
+                restored: None,
+                start: None,
+                warnings: &[],
+                loaded: None,
+            })?;
         }
-        return Ok(Code::Unreachable);
+        return Ok(CliExitCode::Unreachable);
     };
     let prepared = prepare(&args, &reach, around).await?;
     let done = carry_out(&instance, &reach, (&args, &prepared), around).await?;
@@ -193,52 +206,56 @@ pub(super) async fn run(args: RestoreRedis, around: &Surroundings) -> anyhow::Re
     let loaded = done.loaded.as_ref();
     if args.json {
         let (start, warnings) = (Some(done.options.clone()), &done.warnings);
-        let report = Report { plan: &plan, restored: Some(&done.placed), start, warnings, loaded };
+        let report = RedisRestoreJson { plan: &plan, restored: Some(&done.placed), start, warnings, loaded };
         around.output.json(&report)?;
     } else {
         say_what_next(&done.options, prepared.version, loaded, &around.output)?;
     }
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// What a restore must know before it begins.
-pub(super) struct Prepared {
+pub(super) struct PreparedRedisRestore {
     program: Option<PathBuf>,
-    pub(super) version: Version,
-    conf: Option<(String, Conf)>,
+    pub(super) version: RedisVersion,
+    conf: Option<(String, RedisConf)>,
     dir: PathBuf,
 }
 
-pub(super) async fn prepare(args: &RestoreRedis, reach: &Reach, around: &Surroundings) -> anyhow::Result<Prepared> {
+pub(super) async fn prepare(
+    args: &RestoreRedisArgs,
+    reach: &RestoreRoute,
+    around: &CliContext,
+) -> anyhow::Result<PreparedRedisRestore> {
     let (program, version) = server(args, reach, around).await?;
     if args.start && program.is_none() {
         let snapshot = &reach.snapshot;
         let (name, of) = (program_name(snapshot.flavour), format!("{} {}", snapshot.flavour, snapshot.version));
         let message = format!("no {name} in $PATH, and this snapshot is {of}'s; name one with --redis-server");
-        return Err(Failure::usage(message).into());
+        return Err(CliError::usage(message).into());
     }
     let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
     check_room(reach, &dir).with_context(|| format!("cannot restore into {}", dir.display()))?;
-    Ok(Prepared { program, version, conf: configuration(args)?, dir })
+    Ok(PreparedRedisRestore { program, version, conf: configuration(args)?, dir })
 }
 
 /// What a restore came to.
 #[derive(serde::Serialize)]
-pub(super) struct Done {
+pub(super) struct FinishedRedisRestore {
     #[serde(rename = "restored")]
-    pub(super) placed: Placed,
+    pub(super) placed: PlacedFiles,
     pub(super) warnings: Vec<String>,
-    pub(super) loaded: Option<Loaded>,
+    pub(super) loaded: Option<LoadedData>,
     /// The options that a server is to be started with.
     #[serde(rename = "start")]
     pub(super) options: Vec<String>,
     /// How long it took, if a server was started.
     #[serde(skip)]
-    measured: Option<Measured>,
+    measured: Option<MeasuredRestore>,
 }
 
-impl Done {
-    pub(super) fn keep_pace(&self, config: &Config, instance: &Instance) {
+impl FinishedRedisRestore {
+    pub(super) fn keep_pace(&self, config: &Config, instance: &Archive) {
         if let Some(measured) = self.measured {
             keep_pace(config, instance.name().as_str(), measured);
         }
@@ -247,16 +264,16 @@ impl Done {
 
 /// Places the files, says so, and starts a server on them if that is wanted.
 pub(super) async fn carry_out(
-    instance: &Instance,
-    reach: &Reach,
-    (args, prepared): (&RestoreRedis, &Prepared),
-    around: &Surroundings,
-) -> anyhow::Result<Done> {
-    let Prepared { program, version, conf, dir } = prepared;
+    instance: &Archive,
+    reach: &RestoreRoute,
+    (args, prepared): (&RestoreRedisArgs, &PreparedRedisRestore),
+    around: &CliContext,
+) -> anyhow::Result<FinishedRedisRestore> {
+    let PreparedRedisRestore { program, version, conf, dir } = prepared;
     let names = conf.as_ref().map(|(_, conf)| conf.names.clone()).unwrap_or_default();
     let began = around.clock.elapsed();
-    let bar = Progress::begin("restore", 0, around.quiet || args.json);
-    let wishes = Wishes { dir: dir.clone(), version: *version, names: names.clone() };
+    let bar = ProgressDisplay::begin("restore", 0, around.quiet || args.json);
+    let wishes = RestoreOptions { dir: dir.clone(), version: *version, names: names.clone() };
     let placed = restore(instance, reach, wishes, &mut |done, total| bar.at(done, total)).await;
     bar.end();
     let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
@@ -271,7 +288,7 @@ pub(super) async fn carry_out(
         let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
         around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
         for warning in &warnings {
-            around.output.line(format!("{}: {warning}", around.output.tone(Tone::Warning, "warning")))?;
+            around.output.line(format!("{}: {warning}", around.output.tone(TextTone::Warning, "warning")))?;
         }
     }
     let began = around.clock.elapsed();
@@ -284,30 +301,30 @@ pub(super) async fn carry_out(
     };
     let options = server_options::options(&placed, &names);
     let loading = around.clock.elapsed().saturating_sub(began);
-    let measured = loaded.as_ref().map(|_| Measured {
+    let measured = loaded.as_ref().map(|_| MeasuredRestore {
         work: work(reach),
         file_seconds: took.as_secs_f64(),
         replay_seconds: loading.as_secs_f64(),
     });
-    Ok(Done { placed, warnings, loaded, options, measured })
+    Ok(FinishedRedisRestore { placed, warnings, loaded, options, measured })
 }
 
 async fn reach(
-    instance: &Instance,
-    args: &TargetRedis,
-    around: &Surroundings,
-) -> anyhow::Result<Result<Reach, Unreachable>> {
-    let usage = |why: &dyn std::fmt::Display| Failure::usage(format!("--target-time: {why}"));
+    instance: &Archive,
+    args: &RedisTargetArgs,
+    around: &CliContext,
+) -> anyhow::Result<Result<RestoreRoute, UnreachableState>> {
+    let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
     let wanted = match &args.target_time {
         Some(text) => {
             let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
-            Wanted::Time(time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?)
+            RedisTarget::Time(time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?)
         }
         None if args.target_offset.is_some() => {
             place(instance, args.target_offset.as_deref().unwrap_or_default()).await?
         }
-        None if args.target_immediate => Wanted::Snapshot,
-        None => Wanted::Newest,
+        None if args.target_immediate => RedisTarget::Snapshot,
+        None => RedisTarget::Newest,
     };
     let from = args.backup.as_deref();
     let failed = || format!("cannot plan a restore of {}", instance.name());
@@ -317,42 +334,42 @@ async fn reach(
         let name = instance.name();
         let message =
             format!("there is no snapshot {label:?} of {name}; walkeep list redis {name} shows which there are");
-        return Err(Failure { code: Code::NotFound, message }.into());
+        return Err(CliError { code: CliExitCode::NotFound, message }.into());
     }
     let found = instance.reach(wanted, from).await.with_context(failed)?;
     match &found {
-        Err(Unreachable { nearest_before: Some(nearest), .. }) if args.nearest => {
-            Ok(instance.reach(Wanted::Time(*nearest), from).await.with_context(failed)?)
+        Err(UnreachableState { nearest_before: Some(nearest), .. }) if args.nearest => {
+            Ok(instance.reach(RedisTarget::Time(*nearest), from).await.with_context(failed)?)
         }
         _ => Ok(found),
     }
 }
 
 /// The place that is meant: its history must be the only one of that name that has it.
-async fn place(instance: &Instance, text: &str) -> anyhow::Result<Wanted> {
-    let position: Position = text.parse().map_err(|why| Failure::usage(format!("--target-offset: {why}")))?;
+async fn place(instance: &Archive, text: &str) -> anyhow::Result<RedisTarget> {
+    let position: StreamPosition = text.parse().map_err(|why| CliError::usage(format!("--target-offset: {why}")))?;
     let found = instance.histories_at(&position).await;
     let found = found.with_context(|| format!("cannot plan a restore of {}", instance.name()))?;
     match found.as_slice() {
-        [replid] => Ok(Wanted::Offset(*replid, position.offset)),
+        [replid] => Ok(RedisTarget::Offset(*replid, position.offset)),
         [] => {
             let why = format!("--target-offset: nothing that is archived of {} has offset {position}", instance.name());
-            Err(Failure { code: Code::NotFound, message: why }.into())
+            Err(CliError { code: CliExitCode::NotFound, message: why }.into())
         }
         several => {
             let named: Vec<String> =
-                several.iter().map(|replid| Position::of(*replid, position.offset).to_string()).collect();
-            Err(Failure::usage(format!("--target-offset: say which history: {}", named.join(" or "))).into())
+                several.iter().map(|replid| StreamPosition::of(*replid, position.offset).to_string()).collect();
+            Err(CliError::usage(format!("--target-offset: say which history: {}", named.join(" or "))).into())
         }
     }
 }
 
 /// The server to restore for: the one named or found, else one like that of the snapshot.
 async fn server(
-    args: &RestoreRedis,
-    reach: &Reach,
-    around: &Surroundings,
-) -> anyhow::Result<(Option<PathBuf>, Version)> {
+    args: &RestoreRedisArgs,
+    reach: &RestoreRoute,
+    around: &CliContext,
+) -> anyhow::Result<(Option<PathBuf>, RedisVersion)> {
     if let Some(program) = &args.server.redis_server {
         return Ok((Some(program.clone()), server_start::version_of(program).await?));
     }
@@ -365,10 +382,10 @@ async fn server(
     {
         return Ok((Some(program), version));
     }
-    let version = Version::parse(snapshot.flavour, &snapshot.version);
+    let version = RedisVersion::parse(snapshot.flavour, &snapshot.version);
     let unknown = || {
         let version = &snapshot.version;
-        Failure::usage(format!(
+        CliError::usage(format!(
             "the snapshot does not say for which server it is ({version}); name one with --redis-server"
         ))
     };
@@ -376,14 +393,14 @@ async fn server(
 }
 
 /// The server's configuration: the one named, or the one where distributions keep it.
-fn configuration(args: &RestoreRedis) -> anyhow::Result<Option<(String, Conf)>> {
+fn configuration(args: &RestoreRedisArgs) -> anyhow::Result<Option<(String, RedisConf)>> {
     let name = |path: &Path| path.display().to_string();
     if let Some(path) = &args.server.redis_conf {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        return Ok(Some((name(path), Conf::parse(&text))));
+        return Ok(Some((name(path), RedisConf::parse(&text))));
     }
     // Nothing depends on it but advice.
-    let read = |path: &str| Some((path.to_owned(), Conf::parse(&std::fs::read_to_string(path).ok()?)));
+    let read = |path: &str| Some((path.to_owned(), RedisConf::parse(&std::fs::read_to_string(path).ok()?)));
     Ok(CONFIGURATIONS.iter().find_map(|path| read(path)))
 }
 
@@ -403,34 +420,34 @@ fn unread(places: &[&str]) -> Vec<String> {
 
 pub(super) fn say_what_next(
     options: &[String],
-    version: Version,
-    loaded: Option<&Loaded>,
-    out: &Output,
+    version: RedisVersion,
+    loaded: Option<&LoadedData>,
+    out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     if let Some(loaded) = loaded {
         let keys: u64 = loaded.keys.values().sum();
         let how = if loaded.compared { ", as the snapshot says" } else { " after the commands behind the snapshot" };
-        let checked = out.tone(Tone::Good, "checked");
+        let checked = out.tone(TextTone::Good, "checked");
         out.line(format!("{checked}: {} loads it and has {}{how}", loaded.server, count(keys, "key")))?;
     }
     let program = program_name(version.flavour);
     let words: Vec<String> = options.iter().map(|word| open::shell_word(word)).collect();
     out.line(format!("start it with: {program} {}", words.join(" ")))?;
     let note = "Keep these options in its configuration: started without them it ignores these files, and loads something else or nothing.";
-    wrap(note, width()).iter().try_for_each(|line| out.line(out.tone(Tone::Quiet, line)))
+    wrap(note, width()).iter().try_for_each(|line| out.line(out.tone(TextTone::Quiet, line)))
 }
 
 /// What the server's program is called.
-const fn program_name(flavour: Flavour) -> &'static str {
+const fn program_name(flavour: ServerFlavour) -> &'static str {
     match flavour {
-        Flavour::Valkey => "valkey-server",
-        Flavour::Redis => "redis-server",
+        ServerFlavour::Valkey => "valkey-server",
+        ServerFlavour::Redis => "redis-server",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TargetRedis, options, unread};
+    use super::{RedisTargetArgs, options, unread};
 
     #[test]
     fn a_configuration_that_cannot_be_read_is_said_and_one_that_is_not_there_is_not() {
@@ -443,7 +460,7 @@ mod tests {
     #[test]
     fn the_same_target_is_named_again() {
         let time = Some("2026-11-22 14:00:00+00".into());
-        let target = TargetRedis { target_time: time, nearest: true, ..TargetRedis::default() };
+        let target = RedisTargetArgs { target_time: time, nearest: true, ..RedisTargetArgs::default() };
         assert_eq!(options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
     }
 }

@@ -5,25 +5,25 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Surroundings;
-use super::args::{ArchiveMode, PlanPostgres, RestorePostgres, TargetArgs};
-use super::exit::{Code, Failure};
-use super::output::{Tone, count, size, span};
-use super::progress::Progress;
+use super::CliContext;
+use super::args::{ArchiveModeAfterRestore, PlanPostgresArgs, PostgresTargetArgs, RestorePostgresArgs};
+use super::exit::{CliError, CliExitCode};
+use super::output::{TextTone, count, size, span};
+use super::progress::ProgressDisplay;
 use super::{open, plan, single, target};
-use crate::base::restore_estimate::{Measured, Pace};
-use crate::config::{Cluster, Config};
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, reindex};
 use crate::postgres::restore::delta;
 use crate::postgres::restore::destination::{Destination, check_made, free_at};
-use crate::postgres::restore::plan::Plan;
+use crate::postgres::restore::plan::RestorePlan;
 use crate::postgres::restore::recovery_settings::restore_command;
-use crate::postgres::restore::server_start::{Reached, Start};
-use crate::postgres::restore::target::Action;
-use crate::postgres::restore::{self, Restored, Wishes};
+use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
+use crate::postgres::restore::target::RecoveryTargetAction;
+use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
 
-pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
     let cluster = config.cluster(args.cluster.as_deref())?;
@@ -44,18 +44,18 @@ pub(super) async fn plan(mut args: PlanPostgres, around: &Surroundings) -> anyho
             lines.iter().try_for_each(|line| around.output.line(line))?;
         }
     }
-    Ok(if plan.reachable { Code::Done } else { Code::Unreachable })
+    Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
 /// What `restore --json` prints.
 #[derive(serde::Serialize)]
-struct Report<'r> {
-    plan: &'r Plan,
-    restored: Option<&'r Restored>,
-    reached: Option<&'r Reached>,
+struct PostgresRestoreJson<'r> {
+    plan: &'r RestorePlan,
+    restored: Option<&'r RestoredCluster>,
+    reached: Option<&'r ReachedTarget>,
 }
 
-pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(pgdata) = args.pgdata.clone() else { return single::run(&args, &config, cluster, around).await };
@@ -66,9 +66,9 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     }
     if !plan.reachable {
         if args.json {
-            around.output.json(&Report { plan: &plan, restored: None, reached: None })?;
+            around.output.json(&PostgresRestoreJson { plan: &plan, restored: None, reached: None })?;
         }
-        return Ok(Code::Unreachable);
+        return Ok(CliExitCode::Unreachable);
     }
     if args.delta {
         let lines = lost(&config, &archive, &wishes.destination.pgdata, around).await?;
@@ -88,7 +88,7 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
         around.output.line(format!("\nrestored {files}, {bytes}{kept}, into {pgdata} in {}", span(took)))?;
         restored.notes.iter().try_for_each(|note| around.output.line(format!("  {note}")))?;
     }
-    let start = Start {
+    let start = ServerStart {
         pgdata: wishes.destination.pgdata.clone(),
         bindir: args.server.pg_bindir.clone(),
         search: search(around),
@@ -97,22 +97,26 @@ pub(super) async fn run(args: RestorePostgres, around: &Surroundings) -> anyhow:
     let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
-        let measured = Measured { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
+        let measured = MeasuredRestore { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
         keep_pace(&config, cluster.name.as_str(), measured);
     }
     if args.json {
-        around.output.json(&Report { plan: &plan, restored: Some(&restored), reached: reached.as_ref() })?;
-        return Ok(Code::Done);
+        around.output.json(&PostgresRestoreJson {
+            plan: &plan,
+            restored: Some(&restored),
+            reached: reached.as_ref(),
+        })?;
+        return Ok(CliExitCode::Done);
     }
     match &reached {
         Some(reached) => say_reached(reached, around)?,
         None => say_what_next(&restored, wishes.action, around)?,
     }
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
 /// What is said, before anything is touched, of the log in a data directory that a restore over it removes and nobody else has.
-async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &Surroundings) -> anyhow::Result<Vec<String>> {
+async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &CliContext) -> anyhow::Result<Vec<String>> {
     let spool = Spool::existing(&config.state_dir, archive);
     let segments = delta::only_there(archive, spool.as_ref(), pgdata).await;
     let segments = segments.context("cannot tell whether all WAL in the data directory is archived")?;
@@ -121,64 +125,69 @@ async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &Surrou
     let what = format!("--delta removes {} of WAL that no repository has", count(segments.len() as u64, "segment"));
     let log = pgdata.join("pg_wal");
     Ok(vec![
-        around.output.tone(Tone::Bad, what),
+        around.output.tone(TextTone::Bad, what),
         format!("  {which} in {}", log.display()),
         "  copy it elsewhere first if what was committed last is wanted".to_owned(),
     ])
 }
 
 /// Keeps what a restore of a cluster or an instance took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-pub(super) fn keep_pace(config: &Config, name: &str, restore: Measured) {
+pub(super) fn keep_pace(config: &Config, name: &str, restore: MeasuredRestore) {
     let state_dir = &config.state_dir;
-    if let Err(error) = Pace::load(state_dir, name).with(restore).save(state_dir, name) {
+    if let Err(error) = RestoreEstimator::load(state_dir, name).with(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
     }
 }
 
 pub(super) async fn make(
     config: &Config,
-    cluster: &Cluster,
-    args: &TargetArgs,
-    around: &Surroundings,
-) -> anyhow::Result<(Arc<Archive>, Plan)> {
+    cluster: &ClusterConfig,
+    args: &PostgresTargetArgs,
+    around: &CliContext,
+) -> anyhow::Result<(Arc<Archive>, RestorePlan)> {
     let request = target::request(args, around)?;
     let archive = Arc::new(open::archive(config, cluster, around).await?);
     if archive.identity().await?.is_none()
-        && let Some(asked) = open::is_it(open::What::Cluster, config, archive.vault()).await
+        && let Some(asked) = open::is_it(open::StoreKind::Cluster, config, archive.vault()).await
     {
         let message = format!("nothing of {} is archived; {asked}", cluster.name);
-        return Err(Failure { code: Code::NotFound, message }.into());
+        return Err(CliError { code: CliExitCode::NotFound, message }.into());
     }
     let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let plan = restore::plan(&archive, &index, spool, request).await;
     let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
-    let pace = Pace::load(&config.state_dir, cluster.name.as_str());
+    let pace = RestoreEstimator::load(&config.state_dir, cluster.name.as_str());
     Ok((archive, plan.paced(&pace)))
 }
 
-pub(super) fn show(plan: &Plan, args: &TargetArgs, asked: (&str, bool), around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn show(
+    plan: &RestorePlan,
+    args: &PostgresTargetArgs,
+    asked: (&str, bool),
+    around: &CliContext,
+) -> anyhow::Result<()> {
     plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
 }
 
 pub(super) fn wishes(
-    args: &RestorePostgres,
+    args: &RestorePostgresArgs,
     pgdata: &Path,
     config: &Config,
-    cluster: &Cluster,
-) -> anyhow::Result<Wishes> {
+    cluster: &ClusterConfig,
+) -> anyhow::Result<RestoreOptions> {
     let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
-    Ok(Wishes {
+    Ok(RestoreOptions {
         destination: Destination { pgdata, mapping: mapping(&args.tablespaces)? },
         action: target::action(&args.target),
         restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),
-        keep_archiving: args.archive_mode == ArchiveMode::Preserve,
+        keep_archiving: args.archive_mode == ArchiveModeAfterRestore::Preserve,
     })
 }
 
 /// `OLD=NEW`, once for each tablespace. A `\=` is an equals sign in a path, as in `pg_basebackup`.
-fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, CliError> {
     let parse = |text: &String| {
         let hidden = text.replace("\\=", "\0");
         let (old, new) =
@@ -187,25 +196,25 @@ fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
     };
     let read = |text| {
         parse(text)
-            .ok_or_else(|| Failure::usage(format!("--tablespace-mapping {text:?}: write OLD=NEW, two absolute paths")))
+            .ok_or_else(|| CliError::usage(format!("--tablespace-mapping {text:?}: write OLD=NEW, two absolute paths")))
     };
     tablespaces.iter().map(read).collect()
 }
 
 /// How much there was to do.
-fn kept(restored: &Restored) -> String {
+fn kept(restored: &RestoredCluster) -> String {
     let fetched = restored.bytes.saturating_sub(restored.reused_bytes);
     format!(" ({} were there, {} fetched)", size(restored.reused_bytes), size(fetched))
 }
 
 pub(super) async fn place(
     archive: &Arc<Archive>,
-    plan: &Plan,
-    wishes: &Wishes,
+    plan: &RestorePlan,
+    wishes: &RestoreOptions,
     delta: bool,
-    around: &Surroundings,
-) -> anyhow::Result<Restored> {
-    let progress = Progress::begin("restore", 0, around.quiet);
+    around: &CliContext,
+) -> anyhow::Result<RestoredCluster> {
+    let progress = ProgressDisplay::begin("restore", 0, around.quiet);
     let told = |done, total| progress.at(done, total);
     let restored = if delta {
         restore::restore_over(archive, plan, wishes, told).await
@@ -217,29 +226,29 @@ pub(super) async fn place(
 }
 
 /// Where PostgreSQL's programs may be besides their usual places.
-pub(super) fn search(around: &Surroundings) -> Vec<PathBuf> {
+pub(super) fn search(around: &CliContext) -> Vec<PathBuf> {
     std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
 }
 
 pub(super) async fn started(
-    start: &Start,
-    plan: &Plan,
-    action: Action,
-    around: &Surroundings,
-) -> anyhow::Result<Reached> {
+    start: &ServerStart,
+    plan: &RestorePlan,
+    action: RecoveryTargetAction,
+    around: &CliContext,
+) -> anyhow::Result<ReachedTarget> {
     let reached = start.run(plan, action, &around.clock).await;
     reached.context("the files are restored, but the server did not get to its target")
 }
 
-pub(super) fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn say_reached(reached: &ReachedTarget, around: &CliContext) -> anyhow::Result<()> {
     let out = &around.output;
     let did = match reached.action {
-        Action::Promote => format!("takes writes on timeline {}", reached.timeline),
-        Action::Pause => "is paused and takes reads; go on with SELECT pg_wal_replay_resume()".to_owned(),
-        Action::Shutdown => "has stopped at the target".to_owned(),
+        RecoveryTargetAction::Promote => format!("takes writes on timeline {}", reached.timeline),
+        RecoveryTargetAction::Pause => "is paused and takes reads; go on with SELECT pg_wal_replay_resume()".to_owned(),
+        RecoveryTargetAction::Shutdown => "has stopped at the target".to_owned(),
     };
     let took = std::time::Duration::try_from_secs_f64(reached.seconds).unwrap_or_default();
-    out.line(format!("{} in {}: the server {did}", out.tone(Tone::Good, "target reached"), span(took)))?;
+    out.line(format!("{} in {}: the server {did}", out.tone(TextTone::Good, "target reached"), span(took)))?;
     if let Some(lsn) = reached.lsn {
         out.line(format!("  replayed up to  {lsn}"))?;
     }
@@ -252,15 +261,21 @@ pub(super) fn say_reached(reached: &Reached, around: &Surroundings) -> anyhow::R
     }
 }
 
-pub(super) fn say_what_next(restored: &Restored, action: Action, around: &Surroundings) -> anyhow::Result<()> {
+pub(super) fn say_what_next(
+    restored: &RestoredCluster,
+    action: RecoveryTargetAction,
+    around: &CliContext,
+) -> anyhow::Result<()> {
     let pgdata = open::shell_word(&restored.pgdata.display().to_string());
     let then = match action {
-        Action::Promote => "it replays WAL up to the target and then takes writes",
-        Action::Pause => "it replays WAL up to the target and pauses there",
-        Action::Shutdown => "it replays WAL up to the target and stops there",
+        RecoveryTargetAction::Promote => "it replays WAL up to the target and then takes writes",
+        RecoveryTargetAction::Pause => "it replays WAL up to the target and pauses there",
+        RecoveryTargetAction::Shutdown => "it replays WAL up to the target and stops there",
     };
     around.output.line(format!("start it with: pg_ctl -D {pgdata} start"))?;
-    around.output.line(around.output.tone(Tone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
+    around
+        .output
+        .line(around.output.tone(TextTone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
 }
 
 #[cfg(test)]

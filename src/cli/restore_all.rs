@@ -12,27 +12,27 @@ use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::Surroundings;
+use super::CliContext;
 use super::args::{
-    ArchiveMode, PgServer, RedisServer, RestorePostgres, RestoreRedis, SingleArgs, TargetAction, TargetArgs,
-    TargetRedis,
+    ArchiveModeAfterRestore, PostgresServerArgs, PostgresTargetArgs, RedisServerArgs, RedisTargetArgs,
+    RestorePostgresArgs, RestoreRedisArgs, SelectiveRestoreArgs, TargetActionArg,
 };
-use super::exit::{Code, Failure};
-use super::one_moment::{Idle, ROUNDS, Went, settle};
-use super::output::{Output, Tone, count, size, span, wrap};
-use super::skew::{self, Skew};
+use super::exit::{CliError, CliExitCode};
+use super::one_moment::{IdleInterval, MomentAnswer, ROUNDS, settle};
+use super::output::{TerminalOutput, TextTone, count, size, span, wrap};
+use super::skew::{self, ClockSkew};
 use super::{help, moment, open, redis_restore, restore};
-use crate::base::restore_estimate::{Measured, Pace};
-use crate::config::{self, Cluster, Config};
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::config::{self, ClusterConfig, Config};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::restore::destination::{check_made, free_at};
-use crate::postgres::restore::plan::{Commit, Plan};
-use crate::postgres::restore::server_start::{Reached, Start};
-use crate::postgres::restore::{Restored, Wishes};
+use crate::postgres::restore::plan::{CommitPoint, RestorePlan};
+use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
+use crate::postgres::restore::{RestoreOptions, RestoredCluster};
 use crate::redis;
-use crate::redis::archive::{Instance, Reach, Unreachable, Wanted};
-use crate::redis::format::resp::{Commands, Kind, Limits};
+use crate::redis::archive::{RedisTarget, RestoreRoute, UnreachableState};
+use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 
 /// The column at which what is said begins, after its name.
 const INDENT: usize = 17;
@@ -40,16 +40,16 @@ const INDENT: usize = 17;
 /// PostgreSQL and Redis to one moment: would both reach it, and how near to each other; touches nothing
 #[derive(Args, Debug)]
 #[command(after_help = help::ALL)]
-pub(super) struct PlanAll {
+pub(super) struct PlanAllArgs {
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(super) which: JointTargetArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Args, Debug)]
-pub(super) struct Which {
+pub(super) struct JointTargetArgs {
     /// The moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
     #[arg(long, value_name = "TIME")]
     pub(super) target_time: String,
@@ -67,7 +67,7 @@ pub(super) struct Which {
 /// PostgreSQL and Redis to one moment
 #[derive(Args, Debug)]
 #[command(after_help = help::ALL)]
-pub(super) struct RestoreAll {
+pub(super) struct RestoreAllArgs {
     /// The empty or new folder for PostgreSQL
     #[arg(long, value_name = "DIR")]
     pub(super) pgdata: PathBuf,
@@ -75,10 +75,10 @@ pub(super) struct RestoreAll {
     #[arg(long, value_name = "DIR")]
     pub(super) redis_dir: PathBuf,
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(super) which: JointTargetArgs,
     /// What PostgreSQL does at the moment
     #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
-    pub(super) target_action: TargetAction,
+    pub(super) target_action: TargetActionArg,
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(super) tablespaces: Vec<String>,
@@ -86,9 +86,9 @@ pub(super) struct RestoreAll {
     #[arg(long)]
     pub(super) start: bool,
     #[command(flatten)]
-    pub(super) server: PgServer,
+    pub(super) server: PostgresServerArgs,
     #[command(flatten)]
-    pub(super) redis_server: RedisServer,
+    pub(super) redis_server: RedisServerArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -105,7 +105,7 @@ struct LastCommand {
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
-struct Report<'r> {
+struct JointRestoreJson<'r> {
     reachable: bool,
     reason: Option<String>,
     asked: PgTime,
@@ -115,56 +115,56 @@ struct Report<'r> {
     nearest: Option<PgTime>,
     /// By so much Redis goes back to there only because no later commit of PostgreSQL is archived.
     redis_goes_back_seconds: Option<f64>,
-    skew: Option<&'r Skew>,
-    postgres: OfPostgres<'r>,
-    redis: OfRedis<'r>,
+    skew: Option<&'r ClockSkew>,
+    postgres: JointPostgresJson<'r>,
+    redis: JointRedisJson<'r>,
 }
 
 #[derive(serde::Serialize)]
-struct OfPostgres<'r> {
+struct JointPostgresJson<'r> {
     cluster: &'r str,
-    plan: &'r Plan,
-    restored: Option<&'r Restored>,
-    reached: Option<&'r Reached>,
+    plan: &'r RestorePlan,
+    restored: Option<&'r RestoredCluster>,
+    reached: Option<&'r ReachedTarget>,
 }
 
 #[derive(serde::Serialize)]
-struct OfRedis<'r> {
+struct JointRedisJson<'r> {
     instance: &'r str,
-    plan: redis_restore::Plan,
+    plan: redis_restore::RedisPlanJson,
     last_command: Option<&'r LastCommand>,
     #[serde(flatten)]
-    done: Option<&'r redis_restore::Done>,
+    done: Option<&'r redis_restore::FinishedRedisRestore>,
 }
 
 /// Both, planned to one moment.
-struct Both<'c> {
-    cluster: &'c Cluster,
-    of: &'c config::Instance,
+struct JointPlan<'c> {
+    cluster: &'c ClusterConfig,
+    of: &'c config::InstanceConfig,
     archive: Arc<Archive>,
-    instance: Instance,
+    instance: redis::archive::Archive,
     asked: Timestamp,
     moment: Timestamp,
-    plan: Plan,
-    reach: Result<Reach, Unreachable>,
+    plan: RestorePlan,
+    reach: Result<RestoreRoute, UnreachableState>,
     /// Whether both plans are for one moment.
     agreed: bool,
-    idle: Option<Idle>,
+    idle: Option<IdleInterval>,
     last: Option<LastCommand>,
-    skew: Option<Skew>,
+    skew: Option<ClockSkew>,
     /// How fast this machine restores the instance.
-    pace: Pace,
+    pace: RestoreEstimator,
 }
 
-impl<'c> Both<'c> {
+impl<'c> JointPlan<'c> {
     async fn plan(
         config: &'c Config,
-        which: &Which,
+        which: &JointTargetArgs,
         pgdata: Option<&Path>,
-        around: &Surroundings,
-    ) -> anyhow::Result<Both<'c>> {
+        around: &CliContext,
+    ) -> anyhow::Result<JointPlan<'c>> {
         let (cluster, of) = named(config, which)?;
-        let usage = |why: &dyn std::fmt::Display| Failure::usage(format!("--target-time: {why}"));
+        let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
         let read = moment::read(&which.target_time, around.clock.now(), &around.local_zone());
         let asked = read.map_err(|why| usage(&why))?;
         let asked = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
@@ -172,8 +172,8 @@ impl<'c> Both<'c> {
         open::ensure_archived(config, &instance).await?;
         let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
         let reach = redis(&instance, asked).await?;
-        let pace = Pace::load(&config.state_dir, of.name.as_str());
-        let mut both = Both {
+        let pace = RestoreEstimator::load(&config.state_dir, of.name.as_str());
+        let mut both = JointPlan {
             cluster,
             of,
             archive,
@@ -194,7 +194,7 @@ impl<'c> Both<'c> {
                 both.moment = moment;
                 (_, both.plan) = postgres(config, cluster, (moment, true, pgdata), around).await?;
                 both.reach = redis(&both.instance, moment).await?;
-                Ok([Went::of(&both.plan, moment), both.redis_went()])
+                Ok([MomentAnswer::of(&both.plan, moment), both.redis_went()])
             });
             let settled = settled.await?;
             both.agreed = settled.is_some();
@@ -202,7 +202,7 @@ impl<'c> Both<'c> {
         if let (true, Ok(reach)) = (both.reachable(), &both.reach) {
             both.last = last_command(&both.instance, reach).await?;
             let found = skew::clock_at(&both.archive, &both.plan, both.moment).await;
-            both.skew = Some(Skew::of(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
+            both.skew = Some(ClockSkew::of(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
         }
         Ok(both)
     }
@@ -212,20 +212,20 @@ impl<'c> Both<'c> {
     }
 
     /// Where Redis goes that was asked for the moment.
-    fn redis_went(&self) -> Went {
+    fn redis_went(&self) -> MomentAnswer {
         match &self.reach {
-            Ok(_) => Went::There,
-            Err(not) => not.nearest_before.map_or(Went::Nowhere, Went::Back),
+            Ok(_) => MomentAnswer::There,
+            Err(not) => not.nearest_before.map_or(MomentAnswer::Nowhere, MomentAnswer::Back),
         }
     }
 
     /// Only PostgreSQL keeps both from what was asked for, and only as it has had no commit since.
-    fn idle(&self) -> Option<Idle> {
+    fn idle(&self) -> Option<IdleInterval> {
         let until = match &self.reach {
             Ok(_) => Some(self.asked),
             Err(not) => not.nearest_before,
         };
-        Idle::of(self.plan.idle_since()?.to_timestamp()?, until?)
+        IdleInterval::of(self.plan.idle_since()?.to_timestamp()?, until?)
     }
 
     /// The newest moment up to the one that was asked for that both reach, as far as each of them tells.
@@ -263,11 +263,11 @@ impl<'c> Both<'c> {
 
     fn report<'r>(
         &'r self,
-        postgres: Option<(&'r Restored, Option<&'r Reached>)>,
-        done: Option<&'r redis_restore::Done>,
-    ) -> Report<'r> {
+        postgres: Option<(&'r RestoredCluster, Option<&'r ReachedTarget>)>,
+        done: Option<&'r redis_restore::FinishedRedisRestore>,
+    ) -> JointRestoreJson<'r> {
         let nearest = self.nearest().filter(|_| !self.reachable());
-        Report {
+        JointRestoreJson {
             reachable: self.reachable(),
             reason: self.reason(),
             asked: PgTime::from_timestamp(self.asked),
@@ -275,15 +275,15 @@ impl<'c> Both<'c> {
             nearest: nearest.map(PgTime::from_timestamp),
             redis_goes_back_seconds: self.idle.map(|idle| idle.span().as_secs_f64()),
             skew: self.skew.as_ref(),
-            postgres: OfPostgres {
+            postgres: JointPostgresJson {
                 cluster: self.cluster.name.as_str(),
                 plan: &self.plan,
                 restored: postgres.map(|(restored, _)| restored),
                 reached: postgres.and_then(|(_, reached)| reached),
             },
-            redis: OfRedis {
+            redis: JointRedisJson {
                 instance: self.of.name.as_str(),
-                plan: redis_restore::Plan::of(&self.reach, &self.pace),
+                plan: redis_restore::RedisPlanJson::of(&self.reach, &self.pace),
                 last_command: self.last.as_ref(),
                 done,
             },
@@ -292,7 +292,10 @@ impl<'c> Both<'c> {
 }
 
 /// The two that are meant; which option names them is said where that is unclear.
-fn named<'c>(config: &'c Config, which: &Which) -> anyhow::Result<(&'c Cluster, &'c config::Instance)> {
+fn named<'c>(
+    config: &'c Config,
+    which: &JointTargetArgs,
+) -> anyhow::Result<(&'c ClusterConfig, &'c config::InstanceConfig)> {
     let cluster = config.cluster(which.cluster.as_deref()).context("which one is meant is said with --cluster")?;
     let of = config.instance(which.instance.as_deref()).context("which one is meant is said with --instance")?;
     Ok((cluster, of))
@@ -300,15 +303,15 @@ fn named<'c>(config: &'c Config, which: &Which) -> anyhow::Result<(&'c Cluster, 
 
 async fn postgres(
     config: &Config,
-    cluster: &Cluster,
+    cluster: &ClusterConfig,
     (time, nearest, pgdata): (Timestamp, bool, Option<&Path>),
-    around: &Surroundings,
-) -> anyhow::Result<(Arc<Archive>, Plan)> {
-    let target = TargetArgs {
+    around: &CliContext,
+) -> anyhow::Result<(Arc<Archive>, RestorePlan)> {
+    let target = PostgresTargetArgs {
         target_time: Some(PgTime::from_timestamp(time).to_string()),
         target_timeline: "latest".to_owned(),
         nearest,
-        ..TargetArgs::default()
+        ..PostgresTargetArgs::default()
     };
     let (archive, mut plan) = restore::make(config, cluster, &target, around).await?;
     if let (Some(pgdata), Some(identity)) = (pgdata, archive.identity().await?) {
@@ -320,27 +323,30 @@ async fn postgres(
     Ok((archive, plan))
 }
 
-async fn redis(instance: &Instance, time: Timestamp) -> anyhow::Result<Result<Reach, Unreachable>> {
-    let found = instance.reach(Wanted::Time(time), None).await;
+async fn redis(
+    instance: &redis::archive::Archive,
+    time: Timestamp,
+) -> anyhow::Result<Result<RestoreRoute, UnreachableState>> {
+    let found = instance.reach(RedisTarget::Time(time), None).await;
     found.with_context(|| format!("cannot plan a restore of {}", instance.name()))
 }
 
 /// The last command of the last stretch that changes anything; `None` if there is none in it, or the snapshot itself is the target.
-async fn last_command(instance: &Instance, reach: &Reach) -> anyhow::Result<Option<LastCommand>> {
+async fn last_command(instance: &redis::archive::Archive, reach: &RestoreRoute) -> anyhow::Result<Option<LastCommand>> {
     let (Some((stretch, before)), Some(from)) = (reach.stretches.split_last(), reach.from) else { return Ok(None) };
     let bytes = instance.commands_of(reach, before.len()).await;
     let bytes = bytes.with_context(|| format!("cannot read the commands of {}", instance.name()))?;
     let mut parser = match before.last() {
         // The last one may begin before this one ends.
         Some(before) if before.last > stretch.first => {
-            Commands::resuming(before.last, before.db_after, before.in_transaction_after, Limits::default())
+            CommandParser::resuming(before.last, before.db_after, before.in_transaction_after, CommandLimits::default())
         }
-        _ if from.offset > stretch.first => Commands::at(from, Limits::default()),
-        _ => Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default()),
+        _ if from.offset > stretch.first => CommandParser::at(from, CommandLimits::default()),
+        _ => CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default()),
     };
     let mut last = None;
     let parsed = parser.push(&bytes, &mut |command| {
-        if command.kind == Kind::Other {
+        if command.kind == CommandKind::Other {
             let name = String::from_utf8_lossy(command.name()).to_uppercase();
             last = Some(LastCommand { name, database: command.db, offset: command.end });
         }
@@ -349,21 +355,21 @@ async fn last_command(instance: &Instance, reach: &Reach) -> anyhow::Result<Opti
     Ok(last)
 }
 
-pub(super) async fn plan(mut args: PlanAll, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn plan(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     args.which.target_time = around.lasting(&args.which.target_time);
-    let both = Both::plan(&config, &args.which, None, around).await?;
+    let both = JointPlan::plan(&config, &args.which, None, around).await?;
     if args.json {
         around.output.json(&both.report(None, None))?;
     } else {
         show(&both, &around.output)?;
         what_next(&both, &args.which, &open::again(&config, around), &around.output)?;
     }
-    Ok(if both.reachable() { Code::Done } else { Code::Unreachable })
+    Ok(if both.reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
 /// How to carry out what was only asked for.
-fn what_next(both: &Both<'_>, which: &Which, program: &str, out: &Output) -> anyhow::Result<()> {
+fn what_next(both: &JointPlan<'_>, which: &JointTargetArgs, program: &str, out: &TerminalOutput) -> anyhow::Result<()> {
     if !both.reachable() {
         return Ok(());
     }
@@ -374,15 +380,15 @@ fn what_next(both: &Both<'_>, which: &Which, program: &str, out: &Output) -> any
     words.push(format!("--target-time {}", open::shell_word(&which.target_time)));
     words.extend(which.nearest.then(|| "--nearest".to_owned()));
     out.line("\nTo do it:")?;
-    out.line(format!("  {} --start", out.tone(Tone::Strong, words.join(" "))))
+    out.line(format!("  {} --start", out.tone(TextTone::Strong, words.join(" "))))
 }
 
-pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Result<Code> {
+pub(super) async fn run(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.config()?;
     let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
     let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
     check_places(&pgdata, &redis_dir)?;
-    let both = Both::plan(&config, &args.which, Some(&pgdata), around).await?;
+    let both = JointPlan::plan(&config, &args.which, Some(&pgdata), around).await?;
     if !args.json {
         show(&both, &around.output)?;
     }
@@ -390,7 +396,7 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
         if args.json {
             around.output.json(&both.report(None, None))?;
         }
-        return Ok(Code::Unreachable);
+        return Ok(CliExitCode::Unreachable);
     };
     let (of_postgres, of_redis) = (args.postgres(pgdata.clone()), args.redis(redis_dir));
     let wishes = restore::wishes(&of_postgres, &pgdata, &config, both.cluster)?;
@@ -403,35 +409,35 @@ pub(super) async fn run(args: RestoreAll, around: &Surroundings) -> anyhow::Resu
     done.keep_pace(&config, &both.instance);
     if args.json {
         around.output.json(&both.report(Some((&restored, reached.as_ref())), Some(&done)))?;
-        return Ok(Code::Done);
+        return Ok(CliExitCode::Done);
     }
     redis_restore::say_what_next(&done.options, prepared.version, done.loaded.as_ref(), &around.output)?;
     around.output.line("")?;
     say_skew(&both, &around.output)?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-impl RestoreAll {
-    fn postgres(&self, pgdata: PathBuf) -> RestorePostgres {
-        RestorePostgres {
+impl RestoreAllArgs {
+    fn postgres(&self, pgdata: PathBuf) -> RestorePostgresArgs {
+        RestorePostgresArgs {
             cluster: self.which.cluster.clone(),
             pgdata: Some(pgdata),
-            single: SingleArgs::default(),
-            target: TargetArgs { target_action: self.target_action, ..TargetArgs::default() },
+            single: SelectiveRestoreArgs::default(),
+            target: PostgresTargetArgs { target_action: self.target_action, ..PostgresTargetArgs::default() },
             tablespaces: self.tablespaces.clone(),
             delta: false,
-            archive_mode: ArchiveMode::Off,
+            archive_mode: ArchiveModeAfterRestore::Off,
             start: self.start,
             server: self.server.clone(),
             json: self.json,
         }
     }
 
-    fn redis(&self, dir: PathBuf) -> RestoreRedis {
-        RestoreRedis {
+    fn redis(&self, dir: PathBuf) -> RestoreRedisArgs {
+        RestoreRedisArgs {
             instance: self.which.instance.clone(),
             dir,
-            target: TargetRedis::default(),
+            target: RedisTargetArgs::default(),
             start: self.start,
             server: self.redis_server.clone(),
             json: self.json,
@@ -442,10 +448,10 @@ impl RestoreAll {
 /// PostgreSQL's files, and its server if that is wanted.
 async fn carry_out(
     config: &Config,
-    both: &Both<'_>,
-    (args, wishes): (&RestorePostgres, &Wishes),
-    around: &Surroundings,
-) -> anyhow::Result<(Restored, Option<Reached>)> {
+    both: &JointPlan<'_>,
+    (args, wishes): (&RestorePostgresArgs, &RestoreOptions),
+    around: &CliContext,
+) -> anyhow::Result<(RestoredCluster, Option<ReachedTarget>)> {
     let began = around.clock.elapsed();
     let restored = restore::place(&both.archive, &both.plan, wishes, false, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
@@ -459,7 +465,7 @@ async fn carry_out(
         }
         return Ok((restored, None));
     }
-    let start = Start {
+    let start = ServerStart {
         pgdata: wishes.destination.pgdata.clone(),
         bindir: args.server.pg_bindir.clone(),
         search: restore::search(around),
@@ -468,7 +474,7 @@ async fn carry_out(
     let reached = restore::started(&start, &both.plan, wishes.action, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;
     let (work, replay_seconds) = (both.plan.work(), reached.seconds);
-    let measured = Measured { work, file_seconds: took.as_secs_f64(), replay_seconds };
+    let measured = MeasuredRestore { work, file_seconds: took.as_secs_f64(), replay_seconds };
     restore::keep_pace(config, both.cluster.name.as_str(), measured);
     if !args.json {
         restore::say_reached(&reached, around)?;
@@ -480,7 +486,7 @@ async fn carry_out(
 fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
     if pgdata.starts_with(redis_dir) || redis_dir.starts_with(pgdata) {
         let (one, two) = (pgdata.display(), redis_dir.display());
-        return Err(Failure::usage(format!("{one} and {two} lie within each other; name two folders apart")).into());
+        return Err(CliError::usage(format!("{one} and {two} lie within each other; name two folders apart")).into());
     }
     for (option, dir) in [("--pgdata", pgdata), ("--redis-dir", redis_dir)] {
         let entries = match std::fs::read_dir(dir) {
@@ -495,7 +501,7 @@ fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
                 let (dir, found) = (dir.display(), found.to_string_lossy());
                 let why =
                     format!("{option} {dir} is not empty, it has {found}; nothing was touched, name another folder");
-                return Err(Failure::usage(why).into());
+                return Err(CliError::usage(why).into());
             }
         }
     }
@@ -503,7 +509,7 @@ fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Each fits where it goes; on one file system both must.
-fn check_room(both: &Both<'_>, reach: &Reach, pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
+fn check_room(both: &JointPlan<'_>, reach: &RestoreRoute, pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
     let device = |dir: &Path| {
         let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
         existing.metadata().map(|known| known.dev()).with_context(|| format!("cannot read {}", existing.display()))
@@ -515,20 +521,20 @@ fn check_room(both: &Both<'_>, reach: &Reach, pgdata: &Path, redis_dir: &Path) -
         return Ok(());
     }
     let (main, cache, dir) = (&both.cluster.name, &both.of.name, redis_dir.to_owned());
-    Err(redis::restore::Error::NoRoom { dir, needed, free })
+    Err(redis::restore::RestoreError::NoRoom { dir, needed, free })
         .with_context(|| format!("{main} and {cache} go to one file system"))
 }
 
-fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+fn show(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let (main, cache) = (&both.cluster.name, &both.of.name);
     let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
-    out.line(out.tone(Tone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
+    out.line(out.tone(TextTone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
     if both.moment != both.asked && both.reachable() {
         let note = format!("the newest moment that both can reach before {}", time(both.asked));
-        row(out, "note", out.tone(Tone::Warning, note))?;
+        row(out, "note", out.tone(TextTone::Warning, note))?;
     }
     if let Some(reason) = both.reason() {
-        row(out, "reachable", out.tone(Tone::Bad, "NO"))?;
+        row(out, "reachable", out.tone(TextTone::Bad, "NO"))?;
         prose(out, "why", &reason)?;
         match both.nearest() {
             Some(nearest) => {
@@ -538,7 +544,7 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
             None => row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
         }
         say_idle(both, out)?;
-        if let Err(Unreachable { nearest_after: Some(after), .. }) = &both.reach {
+        if let Err(UnreachableState { nearest_after: Some(after), .. }) = &both.reach {
             row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
         }
         if let Some(after) = both.plan.nearest_after.as_ref().and_then(|point| point.time) {
@@ -546,7 +552,7 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    row(out, "reachable", out.tone(Tone::Good, "both"))?;
+    row(out, "reachable", out.tone(TextTone::Good, "both"))?;
     if both.plan.goes_elsewhere() {
         prose(out, "but", &both.plan.reason)?;
     }
@@ -557,7 +563,7 @@ fn show(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
 }
 
 /// How far Redis goes back with a server that is idle, and how it need not.
-fn say_idle(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+fn say_idle(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Some(idle) = both.idle else { return Ok(()) };
     let (main, cache) = (&both.cluster.name, &both.of.name);
     let (since, until) = (PgTime::from_timestamp(idle.since), PgTime::from_timestamp(idle.until));
@@ -573,12 +579,13 @@ fn say_idle(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
         format!("walkeep restore postgres {main} --pgdata DIR"),
         format!("walkeep restore redis {cache} --dir DIR --target-time {until}"),
     ];
-    commands.into_iter().try_for_each(|command| out.line(format!("    {}", out.tone(Tone::Strong, command))))
+    commands.into_iter().try_for_each(|command| out.line(format!("    {}", out.tone(TextTone::Strong, command))))
 }
 
-fn say_postgres(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+fn say_postgres(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let (plan, name) = (&both.plan, both.cluster.name.as_str());
-    let commit = |commit: Commit| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.time(commit.time));
+    let commit =
+        |commit: CommitPoint| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.time(commit.time));
     let backup = plan.backup.as_deref().unwrap_or("none");
     let log = format!("{}, {} of WAL", count(plan.wal_segments, "segment"), size(plan.wal_bytes));
     row(out, name, format!("backup {backup}, {log}"))?;
@@ -586,7 +593,7 @@ fn say_postgres(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
     row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
 }
 
-fn say_redis(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+fn say_redis(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Ok(reach) = &both.reach else { return Ok(()) };
     let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
     let snapshot = &reach.snapshot;
@@ -607,7 +614,7 @@ fn say_redis(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
     )
 }
 
-fn say_skew(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
+fn say_skew(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Some(skew) = &both.skew else { return Ok(()) };
     prose(out, "skew", &skew.say(both.cluster.name.as_str(), both.of.name.as_str()))?;
     skew.rests_on()
@@ -616,12 +623,12 @@ fn say_skew(both: &Both<'_>, out: &Output) -> anyhow::Result<()> {
         .try_for_each(|(nth, why)| prose(out, if nth == 0 { "rests on" } else { "" }, why))
 }
 
-fn row(out: &Output, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
+fn row(out: &TerminalOutput, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
     out.line(format!("  {name:<14} {text}"))
 }
 
 /// A row of many words, broken to fit.
-fn prose(out: &Output, name: &str, text: &str) -> anyhow::Result<()> {
+fn prose(out: &TerminalOutput, name: &str, text: &str) -> anyhow::Result<()> {
     let lines = wrap(text, usize::from(super::output::WIDTH).saturating_sub(INDENT));
     lines.iter().enumerate().try_for_each(|(nth, line)| row(out, if nth == 0 { name } else { "" }, line))
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::sql::{Privileges, Sql};
-use crate::postgres::wire::{Connection, Conninfo, Identity};
+use crate::postgres::sql::{RolePrivileges, SqlSession};
+use crate::postgres::wire::{Conninfo, ReplicationConnection, SystemIdentity};
 
 /// The settings looked at.
 const SETTINGS: [&str; 11] = [
@@ -27,18 +27,18 @@ const OLDEST: u32 = 130_000;
 
 /// A server, looked at once.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct InspectedServer {
     pub(super) peer: String,
     pub(super) version: u32,
-    pub(super) identity: Identity,
+    pub(super) identity: SystemIdentity,
     pub(super) standby: bool,
-    pub(super) privileges: Privileges,
+    pub(super) privileges: RolePrivileges,
     pub(super) settings: BTreeMap<String, String>,
 }
 
 /// Something about a server that should be otherwise.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Advice {
+pub(super) struct ServerAdvice {
     /// Whether archiving cannot work without it.
     pub(super) needed: bool,
     /// The line for postgresql.conf, or the statement to run.
@@ -47,15 +47,15 @@ pub(super) struct Advice {
     pub(super) why: &'static str,
 }
 
-impl Server {
+impl InspectedServer {
     /// Asks the server behind `info`, once as a replica and once in SQL.
-    pub(super) async fn look(info: &Conninfo) -> anyhow::Result<(Server, Sql)> {
-        let mut replica = Connection::connect(info).await.context("cannot connect for replication")?;
+    pub(super) async fn look(info: &Conninfo) -> anyhow::Result<(InspectedServer, SqlSession)> {
+        let mut replica = ReplicationConnection::connect(info).await.context("cannot connect for replication")?;
         let identity = replica.identify_system().await.context("cannot ask which cluster this is")?;
         let peer = replica.peer().to_owned();
         replica.close().await;
-        let sql = Sql::connect(info).await.context("cannot connect for SQL")?;
-        let server = Server {
+        let sql = SqlSession::connect(info).await.context("cannot connect for SQL")?;
+        let server = InspectedServer {
             peer,
             version: sql.version_num().await?,
             identity,
@@ -83,9 +83,9 @@ impl Server {
     }
 
     /// What should be otherwise. `push` is the `archive_command` that would feed walkeep.
-    pub(super) fn advice(&self, push: &str) -> Vec<Advice> {
+    pub(super) fn advice(&self, push: &str) -> Vec<ServerAdvice> {
         let mut advice = Vec::new();
-        let mut say = |needed, line: String, why| advice.push(Advice { needed, line, why });
+        let mut say = |needed, line: String, why| advice.push(ServerAdvice { needed, line, why });
         let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
         let number = |name: &str| setting(name).parse::<i64>().unwrap_or(0);
         if self.version < OLDEST {
@@ -133,13 +133,13 @@ fn quoted(name: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Server, TimelineId};
+    use super::{InspectedServer, TimelineId};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SystemId;
-    use crate::postgres::sql::Privileges;
-    use crate::postgres::wire::Identity;
+    use crate::postgres::sql::RolePrivileges;
+    use crate::postgres::wire::SystemIdentity;
 
-    fn server(settings: &[(&str, &str)]) -> Server {
+    fn server(settings: &[(&str, &str)]) -> InspectedServer {
         let usual = [
             ("wal_level", "replica"),
             ("max_wal_senders", "10"),
@@ -151,15 +151,16 @@ mod tests {
         ];
         let settings: BTreeMap<String, String> =
             usual.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let identity = Identity { system_id: SystemId::new(7), timeline: TimelineId::FIRST, flushed: Lsn::new(0) };
-        let privileges = Privileges {
+        let identity =
+            SystemIdentity { system_id: SystemId::new(7), timeline: TimelineId::FIRST, flushed: Lsn::new(0) };
+        let privileges = RolePrivileges {
             role: "wal\"keep".to_owned(),
             superuser: false,
             replication: true,
             switch_wal: true,
             restore_point: false,
         };
-        Server { peer: "/run".to_owned(), version: 170_011, identity, standby: false, privileges, settings }
+        InspectedServer { peer: "/run".to_owned(), version: 170_011, identity, standby: false, privileges, settings }
     }
 
     #[test]

@@ -5,38 +5,42 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Surroundings;
-use super::args::RestorePostgres;
-use super::exit::{Code, Failure};
+use super::CliContext;
+use super::args::RestorePostgresArgs;
+use super::exit::{CliError, CliExitCode};
 use super::open;
-use super::output::{Tone, size, span, width, wrap};
-use super::progress::Progress;
+use super::output::{TextTone, size, span, width, wrap};
+use super::progress::ProgressDisplay;
 use super::restore::{make, search, show};
-use crate::config::{Cluster, Config};
+use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::restore::plan::Plan;
+use crate::postgres::restore::plan::RestorePlan;
 use crate::postgres::restore::recovery_settings::restore_command;
-use crate::postgres::restore::selective::{Found, Part, Returned, Single, Step, TableName, Wish};
+use crate::postgres::restore::selective::{
+    RestoreLeftovers, SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreReport,
+    SelectiveRestoreStep, TableName,
+};
 use crate::postgres::wire::Conninfo;
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
-struct Report<'r> {
-    plan: &'r Plan,
-    returned: Option<&'r Returned>,
+struct SelectiveRestoreJson<'r> {
+    plan: &'r RestorePlan,
+    returned: Option<&'r SelectiveRestoreReport>,
 }
 
 pub(super) async fn run(
-    args: &RestorePostgres,
+    args: &RestorePostgresArgs,
     config: &Config,
-    cluster: &Cluster,
-    around: &Surroundings,
-) -> anyhow::Result<Code> {
+    cluster: &ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<CliExitCode> {
     let wish = wish(args, config, cluster, around)?;
     let (part, into) = (wish.part.clone(), wish.into.to_string());
     let wanted = in_words(&part);
     let begun = around.clock.elapsed();
-    let (mut single, found) = Single::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
+    let (mut single, found) =
+        SelectiveRestore::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
     say_found(&found);
     let made = make(config, cluster, &args.target, around).await;
     let (archive, plan) = match made {
@@ -52,11 +56,14 @@ pub(super) async fn run(
     if !plan.reachable {
         single.clean_up().await;
         if args.json {
-            around.output.json(&Report { plan: &plan, returned: None })?;
+            around.output.json(&SelectiveRestoreJson { plan: &plan, returned: None })?;
         }
-        return Ok(Code::Unreachable);
+        return Ok(CliExitCode::Unreachable);
     }
-    let shown = Shown { progress: Progress::begin("read WAL", 0, around.quiet), stage: AtomicU8::new(0) };
+    let shown = SelectiveRestoreProgress {
+        progress: ProgressDisplay::begin("read WAL", 0, around.quiet),
+        stage: AtomicU8::new(0),
+    };
     let spool = Spool::existing(&config.state_dir, &archive);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let tell = |step| shown.tell(step);
@@ -70,18 +77,23 @@ pub(super) async fn run(
     let Some(returned) = returned else {
         let message =
             format!("interrupted: {wanted} was not brought back, and nothing of it is left here or on {into}");
-        return Err(Failure { code: Code::Failed, message }.into());
+        return Err(CliError { code: CliExitCode::Failed, message }.into());
     };
     let returned = returned.with_context(|| format!("cannot bring back {wanted}"))?;
     if args.json {
-        around.output.json(&Report { plan: &plan, returned: Some(&returned) })?;
-        return Ok(Code::Done);
+        around.output.json(&SelectiveRestoreJson { plan: &plan, returned: Some(&returned) })?;
+        return Ok(CliExitCode::Done);
     }
     say_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), around)?;
-    Ok(Code::Done)
+    Ok(CliExitCode::Done)
 }
 
-fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Surroundings) -> anyhow::Result<Wish> {
+fn wish(
+    args: &RestorePostgresArgs,
+    config: &Config,
+    cluster: &ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<SelectiveRestoreOptions> {
     let single = &args.single;
     let into = match &single.into {
         Some(text) => {
@@ -92,7 +104,7 @@ fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Sur
         None => cluster.conninfo(&around.environment)?,
     };
     let none = || {
-        Failure::usage(format!(
+        CliError::usage(format!(
             "cluster {} has no connection; name the running server with --into CONNINFO",
             cluster.name
         ))
@@ -101,7 +113,7 @@ fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Sur
     let scratch = single.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     let jobs = single.jobs.map_or_else(|| open::threads().min(4), usize::from);
-    Ok(Wish {
+    Ok(SelectiveRestoreOptions {
         part: part(args, &into)?,
         into,
         scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
@@ -112,19 +124,19 @@ fn wish(args: &RestorePostgres, config: &Config, cluster: &Cluster, around: &Sur
     })
 }
 
-fn part(args: &RestorePostgres, into: &Conninfo) -> Result<Part, Failure> {
+fn part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<SelectedObject, CliError> {
     let single = &args.single;
     let Some(table) = &single.table else {
         let name = single.database.clone().unwrap_or_default();
         let new = single.new_name.clone().unwrap_or_else(|| format!("{name}_restored"));
         if name.is_empty() || new.is_empty() || new.len() > 63 {
-            return Err(Failure::usage("--database and --as take names of 1 to 63 bytes"));
+            return Err(CliError::usage("--database and --as take names of 1 to 63 bytes"));
         }
-        return Ok(Part::Database { name, new });
+        return Ok(SelectedObject::Database { name, new });
     };
     let read = |option: &str, text: &str, schema: &str| {
         let wrong = || {
-            Failure::usage(format!("{option} {text:?}: write schema.name, with double quotes as in SQL where needed"))
+            CliError::usage(format!("{option} {text:?}: write schema.name, with double quotes as in SQL where needed"))
         };
         TableName::parse(text, schema).ok_or_else(wrong)
     };
@@ -134,19 +146,19 @@ fn part(args: &RestorePostgres, into: &Conninfo) -> Result<Part, Failure> {
         None => TableName { schema: name.schema.clone(), name: format!("{}_restored", name.name) },
     };
     let database = single.database.clone().or_else(|| into.dbname.clone()).or_else(|| into.user.clone());
-    let database = database.ok_or_else(|| Failure::usage("name the table's database with --database"))?;
-    Ok(Part::Table { database, name, new })
+    let database = database.ok_or_else(|| CliError::usage("name the table's database with --database"))?;
+    Ok(SelectedObject::Table { database, name, new })
 }
 
-fn in_words(part: &Part) -> String {
+fn in_words(part: &SelectedObject) -> String {
     match part {
-        Part::Database { name, new } => format!("database {name} as {new}"),
-        Part::Table { database, name, new } => format!("table {name} of database {database} as {new}"),
+        SelectedObject::Database { name, new } => format!("database {name} as {new}"),
+        SelectedObject::Table { database, name, new } => format!("table {name} of database {database} as {new}"),
     }
 }
 
 /// On standard error, beside what was asked for.
-fn say_found(found: &Found) {
+fn say_found(found: &RestoreLeftovers) {
     for left in &found.scratch {
         let dir = open::shell_word(&left.dir.display().to_string());
         match left.server {
@@ -164,23 +176,23 @@ fn say_found(found: &Found) {
 }
 
 /// What is on the screen.
-struct Shown {
-    progress: Progress,
+struct SelectiveRestoreProgress {
+    progress: ProgressDisplay,
     stage: AtomicU8,
 }
 
-impl Shown {
-    fn tell(&self, step: Step) {
+impl SelectiveRestoreProgress {
+    fn tell(&self, step: SelectiveRestoreStep) {
         let (number, name, done, total) = match step {
-            Step::Note(note) => {
+            SelectiveRestoreStep::Note(note) => {
                 tracing::warn!("{note}");
                 return;
             }
-            Step::Reading(done, total) => (0, "read WAL", done, total),
-            Step::Placing(done, total) => (1, "fetch files", done, total),
-            Step::Replaying(done, total) => (2, "replay WAL", done, total),
-            Step::Dumping(done, total) => (3, "copy out", done, total),
-            Step::Loading(done, total) => (4, "copy in", done, total),
+            SelectiveRestoreStep::Reading(done, total) => (0, "read WAL", done, total),
+            SelectiveRestoreStep::Placing(done, total) => (1, "fetch files", done, total),
+            SelectiveRestoreStep::Replaying(done, total) => (2, "replay WAL", done, total),
+            SelectiveRestoreStep::Dumping(done, total) => (3, "copy out", done, total),
+            SelectiveRestoreStep::Loading(done, total) => (4, "copy in", done, total),
         };
         if self.stage.swap(number, Ordering::Relaxed) != number {
             self.progress.stage(name);
@@ -190,11 +202,11 @@ impl Shown {
 }
 
 fn say_returned(
-    returned: &Returned,
-    part: &Part,
+    returned: &SelectiveRestoreReport,
+    part: &SelectedObject,
     into: &str,
     took: std::time::Duration,
-    around: &Surroundings,
+    around: &CliContext,
 ) -> anyhow::Result<()> {
     let out = &around.output;
     let what = match &returned.table {
@@ -202,7 +214,12 @@ fn say_returned(
         None => format!("database {} is there", returned.database),
     };
     out.line("")?;
-    out.line(format!("{}: {what}, {}, in {}", out.tone(Tone::Good, "brought back"), size(returned.bytes), span(took)))?;
+    out.line(format!(
+        "{}: {what}, {}, in {}",
+        out.tone(TextTone::Good, "brought back"),
+        size(returned.bytes),
+        span(took)
+    ))?;
     out.line(format!("  on           {into}"))?;
     if let Some(last) = returned.reached.last_commit {
         out.line(format!("  last commit  transaction {} at {}, {}", last.xid, last.lsn, out.time(last.time)))?;
@@ -217,9 +234,9 @@ fn say_returned(
             out.line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
         }
     }
-    if let Part::Database { new, .. } = part {
+    if let SelectedObject::Database { new, .. } = part {
         let advice = format!("it has no planner statistics yet: vacuumdb --analyze-only {}", open::shell_word(new));
-        out.line(out.tone(Tone::Quiet, advice))?;
+        out.line(out.tone(TextTone::Quiet, advice))?;
     }
     Ok(())
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::base::clock::{FAR, Machine, Measured, Offset};
+use crate::base::clock::{ClockMeasurement, ClockOffset, FAR, Machine};
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::restore::plan::Plan;
-use crate::redis::archive::{Origin, Reach, Stretch};
+use crate::postgres::restore::plan::RestorePlan;
+use crate::redis::archive::{RestoreRoute, SnapshotOrigin, StreamStretch};
 
 /// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
 const NOTED: Duration = Duration::from_millis(10);
@@ -31,8 +31,8 @@ const OF_FILE: Duration = Duration::from_secs(1);
 
 /// How far apart the two may be, and why.
 #[derive(serde::Serialize)]
-pub(super) struct Skew {
-    /// Neither store is further from the other. Without [`Skew::clocks_known`], but for what clocks differed by that [`Skew::rests_on`] names.
+pub(super) struct ClockSkew {
+    /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by that [`ClockSkew::rests_on`] names.
     at_most_seconds: f64,
     /// Redis lacks at most what it did in so many seconds before the state of PostgreSQL.
     redis_behind_at_most_seconds: f64,
@@ -41,11 +41,11 @@ pub(super) struct Skew {
     /// Whether it is known what the clock of PostgreSQL's server and that of the receiver of Redis differed by.
     clocks_known: bool,
     /// How far the clock of PostgreSQL's server was ahead of its receiver's, in microseconds.
-    postgres_clock: Option<Measured>,
+    postgres_clock: Option<ClockMeasurement>,
     /// Whether both were received on one machine, if that is known.
     received_on_one_machine: Option<bool>,
     /// How far that of the Redis server was.
-    redis_clock: Option<Measured>,
+    redis_clock: Option<ClockMeasurement>,
     /// Everything that the receiver had by then is in Redis.
     redis_complete_up_to: Timestamp,
     /// When it had what comes next.
@@ -55,19 +55,19 @@ pub(super) struct Skew {
 
 /// What was measured of the clock of PostgreSQL's server at the moment, which is by that clock.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct PostgresClockReading {
     /// Each of them speaks of the moment.
-    spans: Vec<Measured>,
+    spans: Vec<ClockMeasurement>,
     /// Why not all that may speak of it could be read.
-    unread: Option<archive::Error>,
+    unread: Option<archive::ArchiveError>,
 }
 
 /// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
-pub(super) async fn clock_at(archive: &Archive, plan: &Plan, moment: Timestamp) -> Found {
+pub(super) async fn clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
     let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
     let found = match segments(archive, plan.timeline, beside).await {
         Ok(names) => measured(archive, &names, moment).await,
-        Err(error) => Found { unread: Some(error), ..Found::default() },
+        Err(error) => PostgresClockReading { unread: Some(error), ..PostgresClockReading::default() },
     };
     if let Some(error) = &found.unread {
         tracing::warn!(
@@ -84,7 +84,7 @@ async fn segments(
     archive: &Archive,
     timeline: TimelineId,
     beside: impl Iterator<Item = Lsn>,
-) -> Result<Vec<SegmentName>, archive::Error> {
+) -> Result<Vec<SegmentName>, archive::ArchiveError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let path = match archive.history(timeline).await? {
         Some(history) => history.path(),
@@ -105,8 +105,8 @@ async fn segments(
     Ok(names.collect())
 }
 
-async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -> Found {
-    let mut found = Found::default();
+async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -> PostgresClockReading {
+    let mut found = PostgresClockReading::default();
     for name in names {
         match archive.clocks(*name).await {
             Ok(spans) => found.spans.extend(spans.into_iter().filter_map(|span| span.when_shown(moment))),
@@ -125,7 +125,7 @@ async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -
 
 /// By whose clock the state of Redis has its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Dated {
+enum RedisTimeSource {
     /// That of the receiver, on this machine.
     By(Machine),
     /// That of the receiver. Its machine is said with the server's clock, and that was not measured.
@@ -136,26 +136,26 @@ enum Dated {
     Server,
 }
 
-impl Dated {
-    fn of(last: Option<&Stretch>, origin: &Origin) -> Dated {
+impl RedisTimeSource {
+    fn of(last: Option<&StreamStretch>, origin: &SnapshotOrigin) -> RedisTimeSource {
         match (last.map(|stretch| stretch.clock), origin) {
-            (Some(clock), _) => Dated::measured(clock),
-            (None, Origin::Replication { .. }) => Dated::Unsaid,
-            (None, Origin::File { .. }) => Dated::Server,
+            (Some(clock), _) => RedisTimeSource::measured(clock),
+            (None, SnapshotOrigin::Replication { .. }) => RedisTimeSource::Unsaid,
+            (None, SnapshotOrigin::File { .. }) => RedisTimeSource::Server,
         }
     }
 
-    fn measured(clock: Option<Measured>) -> Dated {
+    fn measured(clock: Option<ClockMeasurement>) -> RedisTimeSource {
         match clock {
-            Some(clock) => clock.machine.map_or(Dated::Unnamed, Dated::By),
-            None => Dated::Unsaid,
+            Some(clock) => clock.machine.map_or(RedisTimeSource::Unnamed, RedisTimeSource::By),
+            None => RedisTimeSource::Unsaid,
         }
     }
 }
 
 /// Whether PostgreSQL's clock was measured against the one by which Redis has its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Against {
+enum ClockComparison {
     /// It was.
     Same,
     /// Nothing says otherwise.
@@ -168,32 +168,34 @@ enum Against {
     Server,
 }
 
-impl Against {
+impl ClockComparison {
     fn is_same(self) -> bool {
-        matches!(self, Against::Same | Against::TakenSame)
+        matches!(self, ClockComparison::Same | ClockComparison::TakenSame)
     }
 }
 
 /// All that speaks of PostgreSQL's clock together; only what the machine that received Redis has measured, if there is such.
-fn against(spans: &[Measured], dated: Dated) -> Option<(Measured, Against)> {
-    let together = |spans: &mut dyn Iterator<Item = Measured>| spans.reduce(Measured::or);
+fn against(spans: &[ClockMeasurement], dated: RedisTimeSource) -> Option<(ClockMeasurement, ClockComparison)> {
+    let together = |spans: &mut dyn Iterator<Item = ClockMeasurement>| spans.reduce(ClockMeasurement::or);
     let all = together(&mut spans.iter().copied())?;
     let same = match dated {
-        Dated::By(machine) => together(&mut spans.iter().copied().filter(|span| span.machine == Some(machine))),
-        Dated::Unsaid | Dated::Unnamed | Dated::Server => None,
+        RedisTimeSource::By(machine) => {
+            together(&mut spans.iter().copied().filter(|span| span.machine == Some(machine)))
+        }
+        RedisTimeSource::Unsaid | RedisTimeSource::Unnamed | RedisTimeSource::Server => None,
     };
     let against = match dated {
-        Dated::By(_) if same.is_some() => Against::Same,
-        Dated::By(_) if spans.iter().all(|span| span.machine.is_some()) => Against::Other,
-        Dated::By(_) | Dated::Unnamed => Against::Unknown,
-        Dated::Unsaid => Against::TakenSame,
-        Dated::Server => Against::Server,
+        RedisTimeSource::By(_) if same.is_some() => ClockComparison::Same,
+        RedisTimeSource::By(_) if spans.iter().all(|span| span.machine.is_some()) => ClockComparison::Other,
+        RedisTimeSource::By(_) | RedisTimeSource::Unnamed => ClockComparison::Unknown,
+        RedisTimeSource::Unsaid => ClockComparison::TakenSame,
+        RedisTimeSource::Server => ClockComparison::Server,
     };
     Some((same.unwrap_or(all), against))
 }
 
 /// How far Redis may be behind PostgreSQL and ahead of it, if it lacks so much by the receiver's clock and PostgreSQL's is so far ahead of that.
-fn apart(lack: Duration, ahead: Offset) -> (Duration, Duration) {
+fn apart(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
     let micros = |micros: i64| Duration::from_micros(micros.unsigned_abs());
     let behind =
         if ahead.low < 0 { lack.saturating_add(micros(ahead.low)) } else { lack.saturating_sub(micros(ahead.low)) };
@@ -208,14 +210,19 @@ fn short(span: Duration) -> String {
     }
 }
 
-impl Skew {
+impl ClockSkew {
     /// Of the cluster `main` and the instance `cache`.
-    pub(super) fn of(reach: &Reach, moment: Timestamp, found: &Found, (main, cache): (&str, &str)) -> Skew {
+    pub(super) fn of(
+        reach: &RestoreRoute,
+        moment: Timestamp,
+        found: &PostgresClockReading,
+        (main, cache): (&str, &str),
+    ) -> ClockSkew {
         let noted = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default();
         let late = NOTED.max(reach.late);
         let mut lack = noted.saturating_add(late);
         let last = reach.stretches.last();
-        let (clock, against) = against(&found.spans, Dated::of(last, &reach.snapshot.origin)).unzip();
+        let (clock, against) = against(&found.spans, RedisTimeSource::of(last, &reach.snapshot.origin)).unzip();
         let mut rests_on = vec![
             "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
                 .to_owned(),
@@ -242,15 +249,15 @@ impl Skew {
             rests_on.push(why);
         }
         let (behind, ahead) = clock.map_or((lack, Duration::ZERO), |clock| apart(lack, clock.offset));
-        Skew {
+        ClockSkew {
             at_most_seconds: behind.max(ahead).as_secs_f64(),
             redis_behind_at_most_seconds: behind.as_secs_f64(),
             redis_ahead_at_most_seconds: ahead.as_secs_f64(),
-            clocks_known: against.is_some_and(Against::is_same),
+            clocks_known: against.is_some_and(ClockComparison::is_same),
             postgres_clock: clock,
             received_on_one_machine: match against {
-                Some(Against::Same) => Some(true),
-                Some(Against::Other) => Some(false),
+                Some(ClockComparison::Same) => Some(true),
+                Some(ClockComparison::Other) => Some(false),
                 _ => None,
             },
             redis_clock,
@@ -290,9 +297,9 @@ impl Skew {
     }
 }
 
-fn of_postgres(main: &str, clock: Option<Measured>) -> String {
+fn of_postgres(main: &str, clock: Option<ClockMeasurement>) -> String {
     match clock {
-        Some(Measured { offset, .. }) => {
+        Some(ClockMeasurement { offset, .. }) => {
             let advice = if offset.certain() > FAR {
                 ". So the moment is the one that its clock showed: see to NTP on both machines"
             } else {
@@ -311,26 +318,26 @@ fn of_postgres(main: &str, clock: Option<Measured>) -> String {
 }
 
 /// What is to be said of the machines that received both; nothing where it was one.
-fn of_receivers(against: Against, main: &str, cache: &str) -> Option<String> {
+fn of_receivers(against: ClockComparison, main: &str, cache: &str) -> Option<String> {
     let differed = "not known, so to be added: by how much the clocks differed";
     match against {
-        Against::Same => None,
-        Against::TakenSame => Some(format!(
+        ClockComparison::Same => None,
+        ClockComparison::TakenSame => Some(format!(
             "{cache} is taken to have been received on the machine that received {main}, as nothing says on which one it was"
         )),
-        Against::Other => Some(format!("{differed} of the two machines that received {main} and {cache}")),
-        Against::Unknown => Some(format!(
+        ClockComparison::Other => Some(format!("{differed} of the two machines that received {main} and {cache}")),
+        ClockComparison::Unknown => Some(format!(
             "{differed} of the machines that received {main} and {cache}, if they were two: it is not said of both which they were"
         )),
-        Against::Server => Some(format!(
+        ClockComparison::Server => Some(format!(
             "{differed} of {cache}'s server, which has given its snapshot the time, and of the machine that received {main}"
         )),
     }
 }
 
-fn of_redis(cache: &str, clock: Option<Measured>) -> String {
+fn of_redis(cache: &str, clock: Option<ClockMeasurement>) -> String {
     match clock {
-        Some(Measured { offset, .. }) => {
+        Some(ClockMeasurement { offset, .. }) => {
             let wrong =
                 if offset.certain() > FAR { ". One of the two was wrong: see to NTP on both machines" } else { "" };
             format!(
@@ -344,16 +351,16 @@ fn of_redis(cache: &str, clock: Option<Measured>) -> String {
 }
 
 /// How much older the state of a snapshot may be than the time that it has, and why.
-fn of_snapshot(origin: &Origin, cache: &str) -> (Duration, String) {
+fn of_snapshot(origin: &SnapshotOrigin, cache: &str) -> (Duration, String) {
     match origin {
-        Origin::Replication { .. } => (
+        SnapshotOrigin::Replication { .. } => (
             JOINED,
             format!(
                 "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} older than said",
                 short(JOINED)
             ),
         ),
-        Origin::File { path } => (
+        SnapshotOrigin::File { path } => (
             OF_FILE,
             format!(
                 "the snapshot was imported from {path}, which says its time only to the second, and by the clock of the server that wrote it"
@@ -369,56 +376,56 @@ mod tests {
     use jiff::Timestamp;
     use proptest::prelude::*;
 
-    use super::{Against, Dated, against, apart, measured, of_redis, of_snapshot};
-    use crate::base::clock::{Machine, Measured, Offset};
+    use super::{ClockComparison, RedisTimeSource, against, apart, measured, of_redis, of_snapshot};
+    use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
     use crate::postgres::archive::clock_notes::to_note;
     use crate::postgres::archive::ingest::prepare_noted;
     use crate::postgres::archive::tests::{create, segment};
-    use crate::redis::archive::Origin;
-    use crate::vault::seal::Level;
+    use crate::redis::archive::SnapshotOrigin;
+    use crate::vault::seal::CompressionLevel;
 
-    fn span(high: i64, machine: Option<Machine>) -> Measured {
-        Measured::once(Timestamp::from_second(1000).unwrap(), Offset { low: 0, high }).by(machine)
+    fn span(high: i64, machine: Option<Machine>) -> ClockMeasurement {
+        ClockMeasurement::once(Timestamp::from_second(1000).unwrap(), ClockOffset { low: 0, high }).by(machine)
     }
 
     #[test]
     fn another_machine_s_clock_is_not_the_one_that_was_measured() {
         let [here, there] = ["here", "there"].map(Machine::of_boot);
-        let by = |machine: Option<Machine>| Dated::By(machine.unwrap());
+        let by = |machine: Option<Machine>| RedisTimeSource::By(machine.unwrap());
         for (spans, dated, expected) in [
             (vec![], by(here), None),
-            (vec![span(1, here), span(2, here)], by(here), Some((2, Against::Same))),
-            (vec![span(1, here)], by(there), Some((1, Against::Other))),
+            (vec![span(1, here), span(2, here)], by(here), Some((2, ClockComparison::Same))),
+            (vec![span(1, here)], by(there), Some((1, ClockComparison::Other))),
             // The receiver of PostgreSQL was moved to the other machine: what that one has measured counts, and nothing else.
-            (vec![span(9, here), span(2, there)], by(there), Some((2, Against::Same))),
-            (vec![span(9, here), span(2, None)], by(there), Some((9, Against::Unknown))),
-            (vec![span(9, None)], by(there), Some((9, Against::Unknown))),
-            (vec![span(9, here)], Dated::Unnamed, Some((9, Against::Unknown))),
-            (vec![span(9, here)], Dated::Unsaid, Some((9, Against::TakenSame))),
-            (vec![span(9, None)], Dated::Unsaid, Some((9, Against::TakenSame))),
-            (vec![span(9, here)], Dated::Server, Some((9, Against::Server))),
+            (vec![span(9, here), span(2, there)], by(there), Some((2, ClockComparison::Same))),
+            (vec![span(9, here), span(2, None)], by(there), Some((9, ClockComparison::Unknown))),
+            (vec![span(9, None)], by(there), Some((9, ClockComparison::Unknown))),
+            (vec![span(9, here)], RedisTimeSource::Unnamed, Some((9, ClockComparison::Unknown))),
+            (vec![span(9, here)], RedisTimeSource::Unsaid, Some((9, ClockComparison::TakenSame))),
+            (vec![span(9, None)], RedisTimeSource::Unsaid, Some((9, ClockComparison::TakenSame))),
+            (vec![span(9, here)], RedisTimeSource::Server, Some((9, ClockComparison::Server))),
         ] {
             let found = against(&spans, dated).map(|(clock, against)| (clock.offset.high, against));
             assert_eq!(found, expected, "{spans:?} {dated:?}");
         }
         assert_eq!(
-            [None, Some(span(1, None)), Some(span(1, here))].map(Dated::measured),
-            [Dated::Unsaid, Dated::Unnamed, by(here)]
+            [None, Some(span(1, None)), Some(span(1, here))].map(RedisTimeSource::measured),
+            [RedisTimeSource::Unsaid, RedisTimeSource::Unnamed, by(here)]
         );
     }
 
     #[test]
     fn a_snapshot_may_be_older_than_said() {
         let seconds = |origin| of_snapshot(&origin, "cache").0.as_secs();
-        assert_eq!(seconds(Origin::Replication { server: "s".into(), role: "master".into() }), 2);
-        assert_eq!(seconds(Origin::File { path: "p".into() }), 1);
+        assert_eq!(seconds(SnapshotOrigin::Replication { server: "s".into(), role: "master".into() }), 2);
+        assert_eq!(seconds(SnapshotOrigin::File { path: "p".into() }), 1);
     }
 
     #[test]
     fn a_clock_of_redis_that_is_far_off_is_warned_of() {
-        let seconds = |seconds: i64| Offset { low: seconds * 1_000_000 - 5, high: seconds * 1_000_000 };
+        let seconds = |seconds: i64| ClockOffset { low: seconds * 1_000_000 - 5, high: seconds * 1_000_000 };
         for (off, warned) in [(0, false), (1, false), (3, true), (-3, true)] {
-            let clock = Measured::once(Timestamp::UNIX_EPOCH, seconds(off));
+            let clock = ClockMeasurement::once(Timestamp::UNIX_EPOCH, seconds(off));
             assert_eq!(of_redis("cache", Some(clock)).contains("One of the two was wrong"), warned, "{off}");
         }
     }
@@ -432,12 +439,12 @@ mod tests {
         for number in [5, 6] {
             let (name, bytes) = segment(7, number, b"a", 9);
             let note = to_note(&[span(i64::try_from(number).unwrap(), None)]);
-            let prepared = prepare_noted(&archive, (name, &note), &bytes, Level::Fixed(1), 1).unwrap();
+            let prepared = prepare_noted(&archive, (name, &note), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
             archive.commit(prepared).await.unwrap();
             names.push(name);
         }
         let moment = Timestamp::from_second(1000).unwrap();
-        let highs = |spans: &[Measured]| spans.iter().map(|span| span.offset.high).collect::<Vec<_>>();
+        let highs = |spans: &[ClockMeasurement]| spans.iter().map(|span| span.offset.high).collect::<Vec<_>>();
         let found = measured(&archive, &names, moment).await;
         assert_eq!((highs(&found.spans), found.unread.is_some()), (vec![6, 7], false));
         let late = measured(&archive, &names, moment + Duration::from_secs(100)).await;
@@ -464,7 +471,7 @@ mod tests {
             ((-5000, -4000), (5030, 0)),
         ] {
             let millis = Duration::from_millis;
-            let offset = Offset { low: low * 1000, high: high * 1000 };
+            let offset = ClockOffset { low: low * 1000, high: high * 1000 };
             assert_eq!(apart(millis(30), offset), (millis(expected.0), millis(expected.1)), "{low} {high}");
         }
     }
@@ -477,7 +484,7 @@ mod tests {
         ) {
             let (lack, low, width) = (i64::from(lack), low * 1000, width * 1000);
             let offset = low + (at * 1000).min(width);
-            let (behind, ahead) = apart(Duration::from_micros(lack.unsigned_abs()), Offset { low, high: low + width });
+            let (behind, ahead) = apart(Duration::from_micros(lack.unsigned_abs()), ClockOffset { low, high: low + width });
             // By the receiver's clock, of the moment zero: where PostgreSQL comes to, and where Redis does.
             let (postgres, redis) = (-offset, -i64::from(used).min(lack));
             prop_assert!(postgres - redis <= i64::try_from(behind.as_micros()).unwrap());

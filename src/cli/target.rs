@@ -1,48 +1,50 @@
 //! From the target as it was typed to the request that a plan answers.
 
-use super::Surroundings;
-use super::args::{TargetAction, TargetArgs};
-use super::exit::Failure;
+use super::CliContext;
+use super::args::{PostgresTargetArgs, TargetActionArg};
+use super::exit::CliError;
 use super::moment;
-use crate::postgres::restore::target::{Action, Request, Target, TimelineChoice, parse_xid};
+use crate::postgres::restore::target::{
+    RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
+};
 
 /// Reads the target's options. What cannot be meant is refused with what to write instead.
-pub(super) fn request(args: &TargetArgs, around: &Surroundings) -> Result<Request, Failure> {
-    let usage = |option: &str, why: &dyn std::fmt::Display| Failure::usage(format!("{option}: {why}"));
+pub(super) fn request(args: &PostgresTargetArgs, around: &CliContext) -> Result<RestoreRequest, CliError> {
+    let usage = |option: &str, why: &dyn std::fmt::Display| CliError::usage(format!("{option}: {why}"));
     let target = if let Some(text) = &args.target_time {
         let (now, local) = (around.clock.now(), &around.local_zone());
-        Target::Time(moment::read(text, now, local).map_err(|why| usage("--target-time", &why))?)
+        RecoveryTarget::Time(moment::read(text, now, local).map_err(|why| usage("--target-time", &why))?)
     } else if let Some(text) = &args.target_lsn {
-        Target::Lsn(text.parse().map_err(|why| usage("--target-lsn", &why))?)
+        RecoveryTarget::Lsn(text.parse().map_err(|why| usage("--target-lsn", &why))?)
     } else if let Some(text) = &args.target_xid {
         let wrong =
-            || Failure::usage(format!("--target-xid: {text:?} is no transaction id; write its number, like 4711"));
-        Target::Xid(parse_xid(text).ok_or_else(wrong)?)
+            || CliError::usage(format!("--target-xid: {text:?} is no transaction id; write its number, like 4711"));
+        RecoveryTarget::Xid(parse_xid(text).ok_or_else(wrong)?)
     } else if let Some(name) = &args.target_name {
-        Target::Name(name.clone())
+        RecoveryTarget::Name(name.clone())
     } else if let Some(text) = &args.before_event {
-        Target::BeforeEvent(text.parse().map_err(|why| usage("--before-event", &why))?)
+        RecoveryTarget::BeforeEvent(text.parse().map_err(|why| usage("--before-event", &why))?)
     } else if args.target_immediate {
-        Target::Immediate
+        RecoveryTarget::Immediate
     } else {
-        Target::Latest
+        RecoveryTarget::Latest
     };
-    let timeline: TimelineChoice = args.target_timeline.parse().map_err(|why| usage("--target-timeline", &why))?;
-    let request = Request::new(target, args.target_exclusive).map_err(|why| Failure::usage(why.to_string()))?;
+    let timeline: TargetTimeline = args.target_timeline.parse().map_err(|why| usage("--target-timeline", &why))?;
+    let request = RestoreRequest::new(target, args.target_exclusive).map_err(|why| CliError::usage(why.to_string()))?;
     Ok(request.on_timeline(timeline).from_backup(args.backup.clone()).or_nearest(args.nearest))
 }
 
 /// What the server is to do at the target.
-pub(super) fn action(args: &TargetArgs) -> Action {
+pub(super) fn action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
     match args.target_action {
-        TargetAction::Promote => Action::Promote,
-        TargetAction::Pause => Action::Pause,
-        TargetAction::Shutdown => Action::Shutdown,
+        TargetActionArg::Promote => RecoveryTargetAction::Promote,
+        TargetActionArg::Pause => RecoveryTargetAction::Pause,
+        TargetActionArg::Shutdown => RecoveryTargetAction::Shutdown,
     }
 }
 
 /// The options that name the same target again, for a line to copy.
-pub(super) fn options(args: &TargetArgs) -> String {
+pub(super) fn options(args: &PostgresTargetArgs) -> String {
     let mut words = Vec::new();
     let pairs = [
         ("--target-time", &args.target_time),

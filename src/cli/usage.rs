@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _};
 
-use super::args::Line;
+use super::args::CommandLine;
 use super::exit;
-use crate::config::{Config, Environment};
+use crate::config::{Config, ProcessEnvironment};
 
 /// `walkeep help COMMAND` as `walkeep COMMAND --help`.
 pub(super) fn without_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -51,7 +51,7 @@ pub(super) fn wrong(error: &clap::Error, arguments: &[OsString]) -> String {
 /// The commands of a line, one within the other, and the word behind them.
 fn command(arguments: &[OsString]) -> (Vec<Command>, Option<String>) {
     let mut path: Vec<Command> = Vec::new();
-    let mut within = Line::command();
+    let mut within = CommandLine::command();
     let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
     while let Some(word) = words.next() {
         if matches!(word, "--config" | "--log-format" | "--time-zone") {
@@ -74,7 +74,7 @@ fn incomplete(path: &[Command]) -> String {
     let line = spelled(path);
     let (what, names) = match path.last() {
         Some(last) => ("one of", names(last)),
-        None => ("a command", names(&Line::command())),
+        None => ("a command", names(&CommandLine::command())),
     };
     format!("{line} takes {what}: {}; see {line} --help", names.join(", "))
 }
@@ -104,7 +104,7 @@ fn configured(arguments: &[OsString]) -> Vec<(&'static str, String)> {
             None => {}
         }
     }
-    let Ok(config) = Config::read(named.as_deref(), &Environment::of_process()) else { return Vec::new() };
+    let Ok(config) = Config::read(named.as_deref(), &ProcessEnvironment::of_process()) else { return Vec::new() };
     let clusters = config.clusters.iter().map(|cluster| ("postgres", cluster.name.to_string()));
     clusters.chain(config.instances.iter().map(|instance| ("redis", instance.name.to_string()))).collect()
 }
@@ -116,11 +116,11 @@ mod tests {
     use clap::Parser as _;
 
     use super::{command, nameless, without_help, wrong};
-    use crate::cli::args::Line;
+    use crate::cli::args::CommandLine;
 
     fn said(line: &str) -> String {
         let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
-        wrong(&Line::try_parse_from(&arguments).unwrap_err(), &arguments)
+        wrong(&CommandLine::try_parse_from(&arguments).unwrap_err(), &arguments)
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
             let said = said(line);
             assert!(said.contains(holds) && !said.contains("For more"), "{line}: {said}");
         }
-        assert!(Line::try_parse_from(["walkeep", "cleanup", "30d"]).is_ok());
+        assert!(CommandLine::try_parse_from(["walkeep", "cleanup", "30d"]).is_ok());
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::Environment;
+use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 use super::secret::Secret;
-use super::section::Section;
+use super::section::ConfigSection;
 
 /// The three ways to name a key, and the one to do without.
 pub(super) const KEYS: [&str; 4] = ["key-file", "key-env", "key-command", "enabled"];
@@ -35,7 +35,7 @@ impl std::fmt::Debug for KeySource {
 }
 
 /// Reads the section: a source, or `None` where encryption is switched off in so many words.
-pub(super) fn read(section: &Section<'_, '_>, folder: &Path) -> Result<Option<KeySource>, ConfigError> {
+pub(super) fn read(section: &ConfigSection<'_, '_>, folder: &Path) -> Result<Option<KeySource>, ConfigError> {
     let mut sources = Vec::new();
     if let Some(path) = section.text("key-file")? {
         sources.push(("key-file", KeySource::File(folder.join(path.value))));
@@ -66,7 +66,7 @@ pub(super) fn read(section: &Section<'_, '_>, folder: &Path) -> Result<Option<Ke
 
 /// A key that could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum KeySourceError {
     /// The file cannot be read.
     #[error("cannot read the key file {}: {source}; without its key an encrypted repository cannot be read", path.display())]
     File {
@@ -98,12 +98,12 @@ impl KeySource {
     /// Fetches the key's text.
     ///
     /// # Errors
-    /// [`KeyError`] says which source failed and why; the key itself is never part of it.
-    pub fn fetch(&self, environment: &Environment) -> Result<Secret, KeyError> {
+    /// [`KeySourceError`] says which source failed and why; the key itself is never part of it.
+    pub fn fetch(&self, environment: &ProcessEnvironment) -> Result<Secret, KeySourceError> {
         match self {
             KeySource::File(path) => from_file(path),
             KeySource::Env(name) => {
-                let text = environment.get(name).ok_or_else(|| KeyError::Variable(name.clone()))?;
+                let text = environment.get(name).ok_or_else(|| KeySourceError::Variable(name.clone()))?;
                 shaped(text, name)
             }
             KeySource::Command(command) => from_command(command),
@@ -111,20 +111,20 @@ impl KeySource {
     }
 }
 
-fn from_file(path: &Path) -> Result<Secret, KeyError> {
+fn from_file(path: &Path) -> Result<Secret, KeySourceError> {
     use std::os::unix::fs::PermissionsExt;
-    let failed = |source| KeyError::File { path: path.to_owned(), source };
+    let failed = |source| KeySourceError::File { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
     // A group may be let in deliberately (a service's key); the world never.
     if mode & 0o007 != 0 {
-        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        return Err(KeySourceError::Exposed { path: path.to_owned(), mode });
     }
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
     shaped(&text, &path.display().to_string())
 }
 
-fn from_command(command: &str) -> Result<Secret, KeyError> {
-    let failed = |why: &dyn std::fmt::Display| KeyError::Command(why.to_string());
+fn from_command(command: &str) -> Result<Secret, KeySourceError> {
+    let failed = |why: &dyn std::fmt::Display| KeySourceError::Command(why.to_string());
     let mut shell = std::process::Command::new("/bin/sh");
     let shell = shell.args(["-c", command]).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::inherit());
     let output = shell.output().map_err(|why| failed(&why))?;
@@ -136,10 +136,10 @@ fn from_command(command: &str) -> Result<Secret, KeyError> {
     shaped(text, "the output of key-command")
 }
 
-fn shaped(text: &str, place: &str) -> Result<Secret, KeyError> {
+fn shaped(text: &str, place: &str) -> Result<Secret, KeySourceError> {
     let text = text.trim();
     if text.is_empty() || text.len() > KEY_MAX {
-        return Err(KeyError::Shape(place.to_owned()));
+        return Err(KeySourceError::Shape(place.to_owned()));
     }
     Ok(Secret::new(text))
 }

@@ -7,12 +7,12 @@ use super::secret::Secret;
 
 /// The environment variables walkeep looks at: its own, PostgreSQL's `PG*`, and the object stores' credentials.
 #[derive(Clone, Debug, Default)]
-pub struct Environment(BTreeMap<String, Secret>);
+pub struct ProcessEnvironment(BTreeMap<String, Secret>);
 
-impl Environment {
+impl ProcessEnvironment {
     /// What the process was started with. Variables that are not UTF-8 are left out.
     #[must_use]
-    pub fn of_process() -> Environment {
+    pub fn of_process() -> ProcessEnvironment {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, Secret::new(value.into_string().ok()?))))
             .collect()
@@ -55,14 +55,14 @@ impl Environment {
     }
 }
 
-impl FromIterator<(String, Secret)> for Environment {
-    fn from_iter<I: IntoIterator<Item = (String, Secret)>>(variables: I) -> Environment {
-        Environment(variables.into_iter().collect())
+impl FromIterator<(String, Secret)> for ProcessEnvironment {
+    fn from_iter<I: IntoIterator<Item = (String, Secret)>>(variables: I) -> ProcessEnvironment {
+        ProcessEnvironment(variables.into_iter().collect())
     }
 }
 
-impl<'v> FromIterator<(&'v str, &'v str)> for Environment {
-    fn from_iter<I: IntoIterator<Item = (&'v str, &'v str)>>(variables: I) -> Environment {
+impl<'v> FromIterator<(&'v str, &'v str)> for ProcessEnvironment {
+    fn from_iter<I: IntoIterator<Item = (&'v str, &'v str)>>(variables: I) -> ProcessEnvironment {
         variables.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value))).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::Environment;
+use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 
 /// The variable that names the file.
@@ -16,7 +16,7 @@ pub const SYSTEM: &str = "/etc/walkeep/walkeep.toml";
 ///
 /// # Errors
 /// [`ConfigError::Nowhere`] if none was named and neither usual place has one.
-pub fn locate(named: Option<&Path>, environment: &Environment) -> Result<PathBuf, ConfigError> {
+pub fn locate(named: Option<&Path>, environment: &ProcessEnvironment) -> Result<PathBuf, ConfigError> {
     if let Some(path) = named.map(Path::to_path_buf).or_else(|| environment.path(VARIABLE)) {
         return Ok(path);
     }
@@ -29,12 +29,12 @@ pub fn locate(named: Option<&Path>, environment: &Environment) -> Result<PathBuf
 
 /// Whether the file was named, or is one that is looked for.
 #[must_use]
-pub fn is_named(named: Option<&Path>, environment: &Environment) -> bool {
+pub fn is_named(named: Option<&Path>, environment: &ProcessEnvironment) -> bool {
     named.is_some() || environment.path(VARIABLE).is_some()
 }
 
 /// Where `init` writes: the file that was named, or `./walkeep.toml`.
 #[must_use]
-pub fn place_for_new(named: Option<&Path>, environment: &Environment) -> PathBuf {
+pub fn place_for_new(named: Option<&Path>, environment: &ProcessEnvironment) -> PathBuf {
     named.map(Path::to_path_buf).or_else(|| environment.path(VARIABLE)).unwrap_or_else(|| PathBuf::from(HERE))
 }

@@ -21,16 +21,16 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::vault::seal::compress::Level;
-use section::{Section, Source};
+use crate::vault::seal::compress::CompressionLevel;
+use section::{ConfigSection, ConfigText};
 
-pub use encryption::{KeyError, KeySource};
-pub use environment::Environment;
+pub use encryption::{KeySource, KeySourceError};
+pub use environment::ProcessEnvironment;
 pub use error::ConfigError;
 pub use locate::{SYSTEM, is_named, locate, place_for_new};
-pub use postgres::Cluster;
-pub use redis::{Instance, PasswordError};
-pub use repository::Repository;
+pub use postgres::ClusterConfig;
+pub use redis::{InstanceConfig, PasswordError};
+pub use repository::RepositoryConfig;
 pub use repository::url;
 pub use secret::Secret;
 pub use section::nearest;
@@ -50,15 +50,15 @@ pub struct Config {
     /// Where the index, the spool and the control socket are.
     pub state_dir: PathBuf,
     /// Where everything is stored; at least one, in the order of the file.
-    pub repositories: Vec<Repository>,
+    pub repositories: Vec<RepositoryConfig>,
     /// Where the key comes from; `None` if the file switches encryption off.
     pub key: Option<KeySource>,
     /// How hard to compress.
-    pub compression: Level,
+    pub compression: CompressionLevel,
     /// The clusters, in the order of the file.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<ClusterConfig>,
     /// The Redis instances, in the order of the file.
-    pub instances: Vec<Instance>,
+    pub instances: Vec<InstanceConfig>,
     /// Sections and keys that are valid and checked, but that no command of this version acts on.
     pub idle: Vec<String>,
 }
@@ -68,7 +68,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] with file, line and what would be right.
-    pub fn read(named: Option<&Path>, environment: &Environment) -> Result<Config, ConfigError> {
+    pub fn read(named: Option<&Path>, environment: &ProcessEnvironment) -> Result<Config, ConfigError> {
         let path = locate(named, environment)?;
         let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
         if std::fs::metadata(&path).map_err(unreadable)?.len() > FILE_MAX {
@@ -84,13 +84,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with file, line and what would be right.
     pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let source = Source { path: path.to_owned(), text };
+        let source = ConfigText { path: path.to_owned(), text };
         let table = DeTable::parse(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             source.error(offset, format!("not TOML: {}", error.message()))
         })?;
         let known = ["state-dir", "repository", "encryption", "compression", "postgres", "redis", "server"];
-        let top = Section::top(&source, &table, &known)?;
+        let top = ConfigSection::top(&source, &table, &known)?;
         let folder = source.folder();
         let state_dir = top.text("state-dir")?.map_or(PathBuf::from(DEFAULT_STATE_DIR), |dir| folder.join(dir.value));
         let repositories = repositories(&source, &top)?;
@@ -98,7 +98,7 @@ impl Config {
         let instances = instances(&source, &top, &clusters)?;
         let key = match top.raw("encryption") {
             Some(value) => {
-                let section = Section::open(&source, "[encryption]".to_owned(), value, &encryption::KEYS)?;
+                let section = ConfigSection::open(&source, "[encryption]".to_owned(), value, &encryption::KEYS)?;
                 encryption::read(&section, folder)?
             }
             None => {
@@ -115,7 +115,7 @@ impl Config {
     }
 
     /// What each section alone cannot see.
-    fn check(&self, source: &Source<'_>) -> Result<(), ConfigError> {
+    fn check(&self, source: &ConfigText<'_>) -> Result<(), ConfigError> {
         let whole = |message: String| ConfigError::Whole { path: source.path.clone(), message };
         for (nth, repository) in self.repositories.iter().enumerate() {
             if let Some(twin) = self.repositories.iter().take(nth).find(|other| other.url == repository.url) {
@@ -137,7 +137,7 @@ impl Config {
     ///
     /// # Errors
     /// A message that names the clusters there are.
-    pub fn cluster(&self, name: Option<&str>) -> Result<&Cluster, ConfigError> {
+    pub fn cluster(&self, name: Option<&str>) -> Result<&ClusterConfig, ConfigError> {
         let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
         let names: Vec<&str> = self.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         match (name, self.clusters.as_slice()) {
@@ -157,7 +157,7 @@ impl Config {
     ///
     /// # Errors
     /// A message that names the instances there are.
-    pub fn instance(&self, name: Option<&str>) -> Result<&Instance, ConfigError> {
+    pub fn instance(&self, name: Option<&str>) -> Result<&InstanceConfig, ConfigError> {
         let whole = |message| ConfigError::Whole { path: self.path.clone(), message };
         let names: Vec<&str> = self.instances.iter().map(|instance| instance.name.as_str()).collect();
         match (name, self.instances.as_slice()) {
@@ -177,16 +177,16 @@ impl Config {
     ///
     /// # Errors
     /// A message that names what there is.
-    pub fn meant(&self, name: Option<&str>) -> Result<Meant<'_>, ConfigError> {
+    pub fn meant(&self, name: Option<&str>) -> Result<NamedStore<'_>, ConfigError> {
         let Some(name) = name else {
             return match self.clusters.is_empty() && !self.instances.is_empty() {
-                true => self.instance(None).map(Meant::Instance),
-                false => self.cluster(None).map(Meant::Cluster),
+                true => self.instance(None).map(NamedStore::Instance),
+                false => self.cluster(None).map(NamedStore::Cluster),
             };
         };
-        let clusters = self.clusters.iter().map(|cluster| (cluster.name.as_str(), Meant::Cluster(cluster)));
-        let instances = self.instances.iter().map(|instance| (instance.name.as_str(), Meant::Instance(instance)));
-        let all: Vec<(&str, Meant<'_>)> = clusters.chain(instances).collect();
+        let clusters = self.clusters.iter().map(|cluster| (cluster.name.as_str(), NamedStore::Cluster(cluster)));
+        let instances = self.instances.iter().map(|instance| (instance.name.as_str(), NamedStore::Instance(instance)));
+        let all: Vec<(&str, NamedStore<'_>)> = clusters.chain(instances).collect();
         all.iter().find(|(known, _)| *known == name).map(|(_, meant)| *meant).ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
             let message = format!("nothing called {name:?} is configured; {}", advice(name, &names));
@@ -198,22 +198,22 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::meant`].
-    pub fn all_meant(&self, name: Option<&str>) -> Result<(Vec<&Cluster>, Vec<&Instance>), ConfigError> {
+    pub fn all_meant(&self, name: Option<&str>) -> Result<(Vec<&ClusterConfig>, Vec<&InstanceConfig>), ConfigError> {
         Ok(match name.map(|name| self.meant(Some(name))).transpose()? {
             None => (self.clusters.iter().collect(), self.instances.iter().collect()),
-            Some(Meant::Cluster(cluster)) => (vec![cluster], Vec::new()),
-            Some(Meant::Instance(instance)) => (Vec::new(), vec![instance]),
+            Some(NamedStore::Cluster(cluster)) => (vec![cluster], Vec::new()),
+            Some(NamedStore::Instance(instance)) => (Vec::new(), vec![instance]),
         })
     }
 }
 
 /// What a name means.
 #[derive(Clone, Copy, Debug)]
-pub enum Meant<'c> {
+pub enum NamedStore<'c> {
     /// A cluster.
-    Cluster(&'c Cluster),
+    Cluster(&'c ClusterConfig),
     /// A Redis instance.
-    Instance(&'c Instance),
+    Instance(&'c InstanceConfig),
 }
 
 /// What to say to whoever gave a name that is not one of these.
@@ -225,9 +225,12 @@ fn advice(name: &str, names: &[&str]) -> String {
     }
 }
 
-fn repositories(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Repository>, ConfigError> {
-    let repositories: Vec<Repository> =
-        top.children("repository")?.iter().map(|child| Repository::read(source, child)).collect::<Result<_, _>>()?;
+fn repositories(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<Vec<RepositoryConfig>, ConfigError> {
+    let repositories: Vec<RepositoryConfig> = top
+        .children("repository")?
+        .iter()
+        .map(|child| RepositoryConfig::read(source, child))
+        .collect::<Result<_, _>>()?;
     if repositories.is_empty() {
         let message = "there is no repository; add a section [repository.local] with a url".to_owned();
         return Err(ConfigError::Whole { path: source.path.clone(), message });
@@ -235,11 +238,15 @@ fn repositories(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Reposi
     Ok(repositories)
 }
 
-fn clusters(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Vec<Cluster>, ConfigError> {
-    top.children("postgres")?.iter().map(|child| Cluster::read(source, child)).collect()
+fn clusters(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<Vec<ClusterConfig>, ConfigError> {
+    top.children("postgres")?.iter().map(|child| ClusterConfig::read(source, child)).collect()
 }
 
-fn instances(source: &Source<'_>, top: &Section<'_, '_>, clusters: &[Cluster]) -> Result<Vec<Instance>, ConfigError> {
+fn instances(
+    source: &ConfigText<'_>,
+    top: &ConfigSection<'_, '_>,
+    clusters: &[ClusterConfig],
+) -> Result<Vec<InstanceConfig>, ConfigError> {
     let mut instances = Vec::new();
     for child in top.children("redis")? {
         let name = child.name.value;
@@ -247,17 +254,17 @@ fn instances(source: &Source<'_>, top: &Section<'_, '_>, clusters: &[Cluster]) -
             let message = format!("[redis.{name}] and [postgres.{name}] would share a folder; rename one of them");
             return Err(source.error(child.name.offset, message));
         }
-        instances.push(Instance::read(source, &child)?);
+        instances.push(InstanceConfig::read(source, &child)?);
     }
     Ok(instances)
 }
 
-fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, ConfigError> {
-    let Some(value) = top.raw("compression") else { return Ok(Level::Auto) };
-    let section = Section::open(source, "[compression]".to_owned(), value, &["level"])?;
+fn compression(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<CompressionLevel, ConfigError> {
+    let Some(value) = top.raw("compression") else { return Ok(CompressionLevel::Auto) };
+    let section = ConfigSection::open(source, "[compression]".to_owned(), value, &["level"])?;
     match section.raw("level").map(|level| (level.get_ref(), level.span().start)) {
-        None => Ok(Level::Auto),
-        Some((DeValue::String(text), _)) if text == "auto" => Ok(Level::Auto),
+        None => Ok(CompressionLevel::Auto),
+        Some((DeValue::String(text), _)) if text == "auto" => Ok(CompressionLevel::Auto),
         Some((DeValue::Integer(number), offset)) => {
             let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
             value_syntax::level(number).map_err(|why| source.error(offset, why))
@@ -268,13 +275,13 @@ fn compression(source: &Source<'_>, top: &Section<'_, '_>) -> Result<Level, Conf
 
 /// Checks the sections that belong to the service, and names what is set but idle in this version.
 fn idle(
-    source: &Source<'_>,
-    top: &Section<'_, '_>,
-    (clusters, instances): (&[Cluster], &[Instance]),
+    source: &ConfigText<'_>,
+    top: &ConfigSection<'_, '_>,
+    (clusters, instances): (&[ClusterConfig], &[InstanceConfig]),
 ) -> Result<Vec<String>, ConfigError> {
     let mut idle = Vec::new();
     if let Some(value) = top.raw("server") {
-        let section = Section::open(source, "[server]".to_owned(), value, &["listen"])?;
+        let section = ConfigSection::open(source, "[server]".to_owned(), value, &["listen"])?;
         let shape = || "write an address and a port, like \"127.0.0.1:9187\"".to_owned();
         let address = |text: &str| text.parse::<std::net::SocketAddr>().ok().ok_or_else(shape);
         section.parsed("listen", address)?;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::environment::Environment;
+use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 use super::secret::Secret;
-use super::section::{Child, Section, Source};
+use super::section::{ConfigSection, ConfigText, UnreadSection};
 use super::value_syntax;
 use crate::postgres::archive::layout::ClusterName;
-use crate::postgres::receive::{Acknowledge, Settings};
+use crate::postgres::receive::{AcknowledgePolicy, ReceiveSettings};
 use crate::postgres::wire::{Conninfo, ConninfoError, SlotName};
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
@@ -20,7 +20,7 @@ const KEYS: [&str; 6] = ["connection", "slot", "application-name", "backup", "ac
 
 /// One PostgreSQL cluster.
 #[derive(Clone, Debug)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// Its name here and in the repository.
     pub name: ClusterName,
     /// How to reach it; without, the cluster is fed by `archive_command` alone.
@@ -32,23 +32,23 @@ pub struct Cluster {
     /// When a backup is due, as a cron line in UTC.
     pub backup: Option<String>,
     /// What the receiver's acknowledgement means.
-    pub acknowledge: Acknowledge,
+    pub acknowledge: AcknowledgePolicy,
     /// How often new WAL goes to the repositories before its segment is whole; `None` for never.
     pub copy_every: Option<Duration>,
 }
 
-impl Cluster {
-    pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Cluster, ConfigError> {
+impl ClusterConfig {
+    pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<ClusterConfig, ConfigError> {
         let name: ClusterName =
             value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
-        let section = Section::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
+        let section = ConfigSection::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
         let connection = section.text("connection")?.map(|text| text.and_then(source, connection)).transpose()?;
         let connection = connection.map(|located| located.value);
         let slot = section.parsed("slot", |text| SlotName::new(text).map_err(|bad| bad.to_string()))?;
         let default_slot = || SlotName::new(DEFAULT_SLOT).map_err(|bad| section.error("slot", bad.to_string()));
         let application_name = section.text("application-name")?.map(|text| text.value.to_owned());
         let backup = section.parsed("backup", value_syntax::schedule)?;
-        let words = [("spool", Acknowledge::Spool), ("repository", Acknowledge::Repository)];
+        let words = [("spool", AcknowledgePolicy::Spool), ("repository", AcknowledgePolicy::Repository)];
         let acknowledge = section.choice("acknowledge", &words)?;
         let copy_every = section.parsed("copy-every", value_syntax::pause)?;
         if connection.is_none()
@@ -57,14 +57,14 @@ impl Cluster {
             let message = format!("{key} of {} needs a connection; add one, or leave {key} out", section.name());
             return Err(section.error(key, message));
         }
-        Ok(Cluster {
+        Ok(ClusterConfig {
             name,
             connection,
             slot: slot.map_or_else(default_slot, Ok)?,
             application_name: application_name.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
             backup,
             acknowledge: acknowledge.unwrap_or_default(),
-            copy_every: copy_every.unwrap_or(Some(Settings::COPY_EVERY)),
+            copy_every: copy_every.unwrap_or(Some(ReceiveSettings::COPY_EVERY)),
         })
     }
 
@@ -72,7 +72,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`ConninfoError`] where a `PG*` variable makes no sense.
-    pub fn conninfo(&self, environment: &Environment) -> Result<Option<Conninfo>, ConninfoError> {
+    pub fn conninfo(&self, environment: &ProcessEnvironment) -> Result<Option<Conninfo>, ConninfoError> {
         let Some(connection) = &self.connection else { return Ok(None) };
         let mut info = Conninfo::parse(connection.reveal(), &environment.postgres())?;
         info.application_name.get_or_insert_with(|| self.application_name.clone());

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-use super::environment::Environment;
+use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 use super::secret::Secret;
-use super::section::{Child, Section, Source};
+use super::section::{ConfigSection, ConfigText, UnreadSection};
 use super::value_syntax;
 use crate::base::clock::SharedClock;
 use crate::redis::archive::layout::InstanceName;
-use crate::redis::wire::{self, Address, Login, Password, Sentinels, Server, TlsFiles, parse_url};
+use crate::redis::wire::{
+    self, RedisAddress, RedisEndpoint, RedisLogin, RedisPassword, RedisTlsFiles, Sentinels, parse_url,
+};
 
 const KEYS: [&str; 13] = [
     "url",
@@ -37,13 +39,13 @@ const PASSWORD_MAX: u64 = 4096;
 
 /// One Redis or Valkey instance.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub struct InstanceConfig {
     /// Its name here and in the repository.
     pub name: InstanceName,
     /// Where it is, if it is always there.
     pub url: Option<Secret>,
     /// The Sentinels that know where it is.
-    pub sentinels: Vec<Address>,
+    pub sentinels: Vec<RedisAddress>,
     /// What they call it.
     pub master: Option<String>,
     /// When a backup is due, as a cron line in UTC.
@@ -53,7 +55,7 @@ pub struct Instance {
     password: Option<PasswordSource>,
     sentinel_user: Option<String>,
     sentinel_password: Option<PasswordSource>,
-    files: TlsFiles,
+    files: RedisTlsFiles,
 }
 
 /// Where a password comes from.
@@ -79,11 +81,11 @@ pub enum PasswordError {
     Variable(String),
 }
 
-impl Instance {
-    pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Instance, ConfigError> {
+impl InstanceConfig {
+    pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<InstanceConfig, ConfigError> {
         let name: InstanceName =
             value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
-        let section = Section::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
+        let section = ConfigSection::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
         let tls = section.flag("tls")?.unwrap_or(false);
         let url = url(source, &section)?;
         let sentinels = sentinels(source, &section, tls)?;
@@ -126,11 +128,11 @@ impl Instance {
             (None, name) => name.map(PasswordSource::Env),
         };
         let files =
-            TlsFiles { ca: file("tls-ca-file")?, certificate: file("tls-cert-file")?, key: file("tls-key-file")? };
+            RedisTlsFiles { ca: file("tls-ca-file")?, certificate: file("tls-cert-file")?, key: file("tls-key-file")? };
         if files.certificate.is_some() != files.key.is_some() {
             return Err(section.error("tls-cert-file", "tls-cert-file and tls-key-file go together"));
         }
-        Ok(Instance {
+        Ok(InstanceConfig {
             name,
             url,
             sentinels,
@@ -149,35 +151,40 @@ impl Instance {
     ///
     /// # Errors
     /// A password cannot be had.
-    pub fn source(&self, environment: &Environment, clock: &SharedClock) -> Result<wire::Source, PasswordError> {
+    pub fn source(
+        &self,
+        environment: &ProcessEnvironment,
+        clock: &SharedClock,
+    ) -> Result<wire::RedisSource, PasswordError> {
         let fetch = |source: &Option<PasswordSource>| source.as_ref().map(|from| from.fetch(environment)).transpose();
-        let own = Login { user: self.user.clone(), password: fetch(&self.password)? };
-        let server = |address, login| Server::new(address, login, self.files.clone(), std::sync::Arc::clone(clock));
+        let own = RedisLogin { user: self.user.clone(), password: fetch(&self.password)? };
+        let server =
+            |address, login| RedisEndpoint::new(address, login, self.files.clone(), std::sync::Arc::clone(clock));
         // It was read once already, so it is well-formed.
         if let Some(Ok((address, login))) = self.url.as_ref().map(|url| parse_url(url.reveal())) {
             let user = login.user.or(own.user);
             let password = login.password.or(own.password);
-            return Ok(wire::Source::Fixed(server(address, Login { user, password })));
+            return Ok(wire::RedisSource::Fixed(server(address, RedisLogin { user, password })));
         }
-        let nowhere = Address::Tcp { host: String::new(), port: 0, tls: self.tls };
-        let login = Login { user: self.sentinel_user.clone(), password: fetch(&self.sentinel_password)? };
+        let nowhere = RedisAddress::Tcp { host: String::new(), port: 0, tls: self.tls };
+        let login = RedisLogin { user: self.sentinel_user.clone(), password: fetch(&self.sentinel_password)? };
         let (addresses, master) = (self.sentinels.clone(), self.master.clone().unwrap_or_default());
-        Ok(wire::Source::Sentinels(Sentinels::new(addresses, master, login, server(nowhere, own))))
+        Ok(wire::RedisSource::Sentinels(Sentinels::new(addresses, master, login, server(nowhere, own))))
     }
 }
 
 impl PasswordSource {
-    fn fetch(&self, environment: &Environment) -> Result<Password, PasswordError> {
+    fn fetch(&self, environment: &ProcessEnvironment) -> Result<RedisPassword, PasswordError> {
         match self {
             PasswordSource::Env(name) => {
-                environment.get(name).map(Password::new).ok_or_else(|| PasswordError::Variable(name.clone()))
+                environment.get(name).map(RedisPassword::new).ok_or_else(|| PasswordError::Variable(name.clone()))
             }
             PasswordSource::File(path) => from_file(path),
         }
     }
 }
 
-fn from_file(path: &Path) -> Result<Password, PasswordError> {
+fn from_file(path: &Path) -> Result<RedisPassword, PasswordError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |source| PasswordError::File { path: path.to_owned(), source };
     let other = |why: &str| failed(std::io::Error::other(why.to_owned()));
@@ -190,11 +197,11 @@ fn from_file(path: &Path) -> Result<Password, PasswordError> {
     }
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
     let word = text.trim_end_matches(['\r', '\n']);
-    if word.is_empty() { Err(other("it is empty")) } else { Ok(Password::new(word)) }
+    if word.is_empty() { Err(other("it is empty")) } else { Ok(RedisPassword::new(word)) }
 }
 
 /// Where it always is. The messages quote nothing of the URL, in which there may be a password.
-fn url(source: &Source<'_>, section: &Section<'_, '_>) -> Result<Option<Secret>, ConfigError> {
+fn url(source: &ConfigText<'_>, section: &ConfigSection<'_, '_>) -> Result<Option<Secret>, ConfigError> {
     let Some(text) = section.text("url")? else { return Ok(None) };
     let (address, login) = parse_url(text.value).map_err(|why| source.error(text.offset, format!("url: {why}")))?;
     if login.password.is_some() && (section.has("password-file") || section.has("password-env")) {
@@ -204,7 +211,7 @@ fn url(source: &Source<'_>, section: &Section<'_, '_>) -> Result<Option<Secret>,
         return Err(section.error("user", "the url and user both name a user; keep one"));
     }
     // What was meant to be encrypted must not go out in clear.
-    let tls = matches!(address, Address::Tcp { tls: true, .. });
+    let tls = matches!(address, RedisAddress::Tcp { tls: true, .. });
     match section.flag("tls")? {
         Some(true) if !tls => return Err(section.error("tls", "tls = true needs a rediss:// url")),
         Some(false) if tls => {
@@ -219,7 +226,11 @@ fn url(source: &Source<'_>, section: &Section<'_, '_>) -> Result<Option<Secret>,
 }
 
 /// `sentinels = ["host:26379", …]`.
-fn sentinels(source: &Source<'_>, section: &Section<'_, '_>, tls: bool) -> Result<Vec<Address>, ConfigError> {
+fn sentinels(
+    source: &ConfigText<'_>,
+    section: &ConfigSection<'_, '_>,
+    tls: bool,
+) -> Result<Vec<RedisAddress>, ConfigError> {
     let Some(value) = section.raw("sentinels") else { return Ok(Vec::new()) };
     let shape = "sentinels is a list like [\"10.0.0.1:26379\", \"10.0.0.2:26379\"]";
     let DeValue::Array(items) = value.get_ref() else { return Err(source.error(value.span().start, shape)) };
@@ -238,7 +249,7 @@ fn sentinels(source: &Source<'_>, section: &Section<'_, '_>, tls: bool) -> Resul
         if host.is_empty() || host.contains('/') {
             return Err(wrong());
         }
-        found.push(Address::Tcp { host: host.to_owned(), port, tls });
+        found.push(RedisAddress::Tcp { host: host.to_owned(), port, tls });
     }
     if found.is_empty() { Err(source.error(value.span().start, shape)) } else { Ok(found) }
 }

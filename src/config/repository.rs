@@ -8,12 +8,12 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::secret::Secret;
-use super::section::{Child, Section, Source, nearest};
+use super::section::{ConfigSection, ConfigText, UnreadSection, nearest};
 use super::value_syntax;
 
 /// One place where everything is stored.
 #[derive(Clone, Debug)]
-pub struct Repository {
+pub struct RepositoryConfig {
     /// The name it has in the configuration.
     pub name: String,
     /// Where it is.
@@ -25,9 +25,9 @@ pub struct Repository {
 }
 
 /// A setting of a store: its name here, and its name in `object_store`.
-type Setting = (&'static str, &'static str);
+type StoreSetting = (&'static str, &'static str);
 
-const S3: [Setting; 6] = [
+const S3: [StoreSetting; 6] = [
     ("endpoint", "aws_endpoint"),
     ("region", "aws_region"),
     ("access-key-id", "aws_access_key_id"),
@@ -35,8 +35,8 @@ const S3: [Setting; 6] = [
     ("session-token", "aws_session_token"),
     ("allow-http", "allow_http"),
 ];
-const GS: [Setting; 1] = [("service-account", "google_service_account")];
-const AZ: [Setting; 4] = [
+const GS: [StoreSetting; 1] = [("service-account", "google_service_account")];
+const AZ: [StoreSetting; 4] = [
     ("account-name", "azure_storage_account_name"),
     ("account-key", "azure_storage_account_key"),
     ("sas-token", "azure_storage_sas_key"),
@@ -44,18 +44,19 @@ const AZ: [Setting; 4] = [
 ];
 
 /// The schemes, each with the settings it takes.
-const SCHEMES: [(&str, &[Setting]); 4] = [("file", &[]), ("s3", &S3), ("gs", &GS), ("az", &AZ)];
+const SCHEMES: [(&str, &[StoreSetting]); 4] = [("file", &[]), ("s3", &S3), ("gs", &GS), ("az", &AZ)];
 
-impl Repository {
-    pub(super) fn read(source: &Source<'_>, child: &Child<'_>) -> Result<Repository, ConfigError> {
+impl RepositoryConfig {
+    pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<RepositoryConfig, ConfigError> {
         let name: ClusterName =
             value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let heading = format!("[repository.{name}]");
         let url_text = child.value.get_ref().get("url").and_then(|url| url.get_ref().as_str());
         let scheme = url_text.and_then(|text| url(text).ok()).map_or("file".to_owned(), |url| url.scheme().to_owned());
-        let settings = SCHEMES.iter().find(|(known, _)| *known == scheme).map_or(&[] as &[Setting], |(_, all)| all);
+        let settings =
+            SCHEMES.iter().find(|(known, _)| *known == scheme).map_or(&[] as &[StoreSetting], |(_, all)| all);
         let known: Vec<&str> = ["url", "retention"].into_iter().chain(settings.iter().map(|(here, _)| *here)).collect();
-        let section = Section::open(source, heading, child.value, &known)?;
+        let section = ConfigSection::open(source, heading, child.value, &known)?;
         let Some(url) = section.parsed("url", url)? else {
             let message = format!("{} has no url; add url = \"file:///var/lib/walkeep/repository\"", section.name());
             return Err(section.error("url", message));
@@ -71,7 +72,7 @@ impl Repository {
                 stated.insert((*there).to_owned(), Secret::new(value));
             }
         }
-        Ok(Repository { name: name.to_string(), url, retention, settings: stated })
+        Ok(RepositoryConfig { name: name.to_string(), url, retention, settings: stated })
     }
 }
 

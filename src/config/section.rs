@@ -8,12 +8,12 @@ use toml::de::{DeTable, DeValue};
 use super::error::ConfigError;
 
 /// The file being read: its name and its text, to turn a position into a line.
-pub(super) struct Source<'s> {
+pub(super) struct ConfigText<'s> {
     pub(super) path: PathBuf,
     pub(super) text: &'s str,
 }
 
-impl Source<'_> {
+impl ConfigText<'_> {
     /// The line, counted from 1, on which the byte at `offset` stands.
     pub(super) fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count().saturating_add(1)
@@ -32,59 +32,59 @@ impl Source<'_> {
 
 /// A value with the place where it stands.
 #[derive(Debug)]
-pub(super) struct Located<T> {
+pub(super) struct LocatedValue<T> {
     pub(super) value: T,
     pub(super) offset: usize,
 }
 
-impl<T> Located<T> {
+impl<T> LocatedValue<T> {
     /// The same place with what `change` makes of the value; its message becomes an error of that line.
     pub(super) fn and_then<U>(
         self,
-        source: &Source<'_>,
+        source: &ConfigText<'_>,
         change: impl FnOnce(T) -> Result<U, String>,
-    ) -> Result<Located<U>, ConfigError> {
+    ) -> Result<LocatedValue<U>, ConfigError> {
         match change(self.value) {
-            Ok(value) => Ok(Located { value, offset: self.offset }),
+            Ok(value) => Ok(LocatedValue { value, offset: self.offset }),
             Err(message) => Err(source.error(self.offset, message)),
         }
     }
 }
 
 /// A table whose keys are all known.
-pub(super) struct Section<'s, 't> {
-    source: &'s Source<'s>,
+pub(super) struct ConfigSection<'s, 't> {
+    source: &'s ConfigText<'s>,
     /// As it is written, `[repository.local]`; empty for the top of the file.
     name: String,
     offset: usize,
     table: &'t DeTable<'t>,
 }
 
-impl<'s, 't> Section<'s, 't> {
+impl<'s, 't> ConfigSection<'s, 't> {
     /// Takes the value under `name` as a table that has no keys but `known`.
     pub(super) fn open(
-        source: &'s Source<'s>,
+        source: &'s ConfigText<'s>,
         name: String,
         value: &'t Spanned<DeValue<'t>>,
         known: &[&str],
-    ) -> Result<Section<'s, 't>, ConfigError> {
+    ) -> Result<ConfigSection<'s, 't>, ConfigError> {
         let offset = value.span().start;
         let Some(table) = value.get_ref().as_table() else {
             let found = article(value.get_ref().type_str());
             return Err(source.error(offset, format!("{name} is a section with keys of its own, not {found}")));
         };
-        let section = Section { source, name, offset, table };
+        let section = ConfigSection { source, name, offset, table };
         section.check(known)?;
         Ok(section)
     }
 
     /// The top of the file, whose keys and sections may be `known`.
     pub(super) fn top(
-        source: &'s Source<'s>,
+        source: &'s ConfigText<'s>,
         table: &'t Spanned<DeTable<'t>>,
         known: &[&str],
-    ) -> Result<Section<'s, 't>, ConfigError> {
-        let section = Section { source, name: String::new(), offset: 0, table: table.get_ref() };
+    ) -> Result<ConfigSection<'s, 't>, ConfigError> {
+        let section = ConfigSection { source, name: String::new(), offset: 0, table: table.get_ref() };
         section.check(known)?;
         Ok(section)
     }
@@ -127,14 +127,14 @@ impl<'s, 't> Section<'s, 't> {
     }
 
     /// The text under `key`; an empty one is refused.
-    pub(super) fn text(&self, key: &str) -> Result<Option<Located<&'t str>>, ConfigError> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<LocatedValue<&'t str>>, ConfigError> {
         let Some(value) = self.raw(key) else { return Ok(None) };
         let offset = value.span().start;
         match value.get_ref() {
             DeValue::String(text) if text.trim().is_empty() => {
                 Err(self.source.error(offset, format!("{key} is empty; give it a value or leave the line out")))
             }
-            DeValue::String(text) => Ok(Some(Located { value: text.as_ref(), offset })),
+            DeValue::String(text) => Ok(Some(LocatedValue { value: text.as_ref(), offset })),
             other => {
                 let found = article(other.type_str());
                 Err(self.source.error(offset, format!("{key} must be text in quotes, not {found}")))
@@ -173,7 +173,7 @@ impl<'s, 't> Section<'s, 't> {
     }
 
     /// The sections below this one (`[postgres.main]`, `[postgres.other]`), in the order of the file.
-    pub(super) fn children(&self, key: &str) -> Result<Vec<Child<'t>>, ConfigError> {
+    pub(super) fn children(&self, key: &str) -> Result<Vec<UnreadSection<'t>>, ConfigError> {
         let Some(value) = self.raw(key) else { return Ok(Vec::new()) };
         // A cluster and an instance of one name would share a folder.
         let example = match key {
@@ -184,14 +184,14 @@ impl<'s, 't> Section<'s, 't> {
         let Some(table) = value.get_ref().as_table() else {
             return Err(self.error(key, format!("{key} needs a name; write a section [{key}.{example}]")));
         };
-        let mut children: Vec<Child<'t>> = Vec::new();
+        let mut children: Vec<UnreadSection<'t>> = Vec::new();
         for (name, value) in table.iter() {
             let offset = name.span().start;
             if value.get_ref().as_table().is_none() {
                 let message = format!("[{key}] has no key {:?}; write a section [{key}.{example}]", name.get_ref());
                 return Err(self.source.error(offset, message));
             }
-            children.push(Child { name: Located { value: name.get_ref().as_ref(), offset }, value });
+            children.push(UnreadSection { name: LocatedValue { value: name.get_ref().as_ref(), offset }, value });
         }
         children.sort_by_key(|child| child.name.offset);
         Ok(children)
@@ -199,8 +199,8 @@ impl<'s, 't> Section<'s, 't> {
 }
 
 /// A named section, not yet opened.
-pub(super) struct Child<'t> {
-    pub(super) name: Located<&'t str>,
+pub(super) struct UnreadSection<'t> {
+    pub(super) name: LocatedValue<&'t str>,
     pub(super) value: &'t Spanned<DeValue<'t>>,
 }
 

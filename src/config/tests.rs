@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, Environment, KeySource, Meant, NewConfig, render};
-use crate::postgres::receive::Acknowledge;
-use crate::vault::seal::compress::Level;
+use super::{Config, KeySource, NamedStore, NewConfig, ProcessEnvironment, render};
+use crate::postgres::receive::AcknowledgePolicy;
+use crate::vault::seal::compress::CompressionLevel;
 
 const PATH: &str = "/etc/walkeep/walkeep.toml";
 const REPOSITORY: &str = "[repository.local]\nurl = \"file:///srv/archive\"\n";
@@ -58,7 +58,7 @@ listen = "127.0.0.1:9187"
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/walkeep"));
     assert_eq!(config.key, Some(KeySource::File(PathBuf::from("/etc/walkeep/key"))));
     let cluster = config.cluster(None).unwrap();
-    assert_eq!((cluster.name.as_str(), cluster.acknowledge), ("main", Acknowledge::Spool));
+    assert_eq!((cluster.name.as_str(), cluster.acknowledge), ("main", AcknowledgePolicy::Spool));
     assert_eq!(cluster.slot.as_str(), "walkeep");
     let idle = ["[server]", "backup of [postgres.main]"];
     assert!(idle.iter().all(|name| config.idle.iter().any(|idle| idle == name)), "{:?}", config.idle);
@@ -236,8 +236,8 @@ fn a_name_may_be_a_clusters_or_an_instances() {
     let redis = |name: &str| format!("[redis.{name}]\nurl = \"redis://127.0.0.1:6379\"\n");
     let both = with(&format!("[postgres.main]\n{}", redis("cache"))).unwrap();
     let said = |config: &Config, name| match config.meant(name) {
-        Ok(Meant::Cluster(cluster)) => format!("cluster {}", cluster.name),
-        Ok(Meant::Instance(instance)) => format!("instance {}", instance.name),
+        Ok(NamedStore::Cluster(cluster)) => format!("cluster {}", cluster.name),
+        Ok(NamedStore::Instance(instance)) => format!("instance {}", instance.name),
         Err(error) => error.to_string(),
     };
     let of = |name| said(&both, name);
@@ -298,7 +298,7 @@ fn what_init_writes_is_read_back_as_meant() {
         assert_eq!(cluster.connection.as_ref().map(|secret| secret.reveal()), connection);
         assert_eq!(config.repositories[0].url, url);
         assert_eq!(config.key, key_file.map(|path| KeySource::File(path.to_owned())));
-        assert_eq!(config.compression, Level::Auto);
+        assert_eq!(config.compression, CompressionLevel::Auto);
         assert!(config.idle.is_empty());
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
     }
@@ -310,7 +310,7 @@ fn a_key_comes_from_a_file_that_is_its_owners_or_a_variable_or_a_command() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, "the key\n").unwrap();
-    let environment: Environment = [("KEY", " the key ")].into_iter().collect();
+    let environment: ProcessEnvironment = [("KEY", " the key ")].into_iter().collect();
     let fetch = |source: &KeySource| source.fetch(&environment).map_err(|error| error.to_string());
     let from_file = KeySource::File(file.clone());
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
-use crate::vault::seal::compress::Level;
+use crate::vault::seal::compress::CompressionLevel;
 
 /// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same rule.
 pub fn name<N: FromStr>(text: &str) -> Result<N, String> {
@@ -37,9 +37,9 @@ pub(super) fn pause(text: &str) -> Result<Option<Duration>, String> {
 }
 
 /// A level from the lowest to the highest that zstd has for us.
-pub(super) fn level(number: i64) -> Result<Level, String> {
+pub(super) fn level(number: i64) -> Result<CompressionLevel, String> {
     match i32::try_from(number) {
-        Ok(level @ (Level::FASTEST..=-1 | 1..=Level::BEST)) => Ok(Level::Fixed(level)),
+        Ok(level @ (CompressionLevel::FASTEST..=-1 | 1..=CompressionLevel::BEST)) => Ok(CompressionLevel::Fixed(level)),
         _ => Err(format!("level = {number} is no zstd level; write \"auto\", 1 to 19, or -1 to -7 for the fast ones")),
     }
 }
@@ -78,7 +78,7 @@ fn schedule_part(part: &str, low: u8, high: u8) -> bool {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::{Level, duration, level, schedule};
+    use super::{CompressionLevel, duration, level, schedule};
 
     #[test]
     fn durations_are_days_and_weeks_of_fixed_length() {
@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn levels_are_zstds() {
-        assert_eq!(level(3), Ok(Level::Fixed(3)));
-        assert_eq!(level(-5), Ok(Level::Fixed(-5)));
+        assert_eq!(level(3), Ok(CompressionLevel::Fixed(3)));
+        assert_eq!(level(-5), Ok(CompressionLevel::Fixed(-5)));
         for wrong in [0, 20, -8, i64::MAX] {
             assert!(level(wrong).is_err(), "{wrong} was accepted");
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Clock;
-use crate::base::retry::Class;
-use crate::control::{self, Answer, Request};
+use crate::base::retry::ErrorClass;
+use crate::control::{self, ControlRequest, ControlResponse};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::ingest::{IngestError, Ingested};
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why a file was not archived.
 #[derive(Debug, thiserror::Error)]
-pub enum PushError {
+pub enum ArchivePushError {
     /// The archive did not take it.
     #[error(transparent)]
     Ingest(#[from] IngestError),
@@ -34,14 +34,14 @@ pub enum PushError {
     },
 }
 
-impl PushError {
+impl ArchivePushError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            PushError::Ingest(error) => error.class(),
-            PushError::Refused { transient: true, .. } => Class::Transient,
-            PushError::Refused { transient: false, .. } => Class::Permanent,
+            ArchivePushError::Ingest(error) => error.class(),
+            ArchivePushError::Refused { transient: true, .. } => ErrorClass::Transient,
+            ArchivePushError::Refused { transient: false, .. } => ErrorClass::Permanent,
         }
     }
 }
@@ -50,7 +50,7 @@ impl PushError {
 ///
 /// # Errors
 /// Why it was not archived.
-pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, PushError> {
+pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, ArchivePushError> {
     Ok(archive.put_path(path, name, note).await?)
 }
 
@@ -65,13 +65,18 @@ pub async fn hand_over(
     path: &Path,
     name: &str,
     clock: &dyn Clock,
-) -> Result<Option<bool>, PushError> {
-    let request = Request::Push { cluster: cluster.to_owned(), path: path.to_owned(), name: name.to_owned() };
+) -> Result<Option<bool>, ArchivePushError> {
+    let request = ControlRequest::Push { cluster: cluster.to_owned(), path: path.to_owned(), name: name.to_owned() };
     match control::ask(state_dir, &request, clock, PATIENCE).await {
-        Ok(Answer::Pushed { identical }) => Ok(Some(identical)),
-        Ok(Answer::Refused { why, transient }) => Err(PushError::Refused { why, transient }),
-        Ok(Answer::NotMine | Answer::Pong { .. } | Answer::Status { .. } | Answer::Accepted) => Ok(None),
-        Err(control::Error::Absent { .. }) => Ok(None),
+        Ok(ControlResponse::Pushed { identical }) => Ok(Some(identical)),
+        Ok(ControlResponse::Refused { why, transient }) => Err(ArchivePushError::Refused { why, transient }),
+        Ok(
+            ControlResponse::NotMine
+            | ControlResponse::Pong { .. }
+            | ControlResponse::Status { .. }
+            | ControlResponse::Accepted,
+        ) => Ok(None),
+        Err(control::ControlError::Absent { .. }) => Ok(None),
         Err(error) => {
             // Archiving must not depend on a service that hangs. It may have archived the file; then it is found to be identical.
             tracing::warn!(%error, file = name, "the service does not take the file; archiving it without");

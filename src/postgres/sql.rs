@@ -12,22 +12,22 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::page;
 use crate::postgres::format::segment::SystemId;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::catalog::{Listed, Place, RelationRow, Row};
-use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, Host, TargetSession};
-use crate::postgres::wire::socket::{self, Address, Encryption, Raw};
+use crate::postgres::wal::catalog::{CatalogRow, ListedRow, RelationRow, TupleId};
+use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, ConninfoHost, TargetSessionAttrs};
+use crate::postgres::wire::socket::{self, RawSocket, SocketTarget, TransportEncryption};
 use crate::postgres::wire::{self, login, tls};
 
 /// What can go wrong with an SQL session.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SqlError {
     /// No connection; the same reasons as for replication.
     #[error(transparent)]
-    Connect(#[from] wire::Error),
+    Connect(#[from] wire::ReplicationError),
     /// The server or the connection failed.
     #[error("{}: {}", .0, describe(.1))]
     Query(&'static str, #[source] tokio_postgres::Error),
@@ -44,18 +44,18 @@ fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-impl Error {
+impl SqlError {
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Connect(error) => error.class(),
-            Error::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
-                None => Class::Transient,
-                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,
-                Some(_) => Class::Permanent,
+            SqlError::Connect(error) => error.class(),
+            SqlError::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
+                None => ErrorClass::Transient,
+                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorClass::Transient,
+                Some(_) => ErrorClass::Permanent,
             },
-            Error::Unexpected(_) => Class::Permanent,
+            SqlError::Unexpected(_) => ErrorClass::Permanent,
         }
     }
 
@@ -63,16 +63,16 @@ impl Error {
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
-            Error::Connect(error) => error.sqlstate(),
-            Error::Query(_, error) => error.code().map(tokio_postgres::error::SqlState::code),
-            Error::Unexpected(_) => None,
+            SqlError::Connect(error) => error.sqlstate(),
+            SqlError::Query(_, error) => error.code().map(tokio_postgres::error::SqlState::code),
+            SqlError::Unexpected(_) => None,
         }
     }
 }
 
 /// Where a server's log stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub struct ServerWalPosition {
     /// How far it is written; on a standby, received by streaming, if anything was.
     pub lsn: Option<Lsn>,
     /// Its timeline. A standby tells it only while it streams, and only to a role that may read all statistics.
@@ -94,7 +94,7 @@ pub struct SlotState {
 
 /// What the role may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Privileges {
+pub struct RolePrivileges {
     /// The role's name.
     pub role: String,
     /// It may do everything.
@@ -122,26 +122,26 @@ pub struct ArchiverState {
 
 /// An SQL session. It ends when dropped.
 #[derive(Debug)]
-pub struct Sql {
+pub struct SqlSession {
     client: Client,
     driver: JoinHandle<()>,
 }
 
-impl Drop for Sql {
+impl Drop for SqlSession {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Sql {
+impl SqlSession {
     /// Connects to the first server of `info` that answers and is of the wanted kind.
     ///
     /// # Errors
-    /// [`Error`] of the only server, or that of each.
-    pub async fn connect(info: &Conninfo) -> Result<Sql, Error> {
+    /// [`SqlError`] of the only server, or that of each.
+    pub async fn connect(info: &Conninfo) -> Result<SqlSession, SqlError> {
         let mut errors = Vec::new();
-        let passes: &[TargetSession] = match &info.target_session {
-            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
+        let passes: &[TargetSessionAttrs] = match &info.target_session {
+            TargetSessionAttrs::PreferStandby => &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
             one => std::slice::from_ref(one),
         };
         for wanted in passes {
@@ -163,8 +163,8 @@ impl Sql {
         Err(login::one_or_all(errors).into())
     }
 
-    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, Error> {
-        let messages = self.client.simple_query(query).await.map_err(|error| Error::Query(question, error))?;
+    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        let messages = self.client.simple_query(query).await.map_err(|error| SqlError::Query(question, error))?;
         let row = |message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -175,8 +175,8 @@ impl Sql {
     /// The rows that a query gives, as text; NULL is empty. `question` names it in errors.
     ///
     /// # Errors
-    /// [`Error`] if the server says no or doesn't answer.
-    pub async fn query(&self, question: &'static str, query: &str) -> Result<Vec<Vec<String>>, Error> {
+    /// [`SqlError`] if the server says no or doesn't answer.
+    pub async fn query(&self, question: &'static str, query: &str) -> Result<Vec<Vec<String>>, SqlError> {
         let row = |row: &SimpleQueryRow| (0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect();
         Ok(self.rows(question, query).await?.iter().map(row).collect())
     }
@@ -184,33 +184,33 @@ impl Sql {
     /// Runs one statement. `what` names it in errors.
     ///
     /// # Errors
-    /// [`Error`] if the server says no or doesn't answer.
-    pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), Error> {
+    /// [`SqlError`] if the server says no or doesn't answer.
+    pub async fn execute(&self, what: &'static str, statement: &str) -> Result<(), SqlError> {
         self.rows(what, statement).await.map(drop)
     }
 
-    async fn value(&self, question: &'static str, query: &str) -> Result<String, Error> {
+    async fn value(&self, question: &'static str, query: &str) -> Result<String, SqlError> {
         let rows = self.rows(question, query).await?;
-        rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(Error::Unexpected(question))
+        rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(SqlError::Unexpected(question))
     }
 
-    async fn parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, Error> {
-        self.value(question, query).await?.parse().map_err(|_bad| Error::Unexpected(question))
+    async fn parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, SqlError> {
+        self.value(question, query).await?.parse().map_err(|_bad| SqlError::Unexpected(question))
     }
 
     /// The server's version as a number, such as 150020 for 15.20.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn version_num(&self) -> Result<u32, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn version_num(&self) -> Result<u32, SqlError> {
         self.parsed("the version", "SHOW server_version_num").await
     }
 
     /// The values of settings by name, in the server's base units; unknown ones are left out.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn settings(&self, names: &[&str]) -> Result<BTreeMap<String, String>, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn settings(&self, names: &[&str]) -> Result<BTreeMap<String, String>, SqlError> {
         let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
         let query = format!("SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ({list})");
         let rows = self.rows("the settings", &query).await?;
@@ -221,27 +221,27 @@ impl Sql {
     /// Whether the server is a standby, or recovering.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn in_recovery(&self) -> Result<bool, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn in_recovery(&self) -> Result<bool, SqlError> {
         Ok(self.value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
     }
 
     /// Where a server in recovery pauses; `None` if it does not.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer, or is not in recovery.
-    pub async fn paused_at(&self) -> Result<Option<Option<Lsn>>, Error> {
+    /// [`SqlError`] if the server doesn't answer, or is not in recovery.
+    pub async fn paused_at(&self) -> Result<Option<Option<Lsn>>, SqlError> {
         let query = "SELECT pg_catalog.pg_is_wal_replay_paused(), pg_catalog.pg_last_wal_replay_lsn()";
         let rows = self.rows("pg_is_wal_replay_paused()", query).await?;
-        let row = rows.first().ok_or(Error::Unexpected("pg_is_wal_replay_paused()"))?;
+        let row = rows.first().ok_or(SqlError::Unexpected("pg_is_wal_replay_paused()"))?;
         Ok((row.get(0) == Some("t")).then(|| row.get(1).and_then(|lsn| lsn.parse().ok())))
     }
 
     /// Which cluster this is.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn system_id(&self) -> Result<SystemId, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn system_id(&self) -> Result<SystemId, SqlError> {
         let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
         Ok(SystemId::new(self.parsed("pg_control_system()", query).await?))
     }
@@ -249,19 +249,19 @@ impl Sql {
     /// What the server's clock shows.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn time(&self) -> Result<Timestamp, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn time(&self) -> Result<Timestamp, SqlError> {
         let question = "clock_timestamp()";
         let query = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
         let micros = self.parsed(question, query).await?;
-        Timestamp::from_microsecond(micros).map_err(|_beyond| Error::Unexpected(question))
+        Timestamp::from_microsecond(micros).map_err(|_beyond| SqlError::Unexpected(question))
     }
 
     /// Where the server's log stands.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn position(&self) -> Result<Position, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn position(&self) -> Result<ServerWalPosition, SqlError> {
         // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline, which may be an earlier one.
         let query = "SELECT pg_catalog.pg_is_in_recovery(), \
                      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
@@ -271,20 +271,20 @@ impl Sql {
                      ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
         let question = "the WAL position";
         let rows = self.rows(question, query).await?;
-        let row = rows.first().ok_or(Error::Unexpected(question))?;
+        let row = rows.first().ok_or(SqlError::Unexpected(question))?;
         let timeline = row.get(2).and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(TimelineId::new);
         let lsn = row.get(1).and_then(|lsn| lsn.parse().ok());
         let standby = row.get(0) == Some("t");
         // A primary knows both.
         let told = standby || (lsn.is_some() && timeline.is_some());
-        told.then_some(Position { lsn, timeline, standby }).ok_or(Error::Unexpected(question))
+        told.then_some(ServerWalPosition { lsn, timeline, standby }).ok_or(SqlError::Unexpected(question))
     }
 
     /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.
     ///
     /// # Errors
-    /// [`Error`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
-    pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, Error> {
+    /// [`SqlError`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
+    pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, SqlError> {
         let path = literal(path);
         let query =
             format!("SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file({path}, {offset}, 8, true), 'hex')");
@@ -299,20 +299,20 @@ impl Sql {
     /// holds it.
     ///
     /// # Errors
-    /// [`Error`] if the role may not, or the server is a standby.
-    pub async fn switch_wal(&self) -> Result<(Lsn, String), Error> {
+    /// [`SqlError`] if the role may not, or the server is a standby.
+    pub async fn switch_wal(&self) -> Result<(Lsn, String), SqlError> {
         let query = "SELECT lsn, pg_catalog.pg_walfile_name(lsn) FROM pg_catalog.pg_switch_wal() AS lsn";
         let rows = self.rows("pg_switch_wal()", query).await?;
         rows.first()
             .and_then(|row| Some((row.get(0)?.parse().ok()?, row.get(1)?.to_owned())))
-            .ok_or(Error::Unexpected("pg_switch_wal()"))
+            .ok_or(SqlError::Unexpected("pg_switch_wal()"))
     }
 
     /// Writes a restore point into the WAL.
     ///
     /// # Errors
-    /// [`Error`] if the role may not, or the server is a standby.
-    pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, Error> {
+    /// [`SqlError`] if the role may not, or the server is a standby.
+    pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, SqlError> {
         let query = format!("SELECT pg_catalog.pg_create_restore_point({})", literal(name));
         self.parsed("pg_create_restore_point()", &query).await
     }
@@ -320,8 +320,8 @@ impl Sql {
     /// The slot called `name`, if there is one.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, SqlError> {
         let query = format!(
             "SELECT active, restart_lsn, wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             literal(name)
@@ -337,16 +337,16 @@ impl Sql {
     /// What our role may do.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn privileges(&self) -> Result<Privileges, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn privileges(&self) -> Result<RolePrivileges, SqlError> {
         let query = "SELECT rolname, rolsuper, rolreplication, \
                      pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'execute'), \
                      pg_catalog.has_function_privilege('pg_catalog.pg_create_restore_point(text)', 'execute') \
                      FROM pg_catalog.pg_roles WHERE rolname = current_user";
         let rows = self.rows("the role's privileges", query).await?;
-        let Some(row) = rows.first() else { return Err(Error::Unexpected("the role's privileges")) };
+        let Some(row) = rows.first() else { return Err(SqlError::Unexpected("the role's privileges")) };
         let yes = |column: usize| row.get(column) == Some("t");
-        Ok(Privileges {
+        Ok(RolePrivileges {
             role: row.get(0).unwrap_or_default().to_owned(),
             superuser: yes(1),
             replication: yes(2),
@@ -358,29 +358,29 @@ impl Sql {
     /// Every database: its row of `pg_database`, and whether it lets anybody in.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn databases(&self) -> Result<Vec<(Listed, bool)>, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn databases(&self) -> Result<Vec<(ListedRow, bool)>, SqlError> {
         let query = "SELECT oid, datname, ctid, datallowconn FROM pg_catalog.pg_database ORDER BY oid";
         let rows = self.rows("the databases", query).await?;
         let read = |row: &SimpleQueryRow| Some((listed(row)?, row.get(3) == Some("t")));
-        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the databases"))
+        rows.iter().map(read).collect::<Option<_>>().ok_or(SqlError::Unexpected("the databases"))
     }
 
     /// The schemas of this database.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn schemas(&self) -> Result<Vec<Listed>, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn schemas(&self) -> Result<Vec<ListedRow>, SqlError> {
         let rows =
             self.rows("the schemas", "SELECT oid, nspname, ctid FROM pg_catalog.pg_namespace ORDER BY oid").await?;
-        rows.iter().map(listed).collect::<Option<_>>().ok_or(Error::Unexpected("the schemas"))
+        rows.iter().map(listed).collect::<Option<_>>().ok_or(SqlError::Unexpected("the schemas"))
     }
 
     /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary ones.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn relations(&self) -> Result<Vec<Listed>, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn relations(&self) -> Result<Vec<ListedRow>, SqlError> {
         let query = "SELECT oid, relname, ctid, relnamespace, relfilenode, relpersistence, relkind \
                      FROM pg_catalog.pg_class WHERE oid >= 16384 AND relpersistence <> 't' ORDER BY oid";
         let rows = self.rows("the relations", query).await?;
@@ -393,18 +393,18 @@ impl Sql {
             listed.row.relation = Some(relation);
             Some(listed)
         };
-        rows.iter().map(read).collect::<Option<_>>().ok_or(Error::Unexpected("the relations"))
+        rows.iter().map(read).collect::<Option<_>>().ok_or(SqlError::Unexpected("the relations"))
     }
 
     /// How the server's own archiver fares.
     ///
     /// # Errors
-    /// [`Error`] if the server doesn't answer.
-    pub async fn archiver(&self) -> Result<ArchiverState, Error> {
+    /// [`SqlError`] if the server doesn't answer.
+    pub async fn archiver(&self) -> Result<ArchiverState, SqlError> {
         let query =
             "SELECT archived_count, last_archived_wal, failed_count, last_failed_wal FROM pg_catalog.pg_stat_archiver";
         let rows = self.rows("pg_stat_archiver", query).await?;
-        let Some(row) = rows.first() else { return Err(Error::Unexpected("pg_stat_archiver")) };
+        let Some(row) = rows.first() else { return Err(SqlError::Unexpected("pg_stat_archiver")) };
         let number = |column: usize| row.get(column).and_then(|text| text.parse().ok()).unwrap_or(0);
         let name = |column: usize| row.get(column).map(str::to_owned);
         Ok(ArchiverState { archived: number(0), last_archived: name(1), failed: number(2), last_failed: name(3) })
@@ -412,10 +412,13 @@ impl Sql {
 }
 
 /// OID, name and `ctid`, which is written `(page,item)`.
-fn listed(row: &SimpleQueryRow) -> Option<Listed> {
+fn listed(row: &SimpleQueryRow) -> Option<ListedRow> {
     let (page, item) = row.get(2)?.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
-    let at = Place { page: page.parse().ok()?, item: item.parse().ok()? };
-    Some(Listed { row: Row { oid: row.get(0)?.parse().ok()?, name: row.get(1)?.to_owned(), relation: None }, at })
+    let at = TupleId { page: page.parse().ok()?, item: item.parse().ok()? };
+    Some(ListedRow {
+        row: CatalogRow { oid: row.get(0)?.parse().ok()?, name: row.get(1)?.to_owned(), relation: None },
+        at,
+    })
 }
 
 /// `name` as an SQL identifier.
@@ -433,10 +436,10 @@ pub fn literal(text: &str) -> String {
 
 async fn connect_to(
     info: &Conninfo,
-    host: &Host,
-    address: &Address,
-    wanted: TargetSession,
-) -> Result<Sql, wire::Error> {
+    host: &ConninfoHost,
+    address: &SocketTarget,
+    wanted: TargetSessionAttrs,
+) -> Result<SqlSession, wire::ReplicationError> {
     let mut errors = Vec::new();
     let mut found = None;
     for encryption in socket::encryptions(info.tls.mode, address) {
@@ -453,25 +456,30 @@ async fn connect_to(
                     break;
                 }
             }
-            Err(_elapsed) => errors.push(wire::Error::TimedOut { host: host.to_string(), limit }),
+            Err(_elapsed) => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
         }
     }
     let Some(sql) = found else { return Err(login::one_or_all(errors)) };
     let (query, words) = match wanted {
-        TargetSession::Any | TargetSession::PreferStandby => return Ok(sql),
-        TargetSession::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
-        TargetSession::ReadOnly => ("SELECT current_setting('transaction_read_only') = 'on'", "read-only"),
-        TargetSession::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
-        TargetSession::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
+        TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby => return Ok(sql),
+        TargetSessionAttrs::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
+        TargetSessionAttrs::ReadOnly => ("SELECT current_setting('transaction_read_only') = 'on'", "read-only"),
+        TargetSessionAttrs::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
+        TargetSessionAttrs::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
     };
     match sql.value("target_session_attrs", query).await {
         Ok(answer) if answer == "t" => Ok(sql),
-        Ok(_) => Err(wire::Error::WrongSession { host: host.to_string(), wanted: words }),
-        Err(_) => Err(wire::Error::Closed(None)),
+        Ok(_) => Err(wire::ReplicationError::WrongSession { host: host.to_string(), wanted: words }),
+        Err(_) => Err(wire::ReplicationError::Closed(None)),
     }
 }
 
-async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: Encryption) -> Result<Sql, wire::Error> {
+async fn attempt(
+    info: &Conninfo,
+    host: &ConninfoHost,
+    address: &SocketTarget,
+    encryption: TransportEncryption,
+) -> Result<SqlSession, wire::ReplicationError> {
     let user = login::user(info)?;
     let dbname = info.dbname.clone().unwrap_or_else(|| user.clone());
     let (password, password_from) = login::password(info, host, &user, &dbname)?;
@@ -488,11 +496,11 @@ async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: En
         ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
         ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
     });
-    let failed = |source| wire::Error::Connect { host: host.to_string(), source };
+    let failed = |source| wire::ReplicationError::Connect { host: host.to_string(), source };
     let explain = |error: tokio_postgres::Error| refused(host, &password_from, error);
     let raw = socket::open(address, info).await.map_err(failed)?;
     match (raw, encryption) {
-        (Raw::Tcp(stream), Encryption::Tls) => {
+        (RawSocket::Tcp(stream), TransportEncryption::Tls) => {
             let peer = stream.peer_addr().map_err(failed)?;
             let name = login::server_name(info, host, peer)?.to_str().into_owned();
             let mut tls = MakeRustlsConnect::new(tls::client_config(info)?);
@@ -505,34 +513,34 @@ async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: En
                 config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
             }
             let (client, connection) = config.connect_raw(stream, connect).await.map_err(explain)?;
-            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
         }
-        (Raw::Tcp(stream), Encryption::Plain) => {
+        (RawSocket::Tcp(stream), TransportEncryption::Plain) => {
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
-            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
         }
-        (Raw::Unix(stream), _) => {
+        (RawSocket::Unix(stream), _) => {
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
-            Ok(Sql { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
         }
     }
 }
 
-/// tokio-postgres's refusal in the words of [`wire::Error`].
-fn refused(host: &Host, password_from: &str, error: tokio_postgres::Error) -> wire::Error {
+/// tokio-postgres's refusal in the words of [`wire::ReplicationError`].
+fn refused(host: &ConninfoHost, password_from: &str, error: tokio_postgres::Error) -> wire::ReplicationError {
     let Some(db) = error.as_db_error() else {
         if error.is_closed() {
-            return wire::Error::Closed(None);
+            return wire::ReplicationError::Closed(None);
         }
         let problem = match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}; the password came from {password_from}"),
             None => error.to_string(),
         };
-        return wire::Error::Handshake { host: host.to_string(), problem };
+        return wire::ReplicationError::Handshake { host: host.to_string(), problem };
     };
-    wire::Error::from_server(wire::message::ServerError {
+    wire::ReplicationError::from_server(wire::message::ServerError {
         severity: db.severity().to_owned(),
         code: db.code().code().to_owned(),
         message: db.message().to_owned(),

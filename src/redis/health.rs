@@ -6,15 +6,15 @@ use jiff::Timestamp;
 
 use crate::base::clock;
 use crate::base::findings::{
-    ASK_LIMIT, Disk, Finding, Findings, Level, UNPROTECTED_MAX, disks, megabytes, seconds, words,
+    ASK_LIMIT, DiskSpace, Finding, FindingLevel, Findings, UNPROTECTED_MAX, disks, megabytes, seconds, words,
 };
-use crate::redis::archive::{Gap, Instance, Reach, Snapshot, Wanted, without_strangers};
-use crate::redis::wire::{Info, ReplicationId, Source};
-use crate::vault::Error;
+use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, without_strangers};
+use crate::redis::wire::{RedisSource, ReplicationId, ServerInfo};
+use crate::vault::VaultError;
 
 /// The newest moment that can be restored to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Newest {
+pub struct NewestMoment {
     /// Up to when everything is here, by the receiver's clock.
     pub time: Timestamp,
     /// The history; `None` if the snapshot is not known to be part of one.
@@ -25,7 +25,7 @@ pub struct Newest {
 
 /// What the server says.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Server {
+pub struct InstanceServerStatus {
     /// What it is, and where.
     pub about: String,
     /// Its history.
@@ -38,15 +38,15 @@ pub struct Server {
 
 /// What there is to judge by.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
+pub struct HealthFacts {
     /// Its name.
     pub name: String,
     /// The newest moment, or why there is none.
-    pub newest: Result<Newest, String>,
+    pub newest: Result<NewestMoment, String>,
     /// Whether its stream of commands is, or was, received.
     pub streamed: bool,
     /// The newest snapshot.
-    pub backup: Option<Snapshot>,
+    pub backup: Option<SnapshotManifest>,
     /// The newest snapshot, if it cannot be restored, and why.
     pub lack: Option<(String, String)>,
     /// What is missing behind the newest moment, though it was received.
@@ -54,11 +54,11 @@ pub struct Facts {
     /// Breaks in the stream, oldest first.
     pub gaps: Vec<Gap>,
     /// The server, or why it could not be asked.
-    pub server: Result<Server, String>,
+    pub server: Result<InstanceServerStatus, String>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
     /// Local disks.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<DiskSpace>,
     /// When snapshots are due, as a cron line in UTC.
     pub schedule: Option<String>,
     /// Now.
@@ -67,13 +67,13 @@ pub struct Facts {
 
 /// How protected an instance is.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
-pub struct Health {
+pub struct HealthReport {
     /// Its name.
     pub instance: String,
     /// Whether nothing is bad.
     pub healthy: bool,
     /// The newest moment that can be restored to.
-    pub newest: Option<Newest>,
+    pub newest: Option<NewestMoment>,
     /// For how long what was written is not protected: nothing if all is. The most it can be, where the server cannot be asked.
     pub unprotected_seconds: Option<u64>,
     /// Bytes of commands that the server has and nobody else, where server and archive are in the same history.
@@ -83,27 +83,27 @@ pub struct Health {
     /// Its age.
     pub backup_age_seconds: Option<u64>,
     /// What the server says.
-    pub server: Option<Server>,
+    pub server: Option<InstanceServerStatus>,
     /// Local disks.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<DiskSpace>,
     /// Everything that was looked at, worst first.
     pub findings: Vec<Finding>,
 }
 
-impl Health {
+impl HealthReport {
     /// Of one that cannot be looked at, with what is in the way.
     #[must_use]
-    pub fn unknown(instance: &str, why: String) -> Health {
-        let findings = vec![Finding { level: Level::Bad, subject: "archive", text: why }];
-        Health { instance: instance.to_owned(), findings, ..Health::default() }
+    pub fn unknown(instance: &str, why: String) -> HealthReport {
+        let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
+        HealthReport { instance: instance.to_owned(), findings, ..HealthReport::default() }
     }
 }
 
 /// Where to look besides the archive.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct InstanceHealthSources {
     /// The server, or why it is not known how to get in.
-    pub server: Result<Source, String>,
+    pub server: Result<RedisSource, String>,
     /// When snapshots are due.
     pub schedule: Option<String>,
     /// Directories whose disks matter, with what is in them.
@@ -114,14 +114,18 @@ pub struct Places {
 ///
 /// # Errors
 /// No repository could be asked, or something in one does not open.
-pub async fn newest(instance: &Instance) -> Result<Result<Newest, String>, Error> {
-    Ok(instance.reach_as_told(Wanted::Newest, None).await?.map_err(|not| not.reason).map(|reach| Newest::of(&reach)))
+pub async fn newest(instance: &Archive) -> Result<Result<NewestMoment, String>, VaultError> {
+    Ok(instance
+        .reach_as_told(RedisTarget::Newest, None)
+        .await?
+        .map_err(|not| not.reason)
+        .map(|reach| NewestMoment::of(&reach)))
 }
 
-impl Newest {
-    fn of(reach: &Reach) -> Newest {
+impl NewestMoment {
+    fn of(reach: &RestoreRoute) -> NewestMoment {
         let last = reach.stretches.last();
-        Newest {
+        NewestMoment {
             time: last.map_or(reach.at, |last| last.ended_at.max(reach.at)),
             replid: reach.replid(),
             offset: last.map(|last| last.last).or(reach.snapshot.offset),
@@ -133,10 +137,10 @@ impl Newest {
 ///
 /// # Errors
 /// No repository could be asked, or something in one does not open.
-pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error> {
+pub async fn look(instance: &Archive, places: &InstanceHealthSources) -> Result<HealthReport, VaultError> {
     let vault = instance.vault();
     // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
-    let reach = instance.reach_as_told(Wanted::Newest, None).await?;
+    let reach = instance.reach_as_told(RedisTarget::Newest, None).await?;
     let labels = instance.labels().await?;
     let (mut snapshots, mut gaps) = (instance.snapshots().await?, instance.gaps().await?);
     let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_known(&snapshots, &gaps));
@@ -149,9 +153,9 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
     let backup = snapshots.pop();
     let known = instance.known().await?;
     let streamed = known.histories().next().is_some();
-    let facts = Facts {
+    let facts = HealthFacts {
         name: instance.name().to_string(),
-        newest: reach.as_ref().map(Newest::of).map_err(|not| not.reason.clone()),
+        newest: reach.as_ref().map(NewestMoment::of).map_err(|not| not.reason.clone()),
         streamed,
         lack: match closed {
             Some(label) => Some((label, "its manifest does not open".into())),
@@ -174,14 +178,14 @@ pub async fn look(instance: &Instance, places: &Places) -> Result<Health, Error>
     Ok(judge(&facts))
 }
 
-async fn ask(source: &Source) -> Result<Server, String> {
+async fn ask(source: &RedisSource) -> Result<InstanceServerStatus, String> {
     let (connection, info) = source.connect().await.map_err(|error| error.to_string())?;
     Ok(described(&info, connection.peer()))
 }
 
-fn described(info: &Info, peer: &str) -> Server {
+fn described(info: &ServerInfo, peer: &str) -> InstanceServerStatus {
     let role = if info.is_master() { "a master" } else { "a replica" };
-    Server {
+    InstanceServerStatus {
         about: format!("{} {} at {peer}, {role}", info.flavour(), info.version()),
         replid: info.get("master_replid").and_then(|id| id.parse().ok()),
         offset: info.number("master_repl_offset"),
@@ -191,7 +195,7 @@ fn described(info: &Info, peer: &str) -> Server {
 
 /// Makes findings of what was seen.
 #[must_use]
-pub fn judge(facts: &Facts) -> Health {
+pub fn judge(facts: &HealthFacts) -> HealthReport {
     let newest = facts.newest.as_ref().ok().copied();
     let server = facts.server.as_ref().ok();
     let unprotected_bytes = newest.zip(server).and_then(|(newest, server)| ahead(newest, server));
@@ -203,29 +207,29 @@ pub fn judge(facts: &Facts) -> Health {
     protection(facts, (unprotected_bytes, unprotected_seconds), &mut findings);
     if let Some(hole) = &facts.hole {
         let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
-        findings.say(Level::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
+        findings.say(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
     }
     if let Some((label, lack)) = &facts.lack {
         let advice = "take another one with walkeep backup redis";
         let text = format!("the newest snapshot, {label}, cannot be restored: {lack}; {advice}");
-        findings.say(Level::Bad, "backup", text);
+        findings.say(FindingLevel::Bad, "backup", text);
     } else if let Some(backup) = &facts.backup {
         let times = (backup.started_at, backup.finished_at);
         findings.age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
     }
     gaps(facts, &mut findings);
     match &facts.server {
-        Err(why) => findings.say(Level::Bad, "server", format!("cannot be asked: {why}")),
+        Err(why) => findings.say(FindingLevel::Bad, "server", format!("cannot be asked: {why}")),
         Ok(server) => match &server.trouble {
             // Nobody else would say it, for months.
-            Some(trouble) => findings.say(Level::Bad, "server", trouble.clone()),
-            None => findings.say(Level::Good, "server", server.about.clone()),
+            Some(trouble) => findings.say(FindingLevel::Bad, "server", trouble.clone()),
+            None => findings.say(FindingLevel::Good, "server", server.about.clone()),
         },
     }
     findings.repositories(&facts.unreachable);
     findings.disks(&facts.disks);
     let (healthy, findings) = findings.judged();
-    Health {
+    HealthReport {
         instance: facts.name.clone(),
         healthy,
         newest,
@@ -240,26 +244,26 @@ pub fn judge(facts: &Facts) -> Health {
 }
 
 /// Bytes that the server is ahead, if both are in one history.
-fn ahead(newest: Newest, server: &Server) -> Option<u64> {
+fn ahead(newest: NewestMoment, server: &InstanceServerStatus) -> Option<u64> {
     let same = newest.replid.is_some() && newest.replid == server.replid;
     server.offset.zip(newest.offset).filter(|_| same).map(|(server, here)| server.saturating_sub(here))
 }
 
-fn protection(facts: &Facts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
+fn protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
     let mut say = |level, text: String| findings.say(level, "protection", text);
     let age = match (&facts.newest, age) {
-        (Err(why), _) => return say(Level::Bad, format!("nothing can be restored: {why}")),
+        (Err(why), _) => return say(FindingLevel::Bad, format!("nothing can be restored: {why}")),
         (Ok(_), age) => age.unwrap_or(0),
     };
     let since = words(age);
     match bytes {
-        Some(0) => return say(Level::Good, "everything that the server has written is protected".to_owned()),
+        Some(0) => return say(FindingLevel::Good, "everything that the server has written is protected".to_owned()),
         _ if !facts.streamed => {
             let text = format!(
                 "by snapshots alone: what was written in the last {since} is on the server alone; walkeep receive keeps \
                  every second"
             );
-            return say(Level::Good, text);
+            return say(FindingLevel::Good, text);
         }
         Some(_) | None => {}
     }
@@ -270,13 +274,13 @@ fn protection(facts: &Facts, (bytes, age): (Option<u64>, Option<u64>), findings:
         (None, Ok(_)) => "the server is in another history, after a failover or a restart".to_owned(),
         (None, Err(_)) => "what the server has written since is not known".to_owned(),
     };
-    let level = if late { Level::Bad } else { Level::Good };
+    let level = if late { FindingLevel::Bad } else { FindingLevel::Good };
     say(level, format!("{what}, the last protected moment is {since} ago{advice}"));
 }
 
 /// A break is bridged by a snapshot that was begun after it was noticed.
-fn gaps(facts: &Facts, findings: &mut Findings) {
-    let Some(last) = facts.gaps.last() else { return findings.say(Level::Good, "gaps", "none") };
+fn gaps(facts: &HealthFacts, findings: &mut Findings) {
+    let Some(last) = facts.gaps.last() else { return findings.say(FindingLevel::Good, "gaps", "none") };
     let breaks = match facts.gaps.len() {
         1 => "the stream broke once".to_owned(),
         several => format!("the stream broke {several} times, last"),
@@ -288,10 +292,10 @@ fn gaps(facts: &Facts, findings: &mut Findings) {
         last.reason
     );
     if facts.backup.as_ref().is_some_and(|backup| backup.at >= last.noticed_at) {
-        findings.say(Level::Warning, "gaps", format!("{text}; the newest snapshot does without what was lost"));
+        findings.say(FindingLevel::Warning, "gaps", format!("{text}; the newest snapshot does without what was lost"));
     } else {
         let advice = "there is no snapshot since; take one with walkeep backup redis";
-        findings.say(Level::Bad, "gaps", format!("{text}; {advice}"));
+        findings.say(FindingLevel::Bad, "gaps", format!("{text}; {advice}"));
     }
 }
 
@@ -299,10 +303,10 @@ fn gaps(facts: &Facts, findings: &mut Findings) {
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{Facts, Newest, Server, judge};
-    use crate::base::findings::{Disk, Level};
-    use crate::redis::archive::{Gap, Origin, Snapshot};
-    use crate::redis::format::rdb::{Limits, Walker};
+    use super::{HealthFacts, InstanceServerStatus, NewestMoment, judge};
+    use crate::base::findings::{DiskSpace, FindingLevel};
+    use crate::redis::archive::{Gap, SnapshotManifest, SnapshotOrigin};
+    use crate::redis::format::rdb::{RdbLimits, RdbWalker};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -312,18 +316,18 @@ mod tests {
     }
 
     /// An instance of which everything is as it should be.
-    fn facts() -> Facts {
-        let mut walker = Walker::new(Limits::default());
+    fn facts() -> HealthFacts {
+        let mut walker = RdbWalker::new(RdbLimits::default());
         walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
         let replid = ID.parse().ok();
-        let backup = Snapshot {
+        let backup = SnapshotManifest {
             format: 1,
             label: "20261122T120000.000Z".into(),
             started_at: ago(120),
             finished_at: ago(119),
             at: ago(120),
-            origin: Origin::File { path: "x".into() },
-            flavour: crate::redis::wire::Flavour::Redis,
+            origin: SnapshotOrigin::File { path: "x".into() },
+            flavour: crate::redis::wire::ServerFlavour::Redis,
             version: "7".into(),
             run_id: None,
             replid,
@@ -334,17 +338,17 @@ mod tests {
             logical_bytes: 18,
             stored_bytes: 0,
         };
-        Facts {
+        HealthFacts {
             name: "cache".into(),
-            newest: Ok(Newest { time: ago(60), replid, offset: Some(500) }),
+            newest: Ok(NewestMoment { time: ago(60), replid, offset: Some(500) }),
             streamed: true,
             backup: Some(backup),
             lack: None,
             hole: None,
             gaps: Vec::new(),
-            server: Ok(Server { about: "Redis 7".into(), replid, offset: Some(500), trouble: None }),
+            server: Ok(InstanceServerStatus { about: "Redis 7".into(), replid, offset: Some(500), trouble: None }),
             unreachable: Vec::new(),
-            disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
+            disks: vec![DiskSpace { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
             schedule: Some("0 */6 * * *".into()),
             now: ago(0),
         }
@@ -358,22 +362,24 @@ mod tests {
     #[test]
     fn an_idle_instance_is_healthy_however_long_nothing_came() {
         let health = judge(&facts());
-        assert!(health.findings.iter().all(|finding| finding.level == Level::Good), "{:?}", health.findings);
+        assert!(health.findings.iter().all(|finding| finding.level == FindingLevel::Good), "{:?}", health.findings);
         assert_eq!((health.healthy, health.unprotected_seconds, health.unprotected_bytes), (true, Some(0), Some(0)));
         assert_eq!(health.backup_age_seconds, Some(119 * 60));
     }
 
     #[test]
     fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
-        let check = |wrong: &dyn Fn(&mut Facts), words: &str| {
+        let check = |wrong: &dyn Fn(&mut HealthFacts), words: &str| {
             let mut facts = facts();
             wrong(&mut facts);
             let health = judge(&facts);
             assert!(!health.healthy, "{words}");
             let worst = &health.findings[0];
-            assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
+            assert!(worst.level == FindingLevel::Bad && worst.text.contains(words), "{words}: {worst:?}");
         };
-        let server = |facts: &mut Facts, change: &dyn Fn(&mut Server)| change(facts.server.as_mut().unwrap());
+        let server = |facts: &mut HealthFacts, change: &dyn Fn(&mut InstanceServerStatus)| {
+            change(facts.server.as_mut().unwrap())
+        };
         check(&|facts| facts.newest = Err("no snapshot".into()), "nothing can be restored: no snapshot");
         check(
             &|facts| server(facts, &|server| server.offset = Some(600)),
@@ -413,7 +419,7 @@ mod tests {
             facts.server.as_mut().unwrap().offset = Some(600);
             judge(&facts).findings[0].level
         };
-        assert_eq!((level(5), level(6)), (Level::Good, Level::Bad));
+        assert_eq!((level(5), level(6)), (FindingLevel::Good, FindingLevel::Bad));
     }
 
     #[test]
@@ -431,6 +437,6 @@ mod tests {
         let mut facts = facts();
         facts.gaps = vec![gap(180)];
         let health = judge(&facts);
-        assert!(health.healthy && health.findings[0].level == Level::Warning, "{health:?}");
+        assert!(health.healthy && health.findings[0].level == FindingLevel::Warning, "{health:?}");
     }
 }

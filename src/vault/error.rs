@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{KeyId, OpenError, SealError, keys};
+use crate::vault::seal::{EpochKeyId, OpenError, SealError, keys};
 
 /// Why a vault did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
+pub enum VaultError {
     /// A repository said no, or nothing.
     #[error("repository {name}: {source}")]
     Repository {
         /// Its name in the configuration.
         name: String,
         /// What it said.
-        source: Arc<repository::Error>,
+        source: Arc<repository::RepositoryError>,
     },
     /// An object that does not open: damaged, forged, or of another key.
     #[error("repository {name}: {source}")]
@@ -57,7 +57,7 @@ pub enum Error {
         /// The key object.
         key: String,
         /// What is wrong.
-        source: keys::KeyError,
+        source: keys::SealKeyError,
     },
     /// No key is configured, and the repository is encrypted.
     #[error("repository {name} is encrypted and no key is configured; name its key in the section [encryption]")]
@@ -80,7 +80,7 @@ pub enum Error {
         /// The repository's name in the configuration.
         name: String,
         /// The key.
-        key: KeyId,
+        key: EpochKeyId,
     },
     /// Something is not in the repositories that answered, and not all did.
     #[error(
@@ -110,40 +110,40 @@ pub enum Error {
     Lost,
 }
 
-impl Error {
+impl VaultError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Repository { source, .. } => source.class(),
-            Error::Unasked { .. } => Class::Transient,
-            _ => Class::Permanent,
+            VaultError::Repository { source, .. } => source.class(),
+            VaultError::Unasked { .. } => ErrorClass::Transient,
+            _ => ErrorClass::Permanent,
         }
     }
 
     /// Whether it is a repository's, and may pass, or somebody may mend it: a right that was taken away also.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        use repository::Error as Fault;
-        let Error::Repository { source, .. } = self else { return false };
-        source.class() == Class::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
+        use repository::RepositoryError as Fault;
+        let VaultError::Repository { source, .. } = self else { return false };
+        source.class() == ErrorClass::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
     }
 
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Sealed { .. } | Error::Content { .. } | Error::Key { .. } => true,
-            Error::KeysMissing { .. } | Error::KeyNotThere { .. } | Error::Taken { .. } => true,
-            Error::Repository { source, .. } => matches!(**source, repository::Error::Corrupt { .. }),
-            Error::Seal(_) | Error::KeyWanted { .. } | Error::Unasked { .. } => false,
-            Error::Vanished { .. } | Error::Spool(_) | Error::NoPlace | Error::Lost => false,
+            VaultError::Sealed { .. } | VaultError::Content { .. } | VaultError::Key { .. } => true,
+            VaultError::KeysMissing { .. } | VaultError::KeyNotThere { .. } | VaultError::Taken { .. } => true,
+            VaultError::Repository { source, .. } => matches!(**source, repository::RepositoryError::Corrupt { .. }),
+            VaultError::Seal(_) | VaultError::KeyWanted { .. } | VaultError::Unasked { .. } => false,
+            VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::NoPlace | VaultError::Lost => false,
         }
     }
 }
 
-impl From<SealError> for Error {
-    fn from(error: SealError) -> Error {
-        Error::Seal(Arc::new(error))
+impl From<SealError> for VaultError {
+    fn from(error: SealError) -> VaultError {
+        VaultError::Seal(Arc::new(error))
     }
 }

@@ -8,26 +8,29 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{Error, OpenPlace};
+use super::{VaultError, VaultRepository};
 use crate::base::clock::Clock;
 use crate::vault::repository::key::{self, ObjectKey};
-use crate::vault::repository::{Put, Repository};
-use crate::vault::seal::Protection;
-use crate::vault::seal::keys::{EpochKey, KeyEncryptionKey, KeyError, KeyId, KeyRing, unwrap, wrap};
+use crate::vault::repository::{PutOutcome, Repository};
+use crate::vault::seal::ObjectEncryption;
+use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, SealKeyError, unwrap, wrap};
 
 /// The keys of all places that can be reached.
-pub(crate) async fn load(places: &[OpenPlace], key: Option<&KeyEncryptionKey>) -> Result<Protection, Error> {
+pub(crate) async fn load(
+    places: &[VaultRepository],
+    key: Option<&KeyEncryptionKey>,
+) -> Result<ObjectEncryption, VaultError> {
     let found = join_all(places.iter().map(|place| keys_of(place, key))).await;
     let mut ring: Option<KeyRing> = None;
-    let mut held: Vec<(&OpenPlace, Vec<KeyId>)> = Vec::new();
+    let mut held: Vec<(&VaultRepository, Vec<EpochKeyId>)> = Vec::new();
     for (place, found) in places.iter().zip(found) {
         if place.repository.is_err() {
             continue;
         }
         let found = found?;
         match (key.is_some(), found.is_empty()) {
-            (true, true) => return Err(Error::KeysMissing { name: place.name.clone() }),
-            (false, false) => return Err(Error::KeyWanted { name: place.name.clone() }),
+            (true, true) => return Err(VaultError::KeysMissing { name: place.name.clone() }),
+            (false, false) => return Err(VaultError::KeyWanted { name: place.name.clone() }),
             _ => {}
         }
         held.push((place, found.iter().filter(|(_, key)| key.is_some()).map(|(id, _)| *id).collect()));
@@ -39,22 +42,22 @@ pub(crate) async fn load(places: &[OpenPlace], key: Option<&KeyEncryptionKey>) -
             }
         }
     }
-    let Some(ring) = ring else { return Ok(Protection::None) };
+    let Some(ring) = ring else { return Ok(ObjectEncryption::None) };
     let current = ring.current().0;
     match held.iter().find(|(_, ids)| !ids.contains(&current)) {
-        Some((place, _)) => Err(Error::KeyNotThere { name: place.name.clone(), key: current }),
-        None => Ok(Protection::Encrypted(ring)),
+        Some((place, _)) => Err(VaultError::KeyNotThere { name: place.name.clone(), key: current }),
+        None => Ok(ObjectEncryption::Encrypted(ring)),
     }
 }
 
 /// Sees to it that all places have the same keys, and at least one, if a key is given; and none if not.
 pub(crate) async fn provide(
-    places: &[OpenPlace],
+    places: &[VaultRepository],
     key: Option<&KeyEncryptionKey>,
     clock: &dyn Clock,
-) -> Result<(), Error> {
+) -> Result<(), VaultError> {
     let Some(by) = key else { return Ok(()) };
-    let mut all: BTreeMap<KeyId, EpochKey> = BTreeMap::new();
+    let mut all: BTreeMap<EpochKeyId, EpochKey> = BTreeMap::new();
     for place in places {
         all.extend(keys_of(place, key).await?.into_iter().filter_map(|(id, key)| Some((id, key?))));
     }
@@ -63,16 +66,16 @@ pub(crate) async fn provide(
             // Objects sealed under keys that are gone must not be hidden behind a new one.
             refuse_if_used(place).await?;
         }
-        let random = |source: crate::vault::seal::keys::NoRandomness| Error::Key {
+        let random = |source: crate::vault::seal::keys::RandomnessError| VaultError::Key {
             name: String::new(),
             key: "a new key".to_owned(),
             source: source.into(),
         };
-        all.insert(KeyId::new(clock.now()).map_err(random)?, EpochKey::generate().map_err(random)?);
+        all.insert(EpochKeyId::new(clock.now()).map_err(random)?, EpochKey::generate().map_err(random)?);
     }
     for place in places {
         let repository = place.repository()?;
-        let there: Vec<KeyId> = keys_of(place, key).await?.into_keys().collect();
+        let there: Vec<EpochKeyId> = keys_of(place, key).await?.into_keys().collect();
         for (id, epoch) in all.iter().filter(|(id, _)| !there.contains(id)) {
             put(place, repository, *id, epoch, by).await?;
         }
@@ -82,35 +85,38 @@ pub(crate) async fn provide(
 
 /// Writes a key and proves it by reading it back.
 async fn put(
-    place: &OpenPlace,
+    place: &VaultRepository,
     repository: &Repository,
-    id: KeyId,
+    id: EpochKeyId,
     epoch: &EpochKey,
     by: &KeyEncryptionKey,
-) -> Result<(), Error> {
+) -> Result<(), VaultError> {
     let name = repository.id().to_string();
-    let wrong = |source: KeyError| Error::Key { name: place.name.clone(), key: id.to_string(), source };
+    let wrong = |source: SealKeyError| VaultError::Key { name: place.name.clone(), key: id.to_string(), source };
     let wrapped = wrap(id, epoch, by, &name).map_err(|e| wrong(e.into()))?;
-    let key = key::epoch_key(&id.to_string(), 0).map_err(|_name| wrong(KeyError::Damaged))?;
+    let key = key::epoch_key(&id.to_string(), 0).map_err(|_name| wrong(SealKeyError::Damaged))?;
     let put = repository.put_new(&key, vec![Bytes::copy_from_slice(&wrapped)]).await;
-    let (Put::Created | Put::Exists) = put.map_err(|e| place.named(e))?;
+    let (PutOutcome::Created | PutOutcome::Exists) = put.map_err(|e| place.named(e))?;
     let stored = repository.get(&key).await.map_err(|e| place.named(e))?;
     unwrap(&stored, by, &name).map(drop).map_err(wrong)
 }
 
-async fn refuse_if_used(place: &OpenPlace) -> Result<(), Error> {
-    let level = place.repository()?.level(&key::Prefix::all()).await.map_err(|e| place.named(e))?;
+async fn refuse_if_used(place: &VaultRepository) -> Result<(), VaultError> {
+    let level = place.repository()?.level(&key::KeyPrefix::all()).await.map_err(|e| place.named(e))?;
     if level.prefixes.iter().all(|prefix| *prefix == key::keys()) {
         return Ok(());
     }
-    Err(Error::KeysMissing { name: place.name.clone() })
+    Err(VaultError::KeysMissing { name: place.name.clone() })
 }
 
 /// The keys of one place, unwrapped if `by` is given; of each the latest wrapping that `by` opens.
-async fn keys_of(place: &OpenPlace, by: Option<&KeyEncryptionKey>) -> Result<BTreeMap<KeyId, Option<EpochKey>>, Error> {
+async fn keys_of(
+    place: &VaultRepository,
+    by: Option<&KeyEncryptionKey>,
+) -> Result<BTreeMap<EpochKeyId, Option<EpochKey>>, VaultError> {
     let Ok(repository) = &place.repository else { return Ok(BTreeMap::new()) };
     let listed = repository.level(&key::keys()).await.map_err(|e| place.named(e))?;
-    let mut names: Vec<(KeyId, u32, ObjectKey)> = listed
+    let mut names: Vec<(EpochKeyId, u32, ObjectKey)> = listed
         .objects
         .into_iter()
         .filter_map(|object| {
@@ -119,8 +125,8 @@ async fn keys_of(place: &OpenPlace, by: Option<&KeyEncryptionKey>) -> Result<BTr
         })
         .collect();
     names.sort();
-    let mut found: BTreeMap<KeyId, Option<EpochKey>> = BTreeMap::new();
-    let mut refused: BTreeMap<KeyId, Error> = BTreeMap::new();
+    let mut found: BTreeMap<EpochKeyId, Option<EpochKey>> = BTreeMap::new();
+    let mut refused: BTreeMap<EpochKeyId, VaultError> = BTreeMap::new();
     // The latest wrapping first: after a change of the user's key the earlier ones are of the old one.
     for (id, _, key) in names.iter().rev() {
         let Some(by) = by else {
@@ -133,7 +139,7 @@ async fn keys_of(place: &OpenPlace, by: Option<&KeyEncryptionKey>) -> Result<BTr
         let stored = repository.get(key).await.map_err(|e| place.named(e))?;
         match unwrap(&stored, by, &repository.id().to_string()) {
             Ok((stored_id, epoch)) if stored_id == *id => drop(found.insert(*id, Some(epoch))),
-            Ok(_) => drop(refused.insert(*id, key_error(place, key, KeyError::Damaged))),
+            Ok(_) => drop(refused.insert(*id, key_error(place, key, SealKeyError::Damaged))),
             Err(source) => drop(refused.entry(*id).or_insert_with(|| key_error(place, key, source))),
         }
     }
@@ -143,6 +149,6 @@ async fn keys_of(place: &OpenPlace, by: Option<&KeyEncryptionKey>) -> Result<BTr
     }
 }
 
-fn key_error(place: &OpenPlace, key: &ObjectKey, source: KeyError) -> Error {
-    Error::Key { name: place.name.clone(), key: key.to_string(), source }
+fn key_error(place: &VaultRepository, key: &ObjectKey, source: SealKeyError) -> VaultError {
+    VaultError::Key { name: place.name.clone(), key: key.to_string(), source }
 }

@@ -24,36 +24,36 @@ use futures_util::future::join_all;
 
 use crate::base::clock::SharedClock;
 use crate::vault::seal::keys::KeyEncryptionKey;
-use crate::vault::seal::{Level, Protection};
+use crate::vault::seal::{CompressionLevel, ObjectEncryption};
 use repository::Repository;
 
-pub use error::Error;
-pub use name::BadArchiveName;
+pub use error::VaultError;
+pub use name::ArchiveNameError;
 pub(crate) use name::archive_name;
 pub(crate) use sealed_objects::binding;
-pub use sealed_objects::{Listing, blocking};
-pub use skipped_repositories::Absent;
+pub use sealed_objects::{ObjectListing, blocking};
+pub use skipped_repositories::SkippedRepositories;
 
 /// A configured repository.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct RepositoryLocation {
     /// Its name in the configuration.
     pub name: String,
     /// Where it is.
     pub url: String,
     /// How to get there.
-    pub options: repository::Options,
+    pub options: repository::RepositoryOptions,
 }
 
 /// What a vault is opened with.
 #[derive(Debug)]
-pub struct Settings {
+pub struct VaultSettings {
     /// The repositories, at least one; each gets everything.
-    pub places: Vec<Place>,
+    pub places: Vec<RepositoryLocation>,
     /// The key that wraps the repositories' keys; `None` if encryption is off.
     pub key: Option<KeyEncryptionKey>,
     /// How hard to compress.
-    pub level: Level,
+    pub level: CompressionLevel,
     /// How many threads may work on one segment.
     pub threads: usize,
     /// Where time comes from.
@@ -62,31 +62,31 @@ pub struct Settings {
 
 /// A repository of the vault, open, or with the reason why it is not.
 #[derive(Debug)]
-pub struct OpenPlace {
+pub struct VaultRepository {
     pub(crate) name: String,
     /// The error from opening this repository. Reads skip it; writes fail.
-    pub(crate) repository: Result<Repository, Arc<repository::Error>>,
+    pub(crate) repository: Result<Repository, Arc<repository::RepositoryError>>,
 }
 
-impl OpenPlace {
-    pub(crate) fn repository(&self) -> Result<&Repository, Error> {
+impl VaultRepository {
+    pub(crate) fn repository(&self) -> Result<&Repository, VaultError> {
         match &self.repository {
             Ok(repository) => Ok(repository),
-            Err(source) => Err(Error::Repository { name: self.name.clone(), source: Arc::clone(source) }),
+            Err(source) => Err(VaultError::Repository { name: self.name.clone(), source: Arc::clone(source) }),
         }
     }
 
     /// Names this place in a repository's error.
-    pub(crate) fn named(&self, source: repository::Error) -> Error {
-        Error::Repository { name: self.name.clone(), source: Arc::new(source) }
+    pub(crate) fn named(&self, source: repository::RepositoryError) -> VaultError {
+        VaultError::Repository { name: self.name.clone(), source: Arc::new(source) }
     }
 }
 
 /// Sealed objects in all configured repositories.
 pub struct Vault {
-    pub(crate) places: Vec<OpenPlace>,
-    protection: Arc<Protection>,
-    level: Level,
+    pub(crate) places: Vec<VaultRepository>,
+    protection: Arc<ObjectEncryption>,
+    level: CompressionLevel,
     threads: usize,
     clock: SharedClock,
 }
@@ -106,11 +106,11 @@ impl Vault {
     ///
     /// # Errors
     /// No repository could be opened, or the key does not fit one.
-    pub async fn open(settings: Settings) -> Result<Vault, Error> {
+    pub async fn open(settings: VaultSettings) -> Result<Vault, VaultError> {
         let opened = join_all(settings.places.iter().map(|place| Repository::open(&place.url, &place.options))).await;
         let mut places = Vec::with_capacity(opened.len());
         for (place, repository) in settings.places.iter().zip(opened) {
-            places.push(OpenPlace { name: place.name.clone(), repository: repository.map_err(Arc::new) });
+            places.push(VaultRepository { name: place.name.clone(), repository: repository.map_err(Arc::new) });
         }
         Vault::over(places, settings).await
     }
@@ -119,23 +119,25 @@ impl Vault {
     ///
     /// # Errors
     /// A repository cannot be made or opened, or the key does not fit one that exists.
-    pub async fn create(settings: Settings) -> Result<Vault, Error> {
+    pub async fn create(settings: VaultSettings) -> Result<Vault, VaultError> {
         let mut places = Vec::with_capacity(settings.places.len());
         for place in &settings.places {
             let repository = match Repository::open(&place.url, &place.options).await {
-                Err(repository::Error::NoRepository { .. }) => Repository::create(&place.url, &place.options).await,
+                Err(repository::RepositoryError::NoRepository { .. }) => {
+                    Repository::create(&place.url, &place.options).await
+                }
                 opened => opened,
             };
             let repository = repository
-                .map_err(|source| Error::Repository { name: place.name.clone(), source: Arc::new(source) })?;
-            places.push(OpenPlace { name: place.name.clone(), repository: Ok(repository) });
+                .map_err(|source| VaultError::Repository { name: place.name.clone(), source: Arc::new(source) })?;
+            places.push(VaultRepository { name: place.name.clone(), repository: Ok(repository) });
         }
         key_objects::provide(&places, settings.key.as_ref(), &*settings.clock).await?;
         Vault::over(places, settings).await
     }
 
-    async fn over(places: Vec<OpenPlace>, settings: Settings) -> Result<Vault, Error> {
-        let Some(first) = places.first() else { return Err(Error::NoPlace) };
+    async fn over(places: Vec<VaultRepository>, settings: VaultSettings) -> Result<Vault, VaultError> {
+        let Some(first) = places.first() else { return Err(VaultError::NoPlace) };
         if places.iter().all(|place| place.repository.is_err()) {
             first.repository()?;
         }
@@ -151,13 +153,13 @@ impl Vault {
 
     /// How objects are protected.
     #[must_use]
-    pub fn protection(&self) -> &Arc<Protection> {
+    pub fn protection(&self) -> &Arc<ObjectEncryption> {
         &self.protection
     }
 
     /// How hard to compress unless the caller knows better.
     #[must_use]
-    pub const fn level(&self) -> Level {
+    pub const fn level(&self) -> CompressionLevel {
         self.level
     }
 
@@ -179,7 +181,7 @@ impl Vault {
     }
 
     /// The repositories that could not be opened, with what was in the way.
-    pub fn unreachable(&self) -> impl Iterator<Item = (&str, &Arc<repository::Error>)> {
+    pub fn unreachable(&self) -> impl Iterator<Item = (&str, &Arc<repository::RepositoryError>)> {
         self.places.iter().filter_map(|place| Some((place.name.as_str(), place.repository.as_ref().err()?)))
     }
 }

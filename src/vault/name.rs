@@ -10,16 +10,16 @@ use crate::vault::repository::key::KEYS;
 #[error(
     "{0:?} cannot name a cluster: a letter or digit, then up to 62 letters, digits, underscores and dashes, and not the word \"keys\""
 )]
-pub struct BadArchiveName(String);
+pub struct ArchiveNameError(String);
 
 /// Checks the text of a name.
-pub(crate) fn checked(name: &str) -> Result<String, BadArchiveName> {
+pub(crate) fn checked(name: &str) -> Result<String, ArchiveNameError> {
     let plain = (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
         // The folder of the key objects is beside those of the archives.
         && !name.eq_ignore_ascii_case(KEYS);
-    if plain { Ok(name.to_owned()) } else { Err(BadArchiveName(name.to_owned())) }
+    if plain { Ok(name.to_owned()) } else { Err(ArchiveNameError(name.to_owned())) }
 }
 
 /// Defines the type for the names of one wing's archives: checked text.
@@ -39,17 +39,17 @@ macro_rules! archive_name {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::vault::BadArchiveName;
+            type Err = $crate::vault::ArchiveNameError;
 
-            fn from_str(name: &str) -> Result<$name, $crate::vault::BadArchiveName> {
+            fn from_str(name: &str) -> Result<$name, $crate::vault::ArchiveNameError> {
                 $crate::vault::name::checked(name).map($name)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = $crate::vault::BadArchiveName;
+            type Error = $crate::vault::ArchiveNameError;
 
-            fn try_from(name: String) -> Result<$name, $crate::vault::BadArchiveName> {
+            fn try_from(name: String) -> Result<$name, $crate::vault::ArchiveNameError> {
                 name.parse()
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::{self, Vault};
 
@@ -24,21 +24,21 @@ pub enum RetentionError {
         /// Its name in the configuration.
         name: String,
         /// What it said.
-        source: Arc<repository::Error>,
+        source: Arc<repository::RepositoryError>,
     },
     /// Objects could not be read or listed.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
 }
 
 impl RetentionError {
-    pub(crate) fn of(repository: &str, source: repository::Error) -> RetentionError {
+    pub(crate) fn of(repository: &str, source: repository::RepositoryError) -> RetentionError {
         RetentionError::Repository { name: repository.to_owned(), source: Arc::new(source) }
     }
 
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             RetentionError::Repository { source, .. } => source.class(),
             RetentionError::Vault(error) => error.class(),
@@ -48,7 +48,7 @@ impl RetentionError {
 
 /// What is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wish {
+pub struct RetentionOptions {
     /// For how long every moment stays restorable, by repository; one that is not named keeps everything.
     pub retention: BTreeMap<String, SignedDuration>,
     /// Only say what would be done.
@@ -60,7 +60,7 @@ pub struct Wish {
 /// Why a backup stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum KeepReason {
     /// It was made within the window.
     Young,
     /// The window's first moments are restored from it.
@@ -78,14 +78,14 @@ pub(crate) fn before(since: Timestamp) -> Timestamp {
 
 /// Objects and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Amount {
+pub struct ObjectTotals {
     /// How many.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
 }
 
-impl Amount {
+impl ObjectTotals {
     pub(crate) fn add(&mut self, object: &ObjectInfo) {
         self.objects = self.objects.saturating_add(1);
         self.bytes = self.bytes.saturating_add(object.len);
@@ -94,7 +94,7 @@ impl Amount {
 
 /// What was done.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Report<C> {
+pub struct CleanupReport<C> {
     /// Whether it was only said.
     pub dry_run: bool,
     /// Each repository that has a retention.
@@ -105,9 +105,9 @@ pub struct Report<C> {
     pub unreachable: Vec<(String, String)>,
 }
 
-impl<C> Report<C> {
-    pub(crate) fn of(vault: &Vault, wish: &Wish) -> Report<C> {
-        Report {
+impl<C> CleanupReport<C> {
+    pub(crate) fn of(vault: &Vault, wish: &RetentionOptions) -> CleanupReport<C> {
+        CleanupReport {
             dry_run: wish.dry_run,
             repositories: Vec::new(),
             without_retention: Vec::new(),
@@ -117,7 +117,12 @@ impl<C> Report<C> {
 
     /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
     /// needs; `None`, which is noted, if it keeps everything.
-    pub(crate) fn window(&mut self, vault: &Vault, wish: &Wish, repository: &str) -> Option<(Timestamp, Timestamp)> {
+    pub(crate) fn window(
+        &mut self,
+        vault: &Vault,
+        wish: &RetentionOptions,
+        repository: &str,
+    ) -> Option<(Timestamp, Timestamp)> {
         let Some(retention) = wish.retention.get(repository) else {
             self.without_retention.push(repository.to_owned());
             return None;

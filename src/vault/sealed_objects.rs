@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{Error, OpenPlace, Vault};
-use crate::vault::repository::key::{ObjectKey, Prefix};
-use crate::vault::repository::{self, Level, ObjectInfo, Put};
-use crate::vault::seal::{self, Binding, Kind, Opened, SealSpec, SealedObject, Suffix, Trailer};
+use super::{Vault, VaultError, VaultRepository};
+use crate::vault::repository::key::{KeyPrefix, ObjectKey};
+use crate::vault::repository::{self, ObjectInfo, PrefixListing, PutOutcome};
+use crate::vault::seal::{
+    self, ObjectBinding, OpenedObject, SealSpec, SealedKind, SealedObject, SuffixOutcome, Trailer,
+};
 
 /// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame table fit.
 const TRAILER_GUESS: u64 = 128 << 10;
 
 /// What a listing found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Listing {
+pub struct ObjectListing {
     /// The objects that any place has, sorted by key.
     pub objects: Vec<ObjectInfo>,
     /// Places that could not be asked, with what they said: what is missing above may be there.
@@ -23,18 +25,18 @@ pub struct Listing {
 }
 
 impl Vault {
-    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`Put::Created`] if any place did not have it;
+    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`PutOutcome::Created`] if any place did not have it;
     /// in the others it may have another content.
     ///
     /// # Errors
     /// Any place did not take it, or it cannot be sealed.
     pub async fn put_object(
         &self,
-        kind: Kind,
+        kind: SealedKind,
         key: &ObjectKey,
         plain: Vec<Bytes>,
         metadata: Vec<u8>,
-    ) -> Result<Put, Error> {
+    ) -> Result<PutOutcome, VaultError> {
         let sealed = self.seal_object(kind, key, plain, metadata).await?;
         self.put_sealed(key, &sealed).await
     }
@@ -42,11 +44,11 @@ impl Vault {
     /// Seals `plain` as an object of this kind under this key.
     pub(crate) async fn seal_object(
         &self,
-        kind: Kind,
+        kind: SealedKind,
         key: &ObjectKey,
         plain: Vec<Bytes>,
         metadata: Vec<u8>,
-    ) -> Result<SealedObject, Error> {
+    ) -> Result<SealedObject, VaultError> {
         let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&self.protection));
         let (level, threads) = (self.level, self.threads);
         let sealed = blocking(move || {
@@ -61,12 +63,12 @@ impl Vault {
     ///
     /// # Errors
     /// Any place did not take it; the others may have.
-    pub async fn put_sealed(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
+    pub async fn put_sealed(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
         let puts = join_all(self.places.iter().map(|place| place.put(key, sealed))).await;
-        let mut all = Put::Exists;
+        let mut all = PutOutcome::Exists;
         for put in puts {
-            if put? == Put::Created {
-                all = Put::Created;
+            if put? == PutOutcome::Created {
+                all = PutOutcome::Created;
             }
         }
         Ok(all)
@@ -76,7 +78,7 @@ impl Vault {
     ///
     /// # Errors
     /// No place gave it, and not all said that they don't have it.
-    pub async fn get_object(&self, kind: Kind, key: &ObjectKey) -> Result<Option<Opened>, Error> {
+    pub async fn get_object(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<OpenedObject>, VaultError> {
         let mut trouble = None;
         for place in &self.places {
             match place.get(kind, key, self).await {
@@ -92,7 +94,7 @@ impl Vault {
     ///
     /// # Errors
     /// No place gave it, and not all said that they don't have it.
-    pub async fn get_trailer(&self, kind: Kind, key: &ObjectKey) -> Result<Option<Box<Trailer>>, Error> {
+    pub async fn get_trailer(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<Box<Trailer>>, VaultError> {
         let mut trouble = None;
         for place in &self.places {
             match place.trailer(kind, key, self).await {
@@ -113,7 +115,7 @@ impl Vault {
         key: &ObjectKey,
         trailer: &Trailer,
         plain: std::ops::Range<u64>,
-    ) -> Result<Bytes, Error> {
+    ) -> Result<Bytes, VaultError> {
         let mut trouble = None;
         for place in &self.places {
             let read = async {
@@ -126,14 +128,14 @@ impl Vault {
                 Err(error) => self.note(&mut trouble, place, key, error),
             }
         }
-        Err(trouble.unwrap_or(Error::NoPlace))
+        Err(trouble.unwrap_or(VaultError::NoPlace))
     }
 
     /// Everything under a prefix in any place.
     ///
     /// # Errors
     /// No place could be asked.
-    pub async fn list(&self, prefix: &Prefix, after: Option<&ObjectKey>) -> Result<Listing, Error> {
+    pub async fn list(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ObjectListing, VaultError> {
         let lists = join_all(self.places.iter().map(|place| async move {
             let repository = place.repository()?;
             let listed = match after {
@@ -146,14 +148,17 @@ impl Vault {
         let (lists, unasked) = self.answers(lists)?;
         let merged: BTreeMap<ObjectKey, ObjectInfo> =
             lists.into_iter().rev().flatten().map(|object| (object.key.clone(), object)).collect();
-        Ok(Listing { objects: merged.into_values().collect(), unasked })
+        Ok(ObjectListing { objects: merged.into_values().collect(), unasked })
     }
 
     /// What stands right under a prefix in any place, and the places that could not be asked.
     ///
     /// # Errors
     /// No place could be asked.
-    pub(crate) async fn list_level(&self, prefix: &Prefix) -> Result<(Level, Vec<(String, String)>), Error> {
+    pub(crate) async fn list_level(
+        &self,
+        prefix: &KeyPrefix,
+    ) -> Result<(PrefixListing, Vec<(String, String)>), VaultError> {
         let levels = join_all(
             self.places
                 .iter()
@@ -161,7 +166,7 @@ impl Vault {
         )
         .await;
         let (levels, unasked) = self.answers(levels)?;
-        let mut merged = Level::default();
+        let mut merged = PrefixListing::default();
         for level in levels {
             merged.prefixes.extend(level.prefixes);
             merged.objects.extend(level.objects);
@@ -175,7 +180,10 @@ impl Vault {
 
     /// The answers of the places that gave one, and what the others said.
     #[expect(clippy::type_complexity, reason = "used right here")]
-    pub(crate) fn answers<T>(&self, results: Vec<Result<T, Error>>) -> Result<(Vec<T>, Vec<(String, String)>), Error> {
+    pub(crate) fn answers<T>(
+        &self,
+        results: Vec<Result<T, VaultError>>,
+    ) -> Result<(Vec<T>, Vec<(String, String)>), VaultError> {
         let (mut answers, mut unasked, mut last) = (Vec::new(), Vec::new(), None);
         for (place, result) in self.places.iter().zip(results) {
             match result {
@@ -196,7 +204,7 @@ impl Vault {
     ///
     /// # Errors
     /// Any place did not do it; the others may have.
-    pub async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), VaultError> {
         let deletes = join_all(
             self.places
                 .iter()
@@ -207,7 +215,7 @@ impl Vault {
     }
 
     /// Keeps the trouble that says most: damage before a place that is not there.
-    fn note(&self, trouble: &mut Option<Error>, place: &OpenPlace, key: &ObjectKey, error: Error) {
+    fn note(&self, trouble: &mut Option<VaultError>, place: &VaultRepository, key: &ObjectKey, error: VaultError) {
         tracing::warn!(%key, place = place.name, %error, "this repository does not give the object");
         if trouble.as_ref().is_none_or(|before| error.is_integrity() && !before.is_integrity()) {
             *trouble = Some(error);
@@ -215,15 +223,20 @@ impl Vault {
     }
 }
 
-impl OpenPlace {
-    pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<Put, Error> {
+impl VaultRepository {
+    pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
         self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.named(e))
     }
 
-    pub(crate) async fn get(&self, kind: Kind, key: &ObjectKey, vault: &Vault) -> Result<Option<Opened>, Error> {
+    pub(crate) async fn get(
+        &self,
+        kind: SealedKind,
+        key: &ObjectKey,
+        vault: &Vault,
+    ) -> Result<Option<OpenedObject>, VaultError> {
         let object = match self.repository()?.get(key).await {
             Ok(object) => object,
-            Err(repository::Error::NotFound { .. }) => return Ok(None),
+            Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.named(error)),
         };
         let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&vault.protection));
@@ -235,10 +248,10 @@ impl OpenPlace {
     /// The trailer, and how many bytes the stored object has.
     pub(crate) async fn trailer(
         &self,
-        kind: Kind,
+        kind: SealedKind,
         key: &ObjectKey,
         vault: &Vault,
-    ) -> Result<Option<(Box<Trailer>, u64)>, Error> {
+    ) -> Result<Option<(Box<Trailer>, u64)>, VaultError> {
         let repository = self.repository()?;
         let binding = binding(kind, key);
         let mut wanted = TRAILER_GUESS;
@@ -246,41 +259,41 @@ impl OpenPlace {
         for _ in 0..3 {
             let (suffix, len) = match repository.get_suffix(key, wanted).await {
                 Ok(read) => read,
-                Err(repository::Error::NotFound { .. }) => return Ok(None),
+                Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(self.named(error)),
             };
             match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.sealed(e))? {
-                Suffix::Ready(trailer) => return Ok(Some((trailer, len))),
-                Suffix::NeedMore(more) => wanted = more,
+                SuffixOutcome::Ready(trailer) => return Ok(Some((trailer, len))),
+                SuffixOutcome::NeedMore(more) => wanted = more,
             }
         }
-        let fault = seal::Fault::NoEnd;
+        let fault = seal::OpenFault::NoEnd;
         Err(self.sealed(seal::OpenError { binding, fault }))
     }
 
     /// Makes an object that is there durable, whoever put it.
-    pub(crate) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub(crate) async fn settle(&self, key: &ObjectKey) -> Result<(), VaultError> {
         self.repository()?.settle(key).await.map_err(|e| self.named(e))
     }
 
-    pub(crate) fn sealed(&self, source: seal::OpenError) -> Error {
-        Error::Sealed { name: self.name.clone(), source }
+    pub(crate) fn sealed(&self, source: seal::OpenError) -> VaultError {
+        VaultError::Sealed { name: self.name.clone(), source }
     }
 
-    pub(crate) fn content(&self, key: &ObjectKey, why: impl ToString) -> Error {
-        Error::Content { name: self.name.clone(), key: key.clone(), why: why.to_string() }
+    pub(crate) fn content(&self, key: &ObjectKey, why: impl ToString) -> VaultError {
+        VaultError::Content { name: self.name.clone(), key: key.clone(), why: why.to_string() }
     }
 }
 
 /// What ties an object to its place: its kind and its key.
-pub(crate) fn binding(kind: Kind, key: &ObjectKey) -> Binding {
-    Binding::new(kind, key.as_str())
+pub(crate) fn binding(kind: SealedKind, key: &ObjectKey) -> ObjectBinding {
+    ObjectBinding::new(kind, key.as_str())
 }
 
 /// Runs CPU work off the async threads.
 ///
 /// # Errors
-/// [`Error::Lost`] if the work panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panicked| Error::Lost)
+/// [`VaultError::Lost`] if the work panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, VaultError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| VaultError::Lost)
 }

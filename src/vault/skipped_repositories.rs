@@ -5,29 +5,29 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
-use super::{Error, Vault};
-use crate::vault::repository::Put;
+use super::{Vault, VaultError};
+use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedObject;
 
 /// The repositories that are left out, each with what was in the way. What was begun without one stays without it.
 #[derive(Debug, Default)]
-pub struct Absent(Mutex<BTreeMap<usize, Error>>);
+pub struct SkippedRepositories(Mutex<BTreeMap<usize, VaultError>>);
 
-impl Absent {
+impl SkippedRepositories {
     /// These, from the beginning.
     #[must_use]
-    pub fn of(places: BTreeMap<usize, Error>) -> Absent {
-        Absent(Mutex::new(places))
+    pub fn of(places: BTreeMap<usize, VaultError>) -> SkippedRepositories {
+        SkippedRepositories(Mutex::new(places))
     }
 
     /// Their numbers, and what was in the way.
     #[must_use]
-    pub fn places(&self) -> BTreeMap<usize, Error> {
+    pub fn places(&self) -> BTreeMap<usize, VaultError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, place: usize, error: Error) {
+    fn add(&self, place: usize, error: VaultError) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(place).or_insert(error);
     }
 }
@@ -42,23 +42,23 @@ impl Vault {
         &self,
         key: &ObjectKey,
         sealed: &SealedObject,
-        absent: &Absent,
-    ) -> Result<Put, Error> {
+        absent: &SkippedRepositories,
+    ) -> Result<PutOutcome, VaultError> {
         let out = absent.places();
         let places = self.places.iter().enumerate().filter(|(nth, _)| !out.contains_key(nth));
         let puts = join_all(places.map(|(nth, place)| async move { (nth, place.put(key, sealed).await) })).await;
         let (mut all, mut away) = (None, Vec::new());
         for (nth, put) in puts {
             match put {
-                Ok(Put::Created) => all = Some(Put::Created),
-                Ok(Put::Exists) => all = all.or(Some(Put::Exists)),
+                Ok(PutOutcome::Created) => all = Some(PutOutcome::Created),
+                Ok(PutOutcome::Exists) => all = all.or(Some(PutOutcome::Exists)),
                 Err(error) if error.may_pass() => away.push((nth, error)),
                 Err(error) => return Err(error),
             }
         }
         let Some(put) = all else {
             let first = away.into_iter().next().map(|(_, error)| error);
-            return Err(first.or_else(|| out.into_values().next()).unwrap_or(Error::NoPlace));
+            return Err(first.or_else(|| out.into_values().next()).unwrap_or(VaultError::NoPlace));
         };
         away.into_iter().for_each(|(nth, error)| absent.add(nth, error));
         Ok(put)
@@ -67,11 +67,11 @@ impl Vault {
 
 #[cfg(test)]
 mod tests {
-    use super::Absent;
-    use crate::vault::Error;
-    use crate::vault::repository::Put;
+    use super::SkippedRepositories;
+    use crate::vault::VaultError;
+    use crate::vault::repository::PutOutcome;
     use crate::vault::repository::key::ObjectKey;
-    use crate::vault::seal::Kind;
+    use crate::vault::seal::SealedKind;
     use crate::vault::testing::create;
 
     #[tokio::test]
@@ -79,27 +79,29 @@ mod tests {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let vault = create(&[&dirs[0], &dirs[1]], None).await;
         let key = |name: &str| ObjectKey::parse(&format!("main/gap/{name}")).unwrap();
-        let sealed =
-            async |name: &str| vault.seal_object(Kind::Gap, &key(name), vec!["x".into()], Vec::new()).await.unwrap();
+        let sealed = async |name: &str| {
+            vault.seal_object(SealedKind::Gap, &key(name), vec!["x".into()], Vec::new()).await.unwrap()
+        };
         let there = |dir: &tempfile::TempDir, name: &str| dir.path().join("repository/main/gap").join(name).exists();
-        let put =
-            async |name: &str, absent: &Absent| vault.put_where_present(&key(name), &sealed(name).await, absent).await;
+        let put = async |name: &str, absent: &SkippedRepositories| {
+            vault.put_where_present(&key(name), &sealed(name).await, absent).await
+        };
         let forbid = |dir: &tempfile::TempDir, forbidden: bool| {
             let (marker, aside) = (dir.path().join("repository/walkeep.json"), dir.path().join("aside.json"));
             let (from, to) = if forbidden { (marker, aside) } else { (aside, marker) };
             crate::base::durable::rename(&from, &to).unwrap();
         };
-        let absent = Absent::default();
-        assert_eq!(put("a", &absent).await.unwrap(), Put::Created);
+        let absent = SkippedRepositories::default();
+        assert_eq!(put("a", &absent).await.unwrap(), PutOutcome::Created);
         assert!(absent.places().is_empty() && there(&dirs[0], "a") && there(&dirs[1], "a"));
         forbid(&dirs[1], true);
-        assert_eq!(put("b", &absent).await.unwrap(), Put::Created);
+        assert_eq!(put("b", &absent).await.unwrap(), PutOutcome::Created);
         assert_eq!(absent.places().into_keys().collect::<Vec<_>>(), [1]);
         forbid(&dirs[1], false);
         // What is begun without it goes on without it: a manifest must not name what is not there.
         put("c", &absent).await.unwrap();
         assert!(there(&dirs[0], "c") && !there(&dirs[1], "c"));
         forbid(&dirs[0], true);
-        assert!(matches!(put("d", &absent).await.unwrap_err(), Error::Repository { .. }));
+        assert!(matches!(put("d", &absent).await.unwrap_err(), VaultError::Repository { .. }));
     }
 }

@@ -6,24 +6,24 @@ use jiff::Timestamp;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
 
-use super::{Error, OpenPlace, Place, Settings, Vault, key_objects};
+use super::{RepositoryLocation, Vault, VaultError, VaultRepository, VaultSettings, key_objects};
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::vault::repository::fault_store::FaultStore;
-use crate::vault::repository::{Options, Repository};
-use crate::vault::seal::Level;
+use crate::vault::repository::{Repository, RepositoryOptions};
+use crate::vault::seal::CompressionLevel;
 use crate::vault::seal::keys::KeyEncryptionKey;
 
 /// One repository in each of these directories.
-pub(crate) fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Settings {
-    let place = |(n, dir): (usize, &&TempDir)| Place {
+pub(crate) fn settings(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> VaultSettings {
+    let place = |(n, dir): (usize, &&TempDir)| RepositoryLocation {
         name: format!("place{n}"),
         url: dir.path().join("repository").to_str().unwrap().to_owned(),
-        options: Options::new(),
+        options: RepositoryOptions::new(),
     };
-    Settings {
+    VaultSettings {
         places: dirs.iter().enumerate().map(place).collect(),
         key: key.cloned(),
-        level: Level::Auto,
+        level: CompressionLevel::Auto,
         threads: 2,
         clock: SystemClock::shared(),
     }
@@ -35,7 +35,7 @@ pub(crate) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) ->
 }
 
 /// The vault in these directories.
-pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Vault>, Error> {
+pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Vault>, VaultError> {
     Vault::open(settings(dirs, key)).await.map(Arc::new)
 }
 
@@ -43,12 +43,12 @@ pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> R
 pub(crate) async fn faulty() -> (Arc<Vault>, FaultStore) {
     let clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
     let store = FaultStore::over(Arc::new(InMemory::new()));
-    let mut options = Options::new();
+    let mut options = RepositoryOptions::new();
     options.clock = Arc::<ManualClock>::clone(&clock);
     let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
-    let places = vec![OpenPlace { name: "only".into(), repository: Ok(repository) }];
+    let places = vec![VaultRepository { name: "only".into(), repository: Ok(repository) }];
     let key = KeyEncryptionKey::generate().unwrap();
     key_objects::provide(&places, Some(&key), &*clock).await.unwrap();
-    let settings = Settings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
+    let settings = VaultSettings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
     (Arc::new(Vault::over(places, settings).await.unwrap()), store)
 }

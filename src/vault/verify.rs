@@ -3,27 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::vault;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{self, Binding, Kind, Opened, Protection};
+use crate::vault::seal::{self, ObjectBinding, ObjectEncryption, OpenedObject, SealedKind};
 
 /// What to verify.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct VerifyOptions {
     /// This backup alone, and what it needs to be restored; everything, if none is named.
     pub backup: Option<String>,
 }
 
 /// What was read and is right.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct VerifyProgress {
     objects: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Progress {
+impl VerifyProgress {
     /// Objects read so far.
     pub fn objects(&self) -> u64 {
         self.objects.load(Ordering::Relaxed)
@@ -42,7 +42,7 @@ impl Progress {
 
 /// An object that is not what was written.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
-pub struct Damage {
+pub struct DamagedObject {
     /// The repository's name in the configuration.
     pub repository: String,
     /// The object.
@@ -60,11 +60,11 @@ pub enum VerifyError {
         /// Its name in the configuration.
         name: String,
         /// What was in the way.
-        source: Arc<repository::Error>,
+        source: Arc<repository::RepositoryError>,
     },
     /// Objects could not be read or listed.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
     /// No repository has this backup.
     #[error("there is no backup {label}; `walkeep list` shows those that there are")]
     UnknownBackup {
@@ -76,11 +76,11 @@ pub enum VerifyError {
 impl VerifyError {
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             VerifyError::Repository { source, .. } => source.class(),
             VerifyError::Vault(error) => error.class(),
-            VerifyError::UnknownBackup { .. } => Class::Permanent,
+            VerifyError::UnknownBackup { .. } => ErrorClass::Permanent,
         }
     }
 }
@@ -89,6 +89,11 @@ impl VerifyError {
 ///
 /// # Errors
 /// What is wrong with them, in words.
-pub fn open(kind: Kind, key: &ObjectKey, bytes: &[u8], protection: &Protection) -> Result<Opened, String> {
-    seal::open(bytes, &Binding::new(kind, key.as_str()), protection, 1).map_err(|error| error.fault.to_string())
+pub fn open(
+    kind: SealedKind,
+    key: &ObjectKey,
+    bytes: &[u8],
+    protection: &ObjectEncryption,
+) -> Result<OpenedObject, String> {
+    seal::open(bytes, &ObjectBinding::new(kind, key.as_str()), protection, 1).map_err(|error| error.fault.to_string())
 }

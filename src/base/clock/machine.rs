@@ -21,7 +21,7 @@ pub struct Machine(u64);
 /// What was given names no machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no machine: 16 hexadecimal digits in lower case")]
-pub struct BadMachine(String);
+pub struct ParseMachineError(String);
 
 impl Machine {
     /// The one that this program runs on, if it says which.
@@ -38,12 +38,12 @@ impl Machine {
 }
 
 impl FromStr for Machine {
-    type Err = BadMachine;
+    type Err = ParseMachineError;
 
-    fn from_str(text: &str) -> Result<Machine, BadMachine> {
+    fn from_str(text: &str) -> Result<Machine, ParseMachineError> {
         let digits = text.len() == DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let number = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        number.map(Machine).ok_or_else(|| BadMachine(text.chars().take(64).collect()))
+        number.map(Machine).ok_or_else(|| ParseMachineError(text.chars().take(64).collect()))
     }
 }
 
@@ -54,9 +54,9 @@ impl fmt::Display for Machine {
 }
 
 impl TryFrom<String> for Machine {
-    type Error = BadMachine;
+    type Error = ParseMachineError;
 
-    fn try_from(text: String) -> Result<Machine, BadMachine> {
+    fn try_from(text: String) -> Result<Machine, ParseMachineError> {
         text.parse()
     }
 }

@@ -1,5 +1,5 @@
 //! Wall time, monotonic time and sleep: real ([`SystemClock`]) or moved by hand ([`ManualClock`]). Nothing else asks the time, so that a
-//! test can replay any schedule. Beside it, whose clock it is ([`Machine`]), and how far other machines' clocks are from it ([`Offset`]).
+//! test can replay any schedule. Beside it, whose clock it is ([`Machine`]), and how far other machines' clocks are from it ([`ClockOffset`]).
 
 mod machine;
 mod offset;
@@ -14,8 +14,8 @@ use futures_util::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub use machine::{BadMachine, Machine};
-pub use offset::{ASK_EVERY, FAR, LONGEST_TRIP, Measured, Offset, note};
+pub use machine::{Machine, ParseMachineError};
+pub use offset::{ASK_EVERY, ClockMeasurement, ClockOffset, FAR, LONGEST_TRIP, note};
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

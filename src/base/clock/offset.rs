@@ -1,7 +1,7 @@
 //! How far another machine's clock is from ours, as far as asking it tells.
 //!
 //! A question leaves, the answer says what the other clock showed, and comes. It showed that at some moment between the two, so its offset
-//! lies in an interval as wide as the round trip ([`Offset::of_answer`]). Nothing is assumed of how the trip divides into way there and way back, as
+//! lies in an interval as wide as the round trip ([`ClockOffset::of_answer`]). Nothing is assumed of how the trip divides into way there and way back, as
 //! NTP must to name one number: the truth is in the interval whatever the delays are. The trip is measured by the clock that is never set, so it does
 //! not matter if ours is set while the question is under way.
 
@@ -34,37 +34,37 @@ const SPANS: usize = 16;
 
 /// How far another clock is ahead of ours: between `low` and `high` microseconds. Negative where it is behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Offset {
+pub struct ClockOffset {
     /// It is at least so far ahead.
     pub low: i64,
     /// It is at most so far ahead.
     pub high: i64,
 }
 
-impl Offset {
+impl ClockOffset {
     /// What an answer tells: the other clock showed `shown`, cut to microseconds; the answer came at `came`, `trip` after the question had left.
     #[must_use]
-    pub fn of_answer(shown: Timestamp, came: Timestamp, trip: Duration) -> Offset {
+    pub fn of_answer(shown: Timestamp, came: Timestamp, trip: Duration) -> ClockOffset {
         let low = shown.as_nanosecond().saturating_sub(came.as_nanosecond());
         let cut_off = i128::from(1_000_u16);
         let high = low.saturating_add(cut_off).saturating_add(i128::try_from(trip.as_nanos()).unwrap_or(i128::MAX));
         // Both rounded away from the truth.
         let micros = |nanos: i128| i64::try_from(nanos.div_euclid(1_000)).unwrap_or(i64::MAX);
-        Offset { low: micros(low), high: micros(high).saturating_add(1) }
+        ClockOffset { low: micros(low), high: micros(high).saturating_add(1) }
     }
 
     /// Holds whenever one of the two does.
     #[must_use]
-    pub fn or(self, other: Offset) -> Offset {
-        Offset { low: self.low.min(other.low), high: self.high.max(other.high) }
+    pub fn or(self, other: ClockOffset) -> ClockOffset {
+        ClockOffset { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
     /// What is left of it `later`, or so long before.
     #[must_use]
-    pub fn after(self, later: Duration) -> Offset {
+    pub fn after(self, later: Duration) -> ClockOffset {
         let parted = later.as_micros().saturating_mul(PARTING).div_ceil(1_000_000);
         let parted = i64::try_from(parted).unwrap_or(i64::MAX);
-        Offset { low: self.low.saturating_sub(parted), high: self.high.saturating_add(parted) }
+        ClockOffset { low: self.low.saturating_sub(parted), high: self.high.saturating_add(parted) }
     }
 
     /// How much is not known of it.
@@ -81,7 +81,7 @@ impl Offset {
 }
 
 /// `5.000 s ahead of`, `at most 0.4 ms away from`: to be followed by whose clock it is compared with.
-impl fmt::Display for Offset {
+impl fmt::Display for ClockOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let span = |micros: i64| match micros.unsigned_abs() {
             short @ 0..1_000_000 => format!("{}.{:03} ms", short / 1_000, short % 1_000),
@@ -98,43 +98,43 @@ impl fmt::Display for Offset {
 
 /// What was measured of another clock over some time, without a pause in which it might have been set unnoticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Measured {
+pub struct ClockMeasurement {
     /// The first measurement, by our clock.
     pub from: Timestamp,
     /// The last one.
     pub to: Timestamp,
     /// What all of them say together.
     #[serde(flatten)]
-    pub offset: Offset,
+    pub offset: ClockOffset,
     /// Whose clock ours is. Not said by the first versions, nor where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
 }
 
-impl Measured {
+impl ClockMeasurement {
     /// One measurement.
     #[must_use]
-    pub const fn once(at: Timestamp, offset: Offset) -> Measured {
-        Measured { from: at, to: at, offset, machine: None }
+    pub const fn once(at: Timestamp, offset: ClockOffset) -> ClockMeasurement {
+        ClockMeasurement { from: at, to: at, offset, machine: None }
     }
 
     /// The same, measured against the clock of this machine.
     #[must_use]
-    pub const fn by(self, machine: Option<Machine>) -> Measured {
-        Measured { machine, ..self }
+    pub const fn by(self, machine: Option<Machine>) -> ClockMeasurement {
+        ClockMeasurement { machine, ..self }
     }
 
     /// Both together, if the later one is near enough to the end of this one, and measured against the same clock.
     #[must_use]
-    pub fn and_then(self, later: Measured) -> Option<Measured> {
+    pub fn and_then(self, later: ClockMeasurement) -> Option<ClockMeasurement> {
         let near = later.from >= self.from && later.from <= after(self.to, NEAR);
         (near && later.machine == self.machine).then(|| self.or(later))
     }
 
     /// Either of two, where it does not matter which. Of two machines nobody knows which it is then.
     #[must_use]
-    pub fn or(self, other: Measured) -> Measured {
-        Measured {
+    pub fn or(self, other: ClockMeasurement) -> ClockMeasurement {
+        ClockMeasurement {
             from: self.from.min(other.from),
             to: self.to.max(other.to),
             offset: self.offset.or(other.offset),
@@ -150,10 +150,10 @@ impl Measured {
 
     /// What it says of the moment at which the other clock showed `shown`; nothing if that is too far from it. The further it is, the less.
     #[must_use]
-    pub fn when_shown(self, shown: Timestamp) -> Option<Measured> {
+    pub fn when_shown(self, shown: Timestamp) -> Option<ClockMeasurement> {
         let (ours_from, ours_to) = (shift(shown, self.offset.high), shift(shown, self.offset.low));
         let away = since(ours_from, self.from).max(since(self.to, ours_to));
-        (away <= NEAR).then(|| Measured { offset: self.offset.after(away), ..self })
+        (away <= NEAR).then(|| ClockMeasurement { offset: self.offset.after(away), ..self })
     }
 }
 
@@ -174,7 +174,7 @@ fn shift(shown: Timestamp, ahead: i64) -> Timestamp {
 }
 
 /// Adds what was measured next to what was before: to the last span, or as a new one after a pause.
-pub fn note(spans: &mut Vec<Measured>, measured: Measured) {
+pub fn note(spans: &mut Vec<ClockMeasurement>, measured: ClockMeasurement) {
     match spans.last_mut().and_then(|last| Some((last.and_then(measured)?, last))) {
         Some((joined, last)) => *last = joined,
         None => {
@@ -193,7 +193,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
     use proptest::prelude::*;
 
-    use super::{Machine, Measured, Offset, SPANS, note};
+    use super::{ClockMeasurement, ClockOffset, Machine, SPANS, note};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -216,7 +216,7 @@ mod tests {
             let shown = moved(asked, there + offset);
             let cut = Timestamp::from_microsecond(shown.as_nanosecond().div_euclid(1000).try_into().unwrap()).unwrap();
             let trip = Duration::from_nanos((there + back).try_into().unwrap());
-            let found = Offset::of_answer(cut, moved(asked, there + back), trip);
+            let found = ClockOffset::of_answer(cut, moved(asked, there + back), trip);
             prop_assert!(i128::from(found.low) * 1000 <= i128::from(offset), "{found:?}");
             prop_assert!(i128::from(offset) <= i128::from(found.high) * 1000, "{found:?}");
             prop_assert!(found.width() <= trip + Duration::from_micros(4), "{found:?} after {trip:?}");
@@ -231,12 +231,12 @@ mod tests {
             let (mut spans, mut all, mut now) = (Vec::new(), Vec::new(), 0);
             for (pause, low, width) in steps {
                 now += pause;
-                let measured = Measured::once(at(now), Offset { low, high: low + width });
+                let measured = ClockMeasurement::once(at(now), ClockOffset { low, high: low + width });
                 note(&mut spans, measured);
                 all.push(measured);
             }
             for one in all {
-                let within = |span: &&Measured| span.from <= one.from && one.to <= span.to;
+                let within = |span: &&ClockMeasurement| span.from <= one.from && one.to <= span.to;
                 let span = spans.iter().find(within).expect("a span");
                 prop_assert!(span.offset.or(one.offset) == span.offset, "{one:?} in {span:?}");
             }
@@ -248,7 +248,7 @@ mod tests {
     fn a_pause_begins_a_new_span_and_the_oldest_go() {
         let mut spans = Vec::new();
         for nth in 0..40 {
-            note(&mut spans, Measured::once(at(100 * nth), Offset { low: 0, high: 1 }));
+            note(&mut spans, ClockMeasurement::once(at(100 * nth), ClockOffset { low: 0, high: 1 }));
         }
         assert_eq!((spans.len(), spans[0].from), (SPANS, at(100 * (40 - SPANS as i64))));
     }
@@ -257,8 +257,8 @@ mod tests {
     fn a_span_speaks_of_its_time_by_the_other_clock() {
         // The other clock is an hour behind.
         let hour = -3600;
-        let offset = Offset { low: hour * 1_000_000, high: hour * 1_000_000 + 50 };
-        let span = Measured { from: at(0), to: at(1000), offset, machine: None };
+        let offset = ClockOffset { low: hour * 1_000_000, high: hour * 1_000_000 + 50 };
+        let span = ClockMeasurement { from: at(0), to: at(1000), offset, machine: None };
         for (shown, speaks) in [
             (hour, true),
             (hour + 1000, true),
@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn the_further_from_a_measurement_the_less_it_says() {
-        let span = Measured { from: at(0), to: at(1000), offset: Offset { low: -5, high: 7 }, machine: None };
+        let span =
+            ClockMeasurement { from: at(0), to: at(1000), offset: ClockOffset { low: -5, high: 7 }, machine: None };
         for (shown, parted) in [(0, 1), (500, 0), (1000, 1), (1010, 10_001), (1059, 59_001), (-30, 30_001)] {
             let offset = span.when_shown(at(shown)).unwrap().offset;
             assert_eq!((offset.low, offset.high), (-5 - parted, 7 + parted), "{shown}");
@@ -282,21 +283,21 @@ mod tests {
 
     #[test]
     fn what_two_machines_measured_is_not_one_measurement() {
-        let offset = |high| Offset { low: 0, high };
+        let offset = |high| ClockOffset { low: 0, high };
         let [one, two] = ["one", "two"].map(Machine::of_boot);
         let mut spans = Vec::new();
         for (second, machine) in [(0, one), (10, one), (20, two), (30, two), (40, None), (50, one)] {
-            note(&mut spans, Measured::once(at(second), offset(second)).by(machine));
+            note(&mut spans, ClockMeasurement::once(at(second), offset(second)).by(machine));
         }
         let found: Vec<_> = spans.iter().map(|span| (span.to, span.offset.high, span.machine)).collect();
         assert_eq!(found, [(at(10), 10, one), (at(30), 30, two), (at(40), 40, None), (at(50), 50, one)]);
         assert_eq!((spans[0].or(spans[1]).machine, spans[0].or(spans[3]).machine), (None, one));
         for span in spans {
             let text = serde_json::to_string(&span).unwrap();
-            assert_eq!(serde_json::from_str::<Measured>(&text).unwrap(), span, "{text}");
+            assert_eq!(serde_json::from_str::<ClockMeasurement>(&text).unwrap(), span, "{text}");
         }
         let first = r#"{"from":"2026-11-23T00:00:00Z","to":"2026-11-23T00:00:10Z","low":-5,"high":7}"#;
-        assert_eq!(serde_json::from_str::<Measured>(first).unwrap().machine, None);
+        assert_eq!(serde_json::from_str::<ClockMeasurement>(first).unwrap().machine, None);
     }
 
     #[test]
@@ -307,7 +308,7 @@ mod tests {
             (4_999_800, 5_000_100, "4.999 s to 5.000 s ahead of", 4_999_800),
             (-2_500, -1_500, "1.500 ms to 2.500 ms behind", 1_500),
         ] {
-            let offset = Offset { low, high };
+            let offset = ClockOffset { low, high };
             assert_eq!((offset.to_string().as_str(), offset.certain()), (text, Duration::from_micros(certain)));
         }
     }

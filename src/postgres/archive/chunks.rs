@@ -16,12 +16,13 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive::layout::Layout;
-use crate::vault::repository::key::{BadKey, ObjectKey};
-use crate::vault::seal::keys::NoRandomness;
+use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
+use crate::vault::seal::keys::RandomnessError;
 use crate::vault::seal::{
-    Binding, KeyId, Kind, Level, Opened, Protection, SealError, SealSpec, SealedObject, content_hash, seal,
+    CompressionLevel, EpochKeyId, ObjectBinding, ObjectEncryption, OpenedObject, SealError, SealSpec, SealedKind,
+    SealedObject, content_hash, seal,
 };
 
 /// Bytes of a chunk, the last of a file excepted. Measured: `docs/decisions/` says against what.
@@ -71,7 +72,7 @@ impl fmt::Debug for ChunkName {
 /// Gives chunks their names.
 pub struct ChunkNamer {
     key: Zeroizing<[u8; 32]>,
-    id: KeyId,
+    id: EpochKeyId,
 }
 
 impl fmt::Debug for ChunkNamer {
@@ -83,36 +84,36 @@ impl fmt::Debug for ChunkNamer {
 impl ChunkNamer {
     /// The namer of new backups: by the current epoch key.
     #[must_use]
-    pub fn current(protection: &Protection) -> ChunkNamer {
+    pub fn current(protection: &ObjectEncryption) -> ChunkNamer {
         ChunkNamer { key: protection.derived_key(PURPOSE), id: protection.current_id() }
     }
 
-    /// The namer of a backup whose summary names this key ([`super::manifest::Summary::naming_key`]). `None` if the key is not in the ring.
+    /// The namer of a backup whose summary names this key ([`super::manifest::BackupSummary::naming_key`]). `None` if the key is not in the ring.
     #[must_use]
-    pub fn of(protection: &Protection, id: KeyId) -> Option<ChunkNamer> {
+    pub fn of(protection: &ObjectEncryption, id: EpochKeyId) -> Option<ChunkNamer> {
         Some(ChunkNamer { key: protection.derived_key_of(id, PURPOSE)?, id })
     }
 
     /// Which epoch key the names come from.
     #[must_use]
-    pub const fn id(&self) -> KeyId {
+    pub const fn id(&self) -> EpochKeyId {
         self.id
     }
 
     /// The name of the chunk with this [`value`].
     #[must_use]
-    pub fn name(&self, value: &ChunkValue) -> ChunkName {
+    pub fn name(&self, value: &ChunkSubtreeHash) -> ChunkName {
         ChunkName(*blake3::keyed_hash(&self.key, value).as_bytes())
     }
 }
 
 /// What a chunk contributes to the BLAKE3 of its file.
-pub type ChunkValue = [u8; 32];
+pub type ChunkSubtreeHash = [u8; 32];
 
 /// The value of a chunk, given in parts, at `offset` of a file of `file_len` bytes: of a file of a single chunk its BLAKE3, else that of a subtree.
 /// A chunk is not empty; an empty file has none.
 #[must_use]
-pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkValue {
+pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkSubtreeHash {
     if file_len > u64::from(CHUNK) {
         return content_hash::subtree(parts, offset);
     }
@@ -125,7 +126,7 @@ pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkValue {
 
 /// The BLAKE3 of a file of `len` bytes, from the values of its chunks in order.
 #[must_use]
-pub fn file_hash(values: &[ChunkValue], len: u64) -> [u8; 32] {
+pub fn file_hash(values: &[ChunkSubtreeHash], len: u64) -> [u8; 32] {
     if len == 0 { *blake3::hash(&[]).as_bytes() } else { content_hash::root(values, len, CHUNK) }
 }
 
@@ -137,10 +138,10 @@ impl PackId {
     /// A new one, like no other.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn random() -> Result<PackId, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn random() -> Result<PackId, RandomnessError> {
         let mut id = [0; 16];
-        SysRng.try_fill_bytes(&mut id).map_err(|_unavailable| NoRandomness)?;
+        SysRng.try_fill_bytes(&mut id).map_err(|_unavailable| RandomnessError)?;
         Ok(PackId(id))
     }
 
@@ -184,7 +185,7 @@ pub enum PackError {
     Seal(#[from] SealError),
     /// Its key cannot be made.
     #[error(transparent)]
-    Key(#[from] BadKey),
+    Key(#[from] ObjectKeyError),
     /// Its list of chunks is not one.
     #[error("pack {0} opens, but its list of chunks makes no sense; it was written by a faulty program")]
     List(PackId),
@@ -203,18 +204,18 @@ pub enum PackError {
 impl PackError {
     /// What the caller can do about it: nothing of this goes away by itself.
     #[must_use]
-    pub const fn class(&self) -> Class {
-        Class::Permanent
+    pub const fn class(&self) -> ErrorClass {
+        ErrorClass::Permanent
     }
 }
 
 /// What the object of a pack is bound to.
 ///
 /// # Errors
-/// [`BadKey`], which no id of ours gives.
-pub fn pack_binding(layout: &Layout, id: PackId) -> Result<(ObjectKey, Binding), BadKey> {
+/// [`ObjectKeyError`], which no id of ours gives.
+pub fn pack_binding(layout: &Layout, id: PackId) -> Result<(ObjectKey, ObjectBinding), ObjectKeyError> {
     let key = layout.pack(&id.to_string())?;
-    let binding = Binding::new(Kind::Pack, key.as_str());
+    let binding = ObjectBinding::new(SealedKind::Pack, key.as_str());
     Ok((key, binding))
 }
 
@@ -231,8 +232,8 @@ impl PackBuilder {
     /// An empty one under a new id.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn new() -> Result<PackBuilder, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn new() -> Result<PackBuilder, RandomnessError> {
         Ok(PackBuilder { id: PackId::random()?, names: Vec::new(), content: Vec::new(), len: 0 })
     }
 
@@ -271,8 +272,8 @@ impl PackBuilder {
     pub fn seal(
         &self,
         layout: &Layout,
-        protection: &Protection,
-        level: Level,
+        protection: &ObjectEncryption,
+        level: CompressionLevel,
         threads: usize,
     ) -> Result<SealedPack, PackError> {
         let (key, binding) = pack_binding(layout, self.id)?;
@@ -353,7 +354,7 @@ impl Pack {
     ///
     /// # Errors
     /// [`PackError::List`].
-    pub fn from_opened(id: PackId, opened: Opened) -> Result<Pack, PackError> {
+    pub fn from_opened(id: PackId, opened: OpenedObject) -> Result<Pack, PackError> {
         Ok(Pack { list: PackList::parse(id, &opened.metadata, opened.plain.len() as u64)?, plain: opened.plain })
     }
 
@@ -372,7 +373,7 @@ impl Pack {
     ///
     /// # Errors
     /// [`PackError::Elsewhere`] if another one is there, or none.
-    pub fn chunk(&self, chunk: &super::manifest::Chunk) -> Result<Bytes, PackError> {
+    pub fn chunk(&self, chunk: &super::manifest::ManifestChunk) -> Result<Bytes, PackError> {
         let found = self.list.chunks.binary_search_by_key(&chunk.offset, |(_, range)| range.start).ok();
         let found = found.and_then(|at| self.list.chunks.get(at));
         match found {
@@ -429,12 +430,12 @@ mod tests {
         CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding, value,
     };
     use crate::postgres::archive::layout::Layout;
-    use crate::postgres::archive::manifest::Chunk;
+    use crate::postgres::archive::manifest::ManifestChunk;
     use crate::vault::seal::keys::EpochKey;
-    use crate::vault::seal::{KeyId, KeyRing, Level, Protection, open};
+    use crate::vault::seal::{CompressionLevel, EpochKeyId, KeyRing, ObjectEncryption, open};
 
-    fn keys(byte: u8) -> Protection {
-        Protection::Encrypted(KeyRing::new(KeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
+    fn keys(byte: u8) -> ObjectEncryption {
+        ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
     }
 
     fn layout() -> Layout {
@@ -445,7 +446,7 @@ mod tests {
         namer.name(&value(&[content], 0, content.len() as u64))
     }
 
-    fn filled(namer: &ChunkNamer) -> (PackBuilder, Vec<Chunk>) {
+    fn filled(namer: &ChunkNamer) -> (PackBuilder, Vec<ManifestChunk>) {
         let mut builder = PackBuilder::new().unwrap();
         let chunks = (1..200_u8)
             .map(|byte| {
@@ -453,14 +454,14 @@ mod tests {
                 let name = name(namer, &content);
                 let (first, second) = content.split_at(content.len() / 3);
                 let offset = builder.push(name, &[Bytes::copy_from_slice(first), Bytes::copy_from_slice(second)]);
-                Chunk { name, pack: 0, offset, len: u32::try_from(content.len()).unwrap() }
+                ManifestChunk { name, pack: 0, offset, len: u32::try_from(content.len()).unwrap() }
             })
             .collect();
         (builder, chunks)
     }
 
-    fn opened(builder: &PackBuilder, protection: &Protection) -> Pack {
-        let sealed = builder.seal(&layout(), protection, Level::Auto, 2).unwrap();
+    fn opened(builder: &PackBuilder, protection: &ObjectEncryption) -> Pack {
+        let sealed = builder.seal(&layout(), protection, CompressionLevel::Auto, 2).unwrap();
         let (key, binding) = pack_binding(&layout(), builder.id()).unwrap();
         assert_eq!(key, sealed.key);
         Pack::from_opened(builder.id(), open(&sealed.object.to_bytes(), &binding, protection, 2).unwrap()).unwrap()
@@ -468,7 +469,7 @@ mod tests {
 
     #[test]
     fn chunks_come_back_from_where_the_manifest_says() {
-        for protection in [keys(1), Protection::None] {
+        for protection in [keys(1), ObjectEncryption::None] {
             let namer = ChunkNamer::current(&protection);
             let (builder, chunks) = filled(&namer);
             let pack = opened(&builder, &protection);
@@ -478,9 +479,9 @@ mod tests {
             assert!(pack.chunks().all(|(named, content)| name(&namer, &content) == named));
             assert_eq!(pack.chunks().len(), chunks.len());
             for wrong in [
-                Chunk { offset: chunks[1].offset + 1, ..chunks[1] },
-                Chunk { len: chunks[1].len + 1, ..chunks[1] },
-                Chunk { name: chunks[2].name, ..chunks[1] },
+                ManifestChunk { offset: chunks[1].offset + 1, ..chunks[1] },
+                ManifestChunk { len: chunks[1].len + 1, ..chunks[1] },
+                ManifestChunk { name: chunks[2].name, ..chunks[1] },
             ] {
                 assert!(matches!(pack.chunk(&wrong), Err(PackError::Elsewhere { .. })));
             }
@@ -489,13 +490,13 @@ mod tests {
 
     #[test]
     fn names_say_nothing_without_the_key() {
-        let name = |protection: &Protection| name(&ChunkNamer::current(protection), b"content");
+        let name = |protection: &ObjectEncryption| name(&ChunkNamer::current(protection), b"content");
         assert_eq!(name(&keys(1)), name(&keys(1)));
         assert_ne!(name(&keys(1)), name(&keys(2)));
         assert_ne!(*name(&keys(1)).as_bytes(), *blake3::hash(b"content").as_bytes());
-        let namer = ChunkNamer::of(&keys(1), KeyId::from_bytes([1; 16])).unwrap();
+        let namer = ChunkNamer::of(&keys(1), EpochKeyId::from_bytes([1; 16])).unwrap();
         assert_eq!(namer.name(&value(&[b"content"], 0, 7)), name(&keys(1)));
-        assert!(ChunkNamer::of(&keys(1), KeyId::from_bytes([2; 16])).is_none());
+        assert!(ChunkNamer::of(&keys(1), EpochKeyId::from_bytes([2; 16])).is_none());
     }
 
     #[test]
@@ -534,7 +535,7 @@ mod tests {
     #[test]
     fn a_pack_of_another_cluster_or_name_does_not_open() {
         let (builder, _) = filled(&ChunkNamer::current(&keys(1)));
-        let sealed = builder.seal(&layout(), &keys(1), Level::Auto, 1).unwrap().object.to_bytes();
+        let sealed = builder.seal(&layout(), &keys(1), CompressionLevel::Auto, 1).unwrap().object.to_bytes();
         let attempt = |layout: &Layout, id| open(&sealed, &pack_binding(layout, id).unwrap().1, &keys(1), 1);
         assert!(attempt(&layout(), builder.id()).is_ok());
         assert!(attempt(&Layout::new("other".parse().unwrap()), builder.id()).is_err());

@@ -4,21 +4,21 @@
 //! must know what the two differed by then. It stands beside the WAL itself, because there it is found wherever the WAL is found. What `archive_command`
 //! brought without a receiver has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
 
-use super::{Archive, Error};
-use crate::base::clock::Measured;
+use super::{Archive, ArchiveError};
+use crate::base::clock::ClockMeasurement;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::wal::digest;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
 /// The note that says this; empty for nothing.
 #[must_use]
-pub fn to_note(spans: &[Measured]) -> Vec<u8> {
+pub fn to_note(spans: &[ClockMeasurement]) -> Vec<u8> {
     if spans.is_empty() { Vec::new() } else { serde_json::to_vec(spans).unwrap_or_default() }
 }
 
 /// What a note says; nothing if there is none, or one of a later version.
 #[must_use]
-pub fn of_note(note: &[u8]) -> Vec<Measured> {
+pub fn of_note(note: &[u8]) -> Vec<ClockMeasurement> {
     serde_json::from_slice(note).unwrap_or_default()
 }
 
@@ -27,15 +27,15 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories could not say.
-    pub async fn clocks(&self, name: SegmentName) -> Result<Vec<Measured>, Error> {
-        if let Some(trailer) = self.vault().get_trailer(Kind::Wal, &self.layout().segment(name)).await? {
+    pub async fn clocks(&self, name: SegmentName) -> Result<Vec<ClockMeasurement>, ArchiveError> {
+        if let Some(trailer) = self.vault().get_trailer(SealedKind::Wal, &self.layout().segment(name)).await? {
             return Ok(of_note(digest::note(trailer.metadata())));
         }
         let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
         let mut spans = Vec::new();
         for piece in self.pieces(Some(name.timeline())).await? {
             if piece.segment(identity.segment_size) == Some(name)
-                && let Some(trailer) = self.vault().get_trailer(Kind::Piece, &self.key_of(piece)).await?
+                && let Some(trailer) = self.vault().get_trailer(SealedKind::Piece, &self.key_of(piece)).await?
             {
                 spans.extend(of_note(trailer.metadata()));
             }
@@ -45,7 +45,7 @@ impl Archive {
 }
 
 /// In order of time. A later piece repeats what earlier ones say, and goes on.
-fn joined(mut spans: Vec<Measured>) -> Vec<Measured> {
+fn joined(mut spans: Vec<ClockMeasurement>) -> Vec<ClockMeasurement> {
     spans.sort_unstable_by_key(|span| span.from);
     spans.dedup_by(|later, kept| {
         let same = later.from == kept.from;
@@ -62,16 +62,16 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{joined, of_note, to_note};
-    use crate::base::clock::{Machine, Measured, Offset};
+    use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
     use crate::postgres::archive::ingest::prepare_noted;
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
-    use crate::vault::seal::Level;
+    use crate::vault::seal::CompressionLevel;
     use crate::vault::seal::keys::KeyEncryptionKey;
 
-    fn span(from: i64, to: i64, high: i64) -> Measured {
+    fn span(from: i64, to: i64, high: i64) -> ClockMeasurement {
         let at = |second| Timestamp::from_second(second).unwrap();
-        Measured { from: at(from), to: at(to), offset: Offset { low: -5, high }, machine: None }
+        ClockMeasurement { from: at(from), to: at(to), offset: ClockOffset { low: -5, high }, machine: None }
     }
 
     #[test]
@@ -113,7 +113,8 @@ mod tests {
             assert_eq!(archive.clocks(name).await.unwrap(), spans);
         }
         let spans = vec![span(1, 50, 4)];
-        let prepared = prepare_noted(&archive, (name, &to_note(&spans)), &bytes, Level::Fixed(1), 1).unwrap();
+        let prepared =
+            prepare_noted(&archive, (name, &to_note(&spans)), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
         archive.commit(prepared).await.unwrap();
         assert_eq!(archive.clocks(name).await.unwrap(), spans);
         assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");

@@ -1,15 +1,15 @@
 //! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::vault;
 
 /// Why an archive did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
+pub enum ArchiveError {
     /// An object could not be put, read or listed.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
     /// The index has a segment, and no repository.
     #[error("{name} is in the index and in no repository any more; `walkeep index rebuild` makes the index anew")]
     Gone {
@@ -29,29 +29,29 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ArchiveError {
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Vault(error) => error.class(),
-            Error::Gone { .. } | Error::Tails { .. } => Class::Permanent,
+            ArchiveError::Vault(error) => error.class(),
+            ArchiveError::Gone { .. } | ArchiveError::Tails { .. } => ErrorClass::Permanent,
         }
     }
 
     /// Whether it is a repository's, and may pass, or an operator may fix it: also a right that was taken away.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        matches!(self, Error::Vault(error) if error.may_pass())
+        matches!(self, ArchiveError::Vault(error) if error.may_pass())
     }
 
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Vault(error) => error.is_integrity(),
-            Error::Tails { .. } => true,
-            Error::Gone { .. } => false,
+            ArchiveError::Vault(error) => error.is_integrity(),
+            ArchiveError::Tails { .. } => true,
+            ArchiveError::Gone { .. } => false,
         }
     }
 }

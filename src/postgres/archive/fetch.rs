@@ -3,19 +3,19 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{Archive, Error};
+use super::{Archive, ArchiveError};
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::segment::{SegmentName, WalFileName};
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::wal::digest::Digest;
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault::repository::ObjectInfo;
-use crate::vault::repository::key::Prefix;
-use crate::vault::seal::Kind;
-use crate::vault::{self, Listing};
+use crate::vault::repository::key::KeyPrefix;
+use crate::vault::seal::SealedKind;
+use crate::vault::{self, ObjectListing};
 
 /// The segments of one timeline.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Segments {
+pub struct SegmentListing {
     /// Their names and objects, in the order of their positions.
     pub found: Vec<(SegmentName, ObjectInfo)>,
     /// Repositories that could not be asked, with what they said: what is missing above may be there.
@@ -27,8 +27,8 @@ impl Archive {
     ///
     /// # Errors
     /// No repository gave it whole, and not all said that they don't have it. Never taken for "not there".
-    pub async fn segment(&self, name: SegmentName) -> Result<Option<Bytes>, Error> {
-        let opened = self.vault().get_object(Kind::Wal, &self.layout.segment(name)).await?;
+    pub async fn segment(&self, name: SegmentName) -> Result<Option<Bytes>, ArchiveError> {
+        let opened = self.vault().get_object(SealedKind::Wal, &self.layout.segment(name)).await?;
         Ok(opened.map(|opened| opened.plain))
     }
 
@@ -36,11 +36,11 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::segment`].
-    pub async fn file(&self, name: &WalFileName) -> Result<Option<Bytes>, Error> {
+    pub async fn file(&self, name: &WalFileName) -> Result<Option<Bytes>, ArchiveError> {
         if let WalFileName::Segment(segment) = name {
             return self.segment(*segment).await;
         }
-        let opened = self.vault().get_object(Kind::WalFile, &self.layout.file(name)).await?;
+        let opened = self.vault().get_object(SealedKind::WalFile, &self.layout.file(name)).await?;
         Ok(opened.map(|opened| opened.plain))
     }
 
@@ -48,35 +48,38 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::segment`].
-    pub async fn digest(&self, name: SegmentName) -> Result<Option<Digest>, Error> {
+    pub async fn digest(&self, name: SegmentName) -> Result<Option<SegmentDigest>, ArchiveError> {
         let key = self.layout.segment(name);
-        let Some(trailer) = self.vault().get_trailer(Kind::Wal, &key).await? else { return Ok(None) };
-        let wrong = |e: crate::postgres::wal::digest::DigestFormatError| vault::Error::Content {
+        let Some(trailer) = self.vault().get_trailer(SealedKind::Wal, &key).await? else { return Ok(None) };
+        let wrong = |e: crate::postgres::wal::digest::DigestFormatError| vault::VaultError::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
         };
-        Digest::from_bytes(trailer.metadata()).map(Some).map_err(|e| wrong(e).into())
+        SegmentDigest::from_bytes(trailer.metadata()).map(Some).map_err(|e| wrong(e).into())
     }
 
     /// A timeline's history; `None` for the first timeline, and where none is archived.
     ///
     /// # Errors
     /// As [`Archive::segment`]; also if it is not one.
-    pub async fn history(&self, timeline: TimelineId) -> Result<Option<History>, Error> {
+    pub async fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>, ArchiveError> {
         let name = WalFileName::History(timeline);
         let Some(bytes) = self.file(&name).await? else { return Ok(None) };
-        let wrong =
-            |why: String| vault::Error::Content { name: self.cluster().to_string(), key: self.layout.file(&name), why };
+        let wrong = |why: String| vault::VaultError::Content {
+            name: self.cluster().to_string(),
+            key: self.layout.file(&name),
+            why,
+        };
         let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
-        History::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()).into())
+        TimelineHistory::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()).into())
     }
 
     /// The timelines that WAL or a history is archived of, in order.
     ///
     /// # Errors
     /// No repository could be asked, or not all of them.
-    pub async fn timelines(&self) -> Result<Vec<TimelineId>, Error> {
+    pub async fn timelines(&self) -> Result<Vec<TimelineId>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.wal()).await?;
         self.all_asked(&unasked)?;
         let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of).collect();
@@ -96,9 +99,13 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn list_segments(&self, timeline: TimelineId, after: Option<SegmentName>) -> Result<Segments, Error> {
+    pub async fn list_segments(
+        &self,
+        timeline: TimelineId,
+        after: Option<SegmentName>,
+    ) -> Result<SegmentListing, ArchiveError> {
         let after = after.map(|name| self.layout.segment(name));
-        let Listing { objects, mut unasked } =
+        let ObjectListing { objects, mut unasked } =
             self.vault().list(&self.layout.timeline(timeline), after.as_ref()).await?;
         let segment = |object: ObjectInfo| match self.layout.object(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object)),
@@ -106,7 +113,7 @@ impl Archive {
         };
         unasked.sort_unstable();
         unasked.dedup();
-        Ok(Segments { found: objects.into_iter().filter_map(segment).collect(), unasked })
+        Ok(SegmentListing { found: objects.into_iter().filter_map(segment).collect(), unasked })
     }
 
     /// Whether some repository certainly has a segment.
@@ -125,11 +132,11 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or not all of them.
-    pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
+    pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         self.all_asked(&unasked)?;
         for log in &level.prefixes {
-            let Listing { objects, unasked } = self.vault().list(log, None).await?;
+            let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
             self.all_asked(&unasked)?;
             let first = objects.iter().find_map(|object| match self.layout.object(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
@@ -146,11 +153,11 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or not all of them.
-    pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, Error> {
+    pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         self.all_asked(&unasked)?;
         for log in level.prefixes.iter().rev() {
-            let Listing { objects, unasked } = self.vault().list(log, None).await?;
+            let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
             self.all_asked(&unasked)?;
             let last = objects.iter().rev().find_map(|object| match self.layout.object(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
@@ -164,7 +171,7 @@ impl Archive {
     }
 
     /// An error if any repository could not be asked.
-    fn all_asked(&self, unasked: &[(String, String)]) -> Result<(), Error> {
+    fn all_asked(&self, unasked: &[(String, String)]) -> Result<(), ArchiveError> {
         if unasked.is_empty() {
             return Ok(());
         }
@@ -173,11 +180,11 @@ impl Archive {
         }
         // It was there when the archive was opened and is not now.
         let why = unasked.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ");
-        Err(vault::Error::Unasked { why }.into())
+        Err(vault::VaultError::Unasked { why }.into())
     }
 }
 
-fn timeline_of(prefix: &Prefix) -> Option<TimelineId> {
+fn timeline_of(prefix: &KeyPrefix) -> Option<TimelineId> {
     let name = prefix.as_str().rsplit('/').next()?;
     TimelineId::new(u32::from_str_radix(name, 16).ok()?).filter(|timeline| timeline.hex() == name)
 }

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Archive, Error};
+use super::{Archive, ArchiveError};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
 /// A stretch of WAL that was not archived and may never be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,14 +30,14 @@ impl Archive {
     ///
     /// # Errors
     /// A repository did not take it.
-    pub async fn record_gap(&self, gap: &Gap) -> Result<(), Error> {
+    pub async fn record_gap(&self, gap: &Gap) -> Result<(), ArchiveError> {
         let key = self.layout.gap(gap.timeline, gap.start, gap.end);
-        let text = serde_json::to_vec(gap).map_err(|e| vault::Error::Content {
+        let text = serde_json::to_vec(gap).map_err(|e| vault::VaultError::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
         })?;
-        self.vault().put_object(Kind::Gap, &key, vec![Bytes::from(text)], Vec::new()).await?;
+        self.vault().put_object(SealedKind::Gap, &key, vec![Bytes::from(text)], Vec::new()).await?;
         Ok(())
     }
 
@@ -45,11 +45,11 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or a record does not open.
-    pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
+    pub async fn gaps(&self) -> Result<Vec<Gap>, ArchiveError> {
         let mut gaps = Vec::new();
         for object in self.vault().list(&self.layout.gaps(), None).await?.objects {
-            let Some(opened) = self.vault().get_object(Kind::Gap, &object.key).await? else { continue };
-            let wrong = |e: serde_json::Error| vault::Error::Content {
+            let Some(opened) = self.vault().get_object(SealedKind::Gap, &object.key).await? else { continue };
+            let wrong = |e: serde_json::Error| vault::VaultError::Content {
                 name: self.cluster().to_string(),
                 key: object.key.clone(),
                 why: e.to_string(),

@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Archive, Error};
+use super::{Archive, ArchiveError};
 use crate::postgres::format::segment::{SegmentSize, SystemId};
-use crate::vault::OpenPlace;
-use crate::vault::repository::Put;
-use crate::vault::seal::{self, Kind, SealSpec};
+use crate::vault::VaultRepository;
+use crate::vault::repository::PutOutcome;
+use crate::vault::seal::{self, SealSpec, SealedKind};
 use crate::vault::{self, binding, blocking};
 
 /// What must be the same in every segment of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ArchiveIdentity {
     /// Its system identifier.
     pub system_id: SystemId,
     /// Its segment size.
@@ -24,13 +24,13 @@ impl Archive {
     ///
     /// # Errors
     /// No place could say.
-    pub async fn identity(&self) -> Result<Option<Identity>, Error> {
+    pub async fn identity(&self) -> Result<Option<ArchiveIdentity>, ArchiveError> {
         if let Some(identity) = self.identity.get() {
             return Ok(Some(*identity));
         }
         let key = self.layout.identity();
-        let Some(opened) = self.vault().get_object(Kind::Cluster, &key).await? else { return Ok(None) };
-        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::Error::Content {
+        let Some(opened) = self.vault().get_object(SealedKind::Cluster, &key).await? else { return Ok(None) };
+        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::VaultError::Content {
             name: self.cluster().to_string(),
             key,
             why: e.to_string(),
@@ -43,7 +43,7 @@ impl Archive {
     ///
     /// # Errors
     /// A place could not be asked. Nothing is said about whether the answer equals `proposed`.
-    pub(super) async fn identity_or(&self, proposed: Identity) -> Result<Identity, Error> {
+    pub(super) async fn identity_or(&self, proposed: ArchiveIdentity) -> Result<ArchiveIdentity, ArchiveError> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
         }
@@ -57,27 +57,34 @@ impl Archive {
                 return Err(place.content(&self.layout.identity(), why).into());
             }
         }
-        self.identity.get().copied().ok_or(vault::Error::NoPlace.into())
+        self.identity.get().copied().ok_or(vault::VaultError::NoPlace.into())
     }
 
-    async fn identity_in(&self, place: &OpenPlace) -> Result<Option<Identity>, Error> {
+    async fn identity_in(&self, place: &VaultRepository) -> Result<Option<ArchiveIdentity>, ArchiveError> {
         let key = self.layout.identity();
-        match place.get(Kind::Cluster, &key, &self.vault).await? {
+        match place.get(SealedKind::Cluster, &key, &self.vault).await? {
             Some(opened) => serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content(&key, e).into()),
             None => Ok(None),
         }
     }
 
-    async fn write_identity(&self, place: &OpenPlace, identity: Identity) -> Result<Identity, Error> {
+    async fn write_identity(
+        &self,
+        place: &VaultRepository,
+        identity: ArchiveIdentity,
+    ) -> Result<ArchiveIdentity, ArchiveError> {
         let key = self.layout.identity();
         let text = serde_json::to_vec(&identity).map_err(|e| place.content(&key, e))?;
-        let (binding, protection) = (binding(Kind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
+        let (binding, protection) =
+            (binding(SealedKind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
         let sealed = blocking(move || seal::seal(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection)).await?;
-        let sealed = sealed.map_err(vault::Error::from)?;
+        let sealed = sealed.map_err(vault::VaultError::from)?;
         match place.put(&key, &sealed).await? {
-            Put::Created => Ok(identity),
+            PutOutcome::Created => Ok(identity),
             // Another writer was first; what it wrote holds.
-            Put::Exists => self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again").into()),
+            PutOutcome::Exists => {
+                self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again").into())
+            }
         }
     }
 }

@@ -13,22 +13,22 @@ use std::thread;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::wal_file::PathError;
-use super::{Archive, Error, Identity};
-use crate::base::retry::Class;
+use super::wal_file::WalFileError;
+use super::{Archive, ArchiveError, ArchiveIdentity};
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
-use crate::postgres::wal::digest::{self, Digest, DigestError, State};
-use crate::postgres::wal::page::PageHeader;
-use crate::vault::OpenPlace;
-use crate::vault::repository::Put;
+use crate::postgres::wal::digest::{self, DigestError, SegmentDigest, SegmentState};
+use crate::postgres::wal::page::WalPageHeader;
+use crate::vault::VaultRepository;
+use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{self, Kind, Level, SealSpec, SealedObject, Trailer};
+use crate::vault::seal::{self, CompressionLevel, SealSpec, SealedKind, SealedObject, Trailer};
 use crate::vault::{self, binding, blocking};
 
 /// What came of putting a file into the archive. Either way it is now durable in every repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub enum IngestOutcome {
     /// It was new to at least one repository.
     Created,
     /// Every repository had it.
@@ -39,18 +39,18 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ingested {
     /// Whether it was new.
-    pub outcome: Outcome,
+    pub outcome: IngestOutcome,
     /// Bytes it has in a repository.
     pub stored_bytes: u64,
     /// What a human must hear about, though it was archived.
-    pub alarm: Option<Alarm>,
+    pub alarm: Option<IngestAlarm>,
     /// The digest, if it was made: not of a segment that was there already, nor of other files.
-    pub digest: Option<Arc<Digest>>,
+    pub digest: Option<Arc<SegmentDigest>>,
 }
 
 /// Something about archived WAL that a human must hear about.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Alarm {
+pub enum IngestAlarm {
     /// Damaged WAL: a restore cannot go beyond it.
     #[error(
         "the WAL is damaged at {at}: {why}; it was archived as it is and marked, a restore cannot go past it, so take a new backup now"
@@ -122,14 +122,14 @@ pub enum IngestError {
     },
     /// The file cannot be read as a whole.
     #[error(transparent)]
-    Path(#[from] PathError),
+    Path(#[from] WalFileError),
     /// The archive could not take it.
     #[error(transparent)]
-    Archive(#[from] Error),
+    Archive(#[from] ArchiveError),
 }
 
-impl From<vault::Error> for IngestError {
-    fn from(error: vault::Error) -> IngestError {
+impl From<vault::VaultError> for IngestError {
+    fn from(error: vault::VaultError) -> IngestError {
         IngestError::Archive(error.into())
     }
 }
@@ -137,34 +137,34 @@ impl From<vault::Error> for IngestError {
 impl IngestError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            IngestError::Conflict { .. } => Class::Conflict,
+            IngestError::Conflict { .. } => ErrorClass::Conflict,
             IngestError::Archive(error) => error.class(),
-            _ => Class::Permanent,
+            _ => ErrorClass::Permanent,
         }
     }
 }
 
 /// What a place has of a segment.
-pub(super) struct Stored {
+pub(super) struct StoredSegment {
     pub(super) trailer: Box<Trailer>,
     /// Its outline.
-    digest: Digest,
+    digest: SegmentDigest,
     /// Bytes of its object.
     len: u64,
 }
 
 /// A segment, digested and sealed, ready to be put.
 #[derive(Clone, Debug)]
-pub struct Prepared {
+pub struct PreparedSegment {
     name: SegmentName,
     key: ObjectKey,
     sealed: SealedObject,
-    digest: Arc<Digest>,
+    digest: Arc<SegmentDigest>,
 }
 
-impl Prepared {
+impl PreparedSegment {
     /// The segment's name.
     #[must_use]
     pub const fn name(&self) -> SegmentName {
@@ -173,7 +173,7 @@ impl Prepared {
 
     /// Its digest.
     #[must_use]
-    pub const fn digest(&self) -> &Arc<Digest> {
+    pub const fn digest(&self) -> &Arc<SegmentDigest> {
         &self.digest
     }
 
@@ -183,8 +183,8 @@ impl Prepared {
         self.sealed.len
     }
 
-    fn identity(&self) -> Identity {
-        Identity { system_id: self.digest.system_id, segment_size: self.digest.segment_size }
+    fn identity(&self) -> ArchiveIdentity {
+        ArchiveIdentity { system_id: self.digest.system_id, segment_size: self.digest.segment_size }
     }
 }
 
@@ -196,9 +196,9 @@ pub fn prepare(
     archive: &Archive,
     name: SegmentName,
     bytes: &[u8],
-    level: Level,
+    level: CompressionLevel,
     threads: usize,
-) -> Result<Prepared, IngestError> {
+) -> Result<PreparedSegment, IngestError> {
     prepare_noted(archive, (name, &[]), bytes, level, threads)
 }
 
@@ -210,12 +210,12 @@ pub fn prepare_noted(
     archive: &Archive,
     (name, note): (SegmentName, &[u8]),
     bytes: &[u8],
-    level: Level,
+    level: CompressionLevel,
     threads: usize,
-) -> Result<Prepared, IngestError> {
+) -> Result<PreparedSegment, IngestError> {
     let size = size_of(&name.to_string(), bytes)?;
     let key = archive.layout.segment(name);
-    let binding = binding(Kind::Wal, &key);
+    let binding = binding(SealedKind::Wal, &key);
     let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
     let mut digested = None;
     let sealed = thread::scope(|scope| {
@@ -228,12 +228,15 @@ pub fn prepare_noted(
         })
     });
     match digested {
-        Some(Ok(Ok(digest))) => {
-            Ok(Prepared { name, key, sealed: sealed.map_err(vault::Error::from)?, digest: Arc::new(digest) })
-        }
+        Some(Ok(Ok(digest))) => Ok(PreparedSegment {
+            name,
+            key,
+            sealed: sealed.map_err(vault::VaultError::from)?,
+            digest: Arc::new(digest),
+        }),
         Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(_panic)) => Err(vault::Error::Lost.into()),
-        None => Err(sealed.err().map_or(vault::Error::Lost, vault::Error::from).into()),
+        Some(Err(_panic)) => Err(vault::VaultError::Lost.into()),
+        None => Err(sealed.err().map_or(vault::VaultError::Lost, vault::VaultError::from).into()),
     }
 }
 
@@ -280,7 +283,7 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::put`].
-    pub async fn commit(&self, prepared: Prepared) -> Result<Ingested, IngestError> {
+    pub async fn commit(&self, prepared: PreparedSegment) -> Result<Ingested, IngestError> {
         let proposed = prepared.identity();
         check_identity(&prepared.name.to_string(), proposed, self.identity_or(proposed).await?)?;
         let puts = join_all(self.vault.places.iter().map(|place| self.commit_to(place, &prepared))).await;
@@ -290,26 +293,37 @@ impl Archive {
         Ok(Ingested { outcome, stored_bytes, alarm, digest: Some(prepared.digest) })
     }
 
-    async fn commit_to(&self, place: &OpenPlace, prepared: &Prepared) -> Result<Outcome, IngestError> {
-        if place.put(&prepared.key, &prepared.sealed).await? == Put::Created {
-            return Ok(Outcome::Created);
+    async fn commit_to(
+        &self,
+        place: &VaultRepository,
+        prepared: &PreparedSegment,
+    ) -> Result<IngestOutcome, IngestError> {
+        if place.put(&prepared.key, &prepared.sealed).await? == PutOutcome::Created {
+            return Ok(IngestOutcome::Created);
         }
         let gone = || place.content(&prepared.key, "it is gone again");
         let stored = self.stored(place, &prepared.key).await?.ok_or_else(gone)?;
         let content = *stored.trailer.content() == prepared.sealed.content;
         let same = content || same_wal(&stored.digest, &prepared.digest);
-        if same { Ok(Outcome::Identical) } else { Err(conflict(prepared.name, place)) }
+        if same { Ok(IngestOutcome::Identical) } else { Err(conflict(prepared.name, place)) }
     }
 
     /// What every place has of a segment; `None` if any has nothing.
-    pub(super) async fn stored_everywhere(&self, name: SegmentName) -> Result<Option<Vec<Stored>>, Error> {
+    pub(super) async fn stored_everywhere(
+        &self,
+        name: SegmentName,
+    ) -> Result<Option<Vec<StoredSegment>>, ArchiveError> {
         let key = self.layout.segment(name);
         let found = join_all(self.vault.places.iter().map(|place| self.stored(place, &key))).await;
         found.into_iter().collect()
     }
 
     /// The answer for a segment that every place has, durable.
-    pub(super) async fn identical(&self, name: SegmentName, stored: Vec<Stored>) -> Result<Ingested, Error> {
+    pub(super) async fn identical(
+        &self,
+        name: SegmentName,
+        stored: Vec<StoredSegment>,
+    ) -> Result<Ingested, ArchiveError> {
         let key = self.layout.segment(name);
         for place in &self.vault.places {
             // It may have been put a moment ago by another process that has not synced its folder yet.
@@ -317,21 +331,21 @@ impl Archive {
         }
         let stored_bytes = stored.iter().map(|stored| stored.len).max().unwrap_or(0);
         let alarm = stored.iter().find_map(|stored| alarm(&stored.digest));
-        Ok(Ingested { outcome: Outcome::Identical, stored_bytes, alarm, digest: None })
+        Ok(Ingested { outcome: IngestOutcome::Identical, stored_bytes, alarm, digest: None })
     }
 
-    async fn stored(&self, place: &OpenPlace, key: &ObjectKey) -> Result<Option<Stored>, Error> {
-        let Some((trailer, len)) = place.trailer(Kind::Wal, key, &self.vault).await? else { return Ok(None) };
-        let digest = Digest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
-        Ok(Some(Stored { trailer, digest, len }))
+    async fn stored(&self, place: &VaultRepository, key: &ObjectKey) -> Result<Option<StoredSegment>, ArchiveError> {
+        let Some((trailer, len)) = place.trailer(SealedKind::Wal, key, &self.vault).await? else { return Ok(None) };
+        let digest = SegmentDigest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
+        Ok(Some(StoredSegment { trailer, digest, len }))
     }
 
     /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
     async fn check_header(&self, name: &str, bytes: &[u8]) -> Result<(), IngestError> {
         let segment_size = size_of(name, bytes)?;
         let Some(identity) = self.identity().await? else { return Ok(()) };
-        let Some(header) = PageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
-        check_identity(name, Identity { system_id: header.system_id, segment_size }, identity)
+        let Some(header) = WalPageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
+        check_identity(name, ArchiveIdentity { system_id: header.system_id, segment_size }, identity)
     }
 
     /// Archives any other file: a history, a partial segment, a backup's label, or what only its sender understands.
@@ -343,48 +357,50 @@ impl Archive {
             self.check_header(&name.to_string(), &bytes).await?;
         }
         let key = self.layout.file(name);
-        let (binding, protection) = (binding(Kind::WalFile, &key), Arc::clone(self.vault.protection()));
+        let (binding, protection) = (binding(SealedKind::WalFile, &key), Arc::clone(self.vault.protection()));
         let (level, threads) = (self.vault.level(), self.vault.threads());
         let sealed = blocking(move || {
             let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
             seal::seal(&[&bytes], &spec, &protection)
         });
-        let sealed = sealed.await?.map_err(vault::Error::from)?;
+        let sealed = sealed.await?.map_err(vault::VaultError::from)?;
         let puts = join_all(self.vault.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
         Ok(Ingested { outcome: overall(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
     }
 
     async fn file_to(
         &self,
-        place: &OpenPlace,
+        place: &VaultRepository,
         name: &WalFileName,
         key: &ObjectKey,
         sealed: &SealedObject,
-    ) -> Result<Outcome, IngestError> {
-        if place.put(key, sealed).await? == Put::Created {
-            return Ok(Outcome::Created);
+    ) -> Result<IngestOutcome, IngestError> {
+        if place.put(key, sealed).await? == PutOutcome::Created {
+            return Ok(IngestOutcome::Created);
         }
         let gone = || place.content(key, "it is gone again");
-        let (trailer, _) = place.trailer(Kind::WalFile, key, &self.vault).await?.ok_or_else(gone)?;
-        if *trailer.content() == sealed.content { Ok(Outcome::Identical) } else { Err(conflict(name, place)) }
+        let (trailer, _) = place.trailer(SealedKind::WalFile, key, &self.vault).await?.ok_or_else(gone)?;
+        if *trailer.content() == sealed.content { Ok(IngestOutcome::Identical) } else { Err(conflict(name, place)) }
     }
 }
 
 /// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that may come back.
-fn overall(puts: Vec<Result<Outcome, IngestError>>) -> Result<Outcome, IngestError> {
-    let (mut outcome, mut worst) = (Outcome::Identical, None::<IngestError>);
+fn overall(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcome, IngestError> {
+    let (mut outcome, mut worst) = (IngestOutcome::Identical, None::<IngestError>);
     for put in puts {
         match put {
-            Ok(Outcome::Created) => outcome = Outcome::Created,
-            Ok(Outcome::Identical) => {}
-            Err(error) if worst.as_ref().is_none_or(|worst| worst.class() == Class::Transient) => worst = Some(error),
+            Ok(IngestOutcome::Created) => outcome = IngestOutcome::Created,
+            Ok(IngestOutcome::Identical) => {}
+            Err(error) if worst.as_ref().is_none_or(|worst| worst.class() == ErrorClass::Transient) => {
+                worst = Some(error)
+            }
             Err(_) => {}
         }
     }
     worst.map_or(Ok(outcome), Err)
 }
 
-fn conflict(name: impl ToString, place: &OpenPlace) -> IngestError {
+fn conflict(name: impl ToString, place: &VaultRepository) -> IngestError {
     IngestError::Conflict { name: name.to_string(), place: place.name.clone() }
 }
 
@@ -393,7 +409,7 @@ fn size_of(name: &str, bytes: &[u8]) -> Result<SegmentSize, IngestError> {
     SegmentSize::new(found).map_err(|_size| IngestError::NotWhole { name: name.to_owned(), found })
 }
 
-fn check_identity(name: &str, found: Identity, expected: Identity) -> Result<(), IngestError> {
+fn check_identity(name: &str, found: ArchiveIdentity, expected: ArchiveIdentity) -> Result<(), IngestError> {
     let name = || name.to_owned();
     if found.system_id != expected.system_id {
         let (found, expected) = (found.system_id, expected.system_id);
@@ -407,14 +423,14 @@ fn check_identity(name: &str, found: Identity, expected: Identity) -> Result<(),
 }
 
 /// Whether two copies of one segment say the same, by their digests: equal up to where both end.
-fn same_wal(stored: &Digest, given: &Digest) -> bool {
-    let checked = stored.state == State::Checked && given.state == State::Checked;
+fn same_wal(stored: &SegmentDigest, given: &SegmentDigest) -> bool {
+    let checked = stored.state == SegmentState::Checked && given.state == SegmentState::Checked;
     checked && stored.valid_until == given.valid_until && stored.content == given.content
 }
 
 /// Whether `bytes` are what is stored, without making their digest; `false` also where it would take one to tell.
-fn same_bytes(stored: &Stored, bytes: &[u8]) -> bool {
-    let Stored { trailer, digest: stored, .. } = stored;
+fn same_bytes(stored: &StoredSegment, bytes: &[u8]) -> bool {
+    let StoredSegment { trailer, digest: stored, .. } = stored;
     if trailer.plain_len() != bytes.len() as u64 {
         return false;
     }
@@ -422,16 +438,17 @@ fn same_bytes(stored: &Stored, bytes: &[u8]) -> bool {
         return true;
     }
     let until = usize::try_from(stored.valid_until.bytes_since(stored.start())).unwrap_or(usize::MAX);
-    let Some(meaningful) = bytes.get(..until).filter(|_| stored.switched && stored.state == State::Checked) else {
+    let Some(meaningful) = bytes.get(..until).filter(|_| stored.switched && stored.state == SegmentState::Checked)
+    else {
         return false;
     };
     *blake3::hash(meaningful).as_bytes() == stored.content
 }
 
-fn alarm(digest: &Digest) -> Option<Alarm> {
+fn alarm(digest: &SegmentDigest) -> Option<IngestAlarm> {
     match &digest.state {
-        State::Checked => None,
-        State::Opaque => Some(Alarm::Opaque { magic: digest.page_magic }),
-        State::Broken { at, why } => Some(Alarm::Broken { at: *at, why: why.clone() }),
+        SegmentState::Checked => None,
+        SegmentState::Opaque => Some(IngestAlarm::Opaque { magic: digest.page_magic }),
+        SegmentState::Broken { at, why } => Some(IngestAlarm::Broken { at: *at, why: why.clone() }),
     }
 }

@@ -11,26 +11,29 @@ use jiff::Timestamp;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::ready, stream};
 
 use super::gap::Gap;
-use super::lookup::Source as _;
-use super::manifest::Summary;
-use super::reindex::{ReindexError, Shelf};
+use super::lookup::SegmentSource as _;
+use super::manifest::BackupSummary;
+use super::reindex::{ArchiveSegments, ReindexError};
 use super::spool::Spool;
 use super::timeline_tail;
-use super::unfinished::{self, Growing};
-use super::{Archive, Error};
+use super::unfinished::{self, UnfinishedSegment};
+use super::{Archive, ArchiveError};
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::postgres::index::key_value_store::Order;
-use crate::postgres::index::{self, Along, Defect, Entry, Hole, Index, Onward, Step, Stretch, View, Want};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::index::key_value_store::ScanOrder;
+use crate::postgres::index::{
+    self, IndexEntry, IndexView, PathSearch, PathSegment, SegmentFilter, WalDefect, WalHole, WalIndex, WalkNext,
+    WalkStep,
+};
 use crate::vault;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
 /// One cluster's archive. Its JSON form is what `list --json` prints of a cluster.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Overview {
+pub struct ArchiveInventory {
     /// The cluster's name.
     pub cluster: String,
     /// Its system identifier; none before its first segment.
@@ -38,16 +41,16 @@ pub struct Overview {
     /// The size of its segments.
     pub segment_size: Option<SegmentSize>,
     /// Its backups, oldest first.
-    pub backups: Vec<Backup>,
+    pub backups: Vec<InventoryBackup>,
     /// The stretches that can be restored to, by timeline and position.
-    pub windows: Vec<Window>,
+    pub windows: Vec<RecoveryWindow>,
     /// Its timelines.
-    pub timelines: Vec<Timeline>,
+    pub timelines: Vec<InventoryTimeline>,
     /// The way to the newest of them.
     #[serde(skip)]
     pub path: TimelinePath,
     /// Log that is missing or damaged, by timeline and position.
-    pub gaps: Vec<Missing>,
+    pub gaps: Vec<MissingWal>,
     /// Bytes of all segments' objects.
     pub wal_stored_bytes: u64,
     /// Bytes that all backups' packs took.
@@ -56,7 +59,7 @@ pub struct Overview {
 
 /// A backup.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Backup {
+pub struct InventoryBackup {
     /// Its name.
     pub label: String,
     /// When it began.
@@ -81,7 +84,7 @@ pub struct Backup {
 
 /// A stretch of log, every point of which can be restored to.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Window {
+pub struct RecoveryWindow {
     /// The oldest moment: no transaction up to the backup's end committed later. None where none committed.
     pub from_time: Option<PgTime>,
     /// The newest commit or abort in it. A time to restore to must be before it; a restore without a target goes to the very end.
@@ -98,7 +101,7 @@ pub struct Window {
 
 /// A timeline.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Timeline {
+pub struct InventoryTimeline {
     /// Its number.
     pub timeline: TimelineId,
     /// The one it forked from.
@@ -119,7 +122,7 @@ pub struct Timeline {
 
 /// Log that is not there, or damaged.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Missing {
+pub struct MissingWal {
     /// The timeline it is looked for on.
     pub timeline: TimelineId,
     /// Where it begins.
@@ -134,25 +137,25 @@ pub struct Missing {
 
 /// What an overview is made from.
 #[derive(Clone, Copy)]
-pub struct Contents<'a> {
+pub struct InventoryInput<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
     /// Its identity.
-    pub identity: Option<super::Identity>,
+    pub identity: Option<super::ArchiveIdentity>,
     /// Its backups, in any order.
-    pub backups: &'a [Summary],
+    pub backups: &'a [BackupSummary],
     /// The archived histories.
-    pub histories: &'a [History],
+    pub histories: &'a [TimelineHistory],
     /// The recorded gaps.
     pub gaps: &'a [Gap],
     /// The largest time at which a transaction ended in what a path takes from a segment that it leaves before its end.
-    pub cut: &'a Cut<'a>,
+    pub cut: &'a LatestTimeInCutSegment<'a>,
 }
 
-/// See [`Contents::cut`].
-pub type Cut<'a> = dyn Fn(&Stretch) -> Option<PgTime> + 'a;
+/// See [`InventoryInput::cut`].
+pub type LatestTimeInCutSegment<'a> = dyn Fn(&PathSegment) -> Option<PgTime> + 'a;
 
-impl std::fmt::Debug for Contents<'_> {
+impl std::fmt::Debug for InventoryInput<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Contents")
             .field("cluster", &self.cluster)
@@ -163,7 +166,7 @@ impl std::fmt::Debug for Contents<'_> {
 
 /// What can be said of such a segment by its summary alone: no more than that nothing is known.
 #[must_use]
-pub fn unknown(_: &Stretch) -> Option<PgTime> {
+pub fn unknown(_: &PathSegment) -> Option<PgTime> {
     None
 }
 
@@ -176,27 +179,27 @@ const IN_FLIGHT: usize = 16;
 /// What index or repository say.
 pub async fn gather(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
+    index: &Arc<WalIndex>,
     spool: Option<Spool>,
-) -> Result<Overview, ReindexError> {
+) -> Result<ArchiveInventory, ReindexError> {
     let identity = archive.identity().await?;
     let (backups, histories, gaps) = (backups(archive).await?, histories(archive).await?, archive.gaps().await?);
     let growing = growing(archive, index, spool, &histories).await?;
     let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
     let size = identity.map_or(SegmentSize::DEFAULT, |identity| identity.segment_size);
-    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
+    let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
     let made = crate::vault::blocking(move || {
-        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let shelf = shelf.with(growing.clone());
-        let cut = |stretch: &Stretch| {
+        let cut = |stretch: &PathSegment| {
             let digest =
                 shelf.digest(stretch.place).inspect_err(|error| tracing::warn!(%error, "cannot look into a segment"));
             let endings = digest.ok()?.endings.clone();
             endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
         };
         let (backups, histories, gaps) = (&backups, &histories, &gaps);
-        overview(&view, Contents { cluster: &cluster, identity, backups, histories, gaps, cut: &cut })
+        overview(&view, InventoryInput { cluster: &cluster, identity, backups, histories, gaps, cut: &cut })
     });
     Ok(made.await??)
 }
@@ -208,10 +211,10 @@ pub async fn gather(
 /// What index, repository or spool say.
 pub async fn growing(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
+    index: &Arc<WalIndex>,
     spool: Option<Spool>,
-    histories: &[History],
-) -> Result<Vec<Growing>, ReindexError> {
+    histories: &[TimelineHistory],
+) -> Result<Vec<UnfinishedSegment>, ReindexError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
     let pieces = archive.pieces(None).await?;
@@ -221,7 +224,7 @@ pub async fn growing(
             Some(spool) => unfinished::beyond(&view, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
-        let received = received.map_err(|error| vault::Error::Spool(Arc::new(error)))?;
+        let received = received.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
         let copied = unfinished::beyond_in_pieces(&view, &pieces, &received)?;
         Ok::<_, ReindexError>((received, copied, timeline_tail::unfinished(&view, &known)?))
     });
@@ -235,18 +238,18 @@ pub async fn growing(
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+pub async fn backups(archive: &Archive) -> Result<Vec<BackupSummary>, ArchiveError> {
     let listing = archive.vault().list(&archive.layout().backups(), None).await?;
     let keys = listing.objects.into_iter().filter_map(|object| match archive.layout().object(&object.key) {
         Some(ClusterObject::Backup(label)) => Some((label, object.key)),
         _ => None,
     });
     let read = stream::iter(keys).map(|(label, key)| async move {
-        let summary = match archive.vault().get_trailer(Kind::Manifest, &key).await {
-            Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
+        let summary = match archive.vault().get_trailer(SealedKind::Manifest, &key).await {
+            Ok(Some(trailer)) => BackupSummary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
             Ok(None) => return Ok(None),
             Err(error) if error.is_integrity() => Err(error.to_string()),
-            Err(error) => return Err(Error::from(error)),
+            Err(error) => return Err(ArchiveError::from(error)),
         };
         let warned = summary.inspect_err(|error| tracing::warn!(label, error, "this backup cannot be used"));
         Ok(warned.ok())
@@ -258,7 +261,7 @@ pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn histories(archive: &Archive) -> Result<Vec<History>, Error> {
+pub async fn histories(archive: &Archive) -> Result<Vec<TimelineHistory>, ArchiveError> {
     let read = stream::iter(archive.timelines().await?).map(|timeline| async move {
         match archive.history(timeline).await {
             Err(error) if error.is_integrity() => {
@@ -275,15 +278,15 @@ pub async fn histories(archive: &Archive) -> Result<Vec<History>, Error> {
 ///
 /// # Errors
 /// What the index says.
-pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, index::Error> {
+pub fn overview(view: &IndexView<'_>, contents: InventoryInput<'_>) -> Result<ArchiveInventory, index::IndexError> {
     let paths = paths(view, contents.histories);
     let mut windows = Vec::new();
-    let mut gaps: BTreeMap<(TimelineId, Lsn, Lsn), Missing> = BTreeMap::new();
+    let mut gaps: BTreeMap<(TimelineId, Lsn, Lsn), MissingWal> = BTreeMap::new();
     let mut timelines = Vec::new();
     for path in &paths {
         let history = contents.histories.iter().find(|history| history.timeline == path.target());
         timelines.push(timeline(view, path, history)?);
-        let Some(along) = Along::new(view, path) else { continue };
+        let Some(along) = PathSearch::new(view, path) else { continue };
         windows.extend(windows_along(&along, path, &contents)?);
         for hole in holes_along(&along)? {
             gaps.insert((hole.timeline, hole.from, hole.to), missing(&hole, contents.gaps));
@@ -300,10 +303,10 @@ pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, ind
     }
     let windows = without_repetition(windows, &paths);
     let restorable = |label: &String| windows.iter().any(|window| window.backups.contains(label));
-    let mut backups: Vec<Backup> =
+    let mut backups: Vec<InventoryBackup> =
         contents.backups.iter().map(|summary| backup(summary, restorable(&summary.label))).collect();
     backups.sort_by(|a, b| a.label.cmp(&b.label));
-    Ok(Overview {
+    Ok(ArchiveInventory {
         cluster: contents.cluster.to_owned(),
         system_id: contents.identity.map(|identity| identity.system_id),
         segment_size: contents.identity.map(|identity| identity.segment_size),
@@ -318,11 +321,11 @@ pub fn overview(view: &View<'_>, contents: Contents<'_>) -> Result<Overview, ind
 }
 
 /// The path to each timeline that has log or a history, the newest last.
-fn paths(view: &View<'_>, histories: &[History]) -> Vec<TimelinePath> {
+fn paths(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Vec<TimelinePath> {
     let mut known: BTreeMap<TimelineId, TimelinePath> = BTreeMap::new();
     for timeline in view.timelines() {
         // Without its history nothing is known of where it came from: it stands alone.
-        known.insert(*timeline, History { timeline: *timeline, entries: Vec::new() }.path());
+        known.insert(*timeline, TimelineHistory { timeline: *timeline, entries: Vec::new() }.path());
     }
     for history in histories {
         known.insert(history.timeline, history.path());
@@ -333,8 +336,8 @@ fn paths(view: &View<'_>, histories: &[History]) -> Vec<TimelinePath> {
     known.into_values().collect()
 }
 
-fn backup(summary: &Summary, restorable: bool) -> Backup {
-    Backup {
+fn backup(summary: &BackupSummary, restorable: bool) -> InventoryBackup {
+    InventoryBackup {
         label: summary.label.clone(),
         started_at: summary.started_at,
         finished_at: summary.finished_at,
@@ -348,10 +351,14 @@ fn backup(summary: &Summary, restorable: bool) -> Backup {
     }
 }
 
-fn timeline(view: &View<'_>, path: &TimelinePath, history: Option<&History>) -> Result<Timeline, index::Error> {
+fn timeline(
+    view: &IndexView<'_>,
+    path: &TimelinePath,
+    history: Option<&TimelineHistory>,
+) -> Result<InventoryTimeline, index::IndexError> {
     let own = path.target();
     let before = path.spans().iter().rev().nth(1);
-    let mut found = Timeline {
+    let mut found = InventoryTimeline {
         timeline: own,
         parent: before.map(|span| span.timeline),
         begin_lsn: before.and_then(|span| span.end),
@@ -362,32 +369,36 @@ fn timeline(view: &View<'_>, path: &TimelinePath, history: Option<&History>) -> 
         stored_bytes: 0,
     };
     let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
-    view.stride(own, (first, last), Order::Forward, &mut |at, block| {
+    view.stride(own, (first, last), ScanOrder::Forward, &mut |at, block| {
         found.segments = found.segments.saturating_add(block.segments);
         let stored = match block.full {
             Some(full) => full.stored,
             None => {
-                let sizes = view.summaries(own, at.first(), at.end(), Order::Forward);
-                sizes.map(|found| Ok(found?.1.stored)).sum::<Result<u64, index::Error>>()?
+                let sizes = view.summaries(own, at.first(), at.end(), ScanOrder::Forward);
+                sizes.map(|found| Ok(found?.1.stored)).sum::<Result<u64, index::IndexError>>()?
             }
         };
         found.stored_bytes = found.stored_bytes.saturating_add(stored);
-        Ok(ControlFlow::Continue(Onward::Next))
+        Ok(ControlFlow::Continue(WalkNext::Next))
     })?;
     let end = |order| view.summaries(own, first, last, order).next().transpose();
-    found.from_lsn = end(Order::Forward)?.map(|(_, summary)| summary.digest.start());
-    found.to_lsn = end(Order::Backward)?.map(|(_, summary)| summary.digest.valid_until);
+    found.from_lsn = end(ScanOrder::Forward)?.map(|(_, summary)| summary.digest.start());
+    found.to_lsn = end(ScanOrder::Backward)?.map(|(_, summary)| summary.digest.valid_until);
     Ok(found)
 }
 
 /// The windows along one path: for each backup from where it is consistent to the end of the log that follows; those that touch are one.
-fn windows_along(along: &Along<'_>, path: &TimelinePath, contents: &Contents<'_>) -> Result<Vec<Window>, index::Error> {
-    let on_path = |backup: &&Summary| {
+fn windows_along(
+    along: &PathSearch<'_>,
+    path: &TimelinePath,
+    contents: &InventoryInput<'_>,
+) -> Result<Vec<RecoveryWindow>, index::IndexError> {
+    let on_path = |backup: &&BackupSummary| {
         path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
     };
-    let mut backups: Vec<&Summary> = contents.backups.iter().filter(on_path).collect();
+    let mut backups: Vec<&BackupSummary> = contents.backups.iter().filter(on_path).collect();
     backups.sort_by_key(|backup| (backup.stop_lsn, backup.start_lsn));
-    let mut windows: Vec<Window> = Vec::new();
+    let mut windows: Vec<RecoveryWindow> = Vec::new();
     for backup in backups {
         // The newest backups lie in a stretch that is known to be whole already.
         let known =
@@ -404,7 +415,7 @@ fn windows_along(along: &Along<'_>, path: &TimelinePath, contents: &Contents<'_>
                 window.to_lsn = window.to_lsn.max(end);
                 window.backups.push(backup.label.clone());
             }
-            None => windows.push(Window {
+            None => windows.push(RecoveryWindow {
                 from_time: latest(along, backup.start_lsn, backup.stop_lsn, &|stretch| stretch.summary.latest)?,
                 to_time: None,
                 from_lsn: backup.stop_lsn,
@@ -421,29 +432,34 @@ fn windows_along(along: &Along<'_>, path: &TimelinePath, contents: &Contents<'_>
 }
 
 /// Where the log that can be read from `from` on ends.
-fn end_of_log(along: &Along<'_>, from: Lsn) -> Result<Lsn, index::Error> {
+fn end_of_log(along: &PathSearch<'_>, from: Lsn) -> Result<Lsn, index::IndexError> {
     Ok(along.first_hole(from, Lsn::MAX)?.holes.first().map_or(Lsn::MAX, |hole| hole.from))
 }
 
 /// The largest time at which a transaction ended in the segments of a stretch. Of a segment that the path leaves before its end, `cut` says it.
-fn latest(along: &Along<'_>, from: Lsn, to: Lsn, cut: &Cut<'_>) -> Result<Option<PgTime>, index::Error> {
+fn latest(
+    along: &PathSearch<'_>,
+    from: Lsn,
+    to: Lsn,
+    cut: &LatestTimeInCutSegment<'_>,
+) -> Result<Option<PgTime>, index::IndexError> {
     let mut latest = None;
     along.stride(from, to, |step| {
         let in_it = match step {
-            Step::Block(block) => block.latest,
-            Step::Segment(stretch) if stretch.to == stretch.summary.digest.end() => stretch.summary.latest,
-            Step::Segment(stretch) => cut(&stretch),
+            WalkStep::Block(block) => block.latest,
+            WalkStep::Segment(stretch) if stretch.to == stretch.summary.digest.end() => stretch.summary.latest,
+            WalkStep::Segment(stretch) => cut(&stretch),
         };
         latest = latest.max(in_it);
-        ControlFlow::Continue(Onward::Next)
+        ControlFlow::Continue(WalkNext::Next)
     })?;
     Ok(latest)
 }
 
 /// Leaves out windows that end before their timeline does anything of its own, where a longer one on another timeline begins the same way.
-fn without_repetition(windows: Vec<Window>, paths: &[TimelinePath]) -> Vec<Window> {
+fn without_repetition(windows: Vec<RecoveryWindow>, paths: &[TimelinePath]) -> Vec<RecoveryWindow> {
     let path = |timeline: TimelineId| paths.iter().find(|path| path.target() == timeline);
-    let within = |small: &Window, large: &Window| {
+    let within = |small: &RecoveryWindow, large: &RecoveryWindow| {
         let switch = path(large.timeline).and_then(|path| path.switch_point(small.timeline));
         small.timeline != large.timeline
             && switch.is_some_and(|switch| small.to_lsn <= switch)
@@ -454,9 +470,9 @@ fn without_repetition(windows: Vec<Window>, paths: &[TimelinePath]) -> Vec<Windo
 }
 
 /// What is missing or damaged between the first and the last segment along a path.
-fn holes_along(along: &Along<'_>) -> Result<Vec<Hole>, index::Error> {
-    let first = along.next(SegmentNo::new(0), Want::Any)?;
-    let last = along.previous(SegmentNo::new(u64::MAX), Want::Any)?;
+fn holes_along(along: &PathSearch<'_>) -> Result<Vec<WalHole>, index::IndexError> {
+    let first = along.next(SegmentNo::new(0), SegmentFilter::Any)?;
+    let last = along.previous(SegmentNo::new(u64::MAX), SegmentFilter::Any)?;
     let Some((first, last)) = first.zip(last) else { return Ok(Vec::new()) };
     // The log of the last segment may just stop.
     let digest = &last.summary.digest;
@@ -465,14 +481,14 @@ fn holes_along(along: &Along<'_>) -> Result<Vec<Hole>, index::Error> {
 }
 
 /// A hole, in the words of the record that tells of it, if one does.
-fn missing(hole: &Hole, recorded: &[Gap]) -> Missing {
+fn missing(hole: &WalHole, recorded: &[Gap]) -> MissingWal {
     let told = recorded.iter().find(|gap| gap.timeline == hole.timeline && gap.start < hole.to && hole.from < gap.end);
     let reason = match (&hole.why, told) {
-        (Defect::Missing, Some(gap)) => gap.reason.clone(),
-        (Defect::Missing, None) => "not archived".to_owned(),
+        (WalDefect::Missing, Some(gap)) => gap.reason.clone(),
+        (WalDefect::Missing, None) => "not archived".to_owned(),
         (why, _) => why.to_string(),
     };
-    Missing {
+    MissingWal {
         timeline: hole.timeline,
         from_lsn: hole.from,
         to_lsn: hole.to,
@@ -483,41 +499,44 @@ fn missing(hole: &Hole, recorded: &[Gap]) -> Missing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Contents, Overview, Stretch, overview};
+    use super::{ArchiveInventory, InventoryInput, PathSegment, overview};
     use crate::postgres::archive::gap::Gap;
-    use crate::postgres::archive::manifest::{Summary, sample};
+    use crate::postgres::archive::manifest::{BackupSummary, sample};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
-    use crate::postgres::format::timeline::{History, HistoryEntry};
-    use crate::postgres::index::View;
-    use crate::postgres::index::test_archive::{FIRST, NAME, World, recipe};
+    use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory};
+    use crate::postgres::index::IndexView;
+    use crate::postgres::index::test_archive::{FIRST, NAME, TestArchive, recipe};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     /// The histories of the timelines on a world's path.
-    fn histories(world: &World) -> Vec<History> {
+    fn histories(world: &TestArchive) -> Vec<TimelineHistory> {
         let spans = world.path.spans();
         let entries: Vec<HistoryEntry> = spans
             .iter()
             .filter_map(|span| Some(HistoryEntry { timeline: span.timeline, end: span.end?, reason: String::new() }))
             .collect();
-        (1..spans.len()).map(|at| History { timeline: spans[at].timeline, entries: entries[..at].to_vec() }).collect()
+        (1..spans.len())
+            .map(|at| TimelineHistory { timeline: spans[at].timeline, entries: entries[..at].to_vec() })
+            .collect()
     }
 
-    fn backup(world: &World, number: usize, start: Lsn, stop: Lsn) -> Summary {
+    fn backup(world: &TestArchive, number: usize, start: Lsn, stop: Lsn) -> BackupSummary {
         let timeline = world.path.timeline_at(start);
-        Summary { label: format!("b{number}"), start_lsn: start, stop_lsn: stop, timeline, ..sample() }
+        BackupSummary { label: format!("b{number}"), start_lsn: start, stop_lsn: stop, timeline, ..sample() }
     }
 
-    fn made(world: &World, backups: &[Summary], gaps: &[Gap]) -> Overview {
+    fn made(world: &TestArchive, backups: &[BackupSummary], gaps: &[Gap]) -> ArchiveInventory {
         let memory = world.index(5);
-        let view = View::new(&memory, NAME).unwrap();
+        let view = IndexView::new(&memory, NAME).unwrap();
         let histories = histories(world);
         // As the digests have it.
-        let cut = |stretch: &Stretch| {
+        let cut = |stretch: &PathSegment| {
             let digest = world.digest(stretch.place).unwrap();
             digest.endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
         };
-        let contents = Contents { cluster: NAME, identity: None, backups, histories: &histories, gaps, cut: &cut };
+        let contents =
+            InventoryInput { cluster: NAME, identity: None, backups, histories: &histories, gaps, cut: &cut };
         overview(&view, contents).unwrap()
     }
 
@@ -529,7 +548,7 @@ mod tests {
             let world = recipe.world();
             let eighth = world.size.get() / 8;
             let at = |eighths: u64| SegmentNo::new(FIRST).start(world.size).saturating_add(eighths * eighth);
-            let mut backups: Vec<Summary> = starts
+            let mut backups: Vec<BackupSummary> = starts
                 .iter()
                 .enumerate()
                 .map(|(number, (start, len))| backup(&world, number, at(*start), at(start + len)))
@@ -610,7 +629,7 @@ mod tests {
         };
         let start = |number| SegmentNo::new(number).start(world.size);
         let fork = HistoryEntry { timeline: timeline(1), end: start(5), reason: String::new() };
-        world.path = History { timeline: timeline(2), entries: vec![fork] }.path();
+        world.path = TimelineHistory { timeline: timeline(2), entries: vec![fork] }.path();
         world.digests = vec![segment(1, 3), segment(1, 4), segment(2, 5), segment(2, 6)];
         let backups = [backup(&world, 1, start(3), start(4))];
         let windows = made(&world, &backups, &[]).windows;
@@ -620,7 +639,7 @@ mod tests {
             "timeline 1 leads nowhere else"
         );
         world.digests.push(segment(1, 5));
-        let Overview { windows, path, .. } = made(&world, &backups, &[]);
+        let ArchiveInventory { windows, path, .. } = made(&world, &backups, &[]);
         let ends: Vec<_> = windows.iter().map(|window| (window.timeline.get(), window.to_lsn)).collect();
         assert_eq!(ends, [(1, start(6)), (2, start(7))]);
         assert_eq!(path.spans(), world.path.spans(), "the way to the newest");

@@ -6,7 +6,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, WalFileName};
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault::archive_name;
-use crate::vault::repository::key::{BadKey, ObjectKey, Prefix};
+use crate::vault::repository::key::{KeyPrefix, ObjectKey, ObjectKeyError};
 
 archive_name! {
     /// The name under which a cluster is configured and its objects are stored.
@@ -77,8 +77,8 @@ impl Layout {
 
     /// Everything of this cluster.
     #[must_use]
-    pub fn all(&self) -> Prefix {
-        Prefix::of_parts(self.cluster.0.clone())
+    pub fn all(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.cluster.0.clone())
     }
 
     /// What the cluster is.
@@ -89,14 +89,14 @@ impl Layout {
 
     /// All WAL: one prefix a timeline below it.
     #[must_use]
-    pub fn wal(&self) -> Prefix {
-        Prefix::of_parts(self.under("wal"))
+    pub fn wal(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("wal"))
     }
 
     /// One timeline's WAL: one prefix for each log file of 4 GiB below it, and `files`.
     #[must_use]
-    pub fn timeline(&self, timeline: TimelineId) -> Prefix {
-        Prefix::of_parts(self.under(&format!("wal/{}", timeline.hex())))
+    pub fn timeline(&self, timeline: TimelineId) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under(&format!("wal/{}", timeline.hex())))
     }
 
     /// A whole segment.
@@ -125,65 +125,65 @@ impl Layout {
 
     /// All timeline histories.
     #[must_use]
-    pub fn histories(&self) -> Prefix {
-        Prefix::of_parts(self.under("history"))
+    pub fn histories(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("history"))
     }
 
     /// All backups' manifests; labels sort by time.
     #[must_use]
-    pub fn backups(&self) -> Prefix {
-        Prefix::of_parts(self.under("backup"))
+    pub fn backups(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("backup"))
     }
 
     /// The manifest of the backup `label`.
     ///
     /// # Errors
-    /// [`BadKey`] if `label` cannot stand in a name.
-    pub fn backup(&self, label: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn backup(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
         self.backups().object(label)
     }
 
     /// What databases and tables were called when the backup `label` was taken.
     ///
     /// # Errors
-    /// [`BadKey`] if `label` cannot stand in a name.
-    pub fn names(&self, label: &str) -> Result<ObjectKey, BadKey> {
-        Prefix::of_parts(self.under("names")).object(label)
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn names(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
+        KeyPrefix::of_parts(self.under("names")).object(label)
     }
 
     /// All expired manifests.
     #[must_use]
-    pub fn expired(&self) -> Prefix {
-        Prefix::of_parts(self.under("expired"))
+    pub fn expired(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("expired"))
     }
 
     /// The manifest of the backup `label` that was taken away.
     ///
     /// # Errors
-    /// [`BadKey`] if `label` cannot stand in a name.
-    pub fn expired_manifest(&self, label: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn expired_manifest(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
         self.expired().object(label)
     }
 
     /// All packs.
     #[must_use]
-    pub fn packs(&self) -> Prefix {
-        Prefix::of_parts(self.under("pack"))
+    pub fn packs(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("pack"))
     }
 
     /// The pack `id`, in one of up to 256 parts by its first two characters.
     ///
     /// # Errors
-    /// [`BadKey`] if `id` cannot stand in a name.
-    pub fn pack(&self, id: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `id` cannot stand in a name.
+    pub fn pack(&self, id: &str) -> Result<ObjectKey, ObjectKeyError> {
         let part: String = id.chars().take(2).collect();
         self.packs().below(&part)?.object(id)
     }
 
     /// All recorded gaps.
     #[must_use]
-    pub fn gaps(&self) -> Prefix {
-        Prefix::of_parts(self.under("gap"))
+    pub fn gaps(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("gap"))
     }
 
     /// A gap from `start` to `end`.
@@ -194,14 +194,14 @@ impl Layout {
 
     /// All pieces of segments that still grow.
     #[must_use]
-    pub fn pieces(&self) -> Prefix {
-        Prefix::of_parts(self.under("piece"))
+    pub fn pieces(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under("piece"))
     }
 
     /// Those of one timeline.
     #[must_use]
-    pub fn pieces_of(&self, timeline: TimelineId) -> Prefix {
-        Prefix::of_parts(self.under(&format!("piece/{}", timeline.hex())))
+    pub fn pieces_of(&self, timeline: TimelineId) -> KeyPrefix {
+        KeyPrefix::of_parts(self.under(&format!("piece/{}", timeline.hex())))
     }
 
     /// The piece from `start` to `end`.
@@ -213,16 +213,16 @@ impl Layout {
     /// What `check` writes and deletes.
     ///
     /// # Errors
-    /// [`BadKey`] if `name` cannot stand in a name.
-    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
-        Prefix::of_parts(self.under("probe")).object(name)
+    /// [`ObjectKeyError`] if `name` cannot stand in a name.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
+        KeyPrefix::of_parts(self.under("probe")).object(name)
     }
 
     /// The key of `object`.
     ///
     /// # Errors
-    /// [`BadKey`] if a label, an id or a probe's name cannot stand in a name.
-    pub fn key(&self, object: &ClusterObject) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if a label, an id or a probe's name cannot stand in a name.
+    pub fn key(&self, object: &ClusterObject) -> Result<ObjectKey, ObjectKeyError> {
         match object {
             ClusterObject::Identity => Ok(self.identity()),
             ClusterObject::Segment(name) => Ok(self.segment(*name)),

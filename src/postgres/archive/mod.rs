@@ -40,14 +40,14 @@ use tokio::sync::OnceCell;
 use crate::postgres::archive::layout::{ClusterName, Layout};
 use crate::vault::Vault;
 
-pub use error::Error;
-pub use identity::Identity;
+pub use error::ArchiveError;
+pub use identity::ArchiveIdentity;
 
 /// One PostgreSQL cluster in all repositories of a vault.
 pub struct Archive {
     vault: Arc<Vault>,
     layout: Layout,
-    identity: OnceCell<Identity>,
+    identity: OnceCell<ArchiveIdentity>,
 }
 
 impl fmt::Debug for Archive {

@@ -5,12 +5,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Archive, Error};
-use crate::postgres::wal::catalog::Listed;
+use super::{Archive, ArchiveError};
+use crate::postgres::wal::catalog::ListedRow;
 use crate::vault;
-use crate::vault::repository::Put;
+use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
 /// The format that this program writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -23,19 +23,19 @@ pub struct NameList {
     /// The server's major version, by which changes of these rows are read.
     pub major_version: u32,
     /// Every database.
-    pub databases: Vec<Database>,
+    pub databases: Vec<DatabaseNames>,
 }
 
 /// A database, and what is in it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Database {
+pub struct DatabaseNames {
     /// Its row of `pg_database`.
     #[serde(flatten)]
-    pub row: Listed,
+    pub row: ListedRow,
     /// Its schemas.
-    pub schemas: Vec<Listed>,
+    pub schemas: Vec<ListedRow>,
     /// Its relations, but for those of the system and the temporary ones.
-    pub relations: Vec<Listed>,
+    pub relations: Vec<ListedRow>,
 }
 
 impl Archive {
@@ -43,26 +43,26 @@ impl Archive {
     ///
     /// # Errors
     /// A repository did not take it.
-    pub async fn put_names(&self, key: &ObjectKey, names: &NameList) -> Result<Put, Error> {
-        let wrong = |why: serde_json::Error| vault::Error::Content {
+    pub async fn put_names(&self, key: &ObjectKey, names: &NameList) -> Result<PutOutcome, ArchiveError> {
+        let wrong = |why: serde_json::Error| vault::VaultError::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),
         };
         let text = serde_json::to_vec(names).map_err(wrong)?;
-        Ok(self.vault().put_object(Kind::Names, key, vec![Bytes::from(text)], Vec::new()).await?)
+        Ok(self.vault().put_object(SealedKind::Names, key, vec![Bytes::from(text)], Vec::new()).await?)
     }
 
     /// The list beside the backup `label`; `None` if there is none, or it is of a newer format.
     ///
     /// # Errors
     /// No repository gave it whole, and not all said that they don't have it.
-    pub async fn names(&self, label: &str) -> Result<Option<NameList>, Error> {
+    pub async fn names(&self, label: &str) -> Result<Option<NameList>, ArchiveError> {
         // A label that cannot stand in a key is one of no backup.
         let Ok(key) = self.layout.names(label) else { return Ok(None) };
-        let Some(opened) = self.vault().get_object(Kind::Names, &key).await? else { return Ok(None) };
+        let Some(opened) = self.vault().get_object(SealedKind::Names, &key).await? else { return Ok(None) };
         let names = serde_json::from_slice::<NameList>(&opened.plain);
-        let names = names.map_err(|why| vault::Error::Content {
+        let names = names.map_err(|why| vault::VaultError::Content {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),

@@ -12,22 +12,22 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Archive, Error};
+use super::{Archive, ArchiveError};
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault;
-use crate::vault::repository::Put;
-use crate::vault::repository::key::{ObjectKey, Prefix};
-use crate::vault::seal::Kind;
+use crate::vault::repository::PutOutcome;
+use crate::vault::repository::key::{KeyPrefix, ObjectKey};
+use crate::vault::seal::SealedKind;
 
 /// How often a listing is made anew because a piece was gone when it was read. They are swallowed seconds apart.
 const ATTEMPTS: usize = 5;
 
 /// Where a piece stands in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub struct WalPiece {
     /// The timeline it is on.
     pub timeline: TimelineId,
     /// Its first byte.
@@ -36,7 +36,7 @@ pub struct Piece {
     pub end: Lsn,
 }
 
-impl Piece {
+impl WalPiece {
     /// The segment that it is of.
     #[must_use]
     pub fn segment(&self, size: SegmentSize) -> Option<SegmentName> {
@@ -52,8 +52,8 @@ impl Piece {
 /// that are no longer than what has come after them. So there are never more than some twenty of 16 MiB, and a byte is stored that often at the
 /// most.
 #[must_use]
-pub fn swallowed(pieces: &[Piece], end: Lsn, longest: u64) -> usize {
-    let fits = |piece: &&Piece| piece.len() <= end.bytes_since(piece.end) && end.bytes_since(piece.start) <= longest;
+pub fn swallowed(pieces: &[WalPiece], end: Lsn, longest: u64) -> usize {
+    let fits = |piece: &&WalPiece| piece.len() <= end.bytes_since(piece.end) && end.bytes_since(piece.start) <= longest;
     pieces.iter().rev().take_while(fits).count()
 }
 
@@ -62,7 +62,7 @@ impl Archive {
     ///
     /// # Errors
     /// A repository did not take it, or has another content under that name.
-    pub async fn put_piece(&self, timeline: TimelineId, start: Lsn, bytes: Bytes) -> Result<Piece, Error> {
+    pub async fn put_piece(&self, timeline: TimelineId, start: Lsn, bytes: Bytes) -> Result<WalPiece, ArchiveError> {
         self.put_noted_piece(timeline, start, bytes, Vec::new()).await
     }
 
@@ -76,12 +76,12 @@ impl Archive {
         start: Lsn,
         bytes: Bytes,
         note: Vec<u8>,
-    ) -> Result<Piece, Error> {
-        let piece = Piece { timeline, start, end: start.saturating_add(bytes.len() as u64) };
+    ) -> Result<WalPiece, ArchiveError> {
+        let piece = WalPiece { timeline, start, end: start.saturating_add(bytes.len() as u64) };
         let key = self.key_of(piece);
-        if self.vault().put_object(Kind::Piece, &key, vec![bytes.clone()], note).await? == Put::Exists {
+        if self.vault().put_object(SealedKind::Piece, &key, vec![bytes.clone()], note).await? == PutOutcome::Exists {
             // Of an earlier run, that ended before it knew.
-            let there = self.vault().get_object(Kind::Piece, &key).await?;
+            let there = self.vault().get_object(SealedKind::Piece, &key).await?;
             if there.is_none_or(|there| there.plain != bytes) {
                 return Err(self.wrong(
                     &key,
@@ -96,8 +96,8 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn pieces(&self, timeline: Option<TimelineId>) -> Result<Vec<Piece>, Error> {
-        let prefix: Prefix = match timeline {
+    pub async fn pieces(&self, timeline: Option<TimelineId>) -> Result<Vec<WalPiece>, ArchiveError> {
+        let prefix: KeyPrefix = match timeline {
             Some(timeline) => self.layout().pieces_of(timeline),
             None => self.layout().pieces(),
         };
@@ -109,7 +109,7 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories could not say. From a damaged piece on nothing is used, with a warning.
-    pub async fn in_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, Error> {
+    pub async fn in_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, ArchiveError> {
         let Some(number) = name.number(size) else { return Ok(None) };
         // One may be swallowed between the listing and the reading; a new listing shows what holds its bytes.
         for _ in 0..ATTEMPTS {
@@ -121,14 +121,14 @@ impl Archive {
                 return Ok(Some((bytes.freeze(), end)).filter(|(_, end)| *end > number.start(size)));
             }
         }
-        Err(vault::Error::Lost.into())
+        Err(vault::VaultError::Lost.into())
     }
 
     /// The bytes of sorted pieces from `start` on without a hole, and where they end; `None` if one of them is gone.
     ///
     /// Where pieces lie over one another they are compared. They differ where a server was set back to an older state and went on from there
     /// on the same timeline: then nobody can tell which of them are of this history, and what they have in common is of both.
-    async fn joined(&self, pieces: Vec<Piece>, start: Lsn) -> Result<Option<(BytesMut, Lsn)>, Error> {
+    async fn joined(&self, pieces: Vec<WalPiece>, start: Lsn) -> Result<Option<(BytesMut, Lsn)>, ArchiveError> {
         let (mut bytes, mut agreed) = (BytesMut::new(), None);
         for piece in pieces {
             let end = start.saturating_add(bytes.len() as u64);
@@ -136,7 +136,7 @@ impl Archive {
                 break;
             }
             let key = self.key_of(piece);
-            let opened = match self.vault().get_object(Kind::Piece, &key).await {
+            let opened = match self.vault().get_object(SealedKind::Piece, &key).await {
                 Ok(Some(opened)) if opened.plain.len() as u64 == piece.len() => Ok(opened),
                 Ok(Some(_)) => Err(self.wrong(&key, "it is not as long as its name says")),
                 // What swallowed it has been read.
@@ -181,7 +181,7 @@ impl Archive {
     ///
     /// # Errors
     /// A repository did not do it.
-    pub async fn remove_pieces(&self, pieces: &[Piece]) -> Result<(), Error> {
+    pub async fn remove_pieces(&self, pieces: &[WalPiece]) -> Result<(), ArchiveError> {
         for piece in pieces {
             self.vault().delete(&self.key_of(*piece)).await?;
         }
@@ -192,8 +192,8 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories could not say, or not do it.
-    pub async fn sweep_pieces(&self, size: SegmentSize) -> Result<(), Error> {
-        let mut segments: BTreeMap<(TimelineId, SegmentNo), Vec<Piece>> = BTreeMap::new();
+    pub async fn sweep_pieces(&self, size: SegmentSize) -> Result<(), ArchiveError> {
+        let mut segments: BTreeMap<(TimelineId, SegmentNo), Vec<WalPiece>> = BTreeMap::new();
         for piece in self.pieces(None).await? {
             segments.entry((piece.timeline, size.segment_of(piece.start))).or_default().push(piece);
         }
@@ -208,9 +208,14 @@ impl Archive {
 
     /// Whether the end of a timeline, archived as a `.partial`, has all that is in these pieces of its segment. One that a copy of the cluster
     /// has left on its promotion has not: its original goes on in this segment, and what it has acknowledged is in the pieces.
-    async fn is_in_partial(&self, name: SegmentName, size: SegmentSize, pieces: &[Piece]) -> Result<bool, Error> {
+    async fn is_in_partial(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        pieces: &[WalPiece],
+    ) -> Result<bool, ArchiveError> {
         let partial = WalFileName::Partial(name);
-        if self.vault().get_trailer(Kind::WalFile, &self.layout().file(&partial)).await?.is_none() {
+        if self.vault().get_trailer(SealedKind::WalFile, &self.layout().file(&partial)).await?.is_none() {
             return Ok(false);
         }
         let (Some(partial), Some((bytes, end))) = (self.file(&partial).await?, self.in_pieces(name, size).await?)
@@ -223,18 +228,18 @@ impl Archive {
         Ok(all && partial.get(..len).is_some_and(|kept| bytes.get(..len) == Some(kept)))
     }
 
-    pub(super) fn key_of(&self, piece: Piece) -> ObjectKey {
+    pub(super) fn key_of(&self, piece: WalPiece) -> ObjectKey {
         self.layout().piece(piece.timeline, piece.start, piece.end)
     }
 
-    fn wrong(&self, key: &ObjectKey, why: &str) -> Error {
-        vault::Error::Content { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }.into()
+    fn wrong(&self, key: &ObjectKey, why: &str) -> ArchiveError {
+        vault::VaultError::Content { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }.into()
     }
 }
 
-fn piece(object: ClusterObject) -> Option<Piece> {
+fn piece(object: ClusterObject) -> Option<WalPiece> {
     match object {
-        ClusterObject::Piece { timeline, start, end } => Some(Piece { timeline, start, end }),
+        ClusterObject::Piece { timeline, start, end } => Some(WalPiece { timeline, start, end }),
         _ => None,
     }
 }
@@ -246,7 +251,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::{Piece, swallowed};
+    use super::{WalPiece, swallowed};
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::{SegmentSize, WalFileName};
@@ -255,15 +260,15 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn piece(start: u64, end: u64) -> Piece {
-        Piece { timeline: TimelineId::FIRST, start: Lsn::new(start), end: Lsn::new(end) }
+    fn piece(start: u64, end: u64) -> WalPiece {
+        WalPiece { timeline: TimelineId::FIRST, start: Lsn::new(start), end: Lsn::new(end) }
     }
 
     proptest! {
         /// However the log grows, pieces are few, without holes, and no byte is stored often.
         #[test]
         fn pieces_are_few_and_cover_all(steps in proptest::collection::vec(1_u64..200_000, 1..400)) {
-            let (mut made, mut end): (Vec<Piece>, u64) = (Vec::new(), 16 * MIB);
+            let (mut made, mut end): (Vec<WalPiece>, u64) = (Vec::new(), 16 * MIB);
             let mut stored: HashMap<u64, u32> = HashMap::new();
             for step in steps {
                 let (copied, next) = (end, (end + step).min(32 * MIB));
@@ -292,7 +297,7 @@ mod tests {
         let size = SegmentSize::new(MIB).unwrap();
         let (name, whole) = segment(7, 5, b"a", 9);
         let at = |offset: u64| Lsn::new(5 * MIB + offset);
-        let piece_at = |from: u64, to: u64| Piece { timeline: name.timeline(), start: at(from), end: at(to) };
+        let piece_at = |from: u64, to: u64| WalPiece { timeline: name.timeline(), start: at(from), end: at(to) };
         let part = |from: usize, to: usize| Bytes::copy_from_slice(&whole[from..to]);
         let put = |from: usize, to: usize| archive.put_piece(name.timeline(), at(from as u64), part(from, to));
         assert_eq!(archive.in_pieces(name, size).await.unwrap(), None);
@@ -321,7 +326,7 @@ mod tests {
         // Sealed under the name of another range it is as good as damaged.
         let misnamed = vec![part(6000, 6100)];
         let key = archive.key_of(piece_at(6000, 7000));
-        archive.vault().put_object(crate::vault::seal::Kind::Piece, &key, misnamed, Vec::new()).await.unwrap();
+        archive.vault().put_object(crate::vault::seal::SealedKind::Piece, &key, misnamed, Vec::new()).await.unwrap();
         assert_eq!(
             archive.in_pieces(name, size).await.unwrap().unwrap().1,
             at(6000),

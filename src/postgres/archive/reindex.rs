@@ -12,19 +12,19 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::lookup::Source;
-use super::unfinished::Growing;
-use super::{Archive, Error};
-use crate::base::retry::{Backoff, Class, Policy};
+use super::lookup::SegmentSource;
+use super::unfinished::UnfinishedSegment;
+use super::{Archive, ArchiveError};
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::index::key_value_store::Order;
-use crate::postgres::index::{self, Entry, Index, Place};
-use crate::postgres::wal::digest::Digest;
+use crate::postgres::index::key_value_store::ScanOrder;
+use crate::postgres::index::{self, IndexEntry, SegmentId, WalIndex};
+use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault;
 
 /// For how long to wait for another process that is just making the index: until its first two keys are there it looks like none, or a damaged one.
-const MAKING: Policy = Policy {
+const MAKING: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(20),
     longest: Duration::from_millis(200),
     total: Some(Duration::from_secs(5)),
@@ -40,14 +40,14 @@ const AT_ONCE: usize = 16;
 pub enum ReindexError {
     /// The index's own trouble.
     #[error(transparent)]
-    Index(#[from] index::Error),
+    Index(#[from] index::IndexError),
     /// The repository's.
     #[error(transparent)]
-    Archive(#[from] Error),
+    Archive(#[from] ArchiveError),
 }
 
-impl From<vault::Error> for ReindexError {
-    fn from(error: vault::Error) -> ReindexError {
+impl From<vault::VaultError> for ReindexError {
+    fn from(error: vault::VaultError) -> ReindexError {
         ReindexError::Archive(error.into())
     }
 }
@@ -55,7 +55,7 @@ impl From<vault::Error> for ReindexError {
 impl ReindexError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             ReindexError::Index(error) => error.class(),
             ReindexError::Archive(error) => error.class(),
@@ -65,7 +65,7 @@ impl ReindexError {
 
 /// How far back a catch-up looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scope {
+pub enum ReindexScope {
     /// From the first hole in the index on: what a service or a command does as it starts.
     New,
     /// Everything: also segments that were archived before those that the index begins with; and what is gone from the repository is forgotten.
@@ -74,7 +74,7 @@ pub enum Scope {
 
 /// What a catch-up did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Report {
+pub struct ReindexReport {
     /// Segments that the repository listed.
     pub listed: u64,
     /// Segments that were new to the index.
@@ -98,7 +98,7 @@ pub fn identity(archive: &Archive) -> Vec<String> {
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<Index>, Report), ReindexError> {
+pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
     let identity = identity(archive);
     let clock = archive.vault().clock();
     let mut backoff = Backoff::new(MAKING, clock.elapsed(), u64::from(std::process::id()));
@@ -106,24 +106,24 @@ pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<Index>, Rep
         let (path, identity) = (dir.to_owned(), identity.clone());
         let (reading, opened) = blocking(move || writer_or_reader(&path, &identity)).await?;
         match opened {
-            Err(error) if reading && (error.calls_for_rebuild() || error.class() == Class::Transient) => {
+            Err(error) if reading && (error.calls_for_rebuild() || error.class() == ErrorClass::Transient) => {
                 let Some(pause) = backoff.pause(clock.elapsed()) else { return Err(error.into()) };
                 clock.sleep(pause).await;
             }
             opened => break Arc::new(opened?),
         }
     };
-    let report = catch_up(archive, &index, Scope::New).await?;
+    let report = catch_up(archive, &index, ReindexScope::New).await?;
     Ok((index, report))
 }
 
 /// The index, and whether it was to be read beside another process that writes it.
-fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<Index, index::Error>) {
-    match Index::open_writer(path, identity) {
-        Err(index::Error::Locked(_)) => (true, Index::open_reader(path, identity)),
+fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<WalIndex, index::IndexError>) {
+    match WalIndex::open_writer(path, identity) {
+        Err(index::IndexError::Locked(_)) => (true, WalIndex::open_reader(path, identity)),
         Err(error) if error.calls_for_rebuild() => {
             tracing::warn!(%error, "the index is made anew");
-            (false, Index::anew(path, identity))
+            (false, WalIndex::anew(path, identity))
         }
         opened => (false, opened),
     }
@@ -132,13 +132,13 @@ fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<Index, in
 /// Throws the index in `dir` away and makes it anew from the repositories.
 ///
 /// # Errors
-/// [`index::Error::Locked`] where a service writes it; else what index or repository say.
-pub async fn rebuild(archives: &[Arc<Archive>], dir: PathBuf) -> Result<(Arc<Index>, Report), ReindexError> {
+/// [`index::IndexError::Locked`] where a service writes it; else what index or repository say.
+pub async fn rebuild(archives: &[Arc<Archive>], dir: PathBuf) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
     let identity: Vec<String> = archives.iter().flat_map(|archive| identity(archive)).collect();
-    let index = Arc::new(blocking(move || Index::anew(&dir, &identity)).await??);
-    let mut total = Report::default();
+    let index = Arc::new(blocking(move || WalIndex::anew(&dir, &identity)).await??);
+    let mut total = ReindexReport::default();
     for archive in archives {
-        total.add(catch_up(archive, &index, Scope::All).await?);
+        total.add(catch_up(archive, &index, ReindexScope::All).await?);
     }
     let flushed = Arc::clone(&index);
     blocking(move || flushed.flush()).await??;
@@ -149,8 +149,12 @@ pub async fn rebuild(archives: &[Arc<Archive>], dir: PathBuf) -> Result<(Arc<Ind
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn catch_up(archive: &Arc<Archive>, index: &Arc<Index>, scope: Scope) -> Result<Report, ReindexError> {
-    let mut report = Report::default();
+pub async fn catch_up(
+    archive: &Arc<Archive>,
+    index: &Arc<WalIndex>,
+    scope: ReindexScope,
+) -> Result<ReindexReport, ReindexError> {
+    let mut report = ReindexReport::default();
     let Some(identity) = archive.identity().await? else { return Ok(report) };
     for timeline in archive.timelines().await? {
         report.add(catch_up_timeline(archive, index, scope, (timeline, identity.segment_size)).await?);
@@ -163,16 +167,17 @@ pub async fn catch_up(archive: &Arc<Archive>, index: &Arc<Index>, scope: Scope) 
 
 /// Forgets what lies before the first segment of each timeline that is still there: retention has taken it away, maybe by another process. A
 /// repository that cannot be asked may have it still, so then nothing is forgotten.
-async fn forget_expired(archive: &Arc<Archive>, index: &Arc<Index>, size: SegmentSize) -> Result<u64, ReindexError> {
+async fn forget_expired(archive: &Arc<Archive>, index: &Arc<WalIndex>, size: SegmentSize) -> Result<u64, ReindexError> {
     let cluster = archive.cluster().to_string();
     let (reading, name) = (Arc::clone(index), cluster.clone());
-    let known = blocking(move || Ok::<_, index::Error>(reading.view(&name)?.timelines().to_vec())).await??;
+    let known = blocking(move || Ok::<_, index::IndexError>(reading.view(&name)?.timelines().to_vec())).await??;
     let mut forgotten = 0_u64;
     for timeline in known {
         let (reading, name) = (Arc::clone(index), cluster.clone());
         let oldest = blocking(move || {
             let view = reading.view(&name)?;
-            let oldest = view.summaries(timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), Order::Forward).next();
+            let oldest =
+                view.summaries(timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), ScanOrder::Forward).next();
             oldest.transpose().map(|found| found.map(|(place, _)| place.segment))
         });
         // To list where the archive begins takes the longer, the more of it there is.
@@ -190,13 +195,13 @@ async fn forget_expired(archive: &Arc<Archive>, index: &Arc<Index>, size: Segmen
         let gone = blocking(move || {
             let view = writing.view(&name)?;
             let end = first.unwrap_or(SegmentNo::new(u64::MAX));
-            let found = view.summaries(timeline, SegmentNo::new(0), end, Order::Forward);
-            let gone = found.map(|found| Ok(found?.0.segment)).collect::<Result<Vec<_>, index::Error>>()?;
+            let found = view.summaries(timeline, SegmentNo::new(0), end, ScanOrder::Forward);
+            let gone = found.map(|found| Ok(found?.0.segment)).collect::<Result<Vec<_>, index::IndexError>>()?;
             drop(view);
             if !gone.is_empty() {
                 writing.forget(&name, timeline, &gone)?;
             }
-            Ok::<_, index::Error>(gone.len() as u64)
+            Ok::<_, index::IndexError>(gone.len() as u64)
         });
         forgotten = forgotten.saturating_add(gone.await??);
     }
@@ -204,27 +209,30 @@ async fn forget_expired(archive: &Arc<Archive>, index: &Arc<Index>, size: Segmen
 }
 
 /// A timeline, and the size of the segments on it.
-type On = (TimelineId, SegmentSize);
+type SizedTimeline = (TimelineId, SegmentSize);
 
 async fn catch_up_timeline(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
-    scope: Scope,
-    on: On,
-) -> Result<Report, ReindexError> {
+    index: &Arc<WalIndex>,
+    scope: ReindexScope,
+    on: SizedTimeline,
+) -> Result<ReindexReport, ReindexError> {
     let (timeline, size) = on;
     let cluster = archive.cluster().to_string();
     let (reading, name) = (Arc::clone(index), cluster.clone());
-    let mark = blocking(move || reading.view(&name)?.mark(timeline)).await??.filter(|_| scope == Scope::New);
+    let mark = blocking(move || reading.view(&name)?.mark(timeline)).await??.filter(|_| scope == ReindexScope::New);
     let listing = archive.list_segments(timeline, mark.and_then(|mark| SegmentName::new(timeline, mark, size))).await?;
-    let mut report =
-        Report { listed: listing.found.len() as u64, unasked: listing.unasked.clone(), ..Report::default() };
+    let mut report = ReindexReport {
+        listed: listing.found.len() as u64,
+        unasked: listing.unasked.clone(),
+        ..ReindexReport::default()
+    };
     let listed: Vec<(SegmentNo, SegmentName, u64)> =
         listing.found.iter().filter_map(|(name, object)| Some((name.number(size)?, *name, object.len))).collect();
     let first = mark.or(listed.first().map(|(number, _, _)| *number));
 
     let (reading, name) = (Arc::clone(index), cluster.clone());
-    let forget = scope == Scope::All && listing.unasked.is_empty();
+    let forget = scope == ReindexScope::All && listing.unasked.is_empty();
     let (new, gone) = blocking(move || difference(&reading, &name, timeline, listed, forget)).await??;
     report.forgotten = gone.len() as u64;
     if !gone.is_empty() {
@@ -234,7 +242,7 @@ async fn catch_up_timeline(
     add(archive, index, new, &mut report).await?;
     if let Some(first) = first {
         let writing = Arc::clone(index);
-        blocking(move || match writing.view(&cluster)?.contains(Place { timeline, segment: first })? {
+        blocking(move || match writing.view(&cluster)?.contains(SegmentId { timeline, segment: first })? {
             true => writing.set_mark(&cluster, timeline, first),
             // It could not be read: the next catch-up tries again.
             false => Ok(()),
@@ -245,16 +253,16 @@ async fn catch_up_timeline(
 }
 
 /// Segments to read, with the sizes of their objects, and segments to forget.
-type Difference = (Vec<(SegmentName, u64)>, Vec<SegmentNo>);
+type IndexDifference = (Vec<(SegmentName, u64)>, Vec<SegmentNo>);
 
 /// What of `listed` the index lacks, and if `forget`, what of the index is not listed.
 fn difference(
-    index: &Index,
+    index: &WalIndex,
     cluster: &str,
     timeline: TimelineId,
     listed: Vec<(SegmentNo, SegmentName, u64)>,
     forget: bool,
-) -> Result<Difference, index::Error> {
+) -> Result<IndexDifference, index::IndexError> {
     let view = index.view(cluster)?;
     let Some(from) =
         listed.first().map(|(number, _, _)| *number).filter(|_| !forget).or(forget.then_some(SegmentNo::new(0)))
@@ -262,7 +270,7 @@ fn difference(
         return Ok((Vec::new(), Vec::new()));
     };
     let mut known = HashSet::new();
-    for found in view.summaries(timeline, from, SegmentNo::new(u64::MAX), Order::Forward) {
+    for found in view.summaries(timeline, from, SegmentNo::new(u64::MAX), ScanOrder::Forward) {
         known.insert(found?.0.segment);
     }
     let mut new = Vec::new();
@@ -277,9 +285,9 @@ fn difference(
 /// Reads the digests of `new` and takes them in, a few at a time, so that memory stays bounded whatever there is to do.
 async fn add(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
+    index: &Arc<WalIndex>,
     new: Vec<(SegmentName, u64)>,
-    report: &mut Report,
+    report: &mut ReindexReport,
 ) -> Result<(), ReindexError> {
     let reads = stream::iter(new).map(|(name, len)| {
         let archive = Arc::clone(archive);
@@ -299,7 +307,7 @@ async fn add(
         report.added = report.added.saturating_add(digests.len() as u64);
         let (index, cluster) = (Arc::clone(index), archive.cluster().to_string());
         let ingested = blocking(move || {
-            let entries = digests.iter().map(|(digest, stored)| Entry { digest, stored: *stored });
+            let entries = digests.iter().map(|(digest, stored)| IndexEntry { digest, stored: *stored });
             index.ingest(&cluster, entries)
         });
         ingested.await??;
@@ -307,8 +315,8 @@ async fn add(
     Ok(())
 }
 
-impl Report {
-    fn add(&mut self, other: Report) {
+impl ReindexReport {
+    fn add(&mut self, other: ReindexReport) {
         self.listed = self.listed.saturating_add(other.listed);
         self.added = self.added.saturating_add(other.added);
         self.forgotten = self.forgotten.saturating_add(other.forgotten);
@@ -318,51 +326,51 @@ impl Report {
 }
 
 /// Runs what blocks where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
     Ok(crate::vault::blocking(work).await?)
 }
 
 /// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a runtime.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct ArchiveSegments {
     archive: Arc<Archive>,
     runtime: tokio::runtime::Handle,
     size: SegmentSize,
-    growing: Vec<Growing>,
+    growing: Vec<UnfinishedSegment>,
     /// The most recently used last.
-    kept: std::sync::Mutex<Vec<(Place, Arc<Digest>)>>,
+    kept: std::sync::Mutex<Vec<(SegmentId, Arc<SegmentDigest>)>>,
 }
 
 /// Digests that are kept: a busy one is half a megabyte, and a plan asks for the same few again and again.
 const KEPT: usize = 16;
 
-impl Shelf {
+impl ArchiveSegments {
     /// The segments of `archive`, which are of this size, fetched on `runtime`.
     #[must_use]
-    pub fn new(archive: Arc<Archive>, runtime: tokio::runtime::Handle, size: SegmentSize) -> Shelf {
-        Shelf { archive, runtime, size, growing: Vec::new(), kept: std::sync::Mutex::new(Vec::new()) }
+    pub fn new(archive: Arc<Archive>, runtime: tokio::runtime::Handle, size: SegmentSize) -> ArchiveSegments {
+        ArchiveSegments { archive, runtime, size, growing: Vec::new(), kept: std::sync::Mutex::new(Vec::new()) }
     }
 
     /// The same, with segments that still grow.
     #[must_use]
-    pub fn with(self, growing: Vec<Growing>) -> Shelf {
-        Shelf { growing, ..self }
+    pub fn with(self, growing: Vec<UnfinishedSegment>) -> ArchiveSegments {
+        ArchiveSegments { growing, ..self }
     }
 
-    fn growing(&self, place: Place) -> Option<&Growing> {
+    fn growing(&self, place: SegmentId) -> Option<&UnfinishedSegment> {
         self.growing.iter().find(|growing| growing.place() == place)
     }
 
-    fn name(&self, place: Place) -> Result<SegmentName, Error> {
+    fn name(&self, place: SegmentId) -> Result<SegmentName, ArchiveError> {
         let name = SegmentName::new(place.timeline, place.segment, self.size);
-        name.ok_or_else(|| Error::Gone { name: format!("segment number {}", place.segment.get()) })
+        name.ok_or_else(|| ArchiveError::Gone { name: format!("segment number {}", place.segment.get()) })
     }
 }
 
-impl Source for Shelf {
-    type Error = Error;
+impl SegmentSource for ArchiveSegments {
+    type Error = ArchiveError;
 
-    fn digest(&self, place: Place) -> Result<Arc<Digest>, Error> {
+    fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, ArchiveError> {
         if let Some(growing) = self.growing(place) {
             return Ok(Arc::new(growing.digest.clone()));
         }
@@ -374,7 +382,7 @@ impl Source for Shelf {
         }
         let name = self.name(place)?;
         let digest = self.runtime.block_on(self.archive.digest(name))?;
-        let digest = Arc::new(digest.ok_or_else(|| Error::Gone { name: name.to_string() })?);
+        let digest = Arc::new(digest.ok_or_else(|| ArchiveError::Gone { name: name.to_string() })?);
         if kept.len() >= KEPT {
             kept.remove(0);
         }
@@ -382,13 +390,13 @@ impl Source for Shelf {
         Ok(digest)
     }
 
-    fn segment(&self, place: Place) -> Result<Bytes, Error> {
+    fn segment(&self, place: SegmentId) -> Result<Bytes, ArchiveError> {
         if let Some(growing) = self.growing(place) {
             return Ok(growing.bytes.clone());
         }
         let name = self.name(place)?;
         let segment = self.runtime.block_on(self.archive.segment(name))?;
-        segment.ok_or_else(|| Error::Gone { name: name.to_string() })
+        segment.ok_or_else(|| ArchiveError::Gone { name: name.to_string() })
     }
 }
 
@@ -396,13 +404,13 @@ impl Source for Shelf {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Report, Scope, Shelf, catch_up, open, rebuild};
+    use super::{ArchiveSegments, ReindexReport, ReindexScope, catch_up, open, rebuild};
     use crate::postgres::archive::Archive;
-    use crate::postgres::archive::lookup::Source as _;
+    use crate::postgres::archive::lookup::SegmentSource as _;
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::segment::{SegmentNo, SegmentSize};
     use crate::postgres::format::timeline::TimelineId;
-    use crate::postgres::index::{self, Index, Place};
+    use crate::postgres::index::{self, SegmentId, WalIndex};
 
     async fn put(archive: &Arc<Archive>, numbers: &[u64]) {
         for &number in numbers {
@@ -411,17 +419,17 @@ mod tests {
         }
     }
 
-    fn counts(report: &Report) -> (u64, u64, u64) {
+    fn counts(report: &ReindexReport) -> (u64, u64, u64) {
         (report.listed, report.added, report.forgotten)
     }
 
-    fn known(index: &Index) -> Vec<u64> {
+    fn known(index: &WalIndex) -> Vec<u64> {
         let view = index.view("main").unwrap();
         let all = view.summaries(
             TimelineId::FIRST,
             SegmentNo::new(0),
             SegmentNo::new(99),
-            index::key_value_store::Order::Forward,
+            index::key_value_store::ScanOrder::Forward,
         );
         all.map(|found| found.unwrap().0.segment.get()).collect()
     }
@@ -434,16 +442,16 @@ mod tests {
         let (index, report) = open(&archive, state.path()).await.unwrap();
         assert_eq!(counts(&report), (3, 3, 0));
         put(&archive, &[5, 7]).await;
-        let report = catch_up(&archive, &index, Scope::New).await.unwrap();
+        let report = catch_up(&archive, &index, ReindexScope::New).await.unwrap();
         assert_eq!(counts(&report), (3, 2, 0), "3 and 4 are not listed again");
-        assert_eq!(counts(&catch_up(&archive, &index, Scope::New).await.unwrap()), (0, 0, 0));
+        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::New).await.unwrap()), (0, 0, 0));
         put(&archive, &[2]).await;
-        assert_eq!(counts(&catch_up(&archive, &index, Scope::New).await.unwrap()), (0, 0, 0), "older than all");
-        assert_eq!(counts(&catch_up(&archive, &index, Scope::All).await.unwrap()), (6, 1, 0));
+        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::New).await.unwrap()), (0, 0, 0), "older than all");
+        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::All).await.unwrap()), (6, 1, 0));
         assert_eq!(known(&index), [2, 3, 4, 5, 6, 7]);
         let name = segment(7, 4, b"a", 9).0;
         archive.vault().delete(&archive.layout().segment(name)).await.unwrap();
-        assert_eq!(counts(&catch_up(&archive, &index, Scope::All).await.unwrap()), (5, 0, 1));
+        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::All).await.unwrap()), (5, 0, 1));
         assert_eq!(known(&index), [2, 3, 5, 6, 7]);
     }
 
@@ -454,7 +462,7 @@ mod tests {
         put(&archive, &[3, 4, 5]).await;
         let (index, _) = open(&archive, state.path()).await.unwrap();
         let busy = rebuild(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap_err();
-        assert!(matches!(busy, super::ReindexError::Index(index::Error::Locked(_))), "{busy}");
+        assert!(matches!(busy, super::ReindexError::Index(index::IndexError::Locked(_))), "{busy}");
         let (beside, report) = open(&archive, state.path()).await.unwrap();
         assert!(!beside.is_writer() && counts(&report) == (0, 0, 0));
         assert_eq!(known(&beside), [3, 4, 5]);
@@ -483,9 +491,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = create(&[&dir], None).await;
         put(&archive, &[3]).await;
-        let shelf =
-            Shelf::new(Arc::clone(&archive), tokio::runtime::Handle::current(), SegmentSize::new(1 << 20).unwrap());
-        let place = |number| Place { timeline: TimelineId::FIRST, segment: SegmentNo::new(number) };
+        let shelf = ArchiveSegments::new(
+            Arc::clone(&archive),
+            tokio::runtime::Handle::current(),
+            SegmentSize::new(1 << 20).unwrap(),
+        );
+        let place = |number| SegmentId { timeline: TimelineId::FIRST, segment: SegmentNo::new(number) };
         let asked = tokio::task::spawn_blocking(move || {
             let first = shelf.digest(place(3)).unwrap();
             assert!(Arc::ptr_eq(&first, &shelf.digest(place(3)).unwrap()), "it is kept");

@@ -23,7 +23,7 @@ use crate::base::durable;
 use crate::base::lock::FileLock;
 use crate::postgres::archive::layout::ClusterName;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
-use crate::vault::seal::{self, Binding, Kind, Level, Protection, SealError, SealSpec};
+use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealError, SealSpec, SealedKind};
 
 /// The most plaintext in one frame: bounds what a reader must hold beside the segment itself.
 const MAX_FRAME: usize = 4 << 20;
@@ -61,7 +61,7 @@ pub enum SpoolError {
     },
     /// A directory could not be made or synced.
     #[error(transparent)]
-    Durable(#[from] durable::Error),
+    Durable(#[from] durable::DurableError),
     /// A frame could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -80,16 +80,16 @@ pub enum SpoolError {
 /// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is an
 /// empty file beside the folder, which stays.
 #[derive(Debug)]
-pub struct Lock {
+pub struct SpoolLock {
     _held: FileLock,
 }
 
-impl Lock {
+impl SpoolLock {
     /// Locks a spool, for one receiver alone.
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one; what the operating system said.
-    pub(crate) fn take(dir: &Path, instead: &'static str) -> Result<Lock, SpoolError> {
+    pub(crate) fn take(dir: &Path, instead: &'static str) -> Result<SpoolLock, SpoolError> {
         let mut path = dir.as_os_str().to_owned();
         path.push(".lock");
         let failed = |source| SpoolError::File { action: "lock", path: PathBuf::from(&path), source };
@@ -98,7 +98,7 @@ impl Lock {
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         match FileLock::take(file) {
-            Ok(held) => Ok(Lock { _held: held }),
+            Ok(held) => Ok(SpoolLock { _held: held }),
             Err(TryLockError::WouldBlock) => {
                 Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(&metadata), instead })
             }
@@ -125,7 +125,7 @@ fn holder(file: &Metadata) -> Option<u32> {
 pub struct Spool {
     dir: PathBuf,
     cluster: ClusterName,
-    protection: Arc<Protection>,
+    protection: Arc<ObjectEncryption>,
 }
 
 impl Spool {
@@ -149,11 +149,11 @@ impl Spool {
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
-    pub fn lock(&self) -> Result<Lock, SpoolError> {
-        Lock::take(&self.dir, "end it, or give this one a state-dir of its own")
+    pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
+        SpoolLock::take(&self.dir, "end it, or give this one a state-dir of its own")
     }
 
-    fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<Protection>) -> Result<Spool, SpoolError> {
+    fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<ObjectEncryption>) -> Result<Spool, SpoolError> {
         let dir = state_dir.join("spool").join(cluster.as_str());
         durable::create_dir_all(&dir, 0o700)?;
         Ok(Spool { dir, cluster, protection })
@@ -193,7 +193,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn append_to(&self, name: SegmentName, size: SegmentSize) -> Result<(Tail, Bytes), SpoolError> {
+    pub fn append_to(&self, name: SegmentName, size: SegmentSize) -> Result<(SpoolFile, Bytes), SpoolError> {
         let path = self.path(name);
         let failed = |action: &'static str| {
             let path = path.clone();
@@ -216,7 +216,7 @@ impl Spool {
         file.seek(SeekFrom::Start(end)).map_err(failed("read"))?;
         durable::sync_dir(&self.dir)?;
         let held = plain.len() as u64;
-        Ok((Tail { file, path, name, held, spool: self.clone() }, plain))
+        Ok((SpoolFile { file, path, name, held, spool: self.clone() }, plain))
     }
 
     /// Removes a segment's file, if there is one. Not synced: should it come back after a power cut, it is found in the repository and removed
@@ -237,8 +237,8 @@ impl Spool {
         self.dir.join(format!("{name}{SUFFIX}"))
     }
 
-    fn binding(&self, name: SegmentName, offset: u64) -> Binding {
-        Binding::new(Kind::WalFile, format!("spool/{}/{name}/{offset}", self.cluster.as_str()))
+    fn binding(&self, name: SegmentName, offset: u64) -> ObjectBinding {
+        ObjectBinding::new(SealedKind::WalFile, format!("spool/{}/{name}/{offset}", self.cluster.as_str()))
     }
 
     /// All whole frames, and the position in the file where they end.
@@ -288,7 +288,7 @@ fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// One segment's file, open at its end.
 #[derive(Debug)]
-pub struct Tail {
+pub struct SpoolFile {
     file: File,
     path: PathBuf,
     name: SegmentName,
@@ -296,7 +296,7 @@ pub struct Tail {
     spool: Spool,
 }
 
-impl Tail {
+impl SpoolFile {
     /// The segment.
     #[must_use]
     pub const fn name(&self) -> SegmentName {
@@ -309,7 +309,7 @@ impl Tail {
         self.held
     }
 
-    /// Appends `bytes`, which stand at `offset` in the segment. They are safe only after [`Tail::sync`].
+    /// Appends `bytes`, which stand at `offset` in the segment. They are safe only after [`SpoolFile::sync`].
     ///
     /// # Errors
     /// What the operating system said. The file may then end in half a frame and must be opened anew.
@@ -319,7 +319,7 @@ impl Tail {
         }
         for piece in bytes.chunks(MAX_FRAME) {
             let binding = self.spool.binding(self.name, self.held);
-            let spec = SealSpec { level: Level::Fixed(-5), ..SealSpec::new(&binding) };
+            let spec = SealSpec { level: CompressionLevel::Fixed(-5), ..SealSpec::new(&binding) };
             let sealed = seal::seal(&[piece], &spec, &self.spool.protection)?;
             let mut frame = Vec::with_capacity(4 + usize::try_from(sealed.len).unwrap_or(0));
             frame.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
@@ -352,10 +352,10 @@ mod tests {
 
     use super::Spool;
     use crate::postgres::format::segment::{SegmentName, SegmentSize};
-    use crate::vault::seal::Protection;
+    use crate::vault::seal::ObjectEncryption;
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool::over(dir, "main".parse().unwrap(), Arc::new(Protection::None)).unwrap()
+        Spool::over(dir, "main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
     }
 
     fn name(text: &str) -> SegmentName {

@@ -10,14 +10,14 @@ use tempfile::TempDir;
 
 use super::Archive;
 use super::gap::Gap;
-use super::ingest::{Alarm, IngestError, Outcome, prepare};
-use crate::base::retry::Class;
+use super::ingest::{IngestAlarm, IngestError, IngestOutcome, prepare};
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::TimelineId;
-use crate::vault::repository::fault_store::{Fault, FaultStore};
-use crate::vault::seal::Level;
-use crate::vault::seal::keys::{KeyEncryptionKey, KeyError};
+use crate::vault::repository::fault_store::{FaultStore, InjectedFault};
+use crate::vault::seal::CompressionLevel;
+use crate::vault::seal::keys::{KeyEncryptionKey, SealKeyError};
 use crate::vault::{self, testing};
 
 const MIB: usize = 1 << 20;
@@ -73,7 +73,7 @@ pub(crate) async fn create(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) ->
 }
 
 /// The archive of `main` in the vault in these directories.
-pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, vault::Error> {
+pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> Result<Arc<Archive>, vault::VaultError> {
     Ok(Arc::new(Archive::new(testing::open(dirs, key).await?, "main".parse().unwrap())))
 }
 
@@ -109,15 +109,15 @@ async fn what_goes_in_comes_out_and_the_second_time_changes_nothing() {
     let archive = create(&[&dir], Some(&key)).await;
     let (name, bytes) = segment(7, 3, b"a", 9);
     let first = archive.put_segment(name, bytes.clone()).await.unwrap();
-    assert_eq!((first.outcome, first.alarm), (Outcome::Created, None));
+    assert_eq!((first.outcome, first.alarm), (IngestOutcome::Created, None));
     assert!(first.digest.unwrap().switched);
     let before = files(&dir);
     assert!(before.iter().all(|(_, stored)| !stored.windows(100).any(|window| window == &bytes[9000..9100])));
     for archive in [archive, open(&[&dir], Some(&key)).await.unwrap()] {
         let again = archive.put_segment(name, bytes.clone()).await.unwrap();
-        assert_eq!(again.outcome, Outcome::Identical);
-        let prepared = prepare(&archive, name, &bytes, Level::Fixed(3), 1).unwrap();
-        assert_eq!(archive.commit(prepared).await.unwrap().outcome, Outcome::Identical);
+        assert_eq!(again.outcome, IngestOutcome::Identical);
+        let prepared = prepare(&archive, name, &bytes, CompressionLevel::Fixed(3), 1).unwrap();
+        assert_eq!(archive.commit(prepared).await.unwrap().outcome, IngestOutcome::Identical);
         assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
         assert_eq!(archive.digest(name).await.unwrap().unwrap().system_id.get(), 7);
     }
@@ -131,16 +131,16 @@ async fn what_follows_the_switch_does_not_count_and_what_precedes_it_does() {
     let (name, bytes) = segment(7, 3, b"a", 9);
     archive.put_segment(name, bytes.clone()).await.unwrap();
     let rubbish = segment(7, 3, b"a", 200).1;
-    assert_eq!(archive.put_segment(name, rubbish.clone()).await.unwrap().outcome, Outcome::Identical);
-    let prepared = prepare(&archive, name, &rubbish, Level::Auto, 2).unwrap();
-    assert_eq!(archive.commit(prepared).await.unwrap().outcome, Outcome::Identical);
+    assert_eq!(archive.put_segment(name, rubbish.clone()).await.unwrap().outcome, IngestOutcome::Identical);
+    let prepared = prepare(&archive, name, &rubbish, CompressionLevel::Auto, 2).unwrap();
+    assert_eq!(archive.commit(prepared).await.unwrap().outcome, IngestOutcome::Identical);
     assert!(matches!(archive.put_segment(name, rubbish.slice(..MIB - 1)).await, Err(IngestError::NotWhole { .. })));
     let other = segment(7, 3, b"b", 9).1;
     let before = files(&dir);
     let error = archive.put_segment(name, other.clone()).await.unwrap_err();
     assert!(matches!(error, IngestError::Conflict { .. }), "{error}");
-    assert_eq!(error.class(), Class::Conflict);
-    let prepared = prepare(&archive, name, &other, Level::Auto, 2).unwrap();
+    assert_eq!(error.class(), ErrorClass::Conflict);
+    let prepared = prepare(&archive, name, &other, CompressionLevel::Auto, 2).unwrap();
     assert!(matches!(archive.commit(prepared).await, Err(IngestError::Conflict { .. })));
     assert_eq!(files(&dir), before);
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
@@ -157,7 +157,7 @@ async fn the_wal_of_another_cluster_is_refused() {
         let (name, bytes) = segment(8, 4, b"a", 9);
         let error = archive.put_segment(name, bytes.clone()).await.unwrap_err();
         assert!(matches!(error, IngestError::WrongSystem { .. }), "{error}");
-        let prepared = prepare(&archive, name, &bytes, Level::Auto, 1).unwrap();
+        let prepared = prepare(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap();
         assert!(matches!(archive.commit(prepared).await, Err(IngestError::WrongSystem { .. })));
         let partial = WalFileName::Partial(name);
         assert!(matches!(archive.put(&partial, bytes).await, Err(IngestError::WrongSystem { .. })));
@@ -185,16 +185,16 @@ async fn what_is_no_segment_is_refused_and_what_is_damaged_is_kept_and_marked() 
     let mut broken = bytes.to_vec();
     broken[66] ^= 1;
     let marked = archive.put_segment(name, broken.clone().into()).await.unwrap();
-    assert!(matches!(marked.alarm, Some(Alarm::Broken { .. })), "{:?}", marked.alarm);
+    assert!(matches!(marked.alarm, Some(IngestAlarm::Broken { .. })), "{:?}", marked.alarm);
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), broken);
     let again = archive.put_segment(name, broken.into()).await.unwrap();
-    assert!(matches!((again.outcome, again.alarm), (Outcome::Identical, Some(Alarm::Broken { .. }))));
+    assert!(matches!((again.outcome, again.alarm), (IngestOutcome::Identical, Some(IngestAlarm::Broken { .. }))));
 
     let (name, bytes) = segment(7, 5, b"a", 9);
     let mut unknown = bytes.to_vec();
     unknown[0] = 0x77;
     let opaque = archive.put_segment(name, unknown.into()).await.unwrap();
-    assert_eq!(opaque.alarm, Some(Alarm::Opaque { magic: 0xD177 }));
+    assert_eq!(opaque.alarm, Some(IngestAlarm::Opaque { magic: 0xD177 }));
 }
 
 #[tokio::test]
@@ -204,8 +204,8 @@ async fn other_files_are_kept_as_they_are_and_never_replaced() {
     for name in ["00000002.history", "000000010000000000000003.00000028.backup", "custom.file.1"] {
         let name = WalFileName::parse(name).unwrap();
         assert_eq!(archive.file(&name).await.unwrap(), None);
-        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, Outcome::Created);
-        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, Outcome::Identical);
+        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, IngestOutcome::Created);
+        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, IngestOutcome::Identical);
         assert!(matches!(archive.put(&name, "other".into()).await, Err(IngestError::Conflict { .. })), "{name}");
         assert_eq!(archive.file(&name).await.unwrap().unwrap(), "1\t0/3000000\tx\n");
     }
@@ -235,7 +235,7 @@ async fn every_place_gets_everything_and_reading_does_with_one() {
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
     std::fs::remove_file(a.path().join(path)).unwrap();
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
-    assert_eq!(archive.put_segment(name, bytes.clone()).await.unwrap().outcome, Outcome::Created);
+    assert_eq!(archive.put_segment(name, bytes.clone()).await.unwrap().outcome, IngestOutcome::Created);
 
     // One is gone: what is found is found, what is not is not said to be absent, and nothing is acknowledged.
     std::fs::rename(a.path().join("repository"), a.path().join("away")).unwrap();
@@ -259,12 +259,12 @@ async fn a_new_place_gets_the_keys_of_the_old() {
     create(&[&a], Some(&key)).await.put_segment(name, bytes.clone()).await.unwrap();
     assert!(open(&[&b], Some(&key)).await.is_err());
     let both = create(&[&a, &b], Some(&key)).await;
-    assert_eq!(both.put_segment(name, bytes.clone()).await.unwrap().outcome, Outcome::Created);
+    assert_eq!(both.put_segment(name, bytes.clone()).await.unwrap().outcome, IngestOutcome::Created);
     assert_eq!(open(&[&b], Some(&key)).await.unwrap().segment(name).await.unwrap().unwrap(), bytes);
     // Put side by side though each was made with keys of its own: nothing is sealed that one of them could not open.
     let c = dir();
     create(&[&c], Some(&key)).await;
-    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::Error::KeyNotThere { .. })));
+    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::VaultError::KeyNotThere { .. })));
 }
 
 #[tokio::test]
@@ -272,14 +272,14 @@ async fn without_the_right_key_nothing_opens_and_nothing_is_made_up() {
     let (dir, key) = (dir(), key());
     let (name, bytes) = segment(7, 3, b"a", 9);
     create(&[&dir], Some(&key)).await.put_segment(name, bytes).await.unwrap();
-    assert!(matches!(open(&[&dir], None).await, Err(vault::Error::KeyWanted { .. })));
+    assert!(matches!(open(&[&dir], None).await, Err(vault::VaultError::KeyWanted { .. })));
     let error = open(&[&dir], Some(&KeyEncryptionKey::generate().unwrap())).await.unwrap_err();
-    assert!(matches!(error, vault::Error::Key { source: KeyError::WrongKey { .. }, .. }), "{error}");
+    assert!(matches!(error, vault::VaultError::Key { source: SealKeyError::WrongKey { .. }, .. }), "{error}");
     let keys = dir.path().join("repository/keys");
     std::fs::rename(&keys, dir.path().join("keys")).unwrap();
-    assert!(matches!(open(&[&dir], Some(&key)).await, Err(vault::Error::KeysMissing { .. })));
+    assert!(matches!(open(&[&dir], Some(&key)).await, Err(vault::VaultError::KeysMissing { .. })));
     let again = vault::Vault::create(testing::settings(&[&dir], Some(&key))).await;
-    assert!(matches!(again, Err(vault::Error::KeysMissing { .. })), "no new key over objects of a lost one");
+    assert!(matches!(again, Err(vault::VaultError::KeysMissing { .. })), "no new key over objects of a lost one");
     std::fs::rename(dir.path().join("keys"), keys).unwrap();
     assert!(open(&[&dir], Some(&key)).await.is_ok());
 }
@@ -358,7 +358,7 @@ proptest! {
     fn what_was_acknowledged_is_there_and_stays(
         pushes in proptest::collection::vec((1..4_u64, 0..2_u8, any::<bool>()), 1..8),
         script in proptest::collection::vec(
-            prop_oneof![4 => Just(None), 1 => Just(Some(Fault::Refuse)), 1 => Just(Some(Fault::LoseAnswer)), 1 => Just(Some(Fault::Hang))],
+            prop_oneof![4 => Just(None), 1 => Just(Some(InjectedFault::Refuse)), 1 => Just(Some(InjectedFault::LoseAnswer)), 1 => Just(Some(InjectedFault::Hang))],
             0..60,
         ),
     ) {
@@ -370,21 +370,21 @@ proptest! {
             for (number, text, prepared) in pushes {
                 let (name, bytes) = segment(7, number, &[text], 9);
                 let told = if prepared {
-                    archive.commit(prepare(&archive, name, &bytes, Level::Auto, 1).unwrap()).await
+                    archive.commit(prepare(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap()).await
                 } else {
                     archive.put_segment(name, bytes.clone()).await
                 };
                 match told {
                     Ok(_) => assert_eq!(*acknowledged.entry(number).or_insert(text), text, "both were acknowledged"),
                     Err(IngestError::Conflict { .. }) => assert_ne!(acknowledged.get(&number), Some(&text)),
-                    Err(error) => assert_eq!(error.class(), Class::Transient, "{error}"),
+                    Err(error) => assert_eq!(error.class(), ErrorClass::Transient, "{error}"),
                 }
             }
             store.script([]);
             for (number, text) in acknowledged {
                 let (name, bytes) = segment(7, number, &[text], 9);
                 assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
-                assert_eq!(archive.put_segment(name, bytes).await.unwrap().outcome, Outcome::Identical);
+                assert_eq!(archive.put_segment(name, bytes).await.unwrap().outcome, IngestOutcome::Identical);
             }
         });
     }

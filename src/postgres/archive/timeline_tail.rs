@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::unfinished::Growing;
-use super::{Archive, Error};
+use super::unfinished::UnfinishedSegment;
+use super::{Archive, ArchiveError};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::index::{self, Place, View};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::index::{self, IndexView, SegmentId};
 use crate::postgres::wal::digest::digest;
 
 /// The end of a timeline, under the name of the segment that it never completed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tail {
+pub struct TimelineTail {
     /// Its bytes, filled up with zeros.
     pub bytes: Bytes,
     /// Where it ends: the switch point.
@@ -27,7 +27,7 @@ pub struct Tail {
 }
 
 /// Where a timeline was left, and the timelines whose first segments hold a copy up to there.
-struct Left {
+struct SwitchPoint {
     end: Lsn,
     copies: Vec<TimelineId>,
 }
@@ -36,8 +36,8 @@ impl Archive {
     /// The tail under the name `missing`; `None` if no archived timeline left its timeline within that segment, or its bytes are not there.
     ///
     /// # Errors
-    /// The repositories could not say; [`Error::Tails`] where the two copies differ.
-    pub async fn tail(&self, missing: SegmentName) -> Result<Option<Tail>, Error> {
+    /// The repositories could not say; [`ArchiveError::Tails`] where the two copies differ.
+    pub async fn tail(&self, missing: SegmentName) -> Result<Option<TimelineTail>, ArchiveError> {
         let Some(identity) = self.identity().await? else { return Ok(None) };
         let mut histories = Vec::new();
         for timeline in self.timelines().await?.into_iter().filter(|timeline| *timeline > missing.timeline()) {
@@ -49,16 +49,21 @@ impl Archive {
         let kept = |bytes: &Bytes| beginning(bytes, left.end, identity.segment_size);
         let bytes = match (partial.as_ref().and_then(kept), copy.as_ref().and_then(kept)) {
             (Some(partial), Some(copy)) if partial != copy => {
-                return Err(Error::Tails { name: missing.to_string(), end: left.end });
+                return Err(ArchiveError::Tails { name: missing.to_string(), end: left.end });
             }
             (Some(bytes), _) | (None, Some(bytes)) => bytes,
             (None, None) => return Ok(None),
         };
-        Ok(Some(Tail { bytes, end: left.end }))
+        Ok(Some(TimelineTail { bytes, end: left.end }))
     }
 
     /// The first segment, of the timelines that begin with a copy, that is there.
-    async fn copy_of(&self, left: &Left, missing: SegmentName, size: SegmentSize) -> Result<Option<Bytes>, Error> {
+    async fn copy_of(
+        &self,
+        left: &SwitchPoint,
+        missing: SegmentName,
+        size: SegmentSize,
+    ) -> Result<Option<Bytes>, ArchiveError> {
         for child in &left.copies {
             let first = missing.number(size).and_then(|number| SegmentName::new(*child, number, size));
             if let Some(first) = first
@@ -75,14 +80,20 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories could not say. What can't be understood is left out with a warning.
-    pub async fn tails_in_partial(&self, names: &[SegmentName], system: SystemId) -> Result<Vec<Growing>, Error> {
+    pub async fn tails_in_partial(
+        &self,
+        names: &[SegmentName],
+        system: SystemId,
+    ) -> Result<Vec<UnfinishedSegment>, ArchiveError> {
         let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for name in names {
             let Some(tail) = self.tail(*name).await? else { continue };
             let (bytes, of) = (tail.bytes.clone(), *name);
             match crate::vault::blocking(move || digest(&bytes, of, identity.segment_size)).await? {
-                Ok(digest) if digest.system_id == system => found.push(Growing { name: of, bytes: tail.bytes, digest }),
+                Ok(digest) if digest.system_id == system => {
+                    found.push(UnfinishedSegment { name: of, bytes: tail.bytes, digest })
+                }
                 Ok(_foreign) => tracing::warn!(segment = %name, "the .partial is another cluster's"),
                 Err(error) => tracing::warn!(segment = %name, %error, "the .partial cannot be understood"),
             }
@@ -95,13 +106,13 @@ impl Archive {
 ///
 /// # Errors
 /// What the index says.
-pub fn unfinished(view: &View<'_>, histories: &[History]) -> Result<Vec<SegmentName>, index::Error> {
+pub fn unfinished(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Result<Vec<SegmentName>, index::IndexError> {
     let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut names = BTreeMap::new();
     for history in histories {
         for (timeline, end) in history.copied(size) {
             let segment = size.segment_of(end);
-            let known = |on| view.contains(Place { timeline: on, segment });
+            let known = |on| view.contains(SegmentId { timeline: on, segment });
             let had = known(timeline)? || known(history.timeline)?;
             *names.entry((timeline, segment)).or_insert(false) |= had;
         }
@@ -111,7 +122,7 @@ pub fn unfinished(view: &View<'_>, histories: &[History]) -> Result<Vec<SegmentN
 }
 
 /// The latest point within the segment at which its timeline was left.
-fn left_in(histories: &[History], missing: SegmentName, size: SegmentSize) -> Option<Left> {
+fn left_in(histories: &[TimelineHistory], missing: SegmentName, size: SegmentSize) -> Option<SwitchPoint> {
     let number = missing.number(size)?;
     let copies: Vec<(TimelineId, Lsn)> = histories
         .iter()
@@ -120,7 +131,7 @@ fn left_in(histories: &[History], missing: SegmentName, size: SegmentSize) -> Op
         .map(|(_, child, end)| (child, end))
         .collect();
     let end = copies.iter().map(|(_, end)| *end).max()?;
-    Some(Left { end, copies: copies.into_iter().filter(|(_, at)| *at == end).map(|(child, _)| child).collect() })
+    Some(SwitchPoint { end, copies: copies.into_iter().filter(|(_, at)| *at == end).map(|(child, _)| child).collect() })
 }
 
 /// The bytes before `end`, then zeros.

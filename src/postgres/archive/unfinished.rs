@@ -6,38 +6,38 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::pieces::Piece;
+use super::pieces::WalPiece;
 use super::spool::{Spool, SpoolError};
-use super::{Archive, Identity};
+use super::{Archive, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId};
-use crate::postgres::index::{self, Place, View};
-use crate::postgres::wal::digest::{Digest, digest};
+use crate::postgres::index::{self, IndexView, SegmentId};
+use crate::postgres::wal::digest::{SegmentDigest, digest};
 use crate::vault;
 
 /// A segment that still grows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Growing {
+pub struct UnfinishedSegment {
     /// Its name.
     pub name: SegmentName,
     /// Its bytes so far, filled up with zeros.
     pub bytes: Bytes,
     /// What is in it so far.
-    pub digest: Digest,
+    pub digest: SegmentDigest,
 }
 
-impl Growing {
+impl UnfinishedSegment {
     /// Where it stands.
     #[must_use]
-    pub const fn place(&self) -> Place {
-        Place { timeline: self.digest.timeline, segment: self.digest.segment }
+    pub const fn place(&self) -> SegmentId {
+        SegmentId { timeline: self.digest.timeline, segment: self.digest.segment }
     }
 }
 
 /// Segments that still grow or never will: each place once, with the copy that goes on longer.
 #[must_use]
-pub fn longest(all: impl IntoIterator<Item = Growing>) -> Vec<Growing> {
-    let mut kept: Vec<Growing> = Vec::new();
+pub fn longest(all: impl IntoIterator<Item = UnfinishedSegment>) -> Vec<UnfinishedSegment> {
+    let mut kept: Vec<UnfinishedSegment> = Vec::new();
     for growing in all {
         match kept.iter_mut().find(|other| other.place() == growing.place()) {
             Some(other) if other.digest.valid_until < growing.digest.valid_until => *other = growing,
@@ -65,21 +65,21 @@ pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Opti
 ///
 /// # Errors
 /// The spool can't be read. What can't be understood is left out with a warning.
-pub fn beyond(view: &View<'_>, spool: &Spool, system: SystemId) -> Result<Vec<Growing>, SpoolError> {
+pub fn beyond(view: &IndexView<'_>, spool: &Spool, system: SystemId) -> Result<Vec<UnfinishedSegment>, SpoolError> {
     let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
-    let mut found: Vec<Growing> = Vec::new();
+    let mut found: Vec<UnfinishedSegment> = Vec::new();
     for name in spool.list()? {
         let (Some(number), timeline) = (name.number(size), name.timeline()) else { continue };
-        let known = |segment| view.contains(Place { timeline, segment }).unwrap_or(false);
+        let known = |segment| view.contains(SegmentId { timeline, segment }).unwrap_or(false);
         let continues = number.previous().is_some_and(|before| {
-            known(before) || found.iter().any(|other| other.place() == Place { timeline, segment: before })
+            known(before) || found.iter().any(|other| other.place() == SegmentId { timeline, segment: before })
         });
         if known(number) || !continues {
             continue;
         }
         let Some((bytes, _)) = bytes(spool, name, size)? else { continue };
         match digest(&bytes, name, size) {
-            Ok(digest) if digest.system_id == system => found.push(Growing { name, bytes, digest }),
+            Ok(digest) if digest.system_id == system => found.push(UnfinishedSegment { name, bytes, digest }),
             Ok(_foreign) => tracing::warn!(segment = %name, "the spool holds another cluster's segment"),
             Err(error) => tracing::warn!(segment = %name, %error, "the spool's segment cannot be understood"),
         }
@@ -97,13 +97,13 @@ impl Archive {
         &self,
         spool: Option<&Spool>,
         name: SegmentName,
-    ) -> Result<Option<(Bytes, Lsn)>, super::Error> {
+    ) -> Result<Option<(Bytes, Lsn)>, super::ArchiveError> {
         let Some(identity) = self.identity().await? else { return Ok(None) };
         let size = identity.segment_size;
         let spooled = match spool.cloned() {
             Some(spool) => {
                 let read = crate::vault::blocking(move || bytes(&spool, name, size)).await?;
-                read.map_err(|error| vault::Error::Spool(std::sync::Arc::new(error)))?
+                read.map_err(|error| vault::VaultError::Spool(std::sync::Arc::new(error)))?
             }
             None => None,
         };
@@ -115,14 +115,20 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories can't be read. What can't be understood is left out with a warning.
-    pub async fn copied(&self, names: &[SegmentName], identity: Identity) -> Result<Vec<Growing>, super::Error> {
+    pub async fn copied(
+        &self,
+        names: &[SegmentName],
+        identity: ArchiveIdentity,
+    ) -> Result<Vec<UnfinishedSegment>, super::ArchiveError> {
         let (size, mut found) = (identity.segment_size, Vec::new());
         for name in names {
             let Some((bytes, _)) = self.in_pieces(*name, size).await? else { continue };
             let of = *name;
             let read = bytes.clone();
             match crate::vault::blocking(move || digest(&read, of, size)).await? {
-                Ok(digest) if digest.system_id == identity.system_id => found.push(Growing { name: of, bytes, digest }),
+                Ok(digest) if digest.system_id == identity.system_id => {
+                    found.push(UnfinishedSegment { name: of, bytes, digest })
+                }
                 Ok(_foreign) => tracing::warn!(segment = %name, "the pieces are another cluster's"),
                 Err(error) => tracing::warn!(segment = %name, %error, "the pieces cannot be understood"),
             }
@@ -136,17 +142,17 @@ impl Archive {
 /// # Errors
 /// What the index says.
 pub fn beyond_in_pieces(
-    view: &View<'_>,
-    pieces: &[Piece],
-    received: &[Growing],
-) -> Result<Vec<SegmentName>, index::Error> {
+    view: &IndexView<'_>,
+    pieces: &[WalPiece],
+    received: &[UnfinishedSegment],
+) -> Result<Vec<SegmentName>, index::IndexError> {
     let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut names: Vec<SegmentName> = Vec::new();
     for piece in pieces {
         let (timeline, segment) = (piece.timeline, size.segment_of(piece.start));
         let Some(name) = piece.segment(size).filter(|name| !names.contains(name)) else { continue };
         let Some(before) = segment.previous() else { continue };
-        let known = |segment| view.contains(Place { timeline, segment });
+        let known = |segment| view.contains(SegmentId { timeline, segment });
         let longer = received.iter().any(|other| other.name == name && other.digest.valid_until >= piece.end);
         if !known(segment)? && known(before)? && !longer {
             names.push(name);

@@ -13,9 +13,9 @@ use memmap2::{Advice, MmapMut};
 
 use super::Archive;
 use super::chunks;
-use super::ingest::{IngestError, Ingested, Outcome};
-use crate::base::retry::Class;
-use crate::control::Answer;
+use super::ingest::{IngestError, IngestOutcome, Ingested};
+use crate::base::retry::ErrorClass;
+use crate::control::ControlResponse;
 use crate::postgres::format::segment::WalFileName;
 use crate::vault::blocking;
 
@@ -27,7 +27,7 @@ const CHUNK: usize = chunks::CHUNK as usize;
 
 /// Why a file cannot be read as a whole.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum PathError {
+pub enum WalFileError {
     /// Not a name PostgreSQL uses.
     #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
     Name(String),
@@ -54,21 +54,21 @@ impl Archive {
     /// # Errors
     /// Why it was not archived.
     pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, IngestError> {
-        let parsed = WalFileName::parse(name).ok_or_else(|| PathError::Name(name.to_owned()))?;
+        let parsed = WalFileName::parse(name).ok_or_else(|| WalFileError::Name(name.to_owned()))?;
         let path = path.to_owned();
         let WalFileName::Segment(segment) = parsed else {
-            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            let bytes = blocking(move || WalFileReader::open(path)?.read()).await??;
             return self.put(&parsed, bytes).await;
         };
         let stored = self.stored_everywhere(segment).await?;
         let Some(stored) = stored else {
-            let bytes = blocking(move || Source::open(path)?.read()).await??;
+            let bytes = blocking(move || WalFileReader::open(path)?.read()).await??;
             return self.put_new_segment((segment, note), bytes).await;
         };
         // Asked twice for one segment, which happens: its hash says so, and takes no memory.
         let (hash, source) = blocking(move || {
-            let source = Source::open(path)?;
-            Ok::<_, PathError>((source.hash()?, source))
+            let source = WalFileReader::open(path)?;
+            Ok::<_, WalFileError>((source.hash()?, source))
         })
         .await??;
         if stored.iter().all(|stored| *stored.trailer.content() == hash) {
@@ -79,42 +79,44 @@ impl Archive {
     }
 
     /// Carries out a push that came through the control socket.
-    pub async fn answer_push(self: &Arc<Self>, path: &Path, name: &str) -> (Answer, Option<Ingested>) {
+    pub async fn answer_push(self: &Arc<Self>, path: &Path, name: &str) -> (ControlResponse, Option<Ingested>) {
         match self.put_path(path, name, &[]).await {
-            Ok(ingested) => (Answer::Pushed { identical: ingested.outcome == Outcome::Identical }, Some(ingested)),
+            Ok(ingested) => {
+                (ControlResponse::Pushed { identical: ingested.outcome == IngestOutcome::Identical }, Some(ingested))
+            }
             Err(error) => {
-                let transient = error.class() == Class::Transient;
-                (Answer::Refused { why: error.to_string(), transient }, None)
+                let transient = error.class() == ErrorClass::Transient;
+                (ControlResponse::Refused { why: error.to_string(), transient }, None)
             }
         }
     }
 }
 
 /// A plain file that seems to be finished.
-struct Source {
+struct WalFileReader {
     path: PathBuf,
     file: File,
     before: Metadata,
     len: usize,
 }
 
-impl Source {
-    fn open(path: PathBuf) -> Result<Source, PathError> {
-        let failed = |source| PathError::Read { path: path.clone(), source: Arc::new(source) };
+impl WalFileReader {
+    fn open(path: PathBuf) -> Result<WalFileReader, WalFileError> {
+        let failed = |source| WalFileError::Read { path: path.clone(), source: Arc::new(source) };
         let file = File::open(&path).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
         if !before.is_file() {
-            return Err(PathError::NotAFile(path));
+            return Err(WalFileError::NotAFile(path));
         }
         match usize::try_from(before.len()) {
-            Ok(len) if before.len() <= LONGEST => Ok(Source { path, file, before, len }),
-            _ => Err(PathError::Unfinished(path)),
+            Ok(len) if before.len() <= LONGEST => Ok(WalFileReader { path, file, before, len }),
+            _ => Err(WalFileError::Unfinished(path)),
         }
     }
 
     /// All of it, by two threads: most of the time goes into touching fresh memory, of which huge pages make less.
-    fn read(&self) -> Result<Bytes, PathError> {
-        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+    fn read(&self) -> Result<Bytes, WalFileError> {
+        let failed = |source| WalFileError::Read { path: self.path.clone(), source: Arc::new(source) };
         let mut bytes = MmapMut::map_anon(self.len).map_err(failed)?;
         // A wish only: without them, ordinary pages do.
         let _granted = bytes.advise(Advice::HugePage);
@@ -130,7 +132,7 @@ impl Source {
     }
 
     /// Its BLAKE3, by two threads.
-    fn hash(&self) -> Result<[u8; 32], PathError> {
+    fn hash(&self) -> Result<[u8; 32], WalFileError> {
         let pieces = self.len.div_ceil(CHUNK);
         let read = thread::scope(|scope| {
             let back = scope.spawn(|| self.values(pieces / 2..pieces));
@@ -157,41 +159,41 @@ impl Source {
     }
 
     /// An error if it was not read to its end, or if it is not what it was before.
-    fn finished(&self, read: io::Result<()>) -> Result<(), PathError> {
-        let failed = |source| PathError::Read { path: self.path.clone(), source: Arc::new(source) };
+    fn finished(&self, read: io::Result<()>) -> Result<(), WalFileError> {
+        let failed = |source| WalFileError::Read { path: self.path.clone(), source: Arc::new(source) };
         match read {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(PathError::Unfinished(self.path.clone()));
+                return Err(WalFileError::Unfinished(self.path.clone()));
             }
             read => read.map_err(failed)?,
         }
         let after = self.file.metadata().map_err(failed)?;
         let moment = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(PathError::Unfinished(self.path.clone())) }
+        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(WalFileError::Unfinished(self.path.clone())) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PathError, Source};
+    use super::{WalFileError, WalFileReader};
     use bytes::Bytes;
     use std::fs::File;
 
     #[test]
     fn only_plain_files_of_a_possible_length_are_read() {
-        let read_whole = |path: &std::path::Path| -> Result<Bytes, PathError> {
-            let source = Source::open(path.to_owned())?;
+        let read_whole = |path: &std::path::Path| -> Result<Bytes, WalFileError> {
+            let source = WalFileReader::open(path.to_owned())?;
             let bytes = source.read()?;
             assert_eq!(source.hash()?, *blake3::hash(&bytes).as_bytes());
             Ok(bytes)
         };
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(read_whole(dir.path()), Err(PathError::NotAFile(_))));
-        assert!(matches!(read_whole(&dir.path().join("none")), Err(PathError::Read { .. })));
-        assert!(matches!(read_whole("/dev/zero".as_ref()), Err(PathError::NotAFile(_))));
+        assert!(matches!(read_whole(dir.path()), Err(WalFileError::NotAFile(_))));
+        assert!(matches!(read_whole(&dir.path().join("none")), Err(WalFileError::Read { .. })));
+        assert!(matches!(read_whole("/dev/zero".as_ref()), Err(WalFileError::NotAFile(_))));
         let long = dir.path().join("long");
         File::create(&long).unwrap().set_len((1 << 30) + 1).unwrap();
-        assert!(matches!(read_whole(&long), Err(PathError::Unfinished(_))));
+        assert!(matches!(read_whole(&long), Err(WalFileError::Unfinished(_))));
         let short = dir.path().join("short");
         std::fs::write(&short, "whole").unwrap();
         assert_eq!(read_whole(&short).unwrap(), "whole");
@@ -202,12 +204,12 @@ mod tests {
         assert_eq!(read_whole(&short).unwrap(), large);
         for (change, text) in [("longer", "whole and more"), ("shorter", "wh"), ("other", "WHOLE")] {
             std::fs::write(&short, "whole").unwrap();
-            let source = Source::open(short.clone()).unwrap();
+            let source = WalFileReader::open(short.clone()).unwrap();
             // Another moment on any file system's clock.
             std::thread::sleep(std::time::Duration::from_millis(20));
             std::fs::write(&short, text).unwrap();
-            assert!(matches!(source.read(), Err(PathError::Unfinished(_))), "{change}");
-            assert!(matches!(source.hash(), Err(PathError::Unfinished(_))), "{change}");
+            assert!(matches!(source.read(), Err(WalFileError::Unfinished(_))), "{change}");
+            assert!(matches!(source.hash(), Err(WalFileError::Unfinished(_))), "{change}");
         }
     }
 }

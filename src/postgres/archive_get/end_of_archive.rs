@@ -1,6 +1,6 @@
 //! The proof that a missing segment is the end of the archive and not a hole in it.
 
-use super::GetError;
+use super::ArchiveGetError;
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
@@ -8,20 +8,20 @@ use crate::postgres::format::segment::{SegmentName, SegmentSize};
 /// beyond that segment. `missing` itself has been asked for already.
 ///
 /// # Errors
-/// [`GetError::Hole`], or the archive could not say.
-pub(super) async fn prove(archive: &Archive, missing: SegmentName) -> Result<(), GetError> {
+/// [`ArchiveGetError::Hole`], or the archive could not say.
+pub(super) async fn prove(archive: &Archive, missing: SegmentName) -> Result<(), ArchiveGetError> {
     let Some(identity) = archive.identity().await? else { return Ok(()) };
     let size = identity.segment_size;
     let later = archive.last_segment(missing.timeline()).await?;
     if let Some(later) = later.filter(|later| *later > missing) {
-        return Err(GetError::Hole { name: missing, later });
+        return Err(ArchiveGetError::Hole { name: missing, later });
     }
     for timeline in archive.timelines().await? {
         if timeline > missing.timeline()
             && let Some(later) = archive.last_segment(timeline).await?
             && needs(archive, later, missing, size).await?
         {
-            return Err(GetError::Hole { name: missing, later });
+            return Err(ArchiveGetError::Hole { name: missing, later });
         }
     }
     Ok(())
@@ -33,7 +33,7 @@ async fn needs(
     later: SegmentName,
     missing: SegmentName,
     size: SegmentSize,
-) -> Result<bool, GetError> {
+) -> Result<bool, ArchiveGetError> {
     let (Some(wanted), Some(reached)) = (missing.number(size), later.number(size)) else { return Ok(false) };
     match archive.history(later.timeline()).await? {
         // The segment in which the timelines part is there under the younger one's name.

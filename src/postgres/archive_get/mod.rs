@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::durable::{self, Staged};
-use crate::base::retry::Class;
+use crate::base::durable::{self, StagedFile};
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
@@ -29,7 +29,7 @@ use prefetch::Prefetch;
 
 /// What PostgreSQL asks for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct ArchiveGetRequest {
     /// The file's name, `%f`.
     pub name: String,
     /// Where it shall be, `%p`.
@@ -40,16 +40,16 @@ pub struct Request {
 
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Got {
+pub enum ArchiveGetOutcome {
     /// The file is in its place, durable.
-    Placed(Source),
+    Placed(WalFileSource),
     /// It is proved that neither the file nor anything after it is archived.
     Absent,
 }
 
 /// Where a file came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum WalFileSource {
     /// Its object in the archive.
     Archive,
     /// The same, fetched ahead.
@@ -63,7 +63,7 @@ pub enum Source {
 
 /// Why a file could not be had, nor proved absent.
 #[derive(Debug, thiserror::Error)]
-pub enum GetError {
+pub enum ArchiveGetError {
     /// Not a name PostgreSQL uses.
     #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
     Name(String),
@@ -77,28 +77,28 @@ pub enum GetError {
     },
     /// The archive could not give it.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// It could not be put into its place.
     #[error(transparent)]
-    Place(#[from] durable::Error),
+    Place(#[from] durable::DurableError),
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
     Lost,
 }
 
-impl From<vault::Error> for GetError {
-    fn from(error: vault::Error) -> GetError {
-        GetError::Archive(error.into())
+impl From<vault::VaultError> for ArchiveGetError {
+    fn from(error: vault::VaultError) -> ArchiveGetError {
+        ArchiveGetError::Archive(error.into())
     }
 }
 
-impl GetError {
+impl ArchiveGetError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            GetError::Archive(error) => error.class(),
-            _ => Class::Permanent,
+            ArchiveGetError::Archive(error) => error.class(),
+            _ => ErrorClass::Permanent,
         }
     }
 }
@@ -117,29 +117,31 @@ pub const fn exit_failure(code: u8, standby: bool) -> u8 {
 /// Puts the file that PostgreSQL asks for into its place.
 ///
 /// # Errors
-/// It could not be had, and is not proved absent either. Never to be taken for [`Got::Absent`] except for a standby.
+/// It could not be had, and is not proved absent either. Never to be taken for [`ArchiveGetOutcome::Absent`] except for a standby.
 pub async fn get(
     archive: &Arc<Archive>,
-    request: &Request,
+    request: &ArchiveGetRequest,
     prefetch: Option<&Prefetch>,
     spool: Option<&Spool>,
-) -> Result<Got, GetError> {
-    let name = WalFileName::parse(&request.name).ok_or_else(|| GetError::Name(request.name.clone()))?;
+) -> Result<ArchiveGetOutcome, ArchiveGetError> {
+    let name = WalFileName::parse(&request.name).ok_or_else(|| ArchiveGetError::Name(request.name.clone()))?;
     let WalFileName::Segment(segment) = name else {
         // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more use.
         if let (WalFileName::History(_), Some(prefetch)) = (&name, prefetch) {
             prefetch.clean();
         }
         return match archive.file(&name).await? {
-            Some(bytes) => place(bytes, &request.dest).await.map(|()| Got::Placed(Source::Archive)),
-            None => Ok(Got::Absent),
+            Some(bytes) => {
+                place(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(WalFileSource::Archive))
+            }
+            None => Ok(ArchiveGetOutcome::Absent),
         };
     };
     if let Some(source) = found(archive, segment, request, prefetch).await? {
         if let Some(prefetch) = prefetch {
             prefetch.ahead_of(segment);
         }
-        return Ok(Got::Placed(source));
+        return Ok(ArchiveGetOutcome::Placed(source));
     }
     end_of_archive::prove(archive, segment).await?;
     if let Some(prefetch) = prefetch {
@@ -147,45 +149,46 @@ pub async fn get(
     }
     if request.standby {
         // It streams the rest, or asks again when there is more.
-        return Ok(Got::Absent);
+        return Ok(ArchiveGetOutcome::Absent);
     }
     let (tail, received) = (archive.tail(segment).await?, archive.received(spool, segment).await?);
     // What was received may go on beyond the point at which another timeline left.
     let (bytes, source) = match (tail, received) {
-        (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, Source::Tail),
-        (_, Some((bytes, _))) => (bytes, Source::Received),
-        (Some(tail), None) => (tail.bytes, Source::Tail),
-        (None, None) => return Ok(Got::Absent),
+        (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, WalFileSource::Tail),
+        (_, Some((bytes, _))) => (bytes, WalFileSource::Received),
+        (Some(tail), None) => (tail.bytes, WalFileSource::Tail),
+        (None, None) => return Ok(ArchiveGetOutcome::Absent),
     };
-    place(bytes, &request.dest).await.map(|()| Got::Placed(source))
+    place(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(source))
 }
 
 /// Puts a segment that is archived into its place; `None` if it is not archived.
 async fn found(
     archive: &Arc<Archive>,
     segment: SegmentName,
-    request: &Request,
+    request: &ArchiveGetRequest,
     prefetch: Option<&Prefetch>,
-) -> Result<Option<Source>, GetError> {
+) -> Result<Option<WalFileSource>, ArchiveGetError> {
     if let Some(prefetch) = prefetch
         && prefetch.take(segment, &request.dest)?
     {
-        return Ok(Some(Source::Prefetched));
+        return Ok(Some(WalFileSource::Prefetched));
     }
     match archive.segment(segment).await? {
-        Some(bytes) => place(bytes, &request.dest).await.map(|()| Some(Source::Archive)),
+        Some(bytes) => place(bytes, &request.dest).await.map(|()| Some(WalFileSource::Archive)),
         None => Ok(None),
     }
 }
 
 /// Writes the file beside its destination, syncs and renames it.
-async fn place(bytes: Bytes, dest: &Path) -> Result<(), GetError> {
+async fn place(bytes: Bytes, dest: &Path) -> Result<(), ArchiveGetError> {
     let dest = dest.to_owned();
     let placed = tokio::task::spawn_blocking(move || {
         let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut staged = Staged::begin(&dest.with_file_name(format!(".walkeep-{name}.{}", std::process::id())), 0o600)?;
+        let mut staged =
+            StagedFile::begin(&dest.with_file_name(format!(".walkeep-{name}.{}", std::process::id())), 0o600)?;
         staged.write(&bytes)?;
         staged.replace(&dest)
     });
-    Ok(placed.await.map_err(|_panicked| GetError::Lost)??)
+    Ok(placed.await.map_err(|_panicked| ArchiveGetError::Lost)??)
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::{GetError, place};
+use super::{ArchiveGetError, place};
 use crate::base::durable;
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
@@ -29,12 +29,12 @@ const AT_ONCE: usize = 2;
 const LOCK: &str = "lock";
 
 /// Starts a process that calls [`fill`] with this directory and this segment, and does not wait for it.
-pub type Start = dyn Fn(&Path, SegmentName) -> io::Result<()> + Send + Sync;
+pub type PrefetchStarter = dyn Fn(&Path, SegmentName) -> io::Result<()> + Send + Sync;
 
 /// Where segments lie ready, and how more are had.
 pub struct Prefetch {
     dir: PathBuf,
-    start: Box<Start>,
+    start: Box<PrefetchStarter>,
 }
 
 impl std::fmt::Debug for Prefetch {
@@ -47,7 +47,7 @@ impl Prefetch {
     /// Prefetching for the server that `dest` belongs to. The directory stands beside its data directory, never in it, where backups and
     /// pg_rewind would find it; or in `state_dir` if there is no writing beside it. `None` if there is no such place either.
     #[must_use]
-    pub fn beside(dest: &Path, state_dir: &Path, start: Box<Start>) -> Option<Prefetch> {
+    pub fn beside(dest: &Path, state_dir: &Path, start: Box<PrefetchStarter>) -> Option<Prefetch> {
         let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let pg_wal = folder.canonicalize().ok()?;
         // Two servers never share a directory: its name is made from the place of their pg_wal.
@@ -60,7 +60,7 @@ impl Prefetch {
     }
 
     /// Moves a segment that lies ready to `dest`, durably; `false` if it does not.
-    pub(super) fn take(&self, segment: SegmentName, dest: &Path) -> Result<bool, GetError> {
+    pub(super) fn take(&self, segment: SegmentName, dest: &Path) -> Result<bool, ArchiveGetError> {
         let ready = self.dir.join(segment.to_string());
         if !ready.exists() {
             return Ok(false);
@@ -117,7 +117,7 @@ fn lock(dir: &Path) -> Option<FileLock> {
 ///
 /// # Errors
 /// The archive does not say what the cluster is.
-pub async fn fill(archive: &Arc<Archive>, dir: &Path, after: SegmentName) -> Result<(), GetError> {
+pub async fn fill(archive: &Arc<Archive>, dir: &Path, after: SegmentName) -> Result<(), ArchiveGetError> {
     let Some(identity) = archive.identity().await? else { return Ok(()) };
     let size = identity.segment_size;
     let Some(first) = after.number(size).map(crate::postgres::format::segment::SegmentNo::next) else { return Ok(()) };
@@ -143,7 +143,7 @@ pub async fn fill(archive: &Arc<Archive>, dir: &Path, after: SegmentName) -> Res
     Ok(())
 }
 
-fn usable(name: SegmentName, segment: Result<Option<Bytes>, crate::postgres::archive::Error>) -> Option<Bytes> {
+fn usable(name: SegmentName, segment: Result<Option<Bytes>, crate::postgres::archive::ArchiveError>) -> Option<Bytes> {
     segment.unwrap_or_else(|error| {
         tracing::warn!(%error, segment = %name, "cannot fetch ahead");
         None

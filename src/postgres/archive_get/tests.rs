@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::prefetch::{AHEAD, Prefetch, fill};
-use super::{EXIT_ABSENT, GetError, Got, Request, Source, exit_failure, get};
+use super::{ArchiveGetError, ArchiveGetOutcome, ArchiveGetRequest, EXIT_ABSENT, WalFileSource, exit_failure, get};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::tests::{create, open, segment_on};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
@@ -41,15 +41,15 @@ impl Scene {
         self.dir.path().join("main/pg_wal/RECOVERYXLOG")
     }
 
-    fn request(&self, name: &str) -> Request {
-        Request { name: name.to_owned(), dest: self.dest(), standby: false }
+    fn request(&self, name: &str) -> ArchiveGetRequest {
+        ArchiveGetRequest { name: name.to_owned(), dest: self.dest(), standby: false }
     }
 
-    async fn get(&self, name: &str) -> Result<Got, GetError> {
+    async fn get(&self, name: &str) -> Result<ArchiveGetOutcome, ArchiveGetError> {
         let got = get(&self.archive, &self.request(name), None, None).await;
         let names: Vec<_> = std::fs::read_dir(self.dir.path().join("main/pg_wal")).unwrap().collect();
         assert_eq!(names.len(), usize::from(self.dest().exists()), "{names:?}");
-        assert_eq!(matches!(got, Ok(Got::Placed(_))), self.dest().exists());
+        assert_eq!(matches!(got, Ok(ArchiveGetOutcome::Placed(_))), self.dest().exists());
         got
     }
 
@@ -67,16 +67,16 @@ fn name(timeline: u32, number: u64) -> String {
 #[tokio::test]
 async fn what_is_there_is_placed_and_the_end_is_the_end() {
     let scene = Scene::new().await;
-    assert!(matches!(scene.get(&name(1, 3)).await, Ok(Got::Absent)), "an empty archive");
+    assert!(matches!(scene.get(&name(1, 3)).await, Ok(ArchiveGetOutcome::Absent)), "an empty archive");
     scene.archive(1, 3..=5).await;
-    assert!(matches!(scene.get(&name(1, 5)).await, Ok(Got::Placed(Source::Archive))));
+    assert!(matches!(scene.get(&name(1, 5)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Archive))));
     assert_eq!(scene.taken(), segment_on(1, 5, &[1], 9).1);
-    assert!(matches!(scene.get(&name(1, 6)).await, Ok(Got::Absent)));
-    assert!(matches!(scene.get("00000002.history").await, Ok(Got::Absent)));
+    assert!(matches!(scene.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Absent)));
+    assert!(matches!(scene.get("00000002.history").await, Ok(ArchiveGetOutcome::Absent)));
     scene.history("00000002.history", "1\t0/580000\tno recovery target specified\n").await;
-    assert!(matches!(scene.get("00000002.history").await, Ok(Got::Placed(Source::Archive))));
+    assert!(matches!(scene.get("00000002.history").await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Archive))));
     assert_eq!(scene.taken(), b"1\t0/580000\tno recovery target specified\n");
-    assert!(matches!(scene.get("../../etc/passwd").await, Err(GetError::Name(_))));
+    assert!(matches!(scene.get("../../etc/passwd").await, Err(ArchiveGetError::Name(_))));
 }
 
 #[tokio::test]
@@ -86,9 +86,9 @@ async fn a_hole_is_not_the_end() {
     scene.archive(1, [3, 5, 5000]).await;
     for missing in [4, 6, 4095, 4999] {
         let error = scene.get(&name(1, missing)).await.unwrap_err();
-        assert!(matches!(&error, GetError::Hole { later, .. } if later.to_string() == name(1, 5000)), "{error}");
+        assert!(matches!(&error, ArchiveGetError::Hole { later, .. } if later.to_string() == name(1, 5000)), "{error}");
     }
-    assert!(matches!(scene.get(&name(1, 5001)).await, Ok(Got::Absent)));
+    assert!(matches!(scene.get(&name(1, 5001)).await, Ok(ArchiveGetOutcome::Absent)));
 }
 
 #[tokio::test]
@@ -97,17 +97,17 @@ async fn a_younger_timeline_needs_the_older_one_up_to_where_it_left_it() {
     scene.archive(1, 3..=4).await;
     scene.archive(2, 6..=8).await;
     // Nobody knows yet where timeline 2 came from.
-    assert!(matches!(scene.get(&name(1, 5)).await, Err(GetError::Hole { .. })));
+    assert!(matches!(scene.get(&name(1, 5)).await, Err(ArchiveGetError::Hole { .. })));
     scene.history("00000002.history", "1\t0/680000\tno recovery target specified\n").await;
-    assert!(matches!(scene.get(&name(1, 5)).await, Err(GetError::Hole { .. })));
-    assert!(matches!(scene.get(&name(1, 7)).await, Ok(Got::Absent)), "beyond the fork");
-    assert!(matches!(scene.get(&name(2, 9)).await, Ok(Got::Absent)));
-    assert!(matches!(scene.get(&name(2, 5)).await, Err(GetError::Hole { .. })));
+    assert!(matches!(scene.get(&name(1, 5)).await, Err(ArchiveGetError::Hole { .. })));
+    assert!(matches!(scene.get(&name(1, 7)).await, Ok(ArchiveGetOutcome::Absent)), "beyond the fork");
+    assert!(matches!(scene.get(&name(2, 9)).await, Ok(ArchiveGetOutcome::Absent)));
+    assert!(matches!(scene.get(&name(2, 5)).await, Err(ArchiveGetError::Hole { .. })));
     // A timeline that left before does not need it.
     scene.archive(1, 5..=5).await;
     scene.archive(3, 5..=20).await;
     scene.history("00000003.history", "1\t0/580000\tbefore\n").await;
-    assert!(matches!(scene.get(&name(1, 7)).await, Ok(Got::Absent)));
+    assert!(matches!(scene.get(&name(1, 7)).await, Ok(ArchiveGetOutcome::Absent)));
 }
 
 #[tokio::test]
@@ -118,30 +118,30 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     scene.history("00000002.history", "1\t0/600100\tno recovery target specified\n").await;
     let copy = segment_on(2, 6, &[2], 9).1;
     let expected = |copy: &[u8]| [&copy[..0x100], &vec![0; (1 << 20) - 0x100]].concat();
-    assert!(matches!(scene.get(&name(1, 6)).await, Ok(Got::Placed(Source::Tail))));
+    assert!(matches!(scene.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
     assert_eq!(scene.taken(), expected(&copy));
     // A standby would wait for more of timeline 1 instead.
-    let standby = Request { standby: true, ..scene.request(&name(1, 6)) };
-    assert!(matches!(get(&scene.archive, &standby, None, None).await, Ok(Got::Absent)));
+    let standby = ArchiveGetRequest { standby: true, ..scene.request(&name(1, 6)) };
+    assert!(matches!(get(&scene.archive, &standby, None, None).await, Ok(ArchiveGetOutcome::Absent)));
     // What the old timeline's own copy says after the switch point is another story; what it says before it must be the same.
     let (segment, _) = segment_on(1, 6, b"", 9);
     let mut partial = copy.to_vec();
     partial[0x100] ^= 1;
     scene.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
-    assert!(matches!(scene.get(&name(1, 6)).await, Ok(Got::Placed(Source::Tail))));
+    assert!(matches!(scene.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
     assert_eq!(scene.taken(), expected(&copy));
     // Only a `.partial`, since the new timeline has not completed its first segment.
     let alone = Scene::new().await;
     alone.archive(1, 3..=5).await;
     alone.history("00000002.history", "1\t0/600100\tno recovery target specified\n").await;
-    assert!(matches!(alone.get(&name(1, 6)).await, Ok(Got::Absent)));
+    assert!(matches!(alone.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Absent)));
     partial[0xFF] ^= 1;
     alone.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
-    assert!(matches!(alone.get(&name(1, 6)).await, Ok(Got::Placed(Source::Tail))));
+    assert!(matches!(alone.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
     assert_eq!(alone.taken(), expected(&partial));
     alone.archive(2, 6..=6).await;
     let torn = alone.get(&name(1, 6)).await.unwrap_err();
-    assert!(matches!(&torn, GetError::Archive(error) if error.is_integrity()), "{torn}");
+    assert!(matches!(&torn, ArchiveGetError::Archive(error) if error.is_integrity()), "{torn}");
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn damage_and_absence_of_a_repository_are_never_the_end() {
     for cut in [0, 10, stored.len() / 2, stored.len() - 1] {
         std::fs::write(&last, &stored[..cut]).unwrap();
         let error = scene.get(&name(1, 4)).await.unwrap_err();
-        assert!(matches!(&error, GetError::Archive(error) if error.is_integrity()), "{cut}: {error}");
+        assert!(matches!(&error, ArchiveGetError::Archive(error) if error.is_integrity()), "{cut}: {error}");
     }
     std::fs::rename(scene.dir.path().join("repository"), scene.dir.path().join("away")).unwrap();
     assert!(open(&[&scene.dir], None).await.is_err());
@@ -166,8 +166,8 @@ async fn damage_and_absence_of_a_repository_are_never_the_end() {
 async fn a_file_that_cannot_be_placed_is_an_error() {
     let scene = Scene::new().await;
     scene.archive(1, 3..=3).await;
-    let request = Request { dest: "/proc/nowhere/RECOVERYXLOG".into(), ..scene.request(&name(1, 3)) };
-    assert!(matches!(get(&scene.archive, &request, None, None).await, Err(GetError::Place(_))));
+    let request = ArchiveGetRequest { dest: "/proc/nowhere/RECOVERYXLOG".into(), ..scene.request(&name(1, 3)) };
+    assert!(matches!(get(&scene.archive, &request, None, None).await, Err(ArchiveGetError::Place(_))));
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
     let ask =
         async |number| get(&scene.archive, &scene.request(&name(1, number)), Some(&prefetch), None).await.unwrap();
 
-    assert_eq!(ask(3).await, Got::Placed(Source::Archive));
+    assert_eq!(ask(3).await, ArchiveGetOutcome::Placed(WalFileSource::Archive));
     let (dir, after) = started.lock().unwrap().pop().unwrap();
     assert_eq!((dir.parent().unwrap(), after.to_string()), (scene.dir.path(), name(1, 3)));
     fill(&scene.archive, &dir, after).await.unwrap();
@@ -192,7 +192,7 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
         || std::fs::read_dir(&dir).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "lock").count() as u64;
     assert_eq!(ready(), AHEAD);
     for number in 4..4 + AHEAD {
-        assert_eq!(ask(number).await, Got::Placed(Source::Prefetched));
+        assert_eq!(ask(number).await, ArchiveGetOutcome::Placed(WalFileSource::Prefetched));
         assert_eq!(scene.taken(), segment_on(1, number, &[1], 9).1);
     }
     assert!(started.lock().unwrap().len() as u64 <= AHEAD / 2 + 1, "only once enough has been taken");
@@ -202,11 +202,14 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
     fill(&scene.archive, &dir, segment_on(1, 7, b"", 0).0).await.unwrap();
     assert_eq!((ready(), dir.join(name(1, 8)).exists(), dir.join(name(1, 7)).exists()), (AHEAD, true, false));
     // At the archive's end, and whenever a history is asked for, nothing is left.
-    assert_eq!(ask(31).await, Got::Absent);
+    assert_eq!(ask(31).await, ArchiveGetOutcome::Absent);
     assert!(!dir.exists());
     let again = Prefetch::beside(&scene.dest(), &scene.dir.path().join("state"), Box::new(|_, _| Ok(()))).unwrap();
     assert!(dir.exists());
-    assert_eq!(get(&scene.archive, &scene.request("00000002.history"), Some(&again), None).await.unwrap(), Got::Absent);
+    assert_eq!(
+        get(&scene.archive, &scene.request("00000002.history"), Some(&again), None).await.unwrap(),
+        ArchiveGetOutcome::Absent
+    );
     assert!(!dir.exists());
 }
 

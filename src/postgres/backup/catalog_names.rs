@@ -1,7 +1,7 @@
 //! The list of names that goes with a backup: asked of every database that lets us in.
 
-use crate::postgres::archive::name_list::{Database, FORMAT, NameList};
-use crate::postgres::sql::{self, Sql};
+use crate::postgres::archive::name_list::{DatabaseNames, FORMAT, NameList};
+use crate::postgres::sql::{self, SqlSession};
 use crate::postgres::wire::conninfo::Conninfo;
 
 /// What the server's databases and tables are called now; `None`, with a warning, where it does not say. A backup without it is as good as any.
@@ -15,11 +15,11 @@ pub(super) async fn list(server: &Conninfo, major: u32) -> Option<NameList> {
     }
 }
 
-async fn databases(server: &Conninfo) -> Result<Vec<Database>, sql::Error> {
-    let first = Sql::connect(server).await?;
+async fn databases(server: &Conninfo) -> Result<Vec<DatabaseNames>, sql::SqlError> {
+    let first = SqlSession::connect(server).await?;
     let mut found = Vec::new();
     for (row, open) in first.databases().await? {
-        let mut database = Database { row, schemas: Vec::new(), relations: Vec::new() };
+        let mut database = DatabaseNames { row, schemas: Vec::new(), relations: Vec::new() };
         if open {
             let name = Some(database.row.row.name.clone());
             match inside(&Conninfo { dbname: name, ..server.clone() }, &mut database).await {
@@ -34,8 +34,8 @@ async fn databases(server: &Conninfo) -> Result<Vec<Database>, sql::Error> {
     Ok(found)
 }
 
-async fn inside(server: &Conninfo, database: &mut Database) -> Result<(), sql::Error> {
-    let sql = Sql::connect(server).await?;
+async fn inside(server: &Conninfo, database: &mut DatabaseNames) -> Result<(), sql::SqlError> {
+    let sql = SqlSession::connect(server).await?;
     database.schemas = sql.schemas().await?;
     database.relations = sql.relations().await?;
     Ok(())

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::Error;
-use super::page_checksums::{Findings, Rule};
-use super::tar::{TarEntry, TarEvent, TarKind, TarReader};
-use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkValue};
-use crate::postgres::archive::manifest::{Content, Entry};
+use super::BackupError;
+use super::page_checksums::{ChecksumRule, PageFindings};
+use super::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
+use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkSubtreeHash};
+use crate::postgres::archive::manifest::{EntryContent, ManifestEntry};
 use crate::postgres::format::backup_label::{BackupLabel, TablespaceMap};
 use crate::postgres::format::datadir;
 
@@ -22,60 +22,60 @@ const CONTROL: &str = "global/pg_control";
 
 /// A chunk as it was cut, for a hashing thread.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct CutChunk {
     /// The file it is of, counted from zero.
     pub(super) file: usize,
     pub(super) file_len: u64,
     pub(super) offset: u64,
     pub(super) parts: Vec<Bytes>,
     /// How to check its pages, and the first one's number.
-    pub(super) pages: Option<(Rule, u32)>,
+    pub(super) pages: Option<(ChecksumRule, u32)>,
 }
 
 /// A chunk with all that can be known from its bytes.
 #[derive(Debug)]
-pub(super) struct Hashed {
+pub(super) struct HashedChunk {
     pub(super) file: usize,
     pub(super) name: ChunkName,
-    pub(super) value: ChunkValue,
+    pub(super) value: ChunkSubtreeHash,
     pub(super) len: u32,
     pub(super) parts: Vec<Bytes>,
-    pub(super) pages: Findings,
+    pub(super) pages: PageFindings,
 }
 
 /// The work of a hashing thread.
-pub(super) fn hash(cut: Cut, namer: &ChunkNamer) -> Hashed {
+pub(super) fn hash(cut: CutChunk, namer: &ChunkNamer) -> HashedChunk {
     let slices: Vec<&[u8]> = cut.parts.iter().map(|part| &part[..]).collect();
     let value = chunks::value(&slices, cut.offset, cut.file_len);
     let pages = cut.pages.map(|(rule, first)| rule.check(&cut.parts, first)).unwrap_or_default();
     let len = cut.parts.iter().map(Bytes::len).sum::<usize>();
     let len = u32::try_from(len).unwrap_or(u32::MAX);
-    Hashed { file: cut.file, name: namer.name(&value), value, len, parts: cut.parts, pages }
+    HashedChunk { file: cut.file, name: namer.name(&value), value, len, parts: cut.parts, pages }
 }
 
 /// A file whose content is coming in.
 #[derive(Debug)]
-struct Open {
+struct OpenTarFile {
     /// Its number among the files that have chunks; `None` if it is one of the two that stand apart.
     file: Option<usize>,
     len: u64,
     offset: u64,
     parts: Vec<Bytes>,
     parts_len: u32,
-    pages: Option<(Rule, u32)>,
+    pages: Option<(ChecksumRule, u32)>,
     /// The whole content, of the few files that we read ourselves.
     kept: Option<(&'static str, Vec<u8>)>,
 }
 
 /// Reads the archives of one backup, one after the other.
 #[derive(Debug)]
-pub(super) struct Reader {
-    rule: Option<Rule>,
+pub(super) struct Chunker {
+    rule: Option<ChecksumRule>,
     tablespace: Option<u32>,
     tar: TarReader,
-    open: Option<Open>,
+    open: Option<OpenTarFile>,
     /// Everything but `backup_label` and `tablespace_map`, files still without chunks.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ManifestEntry>,
     /// Which of `entries` are files, by file number.
     pub(super) files: Vec<usize>,
     pub(super) backup_label: Option<Vec<u8>>,
@@ -84,10 +84,10 @@ pub(super) struct Reader {
     pub(super) logical_bytes: u64,
 }
 
-impl Reader {
+impl Chunker {
     /// `rule` is how to check pages; `None` if the cluster has no checksums.
-    pub(super) fn new(rule: Option<Rule>) -> Reader {
-        Reader {
+    pub(super) fn new(rule: Option<ChecksumRule>) -> Chunker {
+        Chunker {
             rule,
             tablespace: None,
             tar: TarReader::new(),
@@ -102,7 +102,7 @@ impl Reader {
     }
 
     /// The archive of a tablespace begins, `None` for the data directory.
-    pub(super) fn archive(&mut self, tablespace: Option<u32>) -> Result<(), Error> {
+    pub(super) fn archive(&mut self, tablespace: Option<u32>) -> Result<(), BackupError> {
         self.finish()?;
         self.tablespace = tablespace;
         self.tar = TarReader::new();
@@ -110,13 +110,13 @@ impl Reader {
     }
 
     /// No archive may be unfinished.
-    pub(super) fn finish(&self) -> Result<(), Error> {
+    pub(super) fn finish(&self) -> Result<(), BackupError> {
         self.tar.finish()?;
         Ok(())
     }
 
     /// Takes bytes of the archive, and cuts what it can.
-    pub(super) fn push(&mut self, bytes: Bytes, cuts: &mut Vec<Cut>) -> Result<(), Error> {
+    pub(super) fn push(&mut self, bytes: Bytes, cuts: &mut Vec<CutChunk>) -> Result<(), BackupError> {
         self.tar.push(bytes);
         while let Some(event) = self.tar.poll()? {
             match event {
@@ -127,7 +127,7 @@ impl Reader {
         Ok(())
     }
 
-    fn entry(&mut self, entry: TarEntry) -> Result<(), Error> {
+    fn entry(&mut self, entry: TarEntry) -> Result<(), BackupError> {
         let text = String::from_utf8_lossy(&entry.path).into_owned();
         let path = match self.tablespace {
             Some(oid) if text.is_empty() || text == "." => format!("pg_tblspc/{oid}").into_bytes(),
@@ -140,36 +140,36 @@ impl Reader {
         let path = PathBuf::from(OsString::from_vec(path));
         let (mode, modified) = (entry.mode, entry.modified);
         match entry.kind {
-            TarKind::Directory => {
-                self.entries.push(Entry { path, mode, modified, content: Content::Directory });
+            TarEntryKind::Directory => {
+                self.entries.push(ManifestEntry { path, mode, modified, content: EntryContent::Directory });
             }
-            TarKind::Link(target) => {
-                let content = Content::Link(PathBuf::from(OsString::from_vec(target)));
-                self.entries.push(Entry { path, mode, modified, content });
+            TarEntryKind::Link(target) => {
+                let content = EntryContent::Link(PathBuf::from(OsString::from_vec(target)));
+                self.entries.push(ManifestEntry { path, mode, modified, content });
             }
-            TarKind::File(len) => {
+            TarEntryKind::File(len) => {
                 let kept = [BackupLabel::FILE, TABLESPACE_MAP, CONTROL].into_iter().find(|name| *name == shown);
                 if kept.is_some() && len > MAX_KEPT {
-                    return Err(Error::Unusable { file: shown, why: format!("it has {len} bytes") });
+                    return Err(BackupError::Unusable { file: shown, why: format!("it has {len} bytes") });
                 }
                 let apart = kept.is_some_and(|name| name != CONTROL);
                 let file = (!apart).then_some(self.files.len());
                 if !apart {
                     self.files.push(self.entries.len());
                     self.logical_bytes = self.logical_bytes.saturating_add(len);
-                    let content = Content::File { len, hash: chunks::file_hash(&[], 0), chunks: Vec::new() };
-                    self.entries.push(Entry { path, mode, modified, content });
+                    let content = EntryContent::File { len, hash: chunks::file_hash(&[], 0), chunks: Vec::new() };
+                    self.entries.push(ManifestEntry { path, mode, modified, content });
                 }
                 let pages = self.rule.zip(first_block(&shown, self.rule)).filter(|_| len > 0);
                 let kept = kept.map(|name| (name, Vec::new()));
-                self.open = Some(Open { file, len, offset: 0, parts: Vec::new(), parts_len: 0, pages, kept });
+                self.open = Some(OpenTarFile { file, len, offset: 0, parts: Vec::new(), parts_len: 0, pages, kept });
                 self.close_if_full();
             }
         }
         Ok(())
     }
 
-    fn data(&mut self, mut data: Bytes, cuts: &mut Vec<Cut>) {
+    fn data(&mut self, mut data: Bytes, cuts: &mut Vec<CutChunk>) {
         let Some(open) = &mut self.open else { return };
         if let Some((_, kept)) = &mut open.kept {
             kept.extend_from_slice(&data);
@@ -199,9 +199,9 @@ impl Reader {
     }
 }
 
-impl Open {
+impl OpenTarFile {
     /// The chunk that has come together; none for the files that stand apart.
-    fn cut(&mut self) -> Option<Cut> {
+    fn cut(&mut self) -> Option<CutChunk> {
         let (parts, len) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.parts_len));
         let offset = self.offset;
         self.offset = offset.saturating_add(u64::from(len));
@@ -209,14 +209,14 @@ impl Open {
             let skipped = u32::try_from(offset.checked_div(rule.block_size as u64).unwrap_or(0)).unwrap_or(u32::MAX);
             (rule, first.saturating_add(skipped))
         });
-        Some(Cut { file: self.file?, file_len: self.len, offset, parts, pages })
+        Some(CutChunk { file: self.file?, file_len: self.len, offset, parts, pages })
     }
 }
 
 /// The number of the first page of a relation's file; `None` for what is no relation's.
-fn first_block(path: &str, rule: Option<Rule>) -> Option<u32> {
+fn first_block(path: &str, rule: Option<ChecksumRule>) -> Option<u32> {
     match datadir::classify(path) {
-        datadir::Entry::Relation(file) => file.first_block(rule?.segment_blocks),
+        datadir::PathClass::Relation(file) => file.first_block(rule?.segment_blocks),
         _ => None,
     }
 }
@@ -225,12 +225,12 @@ fn first_block(path: &str, rule: Option<Rule>) -> Option<u32> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Cut, Reader, hash};
+    use super::{Chunker, CutChunk, hash};
     use crate::postgres::archive::chunks::{CHUNK, ChunkNamer, file_hash};
-    use crate::postgres::archive::manifest::Content;
-    use crate::postgres::backup::page_checksums::Rule;
+    use crate::postgres::archive::manifest::EntryContent;
+    use crate::postgres::backup::page_checksums::ChecksumRule;
     use crate::postgres::format::lsn::Lsn;
-    use crate::vault::seal::Protection;
+    use crate::vault::seal::ObjectEncryption;
 
     fn archive(files: &[(&str, &[u8])]) -> Bytes {
         let mut builder = tar::Builder::new(Vec::new());
@@ -244,7 +244,7 @@ mod tests {
         builder.into_inner().unwrap().into()
     }
 
-    fn read(reader: &mut Reader, tablespace: Option<u32>, bytes: &Bytes, piece: usize) -> Vec<Cut> {
+    fn read(reader: &mut Chunker, tablespace: Option<u32>, bytes: &Bytes, piece: usize) -> Vec<CutChunk> {
         let mut cuts = Vec::new();
         reader.archive(tablespace).unwrap();
         for at in (0..bytes.len()).step_by(piece) {
@@ -267,9 +267,9 @@ mod tests {
             ("base/1/2", &content[..chunk]),
             ("global/pg_control", b"control"),
         ]);
-        let namer = ChunkNamer::current(&Protection::None);
+        let namer = ChunkNamer::current(&ObjectEncryption::None);
         for piece in [512, 1000, 32 * 1024 - 9, 1 << 20] {
-            let mut reader = Reader::new(None);
+            let mut reader = Chunker::new(None);
             let cuts = read(&mut reader, None, &bytes, piece);
             let sizes: Vec<_> =
                 cuts.iter().map(|cut| (cut.file, cut.offset, cut.parts.iter().map(Bytes::len).sum())).collect();
@@ -289,12 +289,12 @@ mod tests {
 
     #[test]
     fn a_tablespace_stands_under_its_number_and_its_pages_are_checked() {
-        let rule = Rule { block_size: 8192, segment_blocks: 131_072, start: Lsn::new(9) };
-        let mut reader = Reader::new(Some(rule));
+        let rule = ChecksumRule { block_size: 8192, segment_blocks: 131_072, start: Lsn::new(9) };
+        let mut reader = Chunker::new(Some(rule));
         let bytes = archive(&[("PG_15_202209061/5/16385.1", &[1; 8192]), ("PG_15_202209061/5/PG_VERSION", b"15\n")]);
         let cuts = read(&mut reader, Some(16384), &bytes, 4000);
         assert_eq!(reader.entries[0].path.to_str(), Some("pg_tblspc/16384/PG_15_202209061/5/16385.1"));
-        assert!(matches!(reader.entries[0].content, Content::File { len: 8192, .. }));
+        assert!(matches!(reader.entries[0].content, EntryContent::File { len: 8192, .. }));
         assert_eq!(cuts[0].pages, Some((rule, 131_072)));
         assert_eq!(cuts[1].pages, None);
     }

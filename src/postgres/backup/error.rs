@@ -3,31 +3,31 @@
 use std::time::Duration;
 
 use super::tar::TarError;
-use crate::base::pipeline::Lost;
-use crate::base::retry::Class;
+use crate::base::pipeline::StageLostError;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::archive::ingest::IngestError;
-use crate::postgres::format::backup_label::LabelError;
+use crate::postgres::format::backup_label::BackupLabelError;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::pg_control::ControlError;
+use crate::postgres::format::pg_control::PgControlError;
 use crate::postgres::format::segment::{SegmentName, SystemId};
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::assemble::AssembleError;
 use crate::postgres::wire;
 use crate::vault;
-use crate::vault::repository::key::BadKey;
-use crate::vault::seal::keys::NoRandomness;
+use crate::vault::repository::key::ObjectKeyError;
+use crate::vault::seal::keys::RandomnessError;
 
 /// Why a backup did not come about. Whatever was stored for it is harmless: without a manifest it is no backup.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum BackupError {
     /// The server.
     #[error(transparent)]
-    Server(#[from] wire::Error),
+    Server(#[from] wire::ReplicationError),
     /// The archive.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// A pack could not be made.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -118,47 +118,47 @@ pub enum Error {
     },
     /// A name that cannot be.
     #[error(transparent)]
-    Name(#[from] BadKey),
+    Name(#[from] ObjectKeyError),
     /// No random numbers.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RandomnessError),
     /// No thread.
     #[error("the operating system gives no thread: {0}")]
     Thread(#[from] std::io::Error),
     /// A bug.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] StageLostError),
 }
 
-impl From<LabelError> for Error {
-    fn from(error: LabelError) -> Error {
-        Error::Unusable { file: "backup_label".to_owned(), why: error.to_string() }
+impl From<BackupLabelError> for BackupError {
+    fn from(error: BackupLabelError) -> BackupError {
+        BackupError::Unusable { file: "backup_label".to_owned(), why: error.to_string() }
     }
 }
 
-impl From<ControlError> for Error {
-    fn from(error: ControlError) -> Error {
-        Error::Unusable { file: "pg_control".to_owned(), why: error.to_string() }
+impl From<PgControlError> for BackupError {
+    fn from(error: PgControlError) -> BackupError {
+        BackupError::Unusable { file: "pg_control".to_owned(), why: error.to_string() }
     }
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Archive(error.into())
+impl From<vault::VaultError> for BackupError {
+    fn from(error: vault::VaultError) -> BackupError {
+        BackupError::Archive(error.into())
     }
 }
 
-impl Error {
+impl BackupError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Server(error) => error.class(),
-            Error::Archive(error) => error.class(),
-            Error::Pack(error) => error.class(),
-            Error::Ingest(error) => error.class(),
-            Error::Promoted { .. } | Error::PacksGone { .. } => Class::Transient,
-            _ => Class::Permanent,
+            BackupError::Server(error) => error.class(),
+            BackupError::Archive(error) => error.class(),
+            BackupError::Pack(error) => error.class(),
+            BackupError::Ingest(error) => error.class(),
+            BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorClass::Transient,
+            _ => ErrorClass::Permanent,
         }
     }
 
@@ -166,8 +166,8 @@ impl Error {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Archive(error) => error.is_integrity(),
-            Error::Checksums { .. } | Error::BrokenWal { .. } => true,
+            BackupError::Archive(error) => error.is_integrity(),
+            BackupError::Checksums { .. } | BackupError::BrokenWal { .. } => true,
             _ => false,
         }
     }

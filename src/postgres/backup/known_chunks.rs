@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::{Error, packer};
+use super::{BackupError, packer};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{KnownChunks, PackId};
-use crate::postgres::archive::manifest::{Manifest, Summary};
+use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::format::segment::SystemId;
-use crate::vault::seal::{KeyId, Kind};
+use crate::vault::seal::{EpochKeyId, SealedKind};
 
 /// No more manifests are read once so many chunks are known: 8 million chunks, 1 TB, take some 800 MB of memory. The newest manifests come first,
 /// and hold nearly all that can be used again.
@@ -15,7 +15,11 @@ const ENOUGH: usize = 8 << 20;
 
 /// Every chunk of a readable backup of this cluster, whose pack every repository has and whose name comes of the current key. A manifest that cannot be
 /// read is passed over: it costs space, and must not stand in the way of a new backup.
-pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId) -> Result<KnownChunks, Error> {
+pub(super) async fn known_chunks(
+    archive: &Archive,
+    system: SystemId,
+    key: EpochKeyId,
+) -> Result<KnownChunks, BackupError> {
     let mut known = KnownChunks::default();
     let manifests = archive.vault().list(&archive.layout().backups(), None).await?.objects;
     if manifests.is_empty() {
@@ -26,7 +30,7 @@ pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId
         if known.len() >= ENOUGH {
             break;
         }
-        let opened = match archive.vault().get_object(Kind::Manifest, &object.key).await {
+        let opened = match archive.vault().get_object(SealedKind::Manifest, &object.key).await {
             Ok(Some(opened)) => opened,
             Ok(None) => continue,
             Err(error) => {
@@ -34,8 +38,8 @@ pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId
                 continue;
             }
         };
-        let manifest =
-            Summary::from_bytes(&opened.metadata).and_then(|summary| Manifest::from_bytes(summary, &opened.plain));
+        let manifest = BackupSummary::from_bytes(&opened.metadata)
+            .and_then(|summary| Manifest::from_bytes(summary, &opened.plain));
         match manifest {
             Ok(manifest) => learn(&mut known, &manifest, system, key, &packs),
             Err(error) => {
@@ -46,7 +50,7 @@ pub(super) async fn known_chunks(archive: &Archive, system: SystemId, key: KeyId
     Ok(known)
 }
 
-fn learn(known: &mut KnownChunks, manifest: &Manifest, system: SystemId, key: KeyId, packs: &HashSet<PackId>) {
+fn learn(known: &mut KnownChunks, manifest: &Manifest, system: SystemId, key: EpochKeyId, packs: &HashSet<PackId>) {
     if manifest.summary.system_id != system || manifest.summary.naming_key != key {
         return;
     }

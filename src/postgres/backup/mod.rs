@@ -28,28 +28,29 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use error::Error;
+pub use error::BackupError;
 pub use tar::TarError;
 
-use self::chunker::{Cut, Hashed, Reader};
-use self::packer::{Store, Stored};
-use self::page_checksums::Rule;
-use self::required_wal::Needed;
-use crate::base::pipeline::{Lost, Ordered, Stage};
+use self::chunker::{Chunker, CutChunk, HashedChunk};
+use self::packer::{PackedChunks, Packer};
+use self::page_checksums::ChecksumRule;
+use self::required_wal::RequiredWal;
+use crate::base::pipeline::{OrderedStage, StageLostError, WorkerStage};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkValue};
-use crate::postgres::archive::manifest::{Content, FORMAT, Manifest, Summary, Tablespace};
+use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkSubtreeHash};
+use crate::postgres::archive::manifest::{BackupSummary, EntryContent, FORMAT, Manifest, ManifestTablespace};
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::backup_label::{BackupFrom, BackupLabel};
-use crate::postgres::format::pg_control::Control;
+use crate::postgres::format::pg_control::PgControl;
 use crate::postgres::format::segment::SegmentSize;
-use crate::postgres::sql::Sql;
+use crate::postgres::sql::SqlSession;
 use crate::postgres::wire::conninfo::Conninfo;
 use crate::postgres::wire::{
-    BackupEnd, BackupEvent, BackupStart, BaseBackup, BaseBackupOptions, Compression, Connection, Identity,
+    BaseBackup, BaseBackupEnd, BaseBackupEvent, BaseBackupOptions, BaseBackupStart, ReplicationConnection,
+    ServerCompression, SystemIdentity,
 };
-use crate::vault::repository::Put;
-use crate::vault::seal::Kind;
+use crate::vault::repository::PutOutcome;
+use crate::vault::seal::SealedKind;
 
 /// Chunks that one thread hashes in a row: handing over each by itself costs as much as hashing it.
 const BATCH: usize = 8;
@@ -57,7 +58,7 @@ const BATCH: usize = 8;
 const BATCHES_UNDER_WAY: usize = 8;
 /// How the server is to compress what it sends, the first that it can: both take less of its time than sending all of it would, even over a local
 /// socket, and leave a seventh to be sent; LZ4 takes two thirds of zstd's.
-const ON_THE_WAY: [Compression; 2] = [Compression::Lz4, Compression::Zstd(-5)];
+const ON_THE_WAY: [ServerCompression; 2] = [ServerCompression::Lz4, ServerCompression::Zstd(-5)];
 /// What a server says that cannot: feature not supported, syntax error, invalid parameter value.
 const NO_COMPRESSION: [&str; 3] = ["0A000", "42601", "22023"];
 /// Progress is told each time so many bytes have come.
@@ -67,7 +68,7 @@ const MAX_SUSPECT: usize = 1000;
 
 /// How to take a backup.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct BackupOptions {
     /// Ask the server for an immediate checkpoint instead of one spread over `checkpoint_completion_target`.
     pub fast_checkpoint: bool,
     /// The most the server sends, in KiB a second.
@@ -76,15 +77,15 @@ pub struct Options {
     pub wal_limit: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { fast_checkpoint: true, max_rate_kib: None, wal_limit: Duration::from_secs(300) }
+impl Default for BackupOptions {
+    fn default() -> BackupOptions {
+        BackupOptions { fast_checkpoint: true, max_rate_kib: None, wal_limit: Duration::from_secs(300) }
     }
 }
 
 /// How far a backup is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
+pub enum BackupProgress {
     /// The server makes its checkpoint.
     Checkpoint,
     /// So many bytes have been read of about so many, and so many were put into the repositories.
@@ -104,14 +105,14 @@ pub enum Progress {
 /// it needs is, too. Dropped half-way it leaves nothing that looks like a backup.
 ///
 /// # Errors
-/// [`Error`]; there is no backup then.
+/// [`BackupError`]; there is no backup then.
 pub async fn run(
     archive: &Arc<Archive>,
     server: &Conninfo,
-    options: &Options,
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Summary, Error> {
-    let (tell, mut told) = watch::channel(Progress::Checkpoint);
+    options: &BackupOptions,
+    progress: &mut (dyn FnMut(BackupProgress) + Send),
+) -> Result<BackupSummary, BackupError> {
+    let (tell, mut told) = watch::channel(BackupProgress::Checkpoint);
     let (archive, server, options) = (Arc::clone(archive), server.clone(), options.clone());
     // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many messages, the caller's would
     // spend more time on waking than on working. Dropping the set ends the task.
@@ -122,39 +123,39 @@ pub async fn run(
     }
     match tasks.join_next().await {
         Some(Ok(taken)) => taken,
-        Some(Err(_)) | None => Err(Lost.into()),
+        Some(Err(_)) | None => Err(StageLostError.into()),
     }
 }
 
 async fn take(
     archive: &Arc<Archive>,
     server: &Conninfo,
-    options: &Options,
-    tell: &watch::Sender<Progress>,
-) -> Result<Summary, Error> {
-    let mut connection = Connection::connect(server).await?;
+    options: &BackupOptions,
+    tell: &watch::Sender<BackupProgress>,
+) -> Result<BackupSummary, BackupError> {
+    let mut connection = ReplicationConnection::connect(server).await?;
     let about = about(archive, &mut connection).await?;
     let namer = ChunkNamer::current(archive.vault().protection());
     let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id()).await?;
-    let store = Store::new(archive, known)?;
+    let store = Packer::new(archive, known)?;
 
     let hold = required_wal::hold(server).await?;
-    tell.send_replace(Progress::Checkpoint);
+    tell.send_replace(BackupProgress::Checkpoint);
     let stream = begin(connection, server, base_backup_options(options, about.started_at)).await?;
     let start = stream.start().clone();
     wal_of_start(archive, server, &start).await?;
     // Near to where the backup begins: from there on the log tells what changes.
     let (asked, major) = (server.clone(), about.major);
     let names = tokio::spawn(async move { catalog_names::list(&asked, major).await });
-    let rule = about.rule.map(|rule| Rule { start: start.start, ..rule });
-    let taking = Taking::new(rule, store, namer, archive.vault().threads())?;
+    let rule = about.rule.map(|rule| ChecksumRule { start: start.start, ..rule });
+    let taking = RunningBackup::new(rule, store, namer, archive.vault().threads())?;
     let (end, mut taken) = taking.read(stream, &start, tell).await?;
     let finished_at = archive.vault().clock().now();
 
     settle_suspects(server, rule, &mut taken).await?;
     let summary = summary(&about, &start, end, finished_at, &taken)?;
-    tell.send_replace(Progress::WaitingForWal);
-    let needed = Needed {
+    tell.send_replace(BackupProgress::WaitingForWal);
+    let needed = RequiredWal {
         timeline: start.timeline,
         size: about.segment_size,
         start: summary.start_lsn,
@@ -165,25 +166,25 @@ async fn take(
     if let Some(hold) = hold {
         hold.close().await;
     }
-    let names = names.await.map_err(|_gone| Lost)?;
+    let names = names.await.map_err(|_gone| StageLostError)?;
     commit(archive, summary, taken, names).await
 }
 
 /// What is known of the server before anything is read.
-struct About {
-    identity: Identity,
+struct BackupSource {
+    identity: SystemIdentity,
     started_at: Timestamp,
     version: String,
     major: u32,
     segment_size: SegmentSize,
     /// How to check pages, but for where the backup begins.
-    rule: Option<Rule>,
+    rule: Option<ChecksumRule>,
 }
 
-async fn about(archive: &Archive, connection: &mut Connection) -> Result<About, Error> {
+async fn about(archive: &Archive, connection: &mut ReplicationConnection) -> Result<BackupSource, BackupError> {
     let identity = connection.identify_system().await?;
     if let Some(archived) = archive.identity().await?.filter(|archived| archived.system_id != identity.system_id) {
-        return Err(Error::WrongCluster { server: identity.system_id, archived: archived.system_id });
+        return Err(BackupError::WrongCluster { server: identity.system_id, archived: archived.system_id });
     }
     let version = connection.parameter("server_version").unwrap_or_default().to_owned();
     let rule = if connection.show("data_checksums").await? == "on" {
@@ -191,11 +192,11 @@ async fn about(archive: &Archive, connection: &mut Connection) -> Result<About, 
         let segment = setting(connection, "segment_size").await?;
         let segment_blocks = u32::try_from(segment.checked_div(block_size).unwrap_or(0)).unwrap_or(u32::MAX);
         let block_size = usize::try_from(block_size).unwrap_or(usize::MAX);
-        Some(Rule { block_size, segment_blocks, start: crate::postgres::format::lsn::Lsn::INVALID })
+        Some(ChecksumRule { block_size, segment_blocks, start: crate::postgres::format::lsn::Lsn::INVALID })
     } else {
         None
     };
-    Ok(About {
+    Ok(BackupSource {
         identity,
         started_at: archive.vault().clock().now(),
         version,
@@ -206,7 +207,7 @@ async fn about(archive: &Archive, connection: &mut Connection) -> Result<About, 
 }
 
 /// A size as `SHOW` writes it: `8192`, `1GB`.
-async fn setting(connection: &mut Connection, name: &'static str) -> Result<u64, Error> {
+async fn setting(connection: &mut ReplicationConnection, name: &'static str) -> Result<u64, BackupError> {
     let text = connection.show(name).await?;
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {
@@ -218,10 +219,10 @@ async fn setting(connection: &mut Connection, name: &'static str) -> Result<u64,
     };
     let size = digits.parse::<u64>().ok().zip(unit).and_then(|(number, shift)| number.checked_shl(shift));
     size.filter(|size| *size > 0)
-        .ok_or_else(|| Error::Unusable { file: name.to_owned(), why: format!("it is {text:?}") })
+        .ok_or_else(|| BackupError::Unusable { file: name.to_owned(), why: format!("it is {text:?}") })
 }
 
-fn base_backup_options(options: &Options, started_at: Timestamp) -> BaseBackupOptions {
+fn base_backup_options(options: &BackupOptions, started_at: Timestamp) -> BaseBackupOptions {
     BaseBackupOptions {
         label: format!("walkeep {}", label(started_at, 1)),
         fast_checkpoint: options.fast_checkpoint,
@@ -236,14 +237,18 @@ fn base_backup_options(options: &Options, started_at: Timestamp) -> BaseBackupOp
 }
 
 /// Starts the server's sending, compressed if it was built for that.
-async fn begin(connection: Connection, server: &Conninfo, options: BaseBackupOptions) -> Result<BaseBackup, Error> {
+async fn begin(
+    connection: ReplicationConnection,
+    server: &Conninfo,
+    options: BaseBackupOptions,
+) -> Result<BaseBackup, BackupError> {
     let mut connection = connection;
     for compression in ON_THE_WAY {
         match connection.base_backup(&BaseBackupOptions { compression: Some(compression), ..options.clone() }).await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.sqlstate().is_some_and(|code| NO_COMPRESSION.contains(&code)) => {
                 tracing::debug!(%error, ?compression, "the server cannot compress what it sends like this");
-                connection = Connection::connect(server).await?;
+                connection = ReplicationConnection::connect(server).await?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -258,9 +263,9 @@ fn label(started_at: Timestamp, attempt: u32) -> String {
 }
 
 /// The history of the timeline, without which nobody finds the way to it later.
-async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BackupStart) -> Result<(), Error> {
+async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BaseBackupStart) -> Result<(), BackupError> {
     if start.timeline.get() > 1 {
-        let mut connection = Connection::connect(server).await?;
+        let mut connection = ReplicationConnection::connect(server).await?;
         required_wal::keep_history(archive, &mut connection, start.timeline).await?;
         connection.close().await;
     }
@@ -268,18 +273,18 @@ async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BackupS
 }
 
 /// A backup being taken.
-struct Taking {
-    reader: Reader,
-    store: Store,
-    hashing: Stage<Vec<Cut>, Vec<Hashed>>,
+struct RunningBackup {
+    reader: Chunker,
+    store: Packer,
+    hashing: WorkerStage<Vec<CutChunk>, Vec<HashedChunk>>,
     namer: Arc<ChunkNamer>,
-    values: Vec<Vec<ChunkValue>>,
-    pages: Pages,
+    values: Vec<Vec<ChunkSubtreeHash>>,
+    pages: PageCounts,
 }
 
 /// What became of the pages.
 #[derive(Default)]
-struct Pages {
+struct PageCounts {
     checked: u64,
     torn: u64,
     /// File and block.
@@ -287,51 +292,60 @@ struct Pages {
 }
 
 /// All that a manifest needs of the files and chunks.
-struct Taken {
-    reader: Reader,
-    stored: Stored,
-    pages: Pages,
+struct BackupContents {
+    reader: Chunker,
+    stored: PackedChunks,
+    pages: PageCounts,
     namer: Arc<ChunkNamer>,
 }
 
-impl Taking {
-    fn new(rule: Option<Rule>, store: Store, namer: ChunkNamer, threads: usize) -> Result<Taking, Error> {
+impl RunningBackup {
+    fn new(
+        rule: Option<ChecksumRule>,
+        store: Packer,
+        namer: ChunkNamer,
+        threads: usize,
+    ) -> Result<RunningBackup, BackupError> {
         let namer = Arc::new(namer);
         let for_threads = Arc::clone(&namer);
-        let hash = move |cuts: Vec<Cut>| cuts.into_iter().map(|cut| chunker::hash(cut, &for_threads)).collect();
-        let hashing = Stage::start("hash", threads, BATCHES_UNDER_WAY, hash)?;
-        let (values, pages) = (Vec::new(), Pages::default());
-        Ok(Taking { reader: Reader::new(rule), store, hashing, namer, values, pages })
+        let hash = move |cuts: Vec<CutChunk>| cuts.into_iter().map(|cut| chunker::hash(cut, &for_threads)).collect();
+        let hashing = WorkerStage::start("hash", threads, BATCHES_UNDER_WAY, hash)?;
+        let (values, pages) = (Vec::new(), PageCounts::default());
+        Ok(RunningBackup { reader: Chunker::new(rule), store, hashing, namer, values, pages })
     }
 
     async fn read(
         self,
         mut stream: BaseBackup,
-        start: &BackupStart,
-        tell: &watch::Sender<Progress>,
-    ) -> Result<(BackupEnd, Taken), Error> {
-        let Taking { mut reader, mut store, hashing, namer, mut values, mut pages } = self;
-        let mut ordered = Ordered::over(&hashing);
+        start: &BaseBackupStart,
+        tell: &watch::Sender<BackupProgress>,
+    ) -> Result<(BaseBackupEnd, BackupContents), BackupError> {
+        let RunningBackup { mut reader, mut store, hashing, namer, mut values, mut pages } = self;
+        let mut ordered = OrderedStage::over(&hashing);
         let total = start.tablespaces.iter().filter_map(|space| space.size_kib).sum::<u64>().saturating_mul(1024);
         let (mut done, mut told, mut cuts) = (0_u64, 0_u64, Vec::with_capacity(BATCH));
         loop {
             let event = stream.next().await?;
             let ended = match event {
-                BackupEvent::End(end) => Some(end),
-                BackupEvent::Archive(tablespace) => {
+                BaseBackupEvent::End(end) => Some(end),
+                BaseBackupEvent::Archive(tablespace) => {
                     reader.archive(tablespace)?;
                     None
                 }
-                BackupEvent::Data(bytes) => {
+                BaseBackupEvent::Data(bytes) => {
                     done = done.saturating_add(bytes.len() as u64);
                     reader.push(bytes, &mut cuts)?;
                     None
                 }
-                BackupEvent::Manifest | BackupEvent::Progress(_) => None,
+                BaseBackupEvent::Manifest | BaseBackupEvent::Progress(_) => None,
             };
             if done.saturating_sub(told) >= TOLD_EACH || ended.is_some() {
                 told = done;
-                tell.send_replace(Progress::Reading { done, total: total.max(done), stored: store.stored_bytes() });
+                tell.send_replace(BackupProgress::Reading {
+                    done,
+                    total: total.max(done),
+                    stored: store.stored_bytes(),
+                });
             }
             if cuts.len() >= BATCH || ended.is_some() {
                 ordered.push(std::mem::replace(&mut cuts, Vec::with_capacity(BATCH))).await?;
@@ -345,7 +359,7 @@ impl Taking {
             if let Some(end) = ended {
                 stream.finish().await?.close().await;
                 reader.finish()?;
-                return Ok((end, Taken { reader, stored: store.finish().await?, pages, namer }));
+                return Ok((end, BackupContents { reader, stored: store.finish().await?, pages, namer }));
             }
         }
     }
@@ -353,12 +367,12 @@ impl Taking {
 
 /// Notes a chunk in its file, and closes the file if it was the last.
 async fn settle(
-    hashed: Hashed,
-    store: &mut Store,
-    reader: &mut Reader,
-    values: &mut Vec<Vec<ChunkValue>>,
-    pages: &mut Pages,
-) -> Result<(), Error> {
+    hashed: HashedChunk,
+    store: &mut Packer,
+    reader: &mut Chunker,
+    values: &mut Vec<Vec<ChunkSubtreeHash>>,
+    pages: &mut PageCounts,
+) -> Result<(), BackupError> {
     let place = store.add(&hashed).await?;
     pages.checked = pages.checked.saturating_add(hashed.pages.checked);
     pages.torn = pages.torn.saturating_add(hashed.pages.torn);
@@ -368,7 +382,7 @@ async fn settle(
     }
     let entry = reader.files.get(hashed.file).copied().and_then(|entry| reader.entries.get_mut(entry));
     let (Some(values), Some(entry)) = (values.get_mut(hashed.file), entry) else { return Ok(()) };
-    let Content::File { len, hash, chunks } = &mut entry.content else { return Ok(()) };
+    let EntryContent::File { len, hash, chunks } = &mut entry.content else { return Ok(()) };
     values.push(hashed.value);
     chunks.push(place);
     if chunks.len() as u64 == len.div_ceil(u64::from(chunks::CHUNK)) {
@@ -381,18 +395,22 @@ async fn settle(
 
 /// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the backup began. Then they were torn
 /// while being read, and replay puts them right; else the data is damaged.
-async fn settle_suspects(server: &Conninfo, rule: Option<Rule>, taken: &mut Taken) -> Result<(), Error> {
+async fn settle_suspects(
+    server: &Conninfo,
+    rule: Option<ChecksumRule>,
+    taken: &mut BackupContents,
+) -> Result<(), BackupError> {
     let (Some(rule), Some((file, block))) = (rule, taken.pages.suspect.first().copied()) else { return Ok(()) };
     let path = |file: usize| {
         let entry = taken.reader.files.get(file).and_then(|entry| taken.reader.entries.get(*entry));
         entry.map(|entry| entry.path.to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let damaged = |file, block, count| Error::Checksums { count, file: path(file), block };
+    let damaged = |file, block, count| BackupError::Checksums { count, file: path(file), block };
     let count = taken.pages.suspect.len();
     if count > MAX_SUSPECT {
         return Err(damaged(file, block, count));
     }
-    let sql = match Sql::connect(server).await {
+    let sql = match SqlSession::connect(server).await {
         Ok(sql) => sql,
         Err(error) => {
             tracing::warn!(%error, "pages with wrong checksums cannot be looked at again");
@@ -416,26 +434,25 @@ async fn settle_suspects(server: &Conninfo, rule: Option<Rule>, taken: &mut Take
 }
 
 fn summary(
-    about: &About,
-    start: &BackupStart,
-    end: BackupEnd,
+    about: &BackupSource,
+    start: &BaseBackupStart,
+    end: BaseBackupEnd,
     finished_at: Timestamp,
-    taken: &Taken,
-) -> Result<Summary, Error> {
+    taken: &BackupContents,
+) -> Result<BackupSummary, BackupError> {
     if end.timeline != start.timeline {
-        return Err(Error::Promoted { from: start.timeline, to: end.timeline });
+        return Err(BackupError::Promoted { from: start.timeline, to: end.timeline });
     }
-    let label_file = taken.reader.backup_label.as_deref().ok_or(Error::Missing(BackupLabel::FILE))?;
+    let label_file = taken.reader.backup_label.as_deref().ok_or(BackupError::Missing(BackupLabel::FILE))?;
     let backup_label = BackupLabel::parse(label_file)?;
-    let control = Control::parse(taken.reader.control.as_deref().ok_or(Error::Missing("global/pg_control"))?)?;
+    let control = PgControl::parse(taken.reader.control.as_deref().ok_or(BackupError::Missing("global/pg_control"))?)?;
     if control.system_id != about.identity.system_id {
-        return Err(Error::WrongCluster { server: control.system_id, archived: about.identity.system_id });
+        return Err(BackupError::WrongCluster { server: control.system_id, archived: about.identity.system_id });
     }
-    let tablespaces = start
-        .tablespaces
-        .iter()
-        .filter_map(|space| Some(Tablespace { oid: space.oid?, location: space.location.clone().unwrap_or_default() }));
-    Ok(Summary {
+    let tablespaces = start.tablespaces.iter().filter_map(|space| {
+        Some(ManifestTablespace { oid: space.oid?, location: space.location.clone().unwrap_or_default() })
+    });
+    Ok(BackupSummary {
         format: FORMAT,
         label: label(about.started_at, 1),
         system_id: about.identity.system_id,
@@ -468,16 +485,16 @@ fn summary(
 /// Writes the manifest: after this there is a backup.
 async fn commit(
     archive: &Arc<Archive>,
-    mut summary: Summary,
-    taken: Taken,
+    mut summary: BackupSummary,
+    taken: BackupContents,
     names: Option<NameList>,
-) -> Result<Summary, Error> {
-    let Taken { reader, stored, .. } = taken;
+) -> Result<BackupSummary, BackupError> {
+    let BackupContents { reader, stored, .. } = taken;
     if !stored.reused.is_empty() {
         let there = packer::packs_everywhere(archive).await?;
         let count = stored.reused.difference(&there).count();
         if count > 0 {
-            return Err(Error::PacksGone { count });
+            return Err(BackupError::PacksGone { count });
         }
     }
     let mut manifest = Manifest {
@@ -485,7 +502,7 @@ async fn commit(
         packs: stored.packs,
         chunks: stored.chunks,
         entries: reader.entries,
-        backup_label: reader.backup_label.ok_or(Error::Missing(BackupLabel::FILE))?,
+        backup_label: reader.backup_label.ok_or(BackupError::Missing(BackupLabel::FILE))?,
         tablespace_map: reader.tablespace_map,
     };
     // Directories before what is in them, whatever the order of the archives.
@@ -498,11 +515,12 @@ async fn commit(
             // One of this label that exists is another backup's, and so is the manifest.
             let _there = archive.put_names(&archive.layout().names(&summary.label)?, names).await?;
         }
-        let put = archive.vault().put_object(Kind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
+        let put =
+            archive.vault().put_object(SealedKind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
         match put {
-            Put::Created => break,
+            PutOutcome::Created => break,
             // Another backup began in the same second.
-            Put::Exists => {}
+            PutOutcome::Exists => {}
         }
     }
     tracing::info!(cluster = %archive.cluster(), label = summary.label, "backup complete");

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::Error;
-use super::chunker::Hashed;
-use crate::base::pipeline::{Lost, Stage};
+use super::BackupError;
+use super::chunker::HashedChunk;
+use crate::base::pipeline::{StageLostError, WorkerStage};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{ChunkName, KnownChunks, PACK, PackBuilder, PackError, PackId, SealedPack};
-use crate::postgres::archive::manifest::Chunk;
+use crate::postgres::archive::manifest::ManifestChunk;
 use crate::vault;
 
 /// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in memory: four times [`PACK`] of
@@ -18,22 +18,22 @@ use crate::vault;
 const UNDER_WAY: usize = 3;
 
 /// The chunks of one backup.
-pub(super) struct Store {
+pub(super) struct Packer {
     archive: Arc<Archive>,
     known: KnownChunks,
-    sealing: Stage<PackBuilder, Result<SealedPack, PackError>>,
+    sealing: WorkerStage<PackBuilder, Result<SealedPack, PackError>>,
     filling: PackBuilder,
-    puts: JoinSet<Result<u64, Error>>,
+    puts: JoinSet<Result<u64, BackupError>>,
     /// Where each chunk stands in `chunks`.
     places: HashMap<ChunkName, u32>,
     pack_places: HashMap<PackId, u32>,
-    stored: Stored,
+    stored: PackedChunks,
 }
 
 /// What became of the chunks.
 #[derive(Debug, Default)]
-pub(super) struct Stored {
-    pub(super) chunks: Vec<Chunk>,
+pub(super) struct PackedChunks {
+    pub(super) chunks: Vec<ManifestChunk>,
     pub(super) packs: Vec<PackId>,
     /// Those of the packs that older backups had written.
     pub(super) reused: HashSet<PackId>,
@@ -41,27 +41,27 @@ pub(super) struct Stored {
     pub(super) stored_bytes: u64,
 }
 
-impl Store {
-    pub(super) fn new(archive: &Arc<Archive>, known: KnownChunks) -> Result<Store, Error> {
+impl Packer {
+    pub(super) fn new(archive: &Arc<Archive>, known: KnownChunks) -> Result<Packer, BackupError> {
         let (layout, protection) = (archive.layout().clone(), Arc::clone(archive.vault().protection()));
         // Not faster when behind, as WAL is: a pack is kept for long, and zstd's -5 took a fifth off the time and put 220 % on the size.
         let level = archive.vault().level();
         // One thread a pack: several packs at once keep all of them busy.
         let seal = move |pack: PackBuilder| pack.seal(&layout, &protection, level, 1);
-        Ok(Store {
+        Ok(Packer {
             archive: Arc::clone(archive),
             known,
-            sealing: Stage::start("seal-pack", archive.vault().threads(), UNDER_WAY, seal)?,
+            sealing: WorkerStage::start("seal-pack", archive.vault().threads(), UNDER_WAY, seal)?,
             filling: PackBuilder::new()?,
             puts: JoinSet::new(),
             places: HashMap::new(),
             pack_places: HashMap::new(),
-            stored: Stored::default(),
+            stored: PackedChunks::default(),
         })
     }
 
     /// Takes the next chunk and answers its place in the manifest's list.
-    pub(super) async fn add(&mut self, chunk: &Hashed) -> Result<u32, Error> {
+    pub(super) async fn add(&mut self, chunk: &HashedChunk) -> Result<u32, BackupError> {
         if let Some(place) = self.places.get(&chunk.name) {
             return Ok(*place);
         }
@@ -80,7 +80,7 @@ impl Store {
             packs.push(pack);
             index(packs.len())
         });
-        self.stored.chunks.push(Chunk { name: chunk.name, pack, offset, len });
+        self.stored.chunks.push(ManifestChunk { name: chunk.name, pack, offset, len });
         let place = index(self.stored.chunks.len());
         self.places.insert(chunk.name, place);
         if self.filling.len() >= PACK {
@@ -94,7 +94,7 @@ impl Store {
         self.stored.stored_bytes
     }
 
-    async fn put_away(&mut self) -> Result<(), Error> {
+    async fn put_away(&mut self) -> Result<(), BackupError> {
         let full = std::mem::replace(&mut self.filling, PackBuilder::new()?);
         while self.puts.len() >= UNDER_WAY {
             self.one_done().await?;
@@ -109,15 +109,15 @@ impl Store {
         Ok(())
     }
 
-    async fn one_done(&mut self) -> Result<(), Error> {
+    async fn one_done(&mut self) -> Result<(), BackupError> {
         let Some(done) = self.puts.join_next().await else { return Ok(()) };
-        let len = done.map_err(|_panicked| Lost)??;
+        let len = done.map_err(|_panicked| StageLostError)??;
         self.stored.stored_bytes = self.stored.stored_bytes.saturating_add(len);
         Ok(())
     }
 
     /// Waits until every pack is durable in every repository.
-    pub(super) async fn finish(mut self) -> Result<Stored, Error> {
+    pub(super) async fn finish(mut self) -> Result<PackedChunks, BackupError> {
         if !self.filling.is_empty() {
             self.put_away().await?;
         }
@@ -134,12 +134,12 @@ fn index(len: usize) -> u32 {
 }
 
 /// The packs that every repository has.
-pub(super) async fn packs_everywhere(archive: &Archive) -> Result<HashSet<PackId>, Error> {
+pub(super) async fn packs_everywhere(archive: &Archive) -> Result<HashSet<PackId>, BackupError> {
     let mut everywhere: Option<HashSet<PackId>> = None;
     for (name, repository) in archive.vault().repositories() {
         let listed = repository.list(&archive.layout().packs()).await;
-        let listed =
-            listed.map_err(|source| vault::Error::Repository { name: name.to_owned(), source: Arc::new(source) })?;
+        let listed = listed
+            .map_err(|source| vault::VaultError::Repository { name: name.to_owned(), source: Arc::new(source) })?;
         let here: HashSet<PackId> = listed.iter().filter_map(|object| PackId::parse(object.key.file_name())).collect();
         everywhere = Some(match everywhere {
             None => here,

@@ -12,7 +12,7 @@ use crate::postgres::format::page;
 
 /// What checking the pages of a file takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Rule {
+pub(super) struct ChecksumRule {
     /// Bytes of a page.
     pub(super) block_size: usize,
     /// Pages in a file of a large relation.
@@ -23,7 +23,7 @@ pub(super) struct Rule {
 
 /// What was found in one chunk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct PageFindings {
     /// Pages looked at.
     pub(super) checked: u64,
     /// Pages that are wrong and younger than the backup's start.
@@ -32,13 +32,13 @@ pub(super) struct Findings {
     pub(super) suspect: Vec<u32>,
 }
 
-impl Rule {
+impl ChecksumRule {
     /// Checks every whole page in `parts`, which begin at a page's beginning; the first page is the fork's page `first`.
-    pub(super) fn check(&self, parts: &[Bytes], first: u32) -> Findings {
-        let mut findings = Findings::default();
+    pub(super) fn check(&self, parts: &[Bytes], first: u32) -> PageFindings {
+        let mut findings = PageFindings::default();
         let mut scratch = Vec::with_capacity(self.block_size);
         let mut block = first;
-        let whole = |page: &[u8], findings: &mut Findings, block: &mut u32| {
+        let whole = |page: &[u8], findings: &mut PageFindings, block: &mut u32| {
             self.page(page, *block, findings);
             *block = block.wrapping_add(1);
         };
@@ -61,7 +61,7 @@ impl Rule {
         findings
     }
 
-    fn page(&self, page: &[u8], block: u32, findings: &mut Findings) {
+    fn page(&self, page: &[u8], block: u32, findings: &mut PageFindings) {
         // A page nothing was ever put on has no checksum (`PageIsNew`).
         if page::is_new(page) {
             return;
@@ -87,11 +87,11 @@ impl Rule {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Findings, Rule};
+    use super::{ChecksumRule, PageFindings};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::page;
 
-    const RULE: Rule = Rule { block_size: 8192, segment_blocks: 131_072, start: Lsn::new(0x5000) };
+    const RULE: ChecksumRule = ChecksumRule { block_size: 8192, segment_blocks: 131_072, start: Lsn::new(0x5000) };
 
     /// A page last changed at `lsn`, with its right checksum as page `block`.
     fn page(lsn: u64, block: u32) -> Vec<u8> {
@@ -111,7 +111,7 @@ mod tests {
         content.extend_from_slice(&[1; 100]);
         content[8192 + 5000] ^= 1;
         content[2 * 8192 + 5000] ^= 1;
-        let expected = Findings { checked: 4, torn: 1, suspect: vec![11] };
+        let expected = PageFindings { checked: 4, torn: 1, suspect: vec![11] };
         for size in [8192, 512, 1000, 8191, 8193, 100_000] {
             let parts: Vec<Bytes> = content.chunks(size).map(Bytes::copy_from_slice).collect();
             assert_eq!(RULE.check(&parts, 10), expected, "in parts of {size}");

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
+use super::BackupError;
 use crate::base::clock::timeout;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::PackId;
@@ -16,10 +16,10 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::assemble::Assembler;
-use crate::postgres::wal::digest::State;
+use crate::postgres::wal::assemble::SegmentAssembler;
+use crate::postgres::wal::digest::SegmentState;
 use crate::postgres::wire::conninfo::Conninfo;
-use crate::postgres::wire::{Connection, SlotName, StandbyStatus, Started, StreamEvent};
+use crate::postgres::wire::{ReplicationConnection, SlotName, StandbyStatus, StartedReplication, WalStreamEvent};
 
 /// How long nothing may come before the backup fetches WAL by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// The WAL a backup needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Needed {
+pub(super) struct RequiredWal {
     pub(super) timeline: TimelineId,
     pub(super) size: SegmentSize,
     pub(super) start: Lsn,
@@ -36,7 +36,7 @@ pub(super) struct Needed {
     pub(super) standby: bool,
 }
 
-impl Needed {
+impl RequiredWal {
     fn first(&self) -> SegmentNo {
         self.size.segment_of(self.start)
     }
@@ -65,9 +65,9 @@ impl Needed {
 pub(super) async fn prove(
     archive: &Arc<Archive>,
     server: &Conninfo,
-    needed: &Needed,
+    needed: &RequiredWal,
     limit: Duration,
-) -> Result<(), Error> {
+) -> Result<(), BackupError> {
     let clock = Arc::clone(archive.vault().clock());
     let began = clock.elapsed();
     let patience = if somebody_archives(archive, needed).await? { PATIENCE } else { Duration::ZERO };
@@ -83,7 +83,7 @@ pub(super) async fn prove(
         let waited = now.saturating_sub(began);
         if waited >= limit {
             let advice = needed.advice();
-            return Err(Error::NoWal { missing: first, stop: needed.stop, waited, advice });
+            return Err(BackupError::NoWal { missing: first, stop: needed.stop, waited, advice });
         }
         if now.saturating_sub(progressed) >= patience {
             tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: fetching it");
@@ -101,7 +101,7 @@ pub(super) async fn prove(
 }
 
 /// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought that brings the rest.
-async fn somebody_archives(archive: &Archive, needed: &Needed) -> Result<bool, Error> {
+async fn somebody_archives(archive: &Archive, needed: &RequiredWal) -> Result<bool, BackupError> {
     let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
     if let Some(before) = before
         && archive.digest(before).await?.is_some()
@@ -113,8 +113,8 @@ async fn somebody_archives(archive: &Archive, needed: &Needed) -> Result<bool, E
 
 /// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the backup then goes on without, as an
 /// archiving server's WAL is not at stake.
-pub(super) async fn hold(server: &Conninfo) -> Result<Option<Connection>, Error> {
-    let mut connection = Connection::connect(server).await?;
+pub(super) async fn hold(server: &Conninfo) -> Result<Option<ReplicationConnection>, BackupError> {
+    let mut connection = ReplicationConnection::connect(server).await?;
     let name = format!("walkeep_backup_{}", PackId::random()?);
     let Ok(slot) = SlotName::new(&name) else { return Ok(None) };
     match connection.create_temporary_slot(&slot).await {
@@ -126,7 +126,7 @@ pub(super) async fn hold(server: &Conninfo) -> Result<Option<Connection>, Error>
     }
 }
 
-async fn missing(archive: &Archive, needed: &Needed) -> Result<Vec<SegmentName>, Error> {
+async fn missing(archive: &Archive, needed: &RequiredWal) -> Result<Vec<SegmentName>, BackupError> {
     let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
     let there = archive.list_segments(needed.timeline, before).await?;
     let there: std::collections::HashSet<SegmentName> = there.found.into_iter().map(|(name, _)| name).collect();
@@ -134,32 +134,38 @@ async fn missing(archive: &Archive, needed: &Needed) -> Result<Vec<SegmentName>,
 }
 
 /// Reads the digest: the object opens, and no record in it is broken.
-async fn whole(archive: &Archive, name: SegmentName) -> Result<(), Error> {
+async fn whole(archive: &Archive, name: SegmentName) -> Result<(), BackupError> {
     match archive.digest(name).await?.map(|digest| digest.state) {
-        Some(State::Broken { at, why }) => Err(Error::BrokenWal { segment: name, at, why }),
-        Some(State::Checked | State::Opaque) | None => Ok(()),
+        Some(SegmentState::Broken { at, why }) => Err(BackupError::BrokenWal { segment: name, at, why }),
+        Some(SegmentState::Checked | SegmentState::Opaque) | None => Ok(()),
     }
 }
 
 /// Streams from the beginning of `first` until the backup's last segment is whole, and archives every segment.
-async fn fetch(archive: &Arc<Archive>, server: &Conninfo, needed: &Needed, first: SegmentName) -> Result<(), Error> {
+async fn fetch(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    needed: &RequiredWal,
+    first: SegmentName,
+) -> Result<(), BackupError> {
     let clock = Arc::clone(archive.vault().clock());
-    let connection = Connection::connect(server).await?;
+    let connection = ReplicationConnection::connect(server).await?;
     let number = first.number(needed.size).unwrap_or(needed.first());
     let start = number.start(needed.size);
-    let Started::Streaming(mut stream) = connection.start_physical(None, start, needed.timeline).await? else {
+    let StartedReplication::Streaming(mut stream) = connection.start_physical(None, start, needed.timeline).await?
+    else {
         return Ok(());
     };
-    let mut assembler = Assembler::new(needed.timeline, needed.size, start);
+    let mut assembler = SegmentAssembler::new(needed.timeline, needed.size, start);
     loop {
         match stream.next().await? {
-            StreamEvent::EndOfTimeline => return Ok(()),
-            StreamEvent::Keepalive(sign) if sign.reply_requested => {
+            WalStreamEvent::EndOfTimeline => return Ok(()),
+            WalStreamEvent::Keepalive(sign) if sign.reply_requested => {
                 // Positions of zero: we are nobody's standby, and promise nothing.
                 stream.send_status(StandbyStatus::default(), PgTime::from_timestamp(clock.now())).await?;
             }
-            StreamEvent::Keepalive(_) => {}
-            StreamEvent::Wal(data) => assembler.push(data.start, &data.bytes)?,
+            WalStreamEvent::Keepalive(_) => {}
+            WalStreamEvent::Wal(data) => assembler.push(data.start, &data.bytes)?,
         }
         while let Some(segment) = assembler.poll() {
             let last = segment.name.number(needed.size) >= Some(needed.last());
@@ -174,9 +180,9 @@ async fn fetch(archive: &Arc<Archive>, server: &Conninfo, needed: &Needed, first
 /// Brings the history of the timeline into the archive, if it has one and nobody else did.
 pub(super) async fn keep_history(
     archive: &Arc<Archive>,
-    connection: &mut Connection,
+    connection: &mut ReplicationConnection,
     timeline: TimelineId,
-) -> Result<(), Error> {
+) -> Result<(), BackupError> {
     if timeline == TimelineId::FIRST || archive.file(&WalFileName::History(timeline)).await?.is_some() {
         return Ok(());
     }

@@ -20,7 +20,7 @@ pub(super) enum TarEvent {
 pub(super) struct TarEntry {
     /// Its path, without a slash at the end.
     pub(super) path: Vec<u8>,
-    pub(super) kind: TarKind,
+    pub(super) kind: TarEntryKind,
     /// Permission bits.
     pub(super) mode: u32,
     /// Seconds since 1970.
@@ -29,7 +29,7 @@ pub(super) struct TarEntry {
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TarKind {
+pub(super) enum TarEntryKind {
     /// A file of so many bytes.
     File(u64),
     Directory,
@@ -60,7 +60,7 @@ pub enum TarError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum TarState {
     /// Between entries, or within a header.
     Header,
     /// Within a file; so many bytes of it and of the padding after it are to come.
@@ -72,7 +72,7 @@ enum State {
 /// Reads one archive.
 #[derive(Debug)]
 pub(super) struct TarReader {
-    state: State,
+    state: TarState,
     header: BytesMut,
     input: Bytes,
     at: u64,
@@ -80,7 +80,7 @@ pub(super) struct TarReader {
 
 impl TarReader {
     pub(super) fn new() -> TarReader {
-        TarReader { state: State::Header, header: BytesMut::new(), input: Bytes::new(), at: 0 }
+        TarReader { state: TarState::Header, header: BytesMut::new(), input: Bytes::new(), at: 0 }
     }
 
     /// Takes the next piece; what was there before must have been polled out.
@@ -93,22 +93,22 @@ impl TarReader {
     pub(super) fn poll(&mut self) -> Result<Option<TarEvent>, TarError> {
         while self.input.has_remaining() {
             match self.state {
-                State::Body { left: 0, padding: 0 } => self.state = State::Header,
-                State::Body { left: 0, padding } => {
+                TarState::Body { left: 0, padding: 0 } => self.state = TarState::Header,
+                TarState::Body { left: 0, padding } => {
                     let skipped = self.take(padding).len() as u64;
-                    self.state = State::Body { left: 0, padding: padding.saturating_sub(skipped) };
+                    self.state = TarState::Body { left: 0, padding: padding.saturating_sub(skipped) };
                 }
-                State::Body { left, padding } => {
+                TarState::Body { left, padding } => {
                     let data = self.take(left);
-                    self.state = State::Body { left: left.saturating_sub(data.len() as u64), padding };
+                    self.state = TarState::Body { left: left.saturating_sub(data.len() as u64), padding };
                     return Ok(Some(TarEvent::Data(data)));
                 }
-                State::Header => {
+                TarState::Header => {
                     if let Some(entry) = self.header()? {
                         return Ok(Some(TarEvent::Entry(entry)));
                     }
                 }
-                State::End => drop(self.take(u64::MAX)),
+                TarState::End => drop(self.take(u64::MAX)),
             }
         }
         Ok(None)
@@ -117,9 +117,9 @@ impl TarReader {
     /// Says whether the stream may end here. PostgreSQL 13 and 14 leave out the zeros at the end.
     pub(super) fn finish(&self) -> Result<(), TarError> {
         match self.state {
-            State::Body { left: 0, padding: 0 } | State::End => Ok(()),
-            State::Header if self.header.is_empty() => Ok(()),
-            State::Body { .. } | State::Header => Err(TarError::Cut),
+            TarState::Body { left: 0, padding: 0 } | TarState::End => Ok(()),
+            TarState::Header if self.header.is_empty() => Ok(()),
+            TarState::Body { .. } | TarState::Header => Err(TarError::Cut),
         }
     }
 
@@ -139,13 +139,13 @@ impl TarReader {
         let at = self.at.saturating_sub(BLOCK as u64);
         let header = self.header.split();
         if header.iter().all(|byte| *byte == 0) {
-            self.state = State::End;
+            self.state = TarState::End;
             return Ok(None);
         }
         let entry = parse(&header, at)?;
-        let left = if let TarKind::File(len) = entry.kind { len } else { 0 };
+        let left = if let TarEntryKind::File(len) = entry.kind { len } else { 0 };
         let padding = left.next_multiple_of(BLOCK as u64).saturating_sub(left);
-        self.state = State::Body { left, padding };
+        self.state = TarState::Body { left, padding };
         Ok(Some(entry))
     }
 }
@@ -165,9 +165,11 @@ fn parse(header: &[u8], at: u64) -> Result<TarEntry, TarError> {
     let path = joined.strip_prefix(b"./").unwrap_or(&joined);
     let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
     let kind = match header.get(156) {
-        Some(b'0' | 0) => TarKind::File(number(field(124, 136)).filter(|len| *len < 1 << 60).ok_or(wrong("size"))?),
-        Some(b'5') => TarKind::Directory,
-        Some(b'2') => TarKind::Link(text(field(157, 257)).to_vec()),
+        Some(b'0' | 0) => {
+            TarEntryKind::File(number(field(124, 136)).filter(|len| *len < 1 << 60).ok_or(wrong("size"))?)
+        }
+        Some(b'5') => TarEntryKind::Directory,
+        Some(b'2') => TarEntryKind::Link(text(field(157, 257)).to_vec()),
         _ => return Err(wrong("type")),
     };
     let mode = number(field(100, 108)).and_then(|mode| u32::try_from(mode).ok()).ok_or(wrong("mode"))?;
@@ -197,7 +199,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::{TarEntry, TarError, TarEvent, TarKind, TarReader};
+    use super::{TarEntry, TarEntryKind, TarError, TarEvent, TarReader};
 
     /// Written by the `tar` crate, which is not ours.
     fn archive() -> Vec<u8> {
@@ -249,10 +251,10 @@ mod tests {
         let read = whole();
         let paths: Vec<_> = read.iter().map(|(entry, _)| String::from_utf8(entry.path.clone()).unwrap()).collect();
         assert_eq!(paths, ["backup_label", "base", "base/1259", "base/empty", "pg_tblspc/1", "base/1260"]);
-        assert_eq!(read[1].0.kind, TarKind::Directory);
-        assert_eq!(read[4].0.kind, TarKind::Link(b"/srv/elsewhere".to_vec()));
-        assert_eq!((read[2].0.kind.clone(), &read[2].1), (TarKind::File(1024), &vec![7; 1024]));
-        assert_eq!((read[5].0.kind.clone(), &read[5].1), (TarKind::File(1500), &vec![8; 1500]));
+        assert_eq!(read[1].0.kind, TarEntryKind::Directory);
+        assert_eq!(read[4].0.kind, TarEntryKind::Link(b"/srv/elsewhere".to_vec()));
+        assert_eq!((read[2].0.kind.clone(), &read[2].1), (TarEntryKind::File(1024), &vec![7; 1024]));
+        assert_eq!((read[5].0.kind.clone(), &read[5].1), (TarEntryKind::File(1500), &vec![8; 1500]));
         assert_eq!((read[5].0.mode, read[5].0.modified), (0o640, 1_790_000_000));
     }
 

@@ -45,7 +45,7 @@ pub struct BackupLabel {
 
 /// A `backup_label` or `tablespace_map` that PostgreSQL would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LabelError {
+pub enum BackupLabelError {
     /// Not UTF-8 where it must be, or too long.
     #[error("{file} is no text of at most {MAX_LEN} bytes")]
     NotText {
@@ -81,19 +81,20 @@ impl BackupLabel {
     /// Reads the file. The lines stand in a fixed order; the first two are needed, the rest may be absent as in old servers' files.
     ///
     /// # Errors
-    /// [`LabelError`] where PostgreSQL would refuse the file too.
-    pub fn parse(bytes: &[u8]) -> Result<BackupLabel, LabelError> {
+    /// [`BackupLabelError`] where PostgreSQL would refuse the file too.
+    pub fn parse(bytes: &[u8]) -> Result<BackupLabel, BackupLabelError> {
         let text = shown_text(bytes, BackupLabel::FILE)?;
         let mut lines = text.lines().peekable();
         let mut next = |prefix: &'static str| {
             lines.next_if(|line| line.starts_with(prefix)).and_then(|line| line.strip_prefix(prefix))
         };
-        let (start, start_segment) = next("START WAL LOCATION: ")
-            .and_then(start_location)
-            .ok_or(LabelError::Missing { expected: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)" })?;
+        let (start, start_segment) =
+            next("START WAL LOCATION: ").and_then(start_location).ok_or(BackupLabelError::Missing {
+                expected: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)",
+            })?;
         let checkpoint = next("CHECKPOINT LOCATION: ")
             .and_then(|position| position.parse().ok())
-            .ok_or(LabelError::Missing { expected: "CHECKPOINT LOCATION: 0/2000060" })?;
+            .ok_or(BackupLabelError::Missing { expected: "CHECKPOINT LOCATION: 0/2000060" })?;
         let streamed = next("BACKUP METHOD: ") == Some("streamed");
         let from = match next("BACKUP FROM: ") {
             Some("primary" | "master") => Some(BackupFrom::Primary),
@@ -104,12 +105,12 @@ impl BackupLabel {
         let label = next("LABEL: ").map(str::to_owned);
         let timeline = match next("START TIMELINE: ") {
             Some(number) => {
-                number.parse().map_err(|_not_a_number| LabelError::Missing { expected: "START TIMELINE: 1" })?
+                number.parse().map_err(|_not_a_number| BackupLabelError::Missing { expected: "START TIMELINE: 1" })?
             }
             None => start_segment.timeline(),
         };
         if timeline != start_segment.timeline() {
-            return Err(LabelError::Contradiction { timeline, segment: start_segment });
+            return Err(BackupLabelError::Contradiction { timeline, segment: start_segment });
         }
         let incremental = next("INCREMENTAL FROM LSN: ").is_some();
         Ok(BackupLabel { start, start_segment, checkpoint, timeline, streamed, from, start_time, label, incremental })
@@ -123,33 +124,33 @@ fn start_location(text: &str) -> Option<(Lsn, SegmentName)> {
 }
 
 /// The file as text. The name its taker gave it may be in any encoding: what is no UTF-8 is replaced, for it is only ever shown.
-fn shown_text<'a>(bytes: &'a [u8], file: &'static str) -> Result<std::borrow::Cow<'a, str>, LabelError> {
+fn shown_text<'a>(bytes: &'a [u8], file: &'static str) -> Result<std::borrow::Cow<'a, str>, BackupLabelError> {
     if bytes.len() > MAX_LEN {
-        return Err(LabelError::NotText { file });
+        return Err(BackupLabelError::NotText { file });
     }
     Ok(String::from_utf8_lossy(bytes))
 }
 
 /// How a tablespace map writes a path with unusual bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Escapes {
+pub enum TablespaceMapEscapes {
     /// PostgreSQL 13: a backslash before a line end, and nothing else.
     LineEnds,
     /// PostgreSQL 14 and later: a backslash before a line end or a backslash.
     LineEndsAndBackslashes,
 }
 
-impl Escapes {
+impl TablespaceMapEscapes {
     /// How a server of this major version writes and reads them.
     #[must_use]
-    pub const fn of_major(major: u32) -> Escapes {
-        if major < 14 { Escapes::LineEnds } else { Escapes::LineEndsAndBackslashes }
+    pub const fn of_major(major: u32) -> TablespaceMapEscapes {
+        if major < 14 { TablespaceMapEscapes::LineEnds } else { TablespaceMapEscapes::LineEndsAndBackslashes }
     }
 }
 
 /// One tablespace and the directory it lies in.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Tablespace {
+pub struct MappedTablespace {
     /// The tablespace's number; its link is `pg_tblspc/<oid>`.
     pub oid: u32,
     /// The directory the link points to.
@@ -160,7 +161,7 @@ pub struct Tablespace {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TablespaceMap {
     /// In the file's order.
-    pub tablespaces: Vec<Tablespace>,
+    pub tablespaces: Vec<MappedTablespace>,
 }
 
 impl TablespaceMap {
@@ -170,9 +171,9 @@ impl TablespaceMap {
     /// Reads the file.
     ///
     /// # Errors
-    /// [`LabelError`] for a line that is not `<oid> <path>`, or a path that is not UTF-8.
-    pub fn parse(bytes: &[u8], escapes: Escapes) -> Result<TablespaceMap, LabelError> {
-        let not_text = LabelError::NotText { file: TablespaceMap::FILE };
+    /// [`BackupLabelError`] for a line that is not `<oid> <path>`, or a path that is not UTF-8.
+    pub fn parse(bytes: &[u8], escapes: TablespaceMapEscapes) -> Result<TablespaceMap, BackupLabelError> {
+        let not_text = BackupLabelError::NotText { file: TablespaceMap::FILE };
         if bytes.len() > MAX_LEN {
             return Err(not_text);
         }
@@ -181,23 +182,23 @@ impl TablespaceMap {
         for (number, line) in map_lines(text, escapes).into_iter().enumerate() {
             let tablespace = line
                 .split_once(' ')
-                .and_then(|(oid, path)| Some(Tablespace { oid: oid.parse().ok()?, path: path.to_owned() }))
+                .and_then(|(oid, path)| Some(MappedTablespace { oid: oid.parse().ok()?, path: path.to_owned() }))
                 .filter(|tablespace| !tablespace.path.is_empty());
-            tablespaces.push(tablespace.ok_or(LabelError::MapLine { line: number.saturating_add(1) })?);
+            tablespaces.push(tablespace.ok_or(BackupLabelError::MapLine { line: number.saturating_add(1) })?);
         }
         Ok(TablespaceMap { tablespaces })
     }
 
     /// Writes the file as the server does (`do_pg_backup_start`).
     #[must_use]
-    pub fn serialise(&self, escapes: Escapes) -> Vec<u8> {
+    pub fn serialise(&self, escapes: TablespaceMapEscapes) -> Vec<u8> {
         let mut text = String::new();
         for tablespace in &self.tablespaces {
             text.push_str(&tablespace.oid.to_string());
             text.push(' ');
             for character in tablespace.path.chars() {
                 let line_end = matches!(character, '\n' | '\r');
-                if line_end || (character == '\\' && escapes == Escapes::LineEndsAndBackslashes) {
+                if line_end || (character == '\\' && escapes == TablespaceMapEscapes::LineEndsAndBackslashes) {
                     text.push('\\');
                 }
                 text.push(character);
@@ -209,14 +210,16 @@ impl TablespaceMap {
 }
 
 /// The map's lines with their escapes undone. An escaped line end is part of its line.
-fn map_lines(text: &str, escapes: Escapes) -> Vec<String> {
+fn map_lines(text: &str, escapes: TablespaceMapEscapes) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
         let escaped = (character == '\\')
             .then(|| {
-                characters.next_if(|next| matches!(next, '\n' | '\r') || escapes == Escapes::LineEndsAndBackslashes)
+                characters.next_if(|next| {
+                    matches!(next, '\n' | '\r') || escapes == TablespaceMapEscapes::LineEndsAndBackslashes
+                })
             })
             .flatten();
         match (escaped, character) {
@@ -238,10 +241,11 @@ pub fn fuzz(data: &[u8]) {
     if let Ok(label) = BackupLabel::parse(data) {
         assert_eq!(label.timeline, label.start_segment.timeline());
     }
-    for escapes in [Escapes::LineEnds, Escapes::LineEndsAndBackslashes] {
+    for escapes in [TablespaceMapEscapes::LineEnds, TablespaceMapEscapes::LineEndsAndBackslashes] {
         if let Ok(map) = TablespaceMap::parse(data, escapes) {
             // A path of 13 that ends in a backslash cannot be told from an escaped line end: the server has the same trouble.
-            let ambiguous = escapes == Escapes::LineEnds && map.tablespaces.iter().any(|t| t.path.contains('\\'));
+            let ambiguous =
+                escapes == TablespaceMapEscapes::LineEnds && map.tablespaces.iter().any(|t| t.path.contains('\\'));
             let again = TablespaceMap::parse(&map.serialise(escapes), escapes);
             assert!(ambiguous || again.as_ref() == Ok(&map), "{map:?} became {again:?}");
         }
@@ -252,7 +256,9 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BackupFrom, BackupLabel, Escapes, LabelError, Tablespace, TablespaceMap, fuzz};
+    use super::{
+        BackupFrom, BackupLabel, BackupLabelError, MappedTablespace, TablespaceMap, TablespaceMapEscapes, fuzz,
+    };
 
     const LABELS: [(&[u8], BackupFrom, &str, &str); 4] = [
         (
@@ -305,10 +311,10 @@ mod tests {
             "CHECKPOINT LOCATION: 0/2000060\n",
             "START WAL LOCATION: 0/2000028\nCHECKPOINT LOCATION: 0/2000060\n",
         ] {
-            assert!(matches!(BackupLabel::parse(wrong.as_bytes()), Err(LabelError::Missing { .. })), "{wrong:?}");
+            assert!(matches!(BackupLabel::parse(wrong.as_bytes()), Err(BackupLabelError::Missing { .. })), "{wrong:?}");
         }
         let other = format!("{minimal}START TIMELINE: 2\n");
-        assert!(matches!(BackupLabel::parse(other.as_bytes()), Err(LabelError::Contradiction { .. })));
+        assert!(matches!(BackupLabel::parse(other.as_bytes()), Err(BackupLabelError::Contradiction { .. })));
         let incremental =
             format!("{minimal}START TIMELINE: 1\nINCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n");
         assert!(BackupLabel::parse(incremental.as_bytes()).unwrap().incremental);
@@ -321,24 +327,24 @@ mod tests {
             (include_bytes!("../../../tests/fixtures/label/15.tablespace_map").as_slice(), 15),
             (include_bytes!("../../../tests/fixtures/label/18.tablespace_map").as_slice(), 18),
         ] {
-            let escapes = Escapes::of_major(major);
+            let escapes = TablespaceMapEscapes::of_major(major);
             let map = TablespaceMap::parse(bytes, escapes).unwrap();
             let mut paths: Vec<&str> = map.tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
             paths.sort_unstable();
             assert_eq!(paths, ["/srv/walkeep/ts 1", "/srv/walkeep/ts\\2"], "{major}");
             assert_eq!(map.serialise(escapes), bytes, "{major}");
         }
-        let escapes = Escapes::of_major(18);
-        assert_eq!(TablespaceMap::parse(b"1 /a\nx /b\n", escapes), Err(LabelError::MapLine { line: 2 }));
-        assert_eq!(TablespaceMap::parse(b"1 \n", escapes), Err(LabelError::MapLine { line: 1 }));
+        let escapes = TablespaceMapEscapes::of_major(18);
+        assert_eq!(TablespaceMap::parse(b"1 /a\nx /b\n", escapes), Err(BackupLabelError::MapLine { line: 2 }));
+        assert_eq!(TablespaceMap::parse(b"1 \n", escapes), Err(BackupLabelError::MapLine { line: 1 }));
     }
 
     proptest! {
         #[test]
         fn any_path_comes_back(paths in proptest::collection::vec("/[a-z \\\\\n\r\u{e9}]{0,12}", 0..5)) {
-            let tablespaces = (16_384..).zip(paths).map(|(oid, path)| Tablespace { oid, path }).collect();
+            let tablespaces = (16_384..).zip(paths).map(|(oid, path)| MappedTablespace { oid, path }).collect();
             let map = TablespaceMap { tablespaces };
-            let escapes = Escapes::LineEndsAndBackslashes;
+            let escapes = TablespaceMapEscapes::LineEndsAndBackslashes;
             prop_assert_eq!(TablespaceMap::parse(&map.serialise(escapes), escapes), Ok(map));
         }
 

@@ -22,7 +22,7 @@ const SKIPPED: [&str; 7] = [
 
 /// What a backup does with one path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Entry {
+pub enum PathClass {
     /// Copy it as it is.
     Copy,
     /// A relation's file: copy it, and check its pages where the cluster has checksums.
@@ -39,7 +39,7 @@ pub enum Entry {
 
 /// Which part of a relation a file holds (`ForkNumber`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Fork {
+pub enum RelationFork {
     /// Its rows or index entries.
     Main,
     /// `_fsm`, the free space map.
@@ -52,7 +52,7 @@ pub enum Fork {
 
 /// A relation, wherever it lies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Relation {
+pub struct DataDirRelation {
     /// The tablespace; 1663 is `base`, 1664 is `global`.
     pub tablespace: u32,
     /// The database; zero for what all databases share.
@@ -65,14 +65,14 @@ pub struct Relation {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RelationFile {
     /// Which relation.
-    pub relation: Relation,
+    pub relation: DataDirRelation,
     /// Which part of it.
-    pub fork: Fork,
+    pub fork: RelationFork,
     /// Which gigabyte of that part.
     pub segment: u32,
 }
 
-impl Relation {
+impl DataDirRelation {
     /// The tablespace of `base` (`DEFAULTTABLESPACE_OID`).
     pub const DEFAULT_TABLESPACE: u32 = 1663;
     /// The tablespace of `global` (`GLOBALTABLESPACE_OID`).
@@ -85,8 +85,8 @@ impl RelationFile {
     pub fn parse(path: &str) -> Option<RelationFile> {
         let parts: Vec<&str> = path.split('/').collect();
         let (tablespace, database, name) = match parts.as_slice() {
-            ["global", name] => (Relation::GLOBAL_TABLESPACE, 0, name),
-            ["base", database, name] => (Relation::DEFAULT_TABLESPACE, number(database)?, name),
+            ["global", name] => (DataDirRelation::GLOBAL_TABLESPACE, 0, name),
+            ["base", database, name] => (DataDirRelation::DEFAULT_TABLESPACE, number(database)?, name),
             ["pg_tblspc", tablespace, version, database, name] if version.starts_with("PG_") => {
                 (number(tablespace)?, number(database)?, name)
             }
@@ -97,13 +97,17 @@ impl RelationFile {
             None => (*name, 0),
         };
         let (filenode, fork) = match stem.split_once('_') {
-            None => (stem, Fork::Main),
-            Some((filenode, "fsm")) => (filenode, Fork::FreeSpace),
-            Some((filenode, "vm")) => (filenode, Fork::Visibility),
-            Some((filenode, "init")) => (filenode, Fork::Init),
+            None => (stem, RelationFork::Main),
+            Some((filenode, "fsm")) => (filenode, RelationFork::FreeSpace),
+            Some((filenode, "vm")) => (filenode, RelationFork::Visibility),
+            Some((filenode, "init")) => (filenode, RelationFork::Init),
             Some(_) => return None,
         };
-        Some(RelationFile { relation: Relation { tablespace, database, filenode: number(filenode)? }, fork, segment })
+        Some(RelationFile {
+            relation: DataDirRelation { tablespace, database, filenode: number(filenode)? },
+            fork,
+            segment,
+        })
     }
 
     /// The number of the file's first block within the relation's fork, for its pages' checksums; `None` past the end of the block space.
@@ -120,32 +124,32 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// What a backup does with `path`. It is the caller's to leave out what lies in an emptied directory that it does not walk, but a path in one
-/// is answered with [`Entry::Skip`] too.
+/// is answered with [`PathClass::Skip`] too.
 #[must_use]
-pub fn classify(path: &str) -> Entry {
+pub fn classify(path: &str) -> PathClass {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let within = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
     if EMPTIED.iter().any(|directory| within(directory)) {
-        return Entry::Skip;
+        return PathClass::Skip;
     }
     if EMPTIED.contains(&path) || matches!(path, "pg_wal" | "pg_wal/archive_status" | "pg_wal/summaries") {
-        return Entry::EmptyDirectory;
+        return PathClass::EmptyDirectory;
     }
     // pgsql_tmp holds sorts under way, pgsql_tmp* their files; pg_internal.init.<pid> is a cache being written.
     let temporary = path.split('/').any(|part| part.starts_with("pgsql_tmp"));
     let skipped = SKIPPED.contains(&name) || name == "pg_internal.init" || name.starts_with("pg_internal.init.");
     if temporary || skipped || within("pg_wal") || is_temporary_relation(parent, name) {
-        return Entry::Skip;
+        return PathClass::Skip;
     }
     if path == "global/pg_control" {
-        return Entry::Control;
+        return PathClass::Control;
     }
     if parent == "pg_tblspc"
         && let Some(oid) = number(name)
     {
-        return Entry::Tablespace(oid);
+        return PathClass::Tablespace(oid);
     }
-    RelationFile::parse(path).map_or(Entry::Copy, Entry::Relation)
+    RelationFile::parse(path).map_or(PathClass::Copy, PathClass::Relation)
 }
 
 /// `t<backend>_<filenode>…` in a database's directory (`looks_like_temp_rel_name`).
@@ -161,21 +165,21 @@ fn is_temporary_relation(parent: &str, name: &str) -> bool {
 /// The unlogged relations among files: those with an init fork. Of these a backup keeps the init fork alone; the server makes the rest from it
 /// at the end of recovery.
 #[derive(Clone, Debug, Default)]
-pub struct Unlogged {
-    relations: HashSet<Relation>,
+pub struct UnloggedRelations {
+    relations: HashSet<DataDirRelation>,
 }
 
-impl Unlogged {
+impl UnloggedRelations {
     /// Finds them among the given files.
-    pub fn among(files: impl IntoIterator<Item = RelationFile>) -> Unlogged {
-        let init = files.into_iter().filter(|file| file.fork == Fork::Init);
-        Unlogged { relations: init.map(|file| file.relation).collect() }
+    pub fn among(files: impl IntoIterator<Item = RelationFile>) -> UnloggedRelations {
+        let init = files.into_iter().filter(|file| file.fork == RelationFork::Init);
+        UnloggedRelations { relations: init.map(|file| file.relation).collect() }
     }
 
     /// Whether a backup leaves `file` out because its relation is unlogged.
     #[must_use]
     pub fn leaves_out(&self, file: &RelationFile) -> bool {
-        file.fork != Fork::Init && self.relations.contains(&file.relation)
+        file.fork != RelationFork::Init && self.relations.contains(&file.relation)
     }
 }
 
@@ -183,7 +187,7 @@ impl Unlogged {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Ok(path) = std::str::from_utf8(data) else { return };
-    if let Entry::Relation(file) = classify(path) {
+    if let PathClass::Relation(file) = classify(path) {
         assert_eq!(RelationFile::parse(path), Some(file));
         assert!(file.first_block(131_072).is_none_or(|block| block.is_multiple_of(131_072)));
     }
@@ -193,7 +197,7 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Entry, Fork, Relation, RelationFile, Unlogged, classify, fuzz};
+    use super::{DataDirRelation, PathClass, RelationFile, RelationFork, UnloggedRelations, classify, fuzz};
 
     #[test]
     fn each_path_gets_what_pg_basebackup_does_with_it() {
@@ -220,7 +224,7 @@ mod tests {
             "base/5/016384",
             "base/5/t_16384",
         ] {
-            assert_eq!(classify(path), Entry::Copy, "{path}");
+            assert_eq!(classify(path), PathClass::Copy, "{path}");
         }
         for path in [
             "postmaster.pid",
@@ -244,28 +248,28 @@ mod tests {
             "postgresql.auto.conf.tmp",
             "current_logfiles.tmp",
         ] {
-            assert_eq!(classify(path), Entry::Skip, "{path}");
+            assert_eq!(classify(path), PathClass::Skip, "{path}");
         }
         for path in ["pg_wal", "pg_wal/archive_status", "pg_wal/summaries", "pg_replslot", "pg_dynshmem", "pg_stat_tmp"]
         {
-            assert_eq!(classify(path), Entry::EmptyDirectory, "{path}");
+            assert_eq!(classify(path), PathClass::EmptyDirectory, "{path}");
         }
-        assert_eq!(classify("global/pg_control"), Entry::Control);
-        assert_eq!(classify("pg_tblspc/16389"), Entry::Tablespace(16_389));
+        assert_eq!(classify("global/pg_control"), PathClass::Control);
+        assert_eq!(classify("pg_tblspc/16389"), PathClass::Tablespace(16_389));
     }
 
     #[test]
     fn relation_files_are_known_by_their_names() {
         let file = |tablespace, database, filenode, fork, segment| {
-            Some(RelationFile { relation: Relation { tablespace, database, filenode }, fork, segment })
+            Some(RelationFile { relation: DataDirRelation { tablespace, database, filenode }, fork, segment })
         };
         for (path, expected) in [
-            ("base/5/16384", file(1663, 5, 16_384, Fork::Main, 0)),
-            ("base/5/16384.12", file(1663, 5, 16_384, Fork::Main, 12)),
-            ("base/5/16384_fsm", file(1663, 5, 16_384, Fork::FreeSpace, 0)),
-            ("base/5/16384_vm.1", file(1663, 5, 16_384, Fork::Visibility, 1)),
-            ("global/1262", file(1664, 0, 1262, Fork::Main, 0)),
-            ("pg_tblspc/16389/PG_15_202209061/5/16390_init", file(16_389, 5, 16_390, Fork::Init, 0)),
+            ("base/5/16384", file(1663, 5, 16_384, RelationFork::Main, 0)),
+            ("base/5/16384.12", file(1663, 5, 16_384, RelationFork::Main, 12)),
+            ("base/5/16384_fsm", file(1663, 5, 16_384, RelationFork::FreeSpace, 0)),
+            ("base/5/16384_vm.1", file(1663, 5, 16_384, RelationFork::Visibility, 1)),
+            ("global/1262", file(1664, 0, 1262, RelationFork::Main, 0)),
+            ("pg_tblspc/16389/PG_15_202209061/5/16390_init", file(16_389, 5, 16_390, RelationFork::Init, 0)),
             ("base/5/4294967296", None),
             ("base/5/16384_tmp", None),
             ("base/16384", None),
@@ -282,7 +286,7 @@ mod tests {
     fn of_an_unlogged_relation_only_the_init_fork_is_kept() {
         let files = ["base/5/100", "base/5/100_init", "base/5/100_fsm", "base/5/101", "base/6/100"];
         let files: Vec<RelationFile> = files.iter().map(|path| RelationFile::parse(path).unwrap()).collect();
-        let unlogged = Unlogged::among(files.iter().copied());
+        let unlogged = UnloggedRelations::among(files.iter().copied());
         let kept: Vec<bool> = files.iter().map(|file| !unlogged.leaves_out(file)).collect();
         assert_eq!(kept, [false, true, false, true, true]);
     }

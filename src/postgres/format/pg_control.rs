@@ -1,6 +1,6 @@
 //! `global/pg_control`, PostgreSQL 13 to 18 (`pg_control.h`).
 //!
-//! The bytes of the file in, a [`Control`] out, its CRC-32C checked first. The structure is a C struct as a 64-bit little-endian machine
+//! The bytes of the file in, a [`PgControl`] out, its CRC-32C checked first. The structure is a C struct as a 64-bit little-endian machine
 //! lays it out; versions 1300 (PostgreSQL 13 to 16), 1700 (17) and 1800 (18) differ in two fields.
 
 use super::lsn::Lsn;
@@ -13,7 +13,7 @@ pub const FILE_LEN: usize = 8192;
 
 /// What the cluster was doing when the file was last written (`DBState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum DbState {
     /// Starting up.
     Startup,
     /// Shut down cleanly.
@@ -32,7 +32,7 @@ pub enum State {
 
 /// How much the WAL says (`wal_level`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum WalLevel {
+pub enum ControlWalLevel {
     /// Only what crash recovery needs: nothing can be restored past it.
     Minimal,
     /// What archiving and standbys need.
@@ -41,14 +41,14 @@ pub enum WalLevel {
     Logical,
 }
 
-impl WalLevel {
+impl ControlWalLevel {
     /// The level of this number (`WalLevel` in `xlog.h`).
     #[must_use]
-    pub const fn from_number(number: u32) -> Option<WalLevel> {
+    pub const fn from_number(number: u32) -> Option<ControlWalLevel> {
         match number {
-            0 => Some(WalLevel::Minimal),
-            1 => Some(WalLevel::Replica),
-            2 => Some(WalLevel::Logical),
+            0 => Some(ControlWalLevel::Minimal),
+            1 => Some(ControlWalLevel::Replica),
+            2 => Some(ControlWalLevel::Logical),
             _ => None,
         }
     }
@@ -98,15 +98,15 @@ impl RequiredSettings {
 
 /// What `pg_control` says of its cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Control {
+pub struct PgControl {
     /// The cluster's identity.
     pub system_id: SystemId,
     /// The format of the file: 1300, 1700 or 1800.
     pub pg_control_version: u32,
-    /// The format of the system catalogs, which tells the major version ([`Control::major`]).
+    /// The format of the system catalogs, which tells the major version ([`PgControl::major`]).
     pub catalog_version: u32,
     /// What the cluster was doing.
-    pub state: State,
+    pub state: DbState,
     /// When the file was last written, to the second.
     pub modified: PgTime,
     /// The latest checkpoint's record.
@@ -134,7 +134,7 @@ pub struct Control {
     /// Whether an end-of-backup record must be seen before the cluster is consistent.
     pub backup_end_required: bool,
     /// `wal_level`.
-    pub wal_level: WalLevel,
+    pub wal_level: ControlWalLevel,
     /// `wal_log_hints`.
     pub wal_log_hints: bool,
     /// What a server that replays this cluster's WAL must have.
@@ -157,7 +157,7 @@ pub struct Control {
 
 /// A `pg_control` that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ControlError {
+pub enum PgControlError {
     /// Shorter than the structure.
     #[error("pg_control has {len} bytes, which is less than its structure: the file is cut short")]
     Short {
@@ -191,27 +191,27 @@ pub enum ControlError {
     },
 }
 
-impl Control {
+impl PgControl {
     /// Reads the file's bytes; what follows the structure is ignored.
     ///
     /// # Errors
-    /// [`ControlError`] for an unknown version, a wrong CRC, or a value that cannot be.
-    pub fn parse(bytes: &[u8]) -> Result<Control, ControlError> {
-        let fields = Fields { bytes };
+    /// [`PgControlError`] for an unknown version, a wrong CRC, or a value that cannot be.
+    pub fn parse(bytes: &[u8]) -> Result<PgControl, PgControlError> {
+        let fields = PgControlFields { bytes };
         let version = fields.u32(8)?;
         // default_char_signedness (18) moved the nonce and the CRC behind it.
         let crc_at = match version {
             1300 | 1700 => 288,
             1800 => 292,
             // `check_control_version`: a multiple of 65536 is a small number in the other byte order.
-            swapped if swapped % 65_536 == 0 && swapped != 0 => return Err(ControlError::ByteOrder),
-            version => return Err(ControlError::Version { version }),
+            swapped if swapped % 65_536 == 0 && swapped != 0 => return Err(PgControlError::ByteOrder),
+            version => return Err(PgControlError::Version { version }),
         };
         let stored = fields.u32(crc_at)?;
-        let covered = bytes.get(..crc_at).ok_or(ControlError::Short { len: bytes.len() })?;
+        let covered = bytes.get(..crc_at).ok_or(PgControlError::Short { len: bytes.len() })?;
         let computed = crc32c::crc32c(covered);
         if stored != computed {
-            return Err(ControlError::Crc { stored, computed });
+            return Err(PgControlError::Crc { stored, computed });
         }
         fields.control()
     }
@@ -232,14 +232,14 @@ impl Control {
 }
 
 /// The structure's fields by offset.
-struct Fields<'a> {
+struct PgControlFields<'a> {
     bytes: &'a [u8],
 }
 
-impl Fields<'_> {
+impl PgControlFields<'_> {
     /// Everything, once version and CRC are known to be right. Offsets of 64-bit little-endian machines; `checkPointCopy` starts at 40.
-    fn control(&self) -> Result<Control, ControlError> {
-        Ok(Control {
+    fn control(&self) -> Result<PgControl, PgControlError> {
+        Ok(PgControl {
             system_id: SystemId::new(self.u64(0)?),
             pg_control_version: self.u32(8)?,
             catalog_version: self.u32(12)?,
@@ -276,72 +276,72 @@ impl Fields<'_> {
         })
     }
 
-    fn u32(&self, offset: usize) -> Result<u32, ControlError> {
+    fn u32(&self, offset: usize) -> Result<u32, PgControlError> {
         let bytes = self.bytes.get(offset..).and_then(|rest| rest.first_chunk());
-        bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or(ControlError::Short { len: self.bytes.len() })
+        bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or(PgControlError::Short { len: self.bytes.len() })
     }
 
-    fn u64(&self, offset: usize) -> Result<u64, ControlError> {
+    fn u64(&self, offset: usize) -> Result<u64, PgControlError> {
         let bytes = self.bytes.get(offset..).and_then(|rest| rest.first_chunk());
-        bytes.map(|bytes| u64::from_le_bytes(*bytes)).ok_or(ControlError::Short { len: self.bytes.len() })
+        bytes.map(|bytes| u64::from_le_bytes(*bytes)).ok_or(PgControlError::Short { len: self.bytes.len() })
     }
 
-    fn flag(&self, offset: usize, field: &'static str) -> Result<bool, ControlError> {
+    fn flag(&self, offset: usize, field: &'static str) -> Result<bool, PgControlError> {
         match self.u32(offset)? & 0xFF {
             0 => Ok(false),
             1 => Ok(true),
-            value => Err(ControlError::Field { field, value: u64::from(value) }),
+            value => Err(PgControlError::Field { field, value: u64::from(value) }),
         }
     }
 
-    fn state(&self, offset: usize) -> Result<State, ControlError> {
+    fn state(&self, offset: usize) -> Result<DbState, PgControlError> {
         Ok(match self.u32(offset)? {
-            0 => State::Startup,
-            1 => State::ShutDown,
-            2 => State::ShutDownInRecovery,
-            3 => State::ShuttingDown,
-            4 => State::CrashRecovery,
-            5 => State::ArchiveRecovery,
-            6 => State::Production,
-            value => return Err(ControlError::Field { field: "state", value: u64::from(value) }),
+            0 => DbState::Startup,
+            1 => DbState::ShutDown,
+            2 => DbState::ShutDownInRecovery,
+            3 => DbState::ShuttingDown,
+            4 => DbState::CrashRecovery,
+            5 => DbState::ArchiveRecovery,
+            6 => DbState::Production,
+            value => return Err(PgControlError::Field { field: "state", value: u64::from(value) }),
         })
     }
 
-    fn wal_level(&self, offset: usize) -> Result<WalLevel, ControlError> {
+    fn wal_level(&self, offset: usize) -> Result<ControlWalLevel, PgControlError> {
         let value = self.u32(offset)?;
-        WalLevel::from_number(value).ok_or(ControlError::Field { field: "wal_level", value: u64::from(value) })
+        ControlWalLevel::from_number(value).ok_or(PgControlError::Field { field: "wal_level", value: u64::from(value) })
     }
 
-    fn timeline(&self, offset: usize, field: &'static str) -> Result<TimelineId, ControlError> {
-        TimelineId::new(self.u32(offset)?).ok_or(ControlError::Field { field, value: 0 })
+    fn timeline(&self, offset: usize, field: &'static str) -> Result<TimelineId, PgControlError> {
+        TimelineId::new(self.u32(offset)?).ok_or(PgControlError::Field { field, value: 0 })
     }
 
-    fn position(&self, offset: usize) -> Result<Option<Lsn>, ControlError> {
+    fn position(&self, offset: usize) -> Result<Option<Lsn>, PgControlError> {
         let position = Lsn::new(self.u64(offset)?);
         Ok((position != Lsn::INVALID).then_some(position))
     }
 
     /// `pg_time_t`: seconds since 1970.
-    fn time(&self, offset: usize, field: &'static str) -> Result<PgTime, ControlError> {
+    fn time(&self, offset: usize, field: &'static str) -> Result<PgTime, PgControlError> {
         let value = self.u64(offset)?;
         let seconds = value.cast_signed();
         seconds
             .checked_sub(PgTime::EPOCH_FROM_UNIX_SECONDS)
             .and_then(|since| since.checked_mul(1_000_000))
             .map(PgTime::from_pg_micros)
-            .ok_or(ControlError::Field { field, value })
+            .ok_or(PgControlError::Field { field, value })
     }
 
-    fn segment_size(&self, offset: usize) -> Result<SegmentSize, ControlError> {
+    fn segment_size(&self, offset: usize) -> Result<SegmentSize, PgControlError> {
         let value = u64::from(self.u32(offset)?);
-        SegmentSize::new(value).map_err(|_bad_size| ControlError::Field { field: "xlog_seg_size", value })
+        SegmentSize::new(value).map_err(|_bad_size| PgControlError::Field { field: "xlog_seg_size", value })
     }
 }
 
 /// The body of a fuzz target: any bytes as they are, and again under a right version and CRC, so that the fields are reached.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    let _as_given = Control::parse(data).is_ok();
+    let _as_given = PgControl::parse(data).is_ok();
     let mut sealed = data.to_vec();
     sealed.resize(sealed.len().max(296), 0);
     for (version, crc_at) in [(1300_u32, 288_usize), (1800, 292)] {
@@ -352,9 +352,9 @@ pub fn fuzz(data: &[u8]) {
         if let Some(field) = sealed.get_mut(crc_at..crc_at.saturating_add(4)) {
             field.copy_from_slice(&crc.to_le_bytes());
         }
-        match Control::parse(&sealed) {
-            Ok(_) | Err(ControlError::Field { .. }) => {}
-            Err(other) => assert_eq!(other, ControlError::ByteOrder, "version and CRC were right"),
+        match PgControl::parse(&sealed) {
+            Ok(_) | Err(PgControlError::Field { .. }) => {}
+            Err(other) => assert_eq!(other, PgControlError::ByteOrder, "version and CRC were right"),
         }
     }
 }
@@ -363,7 +363,7 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Control, ControlError, State, WalLevel, fuzz};
+    use super::{ControlWalLevel, DbState, PgControl, PgControlError, fuzz};
 
     /// Each file with what that major's own `pg_controldata` prints of it.
     macro_rules! fixture {
@@ -394,15 +394,15 @@ mod tests {
     }
 
     /// What `pg_controldata` would print of a value, by its label.
-    fn said(control: &Control) -> Vec<(&'static str, String)> {
+    fn said(control: &PgControl) -> Vec<(&'static str, String)> {
         let on = |flag: bool| if flag { "on" } else { "off" }.to_owned();
         let lsn = |position: Option<crate::postgres::format::lsn::Lsn>| position.unwrap_or_default().to_string();
         let time = |time: crate::postgres::format::time::PgTime| {
             time.to_timestamp().unwrap().strftime("%a %b %e %H:%M:%S %Y").to_string()
         };
         let state = match control.state {
-            State::ArchiveRecovery => "in archive recovery",
-            State::Production => "in production",
+            DbState::ArchiveRecovery => "in archive recovery",
+            DbState::Production => "in production",
             other => panic!("no fixture is in {other:?}"),
         };
         vec![
@@ -446,9 +446,9 @@ mod tests {
     #[test]
     fn says_of_every_major_what_pg_controldata_says() {
         for (name, bytes, text) in fixtures() {
-            let control = Control::parse(bytes).unwrap();
+            let control = PgControl::parse(bytes).unwrap();
             assert_eq!(control.major().unwrap().to_string(), name.split('-').next().unwrap(), "{name}");
-            assert_eq!(control.wal_level, WalLevel::Logical);
+            assert_eq!(control.wal_level, ControlWalLevel::Logical);
             for (label, value) in said(&control) {
                 let printed = text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
                 assert_eq!(printed.map(str::trim), Some(value.as_str()), "{name}: {label}");
@@ -462,7 +462,7 @@ mod tests {
             for at in 0..288 * 8 {
                 let mut damaged = bytes.to_vec();
                 damaged[at / 8] ^= 1 << (at % 8);
-                assert!(Control::parse(&damaged).is_err(), "{name}: bit {at}");
+                assert!(PgControl::parse(&damaged).is_err(), "{name}: bit {at}");
             }
         }
     }
@@ -470,15 +470,15 @@ mod tests {
     #[test]
     fn a_file_cut_short_or_of_another_version_is_named_so() {
         let (_, bytes, _) = fixtures()[2];
-        assert_eq!(Control::parse(&bytes[..291]), Err(ControlError::Short { len: 291 }));
-        assert_eq!(Control::parse(&[]), Err(ControlError::Short { len: 0 }));
+        assert_eq!(PgControl::parse(&bytes[..291]), Err(PgControlError::Short { len: 291 }));
+        assert_eq!(PgControl::parse(&[]), Err(PgControlError::Short { len: 0 }));
         let versioned = |version: u32| {
             let mut other = bytes.to_vec();
             other[8..12].copy_from_slice(&version.to_le_bytes());
-            Control::parse(&other)
+            PgControl::parse(&other)
         };
-        assert_eq!(versioned(1201), Err(ControlError::Version { version: 1201 }));
-        assert_eq!(versioned(1300_u32.swap_bytes()), Err(ControlError::ByteOrder));
+        assert_eq!(versioned(1201), Err(PgControlError::Version { version: 1201 }));
+        assert_eq!(versioned(1300_u32.swap_bytes()), Err(PgControlError::ByteOrder));
     }
 
     proptest! {

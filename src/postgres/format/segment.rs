@@ -52,7 +52,7 @@ pub struct SegmentSize(u32);
 /// A segment size that PostgreSQL does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes is no WAL segment size; it is a power of two from 1 MiB to 1 GiB")]
-pub struct BadSegmentSize(u64);
+pub struct SegmentSizeError(u64);
 
 impl SegmentSize {
     /// 16 MiB, what `initdb` chooses.
@@ -61,11 +61,11 @@ impl SegmentSize {
     /// The size of `bytes`, if PostgreSQL allows it.
     ///
     /// # Errors
-    /// [`BadSegmentSize`] unless `bytes` is a power of two from 1 MiB to 1 GiB.
-    pub fn new(bytes: u64) -> Result<SegmentSize, BadSegmentSize> {
+    /// [`SegmentSizeError`] unless `bytes` is a power of two from 1 MiB to 1 GiB.
+    pub fn new(bytes: u64) -> Result<SegmentSize, SegmentSizeError> {
         match u32::try_from(bytes) {
             Ok(size) if size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size) => Ok(SegmentSize(size)),
-            _ => Err(BadSegmentSize(bytes)),
+            _ => Err(SegmentSizeError(bytes)),
         }
     }
 
@@ -102,9 +102,9 @@ impl SegmentSize {
 }
 
 impl TryFrom<u32> for SegmentSize {
-    type Error = BadSegmentSize;
+    type Error = SegmentSizeError;
 
-    fn try_from(bytes: u32) -> Result<SegmentSize, BadSegmentSize> {
+    fn try_from(bytes: u32) -> Result<SegmentSize, SegmentSizeError> {
         SegmentSize::new(u64::from(bytes))
     }
 }

@@ -48,13 +48,13 @@ impl fmt::Display for TimelineId {
 /// What was given is not the number of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a timeline; timelines are numbered from 1")]
-pub struct ParseTimelineError(String);
+pub struct ParseTimelineIdError(String);
 
 impl FromStr for TimelineId {
-    type Err = ParseTimelineError;
+    type Err = ParseTimelineIdError;
 
-    fn from_str(s: &str) -> Result<TimelineId, ParseTimelineError> {
-        s.parse().ok().and_then(TimelineId::new).ok_or_else(|| ParseTimelineError(s.to_owned()))
+    fn from_str(s: &str) -> Result<TimelineId, ParseTimelineIdError> {
+        s.parse().ok().and_then(TimelineId::new).ok_or_else(|| ParseTimelineIdError(s.to_owned()))
     }
 }
 
@@ -74,7 +74,7 @@ pub struct HistoryEntry {
 
 /// A timeline's history file, `00000003.history`: its ancestors, oldest first. Timeline 1 has no file and no entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct History {
+pub struct TimelineHistory {
     /// The timeline whose history this is.
     pub timeline: TimelineId,
     /// Its ancestors, oldest first.
@@ -83,7 +83,7 @@ pub struct History {
 
 /// A history file that PostgreSQL would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HistoryError {
+pub enum TimelineHistoryError {
     /// A line that is no comment and not of the form `<timeline> <switch point> <reason>`.
     #[error("line {line} of the history of timeline {timeline} is not of the form <timeline> <position> <reason>")]
     Line {
@@ -114,20 +114,20 @@ pub enum HistoryError {
     },
 }
 
-impl History {
+impl TimelineHistory {
     /// The history of the timeline a cluster starts on, which has no file.
     #[must_use]
-    pub const fn first() -> History {
-        History { timeline: TimelineId::FIRST, entries: Vec::new() }
+    pub const fn first() -> TimelineHistory {
+        TimelineHistory { timeline: TimelineId::FIRST, entries: Vec::new() }
     }
 
     /// Reads the history file of `timeline`, as `readTimeLineHistory` in `timeline.c` does: blank lines and comments are skipped.
     ///
     /// # Errors
-    /// [`HistoryError`] where PostgreSQL would refuse the file too.
-    pub fn parse(timeline: TimelineId, text: &str) -> Result<History, HistoryError> {
+    /// [`TimelineHistoryError`] where PostgreSQL would refuse the file too.
+    pub fn parse(timeline: TimelineId, text: &str) -> Result<TimelineHistory, TimelineHistoryError> {
         if text.len() > MAX_HISTORY_LEN {
-            return Err(HistoryError::TooLong { timeline, len: text.len() });
+            return Err(TimelineHistoryError::TooLong { timeline, len: text.len() });
         }
         let mut entries: Vec<HistoryEntry> = Vec::new();
         for (number, line) in text.lines().enumerate() {
@@ -136,14 +136,14 @@ impl History {
                 continue;
             }
             let line = number.saturating_add(1);
-            let entry = parse_line(line_text).ok_or(HistoryError::Line { timeline, line })?;
+            let entry = parse_line(line_text).ok_or(TimelineHistoryError::Line { timeline, line })?;
             let risen = entries.last().is_none_or(|last| entry.timeline > last.timeline);
             if !risen || entry.timeline >= timeline {
-                return Err(HistoryError::Order { timeline, line, found: entry.timeline });
+                return Err(TimelineHistoryError::Order { timeline, line, found: entry.timeline });
             }
             entries.push(entry);
         }
-        Ok(History { timeline, entries })
+        Ok(TimelineHistory { timeline, entries })
     }
 
     /// The timelines from the first to this one, each with the stretch of log that is read from it.
@@ -199,7 +199,7 @@ pub struct TimelineSpan {
 /// A timeline that left another one, and took a copy of its last bytes along: the first segment of the new timeline begins as the old one's
 /// segment of the same number does, up to the switch point (`XLogInitNewTimeline` in `xlog.c`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Departure {
+pub struct TimelineDeparture {
     /// The timeline with the copy.
     pub by: TimelineId,
     /// Where the old timeline was left.
@@ -212,23 +212,23 @@ pub struct Departure {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TimelinePath {
     spans: Vec<TimelineSpan>,
-    departures: Vec<Departure>,
+    departures: Vec<TimelineDeparture>,
 }
 
 impl TimelinePath {
     /// The path of a cluster that was never promoted.
     #[must_use]
     pub fn first() -> TimelinePath {
-        History::first().path()
+        TimelineHistory::first().path()
     }
 
     /// The same path, knowing by which timelines its last one was left: where that one ends in the middle of a segment, they have the rest.
     #[must_use]
-    pub fn left_by(mut self, histories: &[History]) -> TimelinePath {
+    pub fn left_by(mut self, histories: &[TimelineHistory]) -> TimelinePath {
         let target = self.target();
-        let departure = |history: &History| {
+        let departure = |history: &TimelineHistory| {
             let entry = history.entries.iter().find(|entry| entry.timeline == target)?;
-            Some(Departure { by: history.timeline, at: entry.end, begin: history.begin()? })
+            Some(TimelineDeparture { by: history.timeline, at: entry.end, begin: history.begin()? })
         };
         self.departures = histories.iter().filter_map(departure).collect();
         self
@@ -236,7 +236,7 @@ impl TimelinePath {
 
     /// The timelines that left the path's last one.
     #[must_use]
-    pub fn departures(&self) -> &[Departure] {
+    pub fn departures(&self) -> &[TimelineDeparture] {
         &self.departures
     }
 
@@ -306,7 +306,7 @@ impl TimelinePath {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let timeline = TimelineId(NonZeroU32::MAX);
-    let Ok(history) = std::str::from_utf8(data).map(|text| History::parse(timeline, text)) else { return };
+    let Ok(history) = std::str::from_utf8(data).map(|text| TimelineHistory::parse(timeline, text)) else { return };
     let Ok(history) = history else { return };
     let path = history.path();
     assert_eq!(path.target(), timeline);
@@ -319,7 +319,7 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{History, HistoryError, TimelineId};
+    use super::{TimelineHistory, TimelineHistoryError, TimelineId};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::{SegmentNo, SegmentSize};
     use proptest::prelude::*;
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn reads_what_a_server_wrote_after_four_restores() {
-        let history = History::parse(tli(5), FIVE).unwrap();
+        let history = TimelineHistory::parse(tli(5), FIVE).unwrap();
         let seen: Vec<_> =
             history.entries.iter().map(|e| (e.timeline.get(), e.end.to_string(), e.reason.as_str())).collect();
         let expected = [
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_position_belongs_to_the_timeline_that_wrote_it() {
-        let path = History::parse(tli(5), FIVE).unwrap().path();
+        let path = TimelineHistory::parse(tli(5), FIVE).unwrap().path();
         for (position, timeline) in [
             ("0/0", 1),
             ("0/301807F", 1),
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_looked_for_on_the_newest_timeline_that_had_begun() {
-        let path = History::parse(tli(5), FIVE).unwrap().path();
+        let path = TimelineHistory::parse(tli(5), FIVE).unwrap().path();
         let names = |number| {
             path.candidates(SegmentNo::new(number), SegmentSize::DEFAULT).map(TimelineId::get).collect::<Vec<_>>()
         };
@@ -383,25 +383,32 @@ mod tests {
 
     #[test]
     fn two_paths_part_where_one_was_forked() {
-        let main = History::parse(tli(5), FIVE).unwrap().path();
-        let fork = History::parse(tli(6), "1\t0/3018080\tx\n2\t0/4000000\ty\n").unwrap().path();
+        let main = TimelineHistory::parse(tli(5), FIVE).unwrap().path();
+        let fork = TimelineHistory::parse(tli(6), "1\t0/3018080\tx\n2\t0/4000000\ty\n").unwrap().path();
         assert!(main.agrees_until(&fork, lsn("0/4000000")));
         assert!(!main.agrees_until(&fork, lsn("0/4000001")));
     }
 
     #[test]
     fn blank_lines_and_comments_are_skipped_and_disorder_refused() {
-        let ok = |text| History::parse(tli(16), text).unwrap().entries.len();
+        let ok = |text| TimelineHistory::parse(tli(16), text).unwrap().entries.len();
         assert_eq!(ok(""), 0);
         assert_eq!(ok("# note\n\n 1\t0/10\n2 0/20 why\n"), 2);
         for (text, line) in [("1\n", 1), ("\n1 0\n", 2), ("x\t0/0\n", 1), ("0\t0/0\n", 1)] {
-            assert_eq!(History::parse(tli(16), text), Err(HistoryError::Line { timeline: tli(16), line }), "{text:?}");
+            assert_eq!(
+                TimelineHistory::parse(tli(16), text),
+                Err(TimelineHistoryError::Line { timeline: tli(16), line }),
+                "{text:?}"
+            );
         }
         for (text, line, found) in [("16\t0/0\n", 1, 16), ("2\t0/1\n2\t0/2\n", 2, 2), ("3\t0/1\n2\t0/2\n", 2, 2)] {
-            let error = HistoryError::Order { timeline: tli(16), line, found: tli(found) };
-            assert_eq!(History::parse(tli(16), text), Err(error), "{text:?}");
+            let error = TimelineHistoryError::Order { timeline: tli(16), line, found: tli(found) };
+            assert_eq!(TimelineHistory::parse(tli(16), text), Err(error), "{text:?}");
         }
-        assert!(matches!(History::parse(tli(2), &"#\n".repeat(1 << 20)), Err(HistoryError::TooLong { .. })));
+        assert!(matches!(
+            TimelineHistory::parse(tli(2), &"#\n".repeat(1 << 20)),
+            Err(TimelineHistoryError::TooLong { .. })
+        ));
     }
 
     proptest! {

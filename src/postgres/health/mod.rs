@@ -10,21 +10,21 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::base::clock;
-use crate::base::findings::{ASK_LIMIT, Disk, Finding, Findings, Level, disks, megabytes, seconds};
+use crate::base::findings::{ASK_LIMIT, DiskSpace, Finding, FindingLevel, Findings, disks, megabytes, seconds};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::inventory::{self, Missing, Overview};
+use crate::postgres::archive::inventory::{self, ArchiveInventory, MissingWal};
 use crate::postgres::archive::reindex::{self, ReindexError};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::sql::{self, Position, Sql, literal};
+use crate::postgres::sql::{self, ServerWalPosition, SqlSession, literal};
 use crate::postgres::wire::Conninfo;
-use unprotected_wal::Protection;
+use unprotected_wal::WalProtection;
 
 /// The newest moment that can be restored to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Newest {
+pub struct NewestRestorable {
     /// Its position.
     pub lsn: Lsn,
     /// The newest commit or abort up to there.
@@ -35,7 +35,7 @@ pub struct Newest {
 
 /// What the server says.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Server {
+pub struct ServerWalStatus {
     /// How far its log is.
     pub lsn: Option<Lsn>,
     /// The timeline of that; a standby need not know it.
@@ -51,12 +51,12 @@ pub struct Server {
     /// The file that failed last, if nothing was archived since.
     pub failing: Option<String>,
     /// Our slot.
-    pub slot: Option<Slot>,
+    pub slot: Option<SlotStatus>,
 }
 
 /// The receiver's slot.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Slot {
+pub struct SlotStatus {
     /// Its name.
     pub name: String,
     /// Whether the receiver is connected.
@@ -69,15 +69,15 @@ pub struct Slot {
 
 /// What there is to judge by.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Facts {
+pub struct HealthFacts {
     /// The archive, with what this machine has received, as it was after the server had been asked.
-    pub overview: Overview,
+    pub overview: ArchiveInventory,
     /// The server, or why it could not be asked; `None` if the cluster has no connection.
-    pub server: Option<Result<Server, String>>,
+    pub server: Option<Result<ServerWalStatus, String>>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
     /// Local disks.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<DiskSpace>,
     /// When backups are due, as a cron line in UTC.
     pub schedule: Option<String>,
     /// Now.
@@ -86,13 +86,13 @@ pub struct Facts {
 
 /// How protected a cluster is.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
-pub struct Health {
+pub struct HealthReport {
     /// Its name.
     pub cluster: String,
     /// Whether nothing is bad.
     pub healthy: bool,
     /// The newest moment that can be restored to.
-    pub newest: Option<Newest>,
+    pub newest: Option<NewestRestorable>,
     /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot say.
     pub unprotected_seconds: Option<u64>,
     /// Bytes of log that the server has and nobody else, where server and archive are on the same timeline and the server is no standby that may be
@@ -103,25 +103,25 @@ pub struct Health {
     /// Its age.
     pub backup_age_seconds: Option<u64>,
     /// What the server says.
-    pub server: Option<Server>,
+    pub server: Option<ServerWalStatus>,
     /// Local disks.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<DiskSpace>,
     /// Everything that was looked at, worst first.
     pub findings: Vec<Finding>,
 }
 
-impl Health {
+impl HealthReport {
     /// Of one that cannot be looked at, with what is in the way.
     #[must_use]
-    pub fn unknown(cluster: &str, why: String) -> Health {
-        let findings = vec![Finding { level: Level::Bad, subject: "archive", text: why }];
-        Health { cluster: cluster.to_owned(), findings, ..Health::default() }
+    pub fn unknown(cluster: &str, why: String) -> HealthReport {
+        let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
+        HealthReport { cluster: cluster.to_owned(), findings, ..HealthReport::default() }
     }
 }
 
 /// Where to look besides the archive.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct HealthSources {
     /// The index's directory.
     pub index: PathBuf,
     /// The server.
@@ -138,7 +138,11 @@ pub struct Places {
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Health, ReindexError> {
+pub async fn look(
+    archive: &Arc<Archive>,
+    spool: Option<Spool>,
+    places: &HealthSources,
+) -> Result<HealthReport, ReindexError> {
     // The server is asked first: what it writes while we look at the archive is no concern of ours.
     let server = match &places.server {
         None => None,
@@ -148,7 +152,7 @@ pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places)
             Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
         }
     };
-    let facts = Facts {
+    let facts = HealthFacts {
         overview: archived(archive, spool.clone(), places).await?,
         server,
         unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
@@ -161,14 +165,18 @@ pub async fn look(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places)
 }
 
 /// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
-async fn archived(archive: &Arc<Archive>, spool: Option<Spool>, places: &Places) -> Result<Overview, ReindexError> {
+async fn archived(
+    archive: &Arc<Archive>,
+    spool: Option<Spool>,
+    places: &HealthSources,
+) -> Result<ArchiveInventory, ReindexError> {
     let (index, _) = reindex::open(archive, &places.index).await?;
     inventory::gather(archive, &index, spool).await
 }
 
-async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
-    let sql = Sql::connect(info).await?;
-    let Position { lsn, timeline, standby } = sql.position().await?;
+async fn ask(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlError> {
+    let sql = SqlSession::connect(info).await?;
+    let ServerWalPosition { lsn, timeline, standby } = sql.position().await?;
     let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
     let setting = |name: &str| settings.get(name).map_or("", String::as_str);
     let archives = setting("archive_mode") != "off"
@@ -188,14 +196,14 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
     let slot = rows.into_iter().next().and_then(|row| {
         let [active, status, restart] = <[String; 3]>::try_from(row).ok()?;
         let lag_bytes = restart.parse::<Lsn>().ok().zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart));
-        Some(Slot {
+        Some(SlotStatus {
             name: slot.to_owned(),
             active: active == "t",
             wal_status: Some(status).filter(|s| !s.is_empty()),
             lag_bytes,
         })
     });
-    Ok(Server {
+    Ok(ServerWalStatus {
         lsn,
         timeline,
         standby,
@@ -209,12 +217,12 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<Server, sql::Error> {
 
 /// Makes findings of what was seen.
 #[must_use]
-pub fn judge(facts: &Facts) -> Health {
+pub fn judge(facts: &HealthFacts) -> HealthReport {
     let server = facts.server.as_ref().and_then(|server| server.as_ref().ok()).cloned();
-    let protection = Protection::of(facts);
+    let protection = WalProtection::of(facts);
     let backup =
         facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
-    let mut judge = Judge { facts, findings: Findings::default() };
+    let mut judge = HealthJudge { facts, findings: Findings::default() };
     protection.say(&mut judge.findings);
     judge.backups(backup);
     judge.gaps();
@@ -222,7 +230,7 @@ pub fn judge(facts: &Facts) -> Health {
     judge.findings.repositories(&facts.unreachable);
     judge.findings.disks(&facts.disks);
     let (healthy, findings) = judge.findings.judged();
-    Health {
+    HealthReport {
         cluster: facts.overview.cluster.clone(),
         healthy,
         newest: protection.newest,
@@ -236,30 +244,30 @@ pub fn judge(facts: &Facts) -> Health {
     }
 }
 
-struct Judge<'f> {
-    facts: &'f Facts,
+struct HealthJudge<'f> {
+    facts: &'f HealthFacts,
     findings: Findings,
 }
 
-impl Judge<'_> {
-    fn say(&mut self, level: Level, subject: &'static str, text: impl Into<String>) {
+impl HealthJudge<'_> {
+    fn say(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
         self.findings.say(level, subject, text);
     }
 
-    fn backups(&mut self, newest: Option<&inventory::Backup>) {
+    fn backups(&mut self, newest: Option<&inventory::InventoryBackup>) {
         let stranded: Vec<&str> =
             self.facts.overview.backups.iter().filter(|backup| !backup.restorable).map(|b| b.label.as_str()).collect();
         if !stranded.is_empty() {
             let level = if stranded.last() == self.facts.overview.backups.last().map(|b| b.label.as_str()).as_ref() {
-                Level::Bad
+                FindingLevel::Bad
             } else {
-                Level::Warning
+                FindingLevel::Warning
             };
             self.say(level, "backup", format!("{} cannot be restored, because WAL is missing", stranded.join(", ")));
         }
         let Some(newest) = newest else {
             return self.say(
-                Level::Bad,
+                FindingLevel::Bad,
                 "backup",
                 "there is none that can be restored; take one with walkeep backup postgres",
             );
@@ -270,11 +278,12 @@ impl Judge<'_> {
 
     /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
     fn gaps(&mut self) {
-        let Overview { path, backups, gaps, .. } = &self.facts.overview;
-        let on_path: Vec<&inventory::Backup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
+        let ArchiveInventory { path, backups, gaps, .. } = &self.facts.overview;
+        let on_path: Vec<&inventory::InventoryBackup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
         let oldest = on_path.iter().map(|backup| backup.start_lsn).min();
         let newest = on_path.iter().filter(|backup| backup.restorable).map(|backup| backup.start_lsn).max();
-        let (passed, left): (Vec<&Missing>, Vec<&Missing>) = gaps.iter().partition(|gap| end_on(path, gap).is_some());
+        let (passed, left): (Vec<&MissingWal>, Vec<&MissingWal>) =
+            gaps.iter().partition(|gap| end_on(path, gap).is_some());
         let missed = passed.into_iter().filter_map(|gap| {
             let end = end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
             Some((end, format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason)))
@@ -285,23 +294,23 @@ impl Judge<'_> {
                 0 => "none".to_owned(),
                 some => format!("none on the way to timeline {}, {some} on timelines that were left", path.target()),
             };
-            return self.say(Level::Good, "gaps", text);
+            return self.say(FindingLevel::Good, "gaps", text);
         };
         let text = format!("WAL is missing: {}", missed.join("; "));
         match newest.is_some_and(|newest| newest >= last) {
-            true => self.say(Level::Warning, "gaps", format!("{text}; newer backups do without it")),
+            true => self.say(FindingLevel::Warning, "gaps", format!("{text}; newer backups do without it")),
             false => self.say(
-                Level::Bad,
+                FindingLevel::Bad,
                 "gaps",
                 format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
             ),
         }
     }
 
-    fn server(&mut self, server: Option<&Server>) {
+    fn server(&mut self, server: Option<&ServerWalStatus>) {
         let Some(server) = server else {
             if let Some(Err(why)) = &self.facts.server {
-                self.say(Level::Bad, "server", format!("cannot be asked: {why}"));
+                self.say(FindingLevel::Bad, "server", format!("cannot be asked: {why}"));
             }
             return;
         };
@@ -310,14 +319,14 @@ impl Judge<'_> {
                 "archive_command fails for {file}, {} times so far; the server's log says why",
                 server.archive_failures
             );
-            self.say(Level::Bad, "archiver", text);
+            self.say(FindingLevel::Bad, "archiver", text);
         } else if server.archives {
-            self.say(Level::Good, "archiver", "archive_command works");
+            self.say(FindingLevel::Good, "archiver", "archive_command works");
         }
         match &server.slot {
             None if server.archives => {}
             None => self.say(
-                Level::Bad,
+                FindingLevel::Bad,
                 "receiver",
                 "there is no replication slot and no archive_command: start walkeep receive",
             ),
@@ -325,11 +334,11 @@ impl Judge<'_> {
                 let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", megabytes(lag)));
                 let name = &slot.name;
                 match (slot.wal_status.as_deref(), slot.active) {
-                    (Some("lost"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
-                    (Some("unreserved"), _) => self.say(Level::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
-                    (_, false) if server.archives => self.say(Level::Warning, "receiver", format!("not connected to slot {name}{lag}")),
-                    (_, false) => self.say(Level::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
-                    (_, true) => self.say(Level::Good, "receiver", format!("connected to slot {name}{lag}")),
+                    (Some("lost"), _) => self.say(FindingLevel::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
+                    (Some("unreserved"), _) => self.say(FindingLevel::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
+                    (_, false) if server.archives => self.say(FindingLevel::Warning, "receiver", format!("not connected to slot {name}{lag}")),
+                    (_, false) => self.say(FindingLevel::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
+                    (_, true) => self.say(FindingLevel::Good, "receiver", format!("connected to slot {name}{lag}")),
                 }
             }
         }
@@ -337,12 +346,12 @@ impl Judge<'_> {
 }
 
 /// Whether a backup can be replayed along a path.
-fn is_on(path: &TimelinePath, backup: &inventory::Backup) -> bool {
+fn is_on(path: &TimelinePath, backup: &inventory::InventoryBackup) -> bool {
     path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
 }
 
 /// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
-fn end_on(path: &TimelinePath, gap: &Missing) -> Option<Lsn> {
+fn end_on(path: &TimelinePath, gap: &MissingWal) -> Option<Lsn> {
     let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
     let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));
     (gap.from_lsn < end && span.begin < end).then_some(end)

@@ -4,14 +4,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::unprotected_wal::settled;
-use super::{Facts, Health, Server, Slot, judge};
+use super::{HealthFacts, HealthReport, ServerWalStatus, SlotStatus, judge};
 use crate::base::clock::{Clock, ManualClock};
-use crate::base::findings::{Disk, Finding, Level};
-use crate::postgres::archive::inventory::{Backup, Missing, Overview, Window};
+use crate::base::findings::{DiskSpace, Finding, FindingLevel};
+use crate::postgres::archive::inventory::{ArchiveInventory, InventoryBackup, MissingWal, RecoveryWindow};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
+use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId, TimelinePath};
 
 fn now() -> Timestamp {
     "2026-11-22T14:00:00Z".parse().unwrap()
@@ -22,8 +22,8 @@ fn ago(hours: i64) -> Timestamp {
 }
 
 /// A cluster of which everything is as it should be.
-fn facts() -> Facts {
-    let backup = Backup {
+fn facts() -> HealthFacts {
+    let backup = InventoryBackup {
         label: "20261122T020000Z-F".into(),
         started_at: ago(12),
         finished_at: ago(11),
@@ -35,7 +35,7 @@ fn facts() -> Facts {
         server_version: "15.12".into(),
         restorable: true,
     };
-    let window = Window {
+    let window = RecoveryWindow {
         from_time: None,
         to_time: Some(PgTime::from_timestamp(ago(1))),
         from_lsn: Lsn::new(0x200),
@@ -43,11 +43,16 @@ fn facts() -> Facts {
         timeline: TimelineId::FIRST,
         backups: vec![backup.label.clone()],
     };
-    let slot = Slot { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
-    let server =
-        Server { lsn: Some(Lsn::new(0xA00)), timeline: Some(TimelineId::FIRST), slot: Some(slot), ..Server::default() };
-    Facts {
-        overview: Overview {
+    let slot =
+        SlotStatus { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
+    let server = ServerWalStatus {
+        lsn: Some(Lsn::new(0xA00)),
+        timeline: Some(TimelineId::FIRST),
+        slot: Some(slot),
+        ..ServerWalStatus::default()
+    };
+    HealthFacts {
+        overview: ArchiveInventory {
             cluster: "main".into(),
             system_id: None,
             segment_size: None,
@@ -61,17 +66,17 @@ fn facts() -> Facts {
         },
         server: Some(Ok(server)),
         unreachable: Vec::new(),
-        disks: vec![Disk { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
+        disks: vec![DiskSpace { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
         schedule: Some("0 2 * * *".into()),
         now: now(),
     }
 }
 
-fn server(facts: &mut Facts) -> &mut Server {
+fn server(facts: &mut HealthFacts) -> &mut ServerWalStatus {
     facts.server.as_mut().unwrap().as_mut().unwrap()
 }
 
-fn found<'h>(health: &'h Health, subject: &str) -> &'h Finding {
+fn found<'h>(health: &'h HealthReport, subject: &str) -> &'h Finding {
     health.findings.iter().find(|finding| finding.subject == subject).unwrap()
 }
 
@@ -79,20 +84,20 @@ fn found<'h>(health: &'h Health, subject: &str) -> &'h Finding {
 fn an_idle_cluster_is_healthy_however_old_its_last_commit() {
     let health = judge(&facts());
     assert!(health.healthy, "{:?}", health.findings);
-    assert!(health.findings.iter().all(|finding| finding.level == Level::Good), "{:?}", health.findings);
+    assert!(health.findings.iter().all(|finding| finding.level == FindingLevel::Good), "{:?}", health.findings);
     assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (Some(0), Some(0)));
     assert_eq!(health.backup_age_seconds, Some(11 * 3600));
 }
 
 #[test]
 fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
-    let check = |wrong: &dyn Fn(&mut Facts), words: &str| {
+    let check = |wrong: &dyn Fn(&mut HealthFacts), words: &str| {
         let mut facts = facts();
         wrong(&mut facts);
         let health = judge(&facts);
         assert!(!health.healthy, "{words}");
         let worst = &health.findings[0];
-        assert!(worst.level == Level::Bad && worst.text.contains(words), "{words}: {worst:?}");
+        assert!(worst.level == FindingLevel::Bad && worst.text.contains(words), "{words}: {worst:?}");
     };
     check(&|facts| server(facts).lsn = Some(Lsn::new(0xB00)), "256 bytes of WAL are on the server alone");
     check(&|facts| facts.overview.windows.clear(), "nothing can be restored");
@@ -113,8 +118,9 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
     check(&|facts| facts.server = Some(Err("refused".into())), "cannot be asked: refused");
     check(&|facts| server(facts).failing = Some("0001".into()), "archive_command fails for 0001");
     check(&|facts| server(facts).slot = None, "no replication slot");
-    let slot =
-        |change: &'static dyn Fn(&mut Slot)| move |facts: &mut Facts| change(server(facts).slot.as_mut().unwrap());
+    let slot = |change: &'static dyn Fn(&mut SlotStatus)| {
+        move |facts: &mut HealthFacts| change(server(facts).slot.as_mut().unwrap())
+    };
     check(&slot(&|slot| slot.active = false), "not connected to slot walkeep");
     check(&slot(&|slot| slot.wal_status = Some("lost".into())), "slot walkeep is lost");
     check(&slot(&|slot| slot.wal_status = Some("unreserved".into())), "about to lose WAL");
@@ -128,8 +134,8 @@ fn a_gap_matters_until_a_backup_is_behind_it() {
         facts.overview.gaps.push(gap(from, to));
         found(&judge(&facts), "gaps").level
     };
-    assert_eq!(level(0x300, 0x400), Level::Bad);
-    assert_eq!(level(0x10, 0x20), Level::Good, "before every backup that is kept");
+    assert_eq!(level(0x300, 0x400), FindingLevel::Bad);
+    assert_eq!(level(0x10, 0x20), FindingLevel::Good, "before every backup that is kept");
     let mut facts = facts();
     facts.overview.gaps.push(gap(0x300, 0x400));
     let mut later = facts.overview.backups[0].clone();
@@ -148,8 +154,8 @@ fn without_a_connection_the_archive_alone_is_judged() {
 }
 
 /// A gap, on the timeline of this number.
-fn gap_on(timeline: u32, from: u64, to: u64) -> Missing {
-    Missing {
+fn gap_on(timeline: u32, from: u64, to: u64) -> MissingWal {
+    MissingWal {
         timeline: TimelineId::new(timeline).unwrap(),
         from_lsn: Lsn::new(from),
         to_lsn: Lsn::new(to),
@@ -161,12 +167,12 @@ fn gap_on(timeline: u32, from: u64, to: u64) -> Missing {
 /// Timeline 2 left timeline 1 at 0/500.
 fn forked() -> TimelinePath {
     let left = HistoryEntry { timeline: TimelineId::FIRST, end: Lsn::new(0x500), reason: String::new() };
-    History { timeline: TimelineId::new(2).unwrap(), entries: vec![left] }.path()
+    TimelineHistory { timeline: TimelineId::new(2).unwrap(), entries: vec![left] }.path()
 }
 
 #[test]
 fn a_gap_is_bridged_by_a_backup_on_the_way_to_the_newest_timeline_alone() {
-    let gaps = |(timeline, start): (u32, u64), gap: Missing| {
+    let gaps = |(timeline, start): (u32, u64), gap: MissingWal| {
         let mut facts = facts();
         facts.overview.path = forked();
         let mut later = facts.overview.backups[0].clone();
@@ -180,17 +186,24 @@ fn a_gap_is_bridged_by_a_backup_on_the_way_to_the_newest_timeline_alone() {
     };
     let (level, text) = gaps((1, 0x800), gap_on(2, 0x550, 0x560));
     assert!(
-        level == Level::Bad && text.contains("0/550 to 0/560 on timeline 2"),
+        level == FindingLevel::Bad && text.contains("0/550 to 0/560 on timeline 2"),
         "a backup of a timeline left: {text}"
     );
-    assert_eq!(gaps((2, 0x600), gap_on(2, 0x550, 0x560)).0, Level::Warning);
-    assert_eq!(gaps((2, 0x510), gap_on(1, 0x300, 0x400)).0, Level::Warning, "before the fork");
-    assert_eq!(gaps((1, 0x800), gap_on(1, 0x300, 0x400)).0, Level::Bad, "before the fork, and no backup behind it");
+    assert_eq!(gaps((2, 0x600), gap_on(2, 0x550, 0x560)).0, FindingLevel::Warning);
+    assert_eq!(gaps((2, 0x510), gap_on(1, 0x300, 0x400)).0, FindingLevel::Warning, "before the fork");
+    assert_eq!(
+        gaps((1, 0x800), gap_on(1, 0x300, 0x400)).0,
+        FindingLevel::Bad,
+        "before the fork, and no backup behind it"
+    );
     // What timeline 1 misses behind the fork is missed by nobody on timeline 2.
     let (level, text) = gaps((2, 0x600), gap_on(1, 0x700, 0x900));
-    assert_eq!((level, text.as_str()), (Level::Good, "none on the way to timeline 2, 1 on timelines that were left"));
-    assert_eq!(gaps((2, 0x600), gap_on(1, 0x480, 0x900)).0, Level::Warning, "it ends with the fork");
-    assert_eq!(gaps((1, 0x800), gap_on(1, 0x480, 0x900)).0, Level::Bad);
+    assert_eq!(
+        (level, text.as_str()),
+        (FindingLevel::Good, "none on the way to timeline 2, 1 on timelines that were left")
+    );
+    assert_eq!(gaps((2, 0x600), gap_on(1, 0x480, 0x900)).0, FindingLevel::Warning, "it ends with the fork");
+    assert_eq!(gaps((1, 0x800), gap_on(1, 0x480, 0x900)).0, FindingLevel::Bad);
 }
 
 #[test]
@@ -199,7 +212,7 @@ fn a_gap_on_a_way_without_any_backup_is_bad() {
     facts.overview.path = forked();
     (facts.overview.backups[0].start_lsn, facts.overview.backups[0].stop_lsn) = (Lsn::new(0x800), Lsn::new(0x810));
     facts.overview.gaps.push(gap_on(2, 0x550, 0x560));
-    assert_eq!(found(&judge(&facts), "gaps").level, Level::Bad);
+    assert_eq!(found(&judge(&facts), "gaps").level, FindingLevel::Bad);
 }
 
 #[test]
@@ -209,7 +222,7 @@ fn what_lies_behind_a_gap_is_not_said_to_be_on_the_server_alone() {
     facts.overview.gaps.push(gap_on(1, 0xA00, 0xA80));
     let health = judge(&facts);
     let finding = found(&health, "protection");
-    assert!(finding.level == Level::Bad && finding.text.contains("cannot be restored"), "{finding:?}");
+    assert!(finding.level == FindingLevel::Bad && finding.text.contains("cannot be restored"), "{finding:?}");
 }
 
 #[test]
@@ -225,15 +238,15 @@ fn positions_of_two_timelines_are_not_compared() {
     let late = promoted(Some(6));
     let finding = found(&late, "protection");
     assert!(finding.text.contains("on timeline 2, what can be restored on timeline 1"), "{finding:?}");
-    assert!(!late.healthy && finding.level == Level::Bad, "{finding:?}");
+    assert!(!late.healthy && finding.level == FindingLevel::Bad, "{finding:?}");
     assert_eq!((late.unprotected_bytes, late.unprotected_seconds), (None, Some(360)));
-    assert_eq!(found(&promoted(Some(2)), "protection").level, Level::Warning, "walkeep may be following");
-    assert_eq!(found(&promoted(None), "protection").level, Level::Bad, "nothing says that it is recent");
+    assert_eq!(found(&promoted(Some(2)), "protection").level, FindingLevel::Warning, "walkeep may be following");
+    assert_eq!(found(&promoted(None), "protection").level, FindingLevel::Bad, "nothing says that it is recent");
     // Where timeline 2 is archived, its positions count.
     let mut followed = facts();
     followed.overview.windows[0].timeline = TimelineId::new(2).unwrap();
     server(&mut followed).timeline = TimelineId::new(2);
-    assert_eq!(found(&judge(&followed), "protection").level, Level::Good);
+    assert_eq!(found(&judge(&followed), "protection").level, FindingLevel::Good);
 }
 
 #[test]
@@ -247,7 +260,10 @@ fn a_standby_does_not_know_what_is_protected() {
     for lsn in [Some(0xA00), Some(0x900), None] {
         let health = standby(lsn);
         let finding = found(&health, "protection");
-        assert!(finding.level == Level::Warning && finding.text.contains("is a standby"), "{lsn:?}: {finding:?}");
+        assert!(
+            finding.level == FindingLevel::Warning && finding.text.contains("is a standby"),
+            "{lsn:?}: {finding:?}"
+        );
         assert_eq!((health.healthy, health.unprotected_bytes), (true, None), "{lsn:?}");
         assert_eq!(health.unprotected_seconds, Some(3600), "{lsn:?}");
     }
@@ -257,7 +273,7 @@ fn a_standby_does_not_know_what_is_protected() {
 
 #[test]
 fn the_segment_under_way_is_no_older_than_archive_timeout() {
-    let judged = |change: &dyn Fn(&mut Facts)| {
+    let judged = |change: &dyn Fn(&mut HealthFacts)| {
         let mut facts = facts();
         facts.overview.segment_size = Some(SegmentSize::DEFAULT);
         let server = server(&mut facts);
@@ -268,12 +284,16 @@ fn the_segment_under_way_is_no_older_than_archive_timeout() {
     let well = judged(&|_| {});
     assert!(well.healthy, "{:?}", well.findings);
     assert_eq!((well.unprotected_bytes, well.unprotected_seconds), (Some(0x100), Some(60)));
-    let level = |change: &dyn Fn(&mut Facts)| found(&judged(change), "protection").level;
-    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = None), Level::Bad);
-    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = Some(600)), Level::Bad, "longer than we wait");
-    assert_eq!(level(&|facts| server(facts).failing = Some("0001".into())), Level::Bad);
+    let level = |change: &dyn Fn(&mut HealthFacts)| found(&judged(change), "protection").level;
+    assert_eq!(level(&|facts| server(facts).archive_timeout_seconds = None), FindingLevel::Bad);
+    assert_eq!(
+        level(&|facts| server(facts).archive_timeout_seconds = Some(600)),
+        FindingLevel::Bad,
+        "longer than we wait"
+    );
+    assert_eq!(level(&|facts| server(facts).failing = Some("0001".into())), FindingLevel::Bad);
     let next = Some(Lsn::new(SegmentSize::DEFAULT.get()));
-    assert_eq!(level(&|facts| server(facts).lsn = next), Level::Bad, "a whole segment waits");
+    assert_eq!(level(&|facts| server(facts).lsn = next), FindingLevel::Bad, "a whole segment waits");
 }
 
 #[tokio::test]
@@ -291,7 +311,7 @@ async fn what_was_written_a_moment_ago_is_waited_for() {
     assert_eq!((clock.elapsed(), settled_facts.now), (Duration::from_secs(15), clock.now()));
     // What is still missing is late.
     let missing = settled(&clock, late(), async { Ok::<_, Infallible>(late().overview) }).await.unwrap();
-    assert_eq!(found(&judge(&missing), "protection").level, Level::Bad);
+    assert_eq!(found(&judge(&missing), "protection").level, FindingLevel::Bad);
 }
 
 #[tokio::test]
@@ -303,9 +323,9 @@ async fn nothing_is_waited_for_where_all_is_well_or_time_brings_nothing() {
         facts.overview.windows[0].to_time = Some(PgTime::from_timestamp(now()));
         facts
     };
-    let away = Facts { server: Some(Err("refused".into())), ..facts() };
+    let away = HealthFacts { server: Some(Err("refused".into())), ..facts() };
     for seen in [facts(), recent, away] {
-        let again = std::future::pending::<Result<Overview, Infallible>>();
+        let again = std::future::pending::<Result<ArchiveInventory, Infallible>>();
         assert_eq!(settled(&clock, seen.clone(), again).await.unwrap(), seen);
         assert_eq!(clock.elapsed(), Duration::ZERO);
     }

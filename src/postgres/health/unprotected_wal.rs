@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::{Facts, Newest, Server};
+use super::{HealthFacts, NewestRestorable, ServerWalStatus};
 use crate::base::clock::Clock;
-use crate::base::findings::{Findings, Level, UNPROTECTED_MAX, megabytes, seconds, words};
-use crate::postgres::archive::inventory::Overview;
+use crate::base::findings::{FindingLevel, Findings, UNPROTECTED_MAX, megabytes, seconds, words};
+use crate::postgres::archive::inventory::ArchiveInventory;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
@@ -18,7 +18,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
 /// How far the server is ahead of what is protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ahead {
+enum ServerLead {
     /// By so many bytes.
     By(u64),
     /// It is on another timeline, whose positions mean something else.
@@ -31,10 +31,10 @@ enum Ahead {
 
 /// What is protected, and what is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Protection {
+pub(super) struct WalProtection {
     /// The newest moment that can be restored to.
-    pub(super) newest: Option<Newest>,
-    ahead: Ahead,
+    pub(super) newest: Option<NewestRestorable>,
+    ahead: ServerLead,
     /// Whether WAL is missing right behind it. What follows may be archived, and is of no use.
     gap: bool,
     /// Seconds since the last protected commit.
@@ -50,10 +50,10 @@ pub(super) struct Protection {
 /// Those of `again`.
 pub(super) async fn settled<E>(
     clock: &dyn Clock,
-    mut facts: Facts,
-    again: impl Future<Output = Result<Overview, E>>,
-) -> Result<Facts, E> {
-    if Protection::of(&facts).late() {
+    mut facts: HealthFacts,
+    again: impl Future<Output = Result<ArchiveInventory, E>>,
+) -> Result<HealthFacts, E> {
+    if WalProtection::of(&facts).late() {
         clock.sleep(ON_ITS_WAY).await;
         facts.overview = again.await?;
         facts.now = clock.now();
@@ -61,17 +61,20 @@ pub(super) async fn settled<E>(
     Ok(facts)
 }
 
-impl Protection {
-    pub(super) fn of(facts: &Facts) -> Protection {
+impl WalProtection {
+    pub(super) fn of(facts: &HealthFacts) -> WalProtection {
         let window = facts.overview.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn));
-        let newest =
-            window.map(|window| Newest { lsn: window.to_lsn, time: window.to_time, timeline: window.timeline });
+        let newest = window.map(|window| NewestRestorable {
+            lsn: window.to_lsn,
+            time: window.to_time,
+            timeline: window.timeline,
+        });
         let both = newest.zip(facts.server.as_ref().and_then(|server| server.as_ref().ok()));
         let since = newest.and_then(|newest| newest.time).and_then(PgTime::to_timestamp);
         let gap = newest.is_some_and(|newest| facts.overview.gaps.iter().any(|gap| gap.from_lsn == newest.lsn));
-        Protection {
+        WalProtection {
             newest,
-            ahead: both.map_or(Ahead::Unknown, |(newest, server)| ahead(newest, server)),
+            ahead: both.map_or(ServerLead::Unknown, |(newest, server)| ahead(newest, server)),
             gap,
             age: since.map(|since| seconds(facts.now.duration_since(since))),
             handed_on: both.and_then(|(newest, server)| handed_on(newest, server, &facts.overview)).filter(|_| !gap),
@@ -81,17 +84,17 @@ impl Protection {
     /// Bytes of log that the server has and nobody else, where that is known.
     pub(super) fn bytes(&self) -> Option<u64> {
         match self.ahead {
-            Ahead::By(bytes) => Some(bytes),
-            Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => None,
+            ServerLead::By(bytes) => Some(bytes),
+            ServerLead::Elsewhere(_) | ServerLead::Standby | ServerLead::Unknown => None,
         }
     }
 
     /// For how long what was committed is not protected, at the most.
     pub(super) fn seconds(&self) -> Option<u64> {
         match self.ahead {
-            Ahead::By(0) => Some(0),
-            Ahead::By(_) => self.age.into_iter().chain(self.handed_on).min(),
-            Ahead::Elsewhere(_) | Ahead::Standby | Ahead::Unknown => self.age,
+            ServerLead::By(0) => Some(0),
+            ServerLead::By(_) => self.age.into_iter().chain(self.handed_on).min(),
+            ServerLead::Elsewhere(_) | ServerLead::Standby | ServerLead::Unknown => self.age,
         }
     }
 
@@ -99,16 +102,16 @@ impl Protection {
     fn late(&self) -> bool {
         let too_long = |age: u64| age > seconds(UNPROTECTED_MAX);
         match self.ahead {
-            Ahead::By(0) | Ahead::Standby | Ahead::Unknown => false,
-            Ahead::By(_) => self.seconds().is_some_and(too_long),
-            Ahead::Elsewhere(_) => self.seconds().is_none_or(too_long),
+            ServerLead::By(0) | ServerLead::Standby | ServerLead::Unknown => false,
+            ServerLead::By(_) => self.seconds().is_some_and(too_long),
+            ServerLead::Elsewhere(_) => self.seconds().is_none_or(too_long),
         }
     }
 
     pub(super) fn say(&self, findings: &mut Findings) {
         let mut say = |level, text: String| findings.say(level, "protection", text);
         let Some(newest) = self.newest else {
-            return say(Level::Bad, "nothing can be restored: there is no backup with its WAL yet".to_owned());
+            return say(FindingLevel::Bad, "nothing can be restored: there is no backup with its WAL yet".to_owned());
         };
         let last = match self.age {
             Some(age) => format!("the last protected commit is {} old", words(age)),
@@ -116,8 +119,10 @@ impl Protection {
         };
         let late = self.late();
         match self.ahead {
-            Ahead::By(0) => say(Level::Good, "everything that the server has written is protected".to_owned()),
-            Ahead::By(bytes) => {
+            ServerLead::By(0) => {
+                say(FindingLevel::Good, "everything that the server has written is protected".to_owned())
+            }
+            ServerLead::By(bytes) => {
                 let alone = match self.gap {
                     true => format!("{} of WAL cannot be restored, because WAL before it is missing", megabytes(bytes)),
                     false => format!("{} of WAL are on the server alone", megabytes(bytes)),
@@ -125,49 +130,52 @@ impl Protection {
                 let advice = "; is walkeep receive running, or archive_timeout at most 5 min?";
                 let advice = if self.gap { "" } else { advice };
                 match (self.handed_on, self.age) {
-                    _ if late => say(Level::Bad, format!("{alone}, {last}{advice}")),
+                    _ if late => say(FindingLevel::Bad, format!("{alone}, {last}{advice}")),
                     (Some(within), _) => {
-                        say(Level::Good, format!("{alone}, which archive_timeout hands on within {}", words(within)));
+                        say(
+                            FindingLevel::Good,
+                            format!("{alone}, which archive_timeout hands on within {}", words(within)),
+                        );
                     }
-                    (None, Some(_)) => say(Level::Good, format!("{alone}, {last}")),
-                    (None, None) => say(Level::Warning, alone),
+                    (None, Some(_)) => say(FindingLevel::Good, format!("{alone}, {last}")),
+                    (None, None) => say(FindingLevel::Warning, alone),
                 }
             }
-            Ahead::Elsewhere(theirs) => {
+            ServerLead::Elsewhere(theirs) => {
                 let ours = newest.timeline;
                 let text =
                     format!("the server is on timeline {theirs}, what can be restored on timeline {ours}; {last}");
                 match late {
-                    true => say(Level::Bad, format!("{text}; does walkeep receive follow this server?")),
-                    false => say(Level::Warning, text),
+                    true => say(FindingLevel::Bad, format!("{text}; does walkeep receive follow this server?")),
+                    false => say(FindingLevel::Warning, text),
                 }
             }
-            Ahead::Standby => {
+            ServerLead::Standby => {
                 let text = format!("the server is a standby and cannot say what its primary has written; {last}");
-                say(Level::Warning, text);
+                say(FindingLevel::Warning, text);
             }
-            Ahead::Unknown if self.age.is_some() => {
-                say(Level::Warning, format!("{last}; what came after is not known"));
+            ServerLead::Unknown if self.age.is_some() => {
+                say(FindingLevel::Warning, format!("{last}; what came after is not known"));
             }
-            Ahead::Unknown => say(Level::Warning, last),
+            ServerLead::Unknown => say(FindingLevel::Warning, last),
         }
     }
 }
 
-fn ahead(newest: Newest, server: &Server) -> Ahead {
+fn ahead(newest: NewestRestorable, server: &ServerWalStatus) -> ServerLead {
     if let Some(theirs) = server.timeline.filter(|theirs| *theirs != newest.timeline) {
-        return Ahead::Elsewhere(theirs);
+        return ServerLead::Elsewhere(theirs);
     }
     match server.lsn.map(|lsn| lsn.bytes_since(newest.lsn)) {
-        Some(0) | None if server.standby => Ahead::Standby,
-        Some(bytes) => Ahead::By(bytes),
-        None => Ahead::Unknown,
+        Some(0) | None if server.standby => ServerLead::Standby,
+        Some(bytes) => ServerLead::By(bytes),
+        None => ServerLead::Unknown,
     }
 }
 
 /// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its segment under way is missing.
 /// What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so there it may be missing for ever, and nothing is lost with it.
-fn handed_on(newest: Newest, server: &Server, overview: &Overview) -> Option<u64> {
+fn handed_on(newest: NewestRestorable, server: &ServerWalStatus, overview: &ArchiveInventory) -> Option<u64> {
     let size = overview.segment_size?;
     let works = server.archives && server.failing.is_none() && !server.standby;
     let under_way = size.segment_of(newest.lsn) == size.segment_of(server.lsn?);

@@ -7,20 +7,20 @@ use std::sync::LazyLock;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 
-use super::cluster_view::{Onward, View};
-use super::key_value_store::Memory;
-use super::keys::{BlockAt, Cluster, block_of};
-use super::path_search::{Along, Step, Want};
-use super::segment_update::{self, Ingest};
-use super::test_archive::{NAME, World};
+use super::cluster_view::{IndexView, WalkNext};
+use super::key_value_store::MemoryStore;
+use super::keys::{BlockId, ClusterKeys, block_of};
+use super::path_search::{PathSearch, SegmentFilter, WalkStep};
+use super::segment_update::{self, IndexUpdate};
+use super::test_archive::{NAME, TestArchive};
 use super::tests::everything;
-use super::{Defect, Entry};
+use super::{IndexEntry, WalDefect};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wal::digest::Digest;
-use crate::postgres::wal::event::{Ending, EndingKind, Xid};
+use crate::postgres::wal::digest::SegmentDigest;
+use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 /// Segments that are there at first: eight blocks of four blocks are full, and one of four of those.
 const FIRST: u64 = 900;
@@ -46,14 +46,14 @@ fn size() -> SegmentSize {
     SegmentSize::new(1 << 20).unwrap()
 }
 
-fn digest(number: u64, kept: Kept) -> Digest {
+fn digest(number: u64, kept: Kept) -> SegmentDigest {
     let segment = SegmentNo::new(number);
-    let ending = |time| Ending {
+    let ending = |time| TransactionEnd {
         lsn: segment.start(size()).saturating_add(80),
         end_lsn: segment.start(size()).saturating_add(120),
         xid: Xid::new(u32::try_from(number).unwrap()),
         time: PgTime::from_pg_micros(time),
-        kind: EndingKind::Commit,
+        kind: TransactionEndKind::Commit,
     };
     let mut digest =
         super::test_archive::digest(TimelineId::FIRST, segment, size(), kept.time.into_iter().map(ending).collect());
@@ -66,10 +66,10 @@ fn digest(number: u64, kept: Kept) -> Digest {
 }
 
 /// The archive as it is at first, and its index.
-static BASE: LazyLock<(BTreeMap<u64, Kept>, Memory)> = LazyLock::new(|| {
+static BASE: LazyLock<(BTreeMap<u64, Kept>, MemoryStore)> = LazyLock::new(|| {
     let kept: BTreeMap<u64, Kept> = (FIRST..END).map(|number| (number, at_first(number))).collect();
     let digests = kept.iter().map(|(number, kept)| digest(*number, *kept)).collect();
-    (kept, World { digests, path: TimelinePath::first(), size: size() }.index(0))
+    (kept, TestArchive { digests, path: TimelinePath::first(), size: size() }.index(0))
 });
 
 /// What happens to the archive.
@@ -105,18 +105,18 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     proptest::collection::vec(change, 0..6)
 }
 
-fn put(memory: &mut Memory, archive: &mut BTreeMap<u64, Kept>, number: u64, kept: Kept) {
-    let cluster = Cluster::new(NAME).unwrap();
-    let mut ingest = Ingest::new(memory, &cluster).unwrap();
-    ingest.add(Entry { digest: &digest(number, kept), stored: 10 }).unwrap();
+fn put(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, number: u64, kept: Kept) {
+    let cluster = ClusterKeys::new(NAME).unwrap();
+    let mut ingest = IndexUpdate::new(memory, &cluster).unwrap();
+    ingest.add(IndexEntry { digest: &digest(number, kept), stored: 10 }).unwrap();
     let batch = ingest.finish();
     memory.apply(&batch);
     archive.insert(number, kept);
 }
 
 /// Makes the change in the index and in what the test remembers.
-fn make(memory: &mut Memory, archive: &mut BTreeMap<u64, Kept>, change: &Change) {
-    let cluster = Cluster::new(NAME).unwrap();
+fn make(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, change: &Change) {
+    let cluster = ClusterKeys::new(NAME).unwrap();
     match change {
         Change::Put(number, kept) => put(memory, archive, *number, *kept),
         Change::Fill(from, to) => {
@@ -149,11 +149,11 @@ fn holes(archive: &BTreeMap<u64, Kept>, from: u64, to: u64) -> Vec<(Lsn, Lsn, bo
 }
 
 /// Each larger block is there exactly if all of its segments are, and then says what they are together.
-fn blocks_are_right(view: &View<'_>, archive: &BTreeMap<u64, Kept>) {
+fn blocks_are_right(view: &IndexView<'_>, archive: &BTreeMap<u64, Kept>) {
     for level in 0..4 {
-        let room = BlockAt { level, number: 0 }.room();
+        let room = BlockId { level, number: 0 }.room();
         for number in 0..=END / room {
-            let at = BlockAt { level, number };
+            let at = BlockId { level, number };
             let (first, end) = (at.first().get(), at.end().get());
             let there: Vec<(&u64, &Kept)> = archive.range(first..end).collect();
             let found = view.block(TimelineId::FIRST, at).unwrap();
@@ -184,14 +184,14 @@ proptest! {
     ) {
         let (mut archive, mut memory) = BASE.clone();
         changes.iter().for_each(|change| make(&mut memory, &mut archive, change));
-        let (view, path) = (View::new(&memory, NAME).unwrap(), TimelinePath::first());
+        let (view, path) = (IndexView::new(&memory, NAME).unwrap(), TimelinePath::first());
         blocks_are_right(&view, &archive);
-        let along = Along::new(&view, &path).unwrap();
+        let along = PathSearch::new(&view, &path).unwrap();
 
         let (from, to) = (from.min(to), from.max(to));
         let start = |number| SegmentNo::new(number).start(size());
         let found = along.continuity(start(from), start(to)).unwrap();
-        let told: Vec<_> = found.holes.iter().map(|hole| (hole.from, hole.to, hole.why == Defect::Missing)).collect();
+        let told: Vec<_> = found.holes.iter().map(|hole| (hole.from, hole.to, hole.why == WalDefect::Missing)).collect();
         let expected = holes(&archive, from, to);
         prop_assert_eq!(&told, &expected);
         prop_assert_eq!(found.holes_total, expected.len() as u64);
@@ -199,12 +199,12 @@ proptest! {
         let records: u64 = there.iter().map(|(_, kept)| kept.records).sum();
         prop_assert_eq!((found.segments, found.records, found.stored), (there.len() as u64, records, there.len() as u64 * 10));
 
-        for want in [Want::Any, Want::Ending, Want::EndingAfter(PgTime::from_pg_micros(time)), Want::Xid(u32::try_from(xid).unwrap())] {
+        for want in [SegmentFilter::Any, SegmentFilter::Ending, SegmentFilter::EndingAfter(PgTime::from_pg_micros(time)), SegmentFilter::Xid(u32::try_from(xid).unwrap())] {
             let holds = |(number, kept): &(&u64, &Kept)| match want {
-                Want::Any => true,
-                Want::Ending => kept.time.is_some(),
-                Want::EndingAfter(_) => kept.time.is_some_and(|of| of > time),
-                Want::Xid(_) => kept.time.is_some() && **number == xid,
+                SegmentFilter::Any => true,
+                SegmentFilter::Ending => kept.time.is_some(),
+                SegmentFilter::EndingAfter(_) => kept.time.is_some_and(|of| of > time),
+                SegmentFilter::Xid(_) => kept.time.is_some() && **number == xid,
             };
             let at = |number: Option<(&u64, &Kept)>| number.map(|(number, _)| *number);
             let next = along.next(SegmentNo::new(from), want).unwrap().map(|stretch| stretch.place.segment.get());
@@ -220,19 +220,19 @@ proptest! {
     ) {
         let (mut archive, mut memory) = BASE.clone();
         changes.iter().for_each(|change| make(&mut memory, &mut archive, change));
-        let (view, path) = (View::new(&memory, NAME).unwrap(), TimelinePath::first());
-        let along = Along::new(&view, &path).unwrap();
+        let (view, path) = (IndexView::new(&memory, NAME).unwrap(), TimelinePath::first());
+        let along = PathSearch::new(&view, &path).unwrap();
         let (from, to) = (from.min(to), from.max(to));
         let (begin, end) = (SegmentNo::new(from).start(size()), SegmentNo::new(to).start(size()));
         let (mut seen, mut asked) = (Vec::new(), into);
         along.stride(begin, end, |step| {
             match step {
-                Step::Segment(stretch) => seen.push(stretch.place.segment.get()),
-                Step::Block(block) => {
+                WalkStep::Segment(stretch) => seen.push(stretch.place.segment.get()),
+                WalkStep::Block(block) => {
                     // Some are looked into.
                     asked = asked.rotate_left(1);
                     if asked % 2 == 1 {
-                        return ControlFlow::Continue(Onward::Into);
+                        return ControlFlow::Continue(WalkNext::Into);
                     }
                     let (first, last) = (block.ends)().unwrap().unwrap();
                     let (first, last) = (first.place.segment.get(), last.place.segment.get());
@@ -240,19 +240,19 @@ proptest! {
                     seen.extend(first..=last);
                 }
             }
-            ControlFlow::Continue(Onward::Next)
+            ControlFlow::Continue(WalkNext::Next)
         }).unwrap();
         let expected: Vec<u64> = archive.range(from..to).map(|(number, _)| *number).collect();
         prop_assert_eq!(seen, expected);
 
         // Without looking into any, no segment of a full block that lies within, and no block of a larger one that does.
         let mut steps = 0;
-        along.stride(begin, end, |_| { steps += 1; ControlFlow::Continue(Onward::Next) }).unwrap();
-        let whole = |at: BlockAt| from <= at.first().get() && at.end().get() <= to
+        along.stride(begin, end, |_| { steps += 1; ControlFlow::Continue(WalkNext::Next) }).unwrap();
+        let whole = |at: BlockId| from <= at.first().get() && at.end().get() <= to
             && archive.range(at.first().get()..at.end().get()).count() as u64 == at.room();
         let (mut number, mut fewest) = (from, 0);
         while number < to {
-            let mut at = BlockAt::lowest(block_of(SegmentNo::new(number)));
+            let mut at = BlockId::lowest(block_of(SegmentNo::new(number)));
             if at.first().get() != number || !whole(at) {
                 fewest += u64::from(archive.contains_key(&number));
                 number += 1;
@@ -273,19 +273,19 @@ fn blocks_of_blocks_are_the_same_in_whatever_order_segments_come() {
     // One run of transactions: where they are many ranges, which of them are joined depends on the order.
     let kept = |number| Kept { time: Some(i64::try_from(number).unwrap()), ..at_first(number) };
     let digests = |range: std::ops::Range<u64>| range.map(|number| digest(number, kept(number))).collect();
-    let world = |digests| World { digests, path: TimelinePath::first(), size: size() };
+    let world = |digests| TestArchive { digests, path: TimelinePath::first(), size: size() };
     let in_order = everything(&world(digests(3000..6000)).index(0));
     for shuffle in [3, 0x9E37_79B9_7F4A_7C15] {
         assert!(everything(&world(digests(3000..6000)).index(shuffle)) == in_order, "{shuffle}");
     }
     // Gone and come again, they leave nothing behind.
     let (_, mut memory) = BASE.clone();
-    let cluster = Cluster::new(NAME).unwrap();
+    let cluster = ClusterKeys::new(NAME).unwrap();
     let gone: Vec<SegmentNo> =
         (FIRST..END).filter(|number| !(3000..6000).contains(number)).map(SegmentNo::new).collect();
     let batch = segment_update::forget(&memory, &cluster, TimelineId::FIRST, &gone).unwrap();
     memory.apply(&batch);
-    let (view, mut archive) = (View::new(&memory, NAME).unwrap(), BASE.0.clone());
+    let (view, mut archive) = (IndexView::new(&memory, NAME).unwrap(), BASE.0.clone());
     archive.retain(|number, _| (3000..6000).contains(number));
     blocks_are_right(&view, &archive);
 }

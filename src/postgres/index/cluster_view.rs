@@ -8,28 +8,28 @@ use std::rc::Rc;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::event::Event;
+use crate::postgres::wal::event::WalEvent;
 
-use super::continuity::Sum;
-use super::error::Error;
-use super::key_value_store::{Family, Order, Store};
-use super::keys::{BlockAt, Cluster, Place, block_of};
-use super::segment_update::{Facts, facts, read_mark};
-use super::summary::{Block, Summary};
+use super::continuity::SegmentRunSum;
+use super::error::IndexError;
+use super::key_value_store::{KeyFamily, KeyValueStore, ScanOrder};
+use super::keys::{BlockId, ClusterKeys, SegmentId, block_of};
+use super::segment_update::{ClusterFacts, facts, read_mark};
+use super::summary::{BlockSummary, SegmentSummary};
 
 /// One cluster's part of an index.
-pub struct View<'a> {
-    store: Box<dyn Store + 'a>,
-    cluster: Cluster,
-    facts: Option<Facts>,
+pub struct IndexView<'a> {
+    store: Box<dyn KeyValueStore + 'a>,
+    cluster: ClusterKeys,
+    facts: Option<ClusterFacts>,
     /// What stretches of segments came to that were walked over already.
-    sums: RefCell<BTreeMap<Run, Option<Rc<Sum>>>>,
+    sums: RefCell<BTreeMap<SegmentRun, Option<Rc<SegmentRunSum>>>>,
 }
 
 /// The segments of a timeline from one to before another.
-type Run = (TimelineId, SegmentNo, SegmentNo);
+type SegmentRun = (TimelineId, SegmentNo, SegmentNo);
 
-impl std::fmt::Debug for View<'_> {
+impl std::fmt::Debug for IndexView<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("View").field("cluster", &self.cluster).field("facts", &self.facts).finish_non_exhaustive()
     }
@@ -37,7 +37,7 @@ impl std::fmt::Debug for View<'_> {
 
 /// How a walk goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Onward {
+pub enum WalkNext {
     /// With what follows.
     Next,
     /// With what the block is made of.
@@ -45,22 +45,22 @@ pub enum Onward {
 }
 
 /// What a visitor says: to stop, or how to go on.
-pub type Visited = Result<ControlFlow<(), Onward>, Error>;
+pub type VisitResult = Result<ControlFlow<(), WalkNext>, IndexError>;
 
-const GO_ON: ControlFlow<(), Onward> = ControlFlow::Continue(Onward::Next);
+const GO_ON: ControlFlow<(), WalkNext> = ControlFlow::Continue(WalkNext::Next);
 
 /// Summaries with their places, in the order asked for.
-pub type Summaries<'a> = Box<dyn Iterator<Item = Result<(Place, Summary), Error>> + 'a>;
+pub type SegmentSummaries<'a> = Box<dyn Iterator<Item = Result<(SegmentId, SegmentSummary), IndexError>> + 'a>;
 
-impl<'a> View<'a> {
+impl<'a> IndexView<'a> {
     /// The part of `store` that is about `cluster`.
     ///
     /// # Errors
-    /// [`Error::Cluster`] for a name that cannot be, or what the store says.
-    pub fn new(store: impl Store + 'a, cluster: &str) -> Result<View<'a>, Error> {
-        let cluster = Cluster::new(cluster)?;
+    /// [`IndexError::Cluster`] for a name that cannot be, or what the store says.
+    pub fn new(store: impl KeyValueStore + 'a, cluster: &str) -> Result<IndexView<'a>, IndexError> {
+        let cluster = ClusterKeys::new(cluster)?;
         let facts = facts(&store, &cluster)?;
-        Ok(View { store: Box::new(store), cluster, facts, sums: RefCell::default() })
+        Ok(IndexView { store: Box::new(store), cluster, facts, sums: RefCell::default() })
     }
 
     /// The size of the cluster's segments; `None` while there is none.
@@ -79,26 +79,32 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn summary(&self, place: Place) -> Result<Option<Summary>, Error> {
-        let found = self.store.get(Family::Segments, &self.cluster.segment(place))?;
-        found.map(|bytes| Summary::from_bytes(&bytes)).transpose()
+    pub fn summary(&self, place: SegmentId) -> Result<Option<SegmentSummary>, IndexError> {
+        let found = self.store.get(KeyFamily::Segments, &self.cluster.segment(place))?;
+        found.map(|bytes| SegmentSummary::from_bytes(&bytes)).transpose()
     }
 
     /// Whether a segment is there.
     ///
     /// # Errors
     /// What the store says.
-    pub fn contains(&self, place: Place) -> Result<bool, Error> {
-        Ok(self.store.get(Family::Segments, &self.cluster.segment(place))?.is_some())
+    pub fn contains(&self, place: SegmentId) -> Result<bool, IndexError> {
+        Ok(self.store.get(KeyFamily::Segments, &self.cluster.segment(place))?.is_some())
     }
 
     /// The segments `from..to` of a timeline.
-    pub fn summaries(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo, order: Order) -> Summaries<'_> {
-        let pairs = self.store.scan(Family::Segments, &self.cluster.segments(timeline, from, to), order);
+    pub fn summaries(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+        order: ScanOrder,
+    ) -> SegmentSummaries<'_> {
+        let pairs = self.store.scan(KeyFamily::Segments, &self.cluster.segments(timeline, from, to), order);
         Box::new(pairs.map(|pair| {
             let (key, value) = pair?;
-            let place = self.cluster.parse_segment(&key).ok_or(Error::Value("segment key"))?;
-            Ok((place, Summary::from_bytes(&value)?))
+            let place = self.cluster.parse_segment(&key).ok_or(IndexError::Value("segment key"))?;
+            Ok((place, SegmentSummary::from_bytes(&value)?))
         }))
     }
 
@@ -106,9 +112,9 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn block(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
-        let found = self.store.get(Family::Blocks, &self.cluster.block(timeline, at))?;
-        found.map(|bytes| Block::from_bytes(&bytes)).transpose()
+    pub fn block(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
+        let found = self.store.get(KeyFamily::Blocks, &self.cluster.block(timeline, at))?;
+        found.map(|bytes| BlockSummary::from_bytes(&bytes)).transpose()
     }
 
     /// The lowest blocks `from..=to` of a timeline.
@@ -117,17 +123,17 @@ impl<'a> View<'a> {
         timeline: TimelineId,
         from: u64,
         to: u64,
-        order: Order,
-    ) -> impl Iterator<Item = Result<(BlockAt, Block), Error>> {
-        self.store.scan(Family::Blocks, &self.cluster.blocks(timeline, from, to), order).map(|pair| {
+        order: ScanOrder,
+    ) -> impl Iterator<Item = Result<(BlockId, BlockSummary), IndexError>> {
+        self.store.scan(KeyFamily::Blocks, &self.cluster.blocks(timeline, from, to), order).map(|pair| {
             let (key, value) = pair?;
-            let (_, at) = self.cluster.parse_block(&key).ok_or(Error::Value("block key"))?;
-            Ok((at, Block::from_bytes(&value)?))
+            let (_, at) = self.cluster.parse_block(&key).ok_or(IndexError::Value("block key"))?;
+            Ok((at, BlockSummary::from_bytes(&value)?))
         })
     }
 
     /// Shows the blocks in which the segments `from..to` of a timeline lie, each segment in one block only and in as few blocks as can be; the
-    /// lowest ones at either end may reach beyond. A visitor that answers [`Onward::Into`] is shown what the block is made of; of a lowest block
+    /// lowest ones at either end may reach beyond. A visitor that answers [`WalkNext::Into`] is shown what the block is made of; of a lowest block
     /// it has to look into the segments by itself.
     ///
     /// # Errors
@@ -136,11 +142,11 @@ impl<'a> View<'a> {
         &self,
         timeline: TimelineId,
         (from, to): (SegmentNo, SegmentNo),
-        order: Order,
-        visit: &mut dyn FnMut(BlockAt, Block) -> Visited,
-    ) -> Result<(), Error> {
+        order: ScanOrder,
+        visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
+    ) -> Result<(), IndexError> {
         let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(()) };
-        let within = |at: BlockAt| from <= at.first() && at.end() <= to;
+        let within = |at: BlockId| from <= at.first() && at.end() <= to;
         // The lowest blocks not seen yet, both ends included.
         let mut left = Some((block_of(from), block_of(last)));
         while let Some((first, last)) = left.take() {
@@ -155,8 +161,8 @@ impl<'a> View<'a> {
                 }
                 if at.level > 0 {
                     left = match order {
-                        Order::Forward => Some((block_of(at.end()), last)).filter(|(first, last)| first <= last),
-                        Order::Backward => at.first().previous().map(|before| (first, block_of(before))),
+                        ScanOrder::Forward => Some((block_of(at.end()), last)).filter(|(first, last)| first <= last),
+                        ScanOrder::Backward => at.first().previous().map(|before| (first, block_of(before))),
                     };
                     break;
                 }
@@ -168,9 +174,9 @@ impl<'a> View<'a> {
     /// What the segments of a run are together; `made` finds it out the first time.
     pub(super) fn kept_sum(
         &self,
-        run: Run,
-        made: impl FnOnce() -> Result<Option<Sum>, Error>,
-    ) -> Result<Option<Rc<Sum>>, Error> {
+        run: SegmentRun,
+        made: impl FnOnce() -> Result<Option<SegmentRunSum>, IndexError>,
+    ) -> Result<Option<Rc<SegmentRunSum>>, IndexError> {
         if let Some(known) = self.sums.borrow().get(&run) {
             return Ok(known.clone());
         }
@@ -184,15 +190,15 @@ impl<'a> View<'a> {
     fn largest(
         &self,
         timeline: TimelineId,
-        lowest: BlockAt,
-        order: Order,
-        within: &dyn Fn(BlockAt) -> bool,
-    ) -> Result<Option<(BlockAt, Block)>, Error> {
+        lowest: BlockId,
+        order: ScanOrder,
+        within: &dyn Fn(BlockId) -> bool,
+    ) -> Result<Option<(BlockId, BlockSummary)>, IndexError> {
         let (mut at, mut found) = (lowest, None);
         while let Some(parent) = at.parent() {
             let joins = match order {
-                Order::Forward => parent.first() == lowest.first(),
-                Order::Backward => parent.end() == lowest.end(),
+                ScanOrder::Forward => parent.first() == lowest.first(),
+                ScanOrder::Backward => parent.end() == lowest.end(),
             };
             let Some(block) = (if joins && within(parent) { self.block(timeline, parent)? } else { None }) else {
                 break;
@@ -206,16 +212,16 @@ impl<'a> View<'a> {
     fn visited(
         &self,
         timeline: TimelineId,
-        (at, block): (BlockAt, Block),
-        order: Order,
-        visit: &mut dyn FnMut(BlockAt, Block) -> Visited,
-    ) -> Visited {
+        (at, block): (BlockId, BlockSummary),
+        order: ScanOrder,
+        visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
+    ) -> VisitResult {
         let onward = visit(at, block)?;
-        if onward != ControlFlow::Continue(Onward::Into) {
+        if onward != ControlFlow::Continue(WalkNext::Into) {
             return Ok(onward);
         }
-        let mut children: Vec<BlockAt> = at.children().collect();
-        if order == Order::Backward {
+        let mut children: Vec<BlockId> = at.children().collect();
+        if order == ScanOrder::Backward {
             children.reverse();
         }
         for child in children {
@@ -236,11 +242,11 @@ impl<'a> View<'a> {
         timeline: TimelineId,
         from: Lsn,
         to: Lsn,
-    ) -> impl Iterator<Item = Result<Event, Error>> {
+    ) -> impl Iterator<Item = Result<WalEvent, IndexError>> {
         let range = self.cluster.events(kind, timeline, from, to);
-        self.store.scan(Family::Events, &range, Order::Forward).map(|pair| {
+        self.store.scan(KeyFamily::Events, &range, ScanOrder::Forward).map(|pair| {
             let (_, value) = pair?;
-            Event::from_bytes(&value).ok_or(Error::Value("event"))
+            WalEvent::from_bytes(&value).ok_or(IndexError::Value("event"))
         })
     }
 
@@ -248,25 +254,25 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn event(&self, kind: u8, timeline: TimelineId, lsn: Lsn) -> Result<Option<Event>, Error> {
-        let found = self.store.get(Family::Events, &self.cluster.event(kind, timeline, lsn, 0))?;
-        found.map(|bytes| Event::from_bytes(&bytes).ok_or(Error::Value("event"))).transpose()
+    pub fn event(&self, kind: u8, timeline: TimelineId, lsn: Lsn) -> Result<Option<WalEvent>, IndexError> {
+        let found = self.store.get(KeyFamily::Events, &self.cluster.event(kind, timeline, lsn, 0))?;
+        found.map(|bytes| WalEvent::from_bytes(&bytes).ok_or(IndexError::Value("event"))).transpose()
     }
 
     /// Where restore points of this name are, by timeline, then position.
     ///
     /// # Errors
     /// What the store says.
-    pub fn restore_points(&self, name: &str) -> Result<Vec<(TimelineId, Lsn)>, Error> {
-        let pairs = self.store.scan(Family::Names, &self.cluster.names(name.as_bytes()), Order::Forward);
-        pairs.map(|pair| self.cluster.parse_name(&pair?.0).ok_or(Error::Value("restore point"))).collect()
+    pub fn restore_points(&self, name: &str) -> Result<Vec<(TimelineId, Lsn)>, IndexError> {
+        let pairs = self.store.scan(KeyFamily::Names, &self.cluster.names(name.as_bytes()), ScanOrder::Forward);
+        pairs.map(|pair| self.cluster.parse_name(&pair?.0).ok_or(IndexError::Value("restore point"))).collect()
     }
 
     /// The timeline's mark: everything that was archived up to it, when it was set, is here.
     ///
     /// # Errors
     /// What the store says.
-    pub fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, Error> {
-        self.store.get(Family::Meta, &self.cluster.mark(timeline))?.map(|bytes| read_mark(&bytes)).transpose()
+    pub fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
+        self.store.get(KeyFamily::Meta, &self.cluster.mark(timeline))?.map(|bytes| read_mark(&bytes)).transpose()
     }
 }

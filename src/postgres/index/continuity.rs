@@ -7,20 +7,20 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::digest::{Digest, JoinError, State, follows};
+use crate::postgres::wal::digest::{JoinError, SegmentDigest, SegmentState, follows};
 
-use super::cluster_view::Onward;
-use super::error::Error;
-use super::keys::Place;
-use super::path_search::{Along, Step, Stretch, WholeBlock};
-use super::summary::{Full, Joint, Summary};
+use super::cluster_view::WalkNext;
+use super::error::IndexError;
+use super::keys::SegmentId;
+use super::path_search::{PathSearch, PathSegment, WalkStep, WholeBlock};
+use super::summary::{ContrecordState, FullBlock, SegmentSummary};
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
 pub const MAX_HOLES: usize = 1000;
 
 /// A stretch of log that cannot be replayed.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Hole {
+pub struct WalHole {
     /// The timeline it is looked for on.
     pub timeline: TimelineId,
     /// Where it begins.
@@ -28,13 +28,13 @@ pub struct Hole {
     /// Where it ends.
     pub to: Lsn,
     /// What is wrong.
-    pub why: Defect,
+    pub why: WalDefect,
 }
 
 /// What is wrong with a stretch of log.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Defect {
+pub enum WalDefect {
     /// It is not in the archive.
     Missing,
     /// The segment's records are damaged.
@@ -50,19 +50,19 @@ pub enum Defect {
     },
 }
 
-impl fmt::Display for Hole {
+impl fmt::Display for WalHole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {} on timeline {}: {}", self.from, self.to, self.timeline, self.why)
     }
 }
 
-impl fmt::Display for Defect {
+impl fmt::Display for WalDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Defect::Missing => f.write_str("not archived"),
-            Defect::Broken(why) => write!(f, "damaged: {why}"),
-            Defect::Torn(why) => write!(f, "the log does not go on here as it should: {why}"),
-            Defect::Unlinked { last, points_to } => {
+            WalDefect::Missing => f.write_str("not archived"),
+            WalDefect::Broken(why) => write!(f, "damaged: {why}"),
+            WalDefect::Torn(why) => write!(f, "the log does not go on here as it should: {why}"),
+            WalDefect::Unlinked { last, points_to } => {
                 write!(f, "the last record before is at {last}, but the first one after points to {points_to}")
             }
         }
@@ -71,9 +71,9 @@ impl fmt::Display for Defect {
 
 /// What a check found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Continuity {
+pub struct WalContinuity {
     /// What cannot be replayed, in log order, the first [`MAX_HOLES`].
-    pub holes: Vec<Hole>,
+    pub holes: Vec<WalHole>,
     /// How many holes there are.
     pub holes_total: u64,
     /// Segments seen.
@@ -88,7 +88,7 @@ pub struct Continuity {
     pub end: Option<Lsn>,
 }
 
-impl Continuity {
+impl WalContinuity {
     /// Whether everything can be replayed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -97,106 +97,111 @@ impl Continuity {
 }
 
 /// What the check knows so far.
-struct Check {
-    found: Continuity,
+struct ContinuityCheck {
+    found: WalContinuity,
     /// Everything before is accounted for.
     reached: Lsn,
     /// The segment before, if its log is whole to its end.
-    before: Option<Digest>,
+    before: Option<SegmentDigest>,
 }
 
-impl Along<'_> {
+impl PathSearch<'_> {
     /// Checks the log in `from..to`. It is read from the summaries alone.
     ///
     /// # Errors
     /// What the store says.
-    pub fn continuity(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+    pub fn continuity(&self, from: Lsn, to: Lsn) -> Result<WalContinuity, IndexError> {
         self.check(from, to, u64::MAX)
     }
 
-    /// As [`Along::continuity`], but no further than the first hole.
+    /// As [`PathSearch::continuity`], but no further than the first hole.
     ///
     /// # Errors
     /// What the store says.
-    pub fn first_hole(&self, from: Lsn, to: Lsn) -> Result<Continuity, Error> {
+    pub fn first_hole(&self, from: Lsn, to: Lsn) -> Result<WalContinuity, IndexError> {
         self.check(from, to, 1)
     }
 
-    fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<Continuity, Error> {
-        let mut check = Check { found: Continuity::default(), reached: from, before: None };
+    fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<WalContinuity, IndexError> {
+        let mut check = ContinuityCheck { found: WalContinuity::default(), reached: from, before: None };
         let mut failed = None;
         self.stride(from, to, |step| check.see(&step, (to, enough), &mut failed))?;
         if let Some(error) = failed {
             return Err(error);
         }
         if check.reached < to && check.found.holes_total < enough {
-            check.hole(self.timeline_at(check.reached), check.reached, to, Defect::Missing);
+            check.hole(self.timeline_at(check.reached), check.reached, to, WalDefect::Missing);
         }
         Ok(check.found)
     }
 
     /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
-    pub(super) fn sum(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo) -> Result<Option<Sum>, Error> {
+    pub(super) fn sum(
+        &self,
+        timeline: TimelineId,
+        from: SegmentNo,
+        to: SegmentNo,
+    ) -> Result<Option<SegmentRunSum>, IndexError> {
         let begin = from.start(self.segment_size());
-        let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+        let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
         let (mut latest, mut failed) = (None, None);
         let _seen = self.stride_in(timeline, from, to, &mut |step| {
             latest = latest.max(match &step {
-                Step::Segment(stretch) => stretch.summary.latest,
-                Step::Block(block) => block.latest,
+                WalkStep::Segment(stretch) => stretch.summary.latest,
+                WalkStep::Block(block) => block.latest,
             });
             check.see(&step, (Lsn::MAX, 1), &mut failed)
         })?;
         if let Some(error) = failed {
             return Err(error);
         }
-        let Continuity { segments, records, stored, opaque, .. } = check.found;
+        let WalContinuity { segments, records, stored, opaque, .. } = check.found;
         let all_there = to.get().checked_sub(from.get()) == Some(segments) && segments > 0;
         if !all_there || !check.found.is_whole() || opaque > 0 {
             return Ok(None);
         }
         let last = to.previous().unwrap_or(from);
         let ends = self.segment_on(timeline, from)?.zip(self.segment_on(timeline, last)?);
-        Ok(ends.map(|ends| Sum { segments, full: Full { whole: true, records, stored }, latest, ends }))
+        Ok(ends.map(|ends| SegmentRunSum { segments, full: FullBlock { whole: true, records, stored }, latest, ends }))
     }
 }
 
 /// What neighbouring segments are together.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Sum {
+pub(super) struct SegmentRunSum {
     /// How many they are.
     pub(super) segments: u64,
-    pub(super) full: Full,
+    pub(super) full: FullBlock,
     /// The largest time of an ending in them, or later.
     pub(super) latest: Option<PgTime>,
     /// The first and the last of them.
-    pub(super) ends: (Stretch, Stretch),
+    pub(super) ends: (PathSegment, PathSegment),
 }
 
 /// What all segments of a block are together.
-pub(super) fn full(segments: Vec<(Place, Summary)>) -> Full {
+pub(super) fn full(segments: Vec<(SegmentId, SegmentSummary)>) -> FullBlock {
     let begin = segments.first().map_or(Lsn::INVALID, |(_, summary)| summary.digest.start());
-    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
     for (place, summary) in segments {
         let (from, to) = (summary.digest.start(), summary.digest.end());
-        check.take(&Stretch { place, from, to, summary }, Lsn::MAX);
+        check.take(&PathSegment { place, from, to, summary }, Lsn::MAX);
     }
-    let Continuity { records, stored, opaque, .. } = check.found;
-    Full { whole: check.found.is_whole() && opaque == 0, records, stored }
+    let WalContinuity { records, stored, opaque, .. } = check.found;
+    FullBlock { whole: check.found.is_whole() && opaque == 0, records, stored }
 }
 
 /// Whether the log of neighbouring blocks, of each of which the first and the last segment are given, hangs together.
-pub(super) fn hangs_together(blocks: Vec<(Full, Ends)>) -> Result<bool, Error> {
+pub(super) fn hangs_together(blocks: Vec<(FullBlock, BlockEnds)>) -> Result<bool, IndexError> {
     let begin = blocks.first().map_or(Lsn::INVALID, |(_, (first, _))| first.1.digest.start());
-    let mut check = Check { found: Continuity::default(), reached: begin, before: None };
+    let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
     for (full, (first, last)) in blocks {
-        let of = |(place, summary): &(Place, Summary)| {
+        let of = |(place, summary): &(SegmentId, SegmentSummary)| {
             let (from, to) = (summary.digest.start(), summary.digest.end());
-            Stretch { place: *place, from, to, summary: summary.clone() }
+            PathSegment { place: *place, from, to, summary: summary.clone() }
         };
         let ends = &|| Ok(Some((of(&first), of(&last))));
         let block = WholeBlock { segments: 0, full, latest: None, ends };
-        if check.take_block(&block, Lsn::MAX)? == Onward::Into {
+        if check.take_block(&block, Lsn::MAX)? == WalkNext::Into {
             return Ok(false);
         }
     }
@@ -204,22 +209,22 @@ pub(super) fn hangs_together(blocks: Vec<(Full, Ends)>) -> Result<bool, Error> {
 }
 
 /// The first and the last segment of a block.
-pub(super) type Ends = ((Place, Summary), (Place, Summary));
+pub(super) type BlockEnds = ((SegmentId, SegmentSummary), (SegmentId, SegmentSummary));
 
-impl Check {
+impl ContinuityCheck {
     /// Takes a step of a walk towards `to`, until there are enough holes.
     fn see(
         &mut self,
-        step: &Step<'_>,
+        step: &WalkStep<'_>,
         (to, enough): (Lsn, u64),
-        failed: &mut Option<Error>,
-    ) -> ControlFlow<(), Onward> {
+        failed: &mut Option<IndexError>,
+    ) -> ControlFlow<(), WalkNext> {
         let onward = match step {
-            Step::Segment(stretch) => {
+            WalkStep::Segment(stretch) => {
                 self.take(stretch, to);
-                Onward::Next
+                WalkNext::Next
             }
-            Step::Block(block) => match self.take_block(block, to) {
+            WalkStep::Block(block) => match self.take_block(block, to) {
                 Ok(onward) => onward,
                 Err(error) => {
                     *failed = Some(error);
@@ -231,8 +236,8 @@ impl Check {
     }
 
     /// Takes a block in by its ends, where all between is known to be whole.
-    fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<Onward, Error> {
-        let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(Onward::Into) };
+    fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<WalkNext, IndexError> {
+        let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(WalkNext::Into) };
         let (records, stored) = (self.found.records, self.found.stored);
         self.take(&first, to);
         self.found.segments = self.found.segments.saturating_add(block.segments.saturating_sub(1));
@@ -242,51 +247,57 @@ impl Check {
         let digest = last.summary.digest;
         self.found.end = Some(if digest.switched { last.to } else { last.to.min(digest.valid_until) });
         self.before = Some(digest);
-        Ok(Onward::Next)
+        Ok(WalkNext::Next)
     }
 
-    fn hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: Defect) {
+    fn hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: WalDefect) {
         self.found.holes_total = self.found.holes_total.saturating_add(1);
         if self.found.holes.len() < MAX_HOLES {
-            self.found.holes.push(Hole { timeline, from, to, why });
+            self.found.holes.push(WalHole { timeline, from, to, why });
         }
         self.before = None;
     }
 
-    fn take(&mut self, stretch: &Stretch, to: Lsn) {
+    fn take(&mut self, stretch: &PathSegment, to: Lsn) {
         let (timeline, digest) = (stretch.place.timeline, &stretch.summary.digest);
         self.found.segments = self.found.segments.saturating_add(1);
         self.found.records = self.found.records.saturating_add(digest.records);
         self.found.stored = self.found.stored.saturating_add(stretch.summary.stored);
         if stretch.from > self.reached {
-            self.hole(timeline, self.reached, stretch.from, Defect::Missing);
+            self.hole(timeline, self.reached, stretch.from, WalDefect::Missing);
         }
         match &digest.state {
-            State::Checked => self.take_checked(stretch, to),
-            State::Opaque => {
+            SegmentState::Checked => self.take_checked(stretch, to),
+            SegmentState::Opaque => {
                 self.found.opaque = self.found.opaque.saturating_add(1);
                 self.before = None;
             }
-            State::Broken { at, why } if *at < stretch.to => {
-                self.hole(timeline, *at, stretch.to, Defect::Broken(why.clone()));
+            SegmentState::Broken { at, why } if *at < stretch.to => {
+                self.hole(timeline, *at, stretch.to, WalDefect::Broken(why.clone()));
             }
-            State::Broken { .. } => self.take_checked(stretch, to),
+            SegmentState::Broken { .. } => self.take_checked(stretch, to),
         }
         self.reached = stretch.to;
         self.found.end = Some(if digest.switched { stretch.to } else { stretch.to.min(digest.valid_until) });
     }
 
-    fn take_checked(&mut self, stretch: &Stretch, to: Lsn) {
+    fn take_checked(&mut self, stretch: &PathSegment, to: Lsn) {
         let (timeline, summary) = (stretch.place.timeline, &stretch.summary);
         let digest = &summary.digest;
         let border = self.before.as_ref().and_then(|before| follows(before, digest).err());
         let torn = match (&summary.joint, border) {
             (_, Some(JoinError::Chain { expected, found, .. })) => {
-                Some(Defect::Unlinked { last: expected, points_to: found })
+                Some(WalDefect::Unlinked { last: expected, points_to: found })
             }
-            (_, Some(error)) => Some(Defect::Torn(error.to_string())),
-            (Joint::Torn(why), None) => Some(Defect::Torn(why.clone())),
-            (Joint::None | Joint::Open | Joint::Through | Joint::Whole { .. }, None) => None,
+            (_, Some(error)) => Some(WalDefect::Torn(error.to_string())),
+            (ContrecordState::Torn(why), None) => Some(WalDefect::Torn(why.clone())),
+            (
+                ContrecordState::None
+                | ContrecordState::Open
+                | ContrecordState::Through
+                | ContrecordState::Whole { .. },
+                None,
+            ) => None,
         };
         if let Some(why) = torn {
             let last = self.before.as_ref().and_then(|before| before.tail.as_ref()).map(|tail| tail.start);
@@ -295,7 +306,7 @@ impl Check {
         }
         let end = stretch.to.min(to);
         if !digest.switched && digest.valid_until < end {
-            self.hole(timeline, digest.valid_until, end, Defect::Missing);
+            self.hole(timeline, digest.valid_until, end, WalDefect::Missing);
         } else {
             self.before = Some(digest.clone());
         }

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::keys::BadClusterName;
-use crate::base::retry::Class;
+use super::keys::ClusterKeyError;
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::segment::SegmentSize;
 
 /// An index that cannot be opened, read or written. Nothing is ever lost with it: it can always be rebuilt from the repository.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum IndexError {
     /// There is no index yet.
     #[error("no index in {}; `walkeep index rebuild` makes one from the repository", .0.display())]
     Absent(PathBuf),
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// The cluster's name does not fit in a key.
     #[error(transparent)]
-    Cluster(#[from] BadClusterName),
+    Cluster(#[from] ClusterKeyError),
     /// A directory or file beside the database.
     #[error("{what} {}", .path.display())]
     File {
@@ -84,25 +84,28 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl IndexError {
     /// What a caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Locked(_) | Error::File { .. } | Error::Database { .. } => Class::Transient,
-            Error::Absent(_)
-            | Error::Damaged { .. }
-            | Error::Foreign { .. }
-            | Error::Format { .. }
-            | Error::Value(_)
-            | Error::SegmentSize { .. }
-            | Error::Cluster(_) => Class::Permanent,
+            IndexError::Locked(_) | IndexError::File { .. } | IndexError::Database { .. } => ErrorClass::Transient,
+            IndexError::Absent(_)
+            | IndexError::Damaged { .. }
+            | IndexError::Foreign { .. }
+            | IndexError::Format { .. }
+            | IndexError::Value(_)
+            | IndexError::SegmentSize { .. }
+            | IndexError::Cluster(_) => ErrorClass::Permanent,
         }
     }
 
     /// Whether throwing the index away and building it anew is the way out.
     #[must_use]
     pub fn calls_for_rebuild(&self) -> bool {
-        matches!(self, Error::Absent(_) | Error::Damaged { .. } | Error::Format { .. } | Error::Value(_))
+        matches!(
+            self,
+            IndexError::Absent(_) | IndexError::Damaged { .. } | IndexError::Format { .. } | IndexError::Value(_)
+        )
     }
 }

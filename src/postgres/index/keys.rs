@@ -27,18 +27,18 @@ pub const fn block_of(segment: SegmentNo) -> u64 {
 
 /// Which block: of 256 segments on level 0, of four blocks of the level below on every other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct BlockAt {
+pub struct BlockId {
     /// Its level.
     pub level: u8,
     /// Its number among those of its level.
     pub number: u64,
 }
 
-impl BlockAt {
+impl BlockId {
     /// The block of level 0 of this number.
     #[must_use]
-    pub const fn lowest(number: u64) -> BlockAt {
-        BlockAt { level: 0, number }
+    pub const fn lowest(number: u64) -> BlockId {
+        BlockId { level: 0, number }
     }
 
     /// Segments that such a block has room for.
@@ -61,34 +61,34 @@ impl BlockAt {
 
     /// The block of the next level that it is a part of.
     #[must_use]
-    pub const fn parent(self) -> Option<BlockAt> {
+    pub const fn parent(self) -> Option<BlockId> {
         if self.level < MAX_LEVEL {
-            Some(BlockAt { level: self.level + 1, number: self.number / BLOCK_CHILDREN })
+            Some(BlockId { level: self.level + 1, number: self.number / BLOCK_CHILDREN })
         } else {
             None
         }
     }
 
     /// The blocks that it is made of; none on the lowest level.
-    pub fn children(self) -> impl DoubleEndedIterator<Item = BlockAt> {
+    pub fn children(self) -> impl DoubleEndedIterator<Item = BlockId> {
         let first = self.number.saturating_mul(BLOCK_CHILDREN);
         let below = self.level.checked_sub(1).map(|level| (0..BLOCK_CHILDREN).map(move |nth| (level, nth)));
-        below.into_iter().flatten().map(move |(level, nth)| BlockAt { level, number: first.saturating_add(nth) })
+        below.into_iter().flatten().map(move |(level, nth)| BlockId { level, number: first.saturating_add(nth) })
     }
 }
 
 /// The part of every key that says whose it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cluster(Vec<u8>);
+pub struct ClusterKeys(Vec<u8>);
 
 /// A name no cluster can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot name a cluster: a name has 1 to {MAX_CLUSTER_NAME} bytes, none of them zero")]
-pub struct BadClusterName(String);
+pub struct ClusterKeyError(String);
 
 /// Where a segment stands: its timeline and its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
+pub struct SegmentId {
     /// The timeline in the segment's name.
     pub timeline: TimelineId,
     /// Its number.
@@ -97,25 +97,25 @@ pub struct Place {
 
 /// A half-open range of keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Range {
+pub struct KeyRange {
     /// The first key within.
     pub from: Vec<u8>,
     /// The first key past the end.
     pub to: Vec<u8>,
 }
 
-impl Cluster {
+impl ClusterKeys {
     /// The keys of the cluster of this name.
     ///
     /// # Errors
-    /// [`BadClusterName`] for an empty or overlong name, or one with a zero byte, which would let two clusters' keys mix.
-    pub fn new(name: &str) -> Result<Cluster, BadClusterName> {
+    /// [`ClusterKeyError`] for an empty or overlong name, or one with a zero byte, which would let two clusters' keys mix.
+    pub fn new(name: &str) -> Result<ClusterKeys, ClusterKeyError> {
         if name.is_empty() || name.len() > MAX_CLUSTER_NAME || name.bytes().any(|b| b == 0) {
-            return Err(BadClusterName(name.to_owned()));
+            return Err(ClusterKeyError(name.to_owned()));
         }
         let mut bytes = name.as_bytes().to_vec();
         bytes.push(0);
-        Ok(Cluster(bytes))
+        Ok(ClusterKeys(bytes))
     }
 
     /// The cluster's name.
@@ -134,57 +134,57 @@ impl Cluster {
 
     /// Every key of this cluster.
     #[must_use]
-    pub fn all(&self) -> Range {
+    pub fn all(&self) -> KeyRange {
         let mut to = self.0.clone();
         if let Some(last) = to.last_mut() {
             *last = 1;
         }
-        Range { from: self.0.clone(), to }
+        KeyRange { from: self.0.clone(), to }
     }
 
     /// A segment's key; also that of its fragments and of what ends at its head.
     #[must_use]
-    pub fn segment(&self, place: Place) -> Vec<u8> {
+    pub fn segment(&self, place: SegmentId) -> Vec<u8> {
         self.key(&[&place.timeline.get().to_be_bytes(), &place.segment.get().to_be_bytes()])
     }
 
     /// The segments `from..to` of a timeline.
     #[must_use]
-    pub fn segments(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo) -> Range {
-        Range {
-            from: self.segment(Place { timeline, segment: from }),
-            to: self.segment(Place { timeline, segment: to }),
+    pub fn segments(&self, timeline: TimelineId, from: SegmentNo, to: SegmentNo) -> KeyRange {
+        KeyRange {
+            from: self.segment(SegmentId { timeline, segment: from }),
+            to: self.segment(SegmentId { timeline, segment: to }),
         }
     }
 
-    /// Reads [`Cluster::segment`] back. `None` if the key is another cluster's or of another form.
+    /// Reads [`ClusterKeys::segment`] back. `None` if the key is another cluster's or of another form.
     #[must_use]
-    pub fn parse_segment(&self, key: &[u8]) -> Option<Place> {
+    pub fn parse_segment(&self, key: &[u8]) -> Option<SegmentId> {
         let (timeline, rest) = key.strip_prefix(self.0.as_slice())?.split_first_chunk::<4>()?;
         let segment = SegmentNo::new(u64::from_be_bytes(rest.try_into().ok()?));
-        Some(Place { timeline: TimelineId::new(u32::from_be_bytes(*timeline))?, segment })
+        Some(SegmentId { timeline: TimelineId::new(u32::from_be_bytes(*timeline))?, segment })
     }
 
     /// The key of a block of segments.
     #[must_use]
-    pub fn block(&self, timeline: TimelineId, block: BlockAt) -> Vec<u8> {
+    pub fn block(&self, timeline: TimelineId, block: BlockId) -> Vec<u8> {
         self.key(&[&timeline.get().to_be_bytes(), &[block.level], &block.number.to_be_bytes()])
     }
 
     /// The lowest blocks `from..=to` of a timeline.
     #[must_use]
-    pub fn blocks(&self, timeline: TimelineId, from: u64, to: u64) -> Range {
-        let key = |number| self.block(timeline, BlockAt::lowest(number));
-        Range { from: key(from), to: key(to.saturating_add(1)) }
+    pub fn blocks(&self, timeline: TimelineId, from: u64, to: u64) -> KeyRange {
+        let key = |number| self.block(timeline, BlockId::lowest(number));
+        KeyRange { from: key(from), to: key(to.saturating_add(1)) }
     }
 
-    /// Reads [`Cluster::block`] back.
+    /// Reads [`ClusterKeys::block`] back.
     #[must_use]
-    pub fn parse_block(&self, key: &[u8]) -> Option<(TimelineId, BlockAt)> {
+    pub fn parse_block(&self, key: &[u8]) -> Option<(TimelineId, BlockId)> {
         let (timeline, rest) = key.strip_prefix(self.0.as_slice())?.split_first_chunk::<4>()?;
         let (&level, number) = rest.split_first()?;
         let number = u64::from_be_bytes(number.try_into().ok()?);
-        Some((TimelineId::new(u32::from_be_bytes(*timeline))?, BlockAt { level, number }))
+        Some((TimelineId::new(u32::from_be_bytes(*timeline))?, BlockId { level, number }))
     }
 
     /// The key of an event: its kind, where its record starts, and its place among the events of that record.
@@ -196,11 +196,11 @@ impl Cluster {
 
     /// The events of one kind and timeline whose records start in `from..to`.
     #[must_use]
-    pub fn events(&self, kind: u8, timeline: TimelineId, from: Lsn, to: Lsn) -> Range {
-        Range { from: self.event(kind, timeline, from, 0), to: self.event(kind, timeline, to, 0) }
+    pub fn events(&self, kind: u8, timeline: TimelineId, from: Lsn, to: Lsn) -> KeyRange {
+        KeyRange { from: self.event(kind, timeline, from, 0), to: self.event(kind, timeline, to, 0) }
     }
 
-    /// Reads [`Cluster::event`] back.
+    /// Reads [`ClusterKeys::event`] back.
     #[must_use]
     pub fn parse_event(&self, key: &[u8]) -> Option<(u8, TimelineId, Lsn, u16)> {
         let (kind, rest) = key.strip_prefix(self.0.as_slice())?.split_first()?;
@@ -218,11 +218,11 @@ impl Cluster {
 
     /// Every restore point of this name.
     #[must_use]
-    pub fn names(&self, name: &[u8]) -> Range {
-        Range { from: self.key(&[name, &[0]]), to: self.key(&[name, &[1]]) }
+    pub fn names(&self, name: &[u8]) -> KeyRange {
+        KeyRange { from: self.key(&[name, &[0]]), to: self.key(&[name, &[1]]) }
     }
 
-    /// Reads the place of a restore point from [`Cluster::name_at`].
+    /// Reads the place of a restore point from [`ClusterKeys::name_at`].
     #[must_use]
     pub fn parse_name(&self, key: &[u8]) -> Option<(TimelineId, Lsn)> {
         let (rest, lsn) = key.strip_prefix(self.0.as_slice())?.split_last_chunk::<8>()?;
@@ -246,7 +246,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_SEGMENTS, BlockAt, Cluster, MAX_LEVEL, Place, Range, block_of};
+    use super::{BLOCK_SEGMENTS, BlockId, ClusterKeys, KeyRange, MAX_LEVEL, SegmentId, block_of};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
     use crate::postgres::format::timeline::TimelineId;
@@ -264,7 +264,7 @@ mod tests {
         prop_oneof![0..4u64, any::<u64>(), any::<u32>().prop_map(u64::from)]
     }
 
-    fn within(range: &Range, key: &[u8]) -> bool {
+    fn within(range: &KeyRange, key: &[u8]) -> bool {
         range.from.as_slice() <= key && key < range.to.as_slice()
     }
 
@@ -274,12 +274,12 @@ mod tests {
             a in (name(), timeline(), number()), b in (name(), timeline(), number()),
         ) {
             let key = |(name, timeline, number): &(String, TimelineId, u64)| {
-                Cluster::new(name).unwrap().segment(Place { timeline: *timeline, segment: SegmentNo::new(*number) })
+                ClusterKeys::new(name).unwrap().segment(SegmentId { timeline: *timeline, segment: SegmentNo::new(*number) })
             };
             // A shorter name sorts before one it begins, so the order of the names is that of their bytes.
             prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
-            let cluster = Cluster::new(&a.0).unwrap();
-            let place = Place { timeline: a.1, segment: SegmentNo::new(a.2) };
+            let cluster = ClusterKeys::new(&a.0).unwrap();
+            let place = SegmentId { timeline: a.1, segment: SegmentNo::new(a.2) };
             prop_assert_eq!(cluster.parse_segment(&key(&a)), Some(place));
             prop_assert_eq!(cluster.parse_segment(&key(&b)).is_some(), a.0 == b.0);
             prop_assert_eq!(within(&cluster.all(), &key(&b)), a.0 == b.0);
@@ -290,7 +290,7 @@ mod tests {
             cluster in name(),
             a in (any::<u8>(), timeline(), number(), any::<u16>()), b in (any::<u8>(), timeline(), number(), any::<u16>()),
         ) {
-            let cluster = Cluster::new(&cluster).unwrap();
+            let cluster = ClusterKeys::new(&cluster).unwrap();
             let key = |(kind, timeline, lsn, ordinal): (u8, TimelineId, u64, u16)| cluster.event(kind, timeline, Lsn::new(lsn), ordinal);
             prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
             prop_assert_eq!(cluster.parse_event(&key(a)), Some((a.0, a.1, Lsn::new(a.2), a.3)));
@@ -303,7 +303,7 @@ mod tests {
         fn a_name_finds_its_own_restore_points_only(
             cluster in name(), a in "[a-c]{0,3}", b in "[a-c]{0,3}", timeline in timeline(), lsn in number(),
         ) {
-            let cluster = Cluster::new(&cluster).unwrap();
+            let cluster = ClusterKeys::new(&cluster).unwrap();
             let key = cluster.name_at(b.as_bytes(), timeline, Lsn::new(lsn));
             prop_assert_eq!(within(&cluster.names(a.as_bytes()), &key), a == b);
             prop_assert_eq!(cluster.parse_name(&key), Some((timeline, Lsn::new(lsn))));
@@ -311,7 +311,7 @@ mod tests {
 
         #[test]
         fn a_block_holds_what_it_should(number in 0..=u64::from(u32::MAX)) {
-            let mut block = BlockAt::lowest(block_of(SegmentNo::new(number)));
+            let mut block = BlockId::lowest(block_of(SegmentNo::new(number)));
             prop_assert_eq!(block.room(), BLOCK_SEGMENTS);
             loop {
                 let (first, end) = (block.first().get(), block.end().get());
@@ -331,9 +331,9 @@ mod tests {
         fn the_lowest_blocks_are_one_range_of_keys(
             timeline in timeline(), a in 0..1_u64 << 40, b in 0..1_u64 << 40, level in 0..3_u8, number in 0..1_u64 << 40,
         ) {
-            let cluster = Cluster::new("main").unwrap();
-            let key = cluster.block(timeline, BlockAt { level, number });
-            prop_assert_eq!(cluster.parse_block(&key), Some((timeline, BlockAt { level, number })));
+            let cluster = ClusterKeys::new("main").unwrap();
+            let key = cluster.block(timeline, BlockId { level, number });
+            prop_assert_eq!(cluster.parse_block(&key), Some((timeline, BlockId { level, number })));
             let (from, to) = (a.min(b), a.max(b));
             prop_assert_eq!(within(&cluster.blocks(timeline, from, to), &key), level == 0 && from <= number && number <= to);
         }
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn names_that_would_mix_clusters_are_refused() {
         for wrong in ["", "a\0b", "\0", &"x".repeat(256)] {
-            assert!(Cluster::new(wrong).is_err(), "{wrong:?} was accepted");
+            assert!(ClusterKeys::new(wrong).is_err(), "{wrong:?} was accepted");
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! It holds a summary of each segment, of each block of 256 segments and of each four full blocks, level upon level, and every event, in RocksDB; all of it comes from the digests in the
 //! trailers of the segments' objects, so an index that is lost is rebuilt from them, and nothing is ever acknowledged on its word. One process
-//! writes ([`Index::open_writer`]); any number read beside it ([`Index::open_reader`]).
+//! writes ([`WalIndex::open_writer`]); any number read beside it ([`WalIndex::open_reader`]).
 //!
-//! [`keys`] and [`segment_update`] say what is written, [`path_search`] and [`continuity`] what is asked; they are pure, over [`key_value_store::Store`], and only
+//! [`keys`] and [`segment_update`] say what is written, [`path_search`] and [`continuity`] what is asked; they are pure, over [`key_value_store::KeyValueStore`], and only
 //! `rocks` names RocksDB. The calls block: from async code they go through `spawn_blocking`. `docs/format/index.md` describes the bytes.
 
 #[cfg(test)]
@@ -32,23 +32,23 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
-pub use cluster_view::{Onward, View};
-pub use continuity::{Continuity, Defect, Hole};
-pub use error::Error;
-pub use keys::{BlockAt, Place};
-pub use path_search::{Along, ParameterMaxima, Step, Stretch, Want, WholeBlock};
-pub use segment_update::Entry;
-pub use summary::{Joint, Summary};
+pub use cluster_view::{IndexView, WalkNext};
+pub use continuity::{WalContinuity, WalDefect, WalHole};
+pub use error::IndexError;
+pub use keys::{BlockId, SegmentId};
+pub use path_search::{ParameterMaxima, PathSearch, PathSegment, SegmentFilter, WalkStep, WholeBlock};
+pub use segment_update::IndexEntry;
+pub use summary::{ContrecordState, SegmentSummary};
 
-use key_value_store::{Batch, Family, Layered, Store};
-use keys::Cluster;
-use rocks::Rocks;
-use segment_update::Ingest;
+use key_value_store::{IndexBatch, KeyFamily, KeyValueStore, LayeredStore};
+use keys::ClusterKeys;
+use rocks::RocksStore;
+use segment_update::IndexUpdate;
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
 pub const FORMAT: u32 = 3;
 
-/// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::EventKind::tag`]).
+/// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
 pub const CHECKPOINT: u8 = 1;
 /// The kind of parameter changes.
 pub const PARAMETERS: u8 = 2;
@@ -62,48 +62,48 @@ const BATCH: usize = 1 << 20;
 
 /// An open index.
 #[derive(Debug)]
-pub struct Index {
-    rocks: Rocks,
+pub struct WalIndex {
+    rocks: RocksStore,
     /// Held while something is read, changed and written back.
     writing: Mutex<()>,
     /// What a reader has taken in by itself and the database does not have yet. Always empty for the writer.
-    own: RwLock<Arc<Batch>>,
+    own: RwLock<Arc<IndexBatch>>,
 }
 
-impl Index {
+impl WalIndex {
     /// Opens the index in `dir` for writing, making it where there is none. `repositories` are the ids of those it is made from:
     /// one that is among them already is enough to recognise it by, and the others are noted.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes it; [`Error::Foreign`], [`Error::Format`] and [`Error::Damaged`] where it has to be
-    /// replaced ([`Index::anew`]).
-    pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
-        let index = Index::over(Rocks::open_writer(dir)?);
-        let fresh = index.rocks.get(Family::Meta, FORMAT_KEY)?.is_none()
-            && index.rocks.get(Family::Meta, REPOSITORY_KEY)?.is_none();
+    /// [`IndexError::Locked`] where another process writes it; [`IndexError::Foreign`], [`IndexError::Format`] and [`IndexError::Damaged`] where it has to be
+    /// replaced ([`WalIndex::anew`]).
+    pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
+        let index = WalIndex::over(RocksStore::open_writer(dir)?);
+        let fresh = index.rocks.get(KeyFamily::Meta, FORMAT_KEY)?.is_none()
+            && index.rocks.get(KeyFamily::Meta, REPOSITORY_KEY)?.is_none();
         let noted = if fresh { Vec::new() } else { index.check_identity(repositories)? };
         let all: BTreeSet<&String> = noted.iter().chain(repositories).collect();
         if fresh || all.len() > noted.len() {
             let ids: Vec<&str> = all.into_iter().map(String::as_str).collect();
-            let mut batch = Batch::default();
-            batch.put(Family::Meta, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
-            batch.put(Family::Meta, REPOSITORY_KEY.to_vec(), ids.join(",").into_bytes());
+            let mut batch = IndexBatch::default();
+            batch.put(KeyFamily::Meta, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
+            batch.put(KeyFamily::Meta, REPOSITORY_KEY.to_vec(), ids.join(",").into_bytes());
             index.rocks.apply(&batch)?;
         }
         Ok(index)
     }
 
-    fn over(rocks: Rocks) -> Index {
-        Index { rocks, writing: Mutex::new(()), own: RwLock::default() }
+    fn over(rocks: RocksStore) -> WalIndex {
+        WalIndex { rocks, writing: Mutex::new(()), own: RwLock::default() }
     }
 
     /// The database, and what a reader has on top of it.
-    fn store(&self) -> Layered<&Rocks> {
-        Layered::new(&self.rocks, Arc::clone(&self.own.read().unwrap_or_else(PoisonError::into_inner)))
+    fn store(&self) -> LayeredStore<&RocksStore> {
+        LayeredStore::new(&self.rocks, Arc::clone(&self.own.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Makes changes: in the database, or if this is a reader on top of it, for itself alone.
-    fn apply(&self, batch: Batch) -> Result<(), Error> {
+    fn apply(&self, batch: IndexBatch) -> Result<(), IndexError> {
         if self.is_writer() {
             return self.rocks.apply(&batch);
         }
@@ -115,9 +115,9 @@ impl Index {
     /// Opens the index in `dir` for reading, as it stands now, beside whoever writes it.
     ///
     /// # Errors
-    /// [`Error::Absent`] where there is none; else as [`Index::open_writer`].
-    pub fn open_reader(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
-        let index = Index::over(Rocks::open_reader(dir)?);
+    /// [`IndexError::Absent`] where there is none; else as [`WalIndex::open_writer`].
+    pub fn open_reader(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
+        let index = WalIndex::over(RocksStore::open_reader(dir)?);
         index.check_identity(repositories)?;
         Ok(index)
     }
@@ -125,28 +125,28 @@ impl Index {
     /// Opens an empty index in `dir` for writing, in place of whatever index is there.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process writes it.
-    pub fn anew(dir: &Path, repositories: &[String]) -> Result<Index, Error> {
-        Rocks::destroy(dir)?;
-        Index::open_writer(dir, repositories)
+    /// [`IndexError::Locked`] where another process writes it.
+    pub fn anew(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
+        RocksStore::destroy(dir)?;
+        WalIndex::open_writer(dir, repositories)
     }
 
     /// The repositories that the index says it is made from, if one of those at hand is among them.
-    fn check_identity(&self, repositories: &[String]) -> Result<Vec<String>, Error> {
+    fn check_identity(&self, repositories: &[String]) -> Result<Vec<String>, IndexError> {
         let dir = || self.rocks.dir().to_owned();
-        let format = self.rocks.get(Family::Meta, FORMAT_KEY)?;
-        let found = self.rocks.get(Family::Meta, REPOSITORY_KEY)?;
+        let format = self.rocks.get(KeyFamily::Meta, FORMAT_KEY)?;
+        let found = self.rocks.get(KeyFamily::Meta, REPOSITORY_KEY)?;
         let (Some(format), Some(found)) = (format, found) else {
-            return Err(Error::Damaged { dir: dir(), what: "it doesn't say what it is an index of".to_owned() });
+            return Err(IndexError::Damaged { dir: dir(), what: "it doesn't say what it is an index of".to_owned() });
         };
         let format = format.try_into().map(u32::from_be_bytes).unwrap_or(0);
         if format != FORMAT {
-            return Err(Error::Format { dir: dir(), found: format, expected: FORMAT });
+            return Err(IndexError::Format { dir: dir(), found: format, expected: FORMAT });
         }
         let found = String::from_utf8_lossy(&found).into_owned();
         let noted: Vec<String> = found.split(',').map(str::to_owned).collect();
         if !noted.iter().any(|id| repositories.contains(id)) {
-            return Err(Error::Foreign { dir: dir(), found, expected: repositories.join(",") });
+            return Err(IndexError::Foreign { dir: dir(), found, expected: repositories.join(",") });
         }
         Ok(noted)
     }
@@ -160,23 +160,27 @@ impl Index {
     /// The part of the index that is about `cluster`.
     ///
     /// # Errors
-    /// What RocksDB says, or [`Error::Cluster`].
-    pub fn view(&self, cluster: &str) -> Result<View<'_>, Error> {
-        View::new(self.store(), cluster)
+    /// What RocksDB says, or [`IndexError::Cluster`].
+    pub fn view(&self, cluster: &str) -> Result<IndexView<'_>, IndexError> {
+        IndexView::new(self.store(), cluster)
     }
 
     /// Takes digests in, a reader for itself alone, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
     /// others out, never half of one.
     ///
     /// # Errors
-    /// What RocksDB says; [`Error::SegmentSize`] for a segment that is not the cluster's.
-    pub fn ingest<'a>(&self, cluster: &str, entries: impl IntoIterator<Item = Entry<'a>>) -> Result<(), Error> {
-        let cluster = Cluster::new(cluster)?;
+    /// What RocksDB says; [`IndexError::SegmentSize`] for a segment that is not the cluster's.
+    pub fn ingest<'a>(
+        &self,
+        cluster: &str,
+        entries: impl IntoIterator<Item = IndexEntry<'a>>,
+    ) -> Result<(), IndexError> {
+        let cluster = ClusterKeys::new(cluster)?;
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let store = self.store();
-            let mut ingest = Ingest::new(&store, &cluster)?;
+            let mut ingest = IndexUpdate::new(&store, &cluster)?;
             for entry in entries.by_ref() {
                 ingest.add(entry)?;
                 if ingest.weight() >= BATCH {
@@ -191,15 +195,15 @@ impl Index {
     }
 
     /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself over what follows
-    /// without a hole, so that a catch-up begins there ([`View::mark`]).
+    /// without a hole, so that a catch-up begins there ([`IndexView::mark`]).
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn set_mark(&self, cluster: &str, timeline: TimelineId, at: SegmentNo) -> Result<(), Error> {
-        let cluster = Cluster::new(cluster)?;
+    pub fn set_mark(&self, cluster: &str, timeline: TimelineId, at: SegmentNo) -> Result<(), IndexError> {
+        let cluster = ClusterKeys::new(cluster)?;
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let store = self.store();
-        let mut ingest = Ingest::new(&store, &cluster)?;
+        let mut ingest = IndexUpdate::new(&store, &cluster)?;
         ingest.set_mark(timeline, at)?;
         let batch = ingest.finish();
         drop(store);
@@ -211,8 +215,8 @@ impl Index {
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn forget(&self, cluster: &str, timeline: TimelineId, segments: &[SegmentNo]) -> Result<(), Error> {
-        let cluster = Cluster::new(cluster)?;
+    pub fn forget(&self, cluster: &str, timeline: TimelineId, segments: &[SegmentNo]) -> Result<(), IndexError> {
+        let cluster = ClusterKeys::new(cluster)?;
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = segment_update::forget(&self.store(), &cluster, timeline, segments)?;
         self.apply(batch)
@@ -223,7 +227,7 @@ impl Index {
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn refresh(&self) -> Result<(), Error> {
+    pub fn refresh(&self) -> Result<(), IndexError> {
         *self.own.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
         self.rocks.refresh()
     }
@@ -232,7 +236,7 @@ impl Index {
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn flush(&self) -> Result<(), Error> {
+    pub fn flush(&self) -> Result<(), IndexError> {
         if self.is_writer() { self.rocks.flush() } else { Ok(()) }
     }
 
@@ -240,48 +244,48 @@ impl Index {
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn stats(&self) -> Result<Stats, Error> {
+    pub fn stats(&self) -> Result<IndexStats, IndexError> {
         let mut families = Vec::new();
-        for family in Family::ALL {
+        for family in KeyFamily::ALL {
             let (keys, bytes) = self.rocks.estimate(family)?;
             families.push(FamilyStats { name: family.name(), keys, bytes });
         }
-        Ok(Stats { format: FORMAT, families, memory: self.rocks.memory()? })
+        Ok(IndexStats { format: FORMAT, families, memory: self.rocks.memory()? })
     }
 }
 
-impl Index {
+impl WalIndex {
     /// The part of the index that is about `cluster`, with digests laid over it that never get into it: of segments that still grow.
     ///
     /// # Errors
-    /// As [`Index::ingest`].
+    /// As [`WalIndex::ingest`].
     pub fn view_with<'a>(
         &self,
         cluster: &str,
-        entries: impl IntoIterator<Item = Entry<'a>>,
-    ) -> Result<View<'_>, Error> {
-        let (store, of) = (self.store(), Cluster::new(cluster)?);
-        let mut ingest = Ingest::new(&store, &of)?;
+        entries: impl IntoIterator<Item = IndexEntry<'a>>,
+    ) -> Result<IndexView<'_>, IndexError> {
+        let (store, of) = (self.store(), ClusterKeys::new(cluster)?);
+        let mut ingest = IndexUpdate::new(&store, &of)?;
         for entry in entries {
             ingest.add(entry)?;
         }
         let over = Arc::new(ingest.finish());
-        View::new(Layered::new(store, over), cluster)
+        IndexView::new(LayeredStore::new(store, over), cluster)
     }
 }
 
 /// An index in memory alone, for one task. It takes a few hundred bytes a segment.
 #[derive(Debug, Default)]
-pub struct InMemory(key_value_store::Memory);
+pub struct InMemoryIndex(key_value_store::MemoryStore);
 
-impl InMemory {
-    /// Takes a digest in, as [`Index::ingest`] does.
+impl InMemoryIndex {
+    /// Takes a digest in, as [`WalIndex::ingest`] does.
     ///
     /// # Errors
-    /// [`Error::SegmentSize`] for a segment that is not the cluster's.
-    pub fn ingest(&mut self, cluster: &str, entry: Entry<'_>) -> Result<(), Error> {
-        let cluster = Cluster::new(cluster)?;
-        let mut ingest = Ingest::new(&self.0, &cluster)?;
+    /// [`IndexError::SegmentSize`] for a segment that is not the cluster's.
+    pub fn ingest(&mut self, cluster: &str, entry: IndexEntry<'_>) -> Result<(), IndexError> {
+        let cluster = ClusterKeys::new(cluster)?;
+        let mut ingest = IndexUpdate::new(&self.0, &cluster)?;
         ingest.add(entry)?;
         let batch = ingest.finish();
         self.0.apply(&batch);
@@ -291,15 +295,15 @@ impl InMemory {
     /// The part of it that is about `cluster`.
     ///
     /// # Errors
-    /// [`Error::Cluster`].
-    pub fn view(&self, cluster: &str) -> Result<View<'_>, Error> {
-        View::new(&self.0, cluster)
+    /// [`IndexError::Cluster`].
+    pub fn view(&self, cluster: &str) -> Result<IndexView<'_>, IndexError> {
+        IndexView::new(&self.0, cluster)
     }
 }
 
 /// How large an index is, as RocksDB estimates it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Stats {
+pub struct IndexStats {
     /// The format of its keys and values.
     pub format: u32,
     /// Each family of keys.

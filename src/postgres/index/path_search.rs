@@ -10,31 +10,31 @@ use std::ops::ControlFlow;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{Departure, TimelineId, TimelinePath, TimelineSpan};
-use crate::postgres::wal::event::{Event, EventKind, Parameters, WalLevel};
+use crate::postgres::format::timeline::{TimelineDeparture, TimelineId, TimelinePath, TimelineSpan};
+use crate::postgres::wal::event::{WalEvent, WalEventKind, WalLevel, WalParameters};
 
-use super::cluster_view::{Onward, View};
-use super::error::Error;
-use super::key_value_store::Order;
-use super::keys::Place;
-use super::summary::{Block, Full, Summary};
+use super::cluster_view::{IndexView, WalkNext};
+use super::error::IndexError;
+use super::key_value_store::ScanOrder;
+use super::keys::SegmentId;
+use super::summary::{BlockSummary, FullBlock, SegmentSummary};
 
 /// A segment as a path uses it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stretch {
+pub struct PathSegment {
     /// Which segment.
-    pub place: Place,
+    pub place: SegmentId,
     /// Its first byte.
     pub from: Lsn,
     /// The position after the last byte that the path takes from it: its end, or where the path leaves its timeline.
     pub to: Lsn,
     /// What is in it.
-    pub summary: Summary,
+    pub summary: SegmentSummary,
 }
 
 /// What a segment must hold to be looked into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Want {
+pub enum SegmentFilter {
     /// Anything.
     Any,
     /// An ending.
@@ -45,33 +45,33 @@ pub enum Want {
     Xid(u32),
 }
 
-impl Want {
-    fn may_be_in_block(self, block: &Block) -> bool {
+impl SegmentFilter {
+    fn may_be_in_block(self, block: &BlockSummary) -> bool {
         match self {
-            Want::Any => true,
-            Want::Ending => block.endings,
-            Want::EndingAfter(time) => block.latest.is_some_and(|latest| latest > time),
-            Want::Xid(xid) => block.xids.may_hold(xid),
+            SegmentFilter::Any => true,
+            SegmentFilter::Ending => block.endings,
+            SegmentFilter::EndingAfter(time) => block.latest.is_some_and(|latest| latest > time),
+            SegmentFilter::Xid(xid) => block.xids.may_hold(xid),
         }
     }
 
     /// Whether it may be in the segment; if not, it certainly is not.
     #[must_use]
-    pub fn may_be_in(self, summary: &Summary) -> bool {
+    pub fn may_be_in(self, summary: &SegmentSummary) -> bool {
         match self {
-            Want::Any => true,
-            Want::Ending => summary.endings > 0,
-            Want::EndingAfter(time) => summary.latest.is_some_and(|latest| latest > time),
-            Want::Xid(xid) => summary.xids.may_hold(xid),
+            SegmentFilter::Any => true,
+            SegmentFilter::Ending => summary.endings > 0,
+            SegmentFilter::EndingAfter(time) => summary.latest.is_some_and(|latest| latest > time),
+            SegmentFilter::Xid(xid) => summary.xids.may_hold(xid),
         }
     }
 }
 
 /// What a walk in long strides comes to.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
-pub enum Step<'s> {
+pub enum WalkStep<'s> {
     /// A segment.
-    Segment(Stretch),
+    Segment(PathSegment),
     /// All segments of a block.
     Block(WholeBlock<'s>),
 }
@@ -81,18 +81,18 @@ pub struct WholeBlock<'s> {
     /// How many there are.
     pub segments: u64,
     /// What they are together.
-    pub full: Full,
+    pub full: FullBlock,
     /// The largest time of an ending in it, or later.
     pub latest: Option<PgTime>,
     /// Its first and its last segment.
-    pub ends: &'s dyn Fn() -> Result<Option<(Stretch, Stretch)>, Error>,
+    pub ends: &'s dyn Fn() -> Result<Option<(PathSegment, PathSegment)>, IndexError>,
 }
 
-impl std::fmt::Debug for Step<'_> {
+impl std::fmt::Debug for WalkStep<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Step::Segment(stretch) => f.debug_tuple("Segment").field(&stretch.place).finish(),
-            Step::Block(block) => block.fmt(f),
+            WalkStep::Segment(stretch) => f.debug_tuple("Segment").field(&stretch.place).finish(),
+            WalkStep::Block(block) => block.fmt(f),
         }
     }
 }
@@ -104,28 +104,28 @@ impl std::fmt::Debug for WholeBlock<'_> {
 }
 
 /// Who is shown the steps of a walk, and says how it goes on.
-pub(super) type Visit<'v> = dyn FnMut(Step<'_>) -> ControlFlow<(), Onward> + 'v;
+pub(super) type StepVisitor<'v> = dyn FnMut(WalkStep<'_>) -> ControlFlow<(), WalkNext> + 'v;
 
 /// A search along one path of one cluster.
 #[derive(Debug)]
-pub struct Along<'a> {
-    view: &'a View<'a>,
+pub struct PathSearch<'a> {
+    view: &'a IndexView<'a>,
     path: &'a TimelinePath,
     size: SegmentSize,
 }
 
 /// The segments `from..to` whose first choice is one span's timeline.
-struct Run {
+struct SpanSegments {
     span: TimelineSpan,
     from: SegmentNo,
     to: SegmentNo,
 }
 
-impl<'a> Along<'a> {
+impl<'a> PathSearch<'a> {
     /// Searches of `view` along `path`. `None` while the index has nothing of the cluster.
     #[must_use]
-    pub fn new(view: &'a View<'a>, path: &'a TimelinePath) -> Option<Along<'a>> {
-        Some(Along { view, path, size: view.segment_size()? })
+    pub fn new(view: &'a IndexView<'a>, path: &'a TimelinePath) -> Option<PathSearch<'a>> {
+        Some(PathSearch { view, path, size: view.segment_size()? })
     }
 
     /// The size of the cluster's segments.
@@ -141,25 +141,25 @@ impl<'a> Along<'a> {
     }
 
     /// For each timeline of the path the segments that are looked for on it first.
-    fn runs(&self) -> Vec<Run> {
+    fn runs(&self) -> Vec<SpanSegments> {
         let spans = self.path.spans();
         let begins = |span: &TimelineSpan| self.size.segment_of(span.begin);
         let ends = spans.iter().skip(1).map(begins).chain([SegmentNo::new(u64::MAX)]);
-        spans.iter().zip(ends).map(|(span, to)| Run { span: *span, from: begins(span), to }).collect()
+        spans.iter().zip(ends).map(|(span, to)| SpanSegments { span: *span, from: begins(span), to }).collect()
     }
 
-    fn stretch(&self, place: Place, summary: Summary) -> Stretch {
+    fn stretch(&self, place: SegmentId, summary: SegmentSummary) -> PathSegment {
         let end = self.path.switch_point(place.timeline).unwrap_or(Lsn::MAX);
-        Stretch { place, from: place.segment.start(self.size), to: place.segment.end(self.size).min(end), summary }
+        PathSegment { place, from: place.segment.start(self.size), to: place.segment.end(self.size).min(end), summary }
     }
 
     /// The segment of this number as recovery along the path would find it: on the newest timeline that has it.
     ///
     /// # Errors
     /// What the store says.
-    pub fn segment(&self, number: SegmentNo) -> Result<Option<Stretch>, Error> {
+    pub fn segment(&self, number: SegmentNo) -> Result<Option<PathSegment>, IndexError> {
         for timeline in self.path.candidates(number, self.size) {
-            let place = Place { timeline, segment: number };
+            let place = SegmentId { timeline, segment: number };
             if self.path.switch_point(timeline).is_some_and(|end| end <= number.start(self.size)) {
                 return Ok(None);
             }
@@ -176,24 +176,24 @@ impl<'a> Along<'a> {
 
     /// The end of the path's last timeline, where a promotion cut it in the middle of a segment that was never archived under its name: the
     /// first segment of a timeline that left it there begins with a copy.
-    fn tail(&self) -> Result<Option<Stretch>, Error> {
+    fn tail(&self) -> Result<Option<PathSegment>, IndexError> {
         let (target, departures) = (self.path.target(), self.path.departures());
         let (Some(span), false) = (self.path.spans().last(), departures.is_empty()) else { return Ok(None) };
         let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
-        let number = match self.view.summaries(target, first, last, Order::Backward).next().transpose()? {
+        let number = match self.view.summaries(target, first, last, ScanOrder::Backward).next().transpose()? {
             Some((place, _)) => place.segment.next(),
             None => self.size.segment_of(span.begin),
         };
         let here = |at: Lsn| self.size.segment_of(at) == number;
-        let mut copies: Vec<&Departure> = departures
+        let mut copies: Vec<&TimelineDeparture> = departures
             .iter()
             .filter(|left| self.size.offset_of(left.at) > 0 && here(left.at) && here(left.begin))
             .collect();
         copies.sort_by_key(|left| (std::cmp::Reverse(left.at), left.by));
         for left in copies {
-            let place = Place { timeline: left.by, segment: number };
+            let place = SegmentId { timeline: left.by, segment: number };
             if let Some(summary) = self.view.summary(place)? {
-                return Ok(Some(Stretch { place, from: number.start(self.size), to: left.at, summary }));
+                return Ok(Some(PathSegment { place, from: number.start(self.size), to: left.at, summary }));
             }
         }
         Ok(None)
@@ -203,12 +203,12 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn segment_of(&self, lsn: Lsn) -> Result<Option<Stretch>, Error> {
+    pub fn segment_of(&self, lsn: Lsn) -> Result<Option<PathSegment>, IndexError> {
         Ok(self.segment(self.size.segment_of(lsn))?.filter(|stretch| lsn < stretch.to))
     }
 
     /// The segment in which `run` hands over to the next timeline, where that timeline's own copy of it is missing.
-    fn handover(&self, run: &Run) -> Result<Option<Stretch>, Error> {
+    fn handover(&self, run: &SpanSegments) -> Result<Option<PathSegment>, IndexError> {
         if run.span.end.is_none() || run.from >= run.to {
             return Ok(None);
         }
@@ -221,9 +221,9 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn next(&self, from: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
+    pub fn next(&self, from: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
         for run in self.runs() {
-            let found = self.nearest_in(run.span.timeline, run.from.max(from), run.to, (want, Order::Forward))?;
+            let found = self.nearest_in(run.span.timeline, run.from.max(from), run.to, (want, ScanOrder::Forward))?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -243,15 +243,15 @@ impl<'a> Along<'a> {
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        (want, order): (Want, Order),
-    ) -> Result<Option<Stretch>, Error> {
+        (want, order): (SegmentFilter, ScanOrder),
+    ) -> Result<Option<PathSegment>, IndexError> {
         let mut found = None;
         self.view.stride(timeline, (from, to), order, &mut |at, block| {
             if !want.may_be_in_block(&block) {
-                return Ok(ControlFlow::Continue(Onward::Next));
+                return Ok(ControlFlow::Continue(WalkNext::Next));
             }
             if at.level > 0 {
-                return Ok(ControlFlow::Continue(Onward::Into));
+                return Ok(ControlFlow::Continue(WalkNext::Into));
             }
             for summary in self.view.summaries(timeline, at.first().max(from), at.end().min(to), order) {
                 let (place, summary) = summary?;
@@ -260,7 +260,7 @@ impl<'a> Along<'a> {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            Ok(ControlFlow::Continue(Onward::Next))
+            Ok(ControlFlow::Continue(WalkNext::Next))
         })?;
         Ok(found)
     }
@@ -269,7 +269,7 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn previous(&self, before: SegmentNo, want: Want) -> Result<Option<Stretch>, Error> {
+    pub fn previous(&self, before: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
         let tail = self.tail()?.filter(|tail| tail.place.segment < before && want.may_be_in(&tail.summary));
         if tail.is_some() {
             return Ok(tail);
@@ -281,7 +281,7 @@ impl<'a> Along<'a> {
             {
                 return Ok(Some(stretch));
             }
-            let (to, wanted) = (run.to.min(before), (want, Order::Backward));
+            let (to, wanted) = (run.to.min(before), (want, ScanOrder::Backward));
             let found = self.nearest_in(run.span.timeline, run.from, to, wanted)?;
             if found.is_some() {
                 return Ok(found);
@@ -294,14 +294,19 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn walk(&self, from: Lsn, to: Lsn, mut visit: impl FnMut(Stretch) -> ControlFlow<()>) -> Result<(), Error> {
+    pub fn walk(
+        &self,
+        from: Lsn,
+        to: Lsn,
+        mut visit: impl FnMut(PathSegment) -> ControlFlow<()>,
+    ) -> Result<(), IndexError> {
         self.along(from, to, false, &mut |step| match step {
-            Step::Segment(stretch) => visit(stretch).map_continue(|()| Onward::Next),
-            Step::Block(_) => ControlFlow::Continue(Onward::Into),
+            WalkStep::Segment(stretch) => visit(stretch).map_continue(|()| WalkNext::Next),
+            WalkStep::Block(_) => ControlFlow::Continue(WalkNext::Into),
         })
     }
 
-    /// As [`Along::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
+    /// As [`PathSearch::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
     /// is all that the path takes from a timeline that it leaves, if that is whole.
     ///
     /// # Errors
@@ -310,12 +315,12 @@ impl<'a> Along<'a> {
         &self,
         from: Lsn,
         to: Lsn,
-        mut visit: impl FnMut(Step<'_>) -> ControlFlow<(), Onward>,
-    ) -> Result<(), Error> {
+        mut visit: impl FnMut(WalkStep<'_>) -> ControlFlow<(), WalkNext>,
+    ) -> Result<(), IndexError> {
         self.along(from, to, true, &mut visit)
     }
 
-    fn along(&self, from: Lsn, to: Lsn, sums: bool, visit: &mut Visit<'_>) -> Result<(), Error> {
+    fn along(&self, from: Lsn, to: Lsn, sums: bool, visit: &mut StepVisitor<'_>) -> Result<(), IndexError> {
         let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
         let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
         for run in self.runs() {
@@ -333,7 +338,7 @@ impl<'a> Along<'a> {
                 && let Some(stretch) = self.handover(&run)?
                 // The path may leave it before `from`, in the same segment.
                 && stretch.to > from
-                && visit(Step::Segment(stretch)).is_break()
+                && visit(WalkStep::Segment(stretch)).is_break()
             {
                 return Ok(());
             }
@@ -342,7 +347,7 @@ impl<'a> Along<'a> {
             && (first..end).contains(&tail.place.segment)
             && tail.to > from
         {
-            let _last = visit(Step::Segment(tail));
+            let _last = visit(WalkStep::Segment(tail));
         }
         Ok(())
     }
@@ -354,23 +359,27 @@ impl<'a> Along<'a> {
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        visit: &mut Visit<'_>,
-    ) -> Result<Option<ControlFlow<()>>, Error> {
+        visit: &mut StepVisitor<'_>,
+    ) -> Result<Option<ControlFlow<()>>, IndexError> {
         let Some(sum) = self.view.kept_sum((timeline, from, to), || self.sum(timeline, from, to))? else {
             return Ok(None);
         };
         let ends = &|| Ok(Some(sum.ends.clone()));
         let block = WholeBlock { segments: sum.segments, full: sum.full, latest: sum.latest, ends };
-        Ok(match visit(Step::Block(block)) {
+        Ok(match visit(WalkStep::Block(block)) {
             ControlFlow::Break(()) => Some(ControlFlow::Break(())),
-            ControlFlow::Continue(Onward::Next) => Some(ControlFlow::Continue(())),
-            ControlFlow::Continue(Onward::Into) => None,
+            ControlFlow::Continue(WalkNext::Next) => Some(ControlFlow::Continue(())),
+            ControlFlow::Continue(WalkNext::Into) => None,
         })
     }
 
     /// A segment by its own timeline.
-    pub(super) fn segment_on(&self, timeline: TimelineId, segment: SegmentNo) -> Result<Option<Stretch>, Error> {
-        let place = Place { timeline, segment };
+    pub(super) fn segment_on(
+        &self,
+        timeline: TimelineId,
+        segment: SegmentNo,
+    ) -> Result<Option<PathSegment>, IndexError> {
+        let place = SegmentId { timeline, segment };
         Ok(self.view.summary(place)?.map(|summary| self.stretch(place, summary)))
     }
 
@@ -380,35 +389,35 @@ impl<'a> Along<'a> {
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        visit: &mut Visit<'_>,
-    ) -> Result<ControlFlow<()>, Error> {
+        visit: &mut StepVisitor<'_>,
+    ) -> Result<ControlFlow<()>, IndexError> {
         let mut seen_enough = false;
-        self.view.stride(timeline, (from, to), Order::Forward, &mut |at, block| {
+        self.view.stride(timeline, (from, to), ScanOrder::Forward, &mut |at, block| {
             let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
                 let last = end.previous().unwrap_or(begin);
                 let ends = &|| Ok(self.segment_on(timeline, begin)?.zip(self.segment_on(timeline, last)?));
                 let (segments, latest) = (block.segments, block.latest);
-                let onward = visit(Step::Block(WholeBlock { segments, full, latest, ends }));
+                let onward = visit(WalkStep::Block(WholeBlock { segments, full, latest, ends }));
                 seen_enough = onward.is_break();
-                if at.level > 0 || onward != ControlFlow::Continue(Onward::Into) {
+                if at.level > 0 || onward != ControlFlow::Continue(WalkNext::Into) {
                     return Ok(onward);
                 }
             }
-            for found in self.view.summaries(timeline, begin.max(from), end.min(to), Order::Forward) {
+            for found in self.view.summaries(timeline, begin.max(from), end.min(to), ScanOrder::Forward) {
                 let (place, summary) = found?;
-                if visit(Step::Segment(self.stretch(place, summary))).is_break() {
+                if visit(WalkStep::Segment(self.stretch(place, summary))).is_break() {
                     seen_enough = true;
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            Ok(ControlFlow::Continue(Onward::Next))
+            Ok(ControlFlow::Continue(WalkNext::Next))
         })?;
         Ok(if seen_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     /// On which timelines the path's events are kept, and between which positions.
-    fn spans_of_events(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, Error> {
+    fn spans_of_events(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, IndexError> {
         // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
         let begin = |span: &TimelineSpan| self.size.segment_of(span.begin).start(self.size);
         let own = |span: &TimelineSpan| (span.timeline, begin(span), span.end.unwrap_or(Lsn::MAX));
@@ -422,8 +431,8 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn events(&self, kinds: &[u8], from: Lsn, to: Lsn, limit: usize) -> Result<Vec<Event>, Error> {
-        let mut found: BTreeMap<(Lsn, u8, usize), Event> = BTreeMap::new();
+    pub fn events(&self, kinds: &[u8], from: Lsn, to: Lsn, limit: usize) -> Result<Vec<WalEvent>, IndexError> {
+        let mut found: BTreeMap<(Lsn, u8, usize), WalEvent> = BTreeMap::new();
         for (timeline, first, end) in self.spans_of_events()? {
             let (begin, end) = (first.max(from), end.min(to));
             for &kind in kinds {
@@ -442,8 +451,8 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn restore_points(&self, name: &str, from: Lsn) -> Result<Vec<Event>, Error> {
-        let mut found: BTreeMap<Lsn, Event> = BTreeMap::new();
+    pub fn restore_points(&self, name: &str, from: Lsn) -> Result<Vec<WalEvent>, IndexError> {
+        let mut found: BTreeMap<Lsn, WalEvent> = BTreeMap::new();
         let spans = self.spans_of_events()?;
         for (timeline, lsn) in self.view.restore_points(name)? {
             let on_path = spans.iter().any(|(on, begin, end)| *on == timeline && *begin <= lsn && lsn < *end);
@@ -461,13 +470,13 @@ impl<'a> Along<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn parameters(&self, from: Lsn, to: Lsn) -> Result<ParameterMaxima, Error> {
+    pub fn parameters(&self, from: Lsn, to: Lsn) -> Result<ParameterMaxima, IndexError> {
         let mut maxima = ParameterMaxima::default();
         let mut begin = from;
         loop {
             let page = self.events(&[super::PARAMETERS], begin, to, PAGE)?;
             for event in &page {
-                if let EventKind::Parameters(parameters) = &event.kind {
+                if let WalEventKind::Parameters(parameters) = &event.kind {
                     maxima.take(event.lsn, parameters);
                 }
             }
@@ -486,18 +495,18 @@ const PAGE: usize = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ParameterMaxima {
     /// The maxima; `None` where no record says anything. What held before the stretch is in the backup's `pg_control`.
-    pub largest: Option<Parameters>,
+    pub largest: Option<WalParameters>,
     /// The first record that says `wal_level = minimal`: no recovery gets past it.
     pub minimal_at: Option<Lsn>,
 }
 
 impl ParameterMaxima {
-    fn take(&mut self, lsn: Lsn, new: &Parameters) {
+    fn take(&mut self, lsn: Lsn, new: &WalParameters) {
         if new.wal_level == WalLevel::Minimal && self.minimal_at.is_none() {
             self.minimal_at = Some(lsn);
         }
         let old = self.largest.unwrap_or(*new);
-        self.largest = Some(Parameters {
+        self.largest = Some(WalParameters {
             max_connections: old.max_connections.max(new.max_connections),
             max_worker_processes: old.max_worker_processes.max(new.max_worker_processes),
             max_wal_senders: old.max_wal_senders.max(new.max_wal_senders),

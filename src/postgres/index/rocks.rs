@@ -12,9 +12,9 @@ use rocksdb::{
     IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::error::Error;
-use super::key_value_store::{Batch, Change, Family, Order, Pairs, Store};
-use super::keys::Range;
+use super::error::IndexError;
+use super::key_value_store::{IndexBatch, KeyChange, KeyFamily, KeyValueStore, KeyValues, ScanOrder};
+use super::keys::KeyRange;
 use crate::base::lock::FileLock;
 
 /// Blocks kept for reading: the summaries of some 100,000 segments.
@@ -27,30 +27,30 @@ const WRITE_BUFFER: usize = 4 << 20;
 const LOG_LIMIT: u64 = 16 << 20;
 
 /// An open database.
-pub(super) struct Rocks {
+pub(super) struct RocksStore {
     db: DB,
     dir: PathBuf,
-    role: Role,
+    role: RocksRole,
 }
 
 /// What this process may do with the database.
-enum Role {
+enum RocksRole {
     /// The one writer; the lock is let go with the file.
     Writer { _lock: FileLock },
     /// One of any number of readers; its scratch directory is removed in the end.
     Reader { scratch: PathBuf },
 }
 
-impl std::fmt::Debug for Rocks {
+impl std::fmt::Debug for RocksStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let role = if matches!(self.role, Role::Writer { .. }) { "writer" } else { "reader" };
+        let role = if matches!(self.role, RocksRole::Writer { .. }) { "writer" } else { "reader" };
         f.debug_struct("Rocks").field("dir", &self.dir).field("role", &role).finish_non_exhaustive()
     }
 }
 
-impl Rocks {
+impl RocksStore {
     /// Opens the database for writing, making it where there is none.
-    pub(super) fn open_writer(dir: &Path) -> Result<Rocks, Error> {
+    pub(super) fn open_writer(dir: &Path) -> Result<RocksStore, IndexError> {
         create_dir(dir)?;
         let lock = lock(dir)?;
         sweep_readers(dir);
@@ -59,13 +59,13 @@ impl Rocks {
         options.create_missing_column_families(true);
         let families = families();
         let db = DB::open_cf_descriptors(&options, dir.join("db"), families).map_err(|source| refusal(dir, source))?;
-        Ok(Rocks { db, dir: dir.to_owned(), role: Role::Writer { _lock: lock } })
+        Ok(RocksStore { db, dir: dir.to_owned(), role: RocksRole::Writer { _lock: lock } })
     }
 
     /// Opens the database beside its writer, as it stands now.
-    pub(super) fn open_reader(dir: &Path) -> Result<Rocks, Error> {
+    pub(super) fn open_reader(dir: &Path) -> Result<RocksStore, IndexError> {
         if !dir.join("db").join("CURRENT").exists() {
-            return Err(Error::Absent(dir.to_owned()));
+            return Err(IndexError::Absent(dir.to_owned()));
         }
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let own = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -73,7 +73,7 @@ impl Rocks {
         create_dir(&scratch)?;
         let db = DB::open_cf_descriptors_as_secondary(&options(), &dir.join("db"), &scratch, families());
         match db {
-            Ok(db) => Ok(Rocks { db, dir: dir.to_owned(), role: Role::Reader { scratch } }),
+            Ok(db) => Ok(RocksStore { db, dir: dir.to_owned(), role: RocksRole::Reader { scratch } }),
             Err(source) => {
                 remove_scratch(&scratch);
                 Err(refusal(dir, source))
@@ -82,13 +82,13 @@ impl Rocks {
     }
 
     /// Removes the database, if no other process writes it.
-    pub(super) fn destroy(dir: &Path) -> Result<(), Error> {
+    pub(super) fn destroy(dir: &Path) -> Result<(), IndexError> {
         create_dir(dir)?;
         let _lock = lock(dir)?;
         let db = dir.join("db");
         match std::fs::remove_dir_all(&db) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::File { what: "remove the old index", path: db, source })
+                Err(IndexError::File { what: "remove the old index", path: db, source })
             }
             Ok(()) | Err(_) => Ok(()),
         }
@@ -101,20 +101,20 @@ impl Rocks {
 
     /// Whether this process is the writer.
     pub(super) fn is_writer(&self) -> bool {
-        matches!(self.role, Role::Writer { .. })
+        matches!(self.role, RocksRole::Writer { .. })
     }
 
     /// Makes a batch's changes. They reach the system's page cache, not the disk: after a power cut the index may lack its last entries,
     /// never hold half of a batch, and catches up from the repository.
-    pub(super) fn apply(&self, batch: &Batch) -> Result<(), Error> {
+    pub(super) fn apply(&self, batch: &IndexBatch) -> Result<(), IndexError> {
         let mut out = WriteBatch::default();
         for (family, range) in batch.cleared() {
             out.delete_range_cf(self.family(*family)?, &range.from, &range.to);
         }
         for (family, key, change) in batch.changes() {
             match change {
-                Change::Put(value) => out.put_cf(self.family(family)?, key, value),
-                Change::Delete => out.delete_cf(self.family(family)?, key),
+                KeyChange::Put(value) => out.put_cf(self.family(family)?, key, value),
+                KeyChange::Delete => out.delete_cf(self.family(family)?, key),
             }
         }
         let mut how = WriteOptions::default();
@@ -123,22 +123,25 @@ impl Rocks {
     }
 
     /// Takes in what the writer has written since; nothing to do for the writer itself.
-    pub(super) fn refresh(&self) -> Result<(), Error> {
+    pub(super) fn refresh(&self) -> Result<(), IndexError> {
         match self.role {
-            Role::Writer { .. } => Ok(()),
-            Role::Reader { .. } => self.db.try_catch_up_with_primary().map_err(|source| refusal(&self.dir, source)),
+            RocksRole::Writer { .. } => Ok(()),
+            RocksRole::Reader { .. } => {
+                self.db.try_catch_up_with_primary().map_err(|source| refusal(&self.dir, source))
+            }
         }
     }
 
     /// Writes everything in memory to files and waits for the disk.
-    pub(super) fn flush(&self) -> Result<(), Error> {
-        let families = Family::ALL.iter().map(|&family| self.family(family)).collect::<Result<Vec<_>, Error>>()?;
+    pub(super) fn flush(&self) -> Result<(), IndexError> {
+        let families =
+            KeyFamily::ALL.iter().map(|&family| self.family(family)).collect::<Result<Vec<_>, IndexError>>()?;
         self.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default()).map_err(|source| refusal(&self.dir, source))
     }
 
     /// A family's number of keys and bytes in files, as RocksDB estimates them.
-    pub(super) fn estimate(&self, family: Family) -> Result<(u64, u64), Error> {
-        let ask = |name: &str| -> Result<u64, Error> {
+    pub(super) fn estimate(&self, family: KeyFamily) -> Result<(u64, u64), IndexError> {
+        let ask = |name: &str| -> Result<u64, IndexError> {
             let value = self
                 .db
                 .property_int_value_cf(self.family(family)?, name)
@@ -149,9 +152,9 @@ impl Rocks {
     }
 
     /// Bytes that RocksDB holds in memory: write buffers, block cache, table readers.
-    pub(super) fn memory(&self) -> Result<u64, Error> {
+    pub(super) fn memory(&self) -> Result<u64, IndexError> {
         let mut total = 0u64;
-        for family in Family::ALL {
+        for family in KeyFamily::ALL {
             for name in ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"] {
                 let value = self
                     .db
@@ -161,30 +164,30 @@ impl Rocks {
             }
         }
         // The cache is shared by all families: each reports the whole of it.
-        let cache = self.db.property_int_value_cf(self.family(Family::Segments)?, "rocksdb.block-cache-usage");
+        let cache = self.db.property_int_value_cf(self.family(KeyFamily::Segments)?, "rocksdb.block-cache-usage");
         Ok(total.saturating_add(cache.map_err(|source| refusal(&self.dir, source))?.unwrap_or(0)))
     }
 
-    fn family(&self, family: Family) -> Result<&rocksdb::ColumnFamily, Error> {
-        let missing = || Error::Damaged { dir: self.dir.clone(), what: format!("no family {}", family.name()) };
+    fn family(&self, family: KeyFamily) -> Result<&rocksdb::ColumnFamily, IndexError> {
+        let missing = || IndexError::Damaged { dir: self.dir.clone(), what: format!("no family {}", family.name()) };
         self.db.cf_handle(family.name()).ok_or_else(missing)
     }
 }
 
-impl Drop for Rocks {
+impl Drop for RocksStore {
     fn drop(&mut self) {
-        if let Role::Reader { scratch } = &self.role {
+        if let RocksRole::Reader { scratch } = &self.role {
             remove_scratch(scratch);
         }
     }
 }
 
-impl Store for Rocks {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+impl KeyValueStore for RocksStore {
+    fn get(&self, family: KeyFamily, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         self.db.get_cf(self.family(family)?, key).map_err(|source| refusal(&self.dir, source))
     }
 
-    fn scan(&self, family: Family, range: &Range, order: Order) -> Pairs<'_> {
+    fn scan(&self, family: KeyFamily, range: &KeyRange, order: ScanOrder) -> KeyValues<'_> {
         if range.from >= range.to {
             return Box::new(std::iter::empty());
         }
@@ -196,8 +199,8 @@ impl Store for Rocks {
         how.set_iterate_lower_bound(range.from.clone());
         how.set_iterate_upper_bound(range.to.clone());
         let mode = match order {
-            Order::Forward => IteratorMode::From(&range.from, Direction::Forward),
-            Order::Backward => IteratorMode::End,
+            ScanOrder::Forward => IteratorMode::From(&range.from, Direction::Forward),
+            ScanOrder::Backward => IteratorMode::End,
         };
         let pairs = self.db.iterator_cf_opt(handle, how, mode);
         Box::new(pairs.map(|pair| match pair {
@@ -231,7 +234,7 @@ fn options() -> Options {
 /// The families, with one cache for all of them.
 fn families() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE);
-    let family = |family: &Family| {
+    let family = |family: &KeyFamily| {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&cache);
         table.set_cache_index_and_filter_blocks(true);
@@ -246,25 +249,25 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
         options.set_compression_type(DBCompressionType::Zstd);
         ColumnFamilyDescriptor::new(family.name(), options)
     };
-    let mut families: Vec<ColumnFamilyDescriptor> = Family::ALL.iter().map(family).collect();
+    let mut families: Vec<ColumnFamilyDescriptor> = KeyFamily::ALL.iter().map(family).collect();
     // RocksDB insists on a family of this name; it stays empty.
     families.push(ColumnFamilyDescriptor::new("default", Options::default()));
     families
 }
 
 /// Takes the writer's lock.
-fn lock(dir: &Path) -> Result<FileLock, Error> {
+fn lock(dir: &Path) -> Result<FileLock, IndexError> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|source| Error::File { what: "open", path: path.clone(), source })?;
+    let file = file.map_err(|source| IndexError::File { what: "open", path: path.clone(), source })?;
     FileLock::take(file).map_err(|error| match error {
-        TryLockError::WouldBlock => Error::Locked(dir.to_owned()),
-        TryLockError::Error(source) => Error::File { what: "lock", path, source },
+        TryLockError::WouldBlock => IndexError::Locked(dir.to_owned()),
+        TryLockError::Error(source) => IndexError::File { what: "lock", path, source },
     })
 }
 
-fn create_dir(dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(|source| Error::File {
+fn create_dir(dir: &Path) -> Result<(), IndexError> {
+    std::fs::create_dir_all(dir).map_err(|source| IndexError::File {
         what: "create directory",
         path: dir.to_owned(),
         source,
@@ -292,14 +295,14 @@ fn remove_scratch(scratch: &Path) {
 }
 
 /// Tells damage, which a rebuild heals, from a disk or a permission that a rebuild would meet again.
-fn refusal(dir: &Path, source: rocksdb::Error) -> Error {
+fn refusal(dir: &Path, source: rocksdb::Error) -> IndexError {
     match source.kind() {
         ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
-            Error::Damaged { dir: dir.to_owned(), what: source.into_string() }
+            IndexError::Damaged { dir: dir.to_owned(), what: source.into_string() }
         }
         ErrorKind::IOError if source.as_ref().contains("No such file") => {
-            Error::Damaged { dir: dir.to_owned(), what: source.into_string() }
+            IndexError::Damaged { dir: dir.to_owned(), what: source.into_string() }
         }
-        _ => Error::Database { dir: dir.to_owned(), source },
+        _ => IndexError::Database { dir: dir.to_owned(), source },
     }
 }

@@ -1,41 +1,41 @@
 //! A digest into the index: the segment's summary, its block, its events, and the records that straddle its ends.
 //!
-//! Segments may come in any order, more than once, and on several timelines; the index ends up the same. Pure: it reads a [`Store`] and makes a
-//! [`Batch`].
+//! Segments may come in any order, more than once, and on several timelines; the index ends up the same. Pure: it reads a [`KeyValueStore`] and makes a
+//! [`IndexBatch`].
 
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::digest::{self, Digest};
-use crate::postgres::wal::event::{Event, EventKind, MAX_SUBTRANSACTIONS};
+use crate::postgres::wal::digest::{self, SegmentDigest};
+use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, WalEvent, WalEventKind};
 
 use super::continuity;
-use super::error::Error;
-use super::key_value_store::{Batch, Change, Family, Order, Store};
-use super::keys::{BLOCK_SEGMENTS, BlockAt, Cluster, Place, block_of};
-use super::summary::{Block, Full, Joint, Summary};
-use super::value_codec::{Reader, Writer};
+use super::error::IndexError;
+use super::key_value_store::{IndexBatch, KeyChange, KeyFamily, KeyValueStore, ScanOrder};
+use super::keys::{BLOCK_SEGMENTS, BlockId, ClusterKeys, SegmentId, block_of};
+use super::summary::{BlockSummary, ContrecordState, FullBlock, SegmentSummary};
+use super::value_codec::{ValueReader, ValueWriter};
 
 /// A digest on its way into the index.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
+pub struct IndexEntry<'a> {
     /// What is in the segment.
-    pub digest: &'a Digest,
+    pub digest: &'a SegmentDigest,
     /// Bytes of its object in the repository, 0 if not known.
     pub stored: u64,
 }
 
 /// What the index knows of a cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
+pub struct ClusterFacts {
     /// The size of its segments.
     pub segment_size: SegmentSize,
     /// Its timelines, ascending.
     pub timelines: Vec<TimelineId>,
 }
 
-impl Facts {
+impl ClusterFacts {
     fn to_bytes(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = ValueWriter::default();
         writer.number(self.segment_size.get());
         writer.number(self.timelines.len() as u64);
         for timeline in &self.timelines {
@@ -44,40 +44,40 @@ impl Facts {
         writer.finish()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Facts, Error> {
+    fn from_bytes(bytes: &[u8]) -> Result<ClusterFacts, IndexError> {
         let read = || {
-            let mut reader = Reader::new(bytes);
+            let mut reader = ValueReader::new(bytes);
             let segment_size = SegmentSize::new(reader.number()?).ok()?;
             let mut timelines = Vec::new();
             for _ in 0..reader.number()? {
                 timelines.push(TimelineId::new(u32::try_from(reader.number()?).ok()?)?);
             }
-            reader.finished().then_some(Facts { segment_size, timelines })
+            reader.finished().then_some(ClusterFacts { segment_size, timelines })
         };
-        read().ok_or(Error::Value("cluster's facts"))
+        read().ok_or(IndexError::Value("cluster's facts"))
     }
 }
 
 /// Reads the facts about a cluster; none before its first segment.
-pub(super) fn facts(store: &dyn Store, cluster: &Cluster) -> Result<Option<Facts>, Error> {
-    store.get(Family::Meta, &cluster.facts())?.map(|bytes| Facts::from_bytes(&bytes)).transpose()
+pub(super) fn facts(store: &dyn KeyValueStore, cluster: &ClusterKeys) -> Result<Option<ClusterFacts>, IndexError> {
+    store.get(KeyFamily::Meta, &cluster.facts())?.map(|bytes| ClusterFacts::from_bytes(&bytes)).transpose()
 }
 
 /// Changes under way for one cluster: what is read through it is as if the batch had been applied.
-pub(super) struct Ingest<'a> {
-    store: &'a dyn Store,
-    cluster: &'a Cluster,
-    batch: Batch,
-    facts: Option<Facts>,
+pub(super) struct IndexUpdate<'a> {
+    store: &'a dyn KeyValueStore,
+    cluster: &'a ClusterKeys,
+    batch: IndexBatch,
+    facts: Option<ClusterFacts>,
 }
 
-impl<'a> Ingest<'a> {
-    pub(super) fn new(store: &'a dyn Store, cluster: &'a Cluster) -> Result<Ingest<'a>, Error> {
-        Ok(Ingest { store, cluster, batch: Batch::default(), facts: facts(store, cluster)? })
+impl<'a> IndexUpdate<'a> {
+    pub(super) fn new(store: &'a dyn KeyValueStore, cluster: &'a ClusterKeys) -> Result<IndexUpdate<'a>, IndexError> {
+        Ok(IndexUpdate { store, cluster, batch: IndexBatch::default(), facts: facts(store, cluster)? })
     }
 
     /// What is to be applied.
-    pub(super) fn finish(self) -> Batch {
+    pub(super) fn finish(self) -> IndexBatch {
         self.batch
     }
 
@@ -86,76 +86,77 @@ impl<'a> Ingest<'a> {
         self.batch.weight()
     }
 
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    fn get(&self, family: KeyFamily, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         match self.batch.change(family, key) {
-            Some(Change::Put(value)) => Ok(Some(value.clone())),
-            Some(Change::Delete) => Ok(None),
+            Some(KeyChange::Put(value)) => Ok(Some(value.clone())),
+            Some(KeyChange::Delete) => Ok(None),
             None => self.store.get(family, key),
         }
     }
 
-    fn summary(&self, place: Place) -> Result<Option<Summary>, Error> {
-        let found = self.get(Family::Segments, &self.cluster.segment(place))?;
-        found.map(|bytes| Summary::from_bytes(&bytes)).transpose()
+    fn summary(&self, place: SegmentId) -> Result<Option<SegmentSummary>, IndexError> {
+        let found = self.get(KeyFamily::Segments, &self.cluster.segment(place))?;
+        found.map(|bytes| SegmentSummary::from_bytes(&bytes)).transpose()
     }
 
     /// Takes a digest in.
-    pub(super) fn add(&mut self, entry: Entry<'_>) -> Result<(), Error> {
+    pub(super) fn add(&mut self, entry: IndexEntry<'_>) -> Result<(), IndexError> {
         let digest = entry.digest;
-        let place = Place { timeline: digest.timeline, segment: digest.segment };
+        let place = SegmentId { timeline: digest.timeline, segment: digest.segment };
         self.note(digest)?;
         self.put_events(place.timeline, &digest.events);
         self.put_events(place.timeline, &digest.changes);
-        let summary = self.settled(place, Summary::of(digest, entry.stored))?;
+        let summary = self.settled(place, SegmentSummary::of(digest, entry.stored))?;
         self.put(place, &summary)?;
         self.settle_following(place)?;
         self.advance_mark(place)
     }
 
     /// Notes the segment's timeline, and refuses one whose size is not that of the others: their numbers would not compare.
-    fn note(&mut self, digest: &Digest) -> Result<(), Error> {
+    fn note(&mut self, digest: &SegmentDigest) -> Result<(), IndexError> {
         let (size, timeline) = (digest.segment_size, digest.timeline);
-        let mut facts = self.facts.take().unwrap_or(Facts { segment_size: size, timelines: Vec::new() });
+        let mut facts = self.facts.take().unwrap_or(ClusterFacts { segment_size: size, timelines: Vec::new() });
         if facts.segment_size != size {
-            let error = Error::SegmentSize { cluster: self.cluster.name(), ours: facts.segment_size, theirs: size };
+            let error =
+                IndexError::SegmentSize { cluster: self.cluster.name(), ours: facts.segment_size, theirs: size };
             self.facts = Some(facts);
             return Err(error);
         }
         if let Err(position) = facts.timelines.binary_search(&timeline) {
             facts.timelines.insert(position, timeline);
-            self.batch.put(Family::Meta, self.cluster.facts(), facts.to_bytes());
+            self.batch.put(KeyFamily::Meta, self.cluster.facts(), facts.to_bytes());
         }
         self.facts = Some(facts);
         Ok(())
     }
 
-    fn put(&mut self, place: Place, summary: &Summary) -> Result<(), Error> {
+    fn put(&mut self, place: SegmentId, summary: &SegmentSummary) -> Result<(), IndexError> {
         let at = self.cluster.segment(place);
-        let new = self.get(Family::Segments, &at)?.is_none();
-        self.batch.put(Family::Segments, at, summary.to_bytes());
-        let lowest = BlockAt::lowest(block_of(place.segment));
+        let new = self.get(KeyFamily::Segments, &at)?.is_none();
+        self.batch.put(KeyFamily::Segments, at, summary.to_bytes());
+        let lowest = BlockId::lowest(block_of(place.segment));
         let mut block = self.block(place.timeline, lowest)?.unwrap_or_default().with(summary, new);
         if block.segments == BLOCK_SEGMENTS {
             block.full = self.full(place)?;
         }
         let is_full = block.full.is_some();
-        self.batch.put(Family::Blocks, self.cluster.block(place.timeline, lowest), block.to_bytes());
+        self.batch.put(KeyFamily::Blocks, self.cluster.block(place.timeline, lowest), block.to_bytes());
         if is_full { self.put_above(place.timeline, lowest) } else { Ok(()) }
     }
 
-    fn block(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
-        let found = self.get(Family::Blocks, &self.cluster.block(timeline, at))?;
-        found.map(|bytes| Block::from_bytes(&bytes)).transpose()
+    fn block(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
+        let found = self.get(KeyFamily::Blocks, &self.cluster.block(timeline, at))?;
+        found.map(|bytes| BlockSummary::from_bytes(&bytes)).transpose()
     }
 
     /// The larger blocks around a full block that has changed. One is there where all that it is made of is full, and only there.
-    fn put_above(&mut self, timeline: TimelineId, mut changed: BlockAt) -> Result<(), Error> {
+    fn put_above(&mut self, timeline: TimelineId, mut changed: BlockId) -> Result<(), IndexError> {
         while let Some(parent) = changed.parent() {
             let key = self.cluster.block(timeline, parent);
             match self.together(timeline, parent)? {
-                Some(block) => self.batch.put(Family::Blocks, key, block.to_bytes()),
-                None if self.get(Family::Blocks, &key)?.is_none() => break,
-                None => self.batch.delete(Family::Blocks, key),
+                Some(block) => self.batch.put(KeyFamily::Blocks, key, block.to_bytes()),
+                None if self.get(KeyFamily::Blocks, &key)?.is_none() => break,
+                None => self.batch.delete(KeyFamily::Blocks, key),
             }
             changed = parent;
         }
@@ -163,7 +164,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// What a block is made of, in one, if it is all there.
-    fn together(&self, timeline: TimelineId, at: BlockAt) -> Result<Option<Block>, Error> {
+    fn together(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
         let mut children = Vec::new();
         for child in at.children() {
             let Some(block) = self.block(timeline, child)?.filter(|block| block.full.is_some()) else {
@@ -171,12 +172,12 @@ impl<'a> Ingest<'a> {
             };
             children.push(block);
         }
-        let Some(mut block) = Block::of_children(&children) else { return Ok(None) };
+        let Some(mut block) = BlockSummary::of_children(&children) else { return Ok(None) };
         if children.iter().all(|child| child.full.is_some_and(|full| full.whole)) {
             let mut ends = Vec::new();
             for (child, at) in children.iter().zip(at.children()) {
                 let (first, last) = (at.first(), at.end().previous().unwrap_or(at.first()));
-                let [first, last] = [first, last].map(|segment| Place { timeline, segment });
+                let [first, last] = [first, last].map(|segment| SegmentId { timeline, segment });
                 let (Some(full), Some(begin), Some(end)) = (child.full, self.summary(first)?, self.summary(last)?)
                 else {
                     return Ok(None);
@@ -184,24 +185,24 @@ impl<'a> Ingest<'a> {
                 ends.push((full, ((first, begin), (last, end))));
             }
             let whole = continuity::hangs_together(ends)?;
-            block.full = block.full.map(|full| Full { whole, ..full });
+            block.full = block.full.map(|full| FullBlock { whole, ..full });
         }
         Ok(Some(block))
     }
 
     /// What all segments of the lowest block around `place` are together.
-    fn full(&self, place: Place) -> Result<Option<Full>, Error> {
-        let first = BlockAt::lowest(block_of(place.segment)).first().get();
+    fn full(&self, place: SegmentId) -> Result<Option<FullBlock>, IndexError> {
+        let first = BlockId::lowest(block_of(place.segment)).first().get();
         let mut segments = Vec::new();
         for number in first..first.saturating_add(BLOCK_SEGMENTS) {
-            let place = Place { timeline: place.timeline, segment: SegmentNo::new(number) };
+            let place = SegmentId { timeline: place.timeline, segment: SegmentNo::new(number) };
             let Some(summary) = self.summary(place)? else { return Ok(None) };
             segments.push((place, summary));
         }
         Ok(Some(continuity::full(segments)))
     }
 
-    fn put_events(&mut self, timeline: TimelineId, events: &[Event]) {
+    fn put_events(&mut self, timeline: TimelineId, events: &[WalEvent]) {
         let mut before: Option<(u8, crate::postgres::format::lsn::Lsn, u16)> = None;
         for event in events {
             let kind = event.kind.tag();
@@ -210,29 +211,33 @@ impl<'a> Ingest<'a> {
                 _ => 0,
             };
             before = Some((kind, event.lsn, ordinal));
-            self.batch.put(Family::Events, self.cluster.event(kind, timeline, event.lsn, ordinal), event.to_bytes());
-            if let EventKind::RestorePoint { name, .. } = &event.kind {
-                self.batch.put(Family::Names, self.cluster.name_at(name.as_bytes(), timeline, event.lsn), Vec::new());
+            self.batch.put(KeyFamily::Events, self.cluster.event(kind, timeline, event.lsn, ordinal), event.to_bytes());
+            if let WalEventKind::RestorePoint { name, .. } = &event.kind {
+                self.batch.put(
+                    KeyFamily::Names,
+                    self.cluster.name_at(name.as_bytes(), timeline, event.lsn),
+                    Vec::new(),
+                );
             }
         }
     }
 
     /// Joins the record that reaches into `summary`'s segment, if its other parts are known.
-    fn settled(&mut self, place: Place, summary: Summary) -> Result<Summary, Error> {
-        if summary.joint != Joint::Open {
+    fn settled(&mut self, place: SegmentId, summary: SegmentSummary) -> Result<SegmentSummary, IndexError> {
+        if summary.joint != ContrecordState::Open {
             return Ok(summary);
         }
         let Some(previous) = place.segment.previous() else { return Ok(summary) };
-        let own = Place { timeline: place.timeline, segment: previous };
+        let own = SegmentId { timeline: place.timeline, segment: previous };
         if let Some(parts) = self.parts_before(own)? {
             return Ok(self.join(own.timeline, &parts, summary, true));
         }
         // The first segment of a timeline: the record begins on the timeline it forked from, whichever that is. The CRC says.
         let older: Vec<TimelineId> = self.facts.iter().flat_map(|facts| &facts.timelines).rev().copied().collect();
         for timeline in older.into_iter().filter(|&older| older < place.timeline) {
-            if let Some(parts) = self.parts_before(Place { timeline, segment: previous })? {
+            if let Some(parts) = self.parts_before(SegmentId { timeline, segment: previous })? {
                 let joined = self.join(timeline, &parts, summary.clone(), false);
-                if joined.joint != Joint::Open {
+                if joined.joint != ContrecordState::Open {
                     return Ok(joined);
                 }
             }
@@ -241,11 +246,11 @@ impl<'a> Ingest<'a> {
     }
 
     /// The segments that hold the beginning of the record that reaches beyond `last`, first one first; `None` if one is missing.
-    fn parts_before(&self, last: Place) -> Result<Option<Vec<Summary>>, Error> {
+    fn parts_before(&self, last: SegmentId) -> Result<Option<Vec<SegmentSummary>>, IndexError> {
         let (mut parts, mut place) = (Vec::new(), last);
         loop {
             let Some(summary) = self.summary(place)? else { return Ok(None) };
-            let through = summary.joint == Joint::Through && summary.digest.tail.is_none();
+            let through = summary.joint == ContrecordState::Through && summary.digest.tail.is_none();
             parts.push(summary);
             match place.segment.previous() {
                 Some(segment) if through => place.segment = segment,
@@ -257,60 +262,66 @@ impl<'a> Ingest<'a> {
     }
 
     /// Makes the record of its parts, which begin on `timeline`. Where `certain`, the parts belong together, and that they don't fit is damage.
-    fn join(&mut self, timeline: TimelineId, parts: &[Summary], summary: Summary, certain: bool) -> Summary {
-        let digests: Vec<&Digest> = parts.iter().chain([&summary]).map(|part| &part.digest).collect();
-        let certain = certain && parts.iter().all(Summary::is_checked);
+    fn join(
+        &mut self,
+        timeline: TimelineId,
+        parts: &[SegmentSummary],
+        summary: SegmentSummary,
+        certain: bool,
+    ) -> SegmentSummary {
+        let digests: Vec<&SegmentDigest> = parts.iter().chain([&summary]).map(|part| &part.digest).collect();
+        let certain = certain && parts.iter().all(SegmentSummary::is_checked);
         let joint = match digest::join(&digests) {
             Ok(Some(joined)) => {
                 self.put_events(timeline, joined.meaning.event.as_slice());
                 if let Some(ending) = joined.meaning.ending.filter(|_| !joined.meaning.subtransactions.is_empty()) {
                     let of = joined.meaning.subtransactions.iter().take(MAX_SUBTRANSACTIONS).copied().collect();
-                    let kind = EventKind::Subtransactions { of };
+                    let kind = WalEventKind::Subtransactions { of };
                     let (lsn, end_lsn) = (ending.lsn, ending.end_lsn);
-                    self.put_events(timeline, &[Event { lsn, end_lsn, xid: ending.xid, kind }]);
+                    self.put_events(timeline, &[WalEvent { lsn, end_lsn, xid: ending.xid, kind }]);
                 }
-                Joint::Whole { start: joined.lsn, ending: joined.meaning.ending }
+                ContrecordState::Whole { start: joined.lsn, ending: joined.meaning.ending }
             }
-            Ok(None) if certain => Joint::Torn("nothing in the segment before goes on here".to_owned()),
-            Err(error) if certain => Joint::Torn(error.to_string()),
+            Ok(None) if certain => ContrecordState::Torn("nothing in the segment before goes on here".to_owned()),
+            Err(error) if certain => ContrecordState::Torn(error.to_string()),
             Ok(None) | Err(_) => return summary,
         };
         summary.joined(joint)
     }
 
     /// Joins what waited for the segment at `place`: on its own timeline, and on those that forked off right after it.
-    fn settle_following(&mut self, place: Place) -> Result<(), Error> {
+    fn settle_following(&mut self, place: SegmentId) -> Result<(), IndexError> {
         let timelines: Vec<TimelineId> = self.facts.iter().flat_map(|facts| &facts.timelines).copied().collect();
         for timeline in timelines.into_iter().filter(|&timeline| timeline >= place.timeline) {
             let alone =
-                timeline == place.timeline || self.summary(Place { timeline, segment: place.segment })?.is_none();
+                timeline == place.timeline || self.summary(SegmentId { timeline, segment: place.segment })?.is_none();
             if alone {
-                self.settle_from(Place { timeline, segment: place.segment.next() })?;
+                self.settle_from(SegmentId { timeline, segment: place.segment.next() })?;
             }
         }
         Ok(())
     }
 
     /// Settles the first segment from `place` on in which a record ends, passing over those that lie wholly within it.
-    fn settle_from(&mut self, mut place: Place) -> Result<(), Error> {
+    fn settle_from(&mut self, mut place: SegmentId) -> Result<(), IndexError> {
         while let Some(summary) = self.summary(place)? {
             match summary.joint {
-                Joint::Through => place.segment = place.segment.next(),
-                Joint::Open => {
+                ContrecordState::Through => place.segment = place.segment.next(),
+                ContrecordState::Open => {
                     let settled = self.settled(place, summary.clone())?;
                     if settled != summary {
                         self.put(place, &settled)?;
                     }
                     return Ok(());
                 }
-                Joint::None | Joint::Whole { .. } | Joint::Torn(_) => return Ok(()),
+                ContrecordState::None | ContrecordState::Whole { .. } | ContrecordState::Torn(_) => return Ok(()),
             }
         }
         Ok(())
     }
 
     /// Moves the timeline's mark over what follows it without a hole.
-    fn advance_mark(&mut self, place: Place) -> Result<(), Error> {
+    fn advance_mark(&mut self, place: SegmentId) -> Result<(), IndexError> {
         let Some(mark) = self.mark(place.timeline)? else { return Ok(()) };
         if mark.next() == place.segment {
             self.set_mark(place.timeline, place.segment)?;
@@ -318,50 +329,53 @@ impl<'a> Ingest<'a> {
         Ok(())
     }
 
-    fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, Error> {
-        let found = self.get(Family::Meta, &self.cluster.mark(timeline))?;
+    fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
+        let found = self.get(KeyFamily::Meta, &self.cluster.mark(timeline))?;
         found.map(|bytes| read_mark(&bytes)).transpose()
     }
 
     /// Sets the mark at `at`, where everything up to it is known to be in the index, and moves it on as far as there is no hole.
-    pub(super) fn set_mark(&mut self, timeline: TimelineId, at: SegmentNo) -> Result<(), Error> {
+    pub(super) fn set_mark(&mut self, timeline: TimelineId, at: SegmentNo) -> Result<(), IndexError> {
         let mut mark = at;
-        while self.get(Family::Segments, &self.cluster.segment(Place { timeline, segment: mark.next() }))?.is_some() {
+        while self
+            .get(KeyFamily::Segments, &self.cluster.segment(SegmentId { timeline, segment: mark.next() }))?
+            .is_some()
+        {
             mark = mark.next();
         }
-        self.batch.put(Family::Meta, self.cluster.mark(timeline), mark.get().to_be_bytes().to_vec());
+        self.batch.put(KeyFamily::Meta, self.cluster.mark(timeline), mark.get().to_be_bytes().to_vec());
         Ok(())
     }
 }
 
 /// The removal of segments and their events.
 pub(super) fn forget(
-    store: &dyn Store,
-    cluster: &Cluster,
+    store: &dyn KeyValueStore,
+    cluster: &ClusterKeys,
     timeline: TimelineId,
     segments: &[SegmentNo],
-) -> Result<Batch, Error> {
-    let mut batch = Batch::default();
+) -> Result<IndexBatch, IndexError> {
+    let mut batch = IndexBatch::default();
     let Some(facts) = facts(store, cluster)? else { return Ok(batch) };
     for &segment in segments {
         let (from, to) = (segment.start(facts.segment_size), segment.end(facts.segment_size));
-        let place = Place { timeline, segment };
+        let place = SegmentId { timeline, segment };
         let key = cluster.segment(place);
-        if store.get(Family::Segments, &key)?.is_some() && batch.change(Family::Segments, &key).is_none() {
+        if store.get(KeyFamily::Segments, &key)?.is_some() && batch.change(KeyFamily::Segments, &key).is_none() {
             forget_in_block(store, cluster, &mut batch, place)?;
         }
-        batch.delete(Family::Segments, key);
+        batch.delete(KeyFamily::Segments, key);
         for pair in
-            store.scan(Family::Events, &cluster.events(super::RESTORE_POINT, timeline, from, to), Order::Forward)
+            store.scan(KeyFamily::Events, &cluster.events(super::RESTORE_POINT, timeline, from, to), ScanOrder::Forward)
         {
-            let event = Event::from_bytes(&pair?.1).ok_or(Error::Value("event"))?;
-            if let EventKind::RestorePoint { name, .. } = &event.kind {
-                batch.delete(Family::Names, cluster.name_at(name.as_bytes(), timeline, event.lsn));
+            let event = WalEvent::from_bytes(&pair?.1).ok_or(IndexError::Value("event"))?;
+            if let WalEventKind::RestorePoint { name, .. } = &event.kind {
+                batch.delete(KeyFamily::Names, cluster.name_at(name.as_bytes(), timeline, event.lsn));
             }
         }
         for kind in EVENT_KINDS {
-            for pair in store.scan(Family::Events, &cluster.events(kind, timeline, from, to), Order::Forward) {
-                batch.delete(Family::Events, pair?.0);
+            for pair in store.scan(KeyFamily::Events, &cluster.events(kind, timeline, from, to), ScanOrder::Forward) {
+                batch.delete(KeyFamily::Events, pair?.0);
             }
         }
     }
@@ -369,36 +383,42 @@ pub(super) fn forget(
 }
 
 /// The lowest block around `place`, which has one segment less, and those around it, which are full no longer. An empty one claims nothing.
-fn forget_in_block(store: &dyn Store, cluster: &Cluster, batch: &mut Batch, place: Place) -> Result<(), Error> {
-    let read = |batch: &Batch, key: &[u8]| match batch.change(Family::Blocks, key) {
-        Some(Change::Put(bytes)) => Ok(Some(bytes.clone())),
-        Some(Change::Delete) => Ok(None),
-        None => store.get(Family::Blocks, key),
+fn forget_in_block(
+    store: &dyn KeyValueStore,
+    cluster: &ClusterKeys,
+    batch: &mut IndexBatch,
+    place: SegmentId,
+) -> Result<(), IndexError> {
+    let read = |batch: &IndexBatch, key: &[u8]| match batch.change(KeyFamily::Blocks, key) {
+        Some(KeyChange::Put(bytes)) => Ok(Some(bytes.clone())),
+        Some(KeyChange::Delete) => Ok(None),
+        None => store.get(KeyFamily::Blocks, key),
     };
-    let mut at = BlockAt::lowest(block_of(place.segment));
+    let mut at = BlockId::lowest(block_of(place.segment));
     let key = cluster.block(place.timeline, at);
     let Some(bytes) = read(batch, &key)? else { return Ok(()) };
-    let block = Block::from_bytes(&bytes)?;
+    let block = BlockSummary::from_bytes(&bytes)?;
     match block.segments.saturating_sub(1) {
-        0 => batch.delete(Family::Blocks, key),
-        segments => batch.put(Family::Blocks, key, Block { segments, full: None, ..block }.to_bytes()),
+        0 => batch.delete(KeyFamily::Blocks, key),
+        segments => batch.put(KeyFamily::Blocks, key, BlockSummary { segments, full: None, ..block }.to_bytes()),
     }
     while let Some(parent) = at.parent() {
         let key = cluster.block(place.timeline, parent);
         if read(batch, &key)?.is_none() {
             break;
         }
-        batch.delete(Family::Blocks, key);
+        batch.delete(KeyFamily::Blocks, key);
         at = parent;
     }
     Ok(())
 }
 
-/// Every kind of event ([`EventKind::tag`]).
+/// Every kind of event ([`WalEventKind::tag`]).
 const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=18;
 
 /// Reads a mark.
-pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, Error> {
-    let number: [u8; 8] = bytes.try_into().map_err(|_error: std::array::TryFromSliceError| Error::Value("mark"))?;
+pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, IndexError> {
+    let number: [u8; 8] =
+        bytes.try_into().map_err(|_error: std::array::TryFromSliceError| IndexError::Value("mark"))?;
     Ok(SegmentNo::new(u64::from_be_bytes(number)))
 }

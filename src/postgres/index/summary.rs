@@ -2,35 +2,35 @@
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::wal::digest::{Digest, State};
-use crate::postgres::wal::event::{Ending, EndingKind, Xid};
+use crate::postgres::wal::digest::{SegmentDigest, SegmentState};
+use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
-use super::error::Error;
-use super::value_codec::{Reader, Writer};
-use super::xid_ranges::Xids;
+use super::error::IndexError;
+use super::value_codec::{ValueReader, ValueWriter};
+use super::xid_ranges::XidRanges;
 
 /// One segment: its digest without the dense part, and what a search asks of it first.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Summary {
+pub struct SegmentSummary {
     /// The segment's digest without endings and events, and once its head has been joined without the head's bytes.
-    pub digest: Digest,
-    /// How many transactions end in it, the one of [`Joint::Whole`] included.
+    pub digest: SegmentDigest,
+    /// How many transactions end in it, the one of [`ContrecordState::Whole`] included.
     pub endings: u64,
     /// The smallest time of those endings.
     pub earliest: Option<PgTime>,
     /// The largest time of those endings.
     pub latest: Option<PgTime>,
     /// Ranges that cover the transactions that end in it.
-    pub xids: Xids,
+    pub xids: XidRanges,
     /// The record that began before the segment, if one reaches into it.
-    pub joint: Joint,
+    pub joint: ContrecordState,
     /// Bytes of the segment's object in the repository, 0 if not known.
     pub stored: u64,
 }
 
 /// What became of the record that reaches into a segment from the one before.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Joint {
+pub enum ContrecordState {
     /// None does.
     None,
     /// One does, and the segments with its other parts are not in the index yet, or a part was too long to keep.
@@ -42,24 +42,24 @@ pub enum Joint {
         /// Where the record starts.
         start: Lsn,
         /// The transaction that ends with it, if it is that kind of record.
-        ending: Option<Ending>,
+        ending: Option<TransactionEnd>,
     },
     /// Its parts don't make a record: one of the two segments is not what was written.
     Torn(String),
 }
 
-impl Summary {
+impl SegmentSummary {
     /// The summary of a segment whose neighbours are not known.
     #[must_use]
-    pub fn of(digest: &Digest, stored: u64) -> Summary {
+    pub fn of(digest: &SegmentDigest, stored: u64) -> SegmentSummary {
         let joint = match &digest.head {
-            None => Joint::None,
-            Some(head) if head.held < head.total => Joint::Through,
-            Some(_) => Joint::Open,
+            None => ContrecordState::None,
+            Some(head) if head.held < head.total => ContrecordState::Through,
+            Some(_) => ContrecordState::Open,
         };
         let kept = (digest.state.clone(), digest.head.clone(), digest.tail.clone());
-        Summary {
-            digest: Digest {
+        SegmentSummary {
+            digest: SegmentDigest {
                 endings: Vec::new(),
                 events: Vec::new(),
                 changes: Vec::new(),
@@ -71,7 +71,7 @@ impl Summary {
             endings: digest.endings.len() as u64,
             earliest: digest.earliest,
             latest: digest.latest,
-            xids: Xids::covering(xids(&digest.endings), Xids::PER_SEGMENT),
+            xids: XidRanges::covering(xids(&digest.endings), XidRanges::PER_SEGMENT),
             joint,
             stored,
         }
@@ -79,14 +79,14 @@ impl Summary {
 
     /// Takes in what became of the record that reaches into the segment.
     #[must_use]
-    pub fn joined(mut self, joint: Joint) -> Summary {
-        if let Joint::Whole { ending: Some(ending), .. } = &joint {
+    pub fn joined(mut self, joint: ContrecordState) -> SegmentSummary {
+        if let ContrecordState::Whole { ending: Some(ending), .. } = &joint {
             self.endings = self.endings.saturating_add(1);
             self.earliest = Some(self.earliest.map_or(ending.time, |time| time.min(ending.time)));
             self.latest = self.latest.max(Some(ending.time));
-            self.xids = self.xids.union(&Xids::covering(xids(&[*ending]), 1), Xids::PER_SEGMENT);
+            self.xids = self.xids.union(&XidRanges::covering(xids(&[*ending]), 1), XidRanges::PER_SEGMENT);
         }
-        if !matches!(joint, Joint::Open | Joint::Through) {
+        if !matches!(joint, ContrecordState::Open | ContrecordState::Through) {
             // They were kept for this, and may be 64 KiB.
             self.digest.head.iter_mut().for_each(|head| head.bytes = Vec::new());
         }
@@ -96,21 +96,21 @@ impl Summary {
 
     /// The transaction that ends with the record that reaches into the segment.
     #[must_use]
-    pub fn joined_ending(&self) -> Option<&Ending> {
+    pub fn joined_ending(&self) -> Option<&TransactionEnd> {
         match &self.joint {
-            Joint::Whole { ending, .. } => ending.as_ref(),
-            Joint::None | Joint::Open | Joint::Through | Joint::Torn(_) => None,
+            ContrecordState::Whole { ending, .. } => ending.as_ref(),
+            ContrecordState::None | ContrecordState::Open | ContrecordState::Through | ContrecordState::Torn(_) => None,
         }
     }
 
     /// Whether the digest says all about the segment's records.
     #[must_use]
     pub fn is_checked(&self) -> bool {
-        self.digest.state == State::Checked
+        self.digest.state == SegmentState::Checked
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = ValueWriter::default();
         writer.bytes(&self.digest.to_bytes());
         writer.number(self.endings);
         put_time(&mut writer, self.earliest);
@@ -121,47 +121,47 @@ impl Summary {
         writer.finish()
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Summary, Error> {
-        let mut reader = Reader::new(bytes);
-        let read = |reader: &mut Reader<'_>| {
-            Some(Summary {
-                digest: Digest::from_bytes(reader.bytes()?).ok()?,
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<SegmentSummary, IndexError> {
+        let mut reader = ValueReader::new(bytes);
+        let read = |reader: &mut ValueReader<'_>| {
+            Some(SegmentSummary {
+                digest: SegmentDigest::from_bytes(reader.bytes()?).ok()?,
                 endings: reader.number()?,
                 earliest: time(reader)?,
                 latest: time(reader)?,
-                xids: Xids::read(reader)?,
+                xids: XidRanges::read(reader)?,
                 joint: joint(reader)?,
                 stored: reader.number()?,
             })
         };
-        read(&mut reader).filter(|_| reader.finished()).ok_or(Error::Value("segment summary"))
+        read(&mut reader).filter(|_| reader.finished()).ok_or(IndexError::Value("segment summary"))
     }
 }
 
 /// The transactions that a target can name: those with a number.
-fn xids(endings: &[Ending]) -> impl Iterator<Item = u32> {
+fn xids(endings: &[TransactionEnd]) -> impl Iterator<Item = u32> {
     endings.iter().map(|ending| ending.xid.get()).filter(|&xid| xid != 0)
 }
 
 /// What 256 segments of a timeline have in common, or four such blocks that are full, so that a search passes over them in one step. It may claim
 /// too much, never too little: a removed segment leaves times and transactions as they are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Block {
+pub struct BlockSummary {
     /// The largest time of an ending.
     pub latest: Option<PgTime>,
     /// Ranges that cover the transactions that end there.
-    pub xids: Xids,
+    pub xids: XidRanges,
     /// Whether any segment holds an ending.
     pub endings: bool,
     /// How many of its segments are there.
     pub segments: u64,
     /// What they are together, once all are there.
-    pub full: Option<Full>,
+    pub full: Option<FullBlock>,
 }
 
 /// All segments of a block together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Full {
+pub struct FullBlock {
     /// Whether the log in them can be read from the first segment to the last: every record is right, and each segment tied to the one before.
     pub whole: bool,
     /// Records that start and end in one of them.
@@ -170,18 +170,19 @@ pub struct Full {
     pub stored: u64,
 }
 
-impl Block {
+impl BlockSummary {
     /// Four neighbours in one, if all of them are full. Whether their log hangs together is not known by that.
     #[must_use]
-    pub fn of_children(children: &[Block]) -> Option<Block> {
-        let mut all = Block { full: Some(Full { whole: false, records: 0, stored: 0 }), ..Block::default() };
+    pub fn of_children(children: &[BlockSummary]) -> Option<BlockSummary> {
+        let mut all =
+            BlockSummary { full: Some(FullBlock { whole: false, records: 0, stored: 0 }), ..BlockSummary::default() };
         for child in children {
             let (sum, full) = (all.full.as_mut()?, child.full?);
             sum.records = sum.records.saturating_add(full.records);
             sum.stored = sum.stored.saturating_add(full.stored);
             all.segments = all.segments.saturating_add(child.segments);
             all.latest = all.latest.max(child.latest);
-            all.xids = all.xids.union(&child.xids, Xids::PER_BLOCK);
+            all.xids = all.xids.union(&child.xids, XidRanges::PER_BLOCK);
             all.endings |= child.endings;
         }
         Some(all)
@@ -189,17 +190,17 @@ impl Block {
 
     /// Takes a segment in, which is `new` or was there already. What is known of all together must be found out again.
     #[must_use]
-    pub fn with(mut self, summary: &Summary, new: bool) -> Block {
+    pub fn with(mut self, summary: &SegmentSummary, new: bool) -> BlockSummary {
         self.segments = self.segments.saturating_add(u64::from(new));
         self.full = None;
         self.latest = self.latest.max(summary.latest);
-        self.xids = self.xids.union(&summary.xids, Xids::PER_BLOCK);
+        self.xids = self.xids.union(&summary.xids, XidRanges::PER_BLOCK);
         self.endings |= summary.endings > 0;
         self
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = ValueWriter::default();
         put_time(&mut writer, self.latest);
         self.xids.write(&mut writer);
         writer.byte(u8::from(self.endings));
@@ -212,30 +213,32 @@ impl Block {
         writer.finish()
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Block, Error> {
-        let mut reader = Reader::new(bytes);
-        let read = |reader: &mut Reader<'_>| {
-            let (latest, xids, endings) = (time(reader)?, Xids::read(reader)?, reader.byte()? != 0);
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<BlockSummary, IndexError> {
+        let mut reader = ValueReader::new(bytes);
+        let read = |reader: &mut ValueReader<'_>| {
+            let (latest, xids, endings) = (time(reader)?, XidRanges::read(reader)?, reader.byte()? != 0);
             let segments = reader.number()?;
             let full = match reader.byte()? {
                 0 => None,
-                whole @ 1..=2 => Some(Full { whole: whole == 2, records: reader.number()?, stored: reader.number()? }),
+                whole @ 1..=2 => {
+                    Some(FullBlock { whole: whole == 2, records: reader.number()?, stored: reader.number()? })
+                }
                 _ => return None,
             };
-            Some(Block { latest, xids, endings, segments, full })
+            Some(BlockSummary { latest, xids, endings, segments, full })
         };
-        read(&mut reader).filter(|_| reader.finished()).ok_or(Error::Value("block"))
+        read(&mut reader).filter(|_| reader.finished()).ok_or(IndexError::Value("block"))
     }
 }
 
-fn put_time(writer: &mut Writer, time: Option<PgTime>) {
+fn put_time(writer: &mut ValueWriter, time: Option<PgTime>) {
     writer.byte(u8::from(time.is_some()));
     if let Some(time) = time {
         writer.signed(time.pg_micros());
     }
 }
 
-fn time(reader: &mut Reader<'_>) -> Option<Option<PgTime>> {
+fn time(reader: &mut ValueReader<'_>) -> Option<Option<PgTime>> {
     match reader.byte()? {
         0 => Some(None),
         1 => reader.signed().map(|micros| Some(PgTime::from_pg_micros(micros))),
@@ -243,63 +246,63 @@ fn time(reader: &mut Reader<'_>) -> Option<Option<PgTime>> {
     }
 }
 
-fn put_joint(writer: &mut Writer, joint: &Joint) {
+fn put_joint(writer: &mut ValueWriter, joint: &ContrecordState) {
     match joint {
-        Joint::None => writer.byte(0),
-        Joint::Open => writer.byte(1),
-        Joint::Through => writer.byte(2),
-        Joint::Whole { start, ending: None } => {
+        ContrecordState::None => writer.byte(0),
+        ContrecordState::Open => writer.byte(1),
+        ContrecordState::Through => writer.byte(2),
+        ContrecordState::Whole { start, ending: None } => {
             writer.byte(3);
             writer.number(start.get());
         }
-        Joint::Whole { start, ending: Some(ending) } => {
+        ContrecordState::Whole { start, ending: Some(ending) } => {
             writer.byte(4);
             writer.number(start.get());
             put_ending(writer, ending);
         }
-        Joint::Torn(why) => {
+        ContrecordState::Torn(why) => {
             writer.byte(5);
             writer.bytes(why.as_bytes());
         }
     }
 }
 
-fn joint(reader: &mut Reader<'_>) -> Option<Joint> {
+fn joint(reader: &mut ValueReader<'_>) -> Option<ContrecordState> {
     Some(match reader.byte()? {
-        0 => Joint::None,
-        1 => Joint::Open,
-        2 => Joint::Through,
-        3 => Joint::Whole { start: Lsn::new(reader.number()?), ending: None },
-        4 => Joint::Whole { start: Lsn::new(reader.number()?), ending: Some(ending(reader)?) },
-        5 => Joint::Torn(String::from_utf8_lossy(reader.bytes()?).into_owned()),
+        0 => ContrecordState::None,
+        1 => ContrecordState::Open,
+        2 => ContrecordState::Through,
+        3 => ContrecordState::Whole { start: Lsn::new(reader.number()?), ending: None },
+        4 => ContrecordState::Whole { start: Lsn::new(reader.number()?), ending: Some(ending(reader)?) },
+        5 => ContrecordState::Torn(String::from_utf8_lossy(reader.bytes()?).into_owned()),
         _ => return None,
     })
 }
 
-fn put_ending(writer: &mut Writer, ending: &Ending) {
+fn put_ending(writer: &mut ValueWriter, ending: &TransactionEnd) {
     writer.number(ending.lsn.get());
     writer.number(ending.end_lsn.get());
     writer.number(u64::from(ending.xid.get()));
     writer.signed(ending.time.pg_micros());
     writer.byte(match ending.kind {
-        EndingKind::Commit => 0,
-        EndingKind::Abort => 1,
-        EndingKind::CommitPrepared => 2,
-        EndingKind::AbortPrepared => 3,
+        TransactionEndKind::Commit => 0,
+        TransactionEndKind::Abort => 1,
+        TransactionEndKind::CommitPrepared => 2,
+        TransactionEndKind::AbortPrepared => 3,
     });
 }
 
-fn ending(reader: &mut Reader<'_>) -> Option<Ending> {
-    Some(Ending {
+fn ending(reader: &mut ValueReader<'_>) -> Option<TransactionEnd> {
+    Some(TransactionEnd {
         lsn: Lsn::new(reader.number()?),
         end_lsn: Lsn::new(reader.number()?),
         xid: Xid::new(u32::try_from(reader.number()?).ok()?),
         time: PgTime::from_pg_micros(reader.signed()?),
         kind: match reader.byte()? {
-            0 => EndingKind::Commit,
-            1 => EndingKind::Abort,
-            2 => EndingKind::CommitPrepared,
-            3 => EndingKind::AbortPrepared,
+            0 => TransactionEndKind::Commit,
+            1 => TransactionEndKind::Abort,
+            2 => TransactionEndKind::CommitPrepared,
+            3 => TransactionEndKind::AbortPrepared,
             _ => return None,
         },
     })

@@ -3,15 +3,15 @@
 
 use proptest::prelude::{Strategy, any, prop_oneof};
 
-use super::key_value_store::Memory;
-use super::keys::{Cluster, Place};
-use super::segment_update::{Entry, Ingest};
+use super::key_value_store::MemoryStore;
+use super::keys::{ClusterKeys, SegmentId};
+use super::segment_update::{IndexEntry, IndexUpdate};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
-use crate::postgres::wal::digest::{Digest, State};
-use crate::postgres::wal::event::{Ending, EndingKind, Event, EventKind, Xid};
+use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::wal::digest::{SegmentDigest, SegmentState};
+use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, WalEvent, WalEventKind, Xid};
 
 /// The cluster's name.
 pub(crate) const NAME: &str = "main";
@@ -20,15 +20,15 @@ pub(crate) const FIRST: u64 = 3;
 
 /// Digests along a chain of timelines 1, 2, 3 …, and the path to the last.
 #[derive(Debug, Clone)]
-pub(crate) struct World {
-    pub(crate) digests: Vec<Digest>,
+pub(crate) struct TestArchive {
+    pub(crate) digests: Vec<SegmentDigest>,
     pub(crate) path: TimelinePath,
     pub(crate) size: SegmentSize,
 }
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
-pub(crate) struct Recipe {
+pub(crate) struct ArchiveRecipe {
     /// For each timeline how many segments it goes on for, and where in its last one it is left (in eighths).
     lives: Vec<(u64, u64)>,
     /// For each ending: distance to the one before (in sixteenths of a segment), step of its xid, step of its time, kind.
@@ -40,7 +40,7 @@ pub(crate) struct Recipe {
     xid: u32,
 }
 
-pub(crate) fn recipe() -> impl Strategy<Value = Recipe> {
+pub(crate) fn recipe() -> impl Strategy<Value = ArchiveRecipe> {
     use proptest::collection::vec;
     let step = (
         0..40_u64,
@@ -55,7 +55,13 @@ pub(crate) fn recipe() -> impl Strategy<Value = Recipe> {
         any::<bool>(),
         xid(),
     )
-        .prop_map(|(lives, steps, missing, parents_copy, xid)| Recipe { lives, steps, missing, parents_copy, xid })
+        .prop_map(|(lives, steps, missing, parents_copy, xid)| ArchiveRecipe {
+            lives,
+            steps,
+            missing,
+            parents_copy,
+            xid,
+        })
 }
 
 use proptest::strategy::Just;
@@ -66,11 +72,11 @@ fn xid() -> impl Strategy<Value = u32> {
     prop_oneof![Just(700), Just(u32::MAX - 20), any::<u32>()]
 }
 
-impl Recipe {
-    pub(crate) fn world(&self) -> World {
+impl ArchiveRecipe {
+    pub(crate) fn world(&self) -> TestArchive {
         let size = SegmentSize::new(1 << 20).unwrap();
         let mut endings = self.endings(size);
-        let mut world = World { digests: Vec::new(), path: TimelinePath::first(), size };
+        let mut world = TestArchive { digests: Vec::new(), path: TimelinePath::first(), size };
         let mut history = Vec::new();
         let (mut first, mut begin) = (FIRST, Lsn::INVALID);
         let mut missing = self.missing.iter().copied().cycle();
@@ -83,9 +89,10 @@ impl Recipe {
                 endings.retain(|ending| ending.end_lsn <= SegmentNo::new(last).end(size));
             }
             for number in first..=last {
-                let within =
-                    |ending: &&Ending| size.segment_of(ending.lsn).get() == number && (open || ending.end_lsn <= end);
-                let own: Vec<Ending> = endings.iter().filter(within).copied().collect();
+                let within = |ending: &&TransactionEnd| {
+                    size.segment_of(ending.lsn).get() == number && (open || ending.end_lsn <= end)
+                };
+                let own: Vec<TransactionEnd> = endings.iter().filter(within).copied().collect();
                 let archived = open || number != last || self.parents_copy;
                 if archived && !missing.next().unwrap_or(false) {
                     world.digests.push(digest(timeline, SegmentNo::new(number), size, own));
@@ -97,13 +104,13 @@ impl Recipe {
                 history.push(HistoryEntry { timeline, end: end.max(begin), reason: String::new() });
                 (first, begin) = (last, end);
             } else {
-                world.path = History { timeline, entries: history.clone() }.path();
+                world.path = TimelineHistory { timeline, entries: history.clone() }.path();
             }
         }
         world
     }
 
-    fn endings(&self, size: SegmentSize) -> Vec<Ending> {
+    fn endings(&self, size: SegmentSize) -> Vec<TransactionEnd> {
         let mut lsn = SegmentNo::new(FIRST).start(size);
         let (mut xid, mut micros) = (self.xid, 0_i64);
         let mut endings = Vec::new();
@@ -116,37 +123,48 @@ impl Recipe {
                 continue;
             }
             let kind = match kind {
-                0 => EndingKind::Commit,
-                1 => EndingKind::Abort,
-                2 => EndingKind::CommitPrepared,
-                _ => EndingKind::AbortPrepared,
+                0 => TransactionEndKind::Commit,
+                1 => TransactionEndKind::Abort,
+                2 => TransactionEndKind::CommitPrepared,
+                _ => TransactionEndKind::AbortPrepared,
             };
-            endings.push(Ending { lsn, end_lsn, xid: Xid::new(xid), time: PgTime::from_pg_micros(micros), kind });
+            endings.push(TransactionEnd {
+                lsn,
+                end_lsn,
+                xid: Xid::new(xid),
+                time: PgTime::from_pg_micros(micros),
+                kind,
+            });
         }
         endings
     }
 }
 
 /// A digest with these endings; every third one is a restore point, too, so that there are events.
-pub(crate) fn digest(timeline: TimelineId, segment: SegmentNo, size: SegmentSize, endings: Vec<Ending>) -> Digest {
-    let point = |ending: &Ending| Event {
+pub(crate) fn digest(
+    timeline: TimelineId,
+    segment: SegmentNo,
+    size: SegmentSize,
+    endings: Vec<TransactionEnd>,
+) -> SegmentDigest {
+    let point = |ending: &TransactionEnd| WalEvent {
         lsn: ending.end_lsn,
         end_lsn: ending.end_lsn.saturating_add(96),
         xid: Xid::NONE,
-        kind: EventKind::RestorePoint { name: format!("point {}", ending.xid.get() % 5), time: ending.time },
+        kind: WalEventKind::RestorePoint { name: format!("point {}", ending.xid.get() % 5), time: ending.time },
     };
     let events = endings
         .iter()
         .filter(|ending| ending.xid.get() % 3 == 0)
         .map(point)
         .filter(|e| size.segment_of(e.lsn) == segment);
-    Digest {
+    SegmentDigest {
         timeline,
         segment,
         segment_size: size,
         page_magic: 0xD110,
         system_id: SystemId::new(7),
-        state: State::Checked,
+        state: SegmentState::Checked,
         first_record: Some(segment.start(size).saturating_add(40)),
         last_record: Some(Lsn::new(segment.end(size).get() - 64)),
         first_prev: Some(Lsn::new(segment.start(size).get() - 64)),
@@ -166,23 +184,23 @@ pub(crate) fn digest(timeline: TimelineId, segment: SegmentNo, size: SegmentSize
     }
 }
 
-impl World {
+impl TestArchive {
     /// The index of it, in memory, the segments taken in the order given by `shuffle`.
-    pub(crate) fn index(&self, shuffle: u64) -> Memory {
+    pub(crate) fn index(&self, shuffle: u64) -> MemoryStore {
         let mut order: Vec<usize> = (0..self.digests.len()).collect();
         order.sort_by_key(|number| (*number as u64 + 1).wrapping_mul(shuffle | 1).rotate_left(17));
-        let cluster = Cluster::new(NAME).unwrap();
-        let mut memory = Memory::default();
+        let cluster = ClusterKeys::new(NAME).unwrap();
+        let mut memory = MemoryStore::default();
         for number in order {
-            let mut ingest = Ingest::new(&memory, &cluster).unwrap();
-            ingest.add(Entry { digest: &self.digests[number], stored: 10 }).unwrap();
+            let mut ingest = IndexUpdate::new(&memory, &cluster).unwrap();
+            ingest.add(IndexEntry { digest: &self.digests[number], stored: 10 }).unwrap();
             let batch = ingest.finish();
             memory.apply(&batch);
         }
         memory
     }
 
-    pub(crate) fn digest(&self, place: Place) -> Option<&Digest> {
+    pub(crate) fn digest(&self, place: SegmentId) -> Option<&SegmentDigest> {
         self.digests.iter().find(|digest| digest.timeline == place.timeline && digest.segment == place.segment)
     }
 
@@ -193,19 +211,19 @@ impl World {
             .iter()
             .filter_map(|span| Some(HistoryEntry { timeline: span.timeline, end: span.end?, reason: String::new() }))
             .collect();
-        let history = |at: usize| History { timeline: spans[at].timeline, entries: entries[..at].to_vec() };
-        let all: Vec<History> = (1..spans.len()).map(history).collect();
+        let history = |at: usize| TimelineHistory { timeline: spans[at].timeline, entries: entries[..at].to_vec() };
+        let all: Vec<TimelineHistory> = (1..spans.len()).map(history).collect();
         self.path = history(pick % spans.len()).path().left_by(&all);
     }
 
     /// Every segment of the path, each from the newest timeline that has it: where it is, and where the path leaves it.
-    pub(crate) fn segments(&self) -> Vec<(Place, Lsn)> {
+    pub(crate) fn segments(&self) -> Vec<(SegmentId, Lsn)> {
         let mut found = Vec::new();
         for number in 0..200 {
             let segment = SegmentNo::new(number);
             for span in self.path.spans().iter().rev() {
                 let (begins, end) = (self.size.segment_of(span.begin), span.end.unwrap_or(Lsn::MAX));
-                let place = Place { timeline: span.timeline, segment };
+                let place = SegmentId { timeline: span.timeline, segment };
                 if begins <= segment && end > segment.start(self.size) && self.digest(place).is_some() {
                     found.push((place, segment.end(self.size).min(end)));
                     break;
@@ -221,7 +239,7 @@ impl World {
     }
 
     /// Where the path's last timeline goes on after its own last segment: in the first segment of one that left it.
-    fn tail(&self) -> Option<(Place, Lsn)> {
+    fn tail(&self) -> Option<(SegmentId, Lsn)> {
         let span = self.path.spans().last()?;
         let own = self.digests.iter().filter(|digest| digest.timeline == span.timeline).map(|digest| digest.segment);
         let segment = own.max().map_or(self.size.segment_of(span.begin), SegmentNo::next);
@@ -229,15 +247,15 @@ impl World {
             self.size.offset_of(left.at) > 0
                 && self.size.segment_of(left.at) == segment
                 && self.size.segment_of(left.begin) == segment
-                && self.digest(Place { timeline: left.by, segment }).is_some()
+                && self.digest(SegmentId { timeline: left.by, segment }).is_some()
         });
         let left = copies.min_by_key(|left| (std::cmp::Reverse(left.at), left.by))?;
-        Some((Place { timeline: left.by, segment }, left.at))
+        Some((SegmentId { timeline: left.by, segment }, left.at))
     }
 
     /// Every ending of the path in log order.
-    pub(crate) fn endings(&self) -> Vec<Ending> {
-        let of = |(place, to): (Place, Lsn)| {
+    pub(crate) fn endings(&self) -> Vec<TransactionEnd> {
+        let of = |(place, to): (SegmentId, Lsn)| {
             let endings = self.digest(place).map(|digest| digest.endings.clone()).unwrap_or_default();
             endings.into_iter().filter(move |ending| ending.end_lsn <= to)
         };

@@ -6,38 +6,38 @@ use std::sync::Arc;
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-use super::cluster_view::View;
-use super::key_value_store::{Batch, Family, Layered, Memory, Order, Store};
-use super::keys::Place;
-use super::path_search::{Along, Want};
-use super::test_archive::{FIRST, NAME, World, recipe};
-use super::{Defect, Entry, Error, Index};
+use super::cluster_view::IndexView;
+use super::key_value_store::{IndexBatch, KeyFamily, KeyValueStore, LayeredStore, MemoryStore, ScanOrder};
+use super::keys::SegmentId;
+use super::path_search::{PathSearch, SegmentFilter};
+use super::test_archive::{FIRST, NAME, TestArchive, recipe};
+use super::{IndexEntry, IndexError, WalDefect, WalIndex};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId};
-use crate::postgres::wal::event::Event;
+use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId};
+use crate::postgres::wal::event::WalEvent;
 
 /// The segments that hold what is wanted, by looking into every one.
-fn naive(world: &World, want: Want) -> Vec<Place> {
-    let holds = |place: &Place| {
+fn naive(world: &TestArchive, want: SegmentFilter) -> Vec<SegmentId> {
+    let holds = |place: &SegmentId| {
         let endings = &world.digest(*place).unwrap().endings;
         match want {
-            Want::Any => true,
-            Want::Ending => !endings.is_empty(),
-            Want::EndingAfter(time) => endings.iter().any(|ending| ending.time > time),
-            Want::Xid(xid) => endings.iter().any(|ending| ending.xid.get() == xid),
+            SegmentFilter::Any => true,
+            SegmentFilter::Ending => !endings.is_empty(),
+            SegmentFilter::EndingAfter(time) => endings.iter().any(|ending| ending.time > time),
+            SegmentFilter::Xid(xid) => endings.iter().any(|ending| ending.xid.get() == xid),
         }
     };
     world.segments().into_iter().map(|(place, _)| place).filter(holds).collect()
 }
 
-pub(super) fn everything(store: &dyn Store) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
-    let all = super::keys::Range { from: Vec::new(), to: vec![0xFF; 300] };
+pub(super) fn everything(store: &dyn KeyValueStore) -> Vec<(KeyFamily, Vec<u8>, Vec<u8>)> {
+    let all = super::keys::KeyRange { from: Vec::new(), to: vec![0xFF; 300] };
     let pairs = |family| {
-        store.scan(family, &all, Order::Forward).map(move |pair| pair.map(|(key, value)| (family, key, value)))
+        store.scan(family, &all, ScanOrder::Forward).map(move |pair| pair.map(|(key, value)| (family, key, value)))
     };
-    Family::ALL.into_iter().flat_map(pairs).collect::<Result<_, _>>().unwrap()
+    KeyFamily::ALL.into_iter().flat_map(pairs).collect::<Result<_, _>>().unwrap()
 }
 
 proptest! {
@@ -47,14 +47,14 @@ proptest! {
     ) {
         let world = recipe.world();
         let memory = world.index(shuffle);
-        let view = View::new(&memory, NAME).unwrap();
-        let Some(along) = Along::new(&view, &world.path) else {
+        let view = IndexView::new(&memory, NAME).unwrap();
+        let Some(along) = PathSearch::new(&view, &world.path) else {
             prop_assert!(world.digests.is_empty());
             return Ok(());
         };
         let endings = world.endings();
         let xid = endings.get(pick % endings.len().max(1)).map_or(5, |ending| ending.xid.get());
-        for want in [Want::Any, Want::Ending, Want::EndingAfter(PgTime::from_pg_micros(time)), Want::Xid(xid)] {
+        for want in [SegmentFilter::Any, SegmentFilter::Ending, SegmentFilter::EndingAfter(PgTime::from_pg_micros(time)), SegmentFilter::Xid(xid)] {
             let expected = naive(&world, want);
             let from = SegmentNo::new(from);
             let next = along.next(from, want).unwrap().map(|stretch| stretch.place);
@@ -71,19 +71,19 @@ proptest! {
     ) {
         let world = recipe.world();
         let memory = world.index(shuffle);
-        let view = View::new(&memory, NAME).unwrap();
-        let Some(along) = Along::new(&view, &world.path) else { return Ok(()) };
+        let view = IndexView::new(&memory, NAME).unwrap();
+        let Some(along) = PathSearch::new(&view, &world.path) else { return Ok(()) };
         let (from, to) = (SegmentNo::new(FIRST - 1 + from).start(world.size), SegmentNo::new(FIRST - 1 + from + len).start(world.size));
         let mut seen = Vec::new();
         along.walk(from, to, |stretch| { seen.push((stretch.place, stretch.to)); ControlFlow::Continue(()) }).unwrap();
-        let inside = |(place, _): &(Place, Lsn)| place.segment.start(world.size) >= from && place.segment.start(world.size) < to;
-        let expected: Vec<(Place, Lsn)> = world.segments().into_iter().filter(inside).collect();
+        let inside = |(place, _): &(SegmentId, Lsn)| place.segment.start(world.size) >= from && place.segment.start(world.size) < to;
+        let expected: Vec<(SegmentId, Lsn)> = world.segments().into_iter().filter(inside).collect();
         prop_assert_eq!(&seen, &expected);
         // Every byte of the range is in a segment or in a hole, and in one only.
         let continuity = along.continuity(from, to).unwrap();
         let mut parts: Vec<(Lsn, Lsn)> = expected.iter().map(|(place, end)| (place.segment.start(world.size), *end)).collect();
         for hole in &continuity.holes {
-            prop_assert_eq!(&hole.why, &Defect::Missing);
+            prop_assert_eq!(&hole.why, &WalDefect::Missing);
             parts.push((hole.from, hole.to));
         }
         parts.sort();
@@ -104,10 +104,10 @@ proptest! {
     fn restore_points_and_events_are_those_on_the_path(recipe in recipe(), shuffle in any::<u64>(), from in 0..24_u64) {
         let world = recipe.world();
         let memory = world.index(shuffle);
-        let view = View::new(&memory, NAME).unwrap();
-        let Some(along) = Along::new(&view, &world.path) else { return Ok(()) };
+        let view = IndexView::new(&memory, NAME).unwrap();
+        let Some(along) = PathSearch::new(&view, &world.path) else { return Ok(()) };
         let from = SegmentNo::new(FIRST - 1 + from).start(world.size);
-        let mut expected: Vec<Event> = Vec::new();
+        let mut expected: Vec<WalEvent> = Vec::new();
         for digest in &world.digests {
             for event in &digest.events {
                 let on = |lsn: Lsn| world.path.spans().iter().any(|span| {
@@ -122,8 +122,8 @@ proptest! {
         }
         expected.sort_by_key(|event| event.lsn);
         prop_assert_eq!(along.events(&[super::RESTORE_POINT], from, Lsn::MAX, 10_000).unwrap(), expected.clone());
-        let named = |event: &Event| matches!(&event.kind, crate::postgres::wal::event::EventKind::RestorePoint { name, .. } if name == "point 3");
-        let expected: Vec<Event> = expected.into_iter().filter(named).collect();
+        let named = |event: &WalEvent| matches!(&event.kind, crate::postgres::wal::event::WalEventKind::RestorePoint { name, .. } if name == "point 3");
+        let expected: Vec<WalEvent> = expected.into_iter().filter(named).collect();
         prop_assert_eq!(along.restore_points("point 3", from).unwrap(), expected);
     }
 
@@ -132,35 +132,35 @@ proptest! {
         recipe in recipe(), base in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..20),
         over in proptest::collection::vec((any::<u8>(), proptest::option::of(any::<u8>())), 0..20), from in any::<u8>(), to in any::<u8>(),
     ) {
-        let mut memory = Memory::default();
-        let mut batch = Batch::default();
-        base.iter().for_each(|(key, value)| batch.put(Family::Events, vec![*key], vec![*value]));
+        let mut memory = MemoryStore::default();
+        let mut batch = IndexBatch::default();
+        base.iter().for_each(|(key, value)| batch.put(KeyFamily::Events, vec![*key], vec![*value]));
         memory.apply(&batch);
-        let mut batch = Batch::default();
+        let mut batch = IndexBatch::default();
         for (key, value) in &over {
             match value {
-                Some(value) => batch.put(Family::Events, vec![*key], vec![*value]),
-                None => batch.delete(Family::Events, vec![*key]),
+                Some(value) => batch.put(KeyFamily::Events, vec![*key], vec![*value]),
+                None => batch.delete(KeyFamily::Events, vec![*key]),
             }
         }
-        let layered = Layered::new(memory.clone(), Arc::new(batch.clone()));
+        let layered = LayeredStore::new(memory.clone(), Arc::new(batch.clone()));
         memory.apply(&batch);
-        let range = super::keys::Range { from: vec![from], to: vec![to] };
-        for order in [Order::Forward, Order::Backward] {
-            let pairs = |store: &dyn Store| store.scan(Family::Events, &range, order).collect::<Result<Vec<_>, _>>().unwrap();
+        let range = super::keys::KeyRange { from: vec![from], to: vec![to] };
+        for order in [ScanOrder::Forward, ScanOrder::Backward] {
+            let pairs = |store: &dyn KeyValueStore| store.scan(KeyFamily::Events, &range, order).collect::<Result<Vec<_>, _>>().unwrap();
             prop_assert_eq!(pairs(&layered), pairs(&memory));
         }
         for key in 0..=u8::MAX {
-            prop_assert_eq!(layered.get(Family::Events, &[key]).unwrap(), memory.get(Family::Events, &[key]).unwrap());
+            prop_assert_eq!(layered.get(KeyFamily::Events, &[key]).unwrap(), memory.get(KeyFamily::Events, &[key]).unwrap());
         }
         // The same for a whole index of which one half lies on top of the other.
         let world = recipe.world();
         let (first, second) = world.digests.split_at(world.digests.len() / 2);
-        let below = World { digests: first.to_vec(), ..world.clone() }.index(1);
-        let cluster = super::keys::Cluster::new(NAME).unwrap();
-        let mut ingest = super::segment_update::Ingest::new(&below, &cluster).unwrap();
-        second.iter().for_each(|digest| ingest.add(Entry { digest, stored: 10 }).unwrap());
-        let layered = Layered::new(&below, Arc::new(ingest.finish()));
+        let below = TestArchive { digests: first.to_vec(), ..world.clone() }.index(1);
+        let cluster = super::keys::ClusterKeys::new(NAME).unwrap();
+        let mut ingest = super::segment_update::IndexUpdate::new(&below, &cluster).unwrap();
+        second.iter().for_each(|digest| ingest.add(IndexEntry { digest, stored: 10 }).unwrap());
+        let layered = LayeredStore::new(&below, Arc::new(ingest.finish()));
         prop_assert_eq!(everything(&layered), everything(&world.index(1)));
     }
 
@@ -185,14 +185,14 @@ fn paths_that_leave_a_timeline_at_different_places_are_not_mixed_up() {
     let path_to = |number, left_at| {
         let end = SegmentNo::new(left_at).start(size);
         let entry = HistoryEntry { timeline: TimelineId::FIRST, end, reason: String::new() };
-        History { timeline: timeline(number), entries: vec![entry] }.path()
+        TimelineHistory { timeline: timeline(number), entries: vec![entry] }.path()
     };
     let (second, third) = (path_to(2, 5), path_to(3, 8));
-    let memory = World { digests, path: second.clone(), size }.index(1);
-    let view = View::new(&memory, NAME).unwrap();
+    let memory = TestArchive { digests, path: second.clone(), size }.index(1);
+    let view = IndexView::new(&memory, NAME).unwrap();
     let start = |number| SegmentNo::new(number).start(size);
     let whole = |path, end| {
-        let found = Along::new(&view, path).unwrap().continuity(start(3), start(end)).unwrap();
+        let found = PathSearch::new(&view, path).unwrap().continuity(start(3), start(end)).unwrap();
         assert!(found.is_whole(), "{:?}", found.holes);
         found.segments
     };
@@ -211,20 +211,20 @@ fn rocksdb_holds_what_the_map_in_memory_holds() {
         )
         .world();
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
-        index.ingest(NAME, world.digests.iter().map(|digest| Entry { digest, stored: 10 })).unwrap();
-        let memory: Memory = world.index(1);
+        let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+        index.ingest(NAME, world.digests.iter().map(|digest| IndexEntry { digest, stored: 10 })).unwrap();
+        let memory: MemoryStore = world.index(1);
         let meta_of_the_index =
-            |found: &(Family, Vec<u8>, Vec<u8>)| found.1 != super::FORMAT_KEY && found.1 != super::REPOSITORY_KEY;
+            |found: &(KeyFamily, Vec<u8>, Vec<u8>)| found.1 != super::FORMAT_KEY && found.1 != super::REPOSITORY_KEY;
         let found: Vec<_> = everything(&index.rocks).into_iter().filter(meta_of_the_index).collect();
         assert_eq!(found, everything(&memory));
         let back: Vec<_> = index
             .rocks
-            .scan(Family::Segments, &super::keys::Cluster::new(NAME).unwrap().all(), Order::Backward)
+            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(NAME).unwrap().all(), ScanOrder::Backward)
             .collect();
         let forward: Vec<_> = index
             .rocks
-            .scan(Family::Segments, &super::keys::Cluster::new(NAME).unwrap().all(), Order::Forward)
+            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(NAME).unwrap().all(), ScanOrder::Forward)
             .collect();
         assert!(
             back.iter().rev().zip(&forward).all(|(a, b)| a.as_ref().unwrap() == b.as_ref().unwrap())
@@ -233,7 +233,7 @@ fn rocksdb_holds_what_the_map_in_memory_holds() {
     }
 }
 
-fn sample() -> crate::postgres::wal::digest::Digest {
+fn sample() -> crate::postgres::wal::digest::SegmentDigest {
     super::test_archive::digest(
         TimelineId::FIRST,
         SegmentNo::new(4),
@@ -245,42 +245,42 @@ fn sample() -> crate::postgres::wal::digest::Digest {
 #[test]
 fn one_writes_and_others_read_beside_it() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Index::open_reader(dir.path(), &["r".to_owned()]), Err(Error::Absent(_))));
-    let writer = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
-    assert!(matches!(Index::open_writer(dir.path(), &["r".to_owned()]), Err(Error::Locked(_))));
-    assert!(matches!(Index::anew(dir.path(), &["r".to_owned()]), Err(Error::Locked(_))));
-    let reader = Index::open_reader(dir.path(), &["r".to_owned()]).unwrap();
-    let place = Place { timeline: TimelineId::FIRST, segment: SegmentNo::new(4) };
+    assert!(matches!(WalIndex::open_reader(dir.path(), &["r".to_owned()]), Err(IndexError::Absent(_))));
+    let writer = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    assert!(matches!(WalIndex::open_writer(dir.path(), &["r".to_owned()]), Err(IndexError::Locked(_))));
+    assert!(matches!(WalIndex::anew(dir.path(), &["r".to_owned()]), Err(IndexError::Locked(_))));
+    let reader = WalIndex::open_reader(dir.path(), &["r".to_owned()]).unwrap();
+    let place = SegmentId { timeline: TimelineId::FIRST, segment: SegmentNo::new(4) };
     assert!(!reader.view(NAME).unwrap().contains(place).unwrap());
-    writer.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
+    writer.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     reader.refresh().unwrap();
     assert!(reader.view(NAME).unwrap().contains(place).unwrap());
     drop(reader);
     assert_eq!(std::fs::read_dir(dir.path().join("readers")).unwrap().count(), 0, "a reader leaves nothing behind");
     drop(writer);
-    assert!(Index::open_writer(dir.path(), &["r".to_owned()]).unwrap().view(NAME).unwrap().contains(place).unwrap());
+    assert!(WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap().view(NAME).unwrap().contains(place).unwrap());
 }
 
 #[test]
 fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
-    index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
+    let index = WalIndex::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
+    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     drop(index);
-    let foreign = Index::open_writer(dir.path(), &["theirs".to_owned()]).unwrap_err();
+    let foreign = WalIndex::open_writer(dir.path(), &["theirs".to_owned()]).unwrap_err();
     assert!(foreign.to_string().contains("belongs to repository ours, not to theirs"), "{foreign}");
     assert!(!foreign.calls_for_rebuild(), "another repository's index is not thrown away unasked");
 
-    let index = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
-    let mut batch = super::key_value_store::Batch::default();
-    batch.put(Family::Meta, super::FORMAT_KEY.to_vec(), 9_u32.to_be_bytes().to_vec());
+    let index = WalIndex::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
+    let mut batch = super::key_value_store::IndexBatch::default();
+    batch.put(KeyFamily::Meta, super::FORMAT_KEY.to_vec(), 9_u32.to_be_bytes().to_vec());
     index.rocks.apply(&batch).unwrap();
     drop(index);
-    let newer = Index::open_reader(dir.path(), &["ours".to_owned()]).unwrap_err();
-    assert!(matches!(newer, Error::Format { found: 9, .. }) && newer.calls_for_rebuild());
+    let newer = WalIndex::open_reader(dir.path(), &["ours".to_owned()]).unwrap_err();
+    assert!(matches!(newer, IndexError::Format { found: 9, .. }) && newer.calls_for_rebuild());
 
-    let index = Index::anew(dir.path(), &["ours".to_owned()]).unwrap();
-    index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
+    let index = WalIndex::anew(dir.path(), &["ours".to_owned()]).unwrap();
+    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     index.flush().unwrap();
     drop(index);
     for file in std::fs::read_dir(dir.path().join("db")).unwrap() {
@@ -289,27 +289,30 @@ fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
             std::fs::write(&path, b"nonsense").unwrap();
         }
     }
-    let damaged = Index::open_writer(dir.path(), &["ours".to_owned()]).unwrap_err();
-    assert!(matches!(damaged, Error::Damaged { .. }) && damaged.calls_for_rebuild(), "{damaged}");
+    let damaged = WalIndex::open_writer(dir.path(), &["ours".to_owned()]).unwrap_err();
+    assert!(matches!(damaged, IndexError::Damaged { .. }) && damaged.calls_for_rebuild(), "{damaged}");
     assert!(damaged.to_string().contains("index rebuild"));
-    let healed = Index::anew(dir.path(), &["ours".to_owned()]).unwrap();
+    let healed = WalIndex::anew(dir.path(), &["ours".to_owned()]).unwrap();
     assert_eq!(healed.view(NAME).unwrap().timelines(), []);
 }
 
 #[test]
 fn a_segment_of_another_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
-    index.ingest(NAME, [Entry { digest: &sample(), stored: 1 }]).unwrap();
+    let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     let size = crate::postgres::format::segment::SegmentSize::new(1 << 20).unwrap();
     let other = super::test_archive::digest(TimelineId::FIRST, SegmentNo::new(4), size, Vec::new());
-    assert!(matches!(index.ingest(NAME, [Entry { digest: &other, stored: 1 }]), Err(Error::SegmentSize { .. })));
+    assert!(matches!(
+        index.ingest(NAME, [IndexEntry { digest: &other, stored: 1 }]),
+        Err(IndexError::SegmentSize { .. })
+    ));
 }
 
 #[test]
 fn the_mark_moves_over_what_has_no_hole() {
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
     let segment = |number| {
         super::test_archive::digest(
             TimelineId::FIRST,
@@ -318,7 +321,7 @@ fn the_mark_moves_over_what_has_no_hole() {
             Vec::new(),
         )
     };
-    let add = |number| index.ingest(NAME, [Entry { digest: &segment(number), stored: 1 }]).unwrap();
+    let add = |number| index.ingest(NAME, [IndexEntry { digest: &segment(number), stored: 1 }]).unwrap();
     let mark = || index.view(NAME).unwrap().mark(TimelineId::FIRST).unwrap().map(SegmentNo::get);
     add(4);
     assert_eq!(mark(), None, "only a listing knows that nothing is older");
@@ -332,7 +335,7 @@ fn the_mark_moves_over_what_has_no_hole() {
     let seen: BTreeSet<u64> = index
         .view(NAME)
         .unwrap()
-        .summaries(TimelineId::FIRST, SegmentNo::new(0), SegmentNo::new(9), Order::Forward)
+        .summaries(TimelineId::FIRST, SegmentNo::new(0), SegmentNo::new(9), ScanOrder::Forward)
         .map(|found| found.unwrap().0.segment.get())
         .collect();
     assert_eq!(seen, BTreeSet::from([4, 5, 6, 7]));
@@ -343,17 +346,17 @@ fn a_busy_segment_costs_little_room_and_rocksdb_little_memory() {
     const SEGMENTS: u64 = 3000;
     let size = crate::postgres::format::segment::SegmentSize::DEFAULT;
     let dir = tempfile::tempdir().unwrap();
-    let index = Index::open_writer(dir.path(), &["r".to_owned()]).unwrap();
+    let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
     let mut memory = 0;
     for number in 1..=SEGMENTS {
         let start = SegmentNo::new(number).start(size);
-        let ending = |at: u64| crate::postgres::wal::event::Ending {
+        let ending = |at: u64| crate::postgres::wal::event::TransactionEnd {
             lsn: start.saturating_add(64 + at * 40_000),
             end_lsn: start.saturating_add(64 + at * 40_000 + 40),
             // About in order, with a straggler now and then.
             xid: crate::postgres::wal::event::Xid::new(u32::try_from(number * 400 + (at * 7919) % 400).unwrap()),
             time: PgTime::from_pg_micros(i64::try_from(number * 1_000_000 + at).unwrap()),
-            kind: crate::postgres::wal::event::EndingKind::Commit,
+            kind: crate::postgres::wal::event::TransactionEndKind::Commit,
         };
         let mut digest = super::test_archive::digest(
             TimelineId::FIRST,
@@ -363,7 +366,7 @@ fn a_busy_segment_costs_little_room_and_rocksdb_little_memory() {
         );
         digest.events.clear();
         digest.content = *blake3::hash(&number.to_le_bytes()).as_bytes();
-        index.ingest(NAME, [Entry { digest: &digest, stored: 5 << 20 }]).unwrap();
+        index.ingest(NAME, [IndexEntry { digest: &digest, stored: 5 << 20 }]).unwrap();
         memory = memory.max(index.stats().unwrap().memory);
     }
     index.flush().unwrap();

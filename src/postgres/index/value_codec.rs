@@ -4,9 +4,9 @@
 
 /// A value under construction.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(super) struct ValueWriter(Vec<u8>);
 
-impl Writer {
+impl ValueWriter {
     pub(super) fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
@@ -39,11 +39,11 @@ impl Writer {
 
 /// A value being read; every method answers `None` where the bytes end early or make no sense.
 #[derive(Debug)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(super) struct ValueReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader(bytes)
+impl<'a> ValueReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> ValueReader<'a> {
+        ValueReader(bytes)
     }
 
     pub(super) fn byte(&mut self) -> Option<u8> {
@@ -92,18 +92,18 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Reader, Writer};
+    use super::{ValueReader, ValueWriter};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     proptest! {
         #[test]
         fn what_is_written_is_read(a in any::<u64>(), b in any::<i64>(), d in any::<Vec<u8>>()) {
-            let mut writer = Writer::default();
+            let mut writer = ValueWriter::default();
             writer.number(a);
             writer.signed(b);
             writer.bytes(&d);
             let bytes = writer.finish();
-            let mut reader = Reader::new(&bytes);
+            let mut reader = ValueReader::new(&bytes);
             prop_assert_eq!(reader.number(), Some(a));
             prop_assert_eq!(reader.signed(), Some(b));
             prop_assert_eq!(reader.bytes(), Some(d.as_slice()));
@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn numbers_past_64_bits_are_refused() {
         let mut eleven = [0xFF; 11];
-        assert_eq!(Reader::new(&eleven).number(), None);
+        assert_eq!(ValueReader::new(&eleven).number(), None);
         eleven[9] = 0x02;
-        assert_eq!(Reader::new(&eleven).number(), None);
+        assert_eq!(ValueReader::new(&eleven).number(), None);
         eleven[9] = 0x01;
-        assert_eq!(Reader::new(&eleven).number(), Some(u64::MAX));
+        assert_eq!(ValueReader::new(&eleven).number(), Some(u64::MAX));
     }
 }

@@ -4,13 +4,13 @@
 //! nearly exactly which they are; where there are too many, the nearest are joined, which only ever claims too much. A wrap of the 32-bit
 //! counter needs no care: it makes two ranges.
 
-use super::value_codec::{Reader, Writer};
+use super::value_codec::{ValueReader, ValueWriter};
 
 /// Ranges of transaction ids, sorted, apart from one another by at least one id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Xids(Vec<(u32, u32)>);
+pub struct XidRanges(Vec<(u32, u32)>);
 
-impl Xids {
+impl XidRanges {
     /// Ranges kept for one segment; some 60 bytes of the index.
     pub const PER_SEGMENT: usize = 16;
     /// Ranges kept for a block of segments.
@@ -18,10 +18,10 @@ impl Xids {
 
     /// At most `limit` ranges that hold all of `xids`.
     #[must_use]
-    pub fn covering(xids: impl IntoIterator<Item = u32>, limit: usize) -> Xids {
+    pub fn covering(xids: impl IntoIterator<Item = u32>, limit: usize) -> XidRanges {
         let mut single: Vec<(u32, u32)> = xids.into_iter().map(|xid| (xid, xid)).collect();
         single.sort_unstable();
-        Xids(joined(single, limit))
+        XidRanges(joined(single, limit))
     }
 
     /// Whether `xid` may be among them; if not, it certainly is not.
@@ -33,13 +33,13 @@ impl Xids {
 
     /// Covers what either covers, in at most `limit` ranges.
     #[must_use]
-    pub fn union(&self, other: &Xids, limit: usize) -> Xids {
+    pub fn union(&self, other: &XidRanges, limit: usize) -> XidRanges {
         let mut both: Vec<(u32, u32)> = self.0.iter().chain(&other.0).copied().collect();
         both.sort_unstable();
-        Xids(joined(both, limit))
+        XidRanges(joined(both, limit))
     }
 
-    pub(super) fn write(&self, writer: &mut Writer) {
+    pub(super) fn write(&self, writer: &mut ValueWriter) {
         writer.number(self.0.len() as u64);
         let mut end = 0;
         for &(from, to) in &self.0 {
@@ -49,7 +49,7 @@ impl Xids {
         }
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Xids> {
+    pub(super) fn read(reader: &mut ValueReader<'_>) -> Option<XidRanges> {
         let count = reader.number()?;
         let (mut ranges, mut end) = (Vec::new(), 0u32);
         for _ in 0..count {
@@ -57,7 +57,7 @@ impl Xids {
             end = from.checked_add(u32::try_from(reader.number()?).ok()?)?;
             ranges.push((from, end));
         }
-        Some(Xids(ranges))
+        Some(XidRanges(ranges))
     }
 }
 
@@ -88,8 +88,8 @@ fn close(sorted: Vec<(u32, u32)>, gap: u32) -> Vec<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::Xids;
-    use crate::postgres::index::value_codec::{Reader, Writer};
+    use super::XidRanges;
+    use crate::postgres::index::value_codec::{ValueReader, ValueWriter};
     use proptest::collection::vec;
     use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
@@ -100,7 +100,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_ever_missed(a in xids(), b in xids(), limit in 1..20usize) {
-            let (first, second) = (Xids::covering(a.iter().copied(), limit), Xids::covering(b.iter().copied(), limit));
+            let (first, second) = (XidRanges::covering(a.iter().copied(), limit), XidRanges::covering(b.iter().copied(), limit));
             let both = first.union(&second, limit);
             prop_assert!(first.0.len() <= limit && both.0.len() <= limit);
             for xid in &a {
@@ -113,7 +113,7 @@ mod tests {
 
         #[test]
         fn with_room_enough_nothing_is_claimed_in_vain(a in xids(), probe in any::<u32>(), near in 0..100usize) {
-            let all = Xids::covering(a.iter().copied(), usize::MAX);
+            let all = XidRanges::covering(a.iter().copied(), usize::MAX);
             let near = a.get(near).copied().unwrap_or(probe).wrapping_add(1);
             for xid in [probe, near] {
                 prop_assert_eq!(all.may_hold(xid), a.contains(&xid));
@@ -122,19 +122,19 @@ mod tests {
 
         #[test]
         fn round_trips(a in xids(), limit in 1..40usize) {
-            let filter = Xids::covering(a, limit);
-            let mut writer = Writer::default();
+            let filter = XidRanges::covering(a, limit);
+            let mut writer = ValueWriter::default();
             filter.write(&mut writer);
             let bytes = writer.finish();
-            let mut reader = Reader::new(&bytes);
-            prop_assert_eq!(Xids::read(&mut reader), Some(filter));
+            let mut reader = ValueReader::new(&bytes);
+            prop_assert_eq!(XidRanges::read(&mut reader), Some(filter));
             prop_assert!(reader.finished());
         }
     }
 
     #[test]
     fn a_straggler_does_not_make_the_filter_useless() {
-        let filter = Xids::covering((50_000..60_000).chain([1_000]), Xids::PER_SEGMENT);
+        let filter = XidRanges::covering((50_000..60_000).chain([1_000]), XidRanges::PER_SEGMENT);
         assert!(filter.may_hold(1_000) && filter.may_hold(55_555));
         assert!(!filter.may_hold(1_001) && !filter.may_hold(30_000) && !filter.may_hold(60_000));
     }

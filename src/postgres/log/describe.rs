@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::relation_names::{FIRST_NORMAL, Names, RelationKind};
-use super::transactions::{Work, Workload};
-use super::{Error, Happening, Kind};
-use crate::postgres::archive::lookup::Lookup;
+use super::relation_names::{FIRST_NORMAL, RelationKind, RelationNames};
+use super::transactions::{OpenTransactions, TransactionChanges};
+use super::{LogEntry, LogEntryKind, LogError};
+use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::name_list::NameList;
-use crate::postgres::archive::reindex::Shelf;
+use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wal::catalog::{Catalog, CatalogChange, Counts};
+use crate::postgres::wal::catalog::{Catalog, CatalogChange, RowCounts};
 use crate::postgres::wal::event::{
-    Checkpoint, Ending, Event, EventKind, ObjectKind, Parameters, RelationId, Removal, WalLevel, Xid,
+    CheckpointRecord, DroppedObjectKind, RelFileLocator, RemovedObjects, TransactionEnd, WalEvent, WalEventKind,
+    WalLevel, WalParameters, Xid,
 };
-use crate::postgres::wal::page::Major;
+use crate::postgres::wal::page::MajorVersion;
 
-/// The kinds of events that a story is made of ([`EventKind::tag`]): all but switches, `full_page_writes` and emptied files. VACUUM empties
+/// The kinds of events that a story is made of ([`WalEventKind::tag`]): all but switches, `full_page_writes` and emptied files. VACUUM empties
 /// files, too, and a file that TRUNCATE empties in place was made by the same transaction: nobody else ever saw what was in it.
 pub const KINDS: [u8; 14] = [1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 16, 17];
 
@@ -25,13 +26,13 @@ pub const KINDS: [u8; 14] = [1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 16, 17];
 const MAX_REMEMBERED: usize = 4096;
 
 /// What it takes to tell one event after the other.
-pub(super) struct Teller<'a> {
-    lookup: &'a Lookup<'a, Shelf>,
+pub(super) struct EntryDescriber<'a> {
+    lookup: &'a WalLookup<'a, ArchiveSegments>,
     path: &'a TimelinePath,
     newest: TimelineId,
-    names: Names,
-    work: Workload<'a>,
-    major: Option<Major>,
+    names: RelationNames,
+    work: OpenTransactions<'a>,
+    major: Option<MajorVersion>,
     /// Relations whose rows a transaction deleted from `pg_class`, by database and OID.
     gone: HashMap<Xid, BTreeSet<(u32, u32)>>,
     /// Files that a transaction wrote page by page, by database and number.
@@ -40,24 +41,24 @@ pub(super) struct Teller<'a> {
     copied: Option<(Xid, BTreeSet<(u32, u32)>)>,
     /// The time of the last event that carries one.
     clock: Option<PgTime>,
-    parameters: Option<Parameters>,
+    parameters: Option<WalParameters>,
     /// The transaction whose TRUNCATE was told by the record that `wal_level = logical` adds: its commit says the same again.
     truncated: Option<Xid>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> EntryDescriber<'a> {
     pub(super) fn new(
-        lookup: &'a Lookup<'a, Shelf>,
+        lookup: &'a WalLookup<'a, ArchiveSegments>,
         path: &'a TimelinePath,
         newest: TimelineId,
         many: u64,
-    ) -> Teller<'a> {
-        Teller {
+    ) -> EntryDescriber<'a> {
+        EntryDescriber {
             lookup,
             path,
             newest,
-            names: Names::default(),
-            work: Workload::new(lookup, path, many),
+            names: RelationNames::default(),
+            work: OpenTransactions::new(lookup, path, many),
             major: None,
             gone: HashMap::new(),
             written: HashMap::new(),
@@ -74,12 +75,12 @@ impl<'a> Teller<'a> {
     }
 
     /// What is left to tell at the end of the log.
-    pub(super) fn end(&mut self) -> Result<Vec<Happening>, Error> {
+    pub(super) fn end(&mut self) -> Result<Vec<LogEntry>, LogError> {
         self.told_before(Lsn::MAX)
     }
 
     /// Transactions that committed before `lsn` and changed many rows.
-    fn told_before(&mut self, lsn: Lsn) -> Result<Vec<Happening>, Error> {
+    fn told_before(&mut self, lsn: Lsn) -> Result<Vec<LogEntry>, LogError> {
         let mut told = Vec::new();
         while let Some((xid, commit, work)) = self.work.due(lsn)? {
             told.extend(self.many_rows(xid, &commit, &work));
@@ -88,21 +89,21 @@ impl<'a> Teller<'a> {
     }
 
     /// Takes in what has no line of its own: names, rows, and what is under way before the story begins.
-    pub(super) fn note(&mut self, event: &Event) -> Result<(), Error> {
+    pub(super) fn note(&mut self, event: &WalEvent) -> Result<(), LogError> {
         match &event.kind {
-            EventKind::Rows { file, counts, ended } => {
+            WalEventKind::Rows { file, counts, ended } => {
                 if counts.pages > 0 {
                     remember(&mut self.written, event.xid, (file.database, file.filenode));
                 }
                 self.work.add(event.lsn, event.xid, (*file, *counts), *ended)
             }
-            EventKind::Subtransactions { of } => self.work.join(event.lsn, event.xid, of),
-            EventKind::Catalog(change) => self.renamed(event, change),
+            WalEventKind::Subtransactions { of } => self.work.join(event.lsn, event.xid, of),
+            WalEventKind::Catalog(change) => self.renamed(event, change),
             _ => Ok(()),
         }
     }
 
-    fn renamed(&mut self, event: &Event, change: &CatalogChange) -> Result<(), Error> {
+    fn renamed(&mut self, event: &WalEvent, change: &CatalogChange) -> Result<(), LogError> {
         if self.major.is_none() {
             self.major = self.lookup.major_at(self.path, event.lsn)?;
         }
@@ -119,10 +120,11 @@ impl<'a> Teller<'a> {
     }
 
     /// A line for each table of which the transaction changed many rows, or one for all of it.
-    fn many_rows(&self, xid: Xid, commit: &Ending, work: &Work) -> Vec<Happening> {
-        let stands = Event { lsn: commit.lsn, end_lsn: commit.end_lsn, xid, kind: EventKind::Switch };
-        let base = self.at(&stands, Kind::LargeTransaction, Some(commit.time));
-        let mut tables: Vec<(RelationId, Counts)> = work.tables.iter().map(|(file, counts)| (*file, *counts)).collect();
+    fn many_rows(&self, xid: Xid, commit: &TransactionEnd, work: &TransactionChanges) -> Vec<LogEntry> {
+        let stands = WalEvent { lsn: commit.lsn, end_lsn: commit.end_lsn, xid, kind: WalEventKind::Switch };
+        let base = self.at(&stands, LogEntryKind::LargeTransaction, Some(commit.time));
+        let mut tables: Vec<(RelFileLocator, RowCounts)> =
+            work.tables.iter().map(|(file, counts)| (*file, *counts)).collect();
         tables.sort_by_key(|(file, counts)| (std::cmp::Reverse(counts.rows()), file.database, file.filenode));
         let (mut told, mut all, mut shown) = (Vec::new(), 0_u64, 0_u64);
         let mut names = Vec::new();
@@ -133,11 +135,11 @@ impl<'a> Teller<'a> {
             }
             let Some((database, relation)) = self.table_of(file) else { continue };
             all = all.saturating_add(counts.rows());
-            for (kind, rows) in [(Kind::Delete, counts.deleted), (Kind::Update, counts.updated)] {
+            for (kind, rows) in [(LogEntryKind::Delete, counts.deleted), (LogEntryKind::Update, counts.updated)] {
                 if rows >= self.work.many {
                     shown = shown.saturating_add(rows);
                     let (database, relation) = (Some(database.clone()), Some(relation.clone()));
-                    told.push(Happening { kind, database, relation, rows: Some(rows), ..base.clone() });
+                    told.push(LogEntry { kind, database, relation, rows: Some(rows), ..base.clone() });
                 }
             }
             if counts.rows() > 0 {
@@ -148,13 +150,13 @@ impl<'a> Teller<'a> {
             let (database, relation) = names.first().cloned().unzip();
             let others = names.len().saturating_sub(1);
             let detail = (others > 0).then(|| format!("and {others} more tables"));
-            told.push(Happening { database, relation, rows: Some(all), detail, ..base });
+            told.push(LogEntry { database, relation, rows: Some(all), detail, ..base });
         }
         told
     }
 
     /// Database and table that a file is of; `None` for what is no table of a user.
-    fn table_of(&self, file: RelationId) -> Option<(String, String)> {
+    fn table_of(&self, file: RelFileLocator) -> Option<(String, String)> {
         let oid = self.names.owner(file).unwrap_or(file.filenode);
         let relation = self.names.relation(file.database, oid);
         if oid < FIRST_NORMAL || relation.is_some_and(|relation| relation.kind != RelationKind::Table) {
@@ -164,7 +166,7 @@ impl<'a> Teller<'a> {
         Some((self.names.database(file.database), name))
     }
     /// Takes the next event of the log in, and says what there is to tell by now.
-    pub(super) fn hear(&mut self, event: &Event) -> Result<Vec<Happening>, Error> {
+    pub(super) fn hear(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
         let mut told = self.told_before(event.lsn)?;
         self.clock = time_of(&event.kind).or(self.clock);
         self.note(event)?;
@@ -172,38 +174,38 @@ impl<'a> Teller<'a> {
         Ok(told)
     }
 
-    fn now(&mut self, event: &Event) -> Result<Vec<Happening>, Error> {
+    fn now(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
         Ok(match &event.kind {
-            EventKind::Checkpoint(checkpoint) => self.checkpoint(event, checkpoint),
-            EventKind::Parameters(parameters) => self.parameters(event, *parameters)?,
-            EventKind::RestorePoint { name, time } => {
-                vec![Happening { detail: Some(name.clone()), ..self.at(event, Kind::RestorePoint, Some(*time)) }]
+            WalEventKind::Checkpoint(checkpoint) => self.checkpoint(event, checkpoint),
+            WalEventKind::Parameters(parameters) => self.parameters(event, *parameters)?,
+            WalEventKind::RestorePoint { name, time } => {
+                vec![LogEntry { detail: Some(name.clone()), ..self.at(event, LogEntryKind::RestorePoint, Some(*time)) }]
             }
-            EventKind::EndOfRecovery { timeline, previous, time } => {
+            WalEventKind::EndOfRecovery { timeline, previous, time } => {
                 vec![self.promotion(event, *previous, *timeline, Some(*time))]
             }
-            EventKind::BackupEnd { start } => {
+            WalEventKind::BackupEnd { start } => {
                 let detail = Some(format!("begun at {start}"));
                 let time = self.time_before(event.lsn)?;
-                vec![Happening { detail, target: None, ..self.at(event, Kind::Backup, time) }]
+                vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Backup, time) }]
             }
-            EventKind::OverwriteContrecord { overwritten, time } => {
+            WalEventKind::OverwriteContrecord { overwritten, time } => {
                 let detail = Some(format!("the record at {overwritten} was cut"));
-                vec![Happening { detail, ..self.at(event, Kind::Crash, Some(*time)) }]
+                vec![LogEntry { detail, ..self.at(event, LogEntryKind::Crash, Some(*time)) }]
             }
-            EventKind::Drop(removal) | EventKind::Rewrite(removal) => self.removal(event, removal)?,
-            EventKind::Truncate { database, relations, total, cascade, .. } => {
+            WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => self.removal(event, removal)?,
+            WalEventKind::Truncate { database, relations, total, cascade, .. } => {
                 self.truncated(event, (*database, relations, *total), *cascade)?
             }
-            EventKind::DropDatabase { database } => self.drop_database(event, *database)?,
-            EventKind::CreateDatabase { database } => self.create_database(event, *database)?,
+            WalEventKind::DropDatabase { database } => self.drop_database(event, *database)?,
+            WalEventKind::CreateDatabase { database } => self.create_database(event, *database)?,
             _ => Vec::new(),
         })
     }
 
     /// An event that took effect where it stands.
-    fn at(&self, event: &Event, kind: Kind, time: Option<PgTime>) -> Happening {
-        Happening {
+    fn at(&self, event: &WalEvent, kind: LogEntryKind, time: Option<PgTime>) -> LogEntry {
+        LogEntry {
             time,
             lsn: event.lsn,
             timeline: self.path.timeline_at(event.lsn),
@@ -226,49 +228,49 @@ impl<'a> Teller<'a> {
     }
 
     /// The time of what stands before `lsn`, for what carries none.
-    fn time_before(&self, lsn: Lsn) -> Result<Option<PgTime>, Error> {
+    fn time_before(&self, lsn: Lsn) -> Result<Option<PgTime>, LogError> {
         let commit = self.lookup.commit_before(self.path, lsn)?.map(|commit| commit.time);
         Ok(commit.max(self.clock))
     }
 
-    fn checkpoint(&self, event: &Event, checkpoint: &Checkpoint) -> Vec<Happening> {
+    fn checkpoint(&self, event: &WalEvent, checkpoint: &CheckpointRecord) -> Vec<LogEntry> {
         if let Some((previous, timeline)) = event.kind.new_timeline() {
             return vec![self.promotion(event, previous, timeline, Some(checkpoint.time))];
         }
         if checkpoint.shutdown {
-            return vec![Happening { target: None, ..self.at(event, Kind::Restart, Some(checkpoint.time)) }];
+            return vec![LogEntry { target: None, ..self.at(event, LogEntryKind::Restart, Some(checkpoint.time)) }];
         }
         let detail = Some(format!("redo from {}", checkpoint.redo));
-        vec![Happening { detail, target: None, ..self.at(event, Kind::Checkpoint, Some(checkpoint.time)) }]
+        vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Checkpoint, Some(checkpoint.time)) }]
     }
 
-    fn promotion(&self, event: &Event, from: TimelineId, to: TimelineId, time: Option<PgTime>) -> Happening {
+    fn promotion(&self, event: &WalEvent, from: TimelineId, to: TimelineId, time: Option<PgTime>) -> LogEntry {
         let detail = Some(format!("timeline {from} became {to}"));
-        Happening { detail, timeline: to, target: None, ..self.at(event, Kind::Promotion, time) }
+        LogEntry { detail, timeline: to, target: None, ..self.at(event, LogEntryKind::Promotion, time) }
     }
 
-    fn parameters(&mut self, event: &Event, now: Parameters) -> Result<Vec<Happening>, Error> {
+    fn parameters(&mut self, event: &WalEvent, now: WalParameters) -> Result<Vec<LogEntry>, LogError> {
         let detail = Some(changes(self.parameters.replace(now), now));
         let time = self.time_before(event.lsn)?;
-        Ok(vec![Happening { detail, target: None, ..self.at(event, Kind::Parameters, time) }])
+        Ok(vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Parameters, time) }])
     }
 
     /// A commit that dropped objects or removed files. Since 15 it lists what it dropped; before, the rows that its transaction deleted from
     /// `pg_class` tell. A table that is written anew is so under another OID, which takes the old file with it (`make_new_heap`, `cluster.c`).
-    fn removal(&mut self, event: &Event, removal: &Removal) -> Result<Vec<Happening>, Error> {
-        let lists_drops = self.lookup.major_at(self.path, event.lsn)?.is_none_or(|major| major >= Major::V15);
+    fn removal(&mut self, event: &WalEvent, removal: &RemovedObjects) -> Result<Vec<LogEntry>, LogError> {
+        let lists_drops = self.lookup.major_at(self.path, event.lsn)?.is_none_or(|major| major >= MajorVersion::V15);
         let gone = self.gone.remove(&event.xid).unwrap_or_default();
         let written = self.written.remove(&event.xid).unwrap_or_default();
-        let listed = removal.objects.iter().filter(|object| object.kind == ObjectKind::Relation);
+        let listed = removal.objects.iter().filter(|object| object.kind == DroppedObjectKind::Relation);
         let listed = listed.filter_map(|object| Some((object.database, u32::try_from(object.object).ok()?)));
         let all: BTreeSet<(u32, u32)> = if lists_drops { listed.collect() } else { gone };
-        let unclear = if lists_drops { Kind::TruncateOrRewrite } else { Kind::DropOrTruncate };
+        let unclear = if lists_drops { LogEntryKind::TruncateOrRewrite } else { LogEntryKind::DropOrTruncate };
         let old: BTreeSet<(u32, u32)> = removal.files.iter().map(|file| (file.database, file.filenode)).collect();
-        let mut kinds: BTreeMap<Kind, BTreeSet<(u32, u32)>> = BTreeMap::new();
+        let mut kinds: BTreeMap<LogEntryKind, BTreeSet<(u32, u32)>> = BTreeMap::new();
         for (database, oid) in &all {
             let (kind, oid) = match self.names.stands_in_for(*database, *oid) {
-                Some(table) => (Kind::Rewrite, table),
-                None => (Kind::Drop, *oid),
+                Some(table) => (LogEntryKind::Rewrite, table),
+                None => (LogEntryKind::Drop, *oid),
             };
             kinds.entry(kind).or_default().insert((*database, oid));
         }
@@ -285,8 +287,8 @@ impl<'a> Teller<'a> {
                 _ if all.contains(&key) || self.truncated == Some(event.xid) => continue,
                 // Its new file is not known: its row was not seen to change.
                 Some(file) if old.contains(&file) => unclear,
-                Some(file) if written.contains(&file) => Kind::Rewrite,
-                Some(_) => Kind::Truncate,
+                Some(file) if written.contains(&file) => LogEntryKind::Rewrite,
+                Some(_) => LogEntryKind::Truncate,
                 None => unclear,
             };
             kinds.entry(kind).or_default().insert(key);
@@ -294,15 +296,20 @@ impl<'a> Teller<'a> {
         let more = removal.objects_total as usize > removal.objects.len();
         let more = more || removal.files_total as usize > removal.files.len();
         let base = self.at(event, unclear, Some(removal.time));
-        self.copied = kinds.get(&Kind::Rewrite).map(|tables| (event.xid, tables.clone()));
+        self.copied = kinds.get(&LogEntryKind::Rewrite).map(|tables| (event.xid, tables.clone()));
         Ok(self.tables(&base, kinds, more))
     }
 
     /// `base` once for each table, by what became of it. What belongs to a table is no event by itself; what nothing is known of makes one
     /// line, and only if there is no other.
-    fn tables(&self, base: &Happening, kinds: BTreeMap<Kind, BTreeSet<(u32, u32)>>, more: bool) -> Vec<Happening> {
+    fn tables(
+        &self,
+        base: &LogEntry,
+        kinds: BTreeMap<LogEntryKind, BTreeSet<(u32, u32)>>,
+        more: bool,
+    ) -> Vec<LogEntry> {
         let (mut told, mut sequences, mut known) = (Vec::new(), Vec::new(), false);
-        let mut unknown: Vec<(Kind, u32, u32)> = Vec::new();
+        let mut unknown: Vec<(LogEntryKind, u32, u32)> = Vec::new();
         for (kind, relations) in kinds {
             for (database, oid) in relations {
                 let Some(relation) = self.names.relation(database, oid) else {
@@ -312,7 +319,7 @@ impl<'a> Teller<'a> {
                 known = true;
                 let name = Some(self.names.spell(database, relation));
                 let database = Some(self.names.database(database));
-                let line = Happening { kind, database, relation: name, ..base.clone() };
+                let line = LogEntry { kind, database, relation: name, ..base.clone() };
                 match relation.kind {
                     RelationKind::Table if oid >= FIRST_NORMAL => told.push(line),
                     RelationKind::Sequence if oid >= FIRST_NORMAL => sequences.push(line),
@@ -327,7 +334,7 @@ impl<'a> Teller<'a> {
             let others = unknown.len().saturating_sub(1);
             let detail = (others > 0).then(|| format!("and {others} more that belong to it or went with it"));
             let (database, relation) = (Some(self.names.database(*database)), Some(oid.to_string()));
-            told.push(Happening { kind: *kind, database, relation, detail, ..base.clone() });
+            told.push(LogEntry { kind: *kind, database, relation, detail, ..base.clone() });
         }
         if let Some(first) = told.first_mut().filter(|_| more) {
             first.detail = Some("and more than can be listed".to_owned());
@@ -338,46 +345,46 @@ impl<'a> Teller<'a> {
     /// TRUNCATE in a cluster of `wal_level = logical`, where a record names the tables; it takes effect with its transaction's commit.
     fn truncated(
         &mut self,
-        event: &Event,
+        event: &WalEvent,
         (database, relations, total): (u32, &[u32], u32),
         cascade: bool,
-    ) -> Result<Vec<Happening>, Error> {
+    ) -> Result<Vec<LogEntry>, LogError> {
         let Some(commit) = self.commit_of(event)? else { return Ok(Vec::new()) };
         self.truncated = Some(event.xid);
-        let effect = Event { lsn: commit.lsn, ..event.clone() };
+        let effect = WalEvent { lsn: commit.lsn, ..event.clone() };
         let detail = cascade.then(|| "cascade".to_owned());
-        let base = Happening { detail, ..self.at(&effect, Kind::Truncate, Some(commit.time)) };
+        let base = LogEntry { detail, ..self.at(&effect, LogEntryKind::Truncate, Some(commit.time)) };
         let more = total as usize > relations.len();
         let tables = relations.iter().map(|oid| (database, *oid)).collect();
-        Ok(self.tables(&base, BTreeMap::from([(Kind::Truncate, tables)]), more))
+        Ok(self.tables(&base, BTreeMap::from([(LogEntryKind::Truncate, tables)]), more))
     }
 
     /// DROP DATABASE removes the files before it commits, and since 2023 marks the database as invalid even before that, in its place
     /// (`dropdb`, `dbcommands.c`): nothing brings it back that replays either.
-    fn drop_database(&self, event: &Event, database: u32) -> Result<Vec<Happening>, Error> {
+    fn drop_database(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
         let time = match self.commit_of(event)? {
             Some(commit) => Some(commit.time),
             None => self.time_before(event.lsn)?,
         };
         let spoilt = self.lookup.invalidated_before(self.path, event.lsn, database)?;
         let database = Some(self.names.database(database));
-        let event = Event { lsn: spoilt.unwrap_or(event.lsn), ..event.clone() };
-        Ok(vec![Happening { database, ..self.at(&event, Kind::DropDatabase, time) }])
+        let event = WalEvent { lsn: spoilt.unwrap_or(event.lsn), ..event.clone() };
+        Ok(vec![LogEntry { database, ..self.at(&event, LogEntryKind::DropDatabase, time) }])
     }
 
-    fn create_database(&self, event: &Event, database: u32) -> Result<Vec<Happening>, Error> {
+    fn create_database(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
         if database < FIRST_NORMAL {
             // `initdb` makes its own that way.
             return Ok(Vec::new());
         }
         let Some(commit) = self.commit_of(event)? else { return Ok(Vec::new()) };
-        let effect = Event { lsn: commit.lsn, ..event.clone() };
+        let effect = WalEvent { lsn: commit.lsn, ..event.clone() };
         let database = Some(self.names.database(database));
-        Ok(vec![Happening { database, ..self.at(&effect, Kind::CreateDatabase, Some(commit.time)) }])
+        Ok(vec![LogEntry { database, ..self.at(&effect, LogEntryKind::CreateDatabase, Some(commit.time)) }])
     }
 
     /// The commit of the event's transaction; `None` if it was aborted, or has not ended.
-    fn commit_of(&self, event: &Event) -> Result<Option<Ending>, Error> {
+    fn commit_of(&self, event: &WalEvent) -> Result<Option<TransactionEnd>, LogError> {
         let ending = self.lookup.ending_of(self.path, event.lsn, event.xid)?;
         Ok(ending.filter(|ending| ending.kind.is_commit()))
     }
@@ -390,26 +397,26 @@ fn remember(all: &mut HashMap<Xid, BTreeSet<(u32, u32)>>, xid: Xid, what: (u32, 
     all.entry(xid).or_default().insert(what);
 }
 
-fn time_of(kind: &EventKind) -> Option<PgTime> {
+fn time_of(kind: &WalEventKind) -> Option<PgTime> {
     match kind {
-        EventKind::Checkpoint(checkpoint) => Some(checkpoint.time),
-        EventKind::RestorePoint { time, .. }
-        | EventKind::EndOfRecovery { time, .. }
-        | EventKind::OverwriteContrecord { time, .. } => Some(*time),
-        EventKind::Drop(removal) | EventKind::Rewrite(removal) => Some(removal.time),
+        WalEventKind::Checkpoint(checkpoint) => Some(checkpoint.time),
+        WalEventKind::RestorePoint { time, .. }
+        | WalEventKind::EndOfRecovery { time, .. }
+        | WalEventKind::OverwriteContrecord { time, .. } => Some(*time),
+        WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => Some(removal.time),
         _ => None,
     }
 }
 
 /// The settings that differ, `max_connections 100 → 200`; all of them where nothing is known before.
-fn changes(before: Option<Parameters>, now: Parameters) -> String {
-    let level = |parameters: Parameters| match parameters.wal_level {
+fn changes(before: Option<WalParameters>, now: WalParameters) -> String {
+    let level = |parameters: WalParameters| match parameters.wal_level {
         WalLevel::Minimal => "minimal",
         WalLevel::Replica => "replica",
         WalLevel::Logical => "logical",
     };
     let switch = |on: bool| if on { "on" } else { "off" };
-    let all = |p: Parameters| {
+    let all = |p: WalParameters| {
         [
             ("wal_level", level(p).to_owned()),
             ("max_connections", p.max_connections.to_string()),

@@ -11,22 +11,22 @@ pub mod describe;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::base::retry::Class;
-use crate::postgres::archive::lookup::{Lookup, LookupError};
-use crate::postgres::archive::manifest::Summary;
+use crate::base::retry::ErrorClass;
+use crate::postgres::archive::lookup::{LookupError, WalLookup};
+use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
-use crate::postgres::archive::reindex::Shelf;
+use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{self, Archive, unfinished};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::postgres::index::{self, Entry, Index};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::index::{self, IndexEntry, WalIndex};
 use crate::postgres::wal::event::Xid;
 use crate::vault;
-use crate::vault::seal::Kind as ObjectKind;
+use crate::vault::seal::SealedKind as ObjectKind;
 
-use describe::Teller;
+use describe::EntryDescriber;
 
 /// Rows of a table that a transaction must change to be told, unless asked otherwise.
 pub const MANY_ROWS: u64 = 1000;
@@ -40,7 +40,7 @@ const DISORDER_MICROS: i64 = 3_600_000_000;
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum LogEntryKind {
     /// A table was dropped, or a materialised view, or a sequence of its own.
     Drop,
     /// A table was emptied.
@@ -77,73 +77,73 @@ pub enum Kind {
     Backup,
 }
 
-impl Kind {
+impl LogEntryKind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
-        Kind::Drop,
-        Kind::Truncate,
-        Kind::Rewrite,
-        Kind::DropOrTruncate,
-        Kind::TruncateOrRewrite,
-        Kind::DropDatabase,
-        Kind::CreateDatabase,
-        Kind::Delete,
-        Kind::Update,
-        Kind::LargeTransaction,
-        Kind::RestorePoint,
-        Kind::Checkpoint,
-        Kind::Promotion,
-        Kind::Parameters,
-        Kind::Restart,
-        Kind::Crash,
-        Kind::Backup,
+    pub const ALL: [LogEntryKind; 17] = [
+        LogEntryKind::Drop,
+        LogEntryKind::Truncate,
+        LogEntryKind::Rewrite,
+        LogEntryKind::DropOrTruncate,
+        LogEntryKind::TruncateOrRewrite,
+        LogEntryKind::DropDatabase,
+        LogEntryKind::CreateDatabase,
+        LogEntryKind::Delete,
+        LogEntryKind::Update,
+        LogEntryKind::LargeTransaction,
+        LogEntryKind::RestorePoint,
+        LogEntryKind::Checkpoint,
+        LogEntryKind::Promotion,
+        LogEntryKind::Parameters,
+        LogEntryKind::Restart,
+        LogEntryKind::Crash,
+        LogEntryKind::Backup,
     ];
 
     /// How it is written, on the command line and in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Drop => "drop",
-            Kind::Truncate => "truncate",
-            Kind::Rewrite => "rewrite",
-            Kind::DropOrTruncate => "drop-or-truncate",
-            Kind::TruncateOrRewrite => "truncate-or-rewrite",
-            Kind::DropDatabase => "drop-database",
-            Kind::CreateDatabase => "create-database",
-            Kind::Delete => "delete",
-            Kind::Update => "update",
-            Kind::LargeTransaction => "large-transaction",
-            Kind::RestorePoint => "restore-point",
-            Kind::Checkpoint => "checkpoint",
-            Kind::Promotion => "promotion",
-            Kind::Parameters => "parameters",
-            Kind::Restart => "restart",
-            Kind::Crash => "crash",
-            Kind::Backup => "backup",
+            LogEntryKind::Drop => "drop",
+            LogEntryKind::Truncate => "truncate",
+            LogEntryKind::Rewrite => "rewrite",
+            LogEntryKind::DropOrTruncate => "drop-or-truncate",
+            LogEntryKind::TruncateOrRewrite => "truncate-or-rewrite",
+            LogEntryKind::DropDatabase => "drop-database",
+            LogEntryKind::CreateDatabase => "create-database",
+            LogEntryKind::Delete => "delete",
+            LogEntryKind::Update => "update",
+            LogEntryKind::LargeTransaction => "large-transaction",
+            LogEntryKind::RestorePoint => "restore-point",
+            LogEntryKind::Checkpoint => "checkpoint",
+            LogEntryKind::Promotion => "promotion",
+            LogEntryKind::Parameters => "parameters",
+            LogEntryKind::Restart => "restart",
+            LogEntryKind::Crash => "crash",
+            LogEntryKind::Backup => "backup",
         }
     }
 
     /// Whether it is told without being asked for.
     #[must_use]
     pub const fn is_usual(self) -> bool {
-        !matches!(self, Kind::Checkpoint | Kind::Backup)
+        !matches!(self, LogEntryKind::Checkpoint | LogEntryKind::Backup)
     }
 
     /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for drops.
     #[must_use]
-    pub fn answers(self, wanted: Kind) -> bool {
+    pub fn answers(self, wanted: LogEntryKind) -> bool {
         self == wanted
             || matches!(
                 (self, wanted),
-                (Kind::DropOrTruncate, Kind::Drop | Kind::Truncate | Kind::Rewrite)
-                    | (Kind::TruncateOrRewrite, Kind::Truncate | Kind::Rewrite)
+                (LogEntryKind::DropOrTruncate, LogEntryKind::Drop | LogEntryKind::Truncate | LogEntryKind::Rewrite)
+                    | (LogEntryKind::TruncateOrRewrite, LogEntryKind::Truncate | LogEntryKind::Rewrite)
             )
     }
 }
 
 /// Something that happened. Its JSON form is a line of `log --json`.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Happening {
+pub struct LogEntry {
     /// When, by the server's clock: when its transaction committed. For what carries no time, that of what stands before it in the log.
     pub time: Option<PgTime>,
     /// Where it took effect: the record that a restore must not replay.
@@ -153,7 +153,7 @@ pub struct Happening {
     /// The transaction that did it.
     pub xid: Option<Xid>,
     /// What it was.
-    pub kind: Kind,
+    pub kind: LogEntryKind,
     /// The database, by name or else by OID.
     pub database: Option<String>,
     /// The table with its schema, or else its OID or file number.
@@ -168,13 +168,13 @@ pub struct Happening {
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Question {
+pub struct LogQuery {
     /// Only what happened then or later.
     pub since: Option<PgTime>,
     /// Only what happened then or earlier.
     pub until: Option<PgTime>,
     /// Only these kinds; the usual ones if empty.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<LogEntryKind>,
     /// Only what befell this table: `schema.table`, `table`, or an OID.
     pub relation: Option<String>,
     /// Rows of a table that a transaction must change to be told.
@@ -183,10 +183,10 @@ pub struct Question {
     pub timeline: Option<TimelineId>,
 }
 
-impl Question {
+impl LogQuery {
     /// Whether this is among what was asked for.
     #[must_use]
-    pub fn wants(&self, happening: &Happening) -> bool {
+    pub fn wants(&self, happening: &LogEntry) -> bool {
         let after = self.since.is_none_or(|since| happening.time.is_none_or(|time| at_latest(time) >= since));
         let before = self.until.is_none_or(|until| happening.time.is_none_or(|time| time <= until));
         let kind = match self.kinds.as_slice() {
@@ -217,7 +217,7 @@ fn without_schema(name: &str) -> &str {
 
 /// Why there is nothing to tell.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LogError {
     /// Nothing of the cluster is archived.
     #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
     Nothing {
@@ -232,38 +232,38 @@ pub enum Error {
     },
     /// The index.
     #[error(transparent)]
-    Index(#[from] index::Error),
+    Index(#[from] index::IndexError),
     /// The repositories.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Archive(error.into())
+impl From<vault::VaultError> for LogError {
+    fn from(error: vault::VaultError) -> LogError {
+        LogError::Archive(error.into())
     }
 }
 
-impl Error {
+impl LogError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Index(error) => error.class(),
-            Error::Archive(error) => error.class(),
-            Error::Nothing { .. } | Error::UnknownTimeline { .. } | Error::Stopped => Class::Permanent,
+            LogError::Index(error) => error.class(),
+            LogError::Archive(error) => error.class(),
+            LogError::Nothing { .. } | LogError::UnknownTimeline { .. } | LogError::Stopped => ErrorClass::Permanent,
         }
     }
 }
 
-impl From<LookupError<archive::Error>> for Error {
-    fn from(error: LookupError<archive::Error>) -> Error {
+impl From<LookupError<archive::ArchiveError>> for LogError {
+    fn from(error: LookupError<archive::ArchiveError>) -> LogError {
         match error {
-            LookupError::Index(error) => Error::Index(error),
-            LookupError::Source(error) => Error::Archive(error),
+            LookupError::Index(error) => LogError::Index(error),
+            LookupError::Source(error) => LogError::Archive(error),
         }
     }
 }
@@ -272,46 +272,46 @@ impl From<LookupError<archive::Error>> for Error {
 /// block, and can end the story.
 ///
 /// # Errors
-/// [`Error`].
+/// [`LogError`].
 pub async fn explore(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
+    index: &Arc<WalIndex>,
     spool: Option<Spool>,
-    question: Question,
-    tell: impl FnMut(Happening) -> ControlFlow<()> + Send + 'static,
-) -> Result<(), Error> {
+    question: LogQuery,
+    tell: impl FnMut(LogEntry) -> ControlFlow<()> + Send + 'static,
+) -> Result<(), LogError> {
     let cluster = archive.cluster().to_string();
-    let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
+    let Some(identity) = archive.identity().await? else { return Err(LogError::Nothing { cluster }) };
     let newest = archive.timelines().await?.into_iter().max().unwrap_or(TimelineId::FIRST);
     let path = path(archive, question.timeline.unwrap_or(newest)).await?;
     let lists = lists(archive, &path).await?;
     let runtime = tokio::runtime::Handle::current();
-    let shelf = Shelf::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
+    let shelf = ArchiveSegments::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
     let (index, archive) = (Arc::clone(index), Arc::clone(archive));
     let told = tokio::task::spawn_blocking(move || {
         let growing = match spool {
             Some(spool) => unfinished::beyond(&index.view(&cluster)?, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
-        let growing = growing.map_err(|error| vault::Error::Spool(Arc::new(error)))?;
-        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let growing = growing.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
+        let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
-        let lookup = Lookup::new(view, shelf.with(growing.clone()));
+        let lookup = WalLookup::new(view, shelf.with(growing.clone()));
         let names = |label: &str| Ok(runtime.block_on(archive.names(label))?);
-        Story { lookup: &lookup, path: &path, newest, question: &question, lists: &lists, names: &names }.run(tell)
+        LogReader { lookup: &lookup, path: &path, newest, question: &question, lists: &lists, names: &names }.run(tell)
     });
-    told.await.map_err(|_gone| Error::Stopped)?
+    told.await.map_err(|_gone| LogError::Stopped)?
 }
 
-async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, Error> {
+async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, LogError> {
     if timeline == TimelineId::FIRST {
-        return Ok(History::first().path());
+        return Ok(TimelineHistory::first().path());
     }
-    archive.history(timeline).await?.map(|history| history.path()).ok_or(Error::UnknownTimeline { timeline })
+    archive.history(timeline).await?.map(|history| history.path()).ok_or(LogError::UnknownTimeline { timeline })
 }
 
 /// Where backups began that have a list of names, on the path and in log order, and their labels.
-async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, Error> {
+async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, LogError> {
     let mut found = Vec::new();
     for object in archive.vault().list(&archive.layout().backups(), None).await?.objects {
         let trailer = match archive.vault().get_trailer(ObjectKind::Manifest, &object.key).await {
@@ -319,7 +319,7 @@ async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, Strin
             Err(error) if error.is_integrity() => None,
             Err(error) => return Err(error.into()),
         };
-        let summary = trailer.and_then(|trailer| Summary::from_bytes(trailer.metadata()).ok());
+        let summary = trailer.and_then(|trailer| BackupSummary::from_bytes(trailer.metadata()).ok());
         let on_path = summary.filter(|summary| path.contains(summary.timeline, summary.start_lsn));
         found.extend(on_path.map(|summary| (summary.start_lsn, summary.label)));
     }
@@ -328,19 +328,19 @@ async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, Strin
 }
 
 /// One telling.
-struct Story<'a> {
-    lookup: &'a Lookup<'a, Shelf>,
+struct LogReader<'a> {
+    lookup: &'a WalLookup<'a, ArchiveSegments>,
     path: &'a TimelinePath,
     newest: TimelineId,
-    question: &'a Question,
+    question: &'a LogQuery,
     lists: &'a [(Lsn, String)],
-    names: &'a dyn Fn(&str) -> Result<Option<NameList>, Error>,
+    names: &'a dyn Fn(&str) -> Result<Option<NameList>, LogError>,
 }
 
-impl Story<'_> {
-    fn run(&self, mut tell: impl FnMut(Happening) -> ControlFlow<()>) -> Result<(), Error> {
+impl LogReader<'_> {
+    fn run(&self, mut tell: impl FnMut(LogEntry) -> ControlFlow<()>) -> Result<(), LogError> {
         let (from, to) = self.stretch()?;
-        let mut teller = Teller::new(self.lookup, self.path, self.newest, self.question.rows);
+        let mut teller = EntryDescriber::new(self.lookup, self.path, self.newest, self.question.rows);
         // Names are those of the last list before, with what changed since; before the first list, those of that one.
         let known = self.lists.partition_point(|(start, _)| *start <= from);
         let mut lists = self.lists.get(known.saturating_sub(1)..).unwrap_or_default().iter().peekable();
@@ -371,11 +371,11 @@ impl Story<'_> {
     }
 
     /// Tells those that were asked for.
-    fn all(&self, happenings: Vec<Happening>, tell: &mut impl FnMut(Happening) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn all(&self, happenings: Vec<LogEntry>, tell: &mut impl FnMut(LogEntry) -> ControlFlow<()>) -> ControlFlow<()> {
         happenings.into_iter().filter(|happening| self.question.wants(happening)).try_for_each(tell)
     }
 
-    fn read_names(&self, teller: &mut Teller<'_>, label: &str, here: bool) -> Result<(), Error> {
+    fn read_names(&self, teller: &mut EntryDescriber<'_>, label: &str, here: bool) -> Result<(), LogError> {
         if let Some(names) = (self.names)(label)? {
             teller.read_names(&names, here);
         }
@@ -383,7 +383,7 @@ impl Story<'_> {
     }
 
     /// The stretch of log in which what is asked for stands.
-    fn stretch(&self) -> Result<(Lsn, Lsn), Error> {
+    fn stretch(&self) -> Result<(Lsn, Lsn), LogError> {
         let from = match self.question.since {
             Some(since) => self.lookup.begin_of(self.path, since)?,
             None => Lsn::INVALID,

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use crate::postgres::archive::name_list::NameList;
-use crate::postgres::wal::catalog::{Catalog, CatalogChange, Listed, Made, Place, Row};
-use crate::postgres::wal::event::RelationId;
-use crate::postgres::wal::page::Major;
+use crate::postgres::wal::catalog::{Catalog, CatalogChange, CatalogRow, ListedRow, TupleChange, TupleId};
+use crate::postgres::wal::event::RelFileLocator;
+use crate::postgres::wal::page::MajorVersion;
 
 /// What a relation is (`relkind`, and whether it is temporary).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub enum RelationKind {
 
 /// A relation, as it was called.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Relation {
+pub struct NamedRelation {
     /// Its schema's OID.
     pub namespace: u32,
     /// Its file's number now; 0 for what has none.
@@ -37,20 +37,20 @@ pub struct Relation {
 
 /// The names at one place in the log.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct RelationNames {
     databases: HashMap<u32, String>,
     namespaces: HashMap<(u32, u32), String>,
-    relations: HashMap<(u32, u32), Relation>,
+    relations: HashMap<(u32, u32), NamedRelation>,
     /// Whose file it is, or was.
     files: HashMap<(u32, u32), u32>,
     /// The rows that are there, by where they are: some records say only what they change of one.
-    rows: HashMap<(Catalog, u32, Place), Row>,
+    rows: HashMap<(Catalog, u32, TupleId), CatalogRow>,
 }
 
 /// The first OID that is not the system's own (`FirstNormalObjectId`, `transam.h`).
 pub const FIRST_NORMAL: u32 = 16384;
 
-impl Names {
+impl RelationNames {
     /// Takes in the list that was made when a backup was taken. What is known besides stays: it may be gone by then. `here` if the log has come to
     /// that backup; else rows may not be where the list has them.
     pub fn read(&mut self, list: &NameList, here: bool) {
@@ -62,7 +62,7 @@ impl Names {
             let oid = database.row.row.oid;
             let schemas = database.schemas.iter().map(|row| (Catalog::Namespace, oid, row));
             let relations = database.relations.iter().map(|row| (Catalog::Class, oid, row));
-            for (catalog, of, Listed { row, at }) in
+            for (catalog, of, ListedRow { row, at }) in
                 std::iter::once((Catalog::Database, 0, &database.row)).chain(schemas).chain(relations)
             {
                 self.learn(catalog, of, row);
@@ -74,13 +74,13 @@ impl Names {
     }
 
     /// Takes in a change that the log shows. Answers the row that is gone, if one is.
-    pub fn change(&mut self, change: &CatalogChange, major: Major) -> Option<Row> {
-        let key = |place: Place| (change.catalog, change.database, place);
+    pub fn change(&mut self, change: &CatalogChange, major: MajorVersion) -> Option<CatalogRow> {
+        let key = |place: TupleId| (change.catalog, change.database, place);
         let old = change.old.and_then(|place| self.rows.remove(&key(place)));
         let row = match &change.made {
-            Made::Row(row) => row.clone(),
-            Made::Changed { at, bytes } => old?.with(change.catalog, *at, bytes, major)?,
-            Made::Nothing => return old,
+            TupleChange::Row(row) => row.clone(),
+            TupleChange::Changed { at, bytes } => old?.with(change.catalog, *at, bytes, major)?,
+            TupleChange::Nothing => return old,
         };
         self.learn(change.catalog, change.database, &row);
         if let Some(place) = change.new {
@@ -89,7 +89,7 @@ impl Names {
         None
     }
 
-    fn learn(&mut self, catalog: Catalog, database: u32, row: &Row) {
+    fn learn(&mut self, catalog: Catalog, database: u32, row: &CatalogRow) {
         match (catalog, row.relation) {
             (Catalog::Database, _) => {
                 self.databases.insert(row.oid, row.name.clone());
@@ -109,7 +109,7 @@ impl Names {
                     self.files.insert((database, relation.filenode), row.oid);
                 }
                 let (namespace, filenode, name) = (relation.namespace, relation.filenode, row.name.clone());
-                self.relations.insert((database, row.oid), Relation { namespace, filenode, name, kind });
+                self.relations.insert((database, row.oid), NamedRelation { namespace, filenode, name, kind });
             }
             (Catalog::Class, None) => {}
         }
@@ -123,13 +123,13 @@ impl Names {
 
     /// A relation by its OID.
     #[must_use]
-    pub fn relation(&self, database: u32, oid: u32) -> Option<&Relation> {
+    pub fn relation(&self, database: u32, oid: u32) -> Option<&NamedRelation> {
         self.relations.get(&(database, oid))
     }
 
     /// The OID of the relation that a file belongs to. Until a relation is rewritten, its file has its number.
     #[must_use]
-    pub fn owner(&self, file: RelationId) -> Option<u32> {
+    pub fn owner(&self, file: RelFileLocator) -> Option<u32> {
         self.files.get(&(file.database, file.filenode)).copied()
     }
 
@@ -141,7 +141,7 @@ impl Names {
 
     /// A relation as people write it, schema first.
     #[must_use]
-    pub fn spell(&self, database: u32, relation: &Relation) -> String {
+    pub fn spell(&self, database: u32, relation: &NamedRelation) -> String {
         let builtin = match relation.namespace {
             11 => Some("pg_catalog"),
             99 => Some("pg_toast"),

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::Error;
-use crate::postgres::archive::lookup::Lookup;
-use crate::postgres::archive::reindex::Shelf;
+use super::LogError;
+use crate::postgres::archive::lookup::WalLookup;
+use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::wal::catalog::Counts;
-use crate::postgres::wal::event::{Ending, RelationId, Xid};
+use crate::postgres::wal::catalog::RowCounts;
+use crate::postgres::wal::event::{RelFileLocator, TransactionEnd, Xid};
 
 /// Rows in all that make a transaction large, in multiples of those that make it worth telling.
 const LARGE: u64 = 10;
@@ -20,9 +20,9 @@ const NEAR: u64 = 256 << 10;
 
 /// One transaction.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Work {
+pub(super) struct TransactionChanges {
     /// Rows by file.
-    pub(super) tables: HashMap<RelationId, Counts>,
+    pub(super) tables: HashMap<RelFileLocator, RowCounts>,
     /// Segments whose sums are in it.
     seen: BTreeSet<SegmentNo>,
     first: Option<Lsn>,
@@ -31,12 +31,12 @@ pub(super) struct Work {
     /// The log has come to its end.
     ended: bool,
     /// Its commit, once there is enough to ask for it.
-    pub(super) commit: Option<Ending>,
+    pub(super) commit: Option<TransactionEnd>,
 }
 
-impl Work {
+impl TransactionChanges {
     fn is_notable(&self, many: u64) -> bool {
-        let table = |counts: &Counts| counts.updated >= many || counts.deleted >= many;
+        let table = |counts: &RowCounts| counts.updated >= many || counts.deleted >= many;
         self.tables.values().any(table) || self.is_large(many)
     }
 
@@ -44,25 +44,29 @@ impl Work {
         self.tables.values().fold(0, |sum: u64, counts| sum.saturating_add(counts.rows())) >= many.saturating_mul(LARGE)
     }
 
-    fn add(&mut self, file: RelationId, counts: Counts) {
+    fn add(&mut self, file: RelFileLocator, counts: RowCounts) {
         self.tables.entry(file).or_default().add(counts);
     }
 }
 
 /// Transactions that are under way, and those that are to be told when the log has come to their commit.
 #[derive(Debug)]
-pub(super) struct Workload<'a> {
-    lookup: &'a Lookup<'a, Shelf>,
+pub(super) struct OpenTransactions<'a> {
+    lookup: &'a WalLookup<'a, ArchiveSegments>,
     path: &'a TimelinePath,
     /// Rows of a table that make a transaction worth telling.
     pub(super) many: u64,
-    open: HashMap<Xid, Work>,
+    open: HashMap<Xid, TransactionChanges>,
     due: BTreeMap<Lsn, Xid>,
 }
 
-impl<'a> Workload<'a> {
-    pub(super) fn new(lookup: &'a Lookup<'a, Shelf>, path: &'a TimelinePath, many: u64) -> Workload<'a> {
-        Workload { lookup, path, many, open: HashMap::new(), due: BTreeMap::new() }
+impl<'a> OpenTransactions<'a> {
+    pub(super) fn new(
+        lookup: &'a WalLookup<'a, ArchiveSegments>,
+        path: &'a TimelinePath,
+        many: u64,
+    ) -> OpenTransactions<'a> {
+        OpenTransactions { lookup, path, many, open: HashMap::new(), due: BTreeMap::new() }
     }
 
     /// The rows that are many in all.
@@ -75,9 +79,9 @@ impl<'a> Workload<'a> {
         &mut self,
         at: Lsn,
         xid: Xid,
-        (file, counts): (RelationId, Counts),
+        (file, counts): (RelFileLocator, RowCounts),
         last: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), LogError> {
         if self.open.len() >= MAX_OPEN {
             self.open.retain(|_, work| work.commit.is_some() || !work.ended);
             if self.open.len() >= MAX_OPEN {
@@ -98,7 +102,7 @@ impl<'a> Workload<'a> {
     }
 
     /// Subtransactions turn out to be of `xid`.
-    pub(super) fn join(&mut self, at: Lsn, xid: Xid, of: &[Xid]) -> Result<(), Error> {
+    pub(super) fn join(&mut self, at: Lsn, xid: Xid, of: &[Xid]) -> Result<(), LogError> {
         for sub in of {
             let Some(part) = self.open.remove(sub) else { continue };
             let work = self.open.entry(xid).or_default();
@@ -111,7 +115,7 @@ impl<'a> Workload<'a> {
     }
 
     /// Asks how the transaction ended, once it has done enough to be told.
-    fn ask(&mut self, at: Lsn, xid: Xid) -> Result<(), Error> {
+    fn ask(&mut self, at: Lsn, xid: Xid) -> Result<(), LogError> {
         let Some(work) = self.open.get_mut(&xid) else { return Ok(()) };
         if work.commit.is_some() || !work.is_notable(self.many) {
             return Ok(());
@@ -131,7 +135,7 @@ impl<'a> Workload<'a> {
     }
 
     /// A transaction that committed before `lsn` and has not been told; call it until there is none.
-    pub(super) fn due(&mut self, lsn: Lsn) -> Result<Option<(Xid, Ending, Work)>, Error> {
+    pub(super) fn due(&mut self, lsn: Lsn) -> Result<Option<(Xid, TransactionEnd, TransactionChanges)>, LogError> {
         let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() < lsn) else { return Ok(None) };
         let xid = entry.remove();
         let Some(mut work) = self.open.remove(&xid) else { return Ok(None) };
@@ -141,7 +145,7 @@ impl<'a> Workload<'a> {
     }
 
     /// Counts what the segments' sums leave out: the few rows in a transaction's last segment, and in the one before the first that lists it.
-    fn complete(&self, work: &mut Work, commit: &Ending) -> Result<(), Error> {
+    fn complete(&self, work: &mut TransactionChanges, commit: &TransactionEnd) -> Result<(), LogError> {
         let size = self.lookup.segment_size();
         let Some(first) = work.first else { return Ok(()) };
         let xids: BTreeSet<Xid> = work.parts.iter().copied().chain([commit.xid]).collect();

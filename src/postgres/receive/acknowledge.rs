@@ -10,7 +10,7 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 
 /// When WAL counts as safe, so that the server may forget it and a synchronous commit may return.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Acknowledge {
+pub enum AcknowledgePolicy {
     /// Once it is synced on this machine, or in the repository: a commit waits for one fsync.
     #[default]
     Spool,
@@ -20,7 +20,7 @@ pub enum Acknowledge {
 
 /// What is known of a segment.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct SegmentProgress {
     number: SegmentNo,
     spooled: Lsn,
     /// In every repository, in pieces.
@@ -28,33 +28,33 @@ struct Known {
     archived: bool,
 }
 
-impl Known {
-    fn new(number: SegmentNo, size: SegmentSize) -> Known {
-        Known { number, spooled: number.start(size), copied: number.start(size), archived: false }
+impl SegmentProgress {
+    fn new(number: SegmentNo, size: SegmentSize) -> SegmentProgress {
+        SegmentProgress { number, spooled: number.start(size), copied: number.start(size), archived: false }
     }
 }
 
 /// The segments from the first that isn't archived on.
 #[derive(Debug)]
-pub struct Ledger {
-    policy: Acknowledge,
+pub struct DurabilityLedger {
+    policy: AcknowledgePolicy,
     size: SegmentSize,
-    stages: VecDeque<Known>,
+    stages: VecDeque<SegmentProgress>,
     /// Everything before this is durable.
     safe: Lsn,
 }
 
-impl Ledger {
+impl DurabilityLedger {
     /// A ledger of a stream that begins with the segment `first`; everything before it is durable, or none of our business.
     #[must_use]
-    pub fn new(policy: Acknowledge, size: SegmentSize, first: SegmentNo) -> Ledger {
-        let stage = Known::new(first, size);
-        Ledger { policy, size, stages: VecDeque::from([stage]), safe: first.start(size) }
+    pub fn new(policy: AcknowledgePolicy, size: SegmentSize, first: SegmentNo) -> DurabilityLedger {
+        let stage = SegmentProgress::new(first, size);
+        DurabilityLedger { policy, size, stages: VecDeque::from([stage]), safe: first.start(size) }
     }
 
     /// The policy.
     #[must_use]
-    pub const fn policy(&self) -> Acknowledge {
+    pub const fn policy(&self) -> AcknowledgePolicy {
         self.policy
     }
 
@@ -110,11 +110,11 @@ impl Ledger {
     }
 
     /// The stage of `number`, which is noted if it is new. `None` for one that is done with.
-    fn stage(&mut self, number: SegmentNo) -> Option<&mut Known> {
+    fn stage(&mut self, number: SegmentNo) -> Option<&mut SegmentProgress> {
         let first = self.stages.front()?.number;
         let mut next = self.stages.back()?.number.next();
         while next <= number {
-            self.stages.push_back(Known::new(next, self.size));
+            self.stages.push_back(SegmentProgress::new(next, self.size));
             next = next.next();
         }
         let index = usize::try_from(number.get().checked_sub(first.get())?).ok()?;
@@ -126,15 +126,15 @@ impl Ledger {
             if let Some(done) = self.stages.pop_front() {
                 self.safe = self.safe.max(done.number.end(self.size));
                 if self.stages.is_empty() {
-                    self.stages.push_back(Known::new(done.number.next(), self.size));
+                    self.stages.push_back(SegmentProgress::new(done.number.next(), self.size));
                 }
             }
         }
         for stage in &self.stages {
             let end = stage.number.end(self.size);
             let durable = match self.policy {
-                Acknowledge::Spool => stage.spooled,
-                Acknowledge::Repository => stage.copied,
+                AcknowledgePolicy::Spool => stage.spooled,
+                AcknowledgePolicy::Repository => stage.copied,
             };
             if stage.archived || durable >= end {
                 self.safe = self.safe.max(end);
@@ -149,15 +149,15 @@ impl Ledger {
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "the numbers here are small")]
 mod tests {
-    use super::{Acknowledge, Ledger};
+    use super::{AcknowledgePolicy, DurabilityLedger};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::{SegmentNo, SegmentSize};
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
 
-    fn ledger(policy: Acknowledge) -> Ledger {
-        Ledger::new(policy, SegmentSize::new(MIB).unwrap(), SegmentNo::new(10))
+    fn ledger(policy: AcknowledgePolicy) -> DurabilityLedger {
+        DurabilityLedger::new(policy, SegmentSize::new(MIB).unwrap(), SegmentNo::new(10))
     }
 
     fn at(segment: u64, offset: u64) -> Lsn {
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_never_acknowledged() {
-        let mut ledger = ledger(Acknowledge::Spool);
+        let mut ledger = ledger(AcknowledgePolicy::Spool);
         ledger.archived(SegmentNo::new(11));
         assert_eq!(ledger.safe(), at(10, 0));
         ledger.spooled(SegmentNo::new(12), at(12, 7));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_repository_alone_counts_when_told_so() {
-        let mut ledger = ledger(Acknowledge::Repository);
+        let mut ledger = ledger(AcknowledgePolicy::Repository);
         ledger.spooled(SegmentNo::new(10), at(11, 0));
         assert_eq!(ledger.safe(), at(10, 0));
         ledger.copied(SegmentNo::new(10), at(10, 500));
@@ -197,7 +197,7 @@ mod tests {
         /// The same answer as looking at every byte.
         #[test]
         fn as_a_naive_model_has_it(steps in proptest::collection::vec((0_u64..6, 0_u64..5, any::<bool>()), 0..40)) {
-            let mut ledger = ledger(Acknowledge::Spool);
+            let mut ledger = ledger(AcknowledgePolicy::Spool);
             let mut durable = [[false; 4]; 6];
             for (segment, quarters, archive) in steps {
                 let number = SegmentNo::new(10 + segment);

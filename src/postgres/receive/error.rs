@@ -1,25 +1,25 @@
 //! Why receiving ends.
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::ingest::IngestError;
 use crate::postgres::archive::spool::SpoolError;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
-use crate::postgres::format::timeline::{HistoryError, TimelineId};
+use crate::postgres::format::timeline::{TimelineHistoryError, TimelineId};
 use crate::postgres::wal::assemble::AssembleError;
 use crate::postgres::wire;
 use crate::vault;
 
 /// A failure of the receiver, or of one attempt at it.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ReceiveError {
     /// The server or the way to it.
     #[error(transparent)]
-    Replication(#[from] wire::Error),
+    Replication(#[from] wire::ReplicationError),
     /// The archive, when read.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// The archive, when written.
     #[error(transparent)]
     Ingest(#[from] IngestError),
@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// The server's timelines make no sense.
     #[error(transparent)]
-    History(#[from] HistoryError),
+    History(#[from] TimelineHistoryError),
     /// A history that is not text.
     #[error("the server's history of timeline {0} is not a history file")]
     NotHistory(TimelineId),
@@ -79,30 +79,30 @@ pub enum Error {
     Lost,
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Archive(error.into())
+impl From<vault::VaultError> for ReceiveError {
+    fn from(error: vault::VaultError) -> ReceiveError {
+        ReceiveError::Archive(error.into())
     }
 }
 
-impl Error {
+impl ReceiveError {
     /// Whether connecting again may help.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Replication(error) => error.class(),
-            Error::Archive(error) => error.class(),
-            Error::Ingest(error) => error.class(),
+            ReceiveError::Replication(error) => error.class(),
+            ReceiveError::Archive(error) => error.class(),
+            ReceiveError::Ingest(error) => error.class(),
             // A standby that lags catches up; a primary that was set back does not, but nothing is lost by asking again.
-            Error::ServerBehind { .. } => Class::Transient,
+            ReceiveError::ServerBehind { .. } => ErrorClass::Transient,
             // After a failed fsync nobody knows what is on the disk: this process must not go on with it.
-            Error::Spool(_)
-            | Error::WrongSystem { .. }
-            | Error::WrongSize { .. }
-            | Error::Stream { .. }
-            | Error::History(_)
-            | Error::NotHistory(_)
-            | Error::Lost => Class::Permanent,
+            ReceiveError::Spool(_)
+            | ReceiveError::WrongSystem { .. }
+            | ReceiveError::WrongSize { .. }
+            | ReceiveError::Stream { .. }
+            | ReceiveError::History(_)
+            | ReceiveError::NotHistory(_)
+            | ReceiveError::Lost => ErrorClass::Permanent,
         }
     }
 }

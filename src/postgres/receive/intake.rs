@@ -6,16 +6,16 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::acknowledge::{Acknowledge, Ledger};
-use super::error::Error;
-use super::segment_uploads::{Uploaded, Uploads};
+use super::acknowledge::{AcknowledgePolicy, DurabilityLedger};
+use super::error::ReceiveError;
+use super::segment_uploads::{SegmentUploads, UploadedSegment};
 use crate::postgres::archive::ingest::Ingested;
-use crate::postgres::archive::pieces::Piece as Copied;
-use crate::postgres::archive::spool::{Spool, SpoolError, Tail};
+use crate::postgres::archive::pieces::WalPiece as Copied;
+use crate::postgres::archive::spool::{Spool, SpoolError, SpoolFile};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::assemble::{Assembler, Partial, Segment};
+use crate::postgres::wal::assemble::{PartialSegment, SegmentAssembler, WalSegment};
 use crate::postgres::wire::XLogData;
 
 /// A standby that is not so many segments behind may be waited for.
@@ -23,17 +23,17 @@ const NEAR: u64 = 3;
 
 /// Where an intake begins.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(super) struct IntakeStart {
     pub(super) timeline: TimelineId,
     /// The first segment that is not archived.
     pub(super) segment: SegmentNo,
     /// What the spool holds of it, and the file to go on with.
-    pub(super) spooled: Option<(Tail, Bytes)>,
+    pub(super) spooled: Option<(SpoolFile, Bytes)>,
 }
 
 /// Bytes for the spool.
 #[derive(Debug)]
-struct Piece {
+struct UnspooledBytes {
     name: SegmentName,
     number: SegmentNo,
     offset: u64,
@@ -42,8 +42,8 @@ struct Piece {
 
 /// A whole segment that the spool has or shall have, because its beginning was acknowledged or the repository fails.
 #[derive(Debug)]
-struct Whole {
-    segment: Segment,
+struct UnspooledSegment {
+    segment: WalSegment,
     number: SegmentNo,
     /// It is being put into the repository; otherwise it goes there from the spool.
     under_way: bool,
@@ -53,7 +53,7 @@ struct Whole {
 
 /// What a commit takes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum SpoolScope {
     /// What somebody may wait for, and what the repository does not take.
     Needed,
     /// That, and the segment under way even if the server has more of it.
@@ -64,44 +64,49 @@ pub(super) enum Scope {
 
 /// What a commit has made durable.
 #[derive(Debug)]
-pub(super) struct Committed {
-    tail: Option<Tail>,
+pub(super) struct SpoolCommit {
+    tail: Option<SpoolFile>,
     /// Segments and how many of their bytes are synced.
     synced: Vec<(SegmentNo, u64)>,
 }
 
 /// One timeline's WAL as it comes.
 #[derive(Debug)]
-pub(super) struct Intake {
+pub(super) struct TimelineIntake {
     timeline: TimelineId,
     size: SegmentSize,
-    assembler: Assembler,
-    ledger: Ledger,
+    assembler: SegmentAssembler,
+    ledger: DurabilityLedger,
     spool: Spool,
     /// The file that was appended to last.
-    tail: Option<Tail>,
-    commit: Option<JoinHandle<Result<Committed, SpoolError>>>,
+    tail: Option<SpoolFile>,
+    commit: Option<JoinHandle<Result<SpoolCommit, SpoolError>>>,
     /// Whole segments that are neither in the repository nor whole in the spool yet.
-    unspooled: VecDeque<Whole>,
+    unspooled: VecDeque<UnspooledSegment>,
     /// Archived segments whose spool files are still there.
     obsolete: Vec<SegmentName>,
     removal: Option<JoinHandle<()>>,
     server_end: Lsn,
 }
 
-impl Intake {
-    pub(super) fn new(begin: Beginning, spool: Spool, size: SegmentSize, policy: Acknowledge) -> Result<Intake, Error> {
+impl TimelineIntake {
+    pub(super) fn new(
+        begin: IntakeStart,
+        spool: Spool,
+        size: SegmentSize,
+        policy: AcknowledgePolicy,
+    ) -> Result<TimelineIntake, ReceiveError> {
         let start = begin.segment.start(size);
-        let mut assembler = Assembler::new(begin.timeline, size, start);
-        let mut ledger = Ledger::new(policy, size, begin.segment);
+        let mut assembler = SegmentAssembler::new(begin.timeline, size, start);
+        let mut ledger = DurabilityLedger::new(policy, size, begin.segment);
         let mut tail = None;
         if let Some((file, bytes)) = begin.spooled {
-            let wrong = |source| Error::Stream { timeline: begin.timeline, source };
+            let wrong = |source| ReceiveError::Stream { timeline: begin.timeline, source };
             assembler.push(start, &bytes).map_err(wrong)?;
             ledger.spooled(begin.segment, start.saturating_add(bytes.len() as u64));
             tail = Some(file);
         }
-        Ok(Intake {
+        Ok(TimelineIntake {
             timeline: begin.timeline,
             size,
             assembler,
@@ -144,12 +149,12 @@ impl Intake {
     }
 
     /// Whether one more message may be taken: it completes at most one segment for the repository or, if that fails, for the spool.
-    pub(super) fn has_room(&self, uploads: &Uploads, spool_limit: u64) -> bool {
+    pub(super) fn has_room(&self, uploads: &SegmentUploads, spool_limit: u64) -> bool {
         if uploads.has_room() {
             return true;
         }
         let spooled = (uploads.waiting() as u64).saturating_mul(self.size.get());
-        let may_spool = self.ledger.policy() == Acknowledge::Spool && spooled < spool_limit;
+        let may_spool = self.ledger.policy() == AcknowledgePolicy::Spool && spooled < spool_limit;
         may_spool && uploads.is_stuck() && !self.holds_back()
     }
 
@@ -159,12 +164,12 @@ impl Intake {
     }
 
     /// Takes a piece of WAL.
-    pub(super) fn take(&mut self, wal: &XLogData, uploads: &mut Uploads) -> Result<(), Error> {
+    pub(super) fn take(&mut self, wal: &XLogData, uploads: &mut SegmentUploads) -> Result<(), ReceiveError> {
         self.note_server_end(wal.server_end);
         while let Some(bytes) = uploads.spare() {
             self.assembler.recycle(bytes);
         }
-        let wrong = |source| Error::Stream { timeline: self.timeline, source };
+        let wrong = |source| ReceiveError::Stream { timeline: self.timeline, source };
         self.assembler.push(wal.start, &wal.bytes).map_err(wrong)?;
         while let Some(segment) = self.assembler.poll() {
             let Some(number) = segment.name.number(self.size) else { continue };
@@ -176,20 +181,20 @@ impl Intake {
             }
             // Far behind, nobody waits for a commit: then a segment is not kept for the spool while it is being put.
             let near = self.server_end.bytes_since(number.end(self.size)) < NEAR.saturating_mul(self.size.get());
-            if !under_way || begun || (near && self.ledger.policy() == Acknowledge::Spool) {
-                self.unspooled.push_back(Whole { segment, number, under_way, begun });
+            if !under_way || begun || (near && self.ledger.policy() == AcknowledgePolicy::Spool) {
+                self.unspooled.push_back(UnspooledSegment { segment, number, under_way, begun });
             }
         }
         Ok(())
     }
 
     /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.
-    pub(super) fn copyable(&self) -> Option<Partial<'_>> {
+    pub(super) fn copyable(&self) -> Option<PartialSegment<'_>> {
         self.unfinished().filter(|_| !self.is_behind())
     }
 
     /// The segment under way as it is.
-    pub(super) fn unfinished(&self) -> Option<Partial<'_>> {
+    pub(super) fn unfinished(&self) -> Option<PartialSegment<'_>> {
         self.assembler.partial()
     }
 
@@ -206,7 +211,7 @@ impl Intake {
     }
 
     /// Whether there is something to make durable, and no commit under way.
-    pub(super) fn wants_commit(&self, scope: Scope, uploads: &Uploads) -> bool {
+    pub(super) fn wants_commit(&self, scope: SpoolScope, uploads: &SegmentUploads) -> bool {
         let stuck = uploads.is_stuck();
         let mut wholes = self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck));
         self.commit.is_none()
@@ -215,8 +220,8 @@ impl Intake {
     }
 
     /// Whether the segment under way is to be spooled.
-    fn takes_tail(&self, scope: Scope) -> bool {
-        scope != Scope::Needed || (self.ledger.policy() == Acknowledge::Spool && !self.is_behind())
+    fn takes_tail(&self, scope: SpoolScope) -> bool {
+        scope != SpoolScope::Needed || (self.ledger.policy() == AcknowledgePolicy::Spool && !self.is_behind())
     }
 
     fn has_unspooled_tail(&self) -> bool {
@@ -226,12 +231,12 @@ impl Intake {
     }
 
     /// What of the segment under way is not in the spool.
-    fn unspooled_tail(&self) -> Option<Piece> {
+    fn unspooled_tail(&self) -> Option<UnspooledBytes> {
         let partial = self.assembler.partial()?;
         let number = partial.name.number(self.size)?;
         let (offset, from) = self.unspooled_from(number, partial.bytes.len())?;
         let bytes = Bytes::copy_from_slice(partial.bytes.get(from..)?);
-        Some(Piece { name: partial.name, number, offset, bytes })
+        Some(UnspooledBytes { name: partial.name, number, offset, bytes })
     }
 
     /// Where the part of a segment begins that is not spooled; `None` if all of its `len` bytes are, or if it is archived.
@@ -242,13 +247,18 @@ impl Intake {
     }
 
     /// Begins to write and sync what is not in the spool yet, in the background.
-    pub(super) fn start_commit(&mut self, scope: Scope, uploads: &Uploads) {
+    pub(super) fn start_commit(&mut self, scope: SpoolScope, uploads: &SegmentUploads) {
         let stuck = uploads.is_stuck();
         let mut pieces = Vec::new();
         for whole in self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck)) {
-            let Whole { segment, number, .. } = whole;
+            let UnspooledSegment { segment, number, .. } = whole;
             if let Some((offset, from)) = self.unspooled_from(*number, segment.bytes.len()) {
-                pieces.push(Piece { name: segment.name, number: *number, offset, bytes: segment.bytes.slice(from..) });
+                pieces.push(UnspooledBytes {
+                    name: segment.name,
+                    number: *number,
+                    offset,
+                    bytes: segment.bytes.slice(from..),
+                });
             }
         }
         if self.takes_tail(scope) {
@@ -259,15 +269,19 @@ impl Intake {
     }
 
     /// Waits for the end of a commit. For ever if there is none. Cancel safe: the commit goes on.
-    pub(super) async fn commit_ended(&mut self) -> Result<Committed, Error> {
+    pub(super) async fn commit_ended(&mut self) -> Result<SpoolCommit, ReceiveError> {
         let Some(commit) = &mut self.commit else { return std::future::pending().await };
         let done = commit.await;
         self.commit = None;
-        Ok(done.map_err(|_panic| Error::Lost)??)
+        Ok(done.map_err(|_panic| ReceiveError::Lost)??)
     }
 
     /// Takes note of what a commit has made durable.
-    pub(super) fn note_commit(&mut self, committed: Committed, uploads: &mut Uploads) -> Result<(), Error> {
+    pub(super) fn note_commit(
+        &mut self,
+        committed: SpoolCommit,
+        uploads: &mut SegmentUploads,
+    ) -> Result<(), ReceiveError> {
         self.tail = committed.tail;
         for (number, until) in committed.synced {
             self.ledger.spooled(number, number.start(self.size).saturating_add(until));
@@ -285,7 +299,7 @@ impl Intake {
     }
 
     /// A segment has come to its end.
-    pub(super) fn uploaded(&mut self, uploaded: Uploaded) -> Result<(SegmentName, Ingested), Error> {
+    pub(super) fn uploaded(&mut self, uploaded: UploadedSegment) -> Result<(SegmentName, Ingested), ReceiveError> {
         let ingested = uploaded.result?;
         if uploaded.name.timeline() == self.timeline
             && let Some(number) = uploaded.name.number(self.size)
@@ -334,13 +348,17 @@ impl Intake {
     }
 
     /// The segment under way.
-    pub(super) fn partial(&self) -> Option<Segment> {
+    pub(super) fn partial(&self) -> Option<WalSegment> {
         let partial = self.unfinished()?;
-        Some(Segment { name: partial.name, bytes: Bytes::copy_from_slice(partial.bytes) })
+        Some(WalSegment { name: partial.name, bytes: Bytes::copy_from_slice(partial.bytes) })
     }
 
     /// Makes what has come durable here, and waits for that. Not cancel safe.
-    pub(super) async fn commit_now(&mut self, scope: Scope, uploads: &mut Uploads) -> Result<(), Error> {
+    pub(super) async fn commit_now(
+        &mut self,
+        scope: SpoolScope,
+        uploads: &mut SegmentUploads,
+    ) -> Result<(), ReceiveError> {
         loop {
             if self.commit.is_some() {
                 let committed = self.commit_ended().await?;
@@ -354,9 +372,9 @@ impl Intake {
     }
 }
 
-impl Whole {
-    fn is_wanted(&self, scope: Scope, stuck: bool) -> bool {
-        scope == Scope::All || self.begun || stuck || !self.under_way
+impl UnspooledSegment {
+    fn is_wanted(&self, scope: SpoolScope, stuck: bool) -> bool {
+        scope == SpoolScope::All || self.begun || stuck || !self.under_way
     }
 }
 
@@ -364,9 +382,9 @@ impl Whole {
 fn commit(
     spool: &Spool,
     size: SegmentSize,
-    mut tail: Option<Tail>,
-    pieces: Vec<Piece>,
-) -> Result<Committed, SpoolError> {
+    mut tail: Option<SpoolFile>,
+    pieces: Vec<UnspooledBytes>,
+) -> Result<SpoolCommit, SpoolError> {
     let mut synced = Vec::new();
     for piece in pieces {
         let mut file = match tail.take() {
@@ -381,5 +399,5 @@ fn commit(
         synced.push((piece.number, file.held()));
         tail = Some(file);
     }
-    Ok(Committed { tail, synced })
+    Ok(SpoolCommit { tail, synced })
 }

@@ -32,9 +32,9 @@
 //! # What it does not do
 //!
 //! It replays nothing, so it never reports anything as applied: with `synchronous_commit = remote_apply` a commit that waits for walkeep waits
-//! for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece is put, [`Settings::copy_every`] at the most and what
+//! for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece is put, [`ReceiveSettings::copy_every`] at the most and what
 //! the put takes; without pieces, until its segment is full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is
-//! filled by whoever observes the receiver ([`Observer`]); nothing here waits for it.
+//! filled by whoever observes the receiver ([`ReceiveObserver`]); nothing here waits for it.
 //!
 //! Every ten seconds the server is asked for its clock ([`server_clock`]); how far that was from ours stands with each segment and piece, so that a
 //! restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as commits carry the time of its primary.
@@ -58,11 +58,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use acknowledge::Acknowledge;
-pub use error::Error;
+pub use acknowledge::AcknowledgePolicy;
+pub use error::ReceiveError;
 
 use crate::base::clock::{Clock, timeout};
-use crate::base::retry::{Backoff, Class, Policy};
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::ingest::Ingested;
@@ -70,22 +70,23 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wire::{self, Connection, Conninfo, NextTimeline, SlotName, Started};
-use intake::{Beginning, Intake, Scope};
-use piece_uploads::Copies;
-use resume::Known;
-use segment_uploads::Uploads;
-use stream_session::{Ended, Session};
+use crate::postgres::wire::{self, Conninfo, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
+use intake::{IntakeStart, SpoolScope, TimelineIntake};
+use piece_uploads::PieceUploads;
+use resume::ResumeContext;
+use segment_uploads::SegmentUploads;
+use stream_session::{StreamEnd, StreamSession};
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
-const RECONNECT: Policy = Policy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
+const RECONNECT: RetryPolicy =
+    RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 
 /// How long a clean end may take: what is on its way to the repository, and the server's farewell.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What to receive, and how.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ReceiveSettings {
     /// Where the server is.
     pub conninfo: Conninfo,
     /// The slot that makes the server keep WAL for us; made if it isn't there. Without one the server may remove WAL that we don't have yet.
@@ -93,7 +94,7 @@ pub struct Settings {
     /// Where the spool is.
     pub state_dir: PathBuf,
     /// When WAL counts as safe.
-    pub acknowledge: Acknowledge,
+    pub acknowledge: AcknowledgePolicy,
     /// How often new WAL of the segment under way is copied into the repositories; `None` for not before it is whole.
     pub copy_every: Option<Duration>,
     /// End when everything before this position is archived.
@@ -104,7 +105,7 @@ pub struct Settings {
     pub spool_limit: u64,
 }
 
-impl Settings {
+impl ReceiveSettings {
     /// 10 seconds: in a day some 8,600 small puts at the most, which object stores charge a few cents for.
     pub const COPY_EVERY: Duration = Duration::from_secs(10);
     /// 48 MiB: two segments of the usual size being sealed, and one being put.
@@ -114,23 +115,23 @@ impl Settings {
 
     /// The usual settings for a server.
     #[must_use]
-    pub fn new(conninfo: Conninfo, slot: Option<SlotName>, state_dir: PathBuf) -> Settings {
-        Settings {
+    pub fn new(conninfo: Conninfo, slot: Option<SlotName>, state_dir: PathBuf) -> ReceiveSettings {
+        ReceiveSettings {
             conninfo,
             slot,
             state_dir,
-            acknowledge: Acknowledge::Spool,
-            copy_every: Some(Settings::COPY_EVERY),
+            acknowledge: AcknowledgePolicy::Spool,
+            copy_every: Some(ReceiveSettings::COPY_EVERY),
             end: None,
-            memory: Settings::MEMORY,
-            spool_limit: Settings::SPOOL_LIMIT,
+            memory: ReceiveSettings::MEMORY,
+            spool_limit: ReceiveSettings::SPOOL_LIMIT,
         }
     }
 }
 
 /// What an observer hears of.
 #[derive(Debug)]
-pub enum Event {
+pub enum ReceiveEvent {
     /// A stream has begun.
     Streaming {
         /// Which server.
@@ -169,31 +170,31 @@ pub enum Event {
     /// The stream broke; it is begun again after a pause.
     Disconnected {
         /// Why.
-        error: Error,
+        error: ReceiveError,
         /// How long is waited.
         pause: Duration,
     },
 }
 
 /// Who hears what happens, and logs what is worth it: the index, metrics, a progress bar. Called between two reads of the socket, so it must return at once.
-pub trait Observer: Send + Sync {
+pub trait ReceiveObserver: Send + Sync {
     /// Something happened.
-    fn event(&self, event: Event);
+    fn event(&self, event: ReceiveEvent);
 }
 
 /// Nobody.
-impl Observer for () {
-    fn event(&self, _event: Event) {}
+impl ReceiveObserver for () {
+    fn event(&self, _event: ReceiveEvent) {}
 }
 
 /// How receiving ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finished {
+pub struct ReceiveOutcome {
     /// Everything before this is safe.
     pub until: Lsn,
     /// The timeline of that position.
     pub timeline: TimelineId,
-    /// Whether [`Settings::end`] was reached.
+    /// Whether [`ReceiveSettings::end`] was reached.
     pub reached: bool,
 }
 
@@ -201,16 +202,18 @@ pub struct Finished {
 /// end it by `shutdown`.
 ///
 /// # Errors
-/// [`Error`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
+/// [`ReceiveError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
 pub async fn run(
     archive: &Arc<Archive>,
-    settings: &Settings,
-    observer: &dyn Observer,
+    settings: &ReceiveSettings,
+    observer: &dyn ReceiveObserver,
     shutdown: watch::Receiver<bool>,
-) -> Result<Finished, Error> {
+) -> Result<ReceiveOutcome, ReceiveError> {
     let spool = {
         let (state_dir, archive) = (settings.state_dir.clone(), Arc::clone(archive));
-        tokio::task::spawn_blocking(move || Spool::open(&state_dir, &archive)).await.map_err(|_panic| Error::Lost)??
+        tokio::task::spawn_blocking(move || Spool::open(&state_dir, &archive))
+            .await
+            .map_err(|_panic| ReceiveError::Lost)??
     };
     let _alone = spool.lock()?;
     let mut receiver = Receiver { archive, settings, observer, shutdown, spool, state: None };
@@ -221,13 +224,13 @@ pub async fn run(
         let before = receiver.safe();
         match receiver.attempt(&*clock).await {
             Ok(finished) => return Ok(finished),
-            Err(error) if error.class() == Class::Transient && !*receiver.shutdown.borrow() => {
+            Err(error) if error.class() == ErrorClass::Transient && !*receiver.shutdown.borrow() => {
                 if receiver.safe() > before {
                     backoff.reset(clock.elapsed());
                 }
                 let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
                 tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the stream of WAL broke");
-                observer.event(Event::Disconnected { error, pause });
+                observer.event(ReceiveEvent::Disconnected { error, pause });
                 receiver.persist().await?;
                 receiver.pause(&*clock, pause).await?;
             }
@@ -240,20 +243,20 @@ pub async fn run(
 }
 
 /// What lives longer than a connection.
-struct State {
+struct ReceiverState {
     size: SegmentSize,
-    intake: Intake,
-    uploads: Uploads,
-    copies: Copies,
+    intake: TimelineIntake,
+    uploads: SegmentUploads,
+    copies: PieceUploads,
 }
 
 struct Receiver<'a> {
     archive: &'a Arc<Archive>,
-    settings: &'a Settings,
-    observer: &'a dyn Observer,
+    settings: &'a ReceiveSettings,
+    observer: &'a dyn ReceiveObserver,
     shutdown: watch::Receiver<bool>,
     spool: Spool,
-    state: Option<State>,
+    state: Option<ReceiverState>,
 }
 
 impl fmt::Debug for Receiver<'_> {
@@ -267,22 +270,22 @@ impl Receiver<'_> {
         self.state.as_ref().map_or(Lsn::INVALID, |state| state.intake.safe())
     }
 
-    fn finished(&self, reached: bool) -> Result<Finished, Error> {
+    fn finished(&self, reached: bool) -> Result<ReceiveOutcome, ReceiveError> {
         let timeline = self.state.as_ref().map_or(TimelineId::FIRST, |state| state.intake.timeline());
-        Ok(Finished { until: self.safe(), timeline, reached })
+        Ok(ReceiveOutcome { until: self.safe(), timeline, reached })
     }
 
     /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside what comes next.
-    async fn persist(&mut self) -> Result<(), Error> {
+    async fn persist(&mut self) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.intake.commit_now(Scope::All, &mut state.uploads).await?;
+        state.intake.commit_now(SpoolScope::All, &mut state.uploads).await?;
         state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
         state.intake.removed().await;
         Ok(())
     }
 
     /// The same at the end, where nothing comes next: waits for the repositories, but not for ever.
-    async fn farewell(&mut self, clock: &dyn Clock) -> Result<(), Error> {
+    async fn farewell(&mut self, clock: &dyn Clock) -> Result<(), ReceiveError> {
         let end = clock.elapsed().saturating_add(FAREWELL);
         self.persist().await?;
         let Some(state) = &mut self.state else { return Ok(()) };
@@ -294,7 +297,7 @@ impl Receiver<'_> {
             let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
             let (name, ingested) = state.intake.uploaded(done)?;
             state.copies.archived(name);
-            self.observer.event(Event::Archived { name, ingested });
+            self.observer.event(ReceiveEvent::Archived { name, ingested });
         }
         let left = end.saturating_sub(clock.elapsed());
         let _patience_over = timeout(clock, left, state.copies.settle()).await;
@@ -303,7 +306,7 @@ impl Receiver<'_> {
     }
 
     /// Waits before the next attempt; segments go on being archived.
-    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), Error> {
+    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), ReceiveError> {
         let end = clock.elapsed().saturating_add(pause);
         loop {
             let left = end.saturating_sub(clock.elapsed());
@@ -325,32 +328,32 @@ impl Receiver<'_> {
             if let Some(state) = &mut self.state {
                 let (name, ingested) = state.intake.uploaded(done)?;
                 state.copies.archived(name);
-                self.observer.event(Event::Archived { name, ingested });
+                self.observer.event(ReceiveEvent::Archived { name, ingested });
             }
         }
     }
 
     /// Connects, streams timeline after timeline, and ends well or with an error.
-    async fn attempt(&mut self, clock: &dyn Clock) -> Result<Finished, Error> {
+    async fn attempt(&mut self, clock: &dyn Clock) -> Result<ReceiveOutcome, ReceiveError> {
         if *self.shutdown.borrow() {
             return self.finished(false);
         }
-        let mut connection = Connection::connect(&self.settings.conninfo).await?;
+        let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
         let mut known = self.get_to_know(&mut connection).await?;
         self.prepare(&known).await?;
         loop {
             let next = match self.stream(connection, clock).await {
-                Ok(Streamed::Finished(finished)) => return Ok(finished),
-                Ok(Streamed::Next(same, next)) => {
+                Ok(StreamOutcome::Finished(finished)) => return Ok(finished),
+                Ok(StreamOutcome::Next(same, next)) => {
                     connection = same;
                     next
                 }
-                Err(Error::Replication(error)) if error.is_wal_removed() => {
+                Err(ReceiveError::Replication(error)) if error.is_wal_removed() => {
                     self.record_gap(&known, clock, &error).await?;
-                    return Err(wire::Error::Closed(None).into());
+                    return Err(wire::ReplicationError::Closed(None).into());
                 }
-                Err(Error::Replication(error)) if error.is_slot_lost() => return self.replace_slot(error).await,
-                Err(Error::Replication(error)) if error.is_ahead_of_server() => return Err(self.server_behind()),
+                Err(ReceiveError::Replication(error)) if error.is_slot_lost() => return self.replace_slot(error).await,
+                Err(ReceiveError::Replication(error)) if error.is_ahead_of_server() => return Err(self.server_behind()),
                 Err(error) => return Err(error),
             };
             known.path = resume::learn_path(&mut connection, self.archive, next.timeline).await?;
@@ -359,16 +362,16 @@ impl Receiver<'_> {
     }
 
     /// Which cluster this is, on which timelines, with which slot.
-    async fn get_to_know(&self, connection: &mut Connection) -> Result<Known, Error> {
+    async fn get_to_know(&self, connection: &mut ReplicationConnection) -> Result<ResumeContext, ReceiveError> {
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
         if let Some(expected) = self.archive.identity().await? {
             if expected.system_id != identity.system_id {
                 let (host, found) = (connection.peer().to_owned(), identity.system_id);
-                return Err(Error::WrongSystem { host, found, expected: expected.system_id });
+                return Err(ReceiveError::WrongSystem { host, found, expected: expected.system_id });
             }
             if expected.segment_size != size {
-                return Err(Error::WrongSize { found: size, expected: expected.segment_size });
+                return Err(ReceiveError::WrongSize { found: size, expected: expected.segment_size });
             }
         }
         let slot = match &self.settings.slot {
@@ -376,19 +379,19 @@ impl Receiver<'_> {
             None => None,
         };
         let path = resume::learn_path(connection, self.archive, identity.timeline).await?;
-        Ok(Known { identity, size, path, slot })
+        Ok(ResumeContext { identity, size, path, slot })
     }
 
     /// Finds where to begin, or checks that what is in memory still fits the server.
-    async fn prepare(&mut self, known: &Known) -> Result<(), Error> {
+    async fn prepare(&mut self, known: &ResumeContext) -> Result<(), ReceiveError> {
         let Some(state) = &self.state else {
-            let mut uploads = Uploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
-                .map_err(|_no_thread| Error::Lost)?;
+            let mut uploads = SegmentUploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
+                .map_err(|_no_thread| ReceiveError::Lost)?;
             let beginning = resume::find(self.archive, &self.spool, known, &mut uploads).await?;
             uploads.clocks.resume(resume::clocks(self.archive, &beginning, known.size).await);
-            let intake = Intake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
-            let copies = Copies::new(self.archive, known.size, self.settings.copy_every);
-            self.state = Some(State { size: known.size, intake, uploads, copies });
+            let intake = TimelineIntake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
+            let copies = PieceUploads::new(self.archive, known.size, self.settings.copy_every);
+            self.state = Some(ReceiverState { size: known.size, intake, uploads, copies });
             return Ok(());
         };
         let (timeline, position) = (state.intake.timeline(), state.intake.position());
@@ -405,37 +408,43 @@ impl Receiver<'_> {
     }
 
     /// Goes over to another timeline, at the beginning of the segment in which it forked off.
-    async fn follow(&mut self, next: NextTimeline) -> Result<(), Error> {
+    async fn follow(&mut self, next: NextTimeline) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
+        state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
         while state.uploads.outstanding() > 0 {
             let done = tokio::select! {
                 done = state.uploads.next() => done,
-                _ = self.shutdown.changed() => return Err(wire::Error::Closed(None).into()),
+                _ = self.shutdown.changed() => return Err(wire::ReplicationError::Closed(None).into()),
             };
             let (name, ingested) = state.intake.uploaded(done)?;
             state.copies.archived(name);
-            self.observer.event(Event::Archived { name, ingested });
+            self.observer.event(ReceiveEvent::Archived { name, ingested });
         }
         let safe = state.intake.safe();
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
             state.copies.archived(partial.name);
             let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
+            tokio::task::spawn_blocking(move || spool.remove(partial.name))
+                .await
+                .map_err(|_panic| ReceiveError::Lost)??;
         }
         let segment = state.size.segment_of(next.start);
-        let beginning = Beginning { timeline: next.timeline, segment, spooled: None };
-        let mut intake = Intake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
+        let beginning = IntakeStart { timeline: next.timeline, segment, spooled: None };
+        let mut intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
         intake.raise(safe.min(next.start));
         state.intake = intake;
-        self.observer.event(Event::Timeline { timeline: next.timeline, from: next.start });
+        self.observer.event(ReceiveEvent::Timeline { timeline: next.timeline, from: next.start });
         Ok(())
     }
 
     /// Streams the timeline that the intake is on, to its end or ours.
-    async fn stream(&mut self, connection: Connection, clock: &dyn Clock) -> Result<Streamed, Error> {
-        let Some(state) = &mut self.state else { return Err(Error::Lost) };
+    async fn stream(
+        &mut self,
+        connection: ReplicationConnection,
+        clock: &dyn Clock,
+    ) -> Result<StreamOutcome, ReceiveError> {
+        let Some(state) = &mut self.state else { return Err(ReceiveError::Lost) };
         let mut connection = connection;
         let timeout_text = connection.show("wal_sender_timeout").await?;
         let sender_timeout = parse_duration(&timeout_text).unwrap_or(Duration::from_secs(60));
@@ -450,11 +459,11 @@ impl Receiver<'_> {
         }
         state.uploads.clocks.begin(clock.machine(), standby);
         let mut stream = match connection.start_physical(self.settings.slot.as_ref(), from, timeline).await? {
-            Started::Streaming(stream) => stream,
-            Started::TimelineEnded(connection, next) => return Ok(Streamed::Next(connection, next)),
+            StartedReplication::Streaming(stream) => stream,
+            StartedReplication::TimelineEnded(connection, next) => return Ok(StreamOutcome::Next(connection, next)),
         };
-        self.observer.event(Event::Streaming { server, timeline, from });
-        let mut session = Session::new(
+        self.observer.event(ReceiveEvent::Streaming { server, timeline, from });
+        let mut session = StreamSession::new(
             (self.settings, clock, self.observer),
             (&mut state.intake, &mut state.uploads, &mut state.copies),
             self.shutdown.clone(),
@@ -463,31 +472,36 @@ impl Receiver<'_> {
         let ended = session.run(&mut stream).await?;
         let finish = timeout(clock, FAREWELL, stream.finish()).await;
         match (ended, finish) {
-            (Ended::Timeline, Some(finish)) => match finish? {
-                (connection, Some(next)) => Ok(Streamed::Next(connection, next)),
-                (_, None) => Err(wire::Error::Unexpected("the end of a timeline").into()),
+            (StreamEnd::Timeline, Some(finish)) => match finish? {
+                (connection, Some(next)) => Ok(StreamOutcome::Next(connection, next)),
+                (_, None) => Err(wire::ReplicationError::Unexpected("the end of a timeline").into()),
             },
-            (Ended::Timeline, None) => Err(wire::Error::Closed(None).into()),
+            (StreamEnd::Timeline, None) => Err(wire::ReplicationError::Closed(None).into()),
             (ended, finish) => {
                 if let Some(Ok((connection, _))) = finish {
                     connection.close().await;
                 }
                 self.farewell(clock).await?;
-                Ok(Streamed::Finished(self.finished(ended == Ended::Reached)?))
+                Ok(StreamOutcome::Finished(self.finished(ended == StreamEnd::Reached)?))
             }
         }
     }
 
     /// The server no longer has what we need: says so for ever, and goes on with what it has.
-    async fn record_gap(&mut self, known: &Known, clock: &dyn Clock, error: &wire::Error) -> Result<(), Error> {
+    async fn record_gap(
+        &mut self,
+        known: &ResumeContext,
+        clock: &dyn Clock,
+        error: &wire::ReplicationError,
+    ) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.intake.commit_now(Scope::Tail, &mut state.uploads).await?;
+        state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
         let lost_from = state.intake.position();
         let (timeline, segment) = resume::after_gap(known, lost_from);
         let end = segment.start(state.size);
         if end <= state.intake.stream_from() {
             // The server is not ahead of us; it has lost what it has not written yet, which makes no sense.
-            return Err(wire::Error::Unexpected("START_REPLICATION").into());
+            return Err(wire::ReplicationError::Unexpected("START_REPLICATION").into());
         }
         let gap = Gap {
             timeline: state.intake.timeline(),
@@ -497,45 +511,52 @@ impl Receiver<'_> {
             reason: format!("the server had removed the WAL before it was received: {error}"),
         };
         self.archive.record_gap(&gap).await?;
-        self.observer.event(Event::Gap(gap));
+        self.observer.event(ReceiveEvent::Gap(gap));
         if let Some(partial) = state.intake.partial() {
             resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
             state.copies.archived(partial.name);
             let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove(partial.name)).await.map_err(|_panic| Error::Lost)??;
+            tokio::task::spawn_blocking(move || spool.remove(partial.name))
+                .await
+                .map_err(|_panic| ReceiveError::Lost)??;
         }
-        let beginning = Beginning { timeline, segment, spooled: None };
-        state.intake = Intake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
+        let beginning = IntakeStart { timeline, segment, spooled: None };
+        state.intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
         Ok(())
     }
 
     /// The server has given our slot up. A new one holds WAL from now on; whether ours is still there, the next attempt tells.
-    async fn replace_slot(&mut self, error: wire::Error) -> Result<Finished, Error> {
+    async fn replace_slot(&mut self, error: wire::ReplicationError) -> Result<ReceiveOutcome, ReceiveError> {
         let Some(slot) = &self.settings.slot else { return Err(error.into()) };
         tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has given up the slot; it is made anew");
-        let mut connection = Connection::connect(&self.settings.conninfo).await?;
+        let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
         connection.drop_slot(slot).await?;
         connection.create_physical_slot(slot, true).await?;
         connection.close().await;
-        Err(wire::Error::Closed(None).into())
+        Err(wire::ReplicationError::Closed(None).into())
     }
 
-    fn server_behind(&self) -> Error {
+    fn server_behind(&self) -> ReceiveError {
         match &self.state {
-            Some(state) => Error::ServerBehind { timeline: state.intake.timeline(), at: state.intake.stream_from() },
-            None => Error::Lost,
+            Some(state) => {
+                ReceiveError::ServerBehind { timeline: state.intake.timeline(), at: state.intake.stream_from() }
+            }
+            None => ReceiveError::Lost,
         }
     }
 }
 
 /// How the stream of one timeline ended well.
-enum Streamed {
-    Finished(Finished),
-    Next(Connection, NextTimeline),
+enum StreamOutcome {
+    Finished(ReceiveOutcome),
+    Next(ReplicationConnection, NextTimeline),
 }
 
 /// Makes the slot if it isn't there; gives it where the server can show it.
-async fn ensure_slot(connection: &mut Connection, name: &SlotName) -> Result<Option<wire::Slot>, Error> {
+async fn ensure_slot(
+    connection: &mut ReplicationConnection,
+    name: &SlotName,
+) -> Result<Option<wire::ReplicationSlot>, ReceiveError> {
     if connection.version().can_read_slots() {
         if let Some(slot) = connection.read_replication_slot(name).await? {
             return Ok(Some(slot));

@@ -11,29 +11,29 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 
-use super::server_clock::Clocks;
-use crate::postgres::archive::pieces::{self, Piece};
+use super::server_clock::ServerClockNotes;
+use crate::postgres::archive::pieces::{self, WalPiece};
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
-use crate::postgres::wal::assemble::Partial;
+use crate::postgres::wal::assemble::PartialSegment;
 
 /// The most bytes in one piece: what a copy takes of memory, beside its sealed form.
 const LONGEST: u64 = 16 << 20;
 
 /// The pieces of the segment under way.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct PieceUploads {
     archive: Arc<Archive>,
     size: SegmentSize,
     /// How old WAL may become that is on this machine alone; `None` for as old as its segment.
     every: Option<Duration>,
     segment: Option<SegmentName>,
     /// Its pieces, each beginning where the one before it ends.
-    made: Vec<Piece>,
+    made: Vec<WalPiece>,
     /// The time from which the next may be made.
     due: Duration,
-    under_way: Option<JoinHandle<Result<Piece, archive::Error>>>,
+    under_way: Option<JoinHandle<Result<WalPiece, archive::ArchiveError>>>,
     /// Whether there may be pieces of archived segments.
     unswept: bool,
     sweep: Option<JoinHandle<()>>,
@@ -41,9 +41,9 @@ pub(super) struct Copies {
     again: bool,
 }
 
-impl Copies {
-    pub(super) fn new(archive: &Arc<Archive>, size: SegmentSize, every: Option<Duration>) -> Copies {
-        Copies {
+impl PieceUploads {
+    pub(super) fn new(archive: &Arc<Archive>, size: SegmentSize, every: Option<Duration>) -> PieceUploads {
+        PieceUploads {
             archive: Arc::clone(archive),
             size,
             every,
@@ -69,7 +69,7 @@ impl Copies {
     }
 
     /// Begins to copy what has come since the last piece, if it is time.
-    pub(super) fn look(&mut self, partial: Option<Partial<'_>>, now: Duration, clocks: &Clocks) {
+    pub(super) fn look(&mut self, partial: Option<PartialSegment<'_>>, now: Duration, clocks: &ServerClockNotes) {
         let (Some(every), Some(partial), None) = (self.every, partial, &self.under_way) else { return };
         if now >= self.due && self.begin(&partial, clocks) {
             self.due = now.saturating_add(every);
@@ -77,13 +77,13 @@ impl Copies {
     }
 
     /// The same without regard to the time; for when there may be no other.
-    pub(super) fn look_now(&mut self, partial: Option<Partial<'_>>, clocks: &Clocks) {
+    pub(super) fn look_now(&mut self, partial: Option<PartialSegment<'_>>, clocks: &ServerClockNotes) {
         if let (Some(_), Some(partial), None) = (self.every, partial, &self.under_way) {
             self.begin(&partial, clocks);
         }
     }
 
-    fn begin(&mut self, partial: &Partial<'_>, clocks: &Clocks) -> bool {
+    fn begin(&mut self, partial: &PartialSegment<'_>, clocks: &ServerClockNotes) -> bool {
         let Some(start) = partial.name.number(self.size).map(|number| number.start(self.size)) else { return false };
         if self.segment != Some(partial.name) {
             self.segment = Some(partial.name);
@@ -116,7 +116,7 @@ impl Copies {
     }
 
     /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is now copied.
-    pub(super) async fn ended(&mut self) -> Option<Piece> {
+    pub(super) async fn ended(&mut self) -> Option<WalPiece> {
         loop {
             if let Some(under_way) = &mut self.under_way {
                 let done = under_way.await;
@@ -131,13 +131,13 @@ impl Copies {
         }
     }
 
-    /// What [`Copies::ended`] would say at once.
-    pub(super) fn try_ended(&mut self) -> Option<Piece> {
+    /// What [`PieceUploads::ended`] would say at once.
+    pub(super) fn try_ended(&mut self) -> Option<WalPiece> {
         self.under_way.as_ref().filter(|under_way| under_way.is_finished())?;
         self.ended().now_or_never().flatten()
     }
 
-    fn note(&mut self, done: Result<Piece, archive::Error>) -> Option<Piece> {
+    fn note(&mut self, done: Result<WalPiece, archive::ArchiveError>) -> Option<WalPiece> {
         if std::mem::take(&mut self.again) {
             self.sweep();
         }
@@ -200,7 +200,7 @@ impl Copies {
 mod tests {
     use std::time::Duration;
 
-    use super::Copies;
+    use super::PieceUploads;
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentSize;
@@ -210,7 +210,7 @@ mod tests {
     async fn a_sweep_that_came_too_early_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let archive = create(&[&dir], None).await;
-        let mut copies = Copies::new(&archive, SegmentSize::new(1 << 20).unwrap(), Some(Duration::ZERO));
+        let mut copies = PieceUploads::new(&archive, SegmentSize::new(1 << 20).unwrap(), Some(Duration::ZERO));
         let segments = [5, 6].map(|number| (number, segment(7, number, b"a", 9)));
         for (number, (name, bytes)) in &segments {
             let start = Lsn::new(number << 20);

@@ -7,36 +7,36 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::Error;
-use super::intake::Beginning;
-use super::segment_uploads::Uploads;
-use crate::base::clock::Measured;
+use super::error::ReceiveError;
+use super::intake::IntakeStart;
+use super::segment_uploads::SegmentUploads;
+use crate::base::clock::ClockMeasurement;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wire::{Connection, Identity, Slot};
+use crate::postgres::wire::{ReplicationConnection, ReplicationSlot, SystemIdentity};
 
 /// What is known before anything is streamed.
 #[derive(Debug)]
-pub(super) struct Known {
-    pub(super) identity: Identity,
+pub(super) struct ResumeContext {
+    pub(super) identity: SystemIdentity,
     pub(super) size: SegmentSize,
     /// The server's timelines, up to its own.
     pub(super) path: TimelinePath,
     /// The slot, where the server can show it.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<ReplicationSlot>,
 }
 
 /// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the path.
 ///
 /// A history comes before any WAL of its timeline: without it that WAL can't be placed.
 pub(super) async fn learn_path(
-    connection: &mut Connection,
+    connection: &mut ReplicationConnection,
     archive: &Archive,
     timeline: TimelineId,
-) -> Result<TimelinePath, Error> {
+) -> Result<TimelinePath, ReceiveError> {
     if timeline == TimelineId::FIRST {
         return Ok(TimelinePath::first());
     }
@@ -59,42 +59,45 @@ pub(super) async fn learn_path(
     Ok(history.path())
 }
 
-fn parse_history(timeline: TimelineId, text: &Bytes) -> Result<crate::postgres::format::timeline::History, Error> {
-    let text = std::str::from_utf8(text).map_err(|_binary| Error::NotHistory(timeline))?;
-    Ok(crate::postgres::format::timeline::History::parse(timeline, text)?)
+fn parse_history(
+    timeline: TimelineId,
+    text: &Bytes,
+) -> Result<crate::postgres::format::timeline::TimelineHistory, ReceiveError> {
+    let text = std::str::from_utf8(text).map_err(|_binary| ReceiveError::NotHistory(timeline))?;
+    Ok(crate::postgres::format::timeline::TimelineHistory::parse(timeline, text)?)
 }
 
 /// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where it belongs.
 pub(super) async fn find(
     archive: &Arc<Archive>,
     spool: &Spool,
-    known: &Known,
-    uploads: &mut Uploads,
-) -> Result<Beginning, Error> {
+    known: &ResumeContext,
+    uploads: &mut SegmentUploads,
+) -> Result<IntakeStart, ReceiveError> {
     let listed = {
         let spool = spool.clone();
-        tokio::task::spawn_blocking(move || spool.list()).await.map_err(|_panic| Error::Lost)??
+        tokio::task::spawn_blocking(move || spool.list()).await.map_err(|_panic| ReceiveError::Lost)??
     };
     let (timeline, first) = first_missing(archive, known, &listed).await?;
     let mut next = first;
     while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
         let (of_task, size) = (spool.clone(), known.size);
         let opened = tokio::task::spawn_blocking(move || of_task.append_to(name, size)).await;
-        let (tail, bytes) = opened.map_err(|_panic| Error::Lost)??;
+        let (tail, bytes) = opened.map_err(|_panic| ReceiveError::Lost)??;
         if bytes.len() < known.size.len() {
             settle(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
-            return Ok(Beginning { timeline, segment: next, spooled: Some((tail, bytes)) });
+            return Ok(IntakeStart { timeline, segment: next, spooled: Some((tail, bytes)) });
         }
         uploads.push_spooled(name);
         next = next.next();
     }
     settle(archive, spool, known, &listed, (timeline, first), None).await?;
     // Whole segments that are only spooled yet are durable here; the stream goes on after them.
-    Ok(Beginning { timeline, segment: next, spooled: None })
+    Ok(IntakeStart { timeline, segment: next, spooled: None })
 }
 
 /// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it that could not wait.
-pub(super) async fn clocks(archive: &Archive, beginning: &Beginning, size: SegmentSize) -> Vec<Measured> {
+pub(super) async fn clocks(archive: &Archive, beginning: &IntakeStart, size: SegmentSize) -> Vec<ClockMeasurement> {
     let Some(name) = SegmentName::new(beginning.timeline, beginning.segment, size) else { return Vec::new() };
     let found = archive.clocks(name).await;
     found
@@ -105,9 +108,9 @@ pub(super) async fn clocks(archive: &Archive, beginning: &Beginning, size: Segme
 /// The timeline to go on with, and its first segment that the repository does not have.
 async fn first_missing(
     archive: &Arc<Archive>,
-    known: &Known,
+    known: &ResumeContext,
     listed: &[SegmentName],
-) -> Result<(TimelineId, SegmentNo), Error> {
+) -> Result<(TimelineId, SegmentNo), ReceiveError> {
     let size = known.size;
     for span in known.path.spans().iter().rev() {
         let timeline = span.timeline;
@@ -148,7 +151,7 @@ async fn beyond_gap(
     size: SegmentSize,
     timeline: TimelineId,
     after: SegmentNo,
-) -> Result<SegmentNo, Error> {
+) -> Result<SegmentNo, ReceiveError> {
     let gaps = archive.gaps().await?;
     let here = gaps.iter().filter(|gap| gap.timeline == timeline && size.segment_of(gap.start) == after);
     Ok(here.map(|gap| size.segment_of(gap.end)).max().unwrap_or(after))
@@ -157,10 +160,10 @@ async fn beyond_gap(
 /// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.
 async fn fill_hole(
     archive: &Arc<Archive>,
-    known: &Known,
+    known: &ResumeContext,
     timeline: TimelineId,
     after: SegmentNo,
-) -> Result<SegmentNo, Error> {
+) -> Result<SegmentNo, ReceiveError> {
     let Some(restart) = known.slot.and_then(|slot| slot.restart) else { return Ok(after) };
     let held = known.size.segment_of(restart);
     if held >= after || known.path.timeline_at(restart) != timeline {
@@ -182,11 +185,11 @@ async fn fill_hole(
 async fn settle(
     archive: &Arc<Archive>,
     spool: &Spool,
-    known: &Known,
+    known: &ResumeContext,
     listed: &[SegmentName],
     (timeline, first): (TimelineId, SegmentNo),
     kept: Option<SegmentName>,
-) -> Result<(), Error> {
+) -> Result<(), ReceiveError> {
     for name in listed.iter().copied().filter(|name| Some(*name) != kept) {
         let number = name.number(known.size);
         if name.timeline() == timeline && number.is_some_and(|number| number >= first) {
@@ -197,10 +200,10 @@ async fn settle(
         }
         let (of_task, size) = (spool.clone(), known.size);
         let read = tokio::task::spawn_blocking(move || of_task.read(name, size)).await;
-        let bytes = read.map_err(|_panic| Error::Lost)??;
+        let bytes = read.map_err(|_panic| ReceiveError::Lost)??;
         keep_tail(archive, name, bytes, known.size).await?;
         let of_task = spool.clone();
-        tokio::task::spawn_blocking(move || of_task.remove(name)).await.map_err(|_panic| Error::Lost)??;
+        tokio::task::spawn_blocking(move || of_task.remove(name)).await.map_err(|_panic| ReceiveError::Lost)??;
     }
     Ok(())
 }
@@ -213,7 +216,7 @@ pub(super) async fn keep_tail(
     name: SegmentName,
     bytes: Bytes,
     size: SegmentSize,
-) -> Result<(), Error> {
+) -> Result<(), ReceiveError> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -229,7 +232,7 @@ pub(super) async fn keep_tail(
 }
 
 /// The position from which on a server that no longer has ours can still send: what its slot holds, or where it is now.
-pub(super) fn after_gap(known: &Known, lost_from: Lsn) -> (TimelineId, SegmentNo) {
+pub(super) fn after_gap(known: &ResumeContext, lost_from: Lsn) -> (TimelineId, SegmentNo) {
     let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
     let position = restart.unwrap_or(known.identity.flushed);
     (known.path.timeline_at(position), known.size.segment_of(position))
@@ -239,10 +242,10 @@ pub(super) fn after_gap(known: &Known, lost_from: Lsn) -> (TimelineId, SegmentNo
 mod tests {
     use super::common_until;
     use crate::postgres::format::lsn::Lsn;
-    use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
+    use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
 
     fn path(timeline: u32, forks: &str) -> TimelinePath {
-        History::parse(TimelineId::new(timeline).unwrap(), forks).unwrap().path()
+        TimelineHistory::parse(TimelineId::new(timeline).unwrap(), forks).unwrap().path()
     }
 
     #[test]

@@ -14,23 +14,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::base::clock::timeout;
-use crate::base::pipeline::Stage;
-use crate::base::retry::{Backoff, Class, Policy};
+use crate::base::pipeline::WorkerStage;
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive;
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::ingest::{IngestError, Ingested, Prepared, prepare_noted};
+use crate::postgres::archive::ingest::{IngestError, Ingested, PreparedSegment, prepare_noted};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::vault::repository;
-use crate::vault::seal::Level;
-use crate::vault::seal::compress::Adaptive;
+use crate::vault::seal::CompressionLevel;
+use crate::vault::seal::compress::AdaptiveLevel;
 
-use super::error::Error;
-use super::server_clock::Clocks;
+use super::error::ReceiveError;
+use super::server_clock::ServerClockNotes;
 use crate::vault;
 
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
-const PAUSES: Policy = Policy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
+const PAUSES: RetryPolicy =
+    RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
 
 /// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,7 +42,7 @@ const SEALED_LIMIT: usize = 2;
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
+pub(super) struct UploadLoad {
     /// Segments in memory that are not sealed yet.
     plain: usize,
     /// Segments that the repository does not take.
@@ -49,46 +50,46 @@ pub(super) struct Load {
 }
 
 /// One segment to check and seal.
-struct Job {
+struct SealJob {
     name: SegmentName,
     bytes: Bytes,
-    level: Level,
+    level: CompressionLevel,
     /// What is said with it.
     note: Vec<u8>,
 }
 
 /// A job's outcome, and its bytes, whose memory the next segment may have.
-type Work = Stage<Job, (Result<Prepared, IngestError>, Bytes)>;
+type SealStage = WorkerStage<SealJob, (Result<PreparedSegment, IngestError>, Bytes)>;
 
 /// What came of a segment.
 #[derive(Debug)]
-pub(super) struct Uploaded {
+pub(super) struct UploadedSegment {
     /// Which segment.
     pub(super) name: SegmentName,
     /// It is in every repository, or never will be.
-    pub(super) result: Result<Ingested, Error>,
+    pub(super) result: Result<Ingested, ReceiveError>,
 }
 
 /// Segments on their way.
-pub(super) struct Uploads {
+pub(super) struct SegmentUploads {
     archive: Arc<Archive>,
     spool: Spool,
     size: SegmentSize,
-    work: Arc<Work>,
-    tasks: JoinSet<Uploaded>,
+    work: Arc<SealStage>,
+    tasks: JoinSet<UploadedSegment>,
     /// Whole segments in the spool whose turn has not come.
     waiting: VecDeque<SegmentName>,
     /// Segments that may be in memory, waiting to be sealed or being sealed.
     limit: usize,
-    adaptive: Option<Adaptive>,
-    load: watch::Sender<Load>,
+    adaptive: Option<AdaptiveLevel>,
+    load: watch::Sender<UploadLoad>,
     /// What is said with each segment of the server's clock.
-    pub(super) clocks: Clocks,
+    pub(super) clocks: ServerClockNotes,
     /// Memory of segments that are sealed.
     spare: (mpsc::UnboundedSender<Bytes>, mpsc::UnboundedReceiver<Bytes>),
 }
 
-impl std::fmt::Debug for Uploads {
+impl std::fmt::Debug for SegmentUploads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Uploads")
             .field("under_way", &self.tasks.len())
@@ -97,21 +98,26 @@ impl std::fmt::Debug for Uploads {
     }
 }
 
-impl Uploads {
+impl SegmentUploads {
     /// `budget` bytes of segments may be in memory at once; at least one segment is.
     ///
     /// # Errors
     /// The operating system gave no thread.
-    pub(super) fn start(archive: &Arc<Archive>, spool: Spool, size: SegmentSize, budget: u64) -> io::Result<Uploads> {
+    pub(super) fn start(
+        archive: &Arc<Archive>,
+        spool: Spool,
+        size: SegmentSize,
+        budget: u64,
+    ) -> io::Result<SegmentUploads> {
         let threads = archive.vault().threads().clamp(1, 8);
         let limit = usize::try_from(budget / size.get()).unwrap_or(usize::MAX).clamp(1, threads + 1);
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
-        let work = Stage::start("seal", threads.min(limit), limit, move |job: Job| {
+        let work = WorkerStage::start("seal", threads.min(limit), limit, move |job: SealJob| {
             (prepare_noted(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
         })?;
-        let adaptive = matches!(archive.vault().level(), Level::Auto).then(Adaptive::new);
-        Ok(Uploads {
+        let adaptive = matches!(archive.vault().level(), CompressionLevel::Auto).then(AdaptiveLevel::new);
+        Ok(SegmentUploads {
             archive: Arc::clone(archive),
             spool,
             size,
@@ -120,8 +126,8 @@ impl Uploads {
             waiting: VecDeque::new(),
             limit,
             adaptive,
-            load: watch::Sender::new(Load::default()),
-            clocks: Clocks::default(),
+            load: watch::Sender::new(UploadLoad::default()),
+            clocks: ServerClockNotes::default(),
             // No more can be in it than segments were under way.
             spare: mpsc::unbounded_channel(),
         })
@@ -142,7 +148,7 @@ impl Uploads {
     }
 
     /// Hears when there may be room again, or something is stuck.
-    pub(super) fn watch(&self) -> watch::Receiver<Load> {
+    pub(super) fn watch(&self) -> watch::Receiver<UploadLoad> {
         self.load.subscribe()
     }
 
@@ -184,7 +190,7 @@ impl Uploads {
             }
             None => self.archive.vault().level(),
         };
-        let upload = Upload {
+        let upload = SegmentUpload {
             archive: Arc::clone(&self.archive),
             spool: self.spool.clone(),
             size: self.size,
@@ -196,7 +202,7 @@ impl Uploads {
         self.load.send_modify(|load| load.plain += 1);
         self.tasks.spawn(async move {
             let result = upload.run(name, bytes, level).await;
-            Uploaded { name, result }
+            UploadedSegment { name, result }
         });
     }
 
@@ -206,7 +212,7 @@ impl Uploads {
     }
 
     /// The next segment that is done. Waits for ever if none is under way. Cancel safe.
-    pub(super) async fn next(&mut self) -> Uploaded {
+    pub(super) async fn next(&mut self) -> UploadedSegment {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(uploaded)) => {
@@ -222,7 +228,7 @@ impl Uploads {
     }
 
     /// A segment that is done already.
-    pub(super) fn try_next(&mut self) -> Option<Uploaded> {
+    pub(super) fn try_next(&mut self) -> Option<UploadedSegment> {
         let done = self.tasks.try_join_next()?.ok();
         done.iter().for_each(|uploaded| self.clocks.forget(uploaded.name));
         self.fill();
@@ -231,29 +237,36 @@ impl Uploads {
 }
 
 /// What one segment's way needs.
-struct Upload {
+struct SegmentUpload {
     archive: Arc<Archive>,
     spool: Spool,
     size: SegmentSize,
-    work: Arc<Work>,
-    load: watch::Sender<Load>,
+    work: Arc<SealStage>,
+    load: watch::Sender<UploadLoad>,
     note: Vec<u8>,
     spare: mpsc::UnboundedSender<Bytes>,
 }
 
-impl Upload {
-    async fn run(self, name: SegmentName, bytes: Option<Bytes>, level: Level) -> Result<Ingested, Error> {
-        let mut plain = Counted { load: &self.load, count: |load| &mut load.plain, counted: true };
+impl SegmentUpload {
+    async fn run(
+        self,
+        name: SegmentName,
+        bytes: Option<Bytes>,
+        level: CompressionLevel,
+    ) -> Result<Ingested, ReceiveError> {
+        let mut plain = LoadGuard { load: &self.load, count: |load| &mut load.plain, counted: true };
         let bytes = match bytes {
             Some(bytes) => bytes,
             None => {
                 let (spool, size) = (self.spool.clone(), self.size);
-                tokio::task::spawn_blocking(move || spool.read(name, size)).await.map_err(|_panic| Error::Lost)??
+                tokio::task::spawn_blocking(move || spool.read(name, size))
+                    .await
+                    .map_err(|_panic| ReceiveError::Lost)??
             }
         };
-        let job = Job { name, bytes, level, note: self.note };
-        let pending = self.work.submit(job).await.map_err(|_gone| Error::Lost)?;
-        let (prepared, bytes) = pending.wait().await.map_err(|_gone| Error::Lost)?;
+        let job = SealJob { name, bytes, level, note: self.note };
+        let pending = self.work.submit(job).await.map_err(|_gone| ReceiveError::Lost)?;
+        let (prepared, bytes) = pending.wait().await.map_err(|_gone| ReceiveError::Lost)?;
         // Without a receiver there is no next segment.
         drop(self.spare.send(bytes));
         plain.forget();
@@ -261,7 +274,7 @@ impl Upload {
         let clock = self.archive.vault().clock();
         let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
         let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
-        let mut stuck = Counted { load: &self.load, count: |load| &mut load.stuck, counted: false };
+        let mut stuck = LoadGuard { load: &self.load, count: |load| &mut load.stuck, counted: false };
         loop {
             let committed = {
                 let mut commit = std::pin::pin!(self.archive.commit(prepared.clone()));
@@ -292,23 +305,23 @@ impl Upload {
 /// any more.
 fn may_pass(error: &IngestError, archive: &Archive) -> bool {
     let unmounted = match error {
-        IngestError::Archive(archive::Error::Vault(vault::Error::Repository { name, source })) => {
+        IngestError::Archive(archive::ArchiveError::Vault(vault::VaultError::Repository { name, source })) => {
             let opened = archive.vault().repositories().any(|(opened, _)| opened == name);
-            opened && matches!(**source, repository::Error::NoRepository { .. })
+            opened && matches!(**source, repository::RepositoryError::NoRepository { .. })
         }
         _ => false,
     };
-    unmounted || error.class() == Class::Transient
+    unmounted || error.class() == ErrorClass::Transient
 }
 
 /// Counts a segment in the load as long as it belongs there.
-struct Counted<'a> {
-    load: &'a watch::Sender<Load>,
-    count: fn(&mut Load) -> &mut usize,
+struct LoadGuard<'a> {
+    load: &'a watch::Sender<UploadLoad>,
+    count: fn(&mut UploadLoad) -> &mut usize,
     counted: bool,
 }
 
-impl Counted<'_> {
+impl LoadGuard<'_> {
     fn note(&mut self) {
         if !self.counted {
             self.counted = true;
@@ -324,7 +337,7 @@ impl Counted<'_> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for LoadGuard<'_> {
     fn drop(&mut self) {
         self.forget();
     }
@@ -334,7 +347,7 @@ impl Drop for Counted<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Spool, Uploads};
+    use super::{SegmentUploads, Spool};
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::segment::SegmentSize;
 
@@ -344,7 +357,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = create(&[&dir], None).await;
         let spool = Spool::open(&dir.path().join("state"), &archive).unwrap();
-        let mut uploads = Uploads::start(&archive, spool, SegmentSize::new(1 << 20).unwrap(), 1 << 20).unwrap();
+        let mut uploads = SegmentUploads::start(&archive, spool, SegmentSize::new(1 << 20).unwrap(), 1 << 20).unwrap();
         let marker = dir.path().join("repository/walkeep.json");
         let text = std::fs::read(&marker).unwrap();
         std::fs::remove_file(&marker).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::base::clock::{ASK_EVERY, FAR, LONGEST_TRIP, Machine, Measured, Offset, note};
+use crate::base::clock::{ASK_EVERY, ClockMeasurement, ClockOffset, FAR, LONGEST_TRIP, Machine, note};
 use crate::postgres::archive::clock_notes::to_note;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::format::time::PgTime;
@@ -22,10 +22,10 @@ const KEPT: usize = 16 << 10;
 
 /// What is known of the server's clock.
 #[derive(Debug, Default)]
-pub(super) struct Clocks {
+pub(super) struct ServerClockNotes {
     /// Since the segment under way began.
-    spans: Vec<Measured>,
-    last: Option<Measured>,
+    spans: Vec<ClockMeasurement>,
+    last: Option<ClockMeasurement>,
     /// Notes of whole segments on their way into the repository.
     whole: BTreeMap<SegmentName, Vec<u8>>,
     far: bool,
@@ -35,9 +35,9 @@ pub(super) struct Clocks {
     standby: bool,
 }
 
-impl Clocks {
+impl ServerClockNotes {
     /// What earlier runs have measured for the segment under way.
-    pub(super) fn resume(&mut self, spans: Vec<Measured>) {
+    pub(super) fn resume(&mut self, spans: Vec<ClockMeasurement>) {
         self.spans = spans;
     }
 
@@ -50,8 +50,8 @@ impl Clocks {
     pub(super) fn answered(&mut self, sent: PgTime, came: Timestamp, trip: Duration) {
         let tells = trip <= LONGEST_TRIP && !self.standby;
         let Some(sent) = sent.to_timestamp().filter(|_| tells) else { return };
-        let offset = Offset::of_answer(sent, came, trip);
-        let measured = Measured::once(came, offset).by(self.machine);
+        let offset = ClockOffset::of_answer(sent, came, trip);
+        let measured = ClockMeasurement::once(came, offset).by(self.machine);
         tracing::trace!(%offset, "asked the server for its clock");
         note(&mut self.spans, measured);
         self.last = Some(measured);
@@ -92,16 +92,16 @@ impl Clocks {
 
 /// A question for the server's clock.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct ClockProbe {
     /// When the one under way was sent.
     sent: Option<Duration>,
     due: Duration,
 }
 
-impl Question {
+impl ClockProbe {
     /// The first one is due.
-    pub(super) const fn due_at(now: Duration) -> Question {
-        Question { sent: None, due: now }
+    pub(super) const fn due_at(now: Duration) -> ClockProbe {
+        ClockProbe { sent: None, due: now }
     }
 
     /// How long until another is due; `None` while one is under way.
@@ -116,7 +116,7 @@ impl Question {
 
     /// One is sent.
     pub(super) fn send(&mut self, now: Duration) {
-        *self = Question { sent: Some(now), due: now.saturating_add(ASK_EVERY) };
+        *self = ClockProbe { sent: Some(now), due: now.saturating_add(ASK_EVERY) };
     }
 
     /// The answer has come; how long after the question. `None` if nothing was asked.
@@ -129,7 +129,7 @@ impl Question {
 mod tests {
     use std::time::Duration;
 
-    use super::{Clocks, Question};
+    use super::{ClockProbe, ServerClockNotes};
     use crate::base::clock::{ASK_EVERY, Clock, LONGEST_TRIP, Machine, ManualClock};
     use crate::postgres::archive::clock_notes::of_note;
     use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn one_question_at_a_time() {
         let second = Duration::from_secs(1);
-        let mut question = Question::due_at(second);
+        let mut question = ClockProbe::due_at(second);
         assert!(!question.is_due(Duration::ZERO) && question.is_due(second));
         assert_eq!(question.answer(second), None, "an answer to no question");
         question.send(second);
@@ -150,16 +150,16 @@ mod tests {
     #[test]
     fn a_segment_has_what_was_measured_from_just_before_it_to_its_end() {
         let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
-        let mut clocks = Clocks::default();
+        let mut clocks = ServerClockNotes::default();
         let name = |number| {
             SegmentName::new(TimelineId::FIRST, SegmentNo::new(number), SegmentSize::new(1 << 20).unwrap()).unwrap()
         };
-        let ask = |clocks: &mut Clocks, ahead: u64, trip: Duration| {
+        let ask = |clocks: &mut ServerClockNotes, ahead: u64, trip: Duration| {
             clock.advance(ASK_EVERY);
             let shown = clock.now() + Duration::from_secs(ahead);
             clocks.answered(PgTime::from_timestamp(shown), clock.now(), trip);
         };
-        let at = |spans: &[crate::base::clock::Measured]| -> Vec<(i64, i64, i64)> {
+        let at = |spans: &[crate::base::clock::ClockMeasurement]| -> Vec<(i64, i64, i64)> {
             let start = clock.now().as_second() / 86_400 * 86_400;
             spans.iter().map(|m| (m.from.as_second() - start, m.to.as_second() - start, m.offset.low)).collect()
         };
@@ -180,9 +180,9 @@ mod tests {
     #[test]
     fn the_clock_of_a_standby_is_not_kept() {
         let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
-        let mut clocks = Clocks::default();
+        let mut clocks = ServerClockNotes::default();
         let machine = Machine::of_boot("one");
-        let answer = |clocks: &mut Clocks| {
+        let answer = |clocks: &mut ServerClockNotes| {
             clock.advance(ASK_EVERY);
             clocks.answered(PgTime::from_timestamp(clock.now()), clock.now(), Duration::ZERO);
         };

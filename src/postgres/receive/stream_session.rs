@@ -6,17 +6,17 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-use super::error::Error;
-use super::intake::{Committed, Intake, Scope};
-use super::piece_uploads::Copies;
-use super::segment_uploads::{Load, Uploaded, Uploads};
-use super::server_clock::Question;
-use super::{Event, Observer, Settings};
+use super::error::ReceiveError;
+use super::intake::{SpoolCommit, SpoolScope, TimelineIntake};
+use super::piece_uploads::PieceUploads;
+use super::segment_uploads::{SegmentUploads, UploadLoad, UploadedSegment};
+use super::server_clock::ClockProbe;
+use super::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use crate::base::clock::Clock;
-use crate::postgres::archive::pieces::Piece;
+use crate::postgres::archive::pieces::WalPiece;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, StreamEvent};
+use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, WalStreamEvent};
 
 /// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const BURST: usize = 64;
 
 /// Why a stream ended, other than by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum StreamEnd {
     /// The timeline goes no further.
     Timeline,
     /// The position that was asked for is archived.
@@ -40,34 +40,34 @@ pub(super) enum Ended {
 }
 
 /// One stream and what it feeds.
-pub(super) struct Session<'a> {
-    pub(super) settings: &'a Settings,
+pub(super) struct StreamSession<'a> {
+    pub(super) settings: &'a ReceiveSettings,
     pub(super) clock: &'a dyn Clock,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) intake: &'a mut Intake,
-    pub(super) uploads: &'a mut Uploads,
-    pub(super) copies: &'a mut Copies,
+    pub(super) observer: &'a dyn ReceiveObserver,
+    pub(super) intake: &'a mut TimelineIntake,
+    pub(super) uploads: &'a mut SegmentUploads,
+    pub(super) copies: &'a mut PieceUploads,
     pub(super) shutdown: watch::Receiver<bool>,
     /// The server cuts a standby off that is silent for longer; zero for never.
     pub(super) sender_timeout: Duration,
-    load: watch::Receiver<Load>,
+    load: watch::Receiver<UploadLoad>,
     reported: Lsn,
     reported_at: Duration,
     heard_at: Duration,
     reply_wanted: bool,
-    question: Question,
+    question: ClockProbe,
     ended: bool,
 }
 
-impl<'a> Session<'a> {
+impl<'a> StreamSession<'a> {
     pub(super) fn new(
-        (settings, clock, observer): (&'a Settings, &'a dyn Clock, &'a dyn Observer),
-        (intake, uploads, copies): (&'a mut Intake, &'a mut Uploads, &'a mut Copies),
+        (settings, clock, observer): (&'a ReceiveSettings, &'a dyn Clock, &'a dyn ReceiveObserver),
+        (intake, uploads, copies): (&'a mut TimelineIntake, &'a mut SegmentUploads, &'a mut PieceUploads),
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
-    ) -> Session<'a> {
+    ) -> StreamSession<'a> {
         let (now, load) = (clock.elapsed(), uploads.watch());
-        Session {
+        StreamSession {
             settings,
             clock,
             observer,
@@ -81,12 +81,12 @@ impl<'a> Session<'a> {
             reported_at: now,
             heard_at: now,
             reply_wanted: true,
-            question: Question::due_at(now),
+            question: ClockProbe::due_at(now),
             ended: false,
         }
     }
 
-    pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<Ended, Error> {
+    pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<StreamEnd, ReceiveError> {
         loop {
             let drained = self.take_what_is_there(stream)?;
             while let Some(done) = self.uploads.try_next() {
@@ -95,21 +95,21 @@ impl<'a> Session<'a> {
             self.copy();
             let end_received = self.end_received();
             if *self.shutdown.borrow() {
-                self.intake.commit_now(Scope::All, self.uploads).await?;
+                self.intake.commit_now(SpoolScope::All, self.uploads).await?;
             } else if self.ended || end_received {
-                self.intake.commit_now(Scope::Tail, self.uploads).await?;
-            } else if (drained || !self.may_take()) && self.intake.wants_commit(Scope::Needed, self.uploads) {
-                self.intake.start_commit(Scope::Needed, self.uploads);
+                self.intake.commit_now(SpoolScope::Tail, self.uploads).await?;
+            } else if (drained || !self.may_take()) && self.intake.wants_commit(SpoolScope::Needed, self.uploads) {
+                self.intake.start_commit(SpoolScope::Needed, self.uploads);
             }
             self.report(stream).await?;
             if self.ended {
-                return Ok(Ended::Timeline);
+                return Ok(StreamEnd::Timeline);
             }
             if *self.shutdown.borrow() {
-                return Ok(Ended::Shutdown);
+                return Ok(StreamEnd::Shutdown);
             }
             if end_received && self.uploads.outstanding() == 0 && self.end_safe() {
-                return Ok(Ended::Reached);
+                return Ok(StreamEnd::Reached);
             }
             if drained || !self.may_take() {
                 self.wait(stream).await?;
@@ -135,7 +135,7 @@ impl<'a> Session<'a> {
     }
 
     /// Takes what has been read or can be read without waiting. Whether the socket is drained.
-    fn take_what_is_there(&mut self, stream: &mut PhysicalStream) -> Result<bool, Error> {
+    fn take_what_is_there(&mut self, stream: &mut PhysicalStream) -> Result<bool, ReceiveError> {
         for _ in 0..BURST {
             if !self.may_take() {
                 return Ok(false);
@@ -152,11 +152,11 @@ impl<'a> Session<'a> {
         Ok(false)
     }
 
-    fn take(&mut self, event: StreamEvent) -> Result<(), Error> {
+    fn take(&mut self, event: WalStreamEvent) -> Result<(), ReceiveError> {
         self.heard_at = self.clock.elapsed();
         match event {
-            StreamEvent::Wal(wal) => self.intake.take(&wal, self.uploads)?,
-            StreamEvent::Keepalive(keepalive) => {
+            WalStreamEvent::Wal(wal) => self.intake.take(&wal, self.uploads)?,
+            WalStreamEvent::Keepalive(keepalive) => {
                 self.intake.note_server_end(keepalive.server_end);
                 self.reply_wanted |= keepalive.reply_requested;
                 // The trip is taken after the time, so that it is not too short for it.
@@ -165,18 +165,18 @@ impl<'a> Session<'a> {
                     && let Some(trip) = self.question.answer(self.clock.elapsed())
                 {
                     self.uploads.clocks.answered(keepalive.sent_at, came, trip);
-                    self.observer.event(Event::Clock { note: self.uploads.clocks.note() });
+                    self.observer.event(ReceiveEvent::Clock { note: self.uploads.clocks.note() });
                 }
             }
-            StreamEvent::EndOfTimeline => self.ended = true,
+            WalStreamEvent::EndOfTimeline => self.ended = true,
         }
         Ok(())
     }
 
-    fn note(&mut self, done: Uploaded) -> Result<(), Error> {
+    fn note(&mut self, done: UploadedSegment) -> Result<(), ReceiveError> {
         let (name, ingested) = self.intake.uploaded(done)?;
         self.copies.archived(name);
-        self.observer.event(Event::Archived { name, ingested });
+        self.observer.event(ReceiveEvent::Archived { name, ingested });
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for its clock.
-    async fn report(&mut self, stream: &mut PhysicalStream) -> Result<(), Error> {
+    async fn report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
         let safe = self.intake.safe();
         let ask = self.question.is_due(self.clock.elapsed());
@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
             }
             stream.send_status(status, PgTime::from_timestamp(self.clock.now())).await?;
             if safe != self.reported {
-                self.observer.event(Event::Acknowledged { until: safe });
+                self.observer.event(ReceiveEvent::Acknowledged { until: safe });
             }
             self.reported = safe;
             self.reported_at = self.clock.elapsed();
@@ -227,43 +227,45 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for whatever comes first.
-    async fn wait(&mut self, stream: &mut PhysicalStream) -> Result<(), Error> {
+    async fn wait(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
         let may_take = self.may_take();
         if !may_take {
             // It may be speaking; we don't listen.
             self.heard_at = self.clock.elapsed();
         } else if self.clock.elapsed().saturating_sub(self.heard_at) > SILENCE_LIMIT {
-            return Err(wire::Error::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into());
+            return Err(
+                wire::ReplicationError::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into()
+            );
         }
         let pause = self.pause();
-        let Session { intake, uploads, copies, clock, shutdown, load, .. } = self;
+        let StreamSession { intake, uploads, copies, clock, shutdown, load, .. } = self;
         let next = tokio::select! {
-            event = stream.next(), if may_take => Next::Event(event),
-            committed = intake.commit_ended() => Next::Committed(committed),
-            uploaded = uploads.next() => Next::Uploaded(uploaded),
-            copied = copies.ended() => Next::Copied(copied),
-            () = clock.sleep(pause) => Next::Nothing,
-            _ = shutdown.changed() => Next::Nothing,
-            _ = load.changed() => Next::Nothing,
+            event = stream.next(), if may_take => SessionEvent::Event(event),
+            committed = intake.commit_ended() => SessionEvent::Committed(committed),
+            uploaded = uploads.next() => SessionEvent::Uploaded(uploaded),
+            copied = copies.ended() => SessionEvent::Copied(copied),
+            () = clock.sleep(pause) => SessionEvent::Nothing,
+            _ = shutdown.changed() => SessionEvent::Nothing,
+            _ = load.changed() => SessionEvent::Nothing,
         };
         match next {
-            Next::Event(event) => self.take(event?),
-            Next::Committed(committed) => self.intake.note_commit(committed?, self.uploads),
-            Next::Uploaded(uploaded) => self.note(uploaded),
-            Next::Copied(piece) => {
+            SessionEvent::Event(event) => self.take(event?),
+            SessionEvent::Committed(committed) => self.intake.note_commit(committed?, self.uploads),
+            SessionEvent::Uploaded(uploaded) => self.note(uploaded),
+            SessionEvent::Copied(piece) => {
                 piece.into_iter().for_each(|piece| self.intake.copied(piece));
                 Ok(())
             }
-            Next::Nothing => Ok(()),
+            SessionEvent::Nothing => Ok(()),
         }
     }
 }
 
 /// What came first.
-enum Next {
-    Event(Result<StreamEvent, wire::Error>),
-    Committed(Result<Committed, Error>),
-    Uploaded(Uploaded),
-    Copied(Option<Piece>),
+enum SessionEvent {
+    Event(Result<WalStreamEvent, wire::ReplicationError>),
+    Committed(Result<SpoolCommit, ReceiveError>),
+    Uploaded(UploadedSegment),
+    Copied(Option<WalPiece>),
     Nothing,
 }

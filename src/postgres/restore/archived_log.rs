@@ -6,13 +6,13 @@ use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wal::event::{Ending, Xid};
+use crate::postgres::wal::event::{TransactionEnd, Xid};
 
-use super::Error;
+use super::RestoreError;
 
 /// A stretch of log that recovery cannot get past.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Obstacle {
+pub struct ReplayObstacle {
     /// The timeline it is looked for on.
     pub timeline: TimelineId,
     /// Where it begins.
@@ -25,9 +25,9 @@ pub struct Obstacle {
 
 /// The log of a stretch, proved whole or not.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Chain {
+pub struct ReplayChain {
     /// The first stretch that is missing or damaged.
-    pub obstacle: Option<Obstacle>,
+    pub obstacle: Option<ReplayObstacle>,
     /// Segments that recovery reads.
     pub segments: u64,
     /// Records in them, about.
@@ -40,7 +40,7 @@ pub struct Chain {
 
 /// What settings a stretch of log demands of the server that replays it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Demands {
+pub struct WalRequirements {
     /// The largest values seen; zero where no record says anything.
     pub largest: RequiredSettings,
     /// The first record that says `wal_level = minimal`.
@@ -49,7 +49,7 @@ pub struct Demands {
 
 /// A tablespace that the log makes. Replay works in its directory, at the path the log has, whatever was mapped.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct MadeTablespace {
+pub struct CreatedTablespace {
     /// The record.
     pub lsn: Lsn,
     /// Its OID.
@@ -61,7 +61,7 @@ pub struct MadeTablespace {
 }
 
 /// The archived log of one cluster. Every position is that of a record's start unless it says otherwise.
-pub trait Facts {
+pub trait ArchivedLog {
     /// The size of the cluster's segments.
     fn segment_size(&self) -> SegmentSize;
 
@@ -69,73 +69,78 @@ pub trait Facts {
     ///
     /// # Errors
     /// What index or archive say.
-    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error>;
+    fn ending_after(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        time: PgTime,
+    ) -> Result<Option<TransactionEnd>, RestoreError>;
 
     /// The first commit or abort of `xid` from `from` on.
     ///
     /// # Errors
     /// What index or archive say.
-    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error>;
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<TransactionEnd>, RestoreError>;
 
     /// The first restore point called `name` from `from` on.
     ///
     /// # Errors
     /// What index or archive say.
-    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error>;
+    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError>;
 
     /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it belongs to none. `None` if no
     /// record starts there, or its transaction did not end.
     ///
     /// # Errors
     /// What index or archive say.
-    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error>;
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, RestoreError>;
 
     /// The first record from `from` on.
     ///
     /// # Errors
     /// What index or archive say.
-    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error>;
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, RestoreError>;
 
     /// The last record that ends at `end` or before, where `end` is the end of a chain.
     ///
     /// # Errors
     /// What index or archive say.
-    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error>;
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, RestoreError>;
 
     /// The last commit before `before`.
     ///
     /// # Errors
     /// What index or archive say.
-    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error>;
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<TransactionEnd>, RestoreError>;
 
     /// The first commit from `from` on.
     ///
     /// # Errors
     /// What index or archive say.
-    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error>;
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, RestoreError>;
 
     /// The log from `from` to `to`, or to the end of what is archived if `to` is `None`.
     ///
     /// # Errors
     /// What index or archive say.
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error>;
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError>;
 
     /// What the log from `from` to `to` demands.
     ///
     /// # Errors
     /// What index or archive say.
-    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error>;
+    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError>;
 
     /// The tablespaces outside the data directory that the log from `from` to `to` makes, in log order.
     ///
     /// # Errors
     /// What index or archive say.
-    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error>;
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError>;
 
     /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
     /// day to the next, so what opens at both ends opens between.
     ///
     /// # Errors
     /// What index or archive say.
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error>;
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError>;
 }

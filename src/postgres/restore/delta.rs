@@ -19,16 +19,16 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::destination::{Destination, Ground, GroundError, MARKER, at};
-use super::placement::{PlaceError, left_out};
+use super::destination::{CheckedDestination, Destination, DestinationError, MARKER, at};
+use super::placement::{PlacementError, left_out};
 use crate::base::durable;
-use crate::postgres::archive::manifest::{Content, Manifest};
+use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{Archive, Identity};
-use crate::postgres::format::pg_control::Control;
+use crate::postgres::archive::{Archive, ArchiveIdentity};
+use crate::postgres::format::pg_control::PgControl;
 use crate::postgres::format::segment::{SegmentName, SystemId, WalFileName};
 use crate::postgres::wal::digest::digest;
-use crate::postgres::wal::page::PageHeader;
+use crate::postgres::wal::page::WalPageHeader;
 
 /// `pg_control` before the restore, until it is removed.
 const CONTROL_OLD: &str = "global/pg_control.walkeep-old";
@@ -51,15 +51,15 @@ pub(super) fn marker(system: SystemId) -> String {
 /// an unfinished restore of it left. `false` if it is absent or empty.
 ///
 /// # Errors
-/// [`GroundError`] for anything else.
-pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, GroundError> {
+/// [`DestinationError`] for anything else.
+pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
     let first = match fs::read_dir(pgdata) {
         Ok(mut entries) => entries.next().transpose().map_err(at("read", pgdata))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(at("read", pgdata)(error)),
     };
     let Some(first) = first else { return Ok(false) };
-    let foreign = |found: String| GroundError::Foreign { path: pgdata.to_owned(), found };
+    let foreign = |found: String| DestinationError::Foreign { path: pgdata.to_owned(), found };
     let found = match fs::read_to_string(pgdata.join(MARKER)) {
         Ok(text) => text.lines().last().and_then(|line| line.strip_prefix(IDENTITY)?.parse().ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -72,7 +72,7 @@ pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, GroundErr
                 }
                 Err(error) => return Err(at("read", &path)(error)),
             };
-            let control = Control::parse(&bytes).map_err(|error| foreign(format!("has what is none: {error}")))?;
+            let control = PgControl::parse(&bytes).map_err(|error| foreign(format!("has what is none: {error}")))?;
             Some(control.system_id.get())
         }
         Err(error) => return Err(at("read", &pgdata.join(MARKER))(error)),
@@ -86,7 +86,7 @@ pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, GroundErr
 }
 
 /// A server that runs there, or may: its process is alive. Of a standalone one the number is negative (`CreateLockFile`, miscinit.c).
-fn check_at_rest(pgdata: &Path) -> Result<(), GroundError> {
+fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
     let path = pgdata.join("postmaster.pid");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -97,7 +97,7 @@ fn check_at_rest(pgdata: &Path) -> Result<(), GroundError> {
     let pid = number.and_then(rustix::process::Pid::from_raw);
     let alive = pid.is_none_or(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
     if alive {
-        return Err(GroundError::Running { path: pgdata.to_owned(), pid: number.unwrap_or_default() });
+        return Err(DestinationError::Running { path: pgdata.to_owned(), pid: number.unwrap_or_default() });
     }
     Ok(())
 }
@@ -110,8 +110,8 @@ pub(super) fn leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
 /// Makes the directory one that cannot be started.
 ///
 /// # Errors
-/// [`GroundError::Running`] if a server was started in it meanwhile, and what the operating system said.
-pub(super) fn disarm(pgdata: &Path) -> Result<(), PlaceError> {
+/// [`DestinationError::Running`] if a server was started in it meanwhile, and what the operating system said.
+pub(super) fn disarm(pgdata: &Path) -> Result<(), PlacementError> {
     let (control, old) = (pgdata.join(CONTROL), pgdata.join(CONTROL_OLD));
     if control.symlink_metadata().is_err() {
         return Ok(());
@@ -132,7 +132,7 @@ pub async fn only_there(
     archive: &Archive,
     spool: Option<&Spool>,
     pgdata: &Path,
-) -> Result<Vec<SegmentName>, super::Error> {
+) -> Result<Vec<SegmentName>, super::RestoreError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
     let listed = log.clone();
@@ -151,7 +151,7 @@ pub async fn only_there(
         let path = log.join(name.to_string());
         let end = super::blocking(move || {
             let bytes = fs::read(&path).map_err(at("read", &path))?;
-            Ok::<_, GroundError>(digest(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until))
+            Ok::<_, DestinationError>(digest(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until))
         });
         if end.await??.is_some_and(|end| end <= received) {
             found.pop();
@@ -161,7 +161,7 @@ pub async fn only_there(
 }
 
 /// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold older bytes.
-fn written(log: &Path, identity: Identity) -> Result<Vec<SegmentName>, GroundError> {
+fn written(log: &Path, identity: ArchiveIdentity) -> Result<Vec<SegmentName>, DestinationError> {
     let mut found = Vec::new();
     for path in listed(log)? {
         let Some(name) = path.file_name().and_then(|name| SegmentName::parse(name.to_str()?)) else { continue };
@@ -169,7 +169,7 @@ fn written(log: &Path, identity: Identity) -> Result<Vec<SegmentName>, GroundErr
         let opened = fs::File::open(&path).map_err(at("open", &path))?;
         opened.take(LONG_HEADER).read_to_end(&mut head).map_err(at("read", &path))?;
         let start = name.number(identity.segment_size).map(|number| number.start(identity.segment_size));
-        let header = PageHeader::parse(&head).filter(|header| Some(header.address) == start);
+        let header = WalPageHeader::parse(&head).filter(|header| Some(header.address) == start);
         if header.and_then(|header| header.long).is_some_and(|long| long.system_id == identity.system_id) {
             found.push(name);
         }
@@ -179,7 +179,7 @@ fn written(log: &Path, identity: Identity) -> Result<Vec<SegmentName>, GroundErr
 }
 
 /// What a path of the backup is.
-enum Wanted<'m> {
+enum WantedEntry<'m> {
     Directory,
     File,
     Link(&'m Path),
@@ -187,7 +187,7 @@ enum Wanted<'m> {
 
 /// What was removed, and what was not though it is not of the backup.
 #[derive(Debug, Default)]
-pub(super) struct Cleaned {
+pub(super) struct RemovedFiles {
     /// Sentences about what lies elsewhere.
     pub(super) notes: Vec<String>,
 }
@@ -196,26 +196,30 @@ pub(super) struct Cleaned {
 ///
 /// # Errors
 /// What the operating system said.
-pub(super) fn clean(ground: &Ground, manifest: &Manifest, staged: &Path) -> Result<Cleaned, GroundError> {
+pub(super) fn clean(
+    ground: &CheckedDestination,
+    manifest: &Manifest,
+    staged: &Path,
+) -> Result<RemovedFiles, DestinationError> {
     let pgdata = ground.pgdata();
-    let mut wanted: HashMap<PathBuf, Wanted<'_>> = HashMap::with_capacity(manifest.entries.len());
+    let mut wanted: HashMap<PathBuf, WantedEntry<'_>> = HashMap::with_capacity(manifest.entries.len());
     for entry in manifest.entries.iter().filter(|entry| !left_out(&entry.path)) {
         let what = match &entry.content {
-            Content::Directory => Wanted::Directory,
-            Content::Link(_) if entry.path.starts_with("pg_tblspc") => continue,
-            Content::Link(to) => Wanted::Link(to),
-            Content::File { .. } if entry.path == Path::new(CONTROL) => continue,
-            Content::File { .. } => Wanted::File,
+            EntryContent::Directory => WantedEntry::Directory,
+            EntryContent::Link(_) if entry.path.starts_with("pg_tblspc") => continue,
+            EntryContent::Link(to) => WantedEntry::Link(to),
+            EntryContent::File { .. } if entry.path == Path::new(CONTROL) => continue,
+            EntryContent::File { .. } => WantedEntry::File,
         };
         wanted.insert(ground.path_of(&entry.path), what);
     }
-    wanted.insert(pgdata.join(staged), Wanted::File);
-    wanted.insert(pgdata.join(MARKER), Wanted::File);
-    wanted.insert(pgdata.join("pg_wal"), Wanted::Directory);
-    wanted.insert(pgdata.join("pg_tblspc"), Wanted::Directory);
+    wanted.insert(pgdata.join(staged), WantedEntry::File);
+    wanted.insert(pgdata.join(MARKER), WantedEntry::File);
+    wanted.insert(pgdata.join("pg_wal"), WantedEntry::Directory);
+    wanted.insert(pgdata.join("pg_tblspc"), WantedEntry::Directory);
     let in_place = ground.spaces().iter().filter(|(oid, _)| ground.is_in_place(**oid));
-    wanted.extend(in_place.map(|(_, space)| (space.clone(), Wanted::Directory)));
-    let mut cleaner = Cleaner { wanted: &wanted, cleaned: Cleaned::default() };
+    wanted.extend(in_place.map(|(_, space)| (space.clone(), WantedEntry::Directory)));
+    let mut cleaner = DirectoryCleaner { wanted: &wanted, cleaned: RemovedFiles::default() };
     for (oid, space) in ground.spaces() {
         let link = pgdata.join("pg_tblspc").join(oid.to_string());
         // What an earlier link led to is told before the link goes.
@@ -226,36 +230,40 @@ pub(super) fn clean(ground: &Ground, manifest: &Manifest, staged: &Path) -> Resu
         }
     }
     let links = ground.spaces().iter().filter(|(oid, _)| !ground.is_in_place(**oid));
-    let links: HashMap<PathBuf, Wanted<'_>> =
-        links.map(|(oid, space)| (pgdata.join("pg_tblspc").join(oid.to_string()), Wanted::Link(space))).collect();
+    let links: HashMap<PathBuf, WantedEntry<'_>> =
+        links.map(|(oid, space)| (pgdata.join("pg_tblspc").join(oid.to_string()), WantedEntry::Link(space))).collect();
     cleaner.directory(pgdata, &links)?;
     Ok(cleaner.cleaned)
 }
 
-struct Cleaner<'w, 'm> {
-    wanted: &'w HashMap<PathBuf, Wanted<'m>>,
-    cleaned: Cleaned,
+struct DirectoryCleaner<'w, 'm> {
+    wanted: &'w HashMap<PathBuf, WantedEntry<'m>>,
+    cleaned: RemovedFiles,
 }
 
-impl Cleaner<'_, '_> {
+impl DirectoryCleaner<'_, '_> {
     /// Of a tablespace, only the directories that the backup has there.
-    fn space(&mut self, space: &Path) -> Result<(), GroundError> {
+    fn space(&mut self, space: &Path) -> Result<(), DestinationError> {
         for path in listed(space)? {
-            if matches!(self.wanted.get(&path), Some(Wanted::Directory)) && is_directory(&path)? {
+            if matches!(self.wanted.get(&path), Some(WantedEntry::Directory)) && is_directory(&path)? {
                 self.directory(&path, &HashMap::new())?;
             }
         }
         Ok(())
     }
 
-    fn directory(&mut self, directory: &Path, links: &HashMap<PathBuf, Wanted<'_>>) -> Result<(), GroundError> {
+    fn directory(
+        &mut self,
+        directory: &Path,
+        links: &HashMap<PathBuf, WantedEntry<'_>>,
+    ) -> Result<(), DestinationError> {
         for path in listed(directory)? {
             let metadata = path.symlink_metadata().map_err(at("read", &path))?;
             match self.wanted.get(&path).or_else(|| links.get(&path)) {
-                Some(Wanted::Directory) if metadata.is_dir() => self.directory(&path, links)?,
-                Some(Wanted::Directory) if directory.join("pg_wal") == path && path.is_dir() => self.log(&path)?,
-                Some(Wanted::File) if metadata.is_file() && metadata.nlink() == 1 => {}
-                Some(Wanted::Link(to)) if fs::read_link(&path).is_ok_and(|is| is == *to) => {}
+                Some(WantedEntry::Directory) if metadata.is_dir() => self.directory(&path, links)?,
+                Some(WantedEntry::Directory) if directory.join("pg_wal") == path && path.is_dir() => self.log(&path)?,
+                Some(WantedEntry::File) if metadata.is_file() && metadata.nlink() == 1 => {}
+                Some(WantedEntry::Link(to)) if fs::read_link(&path).is_ok_and(|is| is == *to) => {}
                 _ => self.remove(&path)?,
             }
         }
@@ -263,7 +271,7 @@ impl Cleaner<'_, '_> {
     }
 
     /// `pg_wal` is a link: what it leads to stays, without the log in it.
-    fn log(&mut self, link: &Path) -> Result<(), GroundError> {
+    fn log(&mut self, link: &Path) -> Result<(), DestinationError> {
         let log = link.canonicalize().map_err(at("find", link))?;
         for path in listed(&log)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -277,7 +285,7 @@ impl Cleaner<'_, '_> {
     }
 
     /// A link goes, what it leads to stays.
-    fn remove(&mut self, path: &Path) -> Result<(), GroundError> {
+    fn remove(&mut self, path: &Path) -> Result<(), DestinationError> {
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             metadata => metadata.map_err(at("read", path))?,
@@ -295,11 +303,11 @@ impl Cleaner<'_, '_> {
     }
 }
 
-fn is_directory(path: &Path) -> Result<bool, GroundError> {
+fn is_directory(path: &Path) -> Result<bool, DestinationError> {
     Ok(path.symlink_metadata().map_err(at("read", path))?.is_dir())
 }
 
-fn listed(directory: &Path) -> Result<Vec<PathBuf>, GroundError> {
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, DestinationError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(at("read", directory))?,
@@ -307,14 +315,17 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, GroundError> {
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(at("read", directory))).collect()
 }
 
-impl Ground {
-    /// Looks over a data directory that is there, as [`Ground::survey`] does one that is not. `None` if there is nothing in it.
+impl CheckedDestination {
+    /// Looks over a data directory that is there, as [`CheckedDestination::survey`] does one that is not. `None` if there is nothing in it.
     ///
     /// # Errors
-    /// [`GroundError`].
-    pub fn survey_existing(destination: &Destination, manifest: &Manifest) -> Result<Option<Ground>, GroundError> {
+    /// [`DestinationError`].
+    pub fn survey_existing(
+        destination: &Destination,
+        manifest: &Manifest,
+    ) -> Result<Option<CheckedDestination>, DestinationError> {
         let spaces = &manifest.summary.tablespaces;
-        let ground = Ground::lay(destination, spaces)?;
+        let ground = CheckedDestination::lay(destination, spaces)?;
         if !is_ours(ground.pgdata(), manifest.summary.system_id)? {
             return Ok(None);
         }

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::archived_log::MadeTablespace;
-use crate::postgres::archive::manifest::{Content, Entry, Tablespace};
+use super::archived_log::CreatedTablespace;
+use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTablespace};
 use crate::postgres::format::lsn::Lsn;
 
 /// What stands in a data directory while it is being filled. Where it is found, a restore did not get to its end.
@@ -27,7 +27,7 @@ pub struct Destination {
 
 /// A place that cannot be restored into.
 #[derive(Debug, thiserror::Error)]
-pub enum GroundError {
+pub enum DestinationError {
     /// There is something in it.
     #[error(
         "{path} is not empty: it has {found}; give an empty or a new directory, or --delta if it is an old one of this cluster"
@@ -147,15 +147,15 @@ pub enum GroundError {
 }
 
 /// Names the file in an operating system's error.
-pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> GroundError + 'a {
-    move |source| GroundError::Io { what, path: path.to_owned(), source }
+pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DestinationError + 'a {
+    move |source| DestinationError::Io { what, path: path.to_owned(), source }
 }
 
 /// Bytes that are free where `path` is, or would be.
 ///
 /// # Errors
-/// [`GroundError::Io`].
-pub fn free_at(path: &Path) -> Result<u64, GroundError> {
+/// [`DestinationError::Io`].
+pub fn free_at(path: &Path) -> Result<u64, DestinationError> {
     let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     let room = rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(at("ask for free space on", existing))?;
     Ok(room.f_bavail.saturating_mul(room.f_frsize))
@@ -163,7 +163,7 @@ pub fn free_at(path: &Path) -> Result<u64, GroundError> {
 
 /// Whom restored files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Owner {
+pub struct FileOwner {
     /// The user.
     pub uid: u32,
     /// The group.
@@ -172,25 +172,25 @@ pub struct Owner {
 
 /// A place that has been looked over.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ground {
+pub struct CheckedDestination {
     pgdata: PathBuf,
     spaces: BTreeMap<u32, PathBuf>,
     /// Set where this process may give files away and must: root's restores belong to whoever owns the directory.
-    owner: Option<Owner>,
+    owner: Option<FileOwner>,
 }
 
-impl Ground {
+impl CheckedDestination {
     /// Looks a destination over. Nothing is changed.
     ///
     /// # Errors
-    /// [`GroundError`].
+    /// [`DestinationError`].
     pub fn survey(
         destination: &Destination,
-        tablespaces: &[Tablespace],
-        entries: &[Entry],
-    ) -> Result<Ground, GroundError> {
+        tablespaces: &[ManifestTablespace],
+        entries: &[ManifestEntry],
+    ) -> Result<CheckedDestination, DestinationError> {
         check_empty(&absolute(&destination.pgdata)?)?;
-        let ground = Ground::lay(destination, tablespaces)?;
+        let ground = CheckedDestination::lay(destination, tablespaces)?;
         for space in tablespaces {
             ground.check_space(space, entries)?;
         }
@@ -199,7 +199,10 @@ impl Ground {
     }
 
     /// Where everything goes, whatever is there.
-    pub(super) fn lay(destination: &Destination, tablespaces: &[Tablespace]) -> Result<Ground, GroundError> {
+    pub(super) fn lay(
+        destination: &Destination,
+        tablespaces: &[ManifestTablespace],
+    ) -> Result<CheckedDestination, DestinationError> {
         let pgdata = absolute(&destination.pgdata)?;
         let mut spaces = BTreeMap::new();
         for space in tablespaces {
@@ -209,10 +212,10 @@ impl Ground {
             if !tablespaces.iter().any(|space| Path::new(&space.location) == old) {
                 let known: Vec<&str> = tablespaces.iter().map(|space| space.location.as_str()).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(GroundError::UnknownMapping { old: old.clone(), known });
+                return Err(DestinationError::UnknownMapping { old: old.clone(), known });
             }
         }
-        let ground = Ground { owner: owner_of(&pgdata)?, pgdata, spaces };
+        let ground = CheckedDestination { owner: owner_of(&pgdata)?, pgdata, spaces };
         ground.check_apart(tablespaces)?;
         Ok(ground)
     }
@@ -231,7 +234,7 @@ impl Ground {
 
     /// Whom the files are given to; `None` if they stay with whoever runs this.
     #[must_use]
-    pub const fn owner(&self) -> Option<Owner> {
+    pub const fn owner(&self) -> Option<FileOwner> {
         self.owner
     }
 
@@ -255,12 +258,12 @@ impl Ground {
     }
 
     /// Two places that are one, or one within another, would mix their files; only a tablespace in its place may lie in the data directory.
-    fn check_apart(&self, tablespaces: &[Tablespace]) -> Result<(), GroundError> {
+    fn check_apart(&self, tablespaces: &[ManifestTablespace]) -> Result<(), DestinationError> {
         let mut all: Vec<&PathBuf> = vec![&self.pgdata];
         for space in tablespaces.iter().filter(|space| !self.is_in_place(space.oid)) {
             let Some(path) = self.spaces.get(&space.oid) else { continue };
             if let Some(other) = all.iter().find(|other| path.starts_with(other) || other.starts_with(path)) {
-                return Err(GroundError::Overlap { first: (*other).clone(), second: path.clone() });
+                return Err(DestinationError::Overlap { first: (*other).clone(), second: path.clone() });
             }
             all.push(path);
         }
@@ -268,7 +271,11 @@ impl Ground {
     }
 
     /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with itself.
-    pub(super) fn check_space(&self, space: &Tablespace, entries: &[Entry]) -> Result<(), GroundError> {
+    pub(super) fn check_space(
+        &self,
+        space: &ManifestTablespace,
+        entries: &[ManifestEntry],
+    ) -> Result<(), DestinationError> {
         let Some(path) = self.spaces.get(&space.oid).filter(|_| !self.is_in_place(space.oid)) else { return Ok(()) };
         for entry in entries {
             let Some((oid, rest)) = space_of(&entry.path) else { continue };
@@ -277,7 +284,7 @@ impl Ground {
                 && let (Some(Component::Normal(name)), None) = (parts.next(), parts.next())
                 && path.join(name).symlink_metadata().is_ok()
             {
-                return Err(GroundError::TablespaceOccupied {
+                return Err(DestinationError::TablespaceOccupied {
                     oid,
                     path: path.clone(),
                     found: name.to_string_lossy().into_owned(),
@@ -290,7 +297,11 @@ impl Ground {
 
     /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes on top, a few
     /// segments at a time.
-    pub(super) fn check_room(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> Result<(), GroundError> {
+    pub(super) fn check_room(
+        &self,
+        entries: &[ManifestEntry],
+        there: &dyn Fn(&Path) -> u64,
+    ) -> Result<(), DestinationError> {
         let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
         for (place, bytes) in self.bytes_by_place(entries, there) {
             let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
@@ -301,16 +312,16 @@ impl Ground {
         for (path, needed) in needed.into_values() {
             let free = free_at(&path)?;
             if free < needed {
-                return Err(GroundError::NoRoom { path, needed, free });
+                return Err(DestinationError::NoRoom { path, needed, free });
             }
         }
         Ok(())
     }
 
-    fn bytes_by_place(&self, entries: &[Entry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
+    fn bytes_by_place(&self, entries: &[ManifestEntry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
         let mut bytes: BTreeMap<&Path, u64> = BTreeMap::new();
         for entry in entries {
-            let Content::File { len, .. } = &entry.content else { continue };
+            let EntryContent::File { len, .. } = &entry.content else { continue };
             let space = space_of(&entry.path).and_then(|(oid, _)| self.spaces.get(&oid));
             let sum = bytes.entry(space.map_or(self.pgdata.as_path(), PathBuf::as_path)).or_default();
             *sum = sum.saturating_add(len.saturating_sub(there(&self.path_of(&entry.path))));
@@ -321,8 +332,8 @@ impl Ground {
     /// Makes a directory and those above it, and gives the new ones to the owner.
     ///
     /// # Errors
-    /// [`GroundError::Io`].
-    pub fn make_dir(&self, path: &Path, mode: u32) -> Result<(), GroundError> {
+    /// [`DestinationError::Io`].
+    pub fn make_dir(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
         if path.is_dir() {
             return self.own(path, mode);
         }
@@ -336,9 +347,9 @@ impl Ground {
     /// Gives a file or directory its mode, whatever the umask was, and its owner.
     ///
     /// # Errors
-    /// [`GroundError::Io`].
-    pub fn own(&self, path: &Path, mode: u32) -> Result<(), GroundError> {
-        if let Some(Owner { uid, gid }) = self.owner {
+    /// [`DestinationError::Io`].
+    pub fn own(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
+        if let Some(FileOwner { uid, gid }) = self.owner {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(at("give its owner to", path))?;
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("set the mode of", path))
@@ -349,9 +360,9 @@ impl Ground {
 /// own and points `pg_tblspc` at it (`create_tablespace_directories`, tablespace.c). Nothing is changed here.
 ///
 /// # Errors
-/// [`GroundError::WouldBeReplayedInto`].
-pub fn check_made(made: &[MadeTablespace]) -> Result<(), GroundError> {
-    for MadeTablespace { lsn, tablespace, location, time } in made {
+/// [`DestinationError::WouldBeReplayedInto`].
+pub fn check_made(made: &[CreatedTablespace]) -> Result<(), DestinationError> {
+    for CreatedTablespace { lsn, tablespace, location, time } in made {
         let found = match fs::read_dir(location) {
             Ok(mut entries) => match entries.next() {
                 None => continue,
@@ -364,7 +375,7 @@ pub fn check_made(made: &[MadeTablespace]) -> Result<(), GroundError> {
         };
         let when = time.map_or_else(String::new, |time| format!(" ({time})"));
         let (lsn, tablespace, location) = (*lsn, *tablespace, location.clone());
-        return Err(GroundError::WouldBeReplayedInto { tablespace, lsn, when, location, found });
+        return Err(DestinationError::WouldBeReplayedInto { tablespace, lsn, when, location, found });
     }
     Ok(())
 }
@@ -377,7 +388,11 @@ fn space_of(entry: &Path) -> Option<(u32, &Path)> {
     Some((number, rest.strip_prefix(oid).ok()?))
 }
 
-fn place_of(space: &Tablespace, pgdata: &Path, mapping: &[(PathBuf, PathBuf)]) -> Result<PathBuf, GroundError> {
+fn place_of(
+    space: &ManifestTablespace,
+    pgdata: &Path,
+    mapping: &[(PathBuf, PathBuf)],
+) -> Result<PathBuf, DestinationError> {
     let location = Path::new(&space.location);
     match mapping.iter().rfind(|(old, _)| old == location) {
         Some((_, new)) => plain(new),
@@ -387,13 +402,13 @@ fn place_of(space: &Tablespace, pgdata: &Path, mapping: &[(PathBuf, PathBuf)]) -
     }
 }
 
-fn plain(path: &Path) -> Result<PathBuf, GroundError> {
+fn plain(path: &Path) -> Result<PathBuf, DestinationError> {
     let plain =
         path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if plain { Ok(path.components().collect()) } else { Err(GroundError::BadPath { path: path.to_owned() }) }
+    if plain { Ok(path.components().collect()) } else { Err(DestinationError::BadPath { path: path.to_owned() }) }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, GroundError> {
+fn absolute(path: &Path) -> Result<PathBuf, DestinationError> {
     // A link to an empty directory is followed now, so that everything is compared with where it really is.
     if path.exists() {
         return path.canonicalize().map_err(at("find", path));
@@ -401,7 +416,7 @@ fn absolute(path: &Path) -> Result<PathBuf, GroundError> {
     std::path::absolute(path).map_err(at("find", path))
 }
 
-fn check_empty(path: &Path) -> Result<(), GroundError> {
+fn check_empty(path: &Path) -> Result<(), DestinationError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -412,22 +427,22 @@ fn check_empty(path: &Path) -> Result<(), GroundError> {
         found.push(entry.map_err(at("read", path))?.file_name().to_string_lossy().into_owned());
     }
     if found.iter().any(|name| name == MARKER) {
-        return Err(GroundError::Unfinished { path: path.to_owned() });
+        return Err(DestinationError::Unfinished { path: path.to_owned() });
     }
     match found.into_iter().min() {
-        Some(found) => Err(GroundError::Occupied { path: path.to_owned(), found }),
+        Some(found) => Err(DestinationError::Occupied { path: path.to_owned(), found }),
         None => Ok(()),
     }
 }
 
 /// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else keeps it.
-fn owner_of(path: &Path) -> Result<Option<Owner>, GroundError> {
+fn owner_of(path: &Path) -> Result<Option<FileOwner>, DestinationError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     let metadata = existing.metadata().map_err(at("read", existing))?;
-    Ok(Some(Owner { uid: metadata.uid(), gid: metadata.gid() }))
+    Ok(Some(FileOwner { uid: metadata.uid(), gid: metadata.gid() }))
 }
 
 #[cfg(test)]
@@ -435,22 +450,26 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use super::{Destination, Ground, GroundError, MARKER};
-    use crate::postgres::archive::manifest::{Content, Entry, Tablespace};
+    use super::{CheckedDestination, Destination, DestinationError, MARKER};
+    use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTablespace};
 
-    fn space(oid: u32, location: &str) -> Tablespace {
-        Tablespace { oid, location: location.to_owned() }
+    fn space(oid: u32, location: &str) -> ManifestTablespace {
+        ManifestTablespace { oid, location: location.to_owned() }
     }
 
-    fn directory(path: &str) -> Entry {
-        Entry { path: path.into(), mode: 0o700, modified: 0, content: Content::Directory }
+    fn directory(path: &str) -> ManifestEntry {
+        ManifestEntry { path: path.into(), mode: 0o700, modified: 0, content: EntryContent::Directory }
     }
 
-    fn survey(root: &Path, mapping: &[(&str, &str)], spaces: &[Tablespace]) -> Result<Ground, GroundError> {
+    fn survey(
+        root: &Path,
+        mapping: &[(&str, &str)],
+        spaces: &[ManifestTablespace],
+    ) -> Result<CheckedDestination, DestinationError> {
         let under = |path: &str| path.strip_prefix('/').map_or_else(|| PathBuf::from(path), |path| root.join(path));
         let mapping = mapping.iter().map(|(old, new)| (PathBuf::from(*old), under(new))).collect();
         let entries = [directory("pg_tblspc/16400/PG_15_202209061"), directory("base")];
-        Ground::survey(&Destination { pgdata: root.join("data"), mapping }, spaces, &entries)
+        CheckedDestination::survey(&Destination { pgdata: root.join("data"), mapping }, spaces, &entries)
     }
 
     #[test]
@@ -462,10 +481,10 @@ mod tests {
         assert_eq!(ground.path_of(Path::new("base/5/16384")), ground.pgdata().join("base/5/16384"));
         fs::write(root.path().join("data/.hidden"), "").unwrap();
         assert!(
-            matches!(survey(root.path(), &[], &[]), Err(GroundError::Occupied { found, .. }) if found == ".hidden")
+            matches!(survey(root.path(), &[], &[]), Err(DestinationError::Occupied { found, .. }) if found == ".hidden")
         );
         fs::write(root.path().join("data").join(MARKER), "").unwrap();
-        assert!(matches!(survey(root.path(), &[], &[]), Err(GroundError::Unfinished { .. })));
+        assert!(matches!(survey(root.path(), &[], &[]), Err(DestinationError::Unfinished { .. })));
     }
 
     #[test]
@@ -490,25 +509,25 @@ mod tests {
         let spaces = [space(16_400, "/elsewhere/a"), space(16_401, "/elsewhere/b")];
         let refused = |mapping: &[(&str, &str)]| survey(&here, mapping, &spaces).unwrap_err();
         let one = refused(&[("/elsewhere/a", "/x"), ("/elsewhere/b", "/x")]);
-        assert!(matches!(one, GroundError::Overlap { .. }), "{one}");
+        assert!(matches!(one, DestinationError::Overlap { .. }), "{one}");
         let nested = refused(&[("/elsewhere/a", "/x"), ("/elsewhere/b", "/x/y")]);
-        assert!(matches!(nested, GroundError::Overlap { .. }), "{nested}");
+        assert!(matches!(nested, DestinationError::Overlap { .. }), "{nested}");
         let inside = refused(&[("/elsewhere/a", "/data/ts")]);
-        assert!(matches!(inside, GroundError::Overlap { .. }), "{inside}");
+        assert!(matches!(inside, DestinationError::Overlap { .. }), "{inside}");
         let unknown = refused(&[("/elsewhere/c", "/x")]);
         assert!(unknown.to_string().contains("/elsewhere/a, /elsewhere/b"), "{unknown}");
         let climbing = refused(&[("/elsewhere/a", "x/../y")]);
-        assert!(matches!(climbing, GroundError::BadPath { .. }), "{climbing}");
+        assert!(matches!(climbing, DestinationError::BadPath { .. }), "{climbing}");
     }
 
     #[test]
     fn more_than_fits_is_refused_before_anything_is_written() {
         let root = tempfile::tempdir().unwrap();
-        let content = Content::File { len: 1 << 60, hash: [0; 32], chunks: Vec::new() };
-        let huge = Entry { path: "base/5/1".into(), mode: 0o600, modified: 0, content };
+        let content = EntryContent::File { len: 1 << 60, hash: [0; 32], chunks: Vec::new() };
+        let huge = ManifestEntry { path: "base/5/1".into(), mode: 0o600, modified: 0, content };
         let destination = Destination { pgdata: root.path().join("data"), mapping: Vec::new() };
-        let error = Ground::survey(&destination, &[], &[huge]).unwrap_err();
-        assert!(matches!(error, GroundError::NoRoom { needed, .. } if needed == 1 << 60), "{error}");
+        let error = CheckedDestination::survey(&destination, &[], &[huge]).unwrap_err();
+        assert!(matches!(error, DestinationError::NoRoom { needed, .. } if needed == 1 << 60), "{error}");
         assert!(!root.path().join("data").exists());
     }
 

@@ -1,65 +1,70 @@
 //! What a plan asks of the archived log, answered by the index and the archive. The calls block.
 
-use super::Error;
-use super::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle};
+use super::RestoreError;
+use super::archived_log::{ArchivedLog, CreatedTablespace, ReplayChain, ReplayObstacle, WalRequirements};
 use crate::postgres::archive;
-use crate::postgres::archive::lookup::{Lookup, LookupError, RecordSpan, Source};
+use crate::postgres::archive::lookup::{LookupError, RecordSpan, SegmentSource, WalLookup};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::index::Hole;
-use crate::postgres::wal::event::{Ending, EventKind, Parameters, Xid};
+use crate::postgres::index::WalHole;
+use crate::postgres::wal::event::{TransactionEnd, WalEventKind, WalParameters, Xid};
 
-/// The kind of tablespaces made ([`EventKind::tag`]).
+/// The kind of tablespaces made ([`WalEventKind::tag`]).
 const CREATE_TABLESPACE: u8 = 18;
 
-impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
+impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<'_, S> {
     fn segment_size(&self) -> SegmentSize {
-        Lookup::segment_size(self)
+        WalLookup::segment_size(self)
     }
 
-    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error> {
-        Ok(Lookup::ending_after(self, path, from, time)?)
+    fn ending_after(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        time: PgTime,
+    ) -> Result<Option<TransactionEnd>, RestoreError> {
+        Ok(WalLookup::ending_after(self, path, from, time)?)
     }
 
-    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error> {
-        Ok(Lookup::ending_of(self, path, from, xid)?)
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<TransactionEnd>, RestoreError> {
+        Ok(WalLookup::ending_of(self, path, from, xid)?)
     }
 
-    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error> {
-        let found = Lookup::restore_point(self, path, from, name)?;
+    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError> {
+        let found = WalLookup::restore_point(self, path, from, name)?;
         Ok(found.map(|event| RecordSpan { lsn: event.lsn, end: event.end_lsn }))
     }
 
-    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
-        Ok(Lookup::effect_of(self, path, lsn)?)
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
+        Ok(WalLookup::effect_of(self, path, lsn)?)
     }
 
-    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
-        Ok(Lookup::record_from(self, path, from)?)
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
+        Ok(WalLookup::record_from(self, path, from)?)
     }
 
-    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error> {
-        Ok(Lookup::record_until(self, path, end)?)
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
+        Ok(WalLookup::record_until(self, path, end)?)
     }
 
-    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error> {
-        Ok(Lookup::commit_before(self, path, before)?)
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
+        Ok(WalLookup::commit_before(self, path, before)?)
     }
 
-    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error> {
-        Ok(Lookup::commit_from(self, path, from)?)
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
+        Ok(WalLookup::commit_from(self, path, from)?)
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error> {
-        let found = Lookup::chain(self, path, from, to)?;
-        let obstacle = found.hole.map(|Hole { timeline, from, to, why }| {
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
+        let found = WalLookup::chain(self, path, from, to)?;
+        let obstacle = found.hole.map(|WalHole { timeline, from, to, why }| {
             let why = why.to_string();
-            Obstacle { timeline, from, to, why }
+            ReplayObstacle { timeline, from, to, why }
         });
-        Ok(Chain {
+        Ok(ReplayChain {
             obstacle,
             segments: found.segments,
             records: found.records,
@@ -68,27 +73,27 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
         })
     }
 
-    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
+    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
         let maxima = self.parameters(path, from, to)?;
-        let required = |parameters: Parameters| RequiredSettings {
+        let required = |parameters: WalParameters| RequiredSettings {
             max_connections: parameters.max_connections,
             max_worker_processes: parameters.max_worker_processes,
             max_wal_senders: parameters.max_wal_senders,
             max_prepared_transactions: parameters.max_prepared_transactions,
             max_locks_per_transaction: parameters.max_locks_per_transaction,
         };
-        Ok(Demands { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
+        Ok(WalRequirements { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
     }
 
-    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
         let mut made = Vec::new();
         for event in self.events(path, &[CREATE_TABLESPACE], from, to, usize::MAX)? {
             // One without a path lies in the data directory.
-            if let EventKind::CreateTablespace { tablespace, location } = event.kind
+            if let WalEventKind::CreateTablespace { tablespace, location } = event.kind
                 && !location.is_empty()
             {
-                let ending = Lookup::ending_of(self, path, event.lsn, event.xid)?;
-                made.push(MadeTablespace {
+                let ending = WalLookup::ending_of(self, path, event.lsn, event.xid)?;
+                made.push(CreatedTablespace {
                     lsn: event.lsn,
                     tablespace,
                     location,
@@ -99,13 +104,13 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
         Ok(made)
     }
 
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         let last = Lsn::new(to.get().saturating_sub(1).max(from.get()));
         for lsn in [from, last] {
             match self.opens(path, lsn) {
                 Err(LookupError::Source(error)) if error.is_integrity() => {
                     let timeline = path.timeline_at(lsn);
-                    return Ok(Some(Obstacle { timeline, from: lsn, to, why: error.to_string() }));
+                    return Ok(Some(ReplayObstacle { timeline, from: lsn, to, why: error.to_string() }));
                 }
                 opened => opened?,
             }
@@ -114,11 +119,11 @@ impl<S: Source<Error = archive::Error>> Facts for Lookup<'_, S> {
     }
 }
 
-impl From<LookupError<archive::Error>> for Error {
-    fn from(error: LookupError<archive::Error>) -> Error {
+impl From<LookupError<archive::ArchiveError>> for RestoreError {
+    fn from(error: LookupError<archive::ArchiveError>) -> RestoreError {
         match error {
-            LookupError::Index(error) => Error::Index(error),
-            LookupError::Source(error) => Error::Archive(error),
+            LookupError::Index(error) => RestoreError::Index(error),
+            LookupError::Source(error) => RestoreError::Archive(error),
         }
     }
 }

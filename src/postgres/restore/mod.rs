@@ -20,28 +20,28 @@ pub mod selective;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::retry::Class;
-use crate::postgres::archive::lookup::Lookup;
-use crate::postgres::archive::manifest::{Manifest, ManifestError, Summary};
-use crate::postgres::archive::reindex::{ReindexError, Shelf};
+use crate::base::retry::ErrorClass;
+use crate::postgres::archive::lookup::WalLookup;
+use crate::postgres::archive::manifest::{BackupSummary, Manifest, ManifestError};
+use crate::postgres::archive::reindex::{ArchiveSegments, ReindexError};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{self, Archive, inventory};
-use crate::postgres::format::backup_label::{Escapes, LabelError, TablespaceMap};
+use crate::postgres::format::backup_label::{BackupLabelError, TablespaceMap, TablespaceMapEscapes};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::index::{self, Entry, Index};
+use crate::postgres::index::{self, IndexEntry, WalIndex};
 use crate::vault;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
-use destination::{Destination, Ground, GroundError};
-use placement::{PlaceError, Placement};
-use plan::{Base, Plan, World};
-use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, Recovery};
-use target::{Action, Request};
+use destination::{CheckedDestination, Destination, DestinationError};
+use placement::{Placement, PlacementError};
+use plan::{PlanBackup, PlanInput, RestorePlan};
+use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
+use target::{RecoveryTargetAction, RestoreRequest};
 
 /// Why there is no plan, or no restore.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RestoreError {
     /// The backup that was named is not in the repository.
     #[error("there is no backup {label:?}; walkeep list shows which there are")]
     UnknownBackup {
@@ -70,10 +70,10 @@ pub enum Error {
     },
     /// The index.
     #[error(transparent)]
-    Index(#[from] index::Error),
+    Index(#[from] index::IndexError),
     /// The repositories.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// A manifest that opens and makes no sense.
     #[error("backup {label}: {source}")]
     Manifest {
@@ -88,47 +88,47 @@ pub enum Error {
         /// The backup.
         label: String,
         /// What is wrong with it.
-        source: LabelError,
+        source: BackupLabelError,
     },
     /// The files.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Place(#[from] PlacementError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Archive(error.into())
+impl From<vault::VaultError> for RestoreError {
+    fn from(error: vault::VaultError) -> RestoreError {
+        RestoreError::Archive(error.into())
     }
 }
 
-impl Error {
+impl RestoreError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Index(error) => error.class(),
-            Error::Archive(error) | Error::Place(PlaceError::Archive(error)) => error.class(),
-            Error::Place(PlaceError::Pack(error)) => error.class(),
-            _ => Class::Permanent,
+            RestoreError::Index(error) => error.class(),
+            RestoreError::Archive(error) | RestoreError::Place(PlacementError::Archive(error)) => error.class(),
+            RestoreError::Place(PlacementError::Pack(error)) => error.class(),
+            _ => ErrorClass::Permanent,
         }
     }
 }
 
-impl From<ReindexError> for Error {
-    fn from(error: ReindexError) -> Error {
+impl From<ReindexError> for RestoreError {
+    fn from(error: ReindexError) -> RestoreError {
         match error {
-            ReindexError::Index(error) => Error::Index(error),
-            ReindexError::Archive(error) => Error::Archive(error),
+            ReindexError::Index(error) => RestoreError::Index(error),
+            ReindexError::Archive(error) => RestoreError::Archive(error),
         }
     }
 }
 
-impl From<GroundError> for Error {
-    fn from(error: GroundError) -> Error {
-        Error::Place(PlaceError::Ground(error))
+impl From<DestinationError> for RestoreError {
+    fn from(error: DestinationError) -> RestoreError {
+        RestoreError::Place(PlacementError::Ground(error))
     }
 }
 
@@ -136,24 +136,24 @@ impl From<GroundError> for Error {
 /// reached. Touches nothing.
 ///
 /// # Errors
-/// [`Error`]; a target that cannot be reached is none.
+/// [`RestoreError`]; a target that cannot be reached is none.
 pub async fn plan(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
+    index: &Arc<WalIndex>,
     spool: Option<Spool>,
-    request: Request,
-) -> Result<Plan, Error> {
+    request: RestoreRequest,
+) -> Result<RestorePlan, RestoreError> {
     let cluster = archive.cluster().to_string();
-    let Some(identity) = archive.identity().await? else { return Err(Error::Nothing { cluster }) };
+    let Some(identity) = archive.identity().await? else { return Err(RestoreError::Nothing { cluster }) };
     let (bases, histories) = (bases(archive).await?, inventory::histories(archive).await?);
     let growing = inventory::growing(archive, index, spool, &histories).await?;
-    let shelf = Shelf::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
+    let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
     blocking(move || {
-        let laid_over = growing.iter().map(|segment| Entry { digest: &segment.digest, stored: 0 });
+        let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
-        let facts = Lookup::new(view, shelf.with(growing.clone()));
-        plan::plan(World { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
+        let facts = WalLookup::new(view, shelf.with(growing.clone()));
+        plan::plan(PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
     })
     .await?
 }
@@ -162,12 +162,12 @@ pub async fn plan(
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn backups(archive: &Archive) -> Result<Vec<Summary>, Error> {
+pub async fn backups(archive: &Archive) -> Result<Vec<BackupSummary>, RestoreError> {
     Ok(inventory::backups(archive).await?)
 }
 
-async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
-    let base = |summary: Summary| Base {
+async fn bases(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError> {
+    let base = |summary: BackupSummary| PlanBackup {
         label: summary.label,
         start: summary.start_lsn,
         start_timeline: summary.timeline,
@@ -182,11 +182,11 @@ async fn bases(archive: &Archive) -> Result<Vec<Base>, Error> {
 
 /// How a plan is carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wishes {
+pub struct RestoreOptions {
     /// Where the files go.
     pub destination: Destination,
     /// What the server does at its target.
-    pub action: Action,
+    pub action: RecoveryTargetAction,
     /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command`]).
     pub restore_command: String,
     /// Whether the restored server goes on archiving.
@@ -195,7 +195,7 @@ pub struct Wishes {
 
 /// What a restore put where.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Restored {
+pub struct RestoredCluster {
     /// The data directory.
     pub pgdata: PathBuf,
     /// The backup.
@@ -214,13 +214,13 @@ pub struct Restored {
 /// time. Not cancel safe: what is left of an interrupted restore cannot be started, and says so.
 ///
 /// # Errors
-/// [`Error`].
+/// [`RestoreError`].
 pub async fn restore(
     archive: &Arc<Archive>,
-    plan: &Plan,
-    wishes: &Wishes,
+    plan: &RestorePlan,
+    wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
-) -> Result<Restored, Error> {
+) -> Result<RestoredCluster, RestoreError> {
     carry_out(archive, plan, wishes, false, progress).await
 }
 
@@ -228,29 +228,29 @@ pub async fn restore(
 /// [`restore`].
 ///
 /// # Errors
-/// [`Error`].
+/// [`RestoreError`].
 pub async fn restore_over(
     archive: &Arc<Archive>,
-    plan: &Plan,
-    wishes: &Wishes,
+    plan: &RestorePlan,
+    wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
-) -> Result<Restored, Error> {
+) -> Result<RestoredCluster, RestoreError> {
     carry_out(archive, plan, wishes, true, progress).await
 }
 
 async fn carry_out(
     archive: &Arc<Archive>,
-    plan: &Plan,
-    wishes: &Wishes,
+    plan: &RestorePlan,
+    wishes: &RestoreOptions,
     over: bool,
     progress: impl Fn(u64, u64),
-) -> Result<Restored, Error> {
+) -> Result<RestoredCluster, RestoreError> {
     let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
-        return Err(Error::Unreachable { reason: plan.reason.clone() });
+        return Err(RestoreError::Unreachable { reason: plan.reason.clone() });
     };
     let manifest = Arc::new(manifest(archive, label).await?);
     let summary = manifest.summary.clone();
-    let recovery = Recovery {
+    let recovery = RecoverySettings {
         stop,
         timeline: plan.timeline,
         action: wishes.action,
@@ -263,17 +263,17 @@ async fn carry_out(
     let made = plan.tablespaces_made.clone();
     let (placement, notes) = blocking(move || {
         destination::check_made(&made)?;
-        let existing = if over { Ground::survey_existing(&destination, &read)? } else { None };
+        let existing = if over { CheckedDestination::survey_existing(&destination, &read)? } else { None };
         let is_there = existing.is_some();
         let ground = match existing {
             Some(ground) => ground,
-            None => Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?,
+            None => CheckedDestination::survey(&destination, &read.summary.tablespaces, &read.entries)?,
         };
         let placement = Arc::new(Placement::new(read, ground)?);
         let notes = if is_there { Some(placement.take_over()?) } else { None };
         placement.lay_out()?;
         placement.make_spaces(&made)?;
-        Ok::<_, Error>((placement, notes))
+        Ok::<_, RestoreError>((placement, notes))
     })
     .await??;
 
@@ -296,7 +296,7 @@ async fn carry_out(
     let last = Arc::clone(&placement);
     blocking(move || finish(&last, &manifest, &recovery)).await??;
     progress(summary.logical_bytes, summary.logical_bytes);
-    Ok(Restored {
+    Ok(RestoredCluster {
         pgdata: placement.pgdata().to_owned(),
         backup: label.clone(),
         files: summary.files,
@@ -310,7 +310,7 @@ async fn carry_out(
 const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What the server finds beside the backup's files, and then the last step.
-fn finish(placement: &Placement, manifest: &Manifest, recovery: &Recovery) -> Result<(), Error> {
+fn finish(placement: &Placement, manifest: &Manifest, recovery: &RecoverySettings) -> Result<(), RestoreError> {
     placement.write_beside("backup_label", &manifest.backup_label)?;
     if let Some(map) = tablespace_map(placement, manifest)? {
         placement.write_beside(TablespaceMap::FILE, &map)?;
@@ -324,10 +324,10 @@ fn finish(placement: &Placement, manifest: &Manifest, recovery: &Recovery) -> Re
 }
 
 /// The map byte for byte; with the new places where tablespaces were mapped, because recovery makes the links by it.
-fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, Error> {
+fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, RestoreError> {
     let Some(bytes) = &manifest.tablespace_map else { return Ok(None) };
-    let escapes = Escapes::of_major(manifest.summary.major_version);
-    let wrong = |source| Error::Label { label: manifest.summary.label.clone(), source };
+    let escapes = TablespaceMapEscapes::of_major(manifest.summary.major_version);
+    let wrong = |source| RestoreError::Label { label: manifest.summary.label.clone(), source };
     let mut map = TablespaceMap::parse(bytes, escapes).map_err(wrong)?;
     let before = map.clone();
     for space in &mut map.tablespaces {
@@ -338,17 +338,17 @@ fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<V
     Ok(Some(if map == before { bytes.clone() } else { map.serialise(escapes) }))
 }
 
-async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, Error> {
-    let unknown = || Error::UnknownBackup { label: label.to_owned() };
+async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, RestoreError> {
+    let unknown = || RestoreError::UnknownBackup { label: label.to_owned() };
     // A label that cannot stand in a key is one of no backup.
     let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
-    let opened = archive.vault().get_object(Kind::Manifest, &key).await?.ok_or_else(unknown)?;
-    let wrong = |source| Error::Manifest { label: label.to_owned(), source };
-    let summary = Summary::from_bytes(&opened.metadata).map_err(wrong)?;
+    let opened = archive.vault().get_object(SealedKind::Manifest, &key).await?.ok_or_else(unknown)?;
+    let wrong = |source| RestoreError::Manifest { label: label.to_owned(), source };
+    let summary = BackupSummary::from_bytes(&opened.metadata).map_err(wrong)?;
     blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
 }
 
 /// Runs what blocks where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_gone| Error::Stopped)
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RestoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_gone| RestoreError::Stopped)
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::resolve_target::Stop;
-use super::target::Action;
+use super::resolve_target::RecoveryStop;
+use super::target::RecoveryTargetAction;
 
 /// The file that makes a server recover from the archive once.
 pub const RECOVERY_SIGNAL: &str = "recovery.signal";
@@ -56,13 +56,13 @@ const DEFAULTS: RequiredSettings = RequiredSettings {
 
 /// How the recovery is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Recovery {
+pub struct RecoverySettings {
     /// Where it stops.
-    pub stop: Stop,
+    pub stop: RecoveryStop,
     /// The timeline it follows.
     pub timeline: TimelineId,
     /// What happens then.
-    pub action: Action,
+    pub action: RecoveryTargetAction,
     /// `restore_command`, whole.
     pub restore_command: String,
     /// What the server's settings must be at least.
@@ -76,7 +76,7 @@ pub struct Recovery {
 
 /// `postgresql.auto.conf` for a restored server: what was in it, less what collides, and the recovery's settings at its end.
 #[must_use]
-pub fn auto_conf(recovery: &Recovery, auto_conf: &str, postgresql_conf: &str, major: u32) -> String {
+pub fn auto_conf(recovery: &RecoverySettings, auto_conf: &str, postgresql_conf: &str, major: u32) -> String {
     let stale = |name: &str| TARGETS.contains(&name) || FOREIGN.contains(&name) || OURS.contains(&name);
     let mut text = String::new();
     for line in auto_conf.lines().filter(|line| setting(line).is_none_or(|(name, _)| !stale(&name))) {
@@ -84,7 +84,7 @@ pub fn auto_conf(recovery: &Recovery, auto_conf: &str, postgresql_conf: &str, ma
         text.push('\n');
     }
     text.push_str("# written by walkeep restore; of no effect once recovery has ended, but for archive_mode\n");
-    let elsewhere = Elsewhere::read(postgresql_conf);
+    let elsewhere = ConfigurationFile::read(postgresql_conf);
     for (name, value) in settings(recovery, &elsewhere, &text, major) {
         // Writing to a string cannot fail.
         let _written = writeln!(text, "{name} = '{}'", quoted(&value));
@@ -94,11 +94,16 @@ pub fn auto_conf(recovery: &Recovery, auto_conf: &str, postgresql_conf: &str, ma
 
 /// The settings in the order they must stand: emptied targets go first, because each that is assigned later forgets the one before it
 /// (`assign_recovery_target` and its siblings).
-fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) -> Vec<(&'static str, String)> {
+fn settings(
+    recovery: &RecoverySettings,
+    elsewhere: &ConfigurationFile,
+    kept: &str,
+    major: u32,
+) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = Vec::new();
     let own = match recovery.stop {
-        Stop::Before(_) | Stop::After(_) => "recovery_target_lsn",
-        Stop::Consistent(_) => "recovery_target",
+        RecoveryStop::Before(_) | RecoveryStop::After(_) => "recovery_target_lsn",
+        RecoveryStop::Consistent(_) => "recovery_target",
     };
     for name in TARGETS.into_iter().filter(|name| *name != own && elsewhere.may_set(name)) {
         all.push((name, String::new()));
@@ -108,13 +113,13 @@ fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) 
     }
     all.push(("restore_command", recovery.restore_command.clone()));
     match recovery.stop {
-        Stop::Before(lsn) | Stop::After(lsn) => all.push((own, lsn.to_string())),
-        Stop::Consistent(_) => all.push((own, "immediate".to_owned())),
+        RecoveryStop::Before(lsn) | RecoveryStop::After(lsn) => all.push((own, lsn.to_string())),
+        RecoveryStop::Consistent(_) => all.push((own, "immediate".to_owned())),
     }
     all.push(("recovery_target_inclusive", if recovery.stop.is_inclusive() { "on" } else { "off" }.to_owned()));
     all.push(("recovery_target_timeline", recovery.timeline.to_string()));
     all.push(("recovery_target_action", recovery.action.as_str().to_owned()));
-    if recovery.action == Action::Pause {
+    if recovery.action == RecoveryTargetAction::Pause {
         // Without it, pause means shutdown.
         all.push(("hot_standby", "on".to_owned()));
     }
@@ -124,7 +129,7 @@ fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) 
     if recovery.no_read_ahead && major >= 15 {
         all.push(("recovery_prefetch", "off".to_owned()));
     }
-    let auto = Elsewhere::read(kept);
+    let auto = ConfigurationFile::read(kept);
     for ((name, least), (_, default)) in recovery.required.named().into_iter().zip(DEFAULTS.named()) {
         let has = auto.value(name).or(elsewhere.value(name)).map_or(Some(default), |value| value.parse().ok());
         // What an included file says is not known here.
@@ -137,20 +142,20 @@ fn settings(recovery: &Recovery, elsewhere: &Elsewhere, kept: &str, major: u32) 
 
 /// What a configuration file sets a name to, if it does: its last line wins.
 pub(super) fn value(text: &str, name: &str) -> Option<String> {
-    Elsewhere::read(text).value(name).map(str::to_owned)
+    ConfigurationFile::read(text).value(name).map(str::to_owned)
 }
 
 /// What another configuration file sets.
-struct Elsewhere {
+struct ConfigurationFile {
     set: Vec<(String, String)>,
     includes: bool,
 }
 
-impl Elsewhere {
-    fn read(text: &str) -> Elsewhere {
+impl ConfigurationFile {
+    fn read(text: &str) -> ConfigurationFile {
         let set: Vec<(String, String)> = text.lines().filter_map(setting).collect();
         let includes = set.iter().any(|(name, _)| name.starts_with("include"));
-        Elsewhere { set, includes }
+        ConfigurationFile { set, includes }
     }
 
     fn may_set(&self, name: &str) -> bool {
@@ -222,18 +227,18 @@ fn shell_word(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::{Elsewhere, Recovery, auto_conf, restore_command, setting};
+    use super::{ConfigurationFile, RecoverySettings, auto_conf, restore_command, setting};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::pg_control::RequiredSettings;
     use crate::postgres::format::timeline::TimelineId;
-    use crate::postgres::restore::resolve_target::Stop;
-    use crate::postgres::restore::target::Action;
+    use crate::postgres::restore::resolve_target::RecoveryStop;
+    use crate::postgres::restore::target::RecoveryTargetAction;
 
-    fn recovery(stop: Stop) -> Recovery {
-        Recovery {
+    fn recovery(stop: RecoveryStop) -> RecoverySettings {
+        RecoverySettings {
             stop,
             timeline: TimelineId::new(16).unwrap(),
-            action: Action::Promote,
+            action: RecoveryTargetAction::Promote,
             restore_command: "walkeep archive-get %f \"%p\"".to_owned(),
             required: RequiredSettings::default(),
             keep_archiving: false,
@@ -243,13 +248,13 @@ mod tests {
 
     /// What PostgreSQL would read: of each name the last.
     fn read(text: &str) -> impl Fn(&str) -> Option<String> + use<> {
-        let all = Elsewhere::read(text);
+        let all = ConfigurationFile::read(text);
         move |name| all.value(name).map(str::to_owned)
     }
 
     #[test]
     fn an_exact_position_is_written_whatever_the_target_was() {
-        let text = auto_conf(&recovery(Stop::Before(Lsn::new(0x16_B374_D848))), "", "", 15);
+        let text = auto_conf(&recovery(RecoveryStop::Before(Lsn::new(0x16_B374_D848))), "", "", 15);
         let value = read(&text);
         assert_eq!(value("recovery_target_lsn").as_deref(), Some("16/B374D848"));
         assert_eq!(value("recovery_target_inclusive").as_deref(), Some("off"));
@@ -258,9 +263,10 @@ mod tests {
         assert_eq!(value("restore_command").as_deref(), Some("walkeep archive-get %f \"%p\""));
         assert_eq!(value("archive_mode").as_deref(), Some("off"));
         assert_eq!(value("recovery_target"), None);
-        let after = read(&auto_conf(&recovery(Stop::After(Lsn::new(8))), "", "", 15))("recovery_target_inclusive");
+        let after =
+            read(&auto_conf(&recovery(RecoveryStop::After(Lsn::new(8))), "", "", 15))("recovery_target_inclusive");
         assert_eq!(after.as_deref(), Some("on"));
-        let immediate = read(&auto_conf(&recovery(Stop::Consistent(Lsn::new(8))), "", "", 15));
+        let immediate = read(&auto_conf(&recovery(RecoveryStop::Consistent(Lsn::new(8))), "", "", 15));
         assert_eq!(
             (immediate("recovery_target").as_deref(), immediate("recovery_target_lsn")),
             (Some("immediate"), None)
@@ -271,7 +277,7 @@ mod tests {
     fn what_an_earlier_restore_left_is_removed_and_the_rest_kept() {
         let stale = "# Do not edit\nwork_mem = '8MB'\nrecovery_target_time = '2026-01-01'\nRecovery_Target_XID='7'\nrestore_command = 'cp'\n\
                      recovery_target_timeline = 'latest'\nprimary_conninfo = 'host=a'\narchive_mode = 'on'\narchive_cleanup_command='rm'\n";
-        let text = auto_conf(&recovery(Stop::Before(Lsn::new(8))), stale, "", 15);
+        let text = auto_conf(&recovery(RecoveryStop::Before(Lsn::new(8))), stale, "", 15);
         let value = read(&text);
         for gone in ["recovery_target_time", "recovery_target_xid", "primary_conninfo", "archive_cleanup_command"] {
             assert_eq!(value(gone), None, "{gone}");
@@ -285,7 +291,7 @@ mod tests {
     #[test]
     fn a_target_in_postgresql_conf_is_emptied_before_the_own_one_is_set() {
         let text = auto_conf(
-            &recovery(Stop::Before(Lsn::new(8))),
+            &recovery(RecoveryStop::Before(Lsn::new(8))),
             "",
             "recovery_target_time = 'x' # old\nrecovery_end_command 'y'\n",
             15,
@@ -294,15 +300,19 @@ mod tests {
         assert_eq!(value("recovery_target_time").as_deref(), Some(""));
         assert_eq!(value("recovery_end_command").as_deref(), Some(""));
         assert!(text.find("recovery_target_time").unwrap() < text.find("recovery_target_lsn").unwrap());
-        let included = auto_conf(&recovery(Stop::Before(Lsn::new(8))), "", "include_dir 'conf.d'\n", 15);
+        let included = auto_conf(&recovery(RecoveryStop::Before(Lsn::new(8))), "", "include_dir 'conf.d'\n", 15);
         assert_eq!(read(&included)("recovery_target_xid").as_deref(), Some(""), "an included file may set it");
     }
 
     #[test]
     fn settings_are_raised_where_they_are_too_low_or_unknown() {
         let required = RequiredSettings { max_connections: 200, max_wal_senders: 10, ..RequiredSettings::default() };
-        let wish =
-            Recovery { required, action: Action::Pause, no_read_ahead: true, ..recovery(Stop::After(Lsn::new(8))) };
+        let wish = RecoverySettings {
+            required,
+            action: RecoveryTargetAction::Pause,
+            no_read_ahead: true,
+            ..recovery(RecoveryStop::After(Lsn::new(8)))
+        };
         let raised = |auto: &str, conf: &str| read(&auto_conf(&wish, auto, conf, 15));
         let value = raised("", "max_connections = 100\nmax_wal_senders = 12\nmax_connections=300\n");
         assert_eq!(
@@ -342,8 +352,12 @@ mod tests {
         assert_eq!(command, "/usr/bin/walkeep --config /etc/walkeep/walkeep.toml archive-get --cluster main %f \"%p\"");
         let odd = restore_command(Path::new("/opt/it's 100%/walkeep"), None, "main");
         assert_eq!(odd, "'/opt/it'\\''s 100%%/walkeep' archive-get --cluster main %f \"%p\"");
-        let text =
-            auto_conf(&Recovery { restore_command: odd.clone(), ..recovery(Stop::After(Lsn::new(8))) }, "", "", 15);
+        let text = auto_conf(
+            &RecoverySettings { restore_command: odd.clone(), ..recovery(RecoveryStop::After(Lsn::new(8))) },
+            "",
+            "",
+            15,
+        );
         assert_eq!(read(&text)("restore_command"), Some(odd));
     }
 }

@@ -8,14 +8,14 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
 
-use super::Error;
-use super::archived_log::Facts;
-use super::target::{Request, Target};
+use super::RestoreError;
+use super::archived_log::ArchivedLog;
+use super::target::{RecoveryTarget, RestoreRequest};
 
 /// Where replay stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stop {
+pub enum RecoveryStop {
     /// Before the record that starts here: `recovery_target_inclusive = off`.
     Before(Lsn),
     /// After the record that starts here: `recovery_target_inclusive = on`.
@@ -24,12 +24,12 @@ pub enum Stop {
     Consistent(Lsn),
 }
 
-impl Stop {
+impl RecoveryStop {
     /// The position that names it.
     #[must_use]
     pub const fn lsn(self) -> Lsn {
         match self {
-            Stop::Before(lsn) | Stop::After(lsn) | Stop::Consistent(lsn) => lsn,
+            RecoveryStop::Before(lsn) | RecoveryStop::After(lsn) | RecoveryStop::Consistent(lsn) => lsn,
         }
     }
 
@@ -37,25 +37,25 @@ impl Stop {
     #[must_use]
     pub const fn replayed_below(self) -> Lsn {
         match self {
-            Stop::Before(lsn) | Stop::Consistent(lsn) => lsn,
-            Stop::After(lsn) => lsn.saturating_add(1),
+            RecoveryStop::Before(lsn) | RecoveryStop::Consistent(lsn) => lsn,
+            RecoveryStop::After(lsn) => lsn.saturating_add(1),
         }
     }
 
-    /// Whether the record at [`Stop::lsn`] is replayed.
+    /// Whether the record at [`RecoveryStop::lsn`] is replayed.
     #[must_use]
     pub const fn is_inclusive(self) -> bool {
-        matches!(self, Stop::After(_))
+        matches!(self, RecoveryStop::After(_))
     }
 }
 
 /// What a target came to, seen from one starting point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Aim {
+pub(super) enum ResolvedTarget {
     /// PostgreSQL stops here, and must have read the log up to `until` to know it.
     At {
         /// Where it stops.
-        stop: Stop,
+        stop: RecoveryStop,
         /// What it has read by then.
         until: Lsn,
     },
@@ -65,37 +65,48 @@ pub(super) enum Aim {
     Absent,
 }
 
-/// Resolves everything but [`Target::Latest`] and [`Target::Immediate`], which are a matter of the backup.
-pub(super) fn aim(facts: &dyn Facts, path: &TimelinePath, request: &Request, from: Lsn) -> Result<Aim, Error> {
+/// Resolves everything but [`RecoveryTarget::Latest`] and [`RecoveryTarget::Immediate`], which are a matter of the backup.
+pub(super) fn aim(
+    facts: &dyn ArchivedLog,
+    path: &TimelinePath,
+    request: &RestoreRequest,
+    from: Lsn,
+) -> Result<ResolvedTarget, RestoreError> {
     let before_or_after = |lsn, until| {
-        let stop = if request.exclusive() { Stop::Before(lsn) } else { Stop::After(lsn) };
-        Aim::At { stop, until }
+        let stop = if request.exclusive() { RecoveryStop::Before(lsn) } else { RecoveryStop::After(lsn) };
+        ResolvedTarget::At { stop, until }
     };
     Ok(match request.target() {
-        Target::Latest | Target::Immediate => Aim::Absent,
-        Target::Time(time) => {
+        RecoveryTarget::Latest | RecoveryTarget::Immediate => ResolvedTarget::Absent,
+        RecoveryTarget::Time(time) => {
             // Inclusive stops at the first time beyond the target, exclusive at the first that is not before it.
             let beyond =
                 if request.exclusive() { PgTime::from_pg_micros(time.pg_micros().saturating_sub(1)) } else { *time };
             let found = facts.ending_after(path, from, beyond)?;
-            found.map_or(Aim::PastEnd, |ending| Aim::At { stop: Stop::Before(ending.lsn), until: ending.end_lsn })
+            found.map_or(ResolvedTarget::PastEnd, |ending| ResolvedTarget::At {
+                stop: RecoveryStop::Before(ending.lsn),
+                until: ending.end_lsn,
+            })
         }
-        Target::Lsn(lsn) => {
+        RecoveryTarget::Lsn(lsn) => {
             // A position is one, wherever replay begins: a backup that begins after it is no way to it.
             let found = facts.record_from(path, *lsn)?;
-            found.map_or(Aim::PastEnd, |record| before_or_after(record.lsn, record.end))
+            found.map_or(ResolvedTarget::PastEnd, |record| before_or_after(record.lsn, record.end))
         }
-        Target::Xid(xid) => {
+        RecoveryTarget::Xid(xid) => {
             let found = facts.ending_of(path, from, *xid)?;
-            found.map_or(Aim::Absent, |ending| before_or_after(ending.lsn, ending.end_lsn))
+            found.map_or(ResolvedTarget::Absent, |ending| before_or_after(ending.lsn, ending.end_lsn))
         }
-        Target::BeforeEvent(lsn) => {
+        RecoveryTarget::BeforeEvent(lsn) => {
             let found = facts.effect_of(path, *lsn)?;
-            found.map_or(Aim::Absent, |record| Aim::At { stop: Stop::Before(record.lsn), until: record.end })
+            found.map_or(ResolvedTarget::Absent, |record| ResolvedTarget::At {
+                stop: RecoveryStop::Before(record.lsn),
+                until: record.end,
+            })
         }
-        Target::Name(name) => {
+        RecoveryTarget::Name(name) => {
             let found = facts.restore_point(path, from, name)?;
-            found.map_or(Aim::Absent, |record| before_or_after(record.lsn, record.end))
+            found.map_or(ResolvedTarget::Absent, |record| before_or_after(record.lsn, record.end))
         }
     })
 }

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::plan::{Commit, Plan};
-use super::resolve_target::Stop;
-use super::target::Action;
+use super::plan::{CommitPoint, RestorePlan};
+use super::resolve_target::RecoveryStop;
+use super::target::RecoveryTargetAction;
 use crate::base::clock::SharedClock;
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::pg_control::{Control, State};
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::sql::Sql;
-use crate::postgres::wire::{Conninfo, Environment};
+use crate::postgres::format::pg_control::{DbState, PgControl};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::sql::SqlSession;
+use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
 /// How often the server's files are looked at: often enough not to add to a short replay.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -30,7 +30,7 @@ pub const START_LOG: &str = "walkeep-start.log";
 
 /// How a restored server is started.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Start {
+pub struct ServerStart {
     /// Its data directory.
     pub pgdata: PathBuf,
     /// The directory with `pg_ctl` and `postgres`, if the user named one.
@@ -43,22 +43,22 @@ pub struct Start {
 
 /// What a started server came to.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Reached {
+pub struct ReachedTarget {
     /// What it did at its target.
-    pub action: Action,
+    pub action: RecoveryTargetAction,
     /// The end of the last record it replayed, where the server says so.
     pub lsn: Option<Lsn>,
     /// The timeline it goes on with.
     pub timeline: TimelineId,
     /// The last transaction that was replayed.
-    pub last_commit: Option<Commit>,
+    pub last_commit: Option<CommitPoint>,
     /// How long starting and replay took.
     pub seconds: f64,
 }
 
 /// A restored server that did not get where it should.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ServerStartError {
     /// There are no programs of this major version.
     #[error("no PostgreSQL {major} was found in {looked}; name its directory with --pg-bindir")]
     NoPrograms {
@@ -122,16 +122,21 @@ pub enum StartError {
     },
 }
 
-fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StartError + 'a {
-    move |source| StartError::Io { what, path: path.to_owned(), source }
+fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ServerStartError + 'a {
+    move |source| ServerStartError::Io { what, path: path.to_owned(), source }
 }
 
-impl Start {
+impl ServerStart {
     /// Starts the server and waits, as long as it takes, until it has done at its target what it was told to.
     ///
     /// # Errors
-    /// [`StartError`].
-    pub async fn run(&self, plan: &Plan, action: Action, clock: &SharedClock) -> Result<Reached, StartError> {
+    /// [`ServerStartError`].
+    pub async fn run(
+        &self,
+        plan: &RestorePlan,
+        action: RecoveryTargetAction,
+        clock: &SharedClock,
+    ) -> Result<ReachedTarget, ServerStartError> {
         let begun = clock.elapsed();
         self.launch()?;
         let seen = loop {
@@ -145,11 +150,11 @@ impl Start {
             check_reached(reached, stop)?;
         }
         let seconds = clock.elapsed().saturating_sub(begun).as_secs_f64();
-        Ok(Reached { action, lsn, timeline, last_commit: plan.last_commit_before, seconds })
+        Ok(ReachedTarget { action, lsn, timeline, last_commit: plan.last_commit_before, seconds })
     }
 
     /// The directory with the programs of the data directory's own major version, which alone can read it.
-    fn programs(&self) -> Result<PathBuf, StartError> {
+    fn programs(&self) -> Result<PathBuf, ServerStartError> {
         let file = self.pgdata.join("PG_VERSION");
         let text = fs::read_to_string(&file).map_err(at("read", &file))?;
         let bad = |_| at("understand", &file)(io::ErrorKind::InvalidData.into());
@@ -157,7 +162,7 @@ impl Start {
         programs(major, self.bindir.as_deref(), &self.search)
     }
 
-    fn launch(&self) -> Result<(), StartError> {
+    fn launch(&self) -> Result<(), ServerStartError> {
         let pg_ctl = self.programs()?.join("pg_ctl");
         let mut command = Command::new(&pg_ctl);
         command.arg("-D").arg(&self.pgdata).arg("-l").arg(self.log()).args(["-W", "-s"]);
@@ -168,7 +173,7 @@ impl Start {
         if rustix::process::geteuid().is_root() {
             let owner = self.pgdata.metadata().map_err(at("read", &self.pgdata))?;
             if owner.uid() == 0 {
-                return Err(StartError::Root { pgdata: self.pgdata.clone() });
+                return Err(ServerStartError::Root { pgdata: self.pgdata.clone() });
             }
             command.uid(owner.uid()).gid(owner.gid());
         }
@@ -182,20 +187,20 @@ impl Start {
 
     /// What the server has come to, once it has done what it was told; `None` while it has not. The position where replay ended is known of one
     /// that was promoted or pauses.
-    async fn look(&self, action: Action) -> Result<Option<(TimelineId, Option<Lsn>)>, StartError> {
+    async fn look(&self, action: RecoveryTargetAction) -> Result<Option<(TimelineId, Option<Lsn>)>, ServerStartError> {
         let Some(control) = self.control() else { return Ok(None) };
         let status = self.postmaster();
         match (action, status) {
-            (Action::Promote, Some(status)) if control.state == State::Production && status.ready => {
+            (RecoveryTargetAction::Promote, Some(status)) if control.state == DbState::Production && status.ready => {
                 let timeline = control.checkpoint_timeline;
                 // The new timeline's checkpoint may come later than its history and the first transactions.
                 Ok(self.left_at(timeline).map(|(timeline, lsn)| (timeline, Some(lsn))))
             }
-            (Action::Pause, Some(status)) if status.ready => {
+            (RecoveryTargetAction::Pause, Some(status)) if status.ready => {
                 let paused = self.paused(&status).await?;
                 Ok(paused.map(|lsn| (control.checkpoint_timeline, lsn)))
             }
-            (Action::Shutdown, None) if control.state == State::ShutDownInRecovery => {
+            (RecoveryTargetAction::Shutdown, None) if control.state == DbState::ShutDownInRecovery => {
                 Ok(Some((control.checkpoint_timeline, None)))
             }
             (_, None) if self.has_ended() => Err(self.ended()),
@@ -206,23 +211,26 @@ impl Start {
 
     /// The position at which a server pauses, once it does; no position if it only says so in its log. One that lets nobody in to ask, and that
     /// logs elsewhere, cannot be waited for.
-    async fn paused(&self, server: &Postmaster) -> Result<Option<Option<Lsn>>, StartError> {
+    async fn paused(&self, server: &PostmasterPid) -> Result<Option<Option<Lsn>>, ServerStartError> {
         let conninfo = format!("host='{}' port={} user=postgres dbname=postgres", server.socket_dir, server.port);
-        let Ok(info) = Conninfo::parse(&conninfo, &Environment::default()) else { return Ok(None) };
-        let asked = match Sql::connect(&info).await {
+        let Ok(info) = Conninfo::parse(&conninfo, &LibpqEnvironment::default()) else { return Ok(None) };
+        let asked = match SqlSession::connect(&info).await {
             Ok(sql) => sql.paused_at().await,
             Err(error) => Err(error),
         };
         match asked {
             Ok(paused) => Ok(paused),
-            Err(error) if error.class() == Class::Permanent => {
+            Err(error) if error.class() == ErrorClass::Permanent => {
                 let said = self.log_tail().unwrap_or_default();
                 // `recoveryPausesHere` in xlogrecovery.c; logging_collector takes the log elsewhere (`SysLogger_Start`).
                 if said.contains("pausing at the end of recovery") {
                     return Ok(Some(None));
                 }
                 if said.contains("redirecting log output") {
-                    return Err(StartError::Silent { why: error.to_string(), socket_dir: server.socket_dir.clone() });
+                    return Err(ServerStartError::Silent {
+                        why: error.to_string(),
+                        socket_dir: server.socket_dir.clone(),
+                    });
                 }
                 Ok(None)
             }
@@ -231,15 +239,15 @@ impl Start {
     }
 
     /// While it is being replaced the file may be anything.
-    fn control(&self) -> Option<Control> {
-        Control::parse(&fs::read(self.pgdata.join("global/pg_control")).ok()?).ok()
+    fn control(&self) -> Option<PgControl> {
+        PgControl::parse(&fs::read(self.pgdata.join("global/pg_control")).ok()?).ok()
     }
 
     /// What the server says of itself (`pidfile.h`).
-    fn postmaster(&self) -> Option<Postmaster> {
+    fn postmaster(&self) -> Option<PostmasterPid> {
         let text = fs::read_to_string(self.pgdata.join("postmaster.pid")).ok()?;
         let line = |number: usize| text.lines().nth(number).map(str::trim).unwrap_or_default();
-        Some(Postmaster { port: line(3).to_owned(), socket_dir: line(4).to_owned(), ready: line(7) == "ready" })
+        Some(PostmasterPid { port: line(3).to_owned(), socket_dir: line(4).to_owned(), ready: line(7) == "ready" })
     }
 
     /// The newest timeline that begins in this directory, and where it left its parent. Timelines this server begins are newer than `known`.
@@ -252,7 +260,7 @@ impl Start {
         });
         let newest = timelines.max().filter(|newest| *newest >= known)?;
         let text = fs::read_to_string(self.pgdata.join(format!("pg_wal/{}.history", newest.hex()))).ok()?;
-        let history = History::parse(newest, &text).ok()?;
+        let history = TimelineHistory::parse(newest, &text).ok()?;
         history.entries.last().map(|entry| (newest, entry.end))
     }
 
@@ -265,14 +273,14 @@ impl Start {
 
     /// A server of 14 or later whose settings are below those of the log does not end but waits, until somebody shuts it down
     /// (`RecoveryRequiresIntParameter`).
-    fn stuck(&self) -> Option<StartError> {
+    fn stuck(&self) -> Option<ServerStartError> {
         const WAITS: &str = "because of insufficient parameter settings";
         let text = self.log_tail().unwrap_or_default();
         let mut lines = text.lines().skip_while(|line| !line.contains(WAITS));
         lines.next()?;
         let detail = lines.next().and_then(|line| line.split_once("DETAIL:"));
         let why = detail.map_or(WAITS, |(_, why)| why.trim());
-        Some(StartError::Stuck { why: why.to_owned(), log: self.log() })
+        Some(ServerStartError::Stuck { why: why.to_owned(), log: self.log() })
     }
 
     /// The last few lines of the log, however long it is.
@@ -285,7 +293,7 @@ impl Start {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn ended(&self) -> StartError {
+    fn ended(&self) -> ServerStartError {
         let text = fs::read(self.log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let complaint = text.lines().rev().find(|line| line.contains("FATAL:") || line.contains("PANIC:"));
@@ -293,12 +301,12 @@ impl Start {
         let words = last.split_once("FATAL:").map_or(last, |(_, words)| words).trim();
         let taken = text.contains("Address already in use") || text.contains("already in use by another");
         let advice = if taken { "; its port is taken, try --server-options '-p 5433'" } else { "" };
-        StartError::Ended { last_words: format!("{words}{advice}"), log: self.log() }
+        ServerStartError::Ended { last_words: format!("{words}{advice}"), log: self.log() }
     }
 }
 
 /// What `postmaster.pid` says.
-struct Postmaster {
+struct PostmasterPid {
     port: String,
     socket_dir: String,
     /// Whether it takes connections: of a server in recovery, those that only read.
@@ -306,7 +314,7 @@ struct Postmaster {
 }
 
 /// The directory with the programs of this major version: the one that was named, or where distributions put it, or elsewhere.
-pub(super) fn programs(major: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Result<PathBuf, StartError> {
+pub(super) fn programs(major: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Result<PathBuf, ServerStartError> {
     let packaged = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from);
     let places: Vec<PathBuf> = match bindir {
         Some(bindir) => vec![bindir.to_owned()],
@@ -314,7 +322,7 @@ pub(super) fn programs(major: u32, bindir: Option<&Path>, search: &[PathBuf]) ->
     };
     let fits = |place: &&PathBuf| place.join("pg_ctl").exists() && major_of(&place.join("postgres")) == Some(major);
     let looked = || places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
-    places.iter().find(fits).cloned().ok_or_else(|| StartError::NoPrograms { major, looked: looked() })
+    places.iter().find(fits).cloned().ok_or_else(|| ServerStartError::NoPrograms { major, looked: looked() })
 }
 
 /// The major version of a `postgres` program, in its own words: `postgres (PostgreSQL) 15.12 (Debian 15.12-1)`.
@@ -327,33 +335,35 @@ pub(super) fn major_of(postgres: &Path) -> Option<u32> {
 
 /// The end of the last record replayed against the plan. A record that would be the next may start after page headers and padding, so behind it by
 /// a few bytes.
-fn check_reached(reached: Lsn, stop: Stop) -> Result<(), StartError> {
+fn check_reached(reached: Lsn, stop: RecoveryStop) -> Result<(), ServerStartError> {
     const BETWEEN_RECORDS: u64 = 64;
     let (right, planned) = match stop {
-        Stop::Before(lsn) => {
+        RecoveryStop::Before(lsn) => {
             (reached <= lsn && lsn.bytes_since(reached) < BETWEEN_RECORDS, format!("just before {lsn}"))
         }
-        Stop::After(lsn) => (reached > lsn, format!("after the record at {lsn}")),
-        Stop::Consistent(lsn) => (reached >= lsn, format!("as soon as {lsn} was passed")),
+        RecoveryStop::After(lsn) => (reached > lsn, format!("after the record at {lsn}")),
+        RecoveryStop::Consistent(lsn) => (reached >= lsn, format!("as soon as {lsn} was passed")),
     };
-    if right { Ok(()) } else { Err(StartError::Elsewhere { reached, planned }) }
+    if right { Ok(()) } else { Err(ServerStartError::Elsewhere { reached, planned }) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{StartError, check_reached};
+    use super::{ServerStartError, check_reached};
     use crate::postgres::format::lsn::Lsn;
-    use crate::postgres::restore::resolve_target::Stop;
+    use crate::postgres::restore::resolve_target::RecoveryStop;
 
     #[test]
     fn a_server_that_stopped_elsewhere_is_found_out() {
         let ok = |reached, stop| check_reached(Lsn::new(reached), stop).is_ok();
-        assert!(ok(0x1000, Stop::Before(Lsn::new(0x1000))));
-        assert!(ok(0x2000, Stop::Before(Lsn::new(0x2018))), "a page header lies between");
-        assert!(!ok(0x1000, Stop::Before(Lsn::new(0x1100))), "a record is missing");
-        assert!(!ok(0x1008, Stop::Before(Lsn::new(0x1000))), "one is too many");
-        assert!(ok(0x1100, Stop::After(Lsn::new(0x1000))) && !ok(0x1000, Stop::After(Lsn::new(0x1000))));
-        let error = check_reached(Lsn::new(8), Stop::Consistent(Lsn::new(16))).unwrap_err();
-        assert!(matches!(error, StartError::Elsewhere { .. }));
+        assert!(ok(0x1000, RecoveryStop::Before(Lsn::new(0x1000))));
+        assert!(ok(0x2000, RecoveryStop::Before(Lsn::new(0x2018))), "a page header lies between");
+        assert!(!ok(0x1000, RecoveryStop::Before(Lsn::new(0x1100))), "a record is missing");
+        assert!(!ok(0x1008, RecoveryStop::Before(Lsn::new(0x1000))), "one is too many");
+        assert!(
+            ok(0x1100, RecoveryStop::After(Lsn::new(0x1000))) && !ok(0x1000, RecoveryStop::After(Lsn::new(0x1000)))
+        );
+        let error = check_reached(Lsn::new(8), RecoveryStop::Consistent(Lsn::new(16))).unwrap_err();
+        assert!(matches!(error, ServerStartError::Elsewhere { .. }));
     }
 }

@@ -14,7 +14,7 @@ pub const MAX_NAME: usize = 63;
 /// A moment in the life of a cluster, named in one of PostgreSQL's ways.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum RecoveryTarget {
     /// The newest point that can be reached.
     Latest,
     /// As soon as the backup is consistent: its own end.
@@ -32,23 +32,23 @@ pub enum Target {
     BeforeEvent(Lsn),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RecoveryTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Latest => f.write_str("the newest point"),
-            Target::Immediate => f.write_str("the end of the backup"),
-            Target::Time(time) => write!(f, "{time}"),
-            Target::Lsn(lsn) => write!(f, "position {lsn}"),
-            Target::Xid(xid) => write!(f, "transaction {xid}"),
-            Target::Name(name) => write!(f, "restore point {name:?}"),
-            Target::BeforeEvent(lsn) => write!(f, "just before the event at {lsn}"),
+            RecoveryTarget::Latest => f.write_str("the newest point"),
+            RecoveryTarget::Immediate => f.write_str("the end of the backup"),
+            RecoveryTarget::Time(time) => write!(f, "{time}"),
+            RecoveryTarget::Lsn(lsn) => write!(f, "position {lsn}"),
+            RecoveryTarget::Xid(xid) => write!(f, "transaction {xid}"),
+            RecoveryTarget::Name(name) => write!(f, "restore point {name:?}"),
+            RecoveryTarget::BeforeEvent(lsn) => write!(f, "just before the event at {lsn}"),
         }
     }
 }
 
 /// Which timeline to follow (`recovery_target_timeline`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TimelineChoice {
+pub enum TargetTimeline {
     /// The newest in the archive.
     Latest,
     /// The one the backup was taken on.
@@ -60,21 +60,24 @@ pub enum TimelineChoice {
 /// What was given is no timeline to follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no timeline; write latest, current or a number from 1")]
-pub struct BadTimeline(String);
+pub struct ParseTargetTimelineError(String);
 
-impl FromStr for TimelineChoice {
-    type Err = BadTimeline;
+impl FromStr for TargetTimeline {
+    type Err = ParseTargetTimelineError;
 
     /// `latest`, `current`, or a number in decimal; PostgreSQL's `0x…` works too, since file names show timelines in hexadecimal.
-    fn from_str(text: &str) -> Result<TimelineChoice, BadTimeline> {
+    fn from_str(text: &str) -> Result<TargetTimeline, ParseTargetTimelineError> {
         let number = match text.strip_prefix("0x") {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
             None => text.parse().ok(),
         };
         match text {
-            "latest" => Ok(TimelineChoice::Latest),
-            "current" => Ok(TimelineChoice::Current),
-            _ => number.and_then(TimelineId::new).map(TimelineChoice::Id).ok_or_else(|| BadTimeline(text.to_owned())),
+            "latest" => Ok(TargetTimeline::Latest),
+            "current" => Ok(TargetTimeline::Current),
+            _ => number
+                .and_then(TimelineId::new)
+                .map(TargetTimeline::Id)
+                .ok_or_else(|| ParseTargetTimelineError(text.to_owned())),
         }
     }
 }
@@ -82,7 +85,7 @@ impl FromStr for TimelineChoice {
 /// What the server does when it has reached the target (`recovery_target_action`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum RecoveryTargetAction {
     /// Ends recovery and takes writes, on a new timeline.
     #[default]
     Promote,
@@ -92,25 +95,25 @@ pub enum Action {
     Shutdown,
 }
 
-impl Action {
+impl RecoveryTargetAction {
     /// The setting's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Action::Promote => "promote",
-            Action::Pause => "pause",
-            Action::Shutdown => "shutdown",
+            RecoveryTargetAction::Promote => "promote",
+            RecoveryTargetAction::Pause => "pause",
+            RecoveryTargetAction::Shutdown => "shutdown",
         }
     }
 }
 
-/// A whole wish, checked: [`Request::new`] refuses what cannot be meant.
+/// A whole wish, checked: [`RestoreRequest::new`] refuses what cannot be meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Request {
-    target: Target,
+pub struct RestoreRequest {
+    target: RecoveryTarget,
     exclusive: bool,
     /// Which timeline to follow.
-    pub timeline: TimelineChoice,
+    pub timeline: TargetTimeline,
     /// The backup to start from; the best one if none is named.
     pub backup: Option<String>,
     /// Whether the newest point before the target will do where the target itself cannot be reached.
@@ -119,10 +122,10 @@ pub struct Request {
 
 /// A wish that PostgreSQL has no meaning for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadRequest {
+pub enum RestoreRequestError {
     /// Before what has no before.
     #[error("exclusive needs a time, a position, a transaction or a restore point to stop before; {0} is none of them")]
-    Exclusive(Target),
+    Exclusive(RecoveryTarget),
     /// A name that no restore point can have.
     #[error("{0:?} cannot name a restore point: names have 1 to {MAX_NAME} bytes")]
     Name(String),
@@ -131,43 +134,47 @@ pub enum BadRequest {
     Xid(Xid),
 }
 
-impl Request {
+impl RestoreRequest {
     /// A target on the newest timeline, from the best backup.
     ///
     /// # Errors
-    /// [`BadRequest`] if nothing can be meant by it.
-    pub fn new(target: Target, exclusive: bool) -> Result<Request, BadRequest> {
+    /// [`RestoreRequestError`] if nothing can be meant by it.
+    pub fn new(target: RecoveryTarget, exclusive: bool) -> Result<RestoreRequest, RestoreRequestError> {
         match &target {
-            Target::Latest | Target::Immediate if exclusive => return Err(BadRequest::Exclusive(target)),
-            Target::Name(name) if !(1..=MAX_NAME).contains(&name.len()) => return Err(BadRequest::Name(name.clone())),
+            RecoveryTarget::Latest | RecoveryTarget::Immediate if exclusive => {
+                return Err(RestoreRequestError::Exclusive(target));
+            }
+            RecoveryTarget::Name(name) if !(1..=MAX_NAME).contains(&name.len()) => {
+                return Err(RestoreRequestError::Name(name.clone()));
+            }
             // FirstNormalTransactionId; 1 and 2 are the bootstrap and the frozen one.
-            Target::Xid(xid) if xid.get() < 3 => return Err(BadRequest::Xid(*xid)),
+            RecoveryTarget::Xid(xid) if xid.get() < 3 => return Err(RestoreRequestError::Xid(*xid)),
             _ => {}
         }
-        Ok(Request { target, exclusive, timeline: TimelineChoice::Latest, backup: None, nearest: false })
+        Ok(RestoreRequest { target, exclusive, timeline: TargetTimeline::Latest, backup: None, nearest: false })
     }
 
     /// The same along another timeline.
     #[must_use]
-    pub fn on_timeline(self, timeline: TimelineChoice) -> Request {
-        Request { timeline, ..self }
+    pub fn on_timeline(self, timeline: TargetTimeline) -> RestoreRequest {
+        RestoreRequest { timeline, ..self }
     }
 
     /// The same from this backup; from the best one for `None`.
     #[must_use]
-    pub fn from_backup(self, backup: Option<String>) -> Request {
-        Request { backup, ..self }
+    pub fn from_backup(self, backup: Option<String>) -> RestoreRequest {
+        RestoreRequest { backup, ..self }
     }
 
     /// The same, or not, if the newest point before the target will do.
     #[must_use]
-    pub fn or_nearest(self, nearest: bool) -> Request {
-        Request { nearest, ..self }
+    pub fn or_nearest(self, nearest: bool) -> RestoreRequest {
+        RestoreRequest { nearest, ..self }
     }
 
     /// What is wanted.
     #[must_use]
-    pub const fn target(&self) -> &Target {
+    pub const fn target(&self) -> &RecoveryTarget {
         &self.target
     }
 
@@ -188,33 +195,33 @@ pub fn parse_xid(text: &str) -> Option<Xid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadRequest, Request, Target, TimelineChoice, parse_xid};
+    use super::{RecoveryTarget, RestoreRequest, RestoreRequestError, TargetTimeline, parse_xid};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::timeline::TimelineId;
     use crate::postgres::wal::event::Xid;
 
     #[test]
     fn timelines_are_words_or_numbers() {
-        let id = |number| Ok(TimelineChoice::Id(TimelineId::new(number).unwrap()));
-        assert_eq!("latest".parse(), Ok(TimelineChoice::Latest));
-        assert_eq!("current".parse(), Ok(TimelineChoice::Current));
+        let id = |number| Ok(TargetTimeline::Id(TimelineId::new(number).unwrap()));
+        assert_eq!("latest".parse(), Ok(TargetTimeline::Latest));
+        assert_eq!("current".parse(), Ok(TargetTimeline::Current));
         assert_eq!("16".parse(), id(16));
         assert_eq!("0x10".parse(), id(16));
         for wrong in ["", "0", "-1", "newest", "0x", "4294967296"] {
-            assert!(wrong.parse::<TimelineChoice>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<TargetTimeline>().is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let refused = |target: Target, exclusive| Request::new(target, exclusive).unwrap_err();
-        assert_eq!(refused(Target::Latest, true), BadRequest::Exclusive(Target::Latest));
-        assert_eq!(refused(Target::Immediate, true), BadRequest::Exclusive(Target::Immediate));
-        assert_eq!(refused(Target::Name("x".repeat(64)), false), BadRequest::Name("x".repeat(64)));
-        assert_eq!(refused(Target::Name(String::new()), false), BadRequest::Name(String::new()));
-        assert_eq!(refused(Target::Xid(Xid::new(2)), false), BadRequest::Xid(Xid::new(2)));
-        assert!(Request::new(Target::Name("x".repeat(63)), true).is_ok());
-        assert!(Request::new(Target::Lsn(Lsn::new(8)), true).is_ok());
+        let refused = |target: RecoveryTarget, exclusive| RestoreRequest::new(target, exclusive).unwrap_err();
+        assert_eq!(refused(RecoveryTarget::Latest, true), RestoreRequestError::Exclusive(RecoveryTarget::Latest));
+        assert_eq!(refused(RecoveryTarget::Immediate, true), RestoreRequestError::Exclusive(RecoveryTarget::Immediate));
+        assert_eq!(refused(RecoveryTarget::Name("x".repeat(64)), false), RestoreRequestError::Name("x".repeat(64)));
+        assert_eq!(refused(RecoveryTarget::Name(String::new()), false), RestoreRequestError::Name(String::new()));
+        assert_eq!(refused(RecoveryTarget::Xid(Xid::new(2)), false), RestoreRequestError::Xid(Xid::new(2)));
+        assert!(RestoreRequest::new(RecoveryTarget::Name("x".repeat(63)), true).is_ok());
+        assert!(RestoreRequest::new(RecoveryTarget::Lsn(Lsn::new(8)), true).is_ok());
     }
 
     #[test]

@@ -15,33 +15,33 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive::chunks::PackId;
-use crate::postgres::archive::inventory::{self, Overview};
+use crate::postgres::archive::inventory::{self, ArchiveInventory};
 use crate::postgres::archive::layout::ClusterObject;
-use crate::postgres::archive::manifest::{Manifest, Summary};
-use crate::postgres::archive::reindex::{self, ReindexError, Scope};
+use crate::postgres::archive::manifest::{BackupSummary, Manifest};
+use crate::postgres::archive::reindex::{self, ReindexError, ReindexScope};
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::index::Index;
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::index::WalIndex;
 use crate::vault;
-use crate::vault::repository::key::{BadKey, ObjectKey};
+use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
 use crate::vault::repository::{self, ObjectInfo, Repository};
-use crate::vault::seal::{self, Binding, Kind, SealError, SealSpec};
+use crate::vault::seal::{self, ObjectBinding, SealError, SealSpec, SealedKind};
 
-use crate::vault::retention::{Amount, Report, RetentionError, Why, Wish};
-use policy::{Base, Verdict, World};
+use crate::vault::retention::{CleanupReport, KeepReason, ObjectTotals, RetentionError, RetentionOptions};
+use policy::{RetentionBackup, RetentionDecision, RetentionInput};
 
 /// Why a cleanup did not come to its end. What it had done by then does no harm; run again, it goes on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CleanupError {
     /// The objects of a repository could not be listed or removed.
     #[error(transparent)]
     Objects(#[from] RetentionError),
     /// The archive could not be read.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// The index could not be read, or brought up to date.
     #[error(transparent)]
     Index(#[from] ReindexError),
@@ -50,59 +50,59 @@ pub enum Error {
     Seal(#[from] SealError),
     /// A label that cannot stand in a key.
     #[error(transparent)]
-    Key(#[from] BadKey),
+    Key(#[from] ObjectKeyError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Archive(error.into())
+impl From<vault::VaultError> for CleanupError {
+    fn from(error: vault::VaultError) -> CleanupError {
+        CleanupError::Archive(error.into())
     }
 }
 
-impl Error {
+impl CleanupError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Objects(error) => error.class(),
-            Error::Archive(error) => error.class(),
-            Error::Index(error) => error.class(),
-            _ => Class::Permanent,
+            CleanupError::Objects(error) => error.class(),
+            CleanupError::Archive(error) => error.class(),
+            CleanupError::Index(error) => error.class(),
+            _ => ErrorClass::Permanent,
         }
     }
 }
 
 /// A backup that stays or goes.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Backup {
+pub struct RetainedBackup {
     /// Its name.
     pub label: String,
     /// When it ended.
     pub finished_at: Timestamp,
     /// Why it stays; none if it goes.
-    pub kept: Option<Why>,
+    pub kept: Option<KeepReason>,
 }
 
 /// What was done to one repository, or would be.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Cleaned {
+pub struct ClusterCleanup {
     /// Its name in the configuration.
     pub repository: String,
     /// Where its window begins.
     pub since: Timestamp,
     /// Its backups, oldest first.
-    pub backups: Vec<Backup>,
+    pub backups: Vec<RetainedBackup>,
     /// Segments and files about them that go.
-    pub wal: Amount,
+    pub wal: ObjectTotals,
     /// Segments and files about them that stay.
-    pub wal_kept: Amount,
+    pub wal_kept: ObjectTotals,
     /// Packs that go now.
-    pub packs: Amount,
+    pub packs: ObjectTotals,
     /// Packs that no manifest names, and whose time is not up.
-    pub packs_waiting: Amount,
+    pub packs_waiting: ObjectTotals,
     /// What stood in the way of more.
     pub notes: Vec<String>,
 }
@@ -110,19 +110,19 @@ pub struct Cleaned {
 /// Carries retention out. `progress` is told each object that is removed.
 ///
 /// # Errors
-/// [`Error`].
+/// [`CleanupError`].
 pub async fn run(
     archive: &Arc<Archive>,
-    index: &Arc<Index>,
-    wish: &Wish,
+    index: &Arc<WalIndex>,
+    wish: &RetentionOptions,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Report<Cleaned>, Error> {
-    let mut report = Report::of(archive.vault(), wish);
+) -> Result<CleanupReport<ClusterCleanup>, CleanupError> {
+    let mut report = CleanupReport::of(archive.vault(), wish);
     let overview = inventory::gather(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
     for (name, repository) in archive.vault().repositories() {
         let Some((since, young)) = report.window(archive.vault(), wish, name) else { continue };
-        let sweep = Sweep {
+        let sweep = RepositorySweep {
             archive,
             name,
             repository,
@@ -137,13 +137,13 @@ pub async fn run(
     }
     let removed = report.repositories.iter().any(|cleaned| cleaned.wal.objects > 0);
     if removed && !wish.dry_run && index.is_writer() {
-        reindex::catch_up(archive, index, Scope::All).await?;
+        reindex::catch_up(archive, index, ReindexScope::All).await?;
     }
     Ok(report)
 }
 
 /// One repository being cleaned.
-struct Sweep<'a> {
+struct RepositorySweep<'a> {
     archive: &'a Arc<Archive>,
     name: &'a str,
     repository: &'a Repository,
@@ -153,22 +153,22 @@ struct Sweep<'a> {
     young: Timestamp,
     dry_run: bool,
     progress: &'a (dyn Fn(u64) + Sync),
-    overview: &'a Overview,
+    overview: &'a ArchiveInventory,
 }
 
 /// What a repository has of one timeline.
-type Wal = BTreeMap<TimelineId, Vec<(SegmentName, ObjectInfo)>>;
+type WalByTimeline = BTreeMap<TimelineId, Vec<(SegmentName, ObjectInfo)>>;
 
-impl Sweep<'_> {
-    async fn run(&self) -> Result<Cleaned, Error> {
-        let mut cleaned = Cleaned {
+impl RepositorySweep<'_> {
+    async fn run(&self) -> Result<ClusterCleanup, CleanupError> {
+        let mut cleaned = ClusterCleanup {
             repository: self.name.to_owned(),
             since: self.since,
             backups: Vec::new(),
-            wal: Amount::default(),
-            wal_kept: Amount::default(),
-            packs: Amount::default(),
-            packs_waiting: Amount::default(),
+            wal: ObjectTotals::default(),
+            wal_kept: ObjectTotals::default(),
+            packs: ObjectTotals::default(),
+            packs_waiting: ObjectTotals::default(),
             notes: Vec::new(),
         };
         let mut readable = true;
@@ -177,7 +177,7 @@ impl Sweep<'_> {
         let verdict = self.decide(&bases, &wal).await?;
         cleaned.backups = bases
             .iter()
-            .map(|(base, _)| Backup {
+            .map(|(base, _)| RetainedBackup {
                 label: base.label.clone(),
                 finished_at: base.finished_at,
                 kept: verdict.keep.get(&base.label).copied(),
@@ -199,15 +199,15 @@ impl Sweep<'_> {
         Ok(cleaned)
     }
 
-    fn failed(&self, source: repository::Error) -> Error {
+    fn failed(&self, source: repository::RepositoryError) -> CleanupError {
         RetentionError::of(self.name, source).into()
     }
 
-    async fn list(&self, prefix: &repository::key::Prefix) -> Result<Vec<ObjectInfo>, Error> {
+    async fn list(&self, prefix: &repository::key::KeyPrefix) -> Result<Vec<ObjectInfo>, CleanupError> {
         self.repository.list(prefix).await.map_err(|error| self.failed(error))
     }
 
-    async fn remove(&self, object: &ObjectInfo) -> Result<(), Error> {
+    async fn remove(&self, object: &ObjectInfo) -> Result<(), CleanupError> {
         if !self.dry_run {
             self.repository.delete(&object.key).await.map_err(|error| self.failed(error))?;
             (self.progress)(object.len);
@@ -216,12 +216,16 @@ impl Sweep<'_> {
     }
 
     /// The backups of this repository with their manifests.
-    async fn bases(&self, notes: &mut Vec<String>, readable: &mut bool) -> Result<Vec<(Base, ObjectInfo)>, Error> {
+    async fn bases(
+        &self,
+        notes: &mut Vec<String>,
+        readable: &mut bool,
+    ) -> Result<Vec<(RetentionBackup, ObjectInfo)>, CleanupError> {
         let mut found = Vec::new();
         for object in self.list(&self.archive.layout().backups()).await? {
             let Some(ClusterObject::Backup(label)) = self.archive.layout().object(&object.key) else { continue };
-            let summary = match self.archive.vault().get_trailer(Kind::Manifest, &object.key).await {
-                Ok(Some(trailer)) => Summary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
+            let summary = match self.archive.vault().get_trailer(SealedKind::Manifest, &object.key).await {
+                Ok(Some(trailer)) => BackupSummary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
                 Ok(None) => continue,
                 Err(error) if error.is_integrity() => Err(error.to_string()),
                 Err(error) => return Err(error.into()),
@@ -237,9 +241,9 @@ impl Sweep<'_> {
         Ok(found)
     }
 
-    fn base(&self, summary: &Summary) -> Base {
+    fn base(&self, summary: &BackupSummary) -> RetentionBackup {
         let restorable = self.overview.backups.iter().any(|backup| backup.label == summary.label && backup.restorable);
-        Base {
+        RetentionBackup {
             label: summary.label.clone(),
             timeline: summary.timeline,
             start: summary.start_lsn,
@@ -249,8 +253,8 @@ impl Sweep<'_> {
         }
     }
 
-    async fn wal(&self) -> Result<Wal, Error> {
-        let mut found: Wal = BTreeMap::new();
+    async fn wal(&self) -> Result<WalByTimeline, CleanupError> {
+        let mut found: WalByTimeline = BTreeMap::new();
         let mut listed = self.list(&self.archive.layout().wal()).await?;
         listed.append(&mut self.list(&self.archive.layout().pieces()).await?);
         for object in listed {
@@ -273,8 +277,12 @@ impl Sweep<'_> {
         Ok(found)
     }
 
-    async fn decide(&self, bases: &[(Base, ObjectInfo)], wal: &Wal) -> Result<Verdict, Error> {
-        let mut histories: Vec<History> = Vec::new();
+    async fn decide(
+        &self,
+        bases: &[(RetentionBackup, ObjectInfo)],
+        wal: &WalByTimeline,
+    ) -> Result<RetentionDecision, CleanupError> {
+        let mut histories: Vec<TimelineHistory> = Vec::new();
         for timeline in self.archive.timelines().await? {
             match self.archive.history(timeline).await {
                 Ok(history) => histories.extend(history),
@@ -285,8 +293,8 @@ impl Sweep<'_> {
         let newest = |objects: &Vec<(SegmentName, ObjectInfo)>| objects.iter().map(|(_, object)| object.modified).max();
         let alive: BTreeMap<TimelineId, Timestamp> =
             wal.iter().filter_map(|(timeline, objects)| Some((*timeline, newest(objects)?))).collect();
-        let bases: Vec<Base> = bases.iter().map(|(base, _)| base.clone()).collect();
-        Ok(policy::decide(World {
+        let bases: Vec<RetentionBackup> = bases.iter().map(|(base, _)| base.clone()).collect();
+        Ok(policy::decide(RetentionInput {
             bases: &bases,
             histories: &histories,
             alive: &alive,
@@ -296,8 +304,8 @@ impl Sweep<'_> {
     }
 
     /// The packs that backups name, and those that expired manifests name which are young. `None` if one cannot be read.
-    async fn named(&self, bases: &[(Base, ObjectInfo)]) -> Option<Named> {
-        let mut named = Named::default();
+    async fn named(&self, bases: &[(RetentionBackup, ObjectInfo)]) -> Option<NamedPacks> {
+        let mut named = NamedPacks::default();
         for (base, object) in bases {
             named.of.insert(base.label.clone(), self.packs_of(object).await?);
         }
@@ -313,10 +321,10 @@ impl Sweep<'_> {
     }
 
     async fn packs_of(&self, object: &ObjectInfo) -> Option<BTreeSet<PackId>> {
-        let opened = self.archive.vault().get_object(Kind::Manifest, &object.key).await;
+        let opened = self.archive.vault().get_object(SealedKind::Manifest, &object.key).await;
         let read = match opened {
             Ok(Some(opened)) => tokio::task::spawn_blocking(move || {
-                let summary = Summary::from_bytes(&opened.metadata).ok()?;
+                let summary = BackupSummary::from_bytes(&opened.metadata).ok()?;
                 Some(Manifest::from_bytes(summary, &opened.plain).ok()?.packs.into_iter().collect())
             })
             .await
@@ -332,12 +340,12 @@ impl Sweep<'_> {
     }
 
     /// Copies a manifest under `expired/`, then removes it.
-    async fn expire(&self, base: &Base, object: &ObjectInfo) -> Result<(), Error> {
+    async fn expire(&self, base: &RetentionBackup, object: &ObjectInfo) -> Result<(), CleanupError> {
         if self.dry_run {
             return Ok(());
         }
         let key = self.archive.layout().expired_manifest(&base.label)?;
-        if let Some(opened) = self.archive.vault().get_object(Kind::Manifest, &object.key).await? {
+        if let Some(opened) = self.archive.vault().get_object(SealedKind::Manifest, &object.key).await? {
             let sealed = self.sealed(&key, opened.plain, &opened.metadata)?;
             self.repository.put_new(&key, sealed).await.map_err(|error| self.failed(error))?;
         }
@@ -348,8 +356,8 @@ impl Sweep<'_> {
         self.remove(object).await
     }
 
-    fn sealed(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, Error> {
-        let binding = Binding::new(Kind::Manifest, key.as_str());
+    fn sealed(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, CleanupError> {
+        let binding = ObjectBinding::new(SealedKind::Manifest, key.as_str());
         let spec = SealSpec {
             level: self.archive.vault().level(),
             metadata,
@@ -360,7 +368,12 @@ impl Sweep<'_> {
     }
 
     /// Oldest first, so that what is left is always the log's newer part.
-    async fn sweep_wal(&self, verdict: &Verdict, wal: &Wal, cleaned: &mut Cleaned) -> Result<(), Error> {
+    async fn sweep_wal(
+        &self,
+        verdict: &RetentionDecision,
+        wal: &WalByTimeline,
+        cleaned: &mut ClusterCleanup,
+    ) -> Result<(), CleanupError> {
         for (timeline, objects) in wal {
             let mut objects: Vec<&(SegmentName, ObjectInfo)> = objects.iter().collect();
             objects.sort_by_key(|(name, _)| name.number(self.size));
@@ -378,7 +391,12 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    async fn sweep_packs(&self, named: &mut Named, packs: Vec<ObjectInfo>, cleaned: &mut Cleaned) -> Result<(), Error> {
+    async fn sweep_packs(
+        &self,
+        named: &mut NamedPacks,
+        packs: Vec<ObjectInfo>,
+        cleaned: &mut ClusterCleanup,
+    ) -> Result<(), CleanupError> {
         let stays =
             |label: &String| cleaned.backups.iter().any(|backup| backup.label == *label && backup.kept.is_some());
         let (kept, expired): (Vec<_>, Vec<_>) = named.of.iter().partition(|(label, _)| stays(label));
@@ -407,7 +425,7 @@ impl Sweep<'_> {
 
 /// Which packs are named.
 #[derive(Default)]
-struct Named {
+struct NamedPacks {
     /// By the backups that are there.
     of: BTreeMap<String, BTreeSet<PackId>>,
     /// By expired manifests whose time is not up.

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::vault::retention::{Why, before};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::vault::retention::{KeepReason, before};
 
 /// A backup, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Base {
+pub struct RetentionBackup {
     /// Its name.
     pub label: String,
     /// The timeline it was taken on.
@@ -32,11 +32,11 @@ pub struct Base {
 
 /// What is decided from.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct RetentionInput<'a> {
     /// All backups.
-    pub bases: &'a [Base],
+    pub bases: &'a [RetentionBackup],
     /// The archived histories; timeline 1 has none.
-    pub histories: &'a [History],
+    pub histories: &'a [TimelineHistory],
     /// The timelines that log is archived of, each with the moment its newest segment arrived.
     pub alive: &'a BTreeMap<TimelineId, Timestamp>,
     /// The size of a segment.
@@ -47,9 +47,9 @@ pub struct World<'a> {
 
 /// What stays and what goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Verdict {
+pub struct RetentionDecision {
     /// Backups that stay.
-    pub keep: BTreeMap<String, Why>,
+    pub keep: BTreeMap<String, KeepReason>,
     /// Backups that go, oldest first.
     pub expire: Vec<String>,
     /// Where the window begins.
@@ -60,7 +60,7 @@ pub struct Verdict {
     unknown: BTreeSet<TimelineId>,
 }
 
-impl Verdict {
+impl RetentionDecision {
     /// Whether a segment, or a file about it, may go.
     #[must_use]
     pub fn lets_go(&self, timeline: TimelineId, number: SegmentNo, arrived: Timestamp) -> bool {
@@ -75,13 +75,13 @@ impl Verdict {
 
 /// Decides.
 #[must_use]
-pub fn decide(world: World<'_>) -> Verdict {
+pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     let known = known_paths(world);
     let living = living(world, &known);
-    let anchors: Vec<Option<&Base>> = living.iter().map(|path| anchor(world, path)).collect();
-    let mut verdict = Verdict { since: world.since, ..Verdict::default() };
+    let anchors: Vec<Option<&RetentionBackup>> = living.iter().map(|path| anchor(world, path)).collect();
+    let mut verdict = RetentionDecision { since: world.since, ..RetentionDecision::default() };
     verdict.unknown = world.alive.keys().copied().filter(|timeline| !known.contains_key(timeline)).collect();
-    let mut gone: Vec<&Base> = Vec::new();
+    let mut gone: Vec<&RetentionBackup> = Vec::new();
     for base in world.bases {
         match verdict_on(world, base, &living, &anchors, known.contains_key(&base.timeline)) {
             Some(why) => drop(verdict.keep.insert(base.label.clone(), why)),
@@ -103,7 +103,7 @@ pub fn decide(world: World<'_>) -> Verdict {
     verdict
 }
 
-fn known_paths(world: World<'_>) -> BTreeMap<TimelineId, TimelinePath> {
+fn known_paths(world: RetentionInput<'_>) -> BTreeMap<TimelineId, TimelinePath> {
     let mut paths: BTreeMap<TimelineId, TimelinePath> =
         world.histories.iter().map(|history| (history.timeline, history.path())).collect();
     paths.insert(TimelineId::FIRST, TimelinePath::first());
@@ -111,7 +111,7 @@ fn known_paths(world: World<'_>) -> BTreeMap<TimelineId, TimelinePath> {
 }
 
 /// The ways to timelines that may have a moment of the window. One that has a history and no log has just begun.
-fn living(world: World<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<TimelinePath> {
+fn living(world: RetentionInput<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<TimelinePath> {
     let newest = world.alive.values().max();
     let lives = |timeline: &TimelineId| match world.alive.get(timeline) {
         Some(arrived) => *arrived >= before(world.since) || Some(arrived) == newest,
@@ -120,40 +120,40 @@ fn living(world: World<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<T
     known.iter().filter(|(timeline, _)| lives(timeline)).map(|(_, path)| path.clone()).collect()
 }
 
-fn lies_on(base: &Base, path: &TimelinePath) -> bool {
+fn lies_on(base: &RetentionBackup, path: &TimelinePath) -> bool {
     path.contains(base.timeline, base.start) && path.contains(base.timeline, base.stop)
 }
 
-fn is_old(world: World<'_>, base: &Base) -> bool {
+fn is_old(world: RetentionInput<'_>, base: &RetentionBackup) -> bool {
     base.finished_at <= before(world.since)
 }
 
 /// The newest backup on a way that ended before the window and can be restored.
-fn anchor<'a>(world: World<'a>, path: &TimelinePath) -> Option<&'a Base> {
-    let fits = |base: &&Base| base.restorable && is_old(world, base) && lies_on(base, path);
+fn anchor<'a>(world: RetentionInput<'a>, path: &TimelinePath) -> Option<&'a RetentionBackup> {
+    let fits = |base: &&RetentionBackup| base.restorable && is_old(world, base) && lies_on(base, path);
     world.bases.iter().filter(fits).max_by_key(|base| (base.stop, base.start))
 }
 
 /// Why a backup stays; `None` if it goes.
 fn verdict_on(
-    world: World<'_>,
-    base: &Base,
+    world: RetentionInput<'_>,
+    base: &RetentionBackup,
     living: &[TimelinePath],
-    anchors: &[Option<&Base>],
+    anchors: &[Option<&RetentionBackup>],
     known: bool,
-) -> Option<Why> {
+) -> Option<KeepReason> {
     if !known {
-        return Some(Why::Unknown);
+        return Some(KeepReason::Unknown);
     }
     if !is_old(world, base) {
-        return Some(Why::Young);
+        return Some(KeepReason::Young);
     }
     let mut why = None;
     for (_, anchor) in living.iter().zip(anchors).filter(|(path, _)| lies_on(base, path)) {
         match anchor {
-            Some(anchor) if anchor.label == base.label => return Some(Why::Anchor),
+            Some(anchor) if anchor.label == base.label => return Some(KeepReason::Anchor),
             Some(anchor) if anchor.stop >= base.stop => {}
-            _ => why = Some(Why::Irreplaceable),
+            _ => why = Some(KeepReason::Irreplaceable),
         }
     }
     why
@@ -183,11 +183,11 @@ mod tests {
 
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{Base, World, decide};
+    use super::{RetentionBackup, RetentionInput, decide};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::{SegmentNo, SegmentSize};
-    use crate::postgres::format::timeline::{History, HistoryEntry, TimelineId};
-    use crate::vault::retention::Why;
+    use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId};
+    use crate::vault::retention::KeepReason;
 
     const DAY: i64 = 86_400;
 
@@ -204,10 +204,10 @@ mod tests {
     }
 
     /// A backup of a day, whose log begins in segment `day * 10`.
-    fn base(day: i64, timeline: u32) -> Base {
+    fn base(day: i64, timeline: u32) -> RetentionBackup {
         let start = Lsn::new((u64::try_from(day).unwrap() * 10) << 20);
         let stop = start.saturating_add(1 << 20);
-        Base {
+        RetentionBackup {
             label: format!("day{day}"),
             timeline: tli(timeline),
             start,
@@ -217,18 +217,23 @@ mod tests {
         }
     }
 
-    fn kept(bases: &[Base], histories: &[History], alive: &[(u32, i64)], since: i64) -> super::Verdict {
+    fn kept(
+        bases: &[RetentionBackup],
+        histories: &[TimelineHistory],
+        alive: &[(u32, i64)],
+        since: i64,
+    ) -> super::RetentionDecision {
         let alive: BTreeMap<TimelineId, Timestamp> = alive.iter().map(|(t, day)| (tli(*t), at(*day))).collect();
-        decide(World { bases, histories, alive: &alive, size: size(), since: at(since) })
+        decide(RetentionInput { bases, histories, alive: &alive, size: size(), since: at(since) })
     }
 
     #[test]
     fn the_newest_backup_before_the_window_stays_and_older_ones_go() {
-        let bases: Vec<Base> = (1..=10).map(|day| base(day, 1)).collect();
+        let bases: Vec<RetentionBackup> = (1..=10).map(|day| base(day, 1)).collect();
         let verdict = kept(&bases, &[], &[(1, 10)], 7);
         assert_eq!(verdict.expire, ["day1", "day2", "day3", "day4", "day5"]);
-        assert_eq!(verdict.keep["day6"], Why::Anchor, "day7 ended less than an hour before");
-        assert_eq!(verdict.keep["day7"], Why::Young);
+        assert_eq!(verdict.keep["day6"], KeepReason::Anchor, "day7 ended less than an hour before");
+        assert_eq!(verdict.keep["day7"], KeepReason::Young);
         let goes = |number, day| verdict.lets_go(tli(1), SegmentNo::new(number), at(day));
         assert!(goes(59, 1) && !goes(60, 1) && !goes(99, 1), "log from the anchor's start on");
         assert!(!goes(5, 8), "what arrived in the window");
@@ -236,17 +241,17 @@ mod tests {
 
     #[test]
     fn a_stranded_backup_is_no_anchor() {
-        let mut bases: Vec<Base> = (1..=3).map(|day| base(day, 1)).collect();
+        let mut bases: Vec<RetentionBackup> = (1..=3).map(|day| base(day, 1)).collect();
         bases[2].restorable = false;
         let verdict = kept(&bases, &[], &[(1, 10)], 7);
         assert_eq!(verdict.expire, ["day1"]);
-        assert_eq!((verdict.keep["day2"], verdict.keep["day3"]), (Why::Anchor, Why::Irreplaceable));
+        assert_eq!((verdict.keep["day2"], verdict.keep["day3"]), (KeepReason::Anchor, KeepReason::Irreplaceable));
     }
 
     #[test]
     fn the_only_backup_stays_however_old_and_without_one_no_log_goes() {
         let verdict = kept(&[base(1, 1)], &[], &[(1, 1)], 300);
-        assert_eq!(verdict.keep["day1"], Why::Anchor);
+        assert_eq!(verdict.keep["day1"], KeepReason::Anchor);
         assert!(verdict.lets_go(tli(1), SegmentNo::new(3), at(1)));
         assert!(!verdict.lets_go(tli(1), SegmentNo::new(10), at(1)));
         assert!(!kept(&[], &[], &[(1, 1)], 300).lets_go(tli(1), SegmentNo::new(3), at(1)));
@@ -255,7 +260,7 @@ mod tests {
     #[test]
     fn ancestors_stay_as_far_as_they_are_needed_and_dead_branches_go() {
         let fork = Lsn::new(45 << 20);
-        let history = History {
+        let history = TimelineHistory {
             timeline: tli(2),
             entries: vec![HistoryEntry { timeline: tli(1), end: fork, reason: String::new() }],
         };
@@ -263,7 +268,7 @@ mod tests {
         let bases = [base(3, 1), base(4, 1), base(5, 1), base(8, 2)];
         let verdict = kept(&bases, std::slice::from_ref(&history), &[(1, 5), (2, 10)], 7);
         assert_eq!(verdict.expire, ["day3", "day5"]);
-        assert_eq!(verdict.keep["day4"], Why::Anchor);
+        assert_eq!(verdict.keep["day4"], KeepReason::Anchor);
         let goes = |timeline, number| verdict.lets_go(tli(timeline), SegmentNo::new(number), at(1));
         assert!(goes(1, 39) && !goes(1, 40) && !goes(1, 45) && goes(1, 46));
         assert!(!goes(2, 45) && goes(2, 44));
@@ -275,19 +280,19 @@ mod tests {
     #[test]
     fn of_a_timeline_without_its_history_nothing_goes() {
         let verdict = kept(&[base(3, 7), base(8, 1)], &[], &[(1, 10), (7, 3)], 7);
-        assert_eq!(verdict.keep["day3"], Why::Unknown);
+        assert_eq!(verdict.keep["day3"], KeepReason::Unknown);
         assert!(!verdict.lets_go(tli(7), SegmentNo::new(1), at(1)));
     }
 
     #[test]
     fn the_window_may_begin_before_the_calendar() {
-        let verdict = decide(World {
+        let verdict = decide(RetentionInput {
             bases: &[base(3, 1)],
             histories: &[],
             alive: &BTreeMap::new(),
             size: size(),
             since: Timestamp::MIN.checked_add(SignedDuration::from_secs(1)).unwrap(),
         });
-        assert_eq!(verdict.keep["day3"], Why::Young);
+        assert_eq!(verdict.keep["day3"], KeepReason::Young);
     }
 }

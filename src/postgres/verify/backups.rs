@@ -7,12 +7,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use super::objects::summary;
-use super::{Subject, VerifyError};
-use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkValue, Pack, PackId};
-use crate::postgres::archive::manifest::{Chunk, Content, Manifest};
+use super::{ClusterVerifyError, RepositoryVerifier};
+use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkSubtreeHash, Pack, PackId};
+use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestChunk};
 use crate::vault;
 use crate::vault::repository::ObjectInfo;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 use crate::vault::verify::open;
 
 /// Packs at the same time; each is 32 MiB, stored and opened.
@@ -20,9 +20,9 @@ const IN_FLIGHT: usize = 4;
 
 /// What was read of all packs so far.
 #[derive(Default)]
-struct Seen {
+struct SeenPacks {
     /// What each chunk that has its name contributes to its file's hash.
-    values: HashMap<ChunkName, ChunkValue>,
+    values: HashMap<ChunkName, ChunkSubtreeHash>,
     /// Packs that a backup named.
     packs: HashSet<PackId>,
     /// Of those, the ones that don't open.
@@ -30,23 +30,23 @@ struct Seen {
 }
 
 /// A chunk of a pack, and where in a file it stands: its value depends on that.
-struct Wanted {
-    chunk: Chunk,
+struct WantedChunk {
+    chunk: ManifestChunk,
     offset: u64,
     file_len: u64,
 }
 
 /// What a pack gave: the chunks that are right, and what is wrong.
-type Read = (Vec<(ChunkName, ChunkValue)>, Vec<String>);
+type PackContents = (Vec<(ChunkName, ChunkSubtreeHash)>, Vec<String>);
 
-impl Subject<'_> {
+impl RepositoryVerifier<'_> {
     /// Verifies backups, one after the other, then the packs that none of them needs.
     pub(super) async fn backups(
         &self,
         manifests: Vec<(String, ObjectInfo)>,
         packs: Vec<ObjectInfo>,
-    ) -> Result<(), VerifyError> {
-        let mut seen = Seen::default();
+    ) -> Result<(), ClusterVerifyError> {
+        let mut seen = SeenPacks::default();
         for (_, object) in manifests {
             if let Some(manifest) = self.manifest(&object).await? {
                 self.backup(&object, &manifest, &mut seen).await?;
@@ -63,12 +63,12 @@ impl Subject<'_> {
         Ok(())
     }
 
-    async fn manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, VerifyError> {
+    async fn manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, ClusterVerifyError> {
         let _room = self.room(object.len, object.len.saturating_mul(8)).await;
         let Some(bytes) = self.bytes(object).await? else { return Ok(None) };
         let (protection, key) = (Arc::clone(self.archive.vault().protection()), object.key.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let opened = open(Kind::Manifest, &key, &bytes, &protection)?;
+            let opened = open(SealedKind::Manifest, &key, &bytes, &protection)?;
             Manifest::from_bytes(summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
         });
         match read.await {
@@ -81,11 +81,16 @@ impl Subject<'_> {
                 self.damaged(object.key.as_str(), what);
                 Ok(None)
             }
-            Err(_panicked) => Err(vault::Error::Lost.into()),
+            Err(_panicked) => Err(vault::VaultError::Lost.into()),
         }
     }
 
-    async fn backup(&self, object: &ObjectInfo, manifest: &Manifest, seen: &mut Seen) -> Result<(), VerifyError> {
+    async fn backup(
+        &self,
+        object: &ObjectInfo,
+        manifest: &Manifest,
+        seen: &mut SeenPacks,
+    ) -> Result<(), ClusterVerifyError> {
         let label = &manifest.summary.label;
         self.note(|found| found.summaries.push(manifest.summary.clone()));
         let Some(namer) = ChunkNamer::of(self.archive.vault().protection(), manifest.summary.naming_key) else {
@@ -139,8 +144,8 @@ impl Subject<'_> {
     /// Reads one pack, and of it the wanted chunks; all it has, if none is wanted in particular. `None` for what it gave if it does not open.
     async fn pack(
         &self,
-        (id, wanted, namer): (PackId, Vec<Wanted>, Option<Arc<ChunkNamer>>),
-    ) -> Result<(PackId, Option<Read>), VerifyError> {
+        (id, wanted, namer): (PackId, Vec<WantedChunk>, Option<Arc<ChunkNamer>>),
+    ) -> Result<(PackId, Option<PackContents>), ClusterVerifyError> {
         let Ok(key) = self.archive.layout().pack(&id.to_string()) else { return Ok((id, None)) };
         let _room = self.room(chunks::PACK as u64, chunks::PACK as u64).await;
         let Some(bytes) =
@@ -150,9 +155,11 @@ impl Subject<'_> {
         };
         let (object, protection) = (key.clone(), Arc::clone(self.archive.vault().protection()));
         let read = tokio::task::spawn_blocking(move || {
-            let opened = open(Kind::Pack, &object, &bytes, &protection)?;
+            let opened = open(SealedKind::Pack, &object, &bytes, &protection)?;
             let pack = Pack::from_opened(id, opened).map_err(|error| error.to_string())?;
-            Ok::<Read, String>(namer.map_or_else(Read::default, |namer| right_chunks(&pack, &wanted, &namer)))
+            Ok::<PackContents, String>(
+                namer.map_or_else(PackContents::default, |namer| right_chunks(&pack, &wanted, &namer)),
+            )
         });
         match read.await {
             Ok(Ok((chunks, wrong))) => {
@@ -167,17 +174,17 @@ impl Subject<'_> {
                 self.damaged(key.as_str(), what);
                 Ok((id, None))
             }
-            Err(_panicked) => Err(vault::Error::Lost.into()),
+            Err(_panicked) => Err(vault::VaultError::Lost.into()),
         }
     }
 }
 
 /// The chunks of a manifest that were not read yet, by the pack they are in.
-fn wanted(manifest: &Manifest, seen: &Seen) -> HashMap<PackId, Vec<Wanted>> {
-    let mut found: HashMap<PackId, Vec<Wanted>> = HashMap::new();
+fn wanted(manifest: &Manifest, seen: &SeenPacks) -> HashMap<PackId, Vec<WantedChunk>> {
+    let mut found: HashMap<PackId, Vec<WantedChunk>> = HashMap::new();
     let mut taken: HashSet<u32> = HashSet::new();
     for entry in &manifest.entries {
-        let Content::File { len, chunks, .. } = &entry.content else { continue };
+        let EntryContent::File { len, chunks, .. } = &entry.content else { continue };
         for (number, index) in (0_u64..).zip(chunks) {
             let Some(chunk) = manifest.chunks.get(*index as usize) else { continue };
             let Some(pack) = manifest.packs.get(chunk.pack as usize) else { continue };
@@ -185,16 +192,16 @@ fn wanted(manifest: &Manifest, seen: &Seen) -> HashMap<PackId, Vec<Wanted>> {
                 continue;
             }
             let offset = number.saturating_mul(u64::from(CHUNK));
-            found.entry(*pack).or_default().push(Wanted { chunk: *chunk, offset, file_len: *len });
+            found.entry(*pack).or_default().push(WantedChunk { chunk: *chunk, offset, file_len: *len });
         }
     }
     found
 }
 
 /// The chunks whose content has their name, and what is wrong with the others.
-fn right_chunks(pack: &Pack, wanted: &[Wanted], namer: &ChunkNamer) -> Read {
+fn right_chunks(pack: &Pack, wanted: &[WantedChunk], namer: &ChunkNamer) -> PackContents {
     let (mut right, mut wrong) = (Vec::with_capacity(wanted.len()), Vec::new());
-    for Wanted { chunk, offset, file_len } in wanted {
+    for WantedChunk { chunk, offset, file_len } in wanted {
         match pack.chunk(chunk) {
             Ok(content) => {
                 let value = chunks::value(&[&content], *offset, *file_len);
@@ -211,11 +218,11 @@ fn right_chunks(pack: &Pack, wanted: &[Wanted], namer: &ChunkNamer) -> Read {
 }
 
 /// The files that their chunks don't make up.
-fn wrong_files(manifest: &Manifest, values: &HashMap<ChunkName, ChunkValue>) -> Vec<String> {
+fn wrong_files(manifest: &Manifest, values: &HashMap<ChunkName, ChunkSubtreeHash>) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in &manifest.entries {
-        let Content::File { len, hash, chunks } = &entry.content else { continue };
-        let found: Option<Vec<ChunkValue>> =
+        let EntryContent::File { len, hash, chunks } = &entry.content else { continue };
+        let found: Option<Vec<ChunkSubtreeHash>> =
             chunks.iter().map(|index| values.get(&manifest.chunks.get(*index as usize)?.name).copied()).collect();
         if found.is_none_or(|values| chunks::file_hash(&values, *len) != *hash) {
             wrong.push(entry.path.display().to_string());

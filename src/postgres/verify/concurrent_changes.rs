@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Subject, VerifyError};
+use super::{ClusterVerifyError, RepositoryVerifier};
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The most segments that are looked for before one that is there: no receiver stores as many at the same time.
 const MOST: u64 = 64;
 
-impl Subject<'_> {
+impl RepositoryVerifier<'_> {
     /// The segments that were on their way when the others were listed, as far as they came.
-    pub(super) async fn latecomers(&self, listed: &[ObjectInfo]) -> Result<Vec<ObjectInfo>, VerifyError> {
+    pub(super) async fn latecomers(&self, listed: &[ObjectInfo]) -> Result<Vec<ObjectInfo>, ClusterVerifyError> {
         let (clock, Some(size)) = (self.archive.vault().clock(), self.size) else { return Ok(Vec::new()) };
         let segments = listed.iter().filter_map(|object| match self.archive.layout().object(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object.modified)),
@@ -50,7 +50,7 @@ impl Subject<'_> {
     }
 
     /// Settles what was listed and then not there: if it is no longer listed either, retention took it, and nothing is said about it.
-    pub(super) async fn settle(&self) -> Result<(), VerifyError> {
+    pub(super) async fn settle(&self) -> Result<(), ClusterVerifyError> {
         let mut gone = Vec::new();
         self.note(|found| gone.append(&mut found.gone));
         if gone.is_empty() {

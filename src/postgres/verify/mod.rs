@@ -19,25 +19,25 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::base::retry::Class;
-use crate::postgres::archive::inventory::{self, Contents, Missing, Overview};
-use crate::postgres::archive::{self, Archive, Identity};
+use crate::base::retry::ErrorClass;
+use crate::postgres::archive::inventory::{self, ArchiveInventory, InventoryInput, MissingWal};
+use crate::postgres::archive::{self, Archive, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentSize;
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::index::{self, Entry, InMemory};
-use crate::postgres::wal::digest::Digest;
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::index::{self, InMemoryIndex, IndexEntry};
+use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, Repository};
-use crate::vault::verify::{Damage, Options, Progress};
+use crate::vault::verify::{DamagedObject, VerifyOptions, VerifyProgress};
 
 /// Mebibytes that objects in flight may take, stored and opened together.
 pub const BUDGET: u32 = 256;
 
 /// What one repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Counts {
+pub struct VerifyCounts {
     /// The repository's name in the configuration.
     pub repository: String,
     /// Segments that are right.
@@ -56,20 +56,20 @@ pub struct Counts {
 
 /// What a verification found.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Report {
+pub struct VerifyReport {
     /// What each repository holds.
-    pub repositories: Vec<Counts>,
+    pub repositories: Vec<VerifyCounts>,
     /// What is damaged, by repository and object.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<DamagedObject>,
     /// Log that is missing or damaged.
-    pub gaps: Vec<Missing>,
+    pub gaps: Vec<MissingWal>,
     /// Gaps that were recorded when they came about, and behind which there is a backup that does without.
-    pub bridged: Vec<Missing>,
+    pub bridged: Vec<MissingWal>,
     /// Backups that cannot become consistent, because log is missing.
     pub stranded: Vec<String>,
 }
 
-impl Report {
+impl VerifyReport {
     /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can be done about them.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -79,64 +79,64 @@ impl Report {
 
 /// Why a verification could not be made; damage is no such reason.
 #[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
+pub enum ClusterVerifyError {
     /// Objects could not be read, or no repository has the backup.
     #[error(transparent)]
     Objects(#[from] vault::verify::VerifyError),
     /// The archive could not be read.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// The segments that are right don't belong together.
     #[error(transparent)]
-    Index(#[from] index::Error),
+    Index(#[from] index::IndexError),
 }
 
-impl VerifyError {
+impl ClusterVerifyError {
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            VerifyError::Objects(error) => error.class(),
-            VerifyError::Archive(error) => error.class(),
-            VerifyError::Index(error) => error.class(),
+            ClusterVerifyError::Objects(error) => error.class(),
+            ClusterVerifyError::Archive(error) => error.class(),
+            ClusterVerifyError::Index(error) => error.class(),
         }
     }
 }
 
-impl From<vault::Error> for VerifyError {
-    fn from(error: vault::Error) -> VerifyError {
-        VerifyError::Archive(error.into())
+impl From<vault::VaultError> for ClusterVerifyError {
+    fn from(error: vault::VaultError) -> ClusterVerifyError {
+        ClusterVerifyError::Archive(error.into())
     }
 }
 
 /// One repository under verification.
-struct Subject<'a> {
+struct RepositoryVerifier<'a> {
     archive: &'a Arc<Archive>,
     name: String,
     repository: Repository,
     /// The size of the cluster's segments, if its identity can be read.
     size: Option<SegmentSize>,
     memory: Arc<Semaphore>,
-    progress: &'a Progress,
-    found: std::sync::Mutex<Found>,
+    progress: &'a VerifyProgress,
+    found: std::sync::Mutex<RepositoryContents>,
 }
 
 /// What came to light in one repository.
 #[derive(Default)]
-struct Found {
-    counts: Counts,
-    damage: Vec<Damage>,
-    digests: Vec<(Digest, u64)>,
-    histories: Vec<History>,
+struct RepositoryContents {
+    counts: VerifyCounts,
+    damage: Vec<DamagedObject>,
+    digests: Vec<(SegmentDigest, u64)>,
+    histories: Vec<TimelineHistory>,
     gaps: Vec<archive::gap::Gap>,
-    summaries: Vec<archive::manifest::Summary>,
+    summaries: Vec<archive::manifest::BackupSummary>,
     /// Objects that were listed, and not there when they were asked for.
     gone: Vec<ObjectKey>,
 }
 
 /// The log that a single backup needs.
 #[derive(Clone, Copy, Debug)]
-struct Needed {
+struct BackupWal {
     timeline: TimelineId,
     size: SegmentSize,
     from: Lsn,
@@ -146,8 +146,12 @@ struct Needed {
 /// Verifies one cluster's archive.
 ///
 /// # Errors
-/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
-pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progress) -> Result<Report, VerifyError> {
+/// [`ClusterVerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+pub async fn verify(
+    archive: &Arc<Archive>,
+    options: &VerifyOptions,
+    progress: &VerifyProgress,
+) -> Result<VerifyReport, ClusterVerifyError> {
     if let Some((name, source)) = archive.vault().unreachable().next() {
         return Err(vault::verify::VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) }.into());
     }
@@ -156,9 +160,9 @@ pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progre
         answer => answer?,
     };
     let memory = Arc::new(Semaphore::new(BUDGET as usize));
-    let mut sum = Sum::default();
+    let mut sum = VerifyTotals::default();
     for (name, repository) in archive.vault().repositories() {
-        let subject = Subject {
+        let subject = RepositoryVerifier {
             archive,
             name: name.to_owned(),
             repository: repository.clone(),
@@ -182,20 +186,20 @@ pub async fn verify(archive: &Arc<Archive>, options: &Options, progress: &Progre
 
 /// What all repositories together hold.
 #[derive(Default)]
-struct Sum {
-    counts: Vec<Counts>,
-    damage: Vec<Damage>,
-    log: InMemory,
-    histories: Vec<History>,
+struct VerifyTotals {
+    counts: Vec<VerifyCounts>,
+    damage: Vec<DamagedObject>,
+    log: InMemoryIndex,
+    histories: Vec<TimelineHistory>,
     gaps: Vec<archive::gap::Gap>,
-    summaries: Vec<archive::manifest::Summary>,
+    summaries: Vec<archive::manifest::BackupSummary>,
 }
 
-impl Sum {
-    fn add(&mut self, mut found: Found, archive: &Archive) -> Result<(), VerifyError> {
+impl VerifyTotals {
+    fn add(&mut self, mut found: RepositoryContents, archive: &Archive) -> Result<(), ClusterVerifyError> {
         let cluster = archive.cluster().to_string();
         for (digest, stored) in &found.digests {
-            self.log.ingest(&cluster, Entry { digest, stored: *stored })?;
+            self.log.ingest(&cluster, IndexEntry { digest, stored: *stored })?;
         }
         found.histories.retain(|new| !self.histories.iter().any(|old| old.timeline == new.timeline));
         found.summaries.retain(|new| !self.summaries.iter().any(|old| old.label == new.label));
@@ -208,44 +212,49 @@ impl Sum {
         Ok(())
     }
 
-    fn report(mut self, cluster: &str, identity: Option<Identity>, options: &Options) -> Result<Report, VerifyError> {
+    fn report(
+        mut self,
+        cluster: &str,
+        identity: Option<ArchiveIdentity>,
+        options: &VerifyOptions,
+    ) -> Result<VerifyReport, ClusterVerifyError> {
         let (backups, histories, gaps) = (&self.summaries, &self.histories, &self.gaps);
-        let contents = Contents { cluster, identity, backups, histories, gaps, cut: &inventory::unknown };
-        let overview: Overview = inventory::overview(&self.log.view(cluster)?, contents)?;
+        let contents = InventoryInput { cluster, identity, backups, histories, gaps, cut: &inventory::unknown };
+        let overview: ArchiveInventory = inventory::overview(&self.log.view(cluster)?, contents)?;
         let stranded =
             overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
         self.damage.sort();
         let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
         let (bridged, gaps) = gaps.into_iter().partition(|gap| is_bridged(gap, &overview.backups));
-        Ok(Report { repositories: self.counts, damage: self.damage, gaps, bridged, stranded })
+        Ok(VerifyReport { repositories: self.counts, damage: self.damage, gaps, bridged, stranded })
     }
 }
 
 /// Whether a gap was recorded when it came about and a backup from behind it can be restored. One that nobody recorded is a loss in the
 /// repository, whatever comes after it.
-fn is_bridged(gap: &Missing, backups: &[inventory::Backup]) -> bool {
+fn is_bridged(gap: &MissingWal, backups: &[inventory::InventoryBackup]) -> bool {
     gap.noticed_at.is_some() && backups.iter().any(|backup| backup.restorable && backup.start_lsn >= gap.to_lsn)
 }
 
-impl Subject<'_> {
+impl RepositoryVerifier<'_> {
     /// Changes what was found.
-    fn note(&self, change: impl FnOnce(&mut Found)) {
+    fn note(&self, change: impl FnOnce(&mut RepositoryContents)) {
         change(&mut self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
     fn damaged(&self, object: &str, what: impl ToString) {
-        let damage = Damage { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
+        let damage = DamagedObject { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
         // Whoever asked for it shows the report.
         tracing::debug!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
         self.note(|found| found.damage.push(damage));
     }
 
-    fn named(&self, source: repository::Error) -> VerifyError {
+    fn named(&self, source: repository::RepositoryError) -> ClusterVerifyError {
         vault::verify::VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }.into()
     }
 
     /// Verifies this repository.
-    async fn run(&self, options: &Options) -> Result<(), VerifyError> {
+    async fn run(&self, options: &VerifyOptions) -> Result<(), ClusterVerifyError> {
         let layout = self.archive.layout();
         match &options.backup {
             None => {
@@ -257,10 +266,12 @@ impl Subject<'_> {
                 let Ok(key) = layout.backup(label) else { return Ok(()) };
                 let Some(object) = self.repository.head(&key).await.map_err(|e| self.named(e))? else { return Ok(()) };
                 self.objects(vec![object], None).await?;
-                let backup = |found: &Found| found.summaries.iter().find(|summary| summary.label == *label).cloned();
+                let backup = |found: &RepositoryContents| {
+                    found.summaries.iter().find(|summary| summary.label == *label).cloned()
+                };
                 let found = backup(&self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
                 let Some(summary) = found else { return Ok(()) };
-                let needed = Needed {
+                let needed = BackupWal {
                     timeline: summary.timeline,
                     size: summary.segment_size,
                     from: summary.start_lsn,

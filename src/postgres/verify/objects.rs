@@ -7,27 +7,31 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{BUDGET, Needed, Subject, VerifyError};
-use crate::postgres::archive::Identity;
+use super::{BUDGET, BackupWal, ClusterVerifyError, RepositoryVerifier};
+use crate::postgres::archive::ArchiveIdentity;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::layout::ClusterObject;
-use crate::postgres::archive::manifest::Summary;
+use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::wal::digest::{Digest, State, digest};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::wal::digest::{SegmentDigest, SegmentState, digest};
 use crate::vault;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, ObjectInfo};
-use crate::vault::seal::{self, Kind, Opened};
+use crate::vault::seal::{self, OpenedObject, SealedKind};
 use crate::vault::verify::open;
 
 /// Fetches at the same time; the memory budget mostly allows fewer.
 const IN_FLIGHT: usize = 16;
 
-impl Subject<'_> {
+impl RepositoryVerifier<'_> {
     /// Verifies listed objects, backups last; of segments only those that `needed` names.
-    pub(super) async fn objects(&self, listed: Vec<ObjectInfo>, needed: Option<Needed>) -> Result<(), VerifyError> {
+    pub(super) async fn objects(
+        &self,
+        listed: Vec<ObjectInfo>,
+        needed: Option<BackupWal>,
+    ) -> Result<(), ClusterVerifyError> {
         let layout = self.archive.layout();
         let mut manifests = Vec::new();
         let (mut single, mut packs) = (Vec::new(), Vec::new());
@@ -62,18 +66,18 @@ impl Subject<'_> {
     }
 
     /// An object's bytes; `None` if it is gone since it was listed, or cannot be what its name says.
-    pub(super) async fn bytes(&self, object: &ObjectInfo) -> Result<Option<Bytes>, VerifyError> {
+    pub(super) async fn bytes(&self, object: &ObjectInfo) -> Result<Option<Bytes>, ClusterVerifyError> {
         match self.repository.get(&object.key).await {
             Ok(bytes) => {
                 self.progress.add(bytes.len() as u64);
                 self.note(|found| found.counts.bytes = found.counts.bytes.saturating_add(bytes.len() as u64));
                 Ok(Some(bytes))
             }
-            Err(repository::Error::NotFound { .. }) => {
+            Err(repository::RepositoryError::NotFound { .. }) => {
                 self.note(|found| found.gone.push(object.key.clone()));
                 Ok(None)
             }
-            Err(error @ repository::Error::Corrupt { .. }) => {
+            Err(error @ repository::RepositoryError::Corrupt { .. }) => {
                 self.damaged(object.key.as_str(), error);
                 Ok(None)
             }
@@ -81,7 +85,7 @@ impl Subject<'_> {
         }
     }
 
-    async fn single(&self, kind: ClusterObject, object: ObjectInfo) -> Result<(), VerifyError> {
+    async fn single(&self, kind: ClusterObject, object: ObjectInfo) -> Result<(), ClusterVerifyError> {
         let plain = if matches!(kind, ClusterObject::Segment(_)) {
             self.size.unwrap_or(SegmentSize::DEFAULT).get()
         } else {
@@ -94,25 +98,25 @@ impl Subject<'_> {
         match checked {
             Ok(Ok(good)) => self.note(|found| {
                 match good {
-                    Good::Segment(digest) => {
+                    VerifiedObject::Segment(digest) => {
                         found.counts.segments = found.counts.segments.saturating_add(1);
                         found.digests.push((*digest, object.len));
                         return;
                     }
-                    Good::History(history) => found.histories.push(history),
-                    Good::Gap(gap) => found.gaps.push(gap),
-                    Good::Other => {}
+                    VerifiedObject::History(history) => found.histories.push(history),
+                    VerifiedObject::Gap(gap) => found.gaps.push(gap),
+                    VerifiedObject::Other => {}
                 }
                 found.counts.files = found.counts.files.saturating_add(1);
             }),
             Ok(Err(what)) => self.damaged(object.key.as_str(), what),
-            Err(_panicked) => return Err(vault::Error::Lost.into()),
+            Err(_panicked) => return Err(vault::VaultError::Lost.into()),
         }
         Ok(())
     }
 }
 
-impl Needed {
+impl BackupWal {
     /// Whether a segment has a byte of it; every history is needed.
     fn names(&self, kind: &ClusterObject) -> bool {
         match kind {
@@ -128,9 +132,9 @@ impl Needed {
 }
 
 /// What an object proved to be.
-enum Good {
-    Segment(Box<Digest>),
-    History(History),
+enum VerifiedObject {
+    Segment(Box<SegmentDigest>),
+    History(TimelineHistory),
     Gap(Gap),
     Other,
 }
@@ -140,30 +144,36 @@ fn check(
     kind: &ClusterObject,
     key: &ObjectKey,
     bytes: &[u8],
-    protection: &seal::Protection,
+    protection: &seal::ObjectEncryption,
     size: Option<SegmentSize>,
-) -> Result<Good, String> {
+) -> Result<VerifiedObject, String> {
     let sealed = match kind {
-        ClusterObject::Segment(_) => Kind::Wal,
-        ClusterObject::File(_) => Kind::WalFile,
-        ClusterObject::Identity => Kind::Cluster,
-        ClusterObject::Gap { .. } => Kind::Gap,
-        ClusterObject::Backup(_) | ClusterObject::Expired(_) => Kind::Manifest,
-        ClusterObject::Pack(_) => Kind::Pack,
-        ClusterObject::Probe(_) => Kind::Probe,
-        ClusterObject::Names(_) => Kind::Names,
-        ClusterObject::Piece { .. } => Kind::Piece,
+        ClusterObject::Segment(_) => SealedKind::Wal,
+        ClusterObject::File(_) => SealedKind::WalFile,
+        ClusterObject::Identity => SealedKind::Cluster,
+        ClusterObject::Gap { .. } => SealedKind::Gap,
+        ClusterObject::Backup(_) | ClusterObject::Expired(_) => SealedKind::Manifest,
+        ClusterObject::Pack(_) => SealedKind::Pack,
+        ClusterObject::Probe(_) => SealedKind::Probe,
+        ClusterObject::Names(_) => SealedKind::Names,
+        ClusterObject::Piece { .. } => SealedKind::Piece,
     };
     let opened = open(sealed, key, bytes, protection)?;
     match kind {
-        ClusterObject::Segment(name) => segment(*name, &opened, size).map(|digest| Good::Segment(Box::new(digest))),
-        ClusterObject::File(WalFileName::History(timeline)) => history(*timeline, &opened.plain).map(Good::History),
-        ClusterObject::Gap { .. } => serde_json::from_slice(&opened.plain).map(Good::Gap).map_err(|e| e.to_string()),
-        ClusterObject::Identity => {
-            serde_json::from_slice::<Identity>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
+        ClusterObject::Segment(name) => {
+            segment(*name, &opened, size).map(|digest| VerifiedObject::Segment(Box::new(digest)))
         }
+        ClusterObject::File(WalFileName::History(timeline)) => {
+            history(*timeline, &opened.plain).map(VerifiedObject::History)
+        }
+        ClusterObject::Gap { .. } => {
+            serde_json::from_slice(&opened.plain).map(VerifiedObject::Gap).map_err(|e| e.to_string())
+        }
+        ClusterObject::Identity => serde_json::from_slice::<ArchiveIdentity>(&opened.plain)
+            .map(|_| VerifiedObject::Other)
+            .map_err(|e| e.to_string()),
         ClusterObject::Names(_) => {
-            serde_json::from_slice::<NameList>(&opened.plain).map(|_| Good::Other).map_err(|e| e.to_string())
+            serde_json::from_slice::<NameList>(&opened.plain).map(|_| VerifiedObject::Other).map_err(|e| e.to_string())
         }
         ClusterObject::Piece { start, end, .. } if opened.plain.len() as u64 != end.bytes_since(*start) => {
             Err("it is not as long as its name says".to_owned())
@@ -173,35 +183,35 @@ fn check(
         | ClusterObject::Backup(_)
         | ClusterObject::Expired(_)
         | ClusterObject::Pack(_)
-        | ClusterObject::Probe(_) => Ok(Good::Other),
+        | ClusterObject::Probe(_) => Ok(VerifiedObject::Other),
     }
 }
 
 /// Reads a segment's records again, and compares with what was found when it was archived.
-fn segment(name: SegmentName, opened: &Opened, expected: Option<SegmentSize>) -> Result<Digest, String> {
+fn segment(name: SegmentName, opened: &OpenedObject, expected: Option<SegmentSize>) -> Result<SegmentDigest, String> {
     let size = SegmentSize::new(opened.plain.len() as u64).map_err(|error| error.to_string())?;
     if expected.is_some_and(|expected| expected != size) {
         return Err(format!("it has {} bytes, unlike the cluster's other segments", size.get()));
     }
-    let stored = Digest::from_bytes(&opened.metadata).map_err(|error| error.to_string())?;
+    let stored = SegmentDigest::from_bytes(&opened.metadata).map_err(|error| error.to_string())?;
     let again = digest(&opened.plain, name, size).map_err(|error| error.to_string())?;
     // Digests of the first version hold less, and of the rest the same.
     let first_version = opened.metadata.first() == Some(&1);
     let same = || stored.content == again.content && stored.endings == again.endings && stored.events == again.events;
     // A release that was not known when it was archived may be known now.
-    if stored == again || stored.state == State::Opaque || first_version && same() {
+    if stored == again || stored.state == SegmentState::Opaque || first_version && same() {
         Ok(again)
     } else {
         Err("it opens, but its digest is not that of its content; it was archived by a faulty program".to_owned())
     }
 }
 
-fn history(timeline: TimelineId, plain: &[u8]) -> Result<History, String> {
+fn history(timeline: TimelineId, plain: &[u8]) -> Result<TimelineHistory, String> {
     let text = std::str::from_utf8(plain).map_err(|error| error.to_string())?;
-    History::parse(timeline, text).map_err(|error| error.to_string())
+    TimelineHistory::parse(timeline, text).map_err(|error| error.to_string())
 }
 
 /// A backup's summary.
-pub(super) fn summary(opened: &Opened) -> Result<Summary, String> {
-    Summary::from_bytes(&opened.metadata).map_err(|error| error.to_string())
+pub(super) fn summary(opened: &OpenedObject) -> Result<BackupSummary, String> {
+    BackupSummary::from_bytes(&opened.metadata).map_err(|error| error.to_string())
 }

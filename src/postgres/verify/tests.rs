@@ -7,18 +7,18 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{Report, Subject, VerifyError, is_bridged, verify};
+use super::{ClusterVerifyError, RepositoryVerifier, VerifyReport, is_bridged, verify};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
-use crate::postgres::archive::inventory::{Backup, Missing};
-use crate::postgres::archive::manifest::{Chunk, Content, Entry, Manifest, Summary, sample};
+use crate::postgres::archive::inventory::{InventoryBackup, MissingWal};
+use crate::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest, ManifestChunk, ManifestEntry, sample};
 use crate::postgres::archive::tests::{create, segment};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::TimelineId;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 use crate::vault::seal::keys::KeyEncryptionKey;
-use crate::vault::verify::{Options, Progress};
+use crate::vault::verify::{VerifyOptions, VerifyProgress};
 
 const LABEL: &str = "20261122T020000Z-F";
 
@@ -48,14 +48,15 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
             let name = namer.name(&value);
             let offset = pack.push(name, &[Bytes::copy_from_slice(piece)]);
             indexes.push(u32::try_from(chunks_listed.len()).unwrap());
-            chunks_listed.push(Chunk { name, pack: 0, offset, len: u32::try_from(piece.len()).unwrap() });
+            chunks_listed.push(ManifestChunk { name, pack: 0, offset, len: u32::try_from(piece.len()).unwrap() });
             values.push(value);
         }
-        let content = Content::File { len: len as u64, hash: chunks::file_hash(&values, len as u64), chunks: indexes };
-        entries.push(Entry { path: path.into(), mode: 0o600, modified: 0, content });
+        let content =
+            EntryContent::File { len: len as u64, hash: chunks::file_hash(&values, len as u64), chunks: indexes };
+        entries.push(ManifestEntry { path: path.into(), mode: 0o600, modified: 0, content });
     }
     let start = SegmentNo::new(4).start(size).saturating_add(40);
-    let summary = Summary {
+    let summary = BackupSummary {
         label: LABEL.to_owned(),
         segment_size: size,
         start_lsn: start,
@@ -78,11 +79,11 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
     repository.put_new(&sealed.key, sealed.object.parts).await.unwrap();
     let key = archive.layout().backup(LABEL).unwrap();
     let plain = vec![Bytes::from(manifest.to_bytes())];
-    archive.vault().put_object(Kind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
+    archive.vault().put_object(SealedKind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
 }
 
-async fn check(archive: &Arc<Archive>) -> Report {
-    verify(archive, &Options::default(), &Progress::default()).await.unwrap()
+async fn check(archive: &Arc<Archive>) -> VerifyReport {
+    verify(archive, &VerifyOptions::default(), &VerifyProgress::default()).await.unwrap()
 }
 
 fn objects(dir: &TempDir) -> Vec<PathBuf> {
@@ -101,8 +102,8 @@ fn objects(dir: &TempDir) -> Vec<PathBuf> {
 async fn a_whole_archive_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(&dir).await;
-    let progress = Progress::default();
-    let report = verify(&archive, &Options::default(), &progress).await.unwrap();
+    let progress = VerifyProgress::default();
+    let report = verify(&archive, &VerifyOptions::default(), &progress).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
     let counts = &report.repositories[0];
     let counted = (counts.segments, counts.files, counts.backups, counts.packs, counts.chunks);
@@ -148,19 +149,22 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let report = check(&archive).await;
     assert_eq!(report.gaps.iter().map(|gap| gap.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
     assert_eq!(report.stranded, [LABEL]);
-    let one = Options { backup: Some(LABEL.to_owned()) };
-    let report = verify(&archive, &one, &Progress::default()).await.unwrap();
+    let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
+    let report = verify(&archive, &one, &VerifyProgress::default()).await.unwrap();
     assert_eq!(report.stranded, [LABEL]);
 
     std::fs::write(dir.path().join("repository").join(key(5).as_str()), five).unwrap();
     archive.vault().delete(&key(3)).await.unwrap();
     archive.vault().delete(&key(6)).await.unwrap();
-    let report = verify(&archive, &one, &Progress::default()).await.unwrap();
+    let report = verify(&archive, &one, &VerifyProgress::default()).await.unwrap();
     assert!(report.is_whole(), "neither 3 nor 6 is this backup's: {report:?}");
     assert_eq!(report.repositories[0].segments, 2);
-    let none = Options { backup: Some("20200101T000000Z-F".to_owned()) };
-    let error = verify(&archive, &none, &Progress::default()).await.unwrap_err();
-    assert!(matches!(error, VerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })), "{error}");
+    let none = VerifyOptions { backup: Some("20200101T000000Z-F".to_owned()) };
+    let error = verify(&archive, &none, &VerifyProgress::default()).await.unwrap_err();
+    assert!(
+        matches!(error, ClusterVerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -185,8 +189,8 @@ async fn what_retention_takes_meanwhile_is_not_missed() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(&dir).await;
     let (name, repository) = archive.vault().repositories().next().unwrap();
-    let progress = Progress::default();
-    let subject = || Subject {
+    let progress = VerifyProgress::default();
+    let subject = || RepositoryVerifier {
         archive: &archive,
         name: name.to_owned(),
         repository: repository.clone(),
@@ -220,7 +224,7 @@ async fn a_manifest_that_misnames_a_chunk_or_a_file_is_found_out() {
         ((|m: &mut Manifest| m.chunks.swap(1, 2)) as fn(&mut Manifest), "base/1"),
         (
             |m| {
-                if let Content::File { hash, .. } = &mut m.entries[1].content {
+                if let EntryContent::File { hash, .. } = &mut m.entries[1].content {
                     hash[0] ^= 1
                 }
             },
@@ -252,14 +256,14 @@ async fn an_object_of_somebody_else_is_pointed_out() {
 
 #[test]
 fn a_gap_is_bridged_by_a_backup_from_behind_it_if_it_was_recorded() {
-    let gap = |noticed_at| Missing {
+    let gap = |noticed_at| MissingWal {
         timeline: TimelineId::FIRST,
         from_lsn: Lsn::new(0x500),
         to_lsn: Lsn::new(0x600),
         reason: "x".into(),
         noticed_at,
     };
-    let backup = |start, restorable| Backup {
+    let backup = |start, restorable| InventoryBackup {
         label: "x".into(),
         started_at: Timestamp::UNIX_EPOCH,
         finished_at: Timestamp::UNIX_EPOCH,

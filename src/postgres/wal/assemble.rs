@@ -47,7 +47,7 @@ pub enum AssembleError {
 
 /// A whole segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct WalSegment {
     /// Its name.
     pub name: SegmentName,
     /// All its bytes.
@@ -56,23 +56,23 @@ pub struct Segment {
 
 /// A part of a segment, from its first byte on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Partial<'a> {
+pub struct PartialSegment<'a> {
     /// The segment's name.
     pub name: SegmentName,
     /// Its bytes so far.
     pub bytes: &'a [u8],
 }
 
-/// Makes segments of one timeline's stream. It holds one segment and what [`Assembler::poll`] was not asked for yet.
+/// Makes segments of one timeline's stream. It holds one segment and what [`SegmentAssembler::poll`] was not asked for yet.
 #[derive(Debug)]
-pub struct Assembler {
+pub struct SegmentAssembler {
     timeline: TimelineId,
     size: SegmentSize,
     /// The segment under way, from its first byte on.
     partial: BytesMut,
     /// Its first byte's position.
     begins: Lsn,
-    whole: VecDeque<Segment>,
+    whole: VecDeque<WalSegment>,
     /// Buffers given back, to be filled again instead of new ones.
     spare: Vec<BytesMut>,
 }
@@ -80,13 +80,13 @@ pub struct Assembler {
 /// The most buffers kept for another segment: one is filled while one is sealed.
 const MAX_SPARE: usize = 2;
 
-impl Assembler {
+impl SegmentAssembler {
     /// An assembler of the stream that begins with the segment which `start` lies in. The first piece has to begin where that segment does;
     /// that is where a receiver asks the server to start, and what it had of the segment before it stopped comes first if it kept it.
     #[must_use]
-    pub fn new(timeline: TimelineId, size: SegmentSize, start: Lsn) -> Assembler {
+    pub fn new(timeline: TimelineId, size: SegmentSize, start: Lsn) -> SegmentAssembler {
         let begins = size.segment_of(start).start(size);
-        Assembler { timeline, size, partial: BytesMut::new(), begins, whole: VecDeque::new(), spare: Vec::new() }
+        SegmentAssembler { timeline, size, partial: BytesMut::new(), begins, whole: VecDeque::new(), spare: Vec::new() }
     }
 
     /// The position of the next byte.
@@ -97,9 +97,9 @@ impl Assembler {
 
     /// The segment under way, unless nothing of it has come yet.
     #[must_use]
-    pub fn partial(&self) -> Option<Partial<'_>> {
+    pub fn partial(&self) -> Option<PartialSegment<'_>> {
         let name = SegmentName::new(self.timeline, self.size.segment_of(self.begins), self.size)?;
-        (!self.partial.is_empty()).then_some(Partial { name, bytes: &self.partial })
+        (!self.partial.is_empty()).then_some(PartialSegment { name, bytes: &self.partial })
     }
 
     /// Takes the piece that begins at `start`.
@@ -150,11 +150,11 @@ impl Assembler {
         let bytes = std::mem::take(&mut self.partial).freeze();
         self.begins = number.end(self.size);
         // `push` has made sure that there is a name.
-        self.whole.extend(SegmentName::new(self.timeline, number, self.size).map(|name| Segment { name, bytes }));
+        self.whole.extend(SegmentName::new(self.timeline, number, self.size).map(|name| WalSegment { name, bytes }));
     }
 
     /// The next whole segment, oldest first.
-    pub fn poll(&mut self) -> Option<Segment> {
+    pub fn poll(&mut self) -> Option<WalSegment> {
         self.whole.pop_front()
     }
 
@@ -177,15 +177,15 @@ mod tests {
 
     use proptest::{collection, proptest};
 
-    use super::{AssembleError, Assembler};
+    use super::{AssembleError, SegmentAssembler};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentSize;
     use crate::postgres::format::timeline::TimelineId;
 
     const SIZE: usize = 1 << 20;
 
-    fn assembler(start: u64) -> Assembler {
-        Assembler::new(TimelineId::FIRST, SegmentSize::new(SIZE as u64).unwrap(), Lsn::new(start))
+    fn assembler(start: u64) -> SegmentAssembler {
+        SegmentAssembler::new(TimelineId::FIRST, SegmentSize::new(SIZE as u64).unwrap(), Lsn::new(start))
     }
 
     fn log(len: usize) -> Vec<u8> {

@@ -2,11 +2,11 @@
 
 /// What is left to read. Every method answers `None` when there are too few bytes, and then the reader is of no further use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(super) struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader(bytes)
+impl<'a> ByteReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> ByteReader<'a> {
+        ByteReader(bytes)
     }
 
     pub(super) fn rest(&self) -> &'a [u8] {
@@ -89,7 +89,7 @@ pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Reader, put_signed, put_varint};
+    use super::{ByteReader, put_signed, put_varint};
 
     #[test]
     fn varints_round_trip_at_their_edges() {
@@ -98,7 +98,7 @@ mod tests {
         let signed = [0, 1, -1, 63, -64, 64, i64::MAX, i64::MIN];
         unsigned.iter().for_each(|&value| put_varint(&mut out, value));
         signed.iter().for_each(|&value| put_signed(&mut out, value));
-        let mut reader = Reader::new(&out);
+        let mut reader = ByteReader::new(&out);
         for value in unsigned {
             assert_eq!(reader.varint(), Some(value));
         }
@@ -110,15 +110,15 @@ mod tests {
 
     #[test]
     fn a_varint_that_does_not_fit_or_end_is_refused() {
-        assert_eq!(Reader::new(&[0xFF; 11]).varint(), None);
-        assert_eq!(Reader::new(&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x02]).varint(), None);
-        assert_eq!(Reader::new(&[0x80]).varint(), None);
+        assert_eq!(ByteReader::new(&[0xFF; 11]).varint(), None);
+        assert_eq!(ByteReader::new(&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x02]).varint(), None);
+        assert_eq!(ByteReader::new(&[0x80]).varint(), None);
     }
 
     #[test]
     fn a_count_is_held_against_what_is_there() {
-        assert_eq!(Reader::new(&[2, 0, 0, 0, 1, 2, 3, 4]).items(2), Some((2, &[1, 2, 3, 4][..])));
-        assert_eq!(Reader::new(&[3, 0, 0, 0, 1, 2, 3, 4]).items(2), None);
-        assert_eq!(Reader::new(&[0xFF, 0xFF, 0xFF, 0xFF]).items(usize::MAX), None);
+        assert_eq!(ByteReader::new(&[2, 0, 0, 0, 1, 2, 3, 4]).items(2), Some((2, &[1, 2, 3, 4][..])));
+        assert_eq!(ByteReader::new(&[3, 0, 0, 0, 1, 2, 3, 4]).items(2), None);
+        assert_eq!(ByteReader::new(&[0xFF, 0xFF, 0xFF, 0xFF]).items(usize::MAX), None);
     }
 }

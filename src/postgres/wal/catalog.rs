@@ -4,10 +4,10 @@
 //! unseen until the next backup's list of names. Only the fixed front of a tuple is read, up to `relkind`; it is laid out the same from 13 on but
 //! for `relallfrozen`, which came in 18.
 
-use super::event::{RelationId, Xid};
-use super::heap::{self, Operation, Tuple};
-use super::page::Major;
-use super::record::{HEADER, Record, RecordHeader};
+use super::event::{RelFileLocator, Xid};
+use super::heap::{self, HeapOperation, HeapTuple};
+use super::page::MajorVersion;
+use super::record::{HEADER, RecordHeader, WalRecord};
 
 /// A catalog that holds names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
@@ -25,7 +25,7 @@ impl Catalog {
     /// The catalog that this file is, unless it was rewritten.
     #[must_use]
     #[inline]
-    pub const fn of(file: RelationId) -> Option<Catalog> {
+    pub const fn of(file: RelFileLocator) -> Option<Catalog> {
         match (file.filenode, file.database) {
             (1259, 1..) => Some(Catalog::Class),
             (1262, 0) => Some(Catalog::Database),
@@ -37,22 +37,22 @@ impl Catalog {
 
 /// Where a tuple is in its catalog.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Place {
+pub struct TupleId {
     /// Its page.
     pub page: u32,
     /// Its number on the page.
     pub item: u16,
 }
 
-impl Place {
-    const fn new((page, item): heap::Place) -> Place {
-        Place { page, item }
+impl TupleId {
+    const fn new((page, item): heap::ItemPointer) -> TupleId {
+        TupleId { page, item }
     }
 }
 
 /// A row of a catalog.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Row {
+pub struct CatalogRow {
     /// The OID of what it describes.
     pub oid: u32,
     /// Its name; bytes that are no UTF-8 are replaced.
@@ -76,20 +76,20 @@ pub struct RelationRow {
 
 /// A row, and where it is.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Listed {
+pub struct ListedRow {
     /// The row.
     #[serde(flatten)]
-    pub row: Row,
+    pub row: CatalogRow,
     /// Its place (`ctid`).
-    pub at: Place,
+    pub at: TupleId,
 }
 
 /// What a record makes of a tuple.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Made {
+pub enum TupleChange {
     /// This row.
-    Row(Row),
+    Row(CatalogRow),
     /// The row that was there but for these bytes, which stand so far from its front: the record leaves out what both share.
     Changed {
         /// Where the bytes stand.
@@ -109,11 +109,11 @@ pub struct CatalogChange {
     /// The database it is of; 0 for `pg_database`.
     pub database: u32,
     /// The tuple that was there before.
-    pub old: Option<Place>,
+    pub old: Option<TupleId>,
     /// The tuple that is there afterwards.
-    pub new: Option<Place>,
+    pub new: Option<TupleId>,
     /// What is in it.
-    pub made: Made,
+    pub made: TupleChange,
     /// The transaction is known to have committed.
     pub committed: bool,
 }
@@ -124,39 +124,41 @@ const NAME: usize = 64;
 pub(super) const FRONT: usize = 120;
 
 /// Where the fields of `pg_class` stand.
-struct Fields {
+struct PgClassOffsets {
     persistence: usize,
     kind: usize,
 }
 
-const fn fields(major: Major) -> Fields {
+const fn fields(major: MajorVersion) -> PgClassOffsets {
     match major {
-        Major::V13 | Major::V14 | Major::V15 | Major::V16 | Major::V17 => Fields { persistence: 114, kind: 115 },
-        Major::V18 => Fields { persistence: 118, kind: 119 },
+        MajorVersion::V13 | MajorVersion::V14 | MajorVersion::V15 | MajorVersion::V16 | MajorVersion::V17 => {
+            PgClassOffsets { persistence: 114, kind: 115 }
+        }
+        MajorVersion::V18 => PgClassOffsets { persistence: 118, kind: 119 },
     }
 }
 
-impl Row {
+impl CatalogRow {
     /// Reads the front of a tuple's user data.
     #[must_use]
-    pub fn parse(catalog: Catalog, data: &[u8], major: Major) -> Option<Row> {
+    pub fn parse(catalog: Catalog, data: &[u8], major: MajorVersion) -> Option<CatalogRow> {
         let number = |at: usize| data.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
         let name = data.get(4..4 + NAME)?;
         let name = name.get(..name.iter().position(|&byte| byte == 0)?)?;
         let relation = match catalog {
             Catalog::Class => {
-                let Fields { persistence, kind } = fields(major);
+                let PgClassOffsets { persistence, kind } = fields(major);
                 let (persistence, kind) = (*data.get(persistence)?, *data.get(kind)?);
                 Some(RelationRow { namespace: number(68)?, filenode: number(88)?, persistence, kind })
             }
             Catalog::Database | Catalog::Namespace => None,
         };
-        Some(Row { oid: number(0)?, name: String::from_utf8_lossy(name).into_owned(), relation })
+        Some(CatalogRow { oid: number(0)?, name: String::from_utf8_lossy(name).into_owned(), relation })
     }
 
     /// The front of the tuple, as far as it is known: what stands between the fields is zero.
     #[must_use]
-    pub fn front(&self, major: Major) -> Vec<u8> {
+    pub fn front(&self, major: MajorVersion) -> Vec<u8> {
         let mut front = vec![0; FRONT];
         let mut put = |at: usize, bytes: &[u8]| {
             front.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
@@ -164,7 +166,7 @@ impl Row {
         put(0, &self.oid.to_le_bytes());
         put(4, self.name.as_bytes().get(..NAME - 1).unwrap_or(self.name.as_bytes()));
         if let Some(relation) = self.relation {
-            let Fields { persistence, kind } = fields(major);
+            let PgClassOffsets { persistence, kind } = fields(major);
             put(68, &relation.namespace.to_le_bytes());
             put(88, &relation.filenode.to_le_bytes());
             put(persistence, &[relation.persistence]);
@@ -175,29 +177,33 @@ impl Row {
 
     /// The same row after `bytes` have taken the place of what stood so far from its front.
     #[must_use]
-    pub fn with(&self, catalog: Catalog, at: u16, bytes: &[u8], major: Major) -> Option<Row> {
+    pub fn with(&self, catalog: Catalog, at: u16, bytes: &[u8], major: MajorVersion) -> Option<CatalogRow> {
         let mut front = self.front(major);
         front.iter_mut().skip(usize::from(at)).zip(bytes).for_each(|(to, from)| *to = *from);
-        Row::parse(catalog, &front, major)
+        CatalogRow::parse(catalog, &front, major)
     }
 }
 
 /// The change that a record makes in a catalog. `None` for every other record, and for what changes nothing but statistics in its place.
-pub(super) fn change(record: &Record<'_>, major: Major) -> Option<CatalogChange> {
+pub(super) fn change(record: &WalRecord<'_>, major: MajorVersion) -> Option<CatalogChange> {
     let catalog = Catalog::of(heap::first_file(record.bytes, major)?)?;
-    if heap::operation(&record.header)? == Operation::InPlace {
+    if heap::operation(&record.header)? == HeapOperation::InPlace {
         return None;
     }
     let change = heap::change(record, major)?;
     let front = |bytes: &[u8], at: u16| bytes.get(..FRONT.saturating_sub(usize::from(at))).unwrap_or(bytes).to_vec();
     let (new, made) = match change.new {
-        None => (None, Made::Nothing),
-        Some((place, Some(Tuple::Whole(data)))) => (Some(place), Made::Row(Row::parse(catalog, &data, major)?)),
-        Some((place, Some(Tuple::Changed(at, data)))) => (Some(place), Made::Changed { at, bytes: front(data, at) }),
+        None => (None, TupleChange::Nothing),
+        Some((place, Some(HeapTuple::Whole(data)))) => {
+            (Some(place), TupleChange::Row(CatalogRow::parse(catalog, &data, major)?))
+        }
+        Some((place, Some(HeapTuple::Changed(at, data)))) => {
+            (Some(place), TupleChange::Changed { at, bytes: front(data, at) })
+        }
         // On a page that makes no sense: there is a new row, and no telling what is in it.
         Some((_, None)) => return None,
     };
-    let (old, new) = (change.old.map(Place::new), new.map(Place::new));
+    let (old, new) = (change.old.map(TupleId::new), new.map(TupleId::new));
     Some(CatalogChange { catalog, database: change.file.database, old, new, made, committed: false })
 }
 
@@ -217,18 +223,18 @@ pub(super) fn may_name(front: &[u8]) -> bool {
     }
     // The form of the front differs between releases only where a page is compressed.
     front.len() < HEADER.saturating_add(32)
-        || heap::first_file(front, Major::V18).and_then(Catalog::of).is_some()
-        || heap::first_file(front, Major::V13).and_then(Catalog::of).is_some()
+        || heap::first_file(front, MajorVersion::V18).and_then(Catalog::of).is_some()
+        || heap::first_file(front, MajorVersion::V13).and_then(Catalog::of).is_some()
 }
 
 /// Whether the record marks the database as invalid, as DROP DATABASE does before it removes the files, in place and so for good
 /// (`DATCONNLIMIT_INVALID_DB`, `pg_database.h`).
-pub(crate) fn invalidates(record: &Record<'_>, database: u32, major: Major) -> bool {
-    let in_place = heap::operation(&record.header) == Some(Operation::InPlace);
+pub(crate) fn invalidates(record: &WalRecord<'_>, database: u32, major: MajorVersion) -> bool {
+    let in_place = heap::operation(&record.header) == Some(HeapOperation::InPlace);
     let is_ours = || heap::first_file(record.bytes, major).and_then(Catalog::of) == Some(Catalog::Database);
     let invalid = || {
-        let Some((_, Some(Tuple::Whole(data)))) = heap::change(record, major)?.new else { return None };
-        let limit = if major <= Major::V14 { 208 } else { 80 };
+        let Some((_, Some(HeapTuple::Whole(data)))) = heap::change(record, major)?.new else { return None };
+        let limit = if major <= MajorVersion::V14 { 208 } else { 80 };
         let number = |at: usize| data.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
         Some(number(0)? == database && number(limit)?.cast_signed() == -2)
     };
@@ -237,7 +243,7 @@ pub(crate) fn invalidates(record: &Record<'_>, database: u32, major: Major) -> b
 
 /// How many rows of a table one transaction changed, as far as a segment shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Counts {
+pub struct RowCounts {
     /// Rows inserted, by INSERT or COPY.
     pub inserted: u64,
     /// Rows updated.
@@ -248,9 +254,9 @@ pub struct Counts {
     pub pages: u64,
 }
 
-impl Counts {
+impl RowCounts {
     /// Adds what another segment shows.
-    pub const fn add(&mut self, other: Counts) {
+    pub const fn add(&mut self, other: RowCounts) {
         self.inserted = self.inserted.saturating_add(other.inserted);
         self.updated = self.updated.saturating_add(other.updated);
         self.deleted = self.deleted.saturating_add(other.deleted);
@@ -266,30 +272,30 @@ impl Counts {
 
 /// The rows that one record changes, and in which file. `None` for most records, and for those of no transaction.
 #[inline]
-pub(crate) fn counted(record: &Record<'_>, major: Major) -> Option<(Xid, RelationId, Counts)> {
+pub(crate) fn counted(record: &WalRecord<'_>, major: MajorVersion) -> Option<(Xid, RelFileLocator, RowCounts)> {
     let operation = heap::operation(&record.header)?;
-    if record.header.xid == 0 || operation == Operation::InPlace {
+    if record.header.xid == 0 || operation == HeapOperation::InPlace {
         return None;
     }
     let file = heap::first_file(record.bytes, major)?;
-    let mut counts = Counts::default();
+    let mut counts = RowCounts::default();
     match operation {
-        Operation::Insert => counts.inserted = 1,
-        Operation::Update => counts.updated = 1,
-        Operation::Delete => counts.deleted = 1,
-        Operation::MultiInsert => counts.inserted = heap::rows_inserted_together(record, major),
-        Operation::Pages | Operation::InPlace => counts.pages = 1,
+        HeapOperation::Insert => counts.inserted = 1,
+        HeapOperation::Update => counts.updated = 1,
+        HeapOperation::Delete => counts.deleted = 1,
+        HeapOperation::MultiInsert => counts.inserted = heap::rows_inserted_together(record, major),
+        HeapOperation::Pages | HeapOperation::InPlace => counts.pages = 1,
     }
     Some((Xid::new(record.header.xid), file, counts))
 }
 
 /// Part of the fuzz body of events: whatever stands in a record, reading it ends, and what is read is of a bounded size.
-pub(super) fn fuzz(record: &Record<'_>, major: Major) {
+pub(super) fn fuzz(record: &WalRecord<'_>, major: MajorVersion) {
     if let Some(change) = change(record, major) {
         match change.made {
-            Made::Row(row) => assert!(row.name.len() <= 3 * NAME, "a name without a bound"),
-            Made::Changed { bytes, .. } => assert!(bytes.len() <= FRONT, "more than the front"),
-            Made::Nothing => {}
+            TupleChange::Row(row) => assert!(row.name.len() <= 3 * NAME, "a name without a bound"),
+            TupleChange::Changed { bytes, .. } => assert!(bytes.len() <= FRONT, "more than the front"),
+            TupleChange::Nothing => {}
         }
     }
     let _counted = counted(record, major);
@@ -300,19 +306,19 @@ pub(super) fn fuzz(record: &Record<'_>, major: Major) {
 mod tests {
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    use super::{Catalog, Counts, Made, RelationRow, Row, change, counted};
+    use super::{Catalog, CatalogRow, RelationRow, RowCounts, TupleChange, change, counted};
     use crate::postgres::format::lsn::Lsn;
-    use crate::postgres::wal::event::{RelationId, Xid};
-    use crate::postgres::wal::page::Major;
-    use crate::postgres::wal::record::{HEADER, Record, RecordHeader};
+    use crate::postgres::wal::event::{RelFileLocator, Xid};
+    use crate::postgres::wal::page::MajorVersion;
+    use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord};
 
-    fn row(name: &str, filenode: u32) -> Row {
+    fn row(name: &str, filenode: u32) -> CatalogRow {
         let relation = RelationRow { namespace: 2200, filenode, persistence: b'p', kind: b'r' };
-        Row { oid: 16_385, name: name.to_owned(), relation: Some(relation) }
+        CatalogRow { oid: 16_385, name: name.to_owned(), relation: Some(relation) }
     }
 
     /// A heap record whose first block is page 3 of `file`.
-    fn with_record<T>(info: u8, file: [u32; 3], data: &[u8], main: &[u8], look: impl FnOnce(&Record<'_>) -> T) -> T {
+    fn with_record<T>(info: u8, file: [u32; 3], data: &[u8], main: &[u8], look: impl FnOnce(&WalRecord<'_>) -> T) -> T {
         let mut bytes = vec![0; HEADER];
         bytes[4..8].copy_from_slice(&77_u32.to_le_bytes());
         bytes[16..18].copy_from_slice(&[info, 10]);
@@ -325,7 +331,7 @@ mod tests {
         let total = u32::try_from(bytes.len()).unwrap();
         bytes[..4].copy_from_slice(&total.to_le_bytes());
         let header = RecordHeader::parse(bytes.first_chunk().unwrap());
-        look(&Record { lsn: Lsn::new(8), end_lsn: Lsn::new(16), header, bytes: &bytes })
+        look(&WalRecord { lsn: Lsn::new(8), end_lsn: Lsn::new(16), header, bytes: &bytes })
     }
 
     /// `xl_heap_header`, null bitmap and padding, and then the tuple.
@@ -337,12 +343,12 @@ mod tests {
 
     #[test]
     fn an_inserted_row_is_read_whole() {
-        for major in Major::ALL {
+        for major in MajorVersion::ALL {
             let front = row("orders", 16_385).front(major);
             let read = with_record(0x80, CLASS, &tuple(&front), &[7, 0, 0], |record| change(record, major)).unwrap();
             assert_eq!((read.database, read.old), (5, None));
             assert_eq!(read.new.map(|place| (place.page, place.item)), Some((3, 7)));
-            assert_eq!(read.made, Made::Row(row("orders", 16_385)), "{major:?}");
+            assert_eq!(read.made, TupleChange::Row(row("orders", 16_385)), "{major:?}");
         }
     }
 
@@ -350,11 +356,11 @@ mod tests {
     fn an_update_says_what_it_changes_of_the_row_before() {
         let main = [0, 0, 0, 0, 7, 0, 0, 0x60, 0, 0, 0, 0, 8, 0];
         let data = [&[88, 0, 30, 0][..], &tuple(&20_000_u32.to_le_bytes())].concat();
-        for major in Major::ALL {
+        for major in MajorVersion::ALL {
             let read = with_record(0x40, CLASS, &data, &main, |record| change(record, major)).unwrap();
             let places = [read.old, read.new].map(|place| place.map(|place| (place.page, place.item)));
             assert_eq!(places, [Some((3, 7)), Some((3, 8))]);
-            let Made::Changed { at, bytes } = read.made else { panic!("{read:?}") };
+            let TupleChange::Changed { at, bytes } = read.made else { panic!("{read:?}") };
             let new = row("orders", 16_385).with(Catalog::Class, at, &bytes, major);
             assert_eq!(new, Some(row("orders", 20_000)), "{major:?}");
         }
@@ -362,20 +368,20 @@ mod tests {
 
     #[test]
     fn other_tables_are_counted_and_no_catalog() {
-        let file = RelationId { tablespace: 1663, database: 5, filenode: 16_400 };
+        let file = RelFileLocator { tablespace: 1663, database: 5, filenode: 16_400 };
         for (info, counts) in [
-            (0x00, Counts { inserted: 1, ..Counts::default() }),
-            (0x10, Counts { deleted: 1, ..Counts::default() }),
-            (0x20, Counts { updated: 1, ..Counts::default() }),
-            (0x40, Counts { updated: 1, ..Counts::default() }),
+            (0x00, RowCounts { inserted: 1, ..RowCounts::default() }),
+            (0x10, RowCounts { deleted: 1, ..RowCounts::default() }),
+            (0x20, RowCounts { updated: 1, ..RowCounts::default() }),
+            (0x40, RowCounts { updated: 1, ..RowCounts::default() }),
         ] {
             with_record(info, [1663, 5, 16_400], &[], &[0; 14], |record| {
-                assert_eq!(counted(record, Major::V16), Some((Xid::new(77), file, counts)));
-                assert_eq!(change(record, Major::V16), None);
+                assert_eq!(counted(record, MajorVersion::V16), Some((Xid::new(77), file, counts)));
+                assert_eq!(change(record, MajorVersion::V16), None);
             });
         }
         for info in [0x30, 0x60] {
-            let counted = with_record(info, CLASS, &[], &[0; 14], |record| counted(record, Major::V16));
+            let counted = with_record(info, CLASS, &[], &[0; 14], |record| counted(record, MajorVersion::V16));
             assert_eq!(counted, None, "locks and truncations are no rows");
         }
     }
@@ -384,11 +390,11 @@ mod tests {
         #[test]
         fn a_row_is_what_its_front_says(oid in any::<u32>(), name in "[a-zé ]{1,20}", n in any::<(u32, u32, u8, u8)>()) {
             let relation = RelationRow { namespace: n.0, filenode: n.1, persistence: n.2, kind: n.3 };
-            for major in Major::ALL {
-                let row = Row { oid, name: name.clone(), relation: Some(relation) };
-                prop_assert_eq!(Row::parse(Catalog::Class, &row.front(major), major), Some(row));
-                let other = Row { oid, name: name.clone(), relation: None };
-                prop_assert_eq!(Row::parse(Catalog::Namespace, &other.front(major), major), Some(other));
+            for major in MajorVersion::ALL {
+                let row = CatalogRow { oid, name: name.clone(), relation: Some(relation) };
+                prop_assert_eq!(CatalogRow::parse(Catalog::Class, &row.front(major), major), Some(row));
+                let other = CatalogRow { oid, name: name.clone(), relation: None };
+                prop_assert_eq!(CatalogRow::parse(Catalog::Namespace, &other.front(major), major), Some(other));
             }
         }
     }

@@ -6,15 +6,15 @@
 
 use std::borrow::Cow;
 
-use super::byte_reader::Reader;
-use super::event::RelationId;
-use super::page::Major;
-use super::page_image::{Way, expand};
-use super::record::{HEADER, RMGR_INFO, Record, RecordHeader, rmgr};
+use super::byte_reader::ByteReader;
+use super::event::RelFileLocator;
+use super::page::MajorVersion;
+use super::page_image::{ImageCompression, expand};
+use super::record::{HEADER, RMGR_INFO, RecordHeader, WalRecord, rmgr};
 
 /// What a heap record does (`heapam_xlog.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Operation {
+pub(super) enum HeapOperation {
     Insert,
     Delete,
     Update,
@@ -26,17 +26,17 @@ pub(super) enum Operation {
 
 /// What the record of this header does to a heap; `None` for most.
 #[inline]
-pub(super) const fn operation(header: &RecordHeader) -> Option<Operation> {
+pub(super) const fn operation(header: &RecordHeader) -> Option<HeapOperation> {
     match header.rmgr {
         rmgr::HEAP => match header.info & 0x70 {
-            0x00 => Some(Operation::Insert),
-            0x10 => Some(Operation::Delete),
-            0x20 | 0x40 => Some(Operation::Update),
-            0x70 => Some(Operation::InPlace),
+            0x00 => Some(HeapOperation::Insert),
+            0x10 => Some(HeapOperation::Delete),
+            0x20 | 0x40 => Some(HeapOperation::Update),
+            0x70 => Some(HeapOperation::InPlace),
             _ => None,
         },
-        rmgr::HEAP2 if header.info & 0x70 == 0x50 => Some(Operation::MultiInsert),
-        rmgr::XLOG if header.info & RMGR_INFO == 0xB0 => Some(Operation::Pages),
+        rmgr::HEAP2 if header.info & 0x70 == 0x50 => Some(HeapOperation::MultiInsert),
+        rmgr::XLOG if header.info & RMGR_INFO == 0xB0 => Some(HeapOperation::Pages),
         _ => None,
     }
 }
@@ -50,7 +50,7 @@ const IMAGE_HAS_HOLE: u8 = 0x01;
 /// The file of a record's first block, if that is in a main fork. Reads no more than the front of the record, and so must be fast: it is asked of
 /// most records there are.
 #[inline]
-pub(super) fn first_file(bytes: &[u8], major: Major) -> Option<RelationId> {
+pub(super) fn first_file(bytes: &[u8], major: MajorVersion) -> Option<RelFileLocator> {
     let front = bytes.get(HEADER..)?;
     let &[0, flags, _, _, ref rest @ ..] = front else { return None };
     if flags & (FORK | SAME_REL) != 0 {
@@ -64,7 +64,7 @@ pub(super) fn first_file(bytes: &[u8], major: Major) -> Option<RelationId> {
     };
     let id: &[u8; 12] = rest.get(at..)?.first_chunk()?;
     let [a, b, c, d, e, f, g, h, i, j, k, l] = *id;
-    Some(RelationId {
+    Some(RelFileLocator {
         tablespace: u32::from_le_bytes([a, b, c, d]),
         database: u32::from_le_bytes([e, f, g, h]),
         filenode: u32::from_le_bytes([i, j, k, l]),
@@ -73,45 +73,45 @@ pub(super) fn first_file(bytes: &[u8], major: Major) -> Option<RelationId> {
 
 /// Until 14 there was one way to compress an image; in 15 its flag's place went to another, and three ways came.
 #[inline]
-const fn compressed(major: Major) -> u8 {
+const fn compressed(major: MajorVersion) -> u8 {
     match major {
-        Major::V13 | Major::V14 => 0x02,
-        Major::V15 | Major::V16 | Major::V17 | Major::V18 => 0x1C,
+        MajorVersion::V13 | MajorVersion::V14 => 0x02,
+        MajorVersion::V15 | MajorVersion::V16 | MajorVersion::V17 | MajorVersion::V18 => 0x1C,
     }
 }
 
 /// A block that a record refers to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Block<'a> {
-    pub(super) file: RelationId,
+pub(super) struct RecordBlock<'a> {
+    pub(super) file: RelFileLocator,
     /// 0 for the main fork.
     pub(super) fork: u8,
     pub(super) number: u32,
-    pub(super) image: Option<Image<'a>>,
+    pub(super) image: Option<PageImage<'a>>,
     pub(super) data: &'a [u8],
 }
 
 /// A page in a record, without the hole in its middle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Image<'a> {
+pub(super) struct PageImage<'a> {
     bytes: &'a [u8],
     hole: u16,
-    way: Option<Way>,
+    way: Option<ImageCompression>,
 }
 
 /// A record's blocks, with what of the record belongs to each, and its main data.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Parts<'a> {
-    pub(super) blocks: Vec<Block<'a>>,
+pub(super) struct RecordBlocks<'a> {
+    pub(super) blocks: Vec<RecordBlock<'a>>,
     pub(super) main: &'a [u8],
 }
 
-impl<'a> Parts<'a> {
+impl<'a> RecordBlocks<'a> {
     /// `None` for a record that is not whole, or whose headers don't add up.
-    pub(super) fn of(record: &Record<'a>, major: Major) -> Option<Parts<'a>> {
+    pub(super) fn of(record: &WalRecord<'a>, major: MajorVersion) -> Option<RecordBlocks<'a>> {
         let main = record.main_data(major)?;
-        let mut reader = Reader::new(record.bytes.get(HEADER..)?);
-        let mut heads: Vec<(Block<'a>, usize, usize)> = Vec::new();
+        let mut reader = ByteReader::new(record.bytes.get(HEADER..)?);
+        let mut heads: Vec<(RecordBlock<'a>, usize, usize)> = Vec::new();
         let mut file = None;
         while let Some(&id) = reader.rest().first()
             && id <= 32
@@ -124,20 +124,24 @@ impl<'a> Parts<'a> {
         // Origin, transaction and the main data's length come between the blocks' headers and what belongs to them.
         let of_blocks: usize = heads.iter().map(|(_, image, data)| image.saturating_add(*data)).sum();
         let from = record.bytes.len().checked_sub(main.len())?.checked_sub(of_blocks)?;
-        let mut rest = Reader::new(record.bytes.get(from..)?);
+        let mut rest = ByteReader::new(record.bytes.get(from..)?);
         let mut blocks = Vec::with_capacity(heads.len());
         for (mut block, image_len, data_len) in heads {
             let image = rest.take(image_len)?;
             block.data = rest.take(data_len)?;
-            block.image = block.image.map(|found| Image { bytes: image, ..found });
+            block.image = block.image.map(|found| PageImage { bytes: image, ..found });
             blocks.push(block);
         }
-        Some(Parts { blocks, main })
+        Some(RecordBlocks { blocks, main })
     }
 }
 
 /// A block's header after its id; with how many bytes of image and of data belong to it.
-fn block<'a>(reader: &mut Reader<'a>, before: Option<RelationId>, major: Major) -> Option<(Block<'a>, usize, usize)> {
+fn block<'a>(
+    reader: &mut ByteReader<'a>,
+    before: Option<RelFileLocator>,
+    major: MajorVersion,
+) -> Option<(RecordBlock<'a>, usize, usize)> {
     let flags = reader.u8()?;
     let data_len = usize::from(reader.u16()?);
     let (mut image, mut image_len) = (None, 0);
@@ -149,29 +153,29 @@ fn block<'a>(reader: &mut Reader<'a>, before: Option<RelationId>, major: Major) 
         if way.is_some() && info & IMAGE_HAS_HOLE != 0 {
             reader.u16()?;
         }
-        image = Some(Image { bytes: &[], hole, way });
+        image = Some(PageImage { bytes: &[], hole, way });
     }
     let file = if flags & SAME_REL != 0 {
         before?
     } else {
-        RelationId { tablespace: reader.u32()?, database: reader.u32()?, filenode: reader.u32()? }
+        RelFileLocator { tablespace: reader.u32()?, database: reader.u32()?, filenode: reader.u32()? }
     };
     let number = reader.u32()?;
     let data_len = if flags & HAS_DATA == 0 && data_len == 0 { 0 } else { data_len };
-    Some((Block { file, fork: flags & FORK, number, image, data: &[] }, image_len, data_len))
+    Some((RecordBlock { file, fork: flags & FORK, number, image, data: &[] }, image_len, data_len))
 }
 
 /// How the image is compressed, if it is (`xlogrecord.h`).
-const fn way(info: u8, major: Major) -> Option<Way> {
+const fn way(info: u8, major: MajorVersion) -> Option<ImageCompression> {
     match info & compressed(major) {
         0 => None,
-        0x08 => Some(Way::Lz4),
-        0x10 => Some(Way::Zstd),
-        _ => Some(Way::Pglz),
+        0x08 => Some(ImageCompression::Lz4),
+        0x10 => Some(ImageCompression::Zstd),
+        _ => Some(ImageCompression::Pglz),
     }
 }
 
-impl<'a> Image<'a> {
+impl<'a> PageImage<'a> {
     /// The user data of the tuple at this place of the page. `None` if there is none.
     pub(super) fn tuple(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
         let hole = usize::from(self.hole);
@@ -209,7 +213,7 @@ fn tuple_of(page: &[u8], hole: usize, offset: u16) -> Option<&[u8]> {
 
 /// How a tuple stands in its record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Tuple<'a> {
+pub(super) enum HeapTuple<'a> {
     /// All of its user data.
     Whole(Cow<'a, [u8]>),
     /// As the tuple before but for these bytes, which stand so far behind its beginning.
@@ -217,45 +221,45 @@ pub(super) enum Tuple<'a> {
 }
 
 /// The place of a tuple: page, and number on it.
-pub(super) type Place = (u32, u16);
+pub(super) type ItemPointer = (u32, u16);
 
 /// What a record of one tuple does: where the tuple is that it makes, what is in it, and where the one is that it takes away.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Change<'a> {
-    pub(super) file: RelationId,
-    pub(super) new: Option<(Place, Option<Tuple<'a>>)>,
-    pub(super) old: Option<Place>,
+pub(super) struct HeapChange<'a> {
+    pub(super) file: RelFileLocator,
+    pub(super) new: Option<(ItemPointer, Option<HeapTuple<'a>>)>,
+    pub(super) old: Option<ItemPointer>,
 }
 
 /// Reads an insertion, an update, a deletion or a change in place. `None` for anything else.
-pub(super) fn change<'a>(record: &Record<'a>, major: Major) -> Option<Change<'a>> {
+pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<HeapChange<'a>> {
     let operation = operation(&record.header)?;
-    let parts = Parts::of(record, major)?;
+    let parts = RecordBlocks::of(record, major)?;
     let first = parts.blocks.first()?;
-    let mut main = Reader::new(parts.main);
+    let mut main = ByteReader::new(parts.main);
     let file = first.file;
     Some(match operation {
-        Operation::Insert => {
+        HeapOperation::Insert => {
             let offset = main.u16()?;
             let tuple = match first.image {
                 Some(image) => image.tuple(offset),
                 None => behind_header(first.data).map(Cow::Borrowed),
             };
-            Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
+            HeapChange { file, new: Some(((first.number, offset), tuple.map(HeapTuple::Whole))), old: None }
         }
-        Operation::Delete => {
+        HeapOperation::Delete => {
             main.u32()?;
-            Change { file, new: None, old: Some((first.number, main.u16()?)) }
+            HeapChange { file, new: None, old: Some((first.number, main.u16()?)) }
         }
-        Operation::InPlace => {
+        HeapOperation::InPlace => {
             let offset = main.u16()?;
             let tuple = match first.image {
                 Some(image) => image.tuple(offset),
                 None => Some(Cow::Borrowed(first.data)),
             };
-            Change { file, new: Some(((first.number, offset), tuple.map(Tuple::Whole))), old: None }
+            HeapChange { file, new: Some(((first.number, offset), tuple.map(HeapTuple::Whole))), old: None }
         }
-        Operation::Update => {
+        HeapOperation::Update => {
             main.u32()?;
             let old = main.u16()?;
             main.u8()?;
@@ -263,13 +267,13 @@ pub(super) fn change<'a>(record: &Record<'a>, major: Major) -> Option<Change<'a>
             main.u32()?;
             let offset = main.u16()?;
             let tuple = match first.image {
-                Some(image) => image.tuple(offset).map(Tuple::Whole),
+                Some(image) => image.tuple(offset).map(HeapTuple::Whole),
                 None => updated(first.data, flags),
             };
             let old_page = parts.blocks.get(1).map_or(first.number, |block| block.number);
-            Change { file, new: Some(((first.number, offset), tuple)), old: Some((old_page, old)) }
+            HeapChange { file, new: Some(((first.number, offset), tuple)), old: Some((old_page, old)) }
         }
-        Operation::MultiInsert | Operation::Pages => return None,
+        HeapOperation::MultiInsert | HeapOperation::Pages => return None,
     })
 }
 
@@ -284,22 +288,22 @@ fn behind_header(data: &[u8]) -> Option<&[u8]> {
 }
 
 /// `log_heap_update`: what the new tuple shares with the old one at either end may be left out.
-fn updated(data: &[u8], flags: u8) -> Option<Tuple<'_>> {
+fn updated(data: &[u8], flags: u8) -> Option<HeapTuple<'_>> {
     const PREFIX_FROM_OLD: u8 = 1 << 5;
     const SUFFIX_FROM_OLD: u8 = 1 << 6;
-    let mut reader = Reader::new(data);
+    let mut reader = ByteReader::new(data);
     let prefix = if flags & PREFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
     let suffix = if flags & SUFFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
     let changed = behind_header(reader.rest())?;
     Some(if prefix == 0 && suffix == 0 {
-        Tuple::Whole(Cow::Borrowed(changed))
+        HeapTuple::Whole(Cow::Borrowed(changed))
     } else {
-        Tuple::Changed(prefix, changed)
+        HeapTuple::Changed(prefix, changed)
     })
 }
 
 /// Rows that the record changes; 0 where that cannot be told.
-pub(super) fn rows_inserted_together(record: &Record<'_>, major: Major) -> u64 {
+pub(super) fn rows_inserted_together(record: &WalRecord<'_>, major: MajorVersion) -> u64 {
     // `xl_heap_multi_insert`: flags, a byte of padding, then the number of tuples.
     let count = |main: &[u8]| Some(u16::from_le_bytes(*main.get(2..)?.first_chunk()?));
     record.main_data(major).and_then(count).map_or(0, u64::from)

@@ -23,7 +23,7 @@ pub const ALL_FLAGS: u16 = 0x000F;
 
 /// A major release whose WAL walkeep can read. The layout changes only with the major release, and so does the magic (`XLOG_PAGE_MAGIC`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Major {
+pub enum MajorVersion {
     /// PostgreSQL 13, magic D106.
     V13,
     /// PostgreSQL 14, magic D10D.
@@ -38,20 +38,27 @@ pub enum Major {
     V18,
 }
 
-impl Major {
+impl MajorVersion {
     /// All of them, oldest first.
-    pub const ALL: [Major; 6] = [Major::V13, Major::V14, Major::V15, Major::V16, Major::V17, Major::V18];
+    pub const ALL: [MajorVersion; 6] = [
+        MajorVersion::V13,
+        MajorVersion::V14,
+        MajorVersion::V15,
+        MajorVersion::V16,
+        MajorVersion::V17,
+        MajorVersion::V18,
+    ];
 
     /// The release that writes pages of this magic; `None` for one that is not known here, be it older, newer or a beta.
     #[must_use]
-    pub const fn from_magic(magic: u16) -> Option<Major> {
+    pub const fn from_magic(magic: u16) -> Option<MajorVersion> {
         match magic {
-            0xD106 => Some(Major::V13),
-            0xD10D => Some(Major::V14),
-            0xD110 => Some(Major::V15),
-            0xD113 => Some(Major::V16),
-            0xD116 => Some(Major::V17),
-            0xD118 => Some(Major::V18),
+            0xD106 => Some(MajorVersion::V13),
+            0xD10D => Some(MajorVersion::V14),
+            0xD110 => Some(MajorVersion::V15),
+            0xD113 => Some(MajorVersion::V16),
+            0xD116 => Some(MajorVersion::V17),
+            0xD118 => Some(MajorVersion::V18),
             _ => None,
         }
     }
@@ -60,12 +67,12 @@ impl Major {
     #[must_use]
     pub const fn magic(self) -> u16 {
         match self {
-            Major::V13 => 0xD106,
-            Major::V14 => 0xD10D,
-            Major::V15 => 0xD110,
-            Major::V16 => 0xD113,
-            Major::V17 => 0xD116,
-            Major::V18 => 0xD118,
+            MajorVersion::V13 => 0xD106,
+            MajorVersion::V14 => 0xD10D,
+            MajorVersion::V15 => 0xD110,
+            MajorVersion::V16 => 0xD113,
+            MajorVersion::V17 => 0xD116,
+            MajorVersion::V18 => 0xD118,
         }
     }
 
@@ -73,12 +80,12 @@ impl Major {
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
-            Major::V13 => 13,
-            Major::V14 => 14,
-            Major::V15 => 15,
-            Major::V16 => 16,
-            Major::V17 => 17,
-            Major::V18 => 18,
+            MajorVersion::V13 => 13,
+            MajorVersion::V14 => 14,
+            MajorVersion::V15 => 15,
+            MajorVersion::V16 => 16,
+            MajorVersion::V17 => 17,
+            MajorVersion::V18 => 18,
         }
     }
 }
@@ -91,7 +98,7 @@ pub const fn plausible_magic(magic: u16) -> bool {
 
 /// A page's header, as it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageHeader {
+pub struct WalPageHeader {
     /// The format's version (`xlp_magic`).
     pub magic: u16,
     /// Flags (`xlp_info`).
@@ -103,12 +110,12 @@ pub struct PageHeader {
     /// Bytes of a record begun earlier that remained to be written when this page began (`xlp_rem_len`).
     pub remaining: u32,
     /// The further fields of a segment's first page.
-    pub long: Option<LongHeader>,
+    pub long: Option<LongPageHeader>,
 }
 
 /// What only the first page of a segment says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LongHeader {
+pub struct LongPageHeader {
     /// The cluster's identity (`xlp_sysid`).
     pub system_id: SystemId,
     /// The segment size (`xlp_seg_size`).
@@ -117,14 +124,14 @@ pub struct LongHeader {
     pub page_size: u32,
 }
 
-impl PageHeader {
+impl WalPageHeader {
     /// Reads a header. `None` if `bytes` ends before it does: 24 bytes are enough to see whether 40 are needed.
     #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<PageHeader> {
+    pub fn parse(bytes: &[u8]) -> Option<WalPageHeader> {
         let h = bytes.first_chunk::<SHORT_HEADER>()?;
         let info = u16::from_le_bytes([h[2], h[3]]);
-        let long = if info & HAS_LONG_HEADER == 0 { None } else { Some(LongHeader::parse(bytes)?) };
-        Some(PageHeader {
+        let long = if info & HAS_LONG_HEADER == 0 { None } else { Some(LongPageHeader::parse(bytes)?) };
+        Some(WalPageHeader {
             magic: u16::from_le_bytes([h[0], h[1]]),
             info,
             timeline: u32::from_le_bytes([h[4], h[5], h[6], h[7]]),
@@ -147,10 +154,10 @@ impl PageHeader {
     }
 }
 
-impl LongHeader {
-    fn parse(bytes: &[u8]) -> Option<LongHeader> {
+impl LongPageHeader {
+    fn parse(bytes: &[u8]) -> Option<LongPageHeader> {
         let h = bytes.first_chunk::<LONG_HEADER>()?;
-        Some(LongHeader {
+        Some(LongPageHeader {
             system_id: SystemId::new(u64::from_le_bytes([h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31]])),
             segment_size: u32::from_le_bytes([h[32], h[33], h[34], h[35]]),
             page_size: u32::from_le_bytes([h[36], h[37], h[38], h[39]]),
@@ -161,7 +168,7 @@ impl LongHeader {
 /// Fuzz body: whatever the bytes, a header is read or not, and never more than was there.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    if let Some(header) = PageHeader::parse(data) {
+    if let Some(header) = WalPageHeader::parse(data) {
         assert!(header.size() <= data.len(), "a header longer than what it was read from");
         assert_eq!(header.has(HAS_LONG_HEADER), header.long.is_some());
     }
@@ -169,7 +176,7 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Major, PageHeader, fuzz};
+    use super::{MajorVersion, WalPageHeader, fuzz};
     use crate::postgres::format::lsn::Lsn;
 
     /// A segment's first page header, byte by byte as `xlog_internal.h` lays it out; the numbers are chosen to tell the fields apart.
@@ -181,8 +188,8 @@ mod tests {
 
     #[test]
     fn reads_both_forms() {
-        let header = PageHeader::parse(&FIRST).unwrap();
-        assert_eq!(Major::from_magic(header.magic), Some(Major::V15));
+        let header = WalPageHeader::parse(&FIRST).unwrap();
+        assert_eq!(MajorVersion::from_magic(header.magic), Some(MajorVersion::V15));
         assert_eq!((header.timeline, header.address, header.remaining), (1, Lsn::new(0x200_0000), 42));
         let long = header.long.unwrap();
         assert_eq!(long.system_id.get(), 0x6122_3344_5566_7788);
@@ -190,23 +197,23 @@ mod tests {
 
         let mut short = FIRST;
         short[2] = 0x05;
-        let header = PageHeader::parse(&short[..24]).unwrap();
+        let header = WalPageHeader::parse(&short[..24]).unwrap();
         assert_eq!((header.long, header.size()), (None, 24));
     }
 
     #[test]
     fn a_cut_header_is_none() {
         for cut in 0..FIRST.len() {
-            assert_eq!(PageHeader::parse(&FIRST[..cut]), None, "{cut} bytes");
+            assert_eq!(WalPageHeader::parse(&FIRST[..cut]), None, "{cut} bytes");
             fuzz(&FIRST[..cut]);
         }
     }
 
     #[test]
     fn magics_and_majors_are_one_to_one() {
-        for major in Major::ALL {
-            assert_eq!(Major::from_magic(major.magic()), Some(major));
+        for major in MajorVersion::ALL {
+            assert_eq!(MajorVersion::from_magic(major.magic()), Some(major));
         }
-        assert_eq!(Major::from_magic(0xD119), None);
+        assert_eq!(MajorVersion::from_magic(0xD119), None);
     }
 }

@@ -7,18 +7,18 @@ const MAX_PAGE: usize = 32 << 10;
 
 /// A way to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
+pub(super) enum ImageCompression {
     Pglz,
     Lz4,
     Zstd,
 }
 
 /// The bytes of a page, without its hole. `None` for what no server wrote.
-pub(super) fn expand(bytes: &[u8], way: Way) -> Option<Vec<u8>> {
+pub(super) fn expand(bytes: &[u8], way: ImageCompression) -> Option<Vec<u8>> {
     match way {
-        Way::Pglz => pglz(bytes),
-        Way::Lz4 => lz4(bytes),
-        Way::Zstd => {
+        ImageCompression::Pglz => pglz(bytes),
+        ImageCompression::Lz4 => lz4(bytes),
+        ImageCompression::Zstd => {
             let mut page = Vec::new();
             let mut reader = zstd::stream::read::Decoder::new(bytes).ok()?.take(MAX_PAGE as u64);
             reader.read_to_end(&mut page).ok()?;
@@ -99,34 +99,34 @@ fn repeat(out: &mut Vec<u8>, distance: usize, len: usize) -> Option<()> {
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{MAX_PAGE, Way, expand};
+    use super::{ImageCompression, MAX_PAGE, expand};
 
     #[test]
     fn each_way_is_undone() {
         // A literal, then what repeats it: eight times the same byte.
-        assert_eq!(expand(&[0b10, b'a', 0x04, 1], Way::Pglz).unwrap(), b"aaaaaaaa");
-        assert_eq!(expand(&[0x13, b'a', 1, 0, 0x10, b'b'], Way::Lz4).unwrap(), b"aaaaaaaab");
+        assert_eq!(expand(&[0b10, b'a', 0x04, 1], ImageCompression::Pglz).unwrap(), b"aaaaaaaa");
+        assert_eq!(expand(&[0x13, b'a', 1, 0, 0x10, b'b'], ImageCompression::Lz4).unwrap(), b"aaaaaaaab");
         let packed = zstd::encode_all(&b"aaaaaaaa"[..], 1).unwrap();
-        assert_eq!(expand(&packed, Way::Zstd).unwrap(), b"aaaaaaaa");
+        assert_eq!(expand(&packed, ImageCompression::Zstd).unwrap(), b"aaaaaaaa");
     }
 
     #[test]
     fn long_lengths_go_on_in_more_bytes() {
-        assert_eq!(expand(&[0b10, b'a', 0x0F, 1, 10], Way::Pglz).unwrap().len(), 1 + 28);
-        assert_eq!(expand(&[0x1F, b'a', 1, 0, 255, 1, 0], Way::Lz4).unwrap().len(), 1 + 15 + 256 + 4);
+        assert_eq!(expand(&[0b10, b'a', 0x0F, 1, 10], ImageCompression::Pglz).unwrap().len(), 1 + 28);
+        assert_eq!(expand(&[0x1F, b'a', 1, 0, 255, 1, 0], ImageCompression::Lz4).unwrap().len(), 1 + 15 + 256 + 4);
     }
 
     #[test]
     fn what_refers_to_before_the_beginning_is_refused() {
-        assert_eq!(expand(&[0b10, b'a', 0x04, 2], Way::Pglz), None);
-        assert_eq!(expand(&[0b10, b'a', 0x04, 0], Way::Pglz), None);
-        assert_eq!(expand(&[0x13, b'a', 2, 0], Way::Lz4), None);
+        assert_eq!(expand(&[0b10, b'a', 0x04, 2], ImageCompression::Pglz), None);
+        assert_eq!(expand(&[0b10, b'a', 0x04, 0], ImageCompression::Pglz), None);
+        assert_eq!(expand(&[0x13, b'a', 2, 0], ImageCompression::Lz4), None);
     }
 
     proptest! {
         #[test]
         fn nothing_grows_beyond_a_page(bytes in any::<Vec<u8>>()) {
-            for way in [Way::Pglz, Way::Lz4, Way::Zstd] {
+            for way in [ImageCompression::Pglz, ImageCompression::Lz4, ImageCompression::Zstd] {
                 if let Some(page) = expand(&bytes, way) {
                     prop_assert!(page.len() <= MAX_PAGE);
                 }
@@ -136,7 +136,7 @@ mod tests {
         #[test]
         fn literals_stay_what_they_are(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
             let packed: Vec<u8> = bytes.chunks(8).flat_map(|part| [&[0][..], part].concat()).collect();
-            prop_assert_eq!(expand(&packed, Way::Pglz), Some(bytes));
+            prop_assert_eq!(expand(&packed, ImageCompression::Pglz), Some(bytes));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::postgres::format::lsn::Lsn;
 
-use super::byte_reader::Reader;
-use super::page::Major;
+use super::byte_reader::ByteReader;
+use super::page::MajorVersion;
 
 /// Bytes of the fixed header (`SizeOfXLogRecord`).
 pub const HEADER: usize = 24;
@@ -88,7 +88,7 @@ impl RecordHeader {
 
 /// A whole record whose CRC and place in the chain were checked.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub struct WalRecord<'a> {
     /// Where it starts; what `pg_waldump` prints as `lsn`, and what a recovery target is compared with.
     pub lsn: Lsn,
     /// Where the next one may start at the earliest, page headers aside (`EndRecPtr`); the segment's end for a switch.
@@ -99,26 +99,26 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
 }
 
-impl<'a> Record<'a> {
+impl<'a> WalRecord<'a> {
     /// The part of the record that belongs to no block. `None` if the headers before it don't add up, which the CRC makes unlikely.
     #[must_use]
-    pub fn main_data(&self, major: Major) -> Option<&'a [u8]> {
-        let layout = Layout::parse(self.bytes.get(HEADER..)?, self.bytes.len().checked_sub(HEADER)?, major)?;
+    pub fn main_data(&self, major: MajorVersion) -> Option<&'a [u8]> {
+        let layout = RecordLayout::parse(self.bytes.get(HEADER..)?, self.bytes.len().checked_sub(HEADER)?, major)?;
         self.bytes.get(HEADER.checked_add(layout.main_at)?..)
     }
 }
 
 /// Where in what follows a record's header the main data begins and how long it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Layout {
+pub(super) struct RecordLayout {
     pub(super) main_at: usize,
     pub(super) main_len: usize,
 }
 
-impl Layout {
+impl RecordLayout {
     /// Walks the block headers at the front of `body`, which may be cut short after them; `full_len` is its length when whole.
-    pub(super) fn parse(body: &[u8], full_len: usize, major: Major) -> Option<Layout> {
-        let mut reader = Reader::new(body);
+    pub(super) fn parse(body: &[u8], full_len: usize, major: MajorVersion) -> Option<RecordLayout> {
+        let mut reader = ByteReader::new(body);
         let mut of_blocks = 0_usize;
         let mut main_len = 0_usize;
         loop {
@@ -143,17 +143,17 @@ impl Layout {
         }
         let headers = body.len().checked_sub(reader.rest().len())?;
         let main_at = headers.checked_add(of_blocks)?;
-        (main_at.checked_add(main_len)? == full_len).then_some(Layout { main_at, main_len })
+        (main_at.checked_add(main_len)? == full_len).then_some(RecordLayout { main_at, main_len })
     }
 }
 
 /// Reads one block reference after its id; answers how many bytes of image and data belong to it (`XLogRecordBlockHeader`).
-fn block_header(reader: &mut Reader<'_>, major: Major) -> Option<usize> {
+fn block_header(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usize> {
     const HAS_IMAGE: u8 = 0x10;
     const SAME_REL: u8 = 0x80;
     const IMAGE_HAS_HOLE: u8 = 0x01;
     // Until 14 there was one way to compress an image; in 15 its flag's place went to BKPIMAGE_APPLY and three others came.
-    let compressed = if major <= Major::V14 { 0x02 } else { 0x1C };
+    let compressed = if major <= MajorVersion::V14 { 0x02 } else { 0x1C };
 
     let flags = reader.u8()?;
     let mut len = usize::from(reader.u16()?);
@@ -193,8 +193,8 @@ pub(super) fn finish_crc(body: u32, header: &[u8; HEADER]) -> u32 {
 pub fn fuzz(data: &[u8]) {
     let Some((chunk, _)) = data.split_first_chunk::<HEADER>() else { return };
     let header = RecordHeader::parse(chunk);
-    let record = Record { lsn: Lsn::new(0), end_lsn: Lsn::new(0), header, bytes: data };
-    for major in Major::ALL {
+    let record = WalRecord { lsn: Lsn::new(0), end_lsn: Lsn::new(0), header, bytes: data };
+    for major in MajorVersion::ALL {
         if let Some(main) = record.main_data(major) {
             assert!(main.len() <= data.len(), "main data longer than its record");
         }
@@ -203,9 +203,9 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, Layout, Record, RecordHeader, crc, fuzz};
+    use super::{HEADER, RecordHeader, RecordLayout, WalRecord, crc, fuzz};
     use crate::postgres::format::lsn::Lsn;
-    use crate::postgres::wal::page::Major;
+    use crate::postgres::wal::page::MajorVersion;
 
     fn with_body(body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];
@@ -213,17 +213,18 @@ mod tests {
         bytes
     }
 
-    fn main_of(body: &[u8], major: Major) -> Option<Vec<u8>> {
+    fn main_of(body: &[u8], major: MajorVersion) -> Option<Vec<u8>> {
         let bytes = with_body(body);
         let header = RecordHeader::parse(bytes.first_chunk().unwrap());
-        let record = Record { lsn: Lsn::new(8), end_lsn: Lsn::new(16), header, bytes: &bytes };
+        let record = WalRecord { lsn: Lsn::new(8), end_lsn: Lsn::new(16), header, bytes: &bytes };
         fuzz(&bytes);
         record.main_data(major).map(<[u8]>::to_vec)
     }
 
     #[test]
     fn finds_the_main_data_behind_whatever_stands_before_it() {
-        let check = |body: &[u8], main: &[u8]| assert_eq!(main_of(body, Major::V15).as_deref(), Some(main), "{body:?}");
+        let check =
+            |body: &[u8], main: &[u8]| assert_eq!(main_of(body, MajorVersion::V15).as_deref(), Some(main), "{body:?}");
         check(&[255, 3, 7, 8, 9], &[7, 8, 9]);
         check(&[254, 3, 0, 0, 0, 7, 8, 9], &[7, 8, 9]);
         check(&[253, 1, 0, 252, 9, 9, 9, 9, 255, 1, 5], &[5]);
@@ -232,9 +233,9 @@ mod tests {
         with_block.extend_from_slice(&[4, 0, 0, 0, 255, 1, 0xAA, 0xBB, 5]);
         check(&with_block, &[5]);
         check(&[], &[]);
-        assert_eq!(main_of(&[255, 4, 7, 8, 9], Major::V15), None, "shorter than it says");
-        assert_eq!(main_of(&[255, 2, 7, 8, 9], Major::V15), None, "longer than it says");
-        assert_eq!(main_of(&[77, 1, 1], Major::V15), None, "an id that does not exist");
+        assert_eq!(main_of(&[255, 4, 7, 8, 9], MajorVersion::V15), None, "shorter than it says");
+        assert_eq!(main_of(&[255, 2, 7, 8, 9], MajorVersion::V15), None, "longer than it says");
+        assert_eq!(main_of(&[77, 1, 1], MajorVersion::V15), None, "an id that does not exist");
     }
 
     #[test]
@@ -242,17 +243,17 @@ mod tests {
         let mut body = vec![0, 0x10, 0, 0, 1, 0, 0, 0, 0x03];
         let tail = [&[1; 12][..], &[4, 0, 0, 0, 255, 1, 0xEE, 5]].concat();
         body.extend_from_slice(&tail);
-        assert_eq!(main_of(&body, Major::V15).unwrap(), [5], "0x02 is APPLY: no hole length follows");
+        assert_eq!(main_of(&body, MajorVersion::V15).unwrap(), [5], "0x02 is APPLY: no hole length follows");
         body.splice(9..9, [0, 1]);
-        assert_eq!(main_of(&body, Major::V14).unwrap(), [5], "0x02 is COMPRESSED: a hole length follows");
-        assert_eq!(main_of(&body, Major::V15), None);
+        assert_eq!(main_of(&body, MajorVersion::V14).unwrap(), [5], "0x02 is COMPRESSED: a hole length follows");
+        assert_eq!(main_of(&body, MajorVersion::V15), None);
     }
 
     #[test]
     fn a_layout_is_read_from_the_front_alone() {
         let front = [254, 0, 0, 1, 0, 7, 7];
-        let expected = Layout { main_at: 5, main_len: 0x1_0000 };
-        assert_eq!(Layout::parse(&front, 5 + 0x1_0000, Major::V18), Some(expected));
+        let expected = RecordLayout { main_at: 5, main_len: 0x1_0000 };
+        assert_eq!(RecordLayout::parse(&front, 5 + 0x1_0000, MajorVersion::V18), Some(expected));
     }
 
     #[test]

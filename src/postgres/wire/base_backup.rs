@@ -3,17 +3,17 @@
 
 use bytes::Bytes;
 
-use super::command::{self, BaseBackupOptions, Compression};
-use super::connection::{Connection, Rows};
-use super::decompress::Inflate;
-use super::error::Error;
-use super::message::{BackupChunk, Message};
+use super::command::{self, BaseBackupOptions, ServerCompression};
+use super::connection::{ReplicationConnection, ResultRows};
+use super::decompress::StreamDecompressor;
+use super::error::ReplicationError;
+use super::message::{BackendMessage, BaseBackupMessage};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 
 /// A tablespace, as the server announces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tablespace {
+pub struct AnnouncedTablespace {
     /// Its number; `None` for the main data directory.
     pub oid: Option<u32>,
     /// Where it lies on the server; `None` for the main data directory.
@@ -24,18 +24,18 @@ pub struct Tablespace {
 
 /// Where the backup began.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackupStart {
+pub struct BaseBackupStart {
     /// The redo position of its checkpoint: replay begins here.
     pub start: Lsn,
     /// The timeline of that position.
     pub timeline: TimelineId,
     /// What is going to be sent, in no promised order.
-    pub tablespaces: Vec<Tablespace>,
+    pub tablespaces: Vec<AnnouncedTablespace>,
 }
 
 /// Where the backup ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackupEnd {
+pub struct BaseBackupEnd {
     /// The first position at which a restore of it is consistent.
     pub stop: Lsn,
     /// The timeline of that position.
@@ -44,7 +44,7 @@ pub struct BackupEnd {
 
 /// What the stream brings next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackupEvent {
+pub enum BaseBackupEvent {
     /// The tar of a tablespace begins, `None` for the main data directory. It ends with the next event that is not data or progress.
     /// PostgreSQL 13 and 14 leave out the two blocks of zeros at a tar's end.
     Archive(Option<u32>),
@@ -55,12 +55,12 @@ pub enum BackupEvent {
     /// The server has processed so many bytes (PostgreSQL 15 and later).
     Progress(u64),
     /// Everything was sent.
-    End(BackupEnd),
+    End(BaseBackupEnd),
 }
 
 /// How the data comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum BaseBackupFraming {
     /// One copy for each tablespace, in the order announced, and one for the manifest (13 and 14).
     CopyEach {
         /// How many copies have begun.
@@ -78,108 +78,113 @@ enum Form {
 /// A base backup that is being sent.
 #[derive(Debug)]
 pub struct BaseBackup {
-    connection: Connection,
-    start: BackupStart,
-    form: Form,
-    compression: Option<Compression>,
+    connection: ReplicationConnection,
+    start: BaseBackupStart,
+    form: BaseBackupFraming,
+    compression: Option<ServerCompression>,
     /// Takes it off the archive under way.
-    inflate: Option<Inflate>,
+    inflate: Option<StreamDecompressor>,
 }
 
 const QUESTION: &str = "BASE_BACKUP";
 
-pub(super) async fn start(mut connection: Connection, options: &BaseBackupOptions) -> Result<BaseBackup, Error> {
+pub(super) async fn start(
+    mut connection: ReplicationConnection,
+    options: &BaseBackupOptions,
+) -> Result<BaseBackup, ReplicationError> {
     let version = connection.version();
     connection.wire.command(&command::base_backup(options, version)).await?;
     let position = connection.rows(QUESTION).await?;
     let announced = connection.rows(QUESTION).await?;
-    let (start, timeline) = end_of(&position).ok_or(Error::Unexpected(QUESTION))?;
+    let (start, timeline) = end_of(&position).ok_or(ReplicationError::Unexpected(QUESTION))?;
     let tablespaces = (0..announced.rows.len()).map(|row| tablespace(&announced, row)).collect::<Option<_>>();
-    let tablespaces = tablespaces.ok_or(Error::Unexpected(QUESTION))?;
+    let tablespaces = tablespaces.ok_or(ReplicationError::Unexpected(QUESTION))?;
     let form = if version.has_option_lists() {
-        Form::Marked { open: false }
+        BaseBackupFraming::Marked { open: false }
     } else {
-        Form::CopyEach { begun: 0, open: false }
+        BaseBackupFraming::CopyEach { begun: 0, open: false }
     };
     let compression = options.compression.filter(|_| version.has_option_lists());
-    let inflate = compression.map(Inflate::new);
-    Ok(BaseBackup { connection, start: BackupStart { start, timeline, tablespaces }, form, compression, inflate })
+    let inflate = compression.map(StreamDecompressor::new);
+    Ok(BaseBackup { connection, start: BaseBackupStart { start, timeline, tablespaces }, form, compression, inflate })
 }
 
-fn end_of(rows: &Rows) -> Option<(Lsn, TimelineId)> {
+fn end_of(rows: &ResultRows) -> Option<(Lsn, TimelineId)> {
     Some((rows.parse("recptr")?, rows.parse("tli")?))
 }
 
-fn tablespace(rows: &Rows, row: usize) -> Option<Tablespace> {
+fn tablespace(rows: &ResultRows, row: usize) -> Option<AnnouncedTablespace> {
     let oid = match rows.row_text(row, "spcoid") {
         Some(text) => Some(text.parse().ok()?),
         None => None,
     };
     let size_kib = rows.row_text(row, "size").and_then(|text| text.parse().ok());
-    Some(Tablespace { oid, location: rows.row_text(row, "spclocation").map(str::to_owned), size_kib })
+    Some(AnnouncedTablespace { oid, location: rows.row_text(row, "spclocation").map(str::to_owned), size_kib })
 }
 
 impl BaseBackup {
     /// Where it began, and what will come.
     #[must_use]
-    pub fn start(&self) -> &BackupStart {
+    pub fn start(&self) -> &BaseBackupStart {
         &self.start
     }
 
-    /// The next event. After [`BackupEvent::End`] call [`BaseBackup::finish`].
+    /// The next event. After [`BaseBackupEvent::End`] call [`BaseBackup::finish`].
     ///
     /// # Errors
-    /// [`Error`] if the server gives up or the connection fails: the backup is worth nothing then.
-    pub async fn next(&mut self) -> Result<BackupEvent, Error> {
+    /// [`ReplicationError`] if the server gives up or the connection fails: the backup is worth nothing then.
+    pub async fn next(&mut self) -> Result<BaseBackupEvent, ReplicationError> {
         loop {
-            let inflated = self.inflate.as_mut().map(Inflate::poll).transpose();
-            if let Some(plain) = inflated.map_err(|_damaged| Error::Unexpected(QUESTION))?.flatten() {
-                return Ok(BackupEvent::Data(plain));
+            let inflated = self.inflate.as_mut().map(StreamDecompressor::poll).transpose();
+            if let Some(plain) = inflated.map_err(|_damaged| ReplicationError::Unexpected(QUESTION))?.flatten() {
+                return Ok(BaseBackupEvent::Data(plain));
             }
             let message = self.connection.wire.message().await?;
             let event = match (message, self.form) {
-                (Message::Error(error), _) => return Err(Error::from_server(*error)),
-                (Message::CopyData(body), Form::Marked { open: true }) => Some(marked(body)?),
-                (Message::CopyData(body), Form::CopyEach { open: true, .. }) => Some(BackupEvent::Data(body)),
-                (Message::CopyOut, Form::Marked { open: false }) => {
-                    self.form = Form::Marked { open: true };
+                (BackendMessage::Error(error), _) => return Err(ReplicationError::from_server(*error)),
+                (BackendMessage::CopyData(body), BaseBackupFraming::Marked { open: true }) => Some(marked(body)?),
+                (BackendMessage::CopyData(body), BaseBackupFraming::CopyEach { open: true, .. }) => {
+                    Some(BaseBackupEvent::Data(body))
+                }
+                (BackendMessage::CopyOut, BaseBackupFraming::Marked { open: false }) => {
+                    self.form = BaseBackupFraming::Marked { open: true };
                     None
                 }
-                (Message::CopyOut, Form::CopyEach { begun, open: false }) => {
-                    self.form = Form::CopyEach { begun: begun + 1, open: true };
+                (BackendMessage::CopyOut, BaseBackupFraming::CopyEach { begun, open: false }) => {
+                    self.form = BaseBackupFraming::CopyEach { begun: begun + 1, open: true };
                     match self.start.tablespaces.get(begun) {
-                        Some(tablespace) => Some(BackupEvent::Archive(tablespace.oid)),
-                        None if begun == self.start.tablespaces.len() => Some(BackupEvent::Manifest),
-                        None => return Err(Error::Unexpected(QUESTION)),
+                        Some(tablespace) => Some(BaseBackupEvent::Archive(tablespace.oid)),
+                        None if begun == self.start.tablespaces.len() => Some(BaseBackupEvent::Manifest),
+                        None => return Err(ReplicationError::Unexpected(QUESTION)),
                     }
                 }
-                (Message::CopyDone, Form::Marked { open: true }) => {
-                    self.form = Form::Marked { open: false };
+                (BackendMessage::CopyDone, BaseBackupFraming::Marked { open: true }) => {
+                    self.form = BaseBackupFraming::Marked { open: false };
                     None
                 }
-                (Message::CopyDone, Form::CopyEach { begun, open: true }) => {
-                    self.form = Form::CopyEach { begun, open: false };
+                (BackendMessage::CopyDone, BaseBackupFraming::CopyEach { begun, open: true }) => {
+                    self.form = BaseBackupFraming::CopyEach { begun, open: false };
                     None
                 }
-                (Message::RowDescription(columns), _) => {
+                (BackendMessage::RowDescription(columns), _) => {
                     let mut rows = self.connection.rows(QUESTION).await?;
                     rows.columns = columns;
-                    let (stop, timeline) = end_of(&rows).ok_or(Error::Unexpected(QUESTION))?;
-                    Some(BackupEvent::End(BackupEnd { stop, timeline }))
+                    let (stop, timeline) = end_of(&rows).ok_or(ReplicationError::Unexpected(QUESTION))?;
+                    Some(BaseBackupEvent::End(BaseBackupEnd { stop, timeline }))
                 }
-                _ => return Err(Error::Unexpected(QUESTION)),
+                _ => return Err(ReplicationError::Unexpected(QUESTION)),
             };
             match (event, &mut self.inflate) {
-                (Some(BackupEvent::Data(bytes)), Some(inflate)) => inflate.push(bytes),
-                (Some(BackupEvent::Archive(oid)), _) => {
+                (Some(BaseBackupEvent::Data(bytes)), Some(inflate)) => inflate.push(bytes),
+                (Some(BaseBackupEvent::Archive(oid)), _) => {
                     // Each archive is compressed by itself.
-                    self.inflate = self.compression.map(Inflate::new);
-                    return Ok(BackupEvent::Archive(oid));
+                    self.inflate = self.compression.map(StreamDecompressor::new);
+                    return Ok(BaseBackupEvent::Archive(oid));
                 }
-                (Some(BackupEvent::Manifest), _) => {
+                (Some(BaseBackupEvent::Manifest), _) => {
                     // It comes as it is.
                     self.inflate = None;
-                    return Ok(BackupEvent::Manifest);
+                    return Ok(BaseBackupEvent::Manifest);
                 }
                 (Some(event), _) => return Ok(event),
                 (None, _) => {}
@@ -190,29 +195,31 @@ impl BaseBackup {
     /// Waits until the server is ready for the next command.
     ///
     /// # Errors
-    /// [`Error`] if the server reports a failure at the very end, such as a checksum failure it found: the backup is not good then.
-    pub async fn finish(mut self) -> Result<Connection, Error> {
+    /// [`ReplicationError`] if the server reports a failure at the very end, such as a checksum failure it found: the backup is not good then.
+    pub async fn finish(mut self) -> Result<ReplicationConnection, ReplicationError> {
         loop {
             match self.connection.wire.message().await? {
-                Message::CommandComplete(_) => {}
-                Message::ReadyForQuery => return Ok(self.connection),
-                Message::Error(error) => return Err(Error::from_server(*error)),
-                _ => return Err(Error::Unexpected(QUESTION)),
+                BackendMessage::CommandComplete(_) => {}
+                BackendMessage::ReadyForQuery => return Ok(self.connection),
+                BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
+                _ => return Err(ReplicationError::Unexpected(QUESTION)),
             }
         }
     }
 }
 
-fn marked(body: Bytes) -> Result<BackupEvent, Error> {
-    Ok(match BackupChunk::parse(body)? {
+fn marked(body: Bytes) -> Result<BaseBackupEvent, ReplicationError> {
+    Ok(match BaseBackupMessage::parse(body)? {
         // The name tells how it is compressed, which is as it was asked for.
-        BackupChunk::NewArchive { name, .. } => match name.split_once(".tar") {
-            Some(("base", _)) => BackupEvent::Archive(None),
-            Some((oid, _)) => BackupEvent::Archive(Some(oid.parse().map_err(|_bad| Error::Unexpected(QUESTION))?)),
-            None => return Err(Error::Unexpected(QUESTION)),
+        BaseBackupMessage::NewArchive { name, .. } => match name.split_once(".tar") {
+            Some(("base", _)) => BaseBackupEvent::Archive(None),
+            Some((oid, _)) => {
+                BaseBackupEvent::Archive(Some(oid.parse().map_err(|_bad| ReplicationError::Unexpected(QUESTION))?))
+            }
+            None => return Err(ReplicationError::Unexpected(QUESTION)),
         },
-        BackupChunk::Manifest => BackupEvent::Manifest,
-        BackupChunk::Data(bytes) => BackupEvent::Data(bytes),
-        BackupChunk::Progress(bytes) => BackupEvent::Progress(bytes),
+        BaseBackupMessage::Manifest => BaseBackupEvent::Manifest,
+        BaseBackupMessage::Data(bytes) => BaseBackupEvent::Data(bytes),
+        BaseBackupMessage::Progress(bytes) => BaseBackupEvent::Progress(bytes),
     })
 }

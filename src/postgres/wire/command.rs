@@ -19,19 +19,19 @@ pub struct SlotName(String);
 /// A name no replication slot can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no name for a replication slot; lower-case letters, digits and underscores are allowed, at most 63")]
-pub struct BadSlotName(String);
+pub struct SlotNameError(String);
 
 impl SlotName {
     /// The slot called `name`.
     ///
     /// # Errors
-    /// [`BadSlotName`] if PostgreSQL would refuse it.
-    pub fn new(name: &str) -> Result<SlotName, BadSlotName> {
+    /// [`SlotNameError`] if PostgreSQL would refuse it.
+    pub fn new(name: &str) -> Result<SlotName, SlotNameError> {
         let plain = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
         if plain && (1..=63).contains(&name.len()) {
             Ok(SlotName(name.to_owned()))
         } else {
-            Err(BadSlotName(name.to_owned()))
+            Err(SlotNameError(name.to_owned()))
         }
     }
 
@@ -156,12 +156,12 @@ pub struct BaseBackupOptions {
     /// Wait until the server has archived the WAL of the backup. A receiver has it anyway.
     pub wait_for_archive: bool,
     /// Have the server compress what it sends (PostgreSQL 15 and later, if built for it). It comes out as if it were not.
-    pub compression: Option<Compression>,
+    pub compression: Option<ServerCompression>,
 }
 
 /// How a server is to compress what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
+pub enum ServerCompression {
     /// At its fastest.
     Lz4,
     /// At this level.
@@ -187,8 +187,10 @@ pub fn base_backup(options: &BaseBackupOptions, version: ServerVersion) -> Strin
     }
     word("TABLESPACE_MAP true", "TABLESPACE_MAP");
     match options.compression.filter(|_| lists) {
-        Some(Compression::Lz4) => word("COMPRESSION 'lz4'", ""),
-        Some(Compression::Zstd(level)) => word(&format!("COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'"), ""),
+        Some(ServerCompression::Lz4) => word("COMPRESSION 'lz4'", ""),
+        Some(ServerCompression::Zstd(level)) => {
+            word(&format!("COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'"), "")
+        }
         None => {}
     }
     if !options.server_verifies {
@@ -258,8 +260,8 @@ pub fn fuzz(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::{
-        BaseBackupOptions, Compression, ServerVersion, SlotName, StandbyStatus, base_backup, create_physical_slot,
-        fuzz, show, standby_status, start_physical,
+        BaseBackupOptions, ServerCompression, ServerVersion, SlotName, StandbyStatus, base_backup,
+        create_physical_slot, fuzz, show, standby_status, start_physical,
     };
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::time::PgTime;
@@ -283,12 +285,12 @@ mod tests {
             wait_for_archive: false,
             compression: None,
         };
-        let compressed = BaseBackupOptions { compression: Some(Compression::Zstd(-5)), ..options.clone() };
+        let compressed = BaseBackupOptions { compression: Some(ServerCompression::Zstd(-5)), ..options.clone() };
         assert_eq!(base_backup(&compressed, ServerVersion(14)), base_backup(&options, ServerVersion(14)));
         let spelling = base_backup(&compressed, ServerVersion(15));
         assert!(spelling.contains(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=-5', "), "{spelling}");
         let spelling = base_backup(
-            &BaseBackupOptions { compression: Some(Compression::Lz4), ..options.clone() },
+            &BaseBackupOptions { compression: Some(ServerCompression::Lz4), ..options.clone() },
             ServerVersion(15),
         );
         assert!(spelling.contains(", COMPRESSION 'lz4', "), "{spelling}");

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::base_backup::BaseBackup;
 use super::command::{self, BaseBackupOptions, ServerVersion, SlotName};
-use super::conninfo::{Conninfo, TargetSession};
-use super::error::Error;
+use super::conninfo::{Conninfo, TargetSessionAttrs};
+use super::error::ReplicationError;
 use super::login;
-use super::message::Message;
-use super::physical_stream::Started;
+use super::message::BackendMessage;
+use super::physical_stream::StartedReplication;
 use super::socket;
-use super::transport::Wire;
+use super::transport::MessageTransport;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
@@ -22,7 +22,7 @@ const MAX_ROWS: usize = 100_000;
 
 /// What `IDENTIFY_SYSTEM` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct SystemIdentity {
     /// Which cluster.
     pub system_id: SystemId,
     /// The timeline it is on.
@@ -33,7 +33,7 @@ pub struct Identity {
 
 /// A physical slot, as `READ_REPLICATION_SLOT` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
+pub struct ReplicationSlot {
     /// The server keeps WAL from here on; `None` if it keeps none for this slot yet.
     pub restart: Option<Lsn>,
     /// The timeline of that position.
@@ -42,12 +42,12 @@ pub struct Slot {
 
 /// One answer of the server: rows by column name.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub(super) struct ResultRows {
     pub(super) columns: Vec<String>,
     pub(super) rows: Vec<Vec<Option<Bytes>>>,
 }
 
-impl Rows {
+impl ResultRows {
     /// The text in `column` of the first row.
     pub(super) fn text(&self, column: &str) -> Option<&str> {
         self.row_text(0, column)
@@ -71,26 +71,26 @@ impl Rows {
 
 /// A connection in physical replication mode.
 #[derive(Debug)]
-pub struct Connection {
-    pub(super) wire: Wire,
+pub struct ReplicationConnection {
+    pub(super) wire: MessageTransport,
     parameters: BTreeMap<String, String>,
     version: ServerVersion,
 }
 
-impl Connection {
+impl ReplicationConnection {
     /// Connects to the first server of `info` that answers and is of the wanted kind.
     ///
     /// # Errors
-    /// [`Error`] of the only server, or [`Error::NoServer`] with that of each.
-    pub async fn connect(info: &Conninfo) -> Result<Connection, Error> {
+    /// [`ReplicationError`] of the only server, or [`ReplicationError::NoServer`] with that of each.
+    pub async fn connect(info: &Conninfo) -> Result<ReplicationConnection, ReplicationError> {
         let mut errors = Vec::new();
-        let passes: &[TargetSession] = match info.target_session {
-            TargetSession::PreferStandby => &[TargetSession::Standby, TargetSession::Any],
-            TargetSession::Any => &[TargetSession::Any],
-            TargetSession::ReadWrite => &[TargetSession::ReadWrite],
-            TargetSession::ReadOnly => &[TargetSession::ReadOnly],
-            TargetSession::Primary => &[TargetSession::Primary],
-            TargetSession::Standby => &[TargetSession::Standby],
+        let passes: &[TargetSessionAttrs] = match info.target_session {
+            TargetSessionAttrs::PreferStandby => &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
+            TargetSessionAttrs::Any => &[TargetSessionAttrs::Any],
+            TargetSessionAttrs::ReadWrite => &[TargetSessionAttrs::ReadWrite],
+            TargetSessionAttrs::ReadOnly => &[TargetSessionAttrs::ReadOnly],
+            TargetSessionAttrs::Primary => &[TargetSessionAttrs::Primary],
+            TargetSessionAttrs::Standby => &[TargetSessionAttrs::Standby],
         };
         for wanted in passes {
             errors.clear();
@@ -103,7 +103,7 @@ impl Connection {
                     }
                 };
                 for address in &addresses {
-                    match Connection::connect_to(info, host, address, *wanted).await {
+                    match ReplicationConnection::connect_to(info, host, address, *wanted).await {
                         Ok(connection) => return Ok(connection),
                         Err(error) => errors.push(error),
                     }
@@ -115,32 +115,32 @@ impl Connection {
 
     async fn connect_to(
         info: &Conninfo,
-        host: &super::conninfo::Host,
-        address: &socket::Address,
-        wanted: TargetSession,
-    ) -> Result<Connection, Error> {
+        host: &super::conninfo::ConninfoHost,
+        address: &socket::SocketTarget,
+        wanted: TargetSessionAttrs,
+    ) -> Result<ReplicationConnection, ReplicationError> {
         let session = login::connect(info, host, address).await?;
         let version = session.parameters.get("server_version").and_then(|text| ServerVersion::parse(text));
-        let Some(version) = version else { return Err(Error::Unexpected("the startup packet")) };
-        let mut connection = Connection { wire: session.wire, parameters: session.parameters, version };
+        let Some(version) = version else { return Err(ReplicationError::Unexpected("the startup packet")) };
+        let mut connection = ReplicationConnection { wire: session.wire, parameters: session.parameters, version };
         match connection.refusal(wanted).await? {
             None => Ok(connection),
             Some(wanted) => {
                 let host = connection.wire.peer.clone();
                 connection.close().await;
-                Err(Error::WrongSession { host, wanted })
+                Err(ReplicationError::WrongSession { host, wanted })
             }
         }
     }
 
     /// What the server should be and isn't.
-    async fn refusal(&mut self, wanted: TargetSession) -> Result<Option<&'static str>, Error> {
+    async fn refusal(&mut self, wanted: TargetSessionAttrs) -> Result<Option<&'static str>, ReplicationError> {
         let (asks_recovery, expected, words) = match wanted {
-            TargetSession::Any | TargetSession::PreferStandby => return Ok(None),
-            TargetSession::ReadWrite => (false, false, "read-write"),
-            TargetSession::ReadOnly => (false, true, "read-only"),
-            TargetSession::Primary => (true, false, "a primary"),
-            TargetSession::Standby => (true, true, "a standby"),
+            TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby => return Ok(None),
+            TargetSessionAttrs::ReadWrite => (false, false, "read-write"),
+            TargetSessionAttrs::ReadOnly => (false, true, "read-only"),
+            TargetSessionAttrs::Primary => (true, false, "a primary"),
+            TargetSessionAttrs::Standby => (true, true, "a standby"),
         };
         let on = |value: Option<&String>| value.map(|value| value == "on");
         let in_recovery = on(self.parameters.get("in_hot_standby"));
@@ -173,23 +173,23 @@ impl Connection {
     }
 
     /// One result set, up to the end of its command.
-    pub(super) async fn rows(&mut self, question: &'static str) -> Result<Rows, Error> {
-        let mut rows = Rows::default();
+    pub(super) async fn rows(&mut self, question: &'static str) -> Result<ResultRows, ReplicationError> {
+        let mut rows = ResultRows::default();
         loop {
             match self.wire.message().await? {
-                Message::RowDescription(columns) => rows.columns = columns,
-                Message::DataRow(row) if rows.rows.len() < MAX_ROWS => rows.rows.push(row),
-                Message::CommandComplete(_) => return Ok(rows),
-                Message::Error(error) => {
+                BackendMessage::RowDescription(columns) => rows.columns = columns,
+                BackendMessage::DataRow(row) if rows.rows.len() < MAX_ROWS => rows.rows.push(row),
+                BackendMessage::CommandComplete(_) => return Ok(rows),
+                BackendMessage::Error(error) => {
                     self.wire.drain().await?;
-                    return Err(Error::from_server(*error));
+                    return Err(ReplicationError::from_server(*error));
                 }
-                _ => return Err(Error::Unexpected(question)),
+                _ => return Err(ReplicationError::Unexpected(question)),
             }
         }
     }
 
-    async fn ask(&mut self, command: &str, question: &'static str) -> Result<Rows, Error> {
+    async fn ask(&mut self, command: &str, question: &'static str) -> Result<ResultRows, ReplicationError> {
         self.wire.command(command).await?;
         let rows = self.rows(question).await?;
         self.wire.drain().await?;
@@ -199,35 +199,35 @@ impl Connection {
     /// Which cluster this is, on which timeline, how far.
     ///
     /// # Errors
-    /// [`Error`] if the connection fails or the answer makes no sense.
-    pub async fn identify_system(&mut self) -> Result<Identity, Error> {
+    /// [`ReplicationError`] if the connection fails or the answer makes no sense.
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
         let rows = self.ask("IDENTIFY_SYSTEM", "IDENTIFY_SYSTEM").await?;
         let identity = || {
-            Some(Identity {
+            Some(SystemIdentity {
                 system_id: SystemId::new(rows.parse("systemid")?),
                 timeline: rows.parse("timeline")?,
                 flushed: rows.parse("xlogpos")?,
             })
         };
-        identity().ok_or(Error::Unexpected("IDENTIFY_SYSTEM"))
+        identity().ok_or(ReplicationError::Unexpected("IDENTIFY_SYSTEM"))
     }
 
     /// The value of a setting.
     ///
     /// # Errors
-    /// [`Error`] if the server does not know it.
-    pub async fn show(&mut self, name: &'static str) -> Result<String, Error> {
-        let command = command::show(name).ok_or(Error::Unexpected("SHOW"))?;
+    /// [`ReplicationError`] if the server does not know it.
+    pub async fn show(&mut self, name: &'static str) -> Result<String, ReplicationError> {
+        let command = command::show(name).ok_or(ReplicationError::Unexpected("SHOW"))?;
         let rows = self.ask(&command, "SHOW").await?;
-        rows.text(name).map(str::to_owned).ok_or(Error::Unexpected("SHOW"))
+        rows.text(name).map(str::to_owned).ok_or(ReplicationError::Unexpected("SHOW"))
     }
 
     /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13 only says that transactions are
     /// read-only, which they always are on a standby, and on a primary only if its settings say so.
     ///
     /// # Errors
-    /// [`Error`] if the connection fails or the answer makes no sense.
-    pub async fn is_in_recovery(&mut self) -> Result<bool, Error> {
+    /// [`ReplicationError`] if the connection fails or the answer makes no sense.
+    pub async fn is_in_recovery(&mut self) -> Result<bool, ReplicationError> {
         let setting = if self.version.shows_recovery() { "in_hot_standby" } else { "transaction_read_only" };
         Ok(self.show(setting).await? == "on")
     }
@@ -235,80 +235,83 @@ impl Connection {
     /// The size of the cluster's WAL segments. The server shows it with a unit: `16MB`, `1GB`.
     ///
     /// # Errors
-    /// [`Error`] if the connection fails or the answer makes no sense.
-    pub async fn segment_size(&mut self) -> Result<SegmentSize, Error> {
+    /// [`ReplicationError`] if the connection fails or the answer makes no sense.
+    pub async fn segment_size(&mut self) -> Result<SegmentSize, ReplicationError> {
         let text = self.show("wal_segment_size").await?;
         parse_size(&text)
             .and_then(|bytes| SegmentSize::new(bytes).ok())
-            .ok_or(Error::Unexpected("SHOW wal_segment_size"))
+            .ok_or(ReplicationError::Unexpected("SHOW wal_segment_size"))
     }
 
     /// The history file of `timeline`: its name and its content, byte for byte.
     ///
     /// # Errors
-    /// [`Error`] if the server has no such timeline.
-    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<(String, Bytes), Error> {
+    /// [`ReplicationError`] if the server has no such timeline.
+    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<(String, Bytes), ReplicationError> {
         let rows = self.ask(&command::timeline_history(timeline), "TIMELINE_HISTORY").await?;
         match (rows.text("filename"), rows.bytes(0, "content")) {
             (Some(name), Some(content)) => Ok((name.to_owned(), content.clone())),
-            _ => Err(Error::Unexpected("TIMELINE_HISTORY")),
+            _ => Err(ReplicationError::Unexpected("TIMELINE_HISTORY")),
         }
     }
 
     /// What the server keeps for `slot`; `None` if there is no such slot. Needs [`ServerVersion::can_read_slots`].
     ///
     /// # Errors
-    /// [`Error`] if the connection fails or the slot is a logical one.
-    pub async fn read_replication_slot(&mut self, slot: &SlotName) -> Result<Option<Slot>, Error> {
+    /// [`ReplicationError`] if the connection fails or the slot is a logical one.
+    pub async fn read_replication_slot(
+        &mut self,
+        slot: &SlotName,
+    ) -> Result<Option<ReplicationSlot>, ReplicationError> {
         let rows = self.ask(&command::read_slot(slot), "READ_REPLICATION_SLOT").await?;
         Ok(rows
             .text("slot_type")
-            .map(|_| Slot { restart: rows.parse("restart_lsn"), timeline: rows.parse("restart_tli") }))
+            .map(|_| ReplicationSlot { restart: rows.parse("restart_lsn"), timeline: rows.parse("restart_tli") }))
     }
 
     /// Makes a physical slot. With `reserve` the server keeps WAL from this moment on.
     ///
     /// # Errors
-    /// [`Error::is_duplicate`] if it exists already.
-    pub async fn create_physical_slot(&mut self, slot: &SlotName, reserve: bool) -> Result<(), Error> {
+    /// [`ReplicationError::is_duplicate`] if it exists already.
+    pub async fn create_physical_slot(&mut self, slot: &SlotName, reserve: bool) -> Result<(), ReplicationError> {
         self.ask(&command::create_physical_slot(slot, reserve, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
     }
 
     /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts. Nothing of it outlives a crash.
     ///
     /// # Errors
-    /// [`Error`], also if the server has no slot to spare (`max_replication_slots`).
-    pub async fn create_temporary_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+    /// [`ReplicationError`], also if the server has no slot to spare (`max_replication_slots`).
+    pub async fn create_temporary_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
         self.ask(&command::create_temporary_slot(slot, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
     }
 
     /// Drops a slot.
     ///
     /// # Errors
-    /// [`Error::is_no_slot`] if there is none.
-    pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+    /// [`ReplicationError::is_no_slot`] if there is none.
+    pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
         self.ask(&command::drop_slot(slot), "DROP_REPLICATION_SLOT").await.map(drop)
     }
 
     /// Starts to stream WAL of `timeline` from `start` on.
     ///
     /// # Errors
-    /// [`Error::is_other_history`] and [`Error::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
-    /// or not yet is reported by the stream ([`Error::is_wal_removed`], [`Error::is_ahead_of_server`]).
+    /// [`ReplicationError::is_other_history`] and [`ReplicationError::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
+    /// or not yet is reported by the stream ([`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`]).
     pub async fn start_physical(
         self,
         slot: Option<&SlotName>,
         start: Lsn,
         timeline: TimelineId,
-    ) -> Result<Started, Error> {
+    ) -> Result<StartedReplication, ReplicationError> {
         super::physical_stream::start(self, &command::start_physical(slot, start, timeline)).await
     }
 
     /// Starts a base backup.
     ///
     /// # Errors
-    /// [`Error`] if the server refuses.
-    pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, Error> {
+    /// [`ReplicationError`] if the server refuses.
+    pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, ReplicationError> {
         super::base_backup::start(self, options).await
     }
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::conninfo_syntax::{self, Settings};
+use super::conninfo_syntax::{self, ConninfoSettings};
 
 /// The environment variables that count, by name. The edge reads them once and hands them down.
-pub type Environment = BTreeMap<String, String>;
+pub type LibpqEnvironment = BTreeMap<String, String>;
 
 /// The port of a server whose connection string names none (`DEF_PGPORT`).
 pub const DEFAULT_PORT: u16 = 5432;
@@ -46,13 +46,13 @@ pub enum ConninfoError {
 
 /// A password. Wiped from memory when dropped, never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Zeroizing<String>);
+pub struct PgPassword(Zeroizing<String>);
 
-impl Password {
+impl PgPassword {
     /// The password `text`.
     #[must_use]
-    pub fn new(text: String) -> Password {
-        Password(Zeroizing::new(text))
+    pub fn new(text: String) -> PgPassword {
+        PgPassword(Zeroizing::new(text))
     }
 
     /// The password itself, for sending.
@@ -62,7 +62,7 @@ impl Password {
     }
 }
 
-impl fmt::Debug for Password {
+impl fmt::Debug for PgPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(…)")
     }
@@ -98,7 +98,7 @@ pub enum ChannelBinding {
 
 /// Which server of several will do (libpq's `target_session_attrs`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TargetSession {
+pub enum TargetSessionAttrs {
     /// Any that answers.
     Any,
     /// One whose sessions may write.
@@ -149,7 +149,7 @@ pub struct TlsOptions {
 
 /// TCP keepalive as the connection string sets it; `None` leaves the system's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Keepalives {
+pub struct TcpKeepalives {
     /// `keepalives`.
     pub enabled: bool,
     /// `keepalives_idle`.
@@ -164,16 +164,16 @@ pub struct Keepalives {
 
 /// One server to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
+pub struct ConninfoHost {
     /// Name or address; a directory (`/…`, `@…` for an abstract name) of Unix sockets; `None` for the default socket directory.
     pub name: Option<String>,
-    /// `hostaddr`: the address to connect to; [`Host::name`] is then only what the certificate must say.
+    /// `hostaddr`: the address to connect to; [`ConninfoHost::name`] is then only what the certificate must say.
     pub address: Option<std::net::IpAddr>,
     /// TCP port, or the number in the Unix socket's name.
     pub port: u16,
 }
 
-impl Host {
+impl ConninfoHost {
     /// The directory of Unix sockets, if this host is one.
     #[must_use]
     pub fn socket_dir(&self) -> Option<&str> {
@@ -184,7 +184,7 @@ impl Host {
     }
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for ConninfoHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, self.address) {
             (Some(name), None) if name.starts_with(['/', '@']) => write!(f, "{name}/.s.PGSQL.{}", self.port),
@@ -215,13 +215,13 @@ pub enum AuthMethod {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conninfo {
     /// The servers to try, in order; at least one.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<ConninfoHost>,
     /// Who to connect as; `None` for the operating system's user.
     pub user: Option<String>,
     /// The database, for ordinary SQL. Physical replication has none.
     pub dbname: Option<String>,
     /// The password, unless it is in a password file.
-    pub password: Option<Password>,
+    pub password: Option<PgPassword>,
     /// The password file; else `~/.pgpass`.
     pub passfile: Option<PathBuf>,
     /// The user's home directory.
@@ -233,7 +233,7 @@ pub struct Conninfo {
     /// The longest one attempt on one address may take; `None` for ever.
     pub connect_timeout: Option<Duration>,
     /// Which server will do.
-    pub target_session: TargetSession,
+    pub target_session: TargetSessionAttrs,
     /// TLS.
     pub tls: TlsOptions,
     /// Channel binding.
@@ -243,7 +243,7 @@ pub struct Conninfo {
     /// The user that must own the server behind a Unix socket.
     pub require_peer: Option<String>,
     /// TCP keepalive.
-    pub keepalives: Keepalives,
+    pub keepalives: TcpKeepalives,
 }
 
 impl Conninfo {
@@ -251,7 +251,7 @@ impl Conninfo {
     ///
     /// # Errors
     /// [`ConninfoError`] names the parameter and what it must be.
-    pub fn parse(text: &str, environment: &Environment) -> Result<Conninfo, ConninfoError> {
+    pub fn parse(text: &str, environment: &LibpqEnvironment) -> Result<Conninfo, ConninfoError> {
         let mut settings = conninfo_syntax::parse(text)?;
         conninfo_syntax::add_environment(&mut settings, environment);
         interpret(settings, environment.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from))
@@ -293,7 +293,7 @@ fn bad<T>(key: &'static str, problem: impl Into<String>) -> Result<T, ConninfoEr
 }
 
 /// Settings that this client can't honour and must not ignore.
-fn refuse_unsupported(settings: &mut Settings) -> Result<(), ConninfoError> {
+fn refuse_unsupported(settings: &mut ConninfoSettings) -> Result<(), ConninfoError> {
     if settings.take("service").is_some() {
         return bad("service", "is not supported; write the service's settings into the connection string");
     }
@@ -323,7 +323,7 @@ fn refuse_unsupported(settings: &mut Settings) -> Result<(), ConninfoError> {
     Ok(())
 }
 
-fn interpret(mut settings: Settings, home: Option<PathBuf>) -> Result<Conninfo, ConninfoError> {
+fn interpret(mut settings: ConninfoSettings, home: Option<PathBuf>) -> Result<Conninfo, ConninfoError> {
     refuse_unsupported(&mut settings)?;
     let tls = tls_options(&mut settings)?;
     let channel_binding = match settings.take("channel_binding").as_deref() {
@@ -333,12 +333,12 @@ fn interpret(mut settings: Settings, home: Option<PathBuf>) -> Result<Conninfo, 
         Some(_) => return bad("channel_binding", "must be disable, prefer or require"),
     };
     let target_session = match settings.take("target_session_attrs").as_deref() {
-        None | Some("any") => TargetSession::Any,
-        Some("read-write") => TargetSession::ReadWrite,
-        Some("read-only") => TargetSession::ReadOnly,
-        Some("primary") => TargetSession::Primary,
-        Some("standby") => TargetSession::Standby,
-        Some("prefer-standby") => TargetSession::PreferStandby,
+        None | Some("any") => TargetSessionAttrs::Any,
+        Some("read-write") => TargetSessionAttrs::ReadWrite,
+        Some("read-only") => TargetSessionAttrs::ReadOnly,
+        Some("primary") => TargetSessionAttrs::Primary,
+        Some("standby") => TargetSessionAttrs::Standby,
+        Some("prefer-standby") => TargetSessionAttrs::PreferStandby,
         Some(_) => {
             return bad(
                 "target_session_attrs",
@@ -350,7 +350,7 @@ fn interpret(mut settings: Settings, home: Option<PathBuf>) -> Result<Conninfo, 
         hosts: hosts(&mut settings)?,
         user: settings.take("user"),
         dbname: settings.take("dbname"),
-        password: settings.take("password").map(Password::new),
+        password: settings.take("password").map(PgPassword::new),
         passfile: settings.take("passfile").map(PathBuf::from),
         home,
         application_name: settings.take("application_name").or_else(|| settings.take("fallback_application_name")),
@@ -366,7 +366,7 @@ fn interpret(mut settings: Settings, home: Option<PathBuf>) -> Result<Conninfo, 
 }
 
 /// `host`, `hostaddr` and `port` are lists of equal length; one port serves all hosts (`connectOptions2`).
-fn hosts(settings: &mut Settings) -> Result<Vec<Host>, ConninfoError> {
+fn hosts(settings: &mut ConninfoSettings) -> Result<Vec<ConninfoHost>, ConninfoError> {
     let list = |value: Option<String>| -> Vec<String> {
         value.map(|v| v.split(',').map(|item| item.trim().to_owned()).collect()).unwrap_or_default()
     };
@@ -400,12 +400,12 @@ fn hosts(settings: &mut Settings) -> Result<Vec<Host>, ConninfoError> {
                     Err(_) => return bad("hostaddr", "must be an IP address; names belong in host"),
                 },
             };
-            Ok(Host { name: some(&names, i), address, port })
+            Ok(ConninfoHost { name: some(&names, i), address, port })
         })
         .collect()
 }
 
-fn tls_options(settings: &mut Settings) -> Result<TlsOptions, ConninfoError> {
+fn tls_options(settings: &mut ConninfoSettings) -> Result<TlsOptions, ConninfoError> {
     let root_cert = match settings.take("sslrootcert") {
         None => RootCert::Default,
         Some(name) if name == "system" => RootCert::System,
@@ -459,7 +459,7 @@ fn tls_options(settings: &mut Settings) -> Result<TlsOptions, ConninfoError> {
 }
 
 /// A switch that is on unless the string says 0.
-fn boolean(settings: &mut Settings, key: &'static str) -> Result<bool, ConninfoError> {
+fn boolean(settings: &mut ConninfoSettings, key: &'static str) -> Result<bool, ConninfoError> {
     match settings.take(key).as_deref() {
         None | Some("1") => Ok(true),
         Some("0") => Ok(false),
@@ -468,7 +468,7 @@ fn boolean(settings: &mut Settings, key: &'static str) -> Result<bool, ConninfoE
 }
 
 /// A whole number that may be zero or negative for "the system's own value".
-fn number(settings: &mut Settings, key: &'static str) -> Result<Option<u32>, ConninfoError> {
+fn number(settings: &mut ConninfoSettings, key: &'static str) -> Result<Option<u32>, ConninfoError> {
     match settings.take(key).map(|text| text.trim().parse::<i32>()) {
         None => Ok(None),
         Some(Ok(value)) => Ok(u32::try_from(value).ok().filter(|&value| value > 0)),
@@ -477,13 +477,13 @@ fn number(settings: &mut Settings, key: &'static str) -> Result<Option<u32>, Con
 }
 
 /// Whole seconds; zero, negative or absent means no limit, and one second counts as two (`connectDBComplete`).
-fn connect_timeout(settings: &mut Settings) -> Result<Option<Duration>, ConninfoError> {
+fn connect_timeout(settings: &mut ConninfoSettings) -> Result<Option<Duration>, ConninfoError> {
     Ok(number(settings, "connect_timeout")?.map(|seconds| Duration::from_secs(u64::from(seconds.max(2)))))
 }
 
-fn keepalives(settings: &mut Settings) -> Result<Keepalives, ConninfoError> {
+fn keepalives(settings: &mut ConninfoSettings) -> Result<TcpKeepalives, ConninfoError> {
     let seconds = |value: Option<u32>| value.map(|s| Duration::from_secs(u64::from(s)));
-    Ok(Keepalives {
+    Ok(TcpKeepalives {
         enabled: boolean(settings, "keepalives")?,
         idle: seconds(number(settings, "keepalives_idle")?),
         interval: seconds(number(settings, "keepalives_interval")?),
@@ -493,7 +493,7 @@ fn keepalives(settings: &mut Settings) -> Result<Keepalives, ConninfoError> {
 }
 
 /// `require_auth`: a list of methods, or of methods that are forbidden, each with `!` before it.
-fn require_auth(settings: &mut Settings) -> Result<Option<Vec<AuthMethod>>, ConninfoError> {
+fn require_auth(settings: &mut ConninfoSettings) -> Result<Option<Vec<AuthMethod>>, ConninfoError> {
     let Some(text) = settings.take("require_auth") else { return Ok(None) };
     let known = [
         ("password", Some(AuthMethod::Password)),
@@ -525,15 +525,15 @@ fn require_auth(settings: &mut Settings) -> Result<Option<Vec<AuthMethod>>, Conn
 
 #[cfg(test)]
 mod tests {
-    use super::{AuthMethod, ChannelBinding, Conninfo, Environment, RootCert, SslMode, TargetSession};
+    use super::{AuthMethod, ChannelBinding, Conninfo, LibpqEnvironment, RootCert, SslMode, TargetSessionAttrs};
     use std::time::Duration;
 
     fn parse(text: &str) -> Conninfo {
-        Conninfo::parse(text, &Environment::new()).unwrap()
+        Conninfo::parse(text, &LibpqEnvironment::new()).unwrap()
     }
 
     fn refused(text: &str) -> String {
-        Conninfo::parse(text, &Environment::new()).unwrap_err().to_string()
+        Conninfo::parse(text, &LibpqEnvironment::new()).unwrap_err().to_string()
     }
 
     #[test]
@@ -548,7 +548,7 @@ mod tests {
 
     #[test]
     fn variables_fill_only_what_is_left_open() {
-        let environment: Environment = [
+        let environment: LibpqEnvironment = [
             ("PGHOST", "/run/x"),
             ("PGPORT", "7"),
             ("PGUSER", "env"),
@@ -564,7 +564,7 @@ mod tests {
         assert_eq!(info.user.as_deref(), Some("me"));
         assert_eq!(info.to_string(), "me@/run/x/.s.PGSQL.7");
         assert_eq!(info.tls.mode, SslMode::VerifyFull);
-        assert_eq!(info.target_session, TargetSession::Primary);
+        assert_eq!(info.target_session, TargetSessionAttrs::Primary);
         assert_eq!(info.connect_timeout, Some(Duration::from_secs(2)), "libpq rounds one second up");
         assert_eq!(info.password_file().unwrap().to_str(), Some("/home/u/.pgpass"));
         assert!(!format!("{info:?}{info}").contains("secret"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::conninfo::{ConninfoError, Environment};
+use super::conninfo::{ConninfoError, LibpqEnvironment};
 
 /// The longest connection string that is looked at; libpq has no limit, but nobody writes 64 KiB of one.
 const MAX_LEN: usize = 64 * 1024;
@@ -56,9 +56,9 @@ const KEYS: &[(&str, Option<&str>)] = &[
 
 /// What a connection string says, key by key; the last of several wins, as in libpq. An empty value counts as none.
 #[derive(Default)]
-pub(super) struct Settings(BTreeMap<&'static str, String>);
+pub(super) struct ConninfoSettings(BTreeMap<&'static str, String>);
 
-impl Settings {
+impl ConninfoSettings {
     fn set(&mut self, key: &str, value: String) -> Result<(), ConninfoError> {
         match KEYS.iter().find(|(known, _)| *known == key) {
             Some((known, _)) => {
@@ -85,7 +85,7 @@ fn syntax<T>(problem: impl Into<String>) -> Result<T, ConninfoError> {
 }
 
 /// Takes a connection string of either spelling apart.
-pub(super) fn parse(text: &str) -> Result<Settings, ConninfoError> {
+pub(super) fn parse(text: &str) -> Result<ConninfoSettings, ConninfoError> {
     if text.len() > MAX_LEN {
         return syntax(format!("is {} bytes long; at most {MAX_LEN} are read", text.len()));
     }
@@ -99,7 +99,7 @@ pub(super) fn parse(text: &str) -> Result<Settings, ConninfoError> {
 }
 
 /// Fills keys that the string left open from their variables.
-pub(super) fn add_environment(settings: &mut Settings, environment: &Environment) {
+pub(super) fn add_environment(settings: &mut ConninfoSettings, environment: &LibpqEnvironment) {
     for (key, variable) in KEYS {
         if let Some(value) = variable.and_then(|name| environment.get(name))
             && !value.is_empty()
@@ -116,8 +116,8 @@ pub(super) fn add_environment(settings: &mut Settings, environment: &Environment
 }
 
 /// `key = value key='quoted \' value'` (`conninfo_parse`).
-fn parse_pairs(text: &str) -> Result<Settings, ConninfoError> {
-    let mut settings = Settings::default();
+fn parse_pairs(text: &str) -> Result<ConninfoSettings, ConninfoError> {
+    let mut settings = ConninfoSettings::default();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let end = rest.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(rest.len());
@@ -154,8 +154,8 @@ fn pair_value(text: &str) -> Result<(String, &str), ConninfoError> {
 }
 
 /// `[user[:password]@][host[:port],…][/dbname][?key=value&…]` (`conninfo_uri_parse_options`).
-fn parse_uri(text: &str) -> Result<Settings, ConninfoError> {
-    let mut settings = Settings::default();
+fn parse_uri(text: &str) -> Result<ConninfoSettings, ConninfoError> {
+    let mut settings = ConninfoSettings::default();
     let (main, query) = text.split_once('?').map_or((text, None), |(main, query)| (main, Some(query)));
     let (authority, dbname) = main.split_once('/').map_or((main, None), |(authority, path)| (authority, Some(path)));
     let hosts = match authority.rsplit_once('@') {
@@ -242,7 +242,7 @@ fn decode(text: &str) -> Result<String, ConninfoError> {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(info) = super::conninfo::Conninfo::parse(text, &Environment::new()) {
+    if let Ok(info) = super::conninfo::Conninfo::parse(text, &LibpqEnvironment::new()) {
         assert!(!info.hosts.is_empty(), "a connection string without a host means the local socket");
     }
 }

@@ -6,40 +6,40 @@
 use bytes::{Buf, Bytes, BytesMut};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
-use super::command::Compression;
+use super::command::ServerCompression;
 
 /// Bytes that are not what the server said they were.
 #[derive(Debug)]
-pub(super) struct Damaged;
+pub(super) struct DecompressError;
 
 /// The decompression of one archive.
 #[derive(Debug)]
-pub(super) enum Inflate {
-    Lz4(Box<Lz4>),
-    Zstd(Zstd),
+pub(super) enum StreamDecompressor {
+    Lz4(Box<Lz4Decompressor>),
+    Zstd(ZstdDecompressor),
 }
 
-impl Inflate {
-    pub(super) fn new(compression: Compression) -> Inflate {
+impl StreamDecompressor {
+    pub(super) fn new(compression: ServerCompression) -> StreamDecompressor {
         match compression {
-            Compression::Lz4 => Inflate::Lz4(Box::new(Lz4::new())),
-            Compression::Zstd(_) => Inflate::Zstd(Zstd::new()),
+            ServerCompression::Lz4 => StreamDecompressor::Lz4(Box::new(Lz4Decompressor::new())),
+            ServerCompression::Zstd(_) => StreamDecompressor::Zstd(ZstdDecompressor::new()),
         }
     }
 
     /// Takes the next piece, after the one before was polled out.
     pub(super) fn push(&mut self, piece: Bytes) {
         match self {
-            Inflate::Lz4(lz4) => lz4.input.extend_from_slice(&piece),
-            Inflate::Zstd(zstd) => zstd.input = piece,
+            StreamDecompressor::Lz4(lz4) => lz4.input.extend_from_slice(&piece),
+            StreamDecompressor::Zstd(zstd) => zstd.input = piece,
         }
     }
 
     /// The next plaintext; `None` if it takes another piece.
-    pub(super) fn poll(&mut self) -> Result<Option<Bytes>, Damaged> {
+    pub(super) fn poll(&mut self) -> Result<Option<Bytes>, DecompressError> {
         match self {
-            Inflate::Lz4(lz4) => lz4.poll(),
-            Inflate::Zstd(zstd) => zstd.poll(),
+            StreamDecompressor::Lz4(lz4) => lz4.poll(),
+            StreamDecompressor::Zstd(zstd) => zstd.poll(),
         }
     }
 }
@@ -47,31 +47,31 @@ impl Inflate {
 /// How much of zstd is decompressed in one go: what a chunk of a backup holds.
 const PLAIN: usize = 128 << 10;
 
-pub(super) struct Zstd {
+pub(super) struct ZstdDecompressor {
     decoder: Option<Decoder<'static>>,
     input: Bytes,
     /// The last output was full: there may be more without any more input.
     full: bool,
 }
 
-impl std::fmt::Debug for Zstd {
+impl std::fmt::Debug for ZstdDecompressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Zstd").field("input", &self.input.len()).finish_non_exhaustive()
     }
 }
 
-impl Zstd {
-    fn new() -> Zstd {
-        Zstd { decoder: Decoder::new().ok(), input: Bytes::new(), full: false }
+impl ZstdDecompressor {
+    fn new() -> ZstdDecompressor {
+        ZstdDecompressor { decoder: Decoder::new().ok(), input: Bytes::new(), full: false }
     }
 
-    fn poll(&mut self) -> Result<Option<Bytes>, Damaged> {
-        let decoder = self.decoder.as_mut().ok_or(Damaged)?;
+    fn poll(&mut self) -> Result<Option<Bytes>, DecompressError> {
+        let decoder = self.decoder.as_mut().ok_or(DecompressError)?;
         while !self.input.is_empty() || self.full {
             let mut plain = Vec::with_capacity(PLAIN);
             let mut input = InBuffer::around(&self.input);
             let mut output = OutBuffer::around(&mut plain);
-            decoder.run(&mut input, &mut output).map_err(|_damaged| Damaged)?;
+            decoder.run(&mut input, &mut output).map_err(|_damaged| DecompressError)?;
             let read = input.pos();
             self.input.advance(read);
             self.full = plain.len() == plain.capacity();
@@ -80,7 +80,7 @@ impl Zstd {
             }
             // Neither output nor input: what is left makes no sense.
             if read == 0 && !self.input.is_empty() {
-                return Err(Damaged);
+                return Err(DecompressError);
             }
         }
         Ok(None)
@@ -93,15 +93,15 @@ const MAGIC: u32 = 0x184D_2204;
 const REACH: usize = 64 << 10;
 
 /// One LZ4 frame. Its checksums are not looked at: the server writes none, and the connection has its own.
-pub(super) struct Lz4 {
+pub(super) struct Lz4Decompressor {
     input: BytesMut,
-    at: At,
+    at: Lz4State,
     /// The last plaintext, up to [`REACH`] bytes.
     before: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum At {
+enum Lz4State {
     Header,
     Block {
         /// The most plaintext in one.
@@ -113,62 +113,62 @@ enum At {
     End(usize),
 }
 
-impl std::fmt::Debug for Lz4 {
+impl std::fmt::Debug for Lz4Decompressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lz4").field("at", &self.at).field("input", &self.input.len()).finish_non_exhaustive()
     }
 }
 
-impl Lz4 {
-    fn new() -> Lz4 {
-        Lz4 { input: BytesMut::new(), at: At::Header, before: Vec::new() }
+impl Lz4Decompressor {
+    fn new() -> Lz4Decompressor {
+        Lz4Decompressor { input: BytesMut::new(), at: Lz4State::Header, before: Vec::new() }
     }
 
-    fn poll(&mut self) -> Result<Option<Bytes>, Damaged> {
+    fn poll(&mut self) -> Result<Option<Bytes>, DecompressError> {
         loop {
             match self.at {
-                At::Header => {
+                Lz4State::Header => {
                     let Some((len, at)) = header(&self.input)? else { return Ok(None) };
                     self.input.advance(len);
                     self.at = at;
                 }
-                At::Block { most, checksums: [after_each, after_all] } => {
+                Lz4State::Block { most, checksums: [after_each, after_all] } => {
                     let Some(size) = self.input.first_chunk().map(|size| u32::from_le_bytes(*size)) else {
                         return Ok(None);
                     };
                     if size == 0 {
                         self.input.advance(4);
-                        self.at = At::End(after_all);
+                        self.at = Lz4State::End(after_all);
                         continue;
                     }
                     let (len, stored) = ((size & !(1 << 31)) as usize, size >> 31 == 1);
                     if len > most {
-                        return Err(Damaged);
+                        return Err(DecompressError);
                     }
                     let whole = 4_usize.saturating_add(len).saturating_add(after_each);
                     if self.input.len() < whole {
                         return Ok(None);
                     }
                     let block = self.input.split_to(whole);
-                    let packed = block.get(4..).and_then(|block| block.get(..len)).ok_or(Damaged)?;
+                    let packed = block.get(4..).and_then(|block| block.get(..len)).ok_or(DecompressError)?;
                     return self.block(packed, stored, most).map(Some);
                 }
-                At::End(left) => {
+                Lz4State::End(left) => {
                     let last = left.min(self.input.len());
                     self.input.advance(last);
-                    self.at = At::End(left.saturating_sub(last));
-                    return if self.input.is_empty() { Ok(None) } else { Err(Damaged) };
+                    self.at = Lz4State::End(left.saturating_sub(last));
+                    return if self.input.is_empty() { Ok(None) } else { Err(DecompressError) };
                 }
             }
         }
     }
 
     /// The plaintext of a block, which may refer to what came before it.
-    fn block(&mut self, packed: &[u8], stored: bool, most: usize) -> Result<Bytes, Damaged> {
+    fn block(&mut self, packed: &[u8], stored: bool, most: usize) -> Result<Bytes, DecompressError> {
         let plain = if stored {
             packed.to_vec()
         } else {
-            lz4_flex::block::decompress_with_dict(packed, most, &self.before).map_err(|_damaged| Damaged)?
+            lz4_flex::block::decompress_with_dict(packed, most, &self.before).map_err(|_damaged| DecompressError)?
         };
         let kept = REACH.saturating_sub(plain.len());
         self.before.drain(..self.before.len().saturating_sub(kept));
@@ -178,28 +178,28 @@ impl Lz4 {
 }
 
 /// The length of a frame's header, and what follows it; `None` if it is not all there.
-fn header(bytes: &[u8]) -> Result<Option<(usize, At)>, Damaged> {
+fn header(bytes: &[u8]) -> Result<Option<(usize, Lz4State)>, DecompressError> {
     let Some((magic, rest)) = bytes.split_first_chunk() else { return Ok(None) };
     let &[flags, sizes, ..] = rest else { return Ok(None) };
     let set = |bit: u8| usize::from(flags >> bit & 1);
     let (version, exponent) = (flags >> 6, sizes >> 4);
     // Whatever takes a dictionary of its own is none of the server's.
     if u32::from_le_bytes(*magic) != MAGIC || version != 1 || set(0) == 1 || !(4..=7).contains(&exponent) {
-        return Err(Damaged);
+        return Err(DecompressError);
     }
     // Magic, flags, sizes, the content's length if it is told, a checksum of one byte.
     let len = 7_usize.saturating_add(set(3).saturating_mul(8));
     let most = 1 << (2 * exponent + 8);
     let checksums = [set(4).saturating_mul(4), set(2).saturating_mul(4)];
-    Ok((bytes.len() >= len).then_some((len, At::Block { most, checksums })))
+    Ok((bytes.len() >= len).then_some((len, Lz4State::Block { most, checksums })))
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
-    use super::{Inflate, MAGIC, REACH};
-    use crate::postgres::wire::command::Compression;
+    use super::{MAGIC, REACH, StreamDecompressor};
+    use crate::postgres::wire::command::ServerCompression;
 
     fn plain() -> Vec<u8> {
         (0..200_000_u32).flat_map(|n| (n / 7).to_le_bytes()).chain(std::iter::repeat_n(0, 3 << 20)).collect()
@@ -233,8 +233,8 @@ mod tests {
         frame.into()
     }
 
-    fn inflated(compression: Compression, packed: &Bytes, size: usize) -> Option<Vec<u8>> {
-        let (mut inflate, mut out, mut rest) = (Inflate::new(compression), Vec::new(), packed.clone());
+    fn inflated(compression: ServerCompression, packed: &Bytes, size: usize) -> Option<Vec<u8>> {
+        let (mut inflate, mut out, mut rest) = (StreamDecompressor::new(compression), Vec::new(), packed.clone());
         while !rest.is_empty() {
             inflate.push(rest.split_to(size.min(rest.len())));
             while let Some(bytes) = inflate.poll().ok()? {
@@ -248,8 +248,8 @@ mod tests {
     fn any_split_inflates_to_the_same() {
         let plain = plain();
         let zstd = Bytes::from(zstd::encode_all(&plain[..], -5).unwrap());
-        let frames = [0, 8, 16, 4, 28].map(|flags| (Compression::Lz4, lz4(&plain, flags)));
-        for (compression, packed) in frames.into_iter().chain([(Compression::Zstd(-5), zstd)]) {
+        let frames = [0, 8, 16, 4, 28].map(|flags| (ServerCompression::Lz4, lz4(&plain, flags)));
+        for (compression, packed) in frames.into_iter().chain([(ServerCompression::Zstd(-5), zstd)]) {
             for size in [1, 7, 1000, 32 << 10, packed.len()] {
                 assert!(inflated(compression, &packed, size).unwrap() == plain, "{compression:?} in pieces of {size}");
             }
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_is_something_else_is_refused() {
-        for compression in [Compression::Lz4, Compression::Zstd(-5)] {
+        for compression in [ServerCompression::Lz4, ServerCompression::Zstd(-5)] {
             let text = Bytes::from_static(b"this is not compressed");
             assert!(inflated(compression, &text, 5).is_none(), "{compression:?}");
         }
@@ -266,10 +266,10 @@ mod tests {
         for (at, byte) in [(4, 0), (4, 0x41), (5, 0x30), (5, 0xF0), (10, 0xFF)] {
             let mut bad = good.to_vec();
             bad[at] = byte;
-            assert!(inflated(Compression::Lz4, &bad.into(), 1000).is_none(), "{byte:x} at {at}");
+            assert!(inflated(ServerCompression::Lz4, &bad.into(), 1000).is_none(), "{byte:x} at {at}");
         }
         let longer = [&good[..], b"more"].concat();
-        assert!(inflated(Compression::Lz4, &longer.into(), 1000).is_none());
+        assert!(inflated(ServerCompression::Lz4, &longer.into(), 1000).is_none());
     }
 
     proptest::proptest! {
@@ -278,7 +278,7 @@ mod tests {
             let mut frame = lz4(&plain()[..300_000], 28).to_vec();
             let at = at.index(frame.len());
             frame[at] ^= 1 << bit;
-            drop(inflated(Compression::Lz4, &frame.into(), 10_000));
+            drop(inflated(ServerCompression::Lz4, &frame.into(), 10_000));
         }
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::conninfo::ConninfoError;
 use super::message::{MessageError, ServerError};
-use super::tls::TlsError;
-use crate::base::retry::Class;
+use super::tls::PgTlsError;
+use crate::base::retry::ErrorClass;
 
 /// A failure of a replication connection.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ReplicationError {
     /// The connection string is wrong.
     #[error(transparent)]
     Conninfo(#[from] ConninfoError),
@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// The configuration of TLS is wrong.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] PgTlsError),
     /// The TLS handshake failed, or the server has no TLS.
     #[error("no TLS with {host}: {problem}")]
     Handshake {
@@ -76,12 +76,12 @@ pub enum Error {
     },
     /// Each of several servers or ways failed.
     #[error("no server can be used: {}", list(.0))]
-    NoServer(Vec<Error>),
+    NoServer(Vec<ReplicationError>),
 }
 
-/// A chain of errors on one line; [`Error::NoServer`] has no single source, so each of its parts shows its own.
-fn list(errors: &[Error]) -> String {
-    let chain = |error: &Error| {
+/// A chain of errors on one line; [`ReplicationError::NoServer`] has no single source, so each of its parts shows its own.
+fn list(errors: &[ReplicationError]) -> String {
+    let chain = |error: &ReplicationError| {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(error) = source {
@@ -109,19 +109,19 @@ fn describe(error: &ServerError, advice: &str) -> String {
     }
 }
 
-impl Error {
+impl ReplicationError {
     /// An error the server answered a command with.
     #[must_use]
-    pub fn from_server(error: ServerError) -> Error {
+    pub fn from_server(error: ServerError) -> ReplicationError {
         let advice = advice(&error).to_owned();
-        Error::Server { error: Box::new(error), advice }
+        ReplicationError::Server { error: Box::new(error), advice }
     }
 
     /// The SQLSTATE, if the server said no.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
-            Error::Server { error, .. } => Some(&error.code),
+            ReplicationError::Server { error, .. } => Some(&error.code),
             _ => None,
         }
     }
@@ -130,21 +130,21 @@ impl Error {
     /// (`XLogRead` in `walsender.c`: "requested WAL segment … has already been removed").
     #[must_use]
     pub fn is_wal_removed(&self) -> bool {
-        matches!(self, Error::Server { error, .. }
+        matches!(self, ReplicationError::Server { error, .. }
             if error.code == "58P01" && error.message.contains("has already been removed"))
     }
 
     /// The slot was given up by the server (`max_slot_wal_keep_size`, `idle_replication_slot_timeout`).
     #[must_use]
     pub fn is_slot_lost(&self) -> bool {
-        matches!(self, Error::Server { error, .. } if error.code == "55000"
+        matches!(self, ReplicationError::Server { error, .. } if error.code == "55000"
             && (error.message.contains("can no longer") || error.message.contains("invalidated")))
     }
 
     /// There is no such slot.
     #[must_use]
     pub fn is_no_slot(&self) -> bool {
-        matches!(self, Error::Server { error, .. }
+        matches!(self, ReplicationError::Server { error, .. }
             if error.code == "42704" && error.message.contains("replication slot"))
     }
 
@@ -158,34 +158,35 @@ impl Error {
     /// (`StartReplication`: "requested starting point … is not in this server's history").
     #[must_use]
     pub fn is_other_history(&self) -> bool {
-        matches!(self, Error::Server { error, .. } if error.message.contains("not in this server's history"))
+        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("not in this server's history"))
     }
 
     /// The asked-for position lies beyond what the server has (`StartReplication`: "is ahead of the WAL flush position").
     #[must_use]
     pub fn is_ahead_of_server(&self) -> bool {
-        matches!(self, Error::Server { error, .. } if error.message.contains("is ahead of the WAL flush position"))
+        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("is ahead of the WAL flush position"))
     }
 
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Connect { .. } | Error::TimedOut { .. } | Error::Closed(_) | Error::WrongSession { .. } => {
-                Class::Transient
-            }
-            Error::Server { error, .. } => server_class(&error.code),
-            Error::Conninfo(_)
-            | Error::Tls(_)
-            | Error::Handshake { .. }
-            | Error::Login { .. }
-            | Error::Protocol(_)
-            | Error::Unexpected(_) => Class::Permanent,
-            Error::NoServer(errors) => {
-                if errors.iter().any(|error| error.class() == Class::Transient) {
-                    Class::Transient
+            ReplicationError::Connect { .. }
+            | ReplicationError::TimedOut { .. }
+            | ReplicationError::Closed(_)
+            | ReplicationError::WrongSession { .. } => ErrorClass::Transient,
+            ReplicationError::Server { error, .. } => server_class(&error.code),
+            ReplicationError::Conninfo(_)
+            | ReplicationError::Tls(_)
+            | ReplicationError::Handshake { .. }
+            | ReplicationError::Login { .. }
+            | ReplicationError::Protocol(_)
+            | ReplicationError::Unexpected(_) => ErrorClass::Permanent,
+            ReplicationError::NoServer(errors) => {
+                if errors.iter().any(|error| error.class() == ErrorClass::Transient) {
+                    ErrorClass::Transient
                 } else {
-                    Class::Permanent
+                    ErrorClass::Permanent
                 }
             }
         }
@@ -193,16 +194,16 @@ impl Error {
 }
 
 /// By the class of the SQLSTATE (errcodes.txt).
-fn server_class(code: &str) -> Class {
+fn server_class(code: &str) -> ErrorClass {
     match code {
         // The slot may be held by a connection of ours that the server doesn't know to be dead yet.
-        "55006" => Class::Transient,
+        "55006" => ErrorClass::Transient,
         // All slots are in use, or the like: a setting must be changed first.
-        "53400" => Class::Permanent,
+        "53400" => ErrorClass::Permanent,
         // Connection exceptions, insufficient resources, operator intervention, system errors.
-        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,
-        "58000" | "58030" => Class::Transient,
-        _ => Class::Permanent,
+        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorClass::Transient,
+        "58000" | "58030" => ErrorClass::Transient,
+        _ => ErrorClass::Permanent,
     }
 }
 
@@ -231,7 +232,7 @@ fn advice(error: &ServerError) -> &'static str {
 
 /// What was known about a login that the server refused.
 #[derive(Debug, Clone)]
-pub(super) struct Attempt {
+pub(super) struct LoginAttempt {
     pub(super) user: String,
     pub(super) database: &'static str,
     /// Our own address as the server sees it, unless a router changes it; `None` for a Unix socket.
@@ -241,9 +242,9 @@ pub(super) struct Attempt {
     pub(super) password_from: String,
 }
 
-impl Attempt {
+impl LoginAttempt {
     /// The server's refusal, with the line, command or file that mends it.
-    pub(super) fn explain(&self, error: ServerError) -> Error {
+    pub(super) fn explain(&self, error: ServerError) -> ReplicationError {
         let advice = match error.code.as_str() {
             "28000" if error.message.contains("pg_hba.conf") => format!(
                 "add to pg_hba.conf and reload the server: {}",
@@ -267,30 +268,34 @@ impl Attempt {
             }
             _ => advice(&error).to_owned(),
         };
-        Error::Server { error: Box::new(error), advice }
+        ReplicationError::Server { error: Box::new(error), advice }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Error;
-    use crate::base::retry::Class;
+    use super::ReplicationError;
+    use crate::base::retry::ErrorClass;
     use crate::postgres::wire::message::ServerError;
 
-    fn server(code: &str, message: &str) -> Error {
-        Error::from_server(ServerError { code: code.into(), message: message.into(), ..ServerError::default() })
+    fn server(code: &str, message: &str) -> ReplicationError {
+        ReplicationError::from_server(ServerError {
+            code: code.into(),
+            message: message.into(),
+            ..ServerError::default()
+        })
     }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
         for (code, message, class) in [
-            ("28P01", "password authentication failed", Class::Permanent),
-            ("57P03", "the database system is starting up", Class::Transient),
-            ("57P01", "terminating connection due to administrator command", Class::Transient),
-            ("53300", "too many connections", Class::Transient),
-            ("55006", "replication slot \"walkeep\" is active for PID 7", Class::Transient),
-            ("58P01", "requested WAL segment 000000010000000000000001 has already been removed", Class::Permanent),
-            ("42601", "syntax error", Class::Permanent),
+            ("28P01", "password authentication failed", ErrorClass::Permanent),
+            ("57P03", "the database system is starting up", ErrorClass::Transient),
+            ("57P01", "terminating connection due to administrator command", ErrorClass::Transient),
+            ("53300", "too many connections", ErrorClass::Transient),
+            ("55006", "replication slot \"walkeep\" is active for PID 7", ErrorClass::Transient),
+            ("58P01", "requested WAL segment 000000010000000000000001 has already been removed", ErrorClass::Permanent),
+            ("42601", "syntax error", ErrorClass::Permanent),
         ] {
             assert_eq!(server(code, message).class(), class, "{code}");
         }

@@ -13,32 +13,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::command::startup;
-use super::conninfo::{AuthMethod, ChannelBinding, Conninfo, Host, Password};
-use super::error::{Attempt, Error};
-use super::message::{Authentication, Message};
+use super::conninfo::{AuthMethod, ChannelBinding, Conninfo, ConninfoHost, PgPassword};
+use super::error::{LoginAttempt, ReplicationError};
+use super::message::{AuthenticationMessage, BackendMessage};
 use super::pgpass;
-use super::socket::{self, Address, Encryption, Raw, Socket};
+use super::socket::{self, PgSocket, RawSocket, SocketTarget, TransportEncryption};
 use super::tls;
-use super::transport::Wire;
+use super::transport::MessageTransport;
 
 /// What `.pgpass` and `pg_hba.conf` call the database of a physical replication connection.
 pub(crate) const REPLICATION: &str = "replication";
 
 /// A session that is ready for its first command.
-pub(super) struct Session {
-    pub(super) wire: Wire,
+pub(super) struct LoginSession {
+    pub(super) wire: MessageTransport,
     pub(super) parameters: BTreeMap<String, String>,
 }
 
 /// Connects to `address` of `host`, by the ways that `sslmode` allows.
-pub(super) async fn connect(info: &Conninfo, host: &Host, address: &Address) -> Result<Session, Error> {
+pub(super) async fn connect(
+    info: &Conninfo,
+    host: &ConninfoHost,
+    address: &SocketTarget,
+) -> Result<LoginSession, ReplicationError> {
     let mut errors = Vec::new();
     for encryption in socket::encryptions(info.tls.mode, address) {
         let limit = socket::limit(info);
         match tokio::time::timeout(limit, attempt(info, host, address, *encryption)).await {
             Ok(Ok(session)) => return Ok(session),
             Ok(Err(error)) => {
-                let other_way_may_help = matches!(error, Error::Handshake { .. } | Error::Tls(_))
+                let other_way_may_help = matches!(error, ReplicationError::Handshake { .. } | ReplicationError::Tls(_))
                     || error.sqlstate().is_some_and(|code| code == "28000");
                 errors.push(error);
                 if !other_way_may_help {
@@ -46,7 +50,7 @@ pub(super) async fn connect(info: &Conninfo, host: &Host, address: &Address) -> 
                 }
             }
             Err(_elapsed) => {
-                errors.push(Error::TimedOut { host: host.to_string(), limit });
+                errors.push(ReplicationError::TimedOut { host: host.to_string(), limit });
                 break;
             }
         }
@@ -55,36 +59,41 @@ pub(super) async fn connect(info: &Conninfo, host: &Host, address: &Address) -> 
 }
 
 /// The only error, or all of them.
-pub(crate) fn one_or_all(mut errors: Vec<Error>) -> Error {
+pub(crate) fn one_or_all(mut errors: Vec<ReplicationError>) -> ReplicationError {
     match errors.pop() {
         Some(only) if errors.is_empty() => only,
         Some(last) => {
             errors.push(last);
-            Error::NoServer(errors)
+            ReplicationError::NoServer(errors)
         }
-        None => Error::NoServer(errors),
+        None => ReplicationError::NoServer(errors),
     }
 }
 
-async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: Encryption) -> Result<Session, Error> {
-    let failed = |source: io::Error| Error::Connect { host: host.to_string(), source };
+async fn attempt(
+    info: &Conninfo,
+    host: &ConninfoHost,
+    address: &SocketTarget,
+    encryption: TransportEncryption,
+) -> Result<LoginSession, ReplicationError> {
+    let failed = |source: io::Error| ReplicationError::Connect { host: host.to_string(), source };
     let raw = socket::open(address, info).await.map_err(failed)?;
     let from = raw.local_ip();
     let mut binding = None;
-    let socket: Box<dyn Socket> = match (encryption, raw) {
-        (Encryption::Tls, Raw::Tcp(stream)) => {
+    let socket: Box<dyn PgSocket> = match (encryption, raw) {
+        (TransportEncryption::Tls, RawSocket::Tcp(stream)) => {
             let (stream, end_point) = start_tls(info, host, stream).await?;
             binding = end_point;
             stream
         }
-        (_, Raw::Tcp(stream)) => Box::new(stream),
-        (_, Raw::Unix(stream)) => Box::new(stream),
+        (_, RawSocket::Tcp(stream)) => Box::new(stream),
+        (_, RawSocket::Unix(stream)) => Box::new(stream),
     };
     let user = user(info)?;
     let (password, password_from) = password(info, host, &user, REPLICATION)?;
-    let encrypted = encryption == Encryption::Tls;
-    let attempt = Attempt { user: user.clone(), database: REPLICATION, from, encrypted, password_from };
-    let mut wire = Wire::new(socket, host.to_string());
+    let encrypted = encryption == TransportEncryption::Tls;
+    let attempt = LoginAttempt { user: user.clone(), database: REPLICATION, from, encrypted, password_from };
+    let mut wire = MessageTransport::new(socket, host.to_string());
     let application_name = info.application_name.as_deref().unwrap_or("walkeep");
     let mut parameters = vec![
         ("user", user.as_str()),
@@ -95,15 +104,15 @@ async fn attempt(info: &Conninfo, host: &Host, address: &Address, encryption: En
     parameters.extend(info.options.as_deref().map(|options| ("options", options)));
     startup(&parameters, &mut wire.output);
     wire.flush().await?;
-    let login = Login { info, attempt: &attempt, password, encrypted, binding };
+    let login = LoginExchange { info, attempt: &attempt, password, encrypted, binding };
     login.authenticate(&mut wire).await?;
     let parameters = login.settle(&mut wire).await?;
-    Ok(Session { wire, parameters })
+    Ok(LoginSession { wire, parameters })
 }
 
 /// Who to log in as.
-pub(crate) fn user(info: &Conninfo) -> Result<String, Error> {
-    info.user.clone().or_else(socket::current_user).ok_or_else(|| Error::Login {
+pub(crate) fn user(info: &Conninfo) -> Result<String, ReplicationError> {
+    info.user.clone().or_else(socket::current_user).ok_or_else(|| ReplicationError::Login {
         host: info.to_string(),
         problem: "no user is named, and the operating system's user has no name; add user=… to the connection string"
             .into(),
@@ -113,10 +122,10 @@ pub(crate) fn user(info: &Conninfo) -> Result<String, Error> {
 /// The password, and a word on where it came from. A password file that can't be used is an error only once a password is needed.
 pub(crate) fn password(
     info: &Conninfo,
-    host: &Host,
+    host: &ConninfoHost,
     user: &str,
     database: &str,
-) -> Result<(Option<Password>, String), Error> {
+) -> Result<(Option<PgPassword>, String), ReplicationError> {
     if let Some(password) = &info.password {
         return Ok((Some(password.clone()), "the connection string or PGPASSWORD".into()));
     }
@@ -128,7 +137,7 @@ pub(crate) fn password(
         (None, Some(address)) => address.as_str(),
         _ => "localhost",
     };
-    let wanted = pgpass::Wanted { host: name, port: host.port, database, user };
+    let wanted = pgpass::PgpassQuery { host: name, port: host.port, database, user };
     match pgpass::look_up(&path, wanted) {
         Ok(Some(password)) => Ok((Some(password), path.display().to_string())),
         Ok(None) => {
@@ -141,10 +150,10 @@ pub(crate) fn password(
 /// The name in the server's certificate that is asked for.
 pub(crate) fn server_name(
     info: &Conninfo,
-    host: &Host,
+    host: &ConninfoHost,
     address: std::net::SocketAddr,
-) -> Result<ServerName<'static>, Error> {
-    let no_name = || Error::Handshake {
+) -> Result<ServerName<'static>, ReplicationError> {
+    let no_name = || ReplicationError::Handshake {
         host: host.to_string(),
         problem: "sslmode=verify-full needs the server's name in host; hostaddr alone won't do".into(),
     };
@@ -155,12 +164,12 @@ pub(crate) fn server_name(
     }
 }
 
-type Encrypted = (Box<dyn Socket>, Option<Vec<u8>>);
+type TlsSocket = (Box<dyn PgSocket>, Option<Vec<u8>>);
 
 /// `SSLRequest`, the handshake, and the hash of the server's certificate for channel binding.
-async fn start_tls(info: &Conninfo, host: &Host, mut stream: TcpStream) -> Result<Encrypted, Error> {
-    let handshake = |problem: String| Error::Handshake { host: host.to_string(), problem };
-    let broken = |error: io::Error| Error::Closed(Some(error));
+async fn start_tls(info: &Conninfo, host: &ConninfoHost, mut stream: TcpStream) -> Result<TlsSocket, ReplicationError> {
+    let handshake = |problem: String| ReplicationError::Handshake { host: host.to_string(), problem };
+    let broken = |error: io::Error| ReplicationError::Closed(Some(error));
     let config = tls::client_config(info)?;
     let name = server_name(info, host, stream.peer_addr().map_err(broken)?)?;
     if !info.tls.direct {
@@ -200,29 +209,29 @@ pub(crate) fn tls_problem(error: &io::Error) -> String {
 }
 
 /// What a login needs to know, message after message.
-struct Login<'a> {
+struct LoginExchange<'a> {
     info: &'a Conninfo,
-    attempt: &'a Attempt,
-    password: Option<Password>,
+    attempt: &'a LoginAttempt,
+    password: Option<PgPassword>,
     encrypted: bool,
     binding: Option<Vec<u8>>,
 }
 
-impl Login<'_> {
-    fn refused(&self, wire: &Wire, problem: impl Into<String>) -> Error {
-        Error::Login { host: wire.peer.clone(), problem: problem.into() }
+impl LoginExchange<'_> {
+    fn refused(&self, wire: &MessageTransport, problem: impl Into<String>) -> ReplicationError {
+        ReplicationError::Login { host: wire.peer.clone(), problem: problem.into() }
     }
 
     /// A message; the server's refusals come with advice.
-    async fn message(&self, wire: &mut Wire) -> Result<Message, Error> {
+    async fn message(&self, wire: &mut MessageTransport) -> Result<BackendMessage, ReplicationError> {
         match wire.message().await {
-            Ok(Message::Error(error)) => Err(self.attempt.explain(*error)),
-            Err(Error::Server { error, .. }) => Err(self.attempt.explain(*error)),
+            Ok(BackendMessage::Error(error)) => Err(self.attempt.explain(*error)),
+            Err(ReplicationError::Server { error, .. }) => Err(self.attempt.explain(*error)),
             other => other,
         }
     }
 
-    fn secret(&self, wire: &Wire) -> Result<&Password, Error> {
+    fn secret(&self, wire: &MessageTransport) -> Result<&PgPassword, ReplicationError> {
         self.password.as_ref().ok_or_else(|| {
             let problem = format!("the server asks for a password, and it came from {}", self.attempt.password_from);
             self.refused(wire, problem)
@@ -230,7 +239,7 @@ impl Login<'_> {
     }
 
     /// `require_auth` and `channel_binding=require` forbid the weaker ways, which a false server would choose.
-    fn check_allowed(&self, wire: &Wire, method: AuthMethod, bound: bool) -> Result<(), Error> {
+    fn check_allowed(&self, wire: &MessageTransport, method: AuthMethod, bound: bool) -> Result<(), ReplicationError> {
         if self.info.require_auth.as_ref().is_some_and(|allowed| !allowed.contains(&method)) {
             return Err(
                 self.refused(wire, format!("the server wants authentication {method:?}, which require_auth forbids"))
@@ -243,31 +252,31 @@ impl Login<'_> {
         Ok(())
     }
 
-    async fn authenticate(&self, wire: &mut Wire) -> Result<(), Error> {
+    async fn authenticate(&self, wire: &mut MessageTransport) -> Result<(), ReplicationError> {
         let mut asked = false;
         loop {
-            let Message::Authentication(request) = self.message(wire).await? else {
-                return Err(Error::Unexpected("the startup packet"));
+            let BackendMessage::Authentication(request) = self.message(wire).await? else {
+                return Err(ReplicationError::Unexpected("the startup packet"));
             };
             match request {
-                Authentication::Ok => {
+                AuthenticationMessage::Ok => {
                     if !asked {
                         self.check_allowed(wire, AuthMethod::None, false)?;
                     }
                     return Ok(());
                 }
-                _ if asked => return Err(Error::Unexpected("the password")),
-                Authentication::Cleartext => {
+                _ if asked => return Err(ReplicationError::Unexpected("the password")),
+                AuthenticationMessage::Cleartext => {
                     self.check_allowed(wire, AuthMethod::Password, false)?;
                     self.send_password(wire, self.secret(wire)?.reveal()).await?;
                 }
-                Authentication::Md5(salt) => {
+                AuthenticationMessage::Md5(salt) => {
                     self.check_allowed(wire, AuthMethod::Md5, false)?;
                     let secret = self.secret(wire)?.reveal().as_bytes();
                     let hash = md5_hash(self.attempt.user.as_bytes(), secret, salt);
                     self.send_password(wire, &hash).await?;
                 }
-                Authentication::Sasl(mechanisms) => self.scram(wire, &mechanisms).await?,
+                AuthenticationMessage::Sasl(mechanisms) => self.scram(wire, &mechanisms).await?,
                 _ => {
                     let problem =
                         "the server wants an authentication method other than password, md5 and scram-sha-256";
@@ -278,7 +287,7 @@ impl Login<'_> {
         }
     }
 
-    async fn send_password(&self, wire: &mut Wire, password: &str) -> Result<(), Error> {
+    async fn send_password(&self, wire: &mut MessageTransport, password: &str) -> Result<(), ReplicationError> {
         let zero = |_inner_zero| self.refused(wire, "the password contains a zero byte");
         let mut message = bytes::BytesMut::new();
         frontend::password_message(password.as_bytes(), &mut message).map_err(zero)?;
@@ -287,7 +296,7 @@ impl Login<'_> {
     }
 
     /// SCRAM-SHA-256, tied to the TLS connection if both sides can (RFC 5802, RFC 5929; `fe-auth-scram.c`).
-    async fn scram(&self, wire: &mut Wire, mechanisms: &[String]) -> Result<(), Error> {
+    async fn scram(&self, wire: &mut MessageTransport, mechanisms: &[String]) -> Result<(), ReplicationError> {
         let offers = |name: &str| mechanisms.iter().any(|mechanism| mechanism == name);
         let wants_binding = self.info.channel_binding != ChannelBinding::Disable && self.encrypted;
         let plus = offers(sasl::SCRAM_SHA_256_PLUS);
@@ -305,19 +314,21 @@ impl Login<'_> {
         self.check_allowed(wire, AuthMethod::ScramSha256, mechanism == sasl::SCRAM_SHA_256_PLUS)?;
         let scram = sasl::ScramSha256::new(self.secret(wire)?.reveal().as_bytes(), binding);
         frontend::sasl_initial_response(mechanism, scram.message(), &mut wire.output)
-            .map_err(|e| Error::Closed(Some(e)))?;
+            .map_err(|e| ReplicationError::Closed(Some(e)))?;
         wire.flush().await?;
-        let Message::Authentication(Authentication::SaslContinue(challenge)) = self.message(wire).await? else {
-            return Err(Error::Unexpected("the SCRAM exchange"));
+        let BackendMessage::Authentication(AuthenticationMessage::SaslContinue(challenge)) = self.message(wire).await?
+        else {
+            return Err(ReplicationError::Unexpected("the SCRAM exchange"));
         };
         let mut scram = match prove(scram, challenge).await {
             Ok(scram) => scram,
             Err(problem) => return Err(self.refused(wire, problem)),
         };
-        frontend::sasl_response(scram.message(), &mut wire.output).map_err(|e| Error::Closed(Some(e)))?;
+        frontend::sasl_response(scram.message(), &mut wire.output).map_err(|e| ReplicationError::Closed(Some(e)))?;
         wire.flush().await?;
-        let Message::Authentication(Authentication::SaslFinal(signature)) = self.message(wire).await? else {
-            return Err(Error::Unexpected("the SCRAM exchange"));
+        let BackendMessage::Authentication(AuthenticationMessage::SaslFinal(signature)) = self.message(wire).await?
+        else {
+            return Err(ReplicationError::Unexpected("the SCRAM exchange"));
         };
         scram.finish(&signature).map_err(|error| {
             self.refused(
@@ -328,15 +339,15 @@ impl Login<'_> {
     }
 
     /// What the server tells about itself before it is ready.
-    async fn settle(&self, wire: &mut Wire) -> Result<BTreeMap<String, String>, Error> {
+    async fn settle(&self, wire: &mut MessageTransport) -> Result<BTreeMap<String, String>, ReplicationError> {
         let mut parameters = BTreeMap::new();
         loop {
-            match Message::parse(wire.frame().await?)? {
-                Message::ParameterStatus { name, value } if parameters.len() < 100 => {
+            match BackendMessage::parse(wire.frame().await?)? {
+                BackendMessage::ParameterStatus { name, value } if parameters.len() < 100 => {
                     parameters.insert(name, value);
                 }
-                Message::Error(error) => return Err(self.attempt.explain(*error)),
-                Message::ReadyForQuery => return Ok(parameters),
+                BackendMessage::Error(error) => return Err(self.attempt.explain(*error)),
+                BackendMessage::ReadyForQuery => return Ok(parameters),
                 _ => {}
             }
         }

@@ -40,7 +40,7 @@ pub enum MessageError {
 
 /// One message, cut out of the stream but not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
+pub struct MessageFrame {
     /// What kind of message it is.
     pub tag: u8,
     /// What it holds; shares the buffer that was read from the socket.
@@ -51,7 +51,7 @@ pub struct Frame {
 ///
 /// # Errors
 /// [`MessageError::Length`] if the length is none a server sends.
-pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, MessageError> {
+pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<MessageFrame>, MessageError> {
     let Some((&tag, len)) = buffer.first().zip(buffer.get(1..HEADER_LEN)) else { return Ok(None) };
     let len = len.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
     let body_len = match usize::try_from(len) {
@@ -63,12 +63,12 @@ pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, MessageError> 
         return Ok(None);
     }
     buffer.advance(HEADER_LEN);
-    Ok(Some(Frame { tag, body: buffer.split_to(body_len).freeze() }))
+    Ok(Some(MessageFrame { tag, body: buffer.split_to(body_len).freeze() }))
 }
 
 /// What the server asks for, or says, while a connection is being set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Authentication {
+pub enum AuthenticationMessage {
     /// Done.
     Ok,
     /// The password as it is.
@@ -102,9 +102,9 @@ pub struct ServerError {
 
 /// A message of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum BackendMessage {
     /// Setting up.
-    Authentication(Authentication),
+    Authentication(AuthenticationMessage),
     /// A setting the client may want to know.
     ParameterStatus {
         /// Its name.
@@ -143,12 +143,12 @@ pub enum Message {
 }
 
 /// Reads bytes of a body one after another; every read is checked.
-struct Reader {
+struct BodyReader {
     tag: u8,
     body: Bytes,
 }
 
-impl Reader {
+impl BodyReader {
     fn malformed(&self) -> MessageError {
         MessageError::Malformed { tag: char::from(self.tag) }
     }
@@ -186,48 +186,48 @@ impl Reader {
     }
 }
 
-impl Message {
+impl BackendMessage {
     /// Reads what a frame holds.
     ///
     /// # Errors
     /// [`MessageError::Malformed`] if the body is not what its tag promises.
-    pub fn parse(frame: Frame) -> Result<Message, MessageError> {
-        let mut body = Reader { tag: frame.tag, body: frame.body };
+    pub fn parse(frame: MessageFrame) -> Result<BackendMessage, MessageError> {
+        let mut body = BodyReader { tag: frame.tag, body: frame.body };
         Ok(match frame.tag {
-            b'd' => Message::CopyData(body.body),
-            b'R' => Message::Authentication(authentication(body)?),
-            b'S' => Message::ParameterStatus { name: body.cstr()?, value: body.cstr()? },
-            b'K' => Message::BackendKeyData,
-            b'v' => Message::NegotiateProtocolVersion,
-            b'Z' => Message::ReadyForQuery,
-            b'T' => Message::RowDescription(row_description(body)?),
-            b'D' => Message::DataRow(data_row(body)?),
-            b'C' => Message::CommandComplete(body.cstr()?),
-            b'I' => Message::EmptyQuery,
-            b'W' => Message::CopyBoth,
-            b'H' => Message::CopyOut,
-            b'c' => Message::CopyDone,
-            b'E' => Message::Error(Box::new(server_error(body)?)),
-            b'N' => Message::Notice(Box::new(server_error(body)?)),
-            tag => Message::Other(tag),
+            b'd' => BackendMessage::CopyData(body.body),
+            b'R' => BackendMessage::Authentication(authentication(body)?),
+            b'S' => BackendMessage::ParameterStatus { name: body.cstr()?, value: body.cstr()? },
+            b'K' => BackendMessage::BackendKeyData,
+            b'v' => BackendMessage::NegotiateProtocolVersion,
+            b'Z' => BackendMessage::ReadyForQuery,
+            b'T' => BackendMessage::RowDescription(row_description(body)?),
+            b'D' => BackendMessage::DataRow(data_row(body)?),
+            b'C' => BackendMessage::CommandComplete(body.cstr()?),
+            b'I' => BackendMessage::EmptyQuery,
+            b'W' => BackendMessage::CopyBoth,
+            b'H' => BackendMessage::CopyOut,
+            b'c' => BackendMessage::CopyDone,
+            b'E' => BackendMessage::Error(Box::new(server_error(body)?)),
+            b'N' => BackendMessage::Notice(Box::new(server_error(body)?)),
+            tag => BackendMessage::Other(tag),
         })
     }
 }
 
-fn authentication(mut body: Reader) -> Result<Authentication, MessageError> {
+fn authentication(mut body: BodyReader) -> Result<AuthenticationMessage, MessageError> {
     Ok(match body.u32()? {
-        0 => Authentication::Ok,
-        3 => Authentication::Cleartext,
+        0 => AuthenticationMessage::Ok,
+        3 => AuthenticationMessage::Cleartext,
         5 => {
             let salt = body.bytes(4)?;
-            Authentication::Md5(<[u8; 4]>::try_from(salt.as_ref()).map_err(|_wrong_length| body.malformed())?)
+            AuthenticationMessage::Md5(<[u8; 4]>::try_from(salt.as_ref()).map_err(|_wrong_length| body.malformed())?)
         }
         10 => {
             let mut mechanisms = Vec::new();
             loop {
                 let name = body.cstr()?;
                 if name.is_empty() {
-                    break Authentication::Sasl(mechanisms);
+                    break AuthenticationMessage::Sasl(mechanisms);
                 }
                 if mechanisms.len() >= MAX_FIELDS {
                     return Err(body.malformed());
@@ -235,13 +235,13 @@ fn authentication(mut body: Reader) -> Result<Authentication, MessageError> {
                 mechanisms.push(name);
             }
         }
-        11 => Authentication::SaslContinue(body.body),
-        12 => Authentication::SaslFinal(body.body),
-        other => Authentication::Other(other),
+        11 => AuthenticationMessage::SaslContinue(body.body),
+        12 => AuthenticationMessage::SaslFinal(body.body),
+        other => AuthenticationMessage::Other(other),
     })
 }
 
-fn row_description(mut body: Reader) -> Result<Vec<String>, MessageError> {
+fn row_description(mut body: BodyReader) -> Result<Vec<String>, MessageError> {
     let count = usize::from(body.u16()?);
     let mut names = Vec::new();
     for _ in 0..count.min(MAX_FIELDS) {
@@ -251,7 +251,7 @@ fn row_description(mut body: Reader) -> Result<Vec<String>, MessageError> {
     if count > MAX_FIELDS { Err(body.malformed()) } else { Ok(names) }
 }
 
-fn data_row(mut body: Reader) -> Result<Vec<Option<Bytes>>, MessageError> {
+fn data_row(mut body: BodyReader) -> Result<Vec<Option<Bytes>>, MessageError> {
     let count = usize::from(body.u16()?);
     if count > MAX_FIELDS {
         return Err(body.malformed());
@@ -267,7 +267,7 @@ fn data_row(mut body: Reader) -> Result<Vec<Option<Bytes>>, MessageError> {
         .collect()
 }
 
-fn server_error(mut body: Reader) -> Result<ServerError, MessageError> {
+fn server_error(mut body: BodyReader) -> Result<ServerError, MessageError> {
     let mut error = ServerError::default();
     for _ in 0..MAX_FIELDS {
         match body.u8()? {
@@ -293,11 +293,11 @@ fn server_error(mut body: Reader) -> Result<ServerError, MessageError> {
 
 /// What a `CopyData` of a physical stream holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replication {
+pub enum ReplicationMessage {
     /// A piece of WAL.
     XLogData(XLogData),
     /// A sign of life.
-    Keepalive(Keepalive),
+    Keepalive(KeepaliveMessage),
 }
 
 /// A piece of WAL: any bytes at all; neither records nor pages nor segments end with it.
@@ -315,7 +315,7 @@ pub struct XLogData {
 
 /// A sign of life of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
+pub struct KeepaliveMessage {
     /// How far the server has WAL to send.
     pub server_end: Lsn,
     /// The server's clock when it sent this.
@@ -324,21 +324,21 @@ pub struct Keepalive {
     pub reply_requested: bool,
 }
 
-impl Replication {
+impl ReplicationMessage {
     /// Reads a `CopyData` of `START_REPLICATION … PHYSICAL`.
     ///
     /// # Errors
     /// [`MessageError::Malformed`] if it is neither WAL nor a sign of life.
-    pub fn parse(body: Bytes) -> Result<Replication, MessageError> {
-        let mut body = Reader { tag: b'd', body };
+    pub fn parse(body: Bytes) -> Result<ReplicationMessage, MessageError> {
+        let mut body = BodyReader { tag: b'd', body };
         match body.u8()? {
-            b'w' => Ok(Replication::XLogData(XLogData {
+            b'w' => Ok(ReplicationMessage::XLogData(XLogData {
                 start: Lsn::new(body.u64()?),
                 server_end: Lsn::new(body.u64()?),
                 sent_at: PgTime::from_pg_micros(body.i64()?),
                 bytes: body.body,
             })),
-            b'k' => Ok(Replication::Keepalive(Keepalive {
+            b'k' => Ok(ReplicationMessage::Keepalive(KeepaliveMessage {
                 server_end: Lsn::new(body.u64()?),
                 sent_at: PgTime::from_pg_micros(body.i64()?),
                 reply_requested: body.u8()? != 0,
@@ -350,7 +350,7 @@ impl Replication {
 
 /// What a `CopyData` of a base backup holds, PostgreSQL 15 and later (`basebackup_copy.c`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackupChunk {
+pub enum BaseBackupMessage {
     /// A new archive begins.
     NewArchive {
         /// `base.tar` or `<oid>.tar`.
@@ -366,18 +366,18 @@ pub enum BackupChunk {
     Progress(u64),
 }
 
-impl BackupChunk {
+impl BaseBackupMessage {
     /// Reads a `CopyData` of `BASE_BACKUP`, PostgreSQL 15 and later.
     ///
     /// # Errors
     /// [`MessageError::Malformed`] if it is none of the four kinds.
-    pub fn parse(body: Bytes) -> Result<BackupChunk, MessageError> {
-        let mut body = Reader { tag: b'd', body };
+    pub fn parse(body: Bytes) -> Result<BaseBackupMessage, MessageError> {
+        let mut body = BodyReader { tag: b'd', body };
         match body.u8()? {
-            b'd' => Ok(BackupChunk::Data(body.body)),
-            b'n' => Ok(BackupChunk::NewArchive { name: body.cstr()?, path: body.cstr()? }),
-            b'm' => Ok(BackupChunk::Manifest),
-            b'p' => Ok(BackupChunk::Progress(body.u64()?)),
+            b'd' => Ok(BaseBackupMessage::Data(body.body)),
+            b'n' => Ok(BaseBackupMessage::NewArchive { name: body.cstr()?, path: body.cstr()? }),
+            b'm' => Ok(BaseBackupMessage::Manifest),
+            b'p' => Ok(BaseBackupMessage::Progress(body.u64()?)),
             _ => Err(body.malformed()),
         }
     }
@@ -409,16 +409,16 @@ pub fn fuzz(data: &[u8]) {
     assert_eq!(whole, frames(&mut data.chunks(3)), "a split changed the frames");
     for frame in whole.into_iter().flatten() {
         let len = frame.body.len();
-        match Message::parse(frame) {
-            Ok(Message::CopyData(body)) => {
-                if let Ok(Replication::XLogData(wal)) = Replication::parse(body.clone()) {
+        match BackendMessage::parse(frame) {
+            Ok(BackendMessage::CopyData(body)) => {
+                if let Ok(ReplicationMessage::XLogData(wal)) = ReplicationMessage::parse(body.clone()) {
                     assert!(wal.bytes.len() < len, "a header comes before the bytes");
                 }
-                if let Ok(BackupChunk::Data(bytes)) = BackupChunk::parse(body) {
+                if let Ok(BaseBackupMessage::Data(bytes)) = BaseBackupMessage::parse(body) {
                     assert!(bytes.len() < len, "a kind comes before the bytes");
                 }
             }
-            Ok(Message::DataRow(row)) => {
+            Ok(BackendMessage::DataRow(row)) => {
                 let held: usize = row.iter().flatten().map(Bytes::len).sum();
                 assert!(held <= len, "a row holds no more than its message");
             }
@@ -429,12 +429,15 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Authentication, BackupChunk, Frame, Message, MessageError, Replication, fuzz, next_frame};
+    use super::{
+        AuthenticationMessage, BackendMessage, BaseBackupMessage, MessageError, MessageFrame, ReplicationMessage, fuzz,
+        next_frame,
+    };
     use bytes::{Bytes, BytesMut};
     use proptest::prelude::*;
 
-    fn message(tag: u8, body: &[u8]) -> Result<Message, MessageError> {
-        Message::parse(Frame { tag, body: Bytes::copy_from_slice(body) })
+    fn message(tag: u8, body: &[u8]) -> Result<BackendMessage, MessageError> {
+        BackendMessage::parse(MessageFrame { tag, body: Bytes::copy_from_slice(body) })
     }
 
     #[test]
@@ -461,16 +464,16 @@ mod tests {
 
     #[test]
     fn each_kind_is_read() {
-        assert_eq!(message(b'W', b"\0\0\0"), Ok(Message::CopyBoth));
-        assert_eq!(message(b'v', b"anything"), Ok(Message::NegotiateProtocolVersion));
+        assert_eq!(message(b'W', b"\0\0\0"), Ok(BackendMessage::CopyBoth));
+        assert_eq!(message(b'v', b"anything"), Ok(BackendMessage::NegotiateProtocolVersion));
         assert_eq!(
             message(b'R', b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"),
-            Ok(Message::Authentication(Authentication::Sasl(vec![
+            Ok(BackendMessage::Authentication(AuthenticationMessage::Sasl(vec![
                 "SCRAM-SHA-256-PLUS".into(),
                 "SCRAM-SHA-256".into()
             ])))
         );
-        let Message::Error(error) = message(b'E', b"SFEHLER\0VFATAL\0C28P01\0Mno\0Hdo\0\0").unwrap() else {
+        let BackendMessage::Error(error) = message(b'E', b"SFEHLER\0VFATAL\0C28P01\0Mno\0Hdo\0\0").unwrap() else {
             panic!("not an error");
         };
         assert_eq!(
@@ -479,17 +482,17 @@ mod tests {
         );
         assert_eq!(
             message(b'D', b"\0\x02\xff\xff\xff\xff\0\0\0\x01x"),
-            Ok(Message::DataRow(vec![None, Some(Bytes::from_static(b"x"))]))
+            Ok(BackendMessage::DataRow(vec![None, Some(Bytes::from_static(b"x"))]))
         );
-        let Ok(Replication::Keepalive(keepalive)) =
-            Replication::parse(Bytes::from_static(b"k\0\0\0\x16\xb3\x74\xd8\x48\0\0\0\0\0\0\0\x07\x01"))
+        let Ok(ReplicationMessage::Keepalive(keepalive)) =
+            ReplicationMessage::parse(Bytes::from_static(b"k\0\0\0\x16\xb3\x74\xd8\x48\0\0\0\0\0\0\0\x07\x01"))
         else {
             panic!("not a keepalive");
         };
         assert_eq!((keepalive.server_end.to_string().as_str(), keepalive.reply_requested), ("16/B374D848", true));
         assert_eq!(
-            BackupChunk::parse(Bytes::from_static(b"nbase.tar\0\0")),
-            Ok(BackupChunk::NewArchive { name: "base.tar".into(), path: String::new() })
+            BaseBackupMessage::parse(Bytes::from_static(b"nbase.tar\0\0")),
+            Ok(BaseBackupMessage::NewArchive { name: "base.tar".into(), path: String::new() })
         );
     }
 

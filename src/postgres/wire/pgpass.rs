@@ -9,14 +9,14 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::conninfo::Password;
+use super::conninfo::PgPassword;
 
 /// The largest password file that is read; libpq reads any, but thousands of lines fit here.
 const MAX_LEN: u64 = 1 << 20;
 
 /// Who the password is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct PgpassQuery<'a> {
     /// The host's name as the connection string has it; `localhost` for a Unix socket in the default directory.
     pub host: &'a str,
     /// The port.
@@ -31,7 +31,7 @@ pub struct Wanted<'a> {
 ///
 /// # Errors
 /// A sentence on why the file was not used: it can be read by others, or can't be read by us.
-pub fn look_up(path: &Path, wanted: Wanted<'_>) -> Result<Option<Password>, String> {
+pub fn look_up(path: &Path, wanted: PgpassQuery<'_>) -> Result<Option<PgPassword>, String> {
     let shown = path.display();
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
@@ -54,7 +54,7 @@ pub fn look_up(path: &Path, wanted: Wanted<'_>) -> Result<Option<Password>, Stri
 
 /// The password of the first line of `text` that fits `wanted`. Lines that aren't UTF-8 are passed over.
 #[must_use]
-pub fn find(text: &[u8], wanted: Wanted<'_>) -> Option<Password> {
+pub fn find(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
     let port = wanted.port.to_string();
     let sought = [wanted.host, &port, wanted.database, wanted.user];
     text.split(|&byte| byte == b'\n')
@@ -70,7 +70,7 @@ pub fn find(text: &[u8], wanted: Wanted<'_>) -> Option<Password> {
                 }
                 rest = after;
             }
-            Some(Password::new(unescape(rest)))
+            Some(PgPassword::new(unescape(rest)))
         })
 }
 
@@ -103,7 +103,7 @@ fn unescape(text: &str) -> String {
 /// Any bytes, as a password file. For fuzzing.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    let wanted = Wanted { host: "h", port: 1, database: "d", user: "u" };
+    let wanted = PgpassQuery { host: "h", port: 1, database: "d", user: "u" };
     if let Some(password) = find(data, wanted) {
         assert!(password.reveal().len() <= data.len(), "a password is part of its line");
     }
@@ -111,10 +111,10 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wanted, find, look_up};
+    use super::{PgpassQuery, find, look_up};
     use std::os::unix::fs::PermissionsExt;
 
-    const WANTED: Wanted<'_> = Wanted { host: "db", port: 5432, database: "replication", user: "wal:keep" };
+    const WANTED: PgpassQuery<'_> = PgpassQuery { host: "db", port: 5432, database: "replication", user: "wal:keep" };
 
     #[test]
     fn the_first_fitting_line_counts() {

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use postgres_protocol::message::frontend;
 
 use super::command::{StandbyStatus, standby_status};
-use super::connection::Connection;
-use super::error::Error;
-use super::message::{Frame, Keepalive, Message, Replication, XLogData};
+use super::connection::ReplicationConnection;
+use super::error::ReplicationError;
+use super::message::{BackendMessage, KeepaliveMessage, MessageFrame, ReplicationMessage, XLogData};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
@@ -22,20 +22,20 @@ pub struct NextTimeline {
 
 /// What `START_REPLICATION` leads to.
 #[derive(Debug)]
-pub enum Started {
+pub enum StartedReplication {
     /// WAL will flow.
     Streaming(PhysicalStream),
     /// The timeline ends just where we asked to begin.
-    TimelineEnded(Connection, NextTimeline),
+    TimelineEnded(ReplicationConnection, NextTimeline),
 }
 
 /// What a stream brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamEvent {
+pub enum WalStreamEvent {
     /// A piece of WAL.
     Wal(XLogData),
     /// A sign of life; answer it if it asks for that.
-    Keepalive(Keepalive),
+    Keepalive(KeepaliveMessage),
     /// The timeline ends here. Report what is safe, then [`PhysicalStream::finish`].
     EndOfTimeline,
 }
@@ -43,30 +43,33 @@ pub enum StreamEvent {
 /// A stream of WAL, and the way back for reports.
 #[derive(Debug)]
 pub struct PhysicalStream {
-    connection: Connection,
+    connection: ReplicationConnection,
     ended: bool,
 }
 
-pub(super) async fn start(mut connection: Connection, command: &str) -> Result<Started, Error> {
+pub(super) async fn start(
+    mut connection: ReplicationConnection,
+    command: &str,
+) -> Result<StartedReplication, ReplicationError> {
     connection.wire.command(command).await?;
     match connection.wire.message().await? {
-        Message::CopyBoth => Ok(Started::Streaming(PhysicalStream { connection, ended: false })),
-        Message::RowDescription(columns) => {
+        BackendMessage::CopyBoth => Ok(StartedReplication::Streaming(PhysicalStream { connection, ended: false })),
+        BackendMessage::RowDescription(columns) => {
             let mut rows = connection.rows("START_REPLICATION").await?;
             rows.columns = columns;
-            let next = next_timeline(&rows).ok_or(Error::Unexpected("START_REPLICATION"))?;
+            let next = next_timeline(&rows).ok_or(ReplicationError::Unexpected("START_REPLICATION"))?;
             connection.wire.drain().await?;
-            Ok(Started::TimelineEnded(connection, next))
+            Ok(StartedReplication::TimelineEnded(connection, next))
         }
-        Message::Error(error) => {
+        BackendMessage::Error(error) => {
             connection.wire.drain().await?;
-            Err(Error::from_server(*error))
+            Err(ReplicationError::from_server(*error))
         }
-        _ => Err(Error::Unexpected("START_REPLICATION")),
+        _ => Err(ReplicationError::Unexpected("START_REPLICATION")),
     }
 }
 
-fn next_timeline(rows: &super::connection::Rows) -> Option<NextTimeline> {
+fn next_timeline(rows: &super::connection::ResultRows) -> Option<NextTimeline> {
     Some(NextTimeline { timeline: rows.parse("next_tli")?, start: rows.parse("next_tli_startpos")? })
 }
 
@@ -74,8 +77,8 @@ impl PhysicalStream {
     /// The next event. Cancel safe: an event is either returned or still to come.
     ///
     /// # Errors
-    /// [`Error::is_wal_removed`] if the server no longer has the WAL; [`Error::Closed`] if the server is gone.
-    pub async fn next(&mut self) -> Result<StreamEvent, Error> {
+    /// [`ReplicationError::is_wal_removed`] if the server no longer has the WAL; [`ReplicationError::Closed`] if the server is gone.
+    pub async fn next(&mut self) -> Result<WalStreamEvent, ReplicationError> {
         loop {
             let frame = self.connection.wire.frame().await?;
             if let Some(event) = self.event(frame)? {
@@ -89,7 +92,7 @@ impl PhysicalStream {
     ///
     /// # Errors
     /// As [`PhysicalStream::next`].
-    pub fn buffered(&mut self) -> Result<Option<StreamEvent>, Error> {
+    pub fn buffered(&mut self) -> Result<Option<WalStreamEvent>, ReplicationError> {
         while let Some(frame) = self.connection.wire.buffered_frame()? {
             if let Some(event) = self.event(frame)? {
                 return Ok(Some(event));
@@ -98,20 +101,20 @@ impl PhysicalStream {
         Ok(None)
     }
 
-    fn event(&mut self, frame: Frame) -> Result<Option<StreamEvent>, Error> {
+    fn event(&mut self, frame: MessageFrame) -> Result<Option<WalStreamEvent>, ReplicationError> {
         if frame.tag == b'd' {
             return Ok(Some(copy_event(frame.body)?));
         }
-        match Message::parse(frame)? {
-            Message::CopyDone => {
+        match BackendMessage::parse(frame)? {
+            BackendMessage::CopyDone => {
                 self.ended = true;
-                Ok(Some(StreamEvent::EndOfTimeline))
+                Ok(Some(WalStreamEvent::EndOfTimeline))
             }
-            Message::Error(error) => Err(Error::from_server(*error)),
+            BackendMessage::Error(error) => Err(ReplicationError::from_server(*error)),
             // A server that shuts down ends the copy like this, once we have reported its last record flushed (`WalSndDone`).
-            Message::CommandComplete(_) => Err(Error::Closed(None)),
-            Message::Notice(_) | Message::ParameterStatus { .. } | Message::Other(_) => Ok(None),
-            _ => Err(Error::Unexpected("START_REPLICATION")),
+            BackendMessage::CommandComplete(_) => Err(ReplicationError::Closed(None)),
+            BackendMessage::Notice(_) | BackendMessage::ParameterStatus { .. } | BackendMessage::Other(_) => Ok(None),
+            _ => Err(ReplicationError::Unexpected("START_REPLICATION")),
         }
     }
 
@@ -124,46 +127,46 @@ impl PhysicalStream {
     /// Reports how far we are. Not cancel safe.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the server is gone.
-    pub async fn send_status(&mut self, status: StandbyStatus, now: PgTime) -> Result<(), Error> {
+    /// [`ReplicationError::Closed`] if the server is gone.
+    pub async fn send_status(&mut self, status: StandbyStatus, now: PgTime) -> Result<(), ReplicationError> {
         standby_status(status, now, &mut self.connection.wire.output);
         self.connection.wire.flush().await
     }
 
-    /// Ends the stream, by the server's wish after [`StreamEvent::EndOfTimeline`] or by ours. What the server had sent already is dropped.
+    /// Ends the stream, by the server's wish after [`WalStreamEvent::EndOfTimeline`] or by ours. What the server had sent already is dropped.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the server is gone.
-    pub async fn finish(mut self) -> Result<(Connection, Option<NextTimeline>), Error> {
+    /// [`ReplicationError::Closed`] if the server is gone.
+    pub async fn finish(mut self) -> Result<(ReplicationConnection, Option<NextTimeline>), ReplicationError> {
         frontend::copy_done(&mut self.connection.wire.output);
         self.connection.wire.flush().await?;
         while !self.ended {
             match self.connection.wire.message().await? {
-                Message::CopyData(_) => {}
-                Message::CopyDone => self.ended = true,
-                Message::Error(error) => return Err(Error::from_server(*error)),
-                _ => return Err(Error::Unexpected("the end of the stream")),
+                BackendMessage::CopyData(_) => {}
+                BackendMessage::CopyDone => self.ended = true,
+                BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
+                _ => return Err(ReplicationError::Unexpected("the end of the stream")),
             }
         }
-        let mut rows = super::connection::Rows::default();
+        let mut rows = super::connection::ResultRows::default();
         loop {
             match self.connection.wire.message().await? {
                 // The answer to a status that was under way when the server ended the copy: it answers all the same (`ProcessStandbyReplyMessage`).
-                Message::CopyData(_) => {}
-                Message::RowDescription(columns) => rows.columns = columns,
-                Message::DataRow(row) if rows.rows.is_empty() => rows.rows.push(row),
-                Message::CommandComplete(_) => {}
-                Message::ReadyForQuery => return Ok((self.connection, next_timeline(&rows))),
-                Message::Error(error) => return Err(Error::from_server(*error)),
-                _ => return Err(Error::Unexpected("the end of the stream")),
+                BackendMessage::CopyData(_) => {}
+                BackendMessage::RowDescription(columns) => rows.columns = columns,
+                BackendMessage::DataRow(row) if rows.rows.is_empty() => rows.rows.push(row),
+                BackendMessage::CommandComplete(_) => {}
+                BackendMessage::ReadyForQuery => return Ok((self.connection, next_timeline(&rows))),
+                BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
+                _ => return Err(ReplicationError::Unexpected("the end of the stream")),
             }
         }
     }
 }
 
-fn copy_event(body: Bytes) -> Result<StreamEvent, Error> {
-    Ok(match Replication::parse(body)? {
-        Replication::XLogData(wal) => StreamEvent::Wal(wal),
-        Replication::Keepalive(keepalive) => StreamEvent::Keepalive(keepalive),
+fn copy_event(body: Bytes) -> Result<WalStreamEvent, ReplicationError> {
+    Ok(match ReplicationMessage::parse(body)? {
+        ReplicationMessage::XLogData(wal) => WalStreamEvent::Wal(wal),
+        ReplicationMessage::Keepalive(keepalive) => WalStreamEvent::Keepalive(keepalive),
     })
 }

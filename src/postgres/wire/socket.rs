@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::conninfo::{Conninfo, Host, Keepalives, SslMode};
-use super::error::Error;
+use super::conninfo::{Conninfo, ConninfoHost, SslMode, TcpKeepalives};
+use super::error::ReplicationError;
 
 /// Anything bytes can go through both ways.
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait PgSocket: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> PgSocket for S {}
 
 /// Where Debian's packages, and PostgreSQL as it comes, put the server's socket (`DEFAULT_PGSOCKET_DIR`).
 const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -25,7 +25,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// One way to reach a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Address {
+pub(crate) enum SocketTarget {
     /// Over TCP.
     Tcp(SocketAddr),
     /// A Unix socket; a name that begins with a zero byte is an abstract one.
@@ -33,26 +33,26 @@ pub(crate) enum Address {
 }
 
 /// An open socket on which nothing has been said yet.
-pub(crate) enum Raw {
+pub(crate) enum RawSocket {
     /// Over TCP.
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
 }
 
-impl Raw {
+impl RawSocket {
     /// Our own address on it; `None` for a Unix socket.
     pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
         match self {
-            Raw::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
-            Raw::Unix(_) => None,
+            RawSocket::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            RawSocket::Unix(_) => None,
         }
     }
 }
 
 /// Whether an attempt is with TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encryption {
+pub(crate) enum TransportEncryption {
     /// It is not.
     Plain,
     /// It is.
@@ -61,12 +61,12 @@ pub(crate) enum Encryption {
 
 /// The ways to try on one address, in order. Unix sockets never have TLS, whatever the mode (libpq: "sslmode is ignored for Unix domain
 /// socket communication").
-pub(crate) fn encryptions(mode: SslMode, address: &Address) -> &'static [Encryption] {
+pub(crate) fn encryptions(mode: SslMode, address: &SocketTarget) -> &'static [TransportEncryption] {
     match (mode, address) {
-        (_, Address::Unix(_)) | (SslMode::Disable, _) => &[Encryption::Plain],
-        (SslMode::Allow, _) => &[Encryption::Plain, Encryption::Tls],
-        (SslMode::Prefer, _) => &[Encryption::Tls, Encryption::Plain],
-        (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => &[Encryption::Tls],
+        (_, SocketTarget::Unix(_)) | (SslMode::Disable, _) => &[TransportEncryption::Plain],
+        (SslMode::Allow, _) => &[TransportEncryption::Plain, TransportEncryption::Tls],
+        (SslMode::Prefer, _) => &[TransportEncryption::Tls, TransportEncryption::Plain],
+        (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => &[TransportEncryption::Tls],
     }
 }
 
@@ -83,21 +83,22 @@ pub(crate) fn default_socket_dir(port: u16) -> &'static str {
 }
 
 /// All addresses of a host.
-pub(crate) async fn addresses(host: &Host) -> Result<Vec<Address>, Error> {
+pub(crate) async fn addresses(host: &ConninfoHost) -> Result<Vec<SocketTarget>, ReplicationError> {
     let port = host.port;
     if let Some(address) = host.address {
-        return Ok(vec![Address::Tcp(SocketAddr::new(address, port))]);
+        return Ok(vec![SocketTarget::Tcp(SocketAddr::new(address, port))]);
     }
     let unix = |dir: &str| match dir.strip_prefix('@') {
-        Some(name) => Address::Unix(format!("\0{name}/.s.PGSQL.{port}")),
-        None => Address::Unix(format!("{}/.s.PGSQL.{port}", dir.trim_end_matches('/'))),
+        Some(name) => SocketTarget::Unix(format!("\0{name}/.s.PGSQL.{port}")),
+        None => SocketTarget::Unix(format!("{}/.s.PGSQL.{port}", dir.trim_end_matches('/'))),
     };
     if let Some(dir) = host.socket_dir() {
         return Ok(vec![unix(dir)]);
     }
     let Some(name) = host.name.as_deref() else { return Ok(vec![unix(default_socket_dir(port))]) };
-    let failed = |source| Error::Connect { host: host.to_string(), source };
-    let found: Vec<Address> = tokio::net::lookup_host((name, port)).await.map_err(failed)?.map(Address::Tcp).collect();
+    let failed = |source| ReplicationError::Connect { host: host.to_string(), source };
+    let found: Vec<SocketTarget> =
+        tokio::net::lookup_host((name, port)).await.map_err(failed)?.map(SocketTarget::Tcp).collect();
     if found.is_empty() {
         return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
@@ -105,15 +106,15 @@ pub(crate) async fn addresses(host: &Host) -> Result<Vec<Address>, Error> {
 }
 
 /// Opens a socket to `address`.
-pub(crate) async fn open(address: &Address, info: &Conninfo) -> io::Result<Raw> {
+pub(crate) async fn open(address: &SocketTarget, info: &Conninfo) -> io::Result<RawSocket> {
     match address {
-        Address::Tcp(address) => {
+        SocketTarget::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             set_keepalives(&stream, info.keepalives)?;
-            Ok(Raw::Tcp(stream))
+            Ok(RawSocket::Tcp(stream))
         }
-        Address::Unix(path) => {
+        SocketTarget::Unix(path) => {
             let stream = UnixStream::connect(path).await?;
             if let Some(wanted) = &info.require_peer {
                 let uid = stream.peer_cred()?.uid();
@@ -123,12 +124,12 @@ pub(crate) async fn open(address: &Address, info: &Conninfo) -> io::Result<Raw> 
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
                 }
             }
-            Ok(Raw::Unix(stream))
+            Ok(RawSocket::Unix(stream))
         }
     }
 }
 
-fn set_keepalives(stream: &TcpStream, wanted: Keepalives) -> io::Result<()> {
+fn set_keepalives(stream: &TcpStream, wanted: TcpKeepalives) -> io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_socket_keepalive(stream, wanted.enabled)?;
     if !wanted.enabled {
@@ -165,27 +166,30 @@ fn user_name(uid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Encryption, addresses, encryptions};
-    use crate::postgres::wire::conninfo::{Conninfo, Environment, SslMode};
+    use super::{SocketTarget, TransportEncryption, addresses, encryptions};
+    use crate::postgres::wire::conninfo::{Conninfo, LibpqEnvironment, SslMode};
 
     #[tokio::test]
     async fn hosts_lead_to_addresses_without_a_resolver_where_possible() {
-        let info = Conninfo::parse("host=/run/pg/,@a/b,::1 port=7", &Environment::new()).unwrap();
+        let info = Conninfo::parse("host=/run/pg/,@a/b,::1 port=7", &LibpqEnvironment::new()).unwrap();
         let mut found = Vec::new();
         for host in &info.hosts {
             found.extend(addresses(host).await.unwrap());
         }
         let expected = [
-            Address::Unix("/run/pg/.s.PGSQL.7".into()),
-            Address::Unix("\0a/b/.s.PGSQL.7".into()),
-            Address::Tcp("[::1]:7".parse().unwrap()),
+            SocketTarget::Unix("/run/pg/.s.PGSQL.7".into()),
+            SocketTarget::Unix("\0a/b/.s.PGSQL.7".into()),
+            SocketTarget::Tcp("[::1]:7".parse().unwrap()),
         ];
         assert_eq!(found, expected);
     }
 
     #[test]
     fn a_unix_socket_never_has_tls() {
-        assert_eq!(encryptions(SslMode::VerifyFull, &Address::Unix("/x".into())), [Encryption::Plain]);
-        assert_eq!(encryptions(SslMode::Require, &Address::Tcp("[::1]:7".parse().unwrap())), [Encryption::Tls]);
+        assert_eq!(encryptions(SslMode::VerifyFull, &SocketTarget::Unix("/x".into())), [TransportEncryption::Plain]);
+        assert_eq!(
+            encryptions(SslMode::Require, &SocketTarget::Tcp("[::1]:7".parse().unwrap())),
+            [TransportEncryption::Tls]
+        );
     }
 }

@@ -25,14 +25,14 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::conninfo::{Conninfo, RootCert, SslMode};
-use crate::base::pem::{self, BadFile};
+use crate::base::pem::{self, PemFileError};
 
 /// What keeps TLS from being set up; wrong files mostly.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum PgTlsError {
     /// A file can't be used.
     #[error(transparent)]
-    File(#[from] BadFile),
+    File(#[from] PemFileError),
     /// `verify-ca` or `verify-full` without root certificates.
     #[error(
         "sslmode verifies the server's certificate, but there are no root certificates{}; name a file with sslrootcert, \
@@ -53,10 +53,10 @@ pub enum TlsError {
 /// The client side of TLS as `info` wants it.
 ///
 /// # Errors
-/// [`TlsError`] if a file is missing, unreadable or not what it should be.
-pub fn client_config(info: &Conninfo) -> Result<ClientConfig, TlsError> {
+/// [`PgTlsError`] if a file is missing, unreadable or not what it should be.
+pub fn client_config(info: &Conninfo) -> Result<ClientConfig, PgTlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier::new(info, &provider)?;
+    let verifier = CertificateVerifier::new(info, &provider)?;
     let versions: &[&'static rustls::SupportedProtocolVersion] = match (info.tls.only_tls13, info.tls.only_tls12) {
         (true, _) => &[&rustls::version::TLS13],
         (false, true) => &[&rustls::version::TLS12],
@@ -75,10 +75,10 @@ pub fn client_config(info: &Conninfo) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// `sslcert` and `sslkey`, or the files of libpq's choice if the first exists.
-fn client_certificate(info: &Conninfo) -> Result<Option<Identity>, TlsError> {
+fn client_certificate(info: &Conninfo) -> Result<Option<ClientIdentity>, PgTlsError> {
     let path = match &info.tls.cert {
         Some(path) => path.clone(),
         None => match info.default_file("postgresql.crt") {
@@ -88,7 +88,7 @@ fn client_certificate(info: &Conninfo) -> Result<Option<Identity>, TlsError> {
     };
     let chain = pem::certificates("client certificate", &path)?;
     let key_path = info.tls.key.clone().or_else(|| info.default_file("postgresql.key")).unwrap_or_else(|| path.clone());
-    let file_error = |problem: &str| BadFile::new("client key", &key_path, problem);
+    let file_error = |problem: &str| PemFileError::new("client key", &key_path, problem);
     let metadata = std::fs::metadata(&key_path).map_err(|error| file_error(&error.to_string()))?;
     let forbidden = if metadata.uid() == 0 && !rustix::process::geteuid().is_root() { 0o027 } else { 0o077 };
     if metadata.permissions().mode() & forbidden != 0 {
@@ -100,7 +100,7 @@ fn client_certificate(info: &Conninfo) -> Result<Option<Identity>, TlsError> {
 
 /// How much of the server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
+enum CertificateCheck {
     Nothing,
     Chain,
     ChainAndName,
@@ -108,21 +108,21 @@ enum Check {
 
 /// Checks the server's certificate as far as the mode asks; the handshake's signature always.
 #[derive(Debug)]
-struct Verifier {
-    check: Check,
+struct CertificateVerifier {
+    check: CertificateCheck,
     chain: Option<Arc<WebPkiServerVerifier>>,
     roots: Vec<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Verifier {
-    fn new(info: &Conninfo, provider: &Arc<CryptoProvider>) -> Result<Verifier, TlsError> {
+impl CertificateVerifier {
+    fn new(info: &Conninfo, provider: &Arc<CryptoProvider>) -> Result<CertificateVerifier, PgTlsError> {
         let roots = roots(info)?;
         let check = match (info.tls.mode, roots.is_empty()) {
-            (SslMode::VerifyFull, _) => Check::ChainAndName,
+            (SslMode::VerifyFull, _) => CertificateCheck::ChainAndName,
             // With a root file at hand every weaker mode checks the chain too (`initialize_SSL`).
-            (_, false) => Check::Chain,
-            (_, true) => Check::Nothing,
+            (_, false) => CertificateCheck::Chain,
+            (_, true) => CertificateCheck::Nothing,
         };
         let chain = if roots.is_empty() {
             None
@@ -134,12 +134,12 @@ impl Verifier {
             if let Some(path) = crl {
                 let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(&path)
                     .and_then(Iterator::collect)
-                    .map_err(|error| BadFile::new("revocation list", &path, error.to_string()))?;
+                    .map_err(|error| PemFileError::new("revocation list", &path, error.to_string()))?;
                 builder = builder.with_crls(lists);
             }
             Some(builder.build()?)
         };
-        Ok(Verifier { check, chain, roots, algorithms: provider.signature_verification_algorithms })
+        Ok(CertificateVerifier { check, chain, roots, algorithms: provider.signature_verification_algorithms })
     }
 
     /// Whether the server's certificate itself is one of the roots, and is of this time: OpenSSL takes a self-signed one that way.
@@ -158,19 +158,19 @@ impl Verifier {
     }
 }
 
-fn roots(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn roots(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, PgTlsError> {
     let verifies = info.tls.mode >= SslMode::VerifyCa;
     let path = match &info.tls.root_cert {
         RootCert::System => {
             let found = rustls_native_certs::load_native_certs().certs;
-            return if found.is_empty() { Err(TlsError::NoRoots { path: None }) } else { Ok(found) };
+            return if found.is_empty() { Err(PgTlsError::NoRoots { path: None }) } else { Ok(found) };
         }
         RootCert::File(path) => Some(path.clone()),
         RootCert::Default => info.default_file("root.crt"),
     };
     match path {
         Some(path) if path.exists() => Ok(pem::certificates("root certificate file", &path)?),
-        path if verifies => Err(TlsError::NoRoots { path }),
+        path if verifies => Err(PgTlsError::NoRoots { path }),
         _ => Ok(Vec::new()),
     }
 }
@@ -212,7 +212,7 @@ fn name_matches(pattern: &str, host: &str) -> bool {
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -222,7 +222,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let valid = Ok(ServerCertVerified::assertion());
-        if self.check == Check::Nothing {
+        if self.check == CertificateCheck::Nothing {
             return valid;
         }
         let Some(chain) = &self.chain else { return Err(CertificateError::UnknownIssuer.into()) };
@@ -237,7 +237,7 @@ impl ServerCertVerifier for Verifier {
             };
         let host = server_name.to_str();
         let named = || parse(end_entity).is_ok_and(|certificate| pinned_name_matches(&certificate, &host));
-        if self.check == Check::Chain || named() { valid } else { Err(wrong_name) }
+        if self.check == CertificateCheck::Chain || named() { valid } else { Err(wrong_name) }
     }
 
     fn verify_tls12_signature(

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::error::Error;
-use super::message::{Frame, Message, ServerError, next_frame};
-use super::socket::Socket;
+use super::error::ReplicationError;
+use super::message::{BackendMessage, MessageFrame, ServerError, next_frame};
+use super::socket::PgSocket;
 
 /// What is allocated for the socket at a time. A walsender's messages are 128 KiB; eight of them share one allocation, so that at most an
 /// eighth of what is read is ever moved to the front of the next buffer.
@@ -21,28 +21,28 @@ const MIN_READ: usize = 128 << 10;
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A connection's two directions.
-pub(super) struct Wire {
-    socket: Box<dyn Socket>,
+pub(super) struct MessageTransport {
+    socket: Box<dyn PgSocket>,
     input: BytesMut,
-    /// What is to be sent next; filled by the caller, emptied by [`Wire::flush`].
+    /// What is to be sent next; filled by the caller, emptied by [`MessageTransport::flush`].
     pub(super) output: BytesMut,
     /// Which server, for messages.
     pub(super) peer: String,
 }
 
-impl std::fmt::Debug for Wire {
+impl std::fmt::Debug for MessageTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wire").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-impl Wire {
-    pub(super) fn new(socket: Box<dyn Socket>, peer: String) -> Wire {
-        Wire { socket, input: BytesMut::new(), output: BytesMut::new(), peer }
+impl MessageTransport {
+    pub(super) fn new(socket: Box<dyn PgSocket>, peer: String) -> MessageTransport {
+        MessageTransport { socket, input: BytesMut::new(), output: BytesMut::new(), peer }
     }
 
     /// The next frame. Cancel safe: what was read stays in the buffer.
-    pub(super) async fn frame(&mut self) -> Result<Frame, Error> {
+    pub(super) async fn frame(&mut self) -> Result<MessageFrame, ReplicationError> {
         loop {
             if let Some(frame) = self.buffered_frame()? {
                 return Ok(frame);
@@ -51,53 +51,53 @@ impl Wire {
                 self.input.reserve(BUFFER_LEN);
             }
             match self.socket.read_buf(&mut self.input).await {
-                Ok(0) => return Err(Error::Closed(None)),
+                Ok(0) => return Err(ReplicationError::Closed(None)),
                 Ok(_) => {}
-                Err(error) => return Err(Error::Closed(Some(error))),
+                Err(error) => return Err(ReplicationError::Closed(Some(error))),
             }
         }
     }
 
     /// The next frame if it has been read already.
-    pub(super) fn buffered_frame(&mut self) -> Result<Option<Frame>, Error> {
+    pub(super) fn buffered_frame(&mut self) -> Result<Option<MessageFrame>, ReplicationError> {
         Ok(next_frame(&mut self.input)?)
     }
 
     /// The next message that is not just for information. Cancel safe.
-    pub(super) async fn message(&mut self) -> Result<Message, Error> {
+    pub(super) async fn message(&mut self) -> Result<BackendMessage, ReplicationError> {
         loop {
-            match Message::parse(self.frame().await?)? {
-                Message::Notice(notice) => log_notice(&notice),
-                Message::ParameterStatus { .. } => {}
-                Message::Error(error) if is_fatal(&error) => return Err(Error::from_server(*error)),
+            match BackendMessage::parse(self.frame().await?)? {
+                BackendMessage::Notice(notice) => log_notice(&notice),
+                BackendMessage::ParameterStatus { .. } => {}
+                BackendMessage::Error(error) if is_fatal(&error) => return Err(ReplicationError::from_server(*error)),
                 message => return Ok(message),
             }
         }
     }
 
     /// Reads on until the server waits for a command, after an error within one.
-    pub(super) async fn drain(&mut self) -> Result<(), Error> {
-        while !matches!(self.message().await?, Message::ReadyForQuery) {}
+    pub(super) async fn drain(&mut self) -> Result<(), ReplicationError> {
+        while !matches!(self.message().await?, BackendMessage::ReadyForQuery) {}
         Ok(())
     }
 
-    /// Sends what is in [`Wire::output`]. Not cancel safe: half a message may be out.
-    pub(super) async fn flush(&mut self) -> Result<(), Error> {
+    /// Sends what is in [`MessageTransport::output`]. Not cancel safe: half a message may be out.
+    pub(super) async fn flush(&mut self) -> Result<(), ReplicationError> {
         let send = async {
             self.socket.write_all_buf(&mut self.output).await?;
             self.socket.flush().await
         };
         match tokio::time::timeout(WRITE_LIMIT, send).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::Closed(Some(error))),
-            Err(_elapsed) => Err(Error::TimedOut { host: self.peer.clone(), limit: WRITE_LIMIT }),
+            Ok(Err(error)) => Err(ReplicationError::Closed(Some(error))),
+            Err(_elapsed) => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit: WRITE_LIMIT }),
         }
     }
 
     /// Sends `command` as a simple query.
-    pub(super) async fn command(&mut self, command: &str) -> Result<(), Error> {
+    pub(super) async fn command(&mut self, command: &str) -> Result<(), ReplicationError> {
         tracing::debug!(server = %self.peer, command, "replication command");
-        let zero = |source| Error::Closed(Some(source));
+        let zero = |source| ReplicationError::Closed(Some(source));
         postgres_protocol::message::frontend::query(command, &mut self.output).map_err(zero)?;
         self.flush().await
     }

@@ -3,7 +3,7 @@
 //! Offsets in names have 20 decimal digits, as the server writes them in decimal, so the order of names is that of positions.
 
 use crate::vault::archive_name;
-use crate::vault::repository::key::{BadKey, ObjectKey, Prefix};
+use crate::vault::repository::key::{KeyPrefix, ObjectKey, ObjectKeyError};
 
 archive_name! {
     /// The name under which an instance is configured and its objects are stored.
@@ -27,15 +27,15 @@ pub enum InstanceObject {
 
 /// The keys of one instance's objects.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InstanceLayout {
+pub struct Layout {
     name: InstanceName,
 }
 
-impl InstanceLayout {
+impl Layout {
     /// The keys of the instance of this name.
     #[must_use]
-    pub const fn new(name: InstanceName) -> InstanceLayout {
-        InstanceLayout { name }
+    pub const fn new(name: InstanceName) -> Layout {
+        Layout { name }
     }
 
     /// The instance's name.
@@ -46,12 +46,12 @@ impl InstanceLayout {
 
     /// Everything that is stored of the instance.
     #[must_use]
-    pub fn all(&self) -> Prefix {
-        Prefix::of_parts(self.name.to_string())
+    pub fn all(&self) -> KeyPrefix {
+        KeyPrefix::of_parts(self.name.to_string())
     }
 
-    fn prefix(&self, path: &str) -> Prefix {
-        Prefix::of_parts(format!("{}/{path}", self.name))
+    fn prefix(&self, path: &str) -> KeyPrefix {
+        KeyPrefix::of_parts(format!("{}/{path}", self.name))
     }
 
     /// What the instance is.
@@ -62,35 +62,35 @@ impl InstanceLayout {
 
     /// All parts of all snapshots, one prefix a label below it.
     #[must_use]
-    pub fn parts(&self) -> Prefix {
+    pub fn parts(&self) -> KeyPrefix {
         self.prefix("rdb")
     }
 
     /// A part of the snapshot `label`.
     ///
     /// # Errors
-    /// [`BadKey`] if `label` cannot stand in a name.
-    pub fn part(&self, label: &str, number: u32) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn part(&self, label: &str, number: u32) -> Result<ObjectKey, ObjectKeyError> {
         self.parts().below(label)?.object(&format!("{number:06}"))
     }
 
     /// All snapshots' manifests; labels sort by time.
     #[must_use]
-    pub fn snapshots(&self) -> Prefix {
+    pub fn snapshots(&self) -> KeyPrefix {
         self.prefix("snapshot")
     }
 
     /// The manifest of the snapshot `label`.
     ///
     /// # Errors
-    /// [`BadKey`] if `label` cannot stand in a name.
-    pub fn snapshot(&self, label: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn snapshot(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
         self.snapshots().object(label)
     }
 
     /// All of the command stream, one prefix a replication id below it.
     #[must_use]
-    pub fn streams(&self) -> Prefix {
+    pub fn streams(&self) -> KeyPrefix {
         self.prefix("stream")
     }
 
@@ -103,38 +103,38 @@ impl InstanceLayout {
     /// The stream under one replication id.
     ///
     /// # Errors
-    /// [`BadKey`] if `id` cannot stand in a name.
-    pub fn stream(&self, id: &str) -> Result<Prefix, BadKey> {
+    /// [`ObjectKeyError`] if `id` cannot stand in a name.
+    pub fn stream(&self, id: &str) -> Result<KeyPrefix, ObjectKeyError> {
         self.streams().below(id)
     }
 
     /// The stretch of that stream that begins after `first` bytes of it.
     ///
     /// # Errors
-    /// [`BadKey`] if `id` cannot stand in a name.
-    pub fn commands(&self, id: &str, first: u64) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `id` cannot stand in a name.
+    pub fn commands(&self, id: &str, first: u64) -> Result<ObjectKey, ObjectKeyError> {
         self.stream(id)?.object(&format!("{first:020}"))
     }
 
     /// All recorded breaks in the stream.
     #[must_use]
-    pub fn gaps(&self) -> Prefix {
+    pub fn gaps(&self) -> KeyPrefix {
         self.prefix("gap")
     }
 
     /// A break after `offset`.
     ///
     /// # Errors
-    /// [`BadKey`] if `id` cannot stand in a name.
-    pub fn gap(&self, id: &str, offset: u64) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `id` cannot stand in a name.
+    pub fn gap(&self, id: &str, offset: u64) -> Result<ObjectKey, ObjectKeyError> {
         self.gaps().below(id)?.object(&format!("{offset:020}"))
     }
 
     /// An object that `walkeep check` writes and removes.
     ///
     /// # Errors
-    /// [`BadKey`] if `name` cannot stand in a key.
-    pub fn probe(&self, name: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if `name` cannot stand in a key.
+    pub fn probe(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
         self.prefix("probe").object(name)
     }
 
@@ -167,11 +167,11 @@ impl InstanceLayout {
 
 #[cfg(test)]
 mod tests {
-    use super::{InstanceLayout, InstanceObject, ObjectKey};
+    use super::{InstanceObject, Layout, ObjectKey};
 
     #[test]
     fn every_object_stands_where_the_format_says() {
-        let layout = InstanceLayout::new("cache".parse().unwrap());
+        let layout = Layout::new("cache".parse().unwrap());
         let id = "0123456789abcdef0123456789abcdef01234567";
         for (object, path) in [
             (InstanceObject::Identity, "cache/instance".to_owned()),

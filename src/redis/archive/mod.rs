@@ -1,7 +1,7 @@
 //! A Redis instance in all its repositories: snapshots, the stream of commands between them, and the breaks in it.
 //!
-//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`Snapshot`]). The stream is kept in stretches, each with
-//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Instance::reach`] finds from these what
+//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`SnapshotManifest`]). The stream is kept in stretches, each with
+//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Archive::reach`] finds from these what
 //! leads to a moment: a snapshot, and the offset behind it up to which the stream is to be replayed ([`history`]).
 //!
 //! Not known here: sockets, who writes, and how a server is started from it.
@@ -20,24 +20,24 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::redis::wire::{Flavour, ReplicationId};
-use crate::vault::repository::Put;
-use crate::vault::repository::key::{BadKey, ObjectKey};
-use crate::vault::seal::Kind;
-use crate::vault::{Absent, Error, Vault};
-use layout::{InstanceLayout, InstanceName};
+use crate::redis::wire::{ReplicationId, ServerFlavour};
+use crate::vault::repository::PutOutcome;
+use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
+use crate::vault::seal::SealedKind;
+use crate::vault::{SkippedRepositories, Vault, VaultError};
+use layout::{InstanceName, Layout};
 
-pub use history::offset_target::{BadPosition, Position};
-pub use history::{Hole, Known, Reach, Unreachable, Wanted, pauses, without_strangers};
-pub use snapshot::{Origin, PART, Part, Snapshot, fuzz};
-pub use stream::{Mark, Missed, Reading, Run, Stretch};
-pub use unreachable_repositories::Unasked;
+pub use history::offset_target::{BadStreamPosition, StreamPosition};
+pub use history::{KnownStretches, RedisTarget, RestoreRoute, StreamHole, UnreachableState, pauses, without_strangers};
+pub use snapshot::{PART, SnapshotManifest, SnapshotOrigin, SnapshotPart, fuzz};
+pub use stream::{ArrivalMark, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+pub use unreachable_repositories::UnreachableRepositories;
 
 /// What an instance is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ArchiveIdentity {
     /// Whose server it was at first.
-    pub flavour: Flavour,
+    pub flavour: ServerFlavour,
     /// When it was first seen.
     pub created_at: Timestamp,
 }
@@ -59,23 +59,23 @@ pub struct Gap {
 
 /// One Redis instance in all its repositories. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub struct Archive {
     vault: Arc<Vault>,
-    layout: InstanceLayout,
+    layout: Layout,
     state_dir: Option<PathBuf>,
 }
 
-impl Instance {
+impl Archive {
     /// The archive of the instance of this name in a vault. Reads nothing yet.
     #[must_use]
-    pub const fn new(vault: Arc<Vault>, name: InstanceName) -> Instance {
-        Instance { vault, layout: InstanceLayout::new(name), state_dir: None }
+    pub const fn new(vault: Arc<Vault>, name: InstanceName) -> Archive {
+        Archive { vault, layout: Layout::new(name), state_dir: None }
     }
 
     /// The same, with what this machine's receiver has and no repository yet: its spool under `state_dir`.
     #[must_use]
-    pub fn with_spool(self, state_dir: PathBuf) -> Instance {
-        Instance { state_dir: Some(state_dir), ..self }
+    pub fn with_spool(self, state_dir: PathBuf) -> Archive {
+        Archive { state_dir: Some(state_dir), ..self }
     }
 
     /// Where this machine's receiver keeps what it has, if that is known.
@@ -98,7 +98,7 @@ impl Instance {
 
     /// Where its objects stand.
     #[must_use]
-    pub fn layout(&self) -> &InstanceLayout {
+    pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
@@ -106,15 +106,15 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked, or the object does not open.
-    pub async fn identity(&self) -> Result<Option<Identity>, Error> {
-        self.get(Kind::Instance, &self.layout.identity()).await
+    pub async fn identity(&self) -> Result<Option<ArchiveIdentity>, VaultError> {
+        self.get(SealedKind::Instance, &self.layout.identity()).await
     }
 
     /// Whether anything is archived of it.
     ///
     /// # Errors
     /// No repository could be asked, or its identity does not open.
-    pub async fn is_archived(&self) -> Result<bool, Error> {
+    pub async fn is_archived(&self) -> Result<bool, VaultError> {
         Ok(self.identity().await?.is_some() || !self.labels().await?.is_empty())
     }
 
@@ -122,29 +122,29 @@ impl Instance {
     ///
     /// # Errors
     /// No repository that is not absent took it.
-    pub async fn introduce(&self, flavour: Flavour, absent: &Absent) -> Result<(), Error> {
+    pub async fn introduce(&self, flavour: ServerFlavour, absent: &SkippedRepositories) -> Result<(), VaultError> {
         let key = self.layout.identity();
-        let identity = Identity { flavour, created_at: self.vault.clock().now() };
-        self.put(Kind::Instance, &key, &identity, absent).await.map(drop)
+        let identity = ArchiveIdentity { flavour, created_at: self.vault.clock().now() };
+        self.put(SealedKind::Instance, &key, &identity, absent).await.map(drop)
     }
 
     /// Records a break in the stream. The same break recorded again is the same break.
     ///
     /// # Errors
     /// No repository that is not absent took it.
-    pub async fn record_gap(&self, gap: &Gap, absent: &Absent) -> Result<(), Error> {
+    pub async fn record_gap(&self, gap: &Gap, absent: &SkippedRepositories) -> Result<(), VaultError> {
         let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.unnamed(&bad))?;
-        self.put(Kind::Gap, &key, gap, absent).await.map(drop)
+        self.put(SealedKind::Gap, &key, gap, absent).await.map(drop)
     }
 
     /// All recorded breaks.
     ///
     /// # Errors
     /// No repository could be asked, or a record does not open.
-    pub async fn gaps(&self) -> Result<Vec<Gap>, Error> {
+    pub async fn gaps(&self) -> Result<Vec<Gap>, VaultError> {
         let mut gaps = Vec::new();
         for object in self.vault.list(&self.layout.gaps(), None).await?.objects {
-            gaps.extend(self.get::<Gap>(Kind::Gap, &object.key).await?);
+            gaps.extend(self.get::<Gap>(SealedKind::Gap, &object.key).await?);
         }
         gaps.sort_by_key(|gap| gap.noticed_at);
         Ok(gaps)
@@ -154,29 +154,35 @@ impl Instance {
     ///
     /// # Errors
     /// It did not take it.
-    pub async fn record_gap_in(&self, place: usize, gap: &Gap) -> Result<(), Error> {
+    pub async fn record_gap_in(&self, place: usize, gap: &Gap) -> Result<(), VaultError> {
         let others = (0..self.place_count()).filter(|other| *other != place);
-        let absent = Absent::of(others.map(|other| (other, Error::NoPlace)).collect());
+        let absent = SkippedRepositories::of(others.map(|other| (other, VaultError::NoPlace)).collect());
         self.record_gap(gap, &absent).await
     }
 
     /// Puts a value as sealed JSON.
-    async fn put<T: Serialize>(&self, kind: Kind, key: &ObjectKey, value: &T, absent: &Absent) -> Result<Put, Error> {
+    async fn put<T: Serialize>(
+        &self,
+        kind: SealedKind,
+        key: &ObjectKey,
+        value: &T,
+        absent: &SkippedRepositories,
+    ) -> Result<PutOutcome, VaultError> {
         let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
         let sealed = self.vault.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
         self.vault.put_where_present(key, &sealed, absent).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, Error> {
+    async fn get<T: DeserializeOwned>(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<T>, VaultError> {
         let Some(opened) = self.vault.get_object(kind, key).await? else { return Ok(None) };
         serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable(key, error.to_string()))
     }
 
-    fn unreadable(&self, key: &ObjectKey, why: String) -> Error {
-        Error::Content { name: self.name().to_string(), key: key.clone(), why }
+    fn unreadable(&self, key: &ObjectKey, why: String) -> VaultError {
+        VaultError::Content { name: self.name().to_string(), key: key.clone(), why }
     }
 
-    fn unnamed(&self, bad: &BadKey) -> Error {
+    fn unnamed(&self, bad: &ObjectKeyError) -> VaultError {
         self.unreadable(&self.layout.identity(), bad.to_string())
     }
 }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::Instance;
-use super::history::{Reach, Unreachable, Wanted};
-use crate::vault::Error;
+use super::Archive;
+use super::history::{RedisTarget, RestoreRoute, UnreachableState};
+use crate::vault::VaultError;
 use crate::vault::repository::ObjectInfo;
-use crate::vault::repository::key::Prefix;
+use crate::vault::repository::key::KeyPrefix;
 
 /// Repositories that could not be asked, by name, each with what was in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Unasked(BTreeMap<String, String>);
+pub struct UnreachableRepositories(BTreeMap<String, String>);
 
-impl Unasked {
+impl UnreachableRepositories {
     pub(super) fn note(&mut self, unasked: impl IntoIterator<Item = (String, String)>) {
         for (name, why) in unasked {
             let prefix = format!("repository {name}: ");
@@ -21,7 +21,7 @@ impl Unasked {
         }
     }
 
-    pub(super) fn add(&mut self, more: &Unasked) {
+    pub(super) fn add(&mut self, more: &UnreachableRepositories) {
         self.note(more.0.clone());
     }
 
@@ -33,10 +33,10 @@ impl Unasked {
     /// Goes on only if all were asked.
     ///
     /// # Errors
-    /// [`Error::Unasked`].
-    pub fn none(&self) -> Result<(), Error> {
+    /// [`VaultError::Unasked`].
+    pub fn none(&self) -> Result<(), VaultError> {
         let said: Vec<String> = self.iter().map(|(name, why)| format!("repository {name}: {why}")).collect();
-        if said.is_empty() { Ok(()) } else { Err(Error::Unasked { why: said.join("; ") }) }
+        if said.is_empty() { Ok(()) } else { Err(VaultError::Unasked { why: said.join("; ") }) }
     }
 
     /// Says so, where what the others have is told all the same.
@@ -47,9 +47,13 @@ impl Unasked {
     }
 }
 
-impl Instance {
+impl Archive {
     /// What is under a prefix in the repositories that answer; the others are noted.
-    pub(super) async fn listed(&self, prefix: &Prefix, unasked: &mut Unasked) -> Result<Vec<ObjectInfo>, Error> {
+    pub(super) async fn listed(
+        &self,
+        prefix: &KeyPrefix,
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<Vec<ObjectInfo>, VaultError> {
         let listing = self.vault.list(prefix, None).await?;
         unasked.note(listing.unasked);
         Ok(listing.objects)
@@ -58,9 +62,9 @@ impl Instance {
     /// Whether any repository has a snapshot of this label, whole or not.
     ///
     /// # Errors
-    /// [`Error::Unasked`] if none of those has that could be asked, and not all could.
-    pub async fn has_snapshot(&self, label: &str) -> Result<bool, Error> {
-        let mut unasked = Unasked::default();
+    /// [`VaultError::Unasked`] if none of those has that could be asked, and not all could.
+    pub async fn has_snapshot(&self, label: &str) -> Result<bool, VaultError> {
+        let mut unasked = UnreachableRepositories::default();
         let found = self.labels_noting(&mut unasked).await?.iter().any(|known| known == label);
         if !found {
             unasked.none()?;
@@ -72,16 +76,20 @@ impl Instance {
     /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
     ///
     /// # Errors
-    /// No repository could be asked, or something does not open. [`Error::Unasked`] where the answer would be another one if a repository
+    /// No repository could be asked, or something does not open. [`VaultError::Unasked`] where the answer would be another one if a repository
     /// that could not be asked had more. What cannot be reached is no error but an answer.
-    pub async fn reach(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
-        let mut unasked = Unasked::default();
+    pub async fn reach(
+        &self,
+        wanted: RedisTarget,
+        from: Option<&str>,
+    ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
+        let mut unasked = UnreachableRepositories::default();
         let found = self.seek(wanted, from, &mut unasked).await?;
         let holds = match wanted {
-            Wanted::Time(_) | Wanted::Offset(..) => found.is_ok(),
+            RedisTarget::Time(_) | RedisTarget::Offset(..) => found.is_ok(),
             // A newer one may be elsewhere.
-            Wanted::Snapshot => found.is_ok() && from.is_some(),
-            Wanted::Newest => false,
+            RedisTarget::Snapshot => found.is_ok() && from.is_some(),
+            RedisTarget::Newest => false,
         };
         if !holds {
             unasked.none()?;
@@ -93,8 +101,12 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked, or something does not open.
-    pub async fn reach_as_told(&self, wanted: Wanted, from: Option<&str>) -> Result<Result<Reach, Unreachable>, Error> {
-        self.seek(wanted, from, &mut Unasked::default()).await
+    pub async fn reach_as_told(
+        &self,
+        wanted: RedisTarget,
+        from: Option<&str>,
+    ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
+        self.seek(wanted, from, &mut UnreachableRepositories::default()).await
     }
 }
 
@@ -104,11 +116,11 @@ mod tests {
     use jiff::Timestamp;
     use tempfile::TempDir;
 
-    use crate::base::retry::Class;
-    use crate::redis::archive::{Instance, Origin, Snapshot, Stretch, Wanted};
-    use crate::redis::format::rdb::{Limits, Walker};
+    use crate::base::retry::ErrorClass;
+    use crate::redis::archive::{Archive, RedisTarget, SnapshotManifest, SnapshotOrigin, StreamStretch};
+    use crate::redis::format::rdb::{RdbLimits, RdbWalker};
     use crate::redis::format::resp::encode;
-    use crate::vault::Absent;
+    use crate::vault::SkippedRepositories;
     use crate::vault::testing::{create, open};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -120,17 +132,17 @@ mod tests {
     }
 
     /// A snapshot of the second 10 at offset 100.
-    fn snapshot() -> Snapshot {
-        let mut walker = Walker::new(Limits::default());
+    fn snapshot() -> SnapshotManifest {
+        let mut walker = RdbWalker::new(RdbLimits::default());
         walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
-        Snapshot {
+        SnapshotManifest {
             format: 1,
             label: LABEL.into(),
             started_at: at(9),
             finished_at: at(12),
             at: at(10),
-            origin: Origin::File { path: "x".into() },
-            flavour: crate::redis::wire::Flavour::Redis,
+            origin: SnapshotOrigin::File { path: "x".into() },
+            flavour: crate::redis::wire::ServerFlavour::Redis,
             version: "7".into(),
             run_id: None,
             replid: ID.parse().ok(),
@@ -144,10 +156,10 @@ mod tests {
     }
 
     /// One command of 27 bytes, which had come by then.
-    async fn put(instance: &Instance, first: u64, second: i64) {
+    async fn put(instance: &Archive, first: u64, second: i64) {
         let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
         let last = first + bytes.len() as u64;
-        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+        let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": ID, "first": first, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
             "in_transaction_after": false, "follows": null, "started_at": at(second - 1), "ended_at": at(second),
             "writes": 1, "marks": [[last, 0, at(second).as_microsecond()]],
@@ -158,19 +170,19 @@ mod tests {
         }
     }
 
-    async fn instance(dirs: &[&TempDir]) -> Instance {
-        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
+    async fn instance(dirs: &[&TempDir]) -> Archive {
+        Archive::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
     }
 
     #[tokio::test]
     async fn what_a_repository_may_have_that_is_away_is_neither_missing_nor_left_out() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
-        both.put_snapshot(&snapshot(), &Absent::default()).await.unwrap();
+        let both = Archive::new(create(&[&a, &b], None).await, "main".parse().unwrap());
+        both.put_snapshot(&snapshot(), &SkippedRepositories::default()).await.unwrap();
         put(&both, 100, 12).await;
         // The other one lags.
         put(&instance(&[&a]).await, 127, 20).await;
-        let newest = both.reach(Wanted::Newest, None).await.unwrap().unwrap();
+        let newest = both.reach(RedisTarget::Newest, None).await.unwrap().unwrap();
         assert_eq!(newest.to.unwrap().offset, 154);
         assert!(!both.has_snapshot(OTHER).await.unwrap());
 
@@ -178,32 +190,35 @@ mod tests {
         let left = instance(&[&a, &b]).await;
         let id = ID.parse().unwrap();
         for (wanted, from, offset) in [
-            (Wanted::Time(at(12)), None, Some(127)),
-            (Wanted::Offset(id, 127), None, Some(127)),
-            (Wanted::Snapshot, Some(LABEL), Some(100)),
-            (Wanted::Newest, None, None),
-            (Wanted::Snapshot, None, None),
-            (Wanted::Time(at(20)), None, None),
-            (Wanted::Offset(id, 154), None, None),
-            (Wanted::Snapshot, Some(OTHER), None),
+            (RedisTarget::Time(at(12)), None, Some(127)),
+            (RedisTarget::Offset(id, 127), None, Some(127)),
+            (RedisTarget::Snapshot, Some(LABEL), Some(100)),
+            (RedisTarget::Newest, None, None),
+            (RedisTarget::Snapshot, None, None),
+            (RedisTarget::Time(at(20)), None, None),
+            (RedisTarget::Offset(id, 154), None, None),
+            (RedisTarget::Snapshot, Some(OTHER), None),
         ] {
             match (left.reach(wanted, from).await, offset) {
                 (Ok(found), Some(offset)) => assert_eq!(found.unwrap().to.unwrap().offset, offset, "{wanted:?}"),
                 (Err(error), None) => {
-                    assert!(matches!(error, crate::vault::Error::Unasked { .. }), "{wanted:?}: {error}");
-                    assert_eq!(error.class(), Class::Transient);
+                    assert!(matches!(error, crate::vault::VaultError::Unasked { .. }), "{wanted:?}: {error}");
+                    assert_eq!(error.class(), ErrorClass::Transient);
                     assert!(error.to_string().contains("place0"), "{error}");
                 }
                 (found, _) => panic!("{wanted:?}: {found:?}"),
             }
         }
         assert!(left.has_snapshot(LABEL).await.unwrap());
-        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::Error::Unasked { .. })));
+        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::VaultError::Unasked { .. })));
         assert_eq!(left.histories_at(&"127".parse().unwrap()).await.unwrap(), [id]);
-        assert!(matches!(left.histories_at(&"154".parse().unwrap()).await, Err(crate::vault::Error::Unasked { .. })));
+        assert!(matches!(
+            left.histories_at(&"154".parse().unwrap()).await,
+            Err(crate::vault::VaultError::Unasked { .. })
+        ));
 
         // Who only tells how things are, and who goes on from there, has what there is.
-        let told = left.reach_as_told(Wanted::Newest, None).await.unwrap().unwrap();
+        let told = left.reach_as_told(RedisTarget::Newest, None).await.unwrap().unwrap();
         assert_eq!(told.to.unwrap().offset, 127);
         assert_eq!(left.stored_stretches().await.unwrap().len(), 1);
         let known = left.known().await.unwrap();

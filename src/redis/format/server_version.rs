@@ -2,69 +2,69 @@
 
 use std::fmt;
 
-use crate::redis::format::rdb::Magic;
-use crate::redis::wire::Flavour;
+use crate::redis::format::rdb::RdbMagic;
+use crate::redis::wire::ServerFlavour;
 
 /// A server's version, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Version {
+pub struct RedisVersion {
     /// Whose server.
-    pub flavour: Flavour,
+    pub flavour: ServerFlavour,
     /// As in 7.0.
     pub major: u32,
     /// As in 7.0.
     pub minor: u32,
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for RedisVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}.{}", self.flavour, self.major, self.minor)
     }
 }
 
-impl Version {
+impl RedisVersion {
     /// From a server's version, such as `7.0.15`.
     #[must_use]
-    pub fn parse(flavour: Flavour, text: &str) -> Option<Version> {
+    pub fn parse(flavour: ServerFlavour, text: &str) -> Option<RedisVersion> {
         let mut numbers = text.split('.').map(|part| part.parse().ok());
         let (major, minor) = (numbers.next()??, numbers.next()??);
-        Some(Version { flavour, major, minor })
+        Some(RedisVersion { flavour, major, minor })
     }
 
     /// From what `redis-server --version` prints: `Redis server v=7.0.15 sha=…`.
     #[must_use]
-    pub fn of_program(output: &str) -> Option<Version> {
-        let flavour = if output.starts_with("Valkey") { Flavour::Valkey } else { Flavour::Redis };
+    pub fn of_program(output: &str) -> Option<RedisVersion> {
+        let flavour = if output.starts_with("Valkey") { ServerFlavour::Valkey } else { ServerFlavour::Redis };
         let version = output.split_ascii_whitespace().find_map(|word| word.strip_prefix("v="))?;
-        Version::parse(flavour, version)
+        RedisVersion::parse(flavour, version)
     }
 
     /// Whether its append-only file is a folder of parts with a manifest (since Redis 7.0, and always in Valkey).
     #[must_use]
     pub fn has_parts(self) -> bool {
-        self.flavour == Flavour::Valkey || self.major >= 7
+        self.flavour == ServerFlavour::Valkey || self.major >= 7
     }
 
     /// The newest RDB version with Redis's magic that it loads (`RDB_VERSION` in rdb.h; Valkey 9 takes what was Redis's before they parted).
     fn newest_rdb(self) -> u32 {
         match (self.flavour, self.major, self.minor) {
-            (Flavour::Valkey, ..) => 11,
-            (Flavour::Redis, ..5, _) => 8,
-            (Flavour::Redis, 5 | 6, _) => 9,
-            (Flavour::Redis, 7, ..2) => 10,
-            (Flavour::Redis, 7, ..4) => 11,
-            (Flavour::Redis, 7, _) | (Flavour::Redis, 8, ..6) => 12,
+            (ServerFlavour::Valkey, ..) => 11,
+            (ServerFlavour::Redis, ..5, _) => 8,
+            (ServerFlavour::Redis, 5 | 6, _) => 9,
+            (ServerFlavour::Redis, 7, ..2) => 10,
+            (ServerFlavour::Redis, 7, ..4) => 11,
+            (ServerFlavour::Redis, 7, _) | (ServerFlavour::Redis, 8, ..6) => 12,
             // Not known yet: it takes what it wrote.
-            (Flavour::Redis, ..) => u32::MAX,
+            (ServerFlavour::Redis, ..) => u32::MAX,
         }
     }
 
     /// Whether it loads an RDB file of this version.
     #[must_use]
-    pub fn loads(self, magic: Magic, version: u32) -> bool {
+    pub fn loads(self, magic: RdbMagic, version: u32) -> bool {
         match magic {
-            Magic::Valkey => self.flavour == Flavour::Valkey && self.major >= 9,
-            Magic::Redis => version <= self.newest_rdb(),
+            RdbMagic::Valkey => self.flavour == ServerFlavour::Valkey && self.major >= 9,
+            RdbMagic::Redis => version <= self.newest_rdb(),
         }
     }
 }
@@ -75,24 +75,25 @@ mod tests {
 
     #[test]
     fn what_a_server_prints() {
-        let redis = Version::of_program("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64").unwrap();
-        assert_eq!(redis, Version { flavour: Flavour::Redis, major: 7, minor: 0 });
-        let valkey = Version::of_program("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64").unwrap();
+        let redis =
+            RedisVersion::of_program("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64").unwrap();
+        assert_eq!(redis, RedisVersion { flavour: ServerFlavour::Redis, major: 7, minor: 0 });
+        let valkey = RedisVersion::of_program("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64").unwrap();
         assert_eq!((valkey.to_string(), valkey.has_parts()), ("Valkey 9.1".to_owned(), true));
-        assert_eq!(Version::of_program("bash: redis-server: not found"), None);
+        assert_eq!(RedisVersion::of_program("bash: redis-server: not found"), None);
     }
 
     /// Seen on real servers: 7.0 refuses RDB 11 and 12, Redis refuses `VALKEY080`.
     #[test]
     fn who_loads_what() {
-        let version = |flavour, text| Version::parse(flavour, text).unwrap();
-        let loads = |text, rdb| version(Flavour::Redis, text).loads(Magic::Redis, rdb);
+        let version = |flavour, text| RedisVersion::parse(flavour, text).unwrap();
+        let loads = |text, rdb| version(ServerFlavour::Redis, text).loads(RdbMagic::Redis, rdb);
         assert!(loads("6.2.14", 9) && !loads("6.2.14", 10));
         assert!(loads("7.0.15", 10) && !loads("7.0.15", 11));
         assert!(loads("7.2.4", 11) && loads("8.2.3", 12) && !loads("8.2.3", 13));
-        assert!(!version(Flavour::Redis, "8.2.3").loads(Magic::Valkey, 80));
-        assert!(version(Flavour::Valkey, "9.1.2").loads(Magic::Valkey, 80));
-        assert!(!version(Flavour::Valkey, "8.0.1").loads(Magic::Valkey, 80));
-        assert!(!version(Flavour::Valkey, "9.1.2").loads(Magic::Redis, 12));
+        assert!(!version(ServerFlavour::Redis, "8.2.3").loads(RdbMagic::Valkey, 80));
+        assert!(version(ServerFlavour::Valkey, "9.1.2").loads(RdbMagic::Valkey, 80));
+        assert!(!version(ServerFlavour::Valkey, "8.0.1").loads(RdbMagic::Valkey, 80));
+        assert!(!version(ServerFlavour::Valkey, "9.1.2").loads(RdbMagic::Redis, 12));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{Emptied, LARGE, Notable, Piece, near};
+use crate::redis::archive::stream::deletions::{Deletion, FlushedOffsets, LARGE, TimedDeletion, near};
 use crate::redis::wire::ReplicationId;
 
 /// So long a run must have lasted before anything can be unusual in it.
@@ -20,36 +20,36 @@ const ELEVATED: u64 = 2;
 
 /// Deletions that are one deed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Run {
+pub(super) struct DeletionRun {
     /// Its place in the order of what is told.
     pub(super) nth: u64,
     /// The history in which it begins.
     pub(super) replid: ReplicationId,
     /// From where to where, when, and how much.
-    pub(super) piece: Piece,
+    pub(super) piece: TimedDeletion,
     /// For a surge: how many keys a second went before, and since when.
     pub(super) usual: Option<(u64, Timestamp)>,
 }
 
 /// The runs of one database that go on.
 #[derive(Debug)]
-struct Series {
-    base: Run,
+struct DatabaseDeletions {
+    base: DeletionRun,
     /// The second before the last.
-    before: Option<Run>,
-    last: Run,
-    surge: Option<Run>,
+    before: Option<DeletionRun>,
+    last: DeletionRun,
+    surge: Option<DeletionRun>,
 }
 
-impl Series {
-    fn begin(first: Run) -> Series {
-        let nothing = Notable { keys: 0, commands: 0, ..first.piece.notable };
-        let base = Run { piece: Piece { notable: nothing, ..first.piece }, ..first };
-        Series { base, before: None, last: first, surge: None }
+impl DatabaseDeletions {
+    fn begin(first: DeletionRun) -> DatabaseDeletions {
+        let nothing = Deletion { keys: 0, commands: 0, ..first.piece.notable };
+        let base = DeletionRun { piece: TimedDeletion { notable: nothing, ..first.piece }, ..first };
+        DatabaseDeletions { base, before: None, last: first, surge: None }
     }
 
     /// Takes the next piece; gives the surge that ended with the last one.
-    fn add(&mut self, next: Run) -> Option<Run> {
+    fn add(&mut self, next: DeletionRun) -> Option<DeletionRun> {
         if self.last.piece.takes(&next.piece) {
             self.last.piece.extend(&next.piece);
             return None;
@@ -58,12 +58,12 @@ impl Series {
         self.settle(last)
     }
 
-    fn settle(&mut self, last: Run) -> Option<Run> {
+    fn settle(&mut self, last: DeletionRun) -> Option<DeletionRun> {
         let lasted = last.piece.from.duration_since(self.base.piece.from);
         let seconds = u64::try_from(lasted.as_secs()).unwrap_or(0).max(1);
         let usual = self.base.piece.notable.keys.div_ceil(seconds);
         let keys = last.piece.notable.keys;
-        let is_elevated = |run: &Run| run.piece.notable.keys >= usual.saturating_mul(ELEVATED);
+        let is_elevated = |run: &DeletionRun| run.piece.notable.keys >= usual.saturating_mul(ELEVATED);
         if let Some(surge) = &mut self.surge {
             if is_elevated(&last) {
                 surge.piece.extend(&last.piece);
@@ -78,7 +78,7 @@ impl Series {
             if let Some(before) = before.filter(|before| !is_elevated(before)) {
                 self.base.piece.extend(&before.piece);
             }
-            self.surge = Some(Run { usual: Some((usual, self.base.piece.from)), ..surge });
+            self.surge = Some(DeletionRun { usual: Some((usual, self.base.piece.from)), ..surge });
             return None;
         }
         if let Some(before) = self.before.replace(last) {
@@ -87,7 +87,7 @@ impl Series {
         self.surge.take()
     }
 
-    fn end(mut self) -> Vec<Run> {
+    fn end(mut self) -> Vec<DeletionRun> {
         let mut ended = Vec::new();
         ended.extend(self.settle(self.last));
         ended.extend(self.surge);
@@ -101,43 +101,43 @@ impl Series {
 
 /// The runs that go on.
 #[derive(Debug, Default)]
-pub(super) struct Runs {
-    open: BTreeMap<u32, Series>,
-    emptied: Emptied,
+pub(super) struct OpenDeletionRuns {
+    open: BTreeMap<u32, DatabaseDeletions>,
+    emptied: FlushedOffsets,
 }
 
-impl Runs {
+impl OpenDeletionRuns {
     /// What is over when this comes, and whether it begins a run.
-    pub(super) fn add(&mut self, piece: Run) -> (Vec<Run>, bool) {
-        let Notable { db, before, .. } = piece.piece.notable;
+    pub(super) fn add(&mut self, piece: DeletionRun) -> (Vec<DeletionRun>, bool) {
+        let Deletion { db, before, .. } = piece.piece.notable;
         let mut ended = self.over(piece.piece.from);
-        let parted = |series: &Series| self.emptied.parts(db, series.last.piece.notable.end, before);
+        let parted = |series: &DatabaseDeletions| self.emptied.parts(db, series.last.piece.notable.end, before);
         if self.open.get(&db).is_some_and(parted) {
-            ended.extend(self.open.remove(&db).into_iter().flat_map(Series::end));
+            ended.extend(self.open.remove(&db).into_iter().flat_map(DatabaseDeletions::end));
         }
         if let Some(series) = self.open.get_mut(&db) {
             ended.extend(series.add(piece));
             return (ended, false);
         }
-        self.open.insert(db, Series::begin(piece));
+        self.open.insert(db, DatabaseDeletions::begin(piece));
         (ended, true)
     }
 
     /// Notes that a database was emptied, or all of them.
-    pub(super) fn emptied(&mut self, flush: &Notable) {
+    pub(super) fn emptied(&mut self, flush: &Deletion) {
         self.emptied.note(flush);
     }
 
     /// What is over by a time.
-    pub(super) fn over(&mut self, time: Timestamp) -> Vec<Run> {
+    pub(super) fn over(&mut self, time: Timestamp) -> Vec<DeletionRun> {
         let over = self.open.extract_if(.., |_, series| !near(series.last.piece.to, time));
         over.flat_map(|(_, series)| series.end()).collect()
     }
 
     /// Ends all: what comes next does not follow.
-    pub(super) fn end(&mut self) -> Vec<Run> {
-        self.emptied = Emptied::default();
-        std::mem::take(&mut self.open).into_values().flat_map(Series::end).collect()
+    pub(super) fn end(&mut self) -> Vec<DeletionRun> {
+        self.emptied = FlushedOffsets::default();
+        std::mem::take(&mut self.open).into_values().flat_map(DatabaseDeletions::end).collect()
     }
 
     /// The first that goes on, in the order of what is told.
@@ -151,9 +151,9 @@ mod tests {
     use jiff::Timestamp;
     use proptest::prelude::*;
 
-    use super::{Run, Runs};
-    use crate::redis::archive::stream::deletions::{Notable, What};
-    use crate::redis::archive::{Mark, Stretch};
+    use super::{DeletionRun, OpenDeletionRuns};
+    use crate::redis::archive::stream::deletions::{Deletion, DeletionKind};
+    use crate::redis::archive::{ArrivalMark, StreamStretch};
     use crate::redis::format::resp::encode;
 
     /// A command, the database it acts on, when it came, and whether a transaction is open behind it.
@@ -168,16 +168,16 @@ mod tests {
     const START: u64 = 1000;
 
     /// The stretch of these commands.
-    fn stretch(sent: &[Sent], before: Option<&Sent>, first: u64) -> (Stretch, Vec<u8>) {
+    fn stretch(sent: &[Sent], before: Option<&Sent>, first: u64) -> (StreamStretch, Vec<u8>) {
         let time = |sent: &Sent| Timestamp::from_millisecond(sent.at).unwrap();
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());
         for command in sent {
             bytes.extend_from_slice(&command.bytes);
             if !command.open {
-                marks.push(Mark { offset: first + bytes.len() as u64, db: command.db, time: time(command) });
+                marks.push(ArrivalMark { offset: first + bytes.len() as u64, db: command.db, time: time(command) });
             }
         }
-        let stretch = Stretch {
+        let stretch = StreamStretch {
             replid: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
             first,
             last: first + bytes.len() as u64,
@@ -203,7 +203,7 @@ mod tests {
     ///
     /// A stretch that begins within a transaction knows no better than that; whoever goes to there goes to before the transaction.
     fn runs(sent: &[Sent], cuts: &[usize]) -> Vec<(u64, u32, u64, u64, Timestamp, Timestamp)> {
-        let (mut runs, mut ended, mut first, mut from) = (Runs::default(), Vec::new(), START, 0);
+        let (mut runs, mut ended, mut first, mut from) = (OpenDeletionRuns::default(), Vec::new(), START, 0);
         for cut in cuts.iter().copied().filter(|cut| *cut < sent.len()).chain([sent.len()]) {
             if cut == from {
                 continue;
@@ -211,8 +211,9 @@ mod tests {
             let before = from.checked_sub(1).map(|before| &sent[before]);
             let (stretch, bytes) = stretch(&sent[from..cut], before, first);
             for notable in stretch.look(&bytes, first).unwrap().found {
-                if notable.what == What::Delete {
-                    let run = Run { nth: 0, replid: stretch.replid, piece: stretch.piece(notable), usual: None };
+                if notable.what == DeletionKind::Delete {
+                    let run =
+                        DeletionRun { nth: 0, replid: stretch.replid, piece: stretch.piece(notable), usual: None };
                     ended.extend(runs.add(run).0);
                 } else {
                     runs.emptied(&notable);
@@ -222,8 +223,8 @@ mod tests {
             (first, from) = (stretch.last, cut);
         }
         ended.extend(runs.end());
-        let told = |Run { piece, .. }: Run| {
-            let Notable { before, db, keys, commands, .. } = piece.notable;
+        let told = |DeletionRun { piece, .. }: DeletionRun| {
+            let Deletion { before, db, keys, commands, .. } = piece.notable;
             let mut offset = START;
             let begins = sent.iter().enumerate().filter_map(|(nth, command)| {
                 let begins = (nth == 0 || !sent[nth - 1].open).then_some(offset);

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::Position;
+use crate::redis::archive::StreamPosition;
 use crate::redis::wire::ReplicationId;
 
 /// Keys that must be deleted together to be told, unless asked otherwise.
@@ -11,7 +11,7 @@ pub const MANY_KEYS: u64 = 1000;
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum LogEntryKind {
     /// All databases were emptied.
     FlushAll,
     /// A database was emptied.
@@ -28,35 +28,42 @@ pub enum Kind {
     Snapshot,
 }
 
-impl Kind {
+impl LogEntryKind {
     /// Every kind.
-    pub const ALL: [Kind; 7] =
-        [Kind::FlushAll, Kind::FlushDb, Kind::Delete, Kind::Restart, Kind::Failover, Kind::Gap, Kind::Snapshot];
+    pub const ALL: [LogEntryKind; 7] = [
+        LogEntryKind::FlushAll,
+        LogEntryKind::FlushDb,
+        LogEntryKind::Delete,
+        LogEntryKind::Restart,
+        LogEntryKind::Failover,
+        LogEntryKind::Gap,
+        LogEntryKind::Snapshot,
+    ];
 
     /// How it is written, on the command line and in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::FlushAll => "flush-all",
-            Kind::FlushDb => "flush-db",
-            Kind::Delete => "delete",
-            Kind::Restart => "restart",
-            Kind::Failover => "failover",
-            Kind::Gap => "gap",
-            Kind::Snapshot => "snapshot",
+            LogEntryKind::FlushAll => "flush-all",
+            LogEntryKind::FlushDb => "flush-db",
+            LogEntryKind::Delete => "delete",
+            LogEntryKind::Restart => "restart",
+            LogEntryKind::Failover => "failover",
+            LogEntryKind::Gap => "gap",
+            LogEntryKind::Snapshot => "snapshot",
         }
     }
 
     /// Whether it is told without being asked for.
     #[must_use]
     pub const fn is_usual(self) -> bool {
-        !matches!(self, Kind::Snapshot)
+        !matches!(self, LogEntryKind::Snapshot)
     }
 }
 
 /// Something that happened. Its JSON form is a line of `log redis --json`.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Happening {
+pub struct LogEntry {
     /// When it had come, by the receiver's clock; a break: when it was noticed.
     pub time: Timestamp,
     /// When the last of it had come, if it took its time.
@@ -66,7 +73,7 @@ pub struct Happening {
     /// The history that counts this offset.
     pub replid: Option<String>,
     /// What it was.
-    pub kind: Kind,
+    pub kind: LogEntryKind,
     /// The database.
     pub database: Option<u32>,
     /// Keys: that were deleted, or that are in a snapshot.
@@ -81,28 +88,28 @@ pub struct Happening {
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Question {
+pub struct LogQuery {
     /// Only what happened then or later.
     pub since: Option<Timestamp>,
     /// Only what happened then or earlier.
     pub until: Option<Timestamp>,
     /// Only these kinds; the usual ones if empty.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<LogEntryKind>,
     /// Keys that must be deleted together to be told.
     pub keys: u64,
 }
 
-impl Question {
+impl LogQuery {
     /// Whether this is among what was asked for.
     #[must_use]
-    pub fn wants(&self, happening: &Happening) -> bool {
+    pub fn wants(&self, happening: &LogEntry) -> bool {
         let after = self.since.is_none_or(|since| happening.end_time.unwrap_or(happening.time) >= since);
         let before = self.until.is_none_or(|until| happening.time <= until);
         let kind = match self.kinds.as_slice() {
             [] => happening.kind.is_usual(),
             kinds => kinds.contains(&happening.kind),
         };
-        let many = happening.kind != Kind::Delete || happening.keys >= Some(self.keys);
+        let many = happening.kind != LogEntryKind::Delete || happening.keys >= Some(self.keys);
         after && before && kind && many
     }
 }
@@ -119,20 +126,20 @@ pub(super) fn span(span: SignedDuration) -> String {
 }
 
 /// Times are told in microseconds, as all others are; clocks have more.
-pub(super) fn in_micros(happening: Happening) -> Happening {
+pub(super) fn in_micros(happening: LogEntry) -> LogEntry {
     let time = Timestamp::from_microsecond(happening.time.as_microsecond()).unwrap_or(happening.time);
     let end_time = happening.end_time.and_then(|time| Timestamp::from_microsecond(time.as_microsecond()).ok());
-    Happening { time, end_time, ..happening }
+    LogEntry { time, end_time, ..happening }
 }
 
 /// A history's name as people see it.
 pub(super) fn short(replid: ReplicationId) -> String {
-    Position::of(replid, 0).history
+    StreamPosition::of(replid, 0).history
 }
 
 /// Something of which no more is known.
-pub(super) const fn plain(kind: Kind, time: Timestamp) -> Happening {
-    Happening {
+pub(super) const fn plain(kind: LogEntryKind, time: Timestamp) -> LogEntry {
+    LogEntry {
         time,
         end_time: None,
         offset: None,

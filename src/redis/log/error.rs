@@ -1,6 +1,6 @@
 //! Why there is nothing to show of a Redis instance.
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::vault;
 
 /// Why the log of an instance could not be read.
@@ -14,7 +14,7 @@ pub enum LogError {
     },
     /// Objects could not be read or listed.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
     Stopped,
@@ -23,10 +23,10 @@ pub enum LogError {
 impl LogError {
     /// Whether trying again helps.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             LogError::Vault(error) => error.class(),
-            LogError::Nothing { .. } | LogError::Stopped => Class::Permanent,
+            LogError::Nothing { .. } | LogError::Stopped => ErrorClass::Permanent,
         }
     }
 }

@@ -2,23 +2,23 @@
 
 use jiff::Timestamp;
 
-use crate::redis::archive::{Snapshot, Stretch};
+use crate::redis::archive::{SnapshotManifest, StreamStretch};
 use crate::redis::wire::ReplicationId;
 
 /// Where a stretch ended, and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct End {
+pub(super) struct StretchEnd {
     pub(super) replid: ReplicationId,
     pub(super) offset: u64,
     pub(super) at: Timestamp,
 }
 
 /// A recorded break: the history, and the offset up to which it is whole.
-pub(super) type Break = (ReplicationId, u64);
+pub(super) type GapPosition = (ReplicationId, u64);
 
 /// Commands that are in no repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Hole {
+pub(super) struct MissingCommands {
     pub(super) replid: ReplicationId,
     /// The offset after what comes before; `None` if nothing of that history does.
     pub(super) from: Option<u64>,
@@ -30,27 +30,27 @@ pub(super) struct Hole {
 
 /// What is missing before a stretch that does not go on from the one before. `is_first` says that it is the first there is of its history.
 pub(super) fn before(
-    stretch: &Stretch,
+    stretch: &StreamStretch,
     is_first: bool,
-    before: Option<End>,
-    snapshots: &[Snapshot],
-    breaks: &[Break],
-) -> Option<Hole> {
+    before: Option<StretchEnd>,
+    snapshots: &[SnapshotManifest],
+    breaks: &[GapPosition],
+) -> Option<MissingCommands> {
     let (replid, first) = (stretch.replid, stretch.first);
-    let is_recorded = |end: &End| {
+    let is_recorded = |end: &StretchEnd| {
         let follows = |offset: u64| offset >= end.offset && (end.replid != replid || offset <= first);
         breaks.iter().any(|(broken, offset)| *broken == end.replid && follows(*offset))
     };
     // The stream is followed from a snapshot on.
     let based = snapshots.iter().filter(|snapshot| snapshot.replid == Some(replid)).filter_map(|snapshot| {
         let offset = snapshot.offset.filter(|offset| *offset <= first)?;
-        Some(End { replid, offset, at: snapshot.at })
+        Some(StretchEnd { replid, offset, at: snapshot.at })
     });
     let based = based.max_by_key(|base| base.offset);
-    let between = |end: End, to| {
-        (end.offset < to).then_some(Hole { replid: end.replid, from: Some(end.offset), to, since: end.at })
+    let between = |end: StretchEnd, to| {
+        (end.offset < to).then_some(MissingCommands { replid: end.replid, from: Some(end.offset), to, since: end.at })
     };
-    let beginning = |end: End, replid, to| Hole { replid, from: None, to, since: end.at };
+    let beginning = |end: StretchEnd, replid, to| MissingCommands { replid, from: None, to, since: end.at };
     match (before, stretch.follows) {
         (Some(end), _) if end.replid == replid && is_recorded(&end) => {
             between(based.filter(|base| base.offset > end.offset)?, first)

@@ -18,17 +18,19 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{Notable, Notables, What};
-use crate::redis::archive::{Gap, Instance, Known, Origin, Position, Snapshot, Stretch};
+use crate::redis::archive::stream::deletions::{Deletion, DeletionKind, StretchDeletions};
+use crate::redis::archive::{
+    Archive, Gap, KnownStretches, SnapshotManifest, SnapshotOrigin, StreamPosition, StreamStretch,
+};
 use crate::redis::wire::ReplicationId;
 use crate::vault;
 
-use super::log::deletion_runs::{Run, Runs};
+use super::log::deletion_runs::{DeletionRun, OpenDeletionRuns};
 use super::log::entry::{in_micros, plain, short, span};
 use super::log::error::LogError as Error;
-use missing_commands::{End, Hole};
+use missing_commands::{MissingCommands, StretchEnd};
 
-pub use super::log::entry::{Happening, Kind, MANY_KEYS, Question};
+pub use super::log::entry::{LogEntry, LogEntryKind, LogQuery, MANY_KEYS};
 
 /// Stretches whose metadata is read at once.
 const AT_ONCE: usize = 16;
@@ -42,9 +44,9 @@ const DISORDER: SignedDuration = SignedDuration::from_hours(1);
 /// # Errors
 /// [`Error`].
 pub async fn explore(
-    instance: &Instance,
-    question: &Question,
-    tell: &mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
+    instance: &Archive,
+    question: &LogQuery,
+    tell: &mut (dyn FnMut(LogEntry) -> ControlFlow<()> + Send),
 ) -> Result<(), Error> {
     if !instance.is_archived().await? {
         return Err(Error::Nothing { instance: instance.name().to_string() });
@@ -53,10 +55,10 @@ pub async fn explore(
     known.unasked().warn();
     let gaps = instance.gaps().await?;
     let broke = gaps.iter().map(|gap| (gap.replid, gap.offset)).collect();
-    let mut beside: Vec<Beside> = gaps.into_iter().map(Beside::Gap).collect();
-    beside.extend(snapshots.iter().cloned().map(|snapshot| Beside::Snapshot(Box::new(snapshot))));
+    let mut beside: Vec<SideEvent> = gaps.into_iter().map(SideEvent::Gap).collect();
+    beside.extend(snapshots.iter().cloned().map(|snapshot| SideEvent::Snapshot(Box::new(snapshot))));
     beside.sort_by_key(|beside| std::cmp::Reverse(beside.time()));
-    let mut story = Story {
+    let mut story = LogReader {
         instance,
         question,
         snapshots,
@@ -66,7 +68,7 @@ pub async fn explore(
         servers: BTreeMap::new(),
         end: None,
         led: None,
-        runs: Runs::default(),
+        runs: OpenDeletionRuns::default(),
         targets: BTreeMap::new(),
         nth: 0,
         waiting: BTreeMap::new(),
@@ -76,49 +78,49 @@ pub async fn explore(
 }
 
 /// What is recorded beside the stream.
-enum Beside {
+enum SideEvent {
     Gap(Gap),
-    Snapshot(Box<Snapshot>),
+    Snapshot(Box<SnapshotManifest>),
 }
 
-impl Beside {
+impl SideEvent {
     fn time(&self) -> Timestamp {
         match self {
-            Beside::Gap(gap) => gap.noticed_at,
-            Beside::Snapshot(snapshot) => snapshot.at,
+            SideEvent::Gap(gap) => gap.noticed_at,
+            SideEvent::Snapshot(snapshot) => snapshot.at,
         }
     }
 }
 
 /// One telling.
-struct Story<'a> {
-    instance: &'a Instance,
-    question: &'a Question,
-    snapshots: Vec<Snapshot>,
-    known: Known,
+struct LogReader<'a> {
+    instance: &'a Archive,
+    question: &'a LogQuery,
+    snapshots: Vec<SnapshotManifest>,
+    known: KnownStretches,
     /// Not told yet, the next one last.
-    beside: Vec<Beside>,
+    beside: Vec<SideEvent>,
     /// The breaks that are recorded: history and offset.
-    broke: Vec<missing_commands::Break>,
+    broke: Vec<missing_commands::GapPosition>,
     /// Which run of each server was last seen.
     servers: BTreeMap<String, String>,
     /// Where the stretch before ended.
-    end: Option<End>,
+    end: Option<StretchEnd>,
     /// Up to where it is known whether a snapshot leads there.
-    led: Option<Led>,
+    led: Option<SnapshotReachCache>,
     /// Deletions that may go on.
-    runs: Runs,
+    runs: OpenDeletionRuns,
     /// Their targets.
     targets: BTreeMap<u64, Option<String>>,
     /// How much there was so far.
     nth: u64,
     /// What is not told yet, because deletions that began before it go on.
-    waiting: BTreeMap<u64, Happening>,
-    tell: &'a mut (dyn FnMut(Happening) -> ControlFlow<()> + Send),
+    waiting: BTreeMap<u64, LogEntry>,
+    tell: &'a mut (dyn FnMut(LogEntry) -> ControlFlow<()> + Send),
 }
 
 #[derive(Clone, Copy)]
-struct Led {
+struct SnapshotReachCache {
     replid: ReplicationId,
     /// The end of the last stretch without a break since it was asked.
     until: u64,
@@ -127,9 +129,9 @@ struct Led {
     leads: bool,
 }
 
-type Told = ControlFlow<()>;
+type LogFlow = ControlFlow<()>;
 
-impl Story<'_> {
+impl LogReader<'_> {
     async fn run(&mut self) -> Result<(), Error> {
         for (replid, firsts) in self.in_time().await? {
             if self.history(replid, &firsts).await?.is_break() {
@@ -158,7 +160,7 @@ impl Story<'_> {
     }
 
     /// The first stretch of a history that opens.
-    async fn first_of(&self, replid: ReplicationId, firsts: &[u64]) -> Result<Option<Stretch>, Error> {
+    async fn first_of(&self, replid: ReplicationId, firsts: &[u64]) -> Result<Option<StreamStretch>, Error> {
         for first in firsts {
             if let Some(stretch) = self.read(replid, *first).await? {
                 return Ok(Some(stretch));
@@ -168,14 +170,14 @@ impl Story<'_> {
     }
 
     /// A stretch, unless retention was faster or it does not open.
-    async fn read(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+    async fn read(&self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, Error> {
         match self.instance.stretch(&self.known, replid, first).await {
             Err(error) if error.is_integrity() => Ok(None),
             read => Ok(read?),
         }
     }
 
-    async fn history(&mut self, replid: ReplicationId, firsts: &[u64]) -> Result<Told, Error> {
+    async fn history(&mut self, replid: ReplicationId, firsts: &[u64]) -> Result<LogFlow, Error> {
         let begin = self.begin(replid, firsts).await?;
         let mut is_first = begin == 0;
         for names in firsts.get(begin..).unwrap_or_default().chunks(AT_ONCE) {
@@ -226,7 +228,7 @@ impl Story<'_> {
         Ok(low.saturating_sub(1))
     }
 
-    async fn stretch(&mut self, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+    async fn stretch(&mut self, stretch: &StreamStretch, is_first: bool) -> Result<LogFlow, Error> {
         let before = self.end;
         let overlap = before.filter(|end| end.replid == stretch.replid && end.offset > stretch.first);
         if overlap.is_some_and(|end| end.offset >= stretch.last) {
@@ -258,12 +260,12 @@ impl Story<'_> {
     }
 
     /// What stands out in a stretch, or in what comes after offset `from`; its bytes are read only where its metadata does not say.
-    async fn notables(&self, stretch: &Stretch, from: Option<u64>) -> Result<Vec<Notable>, Error> {
-        let wanted = |kind: Kind| self.question.kinds.is_empty() || self.question.kinds.contains(&kind);
-        if ![Kind::FlushAll, Kind::FlushDb, Kind::Delete].into_iter().any(wanted) {
+    async fn notables(&self, stretch: &StreamStretch, from: Option<u64>) -> Result<Vec<Deletion>, Error> {
+        let wanted = |kind: LogEntryKind| self.question.kinds.is_empty() || self.question.kinds.contains(&kind);
+        if ![LogEntryKind::FlushAll, LogEntryKind::FlushDb, LogEntryKind::Delete].into_iter().any(wanted) {
             return Ok(Vec::new());
         }
-        let says_all = |told: &Notables| from.is_none() && (told.pieces || !wanted(Kind::Delete));
+        let says_all = |told: &StretchDeletions| from.is_none() && (told.pieces || !wanted(LogEntryKind::Delete));
         let told = stretch.notable.clone().filter(says_all);
         let notables = match told {
             Some(told) => told,
@@ -281,7 +283,7 @@ impl Story<'_> {
                 let from = from.unwrap_or(stretch.first);
                 let read = move || looked.look(bytes.get(..len_of(&looked)).unwrap_or(&bytes), from);
                 let read = tokio::task::spawn_blocking(read).await.map_err(|_gone| Error::Stopped)?;
-                read.map_err(|error| vault::Error::Content {
+                read.map_err(|error| vault::VaultError::Content {
                     name: self.instance.name().to_string(),
                     key: self.instance.layout().streams_name(),
                     why: error.to_string(),
@@ -295,18 +297,23 @@ impl Story<'_> {
         Ok(notables.found)
     }
 
-    async fn notable(&mut self, stretch: &Stretch, notable: &Notable, time: Timestamp) -> Result<Told, Error> {
+    async fn notable(
+        &mut self,
+        stretch: &StreamStretch,
+        notable: &Deletion,
+        time: Timestamp,
+    ) -> Result<LogFlow, Error> {
         let (replid, offset) = (stretch.replid, notable.before);
         let kind = match notable.what {
-            What::FlushAll => Kind::FlushAll,
-            What::FlushDb => Kind::FlushDb,
-            What::Delete => return self.deletion(stretch, notable).await,
+            DeletionKind::FlushAll => LogEntryKind::FlushAll,
+            DeletionKind::FlushDb => LogEntryKind::FlushDb,
+            DeletionKind::Delete => return self.deletion(stretch, notable).await,
         };
         self.runs.emptied(notable);
-        let happening = Happening {
+        let happening = LogEntry {
             offset: Some(offset),
             replid: Some(replid.to_string()),
-            database: (kind != Kind::FlushAll).then_some(notable.db),
+            database: (kind != LogEntryKind::FlushAll).then_some(notable.db),
             commands: Some(notable.commands),
             detail: self.had(kind, notable, replid, time),
             target: self.target(replid, offset).await?,
@@ -315,9 +322,9 @@ impl Story<'_> {
         Ok(self.say(happening))
     }
 
-    async fn deletion(&mut self, stretch: &Stretch, notable: &Notable) -> Result<Told, Error> {
+    async fn deletion(&mut self, stretch: &StreamStretch, notable: &Deletion) -> Result<LogFlow, Error> {
         let (nth, replid) = (self.next(), stretch.replid);
-        let (over, begins) = self.runs.add(Run { nth, replid, piece: stretch.piece(*notable), usual: None });
+        let (over, begins) = self.runs.add(DeletionRun { nth, replid, piece: stretch.piece(*notable), usual: None });
         let told = self.ended(over).await?;
         if begins {
             let target = self.target(replid, notable.before).await?;
@@ -327,10 +334,10 @@ impl Story<'_> {
     }
 
     /// Tells deletions that are over.
-    async fn ended(&mut self, runs: Vec<Run>) -> Result<Told, Error> {
-        for Run { nth, replid, piece, usual } in runs {
+    async fn ended(&mut self, runs: Vec<DeletionRun>) -> Result<LogFlow, Error> {
+        for DeletionRun { nth, replid, piece, usual } in runs {
             let (asked, notable) = (self.targets.remove(&nth), piece.notable);
-            let happening = Happening {
+            let happening = LogEntry {
                 end_time: Some(piece.to),
                 offset: Some(notable.before),
                 replid: Some(replid.to_string()),
@@ -338,7 +345,7 @@ impl Story<'_> {
                 keys: Some(notable.keys),
                 commands: Some(notable.commands),
                 detail: usual.map(|(keys, since)| format!("with {keys} a second before, since {since:.0}")),
-                ..plain(Kind::Delete, piece.from)
+                ..plain(LogEntryKind::Delete, piece.from)
             };
             if !self.question.wants(&happening) {
                 continue;
@@ -347,18 +354,18 @@ impl Story<'_> {
                 Some(target) => target,
                 None => self.target(replid, notable.before).await?,
             };
-            self.waiting.insert(nth, in_micros(Happening { target, ..happening }));
+            self.waiting.insert(nth, in_micros(LogEntry { target, ..happening }));
         }
         Ok(self.release())
     }
 
     /// What the newest snapshot before says of what was emptied: the stream does not say how much it was.
-    fn had(&self, kind: Kind, notable: &Notable, replid: ReplicationId, time: Timestamp) -> Option<String> {
+    fn had(&self, kind: LogEntryKind, notable: &Deletion, replid: ReplicationId, time: Timestamp) -> Option<String> {
         let before =
-            |s: &&Snapshot| s.replid == Some(replid) && s.offset.is_some_and(|offset| offset <= notable.before);
+            |s: &&SnapshotManifest| s.replid == Some(replid) && s.offset.is_some_and(|offset| offset <= notable.before);
         let snapshot = self.snapshots.iter().rev().find(before)?;
         let keys = match kind {
-            Kind::FlushAll => snapshot.walk.keys(),
+            LogEntryKind::FlushAll => snapshot.walk.keys(),
             _ => snapshot.walk.databases.get(&u64::from(notable.db)).map_or(0, |database| database.keys),
         };
         let times = if notable.commands > 1 { format!("{} times; ", notable.commands) } else { String::new() };
@@ -368,7 +375,7 @@ impl Story<'_> {
     }
 
     /// A stretch that comes from another server, or from the same one after a restart.
-    async fn change(&mut self, stretch: &Stretch, goes_on: bool) -> Result<Told, Error> {
+    async fn change(&mut self, stretch: &StreamStretch, goes_on: bool) -> Result<LogFlow, Error> {
         let run = stretch.run.as_ref().map(|run| (run.server.as_str(), run.id.as_str()));
         let restart = run.and_then(|(server, id)| self.restart(server, id, stretch.started_at));
         let happening = match (restart, stretch.follows) {
@@ -376,31 +383,31 @@ impl Story<'_> {
             (None, Some(follows)) => {
                 let server = run.map_or_else(String::new, |(server, _)| format!(", now from {server}"));
                 let detail = format!("history {} goes on as {}{server}", short(follows.replid), short(stretch.replid));
-                Happening { detail: Some(detail), ..plain(Kind::Failover, stretch.started_at) }
+                LogEntry { detail: Some(detail), ..plain(LogEntryKind::Failover, stretch.started_at) }
             }
             (None, None) => return Ok(ControlFlow::Continue(())),
         };
         let (replid, offset) = (stretch.replid, stretch.first);
-        let place = Happening { offset: Some(offset), replid: Some(replid.to_string()), ..happening };
+        let place = LogEntry { offset: Some(offset), replid: Some(replid.to_string()), ..happening };
         // After a break there is nothing to go back to but what the break itself is told with.
         let target = if goes_on { self.target(replid, offset).await? } else { None };
-        Ok(self.say(Happening { target, ..place }))
+        Ok(self.say(LogEntry { target, ..place }))
     }
 
     /// Notes which run of a server this is; says so if it was another one before.
-    fn restart(&mut self, server: &str, id: &str, time: Timestamp) -> Option<Happening> {
+    fn restart(&mut self, server: &str, id: &str, time: Timestamp) -> Option<LogEntry> {
         let before = self.servers.insert(server.to_owned(), id.to_owned()).filter(|before| before != id)?;
         let cut = |id: &str| id.chars().take(8).collect::<String>();
         let detail = format!("{server}: run {} instead of {}", cut(id), cut(&before));
-        Some(Happening { detail: Some(detail), ..plain(Kind::Restart, time) })
+        Some(LogEntry { detail: Some(detail), ..plain(LogEntryKind::Restart, time) })
     }
 
     /// Tells what is recorded beside the stream up to `time`.
-    async fn beside(&mut self, time: Timestamp) -> Result<Told, Error> {
+    async fn beside(&mut self, time: Timestamp) -> Result<LogFlow, Error> {
         while let Some(next) = self.beside.pop_if(|next| next.time() <= time) {
             let told = match next {
-                Beside::Gap(gap) => self.gap(gap).await?,
-                Beside::Snapshot(snapshot) => self.snapshot(&snapshot),
+                SideEvent::Gap(gap) => self.gap(gap).await?,
+                SideEvent::Snapshot(snapshot) => self.snapshot(&snapshot),
             };
             if told.is_break() {
                 return Ok(told);
@@ -409,22 +416,22 @@ impl Story<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn gap(&mut self, gap: Gap) -> Result<Told, Error> {
+    async fn gap(&mut self, gap: Gap) -> Result<LogFlow, Error> {
         let known = gap.until.map_or_else(String::new, |until| format!("nothing is known since {until:.3}; "));
-        let happening = Happening {
+        let happening = LogEntry {
             offset: Some(gap.offset),
             replid: Some(gap.replid.to_string()),
             detail: Some(format!("{known}{}", gap.reason)),
-            ..plain(Kind::Gap, gap.noticed_at)
+            ..plain(LogEntryKind::Gap, gap.noticed_at)
         };
         // Looked up only for those that are told.
         let target = if self.question.wants(&happening) { self.target(gap.replid, gap.offset).await? } else { None };
-        Ok(self.say(Happening { target, ..happening }))
+        Ok(self.say(LogEntry { target, ..happening }))
     }
 
-    fn snapshot(&mut self, snapshot: &Snapshot) -> Told {
+    fn snapshot(&mut self, snapshot: &SnapshotManifest) -> LogFlow {
         let (server, run) = match (&snapshot.origin, &snapshot.run_id) {
-            (Origin::Replication { server, .. }, Some(run)) => (server, run),
+            (SnapshotOrigin::Replication { server, .. }, Some(run)) => (server, run),
             _ => return self.tell_snapshot(snapshot),
         };
         let restart = self.restart(server, run, snapshot.at);
@@ -436,9 +443,9 @@ impl Story<'_> {
         self.tell_snapshot(snapshot)
     }
 
-    fn tell_snapshot(&mut self, snapshot: &Snapshot) -> Told {
+    fn tell_snapshot(&mut self, snapshot: &SnapshotManifest) -> LogFlow {
         let place = snapshot.replid.zip(snapshot.offset);
-        let happening = Happening {
+        let happening = LogEntry {
             offset: snapshot.offset,
             replid: snapshot.replid.map(|replid| replid.to_string()),
             keys: Some(snapshot.walk.keys()),
@@ -447,7 +454,7 @@ impl Story<'_> {
                 Some((replid, offset)) => option(replid, offset),
                 None => format!("--target-immediate --backup {}", snapshot.label),
             }),
-            ..plain(Kind::Snapshot, snapshot.at)
+            ..plain(LogEntryKind::Snapshot, snapshot.at)
         };
         self.say(happening)
     }
@@ -458,7 +465,7 @@ impl Story<'_> {
         self.nth
     }
 
-    fn say(&mut self, happening: Happening) -> Told {
+    fn say(&mut self, happening: LogEntry) -> LogFlow {
         if !self.question.wants(&happening) {
             return ControlFlow::Continue(());
         }
@@ -468,7 +475,7 @@ impl Story<'_> {
     }
 
     /// Tells what need not wait any longer.
-    fn release(&mut self) -> Told {
+    fn release(&mut self) -> LogFlow {
         let first = self.runs.first().unwrap_or(u64::MAX);
         while let Some(next) = self.waiting.first_entry() {
             if *next.key() > first && self.waiting.len() <= WAITING {
@@ -483,14 +490,19 @@ impl Story<'_> {
     }
 
     /// Tells a hole before a stretch that does not go on from the one before.
-    async fn hole(&mut self, before: Option<End>, stretch: &Stretch, is_first: bool) -> Result<Told, Error> {
+    async fn hole(
+        &mut self,
+        before: Option<StretchEnd>,
+        stretch: &StreamStretch,
+        is_first: bool,
+    ) -> Result<LogFlow, Error> {
         let found = missing_commands::before(stretch, is_first, before, &self.snapshots, &self.broke);
         let Some(hole) = found else { return Ok(ControlFlow::Continue(())) };
-        let Hole { replid, from, to, since } = hole;
+        let MissingCommands { replid, from, to, since } = hole;
         let place =
             from.map_or_else(|| format!("before offset {to}"), |from| format!("between offset {from} and {to}"));
         let until = stretch.started_at;
-        let happening = Happening {
+        let happening = LogEntry {
             end_time: Some(until),
             offset: from,
             replid: Some(replid.to_string()),
@@ -498,31 +510,35 @@ impl Story<'_> {
                 "commands {place} of {} are missing in the repositories, until {until:.3}",
                 short(replid)
             )),
-            ..plain(Kind::Gap, since)
+            ..plain(LogEntryKind::Gap, since)
         };
         let target = match from.filter(|_| self.question.wants(&happening)) {
             Some(from) => self.target(replid, from).await?,
             None => None,
         };
-        Ok(self.say(Happening { target, ..happening }))
+        Ok(self.say(LogEntry { target, ..happening }))
     }
 
     /// Whether a stretch goes on from the one before. A snapshot that leads to the one then leads to the other.
-    fn goes_on(&mut self, stretch: &Stretch) -> bool {
+    fn goes_on(&mut self, stretch: &StreamStretch) -> bool {
         let follows = stretch.follows.map(|follows| (follows.replid, follows.offset));
-        let end = End { replid: stretch.replid, offset: stretch.last, at: stretch.ended_at };
+        let end = StretchEnd { replid: stretch.replid, offset: stretch.last, at: stretch.ended_at };
         let goes_on = self.end.replace(end).is_some_and(|end| {
             (end.replid == stretch.replid && (stretch.first..=stretch.last).contains(&end.offset))
                 || follows == Some((end.replid, end.offset))
         });
-        self.led = self.led.filter(|_| goes_on).map(|led| Led { replid: stretch.replid, until: stretch.last, ..led });
+        self.led = self.led.filter(|_| goes_on).map(|led| SnapshotReachCache {
+            replid: stretch.replid,
+            until: stretch.last,
+            ..led
+        });
         goes_on
     }
 
     /// The option that restores to a place, if any snapshot leads there.
     async fn target(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<String>, Error> {
         let newer = |asked: u64| {
-            let between = |s: &Snapshot| s.offset.is_some_and(|at| at > asked && at <= offset);
+            let between = |s: &SnapshotManifest| s.offset.is_some_and(|at| at > asked && at <= offset);
             self.snapshots.iter().any(between)
         };
         let led = self.led.filter(|led| led.replid == replid && (led.asked..=led.until).contains(&offset));
@@ -531,7 +547,12 @@ impl Story<'_> {
             _ => {
                 let leads = self.instance.leads_to(&self.snapshots, &self.known, replid, offset).await?;
                 let here = self.end.filter(|end| end.replid == replid && end.offset >= offset);
-                self.led = Some(Led { replid, until: here.map_or(offset, |end| end.offset), asked: offset, leads });
+                self.led = Some(SnapshotReachCache {
+                    replid,
+                    until: here.map_or(offset, |end| end.offset),
+                    asked: offset,
+                    leads,
+                });
                 leads
             }
         };
@@ -543,10 +564,10 @@ fn later(time: Timestamp) -> Timestamp {
     time.saturating_add(DISORDER).unwrap_or(Timestamp::MAX)
 }
 
-fn len_of(stretch: &Stretch) -> usize {
+fn len_of(stretch: &StreamStretch) -> usize {
     usize::try_from(stretch.last.saturating_sub(stretch.first)).unwrap_or(usize::MAX)
 }
 
 fn option(replid: ReplicationId, offset: u64) -> String {
-    format!("--target-offset {}", Position::of(replid, offset))
+    format!("--target-offset {}", StreamPosition::of(replid, offset))
 }

@@ -10,32 +10,33 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::resume::is_based;
-use super::{Event, Position, Receiver};
-use crate::base::retry::{Backoff, Class, Policy};
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::snapshot::take::{Begun, Input, take};
-use crate::redis::archive::{Instance, Snapshot};
+use super::{ReceiveEvent, ReceivePosition, Receiver};
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::snapshot::take::{BegunSnapshot, SnapshotSource, take};
+use crate::redis::archive::{Archive, SnapshotManifest};
 use crate::redis::wire::ReplicationId;
-use crate::vault::Absent;
+use crate::vault::SkippedRepositories;
 
 /// Pauses after what may be better the next time.
-const AGAIN: Policy = Policy { first: Duration::from_secs(30), longest: Duration::from_secs(30 * 60), total: None };
+const AGAIN: RetryPolicy =
+    RetryPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(30 * 60), total: None };
 /// The pause after what trying again does not mend. Somebody may mend it meanwhile (the right to write, a full key ring), and then no restart
 /// should be needed. It holds for a new connection also: a server whose connections break every minute would fork every minute.
 const LATER: Duration = Duration::from_secs(60 * 60);
 
 /// A snapshot under way.
-pub(super) type Taking = JoinHandle<Result<Snapshot, Error>>;
+pub(super) type SnapshotTask = JoinHandle<Result<SnapshotManifest, SnapshotError>>;
 /// How it ended.
-pub(super) type Taken = Result<Result<Snapshot, Error>, JoinError>;
+pub(super) type SnapshotTaskResult = Result<Result<SnapshotManifest, SnapshotError>, JoinError>;
 
 /// Whether a snapshot leads to the stream, and what is done about it.
 #[derive(Debug)]
-pub(super) struct Base {
+pub(super) struct BaseSnapshot {
     /// Whether one does.
     pub(super) there: bool,
     /// The one under way.
-    pub(super) taking: Option<Taking>,
+    pub(super) taking: Option<SnapshotTask>,
     /// Whether one does is being found out, of all that an earlier run left.
     looking: Option<JoinHandle<bool>>,
     /// The histories in which the stream came without a break, in order, each with the offset from which it did.
@@ -48,15 +49,23 @@ pub(super) struct Base {
     again: Duration,
 }
 
-impl Base {
-    pub(super) fn new(now: Duration, seed: u64) -> Base {
+impl BaseSnapshot {
+    pub(super) fn new(now: Duration, seed: u64) -> BaseSnapshot {
         let backoff = Backoff::new(AGAIN, now, seed);
-        Base { there: false, taking: None, looking: None, begins: Vec::new(), failed: false, backoff, again: now }
+        BaseSnapshot {
+            there: false,
+            taking: None,
+            looking: None,
+            begins: Vec::new(),
+            failed: false,
+            backoff,
+            again: now,
+        }
     }
 
     /// Begins to find out whether a snapshot leads to the position. Beside the stream: a week of it is long to look through in a store far away,
     /// and what the server keeps meanwhile is little.
-    pub(super) fn look(&mut self, instance: &Instance, position: Option<Position>) {
+    pub(super) fn look(&mut self, instance: &Archive, position: Option<ReceivePosition>) {
         let (Some(position), instance) = (position, instance.clone()) else { return };
         self.looking = Some(tokio::spawn(async move {
             let clock = instance.vault().clock();
@@ -139,7 +148,7 @@ impl Base {
     }
 
     /// The snapshot under way has ended, well or not. Gives the one that leads to the stream.
-    fn ended(&mut self, taken: Taken, now: Duration) -> Option<Snapshot> {
+    fn ended(&mut self, taken: SnapshotTaskResult, now: Duration) -> Option<SnapshotManifest> {
         self.taking = None;
         match taken {
             Ok(Ok(snapshot)) => {
@@ -158,7 +167,7 @@ impl Base {
                     "the snapshot does not lead to the stream that is followed; another one is taken"
                 );
             }
-            Ok(Err(error)) if error.class() == Class::Transient => {
+            Ok(Err(error)) if error.class() == ErrorClass::Transient => {
                 let pause = self.pause(now);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, ?pause, "no snapshot to begin with; it is tried again");
@@ -181,13 +190,13 @@ impl Base {
 
 impl Receiver<'_> {
     /// Begins a snapshot beside the stream.
-    pub(super) fn begin_base(&mut self) -> oneshot::Receiver<Begun> {
+    pub(super) fn begin_base(&mut self) -> oneshot::Receiver<BegunSnapshot> {
         let (begun, hears) = oneshot::channel();
         let (instance, source) = (self.instance.clone(), self.settings.source.clone());
-        let absent = Arc::new(Absent::of(self.uploads.away()));
+        let absent = Arc::new(SkippedRepositories::of(self.uploads.away()));
         let from_master = self.base.failed;
         let take = async move {
-            let input = if from_master { Input::Master(&source) } else { Input::Server(&source) };
+            let input = if from_master { SnapshotSource::Master(&source) } else { SnapshotSource::Server(&source) };
             take(&instance, input, Some(begun), &absent, &mut |_| {}).await
         };
         self.base.taking = Some(tokio::spawn(take));
@@ -195,25 +204,25 @@ impl Receiver<'_> {
     }
 
     /// Why the snapshot under way came to nothing.
-    pub(super) async fn base_failed(&mut self) -> Error {
+    pub(super) async fn base_failed(&mut self) -> SnapshotError {
         match self.base.taking.take() {
             Some(taking) => match taking.await {
                 Ok(Err(error)) => error,
-                Ok(Ok(_)) | Err(_) => Error::Lost,
+                Ok(Ok(_)) | Err(_) => SnapshotError::Lost,
             },
-            None => Error::Lost,
+            None => SnapshotError::Lost,
         }
     }
 
     /// The snapshot under way has ended, well or not.
-    pub(super) fn base_ended(&mut self, taken: Taken, now: Duration) {
+    pub(super) fn base_ended(&mut self, taken: SnapshotTaskResult, now: Duration) {
         if let Some(snapshot) = self.base.ended(taken, now) {
-            self.observer.event(Event::Snapshot(&snapshot));
+            self.observer.event(ReceiveEvent::Snapshot(&snapshot));
         }
     }
 
     /// The snapshot under way; never ready if there is none.
-    pub(super) async fn base(taking: &mut Option<Taking>) -> Taken {
+    pub(super) async fn base(taking: &mut Option<SnapshotTask>) -> SnapshotTaskResult {
         match taking {
             Some(taking) => taking.await,
             None => std::future::pending().await,
@@ -234,27 +243,27 @@ impl Receiver<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::{AGAIN, Base, LATER};
-    use crate::redis::archive::snapshot::error::Error;
+    use super::{AGAIN, BaseSnapshot, LATER};
+    use crate::redis::archive::snapshot::error::SnapshotError;
     use crate::redis::wire::ReplicationId;
 
     fn id(history: char) -> ReplicationId {
         history.to_string().repeat(40).parse().unwrap()
     }
 
-    fn transient() -> Error {
-        Error::Unfit { server: "x".into(), why: "is busy".into() }
+    fn transient() -> SnapshotError {
+        SnapshotError::Unfit { server: "x".into(), why: "is busy".into() }
     }
 
     /// When the next attempt is due, to the second.
-    fn due(base: &Base, now: Duration) -> Duration {
+    fn due(base: &BaseSnapshot, now: Duration) -> Duration {
         (0..).map(|seconds| now + Duration::from_secs(seconds)).find(|at| base.is_due(*at)).unwrap() - now
     }
 
     #[test]
     fn what_fails_is_tried_again_ever_more_rarely() {
         let mut now = Duration::ZERO;
-        let mut base = Base::new(now, 1);
+        let mut base = BaseSnapshot::new(now, 1);
         assert!(base.is_due(now));
         let mut pauses = Vec::new();
         for _ in 0..12 {
@@ -276,19 +285,19 @@ mod tests {
     #[test]
     fn what_trying_again_does_not_mend_waits_for_an_hour() {
         let now = Duration::from_secs(7);
-        let mut base = Base::new(now, 1);
-        assert!(base.ended(Ok(Err(Error::Lost)), now).is_none());
+        let mut base = BaseSnapshot::new(now, 1);
+        assert!(base.ended(Ok(Err(SnapshotError::Lost)), now).is_none());
         assert_eq!(due(&base, now), LATER);
     }
 
     #[test]
     fn a_stream_that_begins_anew_waits_as_well() {
-        let mut base = Base::new(Duration::ZERO, 1);
+        let mut base = BaseSnapshot::new(Duration::ZERO, 1);
         assert_eq!(base.wait(Duration::ZERO), Duration::ZERO);
         let pause = base.pause(Duration::ZERO);
         base.forget();
         assert_eq!((base.wait(Duration::ZERO), base.wait(pause)), (pause, Duration::ZERO));
-        let mut held = Base::new(pause, 1);
+        let mut held = BaseSnapshot::new(pause, 1);
         held.hold(pause);
         assert_eq!(held.wait(pause), AGAIN.first);
         base.pause_long(pause);
@@ -298,20 +307,20 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_no_snapshot_and_not_tried_at_once() {
         let now = Duration::from_secs(7);
-        let mut base = Base::new(now, 1);
-        let panicked = tokio::spawn(async { panic!("a bug") }).await.map(|()| Err(Error::Lost));
+        let mut base = BaseSnapshot::new(now, 1);
+        let panicked = tokio::spawn(async { panic!("a bug") }).await.map(|()| Err(SnapshotError::Lost));
         assert!(base.ended(panicked, now).is_none());
         assert_eq!(due(&base, now), LATER);
-        let mut base = Base::new(now, 1);
+        let mut base = BaseSnapshot::new(now, 1);
         let task = tokio::spawn(std::future::pending::<()>());
         task.abort();
-        assert!(base.ended(task.await.map(|()| Err(Error::Lost)), now).is_none());
+        assert!(base.ended(task.await.map(|()| Err(SnapshotError::Lost)), now).is_none());
         assert!(base.is_due(now));
     }
 
     #[test]
     fn only_a_snapshot_from_the_streams_first_byte_on_leads_to_it() {
-        let mut base = Base::new(Duration::ZERO, 1);
+        let mut base = BaseSnapshot::new(Duration::ZERO, 1);
         assert!(!base.leads(id('a'), 5));
         base.follows_from(id('a'), 100);
         base.follows_from(id('a'), 150);

@@ -17,7 +17,7 @@
 //! ours, the break is recorded and a new snapshot begins a new stretch of history. After a failover the stream goes on under a new
 //! replication id from the very next byte, if the new master has all that we have (`masterTryPartialResynchronization`).
 //!
-//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository: [`Settings::rotate_bytes`], or one
+//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository: [`ReceiveSettings::rotate_bytes`], or one
 //! command if that is longer.
 
 pub(crate) mod stream_session;
@@ -33,30 +33,31 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::archive::snapshot::take::{Begun, warn_of_trouble};
-use super::receive::base_snapshot::{Base, Taking};
-use super::receive::resume::Left;
-use super::receive::stream_session::{Ended, Following};
-use super::receive::stretch_uploads::Uploads;
+use super::archive::snapshot::take::{BegunSnapshot, warn_of_trouble};
+use super::receive::base_snapshot::{BaseSnapshot, SnapshotTask};
+use super::receive::resume::ResumeState;
+use super::receive::stream_session::{FollowEnd, StreamFollower};
+use super::receive::stretch_uploads::StretchUploads;
 use crate::base::clock::Clock;
-use crate::base::retry::{Backoff, Class, Policy};
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::stream::Follows;
-use crate::redis::archive::stream::spool::{Beginning, Growing, Name, Spool};
-use crate::redis::archive::{Gap, Instance, Snapshot, Stretch};
-use crate::redis::wire::{self, Connection, Info, ReplicationId, Source, Sync, Wish};
-use crate::vault::Absent;
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::stream::PreviousHistory;
+use crate::redis::archive::stream::spool::{Spool, StretchName, StretchStart, UnfinishedStretch};
+use crate::redis::archive::{Archive, Gap, SnapshotManifest, StreamStretch};
+use crate::redis::wire::{self, RedisConnection, RedisSource, ReplicationId, ServerInfo, SyncAnswer, SyncRequest};
+use crate::vault::SkippedRepositories;
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
-const RECONNECT: Policy = Policy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
+const RECONNECT: RetryPolicy =
+    RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 /// How long a clean end may wait for what is on its way to the repositories; the rest stays spooled.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What to receive, and how.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ReceiveSettings {
     /// Where the server is.
-    pub source: Source,
+    pub source: RedisSource,
     /// Where the spool is.
     pub state_dir: PathBuf,
     /// A stretch ends when it has so many bytes.
@@ -67,19 +68,19 @@ pub struct Settings {
     pub rotate_idle: Duration,
 }
 
-impl Settings {
+impl ReceiveSettings {
     /// The usual: 16 MiB, or half a minute, or four minutes of nothing but signs of life: five minutes are late to `walkeep health`, which
     /// may see the repository alone. What is younger is in the spool alone.
     #[must_use]
-    pub fn new(source: Source, state_dir: PathBuf) -> Settings {
+    pub fn new(source: RedisSource, state_dir: PathBuf) -> ReceiveSettings {
         let (rotate_after, rotate_idle) = (Duration::from_secs(30), Duration::from_secs(240));
-        Settings { source, state_dir, rotate_bytes: 16 << 20, rotate_after, rotate_idle }
+        ReceiveSettings { source, state_dir, rotate_bytes: 16 << 20, rotate_after, rotate_idle }
     }
 }
 
 /// What an observer hears of.
 #[derive(Debug)]
-pub enum Event<'e> {
+pub enum ReceiveEvent<'e> {
     /// The stream is followed.
     Streaming {
         /// Which server.
@@ -90,31 +91,31 @@ pub enum Event<'e> {
         from: u64,
     },
     /// The history goes on under another name.
-    Renamed(Follows, ReplicationId),
+    Renamed(PreviousHistory, ReplicationId),
     /// A stretch is in every repository.
-    Stored(&'e Stretch),
+    Stored(&'e StreamStretch),
     /// Everything up to here is durable, and the server knows.
     Acknowledged(u64),
     /// A snapshot to begin with is stored.
-    Snapshot(&'e Snapshot),
+    Snapshot(&'e SnapshotManifest),
     /// The stream has a break.
     Gap(&'e Gap),
 }
 
 /// Who hears what happens. Called between two reads of the socket, so it must return at once.
-pub trait Observer: Send + std::marker::Sync {
+pub trait ReceiveObserver: Send + std::marker::Sync {
     /// Something happened.
-    fn event(&self, event: Event<'_>);
+    fn event(&self, event: ReceiveEvent<'_>);
 }
 
 /// Nobody.
-impl Observer for () {
-    fn event(&self, _event: Event<'_>) {}
+impl ReceiveObserver for () {
+    fn event(&self, _event: ReceiveEvent<'_>) {}
 }
 
 /// Where the stream is to go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Position {
+pub struct ReceivePosition {
     /// The history.
     pub replid: ReplicationId,
     /// The offset up to which everything is durable here, after a whole command.
@@ -124,14 +125,14 @@ pub struct Position {
     /// Whether a transaction is open.
     in_transaction: bool,
     /// The history before, if nothing was stored under this name yet.
-    follows: Option<Follows>,
+    follows: Option<PreviousHistory>,
     /// When the last byte had come.
     until: Option<Timestamp>,
 }
 
-impl Position {
-    fn after(stretch: &Stretch) -> Position {
-        Position {
+impl ReceivePosition {
+    fn after(stretch: &StreamStretch) -> ReceivePosition {
+        ReceivePosition {
             replid: stretch.replid,
             offset: stretch.last,
             db: stretch.db_after,
@@ -145,20 +146,20 @@ impl Position {
 /// Receives until `shutdown` becomes true, or something happens that trying again can't mend. Not cancel safe: end it by `shutdown`.
 ///
 /// # Errors
-/// [`Error`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
+/// [`SnapshotError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
 pub async fn run(
-    instance: &Instance,
-    settings: &Settings,
-    observer: &dyn Observer,
+    instance: &Archive,
+    settings: &ReceiveSettings,
+    observer: &dyn ReceiveObserver,
     shutdown: watch::Receiver<bool>,
-) -> Result<Option<Position>, Error> {
+) -> Result<Option<ReceivePosition>, SnapshotError> {
     let instance = instance.clone().with_spool(settings.state_dir.clone());
     let spool = Spool::open(&settings.state_dir, &instance)?;
     let _alone = spool.lock()?;
-    let uploads = Uploads::start(&instance, &spool);
+    let uploads = StretchUploads::start(&instance, &spool);
     let clock = Arc::clone(instance.vault().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
-    let (left, base) = (Left::default(), Base::new(clock.elapsed(), seed));
+    let (left, base) = (ResumeState::default(), BaseSnapshot::new(clock.elapsed(), seed));
     let mut receiver = Receiver {
         instance,
         settings,
@@ -182,14 +183,15 @@ pub async fn run(
         if *receiver.shutdown.borrow() {
             break;
         }
-        let away = matches!(&error, Error::Vault(error) if error.may_pass());
-        if error.class() != Class::Transient && !away {
+        let away = matches!(&error, SnapshotError::Vault(error) if error.may_pass());
+        if error.class() != ErrorClass::Transient && !away {
             receiver.farewell(&*clock).await;
             return Err(error);
         }
         // Where it began anew nothing came on: a snapshot stands further on by itself.
-        let came_on =
-            |now: Position| before.is_some_and(|before| before.replid == now.replid && before.offset < now.offset);
+        let came_on = |now: ReceivePosition| {
+            before.is_some_and(|before| before.replid == now.replid && before.offset < now.offset)
+        };
         if receiver.position.is_some_and(came_on) {
             backoff.reset(clock.elapsed());
         }
@@ -207,26 +209,26 @@ pub async fn run(
 }
 
 struct Receiver<'a> {
-    instance: Instance,
-    settings: &'a Settings,
-    observer: &'a dyn Observer,
+    instance: Archive,
+    settings: &'a ReceiveSettings,
+    observer: &'a dyn ReceiveObserver,
     shutdown: watch::Receiver<bool>,
     spool: Spool,
-    uploads: Uploads,
+    uploads: StretchUploads,
     /// What an earlier run left.
-    left: Left,
-    position: Option<Position>,
+    left: ResumeState,
+    position: Option<ReceivePosition>,
     /// The stretch that was under way when following ended, until it is read again.
-    unclosed: Option<Name>,
+    unclosed: Option<StretchName>,
     /// When the server was asked how far it is.
     asked: Duration,
     /// The snapshot that leads to the position.
-    base: Base,
+    base: BaseSnapshot,
 }
 
 impl Receiver<'_> {
     /// Connects and follows the stream until it breaks or is to end.
-    async fn attempt(&mut self, clock: &dyn Clock) -> Result<(), Error> {
+    async fn attempt(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
         if *self.shutdown.borrow() {
             return Ok(());
         }
@@ -239,7 +241,7 @@ impl Receiver<'_> {
         warn_of_trouble(&connection, &info);
         if let Some(position) = self.position {
             if let Some(message) = not_yet(&info, &position) {
-                return Err(wire::Error::NotReady { server: connection.peer().to_owned(), message }.into());
+                return Err(wire::RedisError::NotReady { server: connection.peer().to_owned(), message }.into());
             }
             if let Some((connection, position)) = continued(connection, &info, position).await? {
                 self.retry_base(clock.elapsed()).await;
@@ -254,7 +256,7 @@ impl Receiver<'_> {
     }
 
     /// A snapshot, and the stream from its offset on.
-    async fn start_anew(&mut self, clock: &dyn Clock) -> Result<(), Error> {
+    async fn start_anew(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
         self.base.forget();
         let wait = self.base.wait(clock.elapsed());
         if !wait.is_zero() {
@@ -281,67 +283,70 @@ impl Receiver<'_> {
     }
 
     /// A snapshot that has begun, and the server that goes on from it.
-    async fn begun_anew(&mut self, clock: &dyn Clock) -> Result<(Connection, Info, Position), Error> {
+    async fn begun_anew(
+        &mut self,
+        clock: &dyn Clock,
+    ) -> Result<(RedisConnection, ServerInfo, ReceivePosition), SnapshotError> {
         let begun = self.begin_base();
         let begun = tokio::select! {
             begun = begun => begun,
             // A server may prepare it for long. Nobody hears of this error.
             _ = self.shutdown.wait_for(|shutdown| *shutdown) => {
                 self.base.forget();
-                return Err(Error::Lost);
+                return Err(SnapshotError::Lost);
             }
         };
-        let Ok(Begun { server, replid, offset, db }) = begun else { return Err(self.base_failed().await) };
+        let Ok(BegunSnapshot { server, replid, offset, db }) = begun else { return Err(self.base_failed().await) };
         self.asked = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
         let peer = connection.peer().to_owned();
-        let position = Position { replid, offset, db, in_transaction: false, follows: None, until: None };
+        let position = ReceivePosition { replid, offset, db, in_transaction: false, follows: None, until: None };
         let Some((connection, position)) = continued(connection, &info, position).await? else {
             let why = format!(
                 "does not continue from the snapshot that {server} has just begun; if that lasts, give it a larger repl-backlog-size"
             );
-            return Err(Error::Unfit { server: peer, why });
+            return Err(SnapshotError::Unfit { server: peer, why });
         };
         Ok((connection, info, position))
     }
 
     async fn follow(
         &mut self,
-        connection: Connection,
-        info: &Info,
-        position: Position,
+        connection: RedisConnection,
+        info: &ServerInfo,
+        position: ReceivePosition,
         clock: &dyn Clock,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SnapshotError> {
         if let Some(follows) = position.follows {
-            self.observer.event(Event::Renamed(follows, position.replid));
+            self.observer.event(ReceiveEvent::Renamed(follows, position.replid));
         }
         let (server, replid, from) = (connection.peer(), position.replid, position.offset);
-        self.observer.event(Event::Streaming { server, replid, from });
+        self.observer.event(ReceiveEvent::Streaming { server, replid, from });
         self.base.follows_from(replid, from);
         self.position = Some(position);
-        let following = Following::begin(self, connection, position, info).await?;
+        let following = StreamFollower::begin(self, connection, position, info).await?;
         let (name, ended) = following.run(self, clock).await;
         self.unclosed = Some(name);
         self.close(name).await?;
         match ended {
-            Ended::Shutdown => Ok(()),
-            Ended::Broken(error) => Err(error),
+            FollowEnd::Shutdown => Ok(()),
+            FollowEnd::Broken(error) => Err(error),
         }
     }
 
     /// What is durable of a stretch is what is there when it is read from the disk again, after a sync that did not fail; the rest is asked for
     /// once more. Until then nothing is received: the position is acknowledged as soon as it is followed from.
-    async fn close(&mut self, name: Name) -> Result<(), Error> {
+    async fn close(&mut self, name: StretchName) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let read = tokio::task::spawn_blocking(move || {
             spool.settle(name)?;
             spool.end_with_whole_transaction(name, None)?;
             Ok::<_, crate::postgres::archive::spool::SpoolError>(spool.read(name)?.map(|spooled| spooled.stretch().0))
         });
-        let stretch = read.await.map_err(|_panic| Error::Lost)??;
+        let stretch = read.await.map_err(|_panic| SnapshotError::Lost)??;
         self.unclosed = None;
         let Some(stretch) = stretch else { return Ok(()) };
-        self.position = Some(Position::after(&stretch));
+        self.position = Some(ReceivePosition::after(&stretch));
         // An empty one is begun again under the same name, so it must not be on its way then.
         if stretch.first < stretch.last {
             self.uploads.put(name);
@@ -350,9 +355,9 @@ impl Receiver<'_> {
     }
 
     /// Begins the file of a stretch, unless there is one of that name with commands that are in no repository yet.
-    async fn begin_file(&mut self, beginning: Beginning) -> Result<Growing, Error> {
+    async fn begin_file(&mut self, beginning: StretchStart) -> Result<UnfinishedStretch, SnapshotError> {
         let name = (beginning.replid, beginning.first);
-        let on_its_way = Error::OnItsWay { replid: name.0, first: name.1 };
+        let on_its_way = SnapshotError::OnItsWay { replid: name.0, first: name.1 };
         if self.uploads.is_on_its_way(name) {
             return Err(on_its_way);
         }
@@ -367,7 +372,7 @@ impl Receiver<'_> {
                 }
             }
         });
-        let begun = begun.await.map_err(|_panic| Error::Lost)??;
+        let begun = begun.await.map_err(|_panic| SnapshotError::Lost)??;
         begun.ok_or_else(|| {
             self.uploads.put(name);
             on_its_way
@@ -381,11 +386,16 @@ impl Receiver<'_> {
     }
 
     /// The parts that are waited for at once.
-    fn waits(&mut self) -> (&mut Uploads, &mut Option<Taking>, &mut watch::Receiver<bool>) {
+    fn waits(&mut self) -> (&mut StretchUploads, &mut Option<SnapshotTask>, &mut watch::Receiver<bool>) {
         (&mut self.uploads, &mut self.base.taking, &mut self.shutdown)
     }
 
-    async fn record_gap(&mut self, position: &Position, info: &Info, clock: &dyn Clock) -> Result<(), Error> {
+    async fn record_gap(
+        &mut self,
+        position: &ReceivePosition,
+        info: &ServerInfo,
+        clock: &dyn Clock,
+    ) -> Result<(), SnapshotError> {
         let told = |name: &str| info.get(name).unwrap_or("?").to_owned();
         let reason = format!(
             "the server cannot continue from there: it is in history {} at offset {}, its backlog begins at {}",
@@ -401,15 +411,15 @@ impl Receiver<'_> {
     }
 
     /// Records a break where that is possible, and later in the other repositories.
-    async fn record(&mut self, gap: &Gap) -> Result<(), Error> {
-        let absent = Absent::of(self.uploads.away());
+    async fn record(&mut self, gap: &Gap) -> Result<(), SnapshotError> {
+        let absent = SkippedRepositories::of(self.uploads.away());
         self.instance.record_gap(gap, &absent).await?;
         absent.places().into_keys().for_each(|place| self.uploads.owe(place, gap));
-        self.observer.event(Event::Gap(gap));
+        self.observer.event(ReceiveEvent::Gap(gap));
         Ok(())
     }
 
-    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), Error> {
+    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), SnapshotError> {
         let end = clock.elapsed().saturating_add(pause);
         loop {
             let left = end.saturating_sub(clock.elapsed());
@@ -417,7 +427,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
             tokio::select! {
-                stored = self.uploads.next() => self.observer.event(Event::Stored(&stored?)),
+                stored = self.uploads.next() => self.observer.event(ReceiveEvent::Stored(&stored?)),
                 () = clock.sleep(left) => return Ok(()),
                 _ = self.shutdown.changed() => return Ok(()),
             }
@@ -431,7 +441,7 @@ impl Receiver<'_> {
         while self.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
             match crate::base::clock::timeout(clock, left, self.uploads.next()).await {
-                Some(Ok(stored)) => self.observer.event(Event::Stored(&stored)),
+                Some(Ok(stored)) => self.observer.event(ReceiveEvent::Stored(&stored)),
                 Some(Err(_)) | None => break,
             }
         }
@@ -439,11 +449,12 @@ impl Receiver<'_> {
 }
 
 /// The position under the name that the server gave it.
-fn renamed(position: Position, name: Option<ReplicationId>) -> Position {
+fn renamed(position: ReceivePosition, name: Option<ReplicationId>) -> ReceivePosition {
     match name.filter(|name| *name != position.replid) {
         Some(replid) => {
-            let before = position.follows.unwrap_or(Follows { replid: position.replid, offset: position.offset });
-            Position { replid, follows: Some(before), ..position }
+            let before =
+                position.follows.unwrap_or(PreviousHistory { replid: position.replid, offset: position.offset });
+            ReceivePosition { replid, follows: Some(before), ..position }
         }
         None => position,
     }
@@ -451,23 +462,23 @@ fn renamed(position: Position, name: Option<ReplicationId>) -> Position {
 
 /// The stream from the position on, under the name that it has now; `None` if the server cannot continue there.
 async fn continued(
-    mut connection: Connection,
-    info: &Info,
-    position: Position,
-) -> Result<Option<(Connection, Position)>, Error> {
+    mut connection: RedisConnection,
+    info: &ServerInfo,
+    position: ReceivePosition,
+) -> Result<Option<(RedisConnection, ReceivePosition)>, SnapshotError> {
     if !continues(info, &position) {
         return Ok(None);
     }
-    let synced = connection.sync(Wish::From(position.replid, position.offset), info.version()).await?;
+    let synced = connection.sync(SyncRequest::From(position.replid, position.offset), info.version()).await?;
     Ok(match synced {
-        Sync::Continue(name) => Some((connection, renamed(position, name))),
-        Sync::Full(..) => None,
+        SyncAnswer::Continue(name) => Some((connection, renamed(position, name))),
+        SyncAnswer::Full(..) => None,
     })
 }
 
 /// Why the server may continue in a moment though it cannot now: a replica that has just begun has no backlog before its own link is up, and one
 /// that lags comes to where we are. To begin anew would make a gap of that.
-fn not_yet(info: &Info, position: &Position) -> Option<String> {
+fn not_yet(info: &ServerInfo, position: &ReceivePosition) -> Option<String> {
     let replica = info.get("role") == Some("slave");
     let same = info.get("master_replid") == Some(position.replid.to_string().as_str());
     let behind = info.number("master_repl_offset").is_some_and(|offset| offset < position.offset);
@@ -481,7 +492,7 @@ fn not_yet(info: &Info, position: &Position) -> Option<String> {
 }
 
 /// Whether the server will continue, by what it says of its backlog; asking it in vain would make it begin a snapshot.
-fn continues(info: &Info, position: &Position) -> bool {
+fn continues(info: &ServerInfo, position: &ReceivePosition) -> bool {
     let id = position.replid.to_string();
     let next = position.offset.saturating_add(1);
     let same = info.get("master_replid") == Some(id.as_str());
@@ -496,22 +507,22 @@ fn continues(info: &Info, position: &Position) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Position, continues, not_yet, renamed};
-    use crate::redis::wire::Info;
+    use super::{ReceivePosition, continues, not_yet, renamed};
+    use crate::redis::wire::ServerInfo;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-    fn position(offset: u64) -> Position {
+    fn position(offset: u64) -> ReceivePosition {
         let replid = A.parse().unwrap();
-        Position { replid, offset, db: 0, in_transaction: false, follows: None, until: None }
+        ReceivePosition { replid, offset, db: 0, in_transaction: false, follows: None, until: None }
     }
 
     /// As `masterTryPartialResynchronization` decides.
     #[test]
     fn a_server_continues_within_its_backlog_and_history() {
         let info = |id: &str, second: &str| {
-            Info::parse(&format!(
+            ServerInfo::parse(&format!(
                 "master_replid:{id}\nmaster_replid2:{A}\nsecond_repl_offset:{second}\nrepl_backlog_active:1\n\
                  repl_backlog_first_byte_offset:101\nrepl_backlog_histlen:50\n"
             ))
@@ -527,13 +538,13 @@ mod tests {
             assert_eq!(continues(&info(A, "-1"), &position(offset)), same, "{offset}");
             assert_eq!(continues(&info(B, "121"), &position(offset)), failed_over, "{offset}");
         }
-        assert!(!continues(&Info::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")), &position(100)));
+        assert!(!continues(&ServerInfo::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")), &position(100)));
     }
 
     #[test]
     fn a_replica_that_comes_back_is_waited_for() {
         let info = |role: &str, link: &str, id: &str, offset: u64| {
-            Info::parse(&format!(
+            ServerInfo::parse(&format!(
                 "role:{role}\nmaster_link_status:{link}\nmaster_replid:{id}\nmaster_repl_offset:{offset}"
             ))
         };
@@ -548,7 +559,7 @@ mod tests {
         ] {
             assert_eq!(not_yet(&info(role, link, id, offset), &position(100)).is_some(), waits, "{role} {link} {id}");
         }
-        assert_eq!(not_yet(&Info::parse("role:master"), &position(100)), None);
+        assert_eq!(not_yet(&ServerInfo::parse("role:master"), &position(100)), None);
     }
 
     #[test]

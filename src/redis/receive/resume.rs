@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::{Position, Receiver};
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::{Gap, Instance, Stretch};
+use super::{ReceivePosition, Receiver};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::redis::wire::ReplicationId;
 use crate::vault;
 
@@ -23,9 +23,9 @@ const AT_ONCE: usize = 8;
 
 /// What is known of where the stream ends.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(super) struct ResumeState {
     /// All stretches in the spool, once they were read.
-    spooled: Option<Vec<Stretch>>,
+    spooled: Option<Vec<StreamStretch>>,
     /// Whether the position is found.
     resumed: bool,
     /// Histories of whose stretches none opens, and where the last of them begins.
@@ -34,7 +34,7 @@ pub(super) struct Left {
 
 impl Receiver<'_> {
     /// Puts what an earlier run left, and finds where it ended, unless that is done. If it fails it may be tried again.
-    pub(super) async fn resume(&mut self) -> Result<(), Error> {
+    pub(super) async fn resume(&mut self) -> Result<(), SnapshotError> {
         if self.left.resumed {
             return Ok(());
         }
@@ -43,7 +43,7 @@ impl Receiver<'_> {
             None => self.read_spool().await?,
         };
         stretches.extend(self.stored_ends().await?);
-        self.position = newest(&stretches).map(Position::after);
+        self.position = newest(&stretches).map(ReceivePosition::after);
         if let Some(newest) = newest(&stretches) {
             self.base.follows_from(newest.replid, newest.first);
         }
@@ -57,14 +57,14 @@ impl Receiver<'_> {
             }
         }
         self.base.look(&self.instance, self.position);
-        self.left = Left { resumed: true, spooled: None, unknown: std::mem::take(&mut self.left.unknown) };
+        self.left = ResumeState { resumed: true, spooled: None, unknown: std::mem::take(&mut self.left.unknown) };
         Ok(())
     }
 
     /// Reads the spool once, and sends on what has commands.
-    async fn read_spool(&mut self) -> Result<Vec<Stretch>, Error> {
+    async fn read_spool(&mut self) -> Result<Vec<StreamStretch>, SnapshotError> {
         let spool = self.spool.clone();
-        let read = move || -> Result<Vec<Stretch>, Error> {
+        let read = move || -> Result<Vec<StreamStretch>, SnapshotError> {
             let mut stretches = Vec::new();
             let names = spool.list()?;
             for (nth, name) in names.iter().copied().enumerate() {
@@ -84,7 +84,7 @@ impl Receiver<'_> {
             }
             Ok(stretches)
         };
-        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
+        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::Lost)??;
         for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
             self.uploads.put((stretch.replid, stretch.first));
         }
@@ -93,7 +93,7 @@ impl Receiver<'_> {
     }
 
     /// The last stretch of each history in the repositories, and the first, which tells what the history follows.
-    async fn stored_ends(&mut self) -> Result<Vec<Stretch>, Error> {
+    async fn stored_ends(&mut self) -> Result<Vec<StreamStretch>, SnapshotError> {
         let mut histories: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
         for (replid, first, _) in self.instance.stored_stretches().await? {
             histories.entry(replid).or_default().push(first);
@@ -125,7 +125,7 @@ impl Receiver<'_> {
     }
 
     /// Records the ends that nobody knows as breaks, as a new snapshot begins.
-    pub(super) async fn record_unknown_ends(&mut self) -> Result<(), Error> {
+    pub(super) async fn record_unknown_ends(&mut self) -> Result<(), SnapshotError> {
         for (replid, offset) in self.left.unknown.clone() {
             let noticed_at = self.instance.vault().clock().now();
             let reason =
@@ -139,7 +139,7 @@ impl Receiver<'_> {
 }
 
 /// Whether one of the newest snapshots leads to the position.
-pub(super) async fn is_based(instance: &Instance, position: &Position) -> Result<bool, Error> {
+pub(super) async fn is_based(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
     let known = instance.known().await?;
     let before = position.follows.map(|follows| (follows.replid, follows.offset));
     let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
@@ -153,7 +153,7 @@ pub(super) async fn is_based(instance: &Instance, position: &Position) -> Result
 }
 
 /// What was read; nothing, with a warning that names the object, if it is damaged.
-fn usable<T>(read: Result<T, vault::Error>) -> Result<Option<T>, Error> {
+fn usable<T>(read: Result<T, vault::VaultError>) -> Result<Option<T>, SnapshotError> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.is_integrity() => {
@@ -166,8 +166,8 @@ fn usable<T>(read: Result<T, vault::Error>) -> Result<Option<T>, Error> {
 }
 
 /// The stretch after which the stream goes on.
-fn newest(stretches: &[Stretch]) -> Option<&Stretch> {
-    let mut ends: BTreeMap<ReplicationId, &Stretch> = BTreeMap::new();
+fn newest(stretches: &[StreamStretch]) -> Option<&StreamStretch> {
+    let mut ends: BTreeMap<ReplicationId, &StreamStretch> = BTreeMap::new();
     for stretch in stretches {
         let end = ends.entry(stretch.replid).or_insert(stretch);
         // Of two that end there, one has commands, and then it is known what they follow.
@@ -176,7 +176,7 @@ fn newest(stretches: &[Stretch]) -> Option<&Stretch> {
         }
     }
     // A history that went on beyond where another one left it did not end there: its server came back.
-    let led_on = |end: &Stretch| {
+    let led_on = |end: &StreamStretch| {
         stretches.iter().filter(|stretch| stretch.replid != end.replid).any(|stretch| {
             stretch.follows.is_some_and(|follows| follows.replid == end.replid && end.last <= follows.offset)
         })
@@ -189,12 +189,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::newest;
-    use crate::redis::archive::Stretch;
-    use crate::redis::archive::stream::Follows;
+    use crate::redis::archive::StreamStretch;
+    use crate::redis::archive::stream::PreviousHistory;
 
-    fn stretch(history: char, first: u64, last: u64, ended: i64, follows: Option<(char, u64)>) -> Stretch {
+    fn stretch(history: char, first: u64, last: u64, ended: i64, follows: Option<(char, u64)>) -> StreamStretch {
         let id = |history: char| history.to_string().repeat(40).parse().unwrap();
-        let follows = follows.map(|(history, offset)| Follows { replid: id(history), offset });
+        let follows = follows.map(|(history, offset)| PreviousHistory { replid: id(history), offset });
         let time = |second| Timestamp::from_second(second).unwrap();
         let json = serde_json::json!({
             "replid": id(history), "first": first, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
@@ -203,7 +203,7 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    fn check(stretches: &[Stretch], history: char, first: u64, last: u64) {
+    fn check(stretches: &[StreamStretch], history: char, first: u64, last: u64) {
         let mut all = stretches.to_vec();
         for _ in 0..all.len() {
             all.rotate_left(1);

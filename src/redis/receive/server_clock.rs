@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::base::clock::{Clock, FAR, Measured, timeout};
-use crate::redis::wire::{self, Claimant, Source};
+use crate::base::clock::{Clock, ClockMeasurement, FAR, timeout};
+use crate::redis::wire::{self, MasterClaimant, RedisSource};
 
 /// How often it is asked: a stretch of a busy stream lasts as long.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -24,8 +24,8 @@ const ELSEWHERE: u32 = 2;
 
 /// What is known of the server's clock.
 #[derive(Debug)]
-pub(super) struct ServerClock {
-    source: Source,
+pub(super) struct RedisServerClock {
+    source: RedisSource,
     /// The run of the server that is followed.
     run_id: Option<String>,
     /// How many answers running came from another one.
@@ -33,32 +33,42 @@ pub(super) struct ServerClock {
     /// Whether there are two masters, which was said.
     split: bool,
     due: Duration,
-    under_way: Option<JoinHandle<Option<Heard>>>,
-    last: Option<Measured>,
+    under_way: Option<JoinHandle<Option<ClockAnswer>>>,
+    last: Option<ClockMeasurement>,
     /// Since the stretch under way began.
-    here: Option<Measured>,
+    here: Option<ClockMeasurement>,
     far: bool,
 }
 
 #[derive(Debug)]
-enum Heard {
-    Answer { run_id: Option<String>, measured: Option<Measured> },
-    TwoMasters(Vec<Claimant>),
+enum ClockAnswer {
+    Answer { run_id: Option<String>, measured: Option<ClockMeasurement> },
+    TwoMasters(Vec<MasterClaimant>),
 }
 
-impl ServerClock {
-    pub(super) fn of(source: &Source, run_id: Option<String>, now: Duration) -> ServerClock {
+impl RedisServerClock {
+    pub(super) fn of(source: &RedisSource, run_id: Option<String>, now: Duration) -> RedisServerClock {
         let (source, elsewhere, split) = (source.clone(), 0, false);
-        ServerClock { source, run_id, elsewhere, split, due: now, under_way: None, last: None, here: None, far: false }
+        RedisServerClock {
+            source,
+            run_id,
+            elsewhere,
+            split,
+            due: now,
+            under_way: None,
+            last: None,
+            here: None,
+            far: false,
+        }
     }
 
     /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may stand for several servers.
     pub(super) fn is_elsewhere(&self) -> bool {
-        matches!(self.source, Source::Sentinels(_)) && self.elsewhere >= ELSEWHERE
+        matches!(self.source, RedisSource::Sentinels(_)) && self.elsewhere >= ELSEWHERE
     }
 
     /// Since the stretch under way began.
-    pub(super) fn known(&self) -> Option<Measured> {
+    pub(super) fn known(&self) -> Option<ClockMeasurement> {
         self.here
     }
 
@@ -81,10 +91,10 @@ impl ServerClock {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, heard: ClockAnswer) {
         let (run_id, measured) = match heard {
-            Heard::Answer { run_id, measured } => (run_id, measured),
-            Heard::TwoMasters(masters) => {
+            ClockAnswer::Answer { run_id, measured } => (run_id, measured),
+            ClockAnswer::TwoMasters(masters) => {
                 if let Some(said) = self.note_split(&masters) {
                     tracing::error!("{said}");
                 }
@@ -104,21 +114,21 @@ impl ServerClock {
     }
 
     /// Takes in that there are two masters. What is to be said of it, unless it was said.
-    fn note_split(&mut self, masters: &[Claimant]) -> Option<String> {
+    fn note_split(&mut self, masters: &[MasterClaimant]) -> Option<String> {
         self.elsewhere = 0;
         if std::mem::replace(&mut self.split, true) {
             return None;
         }
-        let is_followed = |master: &&Claimant| master.run_id.is_some() && master.run_id == self.run_id;
+        let is_followed = |master: &&MasterClaimant| master.run_id.is_some() && master.run_id == self.run_id;
         let followed = masters.iter().find(is_followed).map_or("neither of them", |master| master.server.as_str());
-        let listed = Claimant::names(masters);
+        let listed = MasterClaimant::names(masters);
         Some(format!(
             "two masters at once: {listed} all say they are it. {followed} is followed, and goes on to be; what the others take is not archived, and their \
              data differs: end those that are wrong"
         ))
     }
 
-    fn note(&mut self, measured: Measured) {
+    fn note(&mut self, measured: ClockMeasurement) {
         self.last = Some(measured);
         self.here = Some(self.here.and_then(|before| before.and_then(measured)).unwrap_or(measured));
         let offset = measured.offset;
@@ -134,7 +144,7 @@ impl ServerClock {
     }
 }
 
-impl Drop for ServerClock {
+impl Drop for RedisServerClock {
     fn drop(&mut self) {
         if let Some(asking) = self.under_way.take() {
             asking.abort();
@@ -142,15 +152,15 @@ impl Drop for ServerClock {
     }
 }
 
-async fn ask(source: &Source, clock: &dyn Clock) -> Option<Heard> {
+async fn ask(source: &RedisSource, clock: &dyn Clock) -> Option<ClockAnswer> {
     let asked = timeout(clock, PATIENCE, async {
         let (mut connection, info) = source.connect().await?;
         let run_id = info.get("run_id").map(str::to_owned);
-        Ok::<_, wire::Error>(Heard::Answer { run_id, measured: connection.measure_clock().await? })
+        Ok::<_, wire::RedisError>(ClockAnswer::Answer { run_id, measured: connection.measure_clock().await? })
     });
     match asked.await? {
         Ok(answer) => Some(answer),
-        Err(wire::Error::TwoMasters { masters, .. }) => Some(Heard::TwoMasters(masters)),
+        Err(wire::RedisError::TwoMasters { masters, .. }) => Some(ClockAnswer::TwoMasters(masters)),
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "the server was not asked for its clock");
             None
@@ -162,33 +172,35 @@ async fn ask(source: &Source, clock: &dyn Clock) -> Option<Heard> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Heard, ServerClock};
+    use super::{ClockAnswer, RedisServerClock};
     use crate::base::clock::SystemClock;
-    use crate::redis::wire::{Address, Claimant, Login, Sentinels, Server, Source, TlsFiles};
+    use crate::redis::wire::{
+        MasterClaimant, RedisAddress, RedisEndpoint, RedisLogin, RedisSource, RedisTlsFiles, Sentinels,
+    };
 
-    fn server() -> Server {
-        let address = Address::Tcp { host: "h".into(), port: 1, tls: false };
-        Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared())
+    fn server() -> RedisEndpoint {
+        let address = RedisAddress::Tcp { host: "h".into(), port: 1, tls: false };
+        RedisEndpoint::new(address, RedisLogin::default(), RedisTlsFiles::default(), SystemClock::shared())
     }
 
     fn sentinels() -> Sentinels {
-        Sentinels::new(Vec::new(), "m".into(), Login::default(), server())
+        Sentinels::new(Vec::new(), "m".into(), RedisLogin::default(), server())
     }
 
-    fn answer(run_id: &str) -> Heard {
-        Heard::Answer { run_id: Some(run_id.into()), measured: None }
+    fn answer(run_id: &str) -> ClockAnswer {
+        ClockAnswer::Answer { run_id: Some(run_id.into()), measured: None }
     }
 
     #[test]
     fn two_masters_are_said_once_and_the_one_that_is_followed_is_named() {
-        let mut clock = ServerClock::of(&Source::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
-        let master = |server: &str, run_id: &str| Claimant { server: server.into(), run_id: Some(run_id.into()) };
+        let mut clock = RedisServerClock::of(&RedisSource::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
+        let master = |server: &str, run_id: &str| MasterClaimant { server: server.into(), run_id: Some(run_id.into()) };
         let masters = [master("new:1", "b"), master("old:1", "a")];
         for _ in 0..2 {
             let said = clock.note_split(&masters).unwrap();
             assert!(said.contains("new:1 and old:1") && said.contains("old:1 is followed"), "{said}");
             clock.hear(answer("b"));
-            clock.hear(Heard::TwoMasters(masters.to_vec()));
+            clock.hear(ClockAnswer::TwoMasters(masters.to_vec()));
             assert_eq!(clock.note_split(&masters), None);
             clock.hear(answer("b"));
             assert!(!clock.is_elsewhere(), "some Sentinels still named it");
@@ -201,13 +213,13 @@ mod tests {
     fn the_one_that_is_followed_is_another_one_when_the_sentinels_say_so_twice_running() {
         let (server, sentinels) = (server(), sentinels());
         for (source, answers, elsewhere) in [
-            (Source::Sentinels(sentinels.clone()), &["b", "b"][..], true),
-            (Source::Sentinels(sentinels.clone()), &["b", "a", "b"], false),
-            (Source::Sentinels(sentinels), &["a", "a"], false),
+            (RedisSource::Sentinels(sentinels.clone()), &["b", "b"][..], true),
+            (RedisSource::Sentinels(sentinels.clone()), &["b", "a", "b"], false),
+            (RedisSource::Sentinels(sentinels), &["a", "a"], false),
             // One address may stand for several.
-            (Source::Fixed(server), &["b", "b", "b"], false),
+            (RedisSource::Fixed(server), &["b", "b", "b"], false),
         ] {
-            let mut clock = ServerClock::of(&source, Some("a".into()), Duration::ZERO);
+            let mut clock = RedisServerClock::of(&source, Some("a".into()), Duration::ZERO);
             for run_id in answers {
                 clock.hear(answer(run_id));
             }

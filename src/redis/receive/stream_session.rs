@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
 
-use super::server_clock::ServerClock;
-use super::{Event, Position, Receiver};
+use super::server_clock::RedisServerClock;
+use super::{ReceiveEvent, ReceivePosition, Receiver};
 use crate::base::clock::Clock;
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::stream::spool::{Beginning, Growing, Name};
-use crate::redis::archive::{Mark, Reading, Run};
-use crate::redis::format::resp::{Commands, Kind, Limits};
-use crate::redis::wire::{Connection, Info};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::stream::spool::{StretchName, StretchStart, UnfinishedStretch};
+use crate::redis::archive::{ArrivalMark, ReadDelays, ServerRun};
+use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
+use crate::redis::wire::{RedisConnection, ServerInfo};
 
 /// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
 const SYNC: Duration = Duration::from_secs(1);
@@ -41,29 +41,29 @@ async fn watched<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
 }
 
 /// How following ended.
-pub(super) enum Ended {
+pub(super) enum FollowEnd {
     /// As it was told to.
     Shutdown,
     /// Otherwise.
-    Broken(Error),
+    Broken(SnapshotError),
 }
 
-pub(super) struct Following {
-    connection: Connection,
-    parser: Commands,
+pub(super) struct StreamFollower {
+    connection: RedisConnection,
+    parser: CommandParser,
     /// `None` only while it is being written.
-    growing: Option<Growing>,
-    name: Name,
-    run: Option<Run>,
-    server_clock: ServerClock,
+    growing: Option<UnfinishedStretch>,
+    name: StretchName,
+    run: Option<ServerRun>,
+    server_clock: RedisServerClock,
     /// Bytes from `spooled` on.
     pending: BytesMut,
     spooled: u64,
-    marks: Vec<Mark>,
+    marks: Vec<ArrivalMark>,
     last_mark: (u64, Duration),
     received_at: Timestamp,
     heard: Duration,
-    reading: Reading,
+    reading: ReadDelays,
     /// When nothing lay in the socket, or the server was asked how far it is.
     drained: Duration,
     /// Whether nothing was read for a second, and since then not all that had come meanwhile.
@@ -76,19 +76,19 @@ pub(super) struct Following {
     asked: bool,
 }
 
-impl Following {
+impl StreamFollower {
     pub(super) async fn begin(
         receiver: &mut Receiver<'_>,
-        mut connection: Connection,
-        position: Position,
-        info: &Info,
-    ) -> Result<Following, Error> {
+        mut connection: RedisConnection,
+        position: ReceivePosition,
+        info: &ServerInfo,
+    ) -> Result<StreamFollower, SnapshotError> {
         let clock = Arc::clone(receiver.instance.vault().clock());
         let (now, at) = (clock.elapsed(), clock.now());
-        let Position { replid, offset, db, in_transaction, follows, .. } = position;
-        let run = info.get("run_id").map(|id| Run { server: connection.peer().to_owned(), id: id.to_owned() });
+        let ReceivePosition { replid, offset, db, in_transaction, follows, .. } = position;
+        let run = info.get("run_id").map(|id| ServerRun { server: connection.peer().to_owned(), id: id.to_owned() });
         let missed_until = info.number("master_repl_offset");
-        let beginning = Beginning {
+        let beginning = StretchStart {
             replid,
             first: offset,
             db,
@@ -100,12 +100,12 @@ impl Following {
         };
         let growing = receiver.begin_file(beginning).await?;
         connection.acknowledge(receiver.safe(offset)).await?;
-        Ok(Following {
+        Ok(StreamFollower {
             connection,
-            parser: Commands::resuming(offset, db, in_transaction, Limits::default()),
+            parser: CommandParser::resuming(offset, db, in_transaction, CommandLimits::default()),
             name: growing.name(),
             growing: Some(growing),
-            server_clock: ServerClock::of(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
+            server_clock: RedisServerClock::of(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
             run,
             pending: BytesMut::new(),
             spooled: offset,
@@ -113,7 +113,7 @@ impl Following {
             last_mark: (offset, now),
             received_at: at,
             heard: now,
-            reading: Reading::default(),
+            reading: ReadDelays::default(),
             drained: receiver.asked,
             // What was written since it was asked how far it is may come together with what was written before.
             held_up: true,
@@ -126,20 +126,20 @@ impl Following {
     }
 
     /// Follows until something ends it; gives the name of the stretch that was under way.
-    pub(super) async fn run(mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> (Name, Ended) {
+    pub(super) async fn run(mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> (StretchName, FollowEnd) {
         let mut ended = loop {
             match self.step(receiver, clock).await {
                 Ok(true) => {}
-                Ok(false) => break Ended::Shutdown,
-                Err(error) => break Ended::Broken(error),
+                Ok(false) => break FollowEnd::Shutdown,
+                Err(error) => break FollowEnd::Broken(error),
             }
         };
         // What has come is good, whatever ended it; unless it is the spool that fails.
         if self.growing.is_some()
             && let Err(error) = self.commit(true).await
         {
-            ended = Ended::Broken(error);
-        } else if matches!(ended, Ended::Shutdown) {
+            ended = FollowEnd::Broken(error);
+        } else if matches!(ended, FollowEnd::Shutdown) {
             // The server may be gone; then it asks nobody how far we were.
             drop(self.connection.acknowledge(receiver.safe(self.spooled)).await);
         }
@@ -147,7 +147,7 @@ impl Following {
     }
 
     /// One thing that happens; false when it is time to end.
-    async fn step(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<bool, Error> {
+    async fn step(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<bool, SnapshotError> {
         let due = self.synced_at.saturating_add(SYNC).saturating_sub(clock.elapsed());
         let (uploads, base, shutdown) = receiver.waits();
         if *shutdown.borrow() {
@@ -160,7 +160,7 @@ impl Following {
                 self.connection.check_silence(clock.elapsed().saturating_sub(self.heard))?;
                 self.asked = true;
             }
-            stored = uploads.next() => receiver.observer.event(Event::Stored(&stored?)),
+            stored = uploads.next() => receiver.observer.event(ReceiveEvent::Stored(&stored?)),
             ended = Receiver::base(base) => receiver.base_ended(ended, clock.elapsed()),
             _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
         }
@@ -177,13 +177,13 @@ impl Following {
         if self.server_clock.is_elsewhere() {
             let why =
                 "is not the master that the Sentinels name, though it still sends; theirs is followed from here on";
-            return Err(Error::Unfit { server: self.connection.peer().to_owned(), why: why.to_owned() });
+            return Err(SnapshotError::Unfit { server: self.connection.peer().to_owned(), why: why.to_owned() });
         }
         if self.asked {
             self.commit(true).await?;
             let safe = receiver.safe(self.spooled);
             self.connection.acknowledge(safe).await?;
-            receiver.observer.event(Event::Acknowledged(safe));
+            receiver.observer.event(ReceiveEvent::Acknowledged(safe));
             (self.asked, self.synced_at) = (false, clock.elapsed());
         } else if self.pending.len() >= PENDING {
             self.commit(false).await?;
@@ -196,16 +196,16 @@ impl Following {
     }
 
     /// `promptly` if they were read as soon as they came.
-    fn take(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), Error> {
+    fn take(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), SnapshotError> {
         // What came before a pause has the time before the pause, or a target within the pause would leave it out.
         if clock.elapsed() >= self.last_mark.1.saturating_add(MARK) {
             self.mark();
         }
         let (wrote, asked) = (&mut self.wrote, &mut self.asked);
         self.parser.push(bytes, &mut |command| match command.kind {
-            Kind::Other => *wrote = true,
-            Kind::GetAck => *asked = true,
-            Kind::Empty | Kind::Ping | Kind::Select | Kind::Multi | Kind::Exec => {}
+            CommandKind::Other => *wrote = true,
+            CommandKind::GetAck => *asked = true,
+            CommandKind::Empty | CommandKind::Ping | CommandKind::Select | CommandKind::Multi | CommandKind::Exec => {}
         })?;
         self.pending.extend_from_slice(bytes);
         self.received_at = clock.now();
@@ -236,21 +236,21 @@ impl Following {
     /// Notes that everything up to the last possible cut has come.
     fn mark(&mut self) {
         let Some(cut) = self.parser.cut().filter(|cut| cut.offset > self.last_mark.0) else { return };
-        self.marks.push(Mark { offset: cut.offset, db: cut.db, time: self.received_at });
+        self.marks.push(ArrivalMark { offset: cut.offset, db: cut.db, time: self.received_at });
         self.last_mark = (cut.offset, self.heard);
     }
 
     /// Spools what is pending.
-    async fn commit(&mut self, sync: bool) -> Result<(), Error> {
+    async fn commit(&mut self, sync: bool) -> Result<(), SnapshotError> {
         self.mark();
         let bytes = self.pending.split().freeze();
         self.spooled = self.spooled.saturating_add(bytes.len() as u64);
         self.write(bytes, sync).await
     }
 
-    async fn write(&mut self, bytes: Bytes, sync: bool) -> Result<(), Error> {
+    async fn write(&mut self, bytes: Bytes, sync: bool) -> Result<(), SnapshotError> {
         // Gone for good if it fails: what is in the file then is found out by reading it.
-        let mut growing = self.growing.take().ok_or(Error::Lost)?;
+        let mut growing = self.growing.take().ok_or(SnapshotError::Lost)?;
         let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
         growing.set_clock(self.server_clock.known());
         growing.set_reading(self.reading.clone());
@@ -263,7 +263,7 @@ impl Following {
             }
             Ok::<_, crate::postgres::archive::spool::SpoolError>(growing)
         });
-        self.growing = Some(written.await.map_err(|_panic| Error::Lost)??);
+        self.growing = Some(written.await.map_err(|_panic| SnapshotError::Lost)??);
         Ok(())
     }
 
@@ -280,14 +280,14 @@ impl Following {
     }
 
     /// Ends the stretch after its last whole command and begins the next one there.
-    async fn rotate(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<(), Error> {
+    async fn rotate(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<(), SnapshotError> {
         let boundary = self.parser.boundary();
         let head = usize::try_from(boundary.saturating_sub(self.spooled)).unwrap_or(0).min(self.pending.len());
         self.mark();
         let head = self.pending.split_to(head).freeze();
         self.write(head, true).await?;
         self.spooled = boundary;
-        let beginning = Beginning {
+        let beginning = StretchStart {
             replid: self.name.0,
             first: boundary,
             db: self.parser.db(),
@@ -302,7 +302,7 @@ impl Following {
         self.name = growing.name();
         self.growing = Some(growing);
         (self.begun, self.wrote) = (clock.elapsed(), false);
-        self.reading = Reading::default();
+        self.reading = ReadDelays::default();
         self.server_clock.begin_stretch();
         Ok(())
     }

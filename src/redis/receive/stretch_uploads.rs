@@ -10,55 +10,57 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::base::retry::{Backoff, Class, Policy};
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive::spool::SpoolError;
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::stream::spool::{Name, Spool, Spooled};
-use crate::redis::archive::{Gap, Instance, Stretch};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::stream::spool::{Spool, SpooledStretch, StretchName};
+use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
 
 /// For as long as a repository is away, the stream is spooled.
-const AGAIN: Policy = Policy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
+const AGAIN: RetryPolicy =
+    RetryPolicy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
 
 /// The stretches on their way. Dropped, it leaves what did not arrive in the spool.
-pub(super) struct Uploads {
+pub(super) struct StretchUploads {
     /// One for each repository.
-    lanes: Vec<mpsc::UnboundedSender<Item>>,
-    results: mpsc::UnboundedReceiver<(Name, Result<Option<Stretch>, Error>)>,
+    lanes: Vec<mpsc::UnboundedSender<StretchUploadItem>>,
+    results: mpsc::UnboundedReceiver<(StretchName, Result<Option<StreamStretch>, SnapshotError>)>,
     /// In how many repositories each is not yet.
-    missing: Missing,
+    missing: OutstandingStretches,
     /// What is in the way of those that take nothing now.
-    away: Away,
+    away: UnavailableRepositories,
     _workers: JoinSet<()>,
 }
 
 /// What is brought to a repository.
-enum Item {
-    Stretch(Name),
+enum StretchUploadItem {
+    Stretch(StretchName),
     /// A break that other repositories have recorded already.
     Gap(Box<Gap>),
 }
 
-type Away = Arc<Mutex<BTreeMap<usize, vault::Error>>>;
-type Missing = Arc<Mutex<BTreeMap<Name, usize>>>;
+type UnavailableRepositories = Arc<Mutex<BTreeMap<usize, vault::VaultError>>>;
+type OutstandingStretches = Arc<Mutex<BTreeMap<StretchName, usize>>>;
 /// Which file, and how long.
-type Extent = (u64, u64);
+type SpoolFileExtent = (u64, u64);
 
-impl Uploads {
+impl StretchUploads {
     /// The queues hold one entry a spool file, so it is the disk that bounds them.
-    pub(super) fn start(instance: &Instance, spool: &Spool) -> Uploads {
+    pub(super) fn start(instance: &Archive, spool: &Spool) -> StretchUploads {
         let (done, results) = mpsc::unbounded_channel();
-        let (missing, away, mut workers) = (Missing::default(), Away::default(), JoinSet::new());
+        let (missing, away, mut workers) =
+            (OutstandingStretches::default(), UnavailableRepositories::default(), JoinSet::new());
         let lanes = (0..instance.place_count()).map(|place| {
             let (items, mut wanted) = mpsc::unbounded_channel();
             let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
-            let lane = Lane { instance: instance.clone(), spool: spool.clone(), place, missing, away };
+            let lane = RepositoryUploader { instance: instance.clone(), spool: spool.clone(), place, missing, away };
             let done = done.clone();
             workers.spawn(async move {
                 while let Some(item) = wanted.recv().await {
                     let name = match item {
-                        Item::Stretch(name) => name,
-                        Item::Gap(gap) => {
+                        StretchUploadItem::Stretch(name) => name,
+                        StretchUploadItem::Gap(gap) => {
                             lane.record(&gap).await;
                             continue;
                         }
@@ -71,11 +73,11 @@ impl Uploads {
             });
             items
         });
-        Uploads { lanes: lanes.collect(), results, missing, away, _workers: workers }
+        StretchUploads { lanes: lanes.collect(), results, missing, away, _workers: workers }
     }
 
     /// A stretch to which nothing is appended any more. Once is enough.
-    pub(super) fn put(&mut self, name: Name) {
+    pub(super) fn put(&mut self, name: StretchName) {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.contains_key(&name) {
             return;
@@ -84,19 +86,19 @@ impl Uploads {
         drop(missing);
         for lane in &self.lanes {
             // The worker is there as long as this is.
-            let _sent = lane.send(Item::Stretch(name));
+            let _sent = lane.send(StretchUploadItem::Stretch(name));
         }
     }
 
     /// A break that is recorded in the repository of this number when it is there again; the next start does not know of it.
     pub(super) fn owe(&mut self, place: usize, gap: &Gap) {
         if let Some(lane) = self.lanes.get(place) {
-            let _sent = lane.send(Item::Gap(Box::new(gap.clone())));
+            let _sent = lane.send(StretchUploadItem::Gap(Box::new(gap.clone())));
         }
     }
 
     /// The repositories that take nothing now, by number.
-    pub(super) fn away(&self) -> BTreeMap<usize, vault::Error> {
+    pub(super) fn away(&self) -> BTreeMap<usize, vault::VaultError> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -105,14 +107,14 @@ impl Uploads {
     }
 
     /// Whether the file of that name is being read and may be removed at any moment.
-    pub(super) fn is_on_its_way(&self, name: Name) -> bool {
+    pub(super) fn is_on_its_way(&self, name: StretchName) -> bool {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
     }
 
     /// The next stretch that is stored everywhere. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Stretch, Error> {
+    pub(super) async fn next(&mut self) -> Result<StreamStretch, SnapshotError> {
         loop {
-            let Some((name, result)) = self.results.recv().await else { return Err(Error::Lost) };
+            let Some((name, result)) = self.results.recv().await else { return Err(SnapshotError::Lost) };
             self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             if let Some(stretch) = result? {
                 return Ok(stretch);
@@ -122,18 +124,18 @@ impl Uploads {
 }
 
 /// The way to one repository.
-struct Lane {
-    instance: Instance,
+struct RepositoryUploader {
+    instance: Archive,
     spool: Spool,
     place: usize,
-    missing: Missing,
-    away: Away,
+    missing: OutstandingStretches,
+    away: UnavailableRepositories,
 }
 
-impl Lane {
+impl RepositoryUploader {
     /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
     /// nothing in it.
-    async fn carry(&self, name: Name) -> Result<Option<Option<Stretch>>, Error> {
+    async fn carry(&self, name: StretchName) -> Result<Option<Option<StreamStretch>>, SnapshotError> {
         let clock = self.instance.vault().clock();
         let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
         let (seen, stored) = loop {
@@ -168,16 +170,16 @@ impl Lane {
     }
 
     /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
-    async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
+    async fn wait(&self, backoff: &mut Backoff, error: SnapshotError) -> Result<(), SnapshotError> {
         let clock = self.instance.vault().clock();
         if !may_pass(&error) {
             return Err(error);
         }
-        if let Error::Vault(error) = &error {
+        if let SnapshotError::Vault(error) = &error {
             self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
         }
         let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
-        if error.class() == Class::Transient {
+        if error.class() == ErrorClass::Transient {
             tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "a stretch of the stream stays spooled");
         } else {
             let error = &error as &dyn std::error::Error;
@@ -187,16 +189,16 @@ impl Lane {
         Ok(())
     }
 
-    async fn put(&self, name: Name) -> Result<(Extent, Option<Stretch>), Error> {
+    async fn put(&self, name: StretchName) -> Result<(SpoolFileExtent, Option<StreamStretch>), SnapshotError> {
         let (replid, first) = name;
         let spool = self.spool.clone();
         let read = move || {
             let seen = spool.extent(name)?;
-            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(Spooled::stretch)))
+            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(SpooledStretch::stretch)))
         };
-        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)??;
+        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::Lost)??;
         // It was read before it was put here; without it, somebody took acknowledged bytes away.
-        let Some((seen, (stretch, bytes))) = found else { return Err(Error::Disturbed { replid, first }) };
+        let Some((seen, (stretch, bytes))) = found else { return Err(SnapshotError::Disturbed { replid, first }) };
         if stretch.last == stretch.first {
             return Ok((seen, None));
         }
@@ -205,7 +207,7 @@ impl Lane {
     }
 
     /// Whether all others have it.
-    fn was_last(&self, name: Name) -> bool {
+    fn was_last(&self, name: StretchName) -> bool {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.get_mut(&name).is_some_and(|places| {
             *places = places.saturating_sub(1);
@@ -214,21 +216,24 @@ impl Lane {
     }
 
     /// Removes the file, if that is still the one that was read.
-    async fn remove(&self, name: Name, seen: Extent) -> Result<(), Error> {
+    async fn remove(&self, name: StretchName, seen: SpoolFileExtent) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let remove = move || match spool.extent(name)? {
             Some(now) if now != seen => Ok(false),
             _ => spool.discard(name).map(|()| true),
         };
-        let removed = tokio::task::spawn_blocking(remove).await.map_err(|_panic| Error::Lost)?.map_err(Error::Spool)?;
-        if removed { Ok(()) } else { Err(Error::Disturbed { replid: name.0, first: name.1 }) }
+        let removed = tokio::task::spawn_blocking(remove)
+            .await
+            .map_err(|_panic| SnapshotError::Lost)?
+            .map_err(SnapshotError::Spool)?;
+        if removed { Ok(()) } else { Err(SnapshotError::Disturbed { replid: name.0, first: name.1 }) }
     }
 }
 
 /// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
-fn may_pass(error: &Error) -> bool {
+fn may_pass(error: &SnapshotError) -> bool {
     match error {
-        Error::Vault(error) if error.may_pass() => true,
-        error => error.class() == Class::Transient,
+        SnapshotError::Vault(error) if error.may_pass() => true,
+        error => error.class() == ErrorClass::Transient,
     }
 }

@@ -7,21 +7,21 @@
 
 use jiff::Timestamp;
 
-use crate::redis::archive::{Mark, Stretch};
-use crate::redis::format::resp::{self, Commands, Limits};
+use crate::redis::archive::{ArrivalMark, StreamStretch};
+use crate::redis::format::resp::{self, CommandLimits, CommandParser};
 
 /// When commands had come.
 #[derive(Clone, Debug)]
-pub struct Arrivals {
-    marks: Vec<Mark>,
+pub struct CommandArrivals {
+    marks: Vec<ArrivalMark>,
     last: Timestamp,
 }
 
-impl Arrivals {
+impl CommandArrivals {
     /// Those of a stretch.
     #[must_use]
-    pub fn of(stretch: &Stretch) -> Arrivals {
-        Arrivals { marks: stretch.marks.clone(), last: stretch.ended_at }
+    pub fn of(stretch: &StreamStretch) -> CommandArrivals {
+        CommandArrivals { marks: stretch.marks.clone(), last: stretch.ended_at }
     }
 
     /// When everything before an offset had come.
@@ -33,16 +33,21 @@ impl Arrivals {
 
 /// What is to follow a command that ends at offset `end`, whose bytes are what `raw` gives, so that it says when something expires and not how
 /// long it lives.
-pub(super) fn absolute(name: &[u8], end: u64, arrivals: &Arrivals, raw: impl FnOnce() -> Vec<u8>) -> Option<Vec<u8>> {
+pub(super) fn absolute(
+    name: &[u8],
+    end: u64,
+    arrivals: &CommandArrivals,
+    raw: impl FnOnce() -> Vec<u8>,
+) -> Option<Vec<u8>> {
     const RELATIVE: [&[u8]; 7] = [b"set", b"expire", b"pexpire", b"setex", b"psetex", b"getex", b"restore"];
     if !RELATIVE.iter().any(|relative| name.eq_ignore_ascii_case(relative)) {
         return None;
     }
     let raw = raw();
     // All of it is in memory already.
-    let limits = Limits { kept: raw.len(), ..Limits::default() };
+    let limits = CommandLimits { kept: raw.len(), ..CommandLimits::default() };
     let mut following = None;
-    let parsed = Commands::resuming(0, 0, false, limits).push(&raw, &mut |command| {
+    let parsed = CommandParser::resuming(0, 0, false, limits).push(&raw, &mut |command| {
         let mut words: Vec<&[u8]> = Vec::new();
         for nth in 0.. {
             let Some(word) = command.argument(nth).and_then(|argument| argument.whole()) else { break };
@@ -85,14 +90,14 @@ fn lasts<'w>(words: &[&'w [u8]]) -> Option<(&'w [u8], i64)> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Arrivals, absolute};
-    use crate::redis::archive::Mark;
+    use super::{CommandArrivals, absolute};
+    use crate::redis::archive::ArrivalMark;
     use crate::redis::format::resp::encode;
 
     fn check(command: &str, end: u64, expected: Option<&str>) {
-        let mark = |offset, second| Mark { offset, db: 0, time: Timestamp::from_second(second).unwrap() };
+        let mark = |offset, second| ArrivalMark { offset, db: 0, time: Timestamp::from_second(second).unwrap() };
         let arrivals =
-            Arrivals { marks: vec![mark(100, 10), mark(200, 20)], last: Timestamp::from_second(30).unwrap() };
+            CommandArrivals { marks: vec![mark(100, 10), mark(200, 20)], last: Timestamp::from_second(30).unwrap() };
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         let found = absolute(words[0], end, &arrivals, || encode(&words));
         let expected = expected.map(|text| encode(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>()));

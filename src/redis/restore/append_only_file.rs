@@ -6,13 +6,13 @@
 //!
 //! Holds the command under way, if it comes in pieces.
 
-use super::Error;
-use super::absolute_expiry::{Arrivals, absolute};
-use crate::base::durable::Staged;
-use crate::redis::format::resp::{self, Commands, Cut, Kind, Limits};
+use super::RestoreError;
+use super::absolute_expiry::{CommandArrivals, absolute};
+use crate::base::durable::StagedFile;
+use crate::redis::format::resp::{self, CommandKind, CommandLimits, CommandParser, StreamCut};
 
 /// A command that ends in the bytes under way.
-struct Ended {
+struct CommandEnd {
     /// Where.
     at: usize,
     /// Whether it is for the file.
@@ -23,10 +23,10 @@ struct Ended {
 
 /// Where the commands end.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct AppendOnlyEnd {
     /// The length of the file.
     pub(super) len: u64,
-    pub(super) cut: Cut,
+    pub(super) cut: StreamCut,
     /// How many commands change something.
     pub(super) commands: u64,
     pub(super) highest_db: u32,
@@ -34,8 +34,8 @@ pub(super) struct End {
 
 /// Writes commands to the end of a file.
 #[derive(Debug)]
-pub(super) struct Tail {
-    commands: Commands,
+pub(super) struct AppendOnlyWriter {
+    commands: CommandParser,
     /// The beginning of a command that is not whole.
     held: Vec<u8>,
     /// The length of the file with everything written.
@@ -43,20 +43,20 @@ pub(super) struct Tail {
     /// The length of the file with the commands that are whole.
     whole: u64,
     /// The length of the file and the place, where it may be cut.
-    end: (u64, Cut),
+    end: (u64, StreamCut),
     /// How many commands that change something are before the end, and how many there are.
     counts: (u64, u64),
     highest_db: u32,
 }
 
-impl Tail {
+impl AppendOnlyWriter {
     /// Goes on after `len` bytes of `file`, with the commands from `from` on.
-    pub(super) fn begin(file: &mut Staged, len: u64, from: Cut) -> Result<Tail, Error> {
+    pub(super) fn begin(file: &mut StagedFile, len: u64, from: StreamCut) -> Result<AppendOnlyWriter, RestoreError> {
         let select = resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]);
         file.write(&select)?;
         let len = len.saturating_add(select.len() as u64);
-        Ok(Tail {
-            commands: Commands::at(from, Limits::default()),
+        Ok(AppendOnlyWriter {
+            commands: CommandParser::at(from, CommandLimits::default()),
             held: Vec::new(),
             written: len,
             whole: len,
@@ -67,14 +67,19 @@ impl Tail {
     }
 
     /// The next bytes of the stream, and when they had come.
-    pub(super) fn push(&mut self, file: &mut Staged, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
+    pub(super) fn push(
+        &mut self,
+        file: &mut StagedFile,
+        bytes: &[u8],
+        arrivals: &CommandArrivals,
+    ) -> Result<(), RestoreError> {
         let begin = self.commands.offset();
-        let mut ends: Vec<Ended> = Vec::new();
+        let mut ends: Vec<CommandEnd> = Vec::new();
         let held = &self.held;
         let (mut end, mut counts, mut highest) = (self.end, self.counts, self.highest_db);
         let mut whole = self.whole;
         self.commands.push(bytes, &mut |command| {
-            let kept = !matches!(command.kind, Kind::Empty | Kind::Ping | Kind::GetAck);
+            let kept = !matches!(command.kind, CommandKind::Empty | CommandKind::Ping | CommandKind::GetAck);
             let place = |offset: u64| usize::try_from(offset.saturating_sub(begin)).unwrap_or(usize::MAX);
             let (from, to) = (place(command.start), place(command.end));
             let raw = || {
@@ -86,13 +91,13 @@ impl Tail {
                 let len = command.end.saturating_sub(command.start);
                 whole = whole.saturating_add(len).saturating_add(more.as_ref().map_or(0, |more| more.len() as u64));
             }
-            ends.push(Ended { at: to, kept, more });
-            let writes = kept && !matches!(command.kind, Kind::Select | Kind::Multi | Kind::Exec);
+            ends.push(CommandEnd { at: to, kept, more });
+            let writes = kept && !matches!(command.kind, CommandKind::Select | CommandKind::Multi | CommandKind::Exec);
             counts.1 = counts.1.saturating_add(u64::from(writes));
             highest = highest.max(command.db);
-            if !command.in_transaction || command.kind == Kind::Exec {
+            if !command.in_transaction || command.kind == CommandKind::Exec {
                 // A SELECT acts on what comes after it.
-                end = (whole, Cut { offset: command.end, db: command.db });
+                end = (whole, StreamCut { offset: command.end, db: command.db });
                 counts.0 = counts.1;
             }
         })?;
@@ -107,9 +112,9 @@ impl Tail {
     }
 
     /// Writes what is kept of `bytes`, in as few pieces as there are gaps.
-    fn write(&mut self, file: &mut Staged, bytes: &[u8], ends: &[Ended]) -> Result<(), Error> {
+    fn write(&mut self, file: &mut StagedFile, bytes: &[u8], ends: &[CommandEnd]) -> Result<(), RestoreError> {
         let (mut from, mut to) = (0, 0);
-        for Ended { at, kept, more } in ends {
+        for CommandEnd { at, kept, more } in ends {
             if !*kept {
                 self.put(file, bytes.get(from..to).unwrap_or_default())?;
                 self.held.clear();
@@ -130,18 +135,18 @@ impl Tail {
         Ok(())
     }
 
-    fn put(&mut self, file: &mut Staged, bytes: &[u8]) -> Result<(), Error> {
+    fn put(&mut self, file: &mut StagedFile, bytes: &[u8]) -> Result<(), RestoreError> {
         file.write(bytes)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         Ok(())
     }
 
     /// Cuts the file where it may be cut.
-    pub(super) fn end(self, file: &mut Staged) -> Result<End, Error> {
+    pub(super) fn end(self, file: &mut StagedFile) -> Result<AppendOnlyEnd, RestoreError> {
         let (len, cut) = self.end;
         if self.written > len {
             file.truncate(len)?;
         }
-        Ok(End { len, cut, commands: self.counts.0, highest_db: self.highest_db })
+        Ok(AppendOnlyEnd { len, cut, commands: self.counts.0, highest_db: self.highest_db })
     }
 }

@@ -6,7 +6,7 @@
 //! RDB and commands, Redis 7 on, and Valkey    appendonlydir/: appendonly.aof.1.base.rdb, appendonly.aof.1.incr.aof, appendonly.aof.manifest
 //! ```
 //!
-//! [`Place`] writes them from bytes, walking the RDB and following the commands while they pass; [`server_start`] starts a server on them and
+//! [`DataFileWriter`] writes them from bytes, walking the RDB and following the commands while they pass; [`server_start`] starts a server on them and
 //! compares. A server loads one of these and ignores the others, by its configuration and not by what is there: [`server_options`] says what must be
 //! set, and what in a configuration found would have it ignored.
 //!
@@ -27,11 +27,11 @@ mod absolute_expiry;
 
 use std::path::PathBuf;
 
-pub use crate::redis::format::server_version::Version;
-pub use absolute_expiry::Arrivals;
-pub use placement::{Form, Place, Placed};
-pub use redis_conf::{Conf, Names};
-pub use write::{Wishes, check_room, restore};
+pub use crate::redis::format::server_version::RedisVersion;
+pub use absolute_expiry::CommandArrivals;
+pub use placement::{DataFileForm, DataFileWriter, PlacedFiles};
+pub use redis_conf::{DataFileNames, RedisConf};
+pub use write::{RestoreOptions, check_room, restore};
 
 use crate::base::durable;
 use crate::redis::format::{rdb, resp};
@@ -40,7 +40,7 @@ use crate::vault;
 
 /// Why no server can be started from what was to be written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RestoreError {
     /// There is something where the files are to be.
     #[error("{} is not empty ({found} is there), and a server may load that instead: empty it, or name another folder", dir.display())]
     NotEmpty {
@@ -69,13 +69,13 @@ pub enum Error {
     },
     /// A file can't be written.
     #[error(transparent)]
-    Write(#[from] durable::Error),
+    Write(#[from] durable::DurableError),
     /// The snapshot is no RDB, or a damaged one.
     #[error("the snapshot cannot be restored: {0}")]
-    Rdb(#[from] rdb::Error),
+    Rdb(#[from] rdb::RdbError),
     /// The commands are none.
     #[error("the commands behind the snapshot cannot be restored: {0}")]
-    Stream(#[from] resp::Error),
+    Stream(#[from] resp::RespError),
     /// There are commands, and the form chosen has no place for them.
     #[error("a plain dump holds no commands; this is a bug in walkeep")]
     NoPlace,
@@ -105,10 +105,10 @@ pub enum Error {
     },
     /// It doesn't answer.
     #[error(transparent)]
-    Server(#[from] wire::Error),
+    Server(#[from] wire::RedisError),
     /// The archive does not give what is needed.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
     /// The commands end elsewhere than at the target.
     #[error("the commands end at offset {end} instead of {target}: the archive has changed meanwhile; plan again")]
     Short {
@@ -132,14 +132,14 @@ fn last_lines(log: &str) -> String {
     lines.join("; ")
 }
 
-impl Error {
+impl RestoreError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> crate::base::retry::Class {
+    pub fn class(&self) -> crate::base::retry::ErrorClass {
         match self {
-            Error::Server(error) => error.class(),
-            Error::Vault(error) => error.class(),
-            _ => crate::base::retry::Class::Permanent,
+            RestoreError::Server(error) => error.class(),
+            RestoreError::Vault(error) => error.class(),
+            _ => crate::base::retry::ErrorClass::Permanent,
         }
     }
 
@@ -147,8 +147,8 @@ impl Error {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Vault(error) => error.is_integrity(),
-            Error::Rdb(_) | Error::Stream(_) | Error::Differs(_) => true,
+            RestoreError::Vault(error) => error.is_integrity(),
+            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::Differs(_) => true,
             _ => false,
         }
     }

@@ -4,11 +4,11 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::append_only_file::Tail;
-use super::{Arrivals, Error, Names, Version};
-use crate::base::durable::{self, Staged};
-use crate::redis::format::rdb::{Limits, Walk, Walker};
-use crate::redis::format::resp::Cut;
+use super::append_only_file::AppendOnlyWriter;
+use super::{CommandArrivals, DataFileNames, RedisVersion, RestoreError};
+use crate::base::durable::{self, StagedFile};
+use crate::redis::format::rdb::{RdbLimits, RdbSummary, RdbWalker};
+use crate::redis::format::resp::StreamCut;
 
 /// As servers make their own, but for the others, who need not read a restored data set.
 const FILE_MODE: u32 = 0o640;
@@ -20,7 +20,7 @@ const PARTIAL: &str = "walkeep-partial";
 /// What the files are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Form {
+pub enum DataFileForm {
     /// The dump alone.
     Dump,
     /// One append-only file that begins with the dump.
@@ -29,39 +29,39 @@ pub enum Form {
     Parts,
 }
 
-impl Form {
+impl DataFileForm {
     /// What a server of this version starts from.
     #[must_use]
-    pub fn of(version: Version, with_commands: bool) -> Form {
+    pub fn of(version: RedisVersion, with_commands: bool) -> DataFileForm {
         match (with_commands, version.has_parts()) {
-            (false, _) => Form::Dump,
-            (true, false) => Form::Preamble,
-            (true, true) => Form::Parts,
+            (false, _) => DataFileForm::Dump,
+            (true, false) => DataFileForm::Preamble,
+            (true, true) => DataFileForm::Parts,
         }
     }
 
     /// Whether the server must have `appendonly yes`; otherwise `no`.
     #[must_use]
     pub fn is_append_only(self) -> bool {
-        self != Form::Dump
+        self != DataFileForm::Dump
     }
 }
 
 /// What was written.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Placed {
+pub struct PlacedFiles {
     /// The server's folder.
     pub dir: PathBuf,
     /// What the files are.
-    pub form: Form,
+    pub form: DataFileForm,
     /// The files, in the order in which they came to be.
     pub files: Vec<PathBuf>,
     /// Their bytes.
     pub bytes: u64,
     /// What is in the snapshot.
-    pub walk: Walk,
+    pub walk: RdbSummary,
     /// Up to where the stream was replayed.
-    pub end: Option<Cut>,
+    pub end: Option<StreamCut>,
     /// How many commands that change something follow the snapshot.
     pub commands: u64,
     /// How many databases the server must have.
@@ -74,49 +74,54 @@ pub struct Placed {
 ///
 /// Blocks; async code calls it through `spawn_blocking`.
 #[derive(Debug)]
-pub struct Place {
+pub struct DataFileWriter {
     dir: PathBuf,
-    names: Names,
-    form: Form,
-    file: Staged,
+    names: DataFileNames,
+    form: DataFileForm,
+    file: StagedFile,
     len: u64,
-    walker: Walker,
-    tail: Option<(Tail, Walk)>,
+    walker: RdbWalker,
+    tail: Option<(AppendOnlyWriter, RdbSummary)>,
     files: Vec<PathBuf>,
     bytes: u64,
 }
 
-impl Place {
+impl DataFileWriter {
     /// Begins in `dir`, which is made if it isn't there.
     ///
     /// # Errors
     /// There is something in `dir`, or it can't be written to.
-    pub fn begin(dir: &Path, form: Form, names: &Names, limits: Limits) -> Result<Place, Error> {
+    pub fn begin(
+        dir: &Path,
+        form: DataFileForm,
+        names: &DataFileNames,
+        limits: RdbLimits,
+    ) -> Result<DataFileWriter, RestoreError> {
         let folder = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Folder { path, source }
+            move |source| RestoreError::Folder { path, source }
         };
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(dir).map_err(folder(dir))?;
         for entry in fs::read_dir(dir).map_err(folder(dir))? {
             let name = entry.map_err(folder(dir))?.file_name();
             // What file systems put into the root of a volume.
             if name != "lost+found" {
-                return Err(Error::NotEmpty { dir: dir.to_owned(), found: name.to_string_lossy().into_owned() });
+                return Err(RestoreError::NotEmpty { dir: dir.to_owned(), found: name.to_string_lossy().into_owned() });
             }
         }
-        if form == Form::Parts {
+        if form == DataFileForm::Parts {
             let parts = dir.join(&names.append_dir);
             DirBuilder::new().mode(FOLDER_MODE).create(&parts).map_err(folder(&parts))?;
             durable::sync_dir(dir)?;
         }
-        let file = Staged::begin(&partial(dir, form, names), FILE_MODE)?;
-        Ok(Place {
+        let file = StagedFile::begin(&partial(dir, form, names), FILE_MODE)?;
+        Ok(DataFileWriter {
             dir: dir.to_owned(),
             names: names.clone(),
             form,
             file,
             len: 0,
-            walker: Walker::new(limits),
+            walker: RdbWalker::new(limits),
             tail: None,
             files: Vec::new(),
             bytes: 0,
@@ -127,7 +132,7 @@ impl Place {
     ///
     /// # Errors
     /// They are no RDB, or can't be written.
-    pub fn snapshot(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub fn snapshot(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         self.walker.push(bytes)?;
         self.file.write(bytes)?;
         self.len = self.len.saturating_add(bytes.len() as u64);
@@ -138,21 +143,21 @@ impl Place {
     ///
     /// # Errors
     /// It isn't whole, or can't be written.
-    pub fn follow(mut self, from: Cut) -> Result<Place, Error> {
+    pub fn follow(mut self, from: StreamCut) -> Result<DataFileWriter, RestoreError> {
         let walk = self.walker.finish()?;
-        self.walker = Walker::new(Limits::default());
+        self.walker = RdbWalker::new(RdbLimits::default());
         let tail = match self.form {
-            Form::Dump => return Err(Error::NoPlace),
-            Form::Preamble => Tail::begin(&mut self.file, self.len, from)?,
-            Form::Parts => {
+            DataFileForm::Dump => return Err(RestoreError::NoPlace),
+            DataFileForm::Preamble => AppendOnlyWriter::begin(&mut self.file, self.len, from)?,
+            DataFileForm::Parts => {
                 let base = format!("{}.1.base.rdb", self.names.append_file);
                 let incr =
-                    Staged::begin(&partial(&self.dir, self.form, &self.names).with_extension("incr"), FILE_MODE)?;
+                    StagedFile::begin(&partial(&self.dir, self.form, &self.names).with_extension("incr"), FILE_MODE)?;
                 let target = self.dir.join(&self.names.append_dir).join(base);
                 std::mem::replace(&mut self.file, incr).create(&target)?;
                 self.files.push(target);
                 self.bytes = std::mem::take(&mut self.len);
-                Tail::begin(&mut self.file, 0, from)?
+                AppendOnlyWriter::begin(&mut self.file, 0, from)?
             }
         };
         self.tail = Some((tail, walk));
@@ -163,9 +168,9 @@ impl Place {
     ///
     /// # Errors
     /// They are no commands, or can't be written.
-    pub fn commands(&mut self, bytes: &[u8], arrivals: &Arrivals) -> Result<(), Error> {
+    pub fn commands(&mut self, bytes: &[u8], arrivals: &CommandArrivals) -> Result<(), RestoreError> {
         match &mut self.tail {
-            None => Err(Error::NoPlace),
+            None => Err(RestoreError::NoPlace),
             Some((tail, _)) => tail.push(&mut self.file, bytes, arrivals),
         }
     }
@@ -174,7 +179,7 @@ impl Place {
     ///
     /// # Errors
     /// The snapshot isn't whole, the commands end elsewhere, or a file can't be put in its place.
-    pub fn end(mut self, to: Option<u64>) -> Result<Placed, Error> {
+    pub fn end(mut self, to: Option<u64>) -> Result<PlacedFiles, RestoreError> {
         let (walk, len, tail) = match self.tail.take() {
             None => (self.walker.finish()?, self.len, None),
             Some((tail, walk)) => {
@@ -185,28 +190,28 @@ impl Place {
         let (cut, commands) = (tail.as_ref().map(|end| end.cut), tail.as_ref().map_or(0, |end| end.commands));
         // What was replayed is what was planned, or it is not what was asked for, and nobody may start from it.
         if let Some((end, target)) = cut.map(|cut| cut.offset).zip(to).filter(|(end, target)| end != target) {
-            return Err(Error::Short { end, target });
+            return Err(RestoreError::Short { end, target });
         }
         let highest = walk.databases.keys().copied().max().unwrap_or(0);
         let highest = highest.max(tail.map_or(0, |end| u64::from(end.highest_db)));
         let parts = self.dir.join(&self.names.append_dir);
         let append_file = &self.names.append_file;
         let target = match (self.form, cut) {
-            (Form::Dump, _) => self.dir.join(&self.names.dump),
-            (Form::Preamble, _) => self.dir.join(append_file),
-            (Form::Parts, None) => parts.join(format!("{append_file}.1.base.rdb")),
-            (Form::Parts, Some(_)) => parts.join(format!("{append_file}.1.incr.aof")),
+            (DataFileForm::Dump, _) => self.dir.join(&self.names.dump),
+            (DataFileForm::Preamble, _) => self.dir.join(append_file),
+            (DataFileForm::Parts, None) => parts.join(format!("{append_file}.1.base.rdb")),
+            (DataFileForm::Parts, Some(_)) => parts.join(format!("{append_file}.1.incr.aof")),
         };
         self.file.create(&target)?;
         self.files.push(target);
-        if self.form == Form::Parts {
+        if self.form == DataFileForm::Parts {
             let manifest = parts.join(format!("{append_file}.manifest"));
             let lines = manifest_lines(append_file, cut.is_some());
             durable::write_new(&manifest, lines.as_bytes(), FILE_MODE)?;
             self.files.push(manifest);
         }
         let owned_by_root = give_to_owner(&self.dir, &self.files)?;
-        Ok(Placed {
+        Ok(PlacedFiles {
             dir: self.dir,
             form: self.form,
             files: self.files,
@@ -220,8 +225,8 @@ impl Place {
     }
 }
 
-fn partial(dir: &Path, form: Form, names: &Names) -> PathBuf {
-    let folder = if form == Form::Parts { dir.join(&names.append_dir) } else { dir.to_owned() };
+fn partial(dir: &Path, form: DataFileForm, names: &DataFileNames) -> PathBuf {
+    let folder = if form == DataFileForm::Parts { dir.join(&names.append_dir) } else { dir.to_owned() };
     folder.join(PARTIAL)
 }
 
@@ -237,10 +242,10 @@ fn manifest_lines(append_file: &str, with_commands: bool) -> String {
 }
 
 /// A restore by root into a folder of the server's user leaves files that the server may read and write. Says whether they are root's.
-fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, Error> {
+fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, RestoreError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Folder { path, source }
+        move |source| RestoreError::Folder { path, source }
     };
     let owner = fs::metadata(dir).map_err(failed(dir))?;
     if !rustix::process::geteuid().is_root() || owner.uid() == 0 {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The names of the files, as servers come.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Names {
+pub struct DataFileNames {
     /// `dbfilename`.
     pub dump: String,
     /// `appendfilename`.
@@ -13,18 +13,18 @@ pub struct Names {
     pub append_dir: String,
 }
 
-impl Default for Names {
-    fn default() -> Names {
+impl Default for DataFileNames {
+    fn default() -> DataFileNames {
         let names = ("dump.rdb", "appendonly.aof", "appendonlydir");
-        Names { dump: names.0.to_owned(), append_file: names.1.to_owned(), append_dir: names.2.to_owned() }
+        DataFileNames { dump: names.0.to_owned(), append_file: names.1.to_owned(), append_dir: names.2.to_owned() }
     }
 }
 
 /// What a configuration says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Conf {
+pub struct RedisConf {
     /// The names of the files.
-    pub names: Names,
+    pub names: DataFileNames,
     /// Whether the server starts from the append-only file; otherwise from the dump.
     pub append_only: bool,
     /// The folder it works in.
@@ -35,11 +35,11 @@ pub struct Conf {
     pub includes: Vec<String>,
 }
 
-impl Conf {
+impl RedisConf {
     /// Reads the text of a configuration. The last of equal directives counts.
     #[must_use]
-    pub fn parse(text: &str) -> Conf {
-        let mut conf = Conf::default();
+    pub fn parse(text: &str) -> RedisConf {
+        let mut conf = RedisConf::default();
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             let Some((name, value)) = line.split_once(char::is_whitespace) else { continue };
             let value = value.trim().trim_matches(['"', '\'']).to_owned();
@@ -68,12 +68,13 @@ mod tests {
     fn what_counts_and_what_does_not() {
         let text = "# appendonly no\nappendonly no\nAppendOnly yes\nappendfilename \"cache.aof\"\n  appenddirname 'aofs'\ndir /var/lib/redis\n\
                     dbfilename ../dump.rdb\ndatabases 32\ninclude /etc/redis/local.conf\nsave 900 1";
-        let conf = Conf::parse(text);
+        let conf = RedisConf::parse(text);
         assert!(conf.append_only);
-        let names = Names { dump: "dump.rdb".into(), append_file: "cache.aof".into(), append_dir: "aofs".into() };
+        let names =
+            DataFileNames { dump: "dump.rdb".into(), append_file: "cache.aof".into(), append_dir: "aofs".into() };
         assert_eq!(conf.names, names);
         assert_eq!((conf.dir, conf.databases), (Some("/var/lib/redis".into()), Some(32)));
         assert_eq!(conf.includes, ["/etc/redis/local.conf"]);
-        assert_eq!(Conf::parse(""), Conf::default());
+        assert_eq!(RedisConf::parse(""), RedisConf::default());
     }
 }

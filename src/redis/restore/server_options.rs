@@ -1,22 +1,22 @@
 //! What must be set for a server to start from what was written, and what in a configuration would keep it from that.
 
-use super::{Conf, Form, Placed, Version};
+use super::{DataFileForm, PlacedFiles, RedisConf, RedisVersion};
 
 /// The options with which a server starts from what was written.
 #[must_use]
-pub fn options(placed: &Placed, names: &super::Names) -> Vec<String> {
+pub fn options(placed: &PlacedFiles, names: &super::DataFileNames) -> Vec<String> {
     let mut options = vec!["--dir".to_owned(), placed.dir.display().to_string()];
     let mut set = |name: &str, value: &str| options.extend([format!("--{name}"), value.to_owned()]);
-    let usual = super::Names::default();
+    let usual = super::DataFileNames::default();
     set("appendonly", if placed.form.is_append_only() { "yes" } else { "no" });
     match placed.form {
-        Form::Dump if names.dump != usual.dump => set("dbfilename", &names.dump),
-        Form::Preamble | Form::Parts if names.append_file != usual.append_file => {
+        DataFileForm::Dump if names.dump != usual.dump => set("dbfilename", &names.dump),
+        DataFileForm::Preamble | DataFileForm::Parts if names.append_file != usual.append_file => {
             set("appendfilename", &names.append_file)
         }
-        Form::Dump | Form::Preamble | Form::Parts => {}
+        DataFileForm::Dump | DataFileForm::Preamble | DataFileForm::Parts => {}
     }
-    if placed.form == Form::Parts && names.append_dir != usual.append_dir {
+    if placed.form == DataFileForm::Parts && names.append_dir != usual.append_dir {
         set("appenddirname", &names.append_dir);
     }
     if placed.databases > 16 {
@@ -27,11 +27,11 @@ pub fn options(placed: &Placed, names: &super::Names) -> Vec<String> {
 
 /// What is to be known before a server is started: of its configuration, if one was found, of its version, and of the snapshot.
 #[must_use]
-pub fn warnings(placed: &Placed, conf: Option<(&str, &Conf)>, version: Version) -> Vec<String> {
+pub fn warnings(placed: &PlacedFiles, conf: Option<(&str, &RedisConf)>, version: RedisVersion) -> Vec<String> {
     let mut warnings = Vec::new();
     let walk = &placed.walk;
     if !version.loads(walk.magic, walk.version) {
-        let whose = if walk.magic == crate::redis::format::rdb::Magic::Valkey { "Valkey's" } else { "Redis's" };
+        let whose = if walk.magic == crate::redis::format::rdb::RdbMagic::Valkey { "Valkey's" } else { "Redis's" };
         warnings.push(format!(
             "{version} does not load this snapshot, which is {whose} RDB version {}: start the server that wrote it, {}",
             walk.version,
@@ -49,10 +49,10 @@ pub fn warnings(placed: &Placed, conf: Option<(&str, &Conf)>, version: Version) 
     let expired: u64 = walk.databases.values().map(|database| database.expired).sum();
     if expired > 0 {
         warnings.push(match placed.form {
-            Form::Dump => {
+            DataFileForm::Dump => {
                 format!("{expired} keys of the snapshot have expired since; a server drops them while it loads")
             }
-            Form::Preamble | Form::Parts => {
+            DataFileForm::Preamble | DataFileForm::Parts => {
                 format!(
                     "{expired} keys of the snapshot have expired since; a server drops them soon after it has loaded"
                 )
@@ -66,7 +66,7 @@ pub fn warnings(placed: &Placed, conf: Option<(&str, &Conf)>, version: Version) 
     warnings
 }
 
-fn of_conf(placed: &Placed, name: &str, conf: &Conf, warnings: &mut Vec<String>) {
+fn of_conf(placed: &PlacedFiles, name: &str, conf: &RedisConf, warnings: &mut Vec<String>) {
     match (placed.form.is_append_only(), conf.append_only) {
         (false, true) => warnings.push(format!(
             "{name} has appendonly yes: a server started with it ignores {} and comes up EMPTY; start with appendonly no, then CONFIG SET \

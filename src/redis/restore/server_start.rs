@@ -13,9 +13,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use super::{Error, Form, Names, Placed, Version, server_options};
+use super::{DataFileForm, DataFileNames, PlacedFiles, RedisVersion, RestoreError, server_options};
 use crate::base::clock::SharedClock;
-use crate::redis::wire::{Address, Connection, Info, Login, Server, TlsFiles};
+use crate::redis::wire::{RedisAddress, RedisConnection, RedisEndpoint, RedisLogin, RedisTlsFiles, ServerInfo};
 
 /// Between two looks at a server that loads.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +28,7 @@ const SOCKET_PATH: usize = 100;
 
 /// What a server had after loading.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Loaded {
+pub struct LoadedData {
     /// Which server it was.
     pub server: String,
     /// Keys by database.
@@ -41,21 +41,27 @@ pub struct Loaded {
 ///
 /// # Errors
 /// It can't be run, or is no server.
-pub async fn version_of(program: &Path) -> Result<Version, Error> {
+pub async fn version_of(program: &Path) -> Result<RedisVersion, RestoreError> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await;
-    let output = output.map_err(|source| Error::Start { program: program.to_owned(), source })?;
+    let output = output.map_err(|source| RestoreError::Start { program: program.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let short = || text.chars().take(200).collect();
-    Version::of_program(&text).ok_or_else(|| Error::NoServer { program: program.to_owned(), output: short() })
+    RedisVersion::of_program(&text)
+        .ok_or_else(|| RestoreError::NoServer { program: program.to_owned(), output: short() })
 }
 
 /// Starts `program` on what was written, waits until it has loaded, compares, and ends it again.
 ///
 /// # Errors
 /// It does not load, or has other keys than the snapshot.
-pub async fn check(program: &Path, placed: &Placed, names: &Names, clock: &SharedClock) -> Result<Loaded, Error> {
+pub async fn check(
+    program: &Path,
+    placed: &PlacedFiles,
+    names: &DataFileNames,
+    clock: &SharedClock,
+) -> Result<LoadedData, RestoreError> {
     let socket = socket_path(&placed.dir);
-    let mut running = Running::start(program, placed, names, &socket)?;
+    let mut running = TrialServer::start(program, placed, names, &socket)?;
     // On an error it is killed when it is dropped.
     let (connection, info) = running.loaded(&socket, clock).await?;
     running.end(connection, clock).await;
@@ -72,14 +78,19 @@ fn socket_path(dir: &Path) -> PathBuf {
 }
 
 /// A server under way; killed when dropped.
-struct Running {
+struct TrialServer {
     program: PathBuf,
     child: Child,
     log: Vec<JoinHandle<Vec<String>>>,
 }
 
-impl Running {
-    fn start(program: &Path, placed: &Placed, names: &Names, socket: &Path) -> Result<Running, Error> {
+impl TrialServer {
+    fn start(
+        program: &Path,
+        placed: &PlacedFiles,
+        names: &DataFileNames,
+        socket: &Path,
+    ) -> Result<TrialServer, RestoreError> {
         let mut command = Command::new(program);
         command.args(server_options::options(placed, names));
         command.args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--logfile", ""]);
@@ -87,26 +98,30 @@ impl Running {
         command.args(["--replicaof", "127.0.0.1", "1"]).arg("--unixsocket").arg(socket);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let started = command.spawn();
-        let mut child = started.map_err(|source| Error::Start { program: program.to_owned(), source })?;
+        let mut child = started.map_err(|source| RestoreError::Start { program: program.to_owned(), source })?;
         let log = [child.stdout.take().map(|out| tokio::spawn(last_lines(out)))];
         let errors = [child.stderr.take().map(|out| tokio::spawn(last_lines(out)))];
         let log = log.into_iter().chain(errors).flatten().collect();
-        Ok(Running { program: program.to_owned(), child, log })
+        Ok(TrialServer { program: program.to_owned(), child, log })
     }
 
     /// Waits until the server has loaded everything, however long that takes.
-    async fn loaded(&mut self, socket: &Path, clock: &SharedClock) -> Result<(Connection, Info), Error> {
-        let server = Server::new(
-            Address::Unix(socket.to_owned()),
-            Login::default(),
-            TlsFiles::default(),
+    async fn loaded(
+        &mut self,
+        socket: &Path,
+        clock: &SharedClock,
+    ) -> Result<(RedisConnection, ServerInfo), RestoreError> {
+        let server = RedisEndpoint::new(
+            RedisAddress::Unix(socket.to_owned()),
+            RedisLogin::default(),
+            RedisTlsFiles::default(),
             SharedClock::clone(clock),
         );
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(self.ended(status).await);
             }
-            if let Ok(mut connection) = Connection::connect(&server).await {
+            if let Ok(mut connection) = RedisConnection::connect(&server).await {
                 match connection.info().await {
                     Ok(info) if info.get("loading") == Some("0") => return Ok((connection, info)),
                     // It loads, or it ends: the next look tells.
@@ -117,17 +132,17 @@ impl Running {
         }
     }
 
-    async fn ended(&mut self, status: ExitStatus) -> Error {
+    async fn ended(&mut self, status: ExitStatus) -> RestoreError {
         let mut log = Vec::new();
         for lines in self.log.drain(..) {
             log.extend(lines.await.unwrap_or_default());
         }
         log.push(format!("{} ended with {status}", self.program.display()));
-        Error::Ended { program: self.program.clone(), log: log.join("\n") }
+        RestoreError::Ended { program: self.program.clone(), log: log.join("\n") }
     }
 
     /// Ends the server, which has nothing to save.
-    async fn end(mut self, mut connection: Connection, clock: &SharedClock) {
+    async fn end(mut self, mut connection: RedisConnection, clock: &SharedClock) {
         // There is no answer: the connection closes.
         drop(connection.call(&[b"SHUTDOWN", b"NOSAVE"]).await);
         let ended = tokio::select! {
@@ -156,7 +171,7 @@ async fn last_lines(out: impl AsyncRead + Unpin) -> Vec<String> {
     last.into()
 }
 
-fn compare(info: &Info, placed: &Placed) -> Result<Loaded, Error> {
+fn compare(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, RestoreError> {
     let count = |number: u64| {
         let line = info.get(&format!("db{number}"))?;
         line.split(',').find_map(|part| part.strip_prefix("keys="))?.parse::<u64>().ok()
@@ -165,9 +180,10 @@ fn compare(info: &Info, placed: &Placed) -> Result<Loaded, Error> {
     let compared = placed.commands == 0 && placed.walk.stopped.is_none();
     let server = format!("{} {}", info.flavour(), info.version());
     // What it says it has read of append-only files: all of what was written, or it took other files, or not all of them.
-    let read = info.number("aof_current_size").filter(|read| placed.form != Form::Dump && *read != placed.bytes);
+    let read =
+        info.number("aof_current_size").filter(|read| placed.form != DataFileForm::Dump && *read != placed.bytes);
     if let Some(read) = read {
-        return Err(Error::Differs(format!(
+        return Err(RestoreError::Differs(format!(
             "{server} has loaded {read} bytes of append-only files, of {} that were written",
             placed.bytes
         )));
@@ -181,7 +197,7 @@ fn compare(info: &Info, placed: &Placed) -> Result<Loaded, Error> {
             .filter(|(_, keys)| *keys > 0)
             .collect();
         if keys != expected {
-            return Err(Error::Differs(format!(
+            return Err(RestoreError::Differs(format!(
                 "{} has {}, the snapshot {}",
                 server,
                 listed(&keys),
@@ -189,7 +205,7 @@ fn compare(info: &Info, placed: &Placed) -> Result<Loaded, Error> {
             )));
         }
     }
-    Ok(Loaded { server, keys, compared })
+    Ok(LoadedData { server, keys, compared })
 }
 
 fn listed(keys: &BTreeMap<u64, u64>) -> String {

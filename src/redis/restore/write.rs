@@ -4,35 +4,35 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Arrivals, Error, Form, Names, Place, Placed, Version};
-use crate::redis::archive::{Instance, Reach};
-use crate::redis::format::rdb::Limits;
+use super::{CommandArrivals, DataFileForm, DataFileNames, DataFileWriter, PlacedFiles, RedisVersion, RestoreError};
+use crate::redis::archive::{Archive, RestoreRoute};
+use crate::redis::format::rdb::RdbLimits;
 
 /// Where to, and for whom.
 #[derive(Clone, Debug)]
-pub struct Wishes {
+pub struct RestoreOptions {
     /// The server's folder: new, or empty.
     pub dir: PathBuf,
     /// The server that is to start from it.
-    pub version: Version,
+    pub version: RedisVersion,
     /// What it calls its files.
-    pub names: Names,
+    pub names: DataFileNames,
 }
 
 /// Whether what is to be written fits where `dir` is or would be, before anything is. What a server adds when it starts comes on top.
 ///
 /// # Errors
-/// [`Error::NoRoom`], or nobody can say.
-pub fn check_room(reach: &Reach, dir: &Path) -> Result<(), Error> {
+/// [`RestoreError::NoRoom`], or nobody can say.
+pub fn check_room(reach: &RestoreRoute, dir: &Path) -> Result<(), RestoreError> {
     has_room(reach.snapshot.logical_bytes.saturating_add(reach.command_bytes()), dir)
 }
 
-fn has_room(needed: u64, dir: &Path) -> Result<(), Error> {
+fn has_room(needed: u64, dir: &Path) -> Result<(), RestoreError> {
     let dir = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let room =
-        rustix::fs::statvfs(dir).map_err(|error| Error::Folder { path: dir.to_owned(), source: error.into() })?;
+    let room = rustix::fs::statvfs(dir)
+        .map_err(|error| RestoreError::Folder { path: dir.to_owned(), source: error.into() })?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
-    if free < needed { Err(Error::NoRoom { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
+    if free < needed { Err(RestoreError::NoRoom { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
 }
 
 /// Writes what a server starts from. `progress` hears how many bytes of how many are written.
@@ -42,17 +42,17 @@ fn has_room(needed: u64, dir: &Path) -> Result<(), Error> {
 /// # Errors
 /// Something is missing or damaged, or can't be written. Nothing that a server would load is complete then.
 pub async fn restore(
-    instance: &Instance,
-    reach: &Reach,
-    wishes: Wishes,
+    instance: &Archive,
+    reach: &RestoreRoute,
+    wishes: RestoreOptions,
     progress: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<Placed, Error> {
-    let form = Form::of(wishes.version, reach.command_bytes() > 0);
+) -> Result<PlacedFiles, RestoreError> {
+    let form = DataFileForm::of(wishes.version, reach.command_bytes() > 0);
     let now = instance.vault().clock().now().as_millisecond();
-    let limits = Limits { expired_by: Some(now), ..Limits::default() };
+    let limits = RdbLimits { expired_by: Some(now), ..RdbLimits::default() };
     let total = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
     let mut done = 0_u64;
-    let mut place = on_a_thread(move || Place::begin(&wishes.dir, form, &wishes.names, limits)).await?;
+    let mut place = on_a_thread(move || DataFileWriter::begin(&wishes.dir, form, &wishes.names, limits)).await?;
     for number in 0..reach.snapshot.parts.len() {
         let bytes = instance.part(&reach.snapshot, number).await?;
         done = done.saturating_add(bytes.len() as u64);
@@ -66,7 +66,7 @@ pub async fn restore(
     if let (true, Some(from)) = (form.is_append_only(), reach.from) {
         place = on_a_thread(move || place.follow(from)).await?;
         for (number, stretch) in reach.stretches.iter().enumerate() {
-            let arrivals = Arrivals::of(stretch);
+            let arrivals = CommandArrivals::of(stretch);
             let bytes: Bytes = instance.commands_of(reach, number).await?;
             done = done.saturating_add(bytes.len() as u64);
             place = on_a_thread(move || {
@@ -82,13 +82,15 @@ pub async fn restore(
 }
 
 /// Files are written where waiting for a disk keeps nobody else waiting.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panic| Error::Lost)?
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panic| RestoreError::Lost)?
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, has_room};
+    use super::{RestoreError, has_room};
 
     #[test]
     fn what_does_not_fit_is_not_begun() {
@@ -97,7 +99,7 @@ mod tests {
         has_room(1, &below).unwrap();
         let refused = has_room(1 << 62, &below).unwrap_err();
         assert!(
-            matches!(&refused, Error::NoRoom { dir: at, needed, .. } if at == dir.path() && *needed == 1 << 62),
+            matches!(&refused, RestoreError::NoRoom { dir: at, needed, .. } if at == dir.path() && *needed == 1 << 62),
             "{refused}"
         );
         assert!(!below.exists());

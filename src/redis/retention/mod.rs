@@ -16,19 +16,21 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use crate::redis::archive::layout::InstanceObject;
-use crate::redis::archive::stream::Follows;
-use crate::redis::archive::{Instance, Origin, Snapshot};
+use crate::redis::archive::stream::PreviousHistory;
+use crate::redis::archive::{Archive, SnapshotManifest, SnapshotOrigin};
 use crate::redis::wire::ReplicationId;
-use crate::vault::repository::key::Prefix;
+use crate::vault::repository::key::KeyPrefix;
 use crate::vault::repository::{ObjectInfo, Repository};
-use crate::vault::retention::{Amount, Report, RetentionError as Error, Why, Wish, before};
+use crate::vault::retention::{
+    CleanupReport, KeepReason, ObjectTotals, RetentionError as Error, RetentionOptions, before,
+};
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;
 
 /// A snapshot, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Base {
+pub struct RetentionSnapshot {
     /// Its name.
     pub label: String,
     /// The moment whose state it holds.
@@ -43,20 +45,20 @@ pub struct Base {
 
 /// What is decided from.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct RetentionInput<'a> {
     /// All snapshots.
-    pub snapshots: &'a [Base],
+    pub snapshots: &'a [RetentionSnapshot],
     /// Of each history the stretches, by the offset before their first byte, with the moment at which they arrived.
     pub stretches: &'a BTreeMap<ReplicationId, BTreeMap<u64, Timestamp>>,
     /// Which history goes on from which.
-    pub follows: &'a BTreeMap<ReplicationId, Follows>,
+    pub follows: &'a BTreeMap<ReplicationId, PreviousHistory>,
     /// Histories of which it is not known from which they go on.
     pub unknown: &'a BTreeSet<ReplicationId>,
     /// Where the window begins.
     pub since: Timestamp,
 }
 
-impl World<'_> {
+impl RetentionInput<'_> {
     /// Whether the state at `from` is a state on the way to `to`.
     fn leads(&self, from: (ReplicationId, u64), to: (ReplicationId, u64)) -> bool {
         let (mut replid, mut offset) = to;
@@ -74,9 +76,9 @@ impl World<'_> {
 
 /// What stays and what goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Verdict {
+pub struct RetentionDecision {
     /// Snapshots that stay.
-    pub keep: BTreeMap<String, Why>,
+    pub keep: BTreeMap<String, KeepReason>,
     /// Snapshots that go, oldest first.
     pub expire: Vec<String>,
     since: Timestamp,
@@ -85,7 +87,7 @@ pub struct Verdict {
     unknown: BTreeSet<ReplicationId>,
 }
 
-impl Verdict {
+impl RetentionDecision {
     /// Whether a stretch may go that ends there, if it is known where.
     #[must_use]
     pub fn lets_go(&self, replid: ReplicationId, end: Option<u64>, arrived: Timestamp) -> bool {
@@ -102,25 +104,26 @@ impl Verdict {
 
 /// Decides.
 #[must_use]
-pub fn decide(world: World<'_>) -> Verdict {
+pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     let begin = before(world.since);
-    let mut old: Vec<&Base> = world.snapshots.iter().filter(|base| base.at < begin).collect();
+    let mut old: Vec<&RetentionSnapshot> = world.snapshots.iter().filter(|base| base.at < begin).collect();
     old.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.label.cmp(&b.label)));
-    let mut verdict = Verdict { since: world.since, unknown: world.unknown.clone(), ..Verdict::default() };
+    let mut verdict =
+        RetentionDecision { since: world.since, unknown: world.unknown.clone(), ..RetentionDecision::default() };
     for base in world.snapshots.iter().filter(|base| base.at >= begin) {
-        verdict.keep.insert(base.label.clone(), Why::Young);
+        verdict.keep.insert(base.label.clone(), KeepReason::Young);
     }
     // One that is not whole takes the place of none.
     let whole = || old.iter().rev().filter(|base| base.whole);
     let lives = |stretches: &BTreeMap<u64, Timestamp>| stretches.values().any(|arrived| *arrived >= begin);
     let living = world.stretches.iter().filter(|(_, stretches)| lives(stretches)).map(|(replid, _)| *replid);
     let anchor = |replid| whole().find(|base| base.place.is_some_and(|place| world.leads(place, (replid, u64::MAX))));
-    let anchors: Vec<&&Base> =
+    let anchors: Vec<&&RetentionSnapshot> =
         living.filter_map(anchor).chain(whole().next()).chain(whole().find(|base| base.own)).collect();
-    verdict.keep.extend(anchors.iter().map(|base| (base.label.clone(), Why::Anchor)));
+    verdict.keep.extend(anchors.iter().map(|base| (base.label.clone(), KeepReason::Anchor)));
     if verdict.keep.is_empty() {
         // Nothing is whole: nobody knows what may be of use yet.
-        verdict.keep.extend(old.iter().map(|base| (base.label.clone(), Why::Irreplaceable)));
+        verdict.keep.extend(old.iter().map(|base| (base.label.clone(), KeepReason::Irreplaceable)));
     }
     verdict.expire =
         old.iter().filter(|base| !verdict.keep.contains_key(&base.label)).map(|base| base.label.clone()).collect();
@@ -140,32 +143,32 @@ pub fn decide(world: World<'_>) -> Verdict {
 
 /// A snapshot that stays or goes.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Kept {
+pub struct SnapshotRetention {
     /// Its name.
     pub label: String,
     /// The moment whose state it holds.
     pub at: Timestamp,
     /// Why it stays; none if it goes.
-    pub kept: Option<Why>,
+    pub kept: Option<KeepReason>,
 }
 
 /// What was done to one repository, or would be.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Cleaned {
+pub struct InstanceCleanup {
     /// Its name in the configuration.
     pub repository: String,
     /// Where its window begins.
     pub since: Timestamp,
     /// Its snapshots, oldest first.
-    pub snapshots: Vec<Kept>,
+    pub snapshots: Vec<SnapshotRetention>,
     /// Stretches of the stream that go.
-    pub stream: Amount,
+    pub stream: ObjectTotals,
     /// Stretches that stay.
-    pub stream_kept: Amount,
+    pub stream_kept: ObjectTotals,
     /// Parts of snapshots that go now.
-    pub parts: Amount,
+    pub parts: ObjectTotals,
     /// Parts that no manifest names, and whose time is not up.
-    pub parts_waiting: Amount,
+    pub parts_waiting: ObjectTotals,
     /// What stood in the way of more.
     pub notes: Vec<String>,
 }
@@ -174,22 +177,28 @@ pub struct Cleaned {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn run(instance: &Instance, wish: &Wish, progress: &(dyn Fn(u64) + Sync)) -> Result<Report<Cleaned>, Error> {
+pub async fn run(
+    instance: &Archive,
+    wish: &RetentionOptions,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<CleanupReport<InstanceCleanup>, Error> {
     let vault = instance.vault();
-    let mut report = Report::of(vault, wish);
+    let mut report = CleanupReport::of(vault, wish);
     let (follows, unknown) = follows(instance).await?;
     for (name, repository) in vault.repositories() {
         let Some((since, young)) = report.window(vault, wish, name) else { continue };
         let dry_run = wish.dry_run;
         let (follows, unknown) = (&follows, &unknown);
-        let sweep = Sweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };
+        let sweep = InstanceSweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };
         report.repositories.push(sweep.run().await?);
     }
     Ok(report)
 }
 
 /// Which history goes on from which, and those of which that can't be read: the first stretch that any repository has of each says it.
-async fn follows(instance: &Instance) -> Result<(BTreeMap<ReplicationId, Follows>, BTreeSet<ReplicationId>), Error> {
+async fn follows(
+    instance: &Archive,
+) -> Result<(BTreeMap<ReplicationId, PreviousHistory>, BTreeSet<ReplicationId>), Error> {
     let mut firsts: BTreeMap<ReplicationId, u64> = BTreeMap::new();
     for (replid, first, _) in instance.stored_stretches().await? {
         firsts.entry(replid).or_insert(first);
@@ -207,8 +216,8 @@ async fn follows(instance: &Instance) -> Result<(BTreeMap<ReplicationId, Follows
 }
 
 /// One repository being cleaned.
-struct Sweep<'a> {
-    instance: &'a Instance,
+struct InstanceSweep<'a> {
+    instance: &'a Archive,
     name: &'a str,
     repository: &'a Repository,
     since: Timestamp,
@@ -216,25 +225,25 @@ struct Sweep<'a> {
     young: Timestamp,
     dry_run: bool,
     progress: &'a (dyn Fn(u64) + Sync),
-    follows: &'a BTreeMap<ReplicationId, Follows>,
+    follows: &'a BTreeMap<ReplicationId, PreviousHistory>,
     unknown: &'a BTreeSet<ReplicationId>,
 }
 
 /// What a repository has of the stream.
-type Stream = BTreeMap<ReplicationId, BTreeMap<u64, ObjectInfo>>;
+type StoredStretches = BTreeMap<ReplicationId, BTreeMap<u64, ObjectInfo>>;
 /// What it has of parts, by the label of their snapshot.
-type Parts = BTreeMap<String, Vec<ObjectInfo>>;
+type StoredParts = BTreeMap<String, Vec<ObjectInfo>>;
 
-impl Sweep<'_> {
-    async fn run(&self) -> Result<Cleaned, Error> {
-        let mut cleaned = Cleaned {
+impl InstanceSweep<'_> {
+    async fn run(&self) -> Result<InstanceCleanup, Error> {
+        let mut cleaned = InstanceCleanup {
             repository: self.name.to_owned(),
             since: self.since,
             snapshots: Vec::new(),
-            stream: Amount::default(),
-            stream_kept: Amount::default(),
-            parts: Amount::default(),
-            parts_waiting: Amount::default(),
+            stream: ObjectTotals::default(),
+            stream_kept: ObjectTotals::default(),
+            parts: ObjectTotals::default(),
+            parts_waiting: ObjectTotals::default(),
             notes: Vec::new(),
         };
         // The parts first: a snapshot that ends meanwhile has its manifest by the time manifests are looked for.
@@ -242,9 +251,11 @@ impl Sweep<'_> {
         let stream = self.stream().await?;
         let (bases, unreadable) = self.bases(&parts, &mut cleaned.notes).await?;
         let verdict = self.decide(&bases, &stream);
-        let kept = |base: &Base| verdict.keep.get(&base.label).copied();
-        cleaned.snapshots =
-            bases.iter().map(|(base, _)| Kept { label: base.label.clone(), at: base.at, kept: kept(base) }).collect();
+        let kept = |base: &RetentionSnapshot| verdict.keep.get(&base.label).copied();
+        cleaned.snapshots = bases
+            .iter()
+            .map(|(base, _)| SnapshotRetention { label: base.label.clone(), at: base.at, kept: kept(base) })
+            .collect();
         for label in &verdict.expire {
             for (_, object) in bases.iter().filter(|(base, _)| base.label == *label) {
                 tracing::info!(repository = self.name, snapshot = label, "removing a snapshot whose time is up");
@@ -267,7 +278,7 @@ impl Sweep<'_> {
         Ok(cleaned)
     }
 
-    async fn list(&self, prefix: &Prefix) -> Result<Vec<ObjectInfo>, Error> {
+    async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectInfo>, Error> {
         self.repository.list(prefix).await.map_err(|error| Error::of(self.name, error))
     }
 
@@ -279,8 +290,8 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    async fn parts(&self) -> Result<Parts, Error> {
-        let mut found = Parts::new();
+    async fn parts(&self) -> Result<StoredParts, Error> {
+        let mut found = StoredParts::new();
         for object in self.list(&self.instance.layout().parts()).await? {
             // What is not understood stays.
             if let Some(InstanceObject::Part(label, _)) = self.instance.layout().object(&object.key) {
@@ -290,8 +301,8 @@ impl Sweep<'_> {
         Ok(found)
     }
 
-    async fn stream(&self) -> Result<Stream, Error> {
-        let mut found = Stream::new();
+    async fn stream(&self) -> Result<StoredStretches, Error> {
+        let mut found = StoredStretches::new();
         for object in self.list(&self.instance.layout().streams()).await? {
             if let Some(InstanceObject::Commands(replid, first)) = self.instance.layout().object(&object.key)
                 && let Ok(replid) = replid.parse()
@@ -305,9 +316,9 @@ impl Sweep<'_> {
     /// The snapshots of this repository, and those whose manifest can't be read.
     async fn bases(
         &self,
-        parts: &Parts,
+        parts: &StoredParts,
         notes: &mut Vec<String>,
-    ) -> Result<(Vec<(Base, ObjectInfo)>, BTreeSet<String>), Error> {
+    ) -> Result<(Vec<(RetentionSnapshot, ObjectInfo)>, BTreeSet<String>), Error> {
         let (mut found, mut unreadable) = (Vec::new(), BTreeSet::new());
         for object in self.list(&self.instance.layout().snapshots()).await? {
             let Some(InstanceObject::Snapshot(label)) = self.instance.layout().object(&object.key) else { continue };
@@ -324,13 +335,13 @@ impl Sweep<'_> {
         Ok((found, unreadable))
     }
 
-    fn decide(&self, bases: &[(Base, ObjectInfo)], stream: &Stream) -> Verdict {
-        let snapshots: Vec<Base> = bases.iter().map(|(base, _)| base.clone()).collect();
+    fn decide(&self, bases: &[(RetentionSnapshot, ObjectInfo)], stream: &StoredStretches) -> RetentionDecision {
+        let snapshots: Vec<RetentionSnapshot> = bases.iter().map(|(base, _)| base.clone()).collect();
         let arrived = |objects: &BTreeMap<u64, ObjectInfo>| {
             objects.iter().map(|(first, object)| (*first, object.modified)).collect::<BTreeMap<_, _>>()
         };
         let stretches = stream.iter().map(|(replid, objects)| (*replid, arrived(objects))).collect();
-        decide(World {
+        decide(RetentionInput {
             snapshots: &snapshots,
             stretches: &stretches,
             follows: self.follows,
@@ -339,7 +350,12 @@ impl Sweep<'_> {
         })
     }
 
-    async fn sweep_stream(&self, verdict: &Verdict, stream: &Stream, cleaned: &mut Cleaned) -> Result<(), Error> {
+    async fn sweep_stream(
+        &self,
+        verdict: &RetentionDecision,
+        stream: &StoredStretches,
+        cleaned: &mut InstanceCleanup,
+    ) -> Result<(), Error> {
         for (replid, objects) in stream {
             let nexts = objects.keys().skip(1).map(|next| Some(*next)).chain([None]);
             let (go, stay): (Vec<_>, Vec<_>) = objects
@@ -372,7 +388,7 @@ impl Sweep<'_> {
         }
     }
 
-    async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut Cleaned) -> Result<(), Error> {
+    async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut InstanceCleanup) -> Result<(), Error> {
         for object in objects {
             if object.modified >= self.young {
                 cleaned.parts_waiting.add(object);
@@ -385,11 +401,11 @@ impl Sweep<'_> {
     }
 }
 
-fn base(snapshot: &Snapshot, parts: Option<&Vec<ObjectInfo>>) -> Base {
+fn base(snapshot: &SnapshotManifest, parts: Option<&Vec<ObjectInfo>>) -> RetentionSnapshot {
     let there: Vec<u64> = parts.into_iter().flatten().map(|object| object.len).collect();
     let named: Vec<u64> = snapshot.parts.iter().map(|part| part.stored).collect();
-    let own = matches!(snapshot.origin, Origin::Replication { .. });
-    Base {
+    let own = matches!(snapshot.origin, SnapshotOrigin::Replication { .. });
+    RetentionSnapshot {
         label: snapshot.label.clone(),
         // A file is kept as long as anything that came at the same time, however old it was then.
         at: if own { snapshot.at } else { snapshot.finished_at.max(snapshot.at) },

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::Follows;
-use crate::redis::archive::{Hole, Stretch};
+use crate::redis::archive::stream::PreviousHistory;
+use crate::redis::archive::{StreamHole, StreamStretch};
 use crate::redis::wire::ReplicationId;
 
 /// One that another repository has had for longer than this does not come any more, unless it waits in the spool.
@@ -13,7 +13,7 @@ pub(super) const ON_ITS_WAY: SignedDuration = SignedDuration::from_mins(10);
 
 /// A stretch that was listed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Piece {
+pub(super) struct ListedStretch {
     replid: ReplicationId,
     first: u64,
     /// The offset after its last byte; `None` if it could not be read, which is said of it already.
@@ -22,58 +22,58 @@ pub(super) struct Piece {
     ended_at: Timestamp,
 }
 
-impl Piece {
-    pub(super) fn of(stretch: &Stretch) -> Piece {
-        let follows = stretch.follows.map(|Follows { replid, offset }| (replid, offset));
-        let Stretch { replid, first, last, ended_at, .. } = *stretch;
-        Piece { replid, first, last: Some(last), follows, ended_at }
+impl ListedStretch {
+    pub(super) fn of(stretch: &StreamStretch) -> ListedStretch {
+        let follows = stretch.follows.map(|PreviousHistory { replid, offset }| (replid, offset));
+        let StreamStretch { replid, first, last, ended_at, .. } = *stretch;
+        ListedStretch { replid, first, last: Some(last), follows, ended_at }
     }
 
     /// Where a snapshot stands: the stream goes on from there.
-    pub(super) fn snapshot(replid: ReplicationId, offset: u64, at: Timestamp) -> Piece {
-        Piece { replid, first: offset, last: Some(offset), follows: None, ended_at: at }
+    pub(super) fn snapshot(replid: ReplicationId, offset: u64, at: Timestamp) -> ListedStretch {
+        ListedStretch { replid, first: offset, last: Some(offset), follows: None, ended_at: at }
     }
 
     fn is_snapshot(&self) -> bool {
         self.last == Some(self.first)
     }
 
-    pub(super) fn unread(replid: ReplicationId, first: u64) -> Piece {
-        Piece { replid, first, last: None, follows: None, ended_at: Timestamp::UNIX_EPOCH }
+    pub(super) fn unread(replid: ReplicationId, first: u64) -> ListedStretch {
+        ListedStretch { replid, first, last: None, follows: None, ended_at: Timestamp::UNIX_EPOCH }
     }
 }
 
 /// Up to where each history goes; not said of one whose last stretch could not be read.
-type Ends = BTreeMap<ReplicationId, Option<u64>>;
+type HistoryEnds = BTreeMap<ReplicationId, Option<u64>>;
 
 /// What is missing between these stretches and snapshots, all of one repository.
-pub(super) fn holes(pieces: &[Piece]) -> Vec<Hole> {
+pub(super) fn holes(pieces: &[ListedStretch]) -> Vec<StreamHole> {
     let mut sorted = pieces.to_vec();
     sorted.sort_unstable();
     let mut holes = Vec::new();
-    let mut ends = Ends::new();
+    let mut ends = HistoryEnds::new();
     for piece in &sorted {
         let end = ends.entry(piece.replid).or_insert(None);
         if let Some(from) = end.filter(|end| *end < piece.first) {
-            holes.push(Hole { replid: piece.replid, from, to: Some(piece.first) });
+            holes.push(StreamHole { replid: piece.replid, from, to: Some(piece.first) });
         }
         *end = piece.last.map(|last| end.map_or(last, |end| end.max(last)));
     }
     for (replid, offset) in sorted.iter().filter_map(|piece| piece.follows) {
         // A history of which nothing is left was taken by retention.
         if let Some(Some(from)) = ends.get(&replid).filter(|end| end.is_some_and(|end| end < offset)) {
-            holes.push(Hole { replid, from: *from, to: Some(offset) });
+            holes.push(StreamHole { replid, from: *from, to: Some(offset) });
         }
     }
     holes
 }
 
 /// What each repository lacks at the end of a history that another has: by the repository's number.
-pub(super) fn tails(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole)> {
-    let arrived = |piece: &&Piece| now.duration_since(piece.ended_at) > ON_ITS_WAY;
+pub(super) fn tails(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
+    let arrived = |piece: &&ListedStretch| now.duration_since(piece.ended_at) > ON_ITS_WAY;
     let mut tails = Vec::new();
     for (number, own) in all.iter().enumerate() {
-        let mut ends = Ends::new();
+        let mut ends = HistoryEnds::new();
         for piece in own {
             let end = ends.entry(piece.replid).or_insert(Some(0));
             *end = end.zip(piece.last).map(|(end, last)| end.max(last));
@@ -83,7 +83,7 @@ pub(super) fn tails(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole)> {
             // Up to another snapshot nobody need have received.
             let others = others.filter(|piece| piece.last > Some(piece.first));
             let to = others.filter_map(|piece| piece.last).max().filter(|to| *to > from);
-            tails.extend(to.map(|to| (number, Hole { replid, from, to: Some(to) })));
+            tails.extend(to.map(|to| (number, StreamHole { replid, from, to: Some(to) })));
         }
     }
     tails
@@ -91,7 +91,7 @@ pub(super) fn tails(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole)> {
 
 /// What any repository has of a history.
 #[derive(Clone, Copy, Debug)]
-struct History {
+struct HistoryExtent {
     first: u64,
     last: u64,
     follows: Option<(ReplicationId, u64)>,
@@ -100,12 +100,13 @@ struct History {
 }
 
 /// What has had the time to arrive everywhere, oldest first.
-fn histories(all: &[Vec<Piece>], now: Timestamp) -> Vec<(ReplicationId, History)> {
-    let mut found: BTreeMap<ReplicationId, History> = BTreeMap::new();
+fn histories(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(ReplicationId, HistoryExtent)> {
+    let mut found: BTreeMap<ReplicationId, HistoryExtent> = BTreeMap::new();
     for piece in all.iter().flatten().filter(|piece| now.duration_since(piece.ended_at) > ON_ITS_WAY) {
         let Some(last) = piece.last.filter(|_| !piece.is_snapshot()) else { continue };
         let (first, follows, at) = (piece.first, piece.follows, piece.ended_at);
-        let history = found.entry(piece.replid).or_insert(History { first, last, follows, began_at: at, ended_at: at });
+        let history =
+            found.entry(piece.replid).or_insert(HistoryExtent { first, last, follows, began_at: at, ended_at: at });
         (history.last, history.ended_at) = (history.last.max(last), history.ended_at.max(at));
         if first <= history.first {
             (history.first, history.began_at) = (first, at.min(history.began_at));
@@ -121,7 +122,7 @@ fn histories(all: &[Vec<Piece>], now: Timestamp) -> Vec<(ReplicationId, History)
 ///
 /// Retention may have taken what is old. But it takes nothing that a snapshot leads to which it leaves, and manifests before all else. So a history is
 /// missed to which a snapshot leads that is there, over others that go on from one another, and one that is newer than all that is there.
-pub(super) fn beginnings(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole)> {
+pub(super) fn beginnings(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
     let histories = histories(all, now);
     let mut found = Vec::new();
     for (number, own) in all.iter().enumerate() {
@@ -130,7 +131,8 @@ pub(super) fn beginnings(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole
         for (replid, history) in &histories {
             // A snapshot from beyond the place where it went on is of a branch of its own.
             let leads = |(before, offset): (ReplicationId, u64)| {
-                let from = |piece: &Piece| piece.is_snapshot() && piece.replid == before && piece.first <= offset;
+                let from =
+                    |piece: &ListedStretch| piece.is_snapshot() && piece.replid == before && piece.first <= offset;
                 led.contains(&before) || own.iter().any(from)
             };
             let leads = history.follows.is_some_and(leads);
@@ -141,7 +143,7 @@ pub(super) fn beginnings(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole
             let newer = begun.is_none() && history.ended_at > newest;
             if (leads || newer) && begun.is_none_or(|begun| begun > history.first) {
                 let to = Some(begun.unwrap_or(history.last));
-                found.push((number, Hole { replid: *replid, from: history.first, to }));
+                found.push((number, StreamHole { replid: *replid, from: history.first, to }));
             }
         }
     }
@@ -152,15 +154,15 @@ pub(super) fn beginnings(all: &[Vec<Piece>], now: Timestamp) -> Vec<(usize, Hole
 mod tests {
     use jiff::Timestamp;
 
-    use super::{Hole, Piece, beginnings, holes, tails};
+    use super::{ListedStretch, StreamHole, beginnings, holes, tails};
     use crate::redis::wire::ReplicationId;
 
     fn id(digit: char) -> ReplicationId {
         digit.to_string().repeat(40).parse().unwrap()
     }
 
-    fn piece(history: char, first: u64, last: u64) -> Piece {
-        Piece {
+    fn piece(history: char, first: u64, last: u64) -> ListedStretch {
+        ListedStretch {
             replid: id(history),
             first,
             last: Some(last),
@@ -169,8 +171,8 @@ mod tests {
         }
     }
 
-    fn hole(history: char, from: u64, to: u64) -> Hole {
-        Hole { replid: id(history), from, to: Some(to) }
+    fn hole(history: char, from: u64, to: u64) -> StreamHole {
+        StreamHole { replid: id(history), from, to: Some(to) }
     }
 
     #[test]
@@ -180,7 +182,7 @@ mod tests {
             piece('a', 100, 200),
             piece('a', 150, 300),
             piece('a', 300, 400),
-            Piece { follows, ..piece('b', 400, 500) },
+            ListedStretch { follows, ..piece('b', 400, 500) },
             // Another history has nothing to do with these.
             piece('c', 9000, 9100),
         ];
@@ -194,11 +196,11 @@ mod tests {
     #[test]
     fn what_is_missing_between_them_is_named() {
         let follows = Some((id('a'), 400));
-        let b = Piece { follows, ..piece('b', 400, 500) };
+        let b = ListedStretch { follows, ..piece('b', 400, 500) };
         assert_eq!(holes(&[piece('a', 300, 400), piece('a', 100, 200), b]), [hole('a', 200, 300)]);
         assert_eq!(holes(&[piece('a', 100, 200), b]), [hole('a', 200, 400)]);
         // One that could not be read may reach as far as the next one.
-        let unread = Piece::unread(id('a'), 200);
+        let unread = ListedStretch::unread(id('a'), 200);
         assert_eq!(holes(&[piece('a', 100, 200), unread, piece('a', 300, 400), b]), []);
         assert_eq!(holes(&[piece('a', 100, 200), unread, b]), []);
         assert_eq!(holes(&[unread, piece('a', 300, 350), b]), [hole('a', 350, 400)]);
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_stretch_behind_a_snapshot_is_missed() {
-        let snapshot = Piece::snapshot(id('a'), 100, Timestamp::UNIX_EPOCH);
+        let snapshot = ListedStretch::snapshot(id('a'), 100, Timestamp::UNIX_EPOCH);
         assert_eq!(holes(&[snapshot, piece('a', 200, 300)]), [hole('a', 100, 200)]);
         assert_eq!(holes(&[snapshot, piece('a', 100, 200)]), []);
         assert_eq!(holes(&[snapshot, piece('a', 50, 200)]), []);
@@ -222,9 +224,9 @@ mod tests {
         assert_eq!(tails(&[whole.clone(), short.clone(), vec![]], now), [(1, hole('a', 200, 300))]);
         assert_eq!(tails(&[whole.clone(), short], Timestamp::from_second(1500).unwrap()), []);
         assert_eq!(tails(&[whole.clone(), vec![piece('a', 200, 300)]], now), []);
-        assert_eq!(tails(&[whole.clone(), vec![piece('a', 100, 200), Piece::unread(id('a'), 200)]], now), []);
+        assert_eq!(tails(&[whole.clone(), vec![piece('a', 100, 200), ListedStretch::unread(id('a'), 200)]], now), []);
         // A snapshot and nothing behind it.
-        let snapshot = |offset| Piece::snapshot(id('a'), offset, Timestamp::UNIX_EPOCH);
+        let snapshot = |offset| ListedStretch::snapshot(id('a'), offset, Timestamp::UNIX_EPOCH);
         assert_eq!(tails(&[whole.clone(), vec![snapshot(100)]], now), [(1, hole('a', 100, 300))]);
         assert_eq!(tails(&[whole, vec![snapshot(300)], vec![snapshot(500)]], now), []);
     }
@@ -232,15 +234,17 @@ mod tests {
     #[test]
     fn a_repository_without_a_whole_history_that_another_has_is_named() {
         let now = 10_000;
-        let at = |piece: Piece, second| Piece { ended_at: Timestamp::from_second(second).unwrap(), ..piece };
-        let after = |piece: Piece, history, offset| Piece { follows: Some((id(history), offset)), ..piece };
+        let at =
+            |piece: ListedStretch, second| ListedStretch { ended_at: Timestamp::from_second(second).unwrap(), ..piece };
+        let after =
+            |piece: ListedStretch, history, offset| ListedStretch { follows: Some((id(history), offset)), ..piece };
         let a = piece('a', 100, 400);
         let b = at(after(piece('b', 400, 500), 'a', 400), 2000);
         let more_of_b = at(piece('b', 500, 600), 2100);
         let c = at(after(piece('c', 600, 700), 'b', 600), 3000);
         // Of nobody known: with a gap before it.
         let d = at(piece('d', 7000, 7100), 3500);
-        let check = |own: &[Piece], second: i64, expected: &[Hole]| {
+        let check = |own: &[ListedStretch], second: i64, expected: &[StreamHole]| {
             let whole = vec![a, b, more_of_b, c, d];
             let all = [whole, own.to_vec()];
             let expected: Vec<_> = expected.iter().map(|hole| (1, *hole)).collect();
@@ -254,7 +258,8 @@ mod tests {
         check(&[a], 2100 + 600, &[hole('b', 400, 500)]);
         check(&[a], 2000 + 600, &[]);
         // Where a snapshot leads there, what it has since does not hide it, nor that it has the end.
-        let snapshot = |offset, second| Piece::snapshot(id('a'), offset, Timestamp::from_second(second).unwrap());
+        let snapshot =
+            |offset, second| ListedStretch::snapshot(id('a'), offset, Timestamp::from_second(second).unwrap());
         let (s, e) = (snapshot(100, 900), at(piece('e', 1, 2), 9500));
         check(&[s, a, e], now, &[no_b, no_c]);
         check(&[s, a, b, more_of_b, e], now, &[no_c]);

@@ -14,19 +14,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::verify::continuity::{ON_ITS_WAY, Piece, beginnings, holes, tails};
+use super::verify::continuity::{ListedStretch, ON_ITS_WAY, beginnings, holes, tails};
 use crate::redis::archive::layout::InstanceObject;
-use crate::redis::archive::{Gap, Hole, Identity, Instance, Origin, Part, Snapshot, Stretch};
-use crate::redis::format::rdb::{self, Walk, Walker};
-use crate::redis::format::resp::{self, Commands};
+use crate::redis::archive::{
+    Archive, ArchiveIdentity, Gap, SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamHole, StreamStretch,
+};
+use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
+use crate::redis::format::resp::{self, CommandParser};
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, Repository};
-use crate::vault::seal::{Kind, Opened};
-use crate::vault::verify::{Damage, Options, Progress, VerifyError, open};
+use crate::vault::seal::{OpenedObject, SealedKind};
+use crate::vault::verify::{DamagedObject, VerifyError, VerifyOptions, VerifyProgress, open};
 
 /// What one repository holds of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct Counts {
+pub struct InstanceObjectCounts {
     /// The repository's name in the configuration.
     pub repository: String,
     /// Snapshots that are right: every part, and what a walk finds.
@@ -41,18 +43,18 @@ pub struct Counts {
 
 /// What a verification of an instance found.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
-pub struct InstanceReport {
+pub struct InstanceVerifyReport {
     /// What each repository holds.
-    pub repositories: Vec<Counts>,
+    pub repositories: Vec<InstanceObjectCounts>,
     /// What is damaged or missing.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<DamagedObject>,
     /// What is missing in the stream.
-    pub holes: Vec<Lack>,
+    pub holes: Vec<MissingFromRepository>,
     /// Breaks in the stream that were recorded; a snapshot after each begins anew.
     pub gaps: Vec<Gap>,
 }
 
-impl InstanceReport {
+impl InstanceVerifyReport {
     /// Whether everything is there and right. A recorded break is no damage.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -62,21 +64,21 @@ impl InstanceReport {
 
 /// What a repository does not have, of the stream or at all.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Lack {
+pub struct MissingFromRepository {
     /// The repository's name in the configuration.
     pub repository: String,
     /// What it does not have, in words.
     pub what: String,
 }
 
-impl Lack {
-    fn of(repository: &str, hole: Hole) -> Lack {
-        Lack::new(repository, hole.to_string())
+impl MissingFromRepository {
+    fn of(repository: &str, hole: StreamHole) -> MissingFromRepository {
+        MissingFromRepository::new(repository, hole.to_string())
     }
 
-    fn new(repository: &str, what: String) -> Lack {
+    fn new(repository: &str, what: String) -> MissingFromRepository {
         tracing::error!(repository, what, "missing");
-        Lack { repository: repository.to_owned(), what }
+        MissingFromRepository { repository: repository.to_owned(), what }
     }
 }
 
@@ -85,36 +87,39 @@ impl Lack {
 /// # Errors
 /// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
 pub async fn verify_instance(
-    instance: &Instance,
-    options: &Options,
-    progress: &Progress,
-) -> Result<InstanceReport, VerifyError> {
+    instance: &Archive,
+    options: &VerifyOptions,
+    progress: &VerifyProgress,
+) -> Result<InstanceVerifyReport, VerifyError> {
     let vault = instance.vault();
     if let Some((name, source)) = vault.unreachable().next() {
         return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
     }
-    let mut report = InstanceReport::default();
+    let mut report = InstanceVerifyReport::default();
     let mut known = options.backup.is_none();
     let mut pieces_of_all = Vec::new();
     // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
     let begun = vault.clock().now();
     // Nor is what waits here for a repository that was away.
     let spooled = instance.known().await.ok();
-    let is_missed = |hole: &Hole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
+    let is_missed = |hole: &StreamHole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
     let mut settled_somewhere = false;
     for (name, repository) in vault.repositories() {
-        let counts = Counts { repository: name.to_owned(), ..Counts::default() };
+        let counts = InstanceObjectCounts { repository: name.to_owned(), ..InstanceObjectCounts::default() };
         let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
         let (snapshots, pieces) = (Vec::new(), Vec::new());
-        let mut subject = Subject { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces };
+        let mut subject =
+            InstanceVerifier { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces };
         known |= subject.run(options.backup.as_deref()).await?;
         let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
-        let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, Origin::Replication { .. }));
-        let stands = |snapshot: &Snapshot| Some(Piece::snapshot(snapshot.replid?, snapshot.offset?, snapshot.at));
-        let all: Vec<Piece> = subject.pieces.iter().copied().chain(sent.filter_map(stands)).collect();
+        let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, SnapshotOrigin::Replication { .. }));
+        let stands = |snapshot: &SnapshotManifest| {
+            Some(ListedStretch::snapshot(snapshot.replid?, snapshot.offset?, snapshot.at))
+        };
+        let all: Vec<ListedStretch> = subject.pieces.iter().copied().chain(sent.filter_map(stands)).collect();
         let holes = holes(&all).into_iter().filter(|hole| !hole.is_known(snapshots, gaps) && is_missed(hole));
-        report.holes.extend(holes.map(|hole| Lack::of(name, hole)));
-        let settled = |snapshot: &Snapshot| begun.duration_since(snapshot.finished_at) > ON_ITS_WAY;
+        report.holes.extend(holes.map(|hole| MissingFromRepository::of(name, hole)));
+        let settled = |snapshot: &SnapshotManifest| begun.duration_since(snapshot.finished_at) > ON_ITS_WAY;
         settled_somewhere |= snapshots.iter().any(settled);
         pieces_of_all.push(all);
         subject.gaps.retain(|gap| !report.gaps.contains(gap));
@@ -125,13 +130,14 @@ pub async fn verify_instance(
     let lacking = tails(&pieces_of_all, begun).into_iter().chain(beginnings(&pieces_of_all, begun));
     for (number, hole) in lacking.filter(|(_, hole)| is_missed(hole)) {
         let name = report.repositories.get(number).map_or("?", |counts| counts.repository.as_str());
-        report.holes.push(Lack::of(name, hole));
+        report.holes.push(MissingFromRepository::of(name, hole));
     }
     if options.backup.is_none() && settled_somewhere {
         // Retention leaves the newest snapshot in each.
         let empty = report.repositories.iter().filter(|counts| counts.bytes == 0);
         let what = format!("all of {}: there is nothing of it, and another repository has it", instance.name());
-        let lacks: Vec<Lack> = empty.map(|counts| Lack::new(&counts.repository, what.clone())).collect();
+        let lacks: Vec<MissingFromRepository> =
+            empty.map(|counts| MissingFromRepository::new(&counts.repository, what.clone())).collect();
         report.holes.extend(lacks);
     }
     match &options.backup {
@@ -141,21 +147,21 @@ pub async fn verify_instance(
 }
 
 /// One repository under verification.
-struct Subject<'a> {
-    instance: &'a Instance,
+struct InstanceVerifier<'a> {
+    instance: &'a Archive,
     repository: &'a Repository,
-    progress: &'a Progress,
-    counts: Counts,
-    damage: Vec<Damage>,
+    progress: &'a VerifyProgress,
+    counts: InstanceObjectCounts,
+    damage: Vec<DamagedObject>,
     /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing all others.
     gone: Vec<(ObjectKey, ObjectKey)>,
     gaps: Vec<Gap>,
-    snapshots: Vec<Snapshot>,
+    snapshots: Vec<SnapshotManifest>,
     /// The stretches that were listed.
-    pieces: Vec<Piece>,
+    pieces: Vec<ListedStretch>,
 }
 
-impl Subject<'_> {
+impl InstanceVerifier<'_> {
     /// Everything, or the snapshot of this label alone. Says whether there was such a snapshot.
     async fn run(&mut self, only: Option<&str>) -> Result<bool, VerifyError> {
         let listed = self.listed().await?;
@@ -208,15 +214,15 @@ impl Subject<'_> {
                 _ if only.is_some() => {}
                 Some(InstanceObject::Commands(replid, first)) => {
                     let read = self.commands(key).await?;
-                    let unread = || replid.parse().ok().map(|replid| Piece::unread(replid, first));
+                    let unread = || replid.parse().ok().map(|replid| ListedStretch::unread(replid, first));
                     self.pieces.extend(read.or_else(unread));
                 }
                 Some(InstanceObject::Gap(..)) => {
-                    let gap = self.value::<Gap>(Kind::Gap, key).await?;
+                    let gap = self.value::<Gap>(SealedKind::Gap, key).await?;
                     self.gaps.extend(gap);
                 }
                 Some(InstanceObject::Identity) => {
-                    let _readable = self.value::<Identity>(Kind::Instance, key).await?;
+                    let _readable = self.value::<ArchiveIdentity>(SealedKind::Instance, key).await?;
                 }
                 None => self.damaged(key, "no object of walkeep has such a name; it may be somebody else's"),
             }
@@ -225,8 +231,10 @@ impl Subject<'_> {
     }
 
     async fn snapshot(&mut self, manifest: &ObjectKey) -> Result<(), VerifyError> {
-        let Some(snapshot) = self.value::<Snapshot>(Kind::Snapshot, manifest).await? else { return Ok(()) };
-        let (mut walker, mut whole) = (Some(Walker::new(rdb::Limits::default())), true);
+        let Some(snapshot) = self.value::<SnapshotManifest>(SealedKind::Snapshot, manifest).await? else {
+            return Ok(());
+        };
+        let (mut walker, mut whole) = (Some(RdbWalker::new(rdb::RdbLimits::default())), true);
         for (number, part) in (0..).zip(&snapshot.parts) {
             let Ok(key) = self.instance.layout().part(&snapshot.label, number) else { continue };
             match self.part(&key, part, manifest).await? {
@@ -247,8 +255,13 @@ impl Subject<'_> {
         Ok(())
     }
 
-    async fn part(&mut self, key: &ObjectKey, part: &Part, by: &ObjectKey) -> Result<Option<Bytes>, VerifyError> {
-        let Some(opened) = self.opened(Kind::RdbPart, key, by).await? else { return Ok(None) };
+    async fn part(
+        &mut self,
+        key: &ObjectKey,
+        part: &SnapshotPart,
+        by: &ObjectKey,
+    ) -> Result<Option<Bytes>, VerifyError> {
+        let Some(opened) = self.opened(SealedKind::RdbPart, key, by).await? else { return Ok(None) };
         let content = blake3::Hash::from_bytes(opened.content).to_hex();
         if opened.plain.len() as u64 != part.len || content.as_str() != part.content {
             self.damaged(key, "it is not the part that the snapshot names");
@@ -258,7 +271,7 @@ impl Subject<'_> {
         Ok(Some(opened.plain))
     }
 
-    async fn walked(&mut self, key: &ObjectKey, walker: Option<Walker>, bytes: Bytes) -> Option<Walker> {
+    async fn walked(&mut self, key: &ObjectKey, walker: Option<RdbWalker>, bytes: Bytes) -> Option<RdbWalker> {
         let mut walker = walker?;
         let walked = tokio::task::spawn_blocking(move || walker.push(&bytes).map(|()| walker)).await;
         match walked {
@@ -275,8 +288,8 @@ impl Subject<'_> {
     }
 
     /// A stretch; `None` if it is not there or not right.
-    async fn commands(&mut self, key: &ObjectKey) -> Result<Option<Piece>, VerifyError> {
-        let Some(opened) = self.opened(Kind::Commands, key, key).await? else { return Ok(None) };
+    async fn commands(&mut self, key: &ObjectKey) -> Result<Option<ListedStretch>, VerifyError> {
+        let Some(opened) = self.opened(SealedKind::Commands, key, key).await? else { return Ok(None) };
         let checked = tokio::task::spawn_blocking(move || parse(&opened.metadata, &opened.plain)).await;
         match checked {
             Ok(Ok(piece)) => {
@@ -290,21 +303,30 @@ impl Subject<'_> {
     }
 
     /// An object's content as a value; `None` if it is damaged.
-    async fn value<T: DeserializeOwned>(&mut self, kind: Kind, key: &ObjectKey) -> Result<Option<T>, VerifyError> {
+    async fn value<T: DeserializeOwned>(
+        &mut self,
+        kind: SealedKind,
+        key: &ObjectKey,
+    ) -> Result<Option<T>, VerifyError> {
         let Some(opened) = self.opened(kind, key, key).await? else { return Ok(None) };
         let value = serde_json::from_slice(&opened.plain);
         Ok(value.map_err(|error| self.damaged(key, error)).ok())
     }
 
     /// An object opened, which `by` names; `None` if it is not there or damaged.
-    async fn opened(&mut self, kind: Kind, key: &ObjectKey, by: &ObjectKey) -> Result<Option<Opened>, VerifyError> {
+    async fn opened(
+        &mut self,
+        kind: SealedKind,
+        key: &ObjectKey,
+        by: &ObjectKey,
+    ) -> Result<Option<OpenedObject>, VerifyError> {
         let bytes = match self.repository.get(key).await {
             Ok(bytes) => bytes,
-            Err(repository::Error::NotFound { .. }) => {
+            Err(repository::RepositoryError::NotFound { .. }) => {
                 self.gone.push((key.clone(), by.clone()));
                 return Ok(None);
             }
-            Err(error @ repository::Error::Corrupt { .. }) => {
+            Err(error @ repository::RepositoryError::Corrupt { .. }) => {
                 self.damaged(key, error);
                 return Ok(None);
             }
@@ -323,30 +345,31 @@ impl Subject<'_> {
 
     fn damaged(&mut self, object: &ObjectKey, what: impl ToString) {
         let repository = self.counts.repository.clone();
-        let damage = Damage { repository, object: object.to_string(), what: what.to_string() };
+        let damage = DamagedObject { repository, object: object.to_string(), what: what.to_string() };
         tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
         self.damage.push(damage);
     }
 
-    fn named(&self, source: repository::Error) -> VerifyError {
+    fn named(&self, source: repository::RepositoryError) -> VerifyError {
         VerifyError::Repository { name: self.counts.repository.clone(), source: Arc::new(source) }
     }
 }
 
 /// Whether two walks found the same. One that stopped at something it did not know may have stopped elsewhere.
-fn same(a: &Walk, b: &Walk) -> bool {
+fn same(a: &RdbSummary, b: &RdbSummary) -> bool {
     let stopped = a.stopped.is_some() || b.stopped.is_some();
     a.bytes == b.bytes && (stopped || (&a.databases, a.functions, a.version) == (&b.databases, b.functions, b.version))
 }
 
 /// Parses a stretch again, and compares with what it says of itself.
-fn parse(metadata: &[u8], plain: &[u8]) -> Result<Piece, String> {
-    let stretch: Stretch = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
-    let mut commands = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::Limits::default());
+fn parse(metadata: &[u8], plain: &[u8]) -> Result<ListedStretch, String> {
+    let stretch: StreamStretch = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
+    let mut commands =
+        CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::CommandLimits::default());
     commands.push(plain, &mut |_| {}).map_err(|error| error.to_string())?;
     let found = (commands.boundary(), commands.offset(), commands.db(), commands.in_transaction());
     if found == (stretch.last, stretch.last, stretch.db_after, stretch.in_transaction_after) {
-        Ok(Piece::of(&stretch))
+        Ok(ListedStretch::of(&stretch))
     } else {
         Err("its commands end elsewhere than it says".to_owned())
     }
@@ -359,7 +382,7 @@ pub fn fuzz(data: &[u8]) {
     let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
     let Some((metadata, plain)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return };
     let right = parse(metadata, plain).is_ok();
-    let Ok(stretch) = serde_json::from_slice::<Stretch>(metadata) else { return };
+    let Ok(stretch) = serde_json::from_slice::<StreamStretch>(metadata) else { return };
     let again = serde_json::to_vec(&stretch).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&stretch), "another stretch when written again");
     assert_eq!(parse(&again, plain).is_ok(), right);
@@ -380,64 +403,64 @@ mod tests {
     use bytes::Bytes;
     use jiff::Timestamp;
 
-    use super::{Counts, Instance, Subject, verify_instance};
-    use crate::redis::archive::stream::Follows;
-    use crate::redis::archive::{Origin, Part, Snapshot, Stretch};
-    use crate::redis::format::rdb::{Limits, Walker};
+    use super::{Archive, InstanceObjectCounts, InstanceVerifier, verify_instance};
+    use crate::redis::archive::stream::PreviousHistory;
+    use crate::redis::archive::{SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamStretch};
+    use crate::redis::format::rdb::{RdbLimits, RdbWalker};
     use crate::redis::format::resp::encode;
-    use crate::redis::wire::Flavour;
-    use crate::vault::Absent;
-    use crate::vault::seal::{self, Binding, Kind, SealSpec};
+    use crate::redis::wire::ServerFlavour;
+    use crate::vault::SkippedRepositories;
+    use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind};
     use crate::vault::testing::{create, open};
-    use crate::vault::verify::Options;
-    use crate::vault::verify::Progress;
+    use crate::vault::verify::VerifyOptions;
+    use crate::vault::verify::VerifyProgress;
 
     const RDB: &[u8] = b"REDIS0009\xff\0\0\0\0\0\0\0\0";
 
-    async fn put(instance: &Instance, label: &str) {
-        let mut walker = Walker::new(Limits::default());
+    async fn put(instance: &Archive, label: &str) {
+        let mut walker = RdbWalker::new(RdbLimits::default());
         walker.push(RDB).unwrap();
         let key = instance.layout().part(label, 0).unwrap();
-        let binding = Binding::new(Kind::RdbPart, key.as_str());
+        let binding = ObjectBinding::new(SealedKind::RdbPart, key.as_str());
         let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.vault().protection()).unwrap();
         instance.vault().put_sealed(&key, &sealed).await.unwrap();
-        instance.introduce(Flavour::Redis, &Absent::default()).await.unwrap();
+        instance.introduce(ServerFlavour::Redis, &SkippedRepositories::default()).await.unwrap();
         let at = Timestamp::UNIX_EPOCH;
-        let snapshot = Snapshot {
+        let snapshot = SnapshotManifest {
             format: 1,
             label: label.into(),
             started_at: at,
             finished_at: at,
             at,
-            origin: Origin::File { path: "x".into() },
-            flavour: Flavour::Redis,
+            origin: SnapshotOrigin::File { path: "x".into() },
+            flavour: ServerFlavour::Redis,
             version: "7.0.15".into(),
             run_id: None,
             replid: None,
             offset: None,
             db: 0,
             walk: walker.finish().unwrap(),
-            parts: vec![Part::of(&sealed)],
+            parts: vec![SnapshotPart::of(&sealed)],
             logical_bytes: RDB.len() as u64,
             stored_bytes: sealed.len,
         };
-        instance.put_snapshot(&snapshot, &Absent::default()).await.unwrap();
+        instance.put_snapshot(&snapshot, &SkippedRepositories::default()).await.unwrap();
     }
 
     #[tokio::test]
     async fn what_retention_takes_meanwhile_is_not_missed_and_what_is_missing_is() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
         for label in ["20260101T000000.000Z", "20260102T000000.000Z", "20260103T000000.000Z"] {
             put(&instance, label).await;
         }
         let (_, repository) = instance.vault().repositories().next().unwrap();
-        let progress = Progress::default();
-        let mut subject = Subject {
+        let progress = VerifyProgress::default();
+        let mut subject = InstanceVerifier {
             instance: &instance,
             repository,
             progress: &progress,
-            counts: Counts::default(),
+            counts: InstanceObjectCounts::default(),
             damage: vec![],
             gone: vec![],
             gaps: vec![],
@@ -460,15 +483,20 @@ mod tests {
 
         // A part whose manifest stays is missing.
         instance.vault().delete(&part("20260103T000000.000Z")).await.unwrap();
-        let report = verify_instance(&instance, &Options::default(), &progress).await.unwrap();
+        let report = verify_instance(&instance, &VerifyOptions::default(), &progress).await.unwrap();
         let found: Vec<(&str, &str)> = report.damage.iter().map(|d| (d.object.as_str(), d.what.as_str())).collect();
         assert_eq!(found, [(part("20260103T000000.000Z").as_str(), "it is missing")]);
     }
     /// A stretch of one command.
-    async fn put_stretch(instance: &Instance, (history, first): (char, u64), follows: Option<Follows>, second: i64) {
+    async fn put_stretch(
+        instance: &Archive,
+        (history, first): (char, u64),
+        follows: Option<PreviousHistory>,
+        second: i64,
+    ) {
         let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
         let at = Timestamp::from_second(second).unwrap();
-        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+        let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": history.to_string().repeat(40), "first": first, "last": first + bytes.len() as u64, "db": 0,
             "in_transaction": false, "db_after": 0, "in_transaction_after": false, "follows": follows, "started_at": at,
             "ended_at": at, "writes": 1, "marks": [],
@@ -483,14 +511,14 @@ mod tests {
     #[tokio::test]
     async fn a_whole_history_that_a_repository_lacks_is_missed() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let both = Instance::new(create(&[&a, &b], None).await, "main".parse().unwrap());
+        let both = Archive::new(create(&[&a, &b], None).await, "main".parse().unwrap());
         put(&both, "20260101T000000.000Z").await;
         put_stretch(&both, ('a', 100), None, 10).await;
-        let one = Instance::new(open(&[&a], None).await.unwrap(), "main".parse().unwrap());
-        let follows = Follows { replid: "a".repeat(40).parse().unwrap(), offset: 127 };
+        let one = Archive::new(open(&[&a], None).await.unwrap(), "main".parse().unwrap());
+        let follows = PreviousHistory { replid: "a".repeat(40).parse().unwrap(), offset: 127 };
         put_stretch(&one, ('b', 127), Some(follows), 20).await;
-        let verify = async |of: &Instance| {
-            let report = verify_instance(of, &Options::default(), &Progress::default()).await.unwrap();
+        let verify = async |of: &Archive| {
+            let report = verify_instance(of, &VerifyOptions::default(), &VerifyProgress::default()).await.unwrap();
             assert_eq!(report.damage, []);
             report.holes.into_iter().map(|lack| (lack.repository, lack.what)).collect::<Vec<_>>()
         };

@@ -11,7 +11,7 @@ const PORT: u16 = 6379;
 
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Address {
+pub enum RedisAddress {
     /// Over TCP.
     Tcp {
         /// A name or an address.
@@ -25,25 +25,25 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "{}", path.display()),
+            RedisAddress::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            RedisAddress::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            RedisAddress::Unix(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
 /// A password; wiped when dropped, and never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(Zeroizing<String>);
+pub struct RedisPassword(Zeroizing<String>);
 
-impl Password {
+impl RedisPassword {
     /// Takes the text as a password.
     #[must_use]
-    pub fn new(text: impl Into<String>) -> Password {
-        Password(Zeroizing::new(text.into()))
+    pub fn new(text: impl Into<String>) -> RedisPassword {
+        RedisPassword(Zeroizing::new(text.into()))
     }
 
     pub(super) fn reveal(&self) -> &[u8] {
@@ -51,7 +51,7 @@ impl Password {
     }
 }
 
-impl fmt::Debug for Password {
+impl fmt::Debug for RedisPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -59,17 +59,17 @@ impl fmt::Debug for Password {
 
 /// Who logs in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Login {
+pub struct RedisLogin {
     /// The ACL user; `default` if none is named.
     pub user: Option<String>,
     /// The password; without one only a user that has `nopass` is let in.
-    pub password: Option<Password>,
+    pub password: Option<RedisPassword>,
 }
 
 /// What was given is no address of a Redis. Quotes nothing of it: there may be a password in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; write redis://host:6379, rediss://host:6379 for TLS, or unix:///run/redis/redis.sock")]
-pub struct UrlError(&'static str);
+pub struct RedisUrlError(&'static str);
 
 /// What is said where a password seems to stand in a URL as it is.
 const IN_PASSWORD: &str =
@@ -78,24 +78,24 @@ const IN_PASSWORD: &str =
 /// Reads a URL.
 ///
 /// # Errors
-/// [`UrlError`] says what is wrong, without the URL.
-pub fn parse_url(text: &str) -> Result<(Address, Login), UrlError> {
+/// [`RedisUrlError`] says what is wrong, without the URL.
+pub fn parse_url(text: &str) -> Result<(RedisAddress, RedisLogin), RedisUrlError> {
     let no_url = if text.contains('@') { IN_PASSWORD } else { "this is no URL" };
-    let url = Url::parse(text).ok().ok_or(UrlError(no_url))?;
+    let url = Url::parse(text).ok().ok_or(RedisUrlError(no_url))?;
     // Such a character ends the part that the password stands in, so that the @ behind it comes where none belongs.
     let beyond = [Some(url.path()).filter(|_| !url.scheme().contains("unix")), url.query(), url.fragment()];
     if beyond.into_iter().flatten().any(|part| part.contains('@')) {
-        return Err(UrlError(IN_PASSWORD));
+        return Err(RedisUrlError(IN_PASSWORD));
     }
-    let decoded = |part: &str, what| decode(part).ok_or(UrlError(what));
+    let decoded = |part: &str, what| decode(part).ok_or(RedisUrlError(what));
     let user = decoded(url.username(), "the user holds a bad %-sequence")?;
     let password = url.password().map(|word| decoded(word, "the password holds a bad %-sequence")).transpose()?;
-    let login = Login { user: (!user.is_empty()).then_some(user), password: password.map(Password::new) };
+    let login = RedisLogin { user: (!user.is_empty()).then_some(user), password: password.map(RedisPassword::new) };
     if login.user.is_some() && login.password.is_none() {
-        return Err(UrlError("it names a user and no password"));
+        return Err(RedisUrlError("it names a user and no password"));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(UrlError("it has options behind ? or #, which walkeep does not know"));
+        return Err(RedisUrlError("it has options behind ? or #, which walkeep does not know"));
     }
     let tls = match url.scheme() {
         "redis" | "valkey" => false,
@@ -103,22 +103,22 @@ pub fn parse_url(text: &str) -> Result<(Address, Login), UrlError> {
         "unix" | "redis+unix" => {
             let path = decoded(url.path(), "the path holds a bad %-sequence")?;
             if url.host_str().is_some_and(|host| !host.is_empty()) || !path.starts_with('/') || path.len() < 2 {
-                return Err(UrlError("a socket's URL has three slashes and a path"));
+                return Err(RedisUrlError("a socket's URL has three slashes and a path"));
             }
-            return Ok((Address::Unix(path.into()), login));
+            return Ok((RedisAddress::Unix(path.into()), login));
         }
-        _ => return Err(UrlError("its scheme is none of redis, rediss and unix")),
+        _ => return Err(RedisUrlError("its scheme is none of redis, rediss and unix")),
     };
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let host = decoded(host, "the host holds a bad %-sequence")?;
     if host.is_empty() {
-        return Err(UrlError("it names no host"));
+        return Err(RedisUrlError("it names no host"));
     }
     // A database's number is common in such URLs. A replica gets all databases, so it would promise too much.
     if !matches!(url.path(), "" | "/" | "/0") {
-        return Err(UrlError("it names a database, but all of them are backed up together; leave that out"));
+        return Err(RedisUrlError("it names a database, but all of them are backed up together; leave that out"));
     }
-    Ok((Address::Tcp { host, port: url.port().unwrap_or(PORT), tls }, login))
+    Ok((RedisAddress::Tcp { host, port: url.port().unwrap_or(PORT), tls }, login))
 }
 
 /// Undoes `%XX`; `None` where that makes no text.
@@ -139,17 +139,17 @@ fn decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Login, Password, parse_url};
+    use super::{RedisAddress, RedisLogin, RedisPassword, parse_url};
 
-    fn tcp(host: &str, port: u16, tls: bool) -> Address {
-        Address::Tcp { host: host.into(), port, tls }
+    fn tcp(host: &str, port: u16, tls: bool) -> RedisAddress {
+        RedisAddress::Tcp { host: host.into(), port, tls }
     }
 
     #[test]
     fn urls_of_every_kind_are_read() {
-        let login = |user: Option<&str>, password: Option<&str>| Login {
+        let login = |user: Option<&str>, password: Option<&str>| RedisLogin {
             user: user.map(str::to_owned),
-            password: password.map(Password::new),
+            password: password.map(RedisPassword::new),
         };
         for (text, address, expected) in [
             ("redis://127.0.0.1:7000", tcp("127.0.0.1", 7000, false), login(None, None)),
@@ -157,8 +157,8 @@ mod tests {
             ("rediss://[::1]:7000/", tcp("::1", 7000, true), login(None, None)),
             ("redis://:p%40ss%2F@h/0", tcp("h", 6379, false), login(None, Some("p@ss/"))),
             ("redis://walkeep:secret@h:1", tcp("h", 1, false), login(Some("walkeep"), Some("secret"))),
-            ("unix:///run/a@b.sock", Address::Unix("/run/a@b.sock".into()), login(None, None)),
-            ("unix:///run/redis/a%20b.sock", Address::Unix("/run/redis/a b.sock".into()), login(None, None)),
+            ("unix:///run/a@b.sock", RedisAddress::Unix("/run/a@b.sock".into()), login(None, None)),
+            ("unix:///run/redis/a%20b.sock", RedisAddress::Unix("/run/redis/a b.sock".into()), login(None, None)),
         ] {
             assert_eq!(parse_url(text), Ok((address, expected)), "{text}");
         }

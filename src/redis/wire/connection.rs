@@ -10,12 +10,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::address::{Address, Login, Password};
-use super::error::{Error, FIRST};
-use super::info::Info;
-use super::tls::{self, TlsFiles};
+use super::address::{RedisAddress, RedisLogin, RedisPassword};
+use super::error::{FIRST, RedisError};
+use super::info::ServerInfo;
+use super::tls::{self, RedisTlsFiles};
 use crate::base::clock::{Clock, SharedClock, timeout};
-use crate::redis::format::resp::{Reply, encode};
+use crate::redis::format::resp::{RedisReply, encode};
 
 /// A host that drops packets would hold us for the two minutes of the kernel's own patience.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -29,35 +29,35 @@ const ROOM: usize = 64 << 10;
 /// The longest reply held in memory.
 const REPLY: usize = 32 << 20;
 
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+trait RedisSocket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> RedisSocket for S {}
 
 /// Where a server is, and how to get in.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct RedisEndpoint {
     /// Where it listens.
-    pub address: Address,
+    pub address: RedisAddress,
     /// Who logs in.
-    pub login: Login,
+    pub login: RedisLogin,
     /// What TLS is set up with, if the address wants it.
-    pub tls: TlsFiles,
+    pub tls: RedisTlsFiles,
     /// Where time comes from.
     pub clock: SharedClock,
     /// After how much silence it counts as gone.
     pub silence: Duration,
 }
 
-impl Server {
+impl RedisEndpoint {
     /// A server with the usual limits.
     #[must_use]
-    pub fn new(address: Address, login: Login, tls: TlsFiles, clock: SharedClock) -> Server {
-        Server { address, login, tls, clock, silence: SILENCE }
+    pub fn new(address: RedisAddress, login: RedisLogin, tls: RedisTlsFiles, clock: SharedClock) -> RedisEndpoint {
+        RedisEndpoint { address, login, tls, clock, silence: SILENCE }
     }
 }
 
 /// A connection on which the login is done.
-pub struct Connection {
-    socket: Box<dyn Socket>,
+pub struct RedisConnection {
+    socket: Box<dyn RedisSocket>,
     pub(super) input: BytesMut,
     peer: String,
     clock: SharedClock,
@@ -66,34 +66,38 @@ pub struct Connection {
     spoke: bool,
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-impl Connection {
+impl RedisConnection {
     /// Connects and logs in.
     ///
     /// # Errors
     /// The server can't be reached, or does not let us in.
-    pub async fn connect(server: &Server) -> Result<Connection, Error> {
+    pub async fn connect(server: &RedisEndpoint) -> Result<RedisConnection, RedisError> {
         let peer = server.address.to_string();
         let dialled = timeout(&*server.clock, CONNECT, dial(server, &peer)).await;
         let (tls, tcp) = match server.address {
-            Address::Tcp { tls, .. } => (tls, true),
-            Address::Unix(_) => (false, false),
+            RedisAddress::Tcp { tls, .. } => (tls, true),
+            RedisAddress::Unix(_) => (false, false),
         };
         let during = if tls {
             "a TLS connection was opened; if that port speaks no TLS, write redis://"
         } else {
             "a connection was opened"
         };
-        let socket =
-            dialled.ok_or_else(|| Error::Silent { server: peer.clone(), during, seconds: CONNECT.as_secs() })??;
+        let socket = dialled.ok_or_else(|| RedisError::Silent {
+            server: peer.clone(),
+            during,
+            seconds: CONNECT.as_secs(),
+        })??;
         let (clock, silence) = (Arc::clone(&server.clock), server.silence);
-        let mut connection = Connection { socket, input: BytesMut::new(), peer, clock, silence, spoke: tls || !tcp };
-        let password = server.login.password.as_ref().map(Password::reveal);
+        let mut connection =
+            RedisConnection { socket, input: BytesMut::new(), peer, clock, silence, spoke: tls || !tcp };
+        let password = server.login.password.as_ref().map(RedisPassword::reveal);
         match (&server.login.user, password) {
             // A user that has `nopass` is let in with any password (`checkPasswordBasedAuth`, acl.c), and never without being named.
             (Some(user), password) => {
@@ -121,11 +125,11 @@ impl Connection {
     ///
     /// # Errors
     /// An error reply, as what it means; or the connection.
-    pub async fn call(&mut self, arguments: &[&[u8]]) -> Result<Reply, Error> {
+    pub async fn call(&mut self, arguments: &[&[u8]]) -> Result<RedisReply, RedisError> {
         let command = String::from_utf8_lossy(arguments.first().copied().unwrap_or_default()).into_owned();
         self.send(&encode(arguments)).await?;
         match self.reply("a reply was awaited").await? {
-            Reply::Error(message) => Err(Error::of_reply(&self.peer, &command, &message)),
+            RedisReply::Error(message) => Err(RedisError::of_reply(&self.peer, &command, &message)),
             reply => Ok(reply),
         }
     }
@@ -133,25 +137,25 @@ impl Connection {
     /// `INFO` with all of its usual sections.
     ///
     /// # Errors
-    /// As [`Connection::call`].
-    pub async fn info(&mut self) -> Result<Info, Error> {
+    /// As [`RedisConnection::call`].
+    pub async fn info(&mut self) -> Result<ServerInfo, RedisError> {
         let reply = self.call(&[b"INFO"]).await?;
         let text = match &reply {
-            Reply::Bulk(bytes) => String::from_utf8_lossy(bytes),
-            _ => return Err(Error::protocol(&self.peer, "INFO is answered with something else than text")),
+            RedisReply::Bulk(bytes) => String::from_utf8_lossy(bytes),
+            _ => return Err(RedisError::protocol(&self.peer, "INFO is answered with something else than text")),
         };
-        Ok(Info::parse(&text))
+        Ok(ServerInfo::parse(&text))
     }
 
     /// For a caller that waits for more than the socket, and so counts the silence itself.
     ///
     /// # Errors
     /// The server has been silent for too long.
-    pub fn check_silence(&self, silence: Duration) -> Result<(), Error> {
+    pub fn check_silence(&self, silence: Duration) -> Result<(), RedisError> {
         if silence < self.silence { Ok(()) } else { Err(self.silent("the stream was followed")) }
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), RedisError> {
         let sent = async {
             self.socket.write_all(bytes).await?;
             self.socket.flush().await
@@ -164,17 +168,17 @@ impl Connection {
     }
 
     /// Line feeds that come before a reply are signs of life.
-    pub(super) async fn reply(&mut self, during: &'static str) -> Result<Reply, Error> {
+    pub(super) async fn reply(&mut self, during: &'static str) -> Result<RedisReply, RedisError> {
         loop {
             self.skip_line_feeds();
-            match Reply::parse(&self.input).map_err(|error| Error::resp(&self.peer, &error))? {
+            match RedisReply::parse(&self.input).map_err(|error| RedisError::resp(&self.peer, &error))? {
                 Some((reply, len)) => {
                     drop(self.input.split_to(len));
                     self.spoke = true;
                     return Ok(reply);
                 }
                 None if self.input.len() > REPLY => {
-                    return Err(Error::protocol(&self.peer, format!("a reply of more than {REPLY} bytes")));
+                    return Err(RedisError::protocol(&self.peer, format!("a reply of more than {REPLY} bytes")));
                 }
                 None => self.fill(during).await?,
             }
@@ -187,14 +191,14 @@ impl Connection {
     }
 
     /// Reads more. Cancel safe.
-    pub(super) async fn fill(&mut self, during: &'static str) -> Result<(), Error> {
+    pub(super) async fn fill(&mut self, during: &'static str) -> Result<(), RedisError> {
         if self.input.capacity().saturating_sub(self.input.len()) < ROOM {
             self.input.reserve(READ);
         }
         let during = if self.spoke { during } else { FIRST };
         let read = timeout(&*self.clock, self.silence, self.socket.read_buf(&mut self.input)).await;
         match read {
-            Some(Ok(0)) => Err(Error::Closed { server: self.peer.clone(), during }),
+            Some(Ok(0)) => Err(RedisError::Closed { server: self.peer.clone(), during }),
             Some(Ok(_)) => Ok(()),
             Some(Err(source)) => Err(self.broken(source, during)),
             None => Err(self.silent(during)),
@@ -202,34 +206,34 @@ impl Connection {
     }
 
     /// The bytes that have come, at least one. Cancel safe.
-    pub(super) async fn bytes(&mut self, during: &'static str) -> Result<Bytes, Error> {
+    pub(super) async fn bytes(&mut self, during: &'static str) -> Result<Bytes, RedisError> {
         if self.input.is_empty() {
             self.fill(during).await?;
         }
         Ok(self.input.split().freeze())
     }
 
-    fn broken(&self, source: io::Error, during: &'static str) -> Error {
+    fn broken(&self, source: io::Error, during: &'static str) -> RedisError {
         let server = self.peer.clone();
         match source.kind() {
             // How an output buffer that is full, or a kill, looks from here.
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-                Error::Closed { server, during }
+                RedisError::Closed { server, during }
             }
-            _ => Error::socket(&server, source),
+            _ => RedisError::socket(&server, source),
         }
     }
 
-    fn silent(&self, during: &'static str) -> Error {
-        Error::Silent { server: self.peer.clone(), during, seconds: self.silence.as_secs() }
+    fn silent(&self, during: &'static str) -> RedisError {
+        RedisError::Silent { server: self.peer.clone(), during, seconds: self.silence.as_secs() }
     }
 }
 
-async fn dial(server: &Server, peer: &str) -> Result<Box<dyn Socket>, Error> {
-    let failed = |source| Error::socket(peer, source);
+async fn dial(server: &RedisEndpoint, peer: &str) -> Result<Box<dyn RedisSocket>, RedisError> {
+    let failed = |source| RedisError::socket(peer, source);
     let (host, port, tls) = match &server.address {
-        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
-        Address::Tcp { host, port, tls } => (host.as_str(), *port, *tls),
+        RedisAddress::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+        RedisAddress::Tcp { host, port, tls } => (host.as_str(), *port, *tls),
     };
     let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;

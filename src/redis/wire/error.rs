@@ -2,13 +2,13 @@
 
 use std::io;
 
-use super::tls::TlsError;
-use crate::base::retry::Class;
+use super::tls::RedisTlsError;
+use crate::base::retry::ErrorClass;
 use crate::redis::format::resp;
 
 /// Why a server did not do what was asked. Names the server by its address and never shows a password.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RedisError {
     /// It can't be reached, or the connection broke.
     #[error("Redis at {server}: {source}")]
     Socket {
@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// TLS can't be set up.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] RedisTlsError),
     /// It is not the server that is meant, or does not take us for a client that is.
     #[error("no TLS with Redis at {server}: {problem}")]
     Handshake {
@@ -96,11 +96,11 @@ pub enum Error {
     /// Several servers say that they are the master.
     #[error(
         "two masters at once: {} all say they are master of {master:?}; their data differs, and walkeep does not guess which is right",
-        Claimant::names(masters)
+        MasterClaimant::names(masters)
     )]
     TwoMasters {
         /// Which.
-        masters: Vec<Claimant>,
+        masters: Vec<MasterClaimant>,
         /// Of what.
         master: String,
     },
@@ -111,17 +111,17 @@ pub enum Error {
 
 /// A server that says that it is the master.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Claimant {
+pub struct MasterClaimant {
     /// Its address.
     pub server: String,
     /// Its run.
     pub run_id: Option<String>,
 }
 
-impl Claimant {
+impl MasterClaimant {
     /// The addresses of several, for messages.
     #[must_use]
-    pub fn names(several: &[Claimant]) -> String {
+    pub fn names(several: &[MasterClaimant]) -> String {
         several.iter().map(|one| one.server.as_str()).collect::<Vec<_>>().join(" and ")
     }
 }
@@ -163,55 +163,60 @@ fn tls_problem(source: &io::Error) -> Option<String> {
     })
 }
 
-impl Error {
+impl RedisError {
     /// A socket that failed.
-    pub(super) fn socket(server: &str, source: io::Error) -> Error {
+    pub(super) fn socket(server: &str, source: io::Error) -> RedisError {
         let server = server.to_owned();
         match tls_problem(&source) {
-            Some(problem) => Error::Handshake { server, problem },
-            None => Error::Socket { server, source },
+            Some(problem) => RedisError::Handshake { server, problem },
+            None => RedisError::Socket { server, source },
         }
     }
 
-    pub(super) fn protocol(server: &str, why: impl Into<String>) -> Error {
-        Error::Protocol { server: server.to_owned(), why: why.into() }
+    pub(super) fn protocol(server: &str, why: impl Into<String>) -> RedisError {
+        RedisError::Protocol { server: server.to_owned(), why: why.into() }
     }
 
-    pub(super) fn resp(server: &str, error: &resp::Error) -> Error {
-        Error::protocol(server, error.to_string())
+    pub(super) fn resp(server: &str, error: &resp::RespError) -> RedisError {
+        RedisError::protocol(server, error.to_string())
     }
 
     /// What an error reply means: its first word says it.
-    pub(super) fn of_reply(server: &str, command: &str, message: &str) -> Error {
+    pub(super) fn of_reply(server: &str, command: &str, message: &str) -> RedisError {
         // A server that does not know the command repeats what came with it: the password.
         let shown = if command == "AUTH" { message.split(", with args").next().unwrap_or_default() } else { message };
         let (server, message) = (server.to_owned(), shown.to_owned());
         // `acceptCommonHandler` (networking.c), and `syncCommand` (replication.c) where the server cannot fork; both pass.
         if ["ERR max number of clients", "ERR BGSAVE failed"].iter().any(|passes| message.starts_with(passes)) {
-            return Error::NotReady { server, message };
+            return RedisError::NotReady { server, message };
         }
         match message.split(' ').next().unwrap_or_default() {
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Error::Login { server, message },
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => RedisError::Login { server, message },
             // Before ACLs, and of `AUTH` where no password is set.
-            "ERR" if command == "AUTH" => Error::Login { server, message },
+            "ERR" if command == "AUTH" => RedisError::Login { server, message },
             "LOADING" | "MASTERDOWN" | "NOMASTERLINK" | "BUSY" | "TRYAGAIN" | "MISCONF" => {
-                Error::NotReady { server, message }
+                RedisError::NotReady { server, message }
             }
-            _ => Error::Refused { server, command: command.to_owned(), message },
+            _ => RedisError::Refused { server, command: command.to_owned(), message },
         }
     }
 
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Socket { .. } | Error::Closed { .. } | Error::Silent { .. } | Error::NotReady { .. } => {
-                Class::Transient
-            }
+            RedisError::Socket { .. }
+            | RedisError::Closed { .. }
+            | RedisError::Silent { .. }
+            | RedisError::NotReady { .. } => ErrorClass::Transient,
             // A failover takes seconds, and Sentinels disagree while it lasts.
-            Error::Sentinel(_) | Error::TwoMasters { .. } => Class::Transient,
-            Error::Tls(_) | Error::Handshake { .. } | Error::UnknownMaster { .. } => Class::Permanent,
-            Error::Login { .. } | Error::Refused { .. } | Error::Protocol { .. } => Class::Permanent,
+            RedisError::Sentinel(_) | RedisError::TwoMasters { .. } => ErrorClass::Transient,
+            RedisError::Tls(_) | RedisError::Handshake { .. } | RedisError::UnknownMaster { .. } => {
+                ErrorClass::Permanent
+            }
+            RedisError::Login { .. } | RedisError::Refused { .. } | RedisError::Protocol { .. } => {
+                ErrorClass::Permanent
+            }
         }
     }
 }
@@ -222,12 +227,12 @@ mod tests {
 
     use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-    use super::{Error, FIRST};
-    use crate::base::retry::Class;
+    use super::{FIRST, RedisError};
+    use crate::base::retry::ErrorClass;
 
     #[test]
     fn what_is_wrong_with_tls_is_not_waited_for() {
-        let of = |error: rustls::Error| Error::socket("h:1", io::Error::new(io::ErrorKind::InvalidData, error));
+        let of = |error: rustls::Error| RedisError::socket("h:1", io::Error::new(io::ErrorKind::InvalidData, error));
         for (error, says) in [
             (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "set tls-ca-file"),
             (rustls::Error::InvalidCertificate(CertificateError::BadSignature), "mend the server's certificate"),
@@ -235,15 +240,15 @@ mod tests {
             (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "set tls-cert-file and tls-key-file"),
         ] {
             let error = of(error);
-            assert!(error.to_string().contains(says) && error.class() == Class::Permanent, "{error}");
+            assert!(error.to_string().contains(says) && error.class() == ErrorClass::Permanent, "{error}");
         }
         let expired = of(rustls::Error::InvalidCertificate(CertificateError::Expired));
-        assert_eq!(expired.class(), Class::Transient);
+        assert_eq!(expired.class(), ErrorClass::Transient);
     }
 
     #[test]
     fn who_hangs_up_at_once_may_want_tls_and_who_hangs_up_later_may_be_too_slow_for() {
-        let closed = |during| Error::Closed { server: "h:1".into(), during }.to_string();
+        let closed = |during| RedisError::Closed { server: "h:1".into(), during }.to_string();
         assert!(closed(FIRST).ends_with("awaited; is this a TLS port? then write rediss://"));
         assert!(closed("a reply was awaited").ends_with("awaited; its log says why"));
         assert!(closed("the stream was followed").contains("client-output-buffer-limit"));
@@ -256,7 +261,7 @@ mod tests {
             "ERR unknown command `AUTH`, with args beginning with: `walkeep`, `s3cret`, ",
             "ERR unknown command 'AUTH', with args beginning with: 'walkeep' 's3cret' ",
         ] {
-            let error = Error::of_reply("h:1", "AUTH", message);
+            let error = RedisError::of_reply("h:1", "AUTH", message);
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("unknown command") && !shown.contains("s3cret"), "{shown}");
         }
@@ -265,21 +270,24 @@ mod tests {
     #[test]
     fn only_what_passes_is_tried_again() {
         for (message, class) in [
-            ("LOADING Redis is loading the dataset in memory", Class::Transient),
-            ("MASTERDOWN Link with MASTER is down", Class::Transient),
-            ("NOMASTERLINK Can't SYNC while not connected with my master", Class::Transient),
-            ("ERR max number of clients reached", Class::Transient),
-            ("ERR BGSAVE failed, replication can't continue", Class::Transient),
-            ("NOAUTH Authentication required.", Class::Permanent),
-            ("WRONGPASS invalid username-password pair or user is disabled.", Class::Permanent),
-            ("NOPERM this user has no permissions to run the 'psync' command", Class::Permanent),
-            ("ERR unknown command 'PSYNC'", Class::Permanent),
+            ("LOADING Redis is loading the dataset in memory", ErrorClass::Transient),
+            ("MASTERDOWN Link with MASTER is down", ErrorClass::Transient),
+            ("NOMASTERLINK Can't SYNC while not connected with my master", ErrorClass::Transient),
+            ("ERR max number of clients reached", ErrorClass::Transient),
+            ("ERR BGSAVE failed, replication can't continue", ErrorClass::Transient),
+            ("NOAUTH Authentication required.", ErrorClass::Permanent),
+            ("WRONGPASS invalid username-password pair or user is disabled.", ErrorClass::Permanent),
+            ("NOPERM this user has no permissions to run the 'psync' command", ErrorClass::Permanent),
+            ("ERR unknown command 'PSYNC'", ErrorClass::Permanent),
         ] {
-            let error = Error::of_reply("h:1", "PSYNC", message);
+            let error = RedisError::of_reply("h:1", "PSYNC", message);
             assert_eq!(error.class(), class, "{error}");
             assert!(error.to_string().contains(message), "{error}");
         }
         // Said to whatever is asked first.
-        assert_eq!(Error::of_reply("h:1", "AUTH", "ERR max number of clients reached").class(), Class::Transient);
+        assert_eq!(
+            RedisError::of_reply("h:1", "AUTH", "ERR max number of clients reached").class(),
+            ErrorClass::Transient
+        );
     }
 }

@@ -5,32 +5,32 @@ use std::collections::BTreeMap;
 /// Whose server it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Flavour {
+pub enum ServerFlavour {
     /// Redis.
     Redis,
     /// Valkey, whose `redis_version` is what it is compatible with.
     Valkey,
 }
 
-impl std::fmt::Display for Flavour {
+impl std::fmt::Display for ServerFlavour {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Flavour::Redis => "Redis",
-            Flavour::Valkey => "Valkey",
+            ServerFlavour::Redis => "Redis",
+            ServerFlavour::Valkey => "Valkey",
         })
     }
 }
 
 /// The lines of `INFO`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Info(BTreeMap<String, String>);
+pub struct ServerInfo(BTreeMap<String, String>);
 
-impl Info {
+impl ServerInfo {
     /// Reads the text of the reply. Lines of a later server that are no pairs are passed over.
     #[must_use]
-    pub fn parse(text: &str) -> Info {
+    pub fn parse(text: &str) -> ServerInfo {
         let pairs = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'));
-        Info(pairs.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned())).collect())
+        ServerInfo(pairs.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned())).collect())
     }
 
     /// A value by its name.
@@ -47,8 +47,8 @@ impl Info {
 
     /// Whose server it is.
     #[must_use]
-    pub fn flavour(&self) -> Flavour {
-        if self.get("valkey_version").is_some() { Flavour::Valkey } else { Flavour::Redis }
+    pub fn flavour(&self) -> ServerFlavour {
+        if self.get("valkey_version").is_some() { ServerFlavour::Valkey } else { ServerFlavour::Redis }
     }
 
     /// Its own version, not the one it is compatible with.
@@ -99,30 +99,34 @@ impl Info {
 
 #[cfg(test)]
 mod tests {
-    use super::{Flavour, Info};
+    use super::{ServerFlavour, ServerInfo};
 
     #[test]
     fn a_server_is_known_by_its_lines() {
         let redis =
-            Info::parse("# Server\r\nredis_version:7.0.15\r\nrun_id:ab\r\n\r\n# Replication\r\nrole:master\r\n");
-        assert_eq!((redis.flavour(), redis.version(), redis.is_master()), (Flavour::Redis, "7.0.15", true));
-        let valkey = Info::parse("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.0.0\r\n");
-        assert_eq!((valkey.flavour(), valkey.version()), (Flavour::Valkey, "9.0.0"));
+            ServerInfo::parse("# Server\r\nredis_version:7.0.15\r\nrun_id:ab\r\n\r\n# Replication\r\nrole:master\r\n");
+        assert_eq!((redis.flavour(), redis.version(), redis.is_master()), (ServerFlavour::Redis, "7.0.15", true));
+        let valkey = ServerInfo::parse("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.0.0\r\n");
+        assert_eq!((valkey.flavour(), valkey.version()), (ServerFlavour::Valkey, "9.0.0"));
     }
 
     #[test]
     fn a_replica_is_healthy_only_with_its_master() {
         let text = "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nmaster_last_io_seconds_ago:1\n";
-        assert!(Info::parse(text).is_healthy_replica(10));
+        assert!(ServerInfo::parse(text).is_healthy_replica(10));
         for (from, to) in [("up", "down"), ("progress:0", "progress:1"), ("ago:1", "ago:11"), ("slave", "master")] {
-            assert!(!Info::parse(&text.replace(from, to)).is_healthy_replica(10), "{to}");
+            assert!(!ServerInfo::parse(&text.replace(from, to)).is_healthy_replica(10), "{to}");
         }
     }
 
     #[test]
     fn a_failed_save_is_seen() {
-        assert_eq!(Info::parse("rdb_last_bgsave_status:ok\naof_last_write_status:ok").persistence_trouble(), None);
-        let trouble = Info::parse("rdb_last_bgsave_status:err\nrdb_last_save_time:0").persistence_trouble().unwrap();
+        assert_eq!(
+            ServerInfo::parse("rdb_last_bgsave_status:ok\naof_last_write_status:ok").persistence_trouble(),
+            None
+        );
+        let trouble =
+            ServerInfo::parse("rdb_last_bgsave_status:err\nrdb_last_save_time:0").persistence_trouble().unwrap();
         assert!(trouble.contains("1970-01-01"), "{trouble}");
     }
 }

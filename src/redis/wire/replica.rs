@@ -8,10 +8,10 @@ use std::str::FromStr;
 
 use bytes::{Bytes, BytesMut};
 
-use super::connection::Connection;
-use super::error::Error;
-use super::info::Info;
-use crate::redis::format::resp::{Reply, encode};
+use super::connection::RedisConnection;
+use super::error::RedisError;
+use super::info::ServerInfo;
+use crate::redis::format::resp::{RedisReply, encode};
 
 /// Bytes of the mark that ends a snapshot of unknown length (`CONFIG_RUN_ID_SIZE`, server.h).
 const MARK: usize = 40;
@@ -75,7 +75,7 @@ impl From<ReplicationId> for String {
 
 /// What is asked of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wish {
+pub enum SyncRequest {
     /// A snapshot and nothing after it, so that the server need not keep the stream for us meanwhile.
     Snapshot,
     /// The stream alone, from this offset of this history on.
@@ -84,7 +84,7 @@ pub enum Wish {
 
 /// What a server does about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sync {
+pub enum SyncAnswer {
     /// A snapshot comes, which holds the history up to this offset.
     Full(ReplicationId, u64),
     /// The stream goes on where it was asked to, under another name if there is one: after a failover.
@@ -93,20 +93,20 @@ pub enum Sync {
 
 /// What is known of the right to attach as a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Right {
+pub enum ReplicaPermission {
     /// The server has let us.
     Proved,
     /// Nobody could say without making the server begin a snapshot.
     Unproved,
 }
 
-impl Connection {
+impl RedisConnection {
     /// Whether the server lets us attach as a replica, found out without a snapshot: the stream is asked for from its very end, which a server
     /// with a backlog continues at once (`masterTryPartialResynchronization`); one without is asked what it would say (`ACL DRYRUN`, from 7.0 on).
     ///
     /// # Errors
     /// The server refuses, or the connection broke.
-    pub async fn may_follow(mut self, info: &Info) -> Result<Right, Error> {
+    pub async fn may_follow(mut self, info: &ServerInfo) -> Result<ReplicaPermission, RedisError> {
         let replid = info.get("master_replid").and_then(|id| id.parse().ok());
         let offset = info.number("master_repl_offset");
         let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
@@ -115,16 +115,18 @@ impl Connection {
         if let (true, Some(replid), Some(offset)) = (active, replid, offset)
             && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
         {
-            self.sync(Wish::From(replid, offset), info.version()).await?;
-            return Ok(Right::Proved);
+            self.sync(SyncRequest::From(replid, offset), info.version()).await?;
+            return Ok(ReplicaPermission::Proved);
         }
-        let Ok(Reply::Bulk(user)) = self.call(&[b"ACL", b"WHOAMI"]).await else { return Ok(Right::Unproved) };
+        let Ok(RedisReply::Bulk(user)) = self.call(&[b"ACL", b"WHOAMI"]).await else {
+            return Ok(ReplicaPermission::Unproved);
+        };
         match self.call(&[b"ACL", b"DRYRUN", &user, b"PSYNC", b"?", b"-1"]).await {
-            Ok(Reply::Status(_)) => Ok(Right::Proved),
-            Ok(Reply::Bulk(why)) => {
-                Err(Error::of_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
+            Ok(RedisReply::Status(_)) => Ok(ReplicaPermission::Proved),
+            Ok(RedisReply::Bulk(why)) => {
+                Err(RedisError::of_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
             }
-            Ok(_) | Err(Error::Refused { .. } | Error::Login { .. }) => Ok(Right::Unproved),
+            Ok(_) | Err(RedisError::Refused { .. } | RedisError::Login { .. }) => Ok(ReplicaPermission::Unproved),
             Err(error) => Err(error),
         }
     }
@@ -134,30 +136,31 @@ impl Connection {
     ///
     /// # Errors
     /// The server refuses, is not ready, or the connection broke.
-    pub async fn sync(&mut self, wish: Wish, version: &str) -> Result<Sync, Error> {
+    pub async fn sync(&mut self, wish: SyncRequest, version: &str) -> Result<SyncAnswer, RedisError> {
         // No `PING` before, as replicas send: a server whose own saves fail refuses it (`MISCONF`), and none of this.
         self.call(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
         // Options that older servers do not have; all goes well without.
         self.optional(&[b"REPLCONF", b"version", version.as_bytes()]).await?;
-        if wish == Wish::Snapshot {
+        if wish == SyncRequest::Snapshot {
             self.optional(&[b"REPLCONF", b"rdb-only", b"1"]).await?;
         }
         let (id, next) = match wish {
-            Wish::Snapshot => ("?".to_owned(), "-1".to_owned()),
-            Wish::From(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
+            SyncRequest::Snapshot => ("?".to_owned(), "-1".to_owned()),
+            SyncRequest::From(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
         };
         self.send(&encode(&[b"PSYNC", id.as_bytes(), next.as_bytes()])).await?;
         let answer = match self.reply("it prepared a synchronisation").await? {
-            Reply::Status(answer) => answer,
-            Reply::Error(message) => return Err(Error::of_reply(self.peer(), "PSYNC", &message)),
-            other => return Err(Error::protocol(self.peer(), format!("PSYNC is answered with {other:?}"))),
+            RedisReply::Status(answer) => answer,
+            RedisReply::Error(message) => return Err(RedisError::of_reply(self.peer(), "PSYNC", &message)),
+            other => return Err(RedisError::protocol(self.peer(), format!("PSYNC is answered with {other:?}"))),
         };
-        parse_answer(&answer).ok_or_else(|| Error::protocol(self.peer(), format!("PSYNC is answered with {answer:?}")))
+        parse_answer(&answer)
+            .ok_or_else(|| RedisError::protocol(self.peer(), format!("PSYNC is answered with {answer:?}")))
     }
 
-    async fn optional(&mut self, arguments: &[&[u8]]) -> Result<(), Error> {
+    async fn optional(&mut self, arguments: &[&[u8]]) -> Result<(), RedisError> {
         match self.call(arguments).await {
-            Ok(_) | Err(Error::Refused { .. }) => Ok(()),
+            Ok(_) | Err(RedisError::Refused { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -166,7 +169,7 @@ impl Connection {
     ///
     /// # Errors
     /// The server gave up, or the connection broke.
-    pub async fn transfer(&mut self) -> Result<Transfer, Error> {
+    pub async fn transfer(&mut self) -> Result<SnapshotTransfer, RedisError> {
         let during = "a snapshot was awaited";
         loop {
             self.skip_line_feeds();
@@ -174,13 +177,13 @@ impl Connection {
                 let line = self.input.split_to(end.saturating_add(1));
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 if let Some(message) = line.strip_prefix('-') {
-                    return Err(Error::of_reply(self.peer(), "PSYNC", message));
+                    return Err(RedisError::of_reply(self.peer(), "PSYNC", message));
                 }
-                let wrong = || Error::protocol(self.peer(), format!("a snapshot begins with {line:?}"));
-                return Transfer::begin(&line).ok_or_else(wrong);
+                let wrong = || RedisError::protocol(self.peer(), format!("a snapshot begins with {line:?}"));
+                return SnapshotTransfer::begin(&line).ok_or_else(wrong);
             }
             if self.input.len() >= HEADER {
-                return Err(Error::protocol(self.peer(), "no line before the snapshot"));
+                return Err(RedisError::protocol(self.peer(), "no line before the snapshot"));
             }
             self.fill(during).await?;
         }
@@ -190,7 +193,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke before the end.
-    pub async fn snapshot_bytes(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, Error> {
+    pub async fn snapshot_bytes(&mut self, transfer: &mut SnapshotTransfer) -> Result<Option<Bytes>, RedisError> {
         loop {
             if let Some(bytes) = transfer.take(&mut self.input) {
                 return Ok(Some(bytes));
@@ -206,7 +209,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn read(&mut self) -> Result<Bytes, Error> {
+    pub async fn read(&mut self) -> Result<Bytes, RedisError> {
         self.bytes("the stream was followed").await
     }
 
@@ -214,23 +217,23 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn acknowledge(&mut self, offset: u64) -> Result<(), Error> {
+    pub async fn acknowledge(&mut self, offset: u64) -> Result<(), RedisError> {
         self.send(&encode(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()])).await
     }
 }
 
-fn parse_answer(answer: &str) -> Option<Sync> {
+fn parse_answer(answer: &str) -> Option<SyncAnswer> {
     let words: Vec<&str> = answer.split_ascii_whitespace().collect();
     match words.as_slice() {
-        ["FULLRESYNC", id, offset] => Some(Sync::Full(id.parse().ok()?, offset.parse().ok()?)),
-        ["CONTINUE"] => Some(Sync::Continue(None)),
-        ["CONTINUE", id] => Some(Sync::Continue(Some(id.parse().ok()?))),
+        ["FULLRESYNC", id, offset] => Some(SyncAnswer::Full(id.parse().ok()?, offset.parse().ok()?)),
+        ["CONTINUE"] => Some(SyncAnswer::Continue(None)),
+        ["CONTINUE", id] => Some(SyncAnswer::Continue(Some(id.parse().ok()?))),
         _ => None,
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Form {
+enum TransferForm {
     /// From a file: so many bytes are still to come.
     Length(u64),
     /// Straight from the server's memory: until these bytes.
@@ -239,22 +242,22 @@ enum Form {
 
 /// A snapshot on its way.
 #[derive(Clone, Debug)]
-pub struct Transfer {
-    form: Form,
+pub struct SnapshotTransfer {
+    form: TransferForm,
     len: Option<u64>,
     ended: bool,
 }
 
-impl Transfer {
+impl SnapshotTransfer {
     /// From the line before the snapshot.
-    fn begin(line: &str) -> Option<Transfer> {
+    fn begin(line: &str) -> Option<SnapshotTransfer> {
         let rest = line.strip_prefix('$')?;
         if let Some(mark) = rest.strip_prefix("EOF:") {
-            let form = Form::Marked(mark.as_bytes().try_into().ok()?);
-            return Some(Transfer { form, len: None, ended: false });
+            let form = TransferForm::Marked(mark.as_bytes().try_into().ok()?);
+            return Some(SnapshotTransfer { form, len: None, ended: false });
         }
         let len = rest.parse().ok().filter(|len| *len <= LONGEST)?;
-        Some(Transfer { form: Form::Length(len), len: Some(len), ended: len == 0 })
+        Some(SnapshotTransfer { form: TransferForm::Length(len), len: Some(len), ended: len == 0 })
     }
 
     /// How long the snapshot is, if the server said so.
@@ -278,13 +281,13 @@ impl Transfer {
             return None;
         }
         let taken = match &mut self.form {
-            Form::Length(left) => {
+            TransferForm::Length(left) => {
                 let len = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left = left.saturating_sub(len as u64);
                 self.ended = *left == 0;
                 input.split_to(len)
             }
-            Form::Marked(mark) => {
+            TransferForm::Marked(mark) => {
                 let body = input.len().saturating_sub(MARK);
                 let taken = input.split_to(body);
                 if input.as_ref() == mark.as_slice() {
@@ -300,14 +303,14 @@ impl Transfer {
 
 #[cfg(test)]
 mod tests {
-    use super::{ReplicationId, Sync, Transfer, parse_answer};
+    use super::{ReplicationId, SnapshotTransfer, SyncAnswer, parse_answer};
     use bytes::BytesMut;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     /// Feeds `bytes` in pieces that end at `cuts`; what came out, and what was left.
     fn transferred(line: &str, bytes: &[u8], cuts: &[usize]) -> (Vec<u8>, bool, Vec<u8>) {
-        let mut transfer = Transfer::begin(line).unwrap();
+        let mut transfer = SnapshotTransfer::begin(line).unwrap();
         let (mut input, mut out, mut from) = (BytesMut::new(), Vec::new(), 0);
         for to in cuts.iter().copied().chain([bytes.len()]) {
             input.extend_from_slice(&bytes[from..to]);
@@ -347,14 +350,14 @@ mod tests {
     fn answers_are_what_a_master_gives() {
         let id: ReplicationId = ID.parse().unwrap();
         assert_eq!(id.to_string(), ID);
-        assert_eq!(parse_answer(&format!("FULLRESYNC {ID} 42")), Some(Sync::Full(id, 42)));
-        assert_eq!(parse_answer("CONTINUE"), Some(Sync::Continue(None)));
-        assert_eq!(parse_answer(&format!("CONTINUE {ID}")), Some(Sync::Continue(Some(id))));
+        assert_eq!(parse_answer(&format!("FULLRESYNC {ID} 42")), Some(SyncAnswer::Full(id, 42)));
+        assert_eq!(parse_answer("CONTINUE"), Some(SyncAnswer::Continue(None)));
+        assert_eq!(parse_answer(&format!("CONTINUE {ID}")), Some(SyncAnswer::Continue(Some(id))));
         for wrong in ["", "FULLRESYNC", "FULLRESYNC x 1", &format!("FULLRESYNC {ID} -1"), "OK", "CONTINUE x"] {
             assert_eq!(parse_answer(wrong), None, "{wrong}");
         }
         for wrong in ["", "$", "$-1", "$99999999999999999", "$EOF:", "$EOF:short", ":5"] {
-            assert!(Transfer::begin(wrong).is_none(), "{wrong}");
+            assert!(SnapshotTransfer::begin(wrong).is_none(), "{wrong}");
         }
     }
 }

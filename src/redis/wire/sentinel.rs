@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::address::{Address, Login};
-use super::connection::{Connection, Server};
-use super::error::{Claimant, Error};
-use super::info::Info;
+use super::address::{RedisAddress, RedisLogin};
+use super::connection::{RedisConnection, RedisEndpoint};
+use super::error::{MasterClaimant, RedisError};
+use super::info::ServerInfo;
 use crate::base::clock::timeout;
-use crate::redis::format::resp::Reply;
+use crate::redis::format::resp::RedisReply;
 
 /// A replica must have heard from its master within so many seconds: twice the master's own pings.
 const HEARD_WITHIN: u64 = 20;
@@ -29,30 +29,30 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Sentinels, and the name under which they know the master.
 #[derive(Clone, Debug)]
 pub struct Sentinels {
-    addresses: Vec<Address>,
+    addresses: Vec<RedisAddress>,
     master: String,
-    login: Login,
-    server: Server,
+    login: RedisLogin,
+    server: RedisEndpoint,
     /// Whether they have ever named a master that was one: then its name is right, whatever they say later.
     knew: Arc<AtomicBool>,
 }
 
 /// Where to find a server.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum RedisSource {
     /// Always there.
-    Fixed(Server),
+    Fixed(RedisEndpoint),
     /// Where the Sentinels say.
     Sentinels(Sentinels),
 }
 
-impl Source {
+impl RedisSource {
     /// Where it is, for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
-            Source::Fixed(server) => server.address.to_string(),
-            Source::Sentinels(sentinels) => format!("master {} of the Sentinels", sentinels.master),
+            RedisSource::Fixed(server) => server.address.to_string(),
+            RedisSource::Sentinels(sentinels) => format!("master {} of the Sentinels", sentinels.master),
         }
     }
 
@@ -60,10 +60,10 @@ impl Source {
     ///
     /// # Errors
     /// It can't be found or reached.
-    pub async fn connect(&self) -> Result<(Connection, Info), Error> {
+    pub async fn connect(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         match self {
-            Source::Fixed(server) => open(server).await,
-            Source::Sentinels(sentinels) => sentinels.master().await,
+            RedisSource::Fixed(server) => open(server).await,
+            RedisSource::Sentinels(sentinels) => sentinels.master().await,
         }
     }
 
@@ -71,10 +71,10 @@ impl Source {
     ///
     /// # Errors
     /// Nothing can be found or reached.
-    pub async fn connect_for_snapshot(&self) -> Result<(Connection, Info), Error> {
+    pub async fn connect_for_snapshot(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         let sentinels = match self {
-            Source::Fixed(server) => return open(server).await,
-            Source::Sentinels(sentinels) => sentinels,
+            RedisSource::Fixed(server) => return open(server).await,
+            RedisSource::Sentinels(sentinels) => sentinels,
         };
         let master = sentinels.master().await?;
         let offset = master.1.number("master_repl_offset").unwrap_or(0);
@@ -98,12 +98,12 @@ impl Source {
     }
 }
 
-async fn open(server: &Server) -> Result<(Connection, Info), Error> {
-    let mut connection = Connection::connect(server).await?;
+async fn open(server: &RedisEndpoint) -> Result<(RedisConnection, ServerInfo), RedisError> {
+    let mut connection = RedisConnection::connect(server).await?;
     let info = connection.info().await?;
     if info.number("loading") == Some(1) {
         let message = "it is loading its data".to_owned();
-        return Err(Error::NotReady { server: connection.peer().to_owned(), message });
+        return Err(RedisError::NotReady { server: connection.peer().to_owned(), message });
     }
     Ok((connection, info))
 }
@@ -112,31 +112,31 @@ impl Sentinels {
     /// Sentinels that listen at `addresses` and know the master as `master`. `login` is for them; `server` says how to reach the servers that they
     /// name: login, TLS, clock. Its address is not used.
     #[must_use]
-    pub fn new(addresses: Vec<Address>, master: String, login: Login, server: Server) -> Sentinels {
+    pub fn new(addresses: Vec<RedisAddress>, master: String, login: RedisLogin, server: RedisEndpoint) -> Sentinels {
         Sentinels { addresses, master, login, server, knew: Arc::default() }
     }
 
-    fn at(&self, address: Address) -> Server {
-        Server { address, ..self.server.clone() }
+    fn at(&self, address: RedisAddress) -> RedisEndpoint {
+        RedisEndpoint { address, ..self.server.clone() }
     }
 
     fn tls(&self) -> bool {
-        matches!(self.server.address, Address::Tcp { tls: true, .. })
+        matches!(self.server.address, RedisAddress::Tcp { tls: true, .. })
     }
 
-    async fn ask(&self, sentinel: &Address, command: &[u8]) -> Result<Reply, Error> {
-        let server = Server { login: self.login.clone(), ..self.at(sentinel.clone()) };
+    async fn ask(&self, sentinel: &RedisAddress, command: &[u8]) -> Result<RedisReply, RedisError> {
+        let server = RedisEndpoint { login: self.login.clone(), ..self.at(sentinel.clone()) };
         let answer = timeout(&*self.server.clock, ANSWER, async {
-            let mut connection = Connection::connect(&server).await?;
+            let mut connection = RedisConnection::connect(&server).await?;
             connection.call(&[b"SENTINEL", command, self.master.as_bytes()]).await
         });
         let during = "it was asked for the master";
-        let silent = || Error::Silent { server: sentinel.to_string(), during, seconds: ANSWER.as_secs() };
+        let silent = || RedisError::Silent { server: sentinel.to_string(), during, seconds: ANSWER.as_secs() };
         answer.await.ok_or_else(silent)?
     }
 
     /// Whom any Sentinel names.
-    async fn named(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<Address>, Error> {
+    async fn named(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<RedisAddress>, RedisError> {
         let asked = self.addresses.iter().map(|sentinel| self.ask(sentinel, b"get-master-addr-by-name"));
         let (mut named, mut strangers) = (BTreeSet::new(), 0_usize);
         for (sentinel, answer) in self.addresses.iter().zip(join_all(asked).await) {
@@ -152,17 +152,17 @@ impl Sentinels {
         // Sentinels that were started anew with an empty configuration are told of it again sooner or later.
         if strangers == self.addresses.len() && !self.knew.load(Ordering::Relaxed) {
             let sentinels: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-            return Err(Error::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
+            return Err(RedisError::UnknownMaster { sentinels: sentinels.join(", "), master: self.master.clone() });
         }
         Ok(named)
     }
 
     /// The master, connected, by what the Sentinels say and what it says itself.
-    async fn master(&self) -> Result<(Connection, Info), Error> {
+    async fn master(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         let mut troubles = Vec::new();
         let named = self.named(&mut troubles).await?;
         if named.is_empty() {
-            return Err(Error::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
+            return Err(RedisError::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
         }
         let opened = named.into_iter().map(|address| async move { open(&self.at(address)).await });
         let mut masters = Vec::new();
@@ -170,7 +170,9 @@ impl Sentinels {
             match opened {
                 Ok(opened) if opened.1.is_master() => masters.push(opened),
                 Ok((connection, _)) => troubles.push(format!("{} is no master", connection.peer())),
-                Err(error @ (Error::Login { .. } | Error::Tls(_) | Error::Handshake { .. })) => return Err(error),
+                Err(error @ (RedisError::Login { .. } | RedisError::Tls(_) | RedisError::Handshake { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => troubles.push(error.to_string()),
             }
         }
@@ -179,22 +181,27 @@ impl Sentinels {
                 self.knew.store(true, Ordering::Relaxed);
                 Ok(master)
             }
-            (0, _) | (_, None) => {
-                Err(Error::Sentinel(format!("no server is master of {:?} now: {}", self.master, troubles.join("; "))))
-            }
+            (0, _) | (_, None) => Err(RedisError::Sentinel(format!(
+                "no server is master of {:?} now: {}",
+                self.master,
+                troubles.join("; ")
+            ))),
             (_, Some(last)) => {
                 masters.push(last);
-                let claimant = |(connection, info): &(Connection, Info)| Claimant {
+                let claimant = |(connection, info): &(RedisConnection, ServerInfo)| MasterClaimant {
                     server: connection.peer().to_owned(),
                     run_id: info.get("run_id").map(str::to_owned),
                 };
-                Err(Error::TwoMasters { masters: masters.iter().map(claimant).collect(), master: self.master.clone() })
+                Err(RedisError::TwoMasters {
+                    masters: masters.iter().map(claimant).collect(),
+                    master: self.master.clone(),
+                })
             }
         }
     }
 
     /// The replicas that the first Sentinel that answers holds to be well.
-    async fn replicas(&self) -> Vec<Address> {
+    async fn replicas(&self) -> Vec<RedisAddress> {
         for sentinel in &self.addresses {
             if let Ok(reply) = self.ask(sentinel, b"replicas").await {
                 return reply.elements().unwrap_or_default().iter().filter_map(|r| replica(r, self.tls())).collect();
@@ -205,15 +212,17 @@ impl Sentinels {
 }
 
 /// Host and port as `SENTINEL get-master-addr-by-name` gives them.
-fn pair(reply: &Reply, tls: bool) -> Option<Address> {
+fn pair(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
     match reply.elements()? {
-        [host, port] => Some(Address::Tcp { host: host.text()?.to_owned(), port: port.text()?.parse().ok()?, tls }),
+        [host, port] => {
+            Some(RedisAddress::Tcp { host: host.text()?.to_owned(), port: port.text()?.parse().ok()?, tls })
+        }
         _ => None,
     }
 }
 
 /// One element of `SENTINEL replicas`: names and values in turn (`addReplySentinelRedisInstance`, sentinel.c).
-fn replica(reply: &Reply, tls: bool) -> Option<Address> {
+fn replica(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
     let fields: BTreeMap<&str, &str> = reply
         .elements()?
         .chunks_exact(2)
@@ -221,7 +230,7 @@ fn replica(reply: &Reply, tls: bool) -> Option<Address> {
         .collect();
     let well = fields.get("flags") == Some(&"slave") && fields.get("master-link-status") == Some(&"ok");
     let port = fields.get("port")?.parse().ok().filter(|port| *port > 0)?;
-    well.then(|| Some(Address::Tcp { host: (*fields.get("ip")?).to_owned(), port, tls }))?
+    well.then(|| Some(RedisAddress::Tcp { host: (*fields.get("ip")?).to_owned(), port, tls }))?
 }
 
 #[cfg(test)]
@@ -234,9 +243,9 @@ mod tests {
 
     use super::{Sentinels, pair, replica};
     use crate::base::clock::SystemClock;
-    use crate::base::retry::Class;
-    use crate::redis::format::resp::{Reply, encode};
-    use crate::redis::wire::{Address, Error, Login, Server, TlsFiles};
+    use crate::base::retry::ErrorClass;
+    use crate::redis::format::resp::{RedisReply, encode};
+    use crate::redis::wire::{RedisAddress, RedisEndpoint, RedisError, RedisLogin, RedisTlsFiles};
 
     /// Something that says the same to whatever it is asked.
     struct Stub {
@@ -274,8 +283,8 @@ mod tests {
             Stub::start(format!("${}\r\n{info}\r\n", info.len()).into_bytes(), None).await
         }
 
-        fn address(&self) -> Address {
-            Address::Tcp { host: "127.0.0.1".into(), port: self.port, tls: false }
+        fn address(&self) -> RedisAddress {
+            RedisAddress::Tcp { host: "127.0.0.1".into(), port: self.port, tls: false }
         }
 
         /// What a Sentinel says that names this one.
@@ -285,9 +294,9 @@ mod tests {
     }
 
     fn sentinels(stubs: &[&Stub]) -> Sentinels {
-        let (login, addresses) = (Login::default(), stubs.iter().map(|stub| stub.address()).collect());
-        let nowhere = Address::Tcp { host: String::new(), port: 0, tls: false };
-        let server = Server::new(nowhere, login.clone(), TlsFiles::default(), SystemClock::shared());
+        let (login, addresses) = (RedisLogin::default(), stubs.iter().map(|stub| stub.address()).collect());
+        let nowhere = RedisAddress::Tcp { host: String::new(), port: 0, tls: false };
+        let server = RedisEndpoint::new(nowhere, login.clone(), RedisTlsFiles::default(), SystemClock::shared());
         Sentinels::new(addresses, "mymaster".into(), login, server)
     }
 
@@ -298,9 +307,9 @@ mod tests {
         let second = Stub::start(two.named(), None).await;
         let first = Stub::start(one.named(), Some(&second)).await;
         let error = sentinels(&[&first, &second]).master().await.map(|(_, info)| info).unwrap_err();
-        assert_eq!(error.class(), Class::Transient);
+        assert_eq!(error.class(), ErrorClass::Transient);
         let said = error.to_string();
-        let Error::TwoMasters { masters, .. } = error else { panic!("{said}") };
+        let RedisError::TwoMasters { masters, .. } = error else { panic!("{said}") };
         let mut runs: Vec<_> = masters.iter().filter_map(|master| master.run_id.as_deref()).collect();
         runs.sort_unstable();
         assert_eq!(runs, ["a", "b"]);
@@ -315,21 +324,21 @@ mod tests {
         let asked = sentinels(&[&sentinel]);
         let unknown = || async { asked.master().await.map(|(_, info)| info).unwrap_err() };
         let error = unknown().await;
-        assert!(matches!(error, Error::UnknownMaster { .. }) && error.class() == Class::Permanent, "{error}");
+        assert!(matches!(error, RedisError::UnknownMaster { .. }) && error.class() == ErrorClass::Permanent, "{error}");
         *sentinel.says.lock().unwrap() = master.named();
         asked.master().await.unwrap();
         *sentinel.says.lock().unwrap() = b"*-1\r\n".to_vec();
         let error = unknown().await;
-        assert!(error.class() == Class::Transient && error.to_string().contains("knows no master"), "{error}");
+        assert!(error.class() == ErrorClass::Transient && error.to_string().contains("knows no master"), "{error}");
     }
 
-    fn texts(words: &[&str]) -> Reply {
-        Reply::Array(words.iter().map(|word| Reply::Bulk(word.to_string().into())).collect())
+    fn texts(words: &[&str]) -> RedisReply {
+        RedisReply::Array(words.iter().map(|word| RedisReply::Bulk(word.to_string().into())).collect())
     }
 
     #[test]
     fn only_a_well_replica_is_taken() {
-        let address = Some(Address::Tcp { host: "10.0.0.2".into(), port: 6380, tls: false });
+        let address = Some(RedisAddress::Tcp { host: "10.0.0.2".into(), port: 6380, tls: false });
         let fields = ["ip", "10.0.0.2", "port", "6380", "flags", "slave", "master-link-status", "ok"];
         assert_eq!(replica(&texts(&fields), false), address);
         for (nth, value) in [(3, "0"), (3, "x"), (5, "s_down,slave,disconnected"), (7, "err")] {
@@ -338,6 +347,6 @@ mod tests {
             assert_eq!(replica(&texts(&fields), false), None, "{value}");
         }
         assert_eq!(pair(&texts(&["10.0.0.2", "6380"]), false), address);
-        assert_eq!(pair(&Reply::Null, false), None);
+        assert_eq!(pair(&RedisReply::Null, false), None);
     }
 }

@@ -4,26 +4,26 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::connection::Connection;
-use super::error::Error;
-use crate::base::clock::{LONGEST_TRIP, Measured, Offset};
-use crate::redis::format::resp::Reply;
+use super::connection::RedisConnection;
+use super::error::RedisError;
+use crate::base::clock::{ClockMeasurement, ClockOffset, LONGEST_TRIP};
+use crate::redis::format::resp::RedisReply;
 
 /// The quickest of so many answers says most.
 const QUESTIONS: usize = 3;
 
-impl Connection {
+impl RedisConnection {
     /// How far the server's clock is from ours, by `TIME`; `None` if the server does not let us ask, or is too slow to tell anything.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn measure_clock(&mut self) -> Result<Option<Measured>, Error> {
-        let mut best: Option<(Duration, Measured)> = None;
+    pub async fn measure_clock(&mut self) -> Result<Option<ClockMeasurement>, RedisError> {
+        let mut best: Option<(Duration, ClockMeasurement)> = None;
         for _ in 0..QUESTIONS {
             let asked = self.clock().elapsed();
             let reply = match self.call(&[b"TIME"]).await {
                 Ok(reply) => reply,
-                Err(error @ (Error::Refused { .. } | Error::Login { .. })) => {
+                Err(error @ (RedisError::Refused { .. } | RedisError::Login { .. })) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the server's clock is not known");
                     return Ok(None);
                 }
@@ -32,9 +32,10 @@ impl Connection {
             // The trip is taken after the time, so that it is not too short for it.
             let came = self.clock().now();
             let trip = self.clock().elapsed().saturating_sub(asked);
-            let shown = parse(&reply).ok_or_else(|| Error::protocol(self.peer(), "TIME is answered with no time"))?;
+            let shown =
+                parse(&reply).ok_or_else(|| RedisError::protocol(self.peer(), "TIME is answered with no time"))?;
             if trip <= LONGEST_TRIP && best.is_none_or(|(quickest, _)| trip < quickest) {
-                let measured = Measured::once(came, Offset::of_answer(shown, came, trip));
+                let measured = ClockMeasurement::once(came, ClockOffset::of_answer(shown, came, trip));
                 best = Some((trip, measured.by(self.clock().machine())));
             }
         }
@@ -43,10 +44,10 @@ impl Connection {
 }
 
 /// Seconds, and microseconds of the second (`timeCommand`).
-fn parse(reply: &Reply) -> Option<Timestamp> {
-    let Reply::Array(parts) = reply else { return None };
-    let number = |part: &Reply| match part {
-        Reply::Bulk(text) => std::str::from_utf8(text).ok()?.parse::<i64>().ok(),
+fn parse(reply: &RedisReply) -> Option<Timestamp> {
+    let RedisReply::Array(parts) = reply else { return None };
+    let number = |part: &RedisReply| match part {
+        RedisReply::Bulk(text) => std::str::from_utf8(text).ok()?.parse::<i64>().ok(),
         _ => None,
     };
     let [seconds, micros] = parts.as_slice() else { return None };
@@ -59,15 +60,16 @@ mod tests {
     use bytes::Bytes;
 
     use super::parse;
-    use crate::redis::format::resp::Reply;
+    use crate::redis::format::resp::RedisReply;
 
     #[test]
     fn a_time_is_two_numbers() {
         let reply = |parts: &[&'static str]| {
-            Reply::Array(parts.iter().map(|part| Reply::Bulk(Bytes::from_static(part.as_bytes()))).collect())
+            RedisReply::Array(parts.iter().map(|part| RedisReply::Bulk(Bytes::from_static(part.as_bytes()))).collect())
         };
         assert_eq!(parse(&reply(&["1763850000", "42"])).map(|time| time.as_microsecond()), Some(1_763_850_000_000_042));
-        for wrong in [reply(&["1"]), reply(&["a", "1"]), reply(&["9223372036854775807", "1"]), reply(&[]), Reply::Null]
+        for wrong in
+            [reply(&["1"]), reply(&["a", "1"]), reply(&["9223372036854775807", "1"]), reply(&[]), RedisReply::Null]
         {
             assert_eq!(parse(&wrong), None, "{wrong:?}");
         }

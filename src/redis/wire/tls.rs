@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::base::pem::{self, BadFile};
+use crate::base::pem::{self, PemFileError};
 
 /// The files TLS is set up with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TlsFiles {
+pub struct RedisTlsFiles {
     /// The CA that the server's certificate is checked against; the system's if none is named.
     pub ca: Option<PathBuf>,
     /// Our own certificate; servers want one unless `tls-auth-clients` is off.
@@ -20,10 +20,10 @@ pub struct TlsFiles {
 
 /// What keeps TLS from being set up.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum RedisTlsError {
     /// A file can't be used.
     #[error(transparent)]
-    File(#[from] BadFile),
+    File(#[from] PemFileError),
     /// No roots.
     #[error("the system has no root certificates to check the server against; name the CA's file in tls-ca-file")]
     NoRoots,
@@ -33,7 +33,7 @@ pub enum TlsError {
 }
 
 /// The client's side of TLS.
-pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
+pub(super) fn client_config(files: &RedisTlsFiles) -> Result<ClientConfig, RedisTlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     let found = match &files.ca {
@@ -41,7 +41,7 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> 
         None => rustls_native_certs::load_native_certs().certs,
     };
     if roots.add_parsable_certificates(found).0 == 0 {
-        return Err(TlsError::NoRoots);
+        return Err(RedisTlsError::NoRoots);
     }
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = builder.with_root_certificates(roots);

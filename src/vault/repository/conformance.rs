@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 
-use super::fault_store::{Fault, FaultStore};
-use super::key::{ObjectKey, Prefix};
-use super::{Error, Options, Put, Repository};
+use super::fault_store::{FaultStore, InjectedFault};
+use super::key::{KeyPrefix, ObjectKey};
+use super::{PutOutcome, Repository, RepositoryError, RepositoryOptions};
 use crate::base::clock::ManualClock;
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 
 fn key(key: &str) -> ObjectKey {
     ObjectKey::parse(key).unwrap()
@@ -38,14 +38,14 @@ async fn conforms(repository: &Repository) {
 
 async fn created_once(repository: &Repository) {
     let it = key("main/once/a");
-    assert_eq!(repository.put_new(&it, parts(b"first")).await.unwrap(), Put::Created);
-    assert_eq!(repository.put_new(&it, parts(b"other")).await.unwrap(), Put::Exists);
+    assert_eq!(repository.put_new(&it, parts(b"first")).await.unwrap(), PutOutcome::Created);
+    assert_eq!(repository.put_new(&it, parts(b"other")).await.unwrap(), PutOutcome::Exists);
     assert_eq!(repository.get(&it).await.unwrap(), &b"first"[..]);
     // A name under another object's name, and a longer one: neither may disturb the other.
-    assert_eq!(repository.put_new(&key("main/once/a.partial"), parts(b"p")).await.unwrap(), Put::Created);
+    assert_eq!(repository.put_new(&key("main/once/a.partial"), parts(b"p")).await.unwrap(), PutOutcome::Created);
     assert_eq!(repository.get(&it).await.unwrap(), &b"first"[..]);
     let large = Bytes::from(vec![7; 9 << 20]);
-    assert_eq!(repository.put_new(&key("main/once/large"), vec![large.clone()]).await.unwrap(), Put::Created);
+    assert_eq!(repository.put_new(&key("main/once/large"), vec![large.clone()]).await.unwrap(), PutOutcome::Created);
     assert_eq!(repository.get(&key("main/once/large")).await.unwrap(), large);
 }
 
@@ -55,7 +55,7 @@ async fn read_in_any_way(repository: &Repository) {
     repository.put_new(&key("main/read/empty"), vec![]).await.unwrap();
     assert_eq!(repository.get_range(&it, 2..5).await.unwrap(), &b"234"[..]);
     assert_eq!(repository.get_range(&it, 4..4).await.unwrap(), &b""[..]);
-    assert!(matches!(repository.get_range(&it, 8..12).await, Err(Error::Corrupt { .. })));
+    assert!(matches!(repository.get_range(&it, 8..12).await, Err(RepositoryError::Corrupt { .. })));
     assert_eq!(repository.get_suffix(&it, 3).await.unwrap(), (Bytes::from_static(b"789"), 10));
     assert_eq!(repository.get_suffix(&it, 30).await.unwrap(), (Bytes::from_static(b"0123456789"), 10));
     assert_eq!(repository.get_suffix(&it, 0).await.unwrap(), (Bytes::new(), 10));
@@ -64,9 +64,9 @@ async fn read_in_any_way(repository: &Repository) {
     assert_eq!(repository.head(&key("main/read/none")).await.unwrap(), None);
     for missing in ["main/read/none", "main/read/none/deeper", "nobody/x"] {
         let missing = key(missing);
-        assert!(matches!(repository.get(&missing).await, Err(Error::NotFound { .. })));
-        assert!(matches!(repository.get_suffix(&missing, 5).await, Err(Error::NotFound { .. })));
-        assert!(matches!(repository.get_range(&missing, 0..5).await, Err(Error::NotFound { .. })));
+        assert!(matches!(repository.get(&missing).await, Err(RepositoryError::NotFound { .. })));
+        assert!(matches!(repository.get_suffix(&missing, 5).await, Err(RepositoryError::NotFound { .. })));
+        assert!(matches!(repository.get_range(&missing, 0..5).await, Err(RepositoryError::NotFound { .. })));
     }
 }
 
@@ -88,7 +88,9 @@ async fn listed_in_order(repository: &Repository) {
     assert_eq!((level.prefixes.as_slice(), level.objects.len()), (&expected[..], 0));
     let last = repository.level(&expected[2]).await.unwrap();
     assert_eq!(last.objects, listed[32..]);
-    assert!(repository.list(&Prefix::all()).await.unwrap().iter().any(|object| object.key.as_str() == "walkeep.json"));
+    assert!(
+        repository.list(&KeyPrefix::all()).await.unwrap().iter().any(|object| object.key.as_str() == "walkeep.json")
+    );
     let nowhere = key("nobody/x").parent();
     assert!(repository.list(&nowhere).await.unwrap().is_empty());
     assert!(repository.level(&nowhere).await.unwrap().prefixes.is_empty());
@@ -100,7 +102,7 @@ async fn removed(repository: &Repository) {
     repository.delete(&it).await.unwrap();
     assert_eq!(repository.head(&it).await.unwrap(), None);
     repository.delete(&it).await.unwrap();
-    assert_eq!(repository.put_new(&it, parts(b"again")).await.unwrap(), Put::Created);
+    assert_eq!(repository.put_new(&it, parts(b"again")).await.unwrap(), PutOutcome::Created);
 }
 
 async fn one_winner_of_a_race(repository: &Repository) {
@@ -114,7 +116,7 @@ async fn one_winner_of_a_race(repository: &Repository) {
             .collect();
         let mut winners = Vec::new();
         for (n, writer) in writers.into_iter().enumerate() {
-            if writer.await.unwrap() == Put::Created {
+            if writer.await.unwrap() == PutOutcome::Created {
                 winners.push(n);
             }
         }
@@ -125,14 +127,14 @@ async fn one_winner_of_a_race(repository: &Repository) {
 
 #[tokio::test]
 async fn memory_conforms() {
-    conforms(&Repository::in_memory(&Options::new()).await.unwrap()).await;
+    conforms(&Repository::in_memory(&RepositoryOptions::new()).await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_folder_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("with space and #1");
-    let repository = Repository::create(path.to_str().unwrap(), &Options::new()).await.unwrap();
+    let repository = Repository::create(path.to_str().unwrap(), &RepositoryOptions::new()).await.unwrap();
     conforms(&repository).await;
 }
 
@@ -141,7 +143,7 @@ async fn a_local_folder_conforms() {
 async fn nothing_is_put_beneath_the_mount_point_of_a_repository_that_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
-    let repository = Repository::create(path.to_str().unwrap(), &Options::new()).await.unwrap();
+    let repository = Repository::create(path.to_str().unwrap(), &RepositoryOptions::new()).await.unwrap();
     repository.put_new(&key("main/wal/a"), parts(b"before")).await.unwrap();
     let marker = std::fs::read(path.join("walkeep.json")).unwrap();
     for folder_stays in [true, false] {
@@ -150,13 +152,13 @@ async fn nothing_is_put_beneath_the_mount_point_of_a_repository_that_is_away() {
             std::fs::create_dir(&path).unwrap();
         }
         let refused = repository.put_new(&key("main/wal/b"), parts(b"meanwhile")).await.unwrap_err();
-        assert!(matches!(refused, Error::NoRepository { .. }), "{refused}");
+        assert!(matches!(refused, RepositoryError::NoRepository { .. }), "{refused}");
         let found = std::fs::read_dir(&path).map_or(0, Iterator::count);
         assert_eq!((found, path.exists()), (0, folder_stays));
     }
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("walkeep.json"), marker).unwrap();
-    assert_eq!(repository.put_new(&key("main/wal/b"), parts(b"meanwhile")).await.unwrap(), Put::Created);
+    assert_eq!(repository.put_new(&key("main/wal/b"), parts(b"meanwhile")).await.unwrap(), PutOutcome::Created);
 }
 
 /// moto's S3 in memory, on a port of its own choice.
@@ -203,7 +205,7 @@ impl Drop for Moto {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_conforms() {
     let moto = Moto::start();
-    let mut options = Options::new();
+    let mut options = RepositoryOptions::new();
     for (name, value) in [
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", moto.port)),
         ("AWS_ALLOW_HTTP", "true".to_owned()),
@@ -215,7 +217,7 @@ async fn s3_conforms() {
         options.environment.insert(name.to_owned(), value);
     }
     let missing = Repository::create("s3://walkeep-test/some/path", &options).await.unwrap_err();
-    assert!(matches!(missing, Error::NoRepository { .. }), "{missing}");
+    assert!(matches!(missing, RepositoryError::NoRepository { .. }), "{missing}");
     let made = Command::new("python3")
         .args(["-c", "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], method='PUT')).read()"])
         .arg(format!("http://127.0.0.1:{}/walkeep-test", moto.port))
@@ -229,7 +231,7 @@ async fn s3_conforms() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_from_an_object_that_is_not() {
-    let mut options = Options::new();
+    let mut options = RepositoryOptions::new();
     options.limits.network_retry.total = Some(Duration::ZERO);
     options.limits.attempt = Duration::from_millis(300);
     let settings = [
@@ -241,13 +243,13 @@ async fn a_server_that_is_not_there_is_told_from_an_object_that_is_not() {
     ];
     options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let error = Repository::open("s3://bucket/path", &options).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert_eq!(error.class(), Class::Transient);
+    assert!(matches!(error, RepositoryError::Unavailable { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::Transient);
 }
 
 async fn faulty() -> (Repository, FaultStore) {
     let store = FaultStore::over(Arc::new(InMemory::new()));
-    let mut options = Options::new();
+    let mut options = RepositoryOptions::new();
     options.clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
     let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
     store.take_calls();
@@ -257,27 +259,27 @@ async fn faulty() -> (Repository, FaultStore) {
 #[tokio::test]
 async fn a_lost_answer_is_settled_by_content() {
     let (repository, store) = faulty().await;
-    store.script([Some(Fault::LoseAnswer)]);
-    assert_eq!(repository.put_new(&key("main/a"), parts(b"mine")).await.unwrap(), Put::Created);
+    store.script([Some(InjectedFault::LoseAnswer)]);
+    assert_eq!(repository.put_new(&key("main/a"), parts(b"mine")).await.unwrap(), PutOutcome::Created);
     // The same, but somebody else was there first: their bytes, which only look alike at the end.
     let theirs = Bytes::from([vec![1; 5000], vec![0; 5000]].concat());
     let ours = Bytes::from([vec![2; 5000], vec![0; 5000]].concat());
     repository.put_new(&key("main/b"), vec![theirs.clone()]).await.unwrap();
-    store.script([Some(Fault::Refuse)]);
-    assert_eq!(repository.put_new(&key("main/b"), vec![ours]).await.unwrap(), Put::Exists);
+    store.script([Some(InjectedFault::Refuse)]);
+    assert_eq!(repository.put_new(&key("main/b"), vec![ours]).await.unwrap(), PutOutcome::Exists);
     assert_eq!(repository.get(&key("main/b")).await.unwrap(), theirs);
 }
 
 #[tokio::test]
 async fn what_never_answers_is_an_error_in_the_end_and_not_for_ever() {
     let (repository, store) = faulty().await;
-    store.script(std::iter::repeat_n(Some(Fault::Hang), 1000));
+    store.script(std::iter::repeat_n(Some(InjectedFault::Hang), 1000));
     let error = repository.put_new(&key("main/a"), parts(b"x")).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(matches!(error, RepositoryError::Unavailable { .. }), "{error}");
     let error = repository.get(&key("main/a")).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "never 'not found': {error}");
+    assert!(matches!(error, RepositoryError::Unavailable { .. }), "never 'not found': {error}");
     assert!(repository.head(&key("main/a")).await.is_err());
-    assert!(repository.level(&Prefix::all()).await.is_err());
+    assert!(repository.level(&KeyPrefix::all()).await.is_err());
     assert!(store.take_calls().len() < 20, "each call stops trying after a minute or so");
 }
 
@@ -285,11 +287,11 @@ async fn what_never_answers_is_an_error_in_the_end_and_not_for_ever() {
 async fn a_read_is_tried_again() {
     let (repository, store) = faulty().await;
     repository.put_new(&key("main/a"), parts(b"x")).await.unwrap();
-    store.script([Some(Fault::Refuse), Some(Fault::LoseAnswer), Some(Fault::Hang)]);
+    store.script([Some(InjectedFault::Refuse), Some(InjectedFault::LoseAnswer), Some(InjectedFault::Hang)]);
     assert_eq!(repository.get(&key("main/a")).await.unwrap(), &b"x"[..]);
-    store.script([Some(Fault::Refuse)]);
-    assert_eq!(repository.list(&Prefix::all()).await.unwrap().len(), 2);
-    store.script([Some(Fault::LoseAnswer)]);
+    store.script([Some(InjectedFault::Refuse)]);
+    assert_eq!(repository.list(&KeyPrefix::all()).await.unwrap().len(), 2);
+    store.script([Some(InjectedFault::LoseAnswer)]);
     repository.delete(&key("main/a")).await.unwrap();
     assert_eq!(repository.head(&key("main/a")).await.unwrap(), None);
 }
@@ -297,7 +299,7 @@ async fn a_read_is_tried_again() {
 #[tokio::test]
 async fn only_old_leftovers_are_swept_and_no_object() {
     let dir = tempfile::tempdir().unwrap();
-    let repository = Repository::create(dir.path().to_str().unwrap(), &Options::new()).await.unwrap();
+    let repository = Repository::create(dir.path().to_str().unwrap(), &RepositoryOptions::new()).await.unwrap();
     repository.put_new(&key("main/wal/a"), parts(b"x")).await.unwrap();
     for leftover in ["main/wal/a#1", "main/wal/b#27"] {
         std::fs::write(dir.path().join(leftover), "half").unwrap();
@@ -319,7 +321,7 @@ proptest! {
     fn whoever_is_told_created_finds_its_own_bytes(
         writers in proptest::collection::vec(0..3_u8, 1..6),
         script in proptest::collection::vec(
-            prop_oneof![3 => Just(None), 1 => Just(Some(Fault::Refuse)), 1 => Just(Some(Fault::LoseAnswer)), 1 => Just(Some(Fault::Hang))],
+            prop_oneof![3 => Just(None), 1 => Just(Some(InjectedFault::Refuse)), 1 => Just(Some(InjectedFault::LoseAnswer)), 1 => Just(Some(InjectedFault::Hang))],
             0..24,
         ),
     ) {
@@ -340,9 +342,9 @@ proptest! {
                 }
                 first = first.or(now);
                 match told {
-                    Ok(Put::Created) => assert_eq!(now, Some(content), "told created, finds another's"),
-                    Ok(Put::Exists) => assert!(now.is_some(), "told exists, finds nothing"),
-                    Err(error) => assert_eq!(error.class(), Class::Transient),
+                    Ok(PutOutcome::Created) => assert_eq!(now, Some(content), "told created, finds another's"),
+                    Ok(PutOutcome::Exists) => assert!(now.is_some(), "told exists, finds nothing"),
+                    Err(error) => assert_eq!(error.class(), ErrorClass::Transient),
                 }
             }
         });

@@ -16,30 +16,34 @@ use object_store::path::Path as StorePath;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::error::{Call, Error};
-use super::retrying_store::{Kind, Store};
-use super::{Options, key};
+use super::error::{RepositoryError, StoreCall};
+use super::retrying_store::{ObjectStoreKind, RetryingStore};
+use super::{RepositoryOptions, key};
 use crate::base::durable;
 
 /// Whether there should be a repository at the URL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Intent {
+pub(super) enum ConnectIntent {
     Create,
     Open,
 }
 
 /// Makes the client of one kind of store.
-type Make = fn(&str, &Options) -> Result<Arc<dyn ObjectStore>, Error>;
+type StoreFactory = fn(&str, &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError>;
 
-/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what [`super::Limits`] still
+/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what [`super::RepositoryLimits`] still
 /// allows for the largest object over an ordinary link (350 MB of a compressed 1 GiB segment at 1.2 MB/s). The setting `timeout` changes it.
 const REQUEST_TIMEOUT: &str = "300s";
 
 /// Connects to the store behind `url`.
 ///
 /// # Errors
-/// [`Error::BadUrl`] if the URL or the settings make no sense; for a local folder also what the file system said.
-pub(super) fn connect(url: &str, options: &Options, intent: Intent) -> Result<Store, Error> {
+/// [`RepositoryError::BadUrl`] if the URL or the settings make no sense; for a local folder also what the file system said.
+pub(super) fn connect(
+    url: &str,
+    options: &RepositoryOptions,
+    intent: ConnectIntent,
+) -> Result<RetryingStore, RepositoryError> {
     if url.starts_with('/') {
         return local(Path::new(url), options, intent);
     }
@@ -47,21 +51,27 @@ pub(super) fn connect(url: &str, options: &Options, intent: Intent) -> Result<St
     let shown = redacted(&parsed);
     let bad = |why: &dyn Display| bad(&shown, why);
     let base = || StorePath::from_url_path(parsed.path()).map_err(|e| bad(&e));
-    let remote = |make: Make, suffix_ranges| {
+    let remote = |make: StoreFactory, suffix_ranges| {
         // The network client uses the process's provider; if another part has set it already, that is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let store = make(&shown, options)?;
-        Ok(Store::new(store, base()?, Kind::Remote { suffix_ranges }, shown.as_str().into(), options))
+        Ok(RetryingStore::new(
+            store,
+            base()?,
+            ObjectStoreKind::Remote { suffix_ranges },
+            shown.as_str().into(),
+            options,
+        ))
     };
     match parsed.scheme() {
         "file" => match parsed.to_file_path() {
             Ok(path) if path.parent().is_some() => local(&path, options, intent),
             _ => Err(bad(&"a local repository is written file:///absolute/path")),
         },
-        "memory" => Ok(Store::new(
+        "memory" => Ok(RetryingStore::new(
             Arc::new(InMemory::new()),
             StorePath::default(),
-            Kind::Memory,
+            ObjectStoreKind::Memory,
             shown.as_str().into(),
             options,
         )),
@@ -76,10 +86,10 @@ pub(super) fn connect(url: &str, options: &Options, intent: Intent) -> Result<St
     }
 }
 
-fn local(path: &Path, options: &Options, intent: Intent) -> Result<Store, Error> {
+fn local(path: &Path, options: &RepositoryOptions, intent: ConnectIntent) -> Result<RetryingStore, RepositoryError> {
     let url: Arc<str> = format!("file://{}", path.display()).into();
-    let call = Call { action: "open", key: "", url: &url };
-    if intent == Intent::Create {
+    let call = StoreCall { action: "open", key: "", url: &url };
+    if intent == ConnectIntent::Create {
         // Only the owner: WAL holds what the tables hold, and encryption may be off.
         durable::create_dir_all(path, 0o700).map_err(|e| call.file(e))?;
         let foreign = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
@@ -88,14 +98,14 @@ fn local(path: &Path, options: &Options, intent: Intent) -> Result<Store, Error>
         }
     }
     if !path.is_dir() {
-        return Err(Error::NoRepository { url });
+        return Err(RepositoryError::NoRepository { url });
     }
     let store = LocalFileSystem::new_with_prefix(path).map_err(|e| call.store(e))?.with_fsync(true);
     let root: PathBuf = path.to_owned();
-    Ok(Store::new(Arc::new(store), StorePath::default(), Kind::Local { root }, url, options))
+    Ok(RetryingStore::new(Arc::new(store), StorePath::default(), ObjectStoreKind::Local { root }, url, options))
 }
 
-fn s3(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
+fn s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
     let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry());
     for (key, value) in settings::<AmazonS3ConfigKey>(url, options, "AWS_")? {
         builder = builder.with_config(key, value);
@@ -103,7 +113,7 @@ fn s3(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
     builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad(url, &e))
 }
 
-fn gs(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
+fn gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
     let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry());
     for (key, value) in settings::<GoogleConfigKey>(url, options, "GOOGLE_")? {
         builder = builder.with_config(key, value);
@@ -111,7 +121,7 @@ fn gs(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
     builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad(url, &e))
 }
 
-fn azure(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
+fn azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
     let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry());
     for (key, value) in settings::<AzureConfigKey>(url, options, "AZURE_")? {
         builder = builder.with_config(key, value);
@@ -121,7 +131,11 @@ fn azure(url: &str, options: &Options) -> Result<Arc<dyn ObjectStore>, Error> {
 
 /// The store's settings: those of the environment that begin with its prefix and that it knows, then the explicit ones, all of which it
 /// must know.
-fn settings<K: FromStr>(url: &str, options: &Options, prefix: &str) -> Result<Vec<(K, String)>, Error> {
+fn settings<K: FromStr>(
+    url: &str,
+    options: &RepositoryOptions,
+    prefix: &str,
+) -> Result<Vec<(K, String)>, RepositoryError> {
     let known = |name: &str| name.to_ascii_lowercase().parse::<K>().ok();
     let mut settings: Vec<(K, String)> =
         known("timeout").map(|k| (k, REQUEST_TIMEOUT.to_owned())).into_iter().collect();
@@ -138,15 +152,15 @@ fn settings<K: FromStr>(url: &str, options: &Options, prefix: &str) -> Result<Ve
     Ok(settings)
 }
 
-/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::Limits`] gives a
+/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::RepositoryLimits`] gives a
 /// call, so that the call's own loop still gets a turn.
 fn retry() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: Duration::from_secs(30) }
 }
 
-fn bad(url: &str, why: &dyn Display) -> Error {
+fn bad(url: &str, why: &dyn Display) -> RepositoryError {
     let shown = Url::parse(url).map_or_else(|_| url.to_owned(), |url| redacted(&url));
-    Error::BadUrl { url: shown.into(), why: why.to_string() }
+    RepositoryError::BadUrl { url: shown.into(), why: why.to_string() }
 }
 
 /// The URL without a password or a query, which may be a signature.

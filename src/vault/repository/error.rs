@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::FORMAT;
 use super::key::ObjectKey;
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 
 /// Why a call to a repository did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RepositoryError {
     /// There is no such object.
     #[error("{key} is not in the repository {url}")]
     NotFound {
@@ -29,7 +29,7 @@ pub enum Error {
         /// The repository.
         url: Arc<str>,
         /// What was said.
-        why: Reason,
+        why: StoreFailure,
     },
     /// Missing rights or wrong credentials.
     #[error(
@@ -43,7 +43,7 @@ pub enum Error {
         /// The repository.
         url: Arc<str>,
         /// What was said.
-        why: Reason,
+        why: StoreFailure,
     },
     /// No room.
     #[error("the repository {url} is full: cannot {action} {key}; free some space or remove old backups")]
@@ -99,13 +99,13 @@ pub enum Error {
 
 /// What a store said, when that is all there is to know.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum StoreFailure {
     /// The store's client said it.
     #[error(transparent)]
     Store(Box<object_store::Error>),
     /// The file system said it.
     #[error(transparent)]
-    File(#[from] crate::base::durable::Error),
+    File(#[from] crate::base::durable::DurableError),
     /// It took too long.
     #[error("no answer within {0} seconds")]
     TimedOut(u64),
@@ -114,48 +114,48 @@ pub enum Reason {
     GivenUp,
 }
 
-impl Error {
+impl RepositoryError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             // A full store is emptied by someone while the receiver waits; nothing else can be done about it.
-            Error::Unavailable { .. } | Error::Full { .. } => Class::Transient,
-            Error::AlreadyThere { .. } => Class::Conflict,
-            Error::NotFound { .. }
-            | Error::Denied { .. }
-            | Error::Corrupt { .. }
-            | Error::NoRepository { .. }
-            | Error::NewerFormat { .. }
-            | Error::BadUrl { .. } => Class::Permanent,
+            RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => ErrorClass::Transient,
+            RepositoryError::AlreadyThere { .. } => ErrorClass::Conflict,
+            RepositoryError::NotFound { .. }
+            | RepositoryError::Denied { .. }
+            | RepositoryError::Corrupt { .. }
+            | RepositoryError::NoRepository { .. }
+            | RepositoryError::NewerFormat { .. }
+            | RepositoryError::BadUrl { .. } => ErrorClass::Permanent,
         }
     }
 }
 
 /// What a call was about, to be said if it fails.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call<'a> {
+pub(super) struct StoreCall<'a> {
     pub(super) action: &'static str,
     pub(super) key: &'a str,
     pub(super) url: &'a Arc<str>,
 }
 
-impl Call<'_> {
+impl StoreCall<'_> {
     /// The error of a call about which nothing but `why` is known.
-    pub(super) fn unavailable(&self, why: Reason) -> Error {
-        Error::Unavailable { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
+    pub(super) fn unavailable(&self, why: StoreFailure) -> RepositoryError {
+        RepositoryError::Unavailable { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
     }
 
     /// Sorts a store's error. [`object_store::Error::AlreadyExists`] is not expected here.
-    pub(super) fn store(&self, error: object_store::Error) -> Error {
+    pub(super) fn store(&self, error: object_store::Error) -> RepositoryError {
         use object_store::Error as Store;
         let kind = io_kind(&error);
-        let why = Reason::Store(Box::new(error));
+        let why = StoreFailure::Store(Box::new(error));
         match (&why, kind) {
-            (Reason::Store(error), _) if matches!(**error, Store::NotFound { .. }) => self.not_found(),
+            (StoreFailure::Store(error), _) if matches!(**error, Store::NotFound { .. }) => self.not_found(),
             (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => self.full(),
             (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => self.denied(why),
-            (Reason::Store(error), _)
+            (StoreFailure::Store(error), _)
                 if matches!(**error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. }) =>
             {
                 self.denied(why)
@@ -165,7 +165,7 @@ impl Call<'_> {
     }
 
     /// Sorts a file system's error.
-    pub(super) fn file(&self, error: crate::base::durable::Error) -> Error {
+    pub(super) fn file(&self, error: crate::base::durable::DurableError) -> RepositoryError {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => self.denied(error.into()),
@@ -173,18 +173,18 @@ impl Call<'_> {
         }
     }
 
-    fn full(&self) -> Error {
-        Error::Full { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url) }
+    fn full(&self) -> RepositoryError {
+        RepositoryError::Full { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url) }
     }
 
-    fn denied(&self, why: Reason) -> Error {
-        Error::Denied { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
+    fn denied(&self, why: StoreFailure) -> RepositoryError {
+        RepositoryError::Denied { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
     }
 
-    fn not_found(&self) -> Error {
+    fn not_found(&self) -> RepositoryError {
         match ObjectKey::parse(self.key) {
-            Ok(key) => Error::NotFound { key, url: Arc::clone(self.url) },
-            Err(_prefix) => Error::NoRepository { url: Arc::clone(self.url) },
+            Ok(key) => RepositoryError::NotFound { key, url: Arc::clone(self.url) },
+            Err(_prefix) => RepositoryError::NoRepository { url: Arc::clone(self.url) },
         }
     }
 }

@@ -15,7 +15,7 @@ use object_store::{
 
 /// How one call goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum InjectedFault {
     /// An error, and nothing was done.
     Refuse,
     /// An error, though it was done.
@@ -30,7 +30,7 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug)]
 pub(crate) struct FaultStore {
     inner: Arc<dyn ObjectStore>,
-    script: Arc<Mutex<VecDeque<Option<Fault>>>>,
+    script: Arc<Mutex<VecDeque<Option<InjectedFault>>>>,
     calls: Arc<Mutex<Vec<String>>>,
 }
 
@@ -40,7 +40,7 @@ impl FaultStore {
     }
 
     /// What the next calls meet.
-    pub(crate) fn script(&self, faults: impl IntoIterator<Item = Option<Fault>>) {
+    pub(crate) fn script(&self, faults: impl IntoIterator<Item = Option<InjectedFault>>) {
         *self.script.lock().unwrap() = faults.into_iter().collect();
     }
 
@@ -49,7 +49,7 @@ impl FaultStore {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
 
-    fn next(&self, operation: &str, path: &str) -> Option<Fault> {
+    fn next(&self, operation: &str, path: &str) -> Option<InjectedFault> {
         self.calls.lock().unwrap().push(format!("{operation} {path}"));
         self.script.lock().unwrap().pop_front().flatten()
     }
@@ -60,16 +60,16 @@ fn planted() -> Error {
 }
 
 /// Runs `call` as the fault has it.
-async fn run<T>(fault: Option<Fault>, call: impl Future<Output = Result<T>>) -> Result<T> {
+async fn run<T>(fault: Option<InjectedFault>, call: impl Future<Output = Result<T>>) -> Result<T> {
     match fault {
         None => call.await,
-        Some(Fault::Refuse) => Err(planted()),
-        Some(Fault::LoseAnswer) => {
+        Some(InjectedFault::Refuse) => Err(planted()),
+        Some(InjectedFault::LoseAnswer) => {
             drop(call.await);
             Err(planted())
         }
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Absent) => Err(Error::NotFound { path: String::new(), source: "planted".into() }),
+        Some(InjectedFault::Hang) => std::future::pending().await,
+        Some(InjectedFault::Absent) => Err(Error::NotFound { path: String::new(), source: "planted".into() }),
     }
 }
 
@@ -101,7 +101,7 @@ impl ObjectStore for FaultStore {
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.next("delete", "") {
             None => self.inner.delete_stream(paths),
-            Some(Fault::LoseAnswer) => self.inner.delete_stream(paths).map(|_| Err(planted())).boxed(),
+            Some(InjectedFault::LoseAnswer) => self.inner.delete_stream(paths).map(|_| Err(planted())).boxed(),
             Some(_) => futures_util::stream::iter([Err(planted())]).boxed(),
         }
     }

@@ -16,14 +16,14 @@ pub struct ObjectKey(String);
 
 /// A part of the key space: all objects whose key begins with these parts. Empty for the whole repository.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Prefix(String);
+pub struct KeyPrefix(String);
 
 /// What was given cannot be (a part of) an object's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no object name: up to 512 ASCII letters, digits, dots, underscores and dashes between single slashes"
 )]
-pub struct BadKey(String);
+pub struct ObjectKeyError(String);
 
 /// The longest key. S3 takes 1024 bytes; half of it is left for the repository's own path in the bucket.
 const KEY_MAX: usize = 512;
@@ -32,12 +32,12 @@ impl ObjectKey {
     /// Reads a key as a listing gives it.
     ///
     /// # Errors
-    /// [`BadKey`] if no object of ours can have this name; it may be somebody else's file.
-    pub fn parse(key: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if no object of ours can have this name; it may be somebody else's file.
+    pub fn parse(key: &str) -> Result<ObjectKey, ObjectKeyError> {
         if key.len() <= KEY_MAX && key.split('/').all(is_part) {
             Ok(ObjectKey(key.to_owned()))
         } else {
-            Err(BadKey(key.to_owned()))
+            Err(ObjectKeyError(key.to_owned()))
         }
     }
 
@@ -55,8 +55,8 @@ impl ObjectKey {
 
     /// All parts but the last.
     #[must_use]
-    pub fn parent(&self) -> Prefix {
-        Prefix(self.0.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default())
+    pub fn parent(&self) -> KeyPrefix {
+        KeyPrefix(self.0.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default())
     }
 }
 
@@ -67,16 +67,16 @@ impl ObjectKey {
     }
 }
 
-impl Prefix {
+impl KeyPrefix {
     /// A prefix put together from parts that are known to be good.
-    pub(crate) const fn of_parts(prefix: String) -> Prefix {
-        Prefix(prefix)
+    pub(crate) const fn of_parts(prefix: String) -> KeyPrefix {
+        KeyPrefix(prefix)
     }
 
     /// The whole repository.
     #[must_use]
-    pub const fn all() -> Prefix {
-        Prefix(String::new())
+    pub const fn all() -> KeyPrefix {
+        KeyPrefix(String::new())
     }
 
     /// The parts as text, without a slash at the end; empty for the whole repository.
@@ -88,10 +88,10 @@ impl Prefix {
     /// The key of the object `name` right under this prefix.
     ///
     /// # Errors
-    /// [`BadKey`] if it is not a single part or too long.
-    pub fn object(&self, name: &str) -> Result<ObjectKey, BadKey> {
+    /// [`ObjectKeyError`] if it is not a single part or too long.
+    pub fn object(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
         if !is_part(name) {
-            return Err(BadKey(name.to_owned()));
+            return Err(ObjectKeyError(name.to_owned()));
         }
         ObjectKey::parse(&joined(&self.0, name))
     }
@@ -99,9 +99,9 @@ impl Prefix {
     /// The prefix of what stands under `name` right under this prefix.
     ///
     /// # Errors
-    /// [`BadKey`] if it is not a single part or too long.
-    pub fn below(&self, name: &str) -> Result<Prefix, BadKey> {
-        self.object(name).map(|key| Prefix(key.0))
+    /// [`ObjectKeyError`] if it is not a single part or too long.
+    pub fn below(&self, name: &str) -> Result<KeyPrefix, ObjectKeyError> {
+        self.object(name).map(|key| KeyPrefix(key.0))
     }
 }
 
@@ -127,13 +127,13 @@ impl fmt::Debug for ObjectKey {
     }
 }
 
-impl fmt::Display for Prefix {
+impl fmt::Display for KeyPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.0)
     }
 }
 
-impl fmt::Debug for Prefix {
+impl fmt::Debug for KeyPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -147,27 +147,27 @@ pub fn marker() -> ObjectKey {
 
 /// All wrapped epoch keys.
 #[must_use]
-pub fn keys() -> Prefix {
-    Prefix(KEYS.to_owned())
+pub fn keys() -> KeyPrefix {
+    KeyPrefix(KEYS.to_owned())
 }
 
 /// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the next number.
 ///
 /// # Errors
-/// [`BadKey`] if `id` cannot stand in a name.
-pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, BadKey> {
+/// [`ObjectKeyError`] if `id` cannot stand in a name.
+pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, ObjectKeyError> {
     keys().object(&format!("{id}.{generation}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ObjectKey, Prefix};
+    use super::{KeyPrefix, ObjectKey};
 
     #[test]
     fn names_that_climb_or_hide_are_refused() {
         for wrong in ["", "/", "a//b", "a/", "/a", "..", "a/../b", ".", "a#1", "a b", "ä", "a\0", &"a/".repeat(300)] {
             assert!(ObjectKey::parse(wrong).is_err(), "{wrong:?}");
         }
-        assert!(Prefix::all().object("a/b").is_err());
+        assert!(KeyPrefix::all().object("a/b").is_err());
     }
 }

@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::base::durable::{self, Error};
+use crate::base::durable::{self, DurableError};
 
 /// The folders of a repository whose own names this process knows to be durable.
 #[derive(Debug, Default)]
-pub(super) struct Synced(Mutex<BTreeSet<PathBuf>>);
+pub(super) struct SyncedFolders(Mutex<BTreeSet<PathBuf>>);
 
-impl Synced {
+impl SyncedFolders {
     /// Makes the names of all folders between `root` and the file `path` durable, once for each folder that is not long there.
-    pub(super) fn folders(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), Error> {
+    pub(super) fn folders(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
         let known = |dir: &Path| self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(dir);
         let mut fresh = Vec::new();
         for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(root) && *dir != root) {
@@ -37,7 +37,7 @@ impl Synced {
     }
 
     /// Makes the file `path`, which somebody else wrote, durable under its name.
-    pub(super) fn file(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), Error> {
+    pub(super) fn file(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
         let written = fs::metadata(path).and_then(|metadata| metadata.modified());
         if !written.is_ok_and(|written| long_ago(written, now)) {
             durable::sync_file(path)?;

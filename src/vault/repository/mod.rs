@@ -28,18 +28,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{SharedClock, SystemClock};
-use crate::base::retry::Policy;
+use crate::base::retry::RetryPolicy;
 
-pub use error::Error;
-use key::{ObjectKey, Prefix};
-use retrying_store::Store;
+pub use error::RepositoryError;
+use key::{KeyPrefix, ObjectKey};
+use retrying_store::RetryingStore;
 
 /// The layout that this program writes. It reads this one and older ones; there are none older yet.
 pub const FORMAT: u32 = 1;
 
 /// What a repository is opened with.
 #[derive(Clone)]
-pub struct Options {
+pub struct RepositoryOptions {
     /// The process's environment, of which only the chosen store's own variables are used: `AWS_*`, `GOOGLE_*` or `AZURE_*`.
     pub environment: BTreeMap<String, String>,
     /// Settings from the configuration, by `object_store`'s names (`endpoint`, `region`, …). They go before the environment.
@@ -47,29 +47,29 @@ pub struct Options {
     /// Where time comes from.
     pub clock: SharedClock,
     /// How long things may take.
-    pub limits: Limits,
+    pub limits: RepositoryLimits,
 }
 
-impl Options {
+impl RepositoryOptions {
     /// No settings, the machine's clock and the ordinary limits.
     #[must_use]
-    pub fn new() -> Options {
-        Options {
+    pub fn new() -> RepositoryOptions {
+        RepositoryOptions {
             environment: BTreeMap::new(),
             settings: BTreeMap::new(),
             clock: SystemClock::shared(),
-            limits: Limits::default(),
+            limits: RepositoryLimits::default(),
         }
     }
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options::new()
+impl Default for RepositoryOptions {
+    fn default() -> RepositoryOptions {
+        RepositoryOptions::new()
     }
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for RepositoryOptions {
     /// Names only: the values hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.settings.keys().collect();
@@ -79,7 +79,7 @@ impl fmt::Debug for Options {
 
 /// How long a call may take, and how long it is tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RepositoryLimits {
     /// One attempt may take this long, and the time that its bytes need at `slowest` besides. A minute: twice what a store's own front end
     /// waits before it answers with an error, so that the error is seen rather than guessed.
     pub attempt: Duration,
@@ -88,17 +88,17 @@ pub struct Limits {
     pub slowest: u64,
     /// How a call over the network is tried again; local files are not, as their errors don't pass. Two minutes in all, so
     /// that an attempt that hung is followed by another: every caller that can wait longer has a loop of its own, with its own log line.
-    pub network_retry: Policy,
+    pub network_retry: RetryPolicy,
     /// No object is larger: a 1 GiB segment that would not compress, and its frame table. A length beyond this is damage or not ours.
     pub largest_object: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for RepositoryLimits {
+    fn default() -> RepositoryLimits {
+        RepositoryLimits {
             attempt: Duration::from_secs(60),
             slowest: 1 << 20,
-            network_retry: Policy {
+            network_retry: RetryPolicy {
                 first: Duration::from_millis(200),
                 longest: Duration::from_secs(5),
                 total: Some(Duration::from_secs(120)),
@@ -135,7 +135,7 @@ impl TryFrom<String> for RepositoryId {
 
 /// What `walkeep.json` holds.
 #[derive(Serialize, Deserialize)]
-struct Marker {
+struct RepositoryMarker {
     format: u32,
     repository_id: RepositoryId,
     created_at: Timestamp,
@@ -143,13 +143,13 @@ struct Marker {
 
 /// The one field of `walkeep.json` that every format will have.
 #[derive(Deserialize)]
-struct MarkerFormat {
+struct RepositoryMarkerFormat {
     format: u32,
 }
 
 /// What came of a [`Repository::put_new`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Put {
+pub enum PutOutcome {
     /// The object is new, whole and durable.
     Created,
     /// Something stands under this key already, durable and untouched. Whether it is the same is for the caller to find out.
@@ -169,9 +169,9 @@ pub struct ObjectInfo {
 
 /// What stands right under a prefix.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Level {
+pub struct PrefixListing {
     /// The prefixes one part longer, sorted.
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<KeyPrefix>,
     /// The objects, sorted by key.
     pub objects: Vec<ObjectInfo>,
 }
@@ -179,7 +179,7 @@ pub struct Level {
 /// An open repository. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    store: Arc<Store>,
+    store: Arc<RetryingStore>,
     id: RepositoryId,
 }
 
@@ -187,26 +187,26 @@ impl Repository {
     /// Makes a new repository at `url`.
     ///
     /// # Errors
-    /// [`Error::AlreadyThere`] if there is one, and whatever stands in the way of writing.
-    pub async fn create(url: &str, options: &Options) -> Result<Repository, Error> {
-        let store = connect::connect(url, options, connect::Intent::Create)?;
+    /// [`RepositoryError::AlreadyThere`] if there is one, and whatever stands in the way of writing.
+    pub async fn create(url: &str, options: &RepositoryOptions) -> Result<Repository, RepositoryError> {
+        let store = connect::connect(url, options, connect::ConnectIntent::Create)?;
         Repository::create_in(store, &options.clock).await
     }
 
     /// Opens the repository at `url`.
     ///
     /// # Errors
-    /// [`Error::NoRepository`] if there is none, [`Error::NewerFormat`] if this program is too old for it, and whatever stands in the way
+    /// [`RepositoryError::NoRepository`] if there is none, [`RepositoryError::NewerFormat`] if this program is too old for it, and whatever stands in the way
     /// of reading.
-    pub async fn open(url: &str, options: &Options) -> Result<Repository, Error> {
-        Repository::open_in(connect::connect(url, options, connect::Intent::Open)?).await
+    pub async fn open(url: &str, options: &RepositoryOptions) -> Result<Repository, RepositoryError> {
+        Repository::open_in(connect::connect(url, options, connect::ConnectIntent::Open)?).await
     }
 
     /// An empty repository in memory, gone when its last clone is dropped. For tests.
     ///
     /// # Errors
     /// None in practice.
-    pub async fn in_memory(options: &Options) -> Result<Repository, Error> {
+    pub async fn in_memory(options: &RepositoryOptions) -> Result<Repository, RepositoryError> {
         Repository::create("memory://", options).await
     }
 
@@ -214,38 +214,38 @@ impl Repository {
     #[cfg(test)]
     pub(crate) async fn over(
         inner: Arc<dyn object_store::ObjectStore>,
-        options: &Options,
-    ) -> Result<Repository, Error> {
-        let kind = retrying_store::Kind::Remote { suffix_ranges: true };
-        let store = Store::new(inner, object_store::path::Path::default(), kind, "test://".into(), options);
+        options: &RepositoryOptions,
+    ) -> Result<Repository, RepositoryError> {
+        let kind = retrying_store::ObjectStoreKind::Remote { suffix_ranges: true };
+        let store = RetryingStore::new(inner, object_store::path::Path::default(), kind, "test://".into(), options);
         match Repository::create_in(store, &options.clock).await {
-            Err(Error::AlreadyThere { .. }) => unreachable!("a test's store is empty"),
+            Err(RepositoryError::AlreadyThere { .. }) => unreachable!("a test's store is empty"),
             created => created,
         }
     }
 
-    async fn create_in(store: Store, clock: &SharedClock) -> Result<Repository, Error> {
+    async fn create_in(store: RetryingStore, clock: &SharedClock) -> Result<Repository, RepositoryError> {
         let id = RepositoryId(rand::random());
-        let marker = Marker { format: FORMAT, repository_id: id, created_at: clock.now() };
+        let marker = RepositoryMarker { format: FORMAT, repository_id: id, created_at: clock.now() };
         let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker(), &e))?;
         text.push(b'\n');
         match store.put_new(&key::marker(), vec![Bytes::from(text)]).await? {
-            Put::Created => Ok(Repository { store: Arc::new(store), id }),
-            Put::Exists => Err(Error::AlreadyThere { url: store.url() }),
+            PutOutcome::Created => Ok(Repository { store: Arc::new(store), id }),
+            PutOutcome::Exists => Err(RepositoryError::AlreadyThere { url: store.url() }),
         }
     }
 
-    async fn open_in(store: Store) -> Result<Repository, Error> {
+    async fn open_in(store: RetryingStore) -> Result<Repository, RepositoryError> {
         let text = match store.get(&key::marker()).await {
-            Err(Error::NotFound { url, .. }) => return Err(Error::NoRepository { url }),
+            Err(RepositoryError::NotFound { url, .. }) => return Err(RepositoryError::NoRepository { url }),
             other => other?,
         };
         let corrupt = |e: serde_json::Error| store.corrupt(&key::marker(), &e);
-        let MarkerFormat { format } = serde_json::from_slice(&text).map_err(corrupt)?;
+        let RepositoryMarkerFormat { format } = serde_json::from_slice(&text).map_err(corrupt)?;
         if format > FORMAT {
-            return Err(Error::NewerFormat { url: store.url(), found: format });
+            return Err(RepositoryError::NewerFormat { url: store.url(), found: format });
         }
-        let marker: Marker = serde_json::from_slice(&text).map_err(corrupt)?;
+        let marker: RepositoryMarker = serde_json::from_slice(&text).map_err(corrupt)?;
         Ok(Repository { store: Arc::new(store), id: marker.repository_id })
     }
 
@@ -267,8 +267,8 @@ impl Repository {
     /// created. Not cancel safe in the sense that a dropped call may still create the object; calling again is safe.
     ///
     /// # Errors
-    /// Any but [`Error::NotFound`]. After [`Error::Unavailable`] the object may exist or not.
-    pub async fn put_new(&self, key: &ObjectKey, parts: Vec<Bytes>) -> Result<Put, Error> {
+    /// Any but [`RepositoryError::NotFound`]. After [`RepositoryError::Unavailable`] the object may exist or not.
+    pub async fn put_new(&self, key: &ObjectKey, parts: Vec<Bytes>) -> Result<PutOutcome, RepositoryError> {
         self.store.put_new(key, parts).await
     }
 
@@ -276,23 +276,23 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub async fn settle(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
         self.store.settle(key).await
     }
 
     /// A whole object.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none; else what stood in the way.
-    pub async fn get(&self, key: &ObjectKey) -> Result<Bytes, Error> {
+    /// [`RepositoryError::NotFound`] if there is none; else what stood in the way.
+    pub async fn get(&self, key: &ObjectKey) -> Result<Bytes, RepositoryError> {
         self.store.get(key).await
     }
 
     /// The bytes in `range` of an object, which must lie within it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such object; else what stood in the way.
-    pub async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, Error> {
+    /// [`RepositoryError::NotFound`] if there is no such object; else what stood in the way.
+    pub async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, RepositoryError> {
         self.store.get_range(key, range).await
     }
 
@@ -300,8 +300,8 @@ impl Repository {
     /// network.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such object; else what stood in the way.
-    pub async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), Error> {
+    /// [`RepositoryError::NotFound`] if there is no such object; else what stood in the way.
+    pub async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), RepositoryError> {
         self.store.get_suffix(key, len).await
     }
 
@@ -309,7 +309,7 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, Error> {
+    pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, RepositoryError> {
         self.store.head(key).await
     }
 
@@ -317,7 +317,7 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way. A prefix under which nothing stands is not an error.
-    pub async fn list(&self, prefix: &Prefix) -> Result<Vec<ObjectInfo>, Error> {
+    pub async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectInfo>, RepositoryError> {
         self.store.list(prefix, None).await
     }
 
@@ -325,7 +325,7 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::list`].
-    pub async fn list_after(&self, prefix: &Prefix, after: &ObjectKey) -> Result<Vec<ObjectInfo>, Error> {
+    pub async fn list_after(&self, prefix: &KeyPrefix, after: &ObjectKey) -> Result<Vec<ObjectInfo>, RepositoryError> {
         self.store.list(prefix, Some(after)).await
     }
 
@@ -333,7 +333,7 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::list`].
-    pub async fn level(&self, prefix: &Prefix) -> Result<Level, Error> {
+    pub async fn level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
         self.store.level(prefix).await
     }
 
@@ -341,7 +341,7 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
         self.store.delete(key).await
     }
 
@@ -349,14 +349,14 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn sweep(&self, age: Duration) -> Result<u64, Error> {
+    pub async fn sweep(&self, age: Duration) -> Result<u64, RepositoryError> {
         self.store.sweep(age).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Options, Put, Repository, key};
+    use super::{PutOutcome, Repository, RepositoryError, RepositoryOptions, key};
     use bytes::Bytes;
 
     fn url(dir: &tempfile::TempDir) -> String {
@@ -366,10 +366,10 @@ mod tests {
     #[tokio::test]
     async fn a_repository_is_created_once_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::new();
-        assert!(matches!(Repository::open(&url(&dir), &options).await, Err(Error::NoRepository { .. })));
+        let options = RepositoryOptions::new();
+        assert!(matches!(Repository::open(&url(&dir), &options).await, Err(RepositoryError::NoRepository { .. })));
         let created = Repository::create(&url(&dir), &options).await.unwrap();
-        assert!(matches!(Repository::create(&url(&dir), &options).await, Err(Error::AlreadyThere { .. })));
+        assert!(matches!(Repository::create(&url(&dir), &options).await, Err(RepositoryError::AlreadyThere { .. })));
         let opened = Repository::open(&url(&dir), &options).await.unwrap();
         assert_eq!(created.id(), opened.id());
         let path = dir.path().join("new/repo");
@@ -380,41 +380,41 @@ mod tests {
     #[tokio::test]
     async fn a_newer_format_is_refused_and_a_damaged_marker_too() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::new();
+        let options = RepositoryOptions::new();
         Repository::create(&url(&dir), &options).await.unwrap();
         let marker = dir.path().join("new/repo/walkeep.json");
         std::fs::write(&marker, r#"{"format": 2, "shape": "unknown to us"}"#).unwrap();
         let error = Repository::open(&url(&dir), &options).await.unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 2, .. }), "{error}");
+        assert!(matches!(error, RepositoryError::NewerFormat { found: 2, .. }), "{error}");
         assert!(error.to_string().contains("newer walkeep"), "{error}");
         std::fs::write(&marker, "{").unwrap();
-        assert!(matches!(Repository::open(&url(&dir), &options).await, Err(Error::Corrupt { .. })));
+        assert!(matches!(Repository::open(&url(&dir), &options).await, Err(RepositoryError::Corrupt { .. })));
     }
 
     #[tokio::test]
     async fn a_folder_of_something_else_is_not_made_a_repository() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
-        let error = Repository::create(dir.path().to_str().unwrap(), &Options::new()).await.unwrap_err();
-        assert!(matches!(error, Error::BadUrl { .. }), "{error}");
+        let error = Repository::create(dir.path().to_str().unwrap(), &RepositoryOptions::new()).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::BadUrl { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn urls_that_lead_nowhere_are_named_without_their_secrets() {
         for wrong in ["", "repo", "ftp://host/x", "file://host/x", "file://", "s3://", "s3:bucket", "http://host/x"] {
-            let error = Repository::open(wrong, &Options::new()).await.unwrap_err();
-            assert!(matches!(error, Error::BadUrl { .. }), "{wrong}: {error}");
+            let error = Repository::open(wrong, &RepositoryOptions::new()).await.unwrap_err();
+            assert!(matches!(error, RepositoryError::BadUrl { .. }), "{wrong}: {error}");
         }
-        let error = Repository::open("ftp://user:hunter2@host/x", &Options::new()).await.unwrap_err();
+        let error = Repository::open("ftp://user:hunter2@host/x", &RepositoryOptions::new()).await.unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
-        let mut options = Options::new();
+        let mut options = RepositoryOptions::new();
         options.settings.insert("secret_access_key".into(), "hunter2".into());
         assert!(!format!("{options:?}").contains("hunter2"));
     }
 
     #[tokio::test]
     async fn a_setting_that_no_store_knows_is_refused() {
-        let mut options = Options::new();
+        let mut options = RepositoryOptions::new();
         options.settings.insert("endpiont".into(), "http://127.0.0.1:1".into());
         let error = Repository::open("s3://bucket/x", &options).await.unwrap_err();
         assert!(error.to_string().contains("endpiont"), "{error}");
@@ -422,16 +422,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_repository_that_cannot_be_written_says_so() {
-        let options = Options::new();
+        let options = RepositoryOptions::new();
         let error = Repository::create("file:///proc/walkeep/repo", &options).await.unwrap_err();
-        assert!(!matches!(error, Error::NotFound { .. }), "{error}");
+        assert!(!matches!(error, RepositoryError::NotFound { .. }), "{error}");
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository::create(&url(&dir), &options).await.unwrap();
         // A file where a folder should be.
         std::fs::write(dir.path().join("new/repo/main"), "").unwrap();
         let key = key::ObjectKey::parse("main/cluster").unwrap();
         let error = repository.put_new(&key, vec![Bytes::from_static(b"x")]).await.unwrap_err();
-        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-        assert_ne!(repository.put_new(&key::marker(), vec![]).await.unwrap(), Put::Created);
+        assert!(matches!(error, RepositoryError::Unavailable { .. }), "{error}");
+        assert_ne!(repository.put_new(&key::marker(), vec![]).await.unwrap(), PutOutcome::Created);
     }
 }

@@ -12,16 +12,16 @@ use jiff::Timestamp;
 use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload};
 
-use super::error::{Call, Error, Reason};
-use super::key::{self, ObjectKey, Prefix};
-use super::local_folder::{self, Synced};
-use super::{Level, Limits, ObjectInfo, Options, Put};
+use super::error::{RepositoryError, StoreCall, StoreFailure};
+use super::key::{self, KeyPrefix, ObjectKey};
+use super::local_folder::{self, SyncedFolders};
+use super::{ObjectInfo, PrefixListing, PutOutcome, RepositoryLimits, RepositoryOptions};
 use crate::base::clock::{SharedClock, timeout};
-use crate::base::retry::{Backoff, Class, Policy, retry};
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy, retry};
 
 /// What of a store's nature matters here.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum ObjectStoreKind {
     /// A folder. Its answers are never lost, and its errors don't pass by waiting.
     Local { root: PathBuf },
     /// Tests.
@@ -32,70 +32,70 @@ pub(super) enum Kind {
 
 /// A store and the path in it where the repository begins.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct RetryingStore {
     inner: Arc<dyn ObjectStore>,
     base: StorePath,
-    kind: Kind,
+    kind: ObjectStoreKind,
     url: Arc<str>,
     clock: SharedClock,
-    limits: Limits,
-    synced: Arc<Synced>,
+    limits: RepositoryLimits,
+    synced: Arc<SyncedFolders>,
 }
 
 /// How much of the end of an object is compared before all of it: enough to hold a trailer's tag, small enough to be one packet or two.
 const SUFFIX_COMPARED: u64 = 4096;
 
-impl Store {
+impl RetryingStore {
     pub(super) fn new(
         inner: Arc<dyn ObjectStore>,
         base: StorePath,
-        kind: Kind,
+        kind: ObjectStoreKind,
         url: Arc<str>,
-        options: &Options,
-    ) -> Store {
+        options: &RepositoryOptions,
+    ) -> RetryingStore {
         let (clock, limits) = (Arc::clone(&options.clock), options.limits);
-        Store { inner, base, kind, url, clock, limits, synced: Arc::default() }
+        RetryingStore { inner, base, kind, url, clock, limits, synced: Arc::default() }
     }
 
     pub(super) fn url(&self) -> Arc<str> {
         Arc::clone(&self.url)
     }
 
-    pub(super) fn corrupt(&self, key: &ObjectKey, why: &dyn std::fmt::Display) -> Error {
-        Error::Corrupt { key: key.clone(), url: self.url(), why: why.to_string() }
+    pub(super) fn corrupt(&self, key: &ObjectKey, why: &dyn std::fmt::Display) -> RepositoryError {
+        RepositoryError::Corrupt { key: key.clone(), url: self.url(), why: why.to_string() }
     }
 
-    pub(super) async fn put_new(&self, key: &ObjectKey, parts: Vec<Bytes>) -> Result<Put, Error> {
+    pub(super) async fn put_new(&self, key: &ObjectKey, parts: Vec<Bytes>) -> Result<PutOutcome, RepositoryError> {
         let payload = PutPayload::from_iter(parts);
         let call = self.call("write", key);
         // Whether a "there is something already" may mean our own bytes: after a lost answer, or when the client itself may have repeated a
         // request whose first answer was lost.
-        let mut may_be_ours = matches!(self.kind, Kind::Remote { .. });
+        let mut may_be_ours = matches!(self.kind, ObjectStoreKind::Remote { .. });
         let mut backoff = self.backoff();
         loop {
             let error = match self.create(&call, key, &payload).await {
                 Ok(()) => {
                     self.sync(&call, key, false).await?;
-                    return Ok(Put::Created);
+                    return Ok(PutOutcome::Created);
                 }
-                Err(Refused::Exists) => {
+                Err(CreateRefusal::Exists) => {
                     self.sync(&call, key, true).await?;
                     let ours = may_be_ours && self.holds(key, &payload).await?;
-                    return Ok(if ours { Put::Created } else { Put::Exists });
+                    return Ok(if ours { PutOutcome::Created } else { PutOutcome::Exists });
                 }
-                Err(Refused::Error(error)) => error,
+                Err(CreateRefusal::Error(error)) => error,
             };
             may_be_ours = true;
             match backoff.pause(self.clock.elapsed()) {
-                Some(pause) if error.class() == Class::Transient => self.clock.sleep(pause).await,
+                Some(pause) if error.class() == ErrorClass::Transient => self.clock.sleep(pause).await,
                 _ => return Err(error),
             }
         }
     }
 
-    async fn create(&self, call: &Call<'_>, key: &ObjectKey, payload: &PutPayload) -> Result<(), Refused> {
-        if matches!(self.kind, Kind::Local { .. }) && *key != key::marker() {
-            self.prove_there(call).await.map_err(Refused::Error)?;
+    async fn create(&self, call: &StoreCall<'_>, key: &ObjectKey, payload: &PutPayload) -> Result<(), CreateRefusal> {
+        if matches!(self.kind, ObjectStoreKind::Local { .. }) && *key != key::marker() {
+            self.prove_there(call).await.map_err(CreateRefusal::Error)?;
         }
         let path = self.path(key);
         let limit = self.limit(payload.content_length() as u64);
@@ -103,31 +103,31 @@ impl Store {
         let put = self.inner.put_opts(&path, payload.clone(), options);
         match timeout(&*self.clock, limit, put).await {
             Some(Ok(_)) => Ok(()),
-            Some(Err(object_store::Error::AlreadyExists { .. })) => Err(Refused::Exists),
+            Some(Err(object_store::Error::AlreadyExists { .. })) => Err(CreateRefusal::Exists),
             // Azure says so when two creates race.
-            Some(Err(object_store::Error::Precondition { .. })) => Err(Refused::Exists),
-            Some(Err(error)) => Err(Refused::Error(match call.store(error) {
+            Some(Err(object_store::Error::Precondition { .. })) => Err(CreateRefusal::Exists),
+            Some(Err(error)) => Err(CreateRefusal::Error(match call.store(error) {
                 // A write that finds nothing: the bucket itself is missing.
-                Error::NotFound { url, .. } => Error::NoRepository { url },
+                RepositoryError::NotFound { url, .. } => RepositoryError::NoRepository { url },
                 error => error,
             })),
-            None => Err(Refused::Error(call.unavailable(Reason::TimedOut(limit.as_secs())))),
+            None => Err(CreateRefusal::Error(call.unavailable(StoreFailure::TimedOut(limit.as_secs())))),
         }
     }
 
     /// Proves that the repository is in its folder. A disk that was unmounted leaves the empty folder it was mounted on, in which the client would
     /// make all folders anew; what is put there is hidden when the disk is back.
-    async fn prove_there(&self, call: &Call<'_>) -> Result<(), Error> {
+    async fn prove_there(&self, call: &StoreCall<'_>) -> Result<(), RepositoryError> {
         let marker = self.path(&key::marker());
         let options = GetOptions { head: true, ..GetOptions::default() };
         match self.limited(call, 0, self.inner.get_opts(&marker, options)).await {
-            Err(Error::NotFound { url, .. }) => Err(Error::NoRepository { url }),
+            Err(RepositoryError::NotFound { url, .. }) => Err(RepositoryError::NoRepository { url }),
             looked => looked.map(drop),
         }
     }
 
     /// Whether the object holds exactly these bytes. The end is compared first: there a sealed object differs from every other.
-    async fn holds(&self, key: &ObjectKey, payload: &PutPayload) -> Result<bool, Error> {
+    async fn holds(&self, key: &ObjectKey, payload: &PutPayload) -> Result<bool, RepositoryError> {
         let expected_len = payload.content_length() as u64;
         let (suffix, len) = self.get_suffix(key, SUFFIX_COMPARED).await?;
         let from = usize::try_from(len.saturating_sub(suffix.len() as u64)).unwrap_or(usize::MAX);
@@ -137,13 +137,13 @@ impl Store {
         Ok(from == 0 || same(payload, 0, &self.get(key).await?))
     }
 
-    pub(super) async fn settle(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub(super) async fn settle(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
         self.sync(&self.call("sync", key), key, true).await
     }
 
     /// Makes what a put found or made in a local folder durable under its name.
-    async fn sync(&self, call: &Call<'_>, key: &ObjectKey, by_another: bool) -> Result<(), Error> {
-        let Kind::Local { root } = &self.kind else { return Ok(()) };
+    async fn sync(&self, call: &StoreCall<'_>, key: &ObjectKey, by_another: bool) -> Result<(), RepositoryError> {
+        let ObjectStoreKind::Local { root } = &self.kind else { return Ok(()) };
         let (root, path, synced) = (root.clone(), root.join(key.as_str()), Arc::clone(&self.synced));
         let now = self.clock.now().into();
         let sync = move || {
@@ -152,11 +152,11 @@ impl Store {
         self.blocking(call, sync).await?.map_err(|e| call.file(e))
     }
 
-    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, Error> {
+    pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, RepositoryError> {
         self.read(key, None).await.map(|(bytes, _)| bytes)
     }
 
-    pub(super) async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, Error> {
+    pub(super) async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, RepositoryError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
@@ -166,17 +166,17 @@ impl Store {
         if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(self.corrupt(key, &"it ends before it should")) }
     }
 
-    pub(super) async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), Error> {
-        if matches!(self.kind, Kind::Remote { suffix_ranges: false }) || len == 0 {
+    pub(super) async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), RepositoryError> {
+        if matches!(self.kind, ObjectStoreKind::Remote { suffix_ranges: false }) || len == 0 {
             let info = self.head(key).await?;
-            let whole = info.ok_or_else(|| Error::NotFound { key: key.clone(), url: self.url() })?.len;
+            let whole = info.ok_or_else(|| RepositoryError::NotFound { key: key.clone(), url: self.url() })?.len;
             return Ok((self.get_range(key, whole.saturating_sub(len)..whole).await?, whole));
         }
         self.read(key, Some(GetRange::Suffix(len))).await
     }
 
     /// Bytes and the length of the whole object.
-    async fn read(&self, key: &ObjectKey, range: Option<GetRange>) -> Result<(Bytes, u64), Error> {
+    async fn read(&self, key: &ObjectKey, range: Option<GetRange>) -> Result<(Bytes, u64), RepositoryError> {
         let call = self.call("read", key);
         let path = self.path(key);
         let attempt = || async {
@@ -189,28 +189,32 @@ impl Store {
             let bytes = self.limited(&call, asked, found.bytes()).await?;
             Ok((bytes, whole))
         };
-        retry(&*self.clock, self.backoff(), Error::class, attempt).await
+        retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await
     }
 
-    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, Error> {
+    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, RepositoryError> {
         let call = self.call("look at", key);
         let path = self.path(key);
         let attempt = || async {
             let options = GetOptions { head: true, ..GetOptions::default() };
             self.limited(&call, 0, self.inner.get_opts(&path, options)).await
         };
-        match retry(&*self.clock, self.backoff(), Error::class, attempt).await {
+        match retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await {
             Ok(found) => Ok(Some(ObjectInfo { key: key.clone(), len: found.meta.size, modified: moment(&found.meta) })),
-            Err(Error::NotFound { .. }) => Ok(None),
+            Err(RepositoryError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) async fn list(&self, prefix: &Prefix, after: Option<&ObjectKey>) -> Result<Vec<ObjectInfo>, Error> {
-        if let (Kind::Local { .. }, Some(after)) = (&self.kind, after) {
+    pub(super) async fn list(
+        &self,
+        prefix: &KeyPrefix,
+        after: Option<&ObjectKey>,
+    ) -> Result<Vec<ObjectInfo>, RepositoryError> {
+        if let (ObjectStoreKind::Local { .. }, Some(after)) = (&self.kind, after) {
             return self.list_folders_after(prefix, after).await;
         }
-        let call = Call { action: "list", key: prefix.as_str(), url: &self.url };
+        let call = StoreCall { action: "list", key: prefix.as_str(), url: &self.url };
         let base = self.prefix_path(prefix);
         let attempt = || async {
             let mut found = match after {
@@ -228,7 +232,7 @@ impl Store {
             }
             Ok(objects)
         };
-        let mut objects = retry(&*self.clock, self.backoff(), Error::class, attempt).await?;
+        let mut objects = retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await?;
         // Local folders are listed in the order of their hash tables.
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
@@ -236,13 +240,17 @@ impl Store {
 
     /// What sorts after `after` in local folders, without looking into those that lie before it: a folder's files cannot be listed from the
     /// middle, as a bucket's objects can.
-    async fn list_folders_after(&self, prefix: &Prefix, after: &ObjectKey) -> Result<Vec<ObjectInfo>, Error> {
+    async fn list_folders_after(
+        &self,
+        prefix: &KeyPrefix,
+        after: &ObjectKey,
+    ) -> Result<Vec<ObjectInfo>, RepositoryError> {
         let (mut objects, mut folders) = (Vec::new(), vec![prefix.clone()]);
         while let Some(folder) = folders.pop() {
             let level = self.level(&folder).await?;
             objects.extend(level.objects.into_iter().filter(|object| object.key > *after));
             // Every key in a folder begins with its path and a slash.
-            let later = |below: &Prefix| {
+            let later = |below: &KeyPrefix| {
                 let path = format!("{}/", below.as_str().trim_end_matches('/'));
                 path.as_str() > after.as_str() || after.as_str().starts_with(&path)
             };
@@ -252,8 +260,8 @@ impl Store {
         Ok(objects)
     }
 
-    pub(super) async fn level(&self, prefix: &Prefix) -> Result<Level, Error> {
-        let call = Call { action: "list", key: prefix.as_str(), url: &self.url };
+    pub(super) async fn level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
+        let call = StoreCall { action: "list", key: prefix.as_str(), url: &self.url };
         let base = self.prefix_path(prefix);
         let attempt = || async {
             match self.within(&call, self.inner.list_with_delimiter(Some(&base))).await? {
@@ -262,18 +270,18 @@ impl Store {
                 Err(error) => Err(call.store(error)),
             }
         };
-        let Some(found) = retry(&*self.clock, self.backoff(), Error::class, attempt).await? else {
-            return Ok(Level::default());
+        let Some(found) = retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await? else {
+            return Ok(PrefixListing::default());
         };
         let part = |path: &StorePath| prefix.below(path.filename()?).ok();
-        let mut prefixes: Vec<Prefix> = found.common_prefixes.iter().filter_map(part).collect();
+        let mut prefixes: Vec<KeyPrefix> = found.common_prefixes.iter().filter_map(part).collect();
         let mut objects: Vec<ObjectInfo> = found.objects.iter().filter_map(|meta| self.info(meta)).collect();
         prefixes.sort_unstable();
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(Level { prefixes, objects })
+        Ok(PrefixListing { prefixes, objects })
     }
 
-    pub(super) async fn delete(&self, key: &ObjectKey) -> Result<(), Error> {
+    pub(super) async fn delete(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
         let call = self.call("remove", key);
         let path = self.path(key);
         let attempt = || async {
@@ -284,30 +292,30 @@ impl Store {
                 Some(Err(error)) => Err(call.store(error)),
             }
         };
-        retry(&*self.clock, self.backoff(), Error::class, attempt).await?;
-        let Kind::Local { root } = &self.kind else { return Ok(()) };
+        retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await?;
+        let ObjectStoreKind::Local { root } = &self.kind else { return Ok(()) };
         // What is removed next may be what this object needed: the order must survive a power cut.
         let folder = root.join(key.parent().as_str());
         self.blocking(&call, move || crate::base::durable::sync_dir(&folder)).await?.map_err(|e| call.file(e))
     }
 
-    pub(super) async fn sweep(&self, age: Duration) -> Result<u64, Error> {
-        let Kind::Local { root } = &self.kind else { return Ok(0) };
-        let call = Call { action: "sweep", key: "", url: &self.url };
+    pub(super) async fn sweep(&self, age: Duration) -> Result<u64, RepositoryError> {
+        let ObjectStoreKind::Local { root } = &self.kind else { return Ok(0) };
+        let call = StoreCall { action: "sweep", key: "", url: &self.url };
         let (root, now) = (root.clone(), self.clock.now().into());
         let swept = self.blocking(&call, move || local_folder::sweep(&root, now, age)).await?;
         swept.map_err(|source| call.store(object_store::Error::Generic { store: "folder", source: source.into() }))
     }
 
-    fn call<'a>(&'a self, action: &'static str, key: &'a ObjectKey) -> Call<'a> {
-        Call { action, key: key.as_str(), url: &self.url }
+    fn call<'a>(&'a self, action: &'static str, key: &'a ObjectKey) -> StoreCall<'a> {
+        StoreCall { action, key: key.as_str(), url: &self.url }
     }
 
     fn path(&self, key: &ObjectKey) -> StorePath {
         key.as_str().split('/').fold(self.base.clone(), |path, part| path.join(part))
     }
 
-    fn prefix_path(&self, prefix: &Prefix) -> StorePath {
+    fn prefix_path(&self, prefix: &KeyPrefix) -> StorePath {
         prefix.as_str().split('/').filter(|part| !part.is_empty()).fold(self.base.clone(), |path, part| path.join(part))
     }
 
@@ -326,42 +334,44 @@ impl Store {
     }
 
     fn backoff(&self) -> Backoff {
-        let none = Policy { total: Some(Duration::ZERO), ..self.limits.network_retry };
-        let policy = if matches!(self.kind, Kind::Local { .. }) { none } else { self.limits.network_retry };
+        let none = RetryPolicy { total: Some(Duration::ZERO), ..self.limits.network_retry };
+        let policy = if matches!(self.kind, ObjectStoreKind::Local { .. }) { none } else { self.limits.network_retry };
         Backoff::new(policy, self.clock.elapsed(), rand::random())
     }
 
-    async fn within<F: Future>(&self, call: &Call<'_>, future: F) -> Result<F::Output, Error> {
+    async fn within<F: Future>(&self, call: &StoreCall<'_>, future: F) -> Result<F::Output, RepositoryError> {
         let limit = self.limit(0);
-        timeout(&*self.clock, limit, future).await.ok_or_else(|| call.unavailable(Reason::TimedOut(limit.as_secs())))
+        timeout(&*self.clock, limit, future)
+            .await
+            .ok_or_else(|| call.unavailable(StoreFailure::TimedOut(limit.as_secs())))
     }
 
     async fn limited<T>(
         &self,
-        call: &Call<'_>,
+        call: &StoreCall<'_>,
         bytes: u64,
         future: impl Future<Output = object_store::Result<T>>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RepositoryError> {
         let limit = self.limit(bytes);
         match timeout(&*self.clock, limit, future).await {
             Some(result) => result.map_err(|e| call.store(e)),
-            None => Err(call.unavailable(Reason::TimedOut(limit.as_secs()))),
+            None => Err(call.unavailable(StoreFailure::TimedOut(limit.as_secs()))),
         }
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
-        call: &Call<'_>,
+        call: &StoreCall<'_>,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        tokio::task::spawn_blocking(work).await.map_err(|_panicked| call.unavailable(Reason::GivenUp))
+    ) -> Result<T, RepositoryError> {
+        tokio::task::spawn_blocking(work).await.map_err(|_panicked| call.unavailable(StoreFailure::GivenUp))
     }
 }
 
 /// Why a create did not create.
-enum Refused {
+enum CreateRefusal {
     Exists,
-    Error(Error),
+    Error(RepositoryError),
 }
 
 /// Whether `payload` from the byte `from` on is exactly `expected`.

@@ -20,18 +20,18 @@ const OBJECT_KEY: &[u8] = b"walkeep sealed object key v1";
 
 /// A part of an object that is sealed by itself; its nonce is its kind and number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sealed {
+pub(super) enum SealedPart {
     /// The frame of this number, from 0.
     Frame(u64),
     /// The trailer.
     Trailer,
 }
 
-impl Sealed {
+impl SealedPart {
     fn nonce(self) -> [u8; 12] {
         let (domain, number) = match self {
-            Sealed::Frame(number) => (0_u32, number),
-            Sealed::Trailer => (1, 0),
+            SealedPart::Frame(number) => (0_u32, number),
+            SealedPart::Trailer => (1, 0),
         };
         let mut nonce = [0; 12];
         let (first, second) = nonce.split_at_mut(4);
@@ -43,7 +43,7 @@ impl Sealed {
 
 /// The tag did not verify: another key, another name, or changed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mismatch;
+pub(super) struct TagMismatchError;
 
 /// The cipher of one object.
 pub(super) enum ObjectCipher {
@@ -82,29 +82,29 @@ impl ObjectCipher {
     }
 
     /// The bytes a part of `len` bytes grows by.
-    pub(super) const fn growth(&self, part: Sealed) -> usize {
+    pub(super) const fn growth(&self, part: SealedPart) -> usize {
         match (self, part) {
-            (ObjectCipher::Clear, Sealed::Frame(_)) => 0,
-            (ObjectCipher::Gcm(_), _) | (ObjectCipher::Clear, Sealed::Trailer) => TAG,
+            (ObjectCipher::Clear, SealedPart::Frame(_)) => 0,
+            (ObjectCipher::Gcm(_), _) | (ObjectCipher::Clear, SealedPart::Trailer) => TAG,
         }
     }
 
     /// Encrypts `plain`; the tag, if the part has one, comes after it.
-    pub(super) fn seal(&self, part: Sealed, associated: &[u8], plain: &[u8]) -> Result<Vec<u8>, Mismatch> {
+    pub(super) fn seal(&self, part: SealedPart, associated: &[u8], plain: &[u8]) -> Result<Vec<u8>, TagMismatchError> {
         let mut sealed = vec![0; plain.len().saturating_add(self.growth(part))];
-        let Some((body, tag)) = sealed.split_at_mut_checked(plain.len()) else { return Err(Mismatch) };
+        let Some((body, tag)) = sealed.split_at_mut_checked(plain.len()) else { return Err(TagMismatchError) };
         match self {
             ObjectCipher::Clear => {
                 body.copy_from_slice(plain);
-                if part == Sealed::Trailer {
+                if part == SealedPart::Trailer {
                     tag.copy_from_slice(&checksum(associated, plain));
                 }
             }
             ObjectCipher::Gcm(cipher) => {
-                let buffer = InOutBuf::new(plain, body).map_err(|_unequal| Mismatch)?;
+                let buffer = InOutBuf::new(plain, body).map_err(|_unequal| TagMismatchError)?;
                 let computed = cipher
                     .encrypt_inout_detached(&part.nonce().into(), associated, buffer)
-                    .map_err(|_too_long| Mismatch)?;
+                    .map_err(|_too_long| TagMismatchError)?;
                 tag.copy_from_slice(&computed);
             }
         }
@@ -114,29 +114,29 @@ impl ObjectCipher {
     /// Verifies `sealed` and only then decrypts it into `plain`, which must have exactly the length of its plaintext.
     pub(super) fn open(
         &self,
-        part: Sealed,
+        part: SealedPart,
         associated: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
-    ) -> Result<(), Mismatch> {
+    ) -> Result<(), TagMismatchError> {
         if sealed.len() != plain.len().saturating_add(self.growth(part)) {
-            return Err(Mismatch);
+            return Err(TagMismatchError);
         }
-        let (body, tag) = sealed.split_at_checked(plain.len()).ok_or(Mismatch)?;
+        let (body, tag) = sealed.split_at_checked(plain.len()).ok_or(TagMismatchError)?;
         match self {
             ObjectCipher::Clear => {
-                if part == Sealed::Trailer && checksum(associated, body) != tag {
-                    return Err(Mismatch);
+                if part == SealedPart::Trailer && checksum(associated, body) != tag {
+                    return Err(TagMismatchError);
                 }
                 plain.copy_from_slice(body);
                 Ok(())
             }
             ObjectCipher::Gcm(cipher) => {
-                let tag: [u8; TAG] = tag.try_into().map_err(|_length| Mismatch)?;
-                let buffer = InOutBuf::new(body, plain).map_err(|_unequal| Mismatch)?;
+                let tag: [u8; TAG] = tag.try_into().map_err(|_length| TagMismatchError)?;
+                let buffer = InOutBuf::new(body, plain).map_err(|_unequal| TagMismatchError)?;
                 cipher
                     .decrypt_inout_detached(&part.nonce().into(), associated, buffer, &tag.into())
-                    .map_err(|_tag| Mismatch)
+                    .map_err(|_tag| TagMismatchError)
             }
         }
     }
@@ -155,7 +155,7 @@ pub(super) fn checksum(associated: &[u8], body: &[u8]) -> [u8; TAG] {
 mod tests {
     use aes_gcm::aead::{Aead, Payload};
 
-    use super::{ObjectCipher, Sealed, derive, gcm};
+    use super::{ObjectCipher, SealedPart, derive, gcm};
 
     /// Expected value by Python's `hmac` and `hashlib`, after RFC 5869.
     #[test]
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn seals_what_the_plain_aead_interface_opens() {
         let cipher = ObjectCipher::of_object(&[1; 32], &[2; 32]);
-        let sealed = cipher.seal(Sealed::Frame(7), b"what", b"plain").unwrap();
+        let sealed = cipher.seal(SealedPart::Frame(7), b"what", b"plain").unwrap();
         let key = derive(&[1; 32], &[2; 32], &[b"walkeep sealed object key v1"]);
         let nonce = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
         let opened = gcm(&key).decrypt(&nonce.into(), Payload { msg: &sealed, aad: b"what" }).unwrap();
@@ -179,17 +179,17 @@ mod tests {
     #[test]
     fn nothing_comes_out_before_the_tag_verifies() {
         let cipher = ObjectCipher::of_object(&[1; 32], &[2; 32]);
-        let mut sealed = cipher.seal(Sealed::Frame(7), b"what", b"plain").unwrap();
+        let mut sealed = cipher.seal(SealedPart::Frame(7), b"what", b"plain").unwrap();
         sealed[0] ^= 1;
         let mut plain = [0; 5];
-        assert!(cipher.open(Sealed::Frame(7), b"what", &sealed, &mut plain).is_err());
+        assert!(cipher.open(SealedPart::Frame(7), b"what", &sealed, &mut plain).is_err());
         assert_eq!(plain, [0; 5]);
         sealed[0] ^= 1;
-        assert!(cipher.open(Sealed::Frame(6), b"what", &sealed, &mut plain).is_err());
-        assert!(cipher.open(Sealed::Trailer, b"what", &sealed, &mut plain).is_err());
-        assert!(cipher.open(Sealed::Frame(7), b"other", &sealed, &mut plain).is_err());
+        assert!(cipher.open(SealedPart::Frame(6), b"what", &sealed, &mut plain).is_err());
+        assert!(cipher.open(SealedPart::Trailer, b"what", &sealed, &mut plain).is_err());
+        assert!(cipher.open(SealedPart::Frame(7), b"other", &sealed, &mut plain).is_err());
         assert_eq!(plain, [0; 5]);
-        cipher.open(Sealed::Frame(7), b"what", &sealed, &mut plain).unwrap();
+        cipher.open(SealedPart::Frame(7), b"what", &sealed, &mut plain).unwrap();
         assert_eq!(&plain, b"plain");
     }
 

@@ -1,7 +1,7 @@
 //! Compression of one frame, and the choice of a zstd level.
 //!
 //! Comes in: a frame's plaintext. Goes out: fewer bytes, or the advice to store it as it is. The level follows the queue: who falls behind
-//! compresses faster, who has time compresses better ([`Adaptive`]). zstd's contexts are kept per thread.
+//! compresses faster, who has time compresses better ([`AdaptiveLevel`]). zstd's contexts are kept per thread.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-/// The level of [`Level::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3 and is 1.7 times as fast.
+/// The level of [`CompressionLevel::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3 and is 1.7 times as fast.
 const DEFAULT: i32 = 1;
 
 /// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time, too.
@@ -22,15 +22,15 @@ const SAMPLE: usize = 64 << 10;
 
 /// How hard to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Level {
-    /// As the load allows: [`Adaptive`] where work is queued, else zstd's level 1.
+pub enum CompressionLevel {
+    /// As the load allows: [`AdaptiveLevel`] where work is queued, else zstd's level 1.
     #[default]
     Auto,
-    /// Always this zstd level, from [`Level::FASTEST`] to [`Level::BEST`].
+    /// Always this zstd level, from [`CompressionLevel::FASTEST`] to [`CompressionLevel::BEST`].
     Fixed(i32),
 }
 
-impl Level {
+impl CompressionLevel {
     /// The fastest level that may be configured.
     pub const FASTEST: i32 = -7;
     /// The best level that may be configured; zstd's levels beyond it need far more memory.
@@ -40,17 +40,17 @@ impl Level {
     #[must_use]
     pub const fn zstd(self) -> i32 {
         match self {
-            Level::Auto => DEFAULT,
-            Level::Fixed(level) => level,
+            CompressionLevel::Auto => DEFAULT,
+            CompressionLevel::Fixed(level) => level,
         }
     }
 }
 
-impl fmt::Display for Level {
+impl fmt::Display for CompressionLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Level::Auto => f.write_str("auto"),
-            Level::Fixed(level) => fmt::Display::fmt(level, f),
+            CompressionLevel::Auto => f.write_str("auto"),
+            CompressionLevel::Fixed(level) => fmt::Display::fmt(level, f),
         }
     }
 }
@@ -58,18 +58,20 @@ impl fmt::Display for Level {
 /// What was given is no compression level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a compression level; it is \"auto\" or a zstd level from -7 to 19")]
-pub struct ParseLevelError(String);
+pub struct ParseCompressionLevelError(String);
 
-impl FromStr for Level {
-    type Err = ParseLevelError;
+impl FromStr for CompressionLevel {
+    type Err = ParseCompressionLevelError;
 
-    fn from_str(text: &str) -> Result<Level, ParseLevelError> {
+    fn from_str(text: &str) -> Result<CompressionLevel, ParseCompressionLevelError> {
         if text == "auto" {
-            return Ok(Level::Auto);
+            return Ok(CompressionLevel::Auto);
         }
         match text.parse::<i32>() {
-            Ok(level) if level != 0 && (Level::FASTEST..=Level::BEST).contains(&level) => Ok(Level::Fixed(level)),
-            _ => Err(ParseLevelError(text.to_owned())),
+            Ok(level) if level != 0 && (CompressionLevel::FASTEST..=CompressionLevel::BEST).contains(&level) => {
+                Ok(CompressionLevel::Fixed(level))
+            }
+            _ => Err(ParseCompressionLevelError(text.to_owned())),
         }
     }
 }
@@ -79,7 +81,7 @@ impl FromStr for Level {
 /// Pure: the same observations give the same levels. Falling behind is answered at once, a step a time; being idle only after it has lasted,
 /// so that a short pause in a busy stream changes nothing.
 #[derive(Debug, Clone)]
-pub struct Adaptive {
+pub struct AdaptiveLevel {
     step: usize,
     idle: u32,
 }
@@ -92,17 +94,17 @@ const START: usize = 3;
 /// So many observations of a nearly empty queue in a row before it compresses better.
 const PATIENCE: u32 = 8;
 
-impl Default for Adaptive {
-    fn default() -> Adaptive {
-        Adaptive::new()
+impl Default for AdaptiveLevel {
+    fn default() -> AdaptiveLevel {
+        AdaptiveLevel::new()
     }
 }
 
-impl Adaptive {
+impl AdaptiveLevel {
     /// A controller that has seen nothing yet: zstd's level 1.
     #[must_use]
-    pub const fn new() -> Adaptive {
-        Adaptive { step: START, idle: 0 }
+    pub const fn new() -> AdaptiveLevel {
+        AdaptiveLevel { step: START, idle: 0 }
     }
 
     /// Takes note that `queued` of at most `capacity` items wait to be compressed; asked once an item.
@@ -124,18 +126,18 @@ impl Adaptive {
 
     /// The level for the next item.
     #[must_use]
-    pub fn level(&self) -> Level {
-        Level::Fixed(LADDER.get(self.step).copied().unwrap_or(DEFAULT))
+    pub fn level(&self) -> CompressionLevel {
+        CompressionLevel::Fixed(LADDER.get(self.step).copied().unwrap_or(DEFAULT))
     }
 }
 
 /// A compressor and the level it was last set to.
-type Kept = Option<(i32, Compressor<'static>)>;
+type CachedCompressor = Option<(i32, Compressor<'static>)>;
 
 /// zstd's contexts and a buffer, one set a thread: making them anew for each frame costs as much as compressing a small one.
 #[derive(Default)]
-struct Scratch {
-    compressor: Kept,
+struct ZstdScratch {
+    compressor: CachedCompressor,
     /// Whether this thread's last frame was stored as it is.
     noise: bool,
     decompressor: Option<Decompressor<'static>>,
@@ -143,11 +145,15 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    static SCRATCH: RefCell<ZstdScratch> = RefCell::new(ZstdScratch::default());
 }
 
 /// Compresses `plain` and hands the result to `then`: `Some` bytes, or `None` where compression does not pay and `plain` is to be stored.
-pub(super) fn compressed<R>(plain: &[u8], level: Level, then: impl FnOnce(Option<&[u8]>) -> R) -> io::Result<R> {
+pub(super) fn compressed<R>(
+    plain: &[u8],
+    level: CompressionLevel,
+    then: impl FnOnce(Option<&[u8]>) -> R,
+) -> io::Result<R> {
     SCRATCH.with_borrow_mut(|scratch| {
         let compressor = compressor(&mut scratch.compressor, level.zstd())?;
         scratch.buffer.clear();
@@ -169,7 +175,7 @@ pub(super) fn compressed<R>(plain: &[u8], level: Level, then: impl FnOnce(Option
     })
 }
 
-fn compressor(slot: &mut Kept, level: i32) -> io::Result<&mut Compressor<'static>> {
+fn compressor(slot: &mut CachedCompressor, level: i32) -> io::Result<&mut Compressor<'static>> {
     let fresh = match slot.take() {
         Some((used, kept)) if used == level => (used, kept),
         Some((_, mut kept)) => {
@@ -190,7 +196,7 @@ pub(super) fn decompressed<E>(
     fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
 ) -> Result<bool, E> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { decompressor, buffer, .. } = scratch;
+        let ZstdScratch { decompressor, buffer, .. } = scratch;
         if buffer.len() < len {
             buffer.resize(len, 0);
         }
@@ -206,32 +212,39 @@ pub(super) fn decompressed<E>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Adaptive, Level, compressed, decompressed};
+    use super::{AdaptiveLevel, CompressionLevel, compressed, decompressed};
 
     #[test]
     fn levels_are_read_as_written() {
-        for (text, level) in
-            [("auto", Level::Auto), ("-7", Level::Fixed(-7)), ("1", Level::Fixed(1)), ("19", Level::Fixed(19))]
-        {
-            assert_eq!(text.parse::<Level>().unwrap(), level);
+        for (text, level) in [
+            ("auto", CompressionLevel::Auto),
+            ("-7", CompressionLevel::Fixed(-7)),
+            ("1", CompressionLevel::Fixed(1)),
+            ("19", CompressionLevel::Fixed(19)),
+        ] {
+            assert_eq!(text.parse::<CompressionLevel>().unwrap(), level);
             assert_eq!(level.to_string(), text);
         }
         for wrong in ["", "0", "-8", "20", "fast", "1.5", "AUTO"] {
-            assert!(wrong.parse::<Level>().is_err(), "{wrong:?} was accepted");
+            assert!(wrong.parse::<CompressionLevel>().is_err(), "{wrong:?} was accepted");
         }
     }
 
     #[test]
     fn noise_is_stored_as_it_is() {
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(100_000);
-        assert!(compressed(&noise, Level::Auto, |smaller| smaller.is_none()).unwrap());
-        assert!(compressed(&[7; 100_000], Level::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100)).unwrap());
+        assert!(compressed(&noise, CompressionLevel::Auto, |smaller| smaller.is_none()).unwrap());
+        assert!(
+            compressed(&[7; 100_000], CompressionLevel::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100))
+                .unwrap()
+        );
     }
 
     #[test]
     fn after_noise_a_frame_is_compressed_all_the_same_if_that_pays() {
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(1 << 20);
-        let stored = |plain: &[u8]| compressed(plain, Level::Auto, |smaller| smaller.map(<[u8]>::len)).unwrap();
+        let stored =
+            |plain: &[u8]| compressed(plain, CompressionLevel::Auto, |smaller| smaller.map(<[u8]>::len)).unwrap();
         let text: Vec<u8> = (0..1 << 18_u32).flat_map(|n: u32| (n % 977).to_le_bytes()).collect();
         let alone = stored(&text);
         assert!(alone.is_some_and(|len| len < 1 << 19));
@@ -248,7 +261,7 @@ mod tests {
     #[test]
     fn a_level_of_its_own_does_not_stick_to_the_thread() {
         let text: Vec<u8> = (0..200_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
-        let at = |level| compressed(&text, Level::Fixed(level), |s| s.unwrap().to_vec()).unwrap();
+        let at = |level| compressed(&text, CompressionLevel::Fixed(level), |s| s.unwrap().to_vec()).unwrap();
         let (fast, best, again) = (at(-5), at(12), at(-5));
         assert!(best.len() < fast.len());
         assert_eq!(fast, again);
@@ -256,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_decompresses_to_another_length_is_refused() {
-        let stored = compressed(&[7; 1000], Level::Auto, |s| s.unwrap().to_vec()).unwrap();
+        let stored = compressed(&[7; 1000], CompressionLevel::Auto, |s| s.unwrap().to_vec()).unwrap();
         let try_len = |plain_len: usize| {
             let mut plain = vec![0; plain_len];
             let fill = |buffer: &mut [u8]| {
@@ -272,28 +285,28 @@ mod tests {
 
     #[test]
     fn behind_means_faster_and_idle_means_better() {
-        let mut adaptive = Adaptive::new();
-        assert_eq!(adaptive.level(), Level::Fixed(1));
+        let mut adaptive = AdaptiveLevel::new();
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(1));
         for _ in 0..3 {
             adaptive.observe(8, 8);
         }
-        assert_eq!(adaptive.level(), Level::Fixed(-5));
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(-5));
         adaptive.observe(8, 8);
-        assert_eq!(adaptive.level(), Level::Fixed(-5), "there is nothing faster");
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(-5), "there is nothing faster");
         for _ in 0..7 {
             adaptive.observe(0, 8);
         }
-        assert_eq!(adaptive.level(), Level::Fixed(-5), "a pause is not yet idleness");
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(-5), "a pause is not yet idleness");
         adaptive.observe(0, 8);
-        assert_eq!(adaptive.level(), Level::Fixed(-3));
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(-3));
         for _ in 0..100 {
             adaptive.observe(4, 8);
         }
-        assert_eq!(adaptive.level(), Level::Fixed(-3), "half full is just right");
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(-3), "half full is just right");
         for _ in 0..100 {
             adaptive.observe(0, 8);
         }
-        assert_eq!(adaptive.level(), Level::Fixed(3));
+        assert_eq!(adaptive.level(), CompressionLevel::Fixed(3));
     }
 
     trait TakeBytes {

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use super::keys::KeyId;
-use super::{Binding, Fault, Kind, Part};
+use super::keys::EpochKeyId;
+use super::{ObjectBinding, ObjectPart, OpenFault, SealedKind};
 
 /// How an object begins; the byte after it is the format's version.
 const MAGIC: [u8; 7] = *b"walkeep";
@@ -42,16 +42,16 @@ const COMPRESSED: u32 = 1 << 31;
 
 /// What an object begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
-    /// [`KeyId::NONE`] and `encrypted == false` come together.
-    pub(super) key: KeyId,
+pub(super) struct ObjectHeader {
+    pub(super) kind: SealedKind,
+    /// [`EpochKeyId::NONE`] and `encrypted == false` come together.
+    pub(super) key: EpochKeyId,
     pub(super) encrypted: bool,
     pub(super) frame_size: u32,
     pub(super) salt: [u8; 32],
 }
 
-impl Header {
+impl ObjectHeader {
     pub(super) fn to_bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         let fields = MAGIC.into_iter().chain([VERSION, self.kind.code(), u8::from(self.encrypted), 0, 0]);
@@ -60,63 +60,63 @@ impl Header {
         bytes
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Header, Fault> {
-        let magic: [u8; 7] = array(bytes, 0).ok_or(Fault::NotSealed)?;
+    pub(super) fn parse(bytes: &[u8]) -> Result<ObjectHeader, OpenFault> {
+        let magic: [u8; 7] = array(bytes, 0).ok_or(OpenFault::NotSealed)?;
         if magic != MAGIC {
-            return Err(Fault::NotSealed);
+            return Err(OpenFault::NotSealed);
         }
-        let damaged = Fault::Damaged(Part::Header);
+        let damaged = OpenFault::Damaged(ObjectPart::Header);
         let [version, kind, cipher, zero, zero_too]: [u8; 5] = array(bytes, 7).ok_or(damaged)?;
         if version != VERSION {
-            return Err(Fault::Newer(version));
+            return Err(OpenFault::Newer(version));
         }
         let frame_size = number(bytes, 12).ok_or(damaged)?;
-        let key = KeyId::from_bytes(array(bytes, 16).ok_or(damaged)?);
+        let key = EpochKeyId::from_bytes(array(bytes, 16).ok_or(damaged)?);
         let salt = array(bytes, 32).ok_or(damaged)?;
-        let kind = Kind::from_code(kind).ok_or(damaged)?;
+        let kind = SealedKind::from_code(kind).ok_or(damaged)?;
         let sound = cipher <= 1
             && (zero, zero_too) == (0, 0)
-            && (cipher == 1) == (key != KeyId::NONE)
+            && (cipher == 1) == (key != EpochKeyId::NONE)
             && (MIN_FRAME..=MAX_FRAME).contains(&frame_size)
             && frame_size.is_power_of_two();
-        if sound { Ok(Header { kind, key, encrypted: cipher == 1, frame_size, salt }) } else { Err(damaged) }
+        if sound { Ok(ObjectHeader { kind, key, encrypted: cipher == 1, frame_size, salt }) } else { Err(damaged) }
     }
 
     /// What every tag of the object authenticates beside its own part: the header, and through `binding` the object's name.
-    pub(super) fn context(&self, binding: &Binding) -> [u8; 32] {
+    pub(super) fn context(&self, binding: &ObjectBinding) -> [u8; 32] {
         Sha256::new().chain_update(self.to_bytes()).chain_update(binding.subject().as_bytes()).finalize().into()
     }
 }
 
 /// A length as stored, and whether what it counts was compressed before it was encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredLen {
     pub(super) len: u32,
     pub(super) compressed: bool,
 }
 
-impl Stored {
+impl StoredLen {
     fn to_bits(self) -> u32 {
         self.len & !COMPRESSED | if self.compressed { COMPRESSED } else { 0 }
     }
 
-    fn from_bits(bits: u32) -> Stored {
-        Stored { len: bits & !COMPRESSED, compressed: bits & COMPRESSED != 0 }
+    fn from_bits(bits: u32) -> StoredLen {
+        StoredLen { len: bits & !COMPRESSED, compressed: bits & COMPRESSED != 0 }
     }
 }
 
 /// An entry of the frame table, with what follows from its place in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Frame {
+pub(super) struct FrameEntry {
     /// Where the frame's stored bytes begin in the object.
     pub(super) offset: u64,
-    pub(super) stored: Stored,
+    pub(super) stored: StoredLen,
     pub(super) crc: u32,
     pub(super) plain_len: u32,
     pub(super) last: bool,
 }
 
-impl Frame {
+impl FrameEntry {
     /// The frame's stored bytes, within the object.
     pub(super) fn range(&self) -> Range<u64> {
         self.offset..self.offset.saturating_add(u64::from(self.stored.len))
@@ -144,23 +144,23 @@ pub(super) fn frame_count(plain_len: u64, frame_size: u32) -> u64 {
 }
 
 /// The frame table as bytes.
-pub(super) fn table_bytes(frames: &[Frame]) -> Vec<u8> {
+pub(super) fn table_bytes(frames: &[FrameEntry]) -> Vec<u8> {
     frames.iter().flat_map(|frame| [frame.stored.to_bits(), frame.crc]).flat_map(u32::to_le_bytes).collect()
 }
 
 /// What an object ends with.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Footer {
-    pub(super) header: Header,
+pub(super) struct ObjectFooter {
+    pub(super) header: ObjectHeader,
     pub(super) frames: u32,
-    pub(super) trailer: Stored,
+    pub(super) trailer: StoredLen,
     pub(super) trailer_plain: u32,
     /// CRC-32 of frame table and trailer.
     pub(super) crc: u32,
     pub(super) plain_len: u64,
 }
 
-impl Footer {
+impl ObjectFooter {
     pub(super) fn to_bytes(&self) -> [u8; FOOTER] {
         let mut bytes = [0; FOOTER];
         let fields = self.header.to_bytes().into_iter().chain(self.frames.to_le_bytes());
@@ -175,26 +175,26 @@ impl Footer {
     }
 
     /// Reads the last [`FOOTER`] bytes of an object of `object_len` bytes. What it returns fits the object's length and the limits of its kind.
-    pub(super) fn parse(bytes: &[u8], object_len: u64) -> Result<Footer, Fault> {
-        let damaged = Fault::Damaged(Part::Footer);
+    pub(super) fn parse(bytes: &[u8], object_len: u64) -> Result<ObjectFooter, OpenFault> {
+        let damaged = OpenFault::Damaged(ObjectPart::Footer);
         if array(bytes, FOOTER - 4) != Some(END) || bytes.len() != FOOTER {
-            return Err(Fault::NoEnd);
+            return Err(OpenFault::NoEnd);
         }
         let covered = bytes.get(..FOOTER - 8).ok_or(damaged)?;
         if number(bytes, FOOTER - 8) != Some(crc32fast::hash(covered)) {
             return Err(damaged);
         }
-        let header = Header::parse(bytes)?;
-        let footer = Footer {
+        let header = ObjectHeader::parse(bytes)?;
+        let footer = ObjectFooter {
             frames: number(bytes, 64).ok_or(damaged)?,
-            trailer: Stored::from_bits(number(bytes, 68).ok_or(damaged)?),
+            trailer: StoredLen::from_bits(number(bytes, 68).ok_or(damaged)?),
             trailer_plain: number(bytes, 72).ok_or(damaged)?,
             crc: number(bytes, 76).ok_or(damaged)?,
             plain_len: array(bytes, 80).map(u64::from_le_bytes).ok_or(damaged)?,
             header,
         };
         if footer.plain_len > footer.header.kind.max_len() {
-            return Err(Fault::TooLarge { len: footer.plain_len, max: footer.header.kind.max_len() });
+            return Err(OpenFault::TooLarge { len: footer.plain_len, max: footer.header.kind.max_len() });
         }
         let sound = u64::from(footer.frames) == frame_count(footer.plain_len, footer.header.frame_size)
             && usize::try_from(footer.trailer.len).is_ok_and(|len| len <= MAX_TRAILER)
@@ -221,12 +221,12 @@ impl Footer {
     }
 
     /// The frame table, read; refuses one whose frames do not fill the object from the header to the table.
-    pub(super) fn frames(&self, table: &[u8], object_len: u64) -> Result<Vec<Frame>, Fault> {
-        let damaged = Fault::Damaged(Part::Trailer);
+    pub(super) fn frames(&self, table: &[u8], object_len: u64) -> Result<Vec<FrameEntry>, OpenFault> {
+        let damaged = OpenFault::Damaged(ObjectPart::Trailer);
         let mut frames = Vec::with_capacity(table.len() / ENTRY);
         let mut offset = HEADER as u64;
         for (index, entry) in table.chunks_exact(ENTRY).enumerate() {
-            let stored = Stored::from_bits(number(entry, 0).ok_or(damaged)?);
+            let stored = StoredLen::from_bits(number(entry, 0).ok_or(damaged)?);
             let plain_len = frame_len(self.plain_len, self.header.frame_size, index as u64);
             let crc = number(entry, 4).ok_or(damaged)?;
             let last = index.saturating_add(1) as u64 == u64::from(self.frames);
@@ -234,10 +234,10 @@ impl Footer {
             if stored.len > plain_len.saturating_add(TAG) {
                 return Err(damaged);
             }
-            frames.push(Frame { offset, stored, crc, plain_len, last });
+            frames.push(FrameEntry { offset, stored, crc, plain_len, last });
             offset = offset.saturating_add(u64::from(stored.len));
         }
-        if offset.saturating_add(self.tail_len()) == object_len { Ok(frames) } else { Err(Fault::NoEnd) }
+        if offset.saturating_add(self.tail_len()) == object_len { Ok(frames) } else { Err(OpenFault::NoEnd) }
     }
 }
 

@@ -21,10 +21,10 @@ pub mod keys;
 
 use std::fmt;
 
-pub use compress::Level;
+pub use compress::CompressionLevel;
 pub use frame_table::{END, MAX_FRAME, MAX_TRAILER, MIN_FRAME};
-pub use keys::{KeyId, KeyRing, Protection};
-pub use opening::{Checked, Opened, Suffix, Trailer, check, open, read_trailer};
+pub use keys::{EpochKeyId, KeyRing, ObjectEncryption};
+pub use opening::{CheckedObject, OpenedObject, SuffixOutcome, Trailer, check, open, read_trailer};
 pub use sealing::{SealError, SealSpec, SealedObject, seal, seal_with};
 
 #[doc(hidden)]
@@ -32,7 +32,7 @@ pub use opening::fuzz::fuzz;
 
 /// What an object is. An object of one kind never opens as another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
+pub enum SealedKind {
     /// A whole WAL segment.
     Wal,
     /// Another file of `archive_command`: history, `.partial`, `.backup`, or a name walkeep doesn't know.
@@ -61,43 +61,43 @@ pub enum Kind {
     Piece,
 }
 
-impl Kind {
-    const ALL: [Kind; 13] = [
-        Kind::Wal,
-        Kind::WalFile,
-        Kind::Cluster,
-        Kind::Manifest,
-        Kind::Pack,
-        Kind::Gap,
-        Kind::Probe,
-        Kind::RdbPart,
-        Kind::Snapshot,
-        Kind::Commands,
-        Kind::Instance,
-        Kind::Names,
-        Kind::Piece,
+impl SealedKind {
+    const ALL: [SealedKind; 13] = [
+        SealedKind::Wal,
+        SealedKind::WalFile,
+        SealedKind::Cluster,
+        SealedKind::Manifest,
+        SealedKind::Pack,
+        SealedKind::Gap,
+        SealedKind::Probe,
+        SealedKind::RdbPart,
+        SealedKind::Snapshot,
+        SealedKind::Commands,
+        SealedKind::Instance,
+        SealedKind::Names,
+        SealedKind::Piece,
     ];
 
     const fn code(self) -> u8 {
         match self {
-            Kind::Wal => 1,
-            Kind::WalFile => 2,
-            Kind::Cluster => 3,
-            Kind::Manifest => 4,
-            Kind::Pack => 5,
-            Kind::Gap => 6,
-            Kind::Probe => 7,
-            Kind::RdbPart => 8,
-            Kind::Snapshot => 9,
-            Kind::Commands => 10,
-            Kind::Instance => 11,
-            Kind::Names => 12,
-            Kind::Piece => 13,
+            SealedKind::Wal => 1,
+            SealedKind::WalFile => 2,
+            SealedKind::Cluster => 3,
+            SealedKind::Manifest => 4,
+            SealedKind::Pack => 5,
+            SealedKind::Gap => 6,
+            SealedKind::Probe => 7,
+            SealedKind::RdbPart => 8,
+            SealedKind::Snapshot => 9,
+            SealedKind::Commands => 10,
+            SealedKind::Instance => 11,
+            SealedKind::Names => 12,
+            SealedKind::Piece => 13,
         }
     }
 
-    fn from_code(code: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.code() == code)
+    fn from_code(code: u8) -> Option<SealedKind> {
+        SealedKind::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
     /// The longest plaintext an object of this kind may have; nothing longer is sealed, and a hostile object cannot claim more memory.
@@ -105,59 +105,59 @@ impl Kind {
     pub const fn max_len(self) -> u64 {
         match self {
             // PostgreSQL's largest segment; a `.partial` is as long.
-            Kind::Wal | Kind::WalFile | Kind::Piece => 1 << 30,
+            SealedKind::Wal | SealedKind::WalFile | SealedKind::Piece => 1 << 30,
             // 32 bytes and a little for each chunk: some 20 TB at 256 KiB a chunk.
-            Kind::Manifest => 4 << 30,
-            Kind::Pack => 256 << 20,
-            Kind::RdbPart => 64 << 20,
+            SealedKind::Manifest => 4 << 30,
+            SealedKind::Pack => 256 << 20,
+            SealedKind::RdbPart => 64 << 20,
             // A hundred bytes for each 64 MiB.
-            Kind::Snapshot => 64 << 20,
+            SealedKind::Snapshot => 64 << 20,
             // The stream is cut between commands, and a value may have 512 MiB as servers come.
-            Kind::Commands => 1 << 30,
+            SealedKind::Commands => 1 << 30,
             // Some 150 bytes a relation: seven million of them.
-            Kind::Names => 1 << 30,
-            Kind::Cluster | Kind::Gap | Kind::Probe | Kind::Instance => 1 << 20,
+            SealedKind::Names => 1 << 30,
+            SealedKind::Cluster | SealedKind::Gap | SealedKind::Probe | SealedKind::Instance => 1 << 20,
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SealedKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Wal => "WAL segment",
-            Kind::WalFile => "WAL file",
-            Kind::Cluster => "cluster description",
-            Kind::Manifest => "backup manifest",
-            Kind::Pack => "pack",
-            Kind::Gap => "gap record",
-            Kind::Probe => "probe",
-            Kind::RdbPart => "part of a Redis snapshot",
-            Kind::Snapshot => "Redis snapshot",
-            Kind::Commands => "Redis command stream",
-            Kind::Instance => "instance description",
-            Kind::Piece => "piece of WAL",
-            Kind::Names => "list of names",
+            SealedKind::Wal => "WAL segment",
+            SealedKind::WalFile => "WAL file",
+            SealedKind::Cluster => "cluster description",
+            SealedKind::Manifest => "backup manifest",
+            SealedKind::Pack => "pack",
+            SealedKind::Gap => "gap record",
+            SealedKind::Probe => "probe",
+            SealedKind::RdbPart => "part of a Redis snapshot",
+            SealedKind::Snapshot => "Redis snapshot",
+            SealedKind::Commands => "Redis command stream",
+            SealedKind::Instance => "instance description",
+            SealedKind::Piece => "piece of WAL",
+            SealedKind::Names => "list of names",
         })
     }
 }
 
 /// What an object is and where it belongs; authenticated with every part of it, so that an object moved to another name does not open.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Binding {
-    kind: Kind,
+pub struct ObjectBinding {
+    kind: SealedKind,
     subject: String,
 }
 
-impl Binding {
+impl ObjectBinding {
     /// The binding of the object of this kind under this name. Names are the repository's keys.
     #[must_use]
-    pub fn new(kind: Kind, subject: impl Into<String>) -> Binding {
-        Binding { kind, subject: subject.into() }
+    pub fn new(kind: SealedKind, subject: impl Into<String>) -> ObjectBinding {
+        ObjectBinding { kind, subject: subject.into() }
     }
 
     /// What the object is.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> SealedKind {
         self.kind
     }
 
@@ -168,7 +168,7 @@ impl Binding {
     }
 }
 
-impl fmt::Display for Binding {
+impl fmt::Display for ObjectBinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.subject)
     }
@@ -176,7 +176,7 @@ impl fmt::Display for Binding {
 
 /// A part of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part {
+pub enum ObjectPart {
     /// The first bytes.
     Header,
     /// The frame of this number, from 0.
@@ -189,21 +189,21 @@ pub enum Part {
     Whole,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for ObjectPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Part::Header => f.write_str("header"),
-            Part::Frame(number) => write!(f, "frame {number}"),
-            Part::Trailer => f.write_str("trailer"),
-            Part::Footer => f.write_str("footer"),
-            Part::Whole => f.write_str("content"),
+            ObjectPart::Header => f.write_str("header"),
+            ObjectPart::Frame(number) => write!(f, "frame {number}"),
+            ObjectPart::Trailer => f.write_str("trailer"),
+            ObjectPart::Footer => f.write_str("footer"),
+            ObjectPart::Whole => f.write_str("content"),
         }
     }
 }
 
 /// Why an object does not open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Fault {
+pub enum OpenFault {
     /// It does not begin like a sealed object.
     #[error("it is not a sealed object; something else was put in its place")]
     NotSealed,
@@ -215,16 +215,16 @@ pub enum Fault {
     NoEnd,
     /// Bytes have changed: a checksum does not match.
     #[error("its {0} is damaged; restore it from another repository or a copy")]
-    Damaged(Part),
+    Damaged(ObjectPart),
     /// The checksums match, the tag does not: not written under this name with this key.
     #[error("its {0} is not authentic: it was forged, moved from another name, or written with another key")]
-    NotAuthentic(Part),
+    NotAuthentic(ObjectPart),
     /// It is of another kind than was asked for.
     #[error("it is a {0}; it was moved from another name")]
-    WrongKind(Kind),
+    WrongKind(SealedKind),
     /// Its key is not in the ring.
     #[error("it is encrypted with key {0}, which this repository's keys/ does not have; restore that key object")]
-    UnknownKey(KeyId),
+    UnknownKey(EpochKeyId),
     /// It is encrypted and the repository is not.
     #[error("it is encrypted, but the repository is set up without encryption; check the repository's address")]
     Encrypted,
@@ -252,7 +252,7 @@ pub enum Fault {
 #[error("{binding} does not open: {fault}")]
 pub struct OpenError {
     /// What was to be opened.
-    pub binding: Binding,
+    pub binding: ObjectBinding,
     /// Why it does not.
-    pub fault: Fault,
+    pub fault: OpenFault,
 }

@@ -5,20 +5,22 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::cipher::{Mismatch, ObjectCipher, Sealed};
-use super::compress::{Level, compressed};
-use super::frame_table::{Footer, Frame, Header, MAX_FRAME, MAX_TRAILER, MIN_FRAME, Stored, frame_count, frame_len};
-use super::keys::{KeyId, NoRandomness, Protection, random};
-use super::{Binding, content_hash, frame_table};
+use super::cipher::{ObjectCipher, SealedPart, TagMismatchError};
+use super::compress::{CompressionLevel, compressed};
+use super::frame_table::{
+    FrameEntry, MAX_FRAME, MAX_TRAILER, MIN_FRAME, ObjectFooter, ObjectHeader, StoredLen, frame_count, frame_len,
+};
+use super::keys::{EpochKeyId, ObjectEncryption, RandomnessError, random};
+use super::{ObjectBinding, content_hash, frame_table};
 use crate::base::scoped_threads;
 
 /// How to seal one object.
 #[derive(Clone, Copy, Debug)]
 pub struct SealSpec<'a> {
     /// What it is, and its name.
-    pub binding: &'a Binding,
+    pub binding: &'a ObjectBinding,
     /// How hard to compress.
-    pub level: Level,
+    pub level: CompressionLevel,
     /// Plaintext bytes a frame: a power of two from [`MIN_FRAME`] to [`MAX_FRAME`]. Smaller frames read faster at random and compress worse: 3 % worse
     /// at 1 MiB than in one piece, on WAL.
     pub frame_size: u32,
@@ -35,10 +37,17 @@ impl<'a> SealSpec<'a> {
     /// The usual frame, 1 MiB.
     pub const FRAME: u32 = 1 << 20;
 
-    /// The usual: level [`Level::Auto`], frames of 1 MiB, no metadata, the calling thread alone.
+    /// The usual: level [`CompressionLevel::Auto`], frames of 1 MiB, no metadata, the calling thread alone.
     #[must_use]
-    pub const fn new(binding: &'a Binding) -> SealSpec<'a> {
-        SealSpec { binding, level: Level::Auto, frame_size: SealSpec::FRAME, metadata: &[], threads: 1, content: true }
+    pub const fn new(binding: &'a ObjectBinding) -> SealSpec<'a> {
+        SealSpec {
+            binding,
+            level: CompressionLevel::Auto,
+            frame_size: SealSpec::FRAME,
+            metadata: &[],
+            threads: 1,
+            content: true,
+        }
     }
 }
 
@@ -70,7 +79,7 @@ pub enum SealError {
     #[error("{binding} would hold {len} bytes; at most {max} are allowed")]
     TooLarge {
         /// What it was to be.
-        binding: Binding,
+        binding: ObjectBinding,
         /// What was given.
         len: u64,
         /// What is allowed.
@@ -80,7 +89,7 @@ pub enum SealError {
     #[error("{binding} would have {len} bytes of metadata; at most {MAX_TRAILER} are allowed")]
     MetadataTooLarge {
         /// What it was to be.
-        binding: Binding,
+        binding: ObjectBinding,
         /// What was given.
         len: usize,
     },
@@ -89,18 +98,18 @@ pub enum SealError {
     FrameSize(u32),
     /// No random numbers for the salt.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RandomnessError),
     /// zstd failed; it does so when memory runs out.
     #[error("{binding} cannot be compressed")]
     Compress {
         /// What it was to be.
-        binding: Binding,
+        binding: ObjectBinding,
         /// zstd's word.
         source: io::Error,
     },
     /// The cipher refused, which no length within the limits makes it do.
     #[error("{0} cannot be encrypted")]
-    Encrypt(Binding),
+    Encrypt(ObjectBinding),
 }
 
 /// Seals `plain`, given in as many pieces as there are; nothing is copied but what straddles two pieces.
@@ -109,7 +118,7 @@ pub enum SealError {
 ///
 /// # Errors
 /// [`SealError`]: beyond the limits, or the system is out of memory or random numbers.
-pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &Protection) -> Result<SealedObject, SealError> {
+pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &ObjectEncryption) -> Result<SealedObject, SealError> {
     seal_salted(plain, spec, protection, random()?)
 }
 
@@ -121,7 +130,7 @@ pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &Protection) -> Re
 pub fn seal_with(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
-    protection: &Protection,
+    protection: &ObjectEncryption,
     metadata: impl FnOnce([u8; 32]) -> Vec<u8>,
 ) -> Result<SealedObject, SealError> {
     let salt = random()?;
@@ -132,7 +141,7 @@ pub fn seal_with(
 pub(super) fn seal_salted(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
-    protection: &Protection,
+    protection: &ObjectEncryption,
     salt: [u8; 32],
 ) -> Result<SealedObject, SealError> {
     check_metadata(spec.metadata.len(), spec)?;
@@ -142,18 +151,20 @@ pub(super) fn seal_salted(
 fn seal_parts<'m>(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
-    protection: &Protection,
+    protection: &ObjectEncryption,
     salt: [u8; 32],
     metadata: impl FnOnce([u8; 32]) -> Cow<'m, [u8]>,
 ) -> Result<SealedObject, SealError> {
-    let pieces = Pieces::new(plain);
+    let pieces = PlaintextParts::new(plain);
     check_limits(pieces.len, spec)?;
     let (key, cipher) = match protection {
-        Protection::Encrypted(ring) => (ring.current().0, ObjectCipher::of_object(ring.current().1.secret(), &salt)),
-        Protection::None => (KeyId::NONE, ObjectCipher::Clear),
+        ObjectEncryption::Encrypted(ring) => {
+            (ring.current().0, ObjectCipher::of_object(ring.current().1.secret(), &salt))
+        }
+        ObjectEncryption::None => (EpochKeyId::NONE, ObjectCipher::Clear),
     };
-    let encrypted = matches!(protection, Protection::Encrypted(_));
-    let header = Header { kind: spec.binding.kind(), key, encrypted, frame_size: spec.frame_size, salt };
+    let encrypted = matches!(protection, ObjectEncryption::Encrypted(_));
+    let header = ObjectHeader { kind: spec.binding.kind(), key, encrypted, frame_size: spec.frame_size, salt };
     let hashed = spec.content || !encrypted;
     let sealer = Sealer { spec, cipher, context: header.context(spec.binding), pieces, hashed };
 
@@ -167,7 +178,7 @@ fn seal_parts<'m>(
             content_hash::root(&values, sealer.pieces.len, spec.frame_size)
         }
     };
-    let frames: Vec<Frame> = sealed.iter().map(|sealed| sealed.frame).collect();
+    let frames: Vec<FrameEntry> = sealed.iter().map(|sealed| sealed.frame).collect();
     let table = frame_table::table_bytes(&frames);
     let metadata = metadata(content);
     check_metadata(metadata.len(), spec)?;
@@ -205,12 +216,12 @@ struct Sealer<'a> {
     spec: &'a SealSpec<'a>,
     cipher: ObjectCipher,
     context: [u8; 32],
-    pieces: Pieces<'a>,
+    pieces: PlaintextParts<'a>,
     hashed: bool,
 }
 
 struct SealedFrame {
-    frame: Frame,
+    frame: FrameEntry,
     bytes: Bytes,
     /// The BLAKE3 of an only frame; else its value in the tree.
     content: [u8; 32],
@@ -235,29 +246,31 @@ impl Sealer<'_> {
         };
         let last = index.saturating_add(1) == count;
         let bytes = self.encrypt(&plain, |stored, bytes| {
-            let frame = Frame { offset: 0, stored, crc: 0, plain_len, last };
-            self.cipher.seal(Sealed::Frame(number), &frame.associated(&self.context, number), bytes).map(|b| (frame, b))
+            let frame = FrameEntry { offset: 0, stored, crc: 0, plain_len, last };
+            self.cipher
+                .seal(SealedPart::Frame(number), &frame.associated(&self.context, number), bytes)
+                .map(|b| (frame, b))
         });
         let (frame, bytes) = bytes?;
-        let stored = Stored { len: stored_len(&bytes), ..frame.stored };
-        let frame = Frame { stored, crc: crc32fast::hash(&bytes), ..frame };
+        let stored = StoredLen { len: stored_len(&bytes), ..frame.stored };
+        let frame = FrameEntry { stored, crc: crc32fast::hash(&bytes), ..frame };
         Ok(SealedFrame { frame, bytes: bytes.into(), content })
     }
 
     /// Frame table, trailer and footer.
-    fn tail(&self, header: Header, table: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    fn tail(&self, header: ObjectHeader, table: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let (mut footer, trailer) = self.encrypt(plain, |stored, bytes| {
-            let len = bytes.len().saturating_add(self.cipher.growth(Sealed::Trailer));
-            let footer = Footer {
+            let len = bytes.len().saturating_add(self.cipher.growth(SealedPart::Trailer));
+            let footer = ObjectFooter {
                 header: header.clone(),
                 frames: u32::try_from(table.len() / frame_table::ENTRY).unwrap_or(u32::MAX),
-                trailer: Stored { len: u32::try_from(len).unwrap_or(u32::MAX), ..stored },
+                trailer: StoredLen { len: u32::try_from(len).unwrap_or(u32::MAX), ..stored },
                 trailer_plain: u32::try_from(plain.len()).unwrap_or(u32::MAX),
                 crc: 0,
                 plain_len: self.pieces.len,
             };
             let associated = footer.associated(&self.context, table);
-            self.cipher.seal(Sealed::Trailer, &associated, bytes).map(|sealed| (footer, sealed))
+            self.cipher.seal(SealedPart::Trailer, &associated, bytes).map(|sealed| (footer, sealed))
         })?;
         let mut tail =
             Vec::with_capacity(table.len().saturating_add(trailer.len()).saturating_add(frame_table::FOOTER));
@@ -272,10 +285,10 @@ impl Sealer<'_> {
     fn encrypt<R>(
         &self,
         plain: &[u8],
-        seal: impl FnOnce(Stored, &[u8]) -> Result<R, Mismatch>,
+        seal: impl FnOnce(StoredLen, &[u8]) -> Result<R, TagMismatchError>,
     ) -> Result<R, SealError> {
         let sealed = compressed(plain, self.spec.level, |smaller| {
-            let stored = Stored { len: 0, compressed: smaller.is_some() };
+            let stored = StoredLen { len: 0, compressed: smaller.is_some() };
             seal(stored, smaller.unwrap_or(plain))
         });
         sealed
@@ -289,21 +302,21 @@ fn stored_len(bytes: &[u8]) -> u32 {
 }
 
 /// A plaintext in pieces, as one.
-struct Pieces<'a> {
+struct PlaintextParts<'a> {
     /// Each piece with the offset it begins at.
     pieces: Vec<(u64, &'a [u8])>,
     len: u64,
 }
 
-impl<'a> Pieces<'a> {
-    fn new(plain: &[&'a [u8]]) -> Pieces<'a> {
+impl<'a> PlaintextParts<'a> {
+    fn new(plain: &[&'a [u8]]) -> PlaintextParts<'a> {
         let mut len = 0_u64;
         let mut pieces = Vec::with_capacity(plain.len());
         for piece in plain.iter().filter(|piece| !piece.is_empty()) {
             pieces.push((len, *piece));
             len = len.saturating_add(piece.len() as u64);
         }
-        Pieces { pieces, len }
+        PlaintextParts { pieces, len }
     }
 
     /// `len` bytes from `offset`, which lie within the whole; borrowed if they lie within one piece.

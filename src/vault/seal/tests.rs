@@ -2,19 +2,19 @@
 
 use proptest::prelude::*;
 
-use super::keys::{EpochKey, KeyId, KeyRing};
+use super::keys::{EpochKey, EpochKeyId, KeyRing};
 use super::sealing::seal_salted;
 use super::{
-    Binding, Fault, Kind, Level, OpenError, Opened, Part, Protection, SealError, SealSpec, Suffix, Trailer, check,
-    open, read_trailer, seal,
+    CompressionLevel, ObjectBinding, ObjectEncryption, ObjectPart, OpenError, OpenFault, OpenedObject, SealError,
+    SealSpec, SealedKind, SuffixOutcome, Trailer, check, open, read_trailer, seal,
 };
 
-fn ring(byte: u8) -> Protection {
-    Protection::Encrypted(KeyRing::new(KeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
+fn ring(byte: u8) -> ObjectEncryption {
+    ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
 }
 
-fn binding() -> Binding {
-    Binding::new(Kind::Wal, "main/wal/00000001/00000000/000000010000000000000007")
+fn binding() -> ObjectBinding {
+    ObjectBinding::new(SealedKind::Wal, "main/wal/00000001/00000000/000000010000000000000007")
 }
 
 /// Half text, half noise, so that both stored and compressed frames occur.
@@ -24,30 +24,30 @@ fn plain(len: usize) -> Vec<u8> {
     noise.iter().enumerate().map(|(at, byte)| if at / 4096 % 2 == 0 { (at / 64) as u8 } else { *byte }).collect()
 }
 
-fn sealed(plain: &[u8], protection: &Protection) -> Vec<u8> {
+fn sealed(plain: &[u8], protection: &ObjectEncryption) -> Vec<u8> {
     let binding = binding();
     let spec = SealSpec { frame_size: 4096, metadata: b"about it", threads: 2, ..SealSpec::new(&binding) };
     seal(&[plain], &spec, protection).unwrap().to_bytes().to_vec()
 }
 
-fn opened(object: &[u8], protection: &Protection) -> Result<Opened, OpenError> {
+fn opened(object: &[u8], protection: &ObjectEncryption) -> Result<OpenedObject, OpenError> {
     open(object, &binding(), protection, 2)
 }
 
-fn fault(object: &[u8], protection: &Protection) -> Fault {
+fn fault(object: &[u8], protection: &ObjectEncryption) -> OpenFault {
     opened(object, protection).unwrap_err().fault
 }
 
-fn trailer(object: &[u8], protection: &Protection) -> Box<Trailer> {
+fn trailer(object: &[u8], protection: &ObjectEncryption) -> Box<Trailer> {
     match read_trailer(object, object.len() as u64, &binding(), protection).unwrap() {
-        Suffix::Ready(trailer) => trailer,
-        Suffix::NeedMore(more) => panic!("the whole object is not enough: {more}"),
+        SuffixOutcome::Ready(trailer) => trailer,
+        SuffixOutcome::NeedMore(more) => panic!("the whole object is not enough: {more}"),
     }
 }
 
 #[test]
 fn gives_back_what_was_sealed() {
-    for protection in [ring(1), Protection::None] {
+    for protection in [ring(1), ObjectEncryption::None] {
         for len in [0, 1, 4095, 4096, 4097, 8192, 20_000, 100_000] {
             let plain = plain(len);
             let object = sealed(&plain, &protection);
@@ -58,7 +58,7 @@ fn gives_back_what_was_sealed() {
             let checked = check(&object).unwrap();
             assert_eq!(
                 (checked.kind, checked.plain_len, checked.key),
-                (Kind::Wal, len as u64, protection.current_id())
+                (SealedKind::Wal, len as u64, protection.current_id())
             );
         }
     }
@@ -68,7 +68,7 @@ fn gives_back_what_was_sealed() {
 fn the_content_hash_may_be_left_out_where_tags_say_as_much() {
     let (plain, binding) = (plain(20_000), binding());
     let spec = SealSpec { content: false, frame_size: 4096, ..SealSpec::new(&binding) };
-    for (protection, left_out) in [(ring(1), true), (Protection::None, false)] {
+    for (protection, left_out) in [(ring(1), true), (ObjectEncryption::None, false)] {
         let object = seal(&[&plain], &spec, &protection).unwrap();
         assert_eq!(object.content == [0; 32], left_out);
         let opened = opened(&object.to_bytes(), &protection).unwrap();
@@ -78,7 +78,7 @@ fn the_content_hash_may_be_left_out_where_tags_say_as_much() {
 
 #[test]
 fn any_flipped_bit_is_found() {
-    for protection in [ring(1), Protection::None] {
+    for protection in [ring(1), ObjectEncryption::None] {
         let mut object = sealed(&plain(4396), &protection);
         for bit in 0..object.len() * 8 {
             object[bit / 8] ^= 1 << (bit % 8);
@@ -91,7 +91,7 @@ fn any_flipped_bit_is_found() {
 
 #[test]
 fn any_cut_or_addition_is_found() {
-    for protection in [ring(1), Protection::None] {
+    for protection in [ring(1), ObjectEncryption::None] {
         let object = sealed(&plain(4396), &protection);
         for len in 0..object.len() {
             assert!(opened(&object[..len], &protection).is_err(), "cut to {len}");
@@ -120,19 +120,19 @@ fn reordered_and_exchanged_frames_are_found_behind_mended_checksums() {
     let mut swapped = one.clone();
     swapped[frame(1)].copy_from_slice(&one[frame(2)]);
     swapped[frame(2)].copy_from_slice(&one[frame(1)]);
-    assert_eq!(fault(&swapped, &ring(1)), Fault::Damaged(Part::Frame(1)));
+    assert_eq!(fault(&swapped, &ring(1)), OpenFault::Damaged(ObjectPart::Frame(1)));
     swapped[entry(1)].copy_from_slice(&one[entry(2)]);
     swapped[entry(2)].copy_from_slice(&one[entry(1)]);
     mend(&mut swapped);
     check(&swapped).unwrap();
-    assert_eq!(fault(&swapped, &ring(1)), Fault::NotAuthentic(Part::Trailer));
+    assert_eq!(fault(&swapped, &ring(1)), OpenFault::NotAuthentic(ObjectPart::Trailer));
 
     let mut exchanged = one.clone();
     exchanged[frame(3)].copy_from_slice(&two[frame(3)]);
     exchanged[entry(3)].copy_from_slice(&two[entry(3)]);
     mend(&mut exchanged);
     check(&exchanged).unwrap();
-    assert_eq!(fault(&exchanged, &ring(1)), Fault::NotAuthentic(Part::Trailer));
+    assert_eq!(fault(&exchanged, &ring(1)), OpenFault::NotAuthentic(ObjectPart::Trailer));
 
     // By a range request the frames are read without the rest: their own tags find it.
     let good = trailer(&one, &ring(1));
@@ -156,24 +156,28 @@ fn mend(object: &mut [u8]) {
 
 #[test]
 fn an_object_opens_under_its_own_name_and_key_alone() {
-    for protection in [ring(1), Protection::None] {
+    for protection in [ring(1), ObjectEncryption::None] {
         let object = sealed(&plain(9000), &protection);
-        let moved = Binding::new(Kind::Wal, "main/wal/00000001/00000000/000000010000000000000008");
-        assert_eq!(open(&object, &moved, &protection, 1).unwrap_err().fault, Fault::NotAuthentic(Part::Trailer));
-        let other = Binding::new(Kind::Pack, binding().subject());
-        assert_eq!(open(&object, &other, &protection, 1).unwrap_err().fault, Fault::WrongKind(Kind::Wal));
+        let moved = ObjectBinding::new(SealedKind::Wal, "main/wal/00000001/00000000/000000010000000000000008");
+        assert_eq!(
+            open(&object, &moved, &protection, 1).unwrap_err().fault,
+            OpenFault::NotAuthentic(ObjectPart::Trailer)
+        );
+        let other = ObjectBinding::new(SealedKind::Pack, binding().subject());
+        assert_eq!(open(&object, &other, &protection, 1).unwrap_err().fault, OpenFault::WrongKind(SealedKind::Wal));
     }
     let object = sealed(&plain(9000), &ring(1));
-    assert_eq!(fault(&object, &ring(2)), Fault::UnknownKey(KeyId::from_bytes([1; 16])));
-    let impostor = Protection::Encrypted(KeyRing::new(KeyId::from_bytes([1; 16]), EpochKey::from_bytes([9; 32])));
-    assert_eq!(fault(&object, &impostor), Fault::NotAuthentic(Part::Trailer));
+    assert_eq!(fault(&object, &ring(2)), OpenFault::UnknownKey(EpochKeyId::from_bytes([1; 16])));
+    let impostor =
+        ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([1; 16]), EpochKey::from_bytes([9; 32])));
+    assert_eq!(fault(&object, &impostor), OpenFault::NotAuthentic(ObjectPart::Trailer));
 }
 
 #[test]
 fn encrypted_and_clear_are_not_taken_for_each_other() {
-    let (encrypted, clear) = (sealed(b"plain", &ring(1)), sealed(b"plain", &Protection::None));
-    assert_eq!(fault(&encrypted, &Protection::None), Fault::Encrypted);
-    assert_eq!(fault(&clear, &ring(1)), Fault::NotEncrypted);
+    let (encrypted, clear) = (sealed(b"plain", &ring(1)), sealed(b"plain", &ObjectEncryption::None));
+    assert_eq!(fault(&encrypted, &ObjectEncryption::None), OpenFault::Encrypted);
+    assert_eq!(fault(&clear, &ring(1)), OpenFault::NotEncrypted);
 }
 
 #[test]
@@ -190,22 +194,22 @@ fn nothing_readable_is_left_outside() {
 fn a_newer_format_is_named_as_such() {
     let mut object = sealed(b"plain", &ring(1));
     object[7] = 2;
-    assert_eq!(fault(&object, &ring(1)), Fault::Newer(2));
-    assert_eq!(fault(b"not a sealed object at all", &ring(1)), Fault::NotSealed);
-    assert_eq!(fault(b"", &ring(1)), Fault::NotSealed);
+    assert_eq!(fault(&object, &ring(1)), OpenFault::Newer(2));
+    assert_eq!(fault(b"not a sealed object at all", &ring(1)), OpenFault::NotSealed);
+    assert_eq!(fault(b"", &ring(1)), OpenFault::NotSealed);
 }
 
 #[test]
 fn the_end_alone_opens_the_trailer_and_says_how_much_it_needs() {
     let plain = plain(100_000);
-    for protection in [ring(1), Protection::None] {
+    for protection in [ring(1), ObjectEncryption::None] {
         let object = sealed(&plain, &protection);
         let ask = |len: usize| {
             read_trailer(&object[object.len() - len..], object.len() as u64, &binding(), &protection).unwrap()
         };
-        let Suffix::NeedMore(first) = ask(10) else { panic!("ten bytes were enough") };
-        let Suffix::NeedMore(second) = ask(first as usize) else { panic!("the footer alone was enough") };
-        let Suffix::Ready(trailer) = ask(second as usize) else { panic!("what it asked for was not enough") };
+        let SuffixOutcome::NeedMore(first) = ask(10) else { panic!("ten bytes were enough") };
+        let SuffixOutcome::NeedMore(second) = ask(first as usize) else { panic!("the footer alone was enough") };
+        let SuffixOutcome::Ready(trailer) = ask(second as usize) else { panic!("what it asked for was not enough") };
         assert_eq!((trailer.metadata(), trailer.plain_len()), (&b"about it"[..], 100_000));
         for range in [0..1, 4095..4097, 5_000..60_000, 99_999..100_000, 0..100_000, 7..7] {
             let stored = trailer.stored_range(range.clone());
@@ -220,7 +224,7 @@ fn the_end_alone_opens_the_trailer_and_says_how_much_it_needs() {
 
 #[test]
 fn limits_are_kept() {
-    let (probe, wal) = (Binding::new(Kind::Probe, "p"), binding());
+    let (probe, wal) = (ObjectBinding::new(SealedKind::Probe, "p"), binding());
     let long = vec![0; (1 << 20) + 1];
     assert!(
         matches!(seal(&[&long], &SealSpec::new(&probe), &ring(1)), Err(SealError::TooLarge { len, .. }) if len == (1 << 20) + 1)
@@ -230,11 +234,11 @@ fn limits_are_kept() {
         assert!(matches!(seal(&[b"x"], &spec, &ring(1)), Err(SealError::FrameSize(_))));
     }
     // A forged length beyond what the kind allows is refused before anything is allocated.
-    let mut object = sealed(&plain(9000), &Protection::None);
+    let mut object = sealed(&plain(9000), &ObjectEncryption::None);
     let foot = object.len() - 96;
     object[foot + 80..foot + 88].copy_from_slice(&(1_u64 << 40).to_le_bytes());
     mend(&mut object);
-    assert_eq!(fault(&object, &Protection::None), Fault::TooLarge { len: 1 << 40, max: 1 << 30 });
+    assert_eq!(fault(&object, &ObjectEncryption::None), OpenFault::TooLarge { len: 1 << 40, max: 1 << 30 });
 }
 
 #[test]
@@ -251,13 +255,13 @@ fn debug_shows_neither_key_nor_content() {
 #[test]
 fn the_golden_object_opens() {
     let golden = include_bytes!("testdata/object-v1.bin");
-    let binding = Binding::new(Kind::WalFile, "main/wal/00000002/files/00000002.history");
+    let binding = ObjectBinding::new(SealedKind::WalFile, "main/wal/00000002/files/00000002.history");
     let opened = open(golden, &binding, &ring(0x42), 1).unwrap();
     assert_eq!(opened.plain, golden_plain());
     assert_eq!(opened.metadata, b"golden metadata");
 
     let clear = include_bytes!("testdata/object-v1-clear.bin");
-    assert_eq!(open(clear, &binding, &Protection::None, 1).unwrap().plain, golden_plain());
+    assert_eq!(open(clear, &binding, &ObjectEncryption::None, 1).unwrap().plain, golden_plain());
 }
 
 fn golden_plain() -> Vec<u8> {
@@ -268,10 +272,14 @@ fn golden_plain() -> Vec<u8> {
 #[test]
 #[ignore = "writes testdata"]
 fn write_the_golden_objects() {
-    let binding = Binding::new(Kind::WalFile, "main/wal/00000002/files/00000002.history");
-    let spec =
-        SealSpec { frame_size: 4096, metadata: b"golden metadata", level: Level::Fixed(1), ..SealSpec::new(&binding) };
-    for (name, protection) in [("object-v1.bin", ring(0x42)), ("object-v1-clear.bin", Protection::None)] {
+    let binding = ObjectBinding::new(SealedKind::WalFile, "main/wal/00000002/files/00000002.history");
+    let spec = SealSpec {
+        frame_size: 4096,
+        metadata: b"golden metadata",
+        level: CompressionLevel::Fixed(1),
+        ..SealSpec::new(&binding)
+    };
+    for (name, protection) in [("object-v1.bin", ring(0x42)), ("object-v1-clear.bin", ObjectEncryption::None)] {
         let object = seal_salted(&[&golden_plain()], &spec, &protection, [0x24; 32]).unwrap();
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/seal/testdata").join(name);
         std::fs::write(path, object.to_bytes()).unwrap();
@@ -281,7 +289,7 @@ fn write_the_golden_objects() {
 #[test]
 fn the_fuzz_target_survives_its_seeds() {
     for choice in 0..8 {
-        for protection in [ring(7), Protection::None] {
+        for protection in [ring(7), ObjectEncryption::None] {
             super::fuzz(&[&[choice], &sealed(&plain(9000), &protection)[..]].concat());
         }
         for len in 0..400 {
@@ -308,9 +316,9 @@ proptest! {
             pieces.push(&plain[from..cut]);
             from = cut;
         }
-        let protection = if encrypted { ring(3) } else { Protection::None };
+        let protection = if encrypted { ring(3) } else { ObjectEncryption::None };
         let binding = binding();
-        let spec = SealSpec { frame_size: 1 << frame_bits, threads, level: Level::Fixed(level), ..SealSpec::new(&binding) };
+        let spec = SealSpec { frame_size: 1 << frame_bits, threads, level: CompressionLevel::Fixed(level), ..SealSpec::new(&binding) };
         let object = seal(&pieces, &spec, &protection).unwrap();
         let bytes = object.to_bytes();
         prop_assert_eq!(object.len, bytes.len() as u64);

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use walkeep::base::clock::{Clock as _, Offset, SystemClock};
+use walkeep::base::clock::{Clock as _, ClockOffset, SystemClock};
 use walkeep::postgres::format::time::PgTime;
-use walkeep::postgres::wire::{Connection, Conninfo, Environment, StandbyStatus, Started, StreamEvent};
+use walkeep::postgres::wire::{
+    Conninfo, LibpqEnvironment, ReplicationConnection, StandbyStatus, StartedReplication, WalStreamEvent,
+};
 
 use crate::postgres::end_to_end::started;
 use crate::support::process::until;
@@ -219,12 +221,12 @@ fn nothing_is_known_of_wal_that_came_otherwise() {
 }
 
 /// Of so many questions, the answers by which the server's clock is not this machine's.
-async fn wrong(cluster: &Cluster, questions: usize) -> Vec<Offset> {
-    let info = Conninfo::parse(&cluster.socket_conninfo(), &Environment::new()).expect("a connection string");
-    let mut connection = Connection::connect(&info).await.expect("connect");
+async fn wrong(cluster: &Cluster, questions: usize) -> Vec<ClockOffset> {
+    let info = Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).expect("a connection string");
+    let mut connection = ReplicationConnection::connect(&info).await.expect("connect");
     let identity = connection.identify_system().await.expect("asked");
     let started = connection.start_physical(None, identity.flushed, identity.timeline).await.expect("started");
-    let Started::Streaming(mut stream) = started else { panic!("the timeline has ended") };
+    let StartedReplication::Streaming(mut stream) = started else { panic!("the timeline has ended") };
     let clock = SystemClock::new();
     let mut wrong = Vec::new();
     for _ in 0..questions {
@@ -233,14 +235,14 @@ async fn wrong(cluster: &Cluster, questions: usize) -> Vec<Offset> {
         stream.send_status(status, PgTime::from_timestamp(clock.now())).await.expect("sent");
         let keepalive = loop {
             match stream.next().await.expect("an event") {
-                StreamEvent::Keepalive(keepalive) if !keepalive.reply_requested => break keepalive,
-                StreamEvent::Keepalive(_) | StreamEvent::Wal(_) => {}
-                StreamEvent::EndOfTimeline => panic!("the timeline has ended"),
+                WalStreamEvent::Keepalive(keepalive) if !keepalive.reply_requested => break keepalive,
+                WalStreamEvent::Keepalive(_) | WalStreamEvent::Wal(_) => {}
+                WalStreamEvent::EndOfTimeline => panic!("the timeline has ended"),
             }
         };
         let came = clock.now();
         let shown = keepalive.sent_at.to_timestamp().expect("a time");
-        let offset = Offset::of_answer(shown, came, clock.elapsed() - sent);
+        let offset = ClockOffset::of_answer(shown, came, clock.elapsed() - sent);
         if !(offset.low..=offset.high).contains(&0) {
             wrong.push(offset);
         }
@@ -266,8 +268,9 @@ async fn a_standby_of_every_major_says_that_it_is_one() {
         standby.wait_for("select pg_is_in_recovery()");
         let mut connections = Vec::new();
         for cluster in [&primary, &standby] {
-            let info = Conninfo::parse(&cluster.socket_conninfo(), &Environment::new()).expect("a connection string");
-            connections.push(Connection::connect(&info).await.expect("connect"));
+            let info =
+                Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).expect("a connection string");
+            connections.push(ReplicationConnection::connect(&info).await.expect("connect"));
         }
         for (connection, expected) in connections.iter_mut().zip([false, true]) {
             assert_eq!(connection.is_in_recovery().await.expect("asked"), expected, "PostgreSQL {major}");

@@ -10,30 +10,30 @@ use std::time::Duration;
 use walkeep::base::clock::SystemClock;
 use walkeep::postgres::archive::Archive;
 use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, file_hash, pack_binding, value};
-use walkeep::postgres::archive::manifest::{Content, Manifest, Summary};
-use walkeep::postgres::backup::{self, Error, Progress};
+use walkeep::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest};
+use walkeep::postgres::backup::{self, BackupError, BackupProgress};
 use walkeep::postgres::format::backup_label::TablespaceMap;
-use walkeep::postgres::wire::{Conninfo, Environment};
+use walkeep::postgres::wire::{Conninfo, LibpqEnvironment};
 use walkeep::vault::repository;
 use walkeep::vault::seal::keys::KeyEncryptionKey;
-use walkeep::vault::seal::{Kind, Level};
-use walkeep::vault::{Place, Settings, Vault};
+use walkeep::vault::seal::{CompressionLevel, SealedKind};
+use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
 
 use crate::support::{Cluster, Options, QUICK, Scratch, majors, scratch};
 
 fn server(cluster: &Cluster) -> Conninfo {
-    Conninfo::parse(&cluster.socket_conninfo(), &Environment::new()).unwrap()
+    Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).unwrap()
 }
 
 async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
-    let settings = Settings {
-        places: vec![Place {
+    let settings = VaultSettings {
+        places: vec![RepositoryLocation {
             name: "local".into(),
             url: format!("file://{}", scratch.join("repository").display()),
-            options: repository::Options::new(),
+            options: repository::RepositoryOptions::new(),
         }],
         key: encrypted.then(|| KeyEncryptionKey::generate().unwrap()),
-        level: Level::Auto,
+        level: CompressionLevel::Auto,
         threads: 2,
         clock: SystemClock::shared(),
     };
@@ -41,22 +41,26 @@ async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
     Arc::new(Archive::new(Arc::new(vault), "main".parse().unwrap()))
 }
 
-async fn take(archive: &Arc<Archive>, cluster: &Cluster) -> Summary {
+async fn take(archive: &Arc<Archive>, cluster: &Cluster) -> BackupSummary {
     try_take(archive, cluster, Duration::from_secs(60)).await.unwrap()
 }
 
-async fn try_take(archive: &Arc<Archive>, cluster: &Cluster, wal_limit: Duration) -> Result<Summary, Error> {
-    let options = backup::Options { wal_limit, ..backup::Options::default() };
-    let mut last = Progress::Checkpoint;
+async fn try_take(
+    archive: &Arc<Archive>,
+    cluster: &Cluster,
+    wal_limit: Duration,
+) -> Result<BackupSummary, BackupError> {
+    let options = backup::BackupOptions { wal_limit, ..backup::BackupOptions::default() };
+    let mut last = BackupProgress::Checkpoint;
     let summary = backup::run(archive, &server(cluster), &options, &mut |now| last = now).await?;
-    assert_eq!(last, Progress::WaitingForWal);
+    assert_eq!(last, BackupProgress::WaitingForWal);
     Ok(summary)
 }
 
 async fn manifest(archive: &Archive, label: &str) -> Manifest {
     let key = archive.layout().backup(label).unwrap();
-    let opened = archive.vault().get_object(Kind::Manifest, &key).await.unwrap().expect("a manifest");
-    Manifest::from_bytes(Summary::from_bytes(&opened.metadata).unwrap(), &opened.plain).unwrap()
+    let opened = archive.vault().get_object(SealedKind::Manifest, &key).await.unwrap().expect("a manifest");
+    Manifest::from_bytes(BackupSummary::from_bytes(&opened.metadata).unwrap(), &opened.plain).unwrap()
 }
 
 /// Puts a backup and its WAL back, ready to be started, and checks every hash on the way.
@@ -66,7 +70,7 @@ async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str)
     let mut packs: HashMap<PackId, Pack> = HashMap::new();
     for id in &manifest.packs {
         let (key, _) = pack_binding(archive.layout(), *id).unwrap();
-        let opened = archive.vault().get_object(Kind::Pack, &key).await.unwrap().expect("a pack");
+        let opened = archive.vault().get_object(SealedKind::Pack, &key).await.unwrap().expect("a pack");
         packs.insert(*id, Pack::from_opened(*id, opened).unwrap());
     }
     let data = scratch.directory(name);
@@ -78,9 +82,9 @@ async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str)
     for entry in &manifest.entries {
         let path = data.join(&entry.path);
         match &entry.content {
-            Content::Directory => fs::create_dir_all(&path).unwrap(),
-            Content::Link(target) => std::os::unix::fs::symlink(target, &path).unwrap(),
-            Content::File { len, hash, chunks } => {
+            EntryContent::Directory => fs::create_dir_all(&path).unwrap(),
+            EntryContent::Link(target) => std::os::unix::fs::symlink(target, &path).unwrap(),
+            EntryContent::File { len, hash, chunks } => {
                 let (mut content, mut values) = (Vec::new(), Vec::new());
                 for chunk in chunks.iter().map(|chunk| manifest.chunks[*chunk as usize]) {
                     let bytes = packs[&manifest.packs[chunk.pack as usize]].chunk(&chunk).unwrap();
@@ -95,7 +99,7 @@ async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str)
                 fs::write(&path, content).unwrap();
             }
         }
-        if !matches!(entry.content, Content::Link(_)) {
+        if !matches!(entry.content, EntryContent::Link(_)) {
             fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode)).unwrap();
         }
     }
@@ -231,7 +235,7 @@ async fn a_standby_is_backed_up_once_the_primary_ends_the_segment() {
     let archive = archive(&scratch, true).await;
 
     let error = try_take(&archive, &standby, Duration::from_secs(2)).await.unwrap_err();
-    assert!(matches!(error, Error::NoWal { .. }) && error.to_string().contains("pg_switch_wal()"), "{error}");
+    assert!(matches!(error, BackupError::NoWal { .. }) && error.to_string().contains("pg_switch_wal()"), "{error}");
     let manifests = archive.vault().list(&archive.layout().backups(), None).await.unwrap().objects;
     assert!(manifests.is_empty(), "a backup without its WAL is none");
 
@@ -263,12 +267,12 @@ async fn a_damaged_page_is_found_and_another_cluster_refused() {
     fs::write(&file, content).unwrap();
     cluster.start_again();
     let error = try_take(&archive, &cluster, Duration::from_secs(60)).await.unwrap_err();
-    assert!(matches!(&error, Error::Checksums { count: 1, block: 5, .. }), "{error}");
+    assert!(matches!(&error, BackupError::Checksums { count: 1, block: 5, .. }), "{error}");
     assert!(error.is_integrity());
 
     let other = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let error = try_take(&archive, &other, Duration::from_secs(60)).await.unwrap_err();
-    assert!(matches!(error, Error::WrongCluster { .. }), "{error}");
+    assert!(matches!(error, BackupError::WrongCluster { .. }), "{error}");
     assert_eq!(archive.vault().list(&archive.layout().backups(), None).await.unwrap().objects.len(), 1);
 }
 
@@ -281,9 +285,9 @@ async fn given_up_half_way_there_is_no_backup() {
     let (seen, mut stored) = tokio::sync::watch::channel(0);
     let (task_archive, info) = (Arc::clone(&archive), server(&cluster));
     let task = tokio::spawn(async move {
-        let options = backup::Options { max_rate_kib: Some(32 << 10), ..backup::Options::default() };
+        let options = backup::BackupOptions { max_rate_kib: Some(32 << 10), ..backup::BackupOptions::default() };
         let mut note = |progress| {
-            if let Progress::Reading { stored, .. } = progress {
+            if let BackupProgress::Reading { stored, .. } = progress {
                 seen.send_replace(stored);
             }
         };

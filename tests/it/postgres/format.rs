@@ -3,19 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use walkeep::postgres::format::datadir::{Entry, classify};
+use walkeep::postgres::format::datadir::{PathClass, classify};
 use walkeep::postgres::format::page::{DEFAULT_BLOCK_SIZE, verify_checksum};
-use walkeep::postgres::format::pg_control::{Control, State};
+use walkeep::postgres::format::pg_control::{DbState, PgControl};
 
 use crate::support::{Cluster, Options, majors};
 
 /// Every relation file of a cluster and the blocks in it whose checksum is wrong.
 fn wrong_pages(data: &Path) -> (usize, Vec<(String, u32)>) {
-    let control = Control::parse(&fs::read(data.join("global/pg_control")).unwrap()).unwrap();
+    let control = PgControl::parse(&fs::read(data.join("global/pg_control")).unwrap()).unwrap();
     let (mut pages, mut wrong) = (0, Vec::new());
     for path in files(data) {
         let name = path.strip_prefix(data).unwrap().to_str().unwrap().to_owned();
-        let Entry::Relation(file) = classify(&name) else { continue };
+        let PathClass::Relation(file) = classify(&name) else { continue };
         let first = file.first_block(control.relation_segment_blocks).unwrap();
         for (block, page) in (first..).zip(fs::read(&path).unwrap().chunks(DEFAULT_BLOCK_SIZE)) {
             pages += 1;
@@ -65,12 +65,12 @@ fn pg_control_says_what_the_cluster_does() {
     for major in majors() {
         let mut cluster = Cluster::start(major, Options::default().segment_size_mb(4).set("max_connections", 33));
         let control =
-            |cluster: &Cluster| Control::parse(&fs::read(cluster.data().join("global/pg_control")).unwrap()).unwrap();
+            |cluster: &Cluster| PgControl::parse(&fs::read(cluster.data().join("global/pg_control")).unwrap()).unwrap();
         let running = control(&cluster);
-        assert_eq!((running.state, running.major()), (State::Production, Some(major)));
+        assert_eq!((running.state, running.major()), (DbState::Production, Some(major)));
         assert_eq!(running.system_id.get(), cluster.system_identifier());
         assert_eq!((running.segment_size.get(), running.required.max_connections), (4 << 20, 33));
         cluster.stop();
-        assert_eq!(control(&cluster).state, State::ShutDown);
+        assert_eq!(control(&cluster).state, DbState::ShutDown);
     }
 }

@@ -12,13 +12,13 @@ use rand::{RngExt as _, SeedableRng};
 use crate::support::waldump;
 use crate::support::workload::Workload;
 use crate::support::{Cluster, Options, QUICK, Scratch, Site};
-use walkeep::postgres::archive::lookup::{Lookup, Source};
+use walkeep::postgres::archive::lookup::{SegmentSource, WalLookup};
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
 use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::format::timeline::{TimelineId, TimelinePath};
-use walkeep::postgres::index::{Along, Entry, Index, Joint, Place};
-use walkeep::postgres::wal::digest::{Digest, digest};
+use walkeep::postgres::index::{ContrecordState, IndexEntry, PathSearch, SegmentId, WalIndex};
+use walkeep::postgres::wal::digest::{SegmentDigest, digest};
 use walkeep::postgres::wal::event::Xid;
 
 const NAME: &str = "main";
@@ -26,7 +26,7 @@ const NAME: &str = "main";
 /// The segments of a server, as they were on disk.
 struct Wal {
     size: SegmentSize,
-    segments: BTreeMap<SegmentName, (Bytes, Arc<Digest>)>,
+    segments: BTreeMap<SegmentName, (Bytes, Arc<SegmentDigest>)>,
 }
 
 impl Wal {
@@ -45,28 +45,28 @@ impl Wal {
         Wal { size, segments }
     }
 
-    fn name(&self, place: Place) -> SegmentName {
+    fn name(&self, place: SegmentId) -> SegmentName {
         SegmentName::new(place.timeline, place.segment, self.size).unwrap()
     }
 }
 
-impl Source for &Wal {
+impl SegmentSource for &Wal {
     type Error = std::convert::Infallible;
 
-    fn digest(&self, place: Place) -> Result<Arc<Digest>, Self::Error> {
+    fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, Self::Error> {
         Ok(Arc::clone(&self.segments[&self.name(place)].1))
     }
 
-    fn segment(&self, place: Place) -> Result<Bytes, Self::Error> {
+    fn segment(&self, place: SegmentId) -> Result<Bytes, Self::Error> {
         Ok(self.segments[&self.name(place)].0.clone())
     }
 }
 
-fn ingest(index: &Index, wal: &Wal, random: &mut SmallRng) {
-    let mut digests: Vec<&Arc<Digest>> = wal.segments.values().map(|(_, digest)| digest).collect();
+fn ingest(index: &WalIndex, wal: &Wal, random: &mut SmallRng) {
+    let mut digests: Vec<&Arc<SegmentDigest>> = wal.segments.values().map(|(_, digest)| digest).collect();
     digests.shuffle(random);
     for some in digests.chunks(7) {
-        index.ingest(NAME, some.iter().map(|digest| Entry { digest, stored: 1 })).unwrap();
+        index.ingest(NAME, some.iter().map(|digest| IndexEntry { digest, stored: 1 })).unwrap();
     }
 }
 
@@ -121,19 +121,19 @@ fn every_search_finds_what_pg_waldump_reads() {
     let (cluster, wal) = busy(&mut random);
     let oracle = Oracle::read(&cluster, &wal);
     let scratch = Scratch::new();
-    let index = Index::open_writer(&scratch.join("index"), &["r".to_owned()]).unwrap();
+    let index = WalIndex::open_writer(&scratch.join("index"), &["r".to_owned()]).unwrap();
     ingest(&index, &wal, &mut random);
 
     let path = TimelinePath::first();
     let view = index.view(NAME).unwrap();
-    let along = Along::new(&view, &path).unwrap();
+    let along = PathSearch::new(&view, &path).unwrap();
     let continuity = along.continuity(oracle.begin, oracle.end).unwrap();
     assert!(continuity.is_whole(), "{:?}", continuity.holes);
     assert_eq!(continuity.segments, wal.segments.len() as u64);
     let (mut counted, mut straddling) = (0, 0);
-    let count = |stretch: walkeep::postgres::index::Stretch| {
+    let count = |stretch: walkeep::postgres::index::PathSegment| {
         counted += stretch.summary.endings;
-        straddling += u32::from(matches!(stretch.summary.joint, Joint::Whole { ending: Some(_), .. }));
+        straddling += u32::from(matches!(stretch.summary.joint, ContrecordState::Whole { ending: Some(_), .. }));
         std::ops::ControlFlow::Continue(())
     };
     along.walk(oracle.begin, oracle.end, count).unwrap();
@@ -141,7 +141,7 @@ fn every_search_finds_what_pg_waldump_reads() {
     assert_eq!(counted, oracle.endings.len() as u64);
     assert!(straddling > 0, "a commit lies in two segments");
 
-    let lookup = Lookup::new(index.view(NAME).unwrap(), &wal);
+    let lookup = WalLookup::new(index.view(NAME).unwrap(), &wal);
     endings_are_found(&lookup, &oracle, wal.size, &mut random);
     records_are_found(&lookup, &oracle, &mut random);
     let point = lookup.restore_point(&path, Lsn::INVALID, "halfway").unwrap().unwrap();
@@ -152,7 +152,7 @@ fn every_search_finds_what_pg_waldump_reads() {
     forgets_and_recovers(index, &wal, &scratch, &mut random);
 }
 
-fn endings_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, size: SegmentSize, random: &mut SmallRng) {
+fn endings_are_found(lookup: &WalLookup<'_, &Wal>, oracle: &Oracle, size: SegmentSize, random: &mut SmallRng) {
     let (path, endings) = (TimelinePath::first(), &oracle.endings);
     let long_ago = PgTime::from_pg_micros(i64::MIN);
     for at in oracle.picked(size, random) {
@@ -181,7 +181,7 @@ fn endings_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, size: SegmentSi
     }
 }
 
-fn records_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, random: &mut SmallRng) {
+fn records_are_found(lookup: &WalLookup<'_, &Wal>, oracle: &Oracle, random: &mut SmallRng) {
     let (path, records) = (TimelinePath::first(), &oracle.records);
     for _ in 0..100 {
         let at = random.random_range(0..records.len() - 1);
@@ -197,22 +197,22 @@ fn records_are_found(lookup: &Lookup<'_, &Wal>, oracle: &Oracle, random: &mut Sm
 }
 
 /// A segment less is a hole exactly where it was; and an index made anew in another order answers as the old one did.
-fn forgets_and_recovers(index: Index, wal: &Wal, scratch: &Scratch, random: &mut SmallRng) {
+fn forgets_and_recovers(index: WalIndex, wal: &Wal, scratch: &Scratch, random: &mut SmallRng) {
     let path = TimelinePath::first();
-    let all: Vec<&Arc<Digest>> = wal.segments.values().map(|(_, digest)| digest).collect();
+    let all: Vec<&Arc<SegmentDigest>> = wal.segments.values().map(|(_, digest)| digest).collect();
     let (begin, end) = (all[0].start(), all[all.len() - 1].end());
     let lost = all[random.random_range(1..all.len() - 1)];
     index.forget(NAME, TimelineId::FIRST, &[lost.segment]).unwrap();
     let holes = {
         let view = index.view(NAME).unwrap();
-        Along::new(&view, &path).unwrap().continuity(begin, end).unwrap().holes
+        PathSearch::new(&view, &path).unwrap().continuity(begin, end).unwrap().holes
     };
     assert_eq!(holes.iter().map(|hole| (hole.from, hole.to)).collect::<Vec<_>>(), [(lost.start(), lost.end())]);
-    index.ingest(NAME, [Entry { digest: lost, stored: 1 }]).unwrap();
-    let summaries = |index: &Index| {
+    index.ingest(NAME, [IndexEntry { digest: lost, stored: 1 }]).unwrap();
+    let summaries = |index: &WalIndex| {
         let view = index.view(NAME).unwrap();
         let mut found = Vec::new();
-        let along = Along::new(&view, &path).unwrap();
+        let along = PathSearch::new(&view, &path).unwrap();
         along
             .walk(begin, end, |stretch| {
                 found.push((stretch.place, stretch.summary.endings, stretch.summary.latest, stretch.summary.joint));
@@ -225,7 +225,7 @@ fn forgets_and_recovers(index: Index, wal: &Wal, scratch: &Scratch, random: &mut
     drop(index);
     let dir = scratch.join("index");
     std::fs::remove_dir_all(&dir).unwrap();
-    let index = Index::anew(&dir, &["r".to_owned()]).unwrap();
+    let index = WalIndex::anew(&dir, &["r".to_owned()]).unwrap();
     ingest(&index, wal, random);
     assert_eq!(summaries(&index), before);
 }

@@ -14,10 +14,12 @@ use walkeep::postgres::archive::spool::Spool;
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
 use walkeep::postgres::format::timeline::TimelineId;
-use walkeep::postgres::receive::{self, Acknowledge, Error, Event, Finished, Observer, Settings};
-use walkeep::postgres::wire::{Conninfo, Environment, SlotName};
-use walkeep::vault::seal::Level;
-use walkeep::vault::{Place, Settings as VaultSettings, Vault};
+use walkeep::postgres::receive::{
+    self, AcknowledgePolicy, ReceiveError, ReceiveEvent, ReceiveObserver, ReceiveOutcome, ReceiveSettings,
+};
+use walkeep::postgres::wire::{Conninfo, LibpqEnvironment, SlotName};
+use walkeep::vault::seal::CompressionLevel;
+use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
 
 use crate::support::process::until;
 use crate::support::{Cluster, Options, QUICK, Scratch, majors};
@@ -38,11 +40,11 @@ impl Home {
         open_archive(self.scratch.path()).await
     }
 
-    fn settings(&self, conninfo: &str) -> Settings {
+    fn settings(&self, conninfo: &str) -> ReceiveSettings {
         settings(self.scratch.path(), conninfo)
     }
 
-    async fn receive_until(&self, cluster: &Cluster, end: &str) -> Finished {
+    async fn receive_until(&self, cluster: &Cluster, end: &str) -> ReceiveOutcome {
         let mut settings = self.settings(&cluster.conninfo());
         settings.end = Some(end.parse().unwrap());
         let (_running, shutdown) = watch::channel(false);
@@ -89,31 +91,32 @@ impl Home {
 
 async fn open_archive(home: &Path) -> Arc<Archive> {
     let clock = SystemClock::shared();
-    let options = walkeep::vault::repository::Options::new();
-    let place = Place { name: "local".into(), url: format!("file://{}/repository", home.display()), options };
-    let settings = VaultSettings { places: vec![place], key: None, level: Level::Auto, threads: 2, clock };
+    let options = walkeep::vault::repository::RepositoryOptions::new();
+    let place =
+        RepositoryLocation { name: "local".into(), url: format!("file://{}/repository", home.display()), options };
+    let settings = VaultSettings { places: vec![place], key: None, level: CompressionLevel::Auto, threads: 2, clock };
     let vault = Vault::create(settings).await.unwrap();
     Arc::new(Archive::new(Arc::new(vault), "main".parse().unwrap()))
 }
 
-fn settings(home: &Path, conninfo: &str) -> Settings {
-    let conninfo = Conninfo::parse(conninfo, &Environment::new()).unwrap();
-    Settings::new(conninfo, Some(SlotName::new("walkeep").unwrap()), home.join("state"))
+fn settings(home: &Path, conninfo: &str) -> ReceiveSettings {
+    let conninfo = Conninfo::parse(conninfo, &LibpqEnvironment::new()).unwrap();
+    ReceiveSettings::new(conninfo, Some(SlotName::new("walkeep").unwrap()), home.join("state"))
 }
 
 /// Notes what happens.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
-impl Observer for Notes {
-    fn event(&self, event: Event) {
+impl ReceiveObserver for Notes {
+    fn event(&self, event: ReceiveEvent) {
         let note = match event {
-            Event::Archived { name, .. } => format!("archived {name}"),
-            Event::Timeline { timeline, from } => format!("timeline {timeline} from {from}"),
-            Event::Gap(gap) => format!("gap {} {}", gap.start, gap.end),
-            Event::Streaming { timeline, from, .. } => format!("streaming {timeline} {from}"),
-            Event::Disconnected { error, .. } => format!("disconnected {error}"),
-            Event::Acknowledged { .. } | Event::Clock { .. } => return,
+            ReceiveEvent::Archived { name, .. } => format!("archived {name}"),
+            ReceiveEvent::Timeline { timeline, from } => format!("timeline {timeline} from {from}"),
+            ReceiveEvent::Gap(gap) => format!("gap {} {}", gap.start, gap.end),
+            ReceiveEvent::Streaming { timeline, from, .. } => format!("streaming {timeline} {from}"),
+            ReceiveEvent::Disconnected { error, .. } => format!("disconnected {error}"),
+            ReceiveEvent::Acknowledged { .. } | ReceiveEvent::Clock { .. } => return,
         };
         self.0.lock().unwrap().push(note);
     }
@@ -129,11 +132,11 @@ impl Notes {
 struct Background {
     notes: Arc<Notes>,
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<Result<Finished, Error>>,
+    task: tokio::task::JoinHandle<Result<ReceiveOutcome, ReceiveError>>,
 }
 
 impl Background {
-    async fn start(home: &Home, settings: Settings) -> Background {
+    async fn start(home: &Home, settings: ReceiveSettings) -> Background {
         let notes = Arc::new(Notes::default());
         let (stop, shutdown) = watch::channel(false);
         let (archive, observer) = (home.archive().await, Arc::clone(&notes));
@@ -152,7 +155,7 @@ impl Background {
         panic!("no {text:?} in {:?}", self.notes.0.lock().unwrap());
     }
 
-    async fn stop(self) -> Result<Finished, Error> {
+    async fn stop(self) -> Result<ReceiveOutcome, ReceiveError> {
         self.stop.send(true).unwrap();
         tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it did not stop").unwrap()
     }
@@ -410,7 +413,7 @@ async fn another_cluster_is_refused() {
     home.receive_until(&one, &one.current_lsn()).await;
     let receiver = Background::start(&home, home.settings(&other.conninfo())).await;
     let error = tokio::time::timeout(Duration::from_secs(60), receiver.task).await.unwrap().unwrap().unwrap_err();
-    assert!(matches!(error, Error::WrongSystem { .. }), "{error}");
+    assert!(matches!(error, ReceiveError::WrongSystem { .. }), "{error}");
     assert!(error.to_string().contains(&other.system_identifier().to_string()), "{error}");
 }
 
@@ -434,7 +437,7 @@ async fn a_server_set_back_to_an_older_state_is_noticed() {
     cluster.sql("insert into t select generate_series(1, 100)");
     let receiver = Background::start(&home, home.settings(&cluster.conninfo())).await;
     let error = tokio::time::timeout(Duration::from_secs(60), receiver.task).await.unwrap().unwrap().unwrap_err();
-    assert!(matches!(error, Error::Stream { .. }), "{error}");
+    assert!(matches!(error, ReceiveError::Stream { .. }), "{error}");
 }
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -447,7 +450,7 @@ async fn the_repository_alone_may_be_what_counts() {
     let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let home = Home::new();
     let mut settings = home.settings(&cluster.conninfo());
-    settings.acknowledge = Acknowledge::Repository;
+    settings.acknowledge = AcknowledgePolicy::Repository;
     let receiver = Background::start(&home, settings).await;
     receiver.wait_for("streaming").await;
     cluster.sql("create table t as select 1");
@@ -524,7 +527,7 @@ async fn a_stuck_repository_does_not_cost_the_connection() {
     cluster.sql("create table t (x int, filler text)");
     let home = Home::new();
     let mut settings = home.settings(&cluster.conninfo());
-    settings.acknowledge = Acknowledge::Repository;
+    settings.acknowledge = AcknowledgePolicy::Repository;
     let receiver = Background::start(&home, settings).await;
     receiver.wait_for("streaming").await;
     let name = cluster.switch_wal();

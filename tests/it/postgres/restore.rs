@@ -13,18 +13,20 @@ use walkeep::postgres::archive::{Archive, reindex};
 use walkeep::postgres::backup;
 use walkeep::postgres::format::segment::WalFileName;
 use walkeep::postgres::format::time::PgTime;
-use walkeep::postgres::index::Index;
+use walkeep::postgres::index::WalIndex;
 use walkeep::postgres::restore::destination::Destination;
-use walkeep::postgres::restore::plan::Plan;
-use walkeep::postgres::restore::resolve_target::Stop;
-use walkeep::postgres::restore::server_start::{Reached, Start, StartError};
-use walkeep::postgres::restore::target::{Action, Request, Target, TimelineChoice, parse_xid};
-use walkeep::postgres::restore::{self, Restored, Wishes};
-use walkeep::postgres::wire::{Conninfo, Environment};
+use walkeep::postgres::restore::plan::RestorePlan;
+use walkeep::postgres::restore::resolve_target::RecoveryStop;
+use walkeep::postgres::restore::server_start::{ReachedTarget, ServerStart, ServerStartError};
+use walkeep::postgres::restore::target::{
+    RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
+};
+use walkeep::postgres::restore::{self, RestoreOptions, RestoredCluster};
+use walkeep::postgres::wire::{Conninfo, LibpqEnvironment};
 use walkeep::vault::repository;
-use walkeep::vault::seal::Level;
+use walkeep::vault::seal::CompressionLevel;
 use walkeep::vault::seal::keys::KeyEncryptionKey;
-use walkeep::vault::{Place, Settings, Vault};
+use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
 
 use super::restore_moments as moments;
 use crate::support::process::{self, Orphan};
@@ -47,15 +49,15 @@ impl Drop for Rig {
 impl Rig {
     async fn new() -> Rig {
         let scratch = Scratch::new();
-        let place = Place {
+        let place = RepositoryLocation {
             name: "local".into(),
             url: format!("file://{}", scratch.join("repository").display()),
-            options: repository::Options::new(),
+            options: repository::RepositoryOptions::new(),
         };
-        let settings = Settings {
+        let settings = VaultSettings {
             places: vec![place],
             key: Some(KeyEncryptionKey::generate().unwrap()),
-            level: Level::Auto,
+            level: CompressionLevel::Auto,
             threads: 2,
             clock: SystemClock::shared(),
         };
@@ -84,8 +86,8 @@ impl Rig {
     }
 
     async fn backup(&self, cluster: &Cluster) -> String {
-        let server = Conninfo::parse(&cluster.socket_conninfo(), &Environment::new()).unwrap();
-        backup::run(&self.archive, &server, &backup::Options::default(), &mut |_| {}).await.unwrap().label
+        let server = Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).unwrap();
+        backup::run(&self.archive, &server, &backup::BackupOptions::default(), &mut |_| {}).await.unwrap().label
     }
 
     /// Everything written so far is in the archive.
@@ -95,16 +97,22 @@ impl Rig {
         feed(&self.archive, &self.folder()).await;
     }
 
-    async fn index(&self) -> Arc<Index> {
+    async fn index(&self) -> Arc<WalIndex> {
         reindex::open(&self.archive, &self.scratch.join("index")).await.unwrap().0
     }
 
-    async fn plan(&self, request: Request) -> Plan {
+    async fn plan(&self, request: RestoreRequest) -> RestorePlan {
         restore::plan(&self.archive, &self.index().await, None, request).await.unwrap()
     }
 
-    async fn place(&self, plan: &Plan, name: &str, action: Action, mapping: Vec<(PathBuf, PathBuf)>) -> Restored {
-        let wishes = Wishes {
+    async fn place(
+        &self,
+        plan: &RestorePlan,
+        name: &str,
+        action: RecoveryTargetAction,
+        mapping: Vec<(PathBuf, PathBuf)>,
+    ) -> RestoredCluster {
+        let wishes = RestoreOptions {
             destination: Destination { pgdata: self.scratch.join(name), mapping },
             action,
             restore_command: format!("cp {}/%f \"%p\"", self.folder().display()),
@@ -114,17 +122,22 @@ impl Rig {
     }
 
     /// Plans, restores, and runs the server up to its target.
-    async fn restored(&self, request: Request, name: &str) -> (Plan, Reached, Server) {
+    async fn restored(&self, request: RestoreRequest, name: &str) -> (RestorePlan, ReachedTarget, Server) {
         let plan = self.plan(request).await;
         assert!(plan.reachable, "{}", plan.reason);
-        self.place(&plan, name, Action::Promote, Vec::new()).await;
-        let (reached, server) = self.started(&plan, name, Action::Promote).await;
+        self.place(&plan, name, RecoveryTargetAction::Promote, Vec::new()).await;
+        let (reached, server) = self.started(&plan, name, RecoveryTargetAction::Promote).await;
         (plan, reached.unwrap(), server)
     }
 
-    async fn started(&self, plan: &Plan, name: &str, action: Action) -> (Result<Reached, StartError>, Server) {
+    async fn started(
+        &self,
+        plan: &RestorePlan,
+        name: &str,
+        action: RecoveryTargetAction,
+    ) -> (Result<ReachedTarget, ServerStartError>, Server) {
         let server = Server { pgdata: self.scratch.join(name) };
-        let start = Start {
+        let start = ServerStart {
             pgdata: server.pgdata.clone(),
             bindir: Some(crate::support::installed::bin(server.major())),
             search: Vec::new(),
@@ -172,23 +185,23 @@ impl Drop for Server {
     }
 }
 
-fn request(target: Target) -> Request {
-    Request::new(target, false).unwrap()
+fn request(target: RecoveryTarget) -> RestoreRequest {
+    RestoreRequest::new(target, false).unwrap()
 }
 
-fn time(text: &str) -> Target {
-    Target::Time(PgTime::from_timestamp(text.replacen(' ', "T", 1).parse().unwrap()))
+fn time(text: &str) -> RecoveryTarget {
+    RecoveryTarget::Time(PgTime::from_timestamp(text.replacen(' ', "T", 1).parse().unwrap()))
 }
 
 /// A drawn target as walkeep's command line would make it.
-fn drawn(target: &moments::Target) -> Request {
+fn drawn(target: &moments::Target) -> RestoreRequest {
     let wanted = match target.kind {
         "time" => time(&target.value),
-        "lsn" => Target::Lsn(target.value.parse().unwrap()),
-        "name" => Target::Name(target.value.clone()),
-        _ => Target::Xid(parse_xid(&target.value).unwrap()),
+        "lsn" => RecoveryTarget::Lsn(target.value.parse().unwrap()),
+        "name" => RecoveryTarget::Name(target.value.clone()),
+        _ => RecoveryTarget::Xid(parse_xid(&target.value).unwrap()),
     };
-    Request::new(wanted, !target.inclusive).unwrap()
+    RestoreRequest::new(wanted, !target.inclusive).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,26 +287,26 @@ async fn every_kind_of_target_and_every_major_with_tablespaces() {
             spaces.each_ref().map(|old| old.with_file_name(format!("{} new", old.file_name().unwrap().display())));
         let mapping: Vec<_> = spaces.iter().cloned().zip(new).collect();
         for (name, target, shown) in [
-            ("immediate", Target::Immediate, "1"),
-            ("name", Target::Name("between".into()), "1,2"),
+            ("immediate", RecoveryTarget::Immediate, "1"),
+            ("name", RecoveryTarget::Name("between".into()), "1,2"),
             ("time", time(&steps.between), "1,2"),
-            ("xid", Target::Xid(parse_xid(&steps.xid).unwrap()), "1,2,3"),
-            ("lsn", Target::Lsn(steps.after.parse().unwrap()), "1,2,3"),
-            ("latest", Target::Latest, "1,2,3,4"),
+            ("xid", RecoveryTarget::Xid(parse_xid(&steps.xid).unwrap()), "1,2,3"),
+            ("lsn", RecoveryTarget::Lsn(steps.after.parse().unwrap()), "1,2,3"),
+            ("latest", RecoveryTarget::Latest, "1,2,3,4"),
         ] {
             // One kind shows that a major works; all kinds are the same to it.
             if major != QUICK && name != "time" {
                 continue;
             }
             let plan = rig.plan(request(target)).await;
-            let placed = rig.place(&plan, name, Action::Promote, mapping.clone()).await;
+            let placed = rig.place(&plan, name, RecoveryTargetAction::Promote, mapping.clone()).await;
             assert_eq!(
                 fs::metadata(&placed.pgdata).unwrap().permissions(),
                 fs::metadata(cluster.data()).unwrap().permissions()
             );
-            let (reached, server) = rig.started(&plan, name, Action::Promote).await;
+            let (reached, server) = rig.started(&plan, name, RecoveryTargetAction::Promote).await;
             let reached = reached.unwrap();
-            assert_eq!((reached.timeline.get(), reached.action), (2, Action::Promote), "{major} {name}");
+            assert_eq!((reached.timeline.get(), reached.action), (2, RecoveryTargetAction::Promote), "{major} {name}");
             assert_eq!(rows(&server), shown, "{major} {name}");
             check_tablespaces(&server, &mapping);
             for (_, new) in &mapping {
@@ -340,13 +353,17 @@ async fn a_server_can_pause_or_shut_down_at_its_target() {
     let steps = steps(&rig, &cluster).await;
     rig.settle(&cluster).await;
     let plan = rig.plan(request(time(&steps.between))).await;
-    for (name, action) in [("paused", Action::Pause), ("stopped", Action::Shutdown)] {
+    for (name, action) in [("paused", RecoveryTargetAction::Pause), ("stopped", RecoveryTargetAction::Shutdown)] {
         rig.place(&plan, name, action, Vec::new()).await;
         let (reached, server) = rig.started(&plan, name, action).await;
         let reached = reached.unwrap();
         assert_eq!((reached.action, reached.timeline.get()), (action, 1));
-        assert_eq!(server.pgdata.join("postmaster.pid").exists(), action == Action::Pause);
-        assert_eq!(reached.lsn.is_some(), action == Action::Pause, "where it pauses is told by the server");
+        assert_eq!(server.pgdata.join("postmaster.pid").exists(), action == RecoveryTargetAction::Pause);
+        assert_eq!(
+            reached.lsn.is_some(),
+            action == RecoveryTargetAction::Pause,
+            "where it pauses is told by the server"
+        );
         assert!(server.pgdata.join("recovery.signal").exists());
     }
 }
@@ -357,15 +374,15 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     let cluster = Cluster::start(QUICK, rig.archiving(Options::default().segment_size_mb(1)));
     steps(&rig, &cluster).await;
     rig.settle(&cluster).await;
-    let plan = rig.plan(request(Target::Latest)).await;
-    rig.place(&plan, "data", Action::Promote, Vec::new()).await;
+    let plan = rig.plan(request(RecoveryTarget::Latest)).await;
+    rig.place(&plan, "data", RecoveryTargetAction::Promote, Vec::new()).await;
     let auto_conf = rig.scratch.join("data/postgresql.auto.conf");
     let text = fs::read_to_string(&auto_conf).unwrap();
     fs::write(&auto_conf, text.replace("restore_command = 'cp ", "restore_command = 'exit 200; cp ")).unwrap();
-    let (reached, _server) = rig.started(&plan, "data", Action::Promote).await;
+    let (reached, _server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
-        matches!(&error, StartError::Ended { last_words, .. } if last_words.contains("could not restore file")),
+        matches!(&error, ServerStartError::Ended { last_words, .. } if last_words.contains("could not restore file")),
         "{error}"
     );
 }
@@ -383,18 +400,18 @@ async fn settings_that_were_raised_after_the_backup_are_raised_in_the_restored_s
     cluster.restart();
     cluster.sql("insert into t values (5)");
     rig.settle(&cluster).await;
-    let (plan, _, server) = rig.restored(request(Target::Latest), "data").await;
+    let (plan, _, server) = rig.restored(request(RecoveryTarget::Latest), "data").await;
     assert_eq!(plan.required_settings.max_connections, 70, "the most that the log had");
     assert_eq!(rows(&server), "1,2,3,4,5");
 
     // A server that got less waits and would wait for ever.
-    rig.place(&plan, "low", Action::Promote, Vec::new()).await;
+    rig.place(&plan, "low", RecoveryTargetAction::Promote, Vec::new()).await;
     let auto_conf = rig.scratch.join("low/postgresql.auto.conf");
     let text = fs::read_to_string(&auto_conf).unwrap();
     fs::write(&auto_conf, text.replace("max_connections = '70'", "max_connections = '25'")).unwrap();
-    let (reached, _server) = rig.started(&plan, "low", Action::Promote).await;
+    let (reached, _server) = rig.started(&plan, "low", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
-    assert!(matches!(&error, StartError::Stuck { why, .. } if why.contains("max_connections = 25")), "{error}");
+    assert!(matches!(&error, ServerStartError::Stuck { why, .. } if why.contains("max_connections = 25")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +432,7 @@ async fn a_restore_follows_the_timeline_it_was_told() {
     standby.sql("insert into t values (21)");
     rig.settle(&standby).await;
 
-    let on = |choice: &str| request(Target::Latest).on_timeline(choice.parse::<TimelineChoice>().unwrap());
+    let on = |choice: &str| request(RecoveryTarget::Latest).on_timeline(choice.parse::<TargetTimeline>().unwrap());
     let (plan, reached, server) = rig.restored(on("latest"), "latest").await;
     assert_eq!((plan.timeline.get(), reached.timeline.get()), (2, 3));
     assert_eq!(rows(&server), "1,2,3,4,20,21");
@@ -447,20 +464,22 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
     rig.archive.vault().delete(&rig.archive.layout().segment(segment)).await.unwrap();
     fs::remove_file(rig.folder().join(&lost)).unwrap();
 
-    let last = rig.plan(request(Target::Xid(parse_xid(&cluster.sql("select xmin from t where i = 6")).unwrap()))).await;
+    let last = rig
+        .plan(request(RecoveryTarget::Xid(parse_xid(&cluster.sql("select xmin from t where i = 6")).unwrap())))
+        .await;
     assert!(!last.reachable && last.reason.contains("not archived"), "{}", last.reason);
     assert!(last.target_lsn.is_some() && last.nearest_before.is_some());
-    let plan = rig.plan(request(Target::Latest)).await;
-    assert!(plan.reachable && plan.hole_follows && matches!(plan.stop, Some(Stop::After(_))), "{plan:?}");
+    let plan = rig.plan(request(RecoveryTarget::Latest)).await;
+    assert!(plan.reachable && plan.hole_follows && matches!(plan.stop, Some(RecoveryStop::After(_))), "{plan:?}");
     // As `archive-get` answers for a hole: PostgreSQL must not even ask.
-    let wishes = Wishes {
+    let wishes = RestoreOptions {
         destination: Destination { pgdata: rig.scratch.join("data"), mapping: Vec::new() },
-        action: Action::Promote,
+        action: RecoveryTargetAction::Promote,
         restore_command: format!("case %f in {lost}) exit 200;; esac; cp {}/%f \"%p\"", rig.folder().display()),
         keep_archiving: false,
     };
     restore::restore(&rig.archive, &plan, &wishes, |_, _| {}).await.unwrap();
-    let (reached, server) = rig.started(&plan, "data", Action::Promote).await;
+    let (reached, server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
     reached.unwrap();
     assert_eq!(rows(&server), "1,2,3,4");
 }

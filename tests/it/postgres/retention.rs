@@ -13,13 +13,15 @@ use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::pg_control::RequiredSettings;
 use walkeep::postgres::format::segment::{SegmentNo, SegmentSize};
 use walkeep::postgres::format::time::PgTime;
-use walkeep::postgres::format::timeline::{History, HistoryEntry, TimelineId, TimelinePath};
-use walkeep::postgres::restore::Error;
-use walkeep::postgres::restore::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
-use walkeep::postgres::restore::plan::{self, Plan};
-use walkeep::postgres::restore::target::{Request, Target, TimelineChoice};
-use walkeep::postgres::retention::policy::{self, Base};
-use walkeep::postgres::wal::event::{Ending, EndingKind, Xid};
+use walkeep::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId, TimelinePath};
+use walkeep::postgres::restore::RestoreError;
+use walkeep::postgres::restore::archived_log::{
+    ArchivedLog, CreatedTablespace, RecordSpan, ReplayChain, ReplayObstacle, WalRequirements,
+};
+use walkeep::postgres::restore::plan::{self, RestorePlan};
+use walkeep::postgres::restore::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
+use walkeep::postgres::retention::policy::{self, RetentionBackup};
+use walkeep::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 use crate::support::process::{self, Finished, Orphan, until};
 use crate::support::waldump::lsn;
@@ -31,7 +33,7 @@ struct Log {
     /// When the commit in each segment was, by timeline.
     commits: BTreeMap<(u32, u64), Timestamp>,
     missing: BTreeSet<(u32, u64)>,
-    histories: Vec<History>,
+    histories: Vec<TimelineHistory>,
 }
 
 fn size() -> SegmentSize {
@@ -53,79 +55,84 @@ impl Log {
         (!self.missing.contains(&(timeline, segment))).then_some((timeline, *time))
     }
 
-    fn endings<'a>(&'a self, path: &'a TimelinePath) -> impl DoubleEndedIterator<Item = Ending> + 'a {
+    fn endings<'a>(&'a self, path: &'a TimelinePath) -> impl DoubleEndedIterator<Item = TransactionEnd> + 'a {
         (0..200_u64).filter_map(|segment| {
             let (_, time) = self.there(path, segment)?;
             let (lsn, end_lsn) = (record(segment), Lsn::new((segment << 20) + 0x1040));
             let (xid, time) = (Xid::new(u32::try_from(segment).unwrap() + 700), PgTime::from_timestamp(time));
-            Some(Ending { lsn, end_lsn, xid, time, kind: EndingKind::Commit })
+            Some(TransactionEnd { lsn, end_lsn, xid, time, kind: TransactionEndKind::Commit })
         })
     }
 }
 
-impl Facts for Log {
+impl ArchivedLog for Log {
     fn segment_size(&self) -> SegmentSize {
         size()
     }
 
-    fn ending_after(&self, path: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error> {
+    fn ending_after(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        time: PgTime,
+    ) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(path).find(|ending| ending.lsn >= from && ending.time > time))
     }
 
-    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error> {
+    fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(path).find(|ending| ending.lsn >= from && ending.xid == xid))
     }
 
-    fn effect_of(&self, path: &TimelinePath, at: Lsn) -> Result<Option<RecordSpan>, Error> {
+    fn effect_of(&self, path: &TimelinePath, at: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
         self.record_from(path, at)
     }
 
-    fn restore_point(&self, _: &TimelinePath, _: Lsn, _: &str) -> Result<Option<RecordSpan>, Error> {
+    fn restore_point(&self, _: &TimelinePath, _: Lsn, _: &str) -> Result<Option<RecordSpan>, RestoreError> {
         Ok(None)
     }
 
-    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
+    fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
         let found = self.endings(path).find(|ending| ending.lsn >= from);
         Ok(found.map(|ending| RecordSpan { lsn: ending.lsn, end: ending.end_lsn }))
     }
 
-    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error> {
+    fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
         Ok(self.endings(path).rev().find(|ending| ending.end_lsn <= end).map(|ending| ending.lsn))
     }
 
-    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error> {
+    fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(path).rev().find(|ending| ending.lsn < before))
     }
 
-    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error> {
+    fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(path).find(|ending| ending.lsn >= from))
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error> {
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
         let (first, last) = (from.get() >> 20, to.map_or(200, |to| to.get() >> 20));
         let gone = (first..=last).find(|segment| self.there(path, *segment).is_none());
         let end = gone.map_or(Lsn::new((last + 1) << 20), |segment| Lsn::new(segment << 20));
         let why = "not archived".to_owned();
-        let obstacle = gone.map(|segment| Obstacle {
+        let obstacle = gone.map(|segment| ReplayObstacle {
             timeline: path.timeline_at(record(segment)),
             from: Lsn::new(segment << 20),
             to: Lsn::new((segment + 1) << 20),
             why,
         });
         let reached = if obstacle.is_none() { to.unwrap_or(end) } else { end };
-        Ok(Chain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, records: 1, end: reached })
+        Ok(ReplayChain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, records: 1, end: reached })
     }
 
-    fn tablespaces(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+    fn tablespaces(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
         Ok(Vec::new())
     }
 
-    fn unreadable(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<Obstacle>, Error> {
+    fn unreadable(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         Ok(None)
     }
 
-    fn demands(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Demands, Error> {
-        Ok(Demands::default())
+    fn demands(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<WalRequirements, RestoreError> {
+        Ok(WalRequirements::default())
     }
 }
 
@@ -135,13 +142,16 @@ fn moment(segment: u64, jitter: i64) -> Timestamp {
 }
 
 fn path_of(log: &Log, timeline: TimelineId) -> TimelinePath {
-    log.histories.iter().find(|history| history.timeline == timeline).map_or_else(TimelinePath::first, History::path)
+    log.histories
+        .iter()
+        .find(|history| history.timeline == timeline)
+        .map_or_else(TimelinePath::first, TimelineHistory::path)
 }
 
-fn planned(log: &Log, bases: &[Base], request: &Request) -> Option<Plan> {
-    let bases: Vec<plan::Base> = bases
+fn planned(log: &Log, bases: &[RetentionBackup], request: &RestoreRequest) -> Option<RestorePlan> {
+    let bases: Vec<plan::PlanBackup> = bases
         .iter()
-        .map(|base| plan::Base {
+        .map(|base| plan::PlanBackup {
             label: base.label.clone(),
             start: base.start,
             start_timeline: base.timeline,
@@ -152,11 +162,11 @@ fn planned(log: &Log, bases: &[Base], request: &Request) -> Option<Plan> {
             logical_bytes: 1,
         })
         .collect();
-    let world = plan::World { cluster: "main", bases: &bases, histories: &log.histories, facts: log };
+    let world = plan::PlanInput { cluster: "main", bases: &bases, histories: &log.histories, facts: log };
     plan::plan(world, request).ok().filter(|plan| plan.reachable)
 }
 
-fn world() -> impl Strategy<Value = (Log, Vec<Base>, u64)> {
+fn world() -> impl Strategy<Value = (Log, Vec<RetentionBackup>, u64)> {
     let backups = proptest::collection::vec((1..140_u64, 0..6_u64, 0..50_i64), 0..8);
     let missing = proptest::collection::btree_set((1..3_u32, 0..160_u64), 0..3);
     let jitter = proptest::collection::vec(-4000..4000_i64, 160);
@@ -176,7 +186,7 @@ fn world() -> impl Strategy<Value = (Log, Vec<Base>, u64)> {
         if let Some((at, _)) = fork {
             let end = Lsn::new((at << 20) + 0x800);
             let entries = vec![HistoryEntry { timeline: tli(1), end, reason: String::new() }];
-            log.histories.push(History { timeline: tli(2), entries });
+            log.histories.push(TimelineHistory { timeline: tli(2), entries });
         }
         let mut bases = Vec::new();
         for (number, (start, len, skew)) in backups.into_iter().enumerate() {
@@ -194,7 +204,14 @@ fn world() -> impl Strategy<Value = (Log, Vec<Base>, u64)> {
                 let whole = log.chain(&path, start, Some(stop)).unwrap().obstacle.is_none();
                 let finished_at = ended.checked_add(SignedDuration::from_mins(skew)).unwrap();
                 let label = format!("b{number}-{timeline}");
-                bases.push(Base { label, timeline: tli(timeline), start, stop, finished_at, restorable: whole });
+                bases.push(RetentionBackup {
+                    label,
+                    timeline: tli(timeline),
+                    start,
+                    stop,
+                    finished_at,
+                    restorable: whole,
+                });
             }
         }
         (log, bases, since)
@@ -213,15 +230,15 @@ proptest! {
             let newest = alive.entry(tli(*timeline)).or_insert(*time);
             *newest = (*newest).max(*time);
         }
-        let verdict = policy::decide(policy::World { bases: &bases, histories: &log.histories, alive: &alive, size: size(), since });
-        let kept: Vec<Base> = bases.iter().filter(|base| verdict.keep.contains_key(&base.label)).cloned().collect();
+        let verdict = policy::decide(policy::RetentionInput { bases: &bases, histories: &log.histories, alive: &alive, size: size(), since });
+        let kept: Vec<RetentionBackup> = bases.iter().filter(|base| verdict.keep.contains_key(&base.label)).cloned().collect();
         prop_assert_eq!(kept.len() + verdict.expire.len(), bases.len());
         let mut less = log.clone();
         less.commits.retain(|(timeline, segment), time| !verdict.lets_go(tli(*timeline), SegmentNo::new(*segment), *time));
         for ((timeline, segment), time) in log.commits.iter().filter(|(_, time)| **time >= since) {
-            for target in [Target::Lsn(record(*segment)), Target::Time(PgTime::from_timestamp(*time))] {
-                for choice in [TimelineChoice::Latest, TimelineChoice::Id(tli(*timeline))] {
-                    let request = Request::new(target.clone(), false).unwrap().on_timeline(choice);
+            for target in [RecoveryTarget::Lsn(record(*segment)), RecoveryTarget::Time(PgTime::from_timestamp(*time))] {
+                for choice in [TargetTimeline::Latest, TargetTimeline::Id(tli(*timeline))] {
+                    let request = RestoreRequest::new(target.clone(), false).unwrap().on_timeline(choice);
                     let Some(before) = planned(&log, &bases, &request) else { continue };
                     let after = planned(&less, &kept, &request);
                     prop_assert_eq!(after.map(|plan| plan.stop), Some(before.stop), "{:?}", request);

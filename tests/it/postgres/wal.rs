@@ -11,10 +11,12 @@ use rand::{RngExt as _, SeedableRng};
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
 use walkeep::postgres::format::timeline::TimelineId;
-use walkeep::postgres::wal::decode::Decoder;
-use walkeep::postgres::wal::digest::{self, Digest, State};
-use walkeep::postgres::wal::event::{Ending, Event, EventKind, ObjectKind, RelationId, Removal, WalLevel, interpret};
-use walkeep::postgres::wal::page::Major;
+use walkeep::postgres::wal::decode::WalDecoder;
+use walkeep::postgres::wal::digest::{self, SegmentDigest, SegmentState};
+use walkeep::postgres::wal::event::{
+    DroppedObjectKind, RelFileLocator, RemovedObjects, TransactionEnd, WalEvent, WalEventKind, WalLevel, interpret,
+};
+use walkeep::postgres::wal::page::MajorVersion;
 
 use crate::support::waldump::{self, lsn};
 use crate::support::{Cluster, Options, QUICK, Running, Scratch};
@@ -210,8 +212,9 @@ impl Log {
 
     /// Decoded in one stream, in pieces of random sizes.
     fn decode(&self, random: &mut SmallRng) -> Told {
-        let mut decoder = Decoder::new(self.start(), self.timeline(), self.size);
-        let major = Major::from_magic(u16::from_le_bytes([self.segments[0].1[0], self.segments[0].1[1]])).unwrap();
+        let mut decoder = WalDecoder::new(self.start(), self.timeline(), self.size);
+        let major =
+            MajorVersion::from_magic(u16::from_le_bytes([self.segments[0].1[0], self.segments[0].1[1]])).unwrap();
         let mut told = Told::new();
         for (_, segment) in &self.segments {
             let mut rest = segment.as_slice();
@@ -233,19 +236,19 @@ impl Log {
 
     /// The same from the digests alone: all that means something, the records between segments joined.
     fn digests(&self) -> Told {
-        let digests: Vec<Digest> = self
+        let digests: Vec<SegmentDigest> = self
             .segments
             .iter()
             .map(|(name, bytes)| {
                 let digest = digest::digest(bytes, *name, self.size).unwrap();
-                assert_eq!(digest.state, State::Checked, "{name}");
+                assert_eq!(digest.state, SegmentState::Checked, "{name}");
                 assert!(!digest.ends_early(), "{name} ends at {}", digest.valid_until);
-                assert_eq!(Digest::from_bytes(&digest.to_bytes()).unwrap(), digest);
+                assert_eq!(SegmentDigest::from_bytes(&digest.to_bytes()).unwrap(), digest);
                 digest
             })
             .collect();
         let mut told = Told::new();
-        let mut tell = |lsn: Lsn, ending: Option<&Ending>, event: Option<&Event>| {
+        let mut tell = |lsn: Lsn, ending: Option<&TransactionEnd>, event: Option<&WalEvent>| {
             let text = spelled(ending, event);
             let before = told.insert(lsn.get(), (0, text.clone()));
             if let Some((_, Some(before))) = before {
@@ -255,7 +258,7 @@ impl Log {
         for (n, digest) in digests.iter().enumerate() {
             digest.endings.iter().for_each(|ending| tell(ending.lsn, Some(ending), None));
             digest.events.iter().for_each(|event| tell(event.lsn, None, Some(event)));
-            let parts: Vec<&Digest> = digests[n..].iter().collect();
+            let parts: Vec<&SegmentDigest> = digests[n..].iter().collect();
             if let Some(joined) = digest::join(&parts).unwrap() {
                 tell(joined.lsn, joined.meaning.ending.as_ref(), joined.meaning.event.as_ref());
             }
@@ -356,7 +359,7 @@ fn expected(record: &waldump::Record) -> Option<String> {
 }
 
 /// Ours, in the words of `pg_waldump`.
-fn spelled(ending: Option<&Ending>, event: Option<&Event>) -> Option<String> {
+fn spelled(ending: Option<&TransactionEnd>, event: Option<&WalEvent>) -> Option<String> {
     let mut out = String::new();
     if let Some(ending) = ending {
         let kind = match (ending.kind.is_commit(), format!("{:?}", ending.kind).ends_with("Prepared")) {
@@ -378,17 +381,17 @@ fn timestamp(time: walkeep::postgres::format::time::PgTime) -> String {
     time.to_timestamp().unwrap().strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string()
 }
 
-fn event_text(event: &Event) -> String {
+fn event_text(event: &WalEvent) -> String {
     let on = |on: bool| if on { "on" } else { "off" };
     match &event.kind {
-        EventKind::Checkpoint(c) => {
+        WalEventKind::Checkpoint(c) => {
             let kind = if c.shutdown { "SHUTDOWN" } else { "ONLINE" };
             format!(
                 "CHECKPOINT_{kind} redo {}; tli {}; prev tli {}; fpw {}",
                 c.redo, c.timeline, c.previous_timeline, c.full_page_writes
             )
         }
-        EventKind::Parameters(p) => {
+        WalEventKind::Parameters(p) => {
             let level = match p.wal_level {
                 WalLevel::Minimal => "minimal",
                 WalLevel::Replica => "replica",
@@ -405,38 +408,38 @@ fn event_text(event: &Event) -> String {
                 on(p.track_commit_timestamp)
             )
         }
-        EventKind::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
-        EventKind::EndOfRecovery { time, timeline, previous } => {
+        WalEventKind::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
+        WalEventKind::EndOfRecovery { time, timeline, previous } => {
             format!("END_OF_RECOVERY tli {timeline}; prev tli {previous}; time {}", timestamp(*time))
         }
-        EventKind::BackupEnd { start } => format!("BACKUP_END {start}"),
-        EventKind::Switch => "SWITCH".into(),
-        EventKind::FullPageWrites { on } => format!("FPW_CHANGE {on}"),
-        EventKind::OverwriteContrecord { overwritten, time } => {
+        WalEventKind::BackupEnd { start } => format!("BACKUP_END {start}"),
+        WalEventKind::Switch => "SWITCH".into(),
+        WalEventKind::FullPageWrites { on } => format!("FPW_CHANGE {on}"),
+        WalEventKind::OverwriteContrecord { overwritten, time } => {
             format!("OVERWRITE_CONTRECORD lsn {overwritten}; time {}", timestamp(*time))
         }
-        EventKind::Drop(removal) | EventKind::Rewrite(removal) => {
-            assert_eq!(matches!(event.kind, EventKind::Drop(_)), removal.objects_total > 0);
+        WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => {
+            assert_eq!(matches!(event.kind, WalEventKind::Drop(_)), removal.objects_total > 0);
             removal_text(removal)
         }
-        EventKind::Truncate { cascade, restart_identity, total, relations, .. } => {
+        WalEventKind::Truncate { cascade, restart_identity, total, relations, .. } => {
             assert_eq!(relations.len(), *total as usize);
             let flags = [(*cascade, "cascade "), (*restart_identity, "restart_seqs ")];
             let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
             let ids: Vec<String> = relations.iter().map(u32::to_string).collect();
             format!("TRUNCATE {flags}nrelids {total} relids {}", ids.join(" "))
         }
-        EventKind::FileEmptied { file } => format!("TRUNCATE {} to 0 blocks", path(*file)),
-        EventKind::DropDatabase { database } => format!("DROP {database}"),
-        EventKind::CreateTablespace { tablespace, location } => format!("CREATE {tablespace} \"{location}\""),
-        EventKind::Rows { .. }
-        | EventKind::Catalog(_)
-        | EventKind::CreateDatabase { .. }
-        | EventKind::Subtransactions { .. } => unreachable!("these are among a digest's changes"),
+        WalEventKind::FileEmptied { file } => format!("TRUNCATE {} to 0 blocks", path(*file)),
+        WalEventKind::DropDatabase { database } => format!("DROP {database}"),
+        WalEventKind::CreateTablespace { tablespace, location } => format!("CREATE {tablespace} \"{location}\""),
+        WalEventKind::Rows { .. }
+        | WalEventKind::Catalog(_)
+        | WalEventKind::CreateDatabase { .. }
+        | WalEventKind::Subtransactions { .. } => unreachable!("these are among a digest's changes"),
     }
 }
 
-fn removal_text(removal: &Removal) -> String {
+fn removal_text(removal: &RemovedObjects) -> String {
     let mut out = String::new();
     if removal.files_total > 0 {
         let files: Vec<String> = removal.files.iter().map(|file| path(*file)).collect();
@@ -446,11 +449,11 @@ fn removal_text(removal: &Removal) -> String {
     if removal.objects_total > 0 {
         let objects = removal.objects.iter().map(|item| {
             let kind = match item.kind {
-                ObjectKind::Database => 1,
-                ObjectKind::Relation => 2,
-                ObjectKind::Function => 3,
-                ObjectKind::Subscription => 5,
-                ObjectKind::Other(number) => number,
+                DroppedObjectKind::Database => 1,
+                DroppedObjectKind::Relation => 2,
+                DroppedObjectKind::Function => 3,
+                DroppedObjectKind::Subscription => 5,
+                DroppedObjectKind::Other(number) => number,
             };
             format!("{kind}/{}/{}", item.database, item.object)
         });
@@ -462,7 +465,7 @@ fn removal_text(removal: &Removal) -> String {
 }
 
 /// `relpathperm`, for the default tablespace.
-fn path(file: RelationId) -> String {
+fn path(file: RelFileLocator) -> String {
     assert_eq!(file.tablespace, 1663);
     format!("base/{}/{}", file.database, file.filenode)
 }
@@ -477,9 +480,9 @@ fn checkpoint_time(cluster: &Cluster, log: &Log) {
     let again = Log::read(&cluster.pg_wal(), &last);
     assert_eq!(again.start(), log.start());
     let digests = again.segments.iter().map(|(name, bytes)| digest::digest(bytes, *name, again.size).unwrap());
-    let events: Vec<Event> = digests.flat_map(|digest| digest.events).collect();
+    let events: Vec<WalEvent> = digests.flat_map(|digest| digest.events).collect();
     let event = events.iter().find(|event| event.lsn.get() == lsn(at)).unwrap();
-    let EventKind::Checkpoint(checkpoint) = &event.kind else { panic!("{event:?}") };
+    let WalEventKind::Checkpoint(checkpoint) = &event.kind else { panic!("{event:?}") };
     assert_eq!(checkpoint.time.to_timestamp().unwrap().as_second().to_string(), seconds);
 }
 

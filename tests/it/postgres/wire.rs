@@ -6,31 +6,37 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use walkeep::base::retry::Class;
+use walkeep::base::retry::ErrorClass;
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::format::timeline::TimelineId;
-use walkeep::postgres::sql::Sql;
+use walkeep::postgres::sql::SqlSession;
 use walkeep::postgres::wire::{
-    BackupEvent, BaseBackupOptions, Compression, Connection, Conninfo, Environment, Error, NextTimeline,
-    PhysicalStream, SlotName, StandbyStatus, Started, StreamEvent,
+    BaseBackupEvent, BaseBackupOptions, Conninfo, LibpqEnvironment, NextTimeline, PhysicalStream,
+    ReplicationConnection, ReplicationError, ServerCompression, SlotName, StandbyStatus, StartedReplication,
+    WalStreamEvent,
 };
 
 use crate::support::process::{self, Orphan};
 use crate::support::{Cluster, Options, QUICK, Scratch, majors};
 
 fn info(text: &str) -> Conninfo {
-    Conninfo::parse(text, &Environment::new()).unwrap()
+    Conninfo::parse(text, &LibpqEnvironment::new()).unwrap()
 }
 
-async fn connect(cluster: &Cluster) -> Connection {
-    Connection::connect(&info(&cluster.conninfo())).await.unwrap()
+async fn connect(cluster: &Cluster) -> ReplicationConnection {
+    ReplicationConnection::connect(&info(&cluster.conninfo())).await.unwrap()
 }
 
-async fn stream(connection: Connection, slot: Option<&SlotName>, start: Lsn, timeline: TimelineId) -> PhysicalStream {
+async fn stream(
+    connection: ReplicationConnection,
+    slot: Option<&SlotName>,
+    start: Lsn,
+    timeline: TimelineId,
+) -> PhysicalStream {
     match connection.start_physical(slot, start, timeline).await.unwrap() {
-        Started::Streaming(stream) => stream,
-        Started::TimelineEnded(..) => panic!("the timeline ends at its start"),
+        StartedReplication::Streaming(stream) => stream,
+        StartedReplication::TimelineEnded(..) => panic!("the timeline ends at its start"),
     }
 }
 
@@ -43,13 +49,13 @@ async fn receive(stream: &mut PhysicalStream, start: Lsn, until: Lsn) -> Vec<u8>
             return bytes;
         }
         match stream.next().await.unwrap() {
-            StreamEvent::Wal(wal) => {
+            WalStreamEvent::Wal(wal) => {
                 assert_eq!(wal.start, next, "a gap or an overlap");
                 assert!(wal.server_end >= next);
                 bytes.extend_from_slice(&wal.bytes);
             }
-            StreamEvent::Keepalive(_) => {}
-            StreamEvent::EndOfTimeline => panic!("the timeline ended at {next}"),
+            WalStreamEvent::Keepalive(_) => {}
+            WalStreamEvent::EndOfTimeline => panic!("the timeline ended at {next}"),
         }
     }
 }
@@ -120,9 +126,9 @@ async fn a_timeline_ends_where_its_child_begins() {
         let mut received = start;
         loop {
             match wal.next().await.unwrap() {
-                StreamEvent::Wal(wal) => received = wal.start.checked_add(wal.bytes.len() as u64).unwrap(),
-                StreamEvent::Keepalive(_) => {}
-                StreamEvent::EndOfTimeline => break,
+                WalStreamEvent::Wal(wal) => received = wal.start.checked_add(wal.bytes.len() as u64).unwrap(),
+                WalStreamEvent::Keepalive(_) => {}
+                WalStreamEvent::EndOfTimeline => break,
             }
         }
         let (mut connection, next) = wal.finish().await.unwrap();
@@ -132,14 +138,14 @@ async fn a_timeline_ends_where_its_child_begins() {
         assert_eq!(name, "00000002.history");
         assert_eq!(content, fs::read(standby.pg_wal().join(&name)).unwrap());
         match connection.start_physical(None, received, TimelineId::FIRST).await.unwrap() {
-            Started::TimelineEnded(_, again) => assert_eq!(Some(again), next),
-            Started::Streaming(_) => panic!("there is nothing after the end of a timeline"),
+            StartedReplication::TimelineEnded(_, again) => assert_eq!(Some(again), next),
+            StartedReplication::Streaming(_) => panic!("there is nothing after the end of a timeline"),
         }
-        let beyond = Connection::connect(&info(&standby.conninfo())).await.unwrap();
+        let beyond = ReplicationConnection::connect(&info(&standby.conninfo())).await.unwrap();
         let far = received.checked_add(1 << 30).unwrap();
         let error = stream(beyond, None, far, second).await.next().await.unwrap_err();
         assert!(error.is_ahead_of_server(), "{error}");
-        let other = Connection::connect(&info(&standby.conninfo())).await.unwrap();
+        let other = ReplicationConnection::connect(&info(&standby.conninfo())).await.unwrap();
         let error = other.start_physical(None, far, TimelineId::FIRST).await.unwrap_err();
         assert!(error.is_other_history(), "{error}");
     }
@@ -162,17 +168,17 @@ async fn wal_that_is_gone_is_gone() {
             Err(error) => break error,
         }
     };
-    assert!(error.is_wal_removed() && error.class() == Class::Permanent, "{error}");
+    assert!(error.is_wal_removed() && error.class() == ErrorClass::Permanent, "{error}");
 }
 
 /// Logs in for replication and for SQL alike and gives both outcomes, which must agree.
-async fn both(conninfo: &str, environment: &Environment) -> Result<(), String> {
+async fn both(conninfo: &str, environment: &LibpqEnvironment) -> Result<(), String> {
     let info = Conninfo::parse(conninfo, environment).unwrap();
-    let replication = match Connection::connect(&info).await {
+    let replication = match ReplicationConnection::connect(&info).await {
         Ok(mut connection) => connection.identify_system().await.map(drop).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let sql = Sql::connect(&info).await;
+    let sql = SqlSession::connect(&info).await;
     assert_eq!(replication.is_ok(), sql.is_ok(), "{conninfo}: {replication:?} {sql:?}");
     if let Ok(sql) = sql {
         assert!(!sql.in_recovery().await.unwrap());
@@ -184,7 +190,7 @@ async fn both(conninfo: &str, environment: &Environment) -> Result<(), String> {
 async fn passwords_by_every_method_and_from_every_place() {
     for options in [Options::default().scram("a secret:\\"), Options::default().md5("a secret:\\")] {
         let cluster = Cluster::start(QUICK, options);
-        let none = Environment::new();
+        let none = LibpqEnvironment::new();
         let base = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", cluster.port);
         both(&format!("{base} password='a secret:\\\\'"), &none).await.unwrap();
         both(&cluster.socket_conninfo(), &none).await.unwrap();
@@ -195,7 +201,7 @@ async fn passwords_by_every_method_and_from_every_place() {
         let missing = both(&base, &none).await.unwrap_err();
         assert!(missing.contains("asks for a password"), "{missing}");
 
-        let variables: Environment = [("PGPASSWORD".to_owned(), "a secret:\\".to_owned())].into();
+        let variables: LibpqEnvironment = [("PGPASSWORD".to_owned(), "a secret:\\".to_owned())].into();
         both(&base, &variables).await.unwrap();
 
         let scratch = Scratch::new();
@@ -203,7 +209,7 @@ async fn passwords_by_every_method_and_from_every_place() {
         fs::write(&pgpass, "127.0.0.1:*:replication:*:a secret\\:\\\\\n127.0.0.1:*:postgres:*:a secret\\:\\\\\n")
             .unwrap();
         fs::set_permissions(&pgpass, fs::Permissions::from_mode(0o600)).unwrap();
-        let home: Environment = [("HOME".to_owned(), scratch.path().to_str().unwrap().to_owned())].into();
+        let home: LibpqEnvironment = [("HOME".to_owned(), scratch.path().to_str().unwrap().to_owned())].into();
         both(&base, &home).await.unwrap();
         fs::set_permissions(&pgpass, fs::Permissions::from_mode(0o644)).unwrap();
         let open = both(&base, &home).await.unwrap_err();
@@ -213,7 +219,7 @@ async fn passwords_by_every_method_and_from_every_place() {
 
 #[tokio::test]
 async fn weaker_ways_are_refused_when_told_so() {
-    let none = Environment::new();
+    let none = LibpqEnvironment::new();
     let md5 = Cluster::start(QUICK, Options::default().md5("x"));
     let error = both_fail(&md5, "require_auth=scram-sha-256").await;
     assert!(error.contains("require_auth"), "{error}");
@@ -228,7 +234,7 @@ async fn weaker_ways_are_refused_when_told_so() {
 
 async fn both_fail(cluster: &Cluster, more: &str) -> String {
     let info = info(&format!("{} {more}", cluster.conninfo()));
-    Connection::connect(&info).await.unwrap_err().to_string()
+    ReplicationConnection::connect(&info).await.unwrap_err().to_string()
 }
 
 /// A certificate authority, a certificate it signed for `name` with these extensions, and an authority that is a stranger.
@@ -291,7 +297,7 @@ fn make_certificates(cluster: &Cluster, scratch: &Scratch, name: &str, extension
 
 #[tokio::test]
 async fn sslmode_means_what_libpq_says() {
-    let none = Environment::new();
+    let none = LibpqEnvironment::new();
     for major in majors().into_iter().filter(|major| *major > 13) {
         let cluster = Cluster::start(major, Options::default().scram("x").tls());
         let scratch = Scratch::new();
@@ -340,23 +346,23 @@ async fn a_refusal_says_what_to_do() {
     let cluster = Cluster::start(QUICK, Options::default());
     cluster.sql("create role plain login");
     let base = format!("host=127.0.0.1 port={} dbname=postgres", cluster.port);
-    let error = Connection::connect(&info(&format!("{base} user=plain"))).await.unwrap_err();
+    let error = ReplicationConnection::connect(&info(&format!("{base} user=plain"))).await.unwrap_err();
     assert!(error.to_string().contains("ALTER ROLE plain REPLICATION"), "{error}");
-    assert_eq!(error.class(), Class::Permanent);
-    let error = Connection::connect(&info(&format!("{base} user=nobody_here"))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Permanent);
+    let error = ReplicationConnection::connect(&info(&format!("{base} user=nobody_here"))).await.unwrap_err();
     assert!(error.to_string().contains("CREATE ROLE nobody_here"), "{error}");
     fs::write(cluster.data().join("pg_hba.conf"), "local all all trust\nhost all all 127.0.0.1/32 trust\n").unwrap();
     cluster.sql("select pg_reload_conf()");
     let advice = "host replication postgres 127.0.0.1/32 scram-sha-256";
     let error = loop {
-        match Connection::connect(&info(&format!("{base} user=postgres"))).await {
+        match ReplicationConnection::connect(&info(&format!("{base} user=postgres"))).await {
             Err(error) => break error,
             Ok(connection) => connection.close().await,
         }
     };
     assert!(error.to_string().contains(advice), "{error}");
-    let error = Connection::connect(&info("host=127.0.0.1 port=1 user=x")).await.unwrap_err();
-    assert!(matches!(error, Error::Connect { .. }) && error.class() == Class::Transient, "{error}");
+    let error = ReplicationConnection::connect(&info("host=127.0.0.1 port=1 user=x")).await.unwrap_err();
+    assert!(matches!(error, ReplicationError::Connect { .. }) && error.class() == ErrorClass::Transient, "{error}");
 }
 
 #[tokio::test]
@@ -378,14 +384,14 @@ async fn the_wanted_server_of_several_is_found() {
             ("read-only", standby.port),
             ("prefer-standby", standby.port),
         ] {
-            let connection = Connection::connect(&list(wanted)).await.unwrap();
+            let connection = ReplicationConnection::connect(&list(wanted)).await.unwrap();
             assert!(connection.peer().ends_with(&format!(":{port}")), "{wanted}: {}", connection.peer());
-            let sql = Sql::connect(&list(wanted)).await.unwrap();
+            let sql = SqlSession::connect(&list(wanted)).await.unwrap();
             assert_eq!(sql.in_recovery().await.unwrap(), port == standby.port, "{wanted}");
         }
         let alone = format!("{} target_session_attrs=standby", primary.conninfo());
-        let error = Connection::connect(&info(&alone)).await.unwrap_err();
-        assert!(matches!(error, Error::WrongSession { .. }), "{error}");
+        let error = ReplicationConnection::connect(&info(&alone)).await.unwrap_err();
+        assert!(matches!(error, ReplicationError::WrongSession { .. }), "{error}");
     }
 }
 
@@ -398,7 +404,7 @@ async fn a_base_backup_is_what_the_server_promised() {
         cluster.sql(&format!("create tablespace s location '{}'", space.display()));
         cluster.sql("create table t tablespace s as select generate_series(1, 1000) as x");
         let oid: u32 = cluster.sql("select oid from pg_tablespace where spcname = 's'").parse().unwrap();
-        for compression in [None, Some(Compression::Lz4), Some(Compression::Zstd(-5))] {
+        for compression in [None, Some(ServerCompression::Lz4), Some(ServerCompression::Zstd(-5))] {
             let options = BaseBackupOptions {
                 label: "it's a test".into(),
                 fast_checkpoint: true,
@@ -416,11 +422,11 @@ async fn a_base_backup_is_what_the_server_promised() {
             let mut current = String::new();
             let end = loop {
                 match backup.next().await.unwrap() {
-                    BackupEvent::Archive(oid) => current = oid.map_or("base".into(), |oid| oid.to_string()),
-                    BackupEvent::Manifest => current = "manifest".into(),
-                    BackupEvent::Data(bytes) => parts.entry(current.clone()).or_default().extend_from_slice(&bytes),
-                    BackupEvent::Progress(_) => {}
-                    BackupEvent::End(end) => break end,
+                    BaseBackupEvent::Archive(oid) => current = oid.map_or("base".into(), |oid| oid.to_string()),
+                    BaseBackupEvent::Manifest => current = "manifest".into(),
+                    BaseBackupEvent::Data(bytes) => parts.entry(current.clone()).or_default().extend_from_slice(&bytes),
+                    BaseBackupEvent::Progress(_) => {}
+                    BaseBackupEvent::End(end) => break end,
                 }
             };
             backup.finish().await.unwrap().close().await;

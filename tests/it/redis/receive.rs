@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use walkeep::redis::archive::{Reach, Wanted};
+use walkeep::redis::archive::{RedisTarget, RestoreRoute};
 
 use crate::support::Site;
 use crate::support::process::{Running, until};
@@ -14,7 +14,7 @@ use crate::support::redis::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The way to what is wanted, and the commands on it.
-pub(crate) fn reach(site: &Site, wanted: Wanted) -> Result<(Reach, Vec<u8>), String> {
+pub(crate) fn reach(site: &Site, wanted: RedisTarget) -> Result<(RestoreRoute, Vec<u8>), String> {
     block_on(async {
         let instance = instance(site).await;
         let reach = instance.reach(wanted, None).await.expect("asked").map_err(|no| no.reason)?;
@@ -28,7 +28,7 @@ pub(crate) fn reach(site: &Site, wanted: Wanted) -> Result<(Reach, Vec<u8>), Str
 }
 
 /// A server with the state that was reached: the snapshot, then the commands through an ordinary connection.
-pub(crate) fn restored(site: &Site, wanted: Wanted) -> RedisServer {
+pub(crate) fn restored(site: &Site, wanted: RedisTarget) -> RedisServer {
     use std::io::{Read, Write};
     let (reach, commands) = reach(site, wanted).expect("reachable");
     let version = reach.snapshot.version.clone();
@@ -102,7 +102,7 @@ fn every_version_is_followed_to_the_last_acknowledged_byte() {
         acknowledged(&server, &mut receiver);
         // The host is gone: what was acknowledged is in the spool.
         receiver.kill9();
-        let copy = restored(&site, Wanted::Newest);
+        let copy = restored(&site, RedisTarget::Newest);
         assert_eq!(copy.digest(), server.digest(), "{version}, spooled");
         // It goes on from there, and a clean end leaves nothing spooled.
         let mut receiver = receiving(&site);
@@ -112,7 +112,7 @@ fn every_version_is_followed_to_the_last_acknowledged_byte() {
         assert!(!receiver.output().contains("gap"), "{}", receiver.output());
         let spooled = std::fs::read_dir(site.state_dir().join("spool/cache")).expect("the spool").count();
         assert_eq!(spooled, 0, "{version}");
-        assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "{version}, stored");
+        assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "{version}, stored");
     }
 }
 
@@ -132,7 +132,7 @@ fn a_second_receiver_on_the_same_state_is_refused() {
     let mut receiver = receiving(&site);
     work(&server, 2);
     acknowledged(&server, &mut receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 /// Each second's state is what it was in that second.
@@ -153,12 +153,13 @@ fn any_moment_is_the_state_of_that_moment() {
     work(&server, 9);
     acknowledged(&server, &mut receiver);
     for (time, digest) in &moments {
-        assert_eq!(restored(&site, Wanted::Time(*time)).digest(), *digest, "{time}");
+        assert_eq!(restored(&site, RedisTarget::Time(*time)).digest(), *digest, "{time}");
     }
-    let before = reach(&site, Wanted::Time("2020-01-01T00:00:00Z".parse().expect("a time"))).expect_err("too early");
+    let before =
+        reach(&site, RedisTarget::Time("2020-01-01T00:00:00Z".parse().expect("a time"))).expect_err("too early");
     assert!(before.contains("before the first snapshot"), "{before}");
     let after = Timestamp::now().checked_add(Duration::from_secs(3600)).expect("a time");
-    assert!(reach(&site, Wanted::Time(after)).expect_err("too late").contains("ends before it"));
+    assert!(reach(&site, RedisTarget::Time(after)).expect_err("too late").contains("ends before it"));
 }
 
 /// Killed again and again while the server is busy.
@@ -180,7 +181,7 @@ fn nothing_acknowledged_is_lost_by_a_crash() {
     acknowledged(&server, &mut receiver);
     assert!(!receiver.output().contains("gap"), "{}", receiver.output());
     receiver.kill9();
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 #[test]
@@ -201,11 +202,11 @@ fn a_backlog_that_does_not_reach_back_is_a_gap_and_a_new_snapshot() {
     assert!(twice.is_some(), "{}", receiver.output());
     work(&server, 2);
     acknowledged(&server, &mut receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     let gaps = block_on(async { instance(&site).await.gaps().await.expect("asked") });
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     // Nobody knows what was there between.
-    assert!(reach(&site, Wanted::Time(unseen)).is_err());
+    assert!(reach(&site, RedisTarget::Time(unseen)).is_err());
 }
 
 /// A server that restarts without its data is another history.
@@ -222,7 +223,7 @@ fn a_server_with_another_run_and_no_memory_of_ours_begins_anew() {
     let twice = until(PATIENCE, || (receiver.output().matches("to begin with is stored").count() == 2).then_some(()));
     assert!(twice.is_some(), "{}", receiver.output());
     acknowledged(&server, &mut receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 /// The server cuts off whoever reads too slowly; the receiver comes back where it was.
@@ -261,7 +262,7 @@ fn a_connection_that_the_server_kills_is_made_again_without_a_gap() {
     // POPULATE is not replicated.
     server.ask(&["EVAL", "for _,k in ipairs(redis.call('KEYS','unseen*')) do redis.call('DEL',k) end", "0"]);
     acknowledged(&server, &mut receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 #[test]
@@ -296,9 +297,9 @@ fn a_failover_is_followed_without_a_gap_and_snapshots_come_from_a_replica() {
         acknowledged(&replica, &mut receiver);
         assert!(!receiver.output().contains("gap"), "{version}\n{}", receiver.output());
         receiver.kill9();
-        let (reached, _) = reach(&site, Wanted::Newest).expect("reachable");
+        let (reached, _) = reach(&site, RedisTarget::Newest).expect("reachable");
         assert_eq!(reached.replid().map(|id| id.to_string()), Some(replica.info("master_replid")), "{version}");
-        assert_eq!(restored(&site, Wanted::Newest).digest(), replica.digest(), "{version}");
+        assert_eq!(restored(&site, RedisTarget::Newest).digest(), replica.digest(), "{version}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;
@@ -30,7 +30,7 @@ fn transact(server: &RedisServer) {
 }
 
 /// Where the state stands that is reached, without its bytes.
-fn offset(site: &Site, wanted: Wanted) -> Result<u64, String> {
+fn offset(site: &Site, wanted: RedisTarget) -> Result<u64, String> {
     let reached = block_on(async { instance(site).await.reach(wanted, None).await.expect("asked") });
     reached.map(|reached| reached.to.expect("a place").offset).map_err(|not| not.reason)
 }
@@ -66,22 +66,22 @@ fn a_transaction_longer_than_a_stretch_is_restored_whole_or_not_at_all() {
     let replid = stretches[0].replid;
     // At whatever place and moment within it.
     for into in [1, 100, 20 * MEGABYTE, 63 * MEGABYTE, CUT, CUT + MEGABYTE, CUT + 2 * MEGABYTE] {
-        assert_eq!(offset(&site, Wanted::Offset(replid, before.0 + into)), Ok(before.0), "{into} bytes into it");
+        assert_eq!(offset(&site, RedisTarget::Offset(replid, before.0 + into)), Ok(before.0), "{into} bytes into it");
     }
-    assert_eq!(offset(&site, Wanted::Offset(replid, after.0 - 1)), Ok(before.0), "a byte before its end");
-    assert_eq!(offset(&site, Wanted::Offset(replid, after.0)), Ok(after.0));
+    assert_eq!(offset(&site, RedisTarget::Offset(replid, after.0 - 1)), Ok(before.0), "a byte before its end");
+    assert_eq!(offset(&site, RedisTarget::Offset(replid, after.0)), Ok(after.0));
     let (span, mut seen) = (after.2.duration_since(before.2).as_micros(), Vec::new());
     for part in 0..=20 {
         let micros = i64::try_from(span * part / 20).expect("a span");
-        seen.push(offset(&site, Wanted::Time(before.2 + SignedDuration::from_micros(micros))));
+        seen.push(offset(&site, RedisTarget::Time(before.2 + SignedDuration::from_micros(micros))));
     }
     assert_eq!((&seen[0], &seen[20]), (&Ok(before.0), &Ok(after.0)), "it was done at {done}");
     // Of a moment at which the receiver was too busy to read nobody knows anything.
     let known: Vec<u64> = seen.iter().flatten().copied().collect();
     assert!(known.iter().all(|known| [before.0, after.0].contains(known)) && known.is_sorted(), "{before:?} {seen:?}");
-    let restored_before = restored(&site, Wanted::Time(before.2));
+    let restored_before = restored(&site, RedisTarget::Time(before.2));
     assert_eq!((restored_before.digest(), restored_before.ask(&["DBSIZE"])), (before.1, "1".into()));
-    assert_eq!(restored(&site, Wanted::Time(after.2)).digest(), after.1);
+    assert_eq!(restored(&site, RedisTarget::Time(after.2)).digest(), after.1);
     site.walkeep(&["verify", "cache"]).expect_ok();
 }
 
@@ -106,15 +106,15 @@ fn a_receiver_that_is_killed_within_a_long_transaction_gets_the_rest_of_it() {
     transact(&server);
     acknowledged_up_to(&relay, &receiver, before.0 + CUT + 2 * MEGABYTE);
     receiver.kill9();
-    assert_eq!(offset(&site, Wanted::Newest), Ok(before.0), "nothing of it can be restored");
-    assert_eq!(restored(&site, Wanted::Newest).digest(), before.1);
+    assert_eq!(offset(&site, RedisTarget::Newest), Ok(before.0), "nothing of it can be restored");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), before.1);
 
     relay.let_pass();
     let mut receiver = receiving(&site);
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert!(!receiver.output().contains("gap"), "{}", receiver.output());
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     site.walkeep(&["verify", "cache"]).expect_ok();
 }
 

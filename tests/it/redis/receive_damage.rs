@@ -1,7 +1,7 @@
 //! Bytes of the stream that change on their way: the receiver ends, has acknowledged nothing beyond the last command that was whole, and goes on
 //! from there.
 
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;
@@ -41,7 +41,7 @@ fn check(byte: u8) {
     assert!(told.contains("receiving cache has ended: the stream of commands cannot be followed: "), "{told}");
     assert!(told.contains("Redis protocol at offset"), "{told}");
     assert_eq!(relay.acknowledged(), good);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), digest, "up to the last good command");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), digest, "up to the last good command");
 
     // The server still has it all.
     let mut receiver = receiving(&site);
@@ -49,7 +49,7 @@ fn check(byte: u8) {
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert!(!receiver.output().contains("gap"), "{}", receiver.output());
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "with what was damaged on its way");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "with what was damaged on its way");
     assert_eq!(block_on(async { instance(&site).await.gaps().await.expect("asked") }), []);
     site.walkeep(&["verify", "cache"]).expect_ok();
 }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 use serde_json::Value;
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{PATIENCE, acknowledged, based, receiving, restored};
 use crate::support::process::until;
@@ -176,7 +176,7 @@ fn a_snapshot_without_checksum_ends_at_its_mark_in_small_pieces_and_is_told_of()
     let listed = site.walkeep(&["list", "redis", "--json"]).json();
     assert!(listed.to_string().contains("rdbchecksum"), "{listed:#}");
     site.walkeep(&["verify", "cache"]).expect_ok();
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "the snapshot alone");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "the snapshot alone");
     // The same as the beginning of a stream.
     let mut receiver = receiving(&site);
     based(&receiver);
@@ -185,5 +185,5 @@ fn a_snapshot_without_checksum_ends_at_its_mark_in_small_pieces_and_is_told_of()
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     site.walkeep(&["verify", "cache"]).expect_ok();
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "with the stream");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "with the stream");
 }

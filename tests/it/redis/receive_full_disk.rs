@@ -3,7 +3,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 use rustix::process::{Pid, Signal};
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{PATIENCE, acknowledged, based, reach, receiving, restored, work};
 use crate::support::disk::Disk;
@@ -72,25 +72,25 @@ fn a_full_spool_loses_nothing_acknowledged_and_goes_on_when_there_is_room() {
     noise(&server, 7000, 1);
     acknowledged(&server, &mut receiver);
     assert!(receiver.output().contains("No space left on device"), "{}", receiver.output());
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "larger than the disk");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "larger than the disk");
     // Full of something else, while the stream goes on. Whatever is still on its way to the repository would make room again.
     assert!(until(PATIENCE, || (spooled_bytes(&site) < 64 << 10).then_some(())).is_some(), "{}", receiver.output());
     disk.fill();
     noise(&server, 2000, 2);
     let acked = told(&server, &mut receiver, "No space left on device");
-    let (reached, _) = reach(&site, Wanted::Newest).expect("reachable");
+    let (reached, _) = reach(&site, RedisTarget::Newest).expect("reachable");
     assert!(reached.to.is_some_and(|to| to.offset >= acked), "{:?}, acknowledged {acked}", reached.to);
     // Nor by the end of the process, and started without room it says why it waits.
     receiver.kill9();
     let mut receiver = receiving(&site);
     told(&server, &mut receiver, "No space left on device");
-    let (reached, _) = reach(&site, Wanted::Newest).expect("reachable");
+    let (reached, _) = reach(&site, RedisTarget::Newest).expect("reachable");
     assert!(reached.to.is_some_and(|to| to.offset >= acked), "{:?}, acknowledged {acked}", reached.to);
     disk.clear();
     work(&server, 1);
     acknowledged(&server, &mut receiver);
     receiver.kill9();
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "room again");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "room again");
     no_gap(&site);
 }
 
@@ -113,7 +113,7 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     work(&server, 1);
     assert!(until(PATIENCE, || (spooled_bytes(&site) > before).then_some(())).is_some(), "{}", receiver.output());
     assert_eq!(acked(&server), 0, "{}", receiver.output());
-    let unreachable = reach(&site, Wanted::Newest).expect_err("no snapshot");
+    let unreachable = reach(&site, RedisTarget::Newest).expect_err("no snapshot");
     assert!(unreachable.contains("snapshot"), "{unreachable}");
     // With room a receiver begins with a snapshot, without a gap in the stream that it has.
     receiver.kill9();
@@ -122,7 +122,7 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     based(&receiver);
     work(&server, 2);
     acknowledged(&server, &mut receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "room again");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "room again");
     // Full once more: a stretch stays here, also after a clean end, and counts.
     disk.fill();
     noise(&server, 500, 3);
@@ -130,7 +130,7 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert!(receiver.output().contains("a stretch of the stream stays spooled"), "{}", receiver.output());
     assert!(spooled(&site) > 0, "nothing is spooled");
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "from the spool");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "from the spool");
     let mut receiver = receiving(&site);
     told(&server, &mut receiver, "a stretch of the stream stays spooled");
     work(&server, 3);
@@ -139,7 +139,7 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     assert!(until(PATIENCE, || (spooled(&site) == 1).then_some(())).is_some(), "{}", receiver.output());
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert_eq!(spooled(&site), 0);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest(), "stored");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "stored");
     no_gap(&site);
 }
 
@@ -167,7 +167,7 @@ fn what_the_disk_does_not_make_durable_is_not_acknowledged() {
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     // Everything is in the repository, and what comes next will be spooled from there on.
-    let (reached, _) = reach(&site, Wanted::Newest).expect("reachable");
+    let (reached, _) = reach(&site, RedisTarget::Newest).expect("reachable");
     let safe = reached.stretches.last().expect("a stretch").last;
     let name = format!("spool/cache/{}.{safe:020}.commands", server.info("master_replid"));
     let file = site.state_dir().join(name).display().to_string();
@@ -191,6 +191,6 @@ fn what_the_disk_does_not_make_durable_is_not_acknowledged() {
     work(&server, 2);
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     no_gap(&site);
 }

@@ -1,15 +1,15 @@
 //! Two receivers cut one stream at places of their own: stretches that overlap, or lie within another, change nothing of what is restored.
 
 use jiff::Timestamp;
-use walkeep::redis::archive::{Stretch, Wanted};
-use walkeep::redis::format::resp::Cut;
+use walkeep::redis::archive::{RedisTarget, StreamStretch};
+use walkeep::redis::format::resp::StreamCut;
 
 use super::receive::{acknowledged, based, reach, receiving, restored, work};
 use crate::support::Site;
 use crate::support::process::{self, Orphan};
 use crate::support::redis::{QUICK_REDIS, RedisServer, block_on, debug, instance, site_for};
 
-type Stored = (Stretch, Vec<u8>);
+type Stored = (StreamStretch, Vec<u8>);
 
 fn stored(site: &Site) -> Vec<Stored> {
     block_on(async {
@@ -54,9 +54,9 @@ fn whole(all: &[Stored]) -> Stored {
 }
 
 /// Which places are reached at which times, what comes next, and with which commands.
-type Told = (Option<Cut>, Timestamp, Option<Timestamp>, Vec<u8>);
+type Told = (Option<StreamCut>, Timestamp, Option<Timestamp>, Vec<u8>);
 
-fn told(site: &Site, wanted: Wanted) -> Told {
+fn told(site: &Site, wanted: RedisTarget) -> Told {
     let (reach, commands) = reach(site, wanted).unwrap_or_else(|no| panic!("{wanted:?}: {no}"));
     (reach.to, reach.at, reach.before, commands)
 }
@@ -80,12 +80,12 @@ fn what_two_receivers_store_is_one_stream() {
     let plain = stored(&site);
     let [a, b, c, d] = plain.clone().try_into().expect("four stretches");
     let marks = plain.iter().flat_map(|(stretch, _)| &stretch.marks);
-    let mut wanted: Vec<Wanted> = marks.clone().map(|mark| Wanted::Time(mark.time)).collect();
-    wanted.extend(marks.map(|mark| Wanted::Offset(a.0.replid, mark.offset)));
-    wanted.push(Wanted::Newest);
+    let mut wanted: Vec<RedisTarget> = marks.clone().map(|mark| RedisTarget::Time(mark.time)).collect();
+    wanted.extend(marks.map(|mark| RedisTarget::Offset(a.0.replid, mark.offset)));
+    wanted.push(RedisTarget::Newest);
     let before: Vec<Told> = wanted.iter().map(|wanted| told(&site, *wanted)).collect();
     let end = before.last().and_then(|(to, ..)| *to).expect("an end").offset;
-    let inside = reach(&site, Wanted::Newest).expect("reachable").0.snapshot.offset.expect("an offset");
+    let inside = reach(&site, RedisTarget::Newest).expect("reachable").0.snapshot.offset.expect("an offset");
     assert!((c.0.first..c.0.last).contains(&inside), "{inside}");
 
     let cuts = [
@@ -113,14 +113,14 @@ fn what_two_receivers_store_is_one_stream() {
         process::run(command).expect_ok();
         // In the first, the next one after the short one begins behind the snapshot, which is reason enough not to look.
         assert_eq!(cut.len() - stored(&site).len(), usize::from(nth > 0), "{nth}");
-        assert_eq!(told(&site, Wanted::Newest), before[before.len() - 1], "{nth}");
+        assert_eq!(told(&site, RedisTarget::Newest), before[before.len() - 1], "{nth}");
     }
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     // And a receiver goes on from the end.
     let mut receiver = receiving(&site);
     work(&server, 30);
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert_eq!(stored(&site).last().expect("a stretch").0.first, end);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }

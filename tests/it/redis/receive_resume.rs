@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use walkeep::redis::archive::{Stretch, Wanted};
+use walkeep::redis::archive::{RedisTarget, StreamStretch};
 
 use super::receive::{acknowledged, based, receiving, restored, work};
 use crate::support::Site;
@@ -14,7 +14,7 @@ use crate::support::redis::{QUICK_REDIS, RedisServer, block_on, debug, instance,
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The stored stretches, in order.
-fn stretches(site: &Site) -> Vec<Stretch> {
+fn stretches(site: &Site) -> Vec<StreamStretch> {
     block_on(async {
         let instance = instance(site).await;
         let mut all = Vec::new();
@@ -26,7 +26,7 @@ fn stretches(site: &Site) -> Vec<Stretch> {
 }
 
 /// The file of a stored stretch.
-fn file_of(site: &Site, stretch: &Stretch) -> PathBuf {
+fn file_of(site: &Site, stretch: &StreamStretch) -> PathBuf {
     let key = instance_key(site, stretch);
     let mut folders = vec![site.repository()];
     while let Some(folder) = folders.pop() {
@@ -42,7 +42,7 @@ fn file_of(site: &Site, stretch: &Stretch) -> PathBuf {
     panic!("{key} is not there")
 }
 
-fn instance_key(site: &Site, stretch: &Stretch) -> String {
+fn instance_key(site: &Site, stretch: &StreamStretch) -> String {
     block_on(async {
         let instance = instance(site).await;
         instance.layout().commands(&stretch.replid.to_string(), stretch.first).expect("a key").to_string()
@@ -96,7 +96,7 @@ fn a_rotted_stretch_does_not_keep_the_receiver_from_the_stream() {
     end(receiver);
     // The server still had what was damaged.
     site.walkeep(&["verify", "cache"]).expect_code(0);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_rotted_stretch_that_no_backlog_has_any_more_is_a_gap_and_a_new_snapshot() {
     work(&server, 2);
     acknowledged(&server, &mut receiver);
     end(receiver);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     assert_eq!(block_on(async { instance(&site).await.gaps().await.expect("asked").len() }), 1);
 }
 
@@ -140,7 +140,7 @@ fn a_clock_that_was_set_back_does_not_lead_back_behind_a_failover() {
             let key = instance.layout().commands(&stretch.replid.to_string(), stretch.first).expect("a key");
             instance.vault().delete(&key).await.expect("removed");
             let ended_at = stretch.ended_at + SignedDuration::from_hours(1);
-            instance.put_commands(0, &Stretch { ended_at, ..stretch.clone() }, bytes).await.expect("put");
+            instance.put_commands(0, &StreamStretch { ended_at, ..stretch.clone() }, bytes).await.expect("put");
         }
     });
     promote(&server);
@@ -154,7 +154,7 @@ fn a_clock_that_was_set_back_does_not_lead_back_behind_a_failover() {
     }
     let log = std::fs::read_to_string(site.scratch().join("receive.log")).expect("the log");
     assert_eq!(log.matches("a failover").count(), 1, "{log}");
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     site.walkeep(&["verify", "cache"]).expect_code(0);
 }
 
@@ -196,11 +196,11 @@ fn two_receivers_with_a_state_each_do_not_stand_in_each_others_way() {
     acknowledged(&server, &mut two);
     two.kill9();
     end(one);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
     let two = second(&site);
     let followed = until(PATIENCE, || (two.output().matches("following the stream").count() == 3).then_some(()));
     assert!(followed.is_some(), "{}", two.output());
     end(two);
     site.walkeep(&["verify", "cache"]).expect_code(0);
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{acknowledged, based, reach, receiving, restored, work};
 use crate::support::Site;
@@ -199,7 +199,7 @@ fn a_server_that_loads_its_data_is_waited_for() {
     acknowledged(&server, &mut receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     assert!(!receiver.output().contains("gap"), "{}", receiver.output());
-    assert_eq!(restored(&site, Wanted::Newest).digest(), server.digest());
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
 /// What only the old master wrote, and we received, is a history that ends there: every moment of it can be restored, and the new master's begins
@@ -264,11 +264,11 @@ fn a_replica_that_is_promoted_behind_us_is_a_gap_and_begins_anew() {
     // The last of them is known up to when the last byte had come, which was before.
     let last = moments.pop().expect("a moment").1;
     for (time, digest) in &moments {
-        assert_eq!(restored(&site, Wanted::Time(*time)).digest(), *digest, "{time}");
+        assert_eq!(restored(&site, RedisTarget::Time(*time)).digest(), *digest, "{time}");
     }
     let lost: walkeep::redis::wire::ReplicationId = gaps[0].replid;
-    assert_eq!(restored(&site, Wanted::Offset(lost, ahead)).digest(), last, "the last of what the old master had");
-    assert!(reach(&site, Wanted::Time(unseen)).is_err(), "nobody knows what was there between");
-    assert_eq!(restored(&site, Wanted::Newest).digest(), replica.digest());
+    assert_eq!(restored(&site, RedisTarget::Offset(lost, ahead)).digest(), last, "the last of what the old master had");
+    assert!(reach(&site, RedisTarget::Time(unseen)).is_err(), "nobody knows what was there between");
+    assert_eq!(restored(&site, RedisTarget::Newest).digest(), replica.digest());
     site.walkeep(&["verify", "cache"]).expect_ok();
 }

@@ -7,11 +7,16 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 use walkeep::base::clock::SystemClock;
-use walkeep::redis::format::rdb::{self, Checksum, Kind, Limits, Walk, Walker};
-use walkeep::redis::format::resp::Cut;
-use walkeep::redis::restore::server_start::{Loaded, check, version_of};
-use walkeep::redis::restore::{Arrivals, Error, Form, Names, Place, Placed, Version, server_options};
-use walkeep::redis::wire::{Address, Connection, Flavour, Login, Server, Sync, TlsFiles, Wish};
+use walkeep::redis::format::rdb::{self, RdbChecksum, RdbLimits, RdbSummary, RdbValueKind, RdbWalker};
+use walkeep::redis::format::resp::StreamCut;
+use walkeep::redis::restore::server_start::{LoadedData, check, version_of};
+use walkeep::redis::restore::{
+    CommandArrivals, DataFileForm, DataFileNames, DataFileWriter, PlacedFiles, RedisVersion, RestoreError,
+    server_options,
+};
+use walkeep::redis::wire::{
+    RedisAddress, RedisConnection, RedisEndpoint, RedisLogin, RedisTlsFiles, ServerFlavour, SyncAnswer, SyncRequest,
+};
 
 use crate::support::Scratch;
 use crate::support::process::{self, Orphan, until};
@@ -19,7 +24,7 @@ use crate::support::redis::{RedisServer, VERSIONS, block_on, debug, program, sit
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn version(version: &str) -> Version {
+fn version(version: &str) -> RedisVersion {
     block_on(version_of(&program(version, "redis-server"))).expect("a version")
 }
 
@@ -67,8 +72,8 @@ fn saved(server: &RedisServer) -> Vec<u8> {
     std::fs::read(server.path().join("dump.rdb")).expect("the dump")
 }
 
-fn walk(bytes: &[u8]) -> Result<Walk, rdb::Error> {
-    let mut walker = Walker::new(Limits::default());
+fn walk(bytes: &[u8]) -> Result<RdbSummary, rdb::RdbError> {
+    let mut walker = RdbWalker::new(RdbLimits::default());
     bytes.chunks(1000).try_for_each(|piece| walker.push(piece))?;
     walker.finish()
 }
@@ -80,7 +85,7 @@ fn a_walk_counts_what_the_server_counts() {
         let server = RedisServer::start(name, &debug(name));
         everything(&server);
         let walk = walk(&saved(&server)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!((walk.checksum, walk.stopped.as_ref(), walk.unwalked), (Checksum::Verified, None, 0), "{name}");
+        assert_eq!((walk.checksum, walk.stopped.as_ref(), walk.unwalked), (RdbChecksum::Verified, None, 0), "{name}");
         assert_eq!(walk.functions, u64::from(name != "6.2"));
         assert_eq!(walk.databases.keys().copied().collect::<Vec<_>>(), [0, 3, 7, 15], "{name}");
         for (number, database) in &walk.databases {
@@ -88,12 +93,12 @@ fn a_walk_counts_what_the_server_counts() {
             let counts = format!("keys={},expires={}", database.keys, database.with_expiry);
             assert!(line.starts_with(&format!("{counts},")), "{name} db{number}: {line}, walked {counts}");
             for (kind, word) in [
-                (Kind::String, "string"),
-                (Kind::List, "list"),
-                (Kind::Set, "set"),
-                (Kind::SortedSet, "zset"),
-                (Kind::Hash, "hash"),
-                (Kind::Stream, "stream"),
+                (RdbValueKind::String, "string"),
+                (RdbValueKind::List, "list"),
+                (RdbValueKind::Set, "set"),
+                (RdbValueKind::SortedSet, "zset"),
+                (RdbValueKind::Hash, "hash"),
+                (RdbValueKind::Stream, "stream"),
             ] {
                 let found = server.ask(&["-n", &number.to_string(), "SCAN", "0", "COUNT", "1000000", "TYPE", word]);
                 // The cursor, which is back at the beginning, and the keys.
@@ -133,16 +138,16 @@ fn the_servers_own_check_agrees_on_files_from_elsewhere() {
     }
 }
 
-fn place_dump(dir: &Path, bytes: &[u8]) -> Result<Placed, Error> {
+fn place_dump(dir: &Path, bytes: &[u8]) -> Result<PlacedFiles, RestoreError> {
     let now = jiff::Timestamp::now().as_millisecond();
-    let limits = Limits { expired_by: Some(now), ..Limits::default() };
-    let mut place = Place::begin(dir, Form::Dump, &Names::default(), limits)?;
+    let limits = RdbLimits { expired_by: Some(now), ..RdbLimits::default() };
+    let mut place = DataFileWriter::begin(dir, DataFileForm::Dump, &DataFileNames::default(), limits)?;
     place.snapshot(bytes)?;
     place.end(None)
 }
 
-fn checked(name: &str, placed: &Placed) -> Result<Loaded, Error> {
-    block_on(check(&program(name, "redis-server"), placed, &Names::default(), &SystemClock::shared()))
+fn checked(name: &str, placed: &PlacedFiles) -> Result<LoadedData, RestoreError> {
+    block_on(check(&program(name, "redis-server"), placed, &DataFileNames::default(), &SystemClock::shared()))
 }
 
 /// Which server loads whose dump is told before it is tried, and told right.
@@ -161,7 +166,7 @@ fn who_loads_what_is_known() {
             assert_eq!((loaded.is_ok(), warned), (loads, !loads), "{reader} on a dump of {writer}: {loaded:?}");
             match loaded {
                 Ok(loaded) => assert_eq!((loaded.compared, loaded.keys[&0]), (true, 2)),
-                Err(Error::Ended { log, .. }) => {
+                Err(RestoreError::Ended { log, .. }) => {
                     assert!(log.contains("RDB format version") || log.contains("Wrong signature"), "{log}")
                 }
                 Err(other) => panic!("{other}"),
@@ -192,8 +197,8 @@ fn expired_keys_are_explained() {
 }
 
 /// A server as the user is told to start it.
-fn started(name: &str, placed: &Placed) -> RedisServer {
-    let options = server_options::options(placed, &Names::default());
+fn started(name: &str, placed: &PlacedFiles) -> RedisServer {
+    let options = server_options::options(placed, &DataFileNames::default());
     let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
     options.extend(debug(name));
     RedisServer::start(name, &options)
@@ -202,7 +207,7 @@ fn started(name: &str, placed: &Placed) -> RedisServer {
 /// What a replica gets: the snapshot, and the stream as far as it has come.
 struct Recording {
     rdb: Vec<u8>,
-    begin: Cut,
+    begin: StreamCut,
     stream: Arc<Mutex<Vec<u8>>>,
     _runtime: tokio::runtime::Runtime,
 }
@@ -210,14 +215,16 @@ struct Recording {
 impl Recording {
     fn of(server: &RedisServer) -> Recording {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let address = Address::Unix(server.socket());
+        let address = RedisAddress::Unix(server.socket());
         let (rdb, offset, connection) = runtime.block_on(async {
-            let server = Server::new(address, Login::default(), TlsFiles::default(), SystemClock::shared());
-            let mut connection = Connection::connect(&server).await.expect("connected");
+            let server =
+                RedisEndpoint::new(address, RedisLogin::default(), RedisTlsFiles::default(), SystemClock::shared());
+            let mut connection = RedisConnection::connect(&server).await.expect("connected");
             let version = connection.info().await.expect("INFO").version().to_owned();
             // A history that it never had: it sends all it has, and goes on.
-            let unknown = Wish::From("f".repeat(40).parse().expect("a name"), 0);
-            let Sync::Full(_, offset) = connection.sync(unknown, &version).await.expect("a synchronisation") else {
+            let unknown = SyncRequest::From("f".repeat(40).parse().expect("a name"), 0);
+            let SyncAnswer::Full(_, offset) = connection.sync(unknown, &version).await.expect("a synchronisation")
+            else {
                 panic!("no snapshot")
             };
             let mut transfer = connection.transfer().await.expect("a transfer");
@@ -245,7 +252,7 @@ impl Recording {
             }
         });
         let db = walk(&rdb).expect("a dump").stream_database().unwrap_or(0);
-        Recording { rdb, begin: Cut { offset, db }, stream, _runtime: runtime }
+        Recording { rdb, begin: StreamCut { offset, db }, stream, _runtime: runtime }
     }
 
     fn up_to(&self, offset: u64) -> Vec<u8> {
@@ -257,13 +264,14 @@ impl Recording {
         come.expect("the stream comes")
     }
 
-    fn place(&self, name: &str, dir: &Path, offset: u64) -> Placed {
-        let form = Form::of(version(name), offset > self.begin.offset);
-        let mut place = Place::begin(dir, form, &Names::default(), Limits::default()).expect("begun");
+    fn place(&self, name: &str, dir: &Path, offset: u64) -> PlacedFiles {
+        let form = DataFileForm::of(version(name), offset > self.begin.offset);
+        let mut place =
+            DataFileWriter::begin(dir, form, &DataFileNames::default(), RdbLimits::default()).expect("begun");
         for piece in self.rdb.chunks(4096) {
             place.snapshot(piece).expect("the snapshot");
         }
-        if form != Form::Dump {
+        if form != DataFileForm::Dump {
             place = place.follow(self.begin).expect("a whole snapshot");
             let arrivals = arrived_now(offset);
             for piece in self.up_to(offset).chunks(777) {
@@ -275,13 +283,13 @@ impl Recording {
 }
 
 /// All of it at once.
-fn arrived_now(last: u64) -> Arrivals {
+fn arrived_now(last: u64) -> CommandArrivals {
     let now = jiff::Timestamp::now();
     let stretch = serde_json::json!({
         "replid": "0".repeat(40), "first": 0, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
         "in_transaction_after": false, "follows": null, "started_at": now, "ended_at": now, "writes": 0, "marks": [],
     });
-    Arrivals::of(&serde_json::from_value(stretch).expect("a stretch"))
+    CommandArrivals::of(&serde_json::from_value(stretch).expect("a stretch"))
 }
 
 /// One random change of a workload, as a client would make it.
@@ -428,16 +436,16 @@ fn await_expiry(server: &RedisServer) {
 }
 
 /// The server's own checker finds nothing to repair.
-fn files_are_good(name: &str, placed: &Placed) {
+fn files_are_good(name: &str, placed: &PlacedFiles) {
     let checks: &[(&str, &str)] = match placed.form {
-        Form::Dump => &[("redis-check-rdb", "dump.rdb")],
-        Form::Preamble => &[("redis-check-aof", "appendonly.aof")],
+        DataFileForm::Dump => &[("redis-check-rdb", "dump.rdb")],
+        DataFileForm::Preamble => &[("redis-check-aof", "appendonly.aof")],
         // Valkey 9's checker knows a base by Redis's magic alone, and refuses what its own server writes.
-        Form::Parts if name == "valkey9" => &[
+        DataFileForm::Parts if name == "valkey9" => &[
             ("redis-check-rdb", "appendonlydir/appendonly.aof.1.base.rdb"),
             ("redis-check-aof", "appendonlydir/appendonly.aof.1.incr.aof"),
         ],
-        Form::Parts => &[("redis-check-aof", "appendonlydir/appendonly.aof.manifest")],
+        DataFileForm::Parts => &[("redis-check-aof", "appendonlydir/appendonly.aof.manifest")],
     };
     for (tool, file) in checks {
         let mut command = process::command(program(name, tool), Orphan::Kill);
@@ -575,14 +583,14 @@ fn a_server_that_does_not_come_up_is_told_with_its_log() {
     let scratch = Scratch::new();
     let placed = place_dump(&scratch.directory("redis"), &saved(&server)).expect("placed");
     std::fs::write(&placed.files[0], b"REDIS0010 and nothing more").expect("written");
-    let Err(Error::Ended { log, .. }) = checked("7.0", &placed) else { panic!("it loads") };
+    let Err(RestoreError::Ended { log, .. }) = checked("7.0", &placed) else { panic!("it loads") };
     assert!(log.contains("ended with"), "{log}");
-    let other = Placed { walk: walk(&saved(&RedisServer::start("7.0", &[]))).expect("a dump"), ..placed };
+    let other = PlacedFiles { walk: walk(&saved(&RedisServer::start("7.0", &[]))).expect("a dump"), ..placed };
     std::fs::write(&other.files[0], saved(&server)).expect("written");
     let differs = checked("7.0", &other).expect_err("another count");
     assert_eq!(
         differs.to_string(),
         "the server that was started has not the keys of the snapshot: Redis 7.0.15 has 1 in db0, the snapshot no keys"
     );
-    assert_eq!(version("valkey9").flavour, Flavour::Valkey);
+    assert_eq!(version("valkey9").flavour, ServerFlavour::Valkey);
 }

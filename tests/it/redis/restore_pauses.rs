@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use walkeep::redis::archive::Wanted;
+use walkeep::redis::archive::RedisTarget;
 
 use super::receive::{PATIENCE, based, receiving, restored};
 use crate::support::process::until;
@@ -67,7 +67,7 @@ fn is_right(site: &Site, time: Timestamp, written: &[Written]) {
         let (before, after) = around(&planned);
         return assert!(after.duration_since(before) >= SignedDuration::from_secs(1), "{planned:#}");
     }
-    let n = restored(site, Wanted::Time(time)).ask(&["GET", "n"]);
+    let n = restored(site, RedisTarget::Time(time)).ask(&["GET", "n"]);
     let n: usize = if n.is_empty() { 0 } else { n.parse().expect("a number") };
     assert!(n == 0 || written[n - 1].asked <= time, "{n} was written later than {time}");
     let second = time - Duration::from_secs(1);

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use walkeep::redis::archive::stream::Follows;
-use walkeep::redis::retention::{Base, World, decide};
+use walkeep::redis::archive::stream::PreviousHistory;
+use walkeep::redis::retention::{RetentionInput, RetentionSnapshot, decide};
 use walkeep::redis::wire::ReplicationId;
 
 use crate::support::process::{self, Finished, Orphan, Running, until};
@@ -41,7 +41,7 @@ struct Part {
 #[derive(Clone, Debug, Default)]
 struct Story {
     parts: Vec<Part>,
-    snapshots: Vec<Base>,
+    snapshots: Vec<RetentionSnapshot>,
     now: u32,
 }
 
@@ -110,7 +110,7 @@ impl Story {
 
     fn snapshot(&mut self, place: Option<(ReplicationId, u64)>, (whole, own): (bool, bool)) {
         let label = format!("{:05}", self.now);
-        self.snapshots.push(Base { label, at: hour(self.now), place, whole, own });
+        self.snapshots.push(RetentionSnapshot { label, at: hour(self.now), place, whole, own });
     }
 
     /// Which state of which history a restore to this hour gives: byte after byte from the newest snapshot that leads there.
@@ -138,12 +138,17 @@ impl Story {
         for part in &self.parts {
             stretches.entry(id(part.history)).or_default().insert(part.first, hour(part.ended));
             if let Some(before) = part.follows {
-                follows.insert(id(part.history), Follows { replid: id(before), offset: part.first });
+                follows.insert(id(part.history), PreviousHistory { replid: id(before), offset: part.first });
             }
         }
         let (snapshots, unknown) = (self.snapshots.as_slice(), BTreeSet::new());
-        let world =
-            World { snapshots, stretches: &stretches, follows: &follows, unknown: &unknown, since: hour(since) };
+        let world = RetentionInput {
+            snapshots,
+            stretches: &stretches,
+            follows: &follows,
+            unknown: &unknown,
+            since: hour(since),
+        };
         let verdict = decide(world);
         let mut less = self.clone();
         less.snapshots.retain(|base| verdict.keep.contains_key(&base.label));

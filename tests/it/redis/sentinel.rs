@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use walkeep::redis::archive::Origin;
+use walkeep::redis::archive::SnapshotOrigin;
 
 use super::receive::PATIENCE;
 use crate::support::Site;
@@ -59,7 +59,7 @@ fn taken_from(site: &Site) -> u16 {
     let taken = site.walkeep(&["backup", "redis", "--json"]).json();
     let label = taken["label"].as_str().expect("a label");
     let snapshot = block_on(async { instance(site).await.snapshot(label).await.expect("asked").expect("there") });
-    let Origin::Replication { server, .. } = snapshot.origin else { panic!("{:?}", snapshot.origin) };
+    let SnapshotOrigin::Replication { server, .. } = snapshot.origin else { panic!("{:?}", snapshot.origin) };
     server.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 

@@ -304,15 +304,15 @@ pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
     site.scratch().file("walkeep.toml", &text.replace("[redis.cache]", &section));
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
     let key = walkeep::vault::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
-    let place = |name: &str, url: String| walkeep::vault::Place {
+    let place = |name: &str, url: String| walkeep::vault::RepositoryLocation {
         name: name.into(),
         url,
-        options: walkeep::vault::repository::Options::new(),
+        options: walkeep::vault::repository::RepositoryOptions::new(),
     };
-    let settings = walkeep::vault::Settings {
+    let settings = walkeep::vault::VaultSettings {
         places: vec![place("local", site.repository_url()), place("second", url)],
         key: Some(key),
-        level: walkeep::vault::seal::Level::Fixed(1),
+        level: walkeep::vault::seal::CompressionLevel::Fixed(1),
         threads: 1,
         clock: walkeep::base::clock::SystemClock::shared(),
     };
@@ -335,25 +335,25 @@ pub(crate) fn debug(version: &str) -> Vec<&'static str> {
 }
 
 /// The site's instance, opened through the library.
-pub(crate) async fn instance(site: &Site) -> walkeep::redis::archive::Instance {
-    use walkeep::redis::archive::Instance;
-    use walkeep::vault::{Place, Settings, Vault};
+pub(crate) async fn instance(site: &Site) -> walkeep::redis::archive::Archive {
+    use walkeep::redis::archive::Archive;
+    use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
     let key = walkeep::vault::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
-    let settings = Settings {
-        places: vec![Place {
+    let settings = VaultSettings {
+        places: vec![RepositoryLocation {
             name: "local".into(),
             url: site.repository_url(),
-            options: walkeep::vault::repository::Options::new(),
+            options: walkeep::vault::repository::RepositoryOptions::new(),
         }],
         key: Some(key),
-        level: walkeep::vault::seal::Level::Fixed(1),
+        level: walkeep::vault::seal::CompressionLevel::Fixed(1),
         threads: 1,
         clock: walkeep::base::clock::SystemClock::shared(),
     };
     let vault = Vault::open(settings).await.expect("the vault");
     let name = "cache".parse().expect("a name");
-    Instance::new(std::sync::Arc::new(vault), name).with_spool(site.state_dir())
+    Archive::new(std::sync::Arc::new(vault), name).with_spool(site.state_dir())
 }
 
 /// The snapshot's RDB file, put together again.

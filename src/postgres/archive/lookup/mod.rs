@@ -1,7 +1,7 @@
 //! From a time, a transaction, a name or a position to the exact record, along one timeline path.
 //!
 //! The index says which segment to look into, and the segment's own digest, fetched once and kept, has the record. Every answer is the one that
-//! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`Source`] fetches: from
+//! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`SegmentSource`] fetches: from
 //! async code the whole lookup goes through `spawn_blocking`.
 
 mod record_effect;
@@ -14,16 +14,16 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::index::path_search::{Along, Stretch, Want};
-use crate::postgres::index::{self, Defect, Hole, Joint, ParameterMaxima, Place, View};
-use crate::postgres::wal::decode::Decoder;
-use crate::postgres::wal::digest::{Digest, State};
-use crate::postgres::wal::event::{Ending, Event, Xid};
-use crate::postgres::wal::page::Major;
-use crate::postgres::wal::record::Record;
+use crate::postgres::index::path_search::{PathSearch, PathSegment, SegmentFilter};
+use crate::postgres::index::{self, ContrecordState, IndexView, ParameterMaxima, SegmentId, WalDefect, WalHole};
+use crate::postgres::wal::decode::WalDecoder;
+use crate::postgres::wal::digest::{SegmentDigest, SegmentState};
+use crate::postgres::wal::event::{TransactionEnd, WalEvent, Xid};
+use crate::postgres::wal::page::MajorVersion;
+use crate::postgres::wal::record::WalRecord;
 
 /// Where the dense part of a segment comes from.
-pub trait Source {
+pub trait SegmentSource {
     /// Why it could not be had.
     type Error;
 
@@ -31,13 +31,13 @@ pub trait Source {
     ///
     /// # Errors
     /// What keeps it from being read.
-    fn digest(&self, place: Place) -> Result<Arc<Digest>, Self::Error>;
+    fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, Self::Error>;
 
     /// The bytes of a segment that is in the index.
     ///
     /// # Errors
     /// What keeps them from being read.
-    fn segment(&self, place: Place) -> Result<Bytes, Self::Error>;
+    fn segment(&self, place: SegmentId) -> Result<Bytes, Self::Error>;
 }
 
 /// A lookup that could not be made.
@@ -45,7 +45,7 @@ pub trait Source {
 pub enum LookupError<E> {
     /// The index could not be read.
     #[error(transparent)]
-    Index(#[from] index::Error),
+    Index(#[from] index::IndexError),
     /// A segment could not be read.
     #[error("cannot look into a segment")]
     Source(#[source] E),
@@ -53,9 +53,9 @@ pub enum LookupError<E> {
 
 /// The log of a stretch, whole or not.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Chain {
+pub struct WalChain {
     /// The first stretch that is missing or damaged. Where the archive just ends, there is none.
-    pub hole: Option<Hole>,
+    pub hole: Option<WalHole>,
     /// Segments that replay reads.
     pub segments: u64,
     /// Records in them, those before and after the stretch included.
@@ -74,24 +74,24 @@ pub struct RecordSpan {
 }
 
 /// The record that reaches into a segment from the one before, where both parts are there.
-fn joint(stretch: &Stretch) -> Option<RecordSpan> {
+fn joint(stretch: &PathSegment) -> Option<RecordSpan> {
     match (&stretch.summary.joint, &stretch.summary.digest.head) {
-        (Joint::Whole { start, .. }, Some(head)) => Some(RecordSpan { lsn: *start, end: head.end }),
+        (ContrecordState::Whole { start, .. }, Some(head)) => Some(RecordSpan { lsn: *start, end: head.end }),
         _ => None,
     }
 }
 
 /// Lookups in one cluster's log.
 #[derive(Debug)]
-pub struct Lookup<'a, S> {
-    view: View<'a>,
+pub struct WalLookup<'a, S> {
+    view: IndexView<'a>,
     source: S,
 }
 
-impl<'a, S: Source> Lookup<'a, S> {
+impl<'a, S: SegmentSource> WalLookup<'a, S> {
     /// Lookups by what the index knows of a cluster, and where its segments are.
-    pub fn new(view: View<'a>, source: S) -> Lookup<'a, S> {
-        Lookup { view, source }
+    pub fn new(view: IndexView<'a>, source: S) -> WalLookup<'a, S> {
+        WalLookup { view, source }
     }
 
     /// The size of the cluster's segments; the default while there is none.
@@ -110,35 +110,44 @@ impl<'a, S: Source> Lookup<'a, S> {
         path: &TimelinePath,
         from: Lsn,
         time: PgTime,
-    ) -> Result<Option<Ending>, LookupError<S::Error>> {
-        self.first(path, from, Want::EndingAfter(time), |ending| ending.time > time)
+    ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        self.first(path, from, SegmentFilter::EndingAfter(time), |ending| ending.time > time)
     }
 
     /// The first commit or abort of `xid` from `from` on (`recoveryStopsAfter`).
     ///
     /// # Errors
     /// What index or source say.
-    pub fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, LookupError<S::Error>> {
-        self.first(path, from, Want::Xid(xid.get()), |ending| ending.xid == xid)
+    pub fn ending_of(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        xid: Xid,
+    ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        self.first(path, from, SegmentFilter::Xid(xid.get()), |ending| ending.xid == xid)
     }
 
     /// The first commit from `from` on.
     ///
     /// # Errors
     /// What index or source say.
-    pub fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<Ending>, LookupError<S::Error>> {
-        self.first(path, from, Want::Ending, |ending| ending.kind.is_commit())
+    pub fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        self.first(path, from, SegmentFilter::Ending, |ending| ending.kind.is_commit())
     }
 
     /// The last commit that starts before `before`.
     ///
     /// # Errors
     /// What index or source say.
-    pub fn commit_before(&self, path: &TimelinePath, before: Lsn) -> Result<Option<Ending>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+    pub fn commit_before(
+        &self,
+        path: &TimelinePath,
+        before: Lsn,
+    ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         // A record that starts before `before` may end in the next segment, and is found there.
         let mut limit = along.segment_size().segment_of(before).next().next();
-        while let Some(stretch) = along.previous(limit, Want::Ending)? {
+        while let Some(stretch) = along.previous(limit, SegmentFilter::Ending)? {
             let found =
                 self.endings(&stretch)?.into_iter().rfind(|ending| ending.lsn < before && ending.kind.is_commit());
             if found.is_some() {
@@ -153,10 +162,10 @@ impl<'a, S: Source> Lookup<'a, S> {
         &self,
         path: &TimelinePath,
         from: Lsn,
-        want: Want,
-        meets: impl Fn(&Ending) -> bool,
-    ) -> Result<Option<Ending>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+        want: SegmentFilter,
+        meets: impl Fn(&TransactionEnd) -> bool,
+    ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         let mut segment = along.segment_size().segment_of(from);
         while let Some(stretch) = along.next(segment, want)? {
             let found = self.endings(&stretch)?.into_iter().find(|ending| ending.lsn >= from && meets(ending));
@@ -169,9 +178,9 @@ impl<'a, S: Source> Lookup<'a, S> {
     }
 
     /// The endings that the path takes from a segment, in log order: first the one whose record began in the segment before.
-    fn endings(&self, stretch: &Stretch) -> Result<Vec<Ending>, LookupError<S::Error>> {
+    fn endings(&self, stretch: &PathSegment) -> Result<Vec<TransactionEnd>, LookupError<S::Error>> {
         let joined = stretch.summary.joined_ending();
-        let mut endings: Vec<Ending> = joined.into_iter().copied().collect();
+        let mut endings: Vec<TransactionEnd> = joined.into_iter().copied().collect();
         if stretch.summary.endings > endings.len() as u64 {
             let digest = self.source.digest(stretch.place).map_err(LookupError::Source)?;
             endings.extend_from_slice(&digest.endings);
@@ -186,14 +195,14 @@ impl<'a, S: Source> Lookup<'a, S> {
     /// # Errors
     /// What index or source say.
     pub fn begin_of(&self, path: &TimelinePath, time: PgTime) -> Result<Lsn, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(Lsn::INVALID) };
-        let first = along.next(SegmentNo::new(0), Want::EndingAfter(time))?;
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(Lsn::INVALID) };
+        let first = along.next(SegmentNo::new(0), SegmentFilter::EndingAfter(time))?;
         let limit = first.map_or(SegmentNo::new(u64::MAX), |stretch| stretch.place.segment);
         // What is no ending, a restore point say, may stand in segments without any.
-        Ok(along.previous(limit, Want::Ending)?.map_or(Lsn::INVALID, |stretch| stretch.from))
+        Ok(along.previous(limit, SegmentFilter::Ending)?.map_or(Lsn::INVALID, |stretch| stretch.from))
     }
 
-    /// Events of these kinds ([`crate::postgres::wal::event::EventKind::tag`]) whose records start from `from` on and before `to`, in log order, and no more
+    /// Events of these kinds ([`crate::postgres::wal::event::WalEventKind::tag`]) whose records start from `from` on and before `to`, in log order, and no more
     /// than `limit`: what follows comes after the last one's position.
     ///
     /// # Errors
@@ -205,8 +214,8 @@ impl<'a, S: Source> Lookup<'a, S> {
         from: Lsn,
         to: Lsn,
         limit: usize,
-    ) -> Result<Vec<Event>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(Vec::new()) };
+    ) -> Result<Vec<WalEvent>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(Vec::new()) };
         Ok(along.events(kinds, from, to, limit)?)
     }
 
@@ -214,9 +223,9 @@ impl<'a, S: Source> Lookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn major_at(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<Major>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
-        Ok(along.segment_of(lsn)?.and_then(|stretch| Major::from_magic(stretch.summary.digest.page_magic)))
+    pub fn major_at(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<MajorVersion>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
+        Ok(along.segment_of(lsn)?.and_then(|stretch| MajorVersion::from_magic(stretch.summary.digest.page_magic)))
     }
 
     /// The first restore point called `name` from `from` on.
@@ -228,8 +237,8 @@ impl<'a, S: Source> Lookup<'a, S> {
         path: &TimelinePath,
         from: Lsn,
         name: &str,
-    ) -> Result<Option<Event>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+    ) -> Result<Option<WalEvent>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         Ok(along.restore_points(name, from)?.into_iter().next())
     }
 
@@ -238,9 +247,9 @@ impl<'a, S: Source> Lookup<'a, S> {
     /// # Errors
     /// What index or source say.
     pub fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         let mut segment = along.segment_size().segment_of(from);
-        while let Some(stretch) = along.next(segment, Want::Any)? {
+        while let Some(stretch) = along.next(segment, SegmentFilter::Any)? {
             if let Some(record) = joint(&stretch).filter(|record| record.lsn >= from && record.end <= stretch.to) {
                 return Ok(Some(record));
             }
@@ -260,11 +269,11 @@ impl<'a, S: Source> Lookup<'a, S> {
     /// # Errors
     /// What index or source say.
     pub fn record_until(&self, path: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
-        let (Some(along), Some(last_byte)) = (Along::new(&self.view, path), end.get().checked_sub(1)) else {
+        let (Some(along), Some(last_byte)) = (PathSearch::new(&self.view, path), end.get().checked_sub(1)) else {
             return Ok(None);
         };
         let mut limit = along.segment_size().segment_of(Lsn::new(last_byte)).next();
-        while let Some(stretch) = along.previous(limit, Want::Any)? {
+        while let Some(stretch) = along.previous(limit, SegmentFilter::Any)? {
             let bound = end.min(stretch.to);
             let found = match self.last_within(&stretch, bound)? {
                 Some(lsn) => Some(lsn),
@@ -279,12 +288,12 @@ impl<'a, S: Source> Lookup<'a, S> {
     }
 
     /// The last record that starts in the segment and ends at `bound` or before.
-    fn last_within(&self, stretch: &Stretch, bound: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
+    fn last_within(&self, stretch: &PathSegment, bound: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
         let digest = &stretch.summary.digest;
         let (Some(first), Some(last)) = (digest.first_record, digest.last_record) else { return Ok(None) };
         let whole = match &digest.state {
-            State::Broken { at, .. } => bound >= *at,
-            State::Checked | State::Opaque => bound >= digest.valid_until,
+            SegmentState::Broken { at, .. } => bound >= *at,
+            SegmentState::Checked | SegmentState::Opaque => bound >= digest.valid_until,
         };
         if whole || bound <= first {
             return Ok(whole.then_some(last));
@@ -303,11 +312,11 @@ impl<'a, S: Source> Lookup<'a, S> {
     /// looked at.
     fn scan(
         &self,
-        stretch: &Stretch,
-        mut stop: impl FnMut(&Record<'_>) -> bool,
+        stretch: &PathSegment,
+        mut stop: impl FnMut(&WalRecord<'_>) -> bool,
     ) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
         let bytes = self.source.segment(stretch.place).map_err(LookupError::Source)?;
-        let mut decoder = Decoder::new(stretch.from, stretch.place.timeline, self.segment_size());
+        let mut decoder = WalDecoder::new(stretch.from, stretch.place.timeline, self.segment_size());
         let mut feed = decoder.feed(&bytes);
         while let Ok(Some(record)) = feed.next() {
             if stop(&record) {
@@ -321,22 +330,22 @@ impl<'a, S: Source> Lookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, LookupError<S::Error>> {
+    pub fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<WalChain, LookupError<S::Error>> {
         let limit = to.unwrap_or(Lsn::MAX);
-        let Some(along) = Along::new(&self.view, path) else {
-            let hole = Hole { timeline: path.timeline_at(from), from, to: limit, why: Defect::Missing };
-            return Ok(Chain { hole: to.map(|_| hole), segments: 0, records: 0, end: from });
+        let Some(along) = PathSearch::new(&self.view, path) else {
+            let hole = WalHole { timeline: path.timeline_at(from), from, to: limit, why: WalDefect::Missing };
+            return Ok(WalChain { hole: to.map(|_| hole), segments: 0, records: 0, end: from });
         };
         let found = along.first_hole(from, limit)?;
         let Some(mut hole) = found.holes.into_iter().next() else {
-            return Ok(Chain { hole: None, segments: found.segments, records: found.records, end: limit });
+            return Ok(WalChain { hole: None, segments: found.segments, records: found.records, end: limit });
         };
         // Where the segment that holds `from` is there only for a timeline left before `from`, the hole begins before what was asked for.
         hole.from = hole.from.max(from);
         let end = hole.from;
         // Without a limit the last hole reaches to the end of all positions, and is none.
-        let is_end = to.is_none() && hole.why == Defect::Missing && !self.goes_on(&along, hole.from)?;
-        Ok(Chain { hole: Some(hole).filter(|_| !is_end), segments: found.segments, records: found.records, end })
+        let is_end = to.is_none() && hole.why == WalDefect::Missing && !self.goes_on(&along, hole.from)?;
+        Ok(WalChain { hole: Some(hole).filter(|_| !is_end), segments: found.segments, records: found.records, end })
     }
 
     /// Opens the end of the object with the byte at `lsn`, if it is there: a proof that its key is at hand.
@@ -344,13 +353,13 @@ impl<'a, S: Source> Lookup<'a, S> {
     /// # Errors
     /// What index or source say.
     pub fn opens(&self, path: &TimelinePath, lsn: Lsn) -> Result<(), LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(()) };
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(()) };
         let Some(stretch) = along.segment_of(lsn)? else { return Ok(()) };
         self.source.digest(stretch.place).map(drop).map_err(LookupError::Source)
     }
 
     /// Whether the path has a segment after the one with the byte before `lsn`.
-    fn goes_on(&self, along: &Along<'_>, lsn: Lsn) -> Result<bool, LookupError<S::Error>> {
+    fn goes_on(&self, along: &PathSearch<'_>, lsn: Lsn) -> Result<bool, LookupError<S::Error>> {
         let last =
             lsn.get().checked_sub(1).map_or(SegmentNo::new(0), |byte| along.segment_size().segment_of(Lsn::new(byte)));
         let mut more = false;
@@ -371,7 +380,7 @@ impl<'a, S: Source> Lookup<'a, S> {
         from: Lsn,
         to: Lsn,
     ) -> Result<ParameterMaxima, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(ParameterMaxima::default()) };
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(ParameterMaxima::default()) };
         Ok(along.parameters(from, to)?)
     }
 }
@@ -384,27 +393,27 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    use super::{Lookup, Source};
+    use super::{SegmentSource, WalLookup};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
     use crate::postgres::format::time::PgTime;
-    use crate::postgres::index::test_archive::{FIRST, NAME, World, recipe};
-    use crate::postgres::index::{Defect, Place, View};
-    use crate::postgres::wal::digest::Digest;
-    use crate::postgres::wal::event::{Ending, EventKind, Xid};
+    use crate::postgres::index::test_archive::{FIRST, NAME, TestArchive, recipe};
+    use crate::postgres::index::{IndexView, SegmentId, WalDefect};
+    use crate::postgres::wal::digest::SegmentDigest;
+    use crate::postgres::wal::event::{TransactionEnd, WalEventKind, Xid};
 
     /// The archive itself, counting how often it is asked.
-    struct Archive<'a>(&'a World, Cell<usize>);
+    struct Archive<'a>(&'a TestArchive, Cell<usize>);
 
-    impl Source for Archive<'_> {
+    impl SegmentSource for Archive<'_> {
         type Error = std::convert::Infallible;
 
-        fn digest(&self, place: Place) -> Result<Arc<Digest>, Self::Error> {
+        fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, Self::Error> {
             self.1.set(self.1.get() + 1);
             Ok(Arc::new(self.0.digest(place).expect("only segments in the index are asked for").clone()))
         }
 
-        fn segment(&self, _: Place) -> Result<Bytes, Self::Error> {
+        fn segment(&self, _: SegmentId) -> Result<Bytes, Self::Error> {
             unreachable!("nothing here needs the bytes")
         }
     }
@@ -416,13 +425,13 @@ mod tests {
         ) {
             let world = recipe.world();
             let memory = world.index(shuffle);
-            let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
             let all = world.endings();
             let (path, from) = (&world.path, SegmentNo::new(FIRST).start(world.size).saturating_add(place * world.size.get() / 16 + 8));
             // Half of the times are those of an ending, where "after" and "not before" part.
             let exact = all.get(pick % all.len().max(1)).filter(|_| pick % 2 == 0).map(|ending| ending.time);
             let time = exact.unwrap_or(PgTime::from_pg_micros(time));
-            let first = |meets: &dyn Fn(&Ending) -> bool| all.iter().copied().find(|ending| ending.lsn >= from && meets(ending));
+            let first = |meets: &dyn Fn(&TransactionEnd) -> bool| all.iter().copied().find(|ending| ending.lsn >= from && meets(ending));
             prop_assert_eq!(lookup.ending_after(path, from, time).unwrap(), first(&|ending| ending.time > time));
             prop_assert_eq!(lookup.commit_from(path, from).unwrap(), first(&|ending| ending.kind.is_commit()));
             let before = all.iter().copied().rfind(|ending| ending.lsn < from && ending.kind.is_commit());
@@ -439,7 +448,7 @@ mod tests {
             let mut world = recipe.world();
             world.take_way_to(pick);
             let memory = world.index(shuffle);
-            let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
             let (all, path) = (world.endings(), &world.path);
             let last = all.iter().copied().rfind(|ending| ending.kind.is_commit());
             prop_assert_eq!(lookup.commit_before(path, Lsn::MAX).unwrap(), last);
@@ -451,7 +460,7 @@ mod tests {
                     let events = world.digest(place).map(|digest| digest.events.clone()).unwrap_or_default();
                     events.into_iter().filter(move |event| event.lsn < to)
                 });
-                let named = |event: &crate::postgres::wal::event::Event| matches!(&event.kind, EventKind::RestorePoint { name: found, .. } if *found == name);
+                let named = |event: &crate::postgres::wal::event::WalEvent| matches!(&event.kind, WalEventKind::RestorePoint { name: found, .. } if *found == name);
                 let first = points.into_iter().find(named).map(|event| event.lsn);
                 prop_assert_eq!(lookup.restore_point(path, Lsn::INVALID, &name).unwrap().map(|event| event.lsn), first);
             }
@@ -471,7 +480,7 @@ mod tests {
         ) {
             let world = recipe.world();
             let memory = world.index(1);
-            let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
             let from = SegmentNo::new(FIRST + from).start(world.size).saturating_add(inside * world.size.get() / 8);
             let to = from.saturating_add(len * world.size.get());
             let mut reached = from;
@@ -482,7 +491,7 @@ mod tests {
             let later = segments.iter().any(|(place, _)| place.segment.start(world.size) > reached);
             let open = lookup.chain(&world.path, from, None).unwrap();
             prop_assert_eq!(open.end, reached);
-            prop_assert_eq!(open.hole.map(|hole| (hole.from, hole.why)), later.then_some((reached, Defect::Missing)));
+            prop_assert_eq!(open.hole.map(|hole| (hole.from, hole.why)), later.then_some((reached, WalDefect::Missing)));
             let closed = lookup.chain(&world.path, from, Some(to)).unwrap();
             prop_assert_eq!(closed.end, reached.min(to));
             prop_assert_eq!(closed.hole.is_none(), reached >= to);
@@ -492,12 +501,12 @@ mod tests {
     #[test]
     fn a_search_looks_into_few_segments() {
         let size = crate::postgres::format::segment::SegmentSize::DEFAULT;
-        let ending = |segment: u64, time: i64| Ending {
+        let ending = |segment: u64, time: i64| TransactionEnd {
             lsn: SegmentNo::new(segment).start(size).saturating_add(64),
             end_lsn: SegmentNo::new(segment).start(size).saturating_add(104),
             xid: Xid::new(u32::try_from(segment).unwrap() + 3),
             time: PgTime::from_pg_micros(time),
-            kind: crate::postgres::wal::event::EndingKind::Commit,
+            kind: crate::postgres::wal::event::TransactionEndKind::Commit,
         };
         let timeline = crate::postgres::format::timeline::TimelineId::FIRST;
         let digests = (1..2000).map(|segment| {
@@ -505,9 +514,9 @@ mod tests {
             crate::postgres::index::test_archive::digest(timeline, SegmentNo::new(segment), size, endings)
         });
         let path = crate::postgres::format::timeline::TimelinePath::first();
-        let world = World { digests: digests.collect(), path, size };
+        let world = TestArchive { digests: digests.collect(), path, size };
         let memory = world.index(1);
-        let lookup = Lookup::new(View::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+        let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
         let found = lookup.ending_after(&world.path, Lsn::INVALID, PgTime::from_pg_micros(1_700_500)).unwrap();
         assert_eq!(found.map(|ending| ending.xid), Some(Xid::new(1704)));
         assert_eq!(lookup.source.1.get(), 1, "one segment is looked into");

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Lookup, LookupError, RecordSpan, Source};
+use super::{LookupError, RecordSpan, SegmentSource, WalLookup};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::index::path_search::{Along, Want};
-use crate::postgres::wal::catalog::{Counts, counted, invalidates};
-use crate::postgres::wal::event::{Ending, EventKind, RelationId, Xid, interpret};
-use crate::postgres::wal::page::Major;
+use crate::postgres::index::path_search::{PathSearch, SegmentFilter};
+use crate::postgres::wal::catalog::{RowCounts, counted, invalidates};
+use crate::postgres::wal::event::{RelFileLocator, TransactionEnd, WalEventKind, Xid, interpret};
+use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{HEADER, RMGR_INFO, RecordHeader, rmgr};
 
 /// Whether a record changes a tuple in its place, which no abort undoes.
@@ -20,17 +20,18 @@ fn is_in_place(header: &RecordHeader) -> bool {
 /// Segments that are looked through for what should be near.
 const NOT_FAR: u64 = 16;
 
-/// The kind of dropped databases ([`EventKind::tag`]).
+/// The kind of dropped databases ([`WalEventKind::tag`]).
 const DROP_DATABASE: u8 = 13;
 
-impl<S: Source> Lookup<'_, S> {
+impl<S: SegmentSource> WalLookup<'_, S> {
     /// The record by which what stands at `lsn` took effect: where its transaction ended, or the record itself where it belongs to none. `None` if
     /// no record starts there, or its transaction did not end.
     ///
     /// # Errors
     /// What index or source say.
     pub fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
-        if let Some(ending) = self.first(path, lsn, Want::Ending, |_| true)?.filter(|ending| ending.lsn == lsn) {
+        if let Some(ending) = self.first(path, lsn, SegmentFilter::Ending, |_| true)?.filter(|ending| ending.lsn == lsn)
+        {
             return self.effect_of_ending(path, &ending).map(Some);
         }
         let Some((record, header)) = self.record_at(path, lsn)? else { return Ok(None) };
@@ -45,11 +46,15 @@ impl<S: Source> Lookup<'_, S> {
     }
 
     /// Where a transaction took effect: with its end, but for one that dropped a database, which did so before.
-    fn effect_of_ending(&self, path: &TimelinePath, ending: &Ending) -> Result<RecordSpan, LookupError<S::Error>> {
+    fn effect_of_ending(
+        &self,
+        path: &TimelinePath,
+        ending: &TransactionEnd,
+    ) -> Result<RecordSpan, LookupError<S::Error>> {
         let from = Lsn::new(ending.lsn.get().saturating_sub(NOT_FAR.saturating_mul(self.segment_size().get())));
         let dropped = self.events(path, &[DROP_DATABASE], from, ending.lsn, usize::MAX)?;
         let Some((event, database)) = dropped.iter().find_map(|event| match event.kind {
-            EventKind::DropDatabase { database } if event.xid == ending.xid => Some((event, database)),
+            WalEventKind::DropDatabase { database } if event.xid == ending.xid => Some((event, database)),
             _ => None,
         }) else {
             return Ok(RecordSpan { lsn: ending.lsn, end: ending.end_lsn });
@@ -63,13 +68,18 @@ impl<S: Source> Lookup<'_, S> {
 
     /// The end of the transaction that `part` is a subtransaction of, if it comes soon. Looks into the segments' bytes: nothing else says whose
     /// a subtransaction is.
-    fn ending_with(&self, path: &TimelinePath, from: Lsn, part: Xid) -> Result<Option<Ending>, LookupError<S::Error>> {
-        let (Some(along), Some(major)) = (Along::new(&self.view, path), self.major_at(path, from)?) else {
+    fn ending_with(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        part: Xid,
+    ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
+        let (Some(along), Some(major)) = (PathSearch::new(&self.view, path), self.major_at(path, from)?) else {
             return Ok(None);
         };
         let mut segment = along.segment_size().segment_of(from);
         for _ in 0..NOT_FAR {
-            let Some(stretch) = along.next(segment, Want::Ending)? else { return Ok(None) };
+            let Some(stretch) = along.next(segment, SegmentFilter::Ending)? else { return Ok(None) };
             let mut found = None;
             self.scan(&stretch, |record| {
                 if record.lsn >= from && record.header.rmgr == rmgr::TRANSACTION {
@@ -97,7 +107,7 @@ impl<S: Source> Lookup<'_, S> {
         before: Lsn,
         database: u32,
     ) -> Result<Option<Lsn>, LookupError<S::Error>> {
-        let (Some(along), Some(major)) = (Along::new(&self.view, path), self.major_at(path, before)?) else {
+        let (Some(along), Some(major)) = (PathSearch::new(&self.view, path), self.major_at(path, before)?) else {
             return Ok(None);
         };
         let last = along.segment_size().segment_of(before);
@@ -120,11 +130,11 @@ impl<S: Source> Lookup<'_, S> {
         path: &TimelinePath,
         segment: SegmentNo,
         xids: &BTreeSet<Xid>,
-    ) -> Result<HashMap<RelationId, Counts>, LookupError<S::Error>> {
-        let mut rows: HashMap<RelationId, Counts> = HashMap::new();
-        let Some(along) = Along::new(&self.view, path) else { return Ok(rows) };
+    ) -> Result<HashMap<RelFileLocator, RowCounts>, LookupError<S::Error>> {
+        let mut rows: HashMap<RelFileLocator, RowCounts> = HashMap::new();
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(rows) };
         let Some(stretch) = along.segment(segment)? else { return Ok(rows) };
-        let Some(major) = Major::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
+        let Some(major) = MajorVersion::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
         self.scan(&stretch, |record| {
             if xids.contains(&Xid::new(record.header.xid))
                 && let Some((_, file, counts)) = counted(record, major)
@@ -142,7 +152,7 @@ impl<S: Source> Lookup<'_, S> {
         path: &TimelinePath,
         lsn: Lsn,
     ) -> Result<Option<(RecordSpan, RecordHeader)>, LookupError<S::Error>> {
-        let Some(along) = Along::new(&self.view, path) else { return Ok(None) };
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         let Some(stretch) = along.segment_of(lsn)? else { return Ok(None) };
         let mut header = None;
         let found = self.scan(&stretch, |record| {

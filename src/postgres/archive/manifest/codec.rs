@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::{Chunk, Content, Entry, FORMAT, Manifest, ManifestError, Summary};
+use super::{BackupSummary, EntryContent, FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestError};
 use crate::postgres::archive::chunks::{ChunkName, PackId};
 
 /// PostgreSQL's `MAXPGPATH`; nothing in a data directory has a longer path.
@@ -49,8 +49,8 @@ impl Manifest {
     ///
     /// # Errors
     /// [`ManifestError`].
-    pub fn from_bytes(summary: Summary, data: &[u8]) -> Result<Manifest, ManifestError> {
-        let mut input = Input { data, at: 0 };
+    pub fn from_bytes(summary: BackupSummary, data: &[u8]) -> Result<Manifest, ManifestError> {
+        let mut input = ManifestReader { data, at: 0 };
         let format = input.number()?;
         if format != u64::from(FORMAT) {
             return Err(ManifestError::Newer(format));
@@ -76,17 +76,17 @@ impl Manifest {
     }
 }
 
-fn entry(out: &mut Vec<u8>, entry: &Entry) {
+fn entry(out: &mut Vec<u8>, entry: &ManifestEntry) {
     bytes(out, entry.path.as_os_str().as_bytes());
     number(out, u64::from(entry.mode));
     number(out, zigzag(entry.modified));
     match &entry.content {
-        Content::Directory => number(out, DIRECTORY),
-        Content::Link(target) => {
+        EntryContent::Directory => number(out, DIRECTORY),
+        EntryContent::Link(target) => {
             number(out, LINK);
             bytes(out, target.as_os_str().as_bytes());
         }
-        Content::File { len, hash, chunks } => {
+        EntryContent::File { len, hash, chunks } => {
             number(out, FILE);
             number(out, *len);
             out.extend_from_slice(hash);
@@ -123,12 +123,12 @@ const fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg()
 }
 
-struct Input<'a> {
+struct ManifestReader<'a> {
     data: &'a [u8],
     at: usize,
 }
 
-impl<'a> Input<'a> {
+impl<'a> ManifestReader<'a> {
     const fn malformed(&self, what: &'static str) -> ManifestError {
         ManifestError::Malformed { what, at: self.at }
     }
@@ -184,16 +184,16 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn chunk(&mut self, packs: usize) -> Result<Chunk, ManifestError> {
+    fn chunk(&mut self, packs: usize) -> Result<ManifestChunk, ManifestError> {
         let name = ChunkName::from_bytes(self.array()?);
-        let chunk = Chunk { name, pack: self.small()?, offset: self.small()?, len: self.small()? };
+        let chunk = ManifestChunk { name, pack: self.small()?, offset: self.small()?, len: self.small()? };
         if chunk.pack as usize >= packs || chunk.len == 0 || chunk.offset.checked_add(chunk.len).is_none() {
             return Err(self.malformed("a chunk that is nowhere"));
         }
         Ok(chunk)
     }
 
-    fn entry(&mut self, chunks: &[Chunk]) -> Result<Entry, ManifestError> {
+    fn entry(&mut self, chunks: &[ManifestChunk]) -> Result<ManifestEntry, ManifestError> {
         let path = PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()));
         if !is_inside(&path) {
             return Err(self.malformed("a path that leads out of the data directory"));
@@ -201,15 +201,15 @@ impl<'a> Input<'a> {
         let mode = self.small()?;
         let modified = unzigzag(self.number()?);
         let content = match self.number()? {
-            DIRECTORY => Content::Directory,
-            LINK => Content::Link(PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()))),
+            DIRECTORY => EntryContent::Directory,
+            LINK => EntryContent::Link(PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()))),
             FILE => self.file(chunks)?,
             _ => return Err(self.malformed("neither file, directory nor link")),
         };
-        Ok(Entry { path, mode, modified, content })
+        Ok(ManifestEntry { path, mode, modified, content })
     }
 
-    fn file(&mut self, chunks: &[Chunk]) -> Result<Content, ManifestError> {
+    fn file(&mut self, chunks: &[ManifestChunk]) -> Result<EntryContent, ManifestError> {
         let (len, hash) = (self.number()?, self.array()?);
         let count = self.count(1)?;
         let mut indexes = Vec::with_capacity(count);
@@ -225,7 +225,7 @@ impl<'a> Input<'a> {
         if sum != len {
             return Err(self.malformed("a file that is not as long as its chunks"));
         }
-        Ok(Content::File { len, hash, chunks: indexes })
+        Ok(EntryContent::File { len, hash, chunks: indexes })
     }
 }
 
@@ -246,8 +246,8 @@ fn is_inside(path: &Path) -> bool {
 /// The body of a fuzz target: any bytes as a manifest. What reads is written the same.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    drop(Summary::from_bytes(data));
-    let Ok(summary) = Summary::from_bytes(FUZZ_SUMMARY.as_bytes()) else { return };
+    drop(BackupSummary::from_bytes(data));
+    let Ok(summary) = BackupSummary::from_bytes(FUZZ_SUMMARY.as_bytes()) else { return };
     if let Ok(manifest) = Manifest::from_bytes(summary.clone(), data) {
         let written = manifest.to_bytes();
         assert_eq!(

@@ -1,6 +1,6 @@
 //! What a base backup consists of: its files, the chunks they are made of, and the packs the chunks are in.
 //!
-//! A manifest is a sealed object whose metadata is the [`Summary`], so that listing backups and planning a restore read the object's end alone.
+//! A manifest is a sealed object whose metadata is the [`BackupSummary`], so that listing backups and planning a restore read the object's end alone.
 //! Its plaintext is the rest ([`Manifest::to_bytes`]). It is written last: that it exists is what makes a backup one, and everything it names
 //! existed before it. The bytes are in `docs/format/backup.md`.
 
@@ -18,15 +18,15 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
-use crate::vault::seal::KeyId;
+use crate::vault::seal::EpochKeyId;
 
 #[doc(hidden)]
 pub use codec::fuzz;
 
 /// A summary for the tests of others.
 #[cfg(test)]
-pub(crate) fn sample() -> Summary {
-    Summary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
+pub(crate) fn sample() -> BackupSummary {
+    BackupSummary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
 }
 
 /// The format of summary and manifest that this program writes, and the newest it reads.
@@ -35,7 +35,7 @@ pub const FORMAT: u32 = 1;
 /// What a list shows of a backup, and what planning needs: small, and readable without the files.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Summary {
+pub struct BackupSummary {
     /// The format of what follows: [`FORMAT`].
     pub format: u32,
     /// The backup's name.
@@ -71,7 +71,7 @@ pub struct Summary {
     /// When its last byte had been read.
     pub finished_at: Timestamp,
     /// Tablespaces besides the data directory itself.
-    pub tablespaces: Vec<Tablespace>,
+    pub tablespaces: Vec<ManifestTablespace>,
     /// Bytes of all files.
     pub logical_bytes: u64,
     /// Bytes of the packs that were written for it: what it cost. The manifest is not counted.
@@ -87,12 +87,12 @@ pub struct Summary {
     /// How many pages were being written while they were read. Replay puts them right.
     pub torn_pages: u64,
     /// The epoch key that names its chunks.
-    pub naming_key: KeyId,
+    pub naming_key: EpochKeyId,
 }
 
 /// A tablespace that lies outside the data directory, or in its `pg_tblspc`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Tablespace {
+pub struct ManifestTablespace {
     /// Its number; its files stand in the manifest under `pg_tblspc/<oid>`.
     pub oid: u32,
     /// Where it was, as the server said. A relative path lies in the data directory (`allow_in_place_tablespaces`).
@@ -101,7 +101,7 @@ pub struct Tablespace {
 
 /// Where a chunk is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Chunk {
+pub struct ManifestChunk {
     /// Its name: a keyed hash of its content.
     pub name: ChunkName,
     /// Its pack, as an index into [`Manifest::packs`].
@@ -114,7 +114,7 @@ pub struct Chunk {
 
 /// What an entry of a backup is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Content {
+pub enum EntryContent {
     /// A directory.
     Directory,
     /// A symbolic link, and where it leads.
@@ -132,7 +132,7 @@ pub enum Content {
 
 /// A file, directory or link of a backup.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct ManifestEntry {
     /// Where it is, relative to the data directory; in a tablespace, under `pg_tblspc/<oid>`. Never absolute, never climbing, and never twice in one manifest.
     pub path: PathBuf,
     /// Permission bits.
@@ -140,20 +140,20 @@ pub struct Entry {
     /// When it was last changed, in seconds since 1970.
     pub modified: i64,
     /// What it is.
-    pub content: Content,
+    pub content: EntryContent,
 }
 
 /// A backup.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Manifest {
     /// What a list shows.
-    pub summary: Summary,
+    pub summary: BackupSummary,
     /// The packs it needs, each once.
     pub packs: Vec<PackId>,
     /// The chunks it needs, each once.
-    pub chunks: Vec<Chunk>,
+    pub chunks: Vec<ManifestChunk>,
     /// Everything in it, directories before what is in them. `backup_label` and `tablespace_map` are not among them.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ManifestEntry>,
     /// `backup_label`, byte for byte.
     pub backup_label: Vec<u8>,
     /// `tablespace_map`, byte for byte, if there was one.
@@ -179,7 +179,7 @@ pub enum ManifestError {
     Summary(String),
 }
 
-impl Summary {
+impl BackupSummary {
     /// The metadata of a manifest's object.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -191,7 +191,7 @@ impl Summary {
     ///
     /// # Errors
     /// [`ManifestError::Newer`] and [`ManifestError::Summary`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Summary, ManifestError> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<BackupSummary, ManifestError> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::codec::FUZZ_SUMMARY;
-use super::{Chunk, Content, Entry, Manifest, ManifestError, Summary, fuzz};
+use super::{BackupSummary, EntryContent, Manifest, ManifestChunk, ManifestEntry, ManifestError, fuzz};
 use crate::postgres::archive::chunks::{ChunkName, PackId};
 
-fn summary() -> Summary {
-    Summary::from_bytes(FUZZ_SUMMARY.as_bytes()).unwrap()
+fn summary() -> BackupSummary {
+    BackupSummary::from_bytes(FUZZ_SUMMARY.as_bytes()).unwrap()
 }
 
-fn chunk(byte: u8, pack: u32, offset: u32, len: u32) -> Chunk {
-    Chunk { name: ChunkName::from_bytes([byte; 32]), pack, offset, len }
+fn chunk(byte: u8, pack: u32, offset: u32, len: u32) -> ManifestChunk {
+    ManifestChunk { name: ChunkName::from_bytes([byte; 32]), pack, offset, len }
 }
 
-fn file(path: &str, len: u64, chunks: &[u32]) -> Entry {
-    let content = Content::File { len, hash: [9; 32], chunks: chunks.to_vec() };
-    Entry { path: path.into(), mode: 0o600, modified: 1_790_000_000, content }
+fn file(path: &str, len: u64, chunks: &[u32]) -> ManifestEntry {
+    let content = EntryContent::File { len, hash: [9; 32], chunks: chunks.to_vec() };
+    ManifestEntry { path: path.into(), mode: 0o600, modified: 1_790_000_000, content }
 }
 
 fn manifest() -> Manifest {
@@ -27,11 +27,16 @@ fn manifest() -> Manifest {
         packs: vec![PackId::from_bytes([1; 16]), PackId::from_bytes([2; 16])],
         chunks: vec![chunk(1, 0, 0, 8192), chunk(2, 0, 8192, 100), chunk(3, 1, 0, 131_072)],
         entries: vec![
-            Entry { path: "base".into(), mode: 0o700, modified: -5, content: Content::Directory },
+            ManifestEntry { path: "base".into(), mode: 0o700, modified: -5, content: EntryContent::Directory },
             file("base/1259", 8292, &[0, 1]),
             file("base/1260", 131_072 * 2 + 8192, &[2, 2, 0]),
             file("empty", 0, &[]),
-            Entry { path: "link".into(), mode: 0o777, modified: 0, content: Content::Link("/elsewhere".into()) },
+            ManifestEntry {
+                path: "link".into(),
+                mode: 0o777,
+                modified: 0,
+                content: EntryContent::Link("/elsewhere".into()),
+            },
         ],
         backup_label: b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\xFF".to_vec(),
         tablespace_map: Some(b"16384 /srv/a\\\nb\n".to_vec()),
@@ -44,7 +49,7 @@ fn reads_what_it_wrote() {
     assert_eq!(Manifest::from_bytes(summary(), &manifest.to_bytes()).unwrap(), manifest);
     manifest.tablespace_map = None;
     assert_eq!(Manifest::from_bytes(summary(), &manifest.to_bytes()).unwrap(), manifest);
-    assert_eq!(Summary::from_bytes(&summary().to_bytes()).unwrap(), summary());
+    assert_eq!(BackupSummary::from_bytes(&summary().to_bytes()).unwrap(), summary());
 }
 
 #[test]
@@ -69,7 +74,7 @@ fn what_makes_no_sense_is_refused() {
     newer[0] = 2;
     assert_eq!(Manifest::from_bytes(summary(), &newer).unwrap_err(), ManifestError::Newer(2));
     let newer = FUZZ_SUMMARY.replace("\"format\":1", "\"format\":7");
-    assert_eq!(Summary::from_bytes(newer.as_bytes()).unwrap_err(), ManifestError::Newer(7));
+    assert_eq!(BackupSummary::from_bytes(newer.as_bytes()).unwrap_err(), ManifestError::Newer(7));
 }
 
 #[test]
@@ -103,8 +108,8 @@ fn the_golden_manifest_reads() {
         packs: vec![PackId::from_bytes([1; 16])],
         chunks: vec![chunk(2, 0, 8192, 100)],
         entries: vec![
-            Entry { path: "base".into(), mode: 0o700, modified: -5, content: Content::Directory },
-            Entry { modified: 0, ..file("b/1259", 100, &[0]) },
+            ManifestEntry { path: "base".into(), mode: 0o700, modified: -5, content: EntryContent::Directory },
+            ManifestEntry { modified: 0, ..file("b/1259", 100, &[0]) },
         ],
         backup_label: b"LB\n".to_vec(),
         tablespace_map: None,

@@ -17,18 +17,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::{self, TryStreamExt};
 
-use super::archived_log::MadeTablespace;
+use super::archived_log::CreatedTablespace;
 use super::delta;
-use super::destination::{Ground, GroundError, MARKER, at};
+use super::destination::{CheckedDestination, DestinationError, MARKER, at};
 use super::recovery_settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::base::durable::{self, Filesystem};
 use crate::base::lock::FileLock;
-use crate::postgres::archive::chunks::{CHUNK, ChunkValue, Pack, PackError, PackId, file_hash, pack_binding, value};
-use crate::postgres::archive::manifest::{Content, Entry, Manifest};
+use crate::postgres::archive::chunks::{
+    CHUNK, ChunkSubtreeHash, Pack, PackError, PackId, file_hash, pack_binding, value,
+};
+use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
 use crate::postgres::archive::{self, Archive};
-use crate::postgres::format::pg_control::{Control, ControlError};
+use crate::postgres::format::pg_control::{PgControl, PgControlError};
 use crate::vault;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
 /// What `pg_control` is called until all else is in place.
 const CONTROL_STAGED: &str = "pg_control.walkeep";
@@ -39,16 +41,16 @@ const PACKS_AT_ONCE: usize = 4;
 
 /// Why files are not in their places.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum PlacementError {
     /// Where they should go.
     #[error(transparent)]
-    Ground(#[from] GroundError),
+    Ground(#[from] DestinationError),
     /// A file could not be made durable or renamed.
     #[error(transparent)]
-    Durable(#[from] durable::Error),
+    Durable(#[from] durable::DurableError),
     /// The repository did not give a pack.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(#[from] archive::ArchiveError),
     /// A pack makes no sense.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -73,21 +75,21 @@ pub enum PlaceError {
     },
     /// The backup's `pg_control` is not one, or of another cluster.
     #[error("pg_control of the backup cannot be used: {0}")]
-    Control(#[from] ControlError),
+    Control(#[from] PgControlError),
     /// The program is ending.
     #[error("the restore was interrupted; what it left cannot be started")]
     Stopped,
 }
 
-impl From<vault::Error> for PlaceError {
-    fn from(error: vault::Error) -> PlaceError {
-        PlaceError::Archive(error.into())
+impl From<vault::VaultError> for PlacementError {
+    fn from(error: vault::VaultError) -> PlacementError {
+        PlacementError::Archive(error.into())
     }
 }
 
 /// A piece of a file: which chunk, and where it goes.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
+struct ChunkPlacement {
     entry: u32,
     chunk: u32,
     offset: u64,
@@ -95,19 +97,19 @@ struct Piece {
 
 /// A file's way to being whole.
 #[derive(Debug)]
-struct Target {
+struct TargetFile {
     path: PathBuf,
     mode: u32,
     hash: [u8; 32],
     len: u64,
     pieces: u32,
-    written: Mutex<Written>,
+    written: Mutex<FileProgress>,
 }
 
 /// What of a file was written: the values of its chunks, which join to its hash, as long as some are still to come.
 #[derive(Debug, Default)]
-struct Written {
-    values: Vec<ChunkValue>,
+struct FileProgress {
+    values: Vec<ChunkSubtreeHash>,
     count: u32,
     /// Which were there before; empty where none was.
     kept: Vec<bool>,
@@ -116,9 +118,9 @@ struct Written {
 /// A backup's files and where they go.
 pub struct Placement {
     manifest: Arc<Manifest>,
-    ground: Ground,
-    targets: BTreeMap<u32, Target>,
-    by_pack: Vec<Vec<Piece>>,
+    ground: CheckedDestination,
+    targets: BTreeMap<u32, TargetFile>,
+    by_pack: Vec<Vec<ChunkPlacement>>,
     placed: AtomicU64,
     reused: AtomicU64,
     /// The file systems written to, from before the first write on.
@@ -145,13 +147,13 @@ impl Placement {
     /// Works out which pack has what for which file.
     ///
     /// # Errors
-    /// [`PlaceError::Manifest`].
-    pub fn new(manifest: Arc<Manifest>, ground: Ground) -> Result<Placement, PlaceError> {
-        let broken = |what| PlaceError::Manifest { label: manifest.summary.label.clone(), what };
-        let mut by_pack: Vec<Vec<Piece>> = manifest.packs.iter().map(|_| Vec::new()).collect();
+    /// [`PlacementError::Manifest`].
+    pub fn new(manifest: Arc<Manifest>, ground: CheckedDestination) -> Result<Placement, PlacementError> {
+        let broken = |what| PlacementError::Manifest { label: manifest.summary.label.clone(), what };
+        let mut by_pack: Vec<Vec<ChunkPlacement>> = manifest.packs.iter().map(|_| Vec::new()).collect();
         let mut targets = BTreeMap::new();
         for (entry_number, entry) in (0_u32..).zip(&manifest.entries) {
-            let Content::File { hash, chunks, .. } = &entry.content else { continue };
+            let EntryContent::File { hash, chunks, .. } = &entry.content else { continue };
             if left_out(&entry.path) {
                 continue;
             }
@@ -159,10 +161,10 @@ impl Placement {
             for &number in chunks {
                 let chunk = manifest.chunks.get(number as usize).ok_or_else(|| broken("a chunk"))?;
                 let pack = by_pack.get_mut(chunk.pack as usize).ok_or_else(|| broken("a pack"))?;
-                pack.push(Piece { entry: entry_number, chunk: number, offset });
+                pack.push(ChunkPlacement { entry: entry_number, chunk: number, offset });
                 offset = offset.saturating_add(u64::from(chunk.len));
             }
-            let target = Target {
+            let target = TargetFile {
                 path: staged(&ground, entry),
                 mode: entry.mode,
                 hash: *hash,
@@ -208,7 +210,7 @@ impl Placement {
     }
 
     /// Makes the data directory, and in it the marker, locked.
-    fn mark(&self, again: bool) -> Result<(), PlaceError> {
+    fn mark(&self, again: bool) -> Result<(), PlacementError> {
         if self.marker.get().is_some() {
             return Ok(());
         }
@@ -221,7 +223,7 @@ impl Placement {
         let file = File::open(&marker).map_err(at("open", &marker))?;
         let locked = match FileLock::take(file) {
             Ok(locked) => Some(locked),
-            Err(TryLockError::WouldBlock) => return Err(GroundError::Busy { path: pgdata.to_owned() }.into()),
+            Err(TryLockError::WouldBlock) => return Err(DestinationError::Busy { path: pgdata.to_owned() }.into()),
             // Some file systems have no locks; then the marker alone must do.
             Err(TryLockError::Error(_)) => None,
         };
@@ -233,8 +235,8 @@ impl Placement {
     /// with what should be known of it ([`delta`]).
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn take_over(&self) -> Result<Vec<String>, PlaceError> {
+    /// [`PlacementError`].
+    pub fn take_over(&self) -> Result<Vec<String>, PlacementError> {
         self.mark(true)?;
         delta::disarm(self.ground.pgdata())?;
         let staged = Path::new(CONTROL).with_file_name(CONTROL_STAGED);
@@ -244,8 +246,8 @@ impl Placement {
     /// Makes the directories, links and empty files. From here on the marker stands.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn lay_out(&self) -> Result<(), PlaceError> {
+    /// [`PlacementError`].
+    pub fn lay_out(&self) -> Result<(), PlacementError> {
         let (ground, entries, mode) = (&self.ground, &self.manifest.entries, self.mode());
         self.mark(false)?;
         for (&oid, path) in ground.spaces() {
@@ -274,27 +276,27 @@ impl Placement {
     /// Makes the directories that replay wants to find for tablespaces it makes; without them recovery ends with an error.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn make_spaces(&self, made: &[MadeTablespace]) -> Result<(), PlaceError> {
+    /// [`PlacementError`].
+    pub fn make_spaces(&self, made: &[CreatedTablespace]) -> Result<(), PlacementError> {
         for space in made.iter().map(|made| Path::new(&made.location)).filter(|space| !space.exists()) {
             self.ground.make_dir(space, 0o700)?;
         }
         Ok(())
     }
 
-    fn lay_out_entry(&self, entry: &Entry) -> Result<(), PlaceError> {
+    fn lay_out_entry(&self, entry: &ManifestEntry) -> Result<(), PlacementError> {
         let path = self.ground.path_of(&entry.path);
         match &entry.content {
-            Content::Directory => self.ground.make_dir(&path, entry.mode)?,
+            EntryContent::Directory => self.ground.make_dir(&path, entry.mode)?,
             // The links of tablespaces are made by what the restore was told, not by what the backup remembers.
-            Content::Link(_) if entry.path.starts_with("pg_tblspc") => {}
-            Content::Link(to) => make_link(to, &path)?,
-            Content::File { .. } => {}
+            EntryContent::Link(_) if entry.path.starts_with("pg_tblspc") => {}
+            EntryContent::Link(to) => make_link(to, &path)?,
+            EntryContent::File { .. } => {}
         }
         Ok(())
     }
 
-    fn create(&self, target: &Target) -> Result<File, PlaceError> {
+    fn create(&self, target: &TargetFile) -> Result<File, PlacementError> {
         let (path, mode) = (&target.path, target.mode);
         // Several threads may come with pieces of one file; the first creates it.
         let file = OpenOptions::new()
@@ -311,17 +313,18 @@ impl Placement {
     /// Fetches every pack once and puts its chunks where they belong, several packs at a time.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub async fn fill(self: &Arc<Self>, archive: &Arc<Archive>) -> Result<(), PlaceError> {
+    /// [`PlacementError`].
+    pub async fn fill(self: &Arc<Self>, archive: &Arc<Archive>) -> Result<(), PlacementError> {
         let packs = self.manifest.packs.iter().enumerate().filter(|(number, _)| self.has_pieces(*number));
         let work = packs.map(|(number, id)| {
             let (placement, archive, id) = (Arc::clone(self), Arc::clone(archive), *id);
             Ok(async move {
                 let (key, _) = pack_binding(archive.layout(), id).map_err(PackError::from)?;
-                let opened = archive.vault().get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
+                let opened =
+                    archive.vault().get_object(SealedKind::Pack, &key).await?.ok_or(PlacementError::PackMissing(id))?;
                 let pack = Pack::from_opened(id, opened)?;
                 let written = tokio::task::spawn_blocking(move || placement.write_pack(number, &pack));
-                written.await.map_err(|_gone| PlaceError::Stopped)?
+                written.await.map_err(|_gone| PlacementError::Stopped)?
             })
         });
         stream::iter(work).map_ok(|future| future).try_buffer_unordered(PACKS_AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -333,14 +336,14 @@ impl Placement {
     }
 
     /// Whether a piece was in its place before.
-    fn is_kept(&self, piece: &Piece) -> bool {
+    fn is_kept(&self, piece: &ChunkPlacement) -> bool {
         let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
         let target = self.targets.get(&piece.entry);
         target.is_some_and(|target| target.lock().kept.get(at_chunk).is_some_and(|kept| *kept))
     }
 
     /// Writes every piece that a pack has, file by file.
-    fn write_pack(&self, number: usize, pack: &Pack) -> Result<(), PlaceError> {
+    fn write_pack(&self, number: usize, pack: &Pack) -> Result<(), PlacementError> {
         let pieces = self.by_pack.get(number).map_or(&[][..], Vec::as_slice);
         for pieces in pieces.chunk_by(|one, other| one.entry == other.entry) {
             let Some(target) = pieces.first().and_then(|piece| self.targets.get(&piece.entry)) else { continue };
@@ -349,15 +352,15 @@ impl Placement {
         Ok(())
     }
 
-    fn write_pieces(&self, target: &Target, pieces: &[Piece], pack: &Pack) -> Result<(), PlaceError> {
-        let pieces: Vec<&Piece> = pieces.iter().filter(|piece| !self.is_kept(piece)).collect();
+    fn write_pieces(&self, target: &TargetFile, pieces: &[ChunkPlacement], pack: &Pack) -> Result<(), PlacementError> {
+        let pieces: Vec<&ChunkPlacement> = pieces.iter().filter(|piece| !self.is_kept(piece)).collect();
         if pieces.is_empty() {
             return Ok(());
         }
         let file = self.create(target)?;
         let mut values = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            let broken = || PlaceError::Manifest { label: self.manifest.summary.label.clone(), what: "a chunk" };
+            let broken = || PlacementError::Manifest { label: self.manifest.summary.label.clone(), what: "a chunk" };
             let chunk = self.manifest.chunks.get(piece.chunk as usize).ok_or_else(broken)?;
             let content = pack.chunk(chunk)?;
             let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
@@ -368,10 +371,10 @@ impl Placement {
         target.take(&values)
     }
 
-    fn check_whole(&self) -> Result<(), PlaceError> {
-        let whole = |target: &&Target| target.lock().count == target.pieces;
+    fn check_whole(&self) -> Result<(), PlacementError> {
+        let whole = |target: &&TargetFile| target.lock().count == target.pieces;
         match self.targets.values().find(|target| !whole(target)) {
-            Some(target) => Err(PlaceError::Differs { path: target.path.clone() }),
+            Some(target) => Err(PlacementError::Differs { path: target.path.clone() }),
             None => Ok(()),
         }
     }
@@ -379,8 +382,8 @@ impl Placement {
     /// A file that belongs beside the backup's own: written and durable, over whatever has its name.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<(), PlaceError> {
+    /// [`PlacementError`].
+    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<(), PlacementError> {
         let path = self.ground.pgdata().join(name);
         durable::replace(&path, bytes, 0o600)?;
         Ok(self.ground.own(&path, 0o600)?)
@@ -389,8 +392,8 @@ impl Placement {
     /// A small text file of those that were placed; empty if there is none.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn read_placed(&self, name: &str) -> Result<String, PlaceError> {
+    /// [`PlacementError`].
+    pub fn read_placed(&self, name: &str) -> Result<String, PlacementError> {
         let path = self.ground.pgdata().join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -402,12 +405,12 @@ impl Placement {
     /// The last step: everything is made durable, then `pg_control` gets its name, then the marker goes.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub fn finish(&self) -> Result<Control, PlaceError> {
+    /// [`PlacementError`].
+    pub fn finish(&self) -> Result<PgControl, PlacementError> {
         self.check_whole()?;
         let pgdata = self.ground.pgdata();
         let staged = pgdata.join("global").join(CONTROL_STAGED);
-        let control = Control::parse(&fs::read(&staged).map_err(at("read", &staged))?)?;
+        let control = PgControl::parse(&fs::read(&staged).map_err(at("read", &staged))?)?;
         for filesystem in self.filesystems.get().into_iter().flatten() {
             filesystem.sync()?;
         }
@@ -420,25 +423,25 @@ impl Placement {
 }
 
 /// A link, unless it is there already.
-fn make_link(to: &Path, path: &Path) -> Result<(), GroundError> {
+fn make_link(to: &Path, path: &Path) -> Result<(), DestinationError> {
     if fs::read_link(path).is_ok_and(|is| is == to) {
         return Ok(());
     }
     std::os::unix::fs::symlink(to, path).map_err(at("create", path))
 }
 
-fn staged(ground: &Ground, entry: &Entry) -> PathBuf {
+fn staged(ground: &CheckedDestination, entry: &ManifestEntry) -> PathBuf {
     let path = ground.path_of(&entry.path);
     if entry.path == Path::new(CONTROL) { path.with_file_name(CONTROL_STAGED) } else { path }
 }
 
-impl Target {
-    fn lock(&self) -> MutexGuard<'_, Written> {
+impl TargetFile {
+    fn lock(&self) -> MutexGuard<'_, FileProgress> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the values of chunks that were written; with the last of them, checks the file's hash.
-    fn take(&self, values: &[(usize, ChunkValue)]) -> Result<(), PlaceError> {
+    fn take(&self, values: &[(usize, ChunkSubtreeHash)]) -> Result<(), PlacementError> {
         let mut written = self.lock();
         written.values.resize(self.pieces as usize, [0; 32]);
         for (place, value) in values {
@@ -453,11 +456,11 @@ impl Target {
         self.check(&values)
     }
 
-    fn check(&self, values: &[ChunkValue]) -> Result<(), PlaceError> {
+    fn check(&self, values: &[ChunkSubtreeHash]) -> Result<(), PlacementError> {
         if file_hash(values, self.len) == self.hash { Ok(()) } else { Err(self.differs()) }
     }
 
-    fn differs(&self) -> PlaceError {
-        PlaceError::Differs { path: self.path.clone() }
+    fn differs(&self) -> PlacementError {
+        PlacementError::Differs { path: self.path.clone() }
     }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 
 use futures_util::stream::{self, TryStreamExt};
 
-use super::{PlaceError, Placement, Target, at};
+use super::{Placement, PlacementError, TargetFile, at};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{CHUNK, ChunkNamer, value};
-use crate::postgres::archive::manifest::Content;
+use crate::postgres::archive::manifest::EntryContent;
 
 /// Files that are read at the same time.
 const FILES_AT_ONCE: usize = 4;
@@ -20,8 +20,8 @@ impl Placement {
     /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long are cut.
     ///
     /// # Errors
-    /// [`PlaceError`].
-    pub async fn reuse(self: &Arc<Self>, archive: &Archive) -> Result<(), PlaceError> {
+    /// [`PlacementError`].
+    pub async fn reuse(self: &Arc<Self>, archive: &Archive) -> Result<(), PlacementError> {
         // Without the key of the names nothing can be told, and everything is fetched.
         let Some(namer) = ChunkNamer::of(archive.vault().protection(), self.manifest.summary.naming_key) else {
             return Ok(());
@@ -31,7 +31,7 @@ impl Placement {
             let (placement, namer) = (Arc::clone(self), Arc::clone(&namer));
             Ok(async move {
                 let compared = tokio::task::spawn_blocking(move || placement.compare(entry, &namer));
-                compared.await.map_err(|_gone| PlaceError::Stopped)?
+                compared.await.map_err(|_gone| PlacementError::Stopped)?
             })
         });
         stream::iter(work)
@@ -42,10 +42,11 @@ impl Placement {
             .map(drop)
     }
 
-    fn compare(&self, entry: u32, namer: &ChunkNamer) -> Result<(), PlaceError> {
-        let broken = |what| PlaceError::Manifest { label: self.manifest.summary.label.clone(), what };
+    fn compare(&self, entry: u32, namer: &ChunkNamer) -> Result<(), PlacementError> {
+        let broken = |what| PlacementError::Manifest { label: self.manifest.summary.label.clone(), what };
         let Some(target) = self.targets.get(&entry) else { return Ok(()) };
-        let Some(Content::File { chunks, .. }) = self.manifest.entries.get(entry as usize).map(|entry| &entry.content)
+        let Some(EntryContent::File { chunks, .. }) =
+            self.manifest.entries.get(entry as usize).map(|entry| &entry.content)
         else {
             return Ok(());
         };
@@ -81,7 +82,7 @@ impl Placement {
         Ok(())
     }
 
-    fn keep(&self, target: &Target, values: &[(usize, [u8; 32])]) -> Result<(), PlaceError> {
+    fn keep(&self, target: &TargetFile, values: &[(usize, [u8; 32])]) -> Result<(), PlacementError> {
         if values.is_empty() {
             return Ok(());
         }

@@ -8,21 +8,23 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{CONTROL, CONTROL_STAGED, PlaceError, Placement};
+use super::{CONTROL, CONTROL_STAGED, Placement, PlacementError};
 use crate::base::clock::SystemClock;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{
-    CHUNK, ChunkNamer, ChunkValue, PackBuilder, PackId, file_hash, pack_binding, value,
+    CHUNK, ChunkNamer, ChunkSubtreeHash, PackBuilder, PackId, file_hash, pack_binding, value,
 };
-use crate::postgres::archive::manifest::{Chunk, Content, Entry, FORMAT, Manifest, Summary, Tablespace};
+use crate::postgres::archive::manifest::{
+    BackupSummary, EntryContent, FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestTablespace,
+};
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::pg_control::{Control, RequiredSettings};
+use crate::postgres::format::pg_control::{PgControl, RequiredSettings};
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::restore::destination::{Destination, Ground, GroundError, MARKER};
-use crate::vault::repository::Options;
-use crate::vault::seal::Level;
-use crate::vault::{Place, Settings, Vault};
+use crate::postgres::restore::destination::{CheckedDestination, Destination, DestinationError, MARKER};
+use crate::vault::repository::RepositoryOptions;
+use crate::vault::seal::CompressionLevel;
+use crate::vault::{RepositoryLocation, Vault, VaultSettings};
 
 const PG_CONTROL: &[u8] = include_bytes!("../../../../tests/fixtures/control/15-production.pg_control");
 
@@ -36,18 +38,18 @@ struct Stored {
 
 async fn archive(root: &Path) -> Arc<Archive> {
     let url = root.join("repository").to_str().unwrap().to_owned();
-    let settings = Settings {
-        places: vec![Place { name: "local".into(), url, options: Options::new() }],
+    let settings = VaultSettings {
+        places: vec![RepositoryLocation { name: "local".into(), url, options: RepositoryOptions::new() }],
         key: None,
-        level: Level::Auto,
+        level: CompressionLevel::Auto,
         threads: 2,
         clock: SystemClock::shared(),
     };
     Arc::new(Archive::new(Arc::new(Vault::create(settings).await.unwrap()), "main".parse().unwrap()))
 }
 
-fn summary(tablespaces: Vec<Tablespace>, namer: &ChunkNamer, logical_bytes: u64) -> Summary {
-    Summary {
+fn summary(tablespaces: Vec<ManifestTablespace>, namer: &ChunkNamer, logical_bytes: u64) -> BackupSummary {
+    BackupSummary {
         format: FORMAT,
         label: "20261122T020000Z-F".into(),
         system_id: SystemId::new(7),
@@ -114,10 +116,14 @@ impl Stored {
             "pg_tblspc/16400/PG_15_202209061",
             "pg_tblspc/16400/PG_15_202209061/5",
         ] {
-            entries.insert(0, Entry { path: path.into(), mode: 0o700, modified: 0, content: Content::Directory });
+            entries.insert(
+                0,
+                ManifestEntry { path: path.into(), mode: 0o700, modified: 0, content: EntryContent::Directory },
+            );
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let spaces = vec![Tablespace { oid: 16_400, location: root.path().join("old").to_string_lossy().into_owned() }];
+        let spaces =
+            vec![ManifestTablespace { oid: 16_400, location: root.path().join("old").to_string_lossy().into_owned() }];
         let namer = ChunkNamer::current(archive.vault().protection());
         let total = files.values().map(|content| content.len() as u64).sum();
         let summary = summary(spaces, &namer, total);
@@ -126,12 +132,13 @@ impl Stored {
         Stored { root, archive, manifest, files }
     }
 
-    fn place(&self, name: &str) -> Result<Arc<Placement>, PlaceError> {
+    fn place(&self, name: &str) -> Result<Arc<Placement>, PlacementError> {
         let destination = Destination {
             pgdata: self.root.path().join(name),
             mapping: vec![(self.root.path().join("old"), self.root.path().join(format!("{name}-space")))],
         };
-        let ground = Ground::survey(&destination, &self.manifest.summary.tablespaces, &self.manifest.entries)?;
+        let ground =
+            CheckedDestination::survey(&destination, &self.manifest.summary.tablespaces, &self.manifest.entries)?;
         Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
     }
 
@@ -143,13 +150,16 @@ impl Stored {
     }
 }
 
-async fn store(archive: &Archive, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Vec<PackId>, Vec<Chunk>, Vec<Entry>) {
+async fn store(
+    archive: &Archive,
+    files: &BTreeMap<PathBuf, Vec<u8>>,
+) -> (Vec<PackId>, Vec<ManifestChunk>, Vec<ManifestEntry>) {
     let namer = ChunkNamer::current(archive.vault().protection());
-    let (mut packs, mut chunks, mut entries) = (Vec::new(), Vec::<Chunk>::new(), Vec::new());
+    let (mut packs, mut chunks, mut entries) = (Vec::new(), Vec::<ManifestChunk>::new(), Vec::new());
     let mut builder = PackBuilder::new().unwrap();
     for (path, content) in files {
         let parts: Vec<&[u8]> = content.chunks(CHUNK as usize).collect();
-        let values: Vec<ChunkValue> =
+        let values: Vec<ChunkSubtreeHash> =
             (0..).zip(&parts).map(|(n, part)| value(&[part], n * u64::from(CHUNK), content.len() as u64)).collect();
         let mut numbers = vec![0; parts.len()];
         for (n, part) in parts.iter().enumerate().rev() {
@@ -159,22 +169,22 @@ async fn store(archive: &Archive, files: &BTreeMap<PathBuf, Vec<u8>>) -> (Vec<Pa
             if known.is_none() {
                 let offset = builder.push(name, &[Bytes::copy_from_slice(part)]);
                 let len = u32::try_from(part.len()).unwrap();
-                chunks.push(Chunk { name, pack: u32::try_from(packs.len()).unwrap(), offset, len });
+                chunks.push(ManifestChunk { name, pack: u32::try_from(packs.len()).unwrap(), offset, len });
             }
             if builder.len() >= 3 * CHUNK as usize {
                 packs.push(put(archive, std::mem::replace(&mut builder, PackBuilder::new().unwrap())).await);
             }
         }
         let len = content.len() as u64;
-        let content = Content::File { len, hash: file_hash(&values, len), chunks: numbers };
-        entries.push(Entry { path: path.clone(), mode: 0o600, modified: 0, content });
+        let content = EntryContent::File { len, hash: file_hash(&values, len), chunks: numbers };
+        entries.push(ManifestEntry { path: path.clone(), mode: 0o600, modified: 0, content });
     }
     packs.push(put(archive, builder).await);
     (packs, chunks, entries)
 }
 
 async fn put(archive: &Archive, builder: PackBuilder) -> PackId {
-    let sealed = builder.seal(archive.layout(), archive.vault().protection(), Level::Auto, 1).unwrap();
+    let sealed = builder.seal(archive.layout(), archive.vault().protection(), CompressionLevel::Auto, 1).unwrap();
     archive.vault().put_sealed(&sealed.key, &sealed.object).await.unwrap();
     builder.id()
 }
@@ -224,13 +234,16 @@ async fn a_pack_that_is_damaged_or_gone_stops_the_restore_before_it_could_be_sta
         let placement = stored.place("data").unwrap();
         placement.lay_out().unwrap();
         let error = placement.fill(&stored.archive).await.unwrap_err();
-        let right =
-            if gone { matches!(error, PlaceError::PackMissing(_)) } else { matches!(error, PlaceError::Archive(_)) };
+        let right = if gone {
+            matches!(error, PlacementError::PackMissing(_))
+        } else {
+            matches!(error, PlacementError::Archive(_))
+        };
         assert!(right, "{error}");
-        assert!(matches!(placement.finish(), Err(PlaceError::Differs { .. })), "not every file is whole");
+        assert!(matches!(placement.finish(), Err(PlacementError::Differs { .. })), "not every file is whole");
         assert!(!stored.root.path().join("data").join(CONTROL).exists());
         let again = stored.place("data").unwrap_err();
-        assert!(matches!(again, PlaceError::Ground(GroundError::Unfinished { .. })), "{again}");
+        assert!(matches!(again, PlacementError::Ground(DestinationError::Unfinished { .. })), "{again}");
     }
 }
 
@@ -238,20 +251,20 @@ async fn a_pack_that_is_damaged_or_gone_stops_the_restore_before_it_could_be_sta
 async fn a_file_that_does_not_come_out_as_its_hash_says_is_refused() {
     let mut stored = Stored::make().await;
     let large = stored.manifest.entries.iter_mut().find(|entry| entry.path == Path::new("base/5/1")).unwrap();
-    let Content::File { chunks, .. } = &mut large.content else { panic!("it is a file") };
+    let EntryContent::File { chunks, .. } = &mut large.content else { panic!("it is a file") };
     // Two whole chunks in each other's place: each is authentic, the file is not.
     chunks.swap(0, 1);
     let placement = stored.place("data").unwrap();
     placement.lay_out().unwrap();
     let error = placement.fill(&stored.archive).await.unwrap_err();
-    assert!(matches!(&error, PlaceError::Differs { path } if path.ends_with("base/5/1")), "{error}");
+    assert!(matches!(&error, PlacementError::Differs { path } if path.ends_with("base/5/1")), "{error}");
 }
 
 #[tokio::test]
 async fn a_manifest_that_names_what_is_not_there_is_refused() {
     let mut stored = Stored::make().await;
     stored.manifest.packs.pop();
-    assert!(matches!(stored.place("data"), Err(PlaceError::Manifest { .. })));
+    assert!(matches!(stored.place("data"), Err(PlacementError::Manifest { .. })));
 }
 
 /// Everything below a directory: links by where they lead, files by what is in them.
@@ -276,7 +289,7 @@ impl Stored {
     /// The backup of the cluster that the directories here are of.
     async fn of_their_cluster() -> Stored {
         let mut stored = Stored::make().await;
-        stored.manifest.summary.system_id = Control::parse(PG_CONTROL).unwrap().system_id;
+        stored.manifest.summary.system_id = PgControl::parse(PG_CONTROL).unwrap().system_id;
         stored
     }
 
@@ -287,8 +300,9 @@ impl Stored {
         }
     }
 
-    fn over(&self, name: &str) -> Result<Arc<Placement>, PlaceError> {
-        let ground = Ground::survey_existing(&self.destination(name), &self.manifest)?.expect("something is there");
+    fn over(&self, name: &str) -> Result<Arc<Placement>, PlacementError> {
+        let ground =
+            CheckedDestination::survey_existing(&self.destination(name), &self.manifest)?.expect("something is there");
         Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
     }
 
@@ -392,7 +406,7 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
         }
         if killed_after > 0 {
             let busy = stored.over(&name).unwrap().take_over().unwrap_err();
-            assert!(matches!(busy, PlaceError::Ground(GroundError::Busy { .. })), "{busy}");
+            assert!(matches!(busy, PlacementError::Ground(DestinationError::Busy { .. })), "{busy}");
         }
         drop(placement);
 
@@ -432,7 +446,7 @@ async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
         assert_eq!(tree(&stored.root.path().join(name)), before);
         error.to_string()
     };
-    let survey = |name: &str| Ground::survey_existing(&stored.destination(name), &stored.manifest).unwrap();
+    let survey = |name: &str| CheckedDestination::survey_existing(&stored.destination(name), &stored.manifest).unwrap();
     assert!(survey("absent").is_none());
     let other = stored.root.path().join("other");
     fs::create_dir(&other).unwrap();

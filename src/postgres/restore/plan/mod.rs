@@ -1,6 +1,6 @@
 //! The plan of a restore: which backup, which log, where it ends, and whether all of it is there.
 //!
-//! A pure value, computed from the list of backups, the timeline histories and [`Facts`] about the log. Nothing is touched: `walkeep plan` prints
+//! A pure value, computed from the list of backups, the timeline histories and [`ArchivedLog`] about the log. Nothing is touched: `walkeep plan` prints
 //! it, `walkeep restore` carries it out.
 
 #[cfg(test)]
@@ -12,15 +12,15 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::postgres::wal::event::{Ending, Xid};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::wal::event::{TransactionEnd, Xid};
 
-use super::Error;
-use super::archived_log::{Chain, Facts, MadeTablespace, Obstacle};
-use super::resolve_target::{Aim, Stop, aim};
-use super::target::{Request, Target, TimelineChoice};
-use crate::base::restore_estimate::{Pace, Work};
-use unreachable::{Failure, hindered, near_before, no_backup, past_end, unreachable_plan};
+use super::RestoreError;
+use super::archived_log::{ArchivedLog, CreatedTablespace, ReplayChain, ReplayObstacle};
+use super::resolve_target::{RecoveryStop, ResolvedTarget, aim};
+use super::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
+use crate::base::restore_estimate::{RestoreEstimator, RestoreWork};
+use unreachable::{UnreachableTarget, hindered, near_before, no_backup, past_end, unreachable_plan};
 
 /// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
 /// segment holds a second's work of a busy server.
@@ -28,7 +28,7 @@ const LOOK_BACK_SEGMENTS: u64 = 2;
 
 /// What a plan must know of a backup.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Base {
+pub struct PlanBackup {
     /// Its name.
     pub label: String,
     /// Where replay begins.
@@ -49,18 +49,18 @@ pub struct Base {
 
 /// Everything a plan is made from.
 #[derive(Clone, Copy)]
-pub struct World<'a> {
+pub struct PlanInput<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
     /// Its backups, in any order.
-    pub bases: &'a [Base],
+    pub bases: &'a [PlanBackup],
     /// The archived histories, in any order; timeline 1 has none.
-    pub histories: &'a [History],
+    pub histories: &'a [TimelineHistory],
     /// Its log.
-    pub facts: &'a dyn Facts,
+    pub facts: &'a dyn ArchivedLog,
 }
 
-impl std::fmt::Debug for World<'_> {
+impl std::fmt::Debug for PlanInput<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World").field("cluster", &self.cluster).field("bases", &self.bases).finish_non_exhaustive()
     }
@@ -68,7 +68,7 @@ impl std::fmt::Debug for World<'_> {
 
 /// A committed transaction beside the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Commit {
+pub struct CommitPoint {
     /// Where its record starts.
     pub lsn: Lsn,
     /// Which transaction.
@@ -77,15 +77,15 @@ pub struct Commit {
     pub time: PgTime,
 }
 
-impl From<Ending> for Commit {
-    fn from(ending: Ending) -> Commit {
-        Commit { lsn: ending.lsn, xid: ending.xid, time: ending.time }
+impl From<TransactionEnd> for CommitPoint {
+    fn from(ending: TransactionEnd) -> CommitPoint {
+        CommitPoint { lsn: ending.lsn, xid: ending.xid, time: ending.time }
     }
 }
 
 /// A point that can be reached instead of a target that cannot.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Point {
+pub struct ReachablePoint {
     /// Where.
     pub lsn: Lsn,
     /// The last commit up to there.
@@ -98,14 +98,14 @@ pub struct Point {
 
 /// The space that a restore needs, and what there is.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Room {
+pub struct DiskRequirement {
     /// Bytes of files, and of the log that is fetched at a time.
     pub needed_bytes: u64,
     /// Bytes that are free there.
     pub free_bytes: u64,
 }
 
-impl Room {
+impl DiskRequirement {
     /// Whether it is enough.
     #[must_use]
     pub const fn is_enough(&self) -> bool {
@@ -115,11 +115,11 @@ impl Room {
 
 /// What a restore would do, or why it cannot.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Plan {
+pub struct RestorePlan {
     /// The cluster.
     pub cluster: String,
     /// What was asked for.
-    pub target: Target,
+    pub target: RecoveryTarget,
     /// Whether everything that it needs is there.
     pub reachable: bool,
     /// Why, in a sentence.
@@ -133,9 +133,9 @@ pub struct Plan {
     /// The backup that is restored.
     pub backup: Option<String>,
     /// The last commit that will be there.
-    pub last_commit_before: Option<Commit>,
+    pub last_commit_before: Option<CommitPoint>,
     /// The first commit that will not.
-    pub first_commit_after: Option<Commit>,
+    pub first_commit_after: Option<CommitPoint>,
     /// Segments that are replayed.
     pub wal_segments: u64,
     /// Bytes of log that are replayed.
@@ -149,31 +149,31 @@ pub struct Plan {
     /// Restores on this machine that the estimate was made from; with none it is a guess for a modest one.
     pub estimated_from_restores: u64,
     /// Whether there is room where it is to go, if that was said.
-    pub room: Option<Room>,
+    pub room: Option<DiskRequirement>,
     /// The newest point before the target that can be reached, if the target cannot.
-    pub nearest_before: Option<Point>,
+    pub nearest_before: Option<ReachablePoint>,
     /// The oldest point after the target that can be reached, if the target cannot.
-    pub nearest_after: Option<Point>,
+    pub nearest_after: Option<ReachablePoint>,
     /// What the server's settings must be at least.
     pub required_settings: RequiredSettings,
     /// Whether the log has a hole right after the target, so that the server must not read ahead.
     pub hole_follows: bool,
     /// Tablespaces that replay makes, at the very paths they have in the log.
-    pub tablespaces_made: Vec<MadeTablespace>,
+    pub tablespaces_made: Vec<CreatedTablespace>,
     /// What else one should know before doing it: other timelines that go on where this one does not.
     pub notes: Vec<String>,
     /// Where replay stops.
-    pub stop: Option<Stop>,
+    pub stop: Option<RecoveryStop>,
 }
 
-impl Plan {
+impl RestorePlan {
     /// What a restore by it has to do.
     #[must_use]
-    pub const fn work(&self) -> Work {
-        Work { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
+    pub const fn work(&self) -> RestoreWork {
+        RestoreWork { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
     }
 
-    /// Whether it goes to another point than was asked for, which [`Plan::reason`] says.
+    /// Whether it goes to another point than was asked for, which [`RestorePlan::reason`] says.
     #[must_use]
     pub fn goes_elsewhere(&self) -> bool {
         self.reachable && self.reason.ends_with(ELSEWHERE)
@@ -188,31 +188,31 @@ impl Plan {
 
     /// The same for a machine on which it cannot be carried out, and why.
     #[must_use]
-    pub fn prevented_by(self, why: &dyn std::fmt::Display) -> Plan {
-        Plan { reachable: false, reason: format!("{}, but not there: {why}", self.reason), stop: None, ..self }
+    pub fn prevented_by(self, why: &dyn std::fmt::Display) -> RestorePlan {
+        RestorePlan { reachable: false, reason: format!("{}, but not there: {why}", self.reason), stop: None, ..self }
     }
 
     /// The same with the time estimated from what this machine has measured.
     #[must_use]
-    pub fn paced(self, pace: &Pace) -> Plan {
+    pub fn paced(self, pace: &RestoreEstimator) -> RestorePlan {
         let estimated_seconds = if self.reachable { pace.seconds(&self.work()) } else { 0 };
-        Plan { estimated_seconds, estimated_from_restores: pace.restores(), ..self }
+        RestorePlan { estimated_seconds, estimated_from_restores: pace.restores(), ..self }
     }
 
     /// The same for a place with this many bytes free, which may not be enough.
     #[must_use]
-    pub fn placed_where(self, free_bytes: u64, segment: SegmentSize) -> Plan {
+    pub fn placed_where(self, free_bytes: u64, segment: SegmentSize) -> RestorePlan {
         if !self.reachable {
             return self;
         }
         let needed_bytes = self.file_bytes.saturating_add(segment.get().saturating_mul(SEGMENTS_AT_A_TIME));
-        let room = Room { needed_bytes, free_bytes };
+        let room = DiskRequirement { needed_bytes, free_bytes };
         if room.is_enough() {
-            return Plan { room: Some(room), ..self };
+            return RestorePlan { room: Some(room), ..self };
         }
         let reason =
             format!("{}, but not there: {needed_bytes} bytes are needed and {free_bytes} are free", self.reason);
-        Plan { room: Some(room), reachable: false, reason, stop: None, ..self }
+        RestorePlan { room: Some(room), reachable: false, reason, stop: None, ..self }
     }
 }
 
@@ -223,17 +223,17 @@ const ELSEWHERE: &str = "; going to the newest point before it";
 const SEGMENTS_AT_A_TIME: u64 = 4;
 
 /// A backup and the way along which it would be replayed.
-struct Candidate<'a> {
-    base: &'a Base,
+struct BackupCandidate<'a> {
+    base: &'a PlanBackup,
     path: TimelinePath,
 }
 
 /// A stop that everything needed has been found for.
-struct Proof<'a> {
-    candidate: &'a Candidate<'a>,
-    stop: Stop,
+struct ProvedStop<'a> {
+    candidate: &'a BackupCandidate<'a>,
+    stop: RecoveryStop,
     until: Lsn,
-    chain: Chain,
+    chain: ReplayChain,
 }
 
 /// Resolves a request and proves it, or says why it cannot be reached and what can.
@@ -241,7 +241,7 @@ struct Proof<'a> {
 /// # Errors
 /// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no error but a plan
 /// that says so.
-pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
+pub fn plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
     let candidates = candidates(world, request)?;
     let outcome = seek(world, request, &candidates)?;
     match outcome {
@@ -259,45 +259,45 @@ pub fn plan(world: World<'_>, request: &Request) -> Result<Plan, Error> {
     }
 }
 
-fn history_of(world: World<'_>, timeline: TimelineId) -> Result<History, Error> {
+fn history_of(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelineHistory, RestoreError> {
     if timeline == TimelineId::FIRST {
-        return Ok(History::first());
+        return Ok(TimelineHistory::first());
     }
     let found = world.histories.iter().find(|history| history.timeline == timeline);
-    found.cloned().ok_or(Error::UnknownTimeline { timeline })
+    found.cloned().ok_or(RestoreError::UnknownTimeline { timeline })
 }
 
 /// The way to a timeline, and how it goes on in the first segments of those that left it.
-fn path_to(world: World<'_>, timeline: TimelineId) -> Result<TimelinePath, Error> {
+fn path_to(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelinePath, RestoreError> {
     Ok(history_of(world, timeline)?.path().left_by(world.histories))
 }
 
 /// The timeline followed where the choice does not depend on the backup; else the newest.
-fn chosen_timeline(world: World<'_>, request: &Request) -> Result<TimelineId, Error> {
+fn chosen_timeline(world: PlanInput<'_>, request: &RestoreRequest) -> Result<TimelineId, RestoreError> {
     let newest = world.histories.iter().map(|history| history.timeline).max().unwrap_or(TimelineId::FIRST);
     let timeline = match request.timeline {
-        TimelineChoice::Id(timeline) => timeline,
-        TimelineChoice::Latest | TimelineChoice::Current => newest,
+        TargetTimeline::Id(timeline) => timeline,
+        TargetTimeline::Latest | TargetTimeline::Current => newest,
     };
     history_of(world, timeline).map(|history| history.timeline)
 }
 
 /// The backups that can be replayed along the chosen timeline, newest first.
-fn candidates<'a>(world: World<'a>, request: &Request) -> Result<Vec<Candidate<'a>>, Error> {
+fn candidates<'a>(world: PlanInput<'a>, request: &RestoreRequest) -> Result<Vec<BackupCandidate<'a>>, RestoreError> {
     if let Some(label) = &request.backup
         && !world.bases.iter().any(|base| base.label == *label)
     {
-        return Err(Error::UnknownBackup { label: label.clone() });
+        return Err(RestoreError::UnknownBackup { label: label.clone() });
     }
     let mut found = Vec::new();
     for base in world.bases.iter().filter(|base| request.backup.as_ref().is_none_or(|label| base.label == *label)) {
         let timeline = match request.timeline {
-            TimelineChoice::Current => base.stop_timeline,
-            TimelineChoice::Latest | TimelineChoice::Id(_) => chosen_timeline(world, request)?,
+            TargetTimeline::Current => base.stop_timeline,
+            TargetTimeline::Latest | TargetTimeline::Id(_) => chosen_timeline(world, request)?,
         };
         let path = path_to(world, timeline)?;
         if path.contains(base.start_timeline, base.start) && path.contains(base.stop_timeline, base.stop) {
-            found.push(Candidate { base, path });
+            found.push(BackupCandidate { base, path });
         }
     }
     found.sort_by(|a, b| b.base.stop.cmp(&a.base.stop).then_with(|| b.base.label.cmp(&a.base.label)));
@@ -306,19 +306,21 @@ fn candidates<'a>(world: World<'a>, request: &Request) -> Result<Vec<Candidate<'
 
 /// Tries the backups, newest first, and proves the first from which PostgreSQL would stop at a consistent point.
 fn seek<'a>(
-    world: World<'_>,
-    request: &Request,
-    candidates: &'a [Candidate<'a>],
-) -> Result<Result<Proof<'a>, Failure<'a>>, Error> {
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    candidates: &'a [BackupCandidate<'a>],
+) -> Result<Result<ProvedStop<'a>, UnreachableTarget<'a>>, RestoreError> {
     let mut too_new = None;
     for candidate in candidates {
         let aimed = match request.target() {
-            Target::Latest => match newest_point(world, candidate)? {
+            RecoveryTarget::Latest => match newest_point(world, candidate)? {
                 Some(proof) => return Ok(Ok(proof)),
                 None => continue,
             },
-            Target::Immediate => Aim::At { stop: Stop::Consistent(candidate.base.stop), until: candidate.base.stop },
-            Target::Time(time) => match first_commit_too_late(world, candidate, request, *time)? {
+            RecoveryTarget::Immediate => {
+                ResolvedTarget::At { stop: RecoveryStop::Consistent(candidate.base.stop), until: candidate.base.stop }
+            }
+            RecoveryTarget::Time(time) => match first_commit_too_late(world, candidate, request, *time)? {
                 Some(stop) => {
                     too_new = Some((stop, candidate));
                     continue;
@@ -328,14 +330,14 @@ fn seek<'a>(
             _ => aim(world.facts, &candidate.path, request, candidate.base.start)?,
         };
         match aimed {
-            Aim::At { stop, until } if is_consistent(stop, until, candidate.base) => {
+            ResolvedTarget::At { stop, until } if is_consistent(stop, until, candidate.base) => {
                 return Ok(
                     prove(world, candidate, stop, until)?.map_err(|obstacle| hindered(candidate, stop, &obstacle))
                 );
             }
-            Aim::At { stop, .. } => too_new = Some((stop, candidate)),
-            Aim::PastEnd => return Ok(Err(past_end(world, request, candidate)?)),
-            Aim::Absent => {}
+            ResolvedTarget::At { stop, .. } => too_new = Some((stop, candidate)),
+            ResolvedTarget::PastEnd => return Ok(Err(past_end(world, request, candidate)?)),
+            ResolvedTarget::Absent => {}
         }
     }
     Ok(Err(no_backup(world, request, candidates, too_new)?))
@@ -344,65 +346,68 @@ fn seek<'a>(
 /// The last commit in a backup, if it is later than the time wanted: replay never looks at what was before the backup, and would go on from there
 /// as if nothing were amiss. Where no commit is known before the backup's end, it is the backup's own time that counts.
 fn first_commit_too_late(
-    world: World<'_>,
-    candidate: &Candidate<'_>,
-    request: &Request,
+    world: PlanInput<'_>,
+    candidate: &BackupCandidate<'_>,
+    request: &RestoreRequest,
     wanted: PgTime,
-) -> Result<Option<Stop>, Error> {
-    let Candidate { base, path } = candidate;
+) -> Result<Option<RecoveryStop>, RestoreError> {
+    let BackupCandidate { base, path } = candidate;
     let (lsn, time) = match world.facts.commit_before(path, base.stop)? {
         Some(commit) => (commit.lsn, commit.time),
         None => (base.start, base.started_at),
     };
     let late = if request.exclusive() { time >= wanted } else { time > wanted };
-    Ok(late.then_some(Stop::Before(lsn)))
+    Ok(late.then_some(RecoveryStop::Before(lsn)))
 }
 
 /// Where the search for a time begins: somewhat before the backup, since sessions that commit together get their times in one order and their places
 /// in another. Not from the very beginning of the log, where a clock that once was ahead would hide everything after it.
-fn look_back(world: World<'_>, base: &Base) -> Lsn {
+fn look_back(world: PlanInput<'_>, base: &PlanBackup) -> Lsn {
     let size = world.facts.segment_size();
     Lsn::new(base.start.get().saturating_sub(LOOK_BACK_SEGMENTS.saturating_mul(size.get())))
 }
 
 /// Whether PostgreSQL has passed the backup's end by then; otherwise it ends with "requested recovery stop point is before consistent recovery
 /// point".
-fn is_consistent(stop: Stop, until: Lsn, base: &Base) -> bool {
+fn is_consistent(stop: RecoveryStop, until: Lsn, base: &PlanBackup) -> bool {
     match stop {
-        Stop::Before(lsn) | Stop::Consistent(lsn) => lsn >= base.stop,
-        Stop::After(_) => until >= base.stop,
+        RecoveryStop::Before(lsn) | RecoveryStop::Consistent(lsn) => lsn >= base.stop,
+        RecoveryStop::After(_) => until >= base.stop,
     }
 }
 
 fn prove<'a>(
-    world: World<'_>,
-    candidate: &'a Candidate<'a>,
-    stop: Stop,
+    world: PlanInput<'_>,
+    candidate: &'a BackupCandidate<'a>,
+    stop: RecoveryStop,
     until: Lsn,
-) -> Result<Result<Proof<'a>, Obstacle>, Error> {
+) -> Result<Result<ProvedStop<'a>, ReplayObstacle>, RestoreError> {
     let (path, start) = (&candidate.path, candidate.base.start);
     let chain = world.facts.chain(path, start, Some(until))?;
     let demands = world.facts.demands(path, start, until)?;
-    let minimal = demands.minimal_at.map(|at| Obstacle {
+    let minimal = demands.minimal_at.map(|at| ReplayObstacle {
         timeline: path.timeline_at(at),
         from: at,
         to: until,
         why: "written under wal_level=minimal, which cannot be replayed; take a new backup".to_owned(),
     });
-    let mut obstacles: Vec<Obstacle> = chain.obstacle.iter().cloned().chain(minimal).collect();
+    let mut obstacles: Vec<ReplayObstacle> = chain.obstacle.iter().cloned().chain(minimal).collect();
     if obstacles.is_empty() {
         obstacles.extend(world.facts.unreadable(path, start, until)?);
     }
     let first = obstacles.into_iter().min_by_key(|obstacle| obstacle.from);
     Ok(match first {
         Some(obstacle) => Err(obstacle),
-        None => Ok(Proof { candidate, stop, until, chain }),
+        None => Ok(ProvedStop { candidate, stop, until, chain }),
     })
 }
 
 /// The last record that can be reached from a backup, or its own end. `None` if not even that can be.
-fn newest_point<'a>(world: World<'_>, candidate: &'a Candidate<'a>) -> Result<Option<Proof<'a>>, Error> {
-    let Candidate { base, path } = candidate;
+fn newest_point<'a>(
+    world: PlanInput<'_>,
+    candidate: &'a BackupCandidate<'a>,
+) -> Result<Option<ProvedStop<'a>>, RestoreError> {
+    let BackupCandidate { base, path } = candidate;
     let mut chain = world.facts.chain(path, base.start, None)?;
     if let Some(at) = world.facts.demands(path, base.start, chain.end)?.minimal_at {
         chain = world.facts.chain(path, base.start, Some(at))?;
@@ -411,18 +416,23 @@ fn newest_point<'a>(world: World<'_>, candidate: &'a Candidate<'a>) -> Result<Op
         return Ok(None);
     }
     let last = world.facts.record_until(path, chain.end)?.filter(|last| *last >= base.stop);
-    let stop = last.map_or(Stop::Consistent(base.stop), Stop::After);
-    Ok(Some(Proof { candidate, stop, until: chain.end, chain }))
+    let stop = last.map_or(RecoveryStop::Consistent(base.stop), RecoveryStop::After);
+    Ok(Some(ProvedStop { candidate, stop, until: chain.end, chain }))
 }
 
-fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String) -> Result<Plan, Error> {
-    let (Candidate { base, path }, facts) = (proof.candidate, world.facts);
+fn proved(
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    proof: &ProvedStop<'_>,
+    reason: String,
+) -> Result<RestorePlan, RestoreError> {
+    let (BackupCandidate { base, path }, facts) = (proof.candidate, world.facts);
     let demands = facts.demands(path, base.start, proof.until)?;
     let (last, next) = commits_beside(world, path, proof.stop)?;
     let tablespaces_made = facts.tablespaces(path, base.start, proof.stop.replayed_below())?;
     let mut notes = other_timelines::notes(world, path)?;
     notes.extend(tablespaces_made.iter().map(will_be_made));
-    let plan = Plan {
+    let plan = RestorePlan {
         cluster: world.cluster.to_owned(),
         target: request.target().clone(),
         reachable: true,
@@ -448,30 +458,30 @@ fn proved(world: World<'_>, request: &Request, proof: &Proof<'_>, reason: String
         notes,
         stop: Some(proof.stop),
     };
-    Ok(plan.paced(&Pace::default()))
+    Ok(plan.paced(&RestoreEstimator::default()))
 }
 
-fn will_be_made(made: &MadeTablespace) -> String {
-    let MadeTablespace { lsn, tablespace, location, .. } = made;
+fn will_be_made(made: &CreatedTablespace) -> String {
+    let CreatedTablespace { lsn, tablespace, location, .. } = made;
     format!(
         "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, mapped or not, so that must be empty or new where this is restored"
     )
 }
 
 fn commits_beside(
-    world: World<'_>,
+    world: PlanInput<'_>,
     path: &TimelinePath,
-    stop: Stop,
-) -> Result<(Option<Commit>, Option<Commit>), Error> {
+    stop: RecoveryStop,
+) -> Result<(Option<CommitPoint>, Option<CommitPoint>), RestoreError> {
     let border = stop.replayed_below();
-    let last = world.facts.commit_before(path, border)?.map(Commit::from);
-    let next = world.facts.commit_from(path, border)?.map(Commit::from);
+    let last = world.facts.commit_before(path, border)?.map(CommitPoint::from);
+    let next = world.facts.commit_from(path, border)?.map(CommitPoint::from);
     Ok((last, next))
 }
 
 /// Whether the segment after the last one needed is missing while later ones are there. A server that reads ahead would ask for it, and get the
 /// answer that ends it.
-fn hole_follows(facts: &dyn Facts, path: &TimelinePath, until: Lsn) -> Result<bool, Error> {
+fn hole_follows(facts: &dyn ArchivedLog, path: &TimelinePath, until: Lsn) -> Result<bool, RestoreError> {
     let size = facts.segment_size();
     let next_end = size.segment_of(until).next().end(size);
     match facts.chain(path, until, Some(next_end))?.obstacle {

@@ -3,18 +3,18 @@
 //! PostgreSQL follows the newest timeline unless told otherwise, be it that of a test promotion which archived to the wrong place. What is
 //! missed by that is said, with the option that has it.
 
-use super::{World, path_to};
+use super::{PlanInput, path_to};
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::postgres::restore::Error;
-use crate::postgres::restore::resolve_target::{Aim, aim};
-use crate::postgres::restore::target::{Request, Target};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::restore::RestoreError;
+use crate::postgres::restore::resolve_target::{ResolvedTarget, aim};
+use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 
 /// Timelines that are looked at, the newest; each is a failover or a restore, and of older ones nobody wants to know.
 const LOOKED_AT: usize = 8;
 
 /// One sentence for each other timeline whose last commit is not on `path`.
-pub(super) fn notes(world: World<'_>, path: &TimelinePath) -> Result<Vec<String>, Error> {
+pub(super) fn notes(world: PlanInput<'_>, path: &TimelinePath) -> Result<Vec<String>, RestoreError> {
     let mut notes = Vec::new();
     for other in others(world, path)? {
         let Some(last) = world.facts.commit_before(&other, Lsn::MAX)? else { continue };
@@ -33,15 +33,19 @@ pub(super) fn notes(world: World<'_>, path: &TimelinePath) -> Result<Vec<String>
 }
 
 /// Where the target is, in a sentence, if it is on a timeline that `path` does not take.
-pub(super) fn elsewhere(world: World<'_>, request: &Request, path: &TimelinePath) -> Result<Option<String>, Error> {
+pub(super) fn elsewhere(
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    path: &TimelinePath,
+) -> Result<Option<String>, RestoreError> {
     for other in others(world, path)? {
-        let Aim::At { stop, .. } = aim(world.facts, &other, request, Lsn::INVALID)? else { continue };
+        let ResolvedTarget::At { stop, .. } = aim(world.facts, &other, request, Lsn::INVALID)? else { continue };
         let (lsn, on) = (stop.lsn(), other.timeline_at(stop.lsn()));
         if path.timeline_at(lsn) == on && path.switch_point(on).is_none_or(|end| lsn < end) {
             continue;
         }
         let there = match request.target() {
-            Target::Time(_) => "something ended after it",
+            RecoveryTarget::Time(_) => "something ended after it",
             _ => "it is there",
         };
         return Ok(Some(format!(
@@ -54,8 +58,8 @@ pub(super) fn elsewhere(world: World<'_>, request: &Request, path: &TimelinePath
 }
 
 /// The ways to the newest timelines but that of `path`, the newest first.
-fn others(world: World<'_>, path: &TimelinePath) -> Result<Vec<TimelinePath>, Error> {
-    let first = History::first();
+fn others(world: PlanInput<'_>, path: &TimelinePath) -> Result<Vec<TimelinePath>, RestoreError> {
+    let first = TimelineHistory::first();
     let mut others: Vec<TimelineId> = world.histories.iter().chain([&first]).map(|history| history.timeline).collect();
     others.sort_unstable_by_key(|timeline| std::cmp::Reverse(*timeline));
     others.dedup();

@@ -1,16 +1,18 @@
 use proptest::prelude::*;
 
-use super::{Base, Plan, World, plan};
+use super::{PlanBackup, PlanInput, RestorePlan, plan};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{History, TimelineId, TimelinePath};
-use crate::postgres::restore::Error;
-use crate::postgres::restore::archived_log::{Chain, Demands, Facts, MadeTablespace, Obstacle, RecordSpan};
-use crate::postgres::restore::resolve_target::Stop;
-use crate::postgres::restore::target::{Request, Target, TimelineChoice};
-use crate::postgres::wal::event::{Ending, EndingKind, Xid};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
+use crate::postgres::restore::RestoreError;
+use crate::postgres::restore::archived_log::{
+    ArchivedLog, CreatedTablespace, RecordSpan, ReplayChain, ReplayObstacle, WalRequirements,
+};
+use crate::postgres::restore::resolve_target::RecoveryStop;
+use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
+use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 /// Every record of a small log takes this many bytes, a whole segment.
 const STEP: u64 = 1 << 20;
@@ -26,7 +28,7 @@ enum What {
     Other,
 }
 
-/// A log that is small enough to look through, record by record: what [`Facts`] answers, done the slow and obvious way. Timelines don't
+/// A log that is small enough to look through, record by record: what [`ArchivedLog`] answers, done the slow and obvious way. Timelines don't
 /// matter to it but for where the log of each is.
 #[derive(Clone, Debug, Default)]
 struct Log {
@@ -45,15 +47,15 @@ impl Log {
         self.records.last().map_or(Lsn::INVALID, |(lsn, _)| lsn.saturating_add(STEP))
     }
 
-    fn endings(&self, from: Lsn) -> impl Iterator<Item = Ending> + '_ {
+    fn endings(&self, from: Lsn) -> impl Iterator<Item = TransactionEnd> + '_ {
         self.records.iter().filter(move |(lsn, _)| *lsn >= from).filter_map(|(lsn, what)| {
             let (xid, time, kind) = match what {
-                What::Commit(xid, time) => (xid, time, EndingKind::Commit),
-                What::Abort(xid, time) => (xid, time, EndingKind::Abort),
+                What::Commit(xid, time) => (xid, time, TransactionEndKind::Commit),
+                What::Abort(xid, time) => (xid, time, TransactionEndKind::Abort),
                 _ => return None,
             };
             let (xid, time) = (Xid::new(*xid), PgTime::from_pg_micros(*time));
-            Some(Ending { lsn: *lsn, end_lsn: lsn.saturating_add(STEP), xid, time, kind })
+            Some(TransactionEnd { lsn: *lsn, end_lsn: lsn.saturating_add(STEP), xid, time, kind })
         })
     }
 }
@@ -62,60 +64,60 @@ fn span(lsn: Lsn) -> RecordSpan {
     RecordSpan { lsn, end: lsn.saturating_add(STEP) }
 }
 
-impl Facts for Log {
+impl ArchivedLog for Log {
     fn segment_size(&self) -> SegmentSize {
         SegmentSize::new(1 << 20).unwrap()
     }
 
-    fn ending_after(&self, _: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<Ending>, Error> {
+    fn ending_after(&self, _: &TimelinePath, from: Lsn, time: PgTime) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(from).find(|ending| ending.time > time))
     }
 
-    fn ending_of(&self, _: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<Ending>, Error> {
+    fn ending_of(&self, _: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(from).find(|ending| ending.xid == xid))
     }
 
-    fn restore_point(&self, _: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, Error> {
+    fn restore_point(&self, _: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError> {
         let point = |what: &What| matches!(what, What::Point(found) if *found == name);
         Ok(self.records.iter().find(|(lsn, what)| *lsn >= from && point(what)).map(|(lsn, _)| span(*lsn)))
     }
 
-    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, Error> {
+    fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
         self.record_from(path, lsn)
     }
 
-    fn record_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, Error> {
+    fn record_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
         Ok(self.records.iter().find(|(lsn, _)| *lsn >= from).map(|(lsn, _)| span(*lsn)))
     }
 
-    fn record_until(&self, _: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, Error> {
+    fn record_until(&self, _: &TimelinePath, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
         Ok(self.records.iter().map(|(lsn, _)| *lsn).rfind(|lsn| span(*lsn).end <= end))
     }
 
-    fn commit_before(&self, _: &TimelinePath, before: Lsn) -> Result<Option<Ending>, Error> {
+    fn commit_before(&self, _: &TimelinePath, before: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(Lsn::INVALID).filter(|ending| ending.lsn < before && ending.kind.is_commit()).last())
     }
 
-    fn commit_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<Ending>, Error> {
+    fn commit_from(&self, _: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, RestoreError> {
         Ok(self.endings(from).find(|ending| ending.kind.is_commit()))
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<Chain, Error> {
+    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
         let end = to.unwrap_or(Lsn::MAX).min(self.end());
         let hole = self.missing.iter().find(|(begin, stop)| *begin < end && from < *stop).copied();
         let past = to.filter(|to| *to > self.end()).map(|to| (self.end(), to));
-        let obstacle = hole.or(past).map(|(from, to)| Obstacle {
+        let obstacle = hole.or(past).map(|(from, to)| ReplayObstacle {
             timeline: path.timeline_at(from),
             from,
             to,
             why: "not archived".to_owned(),
         });
         let end = obstacle.as_ref().map_or(end, |obstacle| obstacle.from);
-        Ok(Chain { end, segments: 1, records: 1, bytes: end.bytes_since(from), obstacle })
+        Ok(ReplayChain { end, segments: 1, records: 1, bytes: end.bytes_since(from), obstacle })
     }
 
-    fn demands(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Demands, Error> {
-        let mut demands = Demands::default();
+    fn demands(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
+        let mut demands = WalRequirements::default();
         for (lsn, what) in self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to) {
             match what {
                 What::Settings(max_connections) => {
@@ -129,22 +131,22 @@ impl Facts for Log {
         Ok(demands)
     }
 
-    fn tablespaces(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<MadeTablespace>, Error> {
+    fn tablespaces(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
         let within = self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to);
         let made = |(lsn, what): &(Lsn, What)| match what {
             What::Tablespace(tablespace) => {
                 let location = format!("/spaces/{tablespace}");
-                Some(MadeTablespace { lsn: *lsn, tablespace: *tablespace, location, time: None })
+                Some(CreatedTablespace { lsn: *lsn, tablespace: *tablespace, location, time: None })
             }
             _ => None,
         };
         Ok(within.filter_map(made).collect())
     }
 
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<Obstacle>, Error> {
+    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         let sealed = self.no_key.filter(|lsn| *lsn == from || span(*lsn).end == to);
         let timeline = path.timeline_at(from);
-        Ok(sealed.map(|lsn| Obstacle { timeline, from: lsn, to, why: "its key is gone".to_owned() }))
+        Ok(sealed.map(|lsn| ReplayObstacle { timeline, from: lsn, to, why: "its key is gone".to_owned() }))
     }
 }
 
@@ -158,8 +160,8 @@ fn tli(number: u32) -> TimelineId {
 }
 
 /// A backup whose replay starts with record `start` and is consistent before record `stop`.
-fn base(label: &str, start: u64, stop: u64) -> Base {
-    Base {
+fn base(label: &str, start: u64, stop: u64) -> PlanBackup {
+    PlanBackup {
         label: label.to_owned(),
         start: at(start),
         start_timeline: tli(1),
@@ -171,20 +173,20 @@ fn base(label: &str, start: u64, stop: u64) -> Base {
     }
 }
 
-fn ask(log: &Log, bases: &[Base], target: Target, exclusive: bool) -> Plan {
-    asked(log, bases, &Request::new(target, exclusive).unwrap())
+fn ask(log: &Log, bases: &[PlanBackup], target: RecoveryTarget, exclusive: bool) -> RestorePlan {
+    asked(log, bases, &RestoreRequest::new(target, exclusive).unwrap())
 }
 
-fn asked(log: &Log, bases: &[Base], request: &Request) -> Plan {
-    plan(World { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
+fn asked(log: &Log, bases: &[PlanBackup], request: &RestoreRequest) -> RestorePlan {
+    plan(PlanInput { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
 }
 
-fn time(micros: i64) -> Target {
-    Target::Time(PgTime::from_pg_micros(micros))
+fn time(micros: i64) -> RecoveryTarget {
+    RecoveryTarget::Time(PgTime::from_pg_micros(micros))
 }
 
-fn nearest(target: Target) -> Request {
-    Request::new(target, false).unwrap().or_nearest(true)
+fn nearest(target: RecoveryTarget) -> RestoreRequest {
+    RestoreRequest::new(target, false).unwrap().or_nearest(true)
 }
 
 /// Records 1 to 8; the time of the fifth is ahead of the sixth's.
@@ -216,7 +218,7 @@ fn a_time_becomes_the_first_ending_beyond_it_in_log_order() {
         (600, true, at(8)),
     ] {
         let plan = ask(&log, &bases, time(micros), exclusive);
-        assert_eq!(plan.stop, Some(Stop::Before(stop)), "{micros} {exclusive}: {}", plan.reason);
+        assert_eq!(plan.stop, Some(RecoveryStop::Before(stop)), "{micros} {exclusive}: {}", plan.reason);
         assert!(plan.reachable && !plan.inclusive);
     }
     let plan = ask(&log, &bases, time(450), false);
@@ -234,7 +236,7 @@ fn a_time_after_the_last_ending_is_said_at_once_and_the_newest_point_offered() {
     assert_eq!((near.lsn, near.time), (at(8), Some(PgTime::from_pg_micros(600))));
     assert_eq!(near.options, "--target-lsn 0/800000 --target-timeline 1");
     let plan = asked(&log, &bases, &nearest(time(600)));
-    assert_eq!((plan.reachable, plan.stop), (true, Some(Stop::After(at(8)))));
+    assert_eq!((plan.reachable, plan.stop), (true, Some(RecoveryStop::After(at(8)))));
     assert!(plan.goes_elsewhere() && !asked(&log, &bases, &nearest(time(599))).goes_elsewhere());
 }
 
@@ -261,11 +263,11 @@ fn an_old_time_from_a_clock_that_was_ahead_does_not_send_now_into_the_past() {
     ]);
     let bases = [base("old", 1, 2), base("new", 6, 7)];
     let plan = asked(&log, &bases, &nearest(time(8000)));
-    assert_eq!((plan.backup.as_deref(), plan.stop), (Some("new"), Some(Stop::After(at(7)))));
-    assert_eq!(ask(&log, &bases, time(150), false).stop, Some(Stop::Before(at(7))));
+    assert_eq!((plan.backup.as_deref(), plan.stop), (Some("new"), Some(RecoveryStop::After(at(7)))));
+    assert_eq!(ask(&log, &bases, time(150), false).stop, Some(RecoveryStop::Before(at(7))));
     assert_eq!(
         ask(&log, &bases, time(50), false).stop,
-        Some(Stop::Before(at(2))),
+        Some(RecoveryStop::Before(at(2))),
         "the newer backup has a later commit"
     );
 }
@@ -293,27 +295,27 @@ fn a_backup_that_holds_a_later_commit_is_no_way_to_an_earlier_time() {
 fn transactions_names_and_positions_stop_at_their_record() {
     let (log, bases) = (busy(), [base("a", 1, 2)]);
     for (target, exclusive, stop) in [
-        (Target::Xid(Xid::new(12)), false, Stop::After(at(5))),
-        (Target::Xid(Xid::new(12)), true, Stop::Before(at(5))),
-        (Target::Xid(Xid::new(11)), false, Stop::After(at(3))),
-        (Target::Name("p".into()), false, Stop::After(at(7))),
-        (Target::Name("p".into()), true, Stop::Before(at(7))),
-        (Target::Lsn(at(4)), false, Stop::After(at(4))),
-        (Target::Lsn(at(4)), true, Stop::Before(at(4))),
-        (Target::Lsn(at(4).saturating_add(1)), false, Stop::After(at(5))),
-        (Target::Latest, false, Stop::After(at(8))),
-        (Target::Immediate, false, Stop::Consistent(at(2))),
+        (RecoveryTarget::Xid(Xid::new(12)), false, RecoveryStop::After(at(5))),
+        (RecoveryTarget::Xid(Xid::new(12)), true, RecoveryStop::Before(at(5))),
+        (RecoveryTarget::Xid(Xid::new(11)), false, RecoveryStop::After(at(3))),
+        (RecoveryTarget::Name("p".into()), false, RecoveryStop::After(at(7))),
+        (RecoveryTarget::Name("p".into()), true, RecoveryStop::Before(at(7))),
+        (RecoveryTarget::Lsn(at(4)), false, RecoveryStop::After(at(4))),
+        (RecoveryTarget::Lsn(at(4)), true, RecoveryStop::Before(at(4))),
+        (RecoveryTarget::Lsn(at(4).saturating_add(1)), false, RecoveryStop::After(at(5))),
+        (RecoveryTarget::Latest, false, RecoveryStop::After(at(8))),
+        (RecoveryTarget::Immediate, false, RecoveryStop::Consistent(at(2))),
     ] {
         let plan = ask(&log, &bases, target.clone(), exclusive);
         assert_eq!(plan.stop, Some(stop), "{target:?} {exclusive}: {}", plan.reason);
     }
-    let inclusive = ask(&log, &bases, Target::Xid(Xid::new(12)), false);
+    let inclusive = ask(&log, &bases, RecoveryTarget::Xid(Xid::new(12)), false);
     assert_eq!(inclusive.last_commit_before.unwrap().xid, Xid::new(12));
     assert_eq!(inclusive.first_commit_after.unwrap().xid, Xid::new(13));
     for (target, reason) in [
-        (Target::Xid(Xid::new(99)), "did not end"),
-        (Target::Name("q".into()), "is not in the archived log"),
-        (Target::Lsn(at(9)), "after the end of what is archived"),
+        (RecoveryTarget::Xid(Xid::new(99)), "did not end"),
+        (RecoveryTarget::Name("q".into()), "is not in the archived log"),
+        (RecoveryTarget::Lsn(at(9)), "after the end of what is archived"),
     ] {
         let plan = ask(&log, &bases, target, false);
         assert!(!plan.reachable && plan.reason.contains(reason), "{}", plan.reason);
@@ -325,29 +327,29 @@ fn the_base_is_the_newest_that_is_consistent_before_the_stop() {
     let log = busy();
     let bases = [base("b", 4, 6), base("a", 1, 2), base("c", 7, 8)];
     for (target, exclusive, label) in [
-        (Target::Lsn(at(4)), false, Some("a")),
-        (Target::Lsn(at(5)), false, Some("b")),
-        (Target::Lsn(at(5)), true, Some("a")),
-        (Target::Lsn(at(6)), true, Some("b")),
-        (Target::Lsn(at(7)), false, Some("c")),
-        (Target::Lsn(at(8)), false, Some("c")),
-        (Target::Lsn(at(1)), true, None),
+        (RecoveryTarget::Lsn(at(4)), false, Some("a")),
+        (RecoveryTarget::Lsn(at(5)), false, Some("b")),
+        (RecoveryTarget::Lsn(at(5)), true, Some("a")),
+        (RecoveryTarget::Lsn(at(6)), true, Some("b")),
+        (RecoveryTarget::Lsn(at(7)), false, Some("c")),
+        (RecoveryTarget::Lsn(at(8)), false, Some("c")),
+        (RecoveryTarget::Lsn(at(1)), true, None),
         (time(150), false, Some("a")),
         (time(599), false, Some("c")),
-        (Target::Latest, false, Some("c")),
-        (Target::Immediate, false, Some("c")),
+        (RecoveryTarget::Latest, false, Some("c")),
+        (RecoveryTarget::Immediate, false, Some("c")),
     ] {
         let plan = ask(&log, &bases, target.clone(), exclusive);
         assert_eq!(plan.backup.as_deref(), label, "{target:?} {exclusive}: {}", plan.reason);
     }
-    let early = ask(&log, &bases, Target::Lsn(at(1)), true);
+    let early = ask(&log, &bases, RecoveryTarget::Lsn(at(1)), true);
     assert_eq!(early.nearest_before, None);
     assert_eq!(early.nearest_after.unwrap().options, "--target-immediate --backup a");
-    let forced = Request::new(Target::Latest, false).unwrap().from_backup(Some("a".into()));
+    let forced = RestoreRequest::new(RecoveryTarget::Latest, false).unwrap().from_backup(Some("a".into()));
     assert_eq!(asked(&log, &bases, &forced).backup.as_deref(), Some("a"));
-    let unknown = Request::new(Target::Latest, false).unwrap().from_backup(Some("z".into()));
-    let world = World { cluster: "main", bases: &bases, histories: &[], facts: &log };
-    assert!(matches!(plan(world, &unknown), Err(Error::UnknownBackup { .. })));
+    let unknown = RestoreRequest::new(RecoveryTarget::Latest, false).unwrap().from_backup(Some("z".into()));
+    let world = PlanInput { cluster: "main", bases: &bases, histories: &[], facts: &log };
+    assert!(matches!(plan(world, &unknown), Err(RestoreError::UnknownBackup { .. })));
 }
 
 #[test]
@@ -355,33 +357,33 @@ fn a_hole_before_the_target_is_named_with_the_points_on_both_sides() {
     let mut log = busy();
     log.missing.push((at(4), at(5)));
     let bases = [base("a", 1, 2), base("b", 6, 7)];
-    let plan = ask(&log, &bases, Target::Lsn(at(6)), true);
+    let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(6)), true);
     assert!(!plan.reachable && plan.reason.contains("0/400000 to 0/500000"), "{}", plan.reason);
     assert_eq!(plan.target_lsn, Some(at(6)), "it is resolved all the same");
     assert_eq!(plan.nearest_before.unwrap().lsn, at(3));
     assert_eq!(plan.nearest_after.unwrap().lsn, at(7));
-    let latest = ask(&log, &bases[..1], Target::Latest, false);
-    assert_eq!(latest.stop, Some(Stop::After(at(3))));
+    let latest = ask(&log, &bases[..1], RecoveryTarget::Latest, false);
+    assert_eq!(latest.stop, Some(RecoveryStop::After(at(3))));
     assert!(latest.hole_follows, "a server that reads ahead would fall into it");
-    assert!(!ask(&log, &bases, Target::Latest, false).hole_follows);
+    assert!(!ask(&log, &bases, RecoveryTarget::Latest, false).hole_follows);
 }
 
 #[test]
 fn a_stretch_of_minimal_wal_is_an_obstacle() {
     let log = Log::of([What::Other, What::Other, What::Minimal, What::Commit(9, 9), What::Commit(10, 10)]);
     let bases = [base("a", 1, 2)];
-    let plan = ask(&log, &bases, Target::Xid(Xid::new(9)), false);
+    let plan = ask(&log, &bases, RecoveryTarget::Xid(Xid::new(9)), false);
     assert!(plan.reason.contains("wal_level=minimal"), "{}", plan.reason);
-    assert_eq!(ask(&log, &bases, Target::Latest, false).stop, Some(Stop::After(at(2))));
+    assert_eq!(ask(&log, &bases, RecoveryTarget::Latest, false).stop, Some(RecoveryStop::After(at(2))));
 }
 
 #[test]
 fn settings_are_the_largest_of_the_backup_and_the_log_it_replays() {
     let log = Log::of([What::Other, What::Settings(300), What::Settings(200), What::Other, What::Settings(900)]);
     let settings = |target| ask(&log, &[base("a", 1, 2)], target, false).required_settings.max_connections;
-    assert_eq!(settings(Target::Lsn(at(4))), 300);
-    assert_eq!(settings(Target::Lsn(at(5))), 900);
-    assert_eq!(ask(&log, &[base("a", 3, 4)], Target::Lsn(at(4)), false).required_settings.max_connections, 200);
+    assert_eq!(settings(RecoveryTarget::Lsn(at(4))), 300);
+    assert_eq!(settings(RecoveryTarget::Lsn(at(5))), 900);
+    assert_eq!(ask(&log, &[base("a", 3, 4)], RecoveryTarget::Lsn(at(4)), false).required_settings.max_connections, 200);
 }
 
 #[test]
@@ -407,7 +409,7 @@ fn a_moment_before_every_backup_is_found_wherever_it_is() {
     assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(4), "the very next, not one near the backup");
     assert_eq!(plan.nearest_after.unwrap().options, "--target-immediate --backup a");
     assert_eq!(plan.nearest_before, None);
-    let xid = ask(&log, &[base("a", 9, 10)], Target::Xid(Xid::new(5)), false);
+    let xid = ask(&log, &[base("a", 9, 10)], RecoveryTarget::Xid(Xid::new(5)), false);
     assert!(xid.reason.contains("is at 0/500000, before the end of the oldest backup"), "{}", xid.reason);
     assert!(xid.nearest_after.is_some());
 }
@@ -415,14 +417,14 @@ fn a_moment_before_every_backup_is_found_wherever_it_is() {
 #[test]
 fn a_segment_whose_key_is_gone_is_an_obstacle() {
     let (log, bases) = (Log { no_key: Some(at(1)), ..busy() }, [base("a", 1, 2)]);
-    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(4)), false);
     assert!(!plan.reachable && plan.reason.contains("its key is gone"), "{}", plan.reason);
 }
 
 #[test]
 fn a_place_without_room_is_no_place() {
     let (log, bases) = (busy(), [base("a", 1, 2)]);
-    let plan = ask(&log, &bases, Target::Lsn(at(4)), false);
+    let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(4)), false);
     let (size, needed) = (SegmentSize::new(1 << 20).unwrap(), (1 << 30) + (4 << 20));
     let tight = plan.clone().placed_where(needed, size);
     assert!(tight.reachable && tight.room.unwrap().is_enough());
@@ -433,37 +435,37 @@ fn a_place_without_room_is_no_place() {
 #[test]
 fn only_backups_on_the_way_to_the_timeline_count() {
     let log = busy();
-    let history = History::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
-    let ahead = Base { label: "ahead".into(), ..base("", 5, 6) };
+    let history = TimelineHistory::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
+    let ahead = PlanBackup { label: "ahead".into(), ..base("", 5, 6) };
     let bases = [base("a", 1, 2), ahead.clone()];
-    let world = World { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
-    let on = |timeline| Request::new(Target::Lsn(at(7)), false).unwrap().on_timeline(timeline);
-    let latest = plan(world, &on(TimelineChoice::Latest)).unwrap();
+    let world = PlanInput { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
+    let on = |timeline| RestoreRequest::new(RecoveryTarget::Lsn(at(7)), false).unwrap().on_timeline(timeline);
+    let latest = plan(world, &on(TargetTimeline::Latest)).unwrap();
     assert_eq!((latest.timeline, latest.backup.as_deref()), (tli(2), Some("a")), "the other is after the fork");
-    let first = plan(world, &on(TimelineChoice::Id(tli(1)))).unwrap();
+    let first = plan(world, &on(TargetTimeline::Id(tli(1)))).unwrap();
     assert_eq!((first.timeline, first.backup.as_deref()), (tli(1), Some("ahead")));
-    let current = plan(world, &on(TimelineChoice::Current)).unwrap();
+    let current = plan(world, &on(TargetTimeline::Current)).unwrap();
     assert_eq!((current.timeline, current.backup.as_deref()), (tli(1), Some("ahead")));
-    let unknown = plan(world, &on(TimelineChoice::Id(tli(7))));
-    assert!(matches!(unknown, Err(Error::UnknownTimeline { .. })), "{unknown:?}");
-    let lonely = World { bases: std::slice::from_ref(&ahead), ..world };
-    let none = plan(lonely, &on(TimelineChoice::Latest)).unwrap();
+    let unknown = plan(world, &on(TargetTimeline::Id(tli(7))));
+    assert!(matches!(unknown, Err(RestoreError::UnknownTimeline { .. })), "{unknown:?}");
+    let lonely = PlanInput { bases: std::slice::from_ref(&ahead), ..world };
+    let none = plan(lonely, &on(TargetTimeline::Latest)).unwrap();
     assert!(none.reason.contains("no backup lies on the way to timeline 2"), "{}", none.reason);
 }
 
 #[test]
 fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
     let log = busy();
-    let history = History::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
+    let history = TimelineHistory::parse(tli(2), "1\t0/400000\tno recovery target specified\n").unwrap();
     let bases = [base("a", 1, 2)];
-    let world = World { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
-    let on = |timeline| Request::new(Target::Lsn(at(7)), false).unwrap().on_timeline(timeline);
-    let latest = plan(world, &on(TimelineChoice::Latest)).unwrap();
+    let world = PlanInput { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
+    let on = |timeline| RestoreRequest::new(RecoveryTarget::Lsn(at(7)), false).unwrap().on_timeline(timeline);
+    let latest = plan(world, &on(TargetTimeline::Latest)).unwrap();
     let [note] = latest.notes.as_slice() else { panic!("{:?}", latest.notes) };
     assert!(note.contains("timeline 1 has commits") && note.contains("from 0/400000 on"), "{note}");
     assert!(note.contains("--target-timeline 1"), "{note}");
-    let alone = World { histories: &[], ..world };
-    assert!(plan(alone, &on(TimelineChoice::Latest)).unwrap().notes.is_empty());
+    let alone = PlanInput { histories: &[], ..world };
+    assert!(plan(alone, &on(TargetTimeline::Latest)).unwrap().notes.is_empty());
 }
 
 #[test]
@@ -475,7 +477,7 @@ fn the_document_shows_commits_and_positions_as_the_manual_does() {
 }
 
 /// What PostgreSQL does with a time, record by record from the redo position: consistency first, then `recoveryStopsBefore`.
-fn replay(log: &Log, base: &Base, time: i64, exclusive: bool) -> Option<Lsn> {
+fn replay(log: &Log, base: &PlanBackup, time: i64, exclusive: bool) -> Option<Lsn> {
     for ending in log.endings(base.start) {
         let micros = ending.time.pg_micros();
         if if exclusive { micros >= time } else { micros > time } {
@@ -494,7 +496,7 @@ proptest! {
         exclusive: bool,
     ) {
         let log = Log::of((3..).zip(&times).map(|(xid, time)| What::Commit(xid, *time)));
-        let bases: Vec<Base> = starts.iter().enumerate().map(|(i, (start, len))| base(&i.to_string(), *start, start + len)).collect();
+        let bases: Vec<PlanBackup> = starts.iter().enumerate().map(|(i, (start, len))| base(&i.to_string(), *start, start + len)).collect();
         let plan = ask(&log, &bases, time(wanted), exclusive);
         if let Some(label) = &plan.backup {
             let base = bases.iter().find(|base| base.label == *label).unwrap();
@@ -525,7 +527,7 @@ fn tablespaces_made_between_the_backup_and_the_stop_are_named() {
         assert_eq!(made.len(), plan.notes.iter().filter(|note| note.contains("/spaces/")).count());
         made
     };
-    assert_eq!(made(Target::Latest, false), [2, 3]);
-    assert_eq!(made(Target::Lsn(at(4)), false), [2, 3]);
-    assert_eq!(made(Target::Lsn(at(4)), true), [2]);
+    assert_eq!(made(RecoveryTarget::Latest, false), [2, 3]);
+    assert_eq!(made(RecoveryTarget::Lsn(at(4)), false), [2, 3]);
+    assert_eq!(made(RecoveryTarget::Lsn(at(4)), true), [2]);
 }

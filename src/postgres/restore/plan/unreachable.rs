@@ -1,49 +1,56 @@
 //! Why a target cannot be reached, and what can be instead.
 
 use super::other_timelines;
-use super::{Candidate, Plan, Point, Proof, World, chosen_timeline, commits_beside, newest_point, path_to, prove};
+use super::{
+    BackupCandidate, PlanInput, ProvedStop, ReachablePoint, RestorePlan, chosen_timeline, commits_beside, newest_point,
+    path_to, prove,
+};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::restore::Error;
-use crate::postgres::restore::archived_log::Obstacle;
-use crate::postgres::restore::resolve_target::{Aim, Stop, aim};
-use crate::postgres::restore::target::{Request, Target};
+use crate::postgres::restore::RestoreError;
+use crate::postgres::restore::archived_log::ReplayObstacle;
+use crate::postgres::restore::resolve_target::{RecoveryStop, ResolvedTarget, aim};
+use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 
 /// Why there is no proof, and from which candidate on a nearer point may be sought.
-pub(super) struct Failure<'a> {
+pub(super) struct UnreachableTarget<'a> {
     pub(super) reason: String,
     /// Where the target is all the same, and along which path.
-    aimed: Option<(Stop, TimelinePath)>,
-    near: Option<&'a Candidate<'a>>,
+    aimed: Option<(RecoveryStop, TimelinePath)>,
+    near: Option<&'a BackupCandidate<'a>>,
     /// Backups that stop after this are points after the target.
     beyond: Option<Lsn>,
 }
 
 /// Something in the log stands before the target.
-pub(super) fn hindered<'a>(candidate: &'a Candidate<'a>, stop: Stop, obstacle: &Obstacle) -> Failure<'a> {
-    let Obstacle { timeline, from, to, why } = obstacle;
+pub(super) fn hindered<'a>(
+    candidate: &'a BackupCandidate<'a>,
+    stop: RecoveryStop,
+    obstacle: &ReplayObstacle,
+) -> UnreachableTarget<'a> {
+    let ReplayObstacle { timeline, from, to, why } = obstacle;
     let reason = format!(
         "the target is at {}, but the log from {from} to {to} on timeline {timeline} stands before it: {why}",
         stop.lsn()
     );
     let aimed = Some((stop, candidate.path.clone()));
-    Failure { reason, aimed, near: Some(candidate), beyond: Some(stop.lsn()) }
+    UnreachableTarget { reason, aimed, near: Some(candidate), beyond: Some(stop.lsn()) }
 }
 
 /// The target is after all that is archived.
 pub(super) fn past_end<'a>(
-    world: World<'_>,
-    request: &Request,
-    candidate: &'a Candidate<'a>,
-) -> Result<Failure<'a>, Error> {
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    candidate: &'a BackupCandidate<'a>,
+) -> Result<UnreachableTarget<'a>, RestoreError> {
     let timeline = candidate.path.target();
     let newest = match world.facts.commit_before(&candidate.path, Lsn::MAX)? {
         Some(last) => format!("the last archived commit is transaction {} of {}", last.xid, last.time),
         None => "no commit is archived".to_owned(),
     };
     let mut reason = match request.target() {
-        Target::Time(time) => format!(
+        RecoveryTarget::Time(time) => format!(
             "nothing archived on timeline {timeline} ended after {time}, so PostgreSQL could not tell that it has got there; {newest}"
         ),
         target => format!("{target} is after the end of what is archived on timeline {timeline}; {newest}"),
@@ -51,17 +58,17 @@ pub(super) fn past_end<'a>(
     if let Some(elsewhere) = other_timelines::elsewhere(world, request, &candidate.path)? {
         reason = format!("{reason}; {elsewhere}");
     }
-    Ok(Failure { reason, aimed: None, near: Some(candidate), beyond: None })
+    Ok(UnreachableTarget { reason, aimed: None, near: Some(candidate), beyond: None })
 }
 
 /// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it. `too_new` is where the target is seen from
 /// the oldest backup, whose end comes later.
 pub(super) fn no_backup<'a>(
-    world: World<'_>,
-    request: &Request,
-    candidates: &'a [Candidate<'a>],
-    too_new: Option<(Stop, &'a Candidate<'a>)>,
-) -> Result<Failure<'a>, Error> {
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    candidates: &'a [BackupCandidate<'a>],
+    too_new: Option<(RecoveryStop, &'a BackupCandidate<'a>)>,
+) -> Result<UnreachableTarget<'a>, RestoreError> {
     let target = request.target();
     let path = match candidates.last() {
         Some(oldest) => oldest.path.clone(),
@@ -69,8 +76,8 @@ pub(super) fn no_backup<'a>(
     };
     // From whatever log there is, so that it is known what a backup would have to come before.
     let stop = match aim(world.facts, &path, request, Lsn::INVALID)? {
-        Aim::At { stop, .. } => Some(stop),
-        Aim::PastEnd | Aim::Absent => too_new.map(|(stop, _)| stop),
+        ResolvedTarget::At { stop, .. } => Some(stop),
+        ResolvedTarget::PastEnd | ResolvedTarget::Absent => too_new.map(|(stop, _)| stop),
     };
     let reason = match (stop, candidates.last()) {
         (Some(stop), Some(oldest)) if stop.lsn() < oldest.base.stop => format!(
@@ -87,11 +94,15 @@ pub(super) fn no_backup<'a>(
         (None, Some(_)) => not_found(world, request, &path)?,
     };
     let beyond = stop.filter(|_| !candidates.is_empty()).map(|_| Lsn::INVALID);
-    Ok(Failure { reason, aimed: stop.map(|stop| (stop, path)), near: None, beyond })
+    Ok(UnreachableTarget { reason, aimed: stop.map(|stop| (stop, path)), near: None, beyond })
 }
 
 /// There is no backup on the way.
-fn without_candidates(world: World<'_>, request: &Request, path: &TimelinePath) -> Result<String, Error> {
+fn without_candidates(
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    path: &TimelinePath,
+) -> Result<String, RestoreError> {
     let wanted = |label: &String| request.backup.as_ref().is_none_or(|asked| asked == label);
     let newest = world.bases.iter().filter(|base| wanted(&base.label)).max_by_key(|base| base.started_at);
     let Some(newest) = newest else {
@@ -113,31 +124,31 @@ fn without_candidates(world: World<'_>, request: &Request, path: &TimelinePath) 
 }
 
 /// Nothing in the log on the way meets the target.
-fn not_found(world: World<'_>, request: &Request, path: &TimelinePath) -> Result<String, Error> {
+fn not_found(world: PlanInput<'_>, request: &RestoreRequest, path: &TimelinePath) -> Result<String, RestoreError> {
     let target = request.target();
     let timeline = path.target();
     if let Some(elsewhere) = other_timelines::elsewhere(world, request, path)? {
         return Ok(format!("{target} is not on the way to timeline {timeline}; {elsewhere}"));
     }
     Ok(match target {
-        Target::Xid(_) => format!(
+        RecoveryTarget::Xid(_) => format!(
             "{target} did not end in the archived log up to timeline {timeline}; a transaction that only read, a subtransaction that committed, \
              and one still running have no end there"
         ),
-        Target::BeforeEvent(lsn) => format!(
+        RecoveryTarget::BeforeEvent(lsn) => format!(
             "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints where events are"
         ),
-        Target::Name(_) => format!("{target} is not in the archived log up to timeline {timeline}"),
+        RecoveryTarget::Name(_) => format!("{target} is not in the archived log up to timeline {timeline}"),
         _ => "no backup has the log it needs to become consistent".to_owned(),
     })
 }
 
 /// The newest point that can be reached before what failed, from the failed candidate or an older one.
 pub(super) fn near_before<'a>(
-    world: World<'_>,
-    failure: &Failure<'_>,
-    candidates: &'a [Candidate<'a>],
-) -> Result<Option<Proof<'a>>, Error> {
+    world: PlanInput<'_>,
+    failure: &UnreachableTarget<'_>,
+    candidates: &'a [BackupCandidate<'a>],
+) -> Result<Option<ProvedStop<'a>>, RestoreError> {
     let Some(near) = failure.near else { return Ok(None) };
     for candidate in candidates.iter().filter(|candidate| candidate.base.stop <= near.base.stop) {
         if let Some(proof) = newest_point(world, candidate)? {
@@ -148,12 +159,12 @@ pub(super) fn near_before<'a>(
 }
 
 pub(super) fn unreachable_plan(
-    world: World<'_>,
-    request: &Request,
-    candidates: &[Candidate<'_>],
-    failure: Failure<'_>,
-    near: Option<Proof<'_>>,
-) -> Result<Plan, Error> {
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    candidates: &[BackupCandidate<'_>],
+    failure: UnreachableTarget<'_>,
+    near: Option<ProvedStop<'_>>,
+) -> Result<RestorePlan, RestoreError> {
     let (last, next) = match (&failure.aimed, &near) {
         (Some((stop, path)), _) => commits_beside(world, path, *stop)?,
         (None, Some(proof)) => commits_beside(world, &proof.candidate.path, proof.stop)?,
@@ -165,13 +176,13 @@ pub(super) fn unreachable_plan(
         Some((stop, path)) => (Some(stop), path),
         None => (None, path_to(world, chosen_timeline(world, request)?)?),
     };
-    Ok(Plan {
+    Ok(RestorePlan {
         cluster: world.cluster.to_owned(),
         target: request.target().clone(),
         reachable: false,
         reason: failure.reason,
-        target_lsn: stop.map(Stop::lsn),
-        inclusive: stop.is_some_and(Stop::is_inclusive),
+        target_lsn: stop.map(RecoveryStop::lsn),
+        inclusive: stop.is_some_and(RecoveryStop::is_inclusive),
         timeline: path.target(),
         backup: None,
         last_commit_before: last,
@@ -193,27 +204,31 @@ pub(super) fn unreachable_plan(
     })
 }
 
-fn point_before(world: World<'_>, proof: &Proof<'_>) -> Result<Point, Error> {
-    let Candidate { base, path } = proof.candidate;
+fn point_before(world: PlanInput<'_>, proof: &ProvedStop<'_>) -> Result<ReachablePoint, RestoreError> {
+    let BackupCandidate { base, path } = proof.candidate;
     let (last, _) = commits_beside(world, path, proof.stop)?;
     let (lsn, timeline) = (proof.stop.lsn(), path.target());
     let options = match proof.stop {
-        Stop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
+        RecoveryStop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
         _ => format!("--target-lsn {lsn} --target-timeline {timeline}"),
     };
-    Ok(Point { lsn, time: last.map(|commit| commit.time), backup: base.label.clone(), options })
+    Ok(ReachablePoint { lsn, time: last.map(|commit| commit.time), backup: base.label.clone(), options })
 }
 
 /// The end of the oldest backup that stops after `beyond` and has its log.
-fn point_after(world: World<'_>, candidates: &[Candidate<'_>], beyond: Lsn) -> Result<Option<Point>, Error> {
+fn point_after(
+    world: PlanInput<'_>,
+    candidates: &[BackupCandidate<'_>],
+    beyond: Lsn,
+) -> Result<Option<ReachablePoint>, RestoreError> {
     for candidate in candidates.iter().rev().filter(|candidate| candidate.base.stop > beyond) {
-        let Candidate { base, path } = candidate;
-        let stop = Stop::Consistent(base.stop);
+        let BackupCandidate { base, path } = candidate;
+        let stop = RecoveryStop::Consistent(base.stop);
         if prove(world, candidate, stop, base.stop)?.is_ok() {
             let (last, _) = commits_beside(world, path, stop)?;
             let options = format!("--target-immediate --backup {}", base.label);
             let time = last.map(|commit| commit.time);
-            return Ok(Some(Point { lsn: base.stop, time, backup: base.label.clone(), options }));
+            return Ok(Some(ReachablePoint { lsn: base.stop, time, backup: base.label.clone(), options }));
         }
     }
     Ok(None)

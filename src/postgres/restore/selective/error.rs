@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::sql;
 use crate::vault;
 
-use super::super::server_start::StartError;
+use super::super::server_start::ServerStartError;
 use super::table_rename::TableName;
 
 /// Why a part did not come back.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SelectiveRestoreError {
     /// The name is in use.
     #[error("{what} {name} exists already on {server}; give another name with --as")]
     Exists {
@@ -153,56 +153,56 @@ pub enum Error {
     },
     /// The running server, or the scratch server.
     #[error(transparent)]
-    Sql(#[from] sql::Error),
+    Sql(#[from] sql::SqlError),
     /// The scratch server did not get to its target.
     #[error("the scratch server did not get to its target: {0}")]
-    Start(#[from] StartError),
+    Start(#[from] ServerStartError),
     /// A pack of the backup.
     #[error(transparent)]
     Pack(#[from] PackError),
     /// Everything that a whole restore may meet.
     #[error(transparent)]
-    Restore(#[from] super::super::Error),
+    Restore(#[from] super::super::RestoreError),
 }
 
-impl From<super::super::placement::PlaceError> for Error {
-    fn from(error: super::super::placement::PlaceError) -> Error {
-        Error::Restore(error.into())
+impl From<super::super::placement::PlacementError> for SelectiveRestoreError {
+    fn from(error: super::super::placement::PlacementError) -> SelectiveRestoreError {
+        SelectiveRestoreError::Restore(error.into())
     }
 }
 
-impl From<super::super::destination::GroundError> for Error {
-    fn from(error: super::super::destination::GroundError) -> Error {
-        Error::Restore(error.into())
+impl From<super::super::destination::DestinationError> for SelectiveRestoreError {
+    fn from(error: super::super::destination::DestinationError) -> SelectiveRestoreError {
+        SelectiveRestoreError::Restore(error.into())
     }
 }
 
-impl From<crate::postgres::archive::Error> for Error {
-    fn from(error: crate::postgres::archive::Error) -> Error {
-        Error::Restore(error.into())
+impl From<crate::postgres::archive::ArchiveError> for SelectiveRestoreError {
+    fn from(error: crate::postgres::archive::ArchiveError) -> SelectiveRestoreError {
+        SelectiveRestoreError::Restore(error.into())
     }
 }
 
-impl From<vault::Error> for Error {
-    fn from(error: vault::Error) -> Error {
-        Error::Restore(crate::postgres::archive::Error::from(error).into())
+impl From<vault::VaultError> for SelectiveRestoreError {
+    fn from(error: vault::VaultError) -> SelectiveRestoreError {
+        SelectiveRestoreError::Restore(crate::postgres::archive::ArchiveError::from(error).into())
     }
 }
 
-impl Error {
+impl SelectiveRestoreError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Sql(error) => error.class(),
-            Error::Restore(error) => error.class(),
-            _ => Class::Permanent,
+            SelectiveRestoreError::Sql(error) => error.class(),
+            SelectiveRestoreError::Restore(error) => error.class(),
+            _ => ErrorClass::Permanent,
         }
     }
 }
 
-pub(super) fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io { what, path: path.to_owned(), source }
+pub(super) fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> SelectiveRestoreError + 'a {
+    move |source| SelectiveRestoreError::Io { what, path: path.to_owned(), source }
 }
 
 fn mb(bytes: u64) -> String {

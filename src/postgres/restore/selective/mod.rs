@@ -26,24 +26,25 @@ use std::time::Duration;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::Manifest;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::format::timeline::{History, TimelineId};
-use crate::postgres::sql::{Sql, identifier, literal};
+use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
+use crate::postgres::sql::{SqlSession, identifier, literal};
 use crate::postgres::wire::Conninfo;
 
-use super::plan::Plan;
-use super::server_start::{Reached, Start};
-use super::target::Action;
+use super::plan::RestorePlan;
+use super::server_start::{ReachedTarget, ServerStart};
+use super::target::RecoveryTargetAction;
 
-use scratch_server::{Load, Scratch, bytes_of, database_of};
+use scratch_server::{ScratchContents, ScratchServer, bytes_of, database_of};
 use transfer::{
-    Attempt, Catalogs, Wanted, absent_database, may_create, nearest, no_database, no_relation, roll_back_prepared,
+    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database, may_create, nearest, no_database, no_relation,
+    roll_back_prepared,
 };
-use wal_survey::{Stretch, Survey};
+use wal_survey::{SurveyRange, WalSurvey};
 
 use error::io;
 
-pub use error::Error;
-pub use scratch_server::LeftOver;
+pub use error::SelectiveRestoreError;
+pub use scratch_server::LeftoverScratch;
 pub use table_rename::TableName;
 
 /// What databases are called while they are being filled.
@@ -53,7 +54,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What is wanted back.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Part {
+pub enum SelectedObject {
     /// A whole database, as a new one.
     Database {
         /// What it was called at the target.
@@ -72,20 +73,20 @@ pub enum Part {
     },
 }
 
-impl Part {
+impl SelectedObject {
     fn database(&self) -> &str {
         match self {
-            Part::Database { name, .. } => name,
-            Part::Table { database, .. } => database,
+            SelectedObject::Database { name, .. } => name,
+            SelectedObject::Table { database, .. } => database,
         }
     }
 }
 
 /// How a part is brought back.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct SelectiveRestoreOptions {
     /// What.
-    pub part: Part,
+    pub part: SelectedObject,
     /// The running server.
     pub into: Conninfo,
     /// Where the scratch directory is made.
@@ -102,7 +103,7 @@ pub struct Wish {
 
 /// How far it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum SelectiveRestoreStep {
     /// Reading the log: bytes done and in all.
     Reading(u64, u64),
     /// Placing files: bytes done and in all.
@@ -119,7 +120,7 @@ pub enum Step {
 
 /// What came back.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct Returned {
+pub struct SelectiveRestoreReport {
     /// The database that is new, or has the new table.
     pub database: String,
     /// The new table, if it is one.
@@ -131,24 +132,24 @@ pub struct Returned {
     /// Bytes of the backup's files in all.
     pub backup_bytes: u64,
     /// What the scratch server came to.
-    pub reached: Reached,
+    pub reached: ReachedTarget,
     /// What one should know.
     pub notes: Vec<String>,
 }
 
 /// What was found before anything was done.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Found {
+pub struct RestoreLeftovers {
     /// Scratch directories of earlier runs that were killed.
-    pub scratch: Vec<LeftOver>,
+    pub scratch: Vec<LeftoverScratch>,
     /// Databases of such runs, half filled.
     pub databases: Vec<String>,
 }
 
 /// The running server, looked at.
 #[derive(Debug)]
-struct Running {
-    sql: Sql,
+struct RunningServer {
+    sql: SqlSession,
     major: u32,
     role: String,
     superuser: bool,
@@ -158,43 +159,45 @@ struct Running {
     tablespaces: BTreeSet<String>,
 }
 
-/// A restore of a part that is under way. Whatever happens to [`Single::run`], [`Single::clean_up`] must be called after it.
+/// A restore of a part that is under way. Whatever happens to [`SelectiveRestore::run`], [`SelectiveRestore::clean_up`] must be called after it.
 #[derive(Debug)]
-pub struct Single {
-    wish: Wish,
-    running: Running,
-    scratch: Option<Scratch>,
+pub struct SelectiveRestore {
+    wish: SelectiveRestoreOptions,
+    running: RunningServer,
+    scratch: Option<ScratchServer>,
     staged: Option<String>,
     /// Roles that may be the scratch server's superuser, likeliest first.
     candidates: Vec<String>,
 }
 
 /// Where a part comes from.
-struct Source<'s> {
+struct SelectiveRestoreSource<'s> {
     archive: &'s Arc<Archive>,
     spool: Option<&'s Spool>,
-    plan: &'s Plan,
+    plan: &'s RestorePlan,
     manifest: &'s Manifest,
-    progress: &'s (dyn Fn(Step) + Sync),
+    progress: &'s (dyn Fn(SelectiveRestoreStep) + Sync),
 }
 
-impl Single {
+impl SelectiveRestore {
     /// Looks at the running server, and refuses what cannot be. Nothing is changed, there or here.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn begin(wish: Wish) -> Result<(Single, Found), Error> {
+    /// [`SelectiveRestoreError`].
+    pub async fn begin(
+        wish: SelectiveRestoreOptions,
+    ) -> Result<(SelectiveRestore, RestoreLeftovers), SelectiveRestoreError> {
         let server = wish.into.to_string();
-        let unfit = |why: &str| Error::Unfit { server: server.clone(), why: why.to_owned() };
+        let unfit = |why: &str| SelectiveRestoreError::Unfit { server: server.clone(), why: why.to_owned() };
         let mut info = wish.into.clone();
-        if let Part::Table { database, .. } = &wish.part {
+        if let SelectedObject::Table { database, .. } = &wish.part {
             info.dbname = Some(database.clone());
         }
-        let sql = match Sql::connect(&info).await {
-            Err(error) if error.sqlstate() == Some("3D000") && matches!(wish.part, Part::Table { .. }) => {
+        let sql = match SqlSession::connect(&info).await {
+            Err(error) if error.sqlstate() == Some("3D000") && matches!(wish.part, SelectedObject::Table { .. }) => {
                 let (name, advice) =
                     (wish.part.database().to_owned(), "bring back the whole database with --database, or name another");
-                return Err(Error::NoPlace { server, what: "database", name, advice });
+                return Err(SelectiveRestoreError::NoPlace { server, what: "database", name, advice });
             }
             connected => connected?,
         };
@@ -202,11 +205,14 @@ impl Single {
             return Err(unfit("is a standby, which takes no writes; name its primary with --into"));
         }
         match &wish.part {
-            Part::Database { new, .. } => no_database(&sql, new, &server).await?,
-            Part::Table { new, .. } => no_relation(&sql, new, &server).await?,
+            SelectedObject::Database { new, .. } => no_database(&sql, new, &server).await?,
+            SelectedObject::Table { new, .. } => no_relation(&sql, new, &server).await?,
         }
-        let running = Running::look(sql).await?;
-        if matches!(wish.part, Part::Database { .. }) && !running.superuser && !may_create(&running.sql).await? {
+        let running = RunningServer::look(sql).await?;
+        if matches!(wish.part, SelectedObject::Database { .. })
+            && !running.superuser
+            && !may_create(&running.sql).await?
+        {
             return Err(unfit(&format!(
                 "does not let {} create a database; ALTER ROLE {} CREATEDB",
                 running.role,
@@ -218,31 +224,31 @@ impl Single {
             literal(&format!("{}%", STAGED.replace('_', "\\_")))
         );
         let databases = running.sql.query("the databases", &staged).await?.into_iter().flatten().collect();
-        let scratch = Scratch::left_over(&wish.scratch);
+        let scratch = ScratchServer::left_over(&wish.scratch);
         Ok((
-            Single { wish, running, scratch: None, staged: None, candidates: Vec::new() },
-            Found { scratch, databases },
+            SelectiveRestore { wish, running, scratch: None, staged: None, candidates: Vec::new() },
+            RestoreLeftovers { scratch, databases },
         ))
     }
 
-    /// Does it. Dropped before its end, it leaves the rest to [`Single::clean_up`].
+    /// Does it. Dropped before its end, it leaves the rest to [`SelectiveRestore::clean_up`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`SelectiveRestoreError`].
     pub async fn run(
         &mut self,
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
-        plan: &Plan,
-        progress: &(dyn Fn(Step) + Sync),
-    ) -> Result<Returned, Error> {
+        plan: &RestorePlan,
+        progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
+    ) -> Result<SelectiveRestoreReport, SelectiveRestoreError> {
         let Some(label) = plan.backup.as_ref().filter(|_| plan.reachable) else {
-            return Err(Error::Unreachable(plan.reason.clone()));
+            return Err(SelectiveRestoreError::Unreachable(plan.reason.clone()));
         };
         let manifest = super::manifest(archive, label).await?;
-        let catalogs = Catalogs::read(archive, &manifest).await?;
+        let catalogs = BackupCatalogs::read(archive, &manifest).await?;
         self.candidates = self.superusers(&catalogs);
-        let scratch = self.scratch.insert(Scratch::new(&self.wish.scratch)?);
+        let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch)?);
         let bin = super::server_start::programs(
             manifest.summary.major_version,
             self.wish.bindir.as_deref(),
@@ -254,17 +260,18 @@ impl Single {
             self.wish.bindir.as_deref(),
             &self.wish.search,
         );
-        let tools = tools.ok_or(Error::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
-        let source = Source { archive, spool, plan, manifest: &manifest, progress };
+        let tools = tools
+            .ok_or(SelectiveRestoreError::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
+        let source = SelectiveRestoreSource { archive, spool, plan, manifest: &manifest, progress };
         let survey = self.survey(&source, &catalogs).await?;
         let mut notes = Vec::new();
         let mut wanted = self.wanted(&catalogs, &survey, &mut notes)?;
         let reached = loop {
             match self.attempt(&source, &wanted).await? {
-                Attempt::Good(reached) => break reached,
-                Attempt::Again(more, why) => {
+                ScratchAttempt::Good(reached) => break reached,
+                ScratchAttempt::Again(more, why) => {
                     notes.push(why.clone());
-                    progress(Step::Note(why));
+                    progress(SelectiveRestoreStep::Note(why));
                     wanted = more;
                 }
             }
@@ -274,9 +281,9 @@ impl Single {
         notes.extend(roll_back_prepared(&sql).await?);
         notes.extend(self.missing_roles(&sql).await?);
         let bytes = match self.wish.part.clone() {
-            Part::Database { name, new } => self.copy_database(sql, &tools, (&name, &new), progress).await?,
-            Part::Table { database, name, new } => {
-                let source = table_rename::Source {
+            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, (&name, &new), progress).await?,
+            SelectedObject::Table { database, name, new } => {
+                let source = table_rename::ScratchTable {
                     sql: &sql,
                     from: &name,
                     to: &new,
@@ -287,10 +294,10 @@ impl Single {
             }
         };
         let (database, table) = match &self.wish.part {
-            Part::Database { new, .. } => (new.clone(), None),
-            Part::Table { database, new, .. } => (database.clone(), Some(new.to_string())),
+            SelectedObject::Database { new, .. } => (new.clone(), None),
+            SelectedObject::Table { database, new, .. } => (database.clone(), Some(new.to_string())),
         };
-        Ok(Returned {
+        Ok(SelectiveRestoreReport {
             database,
             table,
             bytes,
@@ -335,30 +342,34 @@ impl Single {
     }
 
     /// Reads the log, and keeps it where there is room.
-    async fn survey(&self, source: &Source<'_>, catalogs: &Catalogs) -> Result<Survey, Error> {
-        let Source { archive, spool, plan, manifest, progress } = *source;
-        let Some(scratch) = &self.scratch else { return Ok(Survey::default()) };
+    async fn survey(
+        &self,
+        source: &SelectiveRestoreSource<'_>,
+        catalogs: &BackupCatalogs,
+    ) -> Result<WalSurvey, SelectiveRestoreError> {
+        let SelectiveRestoreSource { archive, spool, plan, manifest, progress } = *source;
+        let Some(scratch) = &self.scratch else { return Ok(WalSurvey::default()) };
         if let Some(made) = plan.tablespaces_made.first() {
             let (path, at) = (made.location.clone(), made.lsn);
-            return Err(Error::Tablespace { path, at, backup: manifest.summary.label.clone() });
+            return Err(SelectiveRestoreError::Tablespace { path, at, backup: manifest.summary.label.clone() });
         }
         let history = if plan.timeline == TimelineId::FIRST {
-            Some(History::first())
+            Some(TimelineHistory::first())
         } else {
             archive.history(plan.timeline).await?
         };
-        let history = history.ok_or(super::Error::UnknownTimeline { timeline: plan.timeline })?;
+        let history = history.ok_or(super::RestoreError::UnknownTimeline { timeline: plan.timeline })?;
         let (files, free) = (
             bytes_of(manifest.entries.iter().filter(|entry| self.may_be_wanted(catalogs, &entry.path))),
             scratch.room()?,
         );
         let needed = files.saturating_mul(2);
         if free < needed {
-            return Err(Error::NoRoom { dir: self.wish.scratch.clone(), free, needed, files });
+            return Err(SelectiveRestoreError::NoRoom { dir: self.wish.scratch.clone(), free, needed, files });
         }
         let (size, wal) =
             (manifest.summary.segment_size, plan.wal_segments.saturating_mul(manifest.summary.segment_size.get()));
-        let stretch = Stretch {
+        let stretch = SurveyRange {
             path: &history.path(),
             from: manifest.summary.start_lsn,
             to: manifest.summary.start_lsn.saturating_add(plan.wal_bytes),
@@ -366,18 +377,23 @@ impl Single {
             databases: catalogs.databases_file,
             keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal()),
         };
-        stretch.read(archive, spool, &|done, total| progress(Step::Reading(done, total))).await
+        stretch.read(archive, spool, &|done, total| progress(SelectiveRestoreStep::Reading(done, total))).await
     }
 
     /// Before the log is read, as far as is known.
-    fn may_be_wanted(&self, catalogs: &Catalogs, path: &Path) -> bool {
+    fn may_be_wanted(&self, catalogs: &BackupCatalogs, path: &Path) -> bool {
         database_of(path).is_none_or(|oid| {
             oid < catalog_files::FIRST_NORMAL || catalogs.numbers(self.wish.part.database()).contains(&oid)
         })
     }
 
     /// Which databases' files are needed.
-    fn wanted(&self, catalogs: &Catalogs, survey: &Survey, notes: &mut Vec<String>) -> Result<Wanted, Error> {
+    fn wanted(
+        &self,
+        catalogs: &BackupCatalogs,
+        survey: &WalSurvey,
+        notes: &mut Vec<String>,
+    ) -> Result<WantedDatabases, SelectiveRestoreError> {
         let name = self.wish.part.database();
         let numbers = catalogs.numbers(name);
         if numbers.is_empty() && !survey.databases_changed && survey.unseen == 0 && !catalogs.databases.is_empty() {
@@ -387,19 +403,23 @@ impl Single {
             notes.push(format!(
                 "full_page_writes was off at {at}, so no database's files can be left out: everything is restored"
             ));
-            return Ok(Wanted::All);
+            return Ok(WantedDatabases::All);
         }
-        Ok(Wanted::Some(numbers.into_iter().chain(survey.copied.iter().copied()).collect()))
+        Ok(WantedDatabases::Some(numbers.into_iter().chain(survey.copied.iter().copied()).collect()))
     }
 
     /// One scratch restore up to the target.
-    async fn attempt(&mut self, source: &Source<'_>, wanted: &Wanted) -> Result<Attempt, Error> {
-        let Source { archive, plan, manifest, progress, .. } = *source;
-        let Some(scratch) = self.scratch.as_mut() else { return Err(super::Error::Stopped.into()) };
+    async fn attempt(
+        &mut self,
+        source: &SelectiveRestoreSource<'_>,
+        wanted: &WantedDatabases,
+    ) -> Result<ScratchAttempt, SelectiveRestoreError> {
+        let SelectiveRestoreSource { archive, plan, manifest, progress, .. } = *source;
+        let Some(scratch) = self.scratch.as_mut() else { return Err(super::RestoreError::Stopped.into()) };
         scratch.empty()?;
-        let load = Load { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
+        let load = ScratchContents { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
         load.place(scratch, |oid| wanted.has(Some(oid))).await?;
-        let start = Start {
+        let start = ServerStart {
             pgdata: scratch.data(),
             bindir: self.wish.bindir.clone(),
             search: self.wish.search.clone(),
@@ -408,7 +428,7 @@ impl Single {
         let total = plan.wal_segments.max(1);
         let (mut at, mut asked) = (0, 0_u64);
         let told = std::sync::Mutex::new(());
-        let mut running = std::pin::pin!(start.run(plan, Action::Promote, archive.vault().clock()));
+        let mut running = std::pin::pin!(start.run(plan, RecoveryTargetAction::Promote, archive.vault().clock()));
         let reached = loop {
             let pause = archive.vault().clock().sleep(LOOK_EVERY);
             match futures_util::future::select(&mut running, pause).await {
@@ -418,7 +438,10 @@ impl Single {
                     let lines = scratch_server::read_from(&scratch.asked(), &mut at);
                     asked = asked.saturating_add(lines.lines().filter(|line| line.len() == 24).count() as u64);
                     let size = manifest.summary.segment_size.get();
-                    progress(Step::Replaying(asked.min(total).saturating_mul(size), total.saturating_mul(size)));
+                    progress(SelectiveRestoreStep::Replaying(
+                        asked.min(total).saturating_mul(size),
+                        total.saturating_mul(size),
+                    ));
                 }
             }
         };
@@ -426,17 +449,22 @@ impl Single {
     }
 
     /// Whether what was restored has all that is needed.
-    async fn judge(&self, wanted: &Wanted, manifest: &Manifest, reached: Reached) -> Result<Attempt, Error> {
-        let Some(scratch) = &self.scratch else { return Err(super::Error::Stopped.into()) };
+    async fn judge(
+        &self,
+        wanted: &WantedDatabases,
+        manifest: &Manifest,
+        reached: ReachedTarget,
+    ) -> Result<ScratchAttempt, SelectiveRestoreError> {
+        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::Stopped.into()) };
         let log = scratch_server::log(scratch);
         if let Some(complaint) = scratch_server::complaint(&log, |oid| wanted.has(Some(oid))) {
             return match wanted {
-                Wanted::All => Err(Error::Pages(complaint)),
-                Wanted::Some(_) => {
+                WantedDatabases::All => Err(SelectiveRestoreError::Pages(complaint)),
+                WantedDatabases::Some(_) => {
                     let why = format!(
                         "leaving out the other databases does not work here ({complaint}): everything is restored"
                     );
-                    Ok(Attempt::Again(Wanted::All, why))
+                    Ok(ScratchAttempt::Again(WantedDatabases::All, why))
                 }
             };
         }
@@ -457,18 +485,18 @@ impl Single {
         // One that was made after the backup came out of the log whole.
         let in_backup = manifest.entries.iter().any(|entry| database_of(&entry.path) == Some(*oid));
         match wanted {
-            Wanted::Some(numbers) if in_backup && !wanted.has(Some(*oid)) => {
+            WantedDatabases::Some(numbers) if in_backup && !wanted.has(Some(*oid)) => {
                 let why = format!(
                     "database {name} had another name when backup {} was taken: its files are fetched now",
                     manifest.summary.label
                 );
-                Ok(Attempt::Again(Wanted::Some(numbers.iter().copied().chain([*oid]).collect()), why))
+                Ok(ScratchAttempt::Again(WantedDatabases::Some(numbers.iter().copied().chain([*oid]).collect()), why))
             }
-            _ => Ok(Attempt::Good(reached)),
+            _ => Ok(ScratchAttempt::Good(reached)),
         }
     }
 
-    fn superusers(&self, catalogs: &Catalogs) -> Vec<String> {
+    fn superusers(&self, catalogs: &BackupCatalogs) -> Vec<String> {
         let mut names: Vec<String> = self.running.bootstrap.iter().chain(&catalogs.superusers).cloned().collect();
         names.extend(["postgres".to_owned(), self.running.role.clone()]);
         let mut seen = BTreeSet::new();
@@ -476,20 +504,20 @@ impl Single {
         names
     }
 
-    async fn connect(&self, database: &str, roles: &[String]) -> Result<Sql, Error> {
-        let Some(scratch) = &self.scratch else { return Err(super::Error::Stopped.into()) };
+    async fn connect(&self, database: &str, roles: &[String]) -> Result<SqlSession, SelectiveRestoreError> {
+        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::Stopped.into()) };
         for role in roles {
-            match Sql::connect(&scratch.conninfo(role, database)?).await {
+            match SqlSession::connect(&scratch.conninfo(role, database)?).await {
                 // Invalid authorisation: no such role.
                 Err(error) if error.sqlstate().is_some_and(|state| state.starts_with("28")) => {}
                 connected => return Ok(connected?),
             }
         }
-        Err(Error::NoSuperuser(roles.join(", ")))
+        Err(SelectiveRestoreError::NoSuperuser(roles.join(", ")))
     }
 
     /// A session in a database of the scratch server that may do everything.
-    async fn superuser(&self, database: &str) -> Result<Sql, Error> {
+    async fn superuser(&self, database: &str) -> Result<SqlSession, SelectiveRestoreError> {
         let sql = self.connect("template1", &self.candidates).await?;
         let allow = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false", identifier(database));
         sql.execute("opening the database in the scratch server", &allow).await?;

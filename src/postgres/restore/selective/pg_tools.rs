@@ -7,9 +7,9 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::postgres::wire::Conninfo;
-use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSession};
+use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSessionAttrs};
 
-use super::{Error, io};
+use super::{SelectiveRestoreError, io};
 
 /// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole instead.
 const VARIABLES: [&str; 28] = [
@@ -48,14 +48,14 @@ const COMPLAINTS: u64 = 64 << 10;
 
 /// One run of a tool.
 #[derive(Debug)]
-pub(super) struct Tool {
+pub(super) struct PgTool {
     program: PathBuf,
     command: Command,
 }
 
-impl Tool {
+impl PgTool {
     /// A tool that talks to the server of `info`, in its database. A password goes through its environment, never through its arguments.
-    pub(super) fn new(bin: &Path, name: &str, info: &Conninfo) -> Tool {
+    pub(super) fn new(bin: &Path, name: &str, info: &Conninfo) -> PgTool {
         let program = bin.join(name);
         let mut command = Command::new(&program);
         for variable in VARIABLES {
@@ -66,21 +66,21 @@ impl Tool {
         }
         command.env("LC_MESSAGES", "C").kill_on_drop(true).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Tool { program, command }
+        PgTool { program, command }
     }
 
-    pub(super) fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Tool {
+    pub(super) fn arg(mut self, argument: impl AsRef<std::ffi::OsStr>) -> PgTool {
         self.command.arg(argument);
         self
     }
 
-    pub(super) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Tool {
+    pub(super) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> PgTool {
         self.command.args(arguments);
         self
     }
 
     /// Runs it to its end. Dropped before that, it is killed.
-    pub(super) async fn run(mut self) -> Result<(), Error> {
+    pub(super) async fn run(mut self) -> Result<(), SelectiveRestoreError> {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut child = self.command.spawn().map_err(io("run", &self.program))?;
         let mut said = Vec::new();
@@ -98,7 +98,7 @@ impl Tool {
             said.lines().for_each(|line| tracing::warn!(tool = name, "{line}"));
             return Ok(());
         }
-        Err(Error::Tool { said: complaint(&said).unwrap_or_else(|| status.to_string()), name })
+        Err(SelectiveRestoreError::Tool { said: complaint(&said).unwrap_or_else(|| status.to_string()), name })
     }
 }
 
@@ -113,7 +113,7 @@ fn complaint(said: &str) -> Option<String> {
 
 /// `info` as libpq takes it from the environment.
 fn variables(info: &Conninfo) -> Vec<(&'static str, String)> {
-    let list = |of: &dyn Fn(&crate::postgres::wire::conninfo::Host) -> String| {
+    let list = |of: &dyn Fn(&crate::postgres::wire::conninfo::ConninfoHost) -> String| {
         info.hosts.iter().map(of).collect::<Vec<_>>().join(",")
     };
     let mut set = vec![("PGPORT", list(&|host| host.port.to_string()))];
@@ -178,9 +178,9 @@ const fn channel_binding(binding: ChannelBinding) -> &'static str {
     }
 }
 
-const fn session(session: TargetSession) -> Option<&'static str> {
+const fn session(session: TargetSessionAttrs) -> Option<&'static str> {
     match session {
-        TargetSession::ReadWrite | TargetSession::Primary => Some("read-write"),
+        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => Some("read-write"),
         _ => None,
     }
 }
@@ -197,12 +197,12 @@ const fn auth(method: AuthMethod) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::{complaint, variables};
-    use crate::postgres::wire::{Conninfo, Environment};
+    use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
     #[test]
     fn tools_are_told_the_same_as_we_are() {
         let text = "host=a,b port=5433 user=u dbname=d password=p sslmode=verify-full sslrootcert=/ca options='-c x=1'";
-        let set = variables(&Conninfo::parse(text, &Environment::new()).unwrap());
+        let set = variables(&Conninfo::parse(text, &LibpqEnvironment::new()).unwrap());
         let value = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.as_str());
         assert_eq!((value("PGHOST"), value("PGPORT")), (Some("a,b"), Some("5433,5433")));
         assert_eq!((value("PGUSER"), value("PGDATABASE"), value("PGPASSWORD")), (Some("u"), Some("d"), Some("p")));

@@ -1,6 +1,6 @@
 //! The scratch directory of a restore of a part, and the server that runs in it for as long as it takes to copy the part out.
 //!
-//! It is a directory of its own, locked as long as its process lives, removed with everything in it when the [`Scratch`] is dropped. The server in
+//! It is a directory of its own, locked as long as its process lives, removed with everything in it when the [`ScratchServer`] is dropped. The server in
 //! it listens on a socket in that directory alone, archives nothing, starts no workers of extensions, and knows nothing of the settings of the
 //! server that was backed up: those are about another machine's memory, disks and neighbours.
 
@@ -17,19 +17,19 @@ use rand::rngs::SysRng;
 
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::manifest::{Content, Entry, Manifest};
+use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
 use crate::postgres::format::datadir::RelationFile;
 use crate::postgres::format::pg_control::RequiredSettings;
-use crate::postgres::wire::{Conninfo, Environment};
+use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
-use super::super::destination::{Destination, Ground};
+use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
-use super::super::plan::Plan;
-use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, Recovery};
+use super::super::plan::RestorePlan;
+use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
 use super::super::server_start::{START_LOG, major_of};
-use super::super::target::Action;
+use super::super::target::RecoveryTargetAction;
 use super::super::{blocking, tablespace_map};
-use super::{Error, Step, io};
+use super::{SelectiveRestoreError, SelectiveRestoreStep, io};
 
 /// What scratch directories' names begin with.
 const PREFIX: &str = "walkeep-scratch-";
@@ -41,7 +41,7 @@ const PORT: u16 = 5432;
 
 /// A directory that goes away with everything in it.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct ScratchServer {
     dir: PathBuf,
     sockets: PathBuf,
     owner: Option<(u32, u32)>,
@@ -51,18 +51,18 @@ pub(super) struct Scratch {
 
 /// A scratch directory whose process is gone.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct LeftOver {
+pub struct LeftoverScratch {
     /// The directory.
     pub dir: PathBuf,
     /// Its server, if that still runs.
     pub server: Option<u32>,
 }
 
-impl Scratch {
+impl ScratchServer {
     /// A new directory in `parent`, which is made if it is not there.
-    pub(super) fn new(parent: &Path) -> Result<Scratch, Error> {
+    pub(super) fn new(parent: &Path) -> Result<ScratchServer, SelectiveRestoreError> {
         let mut random = [0; 4];
-        SysRng.try_fill_bytes(&mut random).map_err(|_none| Error::NoRandomness)?;
+        SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
         let name = format!("{PREFIX}{:08x}", u32::from_le_bytes(random));
         if !parent.exists() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(io("create", parent))?;
@@ -78,24 +78,24 @@ impl Scratch {
         if sockets.as_os_str().len() > SOCKET_DIR_MAX {
             sockets = Path::new("/tmp").join(&name);
         }
-        let scratch = Scratch { dir, sockets, owner, bin: None, _lock: lock };
+        let scratch = ScratchServer { dir, sockets, owner, bin: None, _lock: lock };
         make(&scratch.sockets, owner)?;
         make(&scratch.wal(), owner)?;
         Ok(scratch)
     }
 
     /// Directories in `parent` that processes left which were killed.
-    pub(super) fn left_over(parent: &Path) -> Vec<LeftOver> {
+    pub(super) fn left_over(parent: &Path) -> Vec<LeftoverScratch> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
-        let mut found: Vec<LeftOver> = ours
+        let mut found: Vec<LeftoverScratch> = ours
             .filter_map(|entry| {
                 let dir = entry.path();
                 let _nobody_has_it = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
                 let pid = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
                 let pid = pid.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
                 let server = pid.filter(|pid| Path::new("/proc").join(pid.to_string()).exists());
-                Some(LeftOver { dir, server })
+                Some(LeftoverScratch { dir, server })
             })
             .collect();
         found.sort_by(|one, other| one.dir.cmp(&other.dir));
@@ -121,21 +121,21 @@ impl Scratch {
     }
 
     /// Bytes free.
-    pub(super) fn room(&self) -> Result<u64, Error> {
+    pub(super) fn room(&self) -> Result<u64, SelectiveRestoreError> {
         let room =
             rustix::fs::statvfs(&self.dir).map_err(|error| io("ask for free space on", &self.dir)(error.into()))?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     /// A directory that the server's user may write to.
-    pub(super) fn directory(&self, name: &str) -> Result<PathBuf, Error> {
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf, SelectiveRestoreError> {
         let path = self.dir.join(name);
         make(&path, self.owner)?;
         Ok(path)
     }
 
     /// Takes away what an attempt left, so that another can be made.
-    pub(super) fn empty(&mut self) -> Result<(), Error> {
+    pub(super) fn empty(&mut self) -> Result<(), SelectiveRestoreError> {
         self.stop();
         for path in [self.data(), self.dir.join("spaces")] {
             match fs::remove_dir_all(&path) {
@@ -147,7 +147,7 @@ impl Scratch {
     }
 
     /// How the server that runs here is reached.
-    pub(super) fn conninfo(&self, user: &str, database: &str) -> Result<Conninfo, Error> {
+    pub(super) fn conninfo(&self, user: &str, database: &str) -> Result<Conninfo, SelectiveRestoreError> {
         let word = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
         let sockets = self.sockets.to_string_lossy();
         let text = format!(
@@ -156,7 +156,8 @@ impl Scratch {
             word(user),
             word(database)
         );
-        Conninfo::parse(&text, &Environment::default()).map_err(|error| Error::Conninfo(error.to_string()))
+        Conninfo::parse(&text, &LibpqEnvironment::default())
+            .map_err(|error| SelectiveRestoreError::Conninfo(error.to_string()))
     }
 
     /// Notes which programs run the server, so that they can also end it.
@@ -185,7 +186,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchServer {
     fn drop(&mut self) {
         self.stop();
         // A thread that was at work when this was called off may still create a file.
@@ -205,7 +206,7 @@ impl Drop for Scratch {
     }
 }
 
-fn make(path: &Path, owner: Option<(u32, u32)>) -> Result<(), Error> {
+fn make(path: &Path, owner: Option<(u32, u32)>) -> Result<(), SelectiveRestoreError> {
     if !path.is_dir() {
         fs::DirBuilder::new().mode(0o700).create(path).map_err(io("create", path))?;
     }
@@ -217,7 +218,7 @@ fn make(path: &Path, owner: Option<(u32, u32)>) -> Result<(), Error> {
 }
 
 /// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else to `postgres`.
-fn owner(parent: &Path) -> Result<Option<(u32, u32)>, Error> {
+fn owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
@@ -232,7 +233,7 @@ fn owner(parent: &Path) -> Result<Option<(u32, u32)>, Error> {
         let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
         is_server.then_some((uid, gid))
     });
-    found.map(Some).ok_or_else(|| Error::Root { parent: parent.to_owned() })
+    found.map(Some).ok_or_else(|| SelectiveRestoreError::Root { parent: parent.to_owned() })
 }
 
 /// The database that a path of a backup belongs to; `None` for what all share.
@@ -245,39 +246,45 @@ pub(super) fn database_of(path: &Path) -> Option<u32> {
 }
 
 /// What goes into the scratch directory.
-pub(super) struct Load<'a> {
+pub(super) struct ScratchContents<'a> {
     pub(super) archive: &'a Arc<Archive>,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a RestorePlan,
     pub(super) manifest: &'a Manifest,
     /// Asked where the scratch directory has no such segment.
     pub(super) restore_command: &'a str,
-    pub(super) progress: &'a (dyn Fn(Step) + Sync),
+    pub(super) progress: &'a (dyn Fn(SelectiveRestoreStep) + Sync),
 }
 
-impl Load<'_> {
+impl ScratchContents<'_> {
     /// Places the files that `wanted` says, and of the other databases' only the lengths: sparse files without a byte in them, which
     /// records are replayed over as over new pages.
-    pub(super) async fn place(&self, scratch: &Scratch, wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
-        let left_out = |entry: &Entry| {
-            matches!(entry.content, Content::File { .. }) && database_of(&entry.path).is_some_and(|oid| !wanted(oid))
+    pub(super) async fn place(
+        &self,
+        scratch: &ScratchServer,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<(), SelectiveRestoreError> {
+        let left_out = |entry: &ManifestEntry| {
+            matches!(entry.content, EntryContent::File { .. })
+                && database_of(&entry.path).is_some_and(|oid| !wanted(oid))
         };
-        let (holes, entries): (Vec<Entry>, Vec<Entry>) = self.manifest.entries.iter().cloned().partition(left_out);
+        let (holes, entries): (Vec<ManifestEntry>, Vec<ManifestEntry>) =
+            self.manifest.entries.iter().cloned().partition(left_out);
         let reduced = Arc::new(Manifest { entries, ..self.manifest.clone() });
         let total = bytes_of(&reduced.entries);
         let destination = Destination { pgdata: scratch.data(), mapping: self.mapping(scratch)? };
         let read = Arc::clone(&reduced);
         let placement = blocking(move || {
-            let ground = Ground::survey(&destination, &read.summary.tablespaces, &read.entries)?;
+            let ground = CheckedDestination::survey(&destination, &read.summary.tablespaces, &read.entries)?;
             let placement = Arc::new(Placement::new(read, ground.clone())?);
             placement.lay_out()?;
             holes.iter().try_for_each(|entry| hole(&ground, entry))?;
-            Ok::<_, Error>(placement)
+            Ok::<_, SelectiveRestoreError>(placement)
         })
         .await??;
         let filled = Arc::clone(&placement);
         let mut filling = std::pin::pin!(filled.fill(self.archive));
         loop {
-            (self.progress)(Step::Placing(placement.placed(), total));
+            (self.progress)(SelectiveRestoreStep::Placing(placement.placed(), total));
             let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_EVERY);
             match futures_util::future::select(&mut filling, pause).await {
                 futures_util::future::Either::Left((filled, _)) => break filled?,
@@ -298,28 +305,30 @@ impl Load<'_> {
             placement.write_beside("pg_ident.conf", b"")?;
             placement.write_beside(RECOVERY_SIGNAL, b"")?;
             placement.finish()?;
-            Ok::<_, Error>(())
+            Ok::<_, SelectiveRestoreError>(())
         })
         .await?
     }
 
     /// Every tablespace goes into the scratch directory: its own place may be in use by the running server.
-    fn mapping(&self, scratch: &Scratch) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+    fn mapping(&self, scratch: &ScratchServer) -> Result<Vec<(PathBuf, PathBuf)>, SelectiveRestoreError> {
         let spaces = scratch.directory("spaces")?;
         let outside = self.manifest.summary.tablespaces.iter().filter(|space| Path::new(&space.location).is_absolute());
         Ok(outside.map(|space| (PathBuf::from(&space.location), spaces.join(space.oid.to_string()))).collect())
     }
 
-    fn settings(&self, scratch: &Scratch, placement: &Placement) -> Result<String, Error> {
-        let Some(stop) = self.plan.stop else { return Err(Error::Unreachable(self.plan.reason.clone())) };
+    fn settings(&self, scratch: &ScratchServer, placement: &Placement) -> Result<String, SelectiveRestoreError> {
+        let Some(stop) = self.plan.stop else {
+            return Err(SelectiveRestoreError::Unreachable(self.plan.reason.clone()));
+        };
         let kept = scratch.wal();
         let word = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%"));
         let (asked, kept) = (word(&scratch.asked()), word(&kept));
         let required = self.plan.required_settings;
-        let recovery = Recovery {
+        let recovery = RecoverySettings {
             stop,
             timeline: self.plan.timeline,
-            action: Action::Promote,
+            action: RecoveryTargetAction::Promote,
             restore_command: format!(
                 "echo %f >> {asked}; if test -f {kept}/%f; then cp {kept}/%f \"%p\"; else {}; fi",
                 self.restore_command
@@ -351,7 +360,7 @@ impl Load<'_> {
 
     /// Those of the libraries that the server's own programs have. The others are told and left out: extensions that write records of their own
     /// kind stop the replay without theirs, all others only miss functions.
-    fn loadable(&self, scratch: &Scratch, libraries: Vec<String>) -> Vec<String> {
+    fn loadable(&self, scratch: &ScratchServer, libraries: Vec<String>) -> Vec<String> {
         let Some(bin) = &scratch.bin else { return Vec::new() };
         let asked = Command::new(bin.join("pg_config")).arg("--pkglibdir").stdin(Stdio::null()).output();
         let folder = asked.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
@@ -373,7 +382,7 @@ impl Load<'_> {
                 "the server that was backed up preloads {}, which is not installed here; it is left out",
                 missing.join(", ")
             );
-            (self.progress)(Step::Note(note));
+            (self.progress)(SelectiveRestoreStep::Note(note));
         }
         loadable
     }
@@ -430,8 +439,8 @@ fn preloaded(conf: &str, auto_conf: &str) -> Vec<String> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-fn hole(ground: &Ground, entry: &Entry) -> Result<(), Error> {
-    let Content::File { len, .. } = entry.content else { return Ok(()) };
+fn hole(ground: &CheckedDestination, entry: &ManifestEntry) -> Result<(), SelectiveRestoreError> {
+    let EntryContent::File { len, .. } = entry.content else { return Ok(()) };
     if RelationFile::parse(&entry.path.to_string_lossy()).is_none() {
         return Ok(());
     }
@@ -443,8 +452,8 @@ fn hole(ground: &Ground, entry: &Entry) -> Result<(), Error> {
 }
 
 /// Bytes of all files among these.
-pub(super) fn bytes_of<'e>(entries: impl IntoIterator<Item = &'e Entry>) -> u64 {
-    let len = |entry: &Entry| if let Content::File { len, .. } = entry.content { len } else { 0 };
+pub(super) fn bytes_of<'e>(entries: impl IntoIterator<Item = &'e ManifestEntry>) -> u64 {
+    let len = |entry: &ManifestEntry| if let EntryContent::File { len, .. } = entry.content { len } else { 0 };
     entries.into_iter().map(len).sum()
 }
 
@@ -462,7 +471,7 @@ pub(super) fn complaint(log: &str, wanted: impl Fn(u32) -> bool) -> Option<Strin
 }
 
 /// The log of a scratch server.
-pub(super) fn log(scratch: &Scratch) -> String {
+pub(super) fn log(scratch: &ScratchServer) -> String {
     String::from_utf8_lossy(&fs::read(scratch.data().join(START_LOG)).unwrap_or_default()).into_owned()
 }
 

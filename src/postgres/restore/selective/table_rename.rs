@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::postgres::sql::{self, Sql, identifier, literal};
+use crate::postgres::sql::{self, SqlSession, identifier, literal};
 
-use super::{Error, nearest};
+use super::{SelectiveRestoreError, nearest};
 
 /// The longest name (`NAMEDATALEN` less the zero).
 const NAME_MAX: usize = 63;
@@ -61,8 +61,8 @@ impl fmt::Display for TableName {
 }
 
 /// A table in the scratch server.
-pub(super) struct Source<'s> {
-    pub(super) sql: &'s Sql,
+pub(super) struct ScratchTable<'s> {
+    pub(super) sql: &'s SqlSession,
     pub(super) from: &'s TableName,
     pub(super) to: &'s TableName,
     /// Names that are in use in the running server's schema.
@@ -70,7 +70,7 @@ pub(super) struct Source<'s> {
 }
 
 /// What a table is.
-struct Kind {
+struct TableTraits {
     oid: String,
     partition: bool,
     /// It has partitions or children, whose rows it shows.
@@ -78,9 +78,9 @@ struct Kind {
     unlogged: bool,
 }
 
-impl Source<'_> {
+impl ScratchTable<'_> {
     /// Gives the table its new name, with all that belongs to it, and says what stays behind.
-    pub(super) async fn make_ready(mut self, database: &str) -> Result<Vec<String>, Error> {
+    pub(super) async fn make_ready(mut self, database: &str) -> Result<Vec<String>, SelectiveRestoreError> {
         let kind = self.find(database).await?;
         let mut notes = Vec::new();
         if kind.unlogged {
@@ -112,15 +112,15 @@ impl Source<'_> {
         Ok(notes)
     }
 
-    async fn run(&self, statement: &str) -> Result<(), Error> {
+    async fn run(&self, statement: &str) -> Result<(), SelectiveRestoreError> {
         Ok(self.sql.execute("preparing the table in the scratch server", statement).await?)
     }
 
-    async fn ask(&self, query: &str) -> Result<Vec<Vec<String>>, Error> {
+    async fn ask(&self, query: &str) -> Result<Vec<Vec<String>>, SelectiveRestoreError> {
         Ok(self.sql.query("the table in the scratch server", query).await?)
     }
 
-    async fn find(&self, database: &str) -> Result<Kind, Error> {
+    async fn find(&self, database: &str) -> Result<TableTraits, SelectiveRestoreError> {
         let (schema, name) = (literal(&self.from.schema), literal(&self.from.name));
         let query = format!(
             "SELECT c.oid, c.relkind, c.relispartition, c.relpersistence, \
@@ -141,12 +141,17 @@ impl Source<'_> {
                 "i" | "I" => "an index",
                 _ => "no table",
             };
-            return Err(Error::NoTable { name: self.from.clone(), what });
+            return Err(SelectiveRestoreError::NoTable { name: self.from.clone(), what });
         }
-        Ok(Kind { oid: oid.clone(), partition: partition == "t", many: many == "t", unlogged: persistence == "u" })
+        Ok(TableTraits {
+            oid: oid.clone(),
+            partition: partition == "t",
+            many: many == "t",
+            unlogged: persistence == "u",
+        })
     }
 
-    async fn absent(&self, database: &str) -> Result<Error, Error> {
+    async fn absent(&self, database: &str) -> Result<SelectiveRestoreError, SelectiveRestoreError> {
         let query = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
                      ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' \
                      AND n.nspname <> 'information_schema' ORDER BY 1, 2";
@@ -166,10 +171,10 @@ impl Source<'_> {
             None if tables.is_empty() => "it had no table at all".to_owned(),
             None => "no table there had a name like it".to_owned(),
         };
-        Ok(Error::AbsentTable { name: self.from.clone(), database: database.to_owned(), hint })
+        Ok(SelectiveRestoreError::AbsentTable { name: self.from.clone(), database: database.to_owned(), hint })
     }
 
-    async fn detach(&self, kind: &Kind) -> Result<(), Error> {
+    async fn detach(&self, kind: &TableTraits) -> Result<(), SelectiveRestoreError> {
         let query = format!(
             "SELECT i.inhparent::pg_catalog.regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhrelid = {}",
             kind.oid
@@ -187,7 +192,7 @@ impl Source<'_> {
     }
 
     /// Takes away what would reach beyond the table, and says what that was.
-    async fn cut_off(&self, oid: &str) -> Result<Vec<String>, Error> {
+    async fn cut_off(&self, oid: &str) -> Result<Vec<String>, SelectiveRestoreError> {
         let mut notes = Vec::new();
         let keys = format!(
             "SELECT conname, pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint \
@@ -218,7 +223,7 @@ impl Source<'_> {
     }
 
     /// All rows of a table with partitions or children in one new table of the new name; its number.
-    async fn copy_many(&self, oid: &str) -> Result<String, Error> {
+    async fn copy_many(&self, oid: &str) -> Result<String, SelectiveRestoreError> {
         let columns = format!(
             "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute \
              WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
@@ -239,7 +244,7 @@ impl Source<'_> {
     }
 
     /// Indexes and the constraints behind them, owned sequences, and statistics share the schema with those of the table that is there.
-    async fn rename_belongings(&mut self, oid: &str) -> Result<(), Error> {
+    async fn rename_belongings(&mut self, oid: &str) -> Result<(), SelectiveRestoreError> {
         let query = format!(
             "SELECT 'INDEX', n.nspname, c.relname FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -284,7 +289,7 @@ fn cut(text: &str, bytes: usize) -> String {
 }
 
 /// Names that relations and statistics have in a schema of the running server.
-pub(super) async fn taken(sql: &Sql, schema: &str) -> Result<BTreeSet<String>, sql::Error> {
+pub(super) async fn taken(sql: &SqlSession, schema: &str) -> Result<BTreeSet<String>, sql::SqlError> {
     let schema = literal(schema);
     let query = format!(
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

@@ -10,16 +10,19 @@ use rand::rngs::SysRng;
 
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{Pack, PackError, PackId, pack_binding};
-use crate::postgres::archive::manifest::{Content, Manifest};
-use crate::postgres::sql::{Sql, identifier, literal};
+use crate::postgres::archive::manifest::{EntryContent, Manifest};
+use crate::postgres::sql::{SqlSession, identifier, literal};
 use crate::postgres::wire::Conninfo;
-use crate::vault::seal::Kind;
+use crate::vault::seal::SealedKind;
 
-use super::super::placement::PlaceError;
-use super::super::server_start::Reached;
-use super::pg_tools::Tool;
+use super::super::placement::PlacementError;
+use super::super::server_start::ReachedTarget;
+use super::pg_tools::PgTool;
 use super::scratch_server::bytes_in;
-use super::{Error, LOOK_EVERY, Part, Running, STAGED, Single, Step, TableName, catalog_files};
+use super::{
+    LOOK_EVERY, RunningServer, STAGED, SelectedObject, SelectiveRestore, SelectiveRestoreError, SelectiveRestoreStep,
+    TableName, catalog_files,
+};
 
 /// A name is in use (`duplicate_database`), and a database has sessions (`object_in_use`).
 const DUPLICATE_DATABASE: &str = "42P04";
@@ -29,20 +32,23 @@ const LINGER: u32 = 50;
 
 /// What a backup's catalogs say before they are restored: hints, not proofs.
 #[derive(Debug, Default)]
-pub(super) struct Catalogs {
+pub(super) struct BackupCatalogs {
     pub(super) databases: Vec<(u32, String)>,
     /// Names that the superuser has, or had.
     pub(super) superusers: Vec<String>,
     pub(super) databases_file: Option<u32>,
 }
 
-impl Catalogs {
-    pub(super) async fn read(archive: &Arc<Archive>, manifest: &Manifest) -> Result<Catalogs, Error> {
-        let mut files = Files { archive, manifest, packs: BTreeMap::new() };
+impl BackupCatalogs {
+    pub(super) async fn read(
+        archive: &Arc<Archive>,
+        manifest: &Manifest,
+    ) -> Result<BackupCatalogs, SelectiveRestoreError> {
+        let mut files = BackupFiles { archive, manifest, packs: BTreeMap::new() };
         let map = files.read("global/pg_filenode.map").await?;
         let page_size = usize::try_from(manifest.summary.block_size).unwrap_or(8192);
         let databases_file = catalog_files::mapped(&map, catalog_files::PG_DATABASE);
-        let mut catalogs = Catalogs { databases_file, ..Catalogs::default() };
+        let mut catalogs = BackupCatalogs { databases_file, ..BackupCatalogs::default() };
         if let Some(file) = databases_file {
             catalogs.databases = catalog_files::names(&files.read(&format!("global/{file}")).await?, page_size);
         }
@@ -64,27 +70,31 @@ impl Catalogs {
 }
 
 /// Single files of a backup.
-struct Files<'a> {
+struct BackupFiles<'a> {
     archive: &'a Arc<Archive>,
     manifest: &'a Manifest,
     packs: BTreeMap<PackId, Pack>,
 }
 
-impl Files<'_> {
+impl BackupFiles<'_> {
     /// A file's bytes; none if the backup does not have it.
-    async fn read(&mut self, path: &str) -> Result<Vec<u8>, Error> {
+    async fn read(&mut self, path: &str) -> Result<Vec<u8>, SelectiveRestoreError> {
         let manifest = self.manifest;
-        let broken = |what| PlaceError::Manifest { label: manifest.summary.label.clone(), what };
+        let broken = |what| PlacementError::Manifest { label: manifest.summary.label.clone(), what };
         let found = manifest.entries.iter().find(|entry| entry.path == Path::new(path));
-        let Some(Content::File { chunks, .. }) = found.map(|entry| &entry.content) else { return Ok(Vec::new()) };
+        let Some(EntryContent::File { chunks, .. }) = found.map(|entry| &entry.content) else { return Ok(Vec::new()) };
         let mut bytes = Vec::new();
         for &number in chunks {
             let chunk = manifest.chunks.get(number as usize).ok_or_else(|| broken("a chunk"))?;
             let id = *manifest.packs.get(chunk.pack as usize).ok_or_else(|| broken("a pack"))?;
             if !self.packs.contains_key(&id) {
                 let (key, _) = pack_binding(self.archive.layout(), id).map_err(PackError::from)?;
-                let opened =
-                    self.archive.vault().get_object(Kind::Pack, &key).await?.ok_or(PlaceError::PackMissing(id))?;
+                let opened = self
+                    .archive
+                    .vault()
+                    .get_object(SealedKind::Pack, &key)
+                    .await?
+                    .ok_or(PlacementError::PackMissing(id))?;
                 self.packs.insert(id, Pack::from_opened(id, opened)?);
             }
             let pack = self.packs.get(&id).ok_or_else(|| broken("a pack"))?;
@@ -96,39 +106,39 @@ impl Files<'_> {
 
 /// Which databases' files are restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Wanted {
+pub(super) enum WantedDatabases {
     /// All of them.
     All,
     /// These, and those that `initdb` made.
     Some(BTreeSet<u32>),
 }
 
-impl Wanted {
+impl WantedDatabases {
     /// Whether the files of this database are; what is nobody's always is.
     pub(super) fn has(&self, database: Option<u32>) -> bool {
         match (self, database) {
-            (Wanted::All, _) | (_, None) => true,
-            (Wanted::Some(numbers), Some(oid)) => oid < catalog_files::FIRST_NORMAL || numbers.contains(&oid),
+            (WantedDatabases::All, _) | (_, None) => true,
+            (WantedDatabases::Some(numbers), Some(oid)) => oid < catalog_files::FIRST_NORMAL || numbers.contains(&oid),
         }
     }
 }
 
 /// What became of a scratch restore.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(super) enum ScratchAttempt {
     /// It has what is needed.
-    Good(Reached),
+    Good(ReachedTarget),
     /// It takes more files, for this reason.
-    Again(Wanted, String),
+    Again(WantedDatabases, String),
 }
 
-pub(super) fn absent_database(name: &str, known: impl Iterator<Item = String>) -> Error {
+pub(super) fn absent_database(name: &str, known: impl Iterator<Item = String>) -> SelectiveRestoreError {
     let known: Vec<String> = known.filter(|name| name != "template0" && name != "template1").collect();
     let hint = match nearest(name, known.iter().cloned()) {
         Some(near) => format!("did you mean {near}? there were {}", known.join(", ")),
         None => format!("there were {}", known.join(", ")),
     };
-    Error::AbsentDatabase { name: name.to_owned(), hint }
+    SelectiveRestoreError::AbsentDatabase { name: name.to_owned(), hint }
 }
 
 /// The name that is spelled most like `name`, if any is spelled like it at all.
@@ -138,10 +148,10 @@ pub(super) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option
     (best.0 > 0.8).then_some(best.1)
 }
 
-impl Running {
-    pub(super) async fn look(sql: Sql) -> Result<Running, Error> {
+impl RunningServer {
+    pub(super) async fn look(sql: SqlSession) -> Result<RunningServer, SelectiveRestoreError> {
         let privileges = sql.privileges().await?;
-        let all = async |question, query: &str| -> Result<BTreeSet<String>, Error> {
+        let all = async |question, query: &str| -> Result<BTreeSet<String>, SelectiveRestoreError> {
             Ok(sql.query(question, query).await?.into_iter().flatten().collect())
         };
         let roles = all("the roles", "SELECT rolname FROM pg_catalog.pg_roles").await?;
@@ -149,37 +159,46 @@ impl Running {
         let tablespaces = all("the tablespaces", "SELECT spcname FROM pg_catalog.pg_tablespace").await?;
         let major = sql.version_num().await? / 10_000;
         let (role, superuser) = (privileges.role, privileges.superuser);
-        Ok(Running { major, role, superuser, roles, bootstrap: bootstrap.into_iter().next(), tablespaces, sql })
+        Ok(RunningServer { major, role, superuser, roles, bootstrap: bootstrap.into_iter().next(), tablespaces, sql })
     }
 }
 
-pub(super) async fn may_create(sql: &Sql) -> Result<bool, Error> {
+pub(super) async fn may_create(sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
     let query = "SELECT rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
     Ok(sql.query("the role's privileges", query).await?.into_iter().flatten().next().as_deref() == Some("t"))
 }
 
-pub(super) async fn no_database(sql: &Sql, name: &str, server: &str) -> Result<(), Error> {
+pub(super) async fn no_database(sql: &SqlSession, name: &str, server: &str) -> Result<(), SelectiveRestoreError> {
     let query = format!("SELECT datname FROM pg_catalog.pg_database WHERE datname = {}", literal(name));
     if sql.query("the databases", &query).await?.is_empty() {
         return Ok(());
     }
-    Err(Error::Exists { what: "database", name: name.to_owned(), server: server.to_owned() })
+    Err(SelectiveRestoreError::Exists { what: "database", name: name.to_owned(), server: server.to_owned() })
 }
 
-pub(super) async fn no_relation(sql: &Sql, name: &TableName, server: &str) -> Result<(), Error> {
+pub(super) async fn no_relation(sql: &SqlSession, name: &TableName, server: &str) -> Result<(), SelectiveRestoreError> {
     let query = format!("SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = {}", literal(&name.schema));
     if sql.query("the schemas", &query).await?.is_empty() {
         let advice = "create it, or name a table in another schema with --as";
-        return Err(Error::NoPlace { server: server.to_owned(), what: "schema", name: name.schema.clone(), advice });
+        return Err(SelectiveRestoreError::NoPlace {
+            server: server.to_owned(),
+            what: "schema",
+            name: name.schema.clone(),
+            advice,
+        });
     }
     if super::table_rename::taken(sql, &name.schema).await?.contains(&name.name) {
-        return Err(Error::Exists { what: "relation", name: name.to_string(), server: server.to_owned() });
+        return Err(SelectiveRestoreError::Exists {
+            what: "relation",
+            name: name.to_string(),
+            server: server.to_owned(),
+        });
     }
     Ok(())
 }
 
 /// Prepared transactions that had not ended at the target hold their locks in the scratch server; their rows are not visible anyway.
-pub(super) async fn roll_back_prepared(sql: &Sql) -> Result<Vec<String>, Error> {
+pub(super) async fn roll_back_prepared(sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
     let query = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() ORDER BY gid";
     let mut notes = Vec::new();
     for gid in sql.query("the prepared transactions", query).await?.into_iter().flatten() {
@@ -189,9 +208,9 @@ pub(super) async fn roll_back_prepared(sql: &Sql) -> Result<Vec<String>, Error> 
     Ok(notes)
 }
 
-impl Single {
+impl SelectiveRestore {
     /// Roles that own or may use something and are not in the running server: what they own goes to the superuser, and is told.
-    pub(super) async fn missing_roles(&self, sql: &Sql) -> Result<Vec<String>, Error> {
+    pub(super) async fn missing_roles(&self, sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
         if self.without_owners(sql).await? {
             return Ok(vec![format!(
                 "everything will belong to {}, and nobody else is granted anything",
@@ -199,11 +218,11 @@ impl Single {
             )]);
         }
         let of = match &self.wish.part {
-            Part::Database { .. } => {
+            SelectedObject::Database { .. } => {
                 "d.dbid = b.oid OR d.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND d.objid = b.oid"
                     .to_owned()
             }
-            Part::Table { name, .. } => format!(
+            SelectedObject::Table { name, .. } => format!(
                 "d.dbid = b.oid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = pg_catalog.to_regclass({})",
                 literal(&name.sql())
             ),
@@ -231,13 +250,13 @@ impl Single {
     }
 
     /// Whether owners and grants cannot be brought along: they take a superuser, under the name it had.
-    async fn without_owners(&self, sql: &Sql) -> Result<bool, Error> {
+    async fn without_owners(&self, sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
         let superuser = sql.query("the superuser", "SELECT current_user").await?.into_iter().flatten().next();
         Ok(!self.running.superuser || superuser.is_none_or(|name| !self.running.roles.contains(&name)))
     }
 
     /// Options of `pg_restore` that the two servers' differences ask for.
-    async fn differences(&self, sql: &Sql) -> Result<Vec<&'static str>, Error> {
+    async fn differences(&self, sql: &SqlSession) -> Result<Vec<&'static str>, SelectiveRestoreError> {
         let mut options = vec!["--exit-on-error", "--no-subscriptions"];
         if self.without_owners(sql).await? {
             options.extend(["--no-owner", "--no-acl"]);
@@ -251,13 +270,13 @@ impl Single {
 
     pub(super) async fn copy_database(
         &mut self,
-        sql: Sql,
+        sql: SqlSession,
         tools: &Path,
         (name, new): (&str, &str),
-        progress: &(dyn Fn(Step) + Sync),
-    ) -> Result<u64, Error> {
+        progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
+    ) -> Result<u64, SelectiveRestoreError> {
         let mut random = [0; 6];
-        SysRng.try_fill_bytes(&mut random).map_err(|_none| Error::NoRandomness)?;
+        SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
         let staged = random.iter().fold(STAGED.to_owned(), |name, byte| format!("{name}{byte:02x}"));
         let options = self.differences(&sql).await?;
         drop(sql);
@@ -275,24 +294,25 @@ impl Single {
         drop(scratch);
         let (from, dump) = self.dump_place(&role, &staged)?;
         let jobs = self.wish.jobs.max(1).to_string();
-        let tool =
-            Tool::new(tools, "pg_dump", &from).args(["-Fd", "-Z1", "--no-subscriptions", "-j", &jobs, "-f"]).arg(&dump);
-        watch(tool.run(), async || progress(Step::Dumping(bytes_in(&dump), size))).await?;
+        let tool = PgTool::new(tools, "pg_dump", &from)
+            .args(["-Fd", "-Z1", "--no-subscriptions", "-j", &jobs, "-f"])
+            .arg(&dump);
+        watch(tool.run(), async || progress(SelectiveRestoreStep::Dumping(bytes_in(&dump), size))).await?;
 
         self.staged = Some(staged.clone());
         let into = &self.wish.into;
-        let tool = Tool::new(tools, "pg_restore", into).args(["--create", "-j", &jobs]).args(options);
+        let tool = PgTool::new(tools, "pg_restore", into).args(["--create", "-j", &jobs]).args(options);
         let tool = tool.arg("-d").arg(maintenance(into)).arg(&dump);
         let running = &self.running.sql;
         watch(tool.run(), async || {
             let now = database_size(running, &staged).await.unwrap_or(0);
-            progress(Step::Loading(now.min(size), size));
+            progress(SelectiveRestoreStep::Loading(now.min(size), size));
         })
         .await?;
         match rename(running, (&staged, new)).await {
-            Err(Error::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE) => {
+            Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE) => {
                 let server = into.to_string();
-                return Err(Error::Exists { what: "database", name: new.to_owned(), server });
+                return Err(SelectiveRestoreError::Exists { what: "database", name: new.to_owned(), server });
             }
             renamed => renamed?,
         }
@@ -302,11 +322,11 @@ impl Single {
 
     pub(super) async fn copy_table(
         &mut self,
-        sql: Sql,
+        sql: SqlSession,
         tools: &Path,
         new: &TableName,
-        progress: &(dyn Fn(Step) + Sync),
-    ) -> Result<u64, Error> {
+        progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
+    ) -> Result<u64, SelectiveRestoreError> {
         let options = self.differences(&sql).await?;
         let query = format!("SELECT pg_catalog.pg_total_relation_size({}), current_user", literal(&new.sql()));
         let rows = sql.query("the table's size", &query).await?;
@@ -317,23 +337,23 @@ impl Single {
         drop(sql);
         let database = self.wish.part.database().to_owned();
         let (from, dump) = self.dump_place(&role, &database)?;
-        let tool = Tool::new(tools, "pg_dump", &from).args(["-Fc", "-Z1", "--no-publications", "-t"]).arg(new.sql());
+        let tool = PgTool::new(tools, "pg_dump", &from).args(["-Fc", "-Z1", "--no-publications", "-t"]).arg(new.sql());
         let tool = tool.arg("-f").arg(&dump);
         let written = || std::fs::metadata(&dump).map_or(0, |metadata| metadata.len());
-        watch(tool.run(), async || progress(Step::Dumping(written(), size))).await?;
+        watch(tool.run(), async || progress(SelectiveRestoreStep::Dumping(written(), size))).await?;
 
         let into = Conninfo { dbname: Some(database), ..self.wish.into.clone() };
         let tool =
-            Tool::new(tools, "pg_restore", &into).args(["--single-transaction", "--no-publications"]).args(options);
+            PgTool::new(tools, "pg_restore", &into).args(["--single-transaction", "--no-publications"]).args(options);
         let tool = tool.arg("-d").arg(maintenance(&into)).arg(&dump);
         // Nothing of it can be seen before it is committed.
-        watch(tool.run(), async || progress(Step::Loading(0, size))).await?;
+        watch(tool.run(), async || progress(SelectiveRestoreStep::Loading(0, size))).await?;
         let query = format!("SELECT pg_catalog.pg_total_relation_size({})", literal(&new.sql()));
         number(&self.running.sql, &query).await
     }
 
-    fn dump_place(&self, role: &str, database: &str) -> Result<(Conninfo, std::path::PathBuf), Error> {
-        let Some(scratch) = &self.scratch else { return Err(super::super::Error::Stopped.into()) };
+    fn dump_place(&self, role: &str, database: &str) -> Result<(Conninfo, std::path::PathBuf), SelectiveRestoreError> {
+        let Some(scratch) = &self.scratch else { return Err(super::super::RestoreError::Stopped.into()) };
         Ok((scratch.conninfo(role, database)?, scratch.path().join("dump")))
     }
 }
@@ -357,7 +377,7 @@ fn maintenance(info: &Conninfo) -> String {
 }
 
 /// Sessions that were just closed may still be there for a moment.
-async fn rename(sql: &Sql, (from, to): (&str, &str)) -> Result<(), Error> {
+async fn rename(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), SelectiveRestoreError> {
     let statement = format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to));
     for _ in 0..LINGER {
         match sql.execute("renaming the database", &statement).await {
@@ -368,7 +388,7 @@ async fn rename(sql: &Sql, (from, to): (&str, &str)) -> Result<(), Error> {
     Ok(sql.execute("renaming the database", &statement).await?)
 }
 
-async fn database_size(sql: &Sql, name: &str) -> Result<u64, Error> {
+async fn database_size(sql: &SqlSession, name: &str) -> Result<u64, SelectiveRestoreError> {
     let query = format!(
         "SELECT pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database WHERE datname = {}",
         literal(name)
@@ -376,7 +396,7 @@ async fn database_size(sql: &Sql, name: &str) -> Result<u64, Error> {
     number(sql, &query).await
 }
 
-async fn number(sql: &Sql, query: &str) -> Result<u64, Error> {
+async fn number(sql: &SqlSession, query: &str) -> Result<u64, SelectiveRestoreError> {
     let rows = sql.query("a size", query).await?;
     Ok(rows.into_iter().flatten().next().and_then(|size| size.parse().ok()).unwrap_or(0))
 }

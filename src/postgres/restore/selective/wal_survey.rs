@@ -15,11 +15,11 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::wal::decode::Decoder;
-use crate::postgres::wal::page::Major;
-use crate::postgres::wal::record::{HEADER, RMGR_INFO, Record, rmgr};
+use crate::postgres::wal::decode::WalDecoder;
+use crate::postgres::wal::page::MajorVersion;
+use crate::postgres::wal::record::{HEADER, RMGR_INFO, WalRecord, rmgr};
 
-use super::{Error, io};
+use super::{SelectiveRestoreError, io};
 
 /// A resource manager that only a restore of a part looks into (`rmgrlist.h`).
 const RELATION_MAP: u8 = 7;
@@ -29,7 +29,7 @@ const FETCH_BYTES: u64 = 256 << 20;
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Survey {
+pub(super) struct WalSurvey {
     /// Databases that others were made from by copying files: the log has nothing of what was copied.
     pub(super) copied: BTreeSet<u32>,
     /// Whether the list of databases may have changed.
@@ -41,7 +41,7 @@ pub(super) struct Survey {
 }
 
 /// A stretch of log to be read.
-pub(super) struct Stretch<'a> {
+pub(super) struct SurveyRange<'a> {
     pub(super) path: &'a TimelinePath,
     pub(super) from: Lsn,
     pub(super) to: Lsn,
@@ -52,7 +52,7 @@ pub(super) struct Stretch<'a> {
     pub(super) keep: Option<PathBuf>,
 }
 
-impl Stretch<'_> {
+impl SurveyRange<'_> {
     fn numbers(&self) -> impl Iterator<Item = SegmentNo> + use<> {
         let (size, last) = (self.size, self.size.segment_of(self.to));
         let first = size.segment_of(self.from);
@@ -65,14 +65,14 @@ impl Stretch<'_> {
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<Survey, Error> {
+    ) -> Result<WalSurvey, SelectiveRestoreError> {
         let total = (self.numbers().count() as u64).saturating_mul(self.size.get());
         let at_once = usize::try_from(FETCH_BYTES / self.size.get()).unwrap_or(1).clamp(1, 4);
         let begin = self.size.segment_of(self.from).start(self.size);
-        let reader = Reader {
-            decoder: Decoder::new(begin, self.path.target(), self.size),
+        let reader = SurveyReader {
+            decoder: WalDecoder::new(begin, self.path.target(), self.size),
             databases: self.databases.map(pattern),
-            survey: Survey::default(),
+            survey: WalSurvey::default(),
         };
         let mut reader = Some(reader);
         let done = AtomicU64::new(0);
@@ -103,7 +103,7 @@ impl Stretch<'_> {
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
         number: SegmentNo,
-    ) -> Result<Option<(SegmentName, Bytes)>, Error> {
+    ) -> Result<Option<(SegmentName, Bytes)>, SelectiveRestoreError> {
         let names = || self.path.candidates(number, self.size).filter_map(|at| SegmentName::new(at, number, self.size));
         for name in names() {
             if let Some(bytes) = archive.segment(name).await? {
@@ -126,19 +126,19 @@ impl Stretch<'_> {
 /// How records name a shared catalog of this file: tablespace, no database, file.
 fn pattern(file: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&crate::postgres::format::datadir::Relation::GLOBAL_TABLESPACE.to_le_bytes());
+    bytes[..4].copy_from_slice(&crate::postgres::format::datadir::DataDirRelation::GLOBAL_TABLESPACE.to_le_bytes());
     bytes[8..].copy_from_slice(&file.to_le_bytes());
     bytes
 }
 
-struct Reader {
-    decoder: Decoder,
+struct SurveyReader {
+    decoder: WalDecoder,
     databases: Option<[u8; 12]>,
-    survey: Survey,
+    survey: WalSurvey,
 }
 
-impl Reader {
-    fn take(&mut self, segment: &[u8], keep: Option<&Path>) -> Result<(), Error> {
+impl SurveyReader {
+    fn take(&mut self, segment: &[u8], keep: Option<&Path>) -> Result<(), SelectiveRestoreError> {
         if let Some(path) = keep {
             std::fs::write(path, segment).map_err(io("write", path))?;
         }
@@ -146,24 +146,24 @@ impl Reader {
         if self.survey.unseen > 0 || self.decoder.end().is_some() {
             return Ok(());
         }
-        let Reader { decoder, databases, survey } = self;
+        let SurveyReader { decoder, databases, survey } = self;
         let mut major = decoder.major();
         if major.is_none() {
             // The first page says which release wrote it.
             let magic = segment.first_chunk().map_or(0, |magic| u16::from_le_bytes(*magic));
-            major = Major::from_magic(magic);
+            major = MajorVersion::from_magic(magic);
         }
         let Some(major) = major else { return Ok(()) };
         let mut feed = decoder.feed(segment);
-        while let Some(record) = feed.next().map_err(|error| Error::Log(error.to_string()))? {
+        while let Some(record) = feed.next().map_err(|error| SelectiveRestoreError::Log(error.to_string()))? {
             survey.note(&record, major, databases.as_ref());
         }
         Ok(())
     }
 }
 
-impl Survey {
-    fn note(&mut self, record: &Record<'_>, major: Major, databases: Option<&[u8; 12]>) {
+impl WalSurvey {
+    fn note(&mut self, record: &WalRecord<'_>, major: MajorVersion, databases: Option<&[u8; 12]>) {
         let op = record.header.info & RMGR_INFO;
         let main = || record.main_data(major).unwrap_or_default();
         match record.header.rmgr {

@@ -14,10 +14,10 @@ use crate::postgres::format::timeline::TimelineId;
 pub use error::DecodeError;
 
 use super::page::{
-    ALL_FLAGS, DEFAULT_PAGE, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, HAS_LONG_HEADER, LONG_HEADER, Major,
-    PageHeader, SHORT_HEADER,
+    ALL_FLAGS, DEFAULT_PAGE, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, HAS_LONG_HEADER, LONG_HEADER,
+    MajorVersion, SHORT_HEADER, WalPageHeader,
 };
-use super::record::{HEADER, MAX_LEN, MIN_LEN, Record, RecordHeader, crc};
+use super::record::{HEADER, MAX_LEN, MIN_LEN, RecordHeader, WalRecord, crc};
 
 /// The log's end, as it shows in a segment that was not filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +30,7 @@ pub struct LogEnd {
 
 /// What the decoder stands in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum DecoderState {
     /// At a page's first byte, or in its header.
     Page,
     /// Between records, or in one's padding.
@@ -49,8 +49,8 @@ enum State {
 
 /// A decoder at one place of one cluster's log.
 #[derive(Debug)]
-pub struct Decoder {
-    state: State,
+pub struct WalDecoder {
+    state: DecoderState,
     segment_size: SegmentSize,
     /// The last timeline that can occur.
     timeline: TimelineId,
@@ -58,7 +58,7 @@ pub struct Decoder {
     position: u64,
     page_end: u64,
     page_size: u64,
-    major: Option<Major>,
+    major: Option<MajorVersion>,
     system_id: Option<SystemId>,
     page_timeline: u32,
     /// The first bytes of a page header that was cut by the end of a piece.
@@ -80,27 +80,27 @@ pub struct Decoder {
 
 /// A piece of the log on its way through a decoder.
 #[derive(Debug)]
-pub struct Feed<'d, 'i> {
-    decoder: &'d mut Decoder,
+pub struct DecoderFeed<'d, 'i> {
+    decoder: &'d mut WalDecoder,
     input: &'i [u8],
 }
 
 /// A record of which the decoder has seen only a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pending<'a> {
+pub struct PendingRecord<'a> {
     /// Where it starts.
     pub start: Lsn,
     /// The part, page headers left out.
     pub bytes: &'a [u8],
 }
 
-impl Decoder {
+impl WalDecoder {
     /// A decoder of the log of `timeline` from the page that begins at `start`. If a record from before goes on there, its rest is passed
     /// over: nothing can be said of it without its beginning.
     #[must_use]
-    pub fn new(start: Lsn, timeline: TimelineId, segment_size: SegmentSize) -> Decoder {
-        Decoder {
-            state: State::Page,
+    pub fn new(start: Lsn, timeline: TimelineId, segment_size: SegmentSize) -> WalDecoder {
+        WalDecoder {
+            state: DecoderState::Page,
             segment_size,
             timeline,
             position: start.get(),
@@ -120,9 +120,9 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece. The records in it are to be asked for with [`Feed::next`] until there are none; what then remains of it is kept.
-    pub const fn feed<'d, 'i>(&'d mut self, input: &'i [u8]) -> Feed<'d, 'i> {
-        Feed { decoder: self, input }
+    /// Takes the next piece. The records in it are to be asked for with [`DecoderFeed::next`] until there are none; what then remains of it is kept.
+    pub const fn feed<'d, 'i>(&'d mut self, input: &'i [u8]) -> DecoderFeed<'d, 'i> {
+        DecoderFeed { decoder: self, input }
     }
 
     /// The position of the next byte it expects.
@@ -133,7 +133,7 @@ impl Decoder {
 
     /// The release that writes this log, once the first page was seen.
     #[must_use]
-    pub const fn major(&self) -> Option<Major> {
+    pub const fn major(&self) -> Option<MajorVersion> {
         self.major
     }
 
@@ -153,65 +153,65 @@ impl Decoder {
     #[must_use]
     pub const fn end(&self) -> Option<LogEnd> {
         match self.state {
-            State::Ended(end) => Some(end),
+            DecoderState::Ended(end) => Some(end),
             _ => None,
         }
     }
 
     /// The record that the bytes so far end within.
     #[must_use]
-    pub fn pending(&self) -> Option<Pending<'_>> {
-        self.divided.then_some(Pending { start: self.record_start, bytes: &self.record })
+    pub fn pending(&self) -> Option<PendingRecord<'_>> {
+        self.divided.then_some(PendingRecord { start: self.record_start, bytes: &self.record })
     }
 }
 
-impl<'i> Feed<'_, 'i> {
-    /// The next whole record. `None` when the piece is used up, or nothing more can follow ([`Decoder::end`]).
+impl<'i> DecoderFeed<'_, 'i> {
+    /// The next whole record. `None` when the piece is used up, or nothing more can follow ([`WalDecoder::end`]).
     ///
     /// # Errors
     /// [`DecodeError`] where the log is damaged; the same again on every call after it.
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend what it yields")]
-    pub fn next(&mut self) -> Result<Option<Record<'_>>, DecodeError> {
+    pub fn next(&mut self) -> Result<Option<WalRecord<'_>>, DecodeError> {
         loop {
             match self.decoder.state {
-                State::Between => match self.between() {
-                    Ok(Step::Whole(bytes)) => return Ok(Some(self.decoder.whole(bytes))),
-                    Ok(Step::On) => {}
-                    Ok(Step::More) => return Ok(None),
+                DecoderState::Between => match self.between() {
+                    Ok(DecodeStep::Whole(bytes)) => return Ok(Some(self.decoder.whole(bytes))),
+                    Ok(DecodeStep::On) => {}
+                    Ok(DecodeStep::More) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
-                State::Within => match self.within() {
-                    Ok(Step::Whole(_)) => return Ok(Some(self.decoder.joined())),
-                    Ok(Step::On) => {}
-                    Ok(Step::More) => return Ok(None),
+                DecoderState::Within => match self.within() {
+                    Ok(DecodeStep::Whole(_)) => return Ok(Some(self.decoder.joined())),
+                    Ok(DecodeStep::On) => {}
+                    Ok(DecodeStep::More) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
-                State::Page => match self.page() {
+                DecoderState::Page => match self.page() {
                     Ok(true) => {}
                     Ok(false) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
-                State::Head => {
+                DecoderState::Head => {
                     if !self.head() {
                         return Ok(None);
                     }
                 }
-                State::Skip => {
+                DecoderState::Skip => {
                     if !self.skip() {
                         return Ok(None);
                     }
                 }
-                State::Ended(_) => {
+                DecoderState::Ended(_) => {
                     self.take(self.input.len());
                     return Ok(None);
                 }
-                State::Failed(error) => return Err(error),
+                DecoderState::Failed(error) => return Err(error),
             }
         }
     }
 
-    fn fail(&mut self, error: DecodeError) -> Result<Option<Record<'_>>, DecodeError> {
-        self.decoder.state = State::Failed(error);
+    fn fail(&mut self, error: DecodeError) -> Result<Option<WalRecord<'_>>, DecodeError> {
+        self.decoder.state = DecoderState::Failed(error);
         Err(error)
     }
 
@@ -249,7 +249,7 @@ impl<'i> Feed<'_, 'i> {
             }
             self.decoder.header.extend_from_slice(taken);
         }
-        let parsed = PageHeader::parse(&self.decoder.header);
+        let parsed = WalPageHeader::parse(&self.decoder.header);
         self.decoder.header.clear();
         if let Some(header) = parsed {
             self.decoder.enter_page(&header, Lsn::new(at))?;
@@ -259,19 +259,19 @@ impl<'i> Feed<'_, 'i> {
 
     /// At a record boundary: the next record, where it lies if it lies whole in this page and piece.
     #[inline]
-    fn between(&mut self) -> Result<Step<'i>, DecodeError> {
+    fn between(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
         // A decoder's position cannot wrap: the log's would have.
         let padding = (self.decoder.position.wrapping_neg() & 7) as usize;
         if padding != 0 && self.take(padding).len() < padding {
-            return Ok(Step::More);
+            return Ok(DecodeStep::More);
         }
         if self.decoder.position >= self.decoder.page_end {
-            self.decoder.state = State::Page;
-            return Ok(Step::On);
+            self.decoder.state = DecoderState::Page;
+            return Ok(DecodeStep::On);
         }
         let slice = self.in_page();
         if slice.is_empty() {
-            return Ok(Step::More);
+            return Ok(DecodeStep::More);
         }
         self.decoder.record_start = Lsn::new(self.decoder.position);
         if let Some((fixed, _)) = slice.split_first_chunk::<HEADER>() {
@@ -283,17 +283,17 @@ impl<'i> Feed<'_, 'i> {
             if let Some(bytes) = slice.get(..header.total_len as usize) {
                 self.decoder.check_crc(&header, bytes)?;
                 self.take(bytes.len());
-                return Ok(Step::Whole(bytes));
+                return Ok(DecodeStep::Whole(bytes));
             }
         }
         self.decoder.record.clear();
         self.decoder.divided = true;
-        self.decoder.state = State::Within;
-        Ok(Step::On)
+        self.decoder.state = DecoderState::Within;
+        Ok(DecodeStep::On)
     }
 
     /// Collects a record that is divided.
-    fn within(&mut self) -> Result<Step<'i>, DecodeError> {
+    fn within(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
         let had = self.decoder.record.len();
         let header = self.decoder.record.first_chunk::<HEADER>().map(RecordHeader::parse);
         let want = match header {
@@ -304,16 +304,16 @@ impl<'i> Feed<'_, 'i> {
         // Asked first: a record may end where the page does, and nothing of it is then looked for on the next.
         if let Some(header) = header.filter(|_| had >= want) {
             self.decoder.check_crc(&header, &self.decoder.record)?;
-            return Ok(Step::Whole(&[]));
+            return Ok(DecodeStep::Whole(&[]));
         }
         if self.decoder.position >= self.decoder.page_end {
-            self.decoder.state = State::Page;
-            return Ok(Step::On);
+            self.decoder.state = DecoderState::Page;
+            return Ok(DecodeStep::On);
         }
         let slice = self.in_page();
         let taken = self.take(want.saturating_sub(had).min(slice.len()));
         if taken.is_empty() {
-            return Ok(Step::More);
+            return Ok(DecodeStep::More);
         }
         self.decoder.record.extend_from_slice(taken);
         if had < 4 && self.decoder.record.len() == 4 {
@@ -329,15 +329,15 @@ impl<'i> Feed<'_, 'i> {
             let header = RecordHeader::parse(fixed);
             self.decoder.check_header(&header)?;
         }
-        Ok(Step::On)
+        Ok(DecodeStep::On)
     }
 
     /// Passes over the rest of a record from before the first page; `false` if the piece ends first.
     fn head(&mut self) -> bool {
         if self.decoder.head_left == 0 {
-            self.decoder.state = State::Between;
+            self.decoder.state = DecoderState::Between;
         } else if self.decoder.position >= self.decoder.page_end {
-            self.decoder.state = State::Page;
+            self.decoder.state = DecoderState::Page;
         } else {
             let left = usize::try_from(self.decoder.head_left).unwrap_or(usize::MAX);
             let taken = self.take(left.min(self.in_page().len())).len();
@@ -351,7 +351,7 @@ impl<'i> Feed<'_, 'i> {
     fn skip(&mut self) -> bool {
         let left = self.decoder.page_end.saturating_sub(self.decoder.position);
         if left == 0 {
-            self.decoder.state = State::Page;
+            self.decoder.state = DecoderState::Page;
             return true;
         }
         !self.take(usize::try_from(left).unwrap_or(usize::MAX)).is_empty()
@@ -359,7 +359,7 @@ impl<'i> Feed<'_, 'i> {
 }
 
 /// How a step through the log ended.
-enum Step<'a> {
+enum DecodeStep<'a> {
     /// A whole record: where it lies, or empty if it is in the decoder.
     Whole(&'a [u8]),
     /// Somewhere else; go on.
@@ -368,22 +368,22 @@ enum Step<'a> {
     More,
 }
 
-impl Decoder {
+impl WalDecoder {
     /// A record in the input, whose bytes were already taken.
     #[inline]
-    fn whole<'a>(&mut self, bytes: &'a [u8]) -> Record<'a> {
+    fn whole<'a>(&mut self, bytes: &'a [u8]) -> WalRecord<'a> {
         let fixed = bytes.first_chunk::<HEADER>().unwrap_or(&[0; HEADER]);
         let header = RecordHeader::parse(fixed);
         self.finish(header);
-        Record { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes }
+        WalRecord { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes }
     }
 
     /// The record in `record`. It stays there until the next one begins; `pending` must not show it.
-    fn joined(&mut self) -> Record<'_> {
+    fn joined(&mut self) -> WalRecord<'_> {
         let fixed = self.record.first_chunk::<HEADER>().unwrap_or(&[0; HEADER]);
         let header = RecordHeader::parse(fixed);
         self.finish(header);
-        Record { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes: &self.record }
+        WalRecord { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes: &self.record }
     }
 
     #[inline]
@@ -391,25 +391,25 @@ impl Decoder {
         self.last = Some(self.record_start);
         self.last_end = round_up(self.position, 8);
         self.divided = false;
-        self.state = State::Between;
+        self.state = DecoderState::Between;
         if header.is_switch() {
             // The whole rest is skipped as if it were one page.
             self.page_end = round_up(self.position, self.segment_size.get());
-            self.state = State::Skip;
+            self.state = DecoderState::Skip;
         }
     }
 
     /// Where the record that ends at the current position ends for PostgreSQL: padding belongs to it, and after a switch the whole segment.
     #[inline]
     fn end_of_record(&self) -> Lsn {
-        Lsn::new(if self.state == State::Skip { self.page_end } else { self.last_end })
+        Lsn::new(if self.state == DecoderState::Skip { self.page_end } else { self.last_end })
     }
 
     /// A length of zero where a record should be: nothing was ever written here.
-    fn zeros(&mut self) -> Step<'static> {
+    fn zeros(&mut self) -> DecodeStep<'static> {
         self.divided = false;
-        self.state = State::Ended(LogEnd { at: self.record_start, seen_at: self.record_start });
-        Step::On
+        self.state = DecoderState::Ended(LogEnd { at: self.record_start, seen_at: self.record_start });
+        DecodeStep::On
     }
 
     /// What can be said of a record before all of it is there.
@@ -449,11 +449,11 @@ impl Decoder {
     }
 
     /// Checks the header of the page at `at`, and turns to what stands first in it.
-    fn enter_page(&mut self, header: &PageHeader, at: Lsn) -> Result<(), DecodeError> {
+    fn enter_page(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
         if self.is_never_written(header, at) {
             let start = if self.divided { self.record_start } else { at };
             self.divided = false;
-            self.state = State::Ended(LogEnd { at: start, seen_at: at });
+            self.state = DecoderState::Ended(LogEnd { at: start, seen_at: at });
             return Ok(());
         }
         self.check_page(header, at)?;
@@ -463,16 +463,16 @@ impl Decoder {
     }
 
     /// Whether the page is zero, or was last written in the segment's former life: the log ends before it.
-    fn is_never_written(&self, header: &PageHeader, at: Lsn) -> bool {
+    fn is_never_written(&self, header: &WalPageHeader, at: Lsn) -> bool {
         let zero = header.magic == 0 && header.info == 0 && header.address == Lsn::INVALID && header.timeline == 0;
         let known = self.major.is_some_and(|major| major.magic() == header.magic);
         let recycled = known && header.address < at && header.address.get().is_multiple_of(self.page_size);
         self.major.is_some() && (zero || recycled)
     }
 
-    fn check_page(&mut self, header: &PageHeader, at: Lsn) -> Result<(), DecodeError> {
+    fn check_page(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
         let damaged = |problem| Err(DecodeError::Page { at, problem });
-        let known = Major::from_magic(header.magic);
+        let known = MajorVersion::from_magic(header.magic);
         let (Some(major), true) = (known, self.major.is_none_or(|major| Some(major) == known)) else {
             return Err(DecodeError::Magic { at, found: header.magic });
         };
@@ -509,7 +509,7 @@ impl Decoder {
     }
 
     /// What stands first in the page: the rest of a record, or a new one (`XLogDecodeNextRecord`).
-    fn turn_to_first(&mut self, header: &PageHeader, at: Lsn) -> Result<(), DecodeError> {
+    fn turn_to_first(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
         let wrong = |problem| Err(DecodeError::Continuation { at, problem });
         if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
             // A crash cut the record, and the server wrote this page in the place of its rest (`CreateOverwriteContrecordRecord`).
@@ -521,7 +521,7 @@ impl Decoder {
         match (header.has(FIRST_IS_CONTRECORD), expected) {
             (true, 0) if first => {
                 self.head_left = u64::from(header.remaining);
-                self.state = State::Head;
+                self.state = DecoderState::Head;
                 return if self.head_left == 0 { wrong("nothing remains of it") } else { Ok(()) };
             }
             (true, 0) => return wrong("none was cut by the page's end"),
@@ -532,9 +532,9 @@ impl Decoder {
             _ => {}
         }
         self.state = match (expected, self.divided) {
-            (0, _) => State::Between,
-            (_, true) => State::Within,
-            (_, false) => State::Head,
+            (0, _) => DecoderState::Between,
+            (_, true) => DecoderState::Within,
+            (_, false) => DecoderState::Head,
         };
         Ok(())
     }
@@ -561,7 +561,7 @@ pub fn fuzz(data: &[u8]) {
     let start = Lsn::new(u64::from(start) * 8192);
     let timeline = TimelineId::FIRST;
     let run = |piece: usize| {
-        let mut decoder = Decoder::new(start, timeline, size);
+        let mut decoder = WalDecoder::new(start, timeline, size);
         let (mut records, mut error) = (Vec::new(), None);
         for piece in log.chunks(piece.max(1)) {
             let mut feed = decoder.feed(piece);

@@ -3,14 +3,14 @@
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 
-use super::{Digest, Fragment};
-use crate::postgres::wal::event::{BadBody, Meaning, interpret_front};
-use crate::postgres::wal::page::Major;
-use crate::postgres::wal::record::{HEADER, Record, RecordHeader, finish_crc};
+use super::{RecordFragment, SegmentDigest};
+use crate::postgres::wal::event::{RecordBodyError, RecordMeaning, interpret_front};
+use crate::postgres::wal::page::MajorVersion;
+use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord, finish_crc};
 
 /// A record that lies in more than one segment, made whole again.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Joined {
+pub struct JoinedRecord {
     /// Where it starts.
     pub lsn: Lsn,
     /// Where it ends.
@@ -18,7 +18,7 @@ pub struct Joined {
     /// The record before it, by its own word.
     pub prev: Lsn,
     /// What it says to us; nothing, for most.
-    pub meaning: Meaning,
+    pub meaning: RecordMeaning,
 }
 
 /// Why two segments are not one log.
@@ -84,7 +84,7 @@ pub enum JoinError {
     },
     /// It is whole, but not of the form that its release writes.
     #[error(transparent)]
-    Body(#[from] BadBody),
+    Body(#[from] RecordBodyError),
 }
 
 /// Checks that the log of `later` is the continuation of `earlier`: the same cluster, the next segment, the same chain of records. Timelines
@@ -93,12 +93,12 @@ pub enum JoinError {
 /// # Errors
 /// [`JoinError`] for the first thing that does not fit. What neither segment can know, like the record before one that fills a whole
 /// segment, is not checked.
-pub fn follows(earlier: &Digest, later: &Digest) -> Result<(), JoinError> {
+pub fn follows(earlier: &SegmentDigest, later: &SegmentDigest) -> Result<(), JoinError> {
     let at = earlier.end();
     if later.segment != earlier.segment.next() {
         return Err(JoinError::NotNeighbours { after: earlier.segment, found: later.segment });
     }
-    let kin = |d: &Digest| (d.system_id, d.segment_size, d.page_magic);
+    let kin = |d: &SegmentDigest| (d.system_id, d.segment_size, d.page_magic);
     if kin(earlier) != kin(later) {
         return Err(JoinError::Strangers { at });
     }
@@ -123,8 +123,8 @@ pub fn follows(earlier: &Digest, later: &Digest) -> Result<(), JoinError> {
 }
 
 /// How many bytes of a record go on in the next segment.
-fn continues(digest: &Digest) -> Option<u32> {
-    let open = |part: &Fragment| part.total.checked_sub(part.held).filter(|left| *left > 0);
+fn continues(digest: &SegmentDigest) -> Option<u32> {
+    let open = |part: &RecordFragment| part.total.checked_sub(part.held).filter(|left| *left > 0);
     match &digest.tail {
         Some(tail) => open(tail),
         None => digest.head.as_ref().and_then(open),
@@ -136,10 +136,10 @@ fn continues(digest: &Digest) -> Option<u32> {
 ///
 /// # Errors
 /// [`JoinError`] if the parts don't fit or are not what was written.
-pub fn join(parts: &[&Digest]) -> Result<Option<Joined>, JoinError> {
+pub fn join(parts: &[&SegmentDigest]) -> Result<Option<JoinedRecord>, JoinError> {
     let Some((first, rest)) = parts.split_first() else { return Ok(None) };
     let Some(tail) = &first.tail else { return Ok(None) };
-    let mut whole = Whole::begin(tail);
+    let mut whole = RecordParts::begin(tail);
     let mut earlier = *first;
     for &later in rest {
         follows(earlier, later)?;
@@ -157,18 +157,18 @@ pub fn join(parts: &[&Digest]) -> Result<Option<Joined>, JoinError> {
     if computed != header.crc || header.total_len != tail.total {
         return Err(JoinError::Crc { at: tail.start, stored: header.crc, computed });
     }
-    let record = Record { lsn: tail.start, end_lsn: whole.end, header, bytes: &whole.front };
-    let meaning = match Major::from_magic(first.page_magic) {
+    let record = WalRecord { lsn: tail.start, end_lsn: whole.end, header, bytes: &whole.front };
+    let meaning = match MajorVersion::from_magic(first.page_magic) {
         Some(major) => interpret_front(&record, major)?,
-        None => Meaning::default(),
+        None => RecordMeaning::default(),
     };
-    Ok(Some(Joined { lsn: record.lsn, end_lsn: record.end_lsn, prev: header.prev, meaning }))
+    Ok(Some(JoinedRecord { lsn: record.lsn, end_lsn: record.end_lsn, prev: header.prev, meaning }))
 }
 
 /// The parts of a record put together, as far as they were kept.
-struct Whole<'a> {
+struct RecordParts<'a> {
     /// The parts, in order.
-    parts: Vec<&'a Fragment>,
+    parts: Vec<&'a RecordFragment>,
     /// The bytes from the record's start up to the first that was not kept.
     front: Vec<u8>,
     /// Whether `front` has a gap after it.
@@ -177,14 +177,14 @@ struct Whole<'a> {
     end: Lsn,
 }
 
-impl<'a> Whole<'a> {
-    fn begin(tail: &'a Fragment) -> Whole<'a> {
-        let mut whole = Whole { parts: Vec::new(), front: Vec::new(), gap: false, have: 0, end: tail.end };
+impl<'a> RecordParts<'a> {
+    fn begin(tail: &'a RecordFragment) -> RecordParts<'a> {
+        let mut whole = RecordParts { parts: Vec::new(), front: Vec::new(), gap: false, have: 0, end: tail.end };
         whole.add(tail);
         whole
     }
 
-    fn add(&mut self, part: &'a Fragment) {
+    fn add(&mut self, part: &'a RecordFragment) {
         if !self.gap {
             self.front.extend_from_slice(&part.bytes);
         }

@@ -1,9 +1,9 @@
 //! The digest of a segment: what is in it, without reading it again.
 //!
 //! [`digest`] makes it from the bytes of one whole segment and nothing else, so that a segment which arrives alone, as `archive_command`
-//! hands them over, has the same digest as one from a stream. It is stored in the trailer of the segment's object ([`Digest::to_bytes`]); the
+//! hands them over, has the same digest as one from a stream. It is stored in the trailer of the segment's object ([`SegmentDigest::to_bytes`]); the
 //! index is built from these alone. A record that runs over a segment's end is in neither segment's digest: each keeps its part as a
-//! [`Fragment`], and [`continuation`] makes the record of them, with its CRC checked.
+//! [`RecordFragment`], and [`continuation`] makes the record of them, with its CRC checked.
 
 mod continuation;
 mod row_counts;
@@ -15,27 +15,27 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::event::{Ending, Event};
+use super::event::{TransactionEnd, WalEvent};
 
 pub use codec::{DigestFormatError, fuzz, note, with_note};
-pub use continuation::{JoinError, Joined, follows, join};
-pub use scan::{DigestError, Scanned, digest, scan};
+pub use continuation::{JoinError, JoinedRecord, follows, join};
+pub use scan::{DigestError, ScannedSegment, digest, scan};
 
 /// What one segment contains.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Digest {
+pub struct SegmentDigest {
     /// The timeline in the segment's name.
     pub timeline: TimelineId,
     /// The segment's number.
     pub segment: SegmentNo,
     /// Its size.
     pub segment_size: SegmentSize,
-    /// The magic of its pages, which says what release wrote it ([`super::page::Major`]).
+    /// The magic of its pages, which says what release wrote it ([`super::page::MajorVersion`]).
     pub page_magic: u16,
     /// The cluster it belongs to, by the header of its first page.
     pub system_id: SystemId,
     /// Whether its records could be checked.
-    pub state: State,
+    pub state: SegmentState,
     /// The first record that starts in it.
     pub first_record: Option<Lsn>,
     /// The last record that starts and ends in it.
@@ -55,25 +55,25 @@ pub struct Digest {
     /// The largest time of its endings.
     pub latest: Option<PgTime>,
     /// Every commit and abort that starts and ends in it, in log order; their times are not in order.
-    pub endings: Vec<Ending>,
+    pub endings: Vec<TransactionEnd>,
     /// Everything else worth finding, in log order.
-    pub events: Vec<Event>,
+    pub events: Vec<WalEvent>,
     /// Rows that transactions changed, and changes of names, in log order: sums of records, not records of which each counts.
-    pub changes: Vec<Event>,
+    pub changes: Vec<WalEvent>,
     /// Drops, rewrites and truncations beyond [`MAX_EVENTS`], of which only the number is known.
     pub omitted_events: u64,
     /// The rest of a record that began in an earlier segment.
-    pub head: Option<Fragment>,
+    pub head: Option<RecordFragment>,
     /// The beginning of a record that goes on in the next segment.
-    pub tail: Option<Fragment>,
-    /// BLAKE3 of the bytes up to `valid_until`, or of all of them unless `state` is [`State::Checked`]. Two copies of one segment may differ
+    pub tail: Option<RecordFragment>,
+    /// BLAKE3 of the bytes up to `valid_until`, or of all of them unless `state` is [`SegmentState::Checked`]. Two copies of one segment may differ
     /// in what stands after a switch; by this they are equal.
     pub content: [u8; 32],
 }
 
 /// Whether a segment's records could be checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum SegmentState {
     /// Every record's CRC and every link of the chain is right.
     Checked,
     /// The page magic belongs to no release known here. Nothing but the first page's header was read.
@@ -89,7 +89,7 @@ pub enum State {
 
 /// The part of a record that lies in one segment, where the whole lies in two or more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fragment {
+pub struct RecordFragment {
     /// Where this part begins: for a tail the record's start, for a head the first byte after the page header.
     pub start: Lsn,
     /// Where this part ends: for a tail the segment's end; for a head where the record ends, or the segment.
@@ -112,7 +112,7 @@ pub const MAX_FRAGMENT: usize = 64 << 10;
 /// thousand into a segment of 16 MiB.
 pub const MAX_EVENTS: usize = 16 << 10;
 
-impl Digest {
+impl SegmentDigest {
     /// Where the segment begins.
     #[must_use]
     pub const fn start(&self) -> Lsn {
@@ -128,6 +128,6 @@ impl Digest {
     /// Whether the log stops inside the segment without a switch, as in the last segment of a timeline that ended.
     #[must_use]
     pub fn ends_early(&self) -> bool {
-        self.state == State::Checked && !self.switched && self.valid_until < self.end()
+        self.state == SegmentState::Checked && !self.switched && self.valid_until < self.end()
     }
 }

@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Digest;
+use super::SegmentDigest;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::wal::catalog::{Catalog, Counts, change, counted};
-use crate::postgres::wal::event::{Ending, Event, EventKind, MAX_SUBTRANSACTIONS, RelationId, Xid};
-use crate::postgres::wal::page::Major;
-use crate::postgres::wal::record::{RMGR_INFO, Record, rmgr};
+use crate::postgres::wal::catalog::{Catalog, RowCounts, change, counted};
+use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, RelFileLocator, TransactionEnd, WalEvent, WalEventKind, Xid};
+use crate::postgres::wal::page::MajorVersion;
+use crate::postgres::wal::record::{RMGR_INFO, WalRecord, rmgr};
 
 /// Fewer rows of a table than this in one segment are not listed: a transaction's work in a segment is what is counted, and most transactions
 /// change a row or two.
@@ -27,51 +27,51 @@ const SLOTS: usize = 256;
 
 /// What one transaction did to one table.
 #[derive(Clone, Copy)]
-struct Entry {
-    file: RelationId,
+struct TableRows {
+    file: RelFileLocator,
     first: Lsn,
     end: Lsn,
-    counts: Counts,
+    counts: RowCounts,
 }
 
-impl Entry {
+impl TableRows {
     const fn is_worth_listing(&self) -> bool {
         self.counts.updated.saturating_add(self.counts.deleted) >= FEW
             || self.counts.inserted >= FEW_INSERTED
             || self.counts.pages > 0
     }
 
-    const fn event(&self, xid: Xid, ended: bool) -> Event {
-        let kind = EventKind::Rows { file: self.file, counts: self.counts, ended };
-        Event { lsn: self.first, end_lsn: self.end, xid, kind }
+    const fn event(&self, xid: Xid, ended: bool) -> WalEvent {
+        let kind = WalEventKind::Rows { file: self.file, counts: self.counts, ended };
+        WalEvent { lsn: self.first, end_lsn: self.end, xid, kind }
     }
 }
 
 #[derive(Clone, Default)]
-struct Slot {
+struct TransactionSlot {
     xid: u32,
-    entries: Vec<Entry>,
+    entries: Vec<TableRows>,
 }
 
 /// The sums so far.
-pub(super) struct Tally {
-    major: Major,
-    slots: Vec<Slot>,
+pub(super) struct RowTally {
+    major: MajorVersion,
+    slots: Vec<TransactionSlot>,
     /// Transactions that had to make room.
-    spilled: HashMap<u32, Vec<Entry>>,
-    rows: Vec<Event>,
-    others: Vec<Event>,
-    catalog: Vec<Event>,
+    spilled: HashMap<u32, Vec<TableRows>>,
+    rows: Vec<WalEvent>,
+    others: Vec<WalEvent>,
+    catalog: Vec<WalEvent>,
     /// Transactions that changed a catalog, and how they ended.
     named: HashSet<u32>,
     fates: HashMap<u32, (Xid, bool)>,
 }
 
-impl Tally {
-    pub(super) fn new(major: Major) -> Tally {
-        Tally {
+impl RowTally {
+    pub(super) fn new(major: MajorVersion) -> RowTally {
+        RowTally {
             major,
-            slots: vec![Slot::default(); SLOTS],
+            slots: vec![TransactionSlot::default(); SLOTS],
             spilled: HashMap::new(),
             rows: Vec::new(),
             others: Vec::new(),
@@ -83,7 +83,7 @@ impl Tally {
 
     /// Takes a record up, whatever it is.
     #[inline]
-    pub(super) fn see(&mut self, record: &Record<'_>) {
+    pub(super) fn see(&mut self, record: &WalRecord<'_>) {
         if let Some((xid, file, counts)) = counted(record, self.major) {
             if Catalog::of(file).is_some() {
                 self.note_catalog(record);
@@ -96,7 +96,7 @@ impl Tally {
     }
 
     #[inline]
-    fn add(&mut self, record: &Record<'_>, xid: Xid, file: RelationId, counts: Counts) {
+    fn add(&mut self, record: &WalRecord<'_>, xid: Xid, file: RelFileLocator, counts: RowCounts) {
         let Some(slot) = self.slots.get_mut(xid.get() as usize % SLOTS) else { return };
         if slot.xid != xid.get() {
             if !slot.entries.is_empty() {
@@ -112,26 +112,26 @@ impl Tally {
                 entry.counts.add(counts);
                 entry.end = record.end_lsn;
             }
-            None => slot.entries.push(Entry { file, first: record.lsn, end: record.end_lsn, counts }),
+            None => slot.entries.push(TableRows { file, first: record.lsn, end: record.end_lsn, counts }),
         }
     }
 
-    fn note_catalog(&mut self, record: &Record<'_>) {
+    fn note_catalog(&mut self, record: &WalRecord<'_>) {
         let Some(change) = change(record, self.major) else { return };
         if self.catalog.len() < MAX_CATALOG {
             self.named.insert(record.header.xid);
             let xid = Xid::new(record.header.xid);
-            self.catalog.push(Event {
+            self.catalog.push(WalEvent {
                 lsn: record.lsn,
                 end_lsn: record.end_lsn,
                 xid,
-                kind: EventKind::Catalog(Box::new(change)),
+                kind: WalEventKind::Catalog(Box::new(change)),
             });
         }
     }
 
     /// A transaction has ended, and its subtransactions with it.
-    pub(super) fn ended(&mut self, ending: &Ending, subtransactions: &[Xid]) {
+    pub(super) fn ended(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
         let commits = ending.kind.is_commit();
         let top = ending.xid;
         if let Some(slot) = self.slots.get_mut(top.get() as usize % SLOTS)
@@ -152,13 +152,13 @@ impl Tally {
         }
     }
 
-    fn ended_with_others(&mut self, ending: &Ending, subtransactions: &[Xid]) {
+    fn ended_with_others(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
         let mut all = self.take(ending.xid).unwrap_or_default();
         let mut unseen = Vec::new();
         for sub in subtransactions {
             let entries = self.take(*sub);
             let elsewhere = match &entries {
-                Some(entries) => entries.iter().any(Entry::is_worth_listing),
+                Some(entries) => entries.iter().any(TableRows::is_worth_listing),
                 None => !self.named.contains(&sub.get()),
             };
             if elsewhere && unseen.len() < MAX_SUBTRANSACTIONS {
@@ -182,12 +182,12 @@ impl Tally {
             .extend(all.iter().filter(|entry| entry.is_worth_listing()).map(|entry| entry.event(ending.xid, true)));
         // More of what they did may stand in earlier segments, under their own numbers.
         if !unseen.is_empty() {
-            let kind = EventKind::Subtransactions { of: unseen };
-            self.others.push(Event { lsn: ending.lsn, end_lsn: ending.end_lsn, xid: ending.xid, kind });
+            let kind = WalEventKind::Subtransactions { of: unseen };
+            self.others.push(WalEvent { lsn: ending.lsn, end_lsn: ending.end_lsn, xid: ending.xid, kind });
         }
     }
 
-    fn take(&mut self, xid: Xid) -> Option<Vec<Entry>> {
+    fn take(&mut self, xid: Xid) -> Option<Vec<TableRows>> {
         let slot = self.slots.get_mut(xid.get() as usize % SLOTS)?;
         if slot.xid == xid.get() && !slot.entries.is_empty() {
             return Some(std::mem::take(&mut slot.entries));
@@ -196,15 +196,15 @@ impl Tally {
     }
 
     /// Puts what is worth it into the digest, in log order.
-    pub(super) fn finish(mut self, digest: &mut Digest) {
+    pub(super) fn finish(mut self, digest: &mut SegmentDigest) {
         let open = self.slots.into_iter().map(|slot| (slot.xid, slot.entries)).chain(self.spilled);
         for (xid, entries) in open {
             let worth = entries.iter().filter(|entry| entry.is_worth_listing());
             self.rows.extend(worth.map(|entry| entry.event(Xid::new(xid), false)));
         }
         if self.rows.len() > MAX_ROWS {
-            let weight = |event: &Event| match &event.kind {
-                EventKind::Rows { counts, .. } => counts.rows(),
+            let weight = |event: &WalEvent| match &event.kind {
+                WalEventKind::Rows { counts, .. } => counts.rows(),
                 _ => 0,
             };
             self.rows.sort_by_key(|event| (std::cmp::Reverse(weight(event)), event.lsn));
@@ -212,7 +212,7 @@ impl Tally {
         }
         let fates = self.fates;
         self.catalog.retain_mut(|event| match (fates.get(&event.xid.get()), &mut event.kind) {
-            (Some((top, true)), EventKind::Catalog(change)) => {
+            (Some((top, true)), WalEventKind::Catalog(change)) => {
                 event.xid = *top;
                 change.committed = true;
                 true
@@ -228,12 +228,12 @@ impl Tally {
 }
 
 /// `XLOG_DBASE_CREATE`, of which there are two since 15 (`dbcommands_xlog.h`).
-fn created(record: &Record<'_>, major: Major) -> Option<Event> {
+fn created(record: &WalRecord<'_>, major: MajorVersion) -> Option<WalEvent> {
     let op = record.header.info & RMGR_INFO;
-    if op != 0 && (op != 0x10 || major < Major::V15) {
+    if op != 0 && (op != 0x10 || major < MajorVersion::V15) {
         return None;
     }
     let database = u32::from_le_bytes(*record.main_data(major)?.first_chunk()?);
-    let kind = EventKind::CreateDatabase { database };
-    Some(Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind })
+    let kind = WalEventKind::CreateDatabase { database };
+    Some(WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind })
 }

@@ -3,17 +3,17 @@
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
-use super::row_counts::Tally;
-use super::{Digest, Fragment, MAX_EVENTS, MAX_FRAGMENT, State};
+use super::row_counts::RowTally;
+use super::{MAX_EVENTS, MAX_FRAGMENT, RecordFragment, SegmentDigest, SegmentState};
 use crate::postgres::wal::catalog::{FILE_SHOWS, may_count, may_name};
-use crate::postgres::wal::decode::{Decoder, LogEnd, Pending};
-use crate::postgres::wal::event::{Event, EventKind, Meaning, interesting, interpret};
+use crate::postgres::wal::decode::{LogEnd, PendingRecord, WalDecoder};
+use crate::postgres::wal::event::{RecordMeaning, WalEvent, WalEventKind, interesting, interpret};
 use crate::postgres::wal::page::{
-    FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LongHeader, Major, PageHeader, plausible_magic,
+    FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LongPageHeader, MajorVersion, WalPageHeader, plausible_magic,
 };
-use crate::postgres::wal::record::{HEADER, Record, RecordHeader};
+use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord};
 
-/// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in [`Digest::state`].
+/// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in [`SegmentDigest::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// Not as long as a segment is.
@@ -72,68 +72,68 @@ pub enum DigestError {
     },
 }
 
-/// A digest that lacks nothing but [`Digest::content`].
+/// A digest that lacks nothing but [`SegmentDigest::content`].
 #[derive(Debug)]
-pub struct Scanned<'a> {
-    digest: Digest,
+pub struct ScannedSegment<'a> {
+    digest: SegmentDigest,
     /// What the content is the hash of: the segment, or its beginning.
     meaningful: &'a [u8],
     is_whole: bool,
 }
 
-impl Scanned<'_> {
+impl ScannedSegment<'_> {
     /// The digest, its bytes hashed here.
     #[must_use]
-    pub fn hashed(self) -> Digest {
-        Digest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
+    pub fn hashed(self) -> SegmentDigest {
+        SegmentDigest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
     }
 
     /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is wanted.
     #[must_use]
-    pub fn with_hash_of_all(self, hash: [u8; 32]) -> Digest {
-        if self.is_whole { Digest { content: hash, ..self.digest } } else { self.hashed() }
+    pub fn with_hash_of_all(self, hash: [u8; 32]) -> SegmentDigest {
+        if self.is_whole { SegmentDigest { content: hash, ..self.digest } } else { self.hashed() }
     }
 }
 
-/// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in [`Digest::state`].
+/// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in [`SegmentDigest::state`].
 ///
 /// # Errors
 /// [`DigestError`] if it is not that segment at all.
-pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Digest, DigestError> {
-    scan(segment, name, size).map(Scanned::hashed)
+pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<SegmentDigest, DigestError> {
+    scan(segment, name, size).map(ScannedSegment::hashed)
 }
 
 /// [`digest`] but for the hash.
 ///
 /// # Errors
 /// As [`digest`].
-pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scanned<'_>, DigestError> {
+pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<ScannedSegment<'_>, DigestError> {
     let (first, long, mut digest) = begin(segment, name, size)?;
-    if Major::from_magic(first.magic).is_none() {
-        digest.state = State::Opaque;
-        return Ok(Scanned { digest, meaningful: segment, is_whole: true });
+    if MajorVersion::from_magic(first.magic).is_none() {
+        digest.state = SegmentState::Opaque;
+        return Ok(ScannedSegment { digest, meaningful: segment, is_whole: true });
     }
     let start = digest.start();
-    let mut decoder = Decoder::new(start, digest.timeline, size);
+    let mut decoder = WalDecoder::new(start, digest.timeline, size);
     digest.state = match records(&mut digest, &mut decoder, segment) {
         Ok(()) => finish(&mut digest, &decoder, segment, &first),
         Err(state) => state,
     };
-    if digest.state == State::Checked || digest.first_record.is_some() {
+    if digest.state == SegmentState::Checked || digest.first_record.is_some() {
         match head(segment, &first, long.page_size as usize, start) {
-            Head::Rest(fragment) => digest.head = Some(fragment),
-            Head::Void => digest.overwrites = true,
-            Head::None => {}
+            SegmentHead::Rest(fragment) => digest.head = Some(fragment),
+            SegmentHead::Void => digest.overwrites = true,
+            SegmentHead::None => {}
         }
     }
     let meaningful = match digest.state {
-        State::Checked => usize::try_from(digest.valid_until.bytes_since(start)).unwrap_or(usize::MAX),
-        State::Opaque | State::Broken { .. } => segment.len(),
+        SegmentState::Checked => usize::try_from(digest.valid_until.bytes_since(start)).unwrap_or(usize::MAX),
+        SegmentState::Opaque | SegmentState::Broken { .. } => segment.len(),
     };
     digest.earliest = digest.endings.iter().map(|ending| ending.time).min();
     digest.latest = digest.endings.iter().map(|ending| ending.time).max();
     let meaningful = segment.get(..meaningful).unwrap_or(segment);
-    Ok(Scanned { digest, meaningful, is_whole: meaningful.len() == segment.len() })
+    Ok(ScannedSegment { digest, meaningful, is_whole: meaningful.len() == segment.len() })
 }
 
 /// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is found yet.
@@ -141,13 +141,13 @@ fn begin(
     segment: &[u8],
     name: SegmentName,
     size: SegmentSize,
-) -> Result<(PageHeader, LongHeader, Digest), DigestError> {
+) -> Result<(WalPageHeader, LongPageHeader, SegmentDigest), DigestError> {
     let number = name.number(size).ok_or(DigestError::Name { name, size: size.get() })?;
     if segment.len() != size.len() {
         return Err(DigestError::Length { name, expected: size.get(), found: segment.len() as u64 });
     }
     let magic = segment.first_chunk().map_or(0, |magic| u16::from_le_bytes(*magic));
-    let header = PageHeader::parse(segment).filter(|_| plausible_magic(magic));
+    let header = WalPageHeader::parse(segment).filter(|_| plausible_magic(magic));
     let Some((header, long)) = header.and_then(|header| Some((header, header.long?))) else {
         return Err(DigestError::NotWal { name, magic });
     };
@@ -161,13 +161,13 @@ fn begin(
     if header.timeline > name.timeline().get() || header.timeline == 0 {
         return Err(DigestError::Timeline { name, found: header.timeline });
     }
-    let digest = Digest {
+    let digest = SegmentDigest {
         timeline: name.timeline(),
         segment: number,
         segment_size: size,
         page_magic: magic,
         system_id: long.system_id,
-        state: State::Checked,
+        state: SegmentState::Checked,
         first_record: None,
         last_record: None,
         first_prev: None,
@@ -189,16 +189,21 @@ fn begin(
 }
 
 /// Runs through the records and takes up what they mean.
-fn records(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8]) -> Result<(), State> {
-    let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
-    let mut tally = Tally::new(major);
+fn records(digest: &mut SegmentDigest, decoder: &mut WalDecoder, segment: &[u8]) -> Result<(), SegmentState> {
+    let major = MajorVersion::from_magic(digest.page_magic).ok_or(SegmentState::Opaque)?;
+    let mut tally = RowTally::new(major);
     let read = each_record(digest, decoder, segment, &mut tally);
     tally.finish(digest);
     read
 }
 
-fn each_record(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8], tally: &mut Tally) -> Result<(), State> {
-    let major = Major::from_magic(digest.page_magic).ok_or(State::Opaque)?;
+fn each_record(
+    digest: &mut SegmentDigest,
+    decoder: &mut WalDecoder,
+    segment: &[u8],
+    tally: &mut RowTally,
+) -> Result<(), SegmentState> {
+    let major = MajorVersion::from_magic(digest.page_magic).ok_or(SegmentState::Opaque)?;
     let mut feed = decoder.feed(segment);
     let mut last = None;
     while let Some(record) = feed.next().map_err(|error| broken(error.at(), &error))? {
@@ -217,19 +222,24 @@ fn each_record(digest: &mut Digest, decoder: &mut Decoder, segment: &[u8], tally
     Ok(())
 }
 
-fn broken(at: Lsn, why: &dyn std::fmt::Display) -> State {
-    State::Broken { at, why: why.to_string() }
+fn broken(at: Lsn, why: &dyn std::fmt::Display) -> SegmentState {
+    SegmentState::Broken { at, why: why.to_string() }
 }
 
-fn note(digest: &mut Digest, tally: &mut Tally, record: &Record<'_>, major: Major) -> Result<(), State> {
-    let Meaning { ending, event, subtransactions } =
+fn note(
+    digest: &mut SegmentDigest,
+    tally: &mut RowTally,
+    record: &WalRecord<'_>,
+    major: MajorVersion,
+) -> Result<(), SegmentState> {
+    let RecordMeaning { ending, event, subtransactions } =
         interpret(record, major).map_err(|error| broken(error.at, &error))?;
     if let Some(ending) = &ending {
         tally.ended(ending, &subtransactions);
     }
     digest.endings.extend(ending);
     let Some(event) = event else { return Ok(()) };
-    if event.kind == EventKind::Switch {
+    if event.kind == WalEventKind::Switch {
         digest.switched = true;
     }
     if digest.events.len() < MAX_EVENTS || !is_plentiful(&event) {
@@ -241,27 +251,27 @@ fn note(digest: &mut Digest, tally: &mut Tally, record: &Record<'_>, major: Majo
 }
 
 /// Whether sessions write such events by the thousand; the others are few, and a restore needs them all.
-const fn is_plentiful(event: &Event) -> bool {
+const fn is_plentiful(event: &WalEvent) -> bool {
     matches!(
         event.kind,
-        EventKind::Drop(_)
-            | EventKind::Rewrite(_)
-            | EventKind::Truncate { .. }
-            | EventKind::FileEmptied { .. }
-            | EventKind::DropDatabase { .. }
+        WalEventKind::Drop(_)
+            | WalEventKind::Rewrite(_)
+            | WalEventKind::Truncate { .. }
+            | WalEventKind::FileEmptied { .. }
+            | WalEventKind::DropDatabase { .. }
     )
 }
 
 /// Settles where the log ends in the segment, and what of it belongs to the next one.
-fn finish(digest: &mut Digest, decoder: &Decoder, segment: &[u8], first: &PageHeader) -> State {
+fn finish(digest: &mut SegmentDigest, decoder: &WalDecoder, segment: &[u8], first: &WalPageHeader) -> SegmentState {
     if let Some(end) = decoder.end() {
         digest.valid_until = end.at;
         return match goes_on_after(segment, digest, end, decoder.page_size(), first.magic) {
-            Some(later) => State::Broken {
+            Some(later) => SegmentState::Broken {
                 at: end.at,
                 why: format!("the log seems to end at {}, but goes on at {later}: a part of it is missing", end.at),
             },
-            None => State::Checked,
+            None => SegmentState::Checked,
         };
     }
     if digest.switched {
@@ -278,11 +288,11 @@ fn finish(digest: &mut Digest, decoder: &Decoder, segment: &[u8], first: &PageHe
         }
         digest.tail = Some(tail(&pending, digest.end()));
     }
-    State::Checked
+    SegmentState::Checked
 }
 
 /// Where there is log after what looks like its end: not just zeros in the rest of the page, or a page that is in its place.
-fn goes_on_after(segment: &[u8], digest: &Digest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
+fn goes_on_after(segment: &[u8], digest: &SegmentDigest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
     let start = digest.start();
     let within = end.seen_at.bytes_since(start);
     let next_page = within.checked_next_multiple_of(page_size)?;
@@ -294,11 +304,13 @@ fn goes_on_after(segment: &[u8], digest: &Digest, end: LogEnd, page_size: u64, m
     let pages = segment.chunks(page_size).zip((start.get()..).step_by(page_size));
     pages
         .skip(usize::try_from(next_page).ok()? / page_size)
-        .find(|(page, at)| PageHeader::parse(page).is_some_and(|page| page.magic == magic && page.address.get() == *at))
+        .find(|(page, at)| {
+            WalPageHeader::parse(page).is_some_and(|page| page.magic == magic && page.address.get() == *at)
+        })
         .map(|(_, at)| Lsn::new(at))
 }
 
-fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
+fn tail(pending: &PendingRecord<'_>, end: Lsn) -> RecordFragment {
     let total = pending.bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
     let header = pending.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
     let keep = match header {
@@ -312,7 +324,7 @@ fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
         _ => MAX_FRAGMENT,
     };
     let (kept, rest) = pending.bytes.split_at_checked(keep).unwrap_or((pending.bytes, &[]));
-    Fragment {
+    RecordFragment {
         start: pending.start,
         end,
         total,
@@ -323,22 +335,22 @@ fn tail(pending: &Pending<'_>, end: Lsn) -> Fragment {
 }
 
 /// What stands at a segment's beginning of a record from before.
-enum Head {
+enum SegmentHead {
     None,
-    Rest(Fragment),
+    Rest(RecordFragment),
     /// A crash cut the record in this segment, or at its border.
     Void,
 }
 
 /// Gathers the rest of a record from before from the segment's first pages, whose headers the decoder has found right.
-fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Head {
+fn head(segment: &[u8], first: &WalPageHeader, page_size: usize, start: Lsn) -> SegmentHead {
     if first.has(FIRST_IS_OVERWRITE_CONTRECORD) {
-        return Head::Void;
+        return SegmentHead::Void;
     }
     if !first.has(FIRST_IS_CONTRECORD) {
-        return Head::None;
+        return SegmentHead::None;
     }
-    let mut fragment = Fragment {
+    let mut fragment = RecordFragment {
         start: start.checked_add(first.size() as u64).unwrap_or(start),
         end: start,
         total: first.remaining,
@@ -348,9 +360,9 @@ fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Hea
     };
     let mut position = 0_usize;
     for page in segment.chunks(page_size) {
-        let Some(header) = PageHeader::parse(page) else { break };
+        let Some(header) = WalPageHeader::parse(page) else { break };
         if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
-            return Head::Void;
+            return SegmentHead::Void;
         }
         let body = page.get(header.size()..).unwrap_or_default();
         let left = fragment.total.saturating_sub(fragment.held) as usize;
@@ -365,5 +377,5 @@ fn head(segment: &[u8], first: &PageHeader, page_size: usize, start: Lsn) -> Hea
         }
     }
     fragment.end = start.checked_add(position.next_multiple_of(8) as u64).unwrap_or(start);
-    Head::Rest(fragment)
+    SegmentHead::Rest(fragment)
 }

@@ -10,9 +10,9 @@ use std::fmt;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::catalog::{CatalogChange, Counts};
+use crate::postgres::wal::catalog::{CatalogChange, RowCounts};
 
-pub use parse::{BadBody, Meaning, fuzz, interpret};
+pub use parse::{RecordBodyError, RecordMeaning, fuzz, interpret};
 pub(super) use parse::{interesting, interpret_front};
 
 /// A transaction's number (`TransactionId`), 32 bits; 0 where there is none, as in the commit of a transaction that wrote nothing of its own.
@@ -45,7 +45,7 @@ impl fmt::Display for Xid {
 
 /// A transaction that ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Ending {
+pub struct TransactionEnd {
     /// Where its record starts: what a target LSN has to name.
     pub lsn: Lsn,
     /// Where its record ends.
@@ -55,13 +55,13 @@ pub struct Ending {
     /// When, by the clock of the server, taken before the record got its place: in LSN order these go backwards now and then.
     pub time: PgTime,
     /// How.
-    pub kind: EndingKind,
+    pub kind: TransactionEndKind,
 }
 
 /// How a transaction ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EndingKind {
+pub enum TransactionEndKind {
     /// `XLOG_XACT_COMMIT`.
     Commit,
     /// `XLOG_XACT_ABORT`.
@@ -72,17 +72,17 @@ pub enum EndingKind {
     AbortPrepared,
 }
 
-impl EndingKind {
+impl TransactionEndKind {
     /// Whether the transaction's work is there afterwards.
     #[must_use]
     pub const fn is_commit(self) -> bool {
-        matches!(self, EndingKind::Commit | EndingKind::CommitPrepared)
+        matches!(self, TransactionEndKind::Commit | TransactionEndKind::CommitPrepared)
     }
 }
 
 /// Something that happened at a place in the log, other than the mere end of a transaction.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Event {
+pub struct WalEvent {
     /// Where its record starts.
     pub lsn: Lsn,
     /// Where its record ends.
@@ -90,17 +90,17 @@ pub struct Event {
     /// The transaction it belongs to; none for what the server does by itself.
     pub xid: Xid,
     /// What happened.
-    pub kind: EventKind,
+    pub kind: WalEventKind,
 }
 
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EventKind {
+pub enum WalEventKind {
     /// `XLOG_CHECKPOINT_SHUTDOWN` or `XLOG_CHECKPOINT_ONLINE`.
-    Checkpoint(Checkpoint),
+    Checkpoint(CheckpointRecord),
     /// `XLOG_PARAMETER_CHANGE`: what a standby or a restored server has to have at least.
-    Parameters(Parameters),
+    Parameters(WalParameters),
     /// `XLOG_RESTORE_POINT`.
     RestorePoint {
         /// The name given to `pg_create_restore_point`; bytes that are no UTF-8 are replaced.
@@ -137,10 +137,10 @@ pub enum EventKind {
         time: PgTime,
     },
     /// A commit that dropped objects (its dropped statistics, 15 and newer).
-    Drop(Removal),
+    Drop(RemovedObjects),
     /// A commit that removed files and no objects: TRUNCATE, or a rewrite by VACUUM FULL, CLUSTER, REINDEX, ALTER TABLE. Until 14, where
     /// commits don't list objects, a DROP looks the same.
-    Rewrite(Removal),
+    Rewrite(RemovedObjects),
     /// `XLOG_HEAP_TRUNCATE`: TRUNCATE in a cluster of `wal_level = logical`.
     Truncate {
         /// The database.
@@ -157,7 +157,7 @@ pub enum EventKind {
     /// `XLOG_SMGR_TRUNCATE` to nothing: TRUNCATE of a table made in the same transaction, or VACUUM of one that has become empty.
     FileEmptied {
         /// The file.
-        file: RelationId,
+        file: RelFileLocator,
     },
     /// `XLOG_DBASE_DROP`.
     DropDatabase {
@@ -167,9 +167,9 @@ pub enum EventKind {
     /// Rows of one table that a transaction changed in one segment, from the first record to the last. Not a record but the sum of many.
     Rows {
         /// The table's file.
-        file: RelationId,
+        file: RelFileLocator,
         /// How many.
-        counts: Counts,
+        counts: RowCounts,
         /// The transaction committed in the same segment: there is no more to come.
         ended: bool,
     },
@@ -195,13 +195,13 @@ pub enum EventKind {
     },
 }
 
-impl EventKind {
+impl WalEventKind {
     /// The timelines before and after, where a new one begins.
     #[must_use]
     pub fn new_timeline(&self) -> Option<(TimelineId, TimelineId)> {
         match self {
-            EventKind::EndOfRecovery { timeline, previous, .. }
-            | EventKind::Checkpoint(Checkpoint { timeline, previous_timeline: previous, .. })
+            WalEventKind::EndOfRecovery { timeline, previous, .. }
+            | WalEventKind::Checkpoint(CheckpointRecord { timeline, previous_timeline: previous, .. })
                 if previous != timeline =>
             {
                 Some((*previous, *timeline))
@@ -220,7 +220,7 @@ pub const MAX_SUBTRANSACTIONS: usize = 4096;
 
 /// A checkpoint (`CheckPoint`, `pg_control.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Checkpoint {
+pub struct CheckpointRecord {
     /// Written at shutdown, or at the end of recovery.
     pub shutdown: bool,
     /// Where recovery from this checkpoint begins.
@@ -237,7 +237,7 @@ pub struct Checkpoint {
 
 /// The settings that WAL carries (`xl_parameter_change`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Parameters {
+pub struct WalParameters {
     /// `max_connections`.
     pub max_connections: u32,
     /// `max_worker_processes`.
@@ -270,7 +270,7 @@ pub enum WalLevel {
 
 /// What a commit removed.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Removal {
+pub struct RemovedObjects {
     /// When the transaction committed.
     pub time: PgTime,
     /// The database of the session that did it, where the record says.
@@ -280,7 +280,7 @@ pub struct Removal {
     /// How many objects there were.
     pub objects_total: u32,
     /// The removed files, the first [`MAX_ITEMS`] of them.
-    pub files: Vec<RelationId>,
+    pub files: Vec<RelFileLocator>,
     /// How many files there were.
     pub files_total: u32,
 }
@@ -289,7 +289,7 @@ pub struct Removal {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 pub struct DroppedObject {
     /// What it was.
-    pub kind: ObjectKind,
+    pub kind: DroppedObjectKind,
     /// Its database's OID, 0 for what all databases share.
     pub database: u32,
     /// Its OID; 64 bits since 18.
@@ -299,7 +299,7 @@ pub struct DroppedObject {
 /// What an object is, as far as statistics tell (`PgStat_Kind`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ObjectKind {
+pub enum DroppedObjectKind {
     /// A database.
     Database,
     /// A table, index, sequence, TOAST table or materialised view.
@@ -314,7 +314,7 @@ pub enum ObjectKind {
 
 /// The files of a relation (`RelFileLocator`; `RelFileNode` before 16).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
-pub struct RelationId {
+pub struct RelFileLocator {
     /// The tablespace's OID.
     pub tablespace: u32,
     /// The database's OID.

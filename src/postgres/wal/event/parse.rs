@@ -5,21 +5,21 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
 use super::{
-    Checkpoint, DroppedObject, Ending, EndingKind, Event, EventKind, MAX_ITEMS, ObjectKind, Parameters, RelationId,
-    Removal, WalLevel, Xid,
+    CheckpointRecord, DroppedObject, DroppedObjectKind, MAX_ITEMS, RelFileLocator, RemovedObjects, TransactionEnd,
+    TransactionEndKind, WalEvent, WalEventKind, WalLevel, WalParameters, Xid,
 };
-use crate::postgres::wal::byte_reader::Reader;
+use crate::postgres::wal::byte_reader::ByteReader;
 use crate::postgres::wal::catalog::{self, Catalog};
-use crate::postgres::wal::page::Major;
-use crate::postgres::wal::record::{HEADER, Layout, RMGR_INFO, Record, RecordHeader, rmgr};
+use crate::postgres::wal::page::MajorVersion;
+use crate::postgres::wal::record::{HEADER, RMGR_INFO, RecordHeader, RecordLayout, WalRecord, rmgr};
 
 /// What a record says to us: a commit may be an ending and, if it dropped something, an event besides.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Meaning {
+pub struct RecordMeaning {
     /// The transaction that ended with it.
-    pub ending: Option<Ending>,
+    pub ending: Option<TransactionEnd>,
     /// What else it reports.
-    pub event: Option<Event>,
+    pub event: Option<WalEvent>,
     /// The subtransactions that ended with it.
     pub subtransactions: Vec<Xid>,
 }
@@ -27,7 +27,7 @@ pub struct Meaning {
 /// A record whose CRC is right and whose body is not of the form its release writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the {what} record at {at} has a valid checksum but not the form that its release writes")]
-pub struct BadBody {
+pub struct RecordBodyError {
     /// Where the record starts.
     pub at: Lsn,
     /// What kind of record it is.
@@ -55,46 +55,49 @@ pub(in crate::postgres::wal) fn interesting(header: &RecordHeader) -> bool {
 /// Says what a checked record means.
 ///
 /// # Errors
-/// [`BadBody`] if its body is not of the form that `major` writes.
-pub fn interpret(record: &Record<'_>, major: Major) -> Result<Meaning, BadBody> {
+/// [`RecordBodyError`] if its body is not of the form that `major` writes.
+pub fn interpret(record: &WalRecord<'_>, major: MajorVersion) -> Result<RecordMeaning, RecordBodyError> {
     if !interesting(&record.header) {
-        return Ok(Meaning::default());
+        return Ok(RecordMeaning::default());
     }
-    read(record, major).ok_or(BadBody { at: record.lsn, what: name(&record.header) })
+    read(record, major).ok_or(RecordBodyError { at: record.lsn, what: name(&record.header) })
 }
 
 /// As [`interpret`], of a record of which only the first bytes were kept. The CRC was checked over all of them. What lies beyond is left
 /// out: the xid of a prepared transaction stays unknown if it stands after more subtransactions than were kept.
-pub(in crate::postgres::wal) fn interpret_front(record: &Record<'_>, major: Major) -> Result<Meaning, BadBody> {
+pub(in crate::postgres::wal) fn interpret_front(
+    record: &WalRecord<'_>,
+    major: MajorVersion,
+) -> Result<RecordMeaning, RecordBodyError> {
     let whole = usize::try_from(record.header.total_len).is_ok_and(|len| record.bytes.len() >= len);
     if let Some((xid, file, counts)) =
         catalog::counted(record, major).filter(|(_, file, _)| Catalog::of(*file).is_none())
     {
-        let kind = EventKind::Rows { file, counts, ended: false };
-        let event = Event { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind };
-        return Ok(Meaning { event: Some(event), ..Meaning::default() });
+        let kind = WalEventKind::Rows { file, counts, ended: false };
+        let event = WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind };
+        return Ok(RecordMeaning { event: Some(event), ..RecordMeaning::default() });
     }
     if whole && let Some(change) = catalog::change(record, major) {
-        let kind = EventKind::Catalog(Box::new(change));
-        let event = Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind };
-        return Ok(Meaning { event: Some(event), ..Meaning::default() });
+        let kind = WalEventKind::Catalog(Box::new(change));
+        let event = WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind };
+        return Ok(RecordMeaning { event: Some(event), ..RecordMeaning::default() });
     }
     if whole || record.header.rmgr != rmgr::TRANSACTION {
         return interpret(record, major);
     }
-    let front = || -> Option<Meaning> {
+    let front = || -> Option<RecordMeaning> {
         let kind = ending_kind(record.header.info & RMGR_INFO)?;
         let full = usize::try_from(record.header.total_len).ok()?.checked_sub(HEADER)?;
-        let layout = Layout::parse(record.bytes.get(HEADER..)?, full, major)?;
-        let mut main = Reader::new(record.bytes.get(HEADER.checked_add(layout.main_at)?..)?);
+        let layout = RecordLayout::parse(record.bytes.get(HEADER..)?, full, major)?;
+        let mut main = ByteReader::new(record.bytes.get(HEADER.checked_add(layout.main_at)?..)?);
         let time = PgTime::from_pg_micros(main.i64()?);
         let ending = Some(ending(record, kind, Xid::new(record.header.xid), time));
-        Some(Meaning { ending, ..Meaning::default() })
+        Some(RecordMeaning { ending, ..RecordMeaning::default() })
     };
     if interesting(&record.header) {
-        front().ok_or(BadBody { at: record.lsn, what: name(&record.header) })
+        front().ok_or(RecordBodyError { at: record.lsn, what: name(&record.header) })
     } else {
-        Ok(Meaning::default())
+        Ok(RecordMeaning::default())
     }
 }
 
@@ -109,48 +112,51 @@ fn name(header: &RecordHeader) -> &'static str {
     }
 }
 
-fn read(record: &Record<'_>, major: Major) -> Option<Meaning> {
-    let mut main = Reader::new(record.main_data(major)?);
+fn read(record: &WalRecord<'_>, major: MajorVersion) -> Option<RecordMeaning> {
+    let mut main = ByteReader::new(record.main_data(major)?);
     let op = record.header.info & RMGR_INFO;
     let kind = match record.header.rmgr {
         rmgr::TRANSACTION => return transaction(record, &mut main, major),
         rmgr::XLOG => Some(xlog(op, &mut main)?),
         rmgr::STORAGE => file_emptied(&mut main)?,
         // In 15 a second way to create a database took the number that DROP had before (`dbcommands_xlog.h`).
-        rmgr::DATABASE if op == 0x10 && major >= Major::V15 => None,
-        rmgr::DATABASE => Some(EventKind::DropDatabase { database: main.u32()? }),
+        rmgr::DATABASE if op == 0x10 && major >= MajorVersion::V15 => None,
+        rmgr::DATABASE => Some(WalEventKind::DropDatabase { database: main.u32()? }),
         rmgr::TABLESPACE => Some(create_tablespace(&mut main)?),
         _ => Some(truncate(&mut main)?),
     };
     let event =
-        kind.map(|kind| Event { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind });
-    Some(Meaning { event, ..Meaning::default() })
+        kind.map(|kind| WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind });
+    Some(RecordMeaning { event, ..RecordMeaning::default() })
 }
 
 /// `xl_tblspc_create_rec` (`tablespace.h`), the same from 13 to 18: the number, and the path up to a zero.
-fn create_tablespace(main: &mut Reader<'_>) -> Option<EventKind> {
+fn create_tablespace(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     let tablespace = main.u32()?;
     let path = main.rest();
     let end = path.iter().position(|&byte| byte == 0)?;
-    Some(EventKind::CreateTablespace { tablespace, location: String::from_utf8_lossy(path.get(..end)?).into_owned() })
+    Some(WalEventKind::CreateTablespace {
+        tablespace,
+        location: String::from_utf8_lossy(path.get(..end)?).into_owned(),
+    })
 }
 
-fn ending_kind(op: u8) -> Option<EndingKind> {
+fn ending_kind(op: u8) -> Option<TransactionEndKind> {
     match op & 0x70 {
-        0x00 => Some(EndingKind::Commit),
-        0x20 => Some(EndingKind::Abort),
-        0x30 => Some(EndingKind::CommitPrepared),
-        0x40 => Some(EndingKind::AbortPrepared),
+        0x00 => Some(TransactionEndKind::Commit),
+        0x20 => Some(TransactionEndKind::Abort),
+        0x30 => Some(TransactionEndKind::CommitPrepared),
+        0x40 => Some(TransactionEndKind::AbortPrepared),
         _ => None,
     }
 }
 
-fn ending(record: &Record<'_>, kind: EndingKind, xid: Xid, time: PgTime) -> Ending {
-    Ending { lsn: record.lsn, end_lsn: record.end_lsn, xid, time, kind }
+fn ending(record: &WalRecord<'_>, kind: TransactionEndKind, xid: Xid, time: PgTime) -> TransactionEnd {
+    TransactionEnd { lsn: record.lsn, end_lsn: record.end_lsn, xid, time, kind }
 }
 
 /// Commits and aborts (`ParseCommitRecord`, `ParseAbortRecord` in `xactdesc.c`).
-fn transaction(record: &Record<'_>, main: &mut Reader<'_>, major: Major) -> Option<Meaning> {
+fn transaction(record: &WalRecord<'_>, main: &mut ByteReader<'_>, major: MajorVersion) -> Option<RecordMeaning> {
     const HAS_INFO: u8 = 0x80;
     let kind = ending_kind(record.header.info & RMGR_INFO)?;
     let time = PgTime::from_pg_micros(main.i64()?);
@@ -159,15 +165,15 @@ fn transaction(record: &Record<'_>, main: &mut Reader<'_>, major: Major) -> Opti
         if flags == 0 { TransactionBody::default() } else { TransactionBody::parse(main, flags, kind, major)? };
     let xid = Xid::new(body.prepared_xid.unwrap_or(record.header.xid));
     let subtransactions = std::mem::take(&mut body.subtransactions);
-    let event = body.removal(time, kind).map(|kind| Event { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind });
-    Some(Meaning { ending: Some(ending(record, kind, xid, time)), event, subtransactions })
+    let event = body.removal(time, kind).map(|kind| WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind });
+    Some(RecordMeaning { ending: Some(ending(record, kind, xid, time)), event, subtransactions })
 }
 
 /// The optional parts of a commit or abort, in the order they stand in.
 #[derive(Default)]
 struct TransactionBody {
     database: Option<u32>,
-    files: Vec<RelationId>,
+    files: Vec<RelFileLocator>,
     files_total: usize,
     objects: Vec<DroppedObject>,
     objects_total: usize,
@@ -176,7 +182,12 @@ struct TransactionBody {
 }
 
 impl TransactionBody {
-    fn parse(main: &mut Reader<'_>, flags: u32, kind: EndingKind, major: Major) -> Option<TransactionBody> {
+    fn parse(
+        main: &mut ByteReader<'_>,
+        flags: u32,
+        kind: TransactionEndKind,
+        major: MajorVersion,
+    ) -> Option<TransactionBody> {
         const HAS_DBINFO: u32 = 1 << 0;
         const HAS_SUBXACTS: u32 = 1 << 1;
         const HAS_FILES: u32 = 1 << 2;
@@ -198,11 +209,11 @@ impl TransactionBody {
             let (total, items) = main.items(12)?;
             body.files_total = total;
             body.files =
-                items.chunks_exact(12).take(MAX_ITEMS).map_while(|item| relation(&mut Reader::new(item))).collect();
+                items.chunks_exact(12).take(MAX_ITEMS).map_while(|item| relation(&mut ByteReader::new(item))).collect();
         }
-        if flags & HAS_DROPPED_STATS != 0 && major >= Major::V15 {
+        if flags & HAS_DROPPED_STATS != 0 && major >= MajorVersion::V15 {
             // The object's number became 64 bits wide in 18, in two halves (`xl_xact_stats_item`).
-            let wide = major >= Major::V18;
+            let wide = major >= MajorVersion::V18;
             let size = if wide { 16 } else { 12 };
             let (total, items) = main.items(size)?;
             body.objects_total = total;
@@ -218,12 +229,12 @@ impl TransactionBody {
     }
 
     /// Commits only: the same list in an abort names what had been created, which is gone too but was never there for others.
-    fn removal(self, time: PgTime, kind: EndingKind) -> Option<EventKind> {
+    fn removal(self, time: PgTime, kind: TransactionEndKind) -> Option<WalEventKind> {
         if !kind.is_commit() || (self.files_total == 0 && self.objects_total == 0) {
             return None;
         }
         let dropped = self.objects_total > 0;
-        let removal = Removal {
+        let removal = RemovedObjects {
             time,
             database: self.database,
             objects: self.objects,
@@ -231,66 +242,66 @@ impl TransactionBody {
             files: self.files,
             files_total: u32::try_from(self.files_total).unwrap_or(u32::MAX),
         };
-        Some(if dropped { EventKind::Drop(removal) } else { EventKind::Rewrite(removal) })
+        Some(if dropped { WalEventKind::Drop(removal) } else { WalEventKind::Rewrite(removal) })
     }
 }
 
-fn relation(item: &mut Reader<'_>) -> Option<RelationId> {
-    Some(RelationId { tablespace: item.u32()?, database: item.u32()?, filenode: item.u32()? })
+fn relation(item: &mut ByteReader<'_>) -> Option<RelFileLocator> {
+    Some(RelFileLocator { tablespace: item.u32()?, database: item.u32()?, filenode: item.u32()? })
 }
 
 fn object(item: &[u8], wide: bool) -> Option<DroppedObject> {
-    let mut item = Reader::new(item);
-    let kind = ObjectKind::from_number(item.u32()?);
+    let mut item = ByteReader::new(item);
+    let kind = DroppedObjectKind::from_number(item.u32()?);
     let database = item.u32()?;
     let low = u64::from(item.u32()?);
     let high = if wide { u64::from(item.u32()?) } else { 0 };
     Some(DroppedObject { kind, database, object: high << 32 | low })
 }
 
-impl ObjectKind {
+impl DroppedObjectKind {
     /// `PgStat_Kind`: the same numbers in 15 to 18 for those that can be dropped in a transaction.
-    pub(in crate::postgres::wal) const fn from_number(number: u32) -> ObjectKind {
+    pub(in crate::postgres::wal) const fn from_number(number: u32) -> DroppedObjectKind {
         match number {
-            1 => ObjectKind::Database,
-            2 => ObjectKind::Relation,
-            3 => ObjectKind::Function,
-            5 => ObjectKind::Subscription,
-            other => ObjectKind::Other(other),
+            1 => DroppedObjectKind::Database,
+            2 => DroppedObjectKind::Relation,
+            3 => DroppedObjectKind::Function,
+            5 => DroppedObjectKind::Subscription,
+            other => DroppedObjectKind::Other(other),
         }
     }
 
     pub(in crate::postgres::wal) const fn number(self) -> u32 {
         match self {
-            ObjectKind::Database => 1,
-            ObjectKind::Relation => 2,
-            ObjectKind::Function => 3,
-            ObjectKind::Subscription => 5,
-            ObjectKind::Other(number) => number,
+            DroppedObjectKind::Database => 1,
+            DroppedObjectKind::Relation => 2,
+            DroppedObjectKind::Function => 3,
+            DroppedObjectKind::Subscription => 5,
+            DroppedObjectKind::Other(number) => number,
         }
     }
 }
 
 /// Records of resource manager XLOG (`xlog_desc`, `pg_control.h`).
-fn xlog(op: u8, main: &mut Reader<'_>) -> Option<EventKind> {
+fn xlog(op: u8, main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     Some(match op {
-        0x00 | 0x10 => EventKind::Checkpoint(checkpoint(main, op == 0x00)?),
-        0x40 => EventKind::Switch,
-        0x50 => EventKind::BackupEnd { start: Lsn::new(main.u64()?) },
-        0x60 => EventKind::Parameters(parameters(main)?),
+        0x00 | 0x10 => WalEventKind::Checkpoint(checkpoint(main, op == 0x00)?),
+        0x40 => WalEventKind::Switch,
+        0x50 => WalEventKind::BackupEnd { start: Lsn::new(main.u64()?) },
+        0x60 => WalEventKind::Parameters(parameters(main)?),
         0x70 => {
             let time = PgTime::from_pg_micros(main.i64()?);
             let name: [u8; 64] = main.array()?;
             let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-            EventKind::RestorePoint { name: String::from_utf8_lossy(name.get(..end)?).into_owned(), time }
+            WalEventKind::RestorePoint { name: String::from_utf8_lossy(name.get(..end)?).into_owned(), time }
         }
-        0x80 => EventKind::FullPageWrites { on: main.u8()? != 0 },
-        0x90 => EventKind::EndOfRecovery {
+        0x80 => WalEventKind::FullPageWrites { on: main.u8()? != 0 },
+        0x90 => WalEventKind::EndOfRecovery {
             time: PgTime::from_pg_micros(main.i64()?),
             timeline: TimelineId::new(main.u32()?)?,
             previous: TimelineId::new(main.u32()?)?,
         },
-        _ => EventKind::OverwriteContrecord {
+        _ => WalEventKind::OverwriteContrecord {
             overwritten: Lsn::new(main.u64()?),
             time: PgTime::from_pg_micros(main.i64()?),
         },
@@ -298,7 +309,7 @@ fn xlog(op: u8, main: &mut Reader<'_>) -> Option<EventKind> {
 }
 
 /// `CheckPoint` up to its time, whose place did not change from 13 to 18: in 17 `wal_level` came into what had been padding.
-fn checkpoint(main: &mut Reader<'_>, shutdown: bool) -> Option<Checkpoint> {
+fn checkpoint(main: &mut ByteReader<'_>, shutdown: bool) -> Option<CheckpointRecord> {
     let redo = Lsn::new(main.u64()?);
     let timeline = TimelineId::new(main.u32()?)?;
     let previous_timeline = TimelineId::new(main.u32()?)?;
@@ -306,11 +317,11 @@ fn checkpoint(main: &mut Reader<'_>, shutdown: bool) -> Option<Checkpoint> {
     main.take(47)?;
     let seconds = main.i64()?.saturating_sub(UNIX_TO_PG_SECONDS);
     let time = PgTime::from_pg_micros(seconds.saturating_mul(1_000_000));
-    Some(Checkpoint { shutdown, redo, timeline, previous_timeline, time, full_page_writes })
+    Some(CheckpointRecord { shutdown, redo, timeline, previous_timeline, time, full_page_writes })
 }
 
-fn parameters(main: &mut Reader<'_>) -> Option<Parameters> {
-    Some(Parameters {
+fn parameters(main: &mut ByteReader<'_>) -> Option<WalParameters> {
+    Some(WalParameters {
         max_connections: main.u32()?,
         max_worker_processes: main.u32()?,
         max_wal_senders: main.u32()?,
@@ -328,23 +339,29 @@ fn parameters(main: &mut Reader<'_>) -> Option<Parameters> {
 }
 
 /// `xl_smgr_truncate`. Only a file cut to nothing is of interest: VACUUM cuts empty ends off tables all day.
-fn file_emptied(main: &mut Reader<'_>) -> Option<Option<EventKind>> {
+fn file_emptied(main: &mut ByteReader<'_>) -> Option<Option<WalEventKind>> {
     const HEAP: u32 = 0x0001;
     let blocks = main.u32()?;
     let file = relation(main)?;
     let flags = main.u32()?;
-    Some((blocks == 0 && flags & HEAP != 0).then_some(EventKind::FileEmptied { file }))
+    Some((blocks == 0 && flags & HEAP != 0).then_some(WalEventKind::FileEmptied { file }))
 }
 
 /// `xl_heap_truncate`: the flags' byte stands before relation ids that are aligned to four.
-fn truncate(main: &mut Reader<'_>) -> Option<EventKind> {
+fn truncate(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     let database = main.u32()?;
     let total = main.u32()?;
     let flags = main.u8()?;
     main.take(3)?;
     let ids = main.take(usize::try_from(total).ok()?.checked_mul(4)?)?;
     let relations = ids.as_chunks::<4>().0.iter().take(MAX_ITEMS).map(|id| u32::from_le_bytes(*id)).collect();
-    Some(EventKind::Truncate { database, relations, total, cascade: flags & 1 != 0, restart_identity: flags & 2 != 0 })
+    Some(WalEventKind::Truncate {
+        database,
+        relations,
+        total,
+        cascade: flags & 1 != 0,
+        restart_identity: flags & 2 != 0,
+    })
 }
 
 /// Fuzz body: a record of any bytes, of which the first chooses the release, means something or is refused.
@@ -352,16 +369,16 @@ fn truncate(main: &mut Reader<'_>) -> Option<EventKind> {
 pub fn fuzz(data: &[u8]) {
     let Some((&[choice], bytes)) = data.split_first_chunk::<1>() else { return };
     let Some(chunk) = bytes.first_chunk::<HEADER>() else { return };
-    let Some(&major) = Major::ALL.get(usize::from(choice) % Major::ALL.len()) else { return };
+    let Some(&major) = MajorVersion::ALL.get(usize::from(choice) % MajorVersion::ALL.len()) else { return };
     let header = RecordHeader::parse(chunk);
-    let record = Record { lsn: Lsn::new(40), end_lsn: Lsn::new(80), header, bytes };
-    if let Ok(Meaning { event: Some(event), .. }) = interpret(&record, major)
-        && let EventKind::Drop(removal) | EventKind::Rewrite(removal) = event.kind
+    let record = WalRecord { lsn: Lsn::new(40), end_lsn: Lsn::new(80), header, bytes };
+    if let Ok(RecordMeaning { event: Some(event), .. }) = interpret(&record, major)
+        && let WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) = event.kind
     {
         assert!(removal.files.len() <= MAX_ITEMS && removal.objects.len() <= MAX_ITEMS, "an event without a bound");
     }
     catalog::fuzz(&record, major);
-    if let Ok(Meaning { ending: Some(ending), .. }) = interpret_front(&record, major) {
+    if let Ok(RecordMeaning { ending: Some(ending), .. }) = interpret_front(&record, major) {
         assert_eq!(ending.lsn, record.lsn);
     }
 }

@@ -4,12 +4,14 @@ use super::writer::{PAGE, SYSTEM, Writer};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::wal::digest::{Digest, DigestError, JoinError, MAX_FRAGMENT, State, digest, follows, join};
-use crate::postgres::wal::event::{EndingKind, EventKind, Xid};
+use crate::postgres::wal::digest::{
+    DigestError, JoinError, MAX_FRAGMENT, SegmentDigest, SegmentState, digest, follows, join,
+};
+use crate::postgres::wal::event::{TransactionEndKind, WalEventKind, Xid};
 
 const MIB: u64 = 1 << 20;
 
-fn digests(writer: &Writer) -> Vec<Digest> {
+fn digests(writer: &Writer) -> Vec<SegmentDigest> {
     let digest = |(name, bytes): &(SegmentName, Vec<u8>)| digest(bytes, *name, writer.segment_size()).unwrap();
     writer.segments().iter().map(digest).collect()
 }
@@ -38,7 +40,7 @@ fn a_commit_over_the_border_is_joined_wherever_it_is_cut() {
         let (writer, lsn) = commit_over_the_border(before, &[&77_i64.to_le_bytes()[..], &[0; 80]].concat(), 0);
         let digests = digests(&writer);
         let [first, second, ..] = digests.as_slice() else { panic!("two segments") };
-        assert_eq!((&first.state, &second.state), (&State::Checked, &State::Checked));
+        assert_eq!((&first.state, &second.state), (&SegmentState::Checked, &SegmentState::Checked));
         assert_eq!(
             first.tail.as_ref().map(|tail| (tail.start, tail.held)),
             Some((lsn, u32::try_from(before).unwrap()))
@@ -51,7 +53,7 @@ fn a_commit_over_the_border_is_joined_wherever_it_is_cut() {
         assert_eq!(joined.prev, first.last_record.unwrap());
         assert!(digests.iter().all(|digest| digest.endings.iter().all(|ending| ending.lsn != lsn)));
         for digest in &digests {
-            assert_eq!(Digest::from_bytes(&digest.to_bytes()).as_ref(), Ok(digest));
+            assert_eq!(SegmentDigest::from_bytes(&digest.to_bytes()).as_ref(), Ok(digest));
         }
     }
 }
@@ -87,11 +89,11 @@ fn a_record_of_several_segments_is_joined_from_all_of_them() {
         let (writer, lsn) = commit_over_the_border(before, &main, 0x80);
         let digests = digests(&writer);
         assert!(digests.len() >= 3);
-        assert!(digests.iter().all(|digest| digest.state == State::Checked), "{:?}", digests[1].state);
+        assert!(digests.iter().all(|digest| digest.state == SegmentState::Checked), "{:?}", digests[1].state);
         assert_eq!((digests[1].first_record, digests[1].records, digests[1].tail.is_some()), (None, 0, false));
         assert!(digests.iter().flat_map(|d| [&d.head, &d.tail]).flatten().all(|part| part.bytes.len() <= MAX_FRAGMENT));
         digests.windows(2).for_each(|pair| follows(&pair[0], &pair[1]).unwrap());
-        let parts: Vec<&Digest> = digests.iter().collect();
+        let parts: Vec<&SegmentDigest> = digests.iter().collect();
         let joined = join(&parts).unwrap().unwrap();
         let ending = joined.meaning.ending.unwrap();
         assert_eq!((joined.lsn, ending.time, ending.xid), (lsn, PgTime::from_pg_micros(77), Xid::new(42)));
@@ -119,7 +121,7 @@ fn what_follows_a_switch_is_not_content() {
     let mut third = writer.segments();
     third[0].1[0x40] ^= 1;
     let broken = digest(&third[0].1, third[0].0, writer.segment_size()).unwrap();
-    assert!(matches!(broken.state, State::Broken { .. }));
+    assert!(matches!(broken.state, SegmentState::Broken { .. }));
     assert_ne!(broken.content, one.content);
 }
 
@@ -131,7 +133,7 @@ fn a_log_that_stops_is_told_from_one_with_a_hole() {
     let end = writer.position();
     writer.fill(0);
     let found = &digests(&writer)[0];
-    assert_eq!((&found.state, found.ends_early(), found.valid_until), (&State::Checked, true, Lsn::new(end)));
+    assert_eq!((&found.state, found.ends_early(), found.valid_until), (&SegmentState::Checked, true, Lsn::new(end)));
     assert_eq!((found.earliest, found.latest), (Some(PgTime::from_pg_micros(900)), Some(PgTime::from_pg_micros(1000))));
 
     // Zeros in the middle: the pages after them are in their place.
@@ -142,14 +144,14 @@ fn a_log_that_stops_is_told_from_one_with_a_hole() {
     let page = usize::try_from(PAGE).unwrap();
     segments[0].1[3 * page..4 * page].fill(0);
     let hole = digest(&segments[0].1, segments[0].0, whole.segment_size()).unwrap();
-    assert!(matches!(hole.state, State::Broken { .. }), "{:?}", hole.state);
+    assert!(matches!(hole.state, SegmentState::Broken { .. }), "{:?}", hole.state);
     assert!(hole.records > 0, "what stands before the hole is listed");
 
     // Something else than zeros in the rest of the last page.
     let mut garbage = writer.segments();
     garbage[0].1[usize::try_from(end - MIB).unwrap() + 100] = 1;
     let found = digest(&garbage[0].1, garbage[0].0, writer.segment_size()).unwrap();
-    assert!(matches!(found.state, State::Broken { .. }));
+    assert!(matches!(found.state, SegmentState::Broken { .. }));
 }
 
 /// The crash may have cut the record at the border, pages after it, or a whole segment after it.
@@ -167,12 +169,15 @@ fn a_void_record_at_the_border_is_no_part_of_the_log() {
         let digests = digests(&writer);
         assert_eq!(digests[0].tail.as_ref().map(|tail| tail.start), Some(cut));
         digests.windows(2).for_each(|pair| follows(&pair[0], &pair[1]).unwrap());
-        let parts: Vec<&Digest> = digests.iter().collect();
+        let parts: Vec<&SegmentDigest> = digests.iter().collect();
         assert_eq!(join(&parts), Ok(None), "{pages} pages after the border");
         let after = &digests[if pages < MIB / PAGE { 1 } else { 2 }];
         assert!(after.overwrites && after.head.is_none(), "{pages} pages after the border");
         let event = &after.events[0];
-        assert_eq!(event.kind, EventKind::OverwriteContrecord { overwritten: cut, time: PgTime::from_pg_micros(55) });
+        assert_eq!(
+            event.kind,
+            WalEventKind::OverwriteContrecord { overwritten: cut, time: PgTime::from_pg_micros(55) }
+        );
     }
 }
 
@@ -185,13 +190,13 @@ fn neighbours_that_are_not_one_log_are_told_apart() {
     let digests = digests(&writer);
     let (first, second) = (&digests[0], &digests[1]);
     follows(first, second).unwrap();
-    let other = Digest { first_prev: Some(Lsn::new(64)), ..second.clone() };
+    let other = SegmentDigest { first_prev: Some(Lsn::new(64)), ..second.clone() };
     assert!(matches!(follows(first, &other), Err(JoinError::Chain { .. })));
-    let other = Digest { head: None, ..second.clone() };
+    let other = SegmentDigest { head: None, ..second.clone() };
     assert!(matches!(follows(first, &other), Err(JoinError::Parts { .. })));
-    let other = Digest { page_magic: 0xD106, ..second.clone() };
+    let other = SegmentDigest { page_magic: 0xD106, ..second.clone() };
     assert!(matches!(follows(first, &other), Err(JoinError::Strangers { .. })));
-    let other = Digest { valid_until: first.last_record.unwrap(), ..first.clone() };
+    let other = SegmentDigest { valid_until: first.last_record.unwrap(), ..first.clone() };
     assert!(matches!(follows(&other, second), Err(JoinError::Stops { .. })));
 }
 
@@ -231,9 +236,9 @@ fn an_unknown_magic_is_opaque() {
     let (name, mut bytes) = writer.segments().remove(0);
     bytes[0] = 0x20;
     let found = digest(&bytes, name, writer.segment_size()).unwrap();
-    assert_eq!((&found.state, found.page_magic, found.system_id.get()), (&State::Opaque, 0xD120, SYSTEM));
+    assert_eq!((&found.state, found.page_magic, found.system_id.get()), (&SegmentState::Opaque, 0xD120, SYSTEM));
     assert_eq!((found.records, found.valid_until), (0, found.end()));
-    assert_eq!(Digest::from_bytes(&found.to_bytes()), Ok(found));
+    assert_eq!(SegmentDigest::from_bytes(&found.to_bytes()), Ok(found));
 }
 
 #[test]
@@ -242,7 +247,7 @@ fn a_commit_that_is_shorter_than_its_flags_say_is_damage() {
     let at = writer.data(1, 0x80, 9, &[&5_i64.to_le_bytes()[..], &2_u32.to_le_bytes(), &9_u32.to_le_bytes()].concat());
     writer.switch();
     let found = &digests(&writer)[0];
-    assert!(matches!(&found.state, State::Broken { at: broken, .. } if *broken == at), "{:?}", found.state);
+    assert!(matches!(&found.state, SegmentState::Broken { at: broken, .. } if *broken == at), "{:?}", found.state);
 }
 
 /// An abort's list names what the transaction had created; only a commit's names what was dropped.
@@ -260,8 +265,8 @@ fn only_commits_drop() {
     writer.switch();
     let found = &digests(&writer)[0];
     let endings: Vec<_> = found.endings.iter().map(|ending| (ending.kind, ending.xid.get())).collect();
-    assert_eq!(endings, [(EndingKind::CommitPrepared, 99), (EndingKind::AbortPrepared, 99)]);
-    let drops: Vec<_> = found.events.iter().filter(|event| matches!(event.kind, EventKind::Drop(_))).collect();
+    assert_eq!(endings, [(TransactionEndKind::CommitPrepared, 99), (TransactionEndKind::AbortPrepared, 99)]);
+    let drops: Vec<_> = found.events.iter().filter(|event| matches!(event.kind, WalEventKind::Drop(_))).collect();
     assert_eq!(drops.len(), 1);
     assert_eq!((drops[0].lsn, drops[0].xid), (found.endings[0].lsn, Xid::new(99)));
 }

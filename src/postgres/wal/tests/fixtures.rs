@@ -1,9 +1,9 @@
 //! WAL of real servers, one pair of segments for each major, beside what that major's own `pg_waldump` printed of it.
 
-use super::super::decode::Decoder;
-use super::super::digest::{Digest, State, digest, join, scan};
-use super::super::event::{Ending, Event, EventKind};
-use super::super::page::Major;
+use super::super::decode::WalDecoder;
+use super::super::digest::{SegmentDigest, SegmentState, digest, join, scan};
+use super::super::event::{TransactionEnd, WalEvent, WalEventKind};
+use super::super::page::MajorVersion;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
 type Segment = (SegmentName, Vec<u8>);
@@ -42,7 +42,7 @@ fn fixtures() -> [([Segment; 2], &'static str); 6] {
 }
 
 /// Endings and the events whose description says all, in `pg_waldump`'s words.
-fn told(endings: &[Ending], events: &[Event]) -> Vec<(u64, String)> {
+fn told(endings: &[TransactionEnd], events: &[WalEvent]) -> Vec<(u64, String)> {
     let mut told: Vec<(u64, String)> = endings
         .iter()
         .map(|ending| {
@@ -58,11 +58,11 @@ fn told(endings: &[Ending], events: &[Event]) -> Vec<(u64, String)> {
     for event in events {
         let xid = event.xid;
         let text = match &event.kind {
-            EventKind::RestorePoint { name, .. } => format!("{xid} XLOG RESTORE_POINT {name}"),
-            EventKind::Switch => format!("{xid} XLOG SWITCH"),
-            EventKind::DropDatabase { database } => format!("{xid} Database DROP dir 1663/{database}"),
-            EventKind::Checkpoint(checkpoint) => format!("{xid} XLOG CHECKPOINT_ONLINE redo {}", checkpoint.redo),
-            EventKind::Drop(removal) | EventKind::Rewrite(removal) => {
+            WalEventKind::RestorePoint { name, .. } => format!("{xid} XLOG RESTORE_POINT {name}"),
+            WalEventKind::Switch => format!("{xid} XLOG SWITCH"),
+            WalEventKind::DropDatabase { database } => format!("{xid} Database DROP dir 1663/{database}"),
+            WalEventKind::Checkpoint(checkpoint) => format!("{xid} XLOG CHECKPOINT_ONLINE redo {}", checkpoint.redo),
+            WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => {
                 let (_, commit) = told.iter_mut().find(|(lsn, _)| *lsn == event.lsn.get()).unwrap();
                 *commit += &format!("; {} files, {} objects", removal.files.len(), removal.objects.len());
                 continue;
@@ -96,22 +96,23 @@ fn expected(waldump: &str) -> Vec<(u64, String)> {
 
 #[test]
 fn every_major_is_read_as_its_own_pg_waldump_reads_it() {
-    for ((segments, waldump), major) in fixtures().into_iter().zip(Major::ALL) {
+    for ((segments, waldump), major) in fixtures().into_iter().zip(MajorVersion::ALL) {
         let size = SegmentSize::new(1 << 20).unwrap();
-        let digests: Vec<Digest> = segments.iter().map(|(name, bytes)| digest(bytes, *name, size).unwrap()).collect();
+        let digests: Vec<SegmentDigest> =
+            segments.iter().map(|(name, bytes)| digest(bytes, *name, size).unwrap()).collect();
         let [first, second] = digests.as_slice() else { panic!("two segments") };
         assert_eq!(
-            (Major::from_magic(first.page_magic), &first.state, &second.state),
-            (Some(major), &State::Checked, &State::Checked)
+            (MajorVersion::from_magic(first.page_magic), &first.state, &second.state),
+            (Some(major), &SegmentState::Checked, &SegmentState::Checked)
         );
         let joined = join(&[first, second]).unwrap();
         let records = first.records + second.records + u64::from(joined.is_some());
         assert_eq!(format!("{records} records"), waldump.lines().next().unwrap(), "{major:?}");
 
         let meaning = joined.map(|joined| joined.meaning).unwrap_or_default();
-        let endings: Vec<Ending> =
+        let endings: Vec<TransactionEnd> =
             first.endings.iter().chain(&meaning.ending).chain(&second.endings).copied().collect();
-        let events: Vec<Event> = first.events.iter().chain(&meaning.event).chain(&second.events).cloned().collect();
+        let events: Vec<WalEvent> = first.events.iter().chain(&meaning.event).chain(&second.events).cloned().collect();
         assert_eq!(told(&endings, &events), expected(waldump), "{major:?}");
         assert!(second.switched && !first.switched);
         for ((name, bytes), digest) in segments.iter().zip(&digests) {
@@ -121,7 +122,7 @@ fn every_major_is_read_as_its_own_pg_waldump_reads_it() {
             assert_eq!(scan(bytes, *name, size).unwrap().with_hash_of_all(hash), *digest, "{major:?}");
         }
 
-        let mut decoder = Decoder::new(first.start(), first.timeline, size);
+        let mut decoder = WalDecoder::new(first.start(), first.timeline, size);
         let mut decoded = 0;
         for (_, bytes) in &segments {
             for piece in bytes.chunks(5_003) {

@@ -5,7 +5,7 @@ use proptest::{collection, proptest};
 
 use super::writer::{PAGE, Writer, Written};
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::wal::decode::{DecodeError, Decoder, LogEnd, fuzz};
+use crate::postgres::wal::decode::{DecodeError, LogEnd, WalDecoder, fuzz};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,7 +17,7 @@ struct Decoded {
 }
 
 fn decode(writer: &Writer, log: &[u8], pieces: &[usize]) -> Decoded {
-    let mut decoder = Decoder::new(Lsn::new(writer.start), writer.timeline_id(), writer.segment_size());
+    let mut decoder = WalDecoder::new(Lsn::new(writer.start), writer.timeline_id(), writer.segment_size());
     let (mut records, mut error, mut rest) = (Vec::new(), None, log);
     let mut pieces = pieces.iter().copied().cycle();
     while !rest.is_empty() {

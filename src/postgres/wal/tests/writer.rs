@@ -5,7 +5,7 @@ use std::fmt;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::page::Major;
+use crate::postgres::wal::page::MajorVersion;
 
 pub(super) const PAGE: u64 = 8192;
 pub(super) const SYSTEM: u64 = 7_000_000_000_000_000_001;
@@ -20,7 +20,7 @@ pub(super) struct Written {
 
 #[derive(Clone)]
 pub(super) struct Writer {
-    pub(super) major: Major,
+    pub(super) major: MajorVersion,
     pub(super) timeline: u32,
     pub(super) size: u64,
     pub(super) start: u64,
@@ -51,7 +51,7 @@ impl Writer {
         assert_eq!(start % PAGE, 0);
         let prev = start.saturating_sub(64);
         let (out, written) = (Vec::new(), Vec::new());
-        let (major, timeline, size) = (Major::V15, 1, 1 << 20);
+        let (major, timeline, size) = (MajorVersion::V15, 1, 1 << 20);
         Writer { major, timeline, size, start, out, prev, written, left: 0, overwrite: false }
     }
 

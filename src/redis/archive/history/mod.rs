@@ -17,14 +17,14 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use super::snapshot::missing_parts::Lacking;
-use super::snapshot::{Origin, Snapshot};
-use super::stream::spool::{Spool, Spooled};
-use super::stream::{Mark, Stretch};
-use super::{Gap, Instance, Unasked};
-use crate::redis::format::resp::Cut;
+use super::snapshot::missing_parts::MissingParts;
+use super::snapshot::{SnapshotManifest, SnapshotOrigin};
+use super::stream::spool::{Spool, SpooledStretch};
+use super::stream::{ArrivalMark, StreamStretch};
+use super::{Archive, Gap, UnreachableRepositories};
+use crate::redis::format::resp::StreamCut;
 use crate::redis::wire::ReplicationId;
-use crate::vault::Error;
+use crate::vault::VaultError;
 
 /// Stretches asked about at once.
 const AT_ONCE: usize = 16;
@@ -39,7 +39,7 @@ const AT_ONCE_WITHIN: SignedDuration = SignedDuration::from_secs(3);
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wanted {
+pub enum RedisTarget {
     /// The state at a time: everything that had come by then, and nothing after.
     Time(Timestamp),
     /// The state before whatever comes after so many bytes of a history.
@@ -52,15 +52,15 @@ pub enum Wanted {
 
 /// The way to a state.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reach {
+pub struct RestoreRoute {
     /// The snapshot to begin with.
-    pub snapshot: Snapshot,
+    pub snapshot: SnapshotManifest,
     /// The stretches to replay, in order; the first and the last perhaps in part. None if the snapshot is the target.
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<StreamStretch>,
     /// Where the snapshot stands in the stream; `None` if it is not known to be part of one.
-    pub from: Option<Cut>,
+    pub from: Option<StreamCut>,
     /// Where the target stands.
-    pub to: Option<Cut>,
+    pub to: Option<StreamCut>,
     /// When the target's last command had come, as the receiver's clock said.
     pub at: Timestamp,
     /// When the next commands had come, if there are any: the target holds for every time before.
@@ -68,10 +68,10 @@ pub struct Reach {
     /// For how long at most what had come lay unread around the target: it may lack so much more than the time since `at`.
     pub late: Duration,
     /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads there.
-    pub hole: Option<Hole>,
+    pub hole: Option<StreamHole>,
 }
 
-impl Reach {
+impl RestoreRoute {
     /// The history in which the target stands.
     #[must_use]
     pub fn replid(&self) -> Option<ReplicationId> {
@@ -94,7 +94,7 @@ impl Reach {
 
 /// Why a state cannot be reached, and what can.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unreachable {
+pub struct UnreachableState {
     /// Why, for people.
     pub reason: String,
     /// The newest reachable moment before.
@@ -103,9 +103,9 @@ pub struct Unreachable {
     pub nearest_after: Option<Timestamp>,
 }
 
-impl Unreachable {
+impl UnreachableState {
     /// The same, with the snapshots that could not be used.
-    fn because_of(mut self, lacking: &Lacking) -> Unreachable {
+    fn because_of(mut self, lacking: &MissingParts) -> UnreachableState {
         for (label, what) in lacking {
             self.reason.push_str(&format!("; snapshot {label} cannot be used, for {what}"));
         }
@@ -114,17 +114,17 @@ impl Unreachable {
 }
 
 /// What this machine's spool has, by name.
-type Spools = BTreeMap<(ReplicationId, u64), Stretch>;
+type SpooledStretches = BTreeMap<(ReplicationId, u64), StreamStretch>;
 
 /// All stretches by name, and what this machine's spool adds.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct KnownStretches {
     names: BTreeMap<ReplicationId, Vec<u64>>,
-    spooled: Spools,
-    unasked: Unasked,
+    spooled: SpooledStretches,
+    unasked: UnreachableRepositories,
 }
 
-impl Known {
+impl KnownStretches {
     /// The histories, each with the offsets before the first bytes of its stretches, in order.
     pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
         self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
@@ -132,7 +132,7 @@ impl Known {
 
     /// The repositories that may have more.
     #[must_use]
-    pub fn unasked(&self) -> &Unasked {
+    pub fn unasked(&self) -> &UnreachableRepositories {
         &self.unasked
     }
 
@@ -145,7 +145,7 @@ impl Known {
 
     /// Whether all of that is in this machine's spool: on its way to a repository that was away.
     #[must_use]
-    pub fn is_on_its_way(&self, hole: &Hole) -> bool {
+    pub fn is_on_its_way(&self, hole: &StreamHole) -> bool {
         let Some(to) = hole.to else { return false };
         let mut at = hole.from;
         while at < to {
@@ -159,20 +159,20 @@ impl Known {
     }
 
     /// What is missing where a way ends; nothing if nothing of that history comes after it.
-    fn hole(&self, snapshot: &Snapshot, way: &Way) -> Option<Hole> {
+    fn hole(&self, snapshot: &SnapshotManifest, way: &StretchChain) -> Option<StreamHole> {
         let end = way.stretches.last().map(|stretch| (stretch.replid, stretch.last));
         let (replid, from) = end.or(snapshot.replid.zip(snapshot.offset))?;
         if way.damaged {
-            return Some(Hole { replid, from, to: None });
+            return Some(StreamHole { replid, from, to: None });
         }
         let next = self.names.get(&replid)?.iter().find(|first| **first > from)?;
-        Some(Hole { replid, from, to: Some(*next) })
+        Some(StreamHole { replid, from, to: Some(*next) })
     }
 }
 
 /// A part of the stream that is missing between what is archived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hole {
+pub struct StreamHole {
     /// The history.
     pub replid: ReplicationId,
     /// The offset up to which it is whole.
@@ -181,9 +181,9 @@ pub struct Hole {
     pub to: Option<u64>,
 }
 
-impl std::fmt::Display for Hole {
+impl std::fmt::Display for StreamHole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Hole { replid, from, to } = self;
+        let StreamHole { replid, from, to } = self;
         match to {
             Some(to) => write!(f, "what lies between offset {from} and {to} of history {replid} is missing"),
             None => write!(f, "the stretch behind offset {from} of history {replid} is damaged"),
@@ -191,11 +191,11 @@ impl std::fmt::Display for Hole {
     }
 }
 
-impl Hole {
+impl StreamHole {
     /// Whether it is known how it came about: a break was recorded there, or receiving began only behind it, with a snapshot of its own.
     #[must_use]
-    pub fn is_known(&self, snapshots: &[Snapshot], gaps: &[Gap]) -> bool {
-        let begun = |snapshot: &Snapshot| snapshot.replid == Some(self.replid) && snapshot.offset == self.to;
+    pub fn is_known(&self, snapshots: &[SnapshotManifest], gaps: &[Gap]) -> bool {
+        let begun = |snapshot: &SnapshotManifest| snapshot.replid == Some(self.replid) && snapshot.offset == self.to;
         let broken = |gap: &Gap| (gap.replid, gap.offset) == (self.replid, self.from);
         self.to.is_some() && (snapshots.iter().any(begun) || gaps.iter().any(broken))
     }
@@ -203,15 +203,15 @@ impl Hole {
 
 /// How far the stream leads from a snapshot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Way {
-    pub(super) stretches: Vec<Stretch>,
+pub(super) struct StretchChain {
+    pub(super) stretches: Vec<StreamStretch>,
     /// The stretch behind the last one does not open.
     pub(super) damaged: bool,
 }
 
 /// How far a way is followed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Until {
+pub(super) enum ChainLimit {
     End,
     /// Until a stretch begins later.
     Time(Timestamp),
@@ -219,19 +219,19 @@ pub(super) enum Until {
     Offset(u64),
 }
 
-impl Until {
-    fn is_beyond(self, stretch: &Stretch) -> bool {
+impl ChainLimit {
+    fn is_beyond(self, stretch: &StreamStretch) -> bool {
         match self {
-            Until::End => false,
-            Until::Time(time) => stretch.started_at > time,
-            Until::Offset(offset) => stretch.last > offset,
+            ChainLimit::End => false,
+            ChainLimit::Time(time) => stretch.started_at > time,
+            ChainLimit::Offset(offset) => stretch.last > offset,
         }
     }
 }
 
-impl Way {
+impl StretchChain {
     /// The marks behind an offset. Where a stretch begins before the one ahead of it ends, those of that one count.
-    fn marks(&self, from: u64) -> impl Iterator<Item = (usize, &Mark)> {
+    fn marks(&self, from: u64) -> impl Iterator<Item = (usize, &ArrivalMark)> {
         let led_to = std::iter::once(from).chain(self.stretches.iter().map(|stretch| stretch.last));
         self.stretches.iter().zip(led_to).enumerate().flat_map(move |(nth, (stretch, led_to))| {
             let new = stretch.marks.iter().filter(move |mark| mark.offset > led_to.max(from));
@@ -240,14 +240,14 @@ impl Way {
     }
 }
 
-impl Instance {
-    /// [`Instance::reach`] as far as the repositories tell that answer. Notes the others.
+impl Archive {
+    /// [`Archive::reach`] as far as the repositories tell that answer. Notes the others.
     pub(super) async fn seek(
         &self,
-        wanted: Wanted,
+        wanted: RedisTarget,
         from: Option<&str>,
-        unasked: &mut Unasked,
-    ) -> Result<Result<Reach, Unreachable>, Error> {
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let (mut snapshots, damaged) = self.snapshots_and_damaged(unasked).await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
         for snapshot in &mut snapshots {
@@ -262,14 +262,14 @@ impl Instance {
         }
         snapshots.sort_by_key(|snapshot| snapshot.at);
         let mut lacking = self.lacking_noting(&snapshots, unasked).await?;
-        let unfit = |snapshot: &Snapshot| lacking.contains_key(&snapshot.label);
-        let meant = wanted == Wanted::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
+        let unfit = |snapshot: &SnapshotManifest| lacking.contains_key(&snapshot.label);
+        let meant = wanted == RedisTarget::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
         snapshots.retain(|snapshot| !unfit(snapshot));
         let found = if meant || none {
             let nearest_before = snapshots.last().map(|snapshot| snapshot.at);
             let reason = "a snapshot is not whole".to_owned();
-            Err(Unreachable { reason, nearest_before, nearest_after: None })
+            Err(UnreachableState { reason, nearest_before, nearest_after: None })
         } else {
             self.reach_from(&snapshots, (wanted, from), unasked).await?
         };
@@ -279,36 +279,36 @@ impl Instance {
 
     async fn reach_from(
         &self,
-        snapshots: &[Snapshot],
-        (wanted, from): (Wanted, Option<&str>),
-        unasked: &mut Unasked,
-    ) -> Result<Result<Reach, Unreachable>, Error> {
+        snapshots: &[SnapshotManifest],
+        (wanted, from): (RedisTarget, Option<&str>),
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let Some(newest) = snapshots.last() else {
             let reason = match from {
                 Some(label) => format!("there is no snapshot {label}"),
                 None => "there is no snapshot yet; take one with walkeep backup redis".to_owned(),
             };
-            return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
+            return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
         };
-        if wanted == Wanted::Snapshot {
+        if wanted == RedisTarget::Snapshot {
             return Ok(Ok(as_it_is(newest)));
         }
         let known = self.known().await?;
         unasked.add(known.unasked());
         let time = match wanted {
-            Wanted::Time(time) => Some(time),
-            Wanted::Newest | Wanted::Snapshot => None,
-            Wanted::Offset(replid, offset) => return self.reach_offset(snapshots, &known, replid, offset).await,
+            RedisTarget::Time(time) => Some(time),
+            RedisTarget::Newest | RedisTarget::Snapshot => None,
+            RedisTarget::Offset(replid, offset) => return self.reach_offset(snapshots, &known, replid, offset).await,
         };
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
-        let mut failed: Option<Unreachable> = None;
+        let mut failed: Option<UnreachableState> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
-            let way = self.way(snapshot, &known, time.map_or(Until::End, Until::Time)).await?;
+            let way = self.way(snapshot, &known, time.map_or(ChainLimit::End, ChainLimit::Time)).await?;
             let hole = known.hole(snapshot, &way);
             match target(snapshot, way, time) {
                 Ok(reach) => {
-                    let hole = hole.filter(|_| wanted == Wanted::Newest);
-                    return Ok(Ok(Reach { hole, ..reach }));
+                    let hole = hole.filter(|_| wanted == RedisTarget::Newest);
+                    return Ok(Ok(RestoreRoute { hole, ..reach }));
                 }
                 Err(short) if failed.as_ref().is_none_or(|failed| failed.nearest_before < Some(short.followed_to)) => {
                     let reason = match (short.followed_from, hole) {
@@ -325,12 +325,13 @@ impl Instance {
                         }
                     };
                     let nearest_before = Some(short.followed_to);
-                    failed = Some(Unreachable { reason, nearest_before, nearest_after: short.followed_from.or(after) });
+                    failed =
+                        Some(UnreachableState { reason, nearest_before, nearest_after: short.followed_from.or(after) });
                 }
                 Err(_) => {}
             }
         }
-        Ok(Err(failed.unwrap_or_else(|| Unreachable {
+        Ok(Err(failed.unwrap_or_else(|| UnreachableState {
             reason: "it lies before the first snapshot".to_owned(),
             nearest_before: None,
             nearest_after: after,
@@ -342,7 +343,7 @@ impl Instance {
     ///
     /// # Errors
     /// Neither the spool nor a repository gave them.
-    pub async fn commands_of(&self, reach: &Reach, number: usize) -> Result<Bytes, Error> {
+    pub async fn commands_of(&self, reach: &RestoreRoute, number: usize) -> Result<Bytes, VaultError> {
         let (Some(stretch), Some(_), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
             return Ok(Bytes::new());
         };
@@ -351,7 +352,7 @@ impl Instance {
         let (begin, end) = (at(reach.led_to(number).max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
             let what = format!("what leads to offset {} of history {}", to.offset, stretch.replid);
-            return Err(Error::Vanished { what });
+            return Err(VaultError::Vanished { what });
         }
         Ok(bytes.slice(begin..end))
     }
@@ -360,29 +361,32 @@ impl Instance {
     ///
     /// # Errors
     /// Neither gave them.
-    pub async fn bytes_of(&self, stretch: &Stretch) -> Result<Bytes, Error> {
+    pub async fn bytes_of(&self, stretch: &StreamStretch) -> Result<Bytes, VaultError> {
         if let Some(bytes) = self.stored_commands(stretch.replid, stretch.first).await? {
             return Ok(bytes);
         }
         let what = format!("the stream behind offset {} of history {}", stretch.first, stretch.replid);
-        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or(Error::Vanished { what })?.bytes)
+        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or(VaultError::Vanished { what })?.bytes)
     }
 
     /// The way behind a snapshot, as far as it leads.
     ///
     /// # Errors
-    /// As [`Instance::reach`].
-    pub async fn behind(&self, snapshot: &Snapshot) -> Result<Vec<Stretch>, Error> {
+    /// As [`Archive::reach`].
+    pub async fn behind(&self, snapshot: &SnapshotManifest) -> Result<Vec<StreamStretch>, VaultError> {
         Ok(self.behind_and_hole(snapshot).await?.0)
     }
 
-    /// [`Instance::behind`], and what is missing there if more of the stream is archived.
+    /// [`Archive::behind`], and what is missing there if more of the stream is archived.
     ///
     /// # Errors
-    /// As [`Instance::reach`].
-    pub async fn behind_and_hole(&self, snapshot: &Snapshot) -> Result<(Vec<Stretch>, Option<Hole>), Error> {
+    /// As [`Archive::reach`].
+    pub async fn behind_and_hole(
+        &self,
+        snapshot: &SnapshotManifest,
+    ) -> Result<(Vec<StreamStretch>, Option<StreamHole>), VaultError> {
         let known = self.known().await?;
-        let way = self.way(snapshot, &known, Until::End).await?;
+        let way = self.way(snapshot, &known, ChainLimit::End).await?;
         let hole = known.hole(snapshot, &way);
         Ok((way.stretches, hole))
     }
@@ -391,12 +395,12 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked, or the spool can't be read.
-    pub async fn known(&self) -> Result<Known, Error> {
+    pub async fn known(&self) -> Result<KnownStretches, VaultError> {
         let mut names: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
-        let mut spooled = Spools::new();
+        let mut spooled = SpooledStretches::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
         if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) {
-            let read = move || -> Result<Vec<Stretch>, crate::postgres::archive::spool::SpoolError> {
+            let read = move || -> Result<Vec<StreamStretch>, crate::postgres::archive::spool::SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.
@@ -413,15 +417,15 @@ impl Instance {
                 }
                 Ok(all)
             };
-            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| Error::Lost)?;
-            for stretch in read.map_err(|error| Error::Spool(Arc::new(error)))? {
+            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| VaultError::Lost)?;
+            for stretch in read.map_err(|error| VaultError::Spool(Arc::new(error)))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
                     spooled.insert((stretch.replid, stretch.first), stretch);
                 }
             }
         }
-        let mut unasked = Unasked::default();
+        let mut unasked = UnreachableRepositories::default();
         for (replid, first, _) in self.stored_stretches_noting(&mut unasked).await? {
             names.entry(replid).or_default().push(first);
         }
@@ -429,20 +433,25 @@ impl Instance {
             firsts.sort_unstable();
             firsts.dedup();
         }
-        Ok(Known { names, spooled, unasked })
+        Ok(KnownStretches { names, spooled, unasked })
     }
 
-    async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<Spooled>, Error> {
+    async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<SpooledStretch>, VaultError> {
         let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) else { return Ok(None) };
-        let read = tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| Error::Lost)?;
-        read.map_err(|error| Error::Spool(Arc::new(error)))
+        let read = tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| VaultError::Lost)?;
+        read.map_err(|error| VaultError::Spool(Arc::new(error)))
     }
 
     /// A stretch by its name.
     ///
     /// # Errors
     /// No repository gave it, or it does not open.
-    pub async fn stretch(&self, known: &Known, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+    pub async fn stretch(
+        &self,
+        known: &KnownStretches,
+        replid: ReplicationId,
+        first: u64,
+    ) -> Result<Option<StreamStretch>, VaultError> {
         match self.stored_stretch(replid, first).await? {
             Some(stretch) => Ok(Some(stretch)),
             None => Ok(known.spooled.get(&(replid, first)).cloned()),
@@ -457,12 +466,12 @@ impl Instance {
     /// No repository could be asked.
     pub(super) async fn covering(
         &self,
-        known: &Known,
+        known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
-    ) -> Result<Option<Stretch>, Error> {
+    ) -> Result<Option<StreamStretch>, VaultError> {
         let last: Vec<u64> = known.before(replid, offset).rev().take(WITHIN_ONE).copied().collect();
-        let mut found: Option<Stretch> = None;
+        let mut found: Option<StreamStretch> = None;
         for some in last.chunks(AT_ONCE) {
             for stretch in join_all(some.iter().map(|first| self.stretch(known, replid, *first))).await {
                 match stretch {
@@ -481,15 +490,15 @@ impl Instance {
     /// Whether the stream behind a snapshot comes to that offset, or goes on from it under another name. Nothing is kept of what lies between.
     ///
     /// # Errors
-    /// As [`Instance::reach`].
+    /// As [`Archive::reach`].
     pub async fn comes_to(
         &self,
-        snapshot: &Snapshot,
-        known: &Known,
+        snapshot: &SnapshotManifest,
+        known: &KnownStretches,
         ends: &[(ReplicationId, u64)],
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, VaultError> {
         let mut end = snapshot.replid.zip(snapshot.offset);
-        let mut step = |stretch: Stretch| {
+        let mut step = |stretch: StreamStretch| {
             end = Some((stretch.replid, stretch.last));
             true
         };
@@ -498,7 +507,12 @@ impl Instance {
     }
 
     /// Stretch after stretch from a snapshot on, until one is beyond what is wanted, or there is none.
-    pub(super) async fn way(&self, snapshot: &Snapshot, known: &Known, until: Until) -> Result<Way, Error> {
+    pub(super) async fn way(
+        &self,
+        snapshot: &SnapshotManifest,
+        known: &KnownStretches,
+        until: ChainLimit,
+    ) -> Result<StretchChain, VaultError> {
         let mut stretches = Vec::new();
         let mut step = |stretch| {
             let beyond = until.is_beyond(&stretch);
@@ -506,18 +520,18 @@ impl Instance {
             !beyond
         };
         let damaged = self.walk(snapshot, known, &mut step).await?;
-        Ok(Way { stretches, damaged })
+        Ok(StretchChain { stretches, damaged })
     }
 
     /// Gives stretch after stretch, as long as they are wanted. Whether it ended because the next one does not open.
     async fn walk(
         &self,
-        snapshot: &Snapshot,
-        known: &Known,
-        wanted: &mut (dyn FnMut(Stretch) -> bool + Send),
-    ) -> Result<bool, Error> {
+        snapshot: &SnapshotManifest,
+        known: &KnownStretches,
+        wanted: &mut (dyn FnMut(StreamStretch) -> bool + Send),
+    ) -> Result<bool, VaultError> {
         let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(false) };
-        let mut ahead = Ahead { instance: self, known, fetched: BTreeMap::new() };
+        let mut ahead = StretchPrefetch { instance: self, known, fetched: BTreeMap::new() };
         loop {
             let next = match ahead.next_of(replid, offset).await {
                 Ok(Some(next)) => Ok(Some(next)),
@@ -545,14 +559,14 @@ impl Instance {
 }
 
 /// What the stretches of a way say of themselves, asked for several at once: each is a request of its own to a store far away.
-struct Ahead<'i> {
-    instance: &'i Instance,
-    known: &'i Known,
-    fetched: BTreeMap<(ReplicationId, u64), Result<Option<Stretch>, Error>>,
+struct StretchPrefetch<'i> {
+    instance: &'i Archive,
+    known: &'i KnownStretches,
+    fetched: BTreeMap<(ReplicationId, u64), Result<Option<StreamStretch>, VaultError>>,
 }
 
-impl Ahead<'_> {
-    async fn stretch(&mut self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+impl StretchPrefetch<'_> {
+    async fn stretch(&mut self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, VaultError> {
         if !self.fetched.contains_key(&(replid, first)) {
             let (instance, known) = (self.instance, self.known);
             let firsts = known.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
@@ -565,7 +579,7 @@ impl Ahead<'_> {
     }
 
     /// The stretch of the same history that holds the byte after `offset`.
-    async fn next_of(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+    async fn next_of(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<StreamStretch>, VaultError> {
         let Some(first) = self.known.before(replid, offset).next_back() else { return Ok(None) };
         let newest = self.stretch(replid, *first).await;
         if let Ok(Some(stretch)) = &newest
@@ -580,7 +594,7 @@ impl Ahead<'_> {
     }
 
     /// The stretch that goes on from there under another name.
-    async fn next_after(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<Stretch>, Error> {
+    async fn next_after(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<StreamStretch>, VaultError> {
         let known = self.known;
         for (other, firsts) in known.names.iter().filter(|(other, _)| **other != replid) {
             if firsts.binary_search(&offset).is_err() {
@@ -598,8 +612,8 @@ impl Ahead<'_> {
 
 /// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another server's dump may be
 /// kept here, and is restored by its label, but it is not the state of this instance at any time.
-pub fn without_strangers(snapshots: &mut Vec<Snapshot>) {
-    let own = |snapshot: &Snapshot| matches!(snapshot.origin, Origin::Replication { .. });
+pub fn without_strangers(snapshots: &mut Vec<SnapshotManifest>) {
+    let own = |snapshot: &SnapshotManifest| matches!(snapshot.origin, SnapshotOrigin::Replication { .. });
     let histories: Vec<ReplicationId> = snapshots.iter().filter(|s| own(s)).filter_map(|s| s.replid).collect();
     if snapshots.iter().any(own) {
         snapshots.retain(|s| own(s) || s.replid.is_some_and(|replid| histories.contains(&replid)));
@@ -609,7 +623,7 @@ pub fn without_strangers(snapshots: &mut Vec<Snapshot>) {
 /// Times at which nobody can say what was there, in order, each with when it was known again: what had been written meanwhile came all at once
 /// when the stream was followed again, or read again by a receiver that was held up.
 #[must_use]
-pub fn pauses(snapshot: &Snapshot, stretches: &[Stretch]) -> Vec<(Timestamp, Timestamp)> {
+pub fn pauses(snapshot: &SnapshotManifest, stretches: &[StreamStretch]) -> Vec<(Timestamp, Timestamp)> {
     let mut all = Vec::new();
     let (mut before, mut led_to) = (snapshot.at, snapshot.offset.unwrap_or(0));
     for stretch in stretches {
@@ -631,7 +645,7 @@ pub fn pauses(snapshot: &Snapshot, stretches: &[Stretch]) -> Vec<(Timestamp, Tim
 }
 
 /// The time that lies between a stretch and what is there before it, which leads to an offset, if anything was written in it.
-fn missed(stretch: &Stretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
+fn missed(stretch: &StreamStretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
     let began = stretch.started_at;
     match stretch.missed {
         // The first versions did not say how far the server had come.
@@ -647,16 +661,16 @@ fn missed(stretch: &Stretch, before: Timestamp, led_to: u64) -> Option<(Timestam
     }
 }
 
-pub(super) fn as_it_is(snapshot: &Snapshot) -> Reach {
-    let cut = snapshot.offset.map(|offset| Cut { offset, db: snapshot.db });
+pub(super) fn as_it_is(snapshot: &SnapshotManifest) -> RestoreRoute {
+    let cut = snapshot.offset.map(|offset| StreamCut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
     let late = Duration::ZERO;
-    Reach { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, late, hole: None }
+    RestoreRoute { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, late, hole: None }
 }
 
 /// Where a way ends before the time that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Short {
+struct ChainTooShort {
     /// The last moment before that is known.
     followed_to: Timestamp,
     /// The first moment after, if the stream was only paused.
@@ -664,9 +678,13 @@ struct Short {
 }
 
 /// The target on the way: at a time, or at its end.
-fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reach, Short> {
+fn target(
+    snapshot: &SnapshotManifest,
+    way: StretchChain,
+    time: Option<Timestamp>,
+) -> Result<RestoreRoute, ChainTooShort> {
     let base = as_it_is(snapshot);
-    let ends = |followed_to| Short { followed_to, followed_from: None };
+    let ends = |followed_to| ChainTooShort { followed_to, followed_from: None };
     let Some(from) = base.from else {
         return if time.is_none_or(|time| time == snapshot.at) { Ok(base) } else { Err(ends(snapshot.at)) };
     };
@@ -676,10 +694,10 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     {
         // The first microsecond that is not before.
         let again = Timestamp::from_microsecond(again.as_microsecond().saturating_add(1)).unwrap_or(again);
-        return Err(Short { followed_to: to, followed_from: Some(again) });
+        return Err(ChainTooShort { followed_to: to, followed_from: Some(again) });
     }
     let ended_at = way.stretches.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
-    let mut best: Option<(usize, Mark)> = None;
+    let mut best: Option<(usize, ArrivalMark)> = None;
     let mut before = None;
     let mut next = way.stretches.len();
     for (nth, mark) in way.marks(from.offset) {
@@ -698,9 +716,9 @@ fn target(snapshot: &Snapshot, way: Way, time: Option<Timestamp>) -> Result<Reac
     {
         return Err(ends(ended_at));
     }
-    let Some((nth, mark)) = best else { return Ok(Reach { before, late, ..base }) };
+    let Some((nth, mark)) = best else { return Ok(RestoreRoute { before, late, ..base }) };
     let mut stretches = way.stretches;
     stretches.truncate(nth.saturating_add(1));
-    let to = Some(Cut { offset: mark.offset, db: mark.db });
-    Ok(Reach { stretches, to, at: mark.time, before, late, ..base })
+    let to = Some(StreamCut { offset: mark.offset, db: mark.db });
+    Ok(RestoreRoute { stretches, to, at: mark.time, before, late, ..base })
 }

@@ -5,20 +5,20 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::{Known, Reach, Unreachable, Until, Way, as_it_is};
-use crate::redis::archive::Instance;
-use crate::redis::archive::snapshot::Snapshot;
-use crate::redis::archive::stream::Stretch;
-use crate::redis::format::resp::{Commands, Cut, Limits};
+use super::{ChainLimit, KnownStretches, RestoreRoute, StretchChain, UnreachableState, as_it_is};
+use crate::redis::archive::Archive;
+use crate::redis::archive::snapshot::SnapshotManifest;
+use crate::redis::archive::stream::StreamStretch;
+use crate::redis::format::resp::{CommandLimits, CommandParser, StreamCut};
 use crate::redis::wire::ReplicationId;
-use crate::vault::Error;
+use crate::vault::VaultError;
 
 /// Digits of a replication id that tell it from all others of an instance.
 const DIGITS: usize = 8;
 
 /// A place in the stream: `OFFSET@HISTORY`, the beginning of the history's replication id, or `OFFSET` alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Position {
+pub struct StreamPosition {
     /// How many bytes of the history come before.
     pub offset: u64,
     /// What the history's replication id begins with; empty for any.
@@ -28,24 +28,24 @@ pub struct Position {
 /// What was given names no place in a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no place in a stream; write an offset and the beginning of its replication id, like 84213@1f3ac09b")]
-pub struct BadPosition(String);
+pub struct BadStreamPosition(String);
 
-impl FromStr for Position {
-    type Err = BadPosition;
+impl FromStr for StreamPosition {
+    type Err = BadStreamPosition;
 
-    fn from_str(text: &str) -> Result<Position, BadPosition> {
-        let bad = || BadPosition(text.chars().take(80).collect());
+    fn from_str(text: &str) -> Result<StreamPosition, BadStreamPosition> {
+        let bad = || BadStreamPosition(text.chars().take(80).collect());
         let (offset, history) = text.split_once('@').unwrap_or((text, ""));
         let hexadecimal = history.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let named = text.contains('@') != history.is_empty();
         if !hexadecimal || !named || history.len() > 40 || !offset.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(bad());
         }
-        Ok(Position { offset: offset.parse().map_err(|_number| bad())?, history: history.to_owned() })
+        Ok(StreamPosition { offset: offset.parse().map_err(|_number| bad())?, history: history.to_owned() })
     }
 }
 
-impl fmt::Display for Position {
+impl fmt::Display for StreamPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.history.as_str() {
             "" => write!(f, "{}", self.offset),
@@ -54,20 +54,20 @@ impl fmt::Display for Position {
     }
 }
 
-impl Position {
+impl StreamPosition {
     /// This place of this history, as short as it can be said.
     #[must_use]
-    pub fn of(replid: ReplicationId, offset: u64) -> Position {
-        Position { offset, history: replid.to_string().chars().take(DIGITS).collect() }
+    pub fn of(replid: ReplicationId, offset: u64) -> StreamPosition {
+        StreamPosition { offset, history: replid.to_string().chars().take(DIGITS).collect() }
     }
 }
 
-impl Instance {
+impl Archive {
     /// The histories that a place may be meant to be in: those that have it and are so named.
     ///
     /// # Errors
-    /// No repository could be asked. [`Error::Unasked`] if none has it as far as the others tell, and not all could be asked.
-    pub async fn histories_at(&self, position: &Position) -> Result<Vec<ReplicationId>, Error> {
+    /// No repository could be asked. [`VaultError::Unasked`] if none has it as far as the others tell, and not all could be asked.
+    pub async fn histories_at(&self, position: &StreamPosition) -> Result<Vec<ReplicationId>, VaultError> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.known().await?;
         let mut unasked = known.unasked().clone();
@@ -91,35 +91,36 @@ impl Instance {
     /// Whether any of these snapshots leads to a place.
     ///
     /// # Errors
-    /// As [`Instance::reach`].
+    /// As [`Archive::reach`].
     pub async fn leads_to(
         &self,
-        snapshots: &[Snapshot],
-        known: &Known,
+        snapshots: &[SnapshotManifest],
+        known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, VaultError> {
         Ok(self.way_to(snapshots, known, replid, offset).await?.is_some())
     }
 
     /// The newest snapshot that leads to a place, and the way from it to the stretch that has the place.
     async fn way_to<'s>(
         &self,
-        snapshots: &'s [Snapshot],
-        known: &Known,
+        snapshots: &'s [SnapshotManifest],
+        known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
-    ) -> Result<Option<(&'s Snapshot, Way)>, Error> {
-        let before = |snapshot: &&Snapshot| snapshot.offset.is_some_and(|at| at <= offset);
+    ) -> Result<Option<(&'s SnapshotManifest, StretchChain)>, VaultError> {
+        let before = |snapshot: &&SnapshotManifest| snapshot.offset.is_some_and(|at| at <= offset);
         for snapshot in snapshots.iter().rev().filter(before) {
-            let mut way = self.way(snapshot, known, Until::Offset(offset)).await?;
-            let has = |stretch: &Stretch| stretch.replid == replid && (stretch.first..=stretch.last).contains(&offset);
+            let mut way = self.way(snapshot, known, ChainLimit::Offset(offset)).await?;
+            let has =
+                |stretch: &StreamStretch| stretch.replid == replid && (stretch.first..=stretch.last).contains(&offset);
             if let Some(nth) = way.stretches.iter().position(has) {
                 way.stretches.truncate(nth.saturating_add(1));
                 return Ok(Some((snapshot, way)));
             }
             if (snapshot.replid, snapshot.offset) == (Some(replid), Some(offset)) {
-                return Ok(Some((snapshot, Way::default())));
+                return Ok(Some((snapshot, StretchChain::default())));
             }
         }
         Ok(None)
@@ -128,14 +129,14 @@ impl Instance {
     /// Finds the way to the last place at or before `offset` where the stream may be cut.
     pub(super) async fn reach_offset(
         &self,
-        snapshots: &[Snapshot],
-        known: &Known,
+        snapshots: &[SnapshotManifest],
+        known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
-    ) -> Result<Result<Reach, Unreachable>, Error> {
+    ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let Some((snapshot, mut way)) = self.way_to(snapshots, known, replid, offset).await? else {
             let reason = format!("no snapshot leads to offset {offset} of history {replid}");
-            return Ok(Err(Unreachable { reason, nearest_before: None, nearest_after: None }));
+            return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
         };
         let base = as_it_is(snapshot);
         let Some(from) = base.from else { return Ok(Ok(base)) };
@@ -144,7 +145,7 @@ impl Instance {
             if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
                 let at = stretch.time_at(to.offset.saturating_sub(1));
                 let before = self.next_time(known, stretch, to.offset).await?;
-                return Ok(Ok(Reach { stretches: way.stretches, to: Some(to), at, before, ..base }));
+                return Ok(Ok(RestoreRoute { stretches: way.stretches, to: Some(to), at, before, ..base }));
             }
             // A transaction that began in the stretch before.
             way.stretches.pop();
@@ -153,20 +154,26 @@ impl Instance {
     }
 
     /// The last place in a stretch, at or before `offset`, where the stream may be cut.
-    async fn cut_before(&self, stretch: &Stretch, offset: u64) -> Result<Option<Cut>, Error> {
+    async fn cut_before(&self, stretch: &StreamStretch, offset: u64) -> Result<Option<StreamCut>, VaultError> {
         let bytes = self.bytes_of(stretch).await?;
         let len = usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX).min(bytes.len());
-        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        let mut parser =
+            CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
         let parsed = tokio::task::spawn_blocking(move || {
             parser.push(&bytes.slice(..len), &mut |_| {})?;
-            Ok::<_, crate::redis::format::resp::Error>(parser.cut())
+            Ok::<_, crate::redis::format::resp::RespError>(parser.cut())
         });
-        let parsed = parsed.await.map_err(|_panic| Error::Lost)?;
+        let parsed = parsed.await.map_err(|_panic| VaultError::Lost)?;
         parsed.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
     }
 
     /// When what comes after `offset`, in this stretch or the next one, had come.
-    async fn next_time(&self, known: &Known, stretch: &Stretch, offset: u64) -> Result<Option<Timestamp>, Error> {
+    async fn next_time(
+        &self,
+        known: &KnownStretches,
+        stretch: &StreamStretch,
+        offset: u64,
+    ) -> Result<Option<Timestamp>, VaultError> {
         if offset < stretch.last {
             return Ok(Some(stretch.time_at(offset)));
         }
@@ -179,16 +186,16 @@ impl Instance {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Instance, Position, Stretch};
+    use super::{Archive, StreamPosition, StreamStretch};
     use crate::redis::format::resp::encode;
     use crate::vault::testing::create;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     /// A stretch of so many commands, of 27 bytes each.
-    async fn put(instance: &Instance, first: u64, commands: usize) {
+    async fn put(instance: &Archive, first: u64, commands: usize) {
         let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]).repeat(commands));
-        let stretch: Stretch = serde_json::from_value(serde_json::json!({
+        let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": ID, "first": first, "last": first + bytes.len() as u64, "db": 0, "in_transaction": false,
             "db_after": 0, "in_transaction_after": false, "follows": null, "started_at": "2026-11-22T14:00:00Z",
             "ended_at": "2026-11-22T14:00:10Z", "writes": commands, "marks": [],
@@ -201,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_stretch_that_has_a_place_is_found_behind_many_that_begin_within_it() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
         put(&instance, 100, 41).await;
         for nth in 1..40 {
             put(&instance, 100 + 27 * nth, 1).await;
@@ -219,12 +226,12 @@ mod tests {
     #[test]
     fn a_place_is_read_as_it_is_written() {
         let replid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
-        assert_eq!(Position::of(replid, 84213).to_string(), "84213@01234567");
+        assert_eq!(StreamPosition::of(replid, 84213).to_string(), "84213@01234567");
         for text in ["84213@01234567", "0", "18446744073709551615@f"] {
-            assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<StreamPosition>().unwrap().to_string(), text);
         }
         for wrong in ["", "@", "1@", "@ab", "-1", "+1", "1@xyz", "1@AB", "1 @ab", "18446744073709551616", "1@a@b"] {
-            assert!(wrong.parse::<Position>().is_err(), "{wrong}");
+            assert!(wrong.parse::<StreamPosition>().is_err(), "{wrong}");
         }
     }
 }

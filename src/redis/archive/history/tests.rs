@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::super::snapshot::{Origin, Snapshot};
-use super::super::stream::{Missed, Reading};
-use super::{Mark, Stretch, Way, pauses, target, without_strangers};
-use crate::redis::format::rdb::{Limits, Walker};
+use super::super::snapshot::{SnapshotManifest, SnapshotOrigin};
+use super::super::stream::{ReadDelays, UntimedBacklog};
+use super::{ArrivalMark, StreamStretch, StretchChain, pauses, target, without_strangers};
+use crate::redis::format::rdb::{RdbLimits, RdbWalker};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -14,17 +14,17 @@ fn at(second: i64) -> Timestamp {
 }
 
 /// A snapshot of the second 10 at offset 100.
-fn snapshot() -> Snapshot {
-    let mut walker = Walker::new(Limits::default());
+fn snapshot() -> SnapshotManifest {
+    let mut walker = RdbWalker::new(RdbLimits::default());
     walker.push(b"REDIS0009\xff\0\0\0\0\0\0\0\0").unwrap();
-    Snapshot {
+    SnapshotManifest {
         format: 1,
         label: "x".into(),
         started_at: at(9),
         finished_at: at(12),
         at: at(10),
-        origin: Origin::File { path: "x".into() },
-        flavour: crate::redis::wire::Flavour::Redis,
+        origin: SnapshotOrigin::File { path: "x".into() },
+        flavour: crate::redis::wire::ServerFlavour::Redis,
         version: "7".into(),
         run_id: None,
         replid: ID.parse().ok(),
@@ -37,8 +37,8 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> Stretch {
-    Stretch {
+fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> StreamStretch {
+    StreamStretch {
         replid: ID.parse().unwrap(),
         first,
         last,
@@ -50,7 +50,7 @@ fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> Stretch {
         started_at: at(10),
         ended_at: at(ended),
         writes: 1,
-        marks: marks.iter().map(|(offset, second)| Mark { offset: *offset, db: 1, time: at(*second) }).collect(),
+        marks: marks.iter().map(|(offset, second)| ArrivalMark { offset: *offset, db: 1, time: at(*second) }).collect(),
         run: None,
         notable: None,
         clock: None,
@@ -60,8 +60,8 @@ fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> Stretch {
 }
 
 /// Offset and number of stretches, or where the way ends.
-fn check(way: &[Stretch], time: Option<i64>) -> Result<(u64, usize), i64> {
-    let way = Way { stretches: way.to_vec(), damaged: false };
+fn check(way: &[StreamStretch], time: Option<i64>) -> Result<(u64, usize), i64> {
+    let way = StretchChain { stretches: way.to_vec(), damaged: false };
     let reach = target(&snapshot(), way, time.map(at)).map_err(|short| short.followed_to.as_second())?;
     Ok((reach.to.unwrap().offset, reach.stretches.len()))
 }
@@ -103,7 +103,7 @@ fn silence_counts_only_as_far_as_something_shows_it() {
 
 #[test]
 fn a_time_at_which_nobody_received_is_not_known() {
-    let stretch = |first, last, started, ended, writes, mark| Stretch {
+    let stretch = |first, last, started, ended, writes, mark| StreamStretch {
         started_at: at(started),
         writes,
         ..stretch(first, last, ended, &[(last - 10, mark), (last, ended)])
@@ -123,8 +123,8 @@ fn a_time_at_which_nobody_received_is_not_known() {
 /// However short it was: what comes first when a server is followed again was written before.
 #[test]
 fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
-    let missed = |until, writes| Some(Missed { until, writes });
-    let again = |first, last, ended, missed, marks: &[(u64, i64)]| Stretch {
+    let missed = |until, writes| Some(UntimedBacklog { until, writes });
+    let again = |first, last, ended, missed, marks: &[(u64, i64)]| StreamStretch {
         started_at: at(marks[0].1),
         missed,
         ..stretch(first, last, ended, marks)
@@ -158,8 +158,8 @@ fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
 
 #[test]
 fn a_receiver_that_was_held_up_does_not_know_what_was_there_meanwhile() {
-    let read = |late_ms, held_up: &[(i64, i64)], writes| Stretch {
-        reading: Some(Reading { late_ms, held_up: held_up.iter().map(|(from, to)| (at(*from), at(*to))).collect() }),
+    let read = |late_ms, held_up: &[(i64, i64)], writes| StreamStretch {
+        reading: Some(ReadDelays { late_ms, held_up: held_up.iter().map(|(from, to)| (at(*from), at(*to))).collect() }),
         writes,
         ..stretch(100, 400, 40, &[(150, 12), (200, 20), (400, 25)])
     };
@@ -168,25 +168,27 @@ fn a_receiver_that_was_held_up_does_not_know_what_was_there_meanwhile() {
     assert_eq!((check(&held, Some(23)), check(&held, Some(25))), (Err(20), Ok((400, 1))));
     assert_eq!(pauses(&snapshot(), &[read(7, &[(20, 24)], 0)]), []);
     // What lay unread at the target is told by the stretch it is in, and by the one that comes next.
-    let late = |way: &[Stretch], second| {
-        let way = Way { stretches: way.to_vec(), damaged: false };
+    let late = |way: &[StreamStretch], second| {
+        let way = StretchChain { stretches: way.to_vec(), damaged: false };
         target(&snapshot(), way, Some(at(second))).unwrap().late.as_millis()
     };
-    let next =
-        Stretch { reading: Some(Reading { late_ms: 90, held_up: vec![] }), ..stretch(400, 500, 60, &[(500, 50)]) };
+    let next = StreamStretch {
+        reading: Some(ReadDelays { late_ms: 90, held_up: vec![] }),
+        ..stretch(400, 500, 60, &[(500, 50)])
+    };
     let way = [read(7, &[], 3), next];
     assert_eq!((late(&way, 15), late(&way, 30), late(&way, 55), late(&way[..1], 35)), (7, 90, 90, 7));
 }
 
 #[test]
 fn another_servers_dump_is_never_the_newest_state() {
-    let own = |label: &str| Snapshot {
+    let own = |label: &str| SnapshotManifest {
         label: label.into(),
-        origin: Origin::Replication { server: "x".into(), role: "master".into() },
+        origin: SnapshotOrigin::Replication { server: "x".into(), role: "master".into() },
         ..snapshot()
     };
-    let file = |label: &str, replid| Snapshot { label: label.into(), replid, ..snapshot() };
-    let left = |mut all: Vec<Snapshot>| {
+    let file = |label: &str, replid| SnapshotManifest { label: label.into(), replid, ..snapshot() };
+    let left = |mut all: Vec<SnapshotManifest>| {
         without_strangers(&mut all);
         all.into_iter().map(|snapshot| snapshot.label).collect::<Vec<_>>()
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::retry::Class;
+use crate::base::retry::ErrorClass;
 use crate::postgres::archive::spool::SpoolError;
 use crate::redis::format::{rdb, resp};
 use crate::redis::wire;
@@ -12,13 +12,13 @@ use crate::vault::seal::SealError;
 
 /// Why a snapshot or a stream did not come about.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SnapshotError {
     /// The server.
     #[error(transparent)]
-    Server(#[from] wire::Error),
+    Server(#[from] wire::RedisError),
     /// The repositories.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
+    Vault(#[from] vault::VaultError),
     /// A part could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -28,11 +28,11 @@ pub enum Error {
         /// Who.
         origin: String,
         /// What is wrong with it.
-        source: rdb::Error,
+        source: rdb::RdbError,
     },
     /// What came as the stream of commands is none.
     #[error("the stream of commands cannot be followed: {0}")]
-    Stream(#[from] resp::Error),
+    Stream(#[from] resp::RespError),
     /// A file to import can't be read.
     #[error("cannot read {}: {source}", path.display())]
     File {
@@ -78,19 +78,24 @@ pub enum Error {
     Lost,
 }
 
-impl Error {
+impl SnapshotError {
     /// What the caller can do about it.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Error::Server(error) => error.class(),
-            Error::Vault(error) => error.class(),
-            Error::Spool(SpoolError::InUse { .. }) => Class::Permanent,
+            SnapshotError::Server(error) => error.class(),
+            SnapshotError::Vault(error) => error.class(),
+            SnapshotError::Spool(SpoolError::InUse { .. }) => ErrorClass::Permanent,
             // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
-            Error::Spool(_) | Error::Unfit { .. } | Error::OnItsWay { .. } => Class::Transient,
+            SnapshotError::Spool(_) | SnapshotError::Unfit { .. } | SnapshotError::OnItsWay { .. } => {
+                ErrorClass::Transient
+            }
             // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
-            Error::Rdb { .. } | Error::Stream(_) | Error::Seal(_) | Error::File { .. } => Class::Permanent,
-            Error::Disturbed { .. } | Error::Lost => Class::Permanent,
+            SnapshotError::Rdb { .. }
+            | SnapshotError::Stream(_)
+            | SnapshotError::Seal(_)
+            | SnapshotError::File { .. } => ErrorClass::Permanent,
+            SnapshotError::Disturbed { .. } | SnapshotError::Lost => ErrorClass::Permanent,
         }
     }
 
@@ -98,10 +103,14 @@ impl Error {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            Error::Rdb { .. } | Error::Stream(_) => true,
-            Error::Vault(error) => error.is_integrity(),
-            Error::Server(_) | Error::Seal(_) | Error::File { .. } | Error::Spool(_) | Error::Unfit { .. } => false,
-            Error::OnItsWay { .. } | Error::Disturbed { .. } | Error::Lost => false,
+            SnapshotError::Rdb { .. } | SnapshotError::Stream(_) => true,
+            SnapshotError::Vault(error) => error.is_integrity(),
+            SnapshotError::Server(_)
+            | SnapshotError::Seal(_)
+            | SnapshotError::File { .. }
+            | SnapshotError::Spool(_)
+            | SnapshotError::Unfit { .. } => false,
+            SnapshotError::OnItsWay { .. } | SnapshotError::Disturbed { .. } | SnapshotError::Lost => false,
         }
     }
 }

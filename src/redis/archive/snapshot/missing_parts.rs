@@ -4,22 +4,26 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use crate::redis::archive::{Instance, Snapshot, Unasked};
-use crate::vault::Error;
+use crate::redis::archive::{Archive, SnapshotManifest, UnreachableRepositories};
+use crate::vault::VaultError;
 
 /// Snapshots that are not whole, by label, each with what it lacks.
-pub(crate) type Lacking = BTreeMap<String, String>;
+pub(crate) type MissingParts = BTreeMap<String, String>;
 
-impl Instance {
+impl Archive {
     /// Which of these snapshots name a part that no repository has that answers, with the bytes that were stored. One listing of each repository.
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn lacking(&self, snapshots: &[Snapshot]) -> Result<Lacking, Error> {
-        self.lacking_noting(snapshots, &mut Unasked::default()).await
+    pub async fn lacking(&self, snapshots: &[SnapshotManifest]) -> Result<MissingParts, VaultError> {
+        self.lacking_noting(snapshots, &mut UnreachableRepositories::default()).await
     }
 
-    pub(crate) async fn lacking_noting(&self, snapshots: &[Snapshot], unasked: &mut Unasked) -> Result<Lacking, Error> {
+    pub(crate) async fn lacking_noting(
+        &self,
+        snapshots: &[SnapshotManifest],
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<MissingParts, VaultError> {
         let parts = self.layout.parts();
         let lists = join_all(self.vault.places.iter().map(|place| {
             let parts = &parts;
@@ -32,7 +36,7 @@ impl Instance {
         for object in lists.into_iter().flatten() {
             there.entry(object.key.to_string()).or_default().push(object.len);
         }
-        let mut lacking = Lacking::new();
+        let mut lacking = MissingParts::new();
         for snapshot in snapshots {
             if let Some(what) = self.lacks(snapshot, &there) {
                 tracing::warn!(label = snapshot.label, what, "this snapshot cannot be restored");
@@ -43,7 +47,7 @@ impl Instance {
     }
 
     /// The first part that is not there as it was stored.
-    fn lacks(&self, snapshot: &Snapshot, there: &BTreeMap<String, Vec<u64>>) -> Option<String> {
+    fn lacks(&self, snapshot: &SnapshotManifest, there: &BTreeMap<String, Vec<u64>>) -> Option<String> {
         (0..).zip(&snapshot.parts).find_map(|(number, part)| {
             let key = self.layout.part(&snapshot.label, number).ok()?;
             match there.get(key.as_str()) {

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::missing_parts::Lacking;
-use super::{Instance, Unasked};
-use crate::redis::format::rdb::Walk;
-use crate::redis::wire::{Flavour, ReplicationId};
-use crate::vault::repository::Put;
-use crate::vault::seal::Kind;
-use crate::vault::{Absent, Error};
+use super::snapshot::missing_parts::MissingParts;
+use super::{Archive, UnreachableRepositories};
+use crate::redis::format::rdb::RdbSummary;
+use crate::redis::wire::{ReplicationId, ServerFlavour};
+use crate::vault::repository::PutOutcome;
+use crate::vault::seal::SealedKind;
+use crate::vault::{SkippedRepositories, VaultError};
 
 /// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
 pub const PART: usize = 32 << 20;
@@ -23,7 +23,7 @@ pub const PART: usize = 32 << 20;
 /// Where a snapshot came from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Origin {
+pub enum SnapshotOrigin {
     /// From a server, as a replica gets it.
     Replication {
         /// The server's address.
@@ -40,7 +40,7 @@ pub enum Origin {
 
 /// A part of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Part {
+pub struct SnapshotPart {
     /// Its plaintext bytes.
     pub len: u64,
     /// The BLAKE3 of them, in hexadecimal.
@@ -51,7 +51,7 @@ pub struct Part {
 
 /// What a snapshot's manifest holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct SnapshotManifest {
     /// The version of this form, 1.
     pub format: u32,
     /// Its name.
@@ -63,9 +63,9 @@ pub struct Snapshot {
     /// The moment whose state it holds, as nearly as is known: when the server said at which offset it stands.
     pub at: Timestamp,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: SnapshotOrigin,
     /// Whose server it was.
-    pub flavour: Flavour,
+    pub flavour: ServerFlavour,
     /// The server's version.
     pub version: String,
     /// The server's run.
@@ -77,27 +77,31 @@ pub struct Snapshot {
     /// The database in which the command stream stood at that offset.
     pub db: u32,
     /// What is in it.
-    pub walk: Walk,
+    pub walk: RdbSummary,
     /// Its parts, in order.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SnapshotPart>,
     /// Bytes of the RDB file.
     pub logical_bytes: u64,
     /// Bytes of the parts' objects, in each repository.
     pub stored_bytes: u64,
 }
 
-impl Instance {
+impl Archive {
     /// Makes a snapshot visible, but where it is absent. Its parts are there.
     ///
     /// # Errors
     /// No other repository took it, or another snapshot has this label.
-    pub async fn put_snapshot(&self, snapshot: &Snapshot, absent: &Absent) -> Result<(), Error> {
+    pub async fn put_snapshot(
+        &self,
+        snapshot: &SnapshotManifest,
+        absent: &SkippedRepositories,
+    ) -> Result<(), VaultError> {
         let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.unnamed(&bad))?;
-        match self.put(Kind::Snapshot, &key, snapshot, absent).await? {
-            Put::Created => Ok(()),
-            Put::Exists => {
+        match self.put(SealedKind::Snapshot, &key, snapshot, absent).await? {
+            PutOutcome::Created => Ok(()),
+            PutOutcome::Exists => {
                 let why = "holds another snapshot of the same moment; take this one again".to_owned();
-                Err(Error::Taken { name: self.name().to_string(), key, why })
+                Err(VaultError::Taken { name: self.name().to_string(), key, why })
             }
         }
     }
@@ -106,11 +110,11 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn labels(&self) -> Result<Vec<String>, Error> {
-        self.labels_noting(&mut Unasked::default()).await
+    pub async fn labels(&self) -> Result<Vec<String>, VaultError> {
+        self.labels_noting(&mut UnreachableRepositories::default()).await
     }
 
-    pub(super) async fn labels_noting(&self, unasked: &mut Unasked) -> Result<Vec<String>, Error> {
+    pub(super) async fn labels_noting(&self, unasked: &mut UnreachableRepositories) -> Result<Vec<String>, VaultError> {
         let objects = self.listed(&self.layout.snapshots(), unasked).await?;
         Ok(objects.iter().map(|object| object.key.file_name().to_owned()).collect())
     }
@@ -119,22 +123,25 @@ impl Instance {
     ///
     /// # Errors
     /// No repository could be asked, or the manifest does not open.
-    pub async fn snapshot(&self, label: &str) -> Result<Option<Snapshot>, Error> {
+    pub async fn snapshot(&self, label: &str) -> Result<Option<SnapshotManifest>, VaultError> {
         let Ok(key) = self.layout.snapshot(label) else { return Ok(None) };
-        self.get(Kind::Snapshot, &key).await
+        self.get(SealedKind::Snapshot, &key).await
     }
 
     /// All snapshots, oldest first. One whose manifest is damaged is passed over with a warning, unless all are.
     ///
     /// # Errors
-    /// As [`Instance::snapshot`].
-    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
-        Ok(self.snapshots_and_damaged(&mut Unasked::default()).await?.0)
+    /// As [`Archive::snapshot`].
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotManifest>, VaultError> {
+        Ok(self.snapshots_and_damaged(&mut UnreachableRepositories::default()).await?.0)
     }
 
-    /// [`Instance::snapshots`], and of those that were passed over the labels, each with what is wrong.
-    pub(super) async fn snapshots_and_damaged(&self, unasked: &mut Unasked) -> Result<(Vec<Snapshot>, Lacking), Error> {
-        let (mut snapshots, mut damaged, mut last) = (Vec::new(), Lacking::new(), None);
+    /// [`Archive::snapshots`], and of those that were passed over the labels, each with what is wrong.
+    pub(super) async fn snapshots_and_damaged(
+        &self,
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<(Vec<SnapshotManifest>, MissingParts), VaultError> {
+        let (mut snapshots, mut damaged, mut last) = (Vec::new(), MissingParts::new(), None);
         for label in self.labels_noting(unasked).await? {
             match self.snapshot(&label).await {
                 Ok(snapshot) => snapshots.extend(snapshot),
@@ -160,15 +167,15 @@ impl Instance {
     ///
     /// # Errors
     /// No repository gave it, or it is not the part that the manifest names.
-    pub async fn part(&self, snapshot: &Snapshot, number: usize) -> Result<Bytes, Error> {
+    pub async fn part(&self, snapshot: &SnapshotManifest, number: usize) -> Result<Bytes, VaultError> {
         let label = &snapshot.label;
         let numbered = u32::try_from(number).unwrap_or(u32::MAX);
         let key = self.layout.part(label, numbered).map_err(|bad| self.unnamed(&bad))?;
         let Some(part) = snapshot.parts.get(number) else {
             return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
         };
-        let Some(opened) = self.vault.get_object(Kind::RdbPart, &key).await? else {
-            return Err(Error::Vanished { what: key.to_string() });
+        let Some(opened) = self.vault.get_object(SealedKind::RdbPart, &key).await? else {
+            return Err(VaultError::Vanished { what: key.to_string() });
         };
         if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {
             return Err(self.unreadable(&key, format!("it is not the part that the manifest of {label} names")));
@@ -183,18 +190,18 @@ pub(super) fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from_bytes(*digest).to_hex().to_string()
 }
 
-impl Part {
+impl SnapshotPart {
     /// A part that was sealed.
     #[must_use]
-    pub fn of(sealed: &crate::vault::seal::SealedObject) -> Part {
-        Part { len: sealed.plain_len, content: hex(&sealed.content), stored: sealed.len }
+    pub fn of(sealed: &crate::vault::seal::SealedObject) -> SnapshotPart {
+        SnapshotPart { len: sealed.plain_len, content: hex(&sealed.content), stored: sealed.len }
     }
 }
 
 /// The body of a fuzz target: any bytes as a snapshot's manifest. What reads is written the same, and can be told of.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    let Ok(snapshot) = serde_json::from_slice::<Snapshot>(data) else { return };
+    let Ok(snapshot) = serde_json::from_slice::<SnapshotManifest>(data) else { return };
     let again = serde_json::to_vec(&snapshot).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&snapshot), "another manifest when written again");
     let walk = &snapshot.walk;
@@ -205,19 +212,19 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::Snapshot;
-    use crate::redis::archive::Stretch;
+    use super::SnapshotManifest;
+    use crate::redis::archive::StreamStretch;
 
     /// What the fuzzers begin with is read.
     #[test]
     fn the_seeds_are_what_they_are_meant_to_be() {
         let seed: &[u8] = include_bytes!("../../../../fuzz/corpus/snapshot_manifest/replicated");
-        let snapshot: Snapshot = serde_json::from_slice(seed).unwrap();
+        let snapshot: SnapshotManifest = serde_json::from_slice(seed).unwrap();
         assert_eq!((snapshot.walk.keys(), snapshot.parts.len()), (3, 1));
         let seed: &[u8] = include_bytes!("../../../../fuzz/corpus/stored_stretch/commands");
         let (len, rest) = seed.split_first_chunk::<2>().unwrap();
         let (metadata, plain) = rest.split_at(usize::from(u16::from_le_bytes(*len)));
-        let stretch: Stretch = serde_json::from_slice(metadata).unwrap();
+        let stretch: StreamStretch = serde_json::from_slice(metadata).unwrap();
         let found = stretch.look(plain, 1).unwrap().found;
         assert_eq!((stretch.last - stretch.first, found.len()), (plain.len() as u64, 2));
     }

@@ -17,29 +17,29 @@ const RESERVE: u64 = 1 << 30;
 
 /// A folder in which they may wait.
 #[derive(Clone, Debug)]
-pub(super) struct Aside {
+pub(super) struct PartSpill {
     dir: PathBuf,
     reserve: u64,
 }
 
 /// A sealed part, there or on the disk.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct SpilledPart {
     file: File,
     len: usize,
     /// All of it but its bytes.
     of: SealedObject,
 }
 
-impl Aside {
-    pub(super) fn within(state_dir: &Path) -> Aside {
-        Aside { dir: state_dir.to_owned(), reserve: RESERVE }
+impl PartSpill {
+    pub(super) fn within(state_dir: &Path) -> PartSpill {
+        PartSpill { dir: state_dir.to_owned(), reserve: RESERVE }
     }
 
     /// Writes a part, if there is room; gives it back if there is not, or it cannot be written. Blocks.
-    pub(super) fn put(&self, sealed: SealedObject) -> Result<Waiting, SealedObject> {
+    pub(super) fn put(&self, sealed: SealedObject) -> Result<SpilledPart, SealedObject> {
         match self.written(&sealed) {
-            Ok(Some((file, len))) => Ok(Waiting { file, len, of: SealedObject { parts: Vec::new(), ..sealed } }),
+            Ok(Some((file, len))) => Ok(SpilledPart { file, len, of: SealedObject { parts: Vec::new(), ..sealed } }),
             Ok(None) => Err(sealed),
             Err(error) => {
                 tracing::debug!(%error, dir = %self.dir.display(), "no part of the snapshot can wait on this disk; the server waits");
@@ -64,7 +64,7 @@ impl Aside {
     }
 }
 
-impl Waiting {
+impl SpilledPart {
     /// The part again. Blocks.
     pub(super) fn read(mut self) -> io::Result<SealedObject> {
         let mut bytes = Vec::with_capacity(self.len);
@@ -76,15 +76,15 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::Aside;
-    use crate::vault::seal::{self, Binding, Kind, Protection, SealSpec};
+    use super::PartSpill;
+    use crate::vault::seal::{self, ObjectBinding, ObjectEncryption, SealSpec, SealedKind};
 
     #[test]
     fn what_waits_is_the_same_afterwards_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let binding = Binding::new(Kind::RdbPart, "cache/x");
-        let sealed = || seal::seal(&[&[7; 3 << 20]], &SealSpec::new(&binding), &Protection::None).unwrap();
-        let aside = Aside { reserve: 0, ..Aside::within(&dir.path().join("new")) };
+        let binding = ObjectBinding::new(SealedKind::RdbPart, "cache/x");
+        let sealed = || seal::seal(&[&[7; 3 << 20]], &SealSpec::new(&binding), &ObjectEncryption::None).unwrap();
+        let aside = PartSpill { reserve: 0, ..PartSpill::within(&dir.path().join("new")) };
         let part = sealed();
         let (bytes, content) = (part.to_bytes(), part.content);
         let waiting = aside.put(part).unwrap();
@@ -92,9 +92,9 @@ mod tests {
         let again = waiting.read().unwrap();
         assert_eq!((again.to_bytes(), again.content, again.len), (bytes.clone(), content, bytes.len() as u64));
         // Too little room, or none that can be written to: it is given back.
-        let full = Aside { reserve: u64::MAX, ..aside.clone() };
+        let full = PartSpill { reserve: u64::MAX, ..aside.clone() };
         assert_eq!(full.put(sealed()).unwrap_err().content, content);
         std::fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(Aside::within(&dir.path().join("file")).put(sealed()).unwrap_err().content, content);
+        assert_eq!(PartSpill::within(&dir.path().join("file")).put(sealed()).unwrap_err().content, content);
     }
 }

@@ -15,15 +15,17 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::spill::Aside;
+use super::spill::PartSpill;
 use crate::base::clock::{SharedClock, timeout};
-use crate::redis::archive::snapshot::error::Error;
-use crate::redis::archive::{Instance, Origin, PART, Part, Snapshot};
-use crate::redis::format::rdb::{self, Walk, Walker};
-use crate::redis::wire::{Connection, Flavour, Info, ReplicationId, Source, Sync, Transfer, Wish};
+use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::{Archive, PART, SnapshotManifest, SnapshotOrigin, SnapshotPart};
+use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
+use crate::redis::wire::{
+    RedisConnection, RedisSource, ReplicationId, ServerFlavour, ServerInfo, SnapshotTransfer, SyncAnswer, SyncRequest,
+};
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{self, Binding, Kind, SealSpec, SealedObject};
-use crate::vault::{self, Absent};
+use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind, SealedObject};
+use crate::vault::{self, SkippedRepositories};
 
 /// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
 const IN_FLIGHT: usize = 2;
@@ -42,18 +44,18 @@ const WALK_QUEUE: usize = 32;
 
 /// Where the RDB file comes from.
 #[derive(Debug)]
-pub enum Input<'i> {
+pub enum SnapshotSource<'i> {
     /// A server, or a replica of the one that the Sentinels name, if one is fit for it.
-    Server(&'i Source),
+    Server(&'i RedisSource),
     /// A server, or the one that the Sentinels name.
-    Master(&'i Source),
+    Master(&'i RedisSource),
     /// A file.
     File(&'i Path),
 }
 
 /// How far a snapshot is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
+pub enum SnapshotProgress {
     /// The server prepares it.
     Waiting,
     /// So many bytes have come, of how many if that is known.
@@ -64,7 +66,7 @@ pub enum Progress {
 
 /// A snapshot that the server has begun: the stream behind it may be followed from here on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Begun {
+pub struct BegunSnapshot {
     /// The server's address.
     pub server: String,
     /// The history.
@@ -81,29 +83,29 @@ pub struct Begun {
 /// # Errors
 /// The transfer was refused, cut short or damaged, or no repository took a part. Nothing is visible then.
 pub async fn take(
-    instance: &Instance,
-    input: Input<'_>,
-    begun: Option<oneshot::Sender<Begun>>,
-    absent: &Arc<Absent>,
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Snapshot, Error> {
+    instance: &Archive,
+    input: SnapshotSource<'_>,
+    begun: Option<oneshot::Sender<BegunSnapshot>>,
+    absent: &Arc<SkippedRepositories>,
+    progress: &mut (dyn FnMut(SnapshotProgress) + Send),
+) -> Result<SnapshotManifest, SnapshotError> {
     let clock = Arc::clone(instance.vault().clock());
     let started_at = clock.now();
     let label = label(started_at);
-    progress(Progress::Waiting);
-    let mut intake = Intake::begin(instance, &label, absent);
+    progress(SnapshotProgress::Waiting);
+    let mut intake = PartWriter::begin(instance, &label, absent);
     let described = match input {
-        Input::Server(source) => {
+        SnapshotSource::Server(source) => {
             let connected = source.connect_for_snapshot().await?;
             from_server(connected, begun, &mut intake, progress, &*clock).await?
         }
-        Input::Master(source) => {
+        SnapshotSource::Master(source) => {
             let connected = source.connect().await?;
             from_server(connected, begun, &mut intake, progress, &*clock).await?
         }
-        Input::File(path) => from_file(path, &mut intake, progress).await?,
+        SnapshotSource::File(path) => from_file(path, &mut intake, progress).await?,
     };
-    progress(Progress::Storing);
+    progress(SnapshotProgress::Storing);
     let origin_name = described.name();
     let (parts, walk) = intake.end().await.map_err(|error| error.named(&origin_name))?;
     for warning in walk.warnings() {
@@ -124,33 +126,39 @@ fn label(time: Timestamp) -> String {
 }
 
 /// What is known of a snapshot besides its bytes.
-struct Described {
-    origin: Origin,
-    flavour: Option<Flavour>,
+struct SnapshotDescription {
+    origin: SnapshotOrigin,
+    flavour: Option<ServerFlavour>,
     version: Option<String>,
     run_id: Option<String>,
     position: Option<(ReplicationId, u64)>,
     at: Option<Timestamp>,
 }
 
-impl Described {
+impl SnapshotDescription {
     fn name(&self) -> String {
         match &self.origin {
-            Origin::Replication { server, .. } => format!("Redis at {server}"),
-            Origin::File { path } => path.clone(),
+            SnapshotOrigin::Replication { server, .. } => format!("Redis at {server}"),
+            SnapshotOrigin::File { path } => path.clone(),
         }
     }
 
-    fn snapshot(self, label: String, times: (Timestamp, Timestamp), walk: Walk, parts: Vec<Part>) -> Snapshot {
+    fn snapshot(
+        self,
+        label: String,
+        times: (Timestamp, Timestamp),
+        walk: RdbSummary,
+        parts: Vec<SnapshotPart>,
+    ) -> SnapshotManifest {
         let aux = |name: &str| walk.aux.get(name).map(String::as_str);
         // A file says which state it is, if its server was or had a replica (`rdbSaveInfoAuxFields`).
         let by_file = || Some((aux("repl-id")?.parse().ok()?, aux("repl-offset")?.parse().ok()?));
         // What was written later in that second may be in it.
         let written = || Timestamp::from_second(aux("ctime")?.parse::<i64>().ok()?.checked_add(1)?).ok();
-        let flavour = if walk.magic == rdb::Magic::Valkey { Flavour::Valkey } else { Flavour::Redis };
+        let flavour = if walk.magic == rdb::RdbMagic::Valkey { ServerFlavour::Valkey } else { ServerFlavour::Redis };
         let (replid, offset) = self.position.or_else(by_file).unzip();
         let (started_at, finished_at) = times;
-        Snapshot {
+        SnapshotManifest {
             format: 1,
             label,
             started_at,
@@ -175,33 +183,34 @@ impl Described {
 }
 
 async fn from_server(
-    (mut connection, info): (Connection, Info),
-    begun: Option<oneshot::Sender<Begun>>,
-    intake: &mut Intake,
-    progress: &mut (dyn FnMut(Progress) + Send),
+    (mut connection, info): (RedisConnection, ServerInfo),
+    begun: Option<oneshot::Sender<BegunSnapshot>>,
+    intake: &mut PartWriter,
+    progress: &mut (dyn FnMut(SnapshotProgress) + Send),
     clock: &dyn crate::base::clock::Clock,
-) -> Result<Described, Error> {
+) -> Result<SnapshotDescription, SnapshotError> {
     warn_of_trouble(&connection, &info);
-    let (replid, offset) = match connection.sync(Wish::Snapshot, info.version()).await? {
-        Sync::Full(replid, offset) => (replid, offset),
-        Sync::Continue(_) => {
+    let (replid, offset) = match connection.sync(SyncRequest::Snapshot, info.version()).await? {
+        SyncAnswer::Full(replid, offset) => (replid, offset),
+        SyncAnswer::Continue(_) => {
             let (server, why) = (connection.peer().to_owned(), "continues a stream that was not asked for".to_owned());
-            return Err(Error::Unfit { server, why });
+            return Err(SnapshotError::Unfit { server, why });
         }
     };
     let at = state_at(clock.now(), offset, &info);
-    let mut announced = begun.map(|to| (to, Begun { server: connection.peer().to_owned(), replid, offset, db: 0 }));
+    let mut announced =
+        begun.map(|to| (to, BegunSnapshot { server: connection.peer().to_owned(), replid, offset, db: 0 }));
     if info.is_master() {
         // It says `SELECT` before the first command behind a snapshot.
         announce(&mut announced, 0);
     }
     let transfer = connection.transfer().await?;
     let total = transfer.len();
-    let tell = &mut |done| progress(Progress::Bytes(done, total));
+    let tell = &mut |done| progress(SnapshotProgress::Bytes(done, total));
     receive(&mut connection, transfer, intake, &mut announced, tell).await?;
     let role = info.get("role").unwrap_or("?").to_owned();
-    Ok(Described {
-        origin: Origin::Replication { server: connection.peer().to_owned(), role },
+    Ok(SnapshotDescription {
+        origin: SnapshotOrigin::Replication { server: connection.peer().to_owned(), role },
         flavour: Some(info.flavour()),
         version: Some(info.version().to_owned()),
         run_id: info.get("run_id").map(str::to_owned),
@@ -212,7 +221,7 @@ async fn from_server(
 
 /// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down for somebody else
 /// (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
-fn state_at(now: Timestamp, offset: u64, info: &Info) -> Timestamp {
+fn state_at(now: Timestamp, offset: u64, info: &ServerInfo) -> Timestamp {
     if info.number("master_repl_offset").is_none_or(|before| before <= offset) {
         return now;
     }
@@ -223,25 +232,25 @@ fn state_at(now: Timestamp, offset: u64, info: &Info) -> Timestamp {
 }
 
 /// Who hears that a snapshot has begun, and what.
-type Announced = Option<(oneshot::Sender<Begun>, Begun)>;
+type BegunAnnouncement = Option<(oneshot::Sender<BegunSnapshot>, BegunSnapshot)>;
 
-fn announce(announced: &mut Announced, db: u32) {
+fn announce(announced: &mut BegunAnnouncement, db: u32) {
     if let Some((to, begun)) = announced.take() {
         // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
-        drop(to.send(Begun { db, ..begun }));
+        drop(to.send(BegunSnapshot { db, ..begun }));
     }
 }
 
 /// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on which database that acts.
 async fn receive(
-    connection: &mut Connection,
-    mut transfer: Transfer,
-    intake: &mut Intake,
-    announced: &mut Announced,
+    connection: &mut RedisConnection,
+    mut transfer: SnapshotTransfer,
+    intake: &mut PartWriter,
+    announced: &mut BegunAnnouncement,
     progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<(), Error> {
+) -> Result<(), SnapshotError> {
     let mut done = 0_u64;
-    let mut beginning = Walker::new(rdb::Limits::default());
+    let mut beginning = RdbWalker::new(rdb::RdbLimits::default());
     while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await? {
         if announced.is_some() {
             // What is wrong with it is found by the one who walks it all.
@@ -260,7 +269,7 @@ async fn receive(
 }
 
 /// The server's own persistence is its own business, but a BGSAVE that fails in silence is how data is lost.
-pub(crate) fn warn_of_trouble(connection: &Connection, info: &Info) {
+pub(crate) fn warn_of_trouble(connection: &RedisConnection, info: &ServerInfo) {
     if let Some(trouble) = info.persistence_trouble() {
         tracing::warn!(server = connection.peer(), "{trouble}");
     }
@@ -268,10 +277,10 @@ pub(crate) fn warn_of_trouble(connection: &Connection, info: &Info) {
 
 async fn from_file(
     path: &Path,
-    intake: &mut Intake,
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Described, Error> {
-    let failed = |source| Error::File { path: PathBuf::from(path), source };
+    intake: &mut PartWriter,
+    progress: &mut (dyn FnMut(SnapshotProgress) + Send),
+) -> Result<SnapshotDescription, SnapshotError> {
+    let failed = |source| SnapshotError::File { path: PathBuf::from(path), source };
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
     let total = file.metadata().await.map_err(failed)?.len();
     let mut done = 0_u64;
@@ -282,63 +291,63 @@ async fn from_file(
         }
         done = done.saturating_add(piece.len() as u64);
         intake.push(piece.freeze()).await.map_err(|error| error.named(&path.display().to_string()))?;
-        progress(Progress::Bytes(done, Some(total)));
+        progress(SnapshotProgress::Bytes(done, Some(total)));
     }
-    let origin = Origin::File { path: path.display().to_string() };
-    Ok(Described { origin, flavour: None, version: None, run_id: None, position: None, at: None })
+    let origin = SnapshotOrigin::File { path: path.display().to_string() };
+    Ok(SnapshotDescription { origin, flavour: None, version: None, run_id: None, position: None, at: None })
 }
 
 /// What can go wrong while bytes are taken in, before anybody knows whose they are.
-enum Trouble {
-    Rdb(rdb::Error),
-    Other(Error),
+enum PartWriteError {
+    Rdb(rdb::RdbError),
+    Other(SnapshotError),
 }
 
-impl Trouble {
-    fn named(self, origin: &str) -> Error {
+impl PartWriteError {
+    fn named(self, origin: &str) -> SnapshotError {
         match self {
-            Trouble::Rdb(source) => Error::Rdb { origin: origin.to_owned(), source },
-            Trouble::Other(error) => error,
+            PartWriteError::Rdb(source) => SnapshotError::Rdb { origin: origin.to_owned(), source },
+            PartWriteError::Other(error) => error,
         }
     }
 }
 
-impl<E: Into<Error>> From<E> for Trouble {
-    fn from(error: E) -> Trouble {
-        Trouble::Other(error.into())
+impl<E: Into<SnapshotError>> From<E> for PartWriteError {
+    fn from(error: E) -> PartWriteError {
+        PartWriteError::Other(error.into())
     }
 }
 
 /// The bytes of an RDB file on their way into parts and through the walker.
-struct Intake {
-    instance: Instance,
+struct PartWriter {
+    instance: Archive,
     label: String,
-    absent: Arc<Absent>,
+    absent: Arc<SkippedRepositories>,
     part: Vec<u8>,
     /// Gives the memory of the part before back, once that is sealed.
     emptied: Option<oneshot::Receiver<Vec<u8>>>,
     next: u32,
-    puts: JoinSet<Result<(u32, Part), Error>>,
-    done: Vec<(u32, Part)>,
-    room: Room,
+    puts: JoinSet<Result<(u32, SnapshotPart), SnapshotError>>,
+    done: Vec<(u32, SnapshotPart)>,
+    room: PartQueue,
     /// What the walker gets next.
     lot: Vec<Bytes>,
     lot_len: usize,
     walk: Option<mpsc::Sender<Vec<Bytes>>>,
-    walker: JoinHandle<Result<Walk, rdb::Error>>,
+    walker: JoinHandle<Result<RdbSummary, rdb::RdbError>>,
 }
 
-impl Intake {
-    fn begin(instance: &Instance, label: &str, absent: &Arc<Absent>) -> Intake {
+impl PartWriter {
+    fn begin(instance: &Archive, label: &str, absent: &Arc<SkippedRepositories>) -> PartWriter {
         let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE);
         let walker = tokio::task::spawn_blocking(move || {
-            let mut walker = Walker::new(rdb::Limits::default());
+            let mut walker = RdbWalker::new(rdb::RdbLimits::default());
             while let Some(lot) = lots.blocking_recv() {
                 lot.iter().try_for_each(|piece| walker.push(piece))?;
             }
             walker.finish()
         });
-        Intake {
+        PartWriter {
             instance: instance.clone(),
             label: label.to_owned(),
             absent: Arc::clone(absent),
@@ -347,7 +356,7 @@ impl Intake {
             next: 0,
             puts: JoinSet::new(),
             done: Vec::new(),
-            room: Room::of(instance),
+            room: PartQueue::of(instance),
             lot: Vec::new(),
             lot_len: 0,
             walk: Some(walk),
@@ -355,12 +364,12 @@ impl Intake {
         }
     }
 
-    async fn push(&mut self, mut bytes: Bytes) -> Result<(), Trouble> {
+    async fn push(&mut self, mut bytes: Bytes) -> Result<(), PartWriteError> {
         self.lot.push(bytes.clone());
         self.lot_len = self.lot_len.saturating_add(bytes.len());
         if self.lot_len >= WALKED && !self.hand_over().await {
             // The walker ends early only at what it cannot walk.
-            return Err(self.walked().await.err().unwrap_or(Trouble::Other(Error::Lost)));
+            return Err(self.walked().await.err().unwrap_or(PartWriteError::Other(SnapshotError::Lost)));
         }
         while !bytes.is_empty() {
             // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly emptier than they are large,
@@ -375,10 +384,10 @@ impl Intake {
     }
 
     /// Sends the part under way off; waits while others are being sealed, or have no room.
-    async fn put(&mut self) -> Result<(), Error> {
-        let sealing = Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| Error::Lost)?;
+    async fn put(&mut self) -> Result<(), SnapshotError> {
+        let sealing = Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| SnapshotError::Lost)?;
         while let Some(done) = self.puts.try_join_next() {
-            self.done.push(done.map_err(|_panic| Error::Lost)??);
+            self.done.push(done.map_err(|_panic| SnapshotError::Lost)??);
         }
         let (instance, label, absent) = (self.instance.clone(), self.label.clone(), Arc::clone(&self.absent));
         let (room, number) = (self.room.clone(), self.next);
@@ -407,25 +416,25 @@ impl Intake {
         }
     }
 
-    async fn walked(&mut self) -> Result<Walk, Trouble> {
+    async fn walked(&mut self) -> Result<RdbSummary, PartWriteError> {
         // One that has ended already says why itself.
         let _taken = self.hand_over().await;
         self.walk = None;
         match (&mut self.walker).await {
             Ok(Ok(walk)) => Ok(walk),
-            Ok(Err(error)) => Err(Trouble::Rdb(error)),
-            Err(_panic) => Err(Trouble::Other(Error::Lost)),
+            Ok(Err(error)) => Err(PartWriteError::Rdb(error)),
+            Err(_panic) => Err(PartWriteError::Other(SnapshotError::Lost)),
         }
     }
 
     /// Every part is put, and the walk is over.
-    async fn end(mut self) -> Result<(Vec<Part>, Walk), Trouble> {
+    async fn end(mut self) -> Result<(Vec<SnapshotPart>, RdbSummary), PartWriteError> {
         let walk = self.walked().await?;
         if !self.part.is_empty() {
             self.put().await?;
         }
         while let Some(done) = self.puts.join_next().await {
-            self.done.push(done.map_err(|_panic| Error::Lost)??);
+            self.done.push(done.map_err(|_panic| SnapshotError::Lost)??);
         }
         self.done.sort_unstable_by_key(|(number, _)| *number);
         Ok((self.done.into_iter().map(|(_, part)| part).collect(), walk))
@@ -434,21 +443,21 @@ impl Intake {
 
 /// Where parts are between the server and the repositories.
 #[derive(Clone, Debug)]
-struct Room {
+struct PartQueue {
     /// To be sealed.
     sealing: Arc<Semaphore>,
     /// To be in memory, sealed.
     memory: Arc<Semaphore>,
     /// Where those wait that have no place there.
-    aside: Option<Aside>,
+    aside: Option<PartSpill>,
     clock: SharedClock,
 }
 
-impl Room {
-    fn of(instance: &Instance) -> Room {
+impl PartQueue {
+    fn of(instance: &Archive) -> PartQueue {
         let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
         let clock = Arc::clone(instance.vault().clock());
-        Room { sealing, memory, aside: instance.state_dir().map(Aside::within), clock }
+        PartQueue { sealing, memory, aside: instance.state_dir().map(PartSpill::within), clock }
     }
 
     /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
@@ -457,24 +466,25 @@ impl Room {
         self,
         sealed: SealedObject,
         sealing: OwnedSemaphorePermit,
-    ) -> Result<(SealedObject, OwnedSemaphorePermit), Error> {
+    ) -> Result<(SealedObject, OwnedSemaphorePermit), SnapshotError> {
         let place = timeout(&*self.clock, PATIENCE, Arc::clone(&self.memory).acquire_owned()).await;
         let sealed = match (place, self.aside) {
-            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| Error::Lost)?)),
+            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| SnapshotError::Lost)?)),
             (None, None) => Err(sealed),
             (None, Some(aside)) => {
-                tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| Error::Lost)?
+                tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| SnapshotError::Lost)?
             }
         };
         let kept = sealed.is_err().then_some(sealing);
-        let place = self.memory.acquire_owned().await.map_err(|_closed| Error::Lost)?;
+        let place = self.memory.acquire_owned().await.map_err(|_closed| SnapshotError::Lost)?;
         drop(kept);
         match sealed {
             Err(sealed) => Ok((sealed, place)),
             Ok(waiting) => {
-                let read = tokio::task::spawn_blocking(move || waiting.read()).await.map_err(|_panic| Error::Lost)?;
+                let read =
+                    tokio::task::spawn_blocking(move || waiting.read()).await.map_err(|_panic| SnapshotError::Lost)?;
                 let path = PathBuf::from("a part of the snapshot that waited in the state-dir");
-                Ok((read.map_err(|source| Error::File { path, source })?, place))
+                Ok((read.map_err(|source| SnapshotError::File { path, source })?, place))
             }
         }
     }
@@ -482,18 +492,18 @@ impl Room {
 
 /// Seals a part; its memory goes to `emptied`.
 async fn seal_part(
-    instance: &Instance,
+    instance: &Archive,
     (label, number): (&str, u32),
     mut plain: Vec<u8>,
     emptied: oneshot::Sender<Vec<u8>>,
-) -> Result<(ObjectKey, SealedObject), Error> {
-    let key = instance.layout().part(label, number).map_err(|bad| vault::Error::Content {
+) -> Result<(ObjectKey, SealedObject), SnapshotError> {
+    let key = instance.layout().part(label, number).map_err(|bad| vault::VaultError::Content {
         name: instance.name().to_string(),
         key: instance.layout().identity(),
         why: bad.to_string(),
     })?;
     let vault = Arc::clone(instance.vault());
-    let binding = Binding::new(Kind::RdbPart, key.as_str());
+    let binding = ObjectBinding::new(SealedKind::RdbPart, key.as_str());
     let sealed = tokio::task::spawn_blocking(move || {
         let spec = SealSpec { level: vault.level(), threads: vault.threads(), ..SealSpec::new(&binding) };
         let sealed = seal::seal(&[&plain], &spec, vault.protection());
@@ -502,33 +512,39 @@ async fn seal_part(
         drop(emptied.send(plain));
         sealed
     });
-    Ok((key, sealed.await.map_err(|_panic| Error::Lost)??))
+    Ok((key, sealed.await.map_err(|_panic| SnapshotError::Lost)??))
 }
 
-async fn put_part(instance: &Instance, key: ObjectKey, sealed: SealedObject, absent: &Absent) -> Result<Part, Error> {
-    if instance.vault().put_where_present(&key, &sealed, absent).await? == crate::vault::repository::Put::Exists {
+async fn put_part(
+    instance: &Archive,
+    key: ObjectKey,
+    sealed: SealedObject,
+    absent: &SkippedRepositories,
+) -> Result<SnapshotPart, SnapshotError> {
+    if instance.vault().put_where_present(&key, &sealed, absent).await? == crate::vault::repository::PutOutcome::Exists
+    {
         let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
-        return Err(vault::Error::Taken { name: instance.name().to_string(), key, why }.into());
+        return Err(vault::VaultError::Taken { name: instance.name().to_string(), key, why }.into());
     }
-    Ok(Part::of(&sealed))
+    Ok(SnapshotPart::of(&sealed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{label, put_part, seal_part, state_at};
-    use crate::redis::archive::Instance;
-    use crate::redis::archive::snapshot::error::Error;
-    use crate::redis::wire::Info;
+    use crate::redis::archive::Archive;
+    use crate::redis::archive::snapshot::error::SnapshotError;
+    use crate::redis::wire::ServerInfo;
     use crate::vault::testing::create;
-    use crate::vault::{self, Absent};
+    use crate::vault::{self, SkippedRepositories};
     use jiff::Timestamp;
     use tokio::sync::oneshot;
 
     #[tokio::test]
     async fn a_part_whose_name_is_taken_is_not_called_one_of_a_newer_walkeep() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
-        let absent = Absent::default();
+        let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let absent = SkippedRepositories::default();
         let put = async || {
             let empty = oneshot::channel().0;
             let (key, sealed) = seal_part(&instance, ("20261122T020000.123Z", 0), b"part".to_vec(), empty).await?;
@@ -536,7 +552,7 @@ mod tests {
         };
         put().await.unwrap();
         let error = put().await.unwrap_err();
-        assert!(matches!(error, Error::Vault(vault::Error::Taken { .. })), "{error}");
+        assert!(matches!(error, SnapshotError::Vault(vault::VaultError::Taken { .. })), "{error}");
         assert!(error.to_string().ends_with("take this one again"), "{error}");
     }
 
@@ -545,7 +561,7 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let at = |offset, seconds: &str| {
             let info = format!("master_repl_offset:500\nrdb_current_bgsave_time_sec:{seconds}\n");
-            state_at(now, offset, &Info::parse(&info)).as_second()
+            state_at(now, offset, &ServerInfo::parse(&info)).as_second()
         };
         assert_eq!((at(500, "7"), at(501, "7"), at(499, "7")), (1000, 1000, 994));
         assert_eq!((at(499, "-1"), at(499, "0"), at(499, "1"), at(499, "x")), (1000, 1000, 1000, 1000));

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{Mark, Stretch};
-use crate::redis::format::resp::{Command, Commands, Error, Kind, Limits};
+use super::{ArrivalMark, StreamStretch};
+use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser, ReplicatedCommand, RespError};
 
 /// A command or transaction that deletes so many keys begins a piece of its own, so that its very beginning is known.
 pub const LARGE: u64 = 100;
@@ -24,7 +24,7 @@ const MOST: usize = 4096;
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum DeletionKind {
     /// `FLUSHALL`.
     FlushAll,
     /// `FLUSHDB`.
@@ -35,9 +35,9 @@ pub enum What {
 
 /// Something that stands out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Notable {
+pub struct Deletion {
     /// What.
-    pub what: What,
+    pub what: DeletionKind,
     /// The offset before it: where its first command begins, or the transaction around that.
     pub before: u64,
     /// The offset after its last command.
@@ -52,11 +52,11 @@ pub struct Notable {
 
 /// All that stands out in a stretch.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Notables {
+pub struct StretchDeletions {
     /// Deletions of fewer keys that belong together, and touch neither end of the stretch, were left out.
     pub floor: u64,
     /// In the order of the stream.
-    pub found: Vec<Notable>,
+    pub found: Vec<Deletion>,
     /// Whether there was more than could be listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
@@ -65,7 +65,7 @@ pub struct Notables {
     pub pieces: bool,
 }
 
-impl Stretch {
+impl StreamStretch {
     /// When what begins at `offset` had come.
     #[must_use]
     pub fn time_at(&self, offset: u64) -> Timestamp {
@@ -74,20 +74,20 @@ impl Stretch {
 
     /// What was noted, with its times.
     #[must_use]
-    pub fn piece(&self, notable: Notable) -> Piece {
+    pub fn piece(&self, notable: Deletion) -> TimedDeletion {
         let (from, to) = (self.time_at(notable.before), self.time_at(notable.end.saturating_sub(1)));
         // What goes on with a transaction that began in the stretch before.
         let goes_on = self.in_transaction && notable.before == self.first;
-        Piece { notable, from: if goes_on { from.min(self.started_at) } else { from }, to }
+        TimedDeletion { notable, from: if goes_on { from.min(self.started_at) } else { from }, to }
     }
 
     /// What stands out in its bytes from offset `from` on, when it says nothing of that itself.
     ///
     /// # Errors
     /// The bytes are no commands.
-    pub fn look(&self, bytes: &[u8], from: u64) -> Result<Notables, Error> {
-        let mut scan = Scan::begin(self.first, self.in_transaction, &self.marks, self.ended_at);
-        let mut parser = Commands::resuming(self.first, self.db, self.in_transaction, Limits::default());
+    pub fn look(&self, bytes: &[u8], from: u64) -> Result<StretchDeletions, RespError> {
+        let mut scan = DeletionScanner::begin(self.first, self.in_transaction, &self.marks, self.ended_at);
+        let mut parser = CommandParser::resuming(self.first, self.db, self.in_transaction, CommandLimits::default());
         parser.push(bytes, &mut |command| {
             if command.start >= from {
                 scan.see(command);
@@ -97,24 +97,24 @@ impl Stretch {
     }
 }
 
-fn time_at(marks: &[Mark], ended_at: Timestamp, offset: u64) -> Timestamp {
+fn time_at(marks: &[ArrivalMark], ended_at: Timestamp, offset: u64) -> Timestamp {
     marks.get(marks.partition_point(|mark| mark.offset <= offset)).map_or(ended_at, |mark| mark.time)
 }
 
 /// Something that stands out, and when its first and its last command had come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub struct TimedDeletion {
     /// What.
-    pub notable: Notable,
+    pub notable: Deletion,
     /// The first.
     pub from: Timestamp,
     /// The last.
     pub to: Timestamp,
 }
 
-impl Piece {
+impl TimedDeletion {
     /// Takes what comes after it.
-    pub fn extend(&mut self, more: &Piece) {
+    pub fn extend(&mut self, more: &TimedDeletion) {
         self.notable.end = self.notable.end.max(more.notable.end);
         self.notable.keys = self.notable.keys.saturating_add(more.notable.keys);
         self.notable.commands = self.notable.commands.saturating_add(more.notable.commands);
@@ -123,7 +123,7 @@ impl Piece {
 
     /// Whether the next one is noted with it.
     #[must_use]
-    pub fn takes(&self, next: &Piece) -> bool {
+    pub fn takes(&self, next: &TimedDeletion) -> bool {
         let second = self.from.as_second() == next.from.as_second() && near(self.to, next.from);
         second && !(next.notable.keys >= LARGE && self.notable.keys < LARGE)
     }
@@ -137,15 +137,15 @@ pub fn near(earlier: Timestamp, later: Timestamp) -> bool {
 
 /// Up to where databases were emptied.
 #[derive(Debug, Default)]
-pub struct Emptied {
+pub struct FlushedOffsets {
     all: u64,
     each: BTreeMap<u32, u64>,
 }
 
-impl Emptied {
+impl FlushedOffsets {
     /// Notes a flush.
-    pub fn note(&mut self, flush: &Notable) {
-        if flush.what == What::FlushAll {
+    pub fn note(&mut self, flush: &Deletion) {
+        if flush.what == DeletionKind::FlushAll {
             self.all = self.all.max(flush.end);
             self.each.clear();
         } else {
@@ -164,8 +164,8 @@ impl Emptied {
 }
 
 /// Looks at one command after the other.
-pub(super) struct Scan<'m> {
-    marks: &'m [Mark],
+pub(super) struct DeletionScanner<'m> {
+    marks: &'m [ArrivalMark],
     ended_at: Timestamp,
     /// When its first command had come.
     began: Timestamp,
@@ -174,19 +174,24 @@ pub(super) struct Scan<'m> {
     /// Where the open transaction begins.
     transaction: Option<u64>,
     /// What the command or transaction under way deletes, by database.
-    unit: BTreeMap<u32, Piece>,
+    unit: BTreeMap<u32, TimedDeletion>,
     /// What may grow, by database.
-    open: BTreeMap<u32, Piece>,
-    found: Vec<Piece>,
+    open: BTreeMap<u32, TimedDeletion>,
+    found: Vec<TimedDeletion>,
     flushes: usize,
     floor: u64,
     more: bool,
 }
 
-impl<'m> Scan<'m> {
-    pub(super) fn begin(first: u64, in_transaction: bool, marks: &'m [Mark], ended_at: Timestamp) -> Scan<'m> {
+impl<'m> DeletionScanner<'m> {
+    pub(super) fn begin(
+        first: u64,
+        in_transaction: bool,
+        marks: &'m [ArrivalMark],
+        ended_at: Timestamp,
+    ) -> DeletionScanner<'m> {
         let began = time_at(marks, ended_at, first);
-        Scan {
+        DeletionScanner {
             marks,
             ended_at,
             began,
@@ -202,7 +207,7 @@ impl<'m> Scan<'m> {
         }
     }
 
-    pub(super) fn see(&mut self, command: &Command<'_>) {
+    pub(super) fn see(&mut self, command: &ReplicatedCommand<'_>) {
         let before = if command.in_transaction {
             *self.transaction.get_or_insert(command.start)
         } else {
@@ -210,20 +215,20 @@ impl<'m> Scan<'m> {
             command.start
         };
         if let Some(what) = what(command) {
-            let keys = if what == What::Delete { command.count.saturating_sub(1) } else { 0 };
-            let notable = Notable { what, before, end: command.end, db: command.db, keys, commands: 1 };
+            let keys = if what == DeletionKind::Delete { command.count.saturating_sub(1) } else { 0 };
+            let notable = Deletion { what, before, end: command.end, db: command.db, keys, commands: 1 };
             let at = time_at(self.marks, self.ended_at, command.start);
-            let piece = Piece { notable, from: at, to: at };
+            let piece = TimedDeletion { notable, from: at, to: at };
             self.latest = at;
             match what {
-                What::Delete => {
+                DeletionKind::Delete => {
                     self.unit.entry(command.db).and_modify(|unit| unit.extend(&piece)).or_insert(piece);
                 }
-                What::FlushDb => self.flush(piece, Some(command.db)),
-                What::FlushAll => self.flush(piece, None),
+                DeletionKind::FlushDb => self.flush(piece, Some(command.db)),
+                DeletionKind::FlushAll => self.flush(piece, None),
             }
         }
-        if !command.in_transaction || command.kind == Kind::Exec {
+        if !command.in_transaction || command.kind == CommandKind::Exec {
             self.transaction = None;
             self.close_units(None);
             if self.open.len() > MOST {
@@ -253,7 +258,7 @@ impl<'m> Scan<'m> {
         }
     }
 
-    fn push(&mut self, done: Piece) {
+    fn push(&mut self, done: TimedDeletion) {
         self.found.push(done);
         if self.found.len() >= MOST.saturating_mul(2) {
             self.thin();
@@ -261,10 +266,10 @@ impl<'m> Scan<'m> {
     }
 
     /// Adds a flush, to an earlier one of the same kind if that was only just and there are many.
-    fn flush(&mut self, flush: Piece, db: Option<u32>) {
+    fn flush(&mut self, flush: TimedDeletion, db: Option<u32>) {
         self.close(db);
         let (what, db) = (flush.notable.what, flush.notable.db);
-        let same = |earlier: &&mut Piece| earlier.notable.what == what && earlier.notable.db == db;
+        let same = |earlier: &&mut TimedDeletion| earlier.notable.what == what && earlier.notable.db == db;
         let earlier = if self.flushes >= LISTED {
             let mut recent = self.found.iter_mut().rev().take(2 * LISTED);
             recent.find(same).filter(|earlier| near(earlier.to, flush.from))
@@ -284,19 +289,20 @@ impl<'m> Scan<'m> {
     /// Makes the list short again: of deletions what belongs together becomes one, and where that is not enough the smallest go, but never one
     /// that may go on in another stretch.
     fn thin(&mut self) {
-        let mut joined: Vec<Piece> = Vec::new();
-        let (mut last, mut emptied) = (BTreeMap::<u32, usize>::new(), Emptied::default());
+        let mut joined: Vec<TimedDeletion> = Vec::new();
+        let (mut last, mut emptied) = (BTreeMap::<u32, usize>::new(), FlushedOffsets::default());
         self.found.sort_by_key(|piece| (piece.notable.before, piece.notable.end));
         for piece in self.found.drain(..) {
-            let Notable { what, db, before, .. } = piece.notable;
-            if what != What::Delete {
+            let Deletion { what, db, before, .. } = piece.notable;
+            if what != DeletionKind::Delete {
                 emptied.note(&piece.notable);
                 joined.push(piece);
                 continue;
             }
             let earlier = last.get(&db).and_then(|nth| joined.get_mut(*nth));
-            let goes_on =
-                |earlier: &&mut Piece| near(earlier.to, piece.from) && !emptied.parts(db, earlier.notable.end, before);
+            let goes_on = |earlier: &&mut TimedDeletion| {
+                near(earlier.to, piece.from) && !emptied.parts(db, earlier.notable.end, before)
+            };
             if let Some(earlier) = earlier.filter(goes_on) {
                 earlier.extend(&piece);
             } else {
@@ -312,9 +318,9 @@ impl<'m> Scan<'m> {
     }
 
     /// Leaves out the smallest deletions among those that may go, until the list is short enough.
-    fn leave_out(&mut self, may_go: &dyn Fn(&Piece) -> bool) {
+    fn leave_out(&mut self, may_go: &dyn Fn(&TimedDeletion) -> bool) {
         let mut excess = self.found.len().saturating_sub(MOST);
-        let may_go = |piece: &Piece| piece.notable.what == What::Delete && may_go(piece);
+        let may_go = |piece: &TimedDeletion| piece.notable.what == DeletionKind::Delete && may_go(piece);
         let mut sizes: Vec<u64> =
             self.found.iter().filter(|piece| may_go(piece)).map(|piece| piece.notable.keys).collect();
         excess = excess.min(sizes.len());
@@ -334,33 +340,33 @@ impl<'m> Scan<'m> {
         self.more = true;
     }
 
-    pub(super) fn end(mut self) -> Notables {
+    pub(super) fn end(mut self) -> StretchDeletions {
         self.close(None);
         if self.found.len() > MOST {
             self.thin();
         }
-        let mut found: Vec<Notable> = self.found.into_iter().map(|piece| piece.notable).collect();
+        let mut found: Vec<Deletion> = self.found.into_iter().map(|piece| piece.notable).collect();
         found.sort_by_key(|notable| (notable.before, notable.end));
-        Notables { floor: self.floor, found, more: self.more, pieces: true }
+        StretchDeletions { floor: self.floor, found, more: self.more, pieces: true }
     }
 }
 
 /// Takes out one entry, of this database or of any.
-fn take(from: &mut BTreeMap<u32, Piece>, only: Option<u32>) -> Option<(u32, Piece)> {
+fn take(from: &mut BTreeMap<u32, TimedDeletion>, only: Option<u32>) -> Option<(u32, TimedDeletion)> {
     match only {
         Some(db) => from.remove_entry(&db),
         None => from.pop_first(),
     }
 }
 
-fn what(command: &Command<'_>) -> Option<What> {
+fn what(command: &ReplicatedCommand<'_>) -> Option<DeletionKind> {
     let name = command.name();
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
     match name.len() {
-        3 if is(b"DEL") => Some(What::Delete),
-        6 if is(b"UNLINK") => Some(What::Delete),
-        7 if is(b"FLUSHDB") => Some(What::FlushDb),
-        8 if is(b"FLUSHALL") => Some(What::FlushAll),
+        3 if is(b"DEL") => Some(DeletionKind::Delete),
+        6 if is(b"UNLINK") => Some(DeletionKind::Delete),
+        7 if is(b"FLUSHDB") => Some(DeletionKind::FlushDb),
+        8 if is(b"FLUSHALL") => Some(DeletionKind::FlushAll),
         _ => None,
     }
 }
@@ -369,22 +375,22 @@ fn what(command: &Command<'_>) -> Option<What> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{LISTED, MOST, Mark, Notable, Notables, What};
-    use crate::redis::archive::Stretch;
+    use super::{ArrivalMark, Deletion, DeletionKind, LISTED, MOST, StretchDeletions};
+    use crate::redis::archive::StreamStretch;
     use crate::redis::format::resp::encode;
 
     const START: u64 = 1000;
 
     /// Commands with the millisecond in which they came.
-    fn look(commands: &[(Vec<u8>, i64)], in_transaction: bool) -> (Notables, Vec<u64>) {
+    fn look(commands: &[(Vec<u8>, i64)], in_transaction: bool) -> (StretchDeletions, Vec<u64>) {
         let (mut bytes, mut marks, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for (command, millisecond) in commands {
             starts.push(START + bytes.len() as u64);
             bytes.extend_from_slice(command);
             let (offset, time) = (START + bytes.len() as u64, Timestamp::from_millisecond(*millisecond).unwrap());
-            marks.push(Mark { offset, db: 0, time });
+            marks.push(ArrivalMark { offset, db: 0, time });
         }
-        let stretch = Stretch {
+        let stretch = StreamStretch {
             replid: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
             first: START,
             last: START + bytes.len() as u64,
@@ -416,8 +422,8 @@ mod tests {
         command(&words)
     }
 
-    fn told(notables: &Notables) -> Vec<(What, u64, u32, u64, u64)> {
-        let told = |n: &Notable| (n.what, n.before, n.db, n.keys, n.commands);
+    fn told(notables: &StretchDeletions) -> Vec<(DeletionKind, u64, u32, u64, u64)> {
+        let told = |n: &Deletion| (n.what, n.before, n.db, n.keys, n.commands);
         notables.found.iter().map(told).collect()
     }
 
@@ -437,13 +443,17 @@ mod tests {
             false,
         );
         let expected = [
-            (What::FlushDb, starts[1], 4, 0, 1),
-            (What::FlushDb, starts[3], 7, 0, 1),
-            (What::FlushAll, starts[7], 7, 0, 1),
+            (DeletionKind::FlushDb, starts[1], 4, 0, 1),
+            (DeletionKind::FlushDb, starts[3], 7, 0, 1),
+            (DeletionKind::FlushAll, starts[7], 7, 0, 1),
         ];
         assert_eq!(told(&found), expected);
         let (found, _) = look(&[(command(&["FLUSHALL"]), 1000), (command(&["EXEC"]), 1000)], true);
-        assert_eq!(told(&found), [(What::FlushAll, START, 4, 0, 1)], "the transaction began before the stretch");
+        assert_eq!(
+            told(&found),
+            [(DeletionKind::FlushAll, START, 4, 0, 1)],
+            "the transaction began before the stretch"
+        );
     }
 
     #[test]
@@ -451,26 +461,26 @@ mod tests {
         // However few; a large command begins its own.
         let (found, starts) = look(&[(del(1), 1000), (del(150), 1000), (del(1), 1999), (del(99), 2000)], false);
         let expected = [
-            (What::Delete, starts[0], 4, 1, 1),
-            (What::Delete, starts[1], 4, 151, 2),
-            (What::Delete, starts[3], 4, 99, 1),
+            (DeletionKind::Delete, starts[0], 4, 1, 1),
+            (DeletionKind::Delete, starts[1], 4, 151, 2),
+            (DeletionKind::Delete, starts[3], 4, 99, 1),
         ];
         assert_eq!(told(&found), expected);
         assert_eq!((found.floor, found.more, found.pieces), (1, false, true));
         // A transaction is one, however long it took.
         let commands = [(command(&["MULTI"]), 1000), (del(60), 1000), (del(60), 3000), (command(&["EXEC"]), 3000)];
         let (found, starts) = look(&commands, false);
-        assert_eq!(told(&found), [(What::Delete, starts[0], 4, 120, 2)]);
+        assert_eq!(told(&found), [(DeletionKind::Delete, starts[0], 4, 120, 2)]);
         // A flush parts them, another database's does not.
         let select = |db: &str| (command(&["SELECT", db]), 1000);
         let flush = (command(&["FLUSHDB"]), 1000);
         let commands = [(del(1), 1000), flush.clone(), (del(2), 1000), select("5"), flush, select("4"), (del(3), 1000)];
         let (found, starts) = look(&commands, false);
         let expected = [
-            (What::Delete, starts[0], 4, 1, 1),
-            (What::FlushDb, starts[1], 4, 0, 1),
-            (What::Delete, starts[2], 4, 5, 2),
-            (What::FlushDb, starts[4], 5, 0, 1),
+            (DeletionKind::Delete, starts[0], 4, 1, 1),
+            (DeletionKind::FlushDb, starts[1], 4, 0, 1),
+            (DeletionKind::Delete, starts[2], 4, 5, 2),
+            (DeletionKind::FlushDb, starts[4], 5, 0, 1),
         ];
         assert_eq!(told(&found), expected);
     }

@@ -9,23 +9,23 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::stream::deletions::Notables;
-use super::stream::spool::{Beginning, Spooled};
-use super::{Instance, Unasked};
-use crate::base::clock::Measured;
+use super::stream::deletions::StretchDeletions;
+use super::stream::spool::{SpooledStretch, StretchStart};
+use super::{Archive, UnreachableRepositories};
+use crate::base::clock::ClockMeasurement;
 use crate::redis::archive::layout::InstanceObject;
-use crate::redis::format::resp::{Commands, Limits};
+use crate::redis::format::resp::{CommandLimits, CommandParser};
 use crate::redis::wire::ReplicationId;
-use crate::vault::Error;
-use crate::vault::OpenPlace;
-use crate::vault::repository::Put;
+use crate::vault::VaultError;
+use crate::vault::VaultRepository;
+use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{Fault, Kind, SealedObject, Trailer};
+use crate::vault::seal::{OpenFault, SealedKind, SealedObject, Trailer};
 
 /// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database `db`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(from = "(u64, u32, i64)", into = "(u64, u32, i64)")]
-pub struct Mark {
+pub struct ArrivalMark {
     /// The offset.
     pub offset: u64,
     /// The database.
@@ -34,21 +34,21 @@ pub struct Mark {
     pub time: Timestamp,
 }
 
-impl From<(u64, u32, i64)> for Mark {
-    fn from((offset, db, time): (u64, u32, i64)) -> Mark {
-        Mark { offset, db, time: Timestamp::from_microsecond(time).unwrap_or(Timestamp::UNIX_EPOCH) }
+impl From<(u64, u32, i64)> for ArrivalMark {
+    fn from((offset, db, time): (u64, u32, i64)) -> ArrivalMark {
+        ArrivalMark { offset, db, time: Timestamp::from_microsecond(time).unwrap_or(Timestamp::UNIX_EPOCH) }
     }
 }
 
-impl From<Mark> for (u64, u32, i64) {
-    fn from(mark: Mark) -> (u64, u32, i64) {
+impl From<ArrivalMark> for (u64, u32, i64) {
+    fn from(mark: ArrivalMark) -> (u64, u32, i64) {
         (mark.offset, mark.db, mark.time.as_microsecond())
     }
 }
 
 /// The history that a history goes on from, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Follows {
+pub struct PreviousHistory {
     /// Its name before.
     pub replid: ReplicationId,
     /// The offset at which the name changed.
@@ -57,7 +57,7 @@ pub struct Follows {
 
 /// The server from which a stretch came.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Run {
+pub struct ServerRun {
     /// Its address.
     pub server: String,
     /// The name that it gave itself when it started.
@@ -66,7 +66,7 @@ pub struct Run {
 
 /// What a server had written before it was followed here. It came all at once, so that nothing tells when it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Missed {
+pub struct UntimedBacklog {
     /// The offset to which the server had come by then.
     pub until: u64,
     /// How many commands of the stretch before that change data.
@@ -75,7 +75,7 @@ pub struct Missed {
 
 /// How promptly a stretch was read: what lies in the socket has come, and nobody knows when.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Reading {
+pub struct ReadDelays {
     /// What had come lay unread for at most so many milliseconds, but for the times in `held_up`.
     pub late_ms: u32,
     /// Times of a second and more in which the receiver was held up and read nothing, or only what had lain there.
@@ -86,7 +86,7 @@ pub struct Reading {
 /// The most times that are kept of one stretch: it lasts half a minute, unless nothing is written.
 const HELD_UP: usize = 16;
 
-impl Reading {
+impl ReadDelays {
     /// What had come lay unread so long.
     pub fn late(&mut self, by: Duration) {
         self.late_ms = self.late_ms.max(u32::try_from(by.as_millis()).unwrap_or(u32::MAX).saturating_add(1));
@@ -104,7 +104,7 @@ impl Reading {
 
 /// A stretch of the stream: what the metadata of its object says. It begins and ends between two commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Stretch {
+pub struct StreamStretch {
     /// The history.
     pub replid: ReplicationId,
     /// The offset before its first byte.
@@ -120,7 +120,7 @@ pub struct Stretch {
     /// Whether a transaction is open at its end.
     pub in_transaction_after: bool,
     /// The history before, if this is the first stretch under a new name.
-    pub follows: Option<Follows>,
+    pub follows: Option<PreviousHistory>,
     /// When the stream was there, without its first byte.
     pub started_at: Timestamp,
     /// When its last byte had come.
@@ -128,22 +128,22 @@ pub struct Stretch {
     /// Commands in it that change data.
     pub writes: u64,
     /// What had come when, in order.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<ArrivalMark>,
     /// From whom it came. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<Run>,
+    pub run: Option<ServerRun>,
     /// What stands out in it. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notable: Option<Notables>,
+    pub notable: Option<StretchDeletions>,
     /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions, nor where it was not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clock: Option<Measured>,
+    pub clock: Option<ClockMeasurement>,
     /// What in it was written before the server was followed. Not said by the first versions, nor where the stretch only goes on from another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub missed: Option<Missed>,
+    pub missed: Option<UntimedBacklog>,
     /// How promptly it was read. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reading: Option<Reading>,
+    pub reading: Option<ReadDelays>,
 }
 
 /// How often an object that is there when it is put and gone when it is read is put again. Once is what another receiver makes of it that replaces a
@@ -152,20 +152,22 @@ const GONE_AGAIN: u32 = 5;
 
 /// A stretch that is to be stored.
 #[derive(Clone, Debug)]
-struct Given {
-    stretch: Stretch,
+struct StretchToStore {
+    stretch: StreamStretch,
     bytes: Bytes,
 }
 
-impl Given {
+impl StretchToStore {
     /// What comes after `from`, as a stretch of its own; `None` if the stream may not be cut there.
-    fn after(self, from: u64) -> Option<Given> {
-        let Given { stretch, bytes } = self;
+    fn after(self, from: u64) -> Option<StretchToStore> {
+        let StretchToStore { stretch, bytes } = self;
         let at = usize::try_from(from.checked_sub(stretch.first)?).ok()?;
-        let mut parser = Commands::resuming(stretch.first, stretch.db, stretch.in_transaction, Limits::default());
+        let mut parser =
+            CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
         parser.push(bytes.get(..at)?, &mut |_| {}).ok()?;
-        let (before, marks): (Vec<Mark>, Vec<Mark>) = stretch.marks.into_iter().partition(|mark| mark.offset <= from);
-        let beginning = Beginning {
+        let (before, marks): (Vec<ArrivalMark>, Vec<ArrivalMark>) =
+            stretch.marks.into_iter().partition(|mark| mark.offset <= from);
+        let beginning = StretchStart {
             replid: stretch.replid,
             first: from,
             db: parser.db(),
@@ -176,32 +178,32 @@ impl Given {
             missed_until: stretch.missed.map(|missed| missed.until).filter(|until| *until > from),
         };
         let (ended_at, clock, reading) = (stretch.ended_at, stretch.clock, stretch.reading);
-        let spooled = Spooled { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
+        let spooled = SpooledStretch { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
         let (stretch, bytes) = spooled.stretch();
-        (parser.boundary() == from).then_some(Given { stretch, bytes })
+        (parser.boundary() == from).then_some(StretchToStore { stretch, bytes })
     }
 }
 
 /// What a place has where a stretch is to be stored.
-enum There {
+enum StoredCopy {
     /// All of it.
     Whole,
     /// Its beginning; this is the rest.
-    Beginning(Box<Given>),
+    Beginning(Box<StretchToStore>),
     /// Nothing any more.
     Gone,
 }
 
-fn taken(place: &OpenPlace, key: &ObjectKey, what: &str) -> Error {
+fn taken(place: &VaultRepository, key: &ObjectKey, what: &str) -> VaultError {
     let why = format!(
         "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
          give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps what was received here; \
          `walkeep verify` tells whether what is stored is right"
     );
-    Error::Taken { name: place.name.clone(), key: key.clone(), why }
+    VaultError::Taken { name: place.name.clone(), key: key.clone(), why }
 }
 
-impl Instance {
+impl Archive {
     /// In how many repositories everything is stored, those included that could not be reached.
     #[must_use]
     pub fn place_count(&self) -> usize {
@@ -215,35 +217,41 @@ impl Instance {
     ///
     /// # Errors
     /// It did not take it, or has another stream in its place.
-    pub async fn put_commands(&self, place: usize, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
-        let place = self.vault().places.get(place).ok_or(Error::NoPlace)?;
+    pub async fn put_commands(
+        &self,
+        place: usize,
+        stretch: &StreamStretch,
+        bytes: Bytes,
+    ) -> Result<PutOutcome, VaultError> {
+        let place = self.vault().places.get(place).ok_or(VaultError::NoPlace)?;
         // Nothing is sealed for one that is not there.
         place.repository()?;
-        let mut given = Given { stretch: stretch.clone(), bytes };
+        let mut given = StretchToStore { stretch: stretch.clone(), bytes };
         let (mut replaced, mut gone) = (None, 0);
         loop {
             let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
-            if place.put(&key, &self.sealed(&given).await?).await? == Put::Created {
-                return Ok(Put::Created);
+            if place.put(&key, &self.sealed(&given).await?).await? == PutOutcome::Created {
+                return Ok(PutOutcome::Created);
             }
             match self.there(place, &key, &given).await {
-                Ok(There::Whole) => {
+                Ok(StoredCopy::Whole) => {
                     // It may have been put a moment ago by another process that has not synced its folder yet.
                     place.settle(&key).await?;
-                    return Ok(Put::Exists);
+                    return Ok(PutOutcome::Exists);
                 }
-                Ok(There::Gone) if gone < GONE_AGAIN => gone += 1,
-                Ok(There::Gone) => {
+                Ok(StoredCopy::Gone) if gone < GONE_AGAIN => gone += 1,
+                Ok(StoredCopy::Gone) => {
                     let why = "is there when it is put and gone when it is read, again and again; what removes it?";
-                    return Err(Error::Taken { name: place.name.clone(), key, why: why.to_owned() });
+                    return Err(VaultError::Taken { name: place.name.clone(), key, why: why.to_owned() });
                 }
-                Ok(There::Beginning(rest)) => {
+                Ok(StoredCopy::Beginning(rest)) => {
                     tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
                     given = *rest;
                 }
                 // Not what another key may open. Its bytes are here, and in the spool until they are stored.
-                Err(Error::Sealed { source, .. })
-                    if matches!(source.fault, Fault::Damaged(_) | Fault::NoEnd) && replaced != Some(key.clone()) =>
+                Err(VaultError::Sealed { source, .. })
+                    if matches!(source.fault, OpenFault::Damaged(_) | OpenFault::NoEnd)
+                        && replaced != Some(key.clone()) =>
                 {
                     tracing::warn!(place = place.name, %key, error = %source, "replaced by what was received again");
                     place.repository()?.delete(&key).await.map_err(|error| place.named(error))?;
@@ -254,15 +262,22 @@ impl Instance {
         }
     }
 
-    async fn sealed(&self, given: &Given) -> Result<SealedObject, Error> {
+    async fn sealed(&self, given: &StretchToStore) -> Result<SealedObject, VaultError> {
         let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
         let metadata = serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
-        self.vault().seal_object(Kind::Commands, &key, vec![given.bytes.clone()], metadata).await
+        self.vault().seal_object(SealedKind::Commands, &key, vec![given.bytes.clone()], metadata).await
     }
 
     /// What a place has of a stretch that had something under this key already.
-    async fn there(&self, place: &OpenPlace, key: &ObjectKey, given: &Given) -> Result<There, Error> {
-        let Some(there) = place.get(Kind::Commands, key, self.vault()).await? else { return Ok(There::Gone) };
+    async fn there(
+        &self,
+        place: &VaultRepository,
+        key: &ObjectKey,
+        given: &StretchToStore,
+    ) -> Result<StoredCopy, VaultError> {
+        let Some(there) = place.get(SealedKind::Commands, key, self.vault()).await? else {
+            return Ok(StoredCopy::Gone);
+        };
         let there = there.plain;
         let common = there.len().min(given.bytes.len());
         if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
@@ -270,22 +285,22 @@ impl Instance {
             return Err(taken(place, key, &format!("holds another stream from offset {offset} on")));
         }
         if common == given.bytes.len() {
-            return Ok(There::Whole);
+            return Ok(StoredCopy::Whole);
         }
         let from = given.stretch.first.saturating_add(common as u64);
         let rest = given.clone().after(from).filter(|_| common > 0);
         let within =
             || taken(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"));
-        rest.map(|rest| There::Beginning(Box::new(rest))).ok_or_else(within)
+        rest.map(|rest| StoredCopy::Beginning(Box::new(rest))).ok_or_else(within)
     }
 
     /// What a stored stretch says of itself.
     ///
     /// # Errors
     /// No repository gave it, or it does not open.
-    pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<Stretch>, Error> {
+    pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, VaultError> {
         let key = self.commands_key(replid, first)?;
-        let trailer = self.vault().get_trailer(Kind::Commands, &key).await?;
+        let trailer = self.vault().get_trailer(SealedKind::Commands, &key).await?;
         trailer.map(|trailer| self.told(&key, &trailer)).transpose()
     }
 
@@ -299,14 +314,14 @@ impl Instance {
         repository: &str,
         replid: ReplicationId,
         first: u64,
-    ) -> Result<Option<Stretch>, Error> {
-        let place = self.vault().places.iter().find(|place| place.name == repository).ok_or(Error::NoPlace)?;
+    ) -> Result<Option<StreamStretch>, VaultError> {
+        let place = self.vault().places.iter().find(|place| place.name == repository).ok_or(VaultError::NoPlace)?;
         let key = self.commands_key(replid, first)?;
-        let trailer = place.trailer(Kind::Commands, &key, self.vault()).await?;
+        let trailer = place.trailer(SealedKind::Commands, &key, self.vault()).await?;
         trailer.map(|(trailer, _)| self.told(&key, &trailer)).transpose()
     }
 
-    fn told(&self, key: &ObjectKey, trailer: &Trailer) -> Result<Stretch, Error> {
+    fn told(&self, key: &ObjectKey, trailer: &Trailer) -> Result<StreamStretch, VaultError> {
         serde_json::from_slice(trailer.metadata()).map_err(|error| self.unreadable(key, error.to_string()))
     }
 
@@ -314,23 +329,23 @@ impl Instance {
     ///
     /// # Errors
     /// No repository gave them, or they do not open.
-    pub async fn stored_commands(&self, replid: ReplicationId, first: u64) -> Result<Option<Bytes>, Error> {
+    pub async fn stored_commands(&self, replid: ReplicationId, first: u64) -> Result<Option<Bytes>, VaultError> {
         let key = self.commands_key(replid, first)?;
-        Ok(self.vault().get_object(Kind::Commands, &key).await?.map(|opened| opened.plain))
+        Ok(self.vault().get_object(SealedKind::Commands, &key).await?.map(|opened| opened.plain))
     }
 
     /// History and first offset of all stretches in the repositories, by both, with the bytes of their objects.
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
-        self.stored_stretches_noting(&mut Unasked::default()).await
+    pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
+        self.stored_stretches_noting(&mut UnreachableRepositories::default()).await
     }
 
     pub(super) async fn stored_stretches_noting(
         &self,
-        unasked: &mut Unasked,
-    ) -> Result<Vec<(ReplicationId, u64, u64)>, Error> {
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
         let objects = self.listed(&self.layout().streams(), unasked).await?;
         let name = |key: &ObjectKey| match self.layout().object(key)? {
             InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
@@ -342,7 +357,7 @@ impl Instance {
         Ok(stretches)
     }
 
-    fn commands_key(&self, replid: ReplicationId, first: u64) -> Result<ObjectKey, Error> {
+    fn commands_key(&self, replid: ReplicationId, first: u64) -> Result<ObjectKey, VaultError> {
         self.layout().commands(&replid.to_string(), first).map_err(|bad| self.unnamed(&bad))
     }
 }
@@ -353,21 +368,21 @@ mod tests {
     use jiff::Timestamp;
     use tempfile::TempDir;
 
-    use super::{Given, Mark, Stretch};
-    use crate::base::retry::Class;
-    use crate::redis::archive::Instance;
-    use crate::redis::archive::stream::spool::{Beginning, Spooled};
-    use crate::redis::format::resp::{Commands, Limits, encode};
-    use crate::vault::Error;
-    use crate::vault::repository::Put;
-    use crate::vault::repository::fault_store::Fault;
+    use super::{ArrivalMark, StreamStretch, StretchToStore};
+    use crate::base::retry::ErrorClass;
+    use crate::redis::archive::Archive;
+    use crate::redis::archive::stream::spool::{SpooledStretch, StretchStart};
+    use crate::redis::format::resp::{CommandLimits, CommandParser, encode};
+    use crate::vault::VaultError;
+    use crate::vault::repository::PutOutcome;
+    use crate::vault::repository::fault_store::InjectedFault;
     use crate::vault::testing::{create, faulty, open};
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
     const FIRST: u64 = 1000;
 
     /// A stretch of commands in several databases and in a transaction, and the offsets between them.
-    fn received() -> (Stretch, Bytes, Vec<u64>) {
+    fn received() -> (StreamStretch, Bytes, Vec<u64>) {
         let commands: [&[&[u8]]; 9] = [
             &[b"SET", b"a", b"1"],
             &[b"SELECT", b"5"],
@@ -386,7 +401,7 @@ mod tests {
             ends.push(offset);
             if !(3..6).contains(&nth) {
                 let time = Timestamp::from_second(100 + nth as i64).unwrap();
-                marks.push(Mark { offset, db: if (1..7).contains(&nth) { 5 } else { 0 }, time });
+                marks.push(ArrivalMark { offset, db: if (1..7).contains(&nth) { 5 } else { 0 }, time });
             }
         }
         let (stretch, bytes) = spooled(&bytes, marks);
@@ -394,41 +409,41 @@ mod tests {
         (stretch, bytes, ends)
     }
 
-    fn spooled(bytes: &[u8], marks: Vec<Mark>) -> (Stretch, Bytes) {
+    fn spooled(bytes: &[u8], marks: Vec<ArrivalMark>) -> (StreamStretch, Bytes) {
         let (started_at, ended_at) = (Timestamp::from_second(90).unwrap(), Timestamp::from_second(200).unwrap());
         let replid = ID.parse().unwrap();
-        let beginning = Beginning { first: FIRST, ..Beginning::of(replid, started_at) };
+        let beginning = StretchStart { first: FIRST, ..StretchStart::of(replid, started_at) };
         let bytes = Bytes::copy_from_slice(bytes);
-        Spooled { beginning, bytes, marks, ended_at, clock: None, reading: None }.stretch()
+        SpooledStretch { beginning, bytes, marks, ended_at, clock: None, reading: None }.stretch()
     }
 
     /// The beginning of it, as another receiver had it.
-    fn until(end: u64) -> (Stretch, Bytes) {
+    fn until(end: u64) -> (StreamStretch, Bytes) {
         let (whole, bytes, _) = received();
         let marks = whole.marks.into_iter().filter(|mark| mark.offset <= end).collect();
         spooled(&bytes[..usize::try_from(end - FIRST).unwrap()], marks)
     }
 
     /// Into every repository; what any says of it.
-    async fn put(instance: &Instance, stretch: &Stretch, bytes: Bytes) -> Result<Put, Error> {
-        let mut all = Put::Exists;
+    async fn put(instance: &Archive, stretch: &StreamStretch, bytes: Bytes) -> Result<PutOutcome, VaultError> {
+        let mut all = PutOutcome::Exists;
         for place in 0..instance.place_count() {
-            if instance.put_commands(place, stretch, bytes.clone()).await? == Put::Created {
-                all = Put::Created;
+            if instance.put_commands(place, stretch, bytes.clone()).await? == PutOutcome::Created {
+                all = PutOutcome::Created;
             }
         }
         Ok(all)
     }
 
-    async fn instance(dirs: &[&TempDir]) -> Instance {
-        Instance::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
+    async fn instance(dirs: &[&TempDir]) -> Archive {
+        Archive::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
     }
 
     /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning and end.
-    async fn everything(dir: &TempDir) -> (Vec<u8>, Vec<Mark>) {
+    async fn everything(dir: &TempDir) -> (Vec<u8>, Vec<ArrivalMark>) {
         let instance = instance(&[dir]).await;
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());
-        let mut before: Option<Stretch> = None;
+        let mut before: Option<StreamStretch> = None;
         for (replid, first, _) in instance.stored_stretches().await.unwrap() {
             let stretch = instance.stored_stretch(replid, first).await.unwrap().unwrap();
             let own = instance.stored_commands(replid, first).await.unwrap().unwrap();
@@ -436,7 +451,8 @@ mod tests {
                 let end = (before.last, before.db_after, before.in_transaction_after);
                 assert_eq!(end, (stretch.first, stretch.db, stretch.in_transaction));
             }
-            let mut parser = Commands::resuming(first, stretch.db, stretch.in_transaction, Limits::default());
+            let mut parser =
+                CommandParser::resuming(first, stretch.db, stretch.in_transaction, CommandLimits::default());
             parser.push(&own, &mut |_| {}).unwrap();
             let end = (parser.boundary(), parser.db(), parser.in_transaction());
             assert_eq!(end, (stretch.last, stretch.db_after, stretch.in_transaction_after));
@@ -452,10 +468,10 @@ mod tests {
         let (stretch, bytes, ends) = received();
         for end in &ends[..ends.len() - 1] {
             let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-            let both = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
+            let both = Archive::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
             let (short, its) = until(*end);
-            assert_eq!(put(&instance(&[&dirs[0]]).await, &short, its).await.unwrap(), Put::Created);
-            for expected in [Put::Created, Put::Exists] {
+            assert_eq!(put(&instance(&[&dirs[0]]).await, &short, its).await.unwrap(), PutOutcome::Created);
+            for expected in [PutOutcome::Created, PutOutcome::Exists] {
                 assert_eq!(put(&both, &stretch, bytes.clone()).await.unwrap(), expected, "{end}");
             }
             for dir in &dirs {
@@ -463,7 +479,7 @@ mod tests {
             }
             // The other receiver, which had less, comes once more.
             let (short, its) = until(ends[0]);
-            assert_eq!(put(&both, &short, its).await.unwrap(), Put::Exists);
+            assert_eq!(put(&both, &short, its).await.unwrap(), PutOutcome::Exists);
             assert_eq!(everything(&dirs[0]).await.0, bytes);
         }
     }
@@ -476,13 +492,13 @@ mod tests {
         other[at] = b'9';
         let (other, others) = spooled(&other, Vec::new());
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
         put(&instance, &other, others.clone()).await.unwrap();
         let refused = put(&instance, &stretch, bytes).await.unwrap_err();
-        assert_eq!(refused.class(), Class::Permanent);
+        assert_eq!(refused.class(), ErrorClass::Permanent);
         let said = refused.to_string();
         assert!(
-            matches!(refused, Error::Taken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
+            matches!(refused, VaultError::Taken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
             "{said}"
         );
         assert!(said.contains("another receiver") && said.contains("spool keeps") && !said.contains("newer"), "{said}");
@@ -494,7 +510,7 @@ mod tests {
         let (stretch, bytes, ends) = received();
         for (end, back) in [(stretch.last, 30), (ends[4], 30), (stretch.last, 0)] {
             let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-            let instance = Instance::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
+            let instance = Archive::new(create(&[&dirs[0], &dirs[1]], None).await, "main".parse().unwrap());
             let (old, its) = until(end);
             put(&instance, &old, its).await.unwrap();
             let path = walk(dirs[0].path()).into_iter().find(|path| path.to_string_lossy().contains(ID)).unwrap();
@@ -502,7 +518,7 @@ mod tests {
             let at = if back == 0 { 90 } else { stored.len() - back };
             stored[at] ^= 1;
             std::fs::write(&path, stored).unwrap();
-            assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created, "{end} {back}");
+            assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), PutOutcome::Created, "{end} {back}");
             for dir in &dirs {
                 assert_eq!(everything(dir).await.0, bytes, "{end} {back}");
             }
@@ -513,25 +529,25 @@ mod tests {
     #[tokio::test]
     async fn what_is_gone_for_a_moment_is_put_again() {
         let (vault, store) = faulty().await;
-        let instance = Instance::new(vault, "main".parse().unwrap());
+        let instance = Archive::new(vault, "main".parse().unwrap());
         let (stretch, bytes, _) = received();
-        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Created);
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), PutOutcome::Created);
         // The name is taken, by other bytes at its end, and then there is nothing.
-        let gone = [None, None, Some(Fault::Absent)];
+        let gone = [None, None, Some(InjectedFault::Absent)];
         store.script(gone);
-        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), Put::Exists);
+        assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), PutOutcome::Exists);
         store.script(gone.repeat(100));
         let error = put(&instance, &stretch, bytes).await.unwrap_err();
-        assert!(matches!(error, Error::Taken { .. }) && error.to_string().contains("again and again"), "{error}");
+        assert!(matches!(error, VaultError::Taken { .. }) && error.to_string().contains("again and again"), "{error}");
     }
 
     #[tokio::test]
     async fn a_stretch_that_has_vanished_is_not_said_to_be_in_an_index() {
         let dir = tempfile::tempdir().unwrap();
-        let instance = Instance::new(create(&[&dir], None).await, "main".parse().unwrap());
+        let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
         let error = instance.bytes_of(&received().0).await.unwrap_err();
         let said = error.to_string();
-        assert!(matches!(error, Error::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");
+        assert!(matches!(error, VaultError::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");
         assert!(!said.contains("index"), "{said}");
     }
 
@@ -544,7 +560,7 @@ mod tests {
     fn the_rest_begins_between_two_commands_or_not_at_all() {
         let (stretch, bytes, ends) = received();
         for from in FIRST..stretch.last {
-            let given = Given { stretch: stretch.clone(), bytes: bytes.clone() };
+            let given = StretchToStore { stretch: stretch.clone(), bytes: bytes.clone() };
             assert_eq!(given.after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
 //! be safe. What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it; such a file is
-//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`Spooled::stretch`] leaves that part out, and the
+//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`SpooledStretch::stretch`] leaves that part out, and the
 //! server is asked for it again.
 //!
 //! All calls block.
@@ -22,15 +22,15 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::deletions::Scan;
-use super::{Follows, Mark, Missed, Reading, Run, Stretch};
-use crate::base::clock::Measured;
+use super::deletions::DeletionScanner;
+use super::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
-use crate::postgres::archive::spool::{Lock, SpoolError};
-use crate::redis::archive::Instance;
-use crate::redis::format::resp::{Commands, Kind as CommandKind, Limits};
+use crate::postgres::archive::spool::{SpoolError, SpoolLock};
+use crate::redis::archive::Archive;
+use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 use crate::redis::wire::ReplicationId;
-use crate::vault::seal::{self, Binding, Kind, Level, Protection, SealSpec};
+use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealSpec, SealedKind};
 
 /// The most plaintext in one frame.
 const MAX_FRAME: usize = 4 << 20;
@@ -45,7 +45,7 @@ const SHORTER: &str = "shorter";
 
 /// What a stretch begins with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Beginning {
+pub struct StretchStart {
     /// The history.
     pub replid: ReplicationId,
     /// The offset before its first byte, which begins a command.
@@ -55,35 +55,35 @@ pub struct Beginning {
     /// Whether a transaction is open.
     pub in_transaction: bool,
     /// The history before, if this is the first stretch under a new name.
-    pub follows: Option<Follows>,
+    pub follows: Option<PreviousHistory>,
     /// When.
     pub started_at: Timestamp,
     /// From whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<Run>,
+    pub run: Option<ServerRun>,
     /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed_until: Option<u64>,
 }
 
-impl Beginning {
+impl StretchStart {
     /// The beginning of a history, of which nothing more is known.
-    pub(crate) fn of(replid: ReplicationId, started_at: Timestamp) -> Beginning {
+    pub(crate) fn of(replid: ReplicationId, started_at: Timestamp) -> StretchStart {
         let (first, db, in_transaction) = (0, 0, false);
-        Beginning { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
+        StretchStart { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct Frame {
+struct StretchFrame {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    beginning: Option<Beginning>,
-    marks: Vec<Mark>,
+    beginning: Option<StretchStart>,
+    marks: Vec<ArrivalMark>,
     at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    clock: Option<Measured>,
+    clock: Option<ClockMeasurement>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    reading: Option<Reading>,
+    reading: Option<ReadDelays>,
 }
 
 /// One instance's spool.
@@ -91,34 +91,34 @@ struct Frame {
 pub struct Spool {
     dir: PathBuf,
     instance: String,
-    protection: Arc<Protection>,
+    protection: Arc<ObjectEncryption>,
 }
 
 /// The name of a spooled stretch: its history and first offset.
-pub type Name = (ReplicationId, u64);
+pub type StretchName = (ReplicationId, u64);
 
 /// A file's content.
 #[derive(Clone, Debug)]
-pub struct Spooled {
+pub struct SpooledStretch {
     /// What it begins with.
-    pub beginning: Beginning,
+    pub beginning: StretchStart,
     /// Its bytes, which may end within a command.
     pub bytes: Bytes,
     /// Its marks.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<ArrivalMark>,
     /// When the last of it had come.
     pub ended_at: Timestamp,
     /// What was measured of the server's clock meanwhile.
-    pub clock: Option<Measured>,
+    pub clock: Option<ClockMeasurement>,
     /// How promptly it was read.
-    pub reading: Option<Reading>,
+    pub reading: Option<ReadDelays>,
 }
 
-impl Spooled {
+impl SpooledStretch {
     /// The offset before a transaction that is open at the end; `None` if none is, or it does not begin here.
     fn cut(&self) -> Option<u64> {
-        let Beginning { first, db, in_transaction, .. } = self.beginning;
-        let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
+        let StretchStart { first, db, in_transaction, .. } = self.beginning;
+        let mut parser = CommandParser::resuming(first, db, in_transaction, CommandLimits::default());
         // What is wrong with the bytes is said when they are used.
         drop(parser.push(&self.bytes, &mut |_| {}));
         let cut = parser.cut().filter(|_| parser.in_transaction())?;
@@ -127,12 +127,12 @@ impl Spooled {
 
     /// The stretch up to its last whole command, and its bytes.
     #[must_use]
-    pub fn stretch(self) -> (Stretch, Bytes) {
-        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = self;
-        let Beginning { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
-        let mut parser = Commands::resuming(first, db, in_transaction, Limits::default());
-        let (mut writes, mut missed) = (0_u64, missed_until.map(|until| Missed { until, writes: 0 }));
-        let mut scan = Scan::begin(first, in_transaction, &marks, ended_at);
+    pub fn stretch(self) -> (StreamStretch, Bytes) {
+        let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = self;
+        let StretchStart { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
+        let mut parser = CommandParser::resuming(first, db, in_transaction, CommandLimits::default());
+        let (mut writes, mut missed) = (0_u64, missed_until.map(|until| UntimedBacklog { until, writes: 0 }));
+        let mut scan = DeletionScanner::begin(first, in_transaction, &marks, ended_at);
         let parsed = parser.push(&bytes, &mut |command| {
             scan.see(command);
             let write = u64::from(command.kind == CommandKind::Other);
@@ -148,7 +148,7 @@ impl Spooled {
         let last = parser.boundary();
         let len = usize::try_from(last.saturating_sub(first)).unwrap_or(0).min(bytes.len());
         marks.retain(|mark| mark.offset <= last);
-        let stretch = Stretch {
+        let stretch = StreamStretch {
             replid,
             first,
             last,
@@ -176,7 +176,7 @@ impl Spool {
     ///
     /// # Errors
     /// The directory can't be made.
-    pub fn open(state_dir: &Path, instance: &Instance) -> Result<Spool, SpoolError> {
+    pub fn open(state_dir: &Path, instance: &Archive) -> Result<Spool, SpoolError> {
         let spool = Spool::at(state_dir, instance);
         durable::create_dir_all(&spool.dir, 0o700)?;
         Ok(spool)
@@ -186,18 +186,21 @@ impl Spool {
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
-    pub fn lock(&self) -> Result<Lock, SpoolError> {
+    pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
         // With a state-dir of its own it would store the same stretches a second time.
-        Lock::take(&self.dir, "end it: one instance has one receiver, and another server a [redis.NAME] of its own")
+        SpoolLock::take(
+            &self.dir,
+            "end it: one instance has one receiver, and another server a [redis.NAME] of its own",
+        )
     }
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
     #[must_use]
-    pub fn existing(state_dir: &Path, instance: &Instance) -> Option<Spool> {
+    pub fn existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
         Some(Spool::at(state_dir, instance)).filter(|spool| spool.dir.is_dir())
     }
 
-    fn at(state_dir: &Path, instance: &Instance) -> Spool {
+    fn at(state_dir: &Path, instance: &Archive) -> Spool {
         let name = instance.name().to_string();
         Spool {
             dir: state_dir.join("spool").join(&name),
@@ -206,18 +209,18 @@ impl Spool {
         }
     }
 
-    fn path(&self, (replid, first): Name) -> PathBuf {
+    fn path(&self, (replid, first): StretchName) -> PathBuf {
         self.dir.join(format!("{replid}.{first:020}{SUFFIX}"))
     }
 
-    fn binding(&self, (replid, first): Name, frame: u64) -> Binding {
-        Binding::new(Kind::Commands, format!("spool/{}/{replid}/{first}/{frame}", self.instance))
+    fn binding(&self, (replid, first): StretchName, frame: u64) -> ObjectBinding {
+        ObjectBinding::new(SealedKind::Commands, format!("spool/{}/{replid}/{first}/{frame}", self.instance))
     }
 
     /// A frame as it is in the file, with its length.
-    fn sealed(&self, (name, number): (Name, u64), bytes: &[u8], metadata: &[u8]) -> Result<Vec<u8>, SpoolError> {
+    fn sealed(&self, (name, number): (StretchName, u64), bytes: &[u8], metadata: &[u8]) -> Result<Vec<u8>, SpoolError> {
         let binding = self.binding(name, number);
-        let spec = SealSpec { level: Level::Fixed(-5), metadata, ..SealSpec::new(&binding) };
+        let spec = SealSpec { level: CompressionLevel::Fixed(-5), metadata, ..SealSpec::new(&binding) };
         let sealed = seal::seal(&[bytes], &spec, &self.protection)?;
         let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
         stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
@@ -229,7 +232,7 @@ impl Spool {
     ///
     /// # Errors
     /// The directory can't be read.
-    pub fn list(&self) -> Result<Vec<Name>, SpoolError> {
+    pub fn list(&self) -> Result<Vec<StretchName>, SpoolError> {
         let failed = |source| SpoolError::File { action: "list", path: self.dir.clone(), source };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
@@ -245,12 +248,12 @@ impl Spool {
     ///
     /// # Errors
     /// The file is there and can't be read.
-    pub fn read(&self, name: Name) -> Result<Option<Spooled>, SpoolError> {
+    pub fn read(&self, name: StretchName) -> Result<Option<SpooledStretch>, SpoolError> {
         Ok(self.look(name)?.0)
     }
 
     /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
-    fn look(&self, name: Name) -> Result<(Option<Spooled>, bool), SpoolError> {
+    fn look(&self, name: StretchName) -> Result<(Option<SpooledStretch>, bool), SpoolError> {
         let path = self.path(name);
         let mut file = match File::open(&path) {
             Ok(file) => BufReader::with_capacity(1 << 20, file),
@@ -261,21 +264,21 @@ impl Spool {
     }
 
     /// The same of any bytes.
-    fn frames(&self, name: Name, file: &mut (impl Read + Seek)) -> io::Result<(Option<Spooled>, bool)> {
-        let mut spooled: Option<Spooled> = None;
+    fn frames(&self, name: StretchName, file: &mut (impl Read + Seek)) -> io::Result<(Option<SpooledStretch>, bool)> {
+        let mut spooled: Option<SpooledStretch> = None;
         let (mut bytes, mut good) = (BytesMut::new(), 0_u64);
         for number in 0.. {
             let stored = read_frame(file)?;
             let opened = stored.and_then(|stored| {
                 let opened = seal::open(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
-                let frame = serde_json::from_slice::<Frame>(&opened.metadata).ok()?;
+                let frame = serde_json::from_slice::<StretchFrame>(&opened.metadata).ok()?;
                 Some((stored.len() as u64, opened.plain, frame))
             });
             let Some((len, plain, frame)) = opened else { break };
             match (&mut spooled, frame.beginning) {
                 (None, Some(beginning)) => {
-                    let Frame { marks, at: ended_at, clock, reading, .. } = frame;
-                    spooled = Some(Spooled { beginning, bytes: Bytes::new(), marks, ended_at, clock, reading });
+                    let StretchFrame { marks, at: ended_at, clock, reading, .. } = frame;
+                    spooled = Some(SpooledStretch { beginning, bytes: Bytes::new(), marks, ended_at, clock, reading });
                 }
                 (Some(spooled), None) => {
                     bytes.extend_from_slice(&plain);
@@ -290,7 +293,7 @@ impl Spool {
         }
         let mut rest = Vec::new();
         file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest))?;
-        Ok((spooled.map(|spooled| Spooled { bytes: bytes.freeze(), ..spooled }), !is_torn(&rest)))
+        Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), !is_torn(&rest)))
     }
 
     /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a crash is kept beside it, and
@@ -298,7 +301,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn discard(&self, name: Name) -> Result<(), SpoolError> {
+    pub fn discard(&self, name: StretchName) -> Result<(), SpoolError> {
         if !self.look(name)?.1 {
             return self.remove(name);
         }
@@ -316,7 +319,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn set_aside(&self, name: Name, why: &SpoolError) -> Result<(), SpoolError> {
+    pub fn set_aside(&self, name: StretchName, why: &SpoolError) -> Result<(), SpoolError> {
         let path = self.path(name);
         let aside = path.with_added_extension(DAMAGED);
         tracing::error!(
@@ -334,7 +337,7 @@ impl Spool {
     ///
     /// # Errors
     /// The file can't be read.
-    pub fn end_with_whole_transaction(&self, name: Name, next: Option<u64>) -> Result<(), SpoolError> {
+    pub fn end_with_whole_transaction(&self, name: StretchName, next: Option<u64>) -> Result<(), SpoolError> {
         let Some(spooled) = self.read(name)? else { return Ok(()) };
         let end = name.1.saturating_add(spooled.bytes.len() as u64);
         let Some(cut) = spooled.cut().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
@@ -348,8 +351,8 @@ impl Spool {
         Ok(())
     }
 
-    fn shorten(&self, name: Name, spooled: Spooled, cut: u64) -> Result<(), SpoolError> {
-        let Spooled { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
+    fn shorten(&self, name: StretchName, spooled: SpooledStretch, cut: u64) -> Result<(), SpoolError> {
+        let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
         let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTER));
         marks.retain(|mark| mark.offset <= cut);
         let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.1)).unwrap_or(0)).unwrap_or_default();
@@ -372,7 +375,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn remove(&self, name: Name) -> Result<(), SpoolError> {
+    pub fn remove(&self, name: StretchName) -> Result<(), SpoolError> {
         remove_file(&self.path(name))
     }
 
@@ -381,7 +384,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
-    pub fn settle(&self, name: Name) -> Result<(), SpoolError> {
+    pub fn settle(&self, name: StretchName) -> Result<(), SpoolError> {
         let path = self.path(name);
         let failed = |action| {
             let path = path.clone();
@@ -404,7 +407,7 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn extent(&self, name: Name) -> Result<Option<(u64, u64)>, SpoolError> {
+    pub fn extent(&self, name: StretchName) -> Result<Option<(u64, u64)>, SpoolError> {
         let path = self.path(name);
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some((metadata.ino(), metadata.len()))),
@@ -417,21 +420,22 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn begin(&self, beginning: Beginning) -> Result<Growing, SpoolError> {
+    pub fn begin(&self, beginning: StretchStart) -> Result<UnfinishedStretch, SpoolError> {
         let path = self.path((beginning.replid, beginning.first));
         self.begin_at(beginning, path)
     }
 
-    fn begin_at(&self, beginning: Beginning, path: PathBuf) -> Result<Growing, SpoolError> {
+    fn begin_at(&self, beginning: StretchStart, path: PathBuf) -> Result<UnfinishedStretch, SpoolError> {
         let name = (beginning.replid, beginning.first);
         remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(|source| SpoolError::File { action: "create", path: path.clone(), source })?;
         durable::sync_dir(&self.dir)?;
         let at = beginning.started_at;
-        let mut growing = Growing { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
+        let mut growing =
+            UnfinishedStretch { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
         let marks = Vec::new();
-        growing.frame(&[], &Frame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
+        growing.frame(&[], &StretchFrame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
         Ok(growing)
     }
 }
@@ -473,50 +477,50 @@ fn is_torn(rest: &[u8]) -> bool {
 
 /// A stretch that grows.
 #[derive(Debug)]
-pub struct Growing {
+pub struct UnfinishedStretch {
     spool: Spool,
     file: File,
     path: PathBuf,
-    name: Name,
+    name: StretchName,
     frames: u64,
-    clock: Option<Measured>,
-    reading: Option<Reading>,
+    clock: Option<ClockMeasurement>,
+    reading: Option<ReadDelays>,
 }
 
-impl Growing {
+impl UnfinishedStretch {
     /// Its name.
     #[must_use]
-    pub fn name(&self) -> Name {
+    pub fn name(&self) -> StretchName {
         self.name
     }
 
     /// What is known of the server's clock since the stretch began; it is said with what is appended next.
-    pub fn set_clock(&mut self, clock: Option<Measured>) {
+    pub fn set_clock(&mut self, clock: Option<ClockMeasurement>) {
         self.clock = clock;
     }
 
     /// How promptly the stretch was read so far; said likewise.
-    pub fn set_reading(&mut self, reading: Reading) {
+    pub fn set_reading(&mut self, reading: ReadDelays) {
         self.reading = Some(reading);
     }
 
-    /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`Growing::sync`].
+    /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`UnfinishedStretch::sync`].
     ///
     /// # Errors
     /// What the operating system said. The file may then end in half a frame, and nothing may be appended to it any more.
-    pub fn append(&mut self, bytes: &[u8], marks: Vec<Mark>, at: Timestamp) -> Result<(), SpoolError> {
+    pub fn append(&mut self, bytes: &[u8], marks: Vec<ArrivalMark>, at: Timestamp) -> Result<(), SpoolError> {
         let last = bytes.len().div_ceil(MAX_FRAME).saturating_sub(1);
         let mut marks = Some(marks);
         for (nth, piece) in bytes.chunks(MAX_FRAME).enumerate() {
             // Marks must not be read without the bytes before them.
             let marks = if nth == last { marks.take().unwrap_or_default() } else { Vec::new() };
             let (clock, reading) = (self.clock, self.reading.clone());
-            self.frame(piece, &Frame { beginning: None, marks, at, clock, reading })?;
+            self.frame(piece, &StretchFrame { beginning: None, marks, at, clock, reading })?;
         }
         Ok(())
     }
 
-    fn frame(&mut self, bytes: &[u8], frame: &Frame) -> Result<(), SpoolError> {
+    fn frame(&mut self, bytes: &[u8], frame: &StretchFrame) -> Result<(), SpoolError> {
         let failed = |source| SpoolError::File { action: "write", path: self.path.clone(), source };
         let metadata = serde_json::to_vec(frame).map_err(|error| failed(error.into()))?;
         let stored = self.spool.sealed((self.name, self.frames), bytes, &metadata)?;
@@ -542,21 +546,21 @@ impl Growing {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
-    let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(Protection::None) };
+    let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(ObjectEncryption::None) };
     let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
     let name = (replid, first);
     let read = |file: &[u8]| spool.frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
     if choice & 1 == 0 {
-        let kept = read(rest).0.map(Spooled::stretch);
+        let kept = read(rest).0.map(SpooledStretch::stretch);
         assert!(kept.is_none_or(|(stretch, bytes)| stretch.last.saturating_sub(stretch.first) == bytes.len() as u64));
         return;
     }
     let (started_at, pieces) = (Timestamp::UNIX_EPOCH, rest.len().div_ceil(4).max(1));
-    let beginning = Beginning { first, ..Beginning::of(replid, started_at) };
+    let beginning = StretchStart { first, ..StretchStart::of(replid, started_at) };
     let (mut file, mut ends, mut beginning) = (Vec::new(), Vec::new(), Some(beginning));
     for (number, piece) in std::iter::once(rest.get(..0).unwrap_or_default()).chain(rest.chunks(pieces)).enumerate() {
         let frame =
-            Frame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
+            StretchFrame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
         let metadata = serde_json::to_vec(&frame).unwrap_or_default();
         file.extend(spool.sealed((name, number as u64), piece, &metadata).unwrap_or_default());
         ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
@@ -595,19 +599,19 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{Beginning, Mark, Spool};
+    use super::{ArrivalMark, Spool, StretchStart};
     use crate::redis::format::resp::encode;
-    use crate::vault::seal::Protection;
+    use crate::vault::seal::ObjectEncryption;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool { dir: dir.to_owned(), instance: "cache".into(), protection: Arc::new(Protection::None) }
+        Spool { dir: dir.to_owned(), instance: "cache".into(), protection: Arc::new(ObjectEncryption::None) }
     }
 
-    fn beginning(first: u64) -> Beginning {
+    fn beginning(first: u64) -> StretchStart {
         let replid = ID.parse().unwrap();
-        Beginning { first, db: 2, ..Beginning::of(replid, Timestamp::UNIX_EPOCH) }
+        StretchStart { first, db: 2, ..StretchStart::of(replid, Timestamp::UNIX_EPOCH) }
     }
 
     #[test]
@@ -617,11 +621,11 @@ mod tests {
         let mut growing = spool.begin(beginning(100)).unwrap();
         let commands = [encode(&[b"SELECT", b"5"]), encode(&[b"SET", b"a", b"1"]), encode(&[b"PING"])].concat();
         let end = 100 + commands.len() as u64;
-        let mark = Mark { offset: end, db: 5, time: Timestamp::UNIX_EPOCH };
+        let mark = ArrivalMark { offset: end, db: 5, time: Timestamp::UNIX_EPOCH };
         let late = Timestamp::from_second(9).unwrap();
         growing.append(&commands, vec![mark], Timestamp::UNIX_EPOCH).unwrap();
-        let offset = crate::base::clock::Offset { low: -3, high: 5 };
-        let clock = Some(crate::base::clock::Measured::once(late, offset));
+        let offset = crate::base::clock::ClockOffset { low: -3, high: 5 };
+        let clock = Some(crate::base::clock::ClockMeasurement::once(late, offset));
         growing.set_clock(clock);
         growing.append(b"*1\r\n$4\r\nPI", vec![], late).unwrap();
         growing.sync().unwrap();
@@ -679,8 +683,8 @@ mod tests {
             // Another file goes on within it.
             ([&before[..], &open].concat(), false, Some(end + open.len() as u64), before.len() + open.len()),
         ] {
-            let mut growing = spool.begin(Beginning { in_transaction, ..beginning(100) }).unwrap();
-            let mark = |offset| Mark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
+            let mut growing = spool.begin(StretchStart { in_transaction, ..beginning(100) }).unwrap();
+            let mark = |offset| ArrivalMark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
             growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
             spool.end_with_whole_transaction(growing.name(), next).unwrap();
             let (stretch, its) = spool.read(growing.name()).unwrap().unwrap().stretch();

@@ -14,7 +14,7 @@ pub(super) fn length(input: &[u8]) -> Result<Option<(u64, usize)>, &'static str>
 
 /// What a string begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum StringHead {
     /// So many bytes follow.
     Plain(u64),
     /// A number in place of its digits.
@@ -24,19 +24,19 @@ pub(super) enum Head {
 }
 
 /// The head of a string, and how many bytes it took: 19 at most. `None` if more bytes are needed.
-pub(super) fn head(input: &[u8]) -> Result<Option<(Head, usize)>, &'static str> {
+pub(super) fn head(input: &[u8]) -> Result<Option<(StringHead, usize)>, &'static str> {
     let Some((first, rest)) = input.split_first() else { return Ok(None) };
     Ok(match first {
-        0xc0 => rest.first_chunk().map(|raw| (Head::Integer(i64::from(i8::from_le_bytes(*raw))), 2)),
-        0xc1 => rest.first_chunk().map(|raw| (Head::Integer(i64::from(i16::from_le_bytes(*raw))), 3)),
-        0xc2 => rest.first_chunk().map(|raw| (Head::Integer(i64::from(i32::from_le_bytes(*raw))), 5)),
+        0xc0 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i8::from_le_bytes(*raw))), 2)),
+        0xc1 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i16::from_le_bytes(*raw))), 3)),
+        0xc2 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i32::from_le_bytes(*raw))), 5)),
         0xc3 => {
             let Some((stored, used)) = length(rest)? else { return Ok(None) };
             let Some((plain, more)) = length(rest.get(used..).unwrap_or_default())? else { return Ok(None) };
-            Some((Head::Compressed { stored, plain }, used.saturating_add(more).saturating_add(1)))
+            Some((StringHead::Compressed { stored, plain }, used.saturating_add(more).saturating_add(1)))
         }
         0xc4.. => return Err("a string of an unknown form"),
-        _ => length(input)?.map(|(len, used)| (Head::Plain(len), used)),
+        _ => length(input)?.map(|(len, used)| (StringHead::Plain(len), used)),
     })
 }
 
@@ -73,12 +73,12 @@ mod tests {
 
     #[test]
     fn heads_of_every_form() {
-        let cases: [(&[u8], Head); 5] = [
-            (&[0x05], Head::Plain(5)),
-            (&[0xc0, 0xff], Head::Integer(-1)),
-            (&[0xc1, 0, 0x80], Head::Integer(-32768)),
-            (&[0xc2, 0, 0, 0, 0x80], Head::Integer(-1 << 31)),
-            (&[0xc3, 0x05, 0x40, 0xff], Head::Compressed { stored: 5, plain: 255 }),
+        let cases: [(&[u8], StringHead); 5] = [
+            (&[0x05], StringHead::Plain(5)),
+            (&[0xc0, 0xff], StringHead::Integer(-1)),
+            (&[0xc1, 0, 0x80], StringHead::Integer(-32768)),
+            (&[0xc2, 0, 0, 0, 0x80], StringHead::Integer(-1 << 31)),
+            (&[0xc3, 0x05, 0x40, 0xff], StringHead::Compressed { stored: 5, plain: 255 }),
         ];
         for (bytes, expected) in cases {
             assert_eq!(head(bytes), Ok(Some((expected, bytes.len()))));

@@ -13,33 +13,33 @@ pub(super) const BROKEN_STREAM: &str = "a listpack inside a stream is damaged";
 
 /// An entry of a listpack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Entry<'a> {
+enum ListpackEntry<'a> {
     Int(i64),
     Str(&'a [u8]),
 }
 
-struct Entries<'a> {
+struct ListpackEntries<'a> {
     rest: &'a [u8],
 }
 
 /// The entries, and how many the header says there are.
-fn open(bytes: &[u8]) -> Option<(Entries<'_>, u16)> {
+fn open(bytes: &[u8]) -> Option<(ListpackEntries<'_>, u16)> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let [a, b, c, d, e, f] = *header.first_chunk::<HEADER>()?;
     if usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()? != bytes.len() {
         return None;
     }
     let (0xff, rest) = rest.split_last()? else { return None };
-    Some((Entries { rest }, u16::from_le_bytes([e, f])))
+    Some((ListpackEntries { rest }, u16::from_le_bytes([e, f])))
 }
 
-impl<'a> Entries<'a> {
+impl<'a> ListpackEntries<'a> {
     /// The next entry; `None` at the end, an error where none can be read.
-    fn next(&mut self) -> Result<Option<Entry<'a>>, ()> {
+    fn next(&mut self) -> Result<Option<ListpackEntry<'a>>, ()> {
         if self.rest.is_empty() { Ok(None) } else { self.take().map(Some).ok_or(()) }
     }
 
-    fn take(&mut self) -> Option<Entry<'a>> {
+    fn take(&mut self) -> Option<ListpackEntry<'a>> {
         let (entry, len) = decode(self.rest)?;
         let (body, rest) = self.rest.split_at_checked(len)?;
         let back = backward_length_size(len);
@@ -53,9 +53,9 @@ impl<'a> Entries<'a> {
 
     fn integer(&mut self) -> Option<i64> {
         match self.next().ok()?? {
-            Entry::Int(int) => Some(int),
+            ListpackEntry::Int(int) => Some(int),
             // Integers of streams are always written as such.
-            Entry::Str(_) => None,
+            ListpackEntry::Str(_) => None,
         }
     }
 
@@ -76,29 +76,29 @@ fn backward_length_size(len: usize) -> usize {
 }
 
 /// An entry and how long it is, without the length after it.
-fn decode(bytes: &[u8]) -> Option<(Entry<'_>, usize)> {
+fn decode(bytes: &[u8]) -> Option<(ListpackEntry<'_>, usize)> {
     let (first, rest) = bytes.split_first()?;
     let first_bits = |mask: u8| usize::from(first & mask);
     let string = |header: usize, len: usize| {
         let end = header.checked_add(len)?;
-        Some((Entry::Str(bytes.get(header..end)?), end))
+        Some((ListpackEntry::Str(bytes.get(header..end)?), end))
     };
     match first {
-        0..=0x7f => Some((Entry::Int(i64::from(*first)), 1)),
+        0..=0x7f => Some((ListpackEntry::Int(i64::from(*first)), 1)),
         0x80..=0xbf => string(1, first_bits(0x3f)),
         0xc0..=0xdf => {
             let raw = i64::from(first & 0x1f) << 8 | i64::from(*rest.first()?);
-            Some((Entry::Int(if raw >= 1 << 12 { raw.saturating_sub(1 << 13) } else { raw }), 2))
+            Some((ListpackEntry::Int(if raw >= 1 << 12 { raw.saturating_sub(1 << 13) } else { raw }), 2))
         }
         0xe0..=0xef => string(2, first_bits(0x0f) << 8 | usize::from(*rest.first()?)),
         0xf0 => string(5, usize::try_from(u32::from_le_bytes(*rest.first_chunk()?)).ok()?),
-        0xf1 => Some((Entry::Int(i64::from(i16::from_le_bytes(*rest.first_chunk()?))), 3)),
+        0xf1 => Some((ListpackEntry::Int(i64::from(i16::from_le_bytes(*rest.first_chunk()?))), 3)),
         0xf2 => {
             let [a, b, c] = *rest.first_chunk()?;
-            Some((Entry::Int(i64::from(i32::from_le_bytes([0, a, b, c]) >> 8)), 4))
+            Some((ListpackEntry::Int(i64::from(i32::from_le_bytes([0, a, b, c]) >> 8)), 4))
         }
-        0xf3 => Some((Entry::Int(i64::from(i32::from_le_bytes(*rest.first_chunk()?))), 5)),
-        0xf4 => Some((Entry::Int(i64::from_le_bytes(*rest.first_chunk()?)), 9)),
+        0xf3 => Some((ListpackEntry::Int(i64::from(i32::from_le_bytes(*rest.first_chunk()?))), 5)),
+        0xf4 => Some((ListpackEntry::Int(i64::from_le_bytes(*rest.first_chunk()?)), 9)),
         0xf5..=0xff => None,
     }
 }
@@ -132,7 +132,7 @@ pub(super) fn check_stream(bytes: &[u8]) -> Result<u64, &'static str> {
     stream_entries(entries).ok_or(BROKEN_STREAM)
 }
 
-fn stream_entries(mut list: Entries<'_>) -> Option<u64> {
+fn stream_entries(mut list: ListpackEntries<'_>) -> Option<u64> {
     let live = list.integer()?;
     let deleted = list.integer()?;
     let master_fields = list.integer()?;
@@ -186,7 +186,7 @@ mod tests {
             (&[0xf4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], i64::MAX),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(decode(bytes), Some((Entry::Int(expected), bytes.len())), "{bytes:x?}");
+            assert_eq!(decode(bytes), Some((ListpackEntry::Int(expected), bytes.len())), "{bytes:x?}");
         }
     }
 

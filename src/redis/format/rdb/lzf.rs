@@ -1,13 +1,13 @@
 //! LZF, as RDB files compress strings (`lzf_d.c`): literal runs, and references at most 8 KiB back.
 //!
-//! [`Check`] needs none of the content: it follows how far the output has come, so a string of any length is checked as it flows by.
+//! [`LzfChecker`] needs none of the content: it follows how far the output has come, so a string of any length is checked as it flows by.
 //! [`decompress`] is for what must be looked into.
 
 /// Why a compressed string is none.
 pub(super) const BROKEN: &str = "an LZF string does not decompress";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum LzfState {
     Control,
     Literals(u8),
     /// A reference of this length so far and these high bits of the distance; the length goes on.
@@ -18,46 +18,46 @@ enum State {
 
 /// Follows a compressed string in any pieces.
 #[derive(Debug)]
-pub(super) struct Check {
-    state: State,
+pub(super) struct LzfChecker {
+    state: LzfState,
     produced: u64,
     plain: u64,
 }
 
-impl Check {
+impl LzfChecker {
     /// A string that is to have `plain` bytes.
-    pub(super) fn new(plain: u64) -> Check {
-        Check { state: State::Control, produced: 0, plain }
+    pub(super) fn new(plain: u64) -> LzfChecker {
+        LzfChecker { state: LzfState::Control, produced: 0, plain }
     }
 
     pub(super) fn push(&mut self, mut input: &[u8]) -> Result<(), &'static str> {
         while let Some((byte, rest)) = input.split_first() {
             self.state = match self.state {
-                State::Literals(left) => {
+                LzfState::Literals(left) => {
                     let run = usize::from(left).min(input.len());
                     input = input.get(run..).unwrap_or_default();
                     // A run has 32 bytes at most.
                     match u8::try_from(run).map_or(0, |run| left.saturating_sub(run)) {
-                        0 => self.state = State::Control,
-                        left => self.state = State::Literals(left),
+                        0 => self.state = LzfState::Control,
+                        left => self.state = LzfState::Literals(left),
                     }
                     continue;
                 }
-                State::Control if *byte < 32 => {
+                LzfState::Control if *byte < 32 => {
                     self.produce(u64::from(*byte).saturating_add(1))?;
-                    State::Literals(byte.saturating_add(1))
+                    LzfState::Literals(byte.saturating_add(1))
                 }
-                State::Control => match (u64::from(byte >> 5), u64::from(byte & 31) << 8) {
-                    (7, high) => State::Length(7, high),
-                    (length, high) => State::Distance(length, high),
+                LzfState::Control => match (u64::from(byte >> 5), u64::from(byte & 31) << 8) {
+                    (7, high) => LzfState::Length(7, high),
+                    (length, high) => LzfState::Distance(length, high),
                 },
-                State::Length(length, high) => State::Distance(length.saturating_add(u64::from(*byte)), high),
-                State::Distance(length, high) => {
+                LzfState::Length(length, high) => LzfState::Distance(length.saturating_add(u64::from(*byte)), high),
+                LzfState::Distance(length, high) => {
                     if high.saturating_add(u64::from(*byte)) >= self.produced {
                         return Err(BROKEN);
                     }
                     self.produce(length.saturating_add(2))?;
-                    State::Control
+                    LzfState::Control
                 }
             };
             input = rest;
@@ -66,7 +66,7 @@ impl Check {
     }
 
     pub(super) fn end(&self) -> Result<(), &'static str> {
-        if self.state == State::Control && self.produced == self.plain { Ok(()) } else { Err(BROKEN) }
+        if self.state == LzfState::Control && self.produced == self.plain { Ok(()) } else { Err(BROKEN) }
     }
 
     fn produce(&mut self, bytes: u64) -> Result<(), &'static str> {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn check(input: &[u8], plain: u64) -> Result<(), &'static str> {
-        let mut check = Check::new(plain);
+        let mut check = LzfChecker::new(plain);
         check.push(input)?;
         check.end()
     }
@@ -141,7 +141,7 @@ mod tests {
         ) {
             let lengths = (0..600_usize).filter(|plain| decompress(&input, *plain).is_ok());
             for plain in lengths.chain([3, 17]) {
-                let mut check = Check::new(u64::try_from(plain).unwrap());
+                let mut check = LzfChecker::new(u64::try_from(plain).unwrap());
                 let (head, tail) = input.split_at(at.min(input.len()));
                 let checked = check.push(head).and_then(|()| check.push(tail)).and_then(|()| check.end());
                 prop_assert_eq!(checked.is_ok(), decompress(&input, plain).is_ok(), "{}", plain);

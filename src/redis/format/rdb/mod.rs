@@ -1,8 +1,8 @@
 //! RDB: the file that a Redis or Valkey server writes its whole content into, and sends to its replicas.
 //!
-//! A [`Walker`] takes a file in any pieces and walks every opcode and value, nested encodings too ([`listpack`], [`ziplist`]), for the outer
+//! A [`RdbWalker`] takes a file in any pieces and walks every opcode and value, nested encodings too ([`listpack`], [`ziplist`]), for the outer
 //! checksum says nothing of what is inside: a damaged nested encoding behind a right checksum loads on some servers and crashes them later.
-//! It keeps counts only. Strings flow by whatever their length; what must be looked into is buffered up to [`Limits::nested`].
+//! It keeps counts only. Strings flow by whatever their length; what must be looked into is buffered up to [`RdbLimits::nested`].
 //!
 //! Not checked: whether keys or elements are there twice, and whether the pending entries of a stream's consumers are those of the group
 //! (only that they are no more), both of which would need memory in proportion to the data.
@@ -22,22 +22,22 @@ mod ziplist;
 mod grammar;
 
 pub use crc64::update as crc64;
-pub use summary::{Checksum, Database, Kind, Magic, Stopped, Walk};
-pub use walker::Walker;
+pub use summary::{RdbChecksum, RdbDatabase, RdbMagic, RdbSummary, RdbValueKind, WalkStop};
+pub use walker::RdbWalker;
 
 /// Bounds of a walk.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct RdbLimits {
     /// The largest nested encoding that is looked into, in bytes, compressed and plain; larger ones are counted and flow by.
     pub nested: usize,
     /// Milliseconds since 1970: keys that expire before are counted as expired.
     pub expired_by: Option<i64>,
 }
 
-impl Default for Limits {
+impl Default for RdbLimits {
     /// Servers write nested encodings of 8 to 64 KiB unless told otherwise; 16 MiB is much more, and little to hold.
-    fn default() -> Limits {
-        Limits { nested: 16 << 20, expired_by: None }
+    fn default() -> RdbLimits {
+        RdbLimits { nested: 16 << 20, expired_by: None }
     }
 }
 
@@ -50,7 +50,7 @@ const MAX_NAME: u64 = 4096;
 
 /// Bytes that are no RDB file, or a damaged one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum RdbError {
     /// Neither Redis's nor Valkey's.
     #[error("this is no RDB file: it begins with {found:?} instead of REDIS or VALKEY and a version")]
     Header {
@@ -90,9 +90,9 @@ pub enum Error {
 /// For fuzzing: walks `data` whole, then in two pieces that must agree with it. The first byte says where to cut.
 pub fn fuzz(data: &[u8]) {
     let Some((at, data)) = data.split_first() else { return };
-    let limits = Limits { nested: 1 << 12, expired_by: Some(0) };
+    let limits = RdbLimits { nested: 1 << 12, expired_by: Some(0) };
     let walk = |pieces: [&[u8]; 2]| {
-        let mut walker = Walker::new(limits.clone());
+        let mut walker = RdbWalker::new(limits.clone());
         pieces.iter().try_for_each(|piece| walker.push(piece)).and_then(|()| walker.finish())
     };
     let (head, tail) = data.split_at(usize::from(*at).min(data.len()));

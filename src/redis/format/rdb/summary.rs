@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Whose format it is: the two have parted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Magic {
+pub enum RdbMagic {
     /// `REDIS` and four digits; also Valkey's up to 8.
     Redis,
     /// `VALKEY` and three digits, since Valkey 9.
@@ -17,7 +17,7 @@ pub enum Magic {
 /// What a key holds, whatever its encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum RdbValueKind {
     /// A string.
     String,
     /// A list.
@@ -36,12 +36,12 @@ pub enum Kind {
 
 /// The keys of one database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Database {
+pub struct RdbDatabase {
     /// All keys in the file.
     pub keys: u64,
     /// Of these, how many expire.
     pub with_expiry: u64,
-    /// Of these, how many had expired at [`super::Limits::expired_by`]; a server that starts from the file as it is drops them.
+    /// Of these, how many had expired at [`super::RdbLimits::expired_by`]; a server that starts from the file as it is drops them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expired: u64,
     /// Collections without an element, which a server skips (`rdbLoadObject`).
@@ -51,7 +51,7 @@ pub struct Database {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub with_field_expiry: u64,
     /// How many keys of each kind.
-    pub kinds: BTreeMap<Kind, u64>,
+    pub kinds: BTreeMap<RdbValueKind, u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls it with")]
@@ -62,7 +62,7 @@ fn is_zero(count: &u64) -> bool {
 /// Whether the file's checksum was compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Checksum {
+pub enum RdbChecksum {
     /// It is right.
     Verified,
     /// The server writes none (`rdbchecksum no`).
@@ -73,7 +73,7 @@ pub enum Checksum {
 
 /// Where the walk met something that it does not know. Nothing after it was looked at, except the checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopped {
+pub struct WalkStop {
     /// Bytes before it.
     pub at: u64,
     /// The opcode or type.
@@ -84,15 +84,15 @@ pub struct Stopped {
 
 /// What is in an RDB file that was walked to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Walk {
+pub struct RdbSummary {
     /// Whose format.
-    pub magic: Magic,
+    pub magic: RdbMagic,
     /// The format's version.
     pub version: u32,
     /// Auxiliary fields, such as `redis-ver`, `ctime`, `used-mem`, `repl-stream-db`.
     pub aux: BTreeMap<String, String>,
     /// By number, those that have keys.
-    pub databases: BTreeMap<u64, Database>,
+    pub databases: BTreeMap<u64, RdbDatabase>,
     /// Libraries of functions.
     pub functions: u64,
     /// Modules that a server must have loaded to load this file.
@@ -100,14 +100,14 @@ pub struct Walk {
     /// Nested encodings too large to look into.
     pub unwalked: u64,
     /// Where the walk ended early, if it did.
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<WalkStop>,
     /// Whether the checksum was compared.
-    pub checksum: Checksum,
+    pub checksum: RdbChecksum,
     /// The length of the file.
     pub bytes: u64,
 }
 
-impl Walk {
+impl RdbSummary {
     /// All keys.
     #[must_use]
     pub fn keys(&self) -> u64 {
@@ -143,7 +143,7 @@ impl Walk {
             let names: Vec<&str> = self.modules.iter().map(String::as_str).collect();
             warnings.push(format!("loads only into a server with the modules {}", names.join(", ")));
         }
-        if self.checksum == Checksum::Disabled {
+        if self.checksum == RdbChecksum::Disabled {
             warnings.push("has no checksum: the server has rdbchecksum off".to_owned());
         }
         warnings

@@ -10,12 +10,12 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rdb")
 }
 
-fn walk(bytes: &[u8]) -> Result<Walk, Error> {
-    walk_in(&[bytes], Limits::default())
+fn walk(bytes: &[u8]) -> Result<RdbSummary, RdbError> {
+    walk_in(&[bytes], RdbLimits::default())
 }
 
-fn walk_in(pieces: &[&[u8]], limits: Limits) -> Result<Walk, Error> {
-    let mut walker = Walker::new(limits);
+fn walk_in(pieces: &[&[u8]], limits: RdbLimits) -> Result<RdbSummary, RdbError> {
+    let mut walker = RdbWalker::new(limits);
     for piece in pieces {
         walker.push(piece)?;
     }
@@ -23,9 +23,9 @@ fn walk_in(pieces: &[&[u8]], limits: Limits) -> Result<Walk, Error> {
 }
 
 /// As in `expected.txt`, but for the order.
-fn told(walk: &Walk) -> Vec<String> {
-    let of = |(number, database): (&u64, &Database)| {
-        let kind = |(kind, count): (&Kind, &u64)| {
+fn told(walk: &RdbSummary) -> Vec<String> {
+    let of = |(number, database): (&u64, &RdbDatabase)| {
+        let kind = |(kind, count): (&RdbValueKind, &u64)| {
             format!("{number}:{}={count}", serde_json::to_value(kind).unwrap().as_str().unwrap())
         };
         let expiring = (database.with_expiry > 0).then(|| format!("{number}:expiring={}", database.with_expiry));
@@ -57,7 +57,7 @@ fn every_file_has_the_keys_that_others_found_in_it() {
     for (name, bytes, expected) in files {
         let walk = walk(&bytes);
         if name == DAMAGED {
-            assert!(matches!(walk, Err(Error::Damaged { what: ziplist::BROKEN_MAP, .. })), "{walk:?}");
+            assert!(matches!(walk, Err(RdbError::Damaged { what: ziplist::BROKEN_MAP, .. })), "{walk:?}");
             continue;
         }
         let walk = walk.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -71,18 +71,18 @@ fn every_file_cut_anywhere_is_cut_off() {
     for (name, bytes, _) in expected() {
         let step = bytes.len() / 500 + 1;
         for end in (0..bytes.len()).step_by(step).filter(|_| name != DAMAGED) {
-            assert_eq!(walk(&bytes[..end]), Err(Error::Truncated { at: end as u64 }), "{name} at {end}");
+            assert_eq!(walk(&bytes[..end]), Err(RdbError::Truncated { at: end as u64 }), "{name} at {end}");
         }
         let more = [&bytes[..], b"x"].concat();
         let end = bytes.len() as u64;
-        assert!(name == DAMAGED || walk(&more) == Err(Error::Trailing { at: end }), "{name}");
+        assert!(name == DAMAGED || walk(&more) == Err(RdbError::Trailing { at: end }), "{name}");
     }
 }
 
 #[test]
 fn every_file_is_the_same_in_any_pieces() {
     for (name, bytes, _) in expected() {
-        let limits = || Limits { nested: 64, expired_by: Some(1_700_000_000_000) };
+        let limits = || RdbLimits { nested: 64, expired_by: Some(1_700_000_000_000) };
         let whole = walk_in(&[&bytes], limits());
         let singles: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(walk_in(&singles, limits()), whole, "{name} byte by byte");
@@ -119,7 +119,7 @@ fn damage_inside_is_found_behind_a_right_checksum() {
             walk(&if version < 5 { bytes } else { resummed(bytes) })
         });
         let found =
-            bent.filter(|walk| matches!(walk, Err(Error::Damaged { what: found, .. }) if *found == what)).count();
+            bent.filter(|walk| matches!(walk, Err(RdbError::Damaged { what: found, .. }) if *found == what)).count();
         assert!(found > 2, "{name}: {what} found {found} times");
     }
 }
@@ -127,27 +127,27 @@ fn damage_inside_is_found_behind_a_right_checksum() {
 #[test]
 fn the_checksum() {
     let bytes = std::fs::read(fixtures().join("hdt3213/listpack.rdb")).unwrap();
-    assert_eq!(walk(&bytes).unwrap().checksum, Checksum::Verified);
+    assert_eq!(walk(&bytes).unwrap().checksum, RdbChecksum::Verified);
     let end = bytes.len() - 8;
     let mut none = bytes.clone();
     none[end..].fill(0);
     let none = walk(&none).unwrap();
-    assert_eq!(none.checksum, Checksum::Disabled);
+    assert_eq!(none.checksum, RdbChecksum::Disabled);
     assert!(none.warnings()[0].contains("rdbchecksum"));
     let mut wrong = bytes.clone();
     wrong[end] ^= 1;
-    assert!(matches!(walk(&wrong), Err(Error::Checksum { .. })));
+    assert!(matches!(walk(&wrong), Err(RdbError::Checksum { .. })));
     let old = std::fs::read(fixtures().join("rdbtools/intset_16.rdb")).unwrap();
-    assert_eq!(walk(&old).unwrap().checksum, Checksum::Absent);
+    assert_eq!(walk(&old).unwrap().checksum, RdbChecksum::Absent);
 }
 
 #[test]
 fn what_is_no_rdb() {
     for bytes in [&b"PGDMP0001"[..], b"REDIS00a1", b"REDIS0000", b"VALKEY0x0", b"*1\r\n$4\r\nPING\r\n"] {
-        assert!(matches!(walk(bytes), Err(Error::Header { .. })), "{bytes:?}");
+        assert!(matches!(walk(bytes), Err(RdbError::Header { .. })), "{bytes:?}");
     }
-    assert_eq!(walk(b"REDIS00"), Err(Error::Truncated { at: 7 }));
-    let mut walker = Walker::new(Limits::default());
+    assert_eq!(walk(b"REDIS00"), Err(RdbError::Truncated { at: 7 }));
+    let mut walker = RdbWalker::new(RdbLimits::default());
     let first = walker.push(b"nothing of the kind");
     assert!(first.is_err());
     assert_eq!(walker.push(b"more"), first, "an error stays");
@@ -162,9 +162,9 @@ fn small(magic: &[u8], body: &[u8]) -> Vec<u8> {
 fn a_newer_code_stops_the_walk_and_keeps_the_checksum() {
     let file = small(b"REDIS0013", b"\xfe\x03\x00\x01a\x01b\x63anything\xff\xff, really");
     for pieces in [vec![&file[..]], file.chunks(1).collect(), file.chunks(5).collect()] {
-        let walk = walk_in(&pieces, Limits::default()).unwrap();
-        assert_eq!(walk.stopped, Some(Stopped { at: 16, code: 0x63, opaque: file.len() as u64 - 16 }));
-        assert_eq!((walk.keys(), walk.checksum, walk.version), (1, Checksum::Verified, 13));
+        let walk = walk_in(&pieces, RdbLimits::default()).unwrap();
+        assert_eq!(walk.stopped, Some(WalkStop { at: 16, code: 0x63, opaque: file.len() as u64 - 16 }));
+        assert_eq!((walk.keys(), walk.checksum, walk.version), (1, RdbChecksum::Verified, 13));
         assert!(walk.warnings()[0].contains("byte 16"), "{:?}", walk.warnings());
     }
     for end in 17..file.len() {
@@ -172,11 +172,11 @@ fn a_newer_code_stops_the_walk_and_keeps_the_checksum() {
     }
     let mut bent = file.clone();
     bent[20] ^= 1;
-    assert!(matches!(walk(&bent), Err(Error::Checksum { .. })));
+    assert!(matches!(walk(&bent), Err(RdbError::Checksum { .. })));
     // 22 is a hash to both, in another form to each; slots on the move are Valkey's alone.
     let valkey = small(b"VALKEY080", b"\xf3\x01j\x01\x00\x05\x16\x01h\x01\x01f\x01v\xff\xff\xff\xff\xff\xff\xff\xff");
     let walked = walk(&valkey).unwrap();
-    assert_eq!((walked.magic, walked.stopped, walked.databases[&0].with_field_expiry), (Magic::Valkey, None, 1));
+    assert_eq!((walked.magic, walked.stopped, walked.databases[&0].with_field_expiry), (RdbMagic::Valkey, None, 1));
     let redis = small(b"REDIS0013", b"\xf3\x01j\x01\x00\x05");
     assert_eq!(walk(&redis).unwrap().stopped.unwrap().code, 0xf3);
 }
@@ -199,7 +199,7 @@ fn expiry_and_empty_collections_are_counted() {
         b"REDIS0009",
         b"\xfc\x10\0\0\0\0\0\0\0\x00\x01a\x01b\xfd\x01\0\0\0\x00\x01c\xc0\x05\x01\x01l\x00\x02\x01s\x01\x01m",
     );
-    let walk = |by| walk_in(&[&file], Limits { expired_by: Some(by), ..Limits::default() }).unwrap();
+    let walk = |by| walk_in(&[&file], RdbLimits { expired_by: Some(by), ..RdbLimits::default() }).unwrap();
     let database = &walk(17).databases[&0];
     assert_eq!((database.keys, database.with_expiry, database.expired, database.empty), (4, 2, 1, 1));
     assert_eq!(walk(16).databases[&0].expired, 0, "a key lives in its last millisecond");
@@ -209,7 +209,7 @@ fn expiry_and_empty_collections_are_counted() {
 /// Strings of any length flow by; a nested encoding past the bound is counted, not looked into.
 #[test]
 fn memory_is_bounded() {
-    let mut walker = Walker::new(Limits { nested: 1 << 10, expired_by: None });
+    let mut walker = RdbWalker::new(RdbLimits { nested: 1 << 10, expired_by: None });
     walker.push(b"REDIS0012\x00\x01k\x81\0\0\0\x40\0\0\0\0").unwrap();
     let piece = vec![b'x'; 1 << 20];
     // A part of 256 GiB: nothing is kept of it.
@@ -217,15 +217,15 @@ fn memory_is_bounded() {
         walker.push(&piece).unwrap();
     }
     assert!(!walker.is_complete());
-    assert_eq!(walker.finish(), Err(Error::Truncated { at: 21 + (64 << 20) }));
+    assert_eq!(walker.finish(), Err(RdbError::Truncated { at: 21 + (64 << 20) }));
 
     // A listpack of 4 KiB that is none.
     let blob = [&b"\x10\x01h\x50\x00"[..], &[b'?'; 4096]].concat();
     let file = small(b"REDIS0012", &blob);
-    let walked = walk_in(&[&file], Limits { nested: 1 << 10, expired_by: None }).unwrap();
+    let walked = walk_in(&[&file], RdbLimits { nested: 1 << 10, expired_by: None }).unwrap();
     assert_eq!((walked.unwalked, walked.databases[&0].empty), (1, 0));
     assert!(walked.warnings()[0].contains("larger"));
-    assert!(matches!(walk(&file), Err(Error::Damaged { what: listpack::BROKEN, .. })));
+    assert!(matches!(walk(&file), Err(RdbError::Damaged { what: listpack::BROKEN, .. })));
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_walk_as_json_and_back() {
     for (name, bytes, _) in expected().into_iter().filter(|(name, ..)| name != DAMAGED) {
         let walk = walk(&bytes).unwrap();
         let json = serde_json::to_string(&walk).unwrap();
-        assert_eq!(serde_json::from_str::<Walk>(&json).unwrap(), walk, "{name}");
+        assert_eq!(serde_json::from_str::<RdbSummary>(&json).unwrap(), walk, "{name}");
     }
 }
 
@@ -271,6 +271,6 @@ proptest! {
             from = cut;
         }
         pieces.push(&bytes[from..]);
-        prop_assert_eq!(walk_in(&pieces, Limits::default()), walk(&bytes));
+        prop_assert_eq!(walk_in(&pieces, RdbLimits::default()), walk(&bytes));
     }
 }

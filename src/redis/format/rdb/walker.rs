@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use super::body::Steps;
+use super::body::RdbBodyWalker;
 use super::grammar;
-use super::summary::{Checksum, Magic, Stopped, Walk};
-use super::{Error, Limits, crc64};
+use super::summary::{RdbChecksum, RdbMagic, RdbSummary, WalkStop};
+use super::{RdbError, RdbLimits, crc64};
 
 /// More than the longest piece that must be seen whole to take a step: the head of a compressed string has 19 bytes.
 const TOKEN: usize = 24;
@@ -21,7 +21,7 @@ const HEADER: usize = 9;
 const SUM: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum RdbWalkPhase {
     Header,
     Body,
     /// Something unknown was met: the rest is only summed.
@@ -32,7 +32,7 @@ enum Phase {
 
 /// What a step leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum RdbStepResult {
     /// So many bytes were used.
     Used(usize),
     /// More bytes are needed than there are.
@@ -45,9 +45,9 @@ pub(super) enum Taken {
 
 /// Walks an RDB file that is pushed in pieces.
 #[derive(Debug)]
-pub struct Walker {
-    phase: Phase,
-    steps: Steps,
+pub struct RdbWalker {
+    phase: RdbWalkPhase,
+    steps: RdbBodyWalker,
     /// A piece that was cut, less than [`TOKEN`] bytes.
     cut: Vec<u8>,
     /// The header while it comes in; later the last bytes, which may be the checksum.
@@ -57,16 +57,16 @@ pub struct Walker {
     /// Where the piece began that the next step goes on with.
     start: u64,
     crc: u64,
-    walk: Walk,
-    failed: Option<Error>,
+    walk: RdbSummary,
+    failed: Option<RdbError>,
 }
 
-impl Walker {
+impl RdbWalker {
     /// A walk from the first byte.
     #[must_use]
-    pub fn new(limits: Limits) -> Walker {
-        let walk = Walk {
-            magic: Magic::Redis,
+    pub fn new(limits: RdbLimits) -> RdbWalker {
+        let walk = RdbSummary {
+            magic: RdbMagic::Redis,
             version: 0,
             aux: BTreeMap::new(),
             databases: BTreeMap::new(),
@@ -74,12 +74,12 @@ impl Walker {
             modules: BTreeSet::new(),
             unwalked: 0,
             stopped: None,
-            checksum: Checksum::Absent,
+            checksum: RdbChecksum::Absent,
             bytes: 0,
         };
-        Walker {
-            phase: Phase::Header,
-            steps: Steps::new(limits),
+        RdbWalker {
+            phase: RdbWalkPhase::Header,
+            steps: RdbBodyWalker::new(limits),
             cut: Vec::new(),
             tail: Vec::new(),
             at: 0,
@@ -94,7 +94,7 @@ impl Walker {
     ///
     /// # Errors
     /// The bytes are no RDB file, a damaged one, or go on after its end. After an error every call gives the same.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), RdbError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -111,29 +111,31 @@ impl Walker {
     /// Whether the end of the file has been met. A file of a newer format that is not understood to its end never says so.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.phase == Phase::Done
+        self.phase == RdbWalkPhase::Done
     }
 
     /// What was found, once all bytes were pushed.
     ///
     /// # Errors
-    /// The file is cut off, or what [`Walker::push`] said.
-    pub fn finish(mut self) -> Result<Walk, Error> {
+    /// The file is cut off, or what [`RdbWalker::push`] said.
+    pub fn finish(mut self) -> Result<RdbSummary, RdbError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         match self.phase {
-            Phase::Done => {}
-            Phase::Opaque => self.finish_opaque()?,
-            Phase::Header | Phase::Body | Phase::Checksum => return Err(Error::Truncated { at: self.walk.bytes }),
+            RdbWalkPhase::Done => {}
+            RdbWalkPhase::Opaque => self.finish_opaque()?,
+            RdbWalkPhase::Header | RdbWalkPhase::Body | RdbWalkPhase::Checksum => {
+                return Err(RdbError::Truncated { at: self.walk.bytes });
+            }
         }
         Ok(self.walk)
     }
 
     /// What is not understood still ends in the end's code and the checksum.
-    fn finish_opaque(&mut self) -> Result<(), Error> {
+    fn finish_opaque(&mut self) -> Result<(), RdbError> {
         let Some(([grammar::END], sum)) = self.tail.split_last_chunk::<SUM>() else {
-            return Err(Error::Truncated { at: self.walk.bytes });
+            return Err(RdbError::Truncated { at: self.walk.bytes });
         };
         self.walk.checksum = compare(u64::from_le_bytes(*sum), crc64(self.crc, &[grammar::END]))?;
         if let Some(stopped) = &mut self.walk.stopped {
@@ -142,15 +144,15 @@ impl Walker {
         Ok(())
     }
 
-    fn take(&mut self, chunk: &[u8]) -> Result<(), Error> {
+    fn take(&mut self, chunk: &[u8]) -> Result<(), RdbError> {
         let mut rest = chunk;
         while !rest.is_empty() {
             let used = match self.phase {
-                Phase::Header => self.header(rest)?,
-                Phase::Body => self.body(rest)?,
-                Phase::Opaque => self.opaque(rest),
-                Phase::Checksum => self.checksum(rest)?,
-                Phase::Done => return Err(Error::Trailing { at: self.walk.bytes }),
+                RdbWalkPhase::Header => self.header(rest)?,
+                RdbWalkPhase::Body => self.body(rest)?,
+                RdbWalkPhase::Opaque => self.opaque(rest),
+                RdbWalkPhase::Checksum => self.checksum(rest)?,
+                RdbWalkPhase::Done => return Err(RdbError::Trailing { at: self.walk.bytes }),
             };
             self.walk.bytes = self.walk.bytes.saturating_add(count(used));
             rest = rest.get(used..).unwrap_or_default();
@@ -165,23 +167,23 @@ impl Walker {
         used
     }
 
-    fn header(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+    fn header(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
         let used = self.collect(bytes, HEADER);
         if self.tail.len() == HEADER {
-            let bad = || Error::Header { found: String::from_utf8_lossy(&self.tail).into_owned() };
+            let bad = || RdbError::Header { found: String::from_utf8_lossy(&self.tail).into_owned() };
             (self.walk.magic, self.walk.version) = magic(&self.tail).ok_or_else(bad)?;
             self.crc = crc64(0, &self.tail);
             self.at = count(HEADER);
             self.tail.clear();
-            self.phase = Phase::Body;
+            self.phase = RdbWalkPhase::Body;
         }
         Ok(used)
     }
 
     /// Walks until the bytes are used up or the body ends, and sums what was walked.
-    fn body(&mut self, input: &[u8]) -> Result<usize, Error> {
+    fn body(&mut self, input: &[u8]) -> Result<usize, RdbError> {
         let mut rest = input;
-        while !rest.is_empty() && self.phase == Phase::Body {
+        while !rest.is_empty() && self.phase == RdbWalkPhase::Body {
             let held = self.cut.len();
             if !self.steps.is_within_a_string() {
                 self.start = self.at;
@@ -193,27 +195,27 @@ impl Walker {
                 self.cut.extend_from_slice(rest.get(..TOKEN.min(rest.len())).unwrap_or_default());
                 self.steps.take(&self.cut, &mut self.walk)
             };
-            let taken = taken.map_err(|what| Error::Damaged { at: self.start, what })?;
+            let taken = taken.map_err(|what| RdbError::Damaged { at: self.start, what })?;
             let used = match taken {
-                Taken::Cut if held == 0 => {
+                RdbStepResult::Cut if held == 0 => {
                     self.cut.extend_from_slice(rest);
                     rest = &[];
                     continue;
                 }
                 // All of the rest is there now, for it was less than the longest piece.
-                Taken::Cut => {
+                RdbStepResult::Cut => {
                     rest = &[];
                     continue;
                 }
-                Taken::Used(used) => used,
-                Taken::End(used) => {
+                RdbStepResult::Used(used) => used,
+                RdbStepResult::End(used) => {
                     let summed = self.walk.version >= FIRST_WITH_CHECKSUM;
-                    self.phase = if summed { Phase::Checksum } else { Phase::Done };
+                    self.phase = if summed { RdbWalkPhase::Checksum } else { RdbWalkPhase::Done };
                     used
                 }
-                Taken::Unknown(used, code) => {
-                    self.walk.stopped = Some(Stopped { at: self.at, code, opaque: 0 });
-                    self.phase = Phase::Opaque;
+                RdbStepResult::Unknown(used, code) => {
+                    self.walk.stopped = Some(WalkStop { at: self.at, code, opaque: 0 });
+                    self.phase = RdbWalkPhase::Opaque;
                     used
                 }
             };
@@ -238,29 +240,29 @@ impl Walker {
         bytes.len()
     }
 
-    fn checksum(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+    fn checksum(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
         let used = self.collect(bytes, SUM);
         if let Some(sum) = self.tail.first_chunk() {
             self.walk.checksum = compare(u64::from_le_bytes(*sum), self.crc)?;
-            self.phase = Phase::Done;
+            self.phase = RdbWalkPhase::Done;
         }
         Ok(used)
     }
 }
 
 /// Zero stands for none: a server that writes no checksum writes that.
-fn compare(found: u64, computed: u64) -> Result<Checksum, Error> {
+fn compare(found: u64, computed: u64) -> Result<RdbChecksum, RdbError> {
     match found {
-        0 => Ok(Checksum::Disabled),
-        sum if sum == computed => Ok(Checksum::Verified),
-        found => Err(Error::Checksum { found, computed }),
+        0 => Ok(RdbChecksum::Disabled),
+        sum if sum == computed => Ok(RdbChecksum::Verified),
+        found => Err(RdbError::Checksum { found, computed }),
     }
 }
 
-fn magic(header: &[u8]) -> Option<(Magic, u32)> {
+fn magic(header: &[u8]) -> Option<(RdbMagic, u32)> {
     let (magic, digits) = match header.strip_prefix(b"REDIS") {
-        Some(digits) => (Magic::Redis, digits),
-        None => (Magic::Valkey, header.strip_prefix(b"VALKEY")?),
+        Some(digits) => (RdbMagic::Redis, digits),
+        None => (RdbMagic::Valkey, header.strip_prefix(b"VALKEY")?),
     };
     let version = digits.iter().try_fold(0_u32, |sum, byte| {
         let digit = byte.is_ascii_digit().then(|| u32::from(byte.wrapping_sub(b'0')))?;

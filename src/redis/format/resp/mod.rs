@@ -1,5 +1,5 @@
-//! The Redis protocol (RESP2) as bytes: replies to what was asked ([`Reply`]), and the stream of commands that a server sends its replicas
-//! ([`Commands`]), each with its exact place in it.
+//! The Redis protocol (RESP2) as bytes: replies to what was asked ([`RedisReply`]), and the stream of commands that a server sends its replicas
+//! ([`CommandParser`]), each with its exact place in it.
 //!
 //! Offsets count every byte, as `master_repl_offset` does: commands of clients, `PING`, `REPLCONF GETACK` and empty lines alike
 //! (`replicationFeedReplicas` in replication.c). The parser knows which database a command acts on, and where the stream may be cut: never
@@ -11,12 +11,14 @@
 mod replication_stream;
 mod reply;
 
-pub use replication_stream::{Argument, Command, Commands, Cut, Kind, Limits};
-pub use reply::{Reply, encode};
+pub use replication_stream::{
+    CommandArgument, CommandKind, CommandLimits, CommandParser, ReplicatedCommand, StreamCut,
+};
+pub use reply::{RedisReply, encode};
 
 /// Bytes that are no RESP, or beyond its limits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum RespError {
     /// A line did not end within its limit.
     #[error("a line of more than {limit} bytes in the Redis protocol at offset {at}")]
     Endless {
@@ -66,14 +68,14 @@ pub enum Error {
 }
 
 /// A decimal number as RESP writes it: digits, perhaps after a minus sign.
-fn number(text: &[u8], what: &'static str, at: u64) -> Result<i64, Error> {
+fn number(text: &[u8], what: &'static str, at: u64) -> Result<i64, RespError> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
     };
     let wrong = || {
         let head = text.get(..text.len().min(32)).unwrap_or_default();
-        Error::Number { at, what, found: String::from_utf8_lossy(head).into_owned() }
+        RespError::Number { at, what, found: String::from_utf8_lossy(head).into_owned() }
     };
     if digits.is_empty() || digits.len() > 20 {
         return Err(wrong());

@@ -1,10 +1,10 @@
 //! The stream of commands from a server to its replicas: bytes in by any split, commands out with their places.
 
-use super::{Error, number};
+use super::{RespError, number};
 
 /// What a stream may hold. None of it is allocated; the limits keep damage from being taken for data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct CommandLimits {
     /// Arguments of a command. `INT_MAX`, as `processMultibulkBuffer` (networking.c) has it.
     pub arguments: u64,
     /// Bytes of an argument. 64 GiB: `proto-max-bulk-len` is 512 MiB as it comes and does not bind a master's stream; no server holds a
@@ -16,9 +16,9 @@ pub struct Limits {
     pub kept: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { arguments: 0x7FFF_FFFF, argument: 64 << 30, line: 64 << 10, kept: 4 << 10 }
+impl Default for CommandLimits {
+    fn default() -> CommandLimits {
+        CommandLimits { arguments: 0x7FFF_FFFF, argument: 64 << 30, line: 64 << 10, kept: 4 << 10 }
     }
 }
 
@@ -27,7 +27,7 @@ const KEPT_ARGUMENTS: usize = 256;
 
 /// What a command is to somebody who only follows the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum CommandKind {
     /// An empty line: it counts, and says nothing.
     Empty,
     /// The server's sign of life.
@@ -46,7 +46,7 @@ pub enum Kind {
 
 /// A place where the stream may be cut: after a command, and in no transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Cut {
+pub struct StreamCut {
     /// How many bytes of the history come before.
     pub offset: u64,
     /// The database that the next command acts on.
@@ -55,14 +55,14 @@ pub struct Cut {
 
 /// An argument, as far as it was kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Argument<'c> {
+pub struct CommandArgument<'c> {
     /// Its beginning.
     pub head: &'c [u8],
     /// How long it is.
     pub len: u64,
 }
 
-impl<'c> Argument<'c> {
+impl<'c> CommandArgument<'c> {
     /// The argument, if all of it was kept.
     #[must_use]
     pub fn whole(&self) -> Option<&'c [u8]> {
@@ -72,23 +72,23 @@ impl<'c> Argument<'c> {
 
 /// One command.
 #[derive(Clone, Copy, Debug)]
-pub struct Command<'c> {
+pub struct ReplicatedCommand<'c> {
     /// The offset before its first byte.
     pub start: u64,
     /// The offset after its last byte.
     pub end: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: CommandKind,
     /// The database it acts on.
     pub db: u32,
     /// Whether it stands within a transaction; its `MULTI` and `EXEC` do.
     pub in_transaction: bool,
     /// How many arguments it has, its name with them.
     pub count: u64,
-    kept: &'c Kept,
+    kept: &'c KeptArguments,
 }
 
-impl<'c> Command<'c> {
+impl<'c> ReplicatedCommand<'c> {
     /// Its name, as it was sent.
     #[must_use]
     pub fn name(&self) -> &'c [u8] {
@@ -97,14 +97,14 @@ impl<'c> Command<'c> {
 
     /// The argument of this number, its name being 0; `None` beyond what was kept.
     #[must_use]
-    pub fn argument(&self, nth: usize) -> Option<Argument<'c>> {
+    pub fn argument(&self, nth: usize) -> Option<CommandArgument<'c>> {
         let slot = self.kept.slots.get(nth)?;
-        Some(Argument { head: self.kept.bytes.get(slot.from..slot.to)?, len: slot.len })
+        Some(CommandArgument { head: self.kept.bytes.get(slot.from..slot.to)?, len: slot.len })
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct ArgumentSlot {
     from: usize,
     to: usize,
     len: u64,
@@ -112,12 +112,12 @@ struct Slot {
 
 /// What is kept of the command under way.
 #[derive(Clone, Debug, Default)]
-struct Kept {
+struct KeptArguments {
     bytes: Vec<u8>,
-    slots: Vec<Slot>,
+    slots: Vec<ArgumentSlot>,
 }
 
-impl Kept {
+impl KeptArguments {
     fn clear(&mut self) {
         self.bytes.clear();
         self.slots.clear();
@@ -126,7 +126,7 @@ impl Kept {
     fn begin(&mut self, len: u64) {
         if self.slots.len() < KEPT_ARGUMENTS {
             let at = self.bytes.len();
-            self.slots.push(Slot { from: at, to: at, len });
+            self.slots.push(ArgumentSlot { from: at, to: at, len });
         }
     }
 
@@ -144,7 +144,7 @@ impl Kept {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum CommandParserState {
     /// Before a command.
     Begin,
     /// Before an argument's length.
@@ -155,15 +155,15 @@ enum State {
     End { left: u8 },
 }
 
-/// The parser: [`Commands::push`] bytes, and be called with each command that they complete.
+/// The parser: [`CommandParser::push`] bytes, and be called with each command that they complete.
 ///
-/// Holds at most a line and [`Limits::kept`] bytes of the command under way.
+/// Holds at most a line and [`CommandLimits::kept`] bytes of the command under way.
 #[derive(Clone, Debug)]
-pub struct Commands {
-    limits: Limits,
-    state: State,
+pub struct CommandParser {
+    limits: CommandLimits,
+    state: CommandParserState,
     line: Vec<u8>,
-    kept: Kept,
+    kept: KeptArguments,
     /// Arguments announced by the command under way.
     count: u64,
     /// Arguments of it that are complete.
@@ -172,31 +172,31 @@ pub struct Commands {
     offset: u64,
     db: u32,
     in_transaction: bool,
-    cut: Option<Cut>,
+    cut: Option<StreamCut>,
 }
 
-impl Commands {
+impl CommandParser {
     /// Begins at a place where the stream may be cut.
     #[must_use]
-    pub fn at(cut: Cut, limits: Limits) -> Commands {
-        Commands { cut: Some(cut), ..Commands::resuming(cut.offset, cut.db, false, limits) }
+    pub fn at(cut: StreamCut, limits: CommandLimits) -> CommandParser {
+        CommandParser { cut: Some(cut), ..CommandParser::resuming(cut.offset, cut.db, false, limits) }
     }
 
     /// Begins before a command, perhaps within a transaction.
     #[must_use]
-    pub fn resuming(offset: u64, db: u32, in_transaction: bool, limits: Limits) -> Commands {
-        Commands {
+    pub fn resuming(offset: u64, db: u32, in_transaction: bool, limits: CommandLimits) -> CommandParser {
+        CommandParser {
             limits,
-            state: State::Begin,
+            state: CommandParserState::Begin,
             line: Vec::new(),
-            kept: Kept::default(),
+            kept: KeptArguments::default(),
             count: 0,
             done: 0,
             start: offset,
             offset,
             db,
             in_transaction,
-            cut: (!in_transaction).then_some(Cut { offset, db }),
+            cut: (!in_transaction).then_some(StreamCut { offset, db }),
         }
     }
 
@@ -206,7 +206,7 @@ impl Commands {
         self.offset
     }
 
-    /// Where the command under way begins; equal to [`Commands::offset`] between two commands.
+    /// Where the command under way begins; equal to [`CommandParser::offset`] between two commands.
     #[must_use]
     pub fn boundary(&self) -> u64 {
         self.start
@@ -226,32 +226,32 @@ impl Commands {
 
     /// The last place among the bytes pushed where the stream may be cut; `None` if they began within a transaction that has not ended.
     #[must_use]
-    pub fn cut(&self) -> Option<Cut> {
+    pub fn cut(&self) -> Option<StreamCut> {
         self.cut
     }
 
     /// Takes the next bytes and calls `each` with every command that they complete, in order.
     ///
     /// # Errors
-    /// [`Error`] where the bytes are no RESP; the parser is of no use after that.
-    pub fn push(&mut self, mut input: &[u8], each: &mut dyn FnMut(&Command<'_>)) -> Result<(), Error> {
+    /// [`RespError`] where the bytes are no RESP; the parser is of no use after that.
+    pub fn push(&mut self, mut input: &[u8], each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
         while let Some(first) = input.first().copied() {
             match self.state {
-                State::Begin => {
+                CommandParserState::Begin => {
                     if self.line(&mut input)? {
                         self.begin(each)?;
                     }
                 }
-                State::Length => {
+                CommandParserState::Length => {
                     if self.line.is_empty() && first != b'$' {
-                        return Err(Error::Unexpected { at: self.offset, wanted: "'$'", found: first });
+                        return Err(RespError::Unexpected { at: self.offset, wanted: "'$'", found: first });
                     }
                     if self.line(&mut input)? {
                         self.length()?;
                     }
                 }
-                State::Argument { left } => self.argument(left, &mut input),
-                State::End { left } => self.end(left, first, &mut input, each)?,
+                CommandParserState::Argument { left } => self.argument(left, &mut input),
+                CommandParserState::End { left } => self.end(left, first, &mut input, each)?,
             }
         }
         Ok(())
@@ -265,12 +265,12 @@ impl Commands {
     }
 
     /// Moves input to the line under way; true when that has ended.
-    fn line(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+    fn line(&mut self, input: &mut &[u8]) -> Result<bool, RespError> {
         let limit = self.limits.line;
         let found = input.iter().take(limit.saturating_add(1)).position(|byte| *byte == b'\n');
         let len = found.map_or(input.len(), |at| at.saturating_add(1));
         if self.line.len().saturating_add(len) > limit {
-            return Err(Error::Endless { at: self.offset.saturating_sub(self.line.len() as u64), limit });
+            return Err(RespError::Endless { at: self.offset.saturating_sub(self.line.len() as u64), limit });
         }
         let taken = self.advance(input, len);
         self.line.extend_from_slice(taken);
@@ -285,7 +285,7 @@ impl Commands {
 
     /// A whole first line: `*3`, or nothing. A command in a line of its own comes from no server, but from damage (`processInlineBuffer`,
     /// networking.c).
-    fn begin(&mut self, each: &mut dyn FnMut(&Command<'_>)) -> Result<(), Error> {
+    fn begin(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
         self.kept.clear();
         (self.count, self.done) = (0, 0);
         let at = self.start;
@@ -299,31 +299,32 @@ impl Commands {
             };
             if count > self.limits.arguments {
                 let (what, limit) = ("a number of arguments", self.limits.arguments);
-                return Err(Error::TooMuch { at, what, found: i128::from(count), limit });
+                return Err(RespError::TooMuch { at, what, found: i128::from(count), limit });
             }
             self.count = count;
-            self.state = State::Length;
+            self.state = CommandParserState::Length;
             return Ok(());
         }
         if let Some(found) = self.content().first().copied() {
-            return Err(Error::Unexpected { at, wanted: "a command", found });
+            return Err(RespError::Unexpected { at, wanted: "a command", found });
         }
         self.line.clear();
         self.complete(each)
     }
 
     /// A whole line with an argument's length.
-    fn length(&mut self) -> Result<(), Error> {
+    fn length(&mut self) -> Result<(), RespError> {
         let at = self.offset.saturating_sub(self.line.len() as u64);
         let what = "the length of an argument";
         let found = number(self.content().strip_prefix(b"$").unwrap_or_default(), what, at)?;
         let limit = self.limits.argument;
         let Some(len) = u64::try_from(found).ok().filter(|len| *len <= limit) else {
-            return Err(Error::TooMuch { at, what, found: i128::from(found), limit });
+            return Err(RespError::TooMuch { at, what, found: i128::from(found), limit });
         };
         self.line.clear();
         self.kept.begin(len);
-        self.state = if len == 0 { State::End { left: 2 } } else { State::Argument { left: len } };
+        self.state =
+            if len == 0 { CommandParserState::End { left: 2 } } else { CommandParserState::Argument { left: len } };
         Ok(())
     }
 
@@ -332,35 +333,42 @@ impl Commands {
         let taken = self.advance(input, len);
         self.kept.extend(taken, self.done, self.limits.kept);
         let left = left.saturating_sub(taken.len() as u64);
-        self.state = if left == 0 { State::End { left: 2 } } else { State::Argument { left } };
+        self.state =
+            if left == 0 { CommandParserState::End { left: 2 } } else { CommandParserState::Argument { left } };
     }
 
-    fn end(&mut self, left: u8, first: u8, input: &mut &[u8], each: &mut dyn FnMut(&Command<'_>)) -> Result<(), Error> {
+    fn end(
+        &mut self,
+        left: u8,
+        first: u8,
+        input: &mut &[u8],
+        each: &mut dyn FnMut(&ReplicatedCommand<'_>),
+    ) -> Result<(), RespError> {
         let (wanted, byte) = if left == 2 { ("a carriage return", b'\r') } else { ("a line feed", b'\n') };
         if first != byte {
-            return Err(Error::Unexpected { at: self.offset, wanted, found: first });
+            return Err(RespError::Unexpected { at: self.offset, wanted, found: first });
         }
         self.advance(input, 1);
         if left == 2 {
-            self.state = State::End { left: 1 };
+            self.state = CommandParserState::End { left: 1 };
             return Ok(());
         }
         self.done = self.done.saturating_add(1);
         if self.done < self.count {
-            self.state = State::Length;
+            self.state = CommandParserState::Length;
             return Ok(());
         }
         self.complete(each)
     }
 
     /// A whole command.
-    fn complete(&mut self, each: &mut dyn FnMut(&Command<'_>)) -> Result<(), Error> {
-        self.state = State::Begin;
+    fn complete(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
+        self.state = CommandParserState::Begin;
         let (start, end) = (self.start, self.offset);
-        let mut command = Command {
+        let mut command = ReplicatedCommand {
             start,
             end,
-            kind: Kind::Empty,
+            kind: CommandKind::Empty,
             db: self.db,
             in_transaction: self.in_transaction,
             count: self.count,
@@ -368,55 +376,55 @@ impl Commands {
         };
         command.kind = kind(&command);
         match command.kind {
-            Kind::Multi => {
+            CommandKind::Multi => {
                 self.in_transaction = true;
                 command.in_transaction = true;
             }
-            Kind::Exec => self.in_transaction = false,
-            Kind::Select => {
+            CommandKind::Exec => self.in_transaction = false,
+            CommandKind::Select => {
                 let text = command.argument(1).map(|db| db.head).unwrap_or_default();
                 let what = "a database";
                 let db = number(text, what, start)?;
                 let limit = u64::from(i32::MAX.unsigned_abs());
-                self.db = u32::try_from(db).ok().filter(|db| u64::from(*db) <= limit).ok_or(Error::TooMuch {
+                self.db = u32::try_from(db).ok().filter(|db| u64::from(*db) <= limit).ok_or(RespError::TooMuch {
                     at: start,
                     what,
                     found: i128::from(db),
                     limit,
                 })?;
             }
-            Kind::Empty | Kind::Ping | Kind::GetAck | Kind::Other => {}
+            CommandKind::Empty | CommandKind::Ping | CommandKind::GetAck | CommandKind::Other => {}
         }
         each(&command);
         self.start = end;
         if !self.in_transaction {
-            self.cut = Some(Cut { offset: end, db: self.db });
+            self.cut = Some(StreamCut { offset: end, db: self.db });
         }
         Ok(())
     }
 }
 
-fn kind(command: &Command<'_>) -> Kind {
+fn kind(command: &ReplicatedCommand<'_>) -> CommandKind {
     let is = |nth: usize, word: &[u8]| command.argument(nth).is_some_and(|a| a.head.eq_ignore_ascii_case(word));
     match command.name().len() {
-        0 if command.count == 0 => Kind::Empty,
-        4 if is(0, b"PING") => Kind::Ping,
-        4 if is(0, b"EXEC") => Kind::Exec,
-        5 if is(0, b"MULTI") => Kind::Multi,
-        6 if is(0, b"SELECT") => Kind::Select,
-        8 if is(0, b"REPLCONF") && is(1, b"GETACK") => Kind::GetAck,
-        _ => Kind::Other,
+        0 if command.count == 0 => CommandKind::Empty,
+        4 if is(0, b"PING") => CommandKind::Ping,
+        4 if is(0, b"EXEC") => CommandKind::Exec,
+        5 if is(0, b"MULTI") => CommandKind::Multi,
+        6 if is(0, b"SELECT") => CommandKind::Select,
+        8 if is(0, b"REPLCONF") && is(1, b"GETACK") => CommandKind::GetAck,
+        _ => CommandKind::Other,
     }
 }
 
 /// What the fuzzer compares.
 pub(super) mod fuzz {
-    use super::{Commands, Cut, Limits};
+    use super::{CommandLimits, CommandParser, StreamCut};
 
     /// Every command and where it all ended, with the bytes pushed in pieces that end at these places.
     pub(in crate::redis::format::resp) fn seen(data: &[u8], cuts: &[usize]) -> Vec<String> {
-        let limits = Limits { line: 64, kept: 128, argument: 1 << 20, arguments: 1 << 10 };
-        let mut parser = Commands::at(Cut { offset: 7, db: 0 }, limits);
+        let limits = CommandLimits { line: 64, kept: 128, argument: 1 << 20, arguments: 1 << 10 };
+        let mut parser = CommandParser::at(StreamCut { offset: 7, db: 0 }, limits);
         let mut found = Vec::new();
         let mut from = 0;
         for to in cuts.iter().copied().chain([data.len()]) {
@@ -429,7 +437,7 @@ pub(super) mod fuzz {
             });
             if let Err(error) = pushed {
                 // Where a limit is met depends on where the pieces end; that it is met does not.
-                found.push(if matches!(error, super::Error::Endless { .. }) {
+                found.push(if matches!(error, super::RespError::Endless { .. }) {
                     "endless".into()
                 } else {
                     error.to_string()
@@ -446,15 +454,15 @@ pub(super) mod fuzz {
 
 #[cfg(test)]
 mod tests {
-    use super::{Commands, Cut, Kind, Limits};
-    use crate::redis::format::resp::{Error, encode};
+    use super::{CommandKind, CommandLimits, CommandParser, StreamCut};
+    use crate::redis::format::resp::{RespError, encode};
 
-    fn parser() -> Commands {
-        Commands::at(Cut { offset: 1000, db: 0 }, Limits::default())
+    fn parser() -> CommandParser {
+        CommandParser::at(StreamCut { offset: 1000, db: 0 }, CommandLimits::default())
     }
 
     /// Name, kind, database and length of each command.
-    fn all(parser: &mut Commands, bytes: &[u8]) -> Result<Vec<(String, Kind, u32, u64)>, Error> {
+    fn all(parser: &mut CommandParser, bytes: &[u8]) -> Result<Vec<(String, CommandKind, u32, u64)>, RespError> {
         let mut found = Vec::new();
         parser.push(bytes, &mut |c| {
             found.push((String::from_utf8_lossy(c.name()).into_owned(), c.kind, c.db, c.end - c.start));
@@ -474,13 +482,23 @@ mod tests {
             b"\r\n".to_vec(),
         ];
         let found = all(&mut parser, &stream.concat()).unwrap();
-        let kinds: Vec<Kind> = found.iter().map(|(_, kind, ..)| *kind).collect();
-        assert_eq!(kinds, [Kind::Ping, Kind::Empty, Kind::Select, Kind::Other, Kind::GetAck, Kind::Empty]);
+        let kinds: Vec<CommandKind> = found.iter().map(|(_, kind, ..)| *kind).collect();
+        assert_eq!(
+            kinds,
+            [
+                CommandKind::Ping,
+                CommandKind::Empty,
+                CommandKind::Select,
+                CommandKind::Other,
+                CommandKind::GetAck,
+                CommandKind::Empty
+            ]
+        );
         let lengths: Vec<usize> = found.iter().map(|(.., len)| usize::try_from(*len).unwrap()).collect();
         assert_eq!(lengths, stream.iter().map(Vec::len).collect::<Vec<_>>());
         assert_eq!(found.iter().map(|(_, _, db, _)| *db).collect::<Vec<_>>(), [0, 0, 0, 3, 3, 3]);
         let end = 1000 + stream.concat().len() as u64;
-        assert_eq!(parser.cut(), Some(Cut { offset: end, db: 3 }));
+        assert_eq!(parser.cut(), Some(StreamCut { offset: end, db: 3 }));
     }
 
     /// A client may send one; what comes to a replica as one is damage.
@@ -488,7 +506,7 @@ mod tests {
     fn a_command_in_a_line_of_its_own_is_refused() {
         for line in [&b"PING\r\n"[..], b"+3\r\n", b"SET a 1\r\n", b" \r\n"] {
             let refused = all(&mut parser(), &[&encode(&[b"PING"]), line].concat()).unwrap_err();
-            assert!(matches!(refused, crate::redis::format::resp::Error::Unexpected { at: 1014, .. }), "{refused}");
+            assert!(matches!(refused, crate::redis::format::resp::RespError::Unexpected { at: 1014, .. }), "{refused}");
         }
     }
 
@@ -505,9 +523,9 @@ mod tests {
             assert!(parser.in_transaction());
         }
         all(&mut parser, &encode(&[b"exec"])).unwrap();
-        assert_eq!(parser.cut(), Some(Cut { offset: parser.offset(), db: 2 }));
+        assert_eq!(parser.cut(), Some(StreamCut { offset: parser.offset(), db: 2 }));
 
-        let mut within = Commands::resuming(5, 0, true, Limits::default());
+        let mut within = CommandParser::resuming(5, 0, true, CommandLimits::default());
         assert_eq!(within.cut(), None);
         all(&mut within, &encode(&[b"EXEC"])).unwrap();
         assert_eq!(within.cut().map(|cut| cut.db), Some(0));
@@ -534,7 +552,7 @@ mod tests {
         for _ in 0..1024 {
             parser.push(&piece, &mut |_| unreachable!()).unwrap();
         }
-        assert!(parser.kept.bytes.capacity() <= 2 * Limits::default().kept + 64);
+        assert!(parser.kept.bytes.capacity() <= 2 * CommandLimits::default().kept + 64);
         let mut lengths = Vec::new();
         parser.push(b"\r\n", &mut |c| lengths.push(c.argument(2).map(|a| (a.len, a.whole().is_none())))).unwrap();
         assert_eq!(lengths, [Some((1 << 30, true))]);

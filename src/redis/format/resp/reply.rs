@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Error, number};
+use super::{RespError, number};
 
 /// How deep arrays may stand in arrays. No command that walkeep sends is answered deeper than three.
 const DEPTH: usize = 8;
@@ -15,7 +15,7 @@ const ELEMENTS: u64 = 1 << 20;
 
 /// A reply of RESP2.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reply {
+pub enum RedisReply {
     /// `+OK`.
     Status(String),
     /// `-ERR …`.
@@ -27,15 +27,15 @@ pub enum Reply {
     /// Nothing: the null bulk or the null array.
     Null,
     /// Several.
-    Array(Vec<Reply>),
+    Array(Vec<RedisReply>),
 }
 
-impl Reply {
+impl RedisReply {
     /// Reads the reply at the front of `input`, and how many bytes it takes; `None` if more is needed.
     ///
     /// # Errors
-    /// [`Error`] if no reply can begin like that.
-    pub fn parse(input: &[u8]) -> Result<Option<(Reply, usize)>, Error> {
+    /// [`RespError`] if no reply can begin like that.
+    pub fn parse(input: &[u8]) -> Result<Option<(RedisReply, usize)>, RespError> {
         let mut at = 0;
         Ok(parse(input, &mut at, 0)?.map(|reply| (reply, at)))
     }
@@ -44,18 +44,22 @@ impl Reply {
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match self {
-            Reply::Status(text) => Some(text),
-            Reply::Bulk(bytes) => std::str::from_utf8(bytes).ok(),
-            Reply::Error(_) | Reply::Integer(_) | Reply::Null | Reply::Array(_) => None,
+            RedisReply::Status(text) => Some(text),
+            RedisReply::Bulk(bytes) => std::str::from_utf8(bytes).ok(),
+            RedisReply::Error(_) | RedisReply::Integer(_) | RedisReply::Null | RedisReply::Array(_) => None,
         }
     }
 
     /// The elements of an array.
     #[must_use]
-    pub fn elements(&self) -> Option<&[Reply]> {
+    pub fn elements(&self) -> Option<&[RedisReply]> {
         match self {
-            Reply::Array(elements) => Some(elements),
-            Reply::Status(_) | Reply::Error(_) | Reply::Integer(_) | Reply::Bulk(_) | Reply::Null => None,
+            RedisReply::Array(elements) => Some(elements),
+            RedisReply::Status(_)
+            | RedisReply::Error(_)
+            | RedisReply::Integer(_)
+            | RedisReply::Bulk(_)
+            | RedisReply::Null => None,
         }
     }
 }
@@ -73,10 +77,10 @@ pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The line at `at` without its end; `at` moves behind it.
-fn line<'i>(input: &'i [u8], at: &mut usize) -> Result<Option<&'i [u8]>, Error> {
+fn line<'i>(input: &'i [u8], at: &mut usize) -> Result<Option<&'i [u8]>, RespError> {
     let rest = input.get(*at..).unwrap_or_default();
     let Some(len) = rest.iter().take(LINE).position(|byte| *byte == b'\n') else {
-        let endless = Error::Endless { at: *at as u64, limit: LINE };
+        let endless = RespError::Endless { at: *at as u64, limit: LINE };
         return if rest.len() < LINE { Ok(None) } else { Err(endless) };
     };
     let line = rest.get(..len).unwrap_or_default();
@@ -84,56 +88,58 @@ fn line<'i>(input: &'i [u8], at: &mut usize) -> Result<Option<&'i [u8]>, Error> 
     Ok(Some(line.strip_suffix(b"\r").unwrap_or(line)))
 }
 
-fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<Reply>, Error> {
+fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<RedisReply>, RespError> {
     if depth > DEPTH {
-        return Err(Error::Deep { limit: DEPTH });
+        return Err(RespError::Deep { limit: DEPTH });
     }
     let begin = *at as u64;
     let Some(first) = input.get(*at).copied() else { return Ok(None) };
     if !b"+-:$*".contains(&first) {
-        return Err(Error::Unexpected { at: begin, wanted: "a reply", found: first });
+        return Err(RespError::Unexpected { at: begin, wanted: "a reply", found: first });
     }
     let Some(line) = line(input, at)? else { return Ok(None) };
     let rest = line.get(1..).unwrap_or_default();
     let text = || String::from_utf8_lossy(rest).into_owned();
     Ok(Some(match first {
-        b'+' => Reply::Status(text()),
-        b'-' => Reply::Error(text()),
-        b':' => Reply::Integer(number(rest, "an integer", begin)?),
+        b'+' => RedisReply::Status(text()),
+        b'-' => RedisReply::Error(text()),
+        b':' => RedisReply::Integer(number(rest, "an integer", begin)?),
         b'$' => {
-            let Some(len) = length(rest, "the length of a text", begin, TEXT)? else { return Ok(Some(Reply::Null)) };
+            let Some(len) = length(rest, "the length of a text", begin, TEXT)? else {
+                return Ok(Some(RedisReply::Null));
+            };
             let end = at.saturating_add(len);
             let Some(ending) = input.get(end..end.saturating_add(2)) else { return Ok(None) };
             if ending != b"\r\n" {
                 let found = ending.first().copied().unwrap_or_default();
-                return Err(Error::Unexpected { at: end as u64, wanted: "the end of a text", found });
+                return Err(RespError::Unexpected { at: end as u64, wanted: "the end of a text", found });
             }
             let bytes = Bytes::copy_from_slice(input.get(*at..end).unwrap_or_default());
             *at = end.saturating_add(2);
-            Reply::Bulk(bytes)
+            RedisReply::Bulk(bytes)
         }
         _ => {
             let Some(count) = length(rest, "a number of elements", begin, ELEMENTS)? else {
-                return Ok(Some(Reply::Null));
+                return Ok(Some(RedisReply::Null));
             };
             let mut elements = Vec::new();
             for _ in 0..count {
                 let Some(element) = parse(input, at, depth.saturating_add(1))? else { return Ok(None) };
                 elements.push(element);
             }
-            Reply::Array(elements)
+            RedisReply::Array(elements)
         }
     }))
 }
 
 /// A length up to `limit`; `None` for -1.
-fn length(text: &[u8], what: &'static str, at: u64, limit: u64) -> Result<Option<usize>, Error> {
+fn length(text: &[u8], what: &'static str, at: u64, limit: u64) -> Result<Option<usize>, RespError> {
     match number(text, what, at)? {
         -1 => Ok(None),
         found => {
             match u64::try_from(found).ok().filter(|len| *len <= limit).and_then(|len| usize::try_from(len).ok()) {
                 Some(len) => Ok(Some(len)),
-                None => Err(Error::TooMuch { at, what, found: i128::from(found), limit }),
+                None => Err(RespError::TooMuch { at, what, found: i128::from(found), limit }),
             }
         }
     }
@@ -141,41 +147,45 @@ fn length(text: &[u8], what: &'static str, at: u64, limit: u64) -> Result<Option
 
 /// A reply never takes more bytes than there are, and none appears or changes as bytes are added behind it.
 pub(super) fn fuzz(data: &[u8]) {
-    let whole = Reply::parse(data);
+    let whole = RedisReply::parse(data);
     if let Ok(Some((reply, len))) = &whole {
         assert!(*len <= data.len(), "a reply beyond its bytes");
-        let exact = Reply::parse(data.get(..*len).unwrap_or_default());
+        let exact = RedisReply::parse(data.get(..*len).unwrap_or_default());
         assert_eq!(exact.as_ref(), Ok(&Some((reply.clone(), *len))), "it needs bytes behind it");
-        let short = Reply::parse(data.get(..len.saturating_sub(1)).unwrap_or_default());
+        let short = RedisReply::parse(data.get(..len.saturating_sub(1)).unwrap_or_default());
         assert_eq!(short, Ok(None), "it ends too early");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Reply, encode};
+    use super::{RedisReply, encode};
     use bytes::Bytes;
 
     #[test]
     fn every_kind_of_reply_is_read_once_it_is_whole() {
-        let bulk = |text: &'static str| Reply::Bulk(Bytes::from_static(text.as_bytes()));
+        let bulk = |text: &'static str| RedisReply::Bulk(Bytes::from_static(text.as_bytes()));
         let table = [
-            ("+OK\r\n", Reply::Status("OK".into())),
-            ("-NOAUTH Authentication required.\r\n", Reply::Error("NOAUTH Authentication required.".into())),
-            (":-42\r\n", Reply::Integer(-42)),
+            ("+OK\r\n", RedisReply::Status("OK".into())),
+            ("-NOAUTH Authentication required.\r\n", RedisReply::Error("NOAUTH Authentication required.".into())),
+            (":-42\r\n", RedisReply::Integer(-42)),
             ("$5\r\na\r\nb\n\r\n", bulk("a\r\nb\n")),
             ("$0\r\n\r\n", bulk("")),
-            ("$-1\r\n", Reply::Null),
-            ("*-1\r\n", Reply::Null),
+            ("$-1\r\n", RedisReply::Null),
+            ("*-1\r\n", RedisReply::Null),
             ("*3\r\n:1\r\n*1\r\n$1\r\nx\r\n+y\r\n", {
-                Reply::Array(vec![Reply::Integer(1), Reply::Array(vec![bulk("x")]), Reply::Status("y".into())])
+                RedisReply::Array(vec![
+                    RedisReply::Integer(1),
+                    RedisReply::Array(vec![bulk("x")]),
+                    RedisReply::Status("y".into()),
+                ])
             }),
         ];
         for (text, expected) in table {
             let bytes = [text.as_bytes(), b"+next"].concat();
-            assert_eq!(Reply::parse(&bytes), Ok(Some((expected, text.len()))), "{text:?}");
+            assert_eq!(RedisReply::parse(&bytes), Ok(Some((expected, text.len()))), "{text:?}");
             for len in 0..text.len() {
-                assert_eq!(Reply::parse(&bytes[..len]), Ok(None), "{len} bytes of {text:?}");
+                assert_eq!(RedisReply::parse(&bytes[..len]), Ok(None), "{len} bytes of {text:?}");
             }
         }
     }
@@ -195,7 +205,7 @@ mod tests {
             (deep.as_str(), "nested"),
             (endless.as_str(), "more than 65536 bytes"),
         ] {
-            let error = Reply::parse(text.as_bytes()).unwrap_err().to_string();
+            let error = RedisReply::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(says), "{error} should say {says}");
         }
     }

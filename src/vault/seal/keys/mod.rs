@@ -39,18 +39,18 @@ pub const WRAPPED_LEN: usize = 116;
 /// The system's random number generator did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gives no random numbers")]
-pub struct NoRandomness;
+pub struct RandomnessError;
 
 /// Random bytes from the operating system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], RandomnessError> {
     let mut bytes = [0; N];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|_unavailable| NoRandomness)?;
+    SysRng.try_fill_bytes(&mut bytes).map_err(|_unavailable| RandomnessError)?;
     Ok(bytes)
 }
 
 /// What is wrong with a key or a key object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub enum SealKeyError {
     /// Nothing there but blank lines and comments.
     #[error("there is no key in it; a key is one line that begins with walkeep-key:1:")]
     Empty,
@@ -82,7 +82,7 @@ pub enum KeyError {
     )]
     WrongKey {
         /// The epoch key in question.
-        key: KeyId,
+        key: EpochKeyId,
         /// Whose wrapping it is in.
         wrapped_by: KekId,
         /// What was given.
@@ -92,38 +92,38 @@ pub enum KeyError {
     #[error(
         "the key object of {0} belongs to another repository or was changed; restore it from a copy of the repository"
     )]
-    NotAuthentic(KeyId),
+    NotAuthentic(EpochKeyId),
     /// No random numbers.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Random(#[from] RandomnessError),
 }
 
 /// The name of an epoch key: 16 bytes, the first six of them its birth in Unix milliseconds, so that names sort by age. Prints as 32
 /// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId([u8; 16]);
+pub struct EpochKeyId([u8; 16]);
 
-impl KeyId {
+impl EpochKeyId {
     /// What stands in the place of a key's name in an object that is not encrypted.
-    pub const NONE: KeyId = KeyId([0; 16]);
+    pub const NONE: EpochKeyId = EpochKeyId([0; 16]);
 
     /// A new name for a key born at `created`.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn new(created: Timestamp) -> Result<KeyId, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn new(created: Timestamp) -> Result<EpochKeyId, RandomnessError> {
         let mut id: [u8; 16] = random()?;
         let millis = u64::try_from(created.as_millisecond()).unwrap_or(0).to_be_bytes();
         for (to, from) in id.iter_mut().zip(millis.iter().skip(2)) {
             *to = *from;
         }
-        Ok(KeyId(id))
+        Ok(EpochKeyId(id))
     }
 
     /// The name with these bytes.
     #[must_use]
-    pub const fn from_bytes(bytes: [u8; 16]) -> KeyId {
-        KeyId(bytes)
+    pub const fn from_bytes(bytes: [u8; 16]) -> EpochKeyId {
+        EpochKeyId(bytes)
     }
 
     /// The bytes of the name.
@@ -140,13 +140,13 @@ impl KeyId {
     }
 }
 
-impl fmt::Display for KeyId {
+impl fmt::Display for EpochKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
     }
 }
 
-impl fmt::Debug for KeyId {
+impl fmt::Debug for EpochKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
     }
@@ -155,26 +155,26 @@ impl fmt::Debug for KeyId {
 /// What was given is not the name of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the name of a key; names are 32 hexadecimal digits")]
-pub struct ParseKeyIdError(String);
+pub struct ParseEpochKeyIdError(String);
 
-impl serde::Serialize for KeyId {
+impl serde::Serialize for EpochKeyId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for KeyId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<KeyId, D::Error> {
+impl<'de> serde::Deserialize<'de> for EpochKeyId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<EpochKeyId, D::Error> {
         let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
 
-impl FromStr for KeyId {
-    type Err = ParseKeyIdError;
+impl FromStr for EpochKeyId {
+    type Err = ParseEpochKeyIdError;
 
-    fn from_str(text: &str) -> Result<KeyId, ParseKeyIdError> {
-        from_hex(text).map(KeyId).ok_or_else(|| ParseKeyIdError(text.to_owned()))
+    fn from_str(text: &str) -> Result<EpochKeyId, ParseEpochKeyIdError> {
+        from_hex(text).map(EpochKeyId).ok_or_else(|| ParseEpochKeyIdError(text.to_owned()))
     }
 }
 
@@ -202,8 +202,8 @@ impl KeyEncryptionKey {
     /// A new random key.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn generate() -> Result<KeyEncryptionKey, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn generate() -> Result<KeyEncryptionKey, RandomnessError> {
         Ok(KeyEncryptionKey(Zeroizing::new(random()?)))
     }
 
@@ -211,30 +211,30 @@ impl KeyEncryptionKey {
     /// and blanks around the key are passed over.
     ///
     /// # Errors
-    /// [`KeyError`], whose message never holds any of the text.
-    pub fn from_text(text: &str) -> Result<KeyEncryptionKey, KeyError> {
+    /// [`SealKeyError`], whose message never holds any of the text.
+    pub fn from_text(text: &str) -> Result<KeyEncryptionKey, SealKeyError> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let line = lines.next().ok_or(KeyError::Empty)?;
+        let line = lines.next().ok_or(SealKeyError::Empty)?;
         if lines.next().is_some() {
-            return Err(KeyError::SeveralLines);
+            return Err(SealKeyError::SeveralLines);
         }
         let mut parts = line.split(':');
         if parts.next() != Some(TEXT_PREFIX) {
-            return Err(KeyError::NotAKey);
+            return Err(SealKeyError::NotAKey);
         }
         match parts.next() {
             Some(TEXT_VERSION) => {}
             Some(other) if !other.is_empty() && other.len() <= 4 && other.bytes().all(|b| b.is_ascii_digit()) => {
-                return Err(KeyError::NewerText(other.to_owned()));
+                return Err(SealKeyError::NewerText(other.to_owned()));
             }
-            _ => return Err(KeyError::NotAKey),
+            _ => return Err(SealKeyError::NotAKey),
         }
         let (Some(digits), Some(sum), None) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(KeyError::NotAKey);
+            return Err(SealKeyError::NotAKey);
         };
-        let sum: [u8; 4] = from_hex(sum).ok_or(KeyError::NotAKey)?;
-        let key = Zeroizing::new(from_hex::<32>(digits).ok_or(KeyError::NotAKey)?);
-        if text_checksum(&key) != sum { Err(KeyError::Typo) } else { Ok(KeyEncryptionKey(key)) }
+        let sum: [u8; 4] = from_hex(sum).ok_or(SealKeyError::NotAKey)?;
+        let key = Zeroizing::new(from_hex::<32>(digits).ok_or(SealKeyError::NotAKey)?);
+        if text_checksum(&key) != sum { Err(SealKeyError::Typo) } else { Ok(KeyEncryptionKey(key)) }
     }
 
     /// The line for a key file, without a line end.
@@ -276,8 +276,8 @@ impl EpochKey {
     /// A new random key.
     ///
     /// # Errors
-    /// [`NoRandomness`].
-    pub fn generate() -> Result<EpochKey, NoRandomness> {
+    /// [`RandomnessError`].
+    pub fn generate() -> Result<EpochKey, RandomnessError> {
         Ok(EpochKey(Zeroizing::new(random()?)))
     }
 
@@ -301,17 +301,23 @@ impl fmt::Debug for EpochKey {
 /// Wraps an epoch key for the repository of this id; the result is the content of a `keys/` object.
 ///
 /// # Errors
-/// [`NoRandomness`].
+/// [`RandomnessError`].
 pub fn wrap(
-    id: KeyId,
+    id: EpochKeyId,
     key: &EpochKey,
     by: &KeyEncryptionKey,
     repository: &str,
-) -> Result<[u8; WRAPPED_LEN], NoRandomness> {
+) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
     Ok(wrap_with(id, key, by, repository, random()?))
 }
 
-fn wrap_with(id: KeyId, key: &EpochKey, by: &KeyEncryptionKey, repository: &str, salt: [u8; 32]) -> [u8; WRAPPED_LEN] {
+fn wrap_with(
+    id: EpochKeyId,
+    key: &EpochKey,
+    by: &KeyEncryptionKey,
+    repository: &str,
+    salt: [u8; 32],
+) -> [u8; WRAPPED_LEN] {
     let mut wrapped = [0; WRAPPED_LEN];
     let (head, rest) = wrapped.split_at_mut(64);
     let fields = MAGIC.iter().chain(&[VERSION]).chain(id.as_bytes());
@@ -334,16 +340,16 @@ fn wrap_with(id: KeyId, key: &EpochKey, by: &KeyEncryptionKey, repository: &str,
 /// The epoch key in a `keys/` object, and its name.
 ///
 /// # Errors
-/// [`KeyError`]: damaged, wrapped by another key, of another repository, or forged.
-pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<(KeyId, EpochKey), KeyError> {
+/// [`SealKeyError`]: damaged, wrapped by another key, of another repository, or forged.
+pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<(EpochKeyId, EpochKey), SealKeyError> {
     let (id, wrapped_by) = wrapped_ids(object)?;
     if wrapped_by != by.id() {
-        return Err(KeyError::WrongKey { key: id, wrapped_by, given: by.id() });
+        return Err(SealKeyError::WrongKey { key: id, wrapped_by, given: by.id() });
     }
-    let (head, rest) = object.split_at_checked(64).ok_or(KeyError::Damaged)?;
-    let (body, rest) = rest.split_at_checked(32).ok_or(KeyError::Damaged)?;
-    let salt = head.get(32..).ok_or(KeyError::Damaged)?;
-    let tag: [u8; TAG] = rest.get(..TAG).and_then(|tag| tag.try_into().ok()).ok_or(KeyError::Damaged)?;
+    let (head, rest) = object.split_at_checked(64).ok_or(SealKeyError::Damaged)?;
+    let (body, rest) = rest.split_at_checked(32).ok_or(SealKeyError::Damaged)?;
+    let salt = head.get(32..).ok_or(SealKeyError::Damaged)?;
+    let tag: [u8; TAG] = rest.get(..TAG).and_then(|tag| tag.try_into().ok()).ok_or(SealKeyError::Damaged)?;
     let mut key = Zeroizing::new([0; 32]);
     key.copy_from_slice(body);
     gcm(&derive(&by.0, salt, &[WRAPPING_KEY]))
@@ -353,28 +359,30 @@ pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<
             key.as_mut_slice().into(),
             &tag.into(),
         )
-        .map_err(|_tag| KeyError::NotAuthentic(id))?;
+        .map_err(|_tag| SealKeyError::NotAuthentic(id))?;
     Ok((id, EpochKey(key)))
 }
 
 /// Which epoch key a `keys/` object holds, and whose wrapping it is in; needs no key.
 ///
 /// # Errors
-/// [`KeyError::Damaged`] and [`KeyError::NewerObject`].
-pub fn wrapped_ids(object: &[u8]) -> Result<(KeyId, KekId), KeyError> {
+/// [`SealKeyError::Damaged`] and [`SealKeyError::NewerObject`].
+pub fn wrapped_ids(object: &[u8]) -> Result<(EpochKeyId, KekId), SealKeyError> {
     match object.split_at_checked(7) {
         Some((magic, [VERSION, ..])) if magic == MAGIC => {}
-        Some((magic, [newer, ..])) if magic == MAGIC && *newer > VERSION => return Err(KeyError::NewerObject(*newer)),
-        _ => return Err(KeyError::Damaged),
+        Some((magic, [newer, ..])) if magic == MAGIC && *newer > VERSION => {
+            return Err(SealKeyError::NewerObject(*newer));
+        }
+        _ => return Err(SealKeyError::Damaged),
     }
     let (covered, crc) =
-        object.split_at_checked(WRAPPED_LEN - 4).filter(|(_, crc)| crc.len() == 4).ok_or(KeyError::Damaged)?;
+        object.split_at_checked(WRAPPED_LEN - 4).filter(|(_, crc)| crc.len() == 4).ok_or(SealKeyError::Damaged)?;
     if crc != crc32fast::hash(covered).to_le_bytes() {
-        return Err(KeyError::Damaged);
+        return Err(SealKeyError::Damaged);
     }
-    let id = object.get(8..24).and_then(|id| id.try_into().ok()).ok_or(KeyError::Damaged)?;
-    let kek = object.get(24..32).and_then(|id| id.try_into().ok()).ok_or(KeyError::Damaged)?;
-    Ok((KeyId(id), KekId(kek)))
+    let id = object.get(8..24).and_then(|id| id.try_into().ok()).ok_or(SealKeyError::Damaged)?;
+    let kek = object.get(24..32).and_then(|id| id.try_into().ok()).ok_or(SealKeyError::Damaged)?;
+    Ok((EpochKeyId(id), KekId(kek)))
 }
 
 fn wrapping_data(head: &[u8], repository: &str) -> Vec<u8> {
@@ -384,19 +392,19 @@ fn wrapping_data(head: &[u8], repository: &str) -> Vec<u8> {
 /// The epoch keys of a repository. The one with the greatest name, which is the youngest, seals what is new; all of them open.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
-    current: (KeyId, EpochKey),
-    all: BTreeMap<KeyId, EpochKey>,
+    current: (EpochKeyId, EpochKey),
+    all: BTreeMap<EpochKeyId, EpochKey>,
 }
 
 impl KeyRing {
     /// A ring of one key.
     #[must_use]
-    pub fn new(id: KeyId, key: EpochKey) -> KeyRing {
+    pub fn new(id: EpochKeyId, key: EpochKey) -> KeyRing {
         KeyRing { current: (id, key.clone()), all: BTreeMap::from([(id, key)]) }
     }
 
     /// Adds a key; it becomes current if it is the youngest.
-    pub fn add(&mut self, id: KeyId, key: EpochKey) {
+    pub fn add(&mut self, id: EpochKeyId, key: EpochKey) {
         if id > self.current.0 {
             self.current = (id, key.clone());
         }
@@ -405,18 +413,18 @@ impl KeyRing {
 
     /// The key that seals what is new.
     #[must_use]
-    pub const fn current(&self) -> (KeyId, &EpochKey) {
+    pub const fn current(&self) -> (EpochKeyId, &EpochKey) {
         (self.current.0, &self.current.1)
     }
 
     /// The key of this name.
     #[must_use]
-    pub fn get(&self, id: KeyId) -> Option<&EpochKey> {
+    pub fn get(&self, id: EpochKeyId) -> Option<&EpochKey> {
         self.all.get(&id)
     }
 
     /// The names of all keys, oldest first.
-    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+    pub fn ids(&self) -> impl Iterator<Item = EpochKeyId> {
         self.all.keys().copied()
     }
 }
@@ -424,39 +432,39 @@ impl KeyRing {
 /// Whether a repository's objects are encrypted. It is the repository's property, not an object's: a repository that encrypts opens nothing that
 /// is not encrypted, or whoever can write to the store could slip something in.
 #[derive(Clone, Debug)]
-pub enum Protection {
+pub enum ObjectEncryption {
     /// With AES-256-GCM, under these keys.
     Encrypted(KeyRing),
     /// Not at all: CRC-32 and BLAKE3 find damage, nothing finds a forger.
     None,
 }
 
-impl Protection {
+impl ObjectEncryption {
     /// A key for a purpose beside sealing, such as naming chunks: derived from the current epoch key, so that what is so named says nothing to
     /// whoever has not the key, and names change with the epoch. Without encryption it is a public constant.
     #[must_use]
     pub fn derived_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         match self {
-            Protection::Encrypted(ring) => derived(ring.current().1, purpose),
-            Protection::None => derived_without_key(purpose),
+            ObjectEncryption::Encrypted(ring) => derived(ring.current().1, purpose),
+            ObjectEncryption::None => derived_without_key(purpose),
         }
     }
 
-    /// What [`Protection::derived_key`] gave when the key of this name was current. `None` if the ring does not have it.
+    /// What [`ObjectEncryption::derived_key`] gave when the key of this name was current. `None` if the ring does not have it.
     #[must_use]
-    pub fn derived_key_of(&self, id: KeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
+    pub fn derived_key_of(&self, id: EpochKeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
         match self {
-            Protection::Encrypted(ring) => ring.get(id).map(|key| derived(key, purpose)),
-            Protection::None => (id == KeyId::NONE).then(|| derived_without_key(purpose)),
+            ObjectEncryption::Encrypted(ring) => ring.get(id).map(|key| derived(key, purpose)),
+            ObjectEncryption::None => (id == EpochKeyId::NONE).then(|| derived_without_key(purpose)),
         }
     }
 
-    /// The name of the key that seals what is new; [`KeyId::NONE`] without encryption.
+    /// The name of the key that seals what is new; [`EpochKeyId::NONE`] without encryption.
     #[must_use]
-    pub const fn current_id(&self) -> KeyId {
+    pub const fn current_id(&self) -> EpochKeyId {
         match self {
-            Protection::Encrypted(ring) => ring.current().0,
-            Protection::None => KeyId::NONE,
+            ObjectEncryption::Encrypted(ring) => ring.current().0,
+            ObjectEncryption::None => EpochKeyId::NONE,
         }
     }
 }

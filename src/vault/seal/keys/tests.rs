@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    EpochKey, KeyEncryptionKey, KeyError, KeyId, KeyRing, Protection, WRAPPED_LEN, unwrap, wrap, wrap_with, wrapped_ids,
+    EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, ObjectEncryption, SealKeyError, WRAPPED_LEN, unwrap, wrap,
+    wrap_with, wrapped_ids,
 };
 
 /// Made with Python's hashlib: `sha256(b"walkeep-key:1:" + digits).hexdigest()[:8]`.
@@ -49,34 +50,35 @@ fn any_typo_is_found() {
 
 #[test]
 fn each_wrong_text_says_what_is_wrong() {
-    let check = |text: &str, expected: KeyError| assert_eq!(KeyEncryptionKey::from_text(text).unwrap_err(), expected);
-    check("", KeyError::Empty);
-    check("# nothing\n", KeyError::Empty);
-    check("hunter2", KeyError::NotAKey);
-    check(&format!("{TEXT}\n{TEXT}"), KeyError::SeveralLines);
-    check(&TEXT.replace(":1:", ":2:"), KeyError::NewerText("2".into()));
-    check(&TEXT.replace("1c1d", "1d1c"), KeyError::Typo);
-    check(&format!("{TEXT}:"), KeyError::NotAKey);
+    let check =
+        |text: &str, expected: SealKeyError| assert_eq!(KeyEncryptionKey::from_text(text).unwrap_err(), expected);
+    check("", SealKeyError::Empty);
+    check("# nothing\n", SealKeyError::Empty);
+    check("hunter2", SealKeyError::NotAKey);
+    check(&format!("{TEXT}\n{TEXT}"), SealKeyError::SeveralLines);
+    check(&TEXT.replace(":1:", ":2:"), SealKeyError::NewerText("2".into()));
+    check(&TEXT.replace("1c1d", "1d1c"), SealKeyError::Typo);
+    check(&format!("{TEXT}:"), SealKeyError::NotAKey);
 }
 
 #[test]
 fn a_wrapped_key_opens_with_its_key_in_its_repository_alone() {
-    let (id, key) = (KeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
+    let (id, key) = (EpochKeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
     let object = wrap(id, &key, &fixed(), "repository a").unwrap();
     let (opened_id, opened) = unwrap(&object, &fixed(), "repository a").unwrap();
     assert_eq!((opened_id, opened.secret()), (id, key.secret()));
     assert_eq!(wrapped_ids(&object).unwrap(), (id, fixed().id()));
     assert!(!object.windows(8).any(|w| w == &key.secret()[..8]), "the key is in the clear");
 
-    assert_eq!(unwrap(&object, &fixed(), "repository b").unwrap_err(), KeyError::NotAuthentic(id));
+    assert_eq!(unwrap(&object, &fixed(), "repository b").unwrap_err(), SealKeyError::NotAuthentic(id));
     let other = KeyEncryptionKey::generate().unwrap();
-    let expected = KeyError::WrongKey { key: id, wrapped_by: fixed().id(), given: other.id() };
+    let expected = SealKeyError::WrongKey { key: id, wrapped_by: fixed().id(), given: other.id() };
     assert_eq!(unwrap(&object, &other, "repository a").unwrap_err(), expected);
 }
 
 #[test]
 fn any_flipped_bit_or_cut_of_a_key_object_is_found() {
-    let (id, key) = (KeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
+    let (id, key) = (EpochKeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
     let object = wrap(id, &key, &fixed(), "r").unwrap();
     for bit in 0..WRAPPED_LEN * 8 {
         let mut changed = object;
@@ -92,7 +94,7 @@ fn any_flipped_bit_or_cut_of_a_key_object_is_found() {
     }
     let mut newer = object;
     newer[7] = 2;
-    assert_eq!(wrapped_ids(&newer).unwrap_err(), KeyError::NewerObject(2));
+    assert_eq!(wrapped_ids(&newer).unwrap_err(), SealKeyError::NewerObject(2));
 }
 
 /// A key object once written must open for ever.
@@ -108,10 +110,10 @@ fn the_golden_key_object_opens() {
 
 #[test]
 fn the_youngest_key_is_current_whatever_the_order() {
-    let at = |millis| KeyId::new(Timestamp::from_millisecond(millis).unwrap()).unwrap();
+    let at = |millis| EpochKeyId::new(Timestamp::from_millisecond(millis).unwrap()).unwrap();
     let (old, middle, young) = (at(1_000), at(2_000), at(1_700_000_000_000));
     assert_eq!(young.created().as_millisecond(), 1_700_000_000_000);
-    assert_eq!(young.to_string().parse::<KeyId>().unwrap(), young);
+    assert_eq!(young.to_string().parse::<EpochKeyId>().unwrap(), young);
     let mut ring = KeyRing::new(middle, EpochKey::from_bytes([2; 32]));
     ring.add(young, EpochKey::from_bytes([3; 32]));
     ring.add(old, EpochKey::from_bytes([1; 32]));
@@ -124,8 +126,8 @@ fn the_youngest_key_is_current_whatever_the_order() {
 #[test]
 fn debug_shows_no_secret() {
     let kek = fixed();
-    let ring = KeyRing::new(KeyId::NONE, EpochKey::from_bytes([0xAB; 32]));
-    let shown = format!("{kek:?} {ring:?} {:?}", Protection::Encrypted(ring.clone()));
+    let ring = KeyRing::new(EpochKeyId::NONE, EpochKey::from_bytes([0xAB; 32]));
+    let shown = format!("{kek:?} {ring:?} {:?}", ObjectEncryption::Encrypted(ring.clone()));
     for secret in ["0001020304", "abab", "171, 171", "0, 1, 2"] {
         assert!(!shown.contains(secret), "{shown}");
     }
@@ -133,9 +135,9 @@ fn debug_shows_no_secret() {
 
 #[test]
 fn derived_keys_differ_by_purpose_and_epoch() {
-    let with = |byte| Protection::Encrypted(KeyRing::new(KeyId::NONE, EpochKey::from_bytes([byte; 32])));
+    let with = |byte| ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::NONE, EpochKey::from_bytes([byte; 32])));
     assert_eq!(with(1).derived_key("a"), with(1).derived_key("a"));
     assert_ne!(with(1).derived_key("a"), with(1).derived_key("b"));
     assert_ne!(with(1).derived_key("a"), with(2).derived_key("a"));
-    assert_ne!(with(1).derived_key("a"), Protection::None.derived_key("a"));
+    assert_ne!(with(1).derived_key("a"), ObjectEncryption::None.derived_key("a"));
 }

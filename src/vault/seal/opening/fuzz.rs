@@ -2,27 +2,28 @@
 
 use super::{check, open, read_trailer};
 use crate::vault::seal::cipher::checksum;
-use crate::vault::seal::frame_table::{FOOTER, Footer, HEADER, Header};
-use crate::vault::seal::keys::{EpochKey, KeyId, KeyRing, Protection};
+use crate::vault::seal::frame_table::{FOOTER, HEADER, ObjectFooter, ObjectHeader};
+use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyRing, ObjectEncryption};
 use crate::vault::seal::sealing::{SealSpec, seal_salted};
-use crate::vault::seal::{Binding, Kind};
+use crate::vault::seal::{ObjectBinding, SealedKind};
 
 /// Opens anything. The first byte chooses: the rest as an object of an encrypted or of a clear repository; the rest with its checksums mended, so
 /// that the parser is reached behind them; or the rest sealed and then changed, which must not open as anything else.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };
-    let binding = Binding::new(Kind::Probe, "fuzz");
-    let keyed = Protection::Encrypted(KeyRing::new(KeyId::from_bytes([7; 16]), EpochKey::from_bytes([7; 32])));
+    let binding = ObjectBinding::new(SealedKind::Probe, "fuzz");
+    let keyed =
+        ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([7; 16]), EpochKey::from_bytes([7; 32])));
     match choice % 4 {
         0 => attempt(rest, &binding, &keyed),
-        1 => attempt(rest, &binding, &Protection::None),
-        2 => attempt(&mended(rest, &binding), &binding, &Protection::None),
-        _ => changed(rest, &binding, if choice & 4 == 0 { &keyed } else { &Protection::None }),
+        1 => attempt(rest, &binding, &ObjectEncryption::None),
+        2 => attempt(&mended(rest, &binding), &binding, &ObjectEncryption::None),
+        _ => changed(rest, &binding, if choice & 4 == 0 { &keyed } else { &ObjectEncryption::None }),
     }
 }
 
-fn attempt(object: &[u8], binding: &Binding, protection: &Protection) {
+fn attempt(object: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
     let opened = open(object, binding, protection, 1);
     assert!(opened.is_err() || check(object).is_ok(), "opens, but fails the check");
     let half = object.get(object.len() / 2..).unwrap_or_default();
@@ -31,17 +32,23 @@ fn attempt(object: &[u8], binding: &Binding, protection: &Protection) {
 }
 
 /// The bytes with a valid header, footer and checksums written over them.
-fn mended(data: &[u8], binding: &Binding) -> Vec<u8> {
+fn mended(data: &[u8], binding: &ObjectBinding) -> Vec<u8> {
     let mut object = data.to_vec();
     let Some(foot) = object.len().checked_sub(FOOTER).filter(|at| *at >= HEADER) else { return object };
-    let header = Header { kind: Kind::Probe, key: KeyId::NONE, encrypted: false, frame_size: 4096, salt: [0; 32] };
+    let header = ObjectHeader {
+        kind: SealedKind::Probe,
+        key: EpochKeyId::NONE,
+        encrypted: false,
+        frame_size: 4096,
+        salt: [0; 32],
+    };
     let Some(rest) = object.get(foot..foot.saturating_add(88)) else { return object };
     let number = |at: usize| super::array::<4>(rest, at).map_or(0, u32::from_le_bytes);
     let plain_len = u64::from(number(80)) % (1 << 20);
-    let mut footer = Footer {
+    let mut footer = ObjectFooter {
         header: header.clone(),
         frames: u32::try_from(plain_len.div_ceil(4096)).unwrap_or(0),
-        trailer: super::Stored { len: number(68) % 4096, compressed: number(68) >> 31 == 1 },
+        trailer: super::StoredLen { len: number(68) % 4096, compressed: number(68) >> 31 == 1 },
         trailer_plain: number(72) % (1 << 20),
         crc: 0,
         plain_len,
@@ -63,7 +70,7 @@ fn mended(data: &[u8], binding: &Binding) -> Vec<u8> {
 }
 
 /// Seals the first half and changes the object as the second half says: pairs of position and mask.
-fn changed(data: &[u8], binding: &Binding, protection: &Protection) {
+fn changed(data: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
     let (plain, changes) = data.split_at(data.len() / 2);
     let spec = SealSpec {
         frame_size: 4096,

@@ -7,16 +7,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::cipher::{ObjectCipher, Sealed};
+use super::cipher::{ObjectCipher, SealedPart};
 use super::compress::decompressed;
-use super::frame_table::{ENTRY, FOOTER, Footer, Frame, HEADER, Header, MAX_TRAILER, Stored, array};
-use super::keys::{KeyId, Protection};
-use super::{Binding, Fault, Kind, OpenError, Part, content_hash};
+use super::frame_table::{
+    ENTRY, FOOTER, FrameEntry, HEADER, MAX_TRAILER, ObjectFooter, ObjectHeader, StoredLen, array,
+};
+use super::keys::{EpochKeyId, ObjectEncryption};
+use super::{ObjectBinding, ObjectPart, OpenError, OpenFault, SealedKind, content_hash};
 use crate::base::scoped_threads;
 
 /// An opened object.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct OpenedObject {
     /// What was sealed.
     pub plain: Bytes,
     /// What the object says about itself.
@@ -27,30 +29,35 @@ pub struct Opened {
 
 /// Opens an object as a whole, on up to `threads` threads.
 ///
-/// Allocates the plaintext, at most [`Kind::max_len`], and about two frames a thread. Where the repository is encrypted, nothing of that size is
+/// Allocates the plaintext, at most [`SealedKind::max_len`], and about two frames a thread. Where the repository is encrypted, nothing of that size is
 /// allocated before the trailer, and with it every length, has proved authentic.
 ///
 /// # Errors
 /// [`OpenError`], with the part that is at fault.
-pub fn open(object: &[u8], binding: &Binding, protection: &Protection, threads: usize) -> Result<Opened, OpenError> {
+pub fn open(
+    object: &[u8],
+    binding: &ObjectBinding,
+    protection: &ObjectEncryption,
+    threads: usize,
+) -> Result<OpenedObject, OpenError> {
     let name = |fault| OpenError { binding: binding.clone(), fault };
-    let header = Header::parse(object).map_err(name)?;
+    let header = ObjectHeader::parse(object).map_err(name)?;
     let trailer = match read_trailer(object, object.len() as u64, binding, protection)? {
-        Suffix::Ready(trailer) => trailer,
-        Suffix::NeedMore(_) => return Err(name(Fault::NoEnd)),
+        SuffixOutcome::Ready(trailer) => trailer,
+        SuffixOutcome::NeedMore(_) => return Err(name(OpenFault::NoEnd)),
     };
     // Equal as bytes, too: every bit of a header is checked when it is read.
     if header != trailer.header {
-        return Err(name(Fault::Damaged(Part::Header)));
+        return Err(name(OpenFault::Damaged(ObjectPart::Header)));
     }
     let frames = trailer.range(trailer.stored_range(0..trailer.plain_len), object)?;
     let plain = trailer.open_frames(0..trailer.frames.len(), frames, threads, true)?;
-    Ok(Opened { plain, content: trailer.content, metadata: trailer.metadata })
+    Ok(OpenedObject { plain, content: trailer.content, metadata: trailer.metadata })
 }
 
 /// What the end of an object gave.
 #[derive(Debug)]
-pub enum Suffix {
+pub enum SuffixOutcome {
     /// The trailer.
     Ready(Box<Trailer>),
     /// That was too little: read so many bytes from the end, and ask again.
@@ -59,9 +66,9 @@ pub enum Suffix {
 
 /// The end of an object, opened: what the object says about itself, and how to read any part of it.
 pub struct Trailer {
-    binding: Binding,
-    header: Header,
-    frames: Vec<Frame>,
+    binding: ObjectBinding,
+    header: ObjectHeader,
+    frames: Vec<FrameEntry>,
     plain_len: u64,
     content: [u8; 32],
     metadata: Vec<u8>,
@@ -85,54 +92,58 @@ impl fmt::Debug for Trailer {
 pub fn read_trailer(
     suffix: &[u8],
     object_len: u64,
-    binding: &Binding,
-    protection: &Protection,
-) -> Result<Suffix, OpenError> {
+    binding: &ObjectBinding,
+    protection: &ObjectEncryption,
+) -> Result<SuffixOutcome, OpenError> {
     let name = |fault| OpenError { binding: binding.clone(), fault };
     if object_len < (HEADER + FOOTER) as u64 {
-        return Err(name(Fault::NoEnd));
+        return Err(name(OpenFault::NoEnd));
     }
     let Some(foot) = suffix.len().checked_sub(FOOTER).and_then(|at| suffix.get(at..)) else {
-        return Ok(Suffix::NeedMore(FOOTER as u64));
+        return Ok(SuffixOutcome::NeedMore(FOOTER as u64));
     };
-    let footer = Footer::parse(foot, object_len).map_err(name)?;
+    let footer = ObjectFooter::parse(foot, object_len).map_err(name)?;
     let tail_len = footer.tail_len();
     let Some(tail) = usize::try_from(tail_len)
         .ok()
         .and_then(|len| suffix.len().checked_sub(len))
         .and_then(|at| suffix.get(at..suffix.len().saturating_sub(FOOTER)))
     else {
-        return Ok(Suffix::NeedMore(tail_len));
+        return Ok(SuffixOutcome::NeedMore(tail_len));
     };
     let cipher = cipher(&footer.header, binding, protection).map_err(name)?;
     let trailer = open_trailer(&footer, tail, object_len, binding, cipher).map_err(name)?;
-    Ok(Suffix::Ready(Box::new(trailer)))
+    Ok(SuffixOutcome::Ready(Box::new(trailer)))
 }
 
-fn cipher(header: &Header, binding: &Binding, protection: &Protection) -> Result<ObjectCipher, Fault> {
+fn cipher(
+    header: &ObjectHeader,
+    binding: &ObjectBinding,
+    protection: &ObjectEncryption,
+) -> Result<ObjectCipher, OpenFault> {
     if header.kind != binding.kind() {
-        return Err(Fault::WrongKind(header.kind));
+        return Err(OpenFault::WrongKind(header.kind));
     }
     match (protection, header.encrypted) {
-        (Protection::Encrypted(ring), true) => {
-            let key = ring.get(header.key).ok_or(Fault::UnknownKey(header.key))?;
+        (ObjectEncryption::Encrypted(ring), true) => {
+            let key = ring.get(header.key).ok_or(OpenFault::UnknownKey(header.key))?;
             Ok(ObjectCipher::of_object(key.secret(), &header.salt))
         }
-        (Protection::None, false) => Ok(ObjectCipher::Clear),
-        (Protection::Encrypted(_), false) => Err(Fault::NotEncrypted),
-        (Protection::None, true) => Err(Fault::Encrypted),
+        (ObjectEncryption::None, false) => Ok(ObjectCipher::Clear),
+        (ObjectEncryption::Encrypted(_), false) => Err(OpenFault::NotEncrypted),
+        (ObjectEncryption::None, true) => Err(OpenFault::Encrypted),
     }
 }
 
 /// `tail` is frame table and trailer.
 fn open_trailer(
-    footer: &Footer,
+    footer: &ObjectFooter,
     tail: &[u8],
     object_len: u64,
-    binding: &Binding,
+    binding: &ObjectBinding,
     cipher: ObjectCipher,
-) -> Result<Trailer, Fault> {
-    let damaged = Fault::Damaged(Part::Trailer);
+) -> Result<Trailer, OpenFault> {
+    let damaged = OpenFault::Damaged(ObjectPart::Trailer);
     if crc32fast::hash(tail) != footer.crc {
         return Err(damaged);
     }
@@ -140,7 +151,7 @@ fn open_trailer(
     let context = footer.header.context(binding);
     let associated = footer.associated(&context, table);
     let mut plain = vec![0; footer.trailer_plain as usize];
-    let part = (Sealed::Trailer, Part::Trailer);
+    let part = (SealedPart::Trailer, ObjectPart::Trailer);
     open_part(&cipher, part, &associated, (footer.trailer, sealed), &mut plain)?;
     let frames = footer.frames(table, object_len)?;
     let content = array(&plain, 0).ok_or(damaged)?;
@@ -152,29 +163,30 @@ fn open_trailer(
 /// Decrypts and decompresses one part into `plain`, which has exactly its length.
 fn open_part(
     cipher: &ObjectCipher,
-    (sealed, part): (Sealed, Part),
+    (sealed, part): (SealedPart, ObjectPart),
     associated: &[u8],
-    (stored, bytes): (Stored, &[u8]),
+    (stored, bytes): (StoredLen, &[u8]),
     plain: &mut [u8],
-) -> Result<(), Fault> {
-    let decrypt = |to: &mut [u8]| cipher.open(sealed, associated, bytes, to).map_err(|_tag| Fault::NotAuthentic(part));
+) -> Result<(), OpenFault> {
+    let decrypt =
+        |to: &mut [u8]| cipher.open(sealed, associated, bytes, to).map_err(|_tag| OpenFault::NotAuthentic(part));
     if !stored.compressed {
         return decrypt(plain);
     }
-    let len = bytes.len().checked_sub(cipher.growth(sealed)).ok_or(Fault::Damaged(part))?;
-    if decompressed(len, plain, decrypt)? { Ok(()) } else { Err(Fault::Damaged(part)) }
+    let len = bytes.len().checked_sub(cipher.growth(sealed)).ok_or(OpenFault::Damaged(part))?;
+    if decompressed(len, plain, decrypt)? { Ok(()) } else { Err(OpenFault::Damaged(part)) }
 }
 
 impl Trailer {
     /// What the object is.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> SealedKind {
         self.header.kind
     }
 
-    /// The epoch key it is encrypted under; [`KeyId::NONE`] if it is not.
+    /// The epoch key it is encrypted under; [`EpochKeyId::NONE`] if it is not.
     #[must_use]
-    pub const fn key(&self) -> KeyId {
+    pub const fn key(&self) -> EpochKeyId {
         self.header.key
     }
 
@@ -219,7 +231,7 @@ impl Trailer {
     /// [`OpenError`], also if the range goes beyond the plaintext.
     pub fn open_range(&self, plain: Range<u64>, stored: &[u8], threads: usize) -> Result<Bytes, OpenError> {
         if plain.start > plain.end || plain.end > self.plain_len {
-            return Err(self.error(Fault::OutOfRange { plain_len: self.plain_len }));
+            return Err(self.error(OpenFault::OutOfRange { plain_len: self.plain_len }));
         }
         let frames = self.frames_of(&plain);
         let skipped = (frames.start as u64).saturating_mul(u64::from(self.header.frame_size));
@@ -238,14 +250,14 @@ impl Trailer {
         bound(plain.start / size)..bound(plain.end.div_ceil(size))
     }
 
-    fn error(&self, fault: Fault) -> OpenError {
+    fn error(&self, fault: OpenFault) -> OpenError {
         OpenError { binding: self.binding.clone(), fault }
     }
 
     /// Bytes `range` of the whole object.
     fn range<'a>(&self, range: Range<u64>, object: &'a [u8]) -> Result<&'a [u8], OpenError> {
         let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-        bounds.and_then(|(start, end)| object.get(start..end)).ok_or_else(|| self.error(Fault::NoEnd))
+        bounds.and_then(|(start, end)| object.get(start..end)).ok_or_else(|| self.error(OpenFault::NoEnd))
     }
 
     /// Opens these frames from their stored bytes, side by side; verifies the content's hash if they are `all`.
@@ -256,7 +268,7 @@ impl Trailer {
         let len: u64 = frames.iter().map(|frame| u64::from(frame.plain_len)).sum();
         let stored_len: u64 = frames.iter().map(|frame| u64::from(frame.stored.len)).sum();
         if stored.len() as u64 != stored_len {
-            return Err(self.error(Fault::NoEnd));
+            return Err(self.error(OpenFault::NoEnd));
         }
         // Zero if it was left out, as only an encrypted object may.
         let hashed = all && (self.content != [0; 32] || !self.header.encrypted);
@@ -280,28 +292,34 @@ impl Trailer {
                 _ => content_hash::root(&values, len, self.header.frame_size),
             };
             if content != self.content {
-                return Err(self.error(Fault::Damaged(Part::Whole)));
+                return Err(self.error(OpenFault::Damaged(ObjectPart::Whole)));
             }
         }
         Ok(plain.into())
     }
 
-    fn open_frame(&self, number: u64, frame: &Frame, bytes: &[u8], plain: &mut [u8]) -> Result<(), Fault> {
+    fn open_frame(&self, number: u64, frame: &FrameEntry, bytes: &[u8], plain: &mut [u8]) -> Result<(), OpenFault> {
         if crc32fast::hash(bytes) != frame.crc {
-            return Err(Fault::Damaged(Part::Frame(number)));
+            return Err(OpenFault::Damaged(ObjectPart::Frame(number)));
         }
         let associated = frame.associated(&self.context, number);
-        open_part(&self.cipher, (Sealed::Frame(number), Part::Frame(number)), &associated, (frame.stored, bytes), plain)
+        open_part(
+            &self.cipher,
+            (SealedPart::Frame(number), ObjectPart::Frame(number)),
+            &associated,
+            (frame.stored, bytes),
+            plain,
+        )
     }
 }
 
 /// What [`check`] saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Checked {
+pub struct CheckedObject {
     /// What the object says it is.
-    pub kind: Kind,
-    /// The epoch key it says it is encrypted under; [`KeyId::NONE`] if none.
-    pub key: KeyId,
+    pub kind: SealedKind,
+    /// The epoch key it says it is encrypted under; [`EpochKeyId::NONE`] if none.
+    pub key: EpochKeyId,
     /// How many bytes it says were sealed.
     pub plain_len: u64,
 }
@@ -309,28 +327,28 @@ pub struct Checked {
 /// Looks for rot without any key: checksums and lengths. Says nothing about who wrote the object, or under which name.
 ///
 /// # Errors
-/// The [`Fault`], with the part that is damaged.
-pub fn check(object: &[u8]) -> Result<Checked, Fault> {
-    let header = Header::parse(object)?;
-    let foot = object.len().checked_sub(FOOTER).filter(|at| *at >= HEADER).ok_or(Fault::NoEnd)?;
-    let footer = Footer::parse(object.get(foot..).unwrap_or_default(), object.len() as u64)?;
+/// The [`OpenFault`], with the part that is damaged.
+pub fn check(object: &[u8]) -> Result<CheckedObject, OpenFault> {
+    let header = ObjectHeader::parse(object)?;
+    let foot = object.len().checked_sub(FOOTER).filter(|at| *at >= HEADER).ok_or(OpenFault::NoEnd)?;
+    let footer = ObjectFooter::parse(object.get(foot..).unwrap_or_default(), object.len() as u64)?;
     if footer.header != header {
-        return Err(Fault::Damaged(Part::Header));
+        return Err(OpenFault::Damaged(ObjectPart::Header));
     }
     let tail = usize::try_from(footer.tail_len()).ok().and_then(|len| object.len().checked_sub(len));
-    let tail = tail.and_then(|at| object.get(at..foot)).ok_or(Fault::NoEnd)?;
+    let tail = tail.and_then(|at| object.get(at..foot)).ok_or(OpenFault::NoEnd)?;
     if crc32fast::hash(tail) != footer.crc {
-        return Err(Fault::Damaged(Part::Trailer));
+        return Err(OpenFault::Damaged(ObjectPart::Trailer));
     }
-    let table = tail.get(..footer.frames as usize * ENTRY).ok_or(Fault::NoEnd)?;
+    let table = tail.get(..footer.frames as usize * ENTRY).ok_or(OpenFault::NoEnd)?;
     for (number, frame) in footer.frames(table, object.len() as u64)?.iter().enumerate() {
         let bounds = usize::try_from(frame.range().start).ok().zip(usize::try_from(frame.range().end).ok());
-        let bytes = bounds.and_then(|(start, end)| object.get(start..end)).ok_or(Fault::NoEnd)?;
+        let bytes = bounds.and_then(|(start, end)| object.get(start..end)).ok_or(OpenFault::NoEnd)?;
         if crc32fast::hash(bytes) != frame.crc {
-            return Err(Fault::Damaged(Part::Frame(number as u64)));
+            return Err(OpenFault::Damaged(ObjectPart::Frame(number as u64)));
         }
     }
-    Ok(Checked { kind: header.kind, key: header.key, plain_len: footer.plain_len })
+    Ok(CheckedObject { kind: header.kind, key: header.key, plain_len: footer.plain_len })
 }
 
 const _: () = assert!(MAX_TRAILER < 1 << 31, "trailer lengths have 31 bits");

@@ -4,11 +4,11 @@ use super::{bytes, option, put_bytes, put_option};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::byte_reader::{Reader, put_signed, put_varint};
-use crate::postgres::wal::catalog::{Catalog, CatalogChange, Counts, Made, Place, RelationRow, Row};
+use crate::postgres::wal::byte_reader::{ByteReader, put_signed, put_varint};
+use crate::postgres::wal::catalog::{Catalog, CatalogChange, CatalogRow, RelationRow, RowCounts, TupleChange, TupleId};
 use crate::postgres::wal::event::{
-    Checkpoint, DroppedObject, Event, EventKind, MAX_ITEMS, MAX_SUBTRANSACTIONS, ObjectKind, Parameters, RelationId,
-    Removal, WalLevel, Xid,
+    CheckpointRecord, DroppedObject, DroppedObjectKind, MAX_ITEMS, MAX_SUBTRANSACTIONS, RelFileLocator, RemovedObjects,
+    WalEvent, WalEventKind, WalLevel, WalParameters, Xid,
 };
 
 /// A restore point's name has at most 63 bytes; replaced ones may become three.
@@ -16,7 +16,7 @@ const MAX_NAME: usize = 256;
 /// A path has less than `MAXPGPATH`, 1,024 bytes; replaced ones may become three.
 const MAX_LOCATION: usize = 4096;
 
-pub(super) fn put(out: &mut Vec<u8>, events: &[Event], start: Lsn) {
+pub(super) fn put(out: &mut Vec<u8>, events: &[WalEvent], start: Lsn) {
     put_varint(out, events.len() as u64);
     let mut lsn = start;
     for event in events {
@@ -29,7 +29,7 @@ pub(super) fn put(out: &mut Vec<u8>, events: &[Event], start: Lsn) {
     }
 }
 
-impl Event {
+impl WalEvent {
     /// The event by itself as bytes, for the index.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -38,17 +38,17 @@ impl Event {
         out
     }
 
-    /// Reads what [`Event::to_bytes`] wrote; `None` for anything else.
+    /// Reads what [`WalEvent::to_bytes`] wrote; `None` for anything else.
     #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Event> {
-        let mut reader = Reader::new(bytes);
+    pub fn from_bytes(bytes: &[u8]) -> Option<WalEvent> {
+        let mut reader = ByteReader::new(bytes);
         let mut events = read(&mut reader, Lsn::INVALID)?;
         let event = events.pop()?;
         (events.is_empty() && reader.rest().is_empty()).then_some(event)
     }
 }
 
-impl EventKind {
+impl WalEventKind {
     /// The number that stands for this kind in digests and in the index's keys.
     #[must_use]
     pub fn tag(&self) -> u8 {
@@ -56,74 +56,74 @@ impl EventKind {
     }
 }
 
-fn tag(kind: &EventKind) -> u8 {
+fn tag(kind: &WalEventKind) -> u8 {
     match kind {
-        EventKind::Checkpoint(_) => 1,
-        EventKind::Parameters(_) => 2,
-        EventKind::RestorePoint { .. } => 3,
-        EventKind::EndOfRecovery { .. } => 4,
-        EventKind::BackupEnd { .. } => 5,
-        EventKind::Switch => 6,
-        EventKind::FullPageWrites { .. } => 7,
-        EventKind::OverwriteContrecord { .. } => 8,
-        EventKind::Drop(_) => 9,
-        EventKind::Rewrite(_) => 10,
-        EventKind::Truncate { .. } => 11,
-        EventKind::FileEmptied { .. } => 12,
-        EventKind::DropDatabase { .. } => 13,
-        EventKind::Rows { .. } => 14,
-        EventKind::Catalog(_) => 15,
-        EventKind::CreateDatabase { .. } => 16,
-        EventKind::Subtransactions { .. } => 17,
-        EventKind::CreateTablespace { .. } => 18,
+        WalEventKind::Checkpoint(_) => 1,
+        WalEventKind::Parameters(_) => 2,
+        WalEventKind::RestorePoint { .. } => 3,
+        WalEventKind::EndOfRecovery { .. } => 4,
+        WalEventKind::BackupEnd { .. } => 5,
+        WalEventKind::Switch => 6,
+        WalEventKind::FullPageWrites { .. } => 7,
+        WalEventKind::OverwriteContrecord { .. } => 8,
+        WalEventKind::Drop(_) => 9,
+        WalEventKind::Rewrite(_) => 10,
+        WalEventKind::Truncate { .. } => 11,
+        WalEventKind::FileEmptied { .. } => 12,
+        WalEventKind::DropDatabase { .. } => 13,
+        WalEventKind::Rows { .. } => 14,
+        WalEventKind::Catalog(_) => 15,
+        WalEventKind::CreateDatabase { .. } => 16,
+        WalEventKind::Subtransactions { .. } => 17,
+        WalEventKind::CreateTablespace { .. } => 18,
     }
 }
 
-fn put_kind(out: &mut Vec<u8>, kind: &EventKind) {
+fn put_kind(out: &mut Vec<u8>, kind: &WalEventKind) {
     match kind {
-        EventKind::Checkpoint(checkpoint) => put_checkpoint(out, checkpoint),
-        EventKind::Parameters(parameters) => put_parameters(out, parameters),
-        EventKind::RestorePoint { name, time } => {
+        WalEventKind::Checkpoint(checkpoint) => put_checkpoint(out, checkpoint),
+        WalEventKind::Parameters(parameters) => put_parameters(out, parameters),
+        WalEventKind::RestorePoint { name, time } => {
             put_signed(out, time.pg_micros());
             put_bytes(out, name.as_bytes());
         }
-        EventKind::EndOfRecovery { time, timeline, previous } => {
+        WalEventKind::EndOfRecovery { time, timeline, previous } => {
             put_signed(out, time.pg_micros());
             put_varint(out, u64::from(timeline.get()));
             put_varint(out, u64::from(previous.get()));
         }
-        EventKind::BackupEnd { start } => put_varint(out, start.get()),
-        EventKind::Switch => {}
-        EventKind::FullPageWrites { on } => out.push(u8::from(*on)),
-        EventKind::OverwriteContrecord { overwritten, time } => {
+        WalEventKind::BackupEnd { start } => put_varint(out, start.get()),
+        WalEventKind::Switch => {}
+        WalEventKind::FullPageWrites { on } => out.push(u8::from(*on)),
+        WalEventKind::OverwriteContrecord { overwritten, time } => {
             put_varint(out, overwritten.get());
             put_signed(out, time.pg_micros());
         }
-        EventKind::Drop(removal) | EventKind::Rewrite(removal) => put_removal(out, removal),
-        EventKind::Truncate { database, relations, total, cascade, restart_identity } => {
+        WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => put_removal(out, removal),
+        WalEventKind::Truncate { database, relations, total, cascade, restart_identity } => {
             put_varint(out, u64::from(*database));
             out.push(u8::from(*cascade) | u8::from(*restart_identity) << 1);
             put_varint(out, u64::from(*total));
             put_varint(out, relations.len() as u64);
             relations.iter().for_each(|relation| put_varint(out, u64::from(*relation)));
         }
-        EventKind::FileEmptied { file } => put_relation(out, *file),
-        EventKind::DropDatabase { database } | EventKind::CreateDatabase { database } => {
+        WalEventKind::FileEmptied { file } => put_relation(out, *file),
+        WalEventKind::DropDatabase { database } | WalEventKind::CreateDatabase { database } => {
             put_varint(out, u64::from(*database));
         }
-        EventKind::Rows { file, counts, ended } => {
+        WalEventKind::Rows { file, counts, ended } => {
             put_relation(out, *file);
             [counts.inserted, counts.updated, counts.deleted, counts.pages]
                 .into_iter()
                 .for_each(|n| put_varint(out, n));
             out.push(u8::from(*ended));
         }
-        EventKind::CreateTablespace { tablespace, location } => {
+        WalEventKind::CreateTablespace { tablespace, location } => {
             put_varint(out, u64::from(*tablespace));
             put_bytes(out, location.as_bytes());
         }
-        EventKind::Catalog(change) => put_change(out, change),
-        EventKind::Subtransactions { of } => {
+        WalEventKind::Catalog(change) => put_change(out, change),
+        WalEventKind::Subtransactions { of } => {
             put_varint(out, of.len() as u64);
             of.iter().for_each(|xid| put_varint(out, u64::from(xid.get())));
         }
@@ -138,9 +138,9 @@ fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
     };
     let (old, new) = (u8::from(change.old.is_some()), u8::from(change.new.is_some()));
     let made = match change.made {
-        Made::Row(_) => 0,
-        Made::Changed { .. } => 1,
-        Made::Nothing => 2,
+        TupleChange::Row(_) => 0,
+        TupleChange::Changed { .. } => 1,
+        TupleChange::Nothing => 2,
     };
     out.push(catalog | u8::from(change.committed) << 2 | old << 3 | new << 4 | made << 5);
     put_varint(out, u64::from(change.database));
@@ -149,7 +149,7 @@ fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
         put_varint(out, u64::from(place.item));
     }
     match &change.made {
-        Made::Row(row) => {
+        TupleChange::Row(row) => {
             put_varint(out, u64::from(row.oid));
             put_bytes(out, row.name.as_bytes());
             if let Some(relation) = row.relation {
@@ -158,15 +158,15 @@ fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
                 out.extend_from_slice(&[relation.persistence, relation.kind]);
             }
         }
-        Made::Changed { at, bytes } => {
+        TupleChange::Changed { at, bytes } => {
             put_varint(out, u64::from(*at));
             put_bytes(out, bytes);
         }
-        Made::Nothing => {}
+        TupleChange::Nothing => {}
     }
 }
 
-fn change(reader: &mut Reader<'_>) -> Option<CatalogChange> {
+fn change(reader: &mut ByteReader<'_>) -> Option<CatalogChange> {
     let flags = flags(reader, 0x7F)?;
     let catalog = match flags & 3 {
         0 => Catalog::Class,
@@ -175,11 +175,11 @@ fn change(reader: &mut Reader<'_>) -> Option<CatalogChange> {
         _ => return None,
     };
     let database = number(reader)?;
-    let mut place = |there: bool| -> Option<Option<Place>> {
+    let mut place = |there: bool| -> Option<Option<TupleId>> {
         if !there {
             return Some(None);
         }
-        Some(Some(Place { page: number(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
+        Some(Some(TupleId { page: number(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
     };
     let (old, new) = (place(flags & 8 != 0)?, place(flags & 16 != 0)?);
     let made = match flags >> 5 {
@@ -193,16 +193,18 @@ fn change(reader: &mut Reader<'_>) -> Option<CatalogChange> {
                 }
                 Catalog::Database | Catalog::Namespace => None,
             };
-            Made::Row(Row { oid, name, relation })
+            TupleChange::Row(CatalogRow { oid, name, relation })
         }
-        1 => Made::Changed { at: u16::try_from(reader.varint()?).ok()?, bytes: bytes(reader, MAX_NAME)?.to_vec() },
-        2 => Made::Nothing,
+        1 => {
+            TupleChange::Changed { at: u16::try_from(reader.varint()?).ok()?, bytes: bytes(reader, MAX_NAME)?.to_vec() }
+        }
+        2 => TupleChange::Nothing,
         _ => return None,
     };
     Some(CatalogChange { catalog, database, old, new, made, committed: flags & 4 != 0 })
 }
 
-fn put_checkpoint(out: &mut Vec<u8>, checkpoint: &Checkpoint) {
+fn put_checkpoint(out: &mut Vec<u8>, checkpoint: &CheckpointRecord) {
     out.push(u8::from(checkpoint.shutdown) | u8::from(checkpoint.full_page_writes) << 1);
     put_varint(out, checkpoint.redo.get());
     put_varint(out, u64::from(checkpoint.timeline.get()));
@@ -210,7 +212,7 @@ fn put_checkpoint(out: &mut Vec<u8>, checkpoint: &Checkpoint) {
     put_signed(out, checkpoint.time.pg_micros());
 }
 
-fn put_parameters(out: &mut Vec<u8>, parameters: &Parameters) {
+fn put_parameters(out: &mut Vec<u8>, parameters: &WalParameters) {
     for value in [
         parameters.max_connections,
         parameters.max_worker_processes,
@@ -228,7 +230,7 @@ fn put_parameters(out: &mut Vec<u8>, parameters: &Parameters) {
     out.push(level | u8::from(parameters.wal_log_hints) << 4 | u8::from(parameters.track_commit_timestamp) << 5);
 }
 
-fn put_removal(out: &mut Vec<u8>, removal: &Removal) {
+fn put_removal(out: &mut Vec<u8>, removal: &RemovedObjects) {
     put_signed(out, removal.time.pg_micros());
     put_option(out, removal.database.map(u64::from));
     put_varint(out, u64::from(removal.objects_total));
@@ -243,13 +245,13 @@ fn put_removal(out: &mut Vec<u8>, removal: &Removal) {
     removal.files.iter().for_each(|file| put_relation(out, *file));
 }
 
-fn put_relation(out: &mut Vec<u8>, relation: RelationId) {
+fn put_relation(out: &mut Vec<u8>, relation: RelFileLocator) {
     for number in [relation.tablespace, relation.database, relation.filenode] {
         put_varint(out, u64::from(number));
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, start: Lsn) -> Option<Vec<Event>> {
+pub(super) fn read(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<WalEvent>> {
     /// The fewest bytes an event takes.
     const SMALLEST: usize = 4;
     let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= reader.rest().len() / SMALLEST)?;
@@ -260,49 +262,53 @@ pub(super) fn read(reader: &mut Reader<'_>, start: Lsn) -> Option<Vec<Event>> {
         lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
         let end_lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
         let xid = Xid::new(number(reader)?);
-        events.push(Event { lsn, end_lsn, xid, kind: kind(tag, reader)? });
+        events.push(WalEvent { lsn, end_lsn, xid, kind: kind(tag, reader)? });
     }
     Some(events)
 }
 
-fn kind(tag: u8, reader: &mut Reader<'_>) -> Option<EventKind> {
+fn kind(tag: u8, reader: &mut ByteReader<'_>) -> Option<WalEventKind> {
     Some(match tag {
-        1 => EventKind::Checkpoint(checkpoint(reader)?),
-        2 => EventKind::Parameters(parameters(reader)?),
+        1 => WalEventKind::Checkpoint(checkpoint(reader)?),
+        2 => WalEventKind::Parameters(parameters(reader)?),
         3 => {
             let time = time(reader)?;
-            EventKind::RestorePoint { name: String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?, time }
+            WalEventKind::RestorePoint { name: String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?, time }
         }
-        4 => EventKind::EndOfRecovery { time: time(reader)?, timeline: timeline(reader)?, previous: timeline(reader)? },
-        5 => EventKind::BackupEnd { start: Lsn::new(reader.varint()?) },
-        6 => EventKind::Switch,
-        7 => EventKind::FullPageWrites { on: flags(reader, 1)? != 0 },
-        8 => EventKind::OverwriteContrecord { overwritten: Lsn::new(reader.varint()?), time: time(reader)? },
-        9 => EventKind::Drop(removal(reader)?),
-        10 => EventKind::Rewrite(removal(reader)?),
+        4 => WalEventKind::EndOfRecovery {
+            time: time(reader)?,
+            timeline: timeline(reader)?,
+            previous: timeline(reader)?,
+        },
+        5 => WalEventKind::BackupEnd { start: Lsn::new(reader.varint()?) },
+        6 => WalEventKind::Switch,
+        7 => WalEventKind::FullPageWrites { on: flags(reader, 1)? != 0 },
+        8 => WalEventKind::OverwriteContrecord { overwritten: Lsn::new(reader.varint()?), time: time(reader)? },
+        9 => WalEventKind::Drop(removal(reader)?),
+        10 => WalEventKind::Rewrite(removal(reader)?),
         11 => {
             let database = number(reader)?;
             let flags = flags(reader, 3)?;
             let total = number(reader)?;
             let relations = listed(reader, number)?;
             let (cascade, restart_identity) = (flags & 1 != 0, flags & 2 != 0);
-            EventKind::Truncate { database, relations, total, cascade, restart_identity }
+            WalEventKind::Truncate { database, relations, total, cascade, restart_identity }
         }
-        12 => EventKind::FileEmptied { file: relation(reader)? },
-        13 => EventKind::DropDatabase { database: number(reader)? },
+        12 => WalEventKind::FileEmptied { file: relation(reader)? },
+        13 => WalEventKind::DropDatabase { database: number(reader)? },
         14 => {
             let file = relation(reader)?;
             let (inserted, updated, deleted) = (reader.varint()?, reader.varint()?, reader.varint()?);
-            let counts = Counts { inserted, updated, deleted, pages: reader.varint()? };
-            EventKind::Rows { file, counts, ended: flags(reader, 1)? != 0 }
+            let counts = RowCounts { inserted, updated, deleted, pages: reader.varint()? };
+            WalEventKind::Rows { file, counts, ended: flags(reader, 1)? != 0 }
         }
-        15 => EventKind::Catalog(Box::new(change(reader)?)),
-        16 => EventKind::CreateDatabase { database: number(reader)? },
+        15 => WalEventKind::Catalog(Box::new(change(reader)?)),
+        16 => WalEventKind::CreateDatabase { database: number(reader)? },
         17 => {
             let of = up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(number(reader)?)))?;
-            EventKind::Subtransactions { of }
+            WalEventKind::Subtransactions { of }
         }
-        18 => EventKind::CreateTablespace {
+        18 => WalEventKind::CreateTablespace {
             tablespace: number(reader)?,
             location: String::from_utf8(bytes(reader, MAX_LOCATION)?.to_vec()).ok()?,
         },
@@ -310,34 +316,38 @@ fn kind(tag: u8, reader: &mut Reader<'_>) -> Option<EventKind> {
     })
 }
 
-fn number(reader: &mut Reader<'_>) -> Option<u32> {
+fn number(reader: &mut ByteReader<'_>) -> Option<u32> {
     u32::try_from(reader.varint()?).ok()
 }
 
-fn time(reader: &mut Reader<'_>) -> Option<PgTime> {
+fn time(reader: &mut ByteReader<'_>) -> Option<PgTime> {
     Some(PgTime::from_pg_micros(reader.signed()?))
 }
 
-fn timeline(reader: &mut Reader<'_>) -> Option<TimelineId> {
+fn timeline(reader: &mut ByteReader<'_>) -> Option<TimelineId> {
     TimelineId::new(number(reader)?)
 }
 
-fn flags(reader: &mut Reader<'_>, known: u8) -> Option<u8> {
+fn flags(reader: &mut ByteReader<'_>, known: u8) -> Option<u8> {
     reader.u8().filter(|flags| flags & !known == 0)
 }
 
-fn listed<T>(reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
+fn listed<T>(reader: &mut ByteReader<'_>, item: impl Fn(&mut ByteReader<'_>) -> Option<T>) -> Option<Vec<T>> {
     up_to(MAX_ITEMS, reader, item)
 }
 
-fn up_to<T>(most: usize, reader: &mut Reader<'_>, item: impl Fn(&mut Reader<'_>) -> Option<T>) -> Option<Vec<T>> {
+fn up_to<T>(
+    most: usize,
+    reader: &mut ByteReader<'_>,
+    item: impl Fn(&mut ByteReader<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
     let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= most)?;
     (0..count).map(|_| item(reader)).collect()
 }
 
-fn checkpoint(reader: &mut Reader<'_>) -> Option<Checkpoint> {
+fn checkpoint(reader: &mut ByteReader<'_>) -> Option<CheckpointRecord> {
     let flags = flags(reader, 3)?;
-    Some(Checkpoint {
+    Some(CheckpointRecord {
         shutdown: flags & 1 != 0,
         full_page_writes: flags & 2 != 0,
         redo: Lsn::new(reader.varint()?),
@@ -347,11 +357,11 @@ fn checkpoint(reader: &mut Reader<'_>) -> Option<Checkpoint> {
     })
 }
 
-fn parameters(reader: &mut Reader<'_>) -> Option<Parameters> {
+fn parameters(reader: &mut ByteReader<'_>) -> Option<WalParameters> {
     let (max_connections, max_worker_processes, max_wal_senders) = (number(reader)?, number(reader)?, number(reader)?);
     let (max_prepared_transactions, max_locks_per_transaction) = (number(reader)?, number(reader)?);
     let flags = flags(reader, 0x33)?;
-    Some(Parameters {
+    Some(WalParameters {
         max_connections,
         max_worker_processes,
         max_wal_senders,
@@ -368,7 +378,7 @@ fn parameters(reader: &mut Reader<'_>) -> Option<Parameters> {
     })
 }
 
-fn removal(reader: &mut Reader<'_>) -> Option<Removal> {
+fn removal(reader: &mut ByteReader<'_>) -> Option<RemovedObjects> {
     let time = time(reader)?;
     let database = match option(reader)? {
         Some(database) => Some(u32::try_from(database).ok()?),
@@ -376,14 +386,14 @@ fn removal(reader: &mut Reader<'_>) -> Option<Removal> {
     };
     let objects_total = number(reader)?;
     let objects = listed(reader, |reader| {
-        let kind = ObjectKind::from_number(number(reader)?);
+        let kind = DroppedObjectKind::from_number(number(reader)?);
         Some(DroppedObject { kind, database: number(reader)?, object: reader.varint()? })
     })?;
     let files_total = number(reader)?;
     let files = listed(reader, relation)?;
-    Some(Removal { time, database, objects, objects_total, files, files_total })
+    Some(RemovedObjects { time, database, objects, objects_total, files, files_total })
 }
 
-fn relation(reader: &mut Reader<'_>) -> Option<RelationId> {
-    Some(RelationId { tablespace: number(reader)?, database: number(reader)?, filenode: number(reader)? })
+fn relation(reader: &mut ByteReader<'_>) -> Option<RelFileLocator> {
+    Some(RelFileLocator { tablespace: number(reader)?, database: number(reader)?, filenode: number(reader)? })
 }

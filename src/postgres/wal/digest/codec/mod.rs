@@ -13,9 +13,9 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::{Digest, Fragment, MAX_FRAGMENT, State};
-use crate::postgres::wal::byte_reader::{Reader, put_signed, put_varint};
-use crate::postgres::wal::event::{Ending, EndingKind, Xid};
+use super::{MAX_FRAGMENT, RecordFragment, SegmentDigest, SegmentState};
+use crate::postgres::wal::byte_reader::{ByteReader, put_signed, put_varint};
+use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 /// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
 const VERSION: u8 = 3;
@@ -37,7 +37,7 @@ pub enum DigestFormatError {
     Damaged(&'static str),
 }
 
-impl Digest {
+impl SegmentDigest {
     /// The digest as bytes: about five for a commit.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -73,9 +73,9 @@ impl Digest {
 
     fn put_state(&self, out: &mut Vec<u8>) {
         match &self.state {
-            State::Checked => out.push(0),
-            State::Opaque => out.push(1),
-            State::Broken { at, why } => {
+            SegmentState::Checked => out.push(0),
+            SegmentState::Opaque => out.push(1),
+            SegmentState::Broken { at, why } => {
                 out.push(2);
                 put_varint(out, at.get());
                 put_bytes(out, why.get(..why.floor_char_boundary(MAX_WHY)).unwrap_or(why).as_bytes());
@@ -83,13 +83,13 @@ impl Digest {
         }
     }
 
-    /// Reads what [`Digest::to_bytes`] wrote.
+    /// Reads what [`SegmentDigest::to_bytes`] wrote.
     ///
     /// # Errors
     /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<SegmentDigest, DigestFormatError> {
         let (body, _) = split(bytes).ok_or(DigestFormatError::Damaged("note"))?;
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let (version, mut digest) = outline(&mut reader)?;
         let (start, end) = (digest.start(), digest.end());
         digest.head = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
@@ -107,16 +107,16 @@ impl Digest {
         Ok(digest)
     }
 
-    /// Only what [`Digest::to_bytes`] wrote of the segment as a whole; fragments, endings and events are left empty. Most of a digest is those.
+    /// Only what [`SegmentDigest::to_bytes`] wrote of the segment as a whole; fragments, endings and events are left empty. Most of a digest is those.
     ///
     /// # Errors
     /// [`DigestFormatError`] if it is of another version or does not begin like a digest.
-    pub fn outline(bytes: &[u8]) -> Result<Digest, DigestFormatError> {
-        outline(&mut Reader::new(bytes)).map(|(_, digest)| digest)
+    pub fn outline(bytes: &[u8]) -> Result<SegmentDigest, DigestFormatError> {
+        outline(&mut ByteReader::new(bytes)).map(|(_, digest)| digest)
     }
 }
 
-/// A digest as [`Digest::to_bytes`] wrote it, with a note behind it. An empty one changes nothing, and neither does one of more than 64 KiB.
+/// A digest as [`SegmentDigest::to_bytes`] wrote it, with a note behind it. An empty one changes nothing, and neither does one of more than 64 KiB.
 #[must_use]
 pub fn with_note(mut bytes: Vec<u8>, note: &[u8]) -> Vec<u8> {
     if let (Ok(len @ 1..), Some(version)) = (u16::try_from(note.len()), bytes.first_mut()) {
@@ -143,7 +143,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The version, and everything before the fragments.
-fn outline(reader: &mut Reader<'_>) -> Result<(u8, Digest), DigestFormatError> {
+fn outline(reader: &mut ByteReader<'_>) -> Result<(u8, SegmentDigest), DigestFormatError> {
     let version = match reader.u8() {
         Some(version @ 1..=NOTED) => version,
         Some(other) => return Err(DigestFormatError::Version(other)),
@@ -154,7 +154,7 @@ fn outline(reader: &mut Reader<'_>) -> Result<(u8, Digest), DigestFormatError> {
 }
 
 /// Everything before the fragments; those, endings and events are left empty.
-fn head_fields(reader: &mut Reader<'_>) -> Option<Digest> {
+fn head_fields(reader: &mut ByteReader<'_>) -> Option<SegmentDigest> {
     let timeline = TimelineId::new(u32::try_from(reader.varint()?).ok()?)?;
     let segment = SegmentNo::new(reader.varint()?);
     let segment_size = SegmentSize::new(1_u64.checked_shl(u32::try_from(reader.varint()?).ok()?)?).ok()?;
@@ -165,9 +165,9 @@ fn head_fields(reader: &mut Reader<'_>) -> Option<Digest> {
     let content = reader.array()?;
     let flags = reader.u8().filter(|flags| flags & !3 == 0)?;
     let state = match reader.u8()? {
-        0 => State::Checked,
-        1 => State::Opaque,
-        2 => State::Broken {
+        0 => SegmentState::Checked,
+        1 => SegmentState::Opaque,
+        2 => SegmentState::Broken {
             at: Lsn::new(reader.varint()?),
             why: String::from_utf8(bytes(reader, MAX_WHY)?.to_vec()).ok()?,
         },
@@ -177,7 +177,7 @@ fn head_fields(reader: &mut Reader<'_>) -> Option<Digest> {
     let first_record = position(reader, start)?;
     let last_record = position(reader, start)?;
     let first_prev = option(reader)?.map(Lsn::new);
-    Some(Digest {
+    Some(SegmentDigest {
         timeline,
         segment,
         segment_size,
@@ -208,11 +208,11 @@ fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     put_varint(out, value.map_or(0, |value| value.saturating_add(1)));
 }
 
-fn option(reader: &mut Reader<'_>) -> Option<Option<u64>> {
+fn option(reader: &mut ByteReader<'_>) -> Option<Option<u64>> {
     Some(reader.varint()?.checked_sub(1))
 }
 
-fn position(reader: &mut Reader<'_>, start: Lsn) -> Option<Option<Lsn>> {
+fn position(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<Lsn>> {
     match option(reader)? {
         Some(offset) => Some(Some(start.checked_add(offset)?)),
         None => Some(None),
@@ -226,7 +226,7 @@ fn put_time(out: &mut Vec<u8>, time: Option<PgTime>) {
     }
 }
 
-fn time(reader: &mut Reader<'_>) -> Option<Option<PgTime>> {
+fn time(reader: &mut ByteReader<'_>) -> Option<Option<PgTime>> {
     match reader.u8()? {
         0 => Some(None),
         1 => Some(Some(PgTime::from_pg_micros(reader.signed()?))),
@@ -239,12 +239,12 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn bytes<'a>(reader: &mut Reader<'a>, limit: usize) -> Option<&'a [u8]> {
+fn bytes<'a>(reader: &mut ByteReader<'a>, limit: usize) -> Option<&'a [u8]> {
     let len = usize::try_from(reader.varint()?).ok().filter(|len| *len <= limit)?;
     reader.take(len)
 }
 
-fn put_fragment(out: &mut Vec<u8>, fragment: Option<&Fragment>, start: Lsn) {
+fn put_fragment(out: &mut Vec<u8>, fragment: Option<&RecordFragment>, start: Lsn) {
     out.push(u8::from(fragment.is_some()));
     if let Some(fragment) = fragment {
         put_varint(out, fragment.start.bytes_since(start));
@@ -256,11 +256,11 @@ fn put_fragment(out: &mut Vec<u8>, fragment: Option<&Fragment>, start: Lsn) {
     }
 }
 
-fn fragment(reader: &mut Reader<'_>, start: Lsn) -> Option<Option<Fragment>> {
+fn fragment(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<RecordFragment>> {
     match reader.u8()? {
         0 => Some(None),
         1 => {
-            let fragment = Fragment {
+            let fragment = RecordFragment {
                 start: start.checked_add(reader.varint()?)?,
                 end: start.checked_add(reader.varint()?)?,
                 total: u32::try_from(reader.varint()?).ok()?,
@@ -276,7 +276,7 @@ fn fragment(reader: &mut Reader<'_>, start: Lsn) -> Option<Option<Fragment>> {
 }
 
 /// One ending: distance from the one before in units of eight bytes · length in the same and kind · xid and time as differences.
-fn put_endings(out: &mut Vec<u8>, endings: &[Ending], start: Lsn) {
+fn put_endings(out: &mut Vec<u8>, endings: &[TransactionEnd], start: Lsn) {
     put_varint(out, endings.len() as u64);
     let (mut lsn, mut xid, mut micros) = (start, 0_i64, 0_i64);
     for ending in endings {
@@ -288,7 +288,7 @@ fn put_endings(out: &mut Vec<u8>, endings: &[Ending], start: Lsn) {
     }
 }
 
-fn endings(reader: &mut Reader<'_>, start: Lsn) -> Option<Vec<Ending>> {
+fn endings(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<TransactionEnd>> {
     /// The fewest bytes an ending takes: what is left bounds how many there can be, and so what is allocated.
     const SMALLEST: usize = 4;
     let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= reader.rest().len() / SMALLEST)?;
@@ -298,31 +298,31 @@ fn endings(reader: &mut Reader<'_>, start: Lsn) -> Option<Vec<Ending>> {
         lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
         let extent = reader.varint()?;
         let end_lsn = lsn.checked_add((extent >> 2).checked_mul(8)?)?;
-        let kind = EndingKind::from_number(extent & 3);
+        let kind = TransactionEndKind::from_number(extent & 3);
         xid = xid.checked_add(reader.signed()?)?;
         micros = micros.wrapping_add(reader.signed()?);
         let (number, time) = (u32::try_from(xid).ok()?, PgTime::from_pg_micros(micros));
-        endings.push(Ending { lsn, end_lsn, xid: Xid::new(number), time, kind });
+        endings.push(TransactionEnd { lsn, end_lsn, xid: Xid::new(number), time, kind });
     }
     Some(endings)
 }
 
-impl EndingKind {
+impl TransactionEndKind {
     const fn number(self) -> u64 {
         match self {
-            EndingKind::Commit => 0,
-            EndingKind::Abort => 1,
-            EndingKind::CommitPrepared => 2,
-            EndingKind::AbortPrepared => 3,
+            TransactionEndKind::Commit => 0,
+            TransactionEndKind::Abort => 1,
+            TransactionEndKind::CommitPrepared => 2,
+            TransactionEndKind::AbortPrepared => 3,
         }
     }
 
-    const fn from_number(number: u64) -> EndingKind {
+    const fn from_number(number: u64) -> TransactionEndKind {
         match number & 3 {
-            0 => EndingKind::Commit,
-            1 => EndingKind::Abort,
-            2 => EndingKind::CommitPrepared,
-            _ => EndingKind::AbortPrepared,
+            0 => TransactionEndKind::Commit,
+            1 => TransactionEndKind::Abort,
+            2 => TransactionEndKind::CommitPrepared,
+            _ => TransactionEndKind::AbortPrepared,
         }
     }
 }
@@ -331,8 +331,8 @@ impl EndingKind {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     assert!(note(data).len() <= data.len());
-    if let Ok(digest) = Digest::from_bytes(data) {
-        let again = Digest::from_bytes(&digest.to_bytes());
+    if let Ok(digest) = SegmentDigest::from_bytes(data) {
+        let again = SegmentDigest::from_bytes(&digest.to_bytes());
         assert_eq!(again.as_ref(), Ok(&digest), "written and read back");
         assert!(digest.events.len() <= data.len() && digest.endings.len() <= data.len());
         assert!(digest.changes.len() <= data.len());

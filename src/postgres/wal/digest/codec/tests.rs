@@ -1,15 +1,15 @@
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::{collection, option, proptest};
 
-use super::{Digest, DigestFormatError, Fragment, State, fuzz, note, with_note};
+use super::{DigestFormatError, RecordFragment, SegmentDigest, SegmentState, fuzz, note, with_note};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::catalog::{Catalog, CatalogChange, Counts, Made, Place, RelationRow, Row};
+use crate::postgres::wal::catalog::{Catalog, CatalogChange, CatalogRow, RelationRow, RowCounts, TupleChange, TupleId};
 use crate::postgres::wal::event::{
-    Checkpoint, DroppedObject, Ending, EndingKind, Event, EventKind, ObjectKind, Parameters, RelationId, Removal,
-    WalLevel, Xid,
+    CheckpointRecord, DroppedObject, DroppedObjectKind, RelFileLocator, RemovedObjects, TransactionEnd,
+    TransactionEndKind, WalEvent, WalEventKind, WalLevel, WalParameters, Xid,
 };
 
 const SIZE: u64 = 16 << 20;
@@ -27,14 +27,14 @@ fn timeline() -> impl Strategy<Value = TimelineId> {
     (1..=u32::MAX).prop_map(|number| TimelineId::new(number).unwrap())
 }
 
-fn ending() -> impl Strategy<Value = Ending> {
+fn ending() -> impl Strategy<Value = TransactionEnd> {
     let kind = prop_oneof![
-        Just(EndingKind::Commit),
-        Just(EndingKind::Abort),
-        Just(EndingKind::CommitPrepared),
-        Just(EndingKind::AbortPrepared)
+        Just(TransactionEndKind::Commit),
+        Just(TransactionEndKind::Abort),
+        Just(TransactionEndKind::CommitPrepared),
+        Just(TransactionEndKind::AbortPrepared)
     ];
-    (lsn(), 0_u64..1000, any::<u32>(), time(), kind).prop_map(|(lsn, units, xid, time, kind)| Ending {
+    (lsn(), 0_u64..1000, any::<u32>(), time(), kind).prop_map(|(lsn, units, xid, time, kind)| TransactionEnd {
         lsn,
         end_lsn: lsn.saturating_add(units * 8),
         xid: Xid::new(xid),
@@ -43,17 +43,21 @@ fn ending() -> impl Strategy<Value = Ending> {
     })
 }
 
-fn relation() -> impl Strategy<Value = RelationId> {
-    any::<(u32, u32, u32)>().prop_map(|(tablespace, database, filenode)| RelationId { tablespace, database, filenode })
+fn relation() -> impl Strategy<Value = RelFileLocator> {
+    any::<(u32, u32, u32)>().prop_map(|(tablespace, database, filenode)| RelFileLocator {
+        tablespace,
+        database,
+        filenode,
+    })
 }
 
-fn removal() -> impl Strategy<Value = Removal> {
+fn removal() -> impl Strategy<Value = RemovedObjects> {
     let kind = prop_oneof![
-        Just(ObjectKind::Database),
-        Just(ObjectKind::Relation),
-        Just(ObjectKind::Function),
-        Just(ObjectKind::Subscription),
-        (6_u32..).prop_map(ObjectKind::Other)
+        Just(DroppedObjectKind::Database),
+        Just(DroppedObjectKind::Relation),
+        Just(DroppedObjectKind::Function),
+        Just(DroppedObjectKind::Subscription),
+        (6_u32..).prop_map(DroppedObjectKind::Other)
     ];
     let object = (kind, any::<u32>(), any::<u64>()).prop_map(|(kind, database, object)| DroppedObject {
         kind,
@@ -67,7 +71,7 @@ fn removal() -> impl Strategy<Value = Removal> {
         collection::vec(relation(), 0..4),
         any::<(u32, u32)>(),
     )
-        .prop_map(|(time, database, objects, files, (objects_total, files_total))| Removal {
+        .prop_map(|(time, database, objects, files, (objects_total, files_total))| RemovedObjects {
             time,
             database,
             objects,
@@ -77,16 +81,23 @@ fn removal() -> impl Strategy<Value = Removal> {
         })
 }
 
-fn kind() -> impl Strategy<Value = EventKind> {
+fn kind() -> impl Strategy<Value = WalEventKind> {
     let checkpoint = (any::<(bool, bool)>(), lsn(), timeline(), timeline(), time()).prop_map(
         |((shutdown, full_page_writes), redo, timeline, previous_timeline, time)| {
-            EventKind::Checkpoint(Checkpoint { shutdown, redo, timeline, previous_timeline, time, full_page_writes })
+            WalEventKind::Checkpoint(CheckpointRecord {
+                shutdown,
+                redo,
+                timeline,
+                previous_timeline,
+                time,
+                full_page_writes,
+            })
         },
     );
     let level = prop_oneof![Just(WalLevel::Minimal), Just(WalLevel::Replica), Just(WalLevel::Logical)];
     let parameters =
         (any::<[u32; 5]>(), level, any::<bool>(), any::<bool>()).prop_map(|(n, wal_level, wal_log_hints, track)| {
-            EventKind::Parameters(Parameters {
+            WalEventKind::Parameters(WalParameters {
                 max_connections: n[0],
                 max_worker_processes: n[1],
                 max_wal_senders: n[2],
@@ -100,20 +111,20 @@ fn kind() -> impl Strategy<Value = EventKind> {
     prop_oneof![
         checkpoint,
         parameters,
-        ("[a-zé]{0,20}", time()).prop_map(|(name, time)| EventKind::RestorePoint { name, time }),
-        (time(), timeline(), timeline()).prop_map(|(time, timeline, previous)| EventKind::EndOfRecovery {
+        ("[a-zé]{0,20}", time()).prop_map(|(name, time)| WalEventKind::RestorePoint { name, time }),
+        (time(), timeline(), timeline()).prop_map(|(time, timeline, previous)| WalEventKind::EndOfRecovery {
             time,
             timeline,
             previous
         }),
-        lsn().prop_map(|start| EventKind::BackupEnd { start }),
-        Just(EventKind::Switch),
-        any::<bool>().prop_map(|on| EventKind::FullPageWrites { on }),
-        (lsn(), time()).prop_map(|(overwritten, time)| EventKind::OverwriteContrecord { overwritten, time }),
-        removal().prop_map(EventKind::Drop),
-        removal().prop_map(EventKind::Rewrite),
+        lsn().prop_map(|start| WalEventKind::BackupEnd { start }),
+        Just(WalEventKind::Switch),
+        any::<bool>().prop_map(|on| WalEventKind::FullPageWrites { on }),
+        (lsn(), time()).prop_map(|(overwritten, time)| WalEventKind::OverwriteContrecord { overwritten, time }),
+        removal().prop_map(WalEventKind::Drop),
+        removal().prop_map(WalEventKind::Rewrite),
         (any::<(u32, u32, bool, bool)>(), collection::vec(any::<u32>(), 0..4)).prop_map(
-            |((database, total, cascade, restart_identity), relations)| EventKind::Truncate {
+            |((database, total, cascade, restart_identity), relations)| WalEventKind::Truncate {
                 database,
                 relations,
                 total,
@@ -121,35 +132,39 @@ fn kind() -> impl Strategy<Value = EventKind> {
                 restart_identity
             }
         ),
-        relation().prop_map(|file| EventKind::FileEmptied { file }),
-        any::<u32>().prop_map(|database| EventKind::DropDatabase { database }),
-        any::<u32>().prop_map(|database| EventKind::CreateDatabase { database }),
+        relation().prop_map(|file| WalEventKind::FileEmptied { file }),
+        any::<u32>().prop_map(|database| WalEventKind::DropDatabase { database }),
+        any::<u32>().prop_map(|database| WalEventKind::CreateDatabase { database }),
         (any::<u32>(), "[a-zé/]{0,20}")
-            .prop_map(|(tablespace, location)| EventKind::CreateTablespace { tablespace, location }),
-        (relation(), any::<[u64; 4]>(), any::<bool>()).prop_map(|(file, n, ended)| EventKind::Rows {
+            .prop_map(|(tablespace, location)| WalEventKind::CreateTablespace { tablespace, location }),
+        (relation(), any::<[u64; 4]>(), any::<bool>()).prop_map(|(file, n, ended)| WalEventKind::Rows {
             file,
-            counts: Counts { inserted: n[0], updated: n[1], deleted: n[2], pages: n[3] },
+            counts: RowCounts { inserted: n[0], updated: n[1], deleted: n[2], pages: n[3] },
             ended
         }),
-        collection::vec(any::<u32>().prop_map(Xid::new), 0..4).prop_map(|of| EventKind::Subtransactions { of }),
-        change().prop_map(|change| EventKind::Catalog(Box::new(change))),
+        collection::vec(any::<u32>().prop_map(Xid::new), 0..4).prop_map(|of| WalEventKind::Subtransactions { of }),
+        change().prop_map(|change| WalEventKind::Catalog(Box::new(change))),
     ]
 }
 
 fn change() -> impl Strategy<Value = CatalogChange> {
     let catalog = prop_oneof![Just(Catalog::Class), Just(Catalog::Database), Just(Catalog::Namespace)];
-    let place = || option::of(any::<(u32, u16)>().prop_map(|(page, item)| Place { page, item }));
+    let place = || option::of(any::<(u32, u16)>().prop_map(|(page, item)| TupleId { page, item }));
     let row = (any::<u32>(), "[a-zé]{0,20}", any::<(u32, u32, u8, u8)>());
     let made = prop_oneof![
         row.prop_map(|(oid, name, (namespace, filenode, persistence, kind))| {
-            Made::Row(Row { oid, name, relation: Some(RelationRow { namespace, filenode, persistence, kind }) })
+            TupleChange::Row(CatalogRow {
+                oid,
+                name,
+                relation: Some(RelationRow { namespace, filenode, persistence, kind }),
+            })
         }),
-        (any::<u16>(), collection::vec(any::<u8>(), 0..120)).prop_map(|(at, bytes)| Made::Changed { at, bytes }),
-        Just(Made::Nothing),
+        (any::<u16>(), collection::vec(any::<u8>(), 0..120)).prop_map(|(at, bytes)| TupleChange::Changed { at, bytes }),
+        Just(TupleChange::Nothing),
     ];
     (catalog, any::<u32>(), place(), place(), made, any::<bool>()).prop_map(
         |(catalog, database, old, new, mut made, committed)| {
-            if let Made::Row(row) = &mut made
+            if let TupleChange::Row(row) = &mut made
                 && catalog != Catalog::Class
             {
                 row.relation = None;
@@ -159,8 +174,8 @@ fn change() -> impl Strategy<Value = CatalogChange> {
     )
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    (lsn(), 0_u64..1000, any::<u32>(), kind()).prop_map(|(lsn, units, xid, kind)| Event {
+fn event() -> impl Strategy<Value = WalEvent> {
+    (lsn(), 0_u64..1000, any::<u32>(), kind()).prop_map(|(lsn, units, xid, kind)| WalEvent {
         lsn,
         end_lsn: lsn.saturating_add(units * 8),
         xid: Xid::new(xid),
@@ -168,24 +183,31 @@ fn event() -> impl Strategy<Value = Event> {
     })
 }
 
-fn fragment() -> impl Strategy<Value = Fragment> {
+fn fragment() -> impl Strategy<Value = RecordFragment> {
     (lsn(), any::<u32>(), collection::vec(any::<u8>(), 0..40), 0_u32..1000, 0_u32..1000).prop_map(
         |(start, rest_crc, bytes, more, after)| {
             let held = u32::try_from(bytes.len()).unwrap() + more;
-            Fragment { start, end: start.saturating_add(u64::from(held)), total: held + after, held, bytes, rest_crc }
+            RecordFragment {
+                start,
+                end: start.saturating_add(u64::from(held)),
+                total: held + after,
+                held,
+                bytes,
+                rest_crc,
+            }
         },
     )
 }
 
-fn state() -> impl Strategy<Value = State> {
+fn state() -> impl Strategy<Value = SegmentState> {
     prop_oneof![
-        Just(State::Checked),
-        Just(State::Opaque),
-        (lsn(), "[a-z ]{0,20}").prop_map(|(at, why)| State::Broken { at, why }),
+        Just(SegmentState::Checked),
+        Just(SegmentState::Opaque),
+        (lsn(), "[a-z ]{0,20}").prop_map(|(at, why)| SegmentState::Broken { at, why }),
     ]
 }
 
-fn digest() -> impl Strategy<Value = Digest> {
+fn digest() -> impl Strategy<Value = SegmentDigest> {
     (
         (timeline(), any::<u16>(), any::<u64>(), state(), option::of(lsn()), option::of(lsn()), option::of(lsn())),
         (lsn(), any::<bool>(), any::<bool>(), any::<u64>(), option::of(time()), option::of(time()), any::<u64>()),
@@ -202,7 +224,7 @@ fn digest() -> impl Strategy<Value = Digest> {
             endings.sort_by_key(|ending| ending.lsn);
             events.sort_by_key(|event| event.lsn);
             changes.sort_by_key(|event| event.lsn);
-            Digest {
+            SegmentDigest {
                 timeline: a.0,
                 segment: SegmentNo::new(SEGMENT),
                 segment_size: SegmentSize::new(SIZE).unwrap(),
@@ -233,9 +255,9 @@ proptest! {
     #[test]
     fn what_is_written_is_read_back(digest in digest()) {
         let bytes = digest.to_bytes();
-        assert_eq!(Digest::from_bytes(&bytes), Ok(digest.clone()));
+        assert_eq!(SegmentDigest::from_bytes(&bytes), Ok(digest.clone()));
         let (head, tail, endings, events, changes) = Default::default();
-        assert_eq!(Digest::outline(&bytes), Ok(Digest { head, tail, endings, events, changes, ..digest }));
+        assert_eq!(SegmentDigest::outline(&bytes), Ok(SegmentDigest { head, tail, endings, events, changes, ..digest }));
     }
 
     #[test]
@@ -243,15 +265,15 @@ proptest! {
         let plain = digest.to_bytes();
         let noted = with_note(plain.clone(), &text);
         assert_eq!((note(&noted), note(&plain)), (text.as_slice(), [].as_slice()));
-        assert_eq!(Digest::from_bytes(&noted), Ok(digest.clone()));
-        assert_eq!(Digest::outline(&noted), Digest::outline(&plain));
+        assert_eq!(SegmentDigest::from_bytes(&noted), Ok(digest.clone()));
+        assert_eq!(SegmentDigest::outline(&noted), SegmentDigest::outline(&plain));
         assert_eq!(with_note(plain.clone(), &[]), plain);
     }
 
     #[test]
     fn a_cut_digest_is_refused(digest in digest(), cut in any::<proptest::sample::Index>()) {
         let bytes = digest.to_bytes();
-        assert!(Digest::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
+        assert!(SegmentDigest::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
     }
 
     #[test]
@@ -276,19 +298,19 @@ proptest! {
 
 #[test]
 fn a_newer_version_is_named_and_what_follows_the_end_is_refused() {
-    assert_eq!(Digest::from_bytes(&[9, 1, 2]), Err(DigestFormatError::Version(9)));
-    assert_eq!(Digest::from_bytes(&[]), Err(DigestFormatError::Damaged("version")));
+    assert_eq!(SegmentDigest::from_bytes(&[9, 1, 2]), Err(DigestFormatError::Version(9)));
+    assert_eq!(SegmentDigest::from_bytes(&[]), Err(DigestFormatError::Damaged("version")));
 }
 
 #[test]
 fn a_count_that_the_bytes_cannot_hold_allocates_nothing() {
-    let digest = Digest {
+    let digest = SegmentDigest {
         timeline: TimelineId::FIRST,
         segment: SegmentNo::new(1),
         segment_size: SegmentSize::DEFAULT,
         page_magic: 0xD110,
         system_id: SystemId::new(7),
-        state: State::Checked,
+        state: SegmentState::Checked,
         first_record: None,
         last_record: None,
         first_prev: None,
@@ -309,7 +331,7 @@ fn a_count_that_the_bytes_cannot_hold_allocates_nothing() {
     let mut bytes = digest.to_bytes();
     assert_eq!(bytes.split_off(bytes.len() - 3), [0, 0, 0], "no endings, no events, no changes");
     bytes.extend_from_slice(&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0, 0, 0]);
-    assert_eq!(Digest::from_bytes(&bytes), Err(DigestFormatError::Damaged("endings")));
+    assert_eq!(SegmentDigest::from_bytes(&bytes), Err(DigestFormatError::Damaged("endings")));
 }
 
 /// What was stored before there were changes in digests, as it was then.
@@ -319,7 +341,7 @@ fn a_digest_of_the_first_version_is_read() {
     for name in ["13-07", "14-08", "15-07", "16-06", "17-06", "18-08"] {
         let bytes = std::fs::read(format!("{folder}/{name}")).unwrap();
         assert_eq!(bytes[0], 1, "a golden file of version 1");
-        let digest = Digest::from_bytes(&bytes).unwrap();
+        let digest = SegmentDigest::from_bytes(&bytes).unwrap();
         assert!(digest.changes.is_empty() && !digest.endings.is_empty());
         let again = digest.to_bytes();
         assert_eq!((again[0], &again[1..again.len() - 1]), (3, &bytes[1..]), "all that is new stands at the end");
