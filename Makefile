@@ -4,11 +4,14 @@
 # make fuzz    each parser of bytes from outside, FUZZ_SECONDS each (cargo-fuzz and a nightly toolchain)
 # make lint    format and clippy
 #
-# Everything is built with --release, into one target directory outside the clone, so that RocksDB is compiled once.
+# Everything is built with --release, into one target directory outside the clone. RocksDB is compiled once, by `make setup`, and linked from
+# the cache folder (tests/rocksdb.sh).
 
 CACHE := $(or $(WALKEEP_CACHE),$(if $(filter 0,$(shell id -u)),/var/cache/walkeep,$(HOME)/.cache/walkeep))
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 FUZZ_SECONDS ?= 60
+# Asked in the recipes, after `setup`: before that there may be no compiler to ask.
+cargo = eval "$$(tests/rocksdb.sh env)" && cargo
 
 .PHONY: help demo test bench fuzz lint setup build
 
@@ -17,31 +20,27 @@ help:
 
 setup:
 	@tests/setup.sh
-	@ls $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/output >/dev/null 2>&1 || \
-	  echo "The first build compiles RocksDB: about 11 minutes on two cores. Later builds reuse it."
 
 build: setup
-	@cargo build --release --quiet
+	@$(cargo) build --release
 
 demo: build
 	@bench/demo.sh $(CARGO_TARGET_DIR)/release/walkeep
 
 test: setup
-	cargo test --release
+	@$(cargo) test --release
 
 bench: build
-	cargo bench
+	@$(cargo) bench
 	bench/peers.py $(CARGO_TARGET_DIR)/release/walkeep
 
-# The fuzzers link the RocksDB that is already built.
 fuzz: build
 	@cargo +nightly --version >/dev/null || { echo "cargo-fuzz needs a nightly toolchain: rustup toolchain install nightly"; exit 1; }
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz --version 0.13.2
-	@cd fuzz && for target in $$(cargo +nightly fuzz list); do mkdir -p $(CACHE)/corpus/$$target; \
-	  ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$$(dirname $$(ls -t $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a | head -n 1)) \
+	@eval "$$(tests/rocksdb.sh env)"; cd fuzz && for target in $$(cargo +nightly fuzz list); do mkdir -p $(CACHE)/corpus/$$target; \
 	  CARGO_TARGET_DIR=$(CACHE)/fuzz-target cargo +nightly fuzz run $$target $(CACHE)/corpus/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 lint: setup
 	cargo fmt --check
-	cargo clippy --release --all-targets -- -D warnings
+	@$(cargo) clippy --release --all-targets -- -D warnings

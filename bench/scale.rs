@@ -184,9 +184,9 @@ fn listed(index: &WalIndex, histories: &[TimelineHistory]) -> ArchiveInventory {
         backups: &[],
         histories,
         gaps: &[],
-        cut: &inventory::unknown,
+        latest_time_in_cut_segment: &inventory::no_time_in_cut_segment,
     };
-    inventory::overview(&index.view("main").unwrap(), contents).unwrap()
+    inventory::build_inventory(&index.view("main").unwrap(), contents).unwrap()
 }
 
 /// Takes all digests in, as a rebuild does; what it takes to make them up is not counted.
@@ -308,7 +308,7 @@ const QUESTIONS: [(&str, Question); 8] = [
     }),
     ("prove all of the log", |index, _, segments| prove(index, SegmentNo::new(1), SegmentNo::new(segments))),
     ("find the newest point from the start", |index, _, segments| {
-        let chain = lookup(index).chain(&TimelinePath::first(), SegmentNo::new(1).start(SIZE), None).unwrap();
+        let chain = lookup(index).wal_chain(&TimelinePath::first(), SegmentNo::new(1).start(SIZE), None).unwrap();
         assert_eq!(chain.end, SegmentNo::new(segments).end(SIZE));
     }),
     ("list", |index, _, segments| {

@@ -8,11 +8,12 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use walkeep::vault::seal::keys::EpochKey;
 use walkeep::vault::seal::{
-    CompressionLevel, EpochKeyId, KeyRing, ObjectBinding, ObjectEncryption, SealSpec, SealedKind, open, seal,
+    CompressionLevel, EpochKeyId, KeyRing, ObjectBinding, ObjectEncryption, SealSpec, SealedKind, open_object,
+    seal_object,
 };
 
 const LEN: usize = 16 << 20;
-const FRAME: usize = SealSpec::FRAME as usize;
+const FRAME: usize = SealSpec::DEFAULT_FRAME_BYTES as usize;
 
 /// 16 MiB that compress about as steady WAL does at level 1, three to one: short records of counters, few distinct fields, and noise.
 fn wal_like() -> Vec<u8> {
@@ -70,7 +71,7 @@ fn blake3_alone(bencher: Bencher<'_, '_>) {
 fn sealed(bencher: Bencher<'_, '_>, threads: usize) {
     let (plain, keys, binding) = (wal_like(), keys(), binding());
     let spec = SealSpec { level: CompressionLevel::Fixed(1), threads, ..SealSpec::new(&binding) };
-    bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(seal(&[&plain], &spec, &keys)));
+    bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(seal_object(&[&plain], &spec, &keys)));
 }
 
 /// The roof of opening: AES-256-GCM and zstd back. One thread.
@@ -103,6 +104,6 @@ fn aes_gcm_and_zstd_back_alone(bencher: Bencher<'_, '_>) {
 fn opened(bencher: Bencher<'_, '_>, threads: usize) {
     let (plain, keys, binding) = (wal_like(), keys(), binding());
     let spec = SealSpec { level: CompressionLevel::Fixed(1), threads: 2, ..SealSpec::new(&binding) };
-    let object = seal(&[&plain], &spec, &keys).expect("seal").to_bytes();
-    bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(open(&object, &binding, &keys, threads)));
+    let object = seal_object(&[&plain], &spec, &keys).expect("seal").to_bytes();
+    bencher.counter(BytesCount::new(LEN)).bench_local(|| black_box(open_object(&object, &binding, &keys, threads)));
 }

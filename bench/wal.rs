@@ -8,7 +8,7 @@ use divan::{Bencher, black_box};
 use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
 use walkeep::postgres::wal::assemble::SegmentAssembler;
 use walkeep::postgres::wal::decode::WalDecoder;
-use walkeep::postgres::wal::digest::{SegmentDigest, digest};
+use walkeep::postgres::wal::digest::{SegmentDigest, digest_segment};
 
 /// Copies of the two segments, so that they don't all stay in the nearest caches.
 const COPIES: usize = 8;
@@ -44,8 +44,8 @@ fn decode(bencher: Bencher<'_, '_>) {
         for (name, bytes) in &log.segments {
             let start = name.number(log.size).expect("a number").start(log.size);
             let mut decoder = WalDecoder::new(start, name.timeline(), log.size);
-            let mut feed = decoder.feed(bytes);
-            while let Some(record) = feed.next().expect("good WAL") {
+            let mut feed = decoder.feed_bytes(bytes);
+            while let Some(record) = feed.next_record().expect("good WAL") {
                 black_box(record.bytes);
                 records += 1;
             }
@@ -63,8 +63,8 @@ fn decode_in_pieces_of_128_kib(bencher: Bencher<'_, '_>) {
             let start = name.number(log.size).expect("a number").start(log.size);
             let mut decoder = WalDecoder::new(start, name.timeline(), log.size);
             for piece in bytes.chunks(128 << 10) {
-                let mut feed = decoder.feed(piece);
-                while let Some(record) = feed.next().expect("good WAL") {
+                let mut feed = decoder.feed_bytes(piece);
+                while let Some(record) = feed.next_record().expect("good WAL") {
                     black_box(record.bytes);
                 }
             }
@@ -78,7 +78,7 @@ fn digest_to_bytes(bencher: Bencher<'_, '_>) {
     let log = Log::steady();
     bencher.counter(log.bytes()).bench_local(|| {
         for (name, bytes) in &log.segments {
-            black_box(digest(bytes, *name, log.size).expect("a segment").to_bytes());
+            black_box(digest_segment(bytes, *name, log.size).expect("a segment").to_bytes());
         }
     });
 }
@@ -90,7 +90,7 @@ fn digest_from_bytes(bencher: Bencher<'_, '_>) {
     let digests: Vec<Vec<u8>> = log
         .segments
         .iter()
-        .map(|(name, bytes)| digest(bytes, *name, log.size).expect("a segment").to_bytes())
+        .map(|(name, bytes)| digest_segment(bytes, *name, log.size).expect("a segment").to_bytes())
         .collect();
     bencher.counter(log.bytes()).bench_local(|| {
         for digest in &digests {

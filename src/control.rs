@@ -21,20 +21,20 @@ use crate::base::durable;
 use crate::base::retry::ErrorClass;
 
 /// The socket's name in the state directory.
-pub const SOCKET: &str = "control.sock";
+pub const SOCKET_NAME: &str = "control.sock";
 
 /// The longest line in either direction: a path, a name and an error fit many times over.
-const LINE_MAX: u64 = 64 << 10;
+const MAX_LINE_BYTES: u64 = 64 << 10;
 
 /// Connections served at once. PostgreSQL runs one `archive_command` at a time; a few more may ask for the status.
-const CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
 /// How long a client waits for the service to take its connection and its request. A service that is alive does so in a moment; one that
 /// is not must not hold up `archive_command`, which can do without it.
-const ACCEPTANCE: Duration = Duration::from_secs(2);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection may lie idle before the service closes it.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -94,13 +94,13 @@ pub enum ControlResponse {
 pub enum ControlError {
     /// Nobody listens.
     #[error("no walkeep service listens at {path}")]
-    Absent {
+    NotListening {
         /// The socket.
         path: PathBuf,
     },
     /// It listens and does not answer, or not in time, or nonsense.
     #[error("the walkeep service at {path} does not answer: {why}")]
-    Silent {
+    NoAnswer {
         /// The socket.
         path: PathBuf,
         /// What happened.
@@ -116,7 +116,7 @@ pub enum ControlError {
     },
     /// Another service listens.
     #[error("another walkeep service listens at {path} already; stop it first, or give this one another state-dir")]
-    Taken {
+    SocketInUse {
         /// The socket.
         path: PathBuf,
     },
@@ -127,9 +127,9 @@ impl ControlError {
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         match self {
-            ControlError::Absent { .. } | ControlError::Silent { .. } => ErrorClass::Transient,
+            ControlError::NotListening { .. } | ControlError::NoAnswer { .. } => ErrorClass::Transient,
             ControlError::Listen { .. } => ErrorClass::Permanent,
-            ControlError::Taken { .. } => ErrorClass::Conflict,
+            ControlError::SocketInUse { .. } => ErrorClass::Conflict,
         }
     }
 }
@@ -137,28 +137,28 @@ impl ControlError {
 /// Asks the service whose state directory this is, and waits up to `patience` for the answer once the request was taken.
 ///
 /// # Errors
-/// [`ControlError::Absent`] or [`ControlError::Silent`]. After the latter the request may have been carried out.
-pub async fn ask(
+/// [`ControlError::NotListening`] or [`ControlError::NoAnswer`]. After the latter the request may have been carried out.
+pub async fn send_request(
     state_dir: &Path,
     request: &ControlRequest,
     clock: &dyn Clock,
     patience: Duration,
 ) -> Result<ControlResponse, ControlError> {
-    let path = state_dir.join(SOCKET);
-    let silent = |why: &dyn std::fmt::Display| ControlError::Silent { path: path.clone(), why: why.to_string() };
-    let stream = match timeout(clock, ACCEPTANCE, UnixStream::connect(&path)).await {
+    let path = state_dir.join(SOCKET_NAME);
+    let silent = |why: &dyn std::fmt::Display| ControlError::NoAnswer { path: path.clone(), why: why.to_string() };
+    let stream = match timeout(clock, ACCEPT_TIMEOUT, UnixStream::connect(&path)).await {
         Some(Ok(stream)) => stream,
         Some(Err(e)) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Err(ControlError::Absent { path });
+            return Err(ControlError::NotListening { path });
         }
         Some(Err(e)) => return Err(silent(&e)),
         None => return Err(silent(&"it does not take connections")),
     };
     let mut stream = BufReader::new(stream);
-    send(&mut stream, request).await.map_err(|e| silent(&e))?;
-    let mut limit = ACCEPTANCE;
+    write_message(&mut stream, request).await.map_err(|e| silent(&e))?;
+    let mut limit = ACCEPT_TIMEOUT;
     loop {
-        match timeout(clock, limit, receive(&mut stream)).await {
+        match timeout(clock, limit, read_message(&mut stream)).await {
             Some(Ok(Some(ControlResponse::Accepted))) => limit = patience,
             Some(Ok(Some(answer))) => return Ok(answer),
             Some(Ok(None)) => return Err(silent(&"it closed the connection")),
@@ -185,18 +185,18 @@ impl ControlListener {
     /// Listens in this state directory, which must exist. A socket that a crashed service left is replaced.
     ///
     /// # Errors
-    /// [`ControlError::Taken`] if a service answers there, or [`ControlError::Listen`].
+    /// [`ControlError::SocketInUse`] if a service answers there, or [`ControlError::Listen`].
     pub fn bind(state_dir: &Path) -> Result<ControlListener, ControlError> {
         use std::os::unix::fs::PermissionsExt;
-        let path = state_dir.join(SOCKET);
+        let path = state_dir.join(SOCKET_NAME);
         let failed = |source| ControlError::Listen { path: path.clone(), source };
         match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(_) => return Err(ControlError::Taken { path }),
+            Ok(_) => return Err(ControlError::SocketInUse { path }),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(failed)?,
             Err(_) => {}
         }
         // Bound under another name first: nobody may connect before the permissions are right.
-        let hidden = state_dir.join(format!(".{SOCKET}.{}", std::process::id()));
+        let hidden = state_dir.join(format!(".{SOCKET_NAME}.{}", std::process::id()));
         drop(fs::remove_file(&hidden));
         let listener = UnixListener::bind(&hidden).map_err(failed)?;
         fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(failed)?;
@@ -206,7 +206,7 @@ impl ControlListener {
 
     /// Answers requests until dropped; requests in the making are then given up. Not cancel safe in that sense.
     pub async fn serve(&self, handler: Arc<impl ControlHandler>, clock: SharedClock) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
             // Never closed.
@@ -223,7 +223,7 @@ impl ControlListener {
             let (handler, clock) = (Arc::clone(&handler), Arc::clone(&clock));
             connections.spawn(async move {
                 // Whoever asked will see that the connection ended.
-                drop(converse(stream, &*handler, &*clock).await);
+                drop(serve_connection(stream, &*handler, &*clock).await);
                 drop(permit);
             });
             while connections.try_join_next().is_some() {}
@@ -237,28 +237,28 @@ impl Drop for ControlListener {
     }
 }
 
-async fn converse(stream: UnixStream, handler: &impl ControlHandler, clock: &dyn Clock) -> io::Result<()> {
+async fn serve_connection(stream: UnixStream, handler: &impl ControlHandler, clock: &dyn Clock) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(request) = timeout(clock, IDLE, receive(&mut stream)).await.transpose()?.flatten() {
+    while let Some(request) = timeout(clock, IDLE_TIMEOUT, read_message(&mut stream)).await.transpose()?.flatten() {
         if matches!(request, ControlRequest::Push { .. }) {
-            send(&mut stream, &ControlResponse::Accepted).await?;
+            write_message(&mut stream, &ControlResponse::Accepted).await?;
         }
         let answer = handler.handle(request).await;
-        send(&mut stream, &answer).await?;
+        write_message(&mut stream, &answer).await?;
     }
     Ok(())
 }
 
-async fn send(stream: &mut BufReader<UnixStream>, message: &impl Serialize) -> io::Result<()> {
+async fn write_message(stream: &mut BufReader<UnixStream>, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.get_mut().write_all(&line).await
 }
 
 /// The next message; `None` if the other end has closed.
-async fn receive<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream>) -> io::Result<Option<M>> {
+async fn read_message<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream>) -> io::Result<Option<M>> {
     let mut line = Vec::new();
-    stream.take(LINE_MAX).read_until(b'\n', &mut line).await?;
+    stream.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
     match line.last() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
@@ -268,7 +268,9 @@ async fn receive<M: for<'de> Deserialize<'de>>(stream: &mut BufReader<UnixStream
 
 #[cfg(test)]
 mod tests {
-    use super::{ControlError, ControlHandler, ControlListener, ControlRequest, ControlResponse, SOCKET, ask};
+    use super::{
+        ControlError, ControlHandler, ControlListener, ControlRequest, ControlResponse, SOCKET_NAME, send_request,
+    };
     use crate::base::clock::SystemClock;
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
@@ -299,25 +301,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = SystemClock::shared();
         assert!(matches!(
-            ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
-            Err(ControlError::Absent { .. })
+            send_request(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
+            Err(ControlError::NotListening { .. })
         ));
         let listener = ControlListener::bind(dir.path()).unwrap();
-        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join(SOCKET_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(ControlListener::bind(dir.path()), Err(ControlError::Taken { .. })));
+        assert!(matches!(ControlListener::bind(dir.path()), Err(ControlError::SocketInUse { .. })));
         let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
         let asking = async {
             let pong = ControlResponse::Pong { version: "test".into(), clusters: vec!["main".into()] };
-            assert_eq!(ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.unwrap(), pong);
+            assert_eq!(send_request(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.unwrap(), pong);
             let refused = ControlResponse::Refused { why: "a".into(), transient: true };
-            assert_eq!(ask(dir.path(), &push("a"), &*clock, PATIENCE).await.unwrap(), refused);
-            let late = ask(dir.path(), &push(&"x".repeat(70_000)), &*clock, PATIENCE).await;
-            assert!(matches!(late, Err(ControlError::Silent { .. })), "a line without end");
+            assert_eq!(send_request(dir.path(), &push("a"), &*clock, PATIENCE).await.unwrap(), refused);
+            let late = send_request(dir.path(), &push(&"x".repeat(70_000)), &*clock, PATIENCE).await;
+            assert!(matches!(late, Err(ControlError::NoAnswer { .. })), "a line without end");
         };
         tokio::select! { () = serving => unreachable!(), () = asking => {} }
         drop(listener);
-        assert!(!dir.path().join(SOCKET).exists());
+        assert!(!dir.path().join(SOCKET_NAME).exists());
     }
 
     #[tokio::test]
@@ -326,19 +328,19 @@ mod tests {
         let clock = crate::base::clock::ManualClock::jumping_from(jiff::Timestamp::UNIX_EPOCH);
         // Connections pile up in the kernel's queue; nobody takes them.
         let _listener = ControlListener::bind(dir.path()).unwrap();
-        let error = ask(dir.path(), &ControlRequest::Ping, &clock, PATIENCE).await.unwrap_err();
-        assert!(matches!(error, ControlError::Silent { .. }), "{error}");
+        let error = send_request(dir.path(), &ControlRequest::Ping, &clock, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ControlError::NoAnswer { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn a_socket_left_by_a_crash_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         // Dropping std's listener leaves its file, as a crash does.
-        drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap());
         let clock = SystemClock::shared();
         assert!(matches!(
-            ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
-            Err(ControlError::Absent { .. })
+            send_request(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await,
+            Err(ControlError::NotListening { .. })
         ));
         ControlListener::bind(dir.path()).unwrap();
     }
@@ -350,9 +352,9 @@ mod tests {
         let listener = ControlListener::bind(dir.path()).unwrap();
         let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
         let asking = async {
-            let mut other = std::os::unix::net::UnixStream::connect(dir.path().join(SOCKET)).unwrap();
+            let mut other = std::os::unix::net::UnixStream::connect(dir.path().join(SOCKET_NAME)).unwrap();
             other.write_all(b"{\"request\":\"format-disk\"}\n\xff\n").unwrap();
-            assert!(ask(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.is_ok());
+            assert!(send_request(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.is_ok());
         };
         tokio::select! { () = serving => unreachable!(), () = asking => {} }
     }

@@ -13,12 +13,11 @@ cd "$(dirname "$0")/.."
 
 if [ "$(id -u)" = 0 ]; then cache=${WALKEEP_CACHE:-/var/cache/walkeep}; else cache=${WALKEEP_CACHE:-$HOME/.cache/walkeep}; fi
 cxx=${CXX:-c++}
-sources_per_unit=${SOURCES_PER_UNIT:-20}
-optimisation=${OPT:--O2}
+sources_per_unit=20
 
-# SSE 4.2 is left to RocksDB, which looks for it at run time, as in the crate's build without RUSTFLAGS.
+# No -march: like the crate's build without RUSTFLAGS, the library runs on every x86-64 and every 64-bit ARM.
 flags=(
-  -std=c++20 "$optimisation" -fPIC -ffunction-sections -fdata-sections -w -include cstdint
+  -std=c++20 -O2 -fPIC -ffunction-sections -fdata-sections -w -include cstdint
   -DNDEBUG=1 -DZSTD=1 -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION
   -DOS_LINUX -DROCKSDB_PLATFORM_POSIX -DROCKSDB_LIB_IO_POSIX -DROCKSDB_SCHED_GETCPU_PRESENT -DROCKSDB_AUXV_GETAUXVAL_PRESENT
   -DROCKSDB_FALLOCATE_PRESENT -DROCKSDB_RANGESYNC_PRESENT
@@ -41,7 +40,7 @@ print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["pa
 }
 
 # As many compilers as there are cores, but each may need 1.5 GiB.
-jobs() {
+compilers() {
   local by_memory
   by_memory=$(awk '/^MemAvailable/ { print int($2 / 1572864) }' /proc/meminfo)
   [ "$by_memory" -ge 1 ] || by_memory=1
@@ -70,6 +69,7 @@ compile_unit() {
 
 build() {
   local folder work crate zstd
+  [ "$(uname -s)" = Linux ] || { echo "setup: no prebuilt RocksDB for $(uname -s); cargo compiles it, which takes half an hour"; return; }
   folder=$(library_folder)
   [ -f "$folder/librocksdb.a" ] && return
   mkdir -p "$cache/rocksdb"
@@ -84,10 +84,10 @@ build() {
   rm -rf "$work"
   mkdir -p "$work"
   write_units "$crate" "$work"
-  echo "setup: building RocksDB $(locked_version librocksdb-sys) with $(jobs) compilers"
+  echo "setup: building RocksDB $(locked_version librocksdb-sys) with $(compilers) compilers"
   export -f compile_unit
   export CXX_PROGRAM=$cxx
-  ls -S "$work"/*.cc | xargs -P "$(jobs)" -I{} bash -c 'compile_unit "$@"' _ {} "${flags[@]}" \
+  ls -S "$work"/*.cc | xargs -P "$(compilers)" -I{} bash -c 'compile_unit "$@"' _ {} "${flags[@]}" \
     -I"$crate/rocksdb/include" -I"$crate/rocksdb" -I"$crate" -I"$zstd"
   ar crs "$work/librocksdb.a" "$work"/*.o
   rm -f "$work"/*.o "$work"/*.cc "$work/lock"
@@ -97,6 +97,6 @@ build() {
 case ${1:-} in
   build) build ;;
   path) library_folder ;;
-  env) echo "export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$(library_folder)" ;;
+  env) [ "$(uname -s)" != Linux ] || echo "export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR=$(library_folder)" ;;
   *) sed -n 's/^#   //p' "$0"; exit 2 ;;
 esac

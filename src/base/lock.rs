@@ -14,7 +14,7 @@ impl FileLock {
     ///
     /// # Errors
     /// [`TryLockError::WouldBlock`] if somebody has it; or the file system has no locks.
-    pub fn take(file: File) -> Result<FileLock, TryLockError> {
+    pub fn acquire(file: File) -> Result<FileLock, TryLockError> {
         file.try_lock()?;
         Ok(FileLock(file))
     }
@@ -37,9 +37,9 @@ mod tests {
         // What a forked process has.
         let inherited = file.try_clone().unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&inherited));
-        let held = FileLock::take(file).unwrap();
-        assert!(matches!(FileLock::take(File::open(&path).unwrap()), Err(TryLockError::WouldBlock)));
+        let held = FileLock::acquire(file).unwrap();
+        assert!(matches!(FileLock::acquire(File::open(&path).unwrap()), Err(TryLockError::WouldBlock)));
         drop(held);
-        FileLock::take(File::open(&path).unwrap()).unwrap();
+        FileLock::acquire(File::open(&path).unwrap()).unwrap();
     }
 }

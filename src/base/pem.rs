@@ -29,7 +29,7 @@ impl PemFileError {
 ///
 /// # Errors
 /// It can't be read, or holds none.
-pub fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PemFileError> {
+pub fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PemFileError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = read.map_err(|error| PemFileError::new(what, path, error.to_string()))?;
     if found.is_empty() { Err(PemFileError::new(what, path, "holds no certificate in PEM form")) } else { Ok(found) }
@@ -39,7 +39,7 @@ pub fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDe
 ///
 /// # Errors
 /// It can't be read, or holds none that is in clear.
-pub fn key(what: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, PemFileError> {
+pub fn read_private_key(what: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, PemFileError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| {
         let problem = format!("holds no usable key ({error}); a key with a pass phrase must be decrypted first");
         PemFileError::new(what, path, problem)

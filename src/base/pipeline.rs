@@ -65,7 +65,7 @@ impl<I: Send + 'static, O: Send + 'static> WorkerStage<I, O> {
         let work = Arc::new(work);
         for n in 0..threads.max(1) {
             let (jobs, work) = (Arc::clone(&jobs), Arc::clone(&work));
-            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || run(&jobs, &*work))?;
+            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || run_worker(&jobs, &*work))?;
         }
         Ok(WorkerStage { queue, room: Arc::new(Semaphore::new(depth.max(1))) })
     }
@@ -82,7 +82,7 @@ impl<I: Send + 'static, O: Send + 'static> WorkerStage<I, O> {
     }
 }
 
-fn run<I, O>(jobs: &Mutex<mpsc::Receiver<StageJob<I, O>>>, work: &impl Fn(I) -> O) {
+fn run_worker<I, O>(jobs: &Mutex<mpsc::Receiver<StageJob<I, O>>>, work: &impl Fn(I) -> O) {
     loop {
         // A thread never panics while it holds the lock, so a poisoned one is as good.
         let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
@@ -105,7 +105,7 @@ pub struct OrderedStage<'a, I, O> {
 impl<'a, I: Send + 'static, O: Send + 'static> OrderedStage<'a, I, O> {
     /// An empty sequence over `stage`.
     #[must_use]
-    pub fn over(stage: &'a WorkerStage<I, O>) -> OrderedStage<'a, I, O> {
+    pub fn new(stage: &'a WorkerStage<I, O>) -> OrderedStage<'a, I, O> {
         OrderedStage { stage, pending: VecDeque::new() }
     }
 
@@ -194,7 +194,7 @@ mod tests {
             n * 2
         })
         .unwrap();
-        let mut ordered = OrderedStage::over(&stage);
+        let mut ordered = OrderedStage::new(&stage);
         for n in 0..8 {
             ordered.push(n).await.unwrap();
         }
@@ -211,7 +211,7 @@ mod tests {
             n
         })
         .unwrap();
-        let mut ordered = OrderedStage::over(&stage);
+        let mut ordered = OrderedStage::new(&stage);
         for n in 0..4 {
             ordered.push(n).await.unwrap();
         }

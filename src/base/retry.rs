@@ -46,7 +46,7 @@ impl Backoff {
     }
 
     /// How long to wait before the next attempt, or `None` if it would begin after the deadline.
-    pub fn pause(&mut self, now: Duration) -> Option<Duration> {
+    pub fn next_pause(&mut self, now: Duration) -> Option<Duration> {
         let whole = self.pause.min(self.policy.longest);
         self.pause = whole.saturating_mul(2);
         // xorshift64: good enough to spread clients, and the same everywhere.
@@ -86,7 +86,7 @@ where
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if class(&error) == ErrorClass::Transient => match backoff.pause(clock.elapsed()) {
+            Err(error) if class(&error) == ErrorClass::Transient => match backoff.next_pause(clock.elapsed()) {
                 Some(pause) => clock.sleep(pause).await,
                 None => return Err(error),
             },
@@ -113,7 +113,7 @@ mod tests {
         for seed in 0..100 {
             let mut backoff = Backoff::new(POLICY, Duration::ZERO, seed);
             for whole in [100, 200, 400, 800, 1000, 1000] {
-                let pause = backoff.pause(Duration::ZERO).unwrap();
+                let pause = backoff.next_pause(Duration::ZERO).unwrap();
                 let whole = Duration::from_millis(whole);
                 assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
             }

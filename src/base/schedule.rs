@@ -7,7 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 /// Minutes to look back: a schedule that has not been due for more than a year and a day is not looked for.
-const LOOK_BACK: i64 = 367 * 24 * 60;
+const LOOK_BACK_MINUTES: i64 = 367 * 24 * 60;
 
 /// The last moment up to `now` at which `schedule` was due; `None` if it is no schedule, or was not due for a year.
 #[must_use]
@@ -15,26 +15,27 @@ pub fn last_due(schedule: &str, now: Timestamp) -> Option<Timestamp> {
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     let [minute, hour, day, month, weekday] = fields.as_slice() else { return None };
     let whole = now.as_second().div_euclid(60);
-    (0..LOOK_BACK).find_map(|back| {
+    (0..LOOK_BACK_MINUTES).find_map(|back| {
         let moment = Timestamp::from_second(whole.checked_sub(back)?.checked_mul(60)?).ok()?;
         let civil = moment.to_zoned(TimeZone::UTC).datetime();
-        let fits = field(minute, civil.minute(), 0..=59)
-            && field(hour, civil.hour(), 0..=23)
-            && field(month, civil.month(), 1..=12);
-        (fits && day_fits(day, weekday, civil)).then_some(moment)
+        let fits = field_matches(minute, civil.minute(), 0..=59)
+            && field_matches(hour, civil.hour(), 0..=23)
+            && field_matches(month, civil.month(), 1..=12);
+        (fits && day_matches(day, weekday, civil)).then_some(moment)
     })
 }
 
 /// Where both days are restricted, either will do. One that begins with a star is not, be it with a step.
-fn day_fits(day: &str, weekday: &str, civil: DateTime) -> bool {
+fn day_matches(day: &str, weekday: &str, civil: DateTime) -> bool {
     let sunday_based = civil.weekday().to_sunday_zero_offset();
-    let on_weekday = field(weekday, sunday_based, 0..=7) || (sunday_based == 0 && field(weekday, 7, 0..=7));
-    let on_day = field(day, civil.day(), 1..=31);
+    let on_weekday =
+        field_matches(weekday, sunday_based, 0..=7) || (sunday_based == 0 && field_matches(weekday, 7, 0..=7));
+    let on_day = field_matches(day, civil.day(), 1..=31);
     if day.starts_with('*') || weekday.starts_with('*') { on_day && on_weekday } else { on_day || on_weekday }
 }
 
 /// Whether `value` is one of those that a field names. A star is `all`: a step of it begins with the lowest, which is 1 for days and months.
-fn field(text: &str, value: i8, all: RangeInclusive<i8>) -> bool {
+fn field_matches(text: &str, value: i8, all: RangeInclusive<i8>) -> bool {
     text.split(',').any(|part| {
         let (range, step) = part.split_once('/').map_or((part, "1"), |(range, step)| (range, step));
         let number = |text: &str| text.parse::<i8>().ok();

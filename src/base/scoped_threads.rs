@@ -8,7 +8,7 @@ const MAX_THREADS: usize = 64;
 
 /// Applies `work` to every item, on the calling thread and up to `threads - 1` others, and returns the results in the items' order. After a
 /// first error no further item is begun; of several errors one is returned.
-pub(crate) fn map<T, R, E>(
+pub(crate) fn map_on_threads<T, R, E>(
     items: impl ExactSizeIterator<Item = T> + Send,
     threads: usize,
     work: impl Fn(T) -> Result<R, E> + Sync,
@@ -55,12 +55,12 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::map;
+    use super::map_on_threads;
 
     #[test]
     fn results_come_in_order_from_any_number_of_threads() {
         for threads in [0, 1, 2, 7, 1000] {
-            let squares = map(0..500_u32, threads, |n| Ok::<u32, ()>(n * n)).unwrap();
+            let squares = map_on_threads(0..500_u32, threads, |n| Ok::<u32, ()>(n * n)).unwrap();
             assert_eq!(squares, (0..500).map(|n| n * n).collect::<Vec<u32>>());
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn an_error_ends_it() {
         for threads in [1, 4] {
-            assert_eq!(map(0..100, threads, |n| if n == 70 { Err(n) } else { Ok(n) }), Err(70));
+            assert_eq!(map_on_threads(0..100, threads, |n| if n == 70 { Err(n) } else { Ok(n) }), Err(70));
         }
     }
 }

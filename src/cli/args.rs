@@ -8,11 +8,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use super::help;
 use super::redis_log::LogRedisArgs;
 use super::restore_all::{PlanAllArgs, RestoreAllArgs};
-use crate::postgres::log::{LogEntryKind, MANY_ROWS};
+use crate::postgres::log::{DEFAULT_MIN_ROWS, LogEntryKind};
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.
 #[derive(Parser, Debug)]
-#[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW)]
+#[command(name = "walkeep", version, max_term_width = 100, after_help = help::OVERVIEW_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(super) struct CommandLine {
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub(super) enum CliCommand {
 
 /// Create a repository, its key and the configuration for a cluster
 #[derive(Args, Debug)]
-#[command(after_help = help::INIT)]
+#[command(after_help = help::INIT_HELP)]
 pub(super) struct InitArgs {
     /// What the cluster is to be called
     #[arg(long, value_name = "NAME")]
@@ -94,7 +94,7 @@ pub(super) struct InitArgs {
 
 /// Prove that archiving works, end to end, now
 #[derive(Args, Debug)]
-#[command(after_help = help::CHECK)]
+#[command(after_help = help::CHECK_HELP)]
 pub(super) struct CheckArgs {
     /// The cluster or Redis instance [default: all that are configured, one after the other]
     #[arg(value_name = "NAME")]
@@ -106,7 +106,7 @@ pub(super) struct CheckArgs {
 
 /// Stream WAL from a cluster, or the commands of a Redis instance, into the repository, in the foreground
 #[derive(Args, Debug)]
-#[command(after_help = help::RECEIVE)]
+#[command(after_help = help::RECEIVE_HELP)]
 pub(super) struct ReceiveArgs {
     /// The cluster or Redis instance [default: the only one configured]
     #[arg(value_name = "NAME")]
@@ -118,7 +118,7 @@ pub(super) struct ReceiveArgs {
 
 /// Archive one file: for archive_command
 #[derive(Args, Debug)]
-#[command(after_help = help::ARCHIVE_PUSH)]
+#[command(after_help = help::ARCHIVE_PUSH_HELP)]
 pub(super) struct ArchivePushArgs {
     /// The file, as PostgreSQL gives it in %p
     #[arg(value_name = "PATH")]
@@ -130,7 +130,7 @@ pub(super) struct ArchivePushArgs {
 
 /// Fetch one archived file: for restore_command
 #[derive(Args, Debug)]
-#[command(after_help = help::ARCHIVE_GET)]
+#[command(after_help = help::ARCHIVE_GET_HELP)]
 pub(super) struct ArchiveGetArgs {
     /// The file's name, as PostgreSQL gives it in %f
     #[arg(value_name = "FILE")]
@@ -151,7 +151,7 @@ pub(super) struct ArchiveGetArgs {
 
 /// Take a backup now and print its label
 #[derive(Args, Debug)]
-#[command(after_help = help::BACKUP)]
+#[command(after_help = help::BACKUP_HELP)]
 pub(super) struct BackupArgs {
     #[command(subcommand)]
     pub(super) of: BackupCommand,
@@ -162,13 +162,13 @@ pub(super) enum BackupCommand {
     Postgres(BackupPostgresArgs),
     Redis(BackupRedisArgs),
     /// Of everything that is configured, one after the other
-    #[command(after_help = help::BACKUP)]
+    #[command(after_help = help::BACKUP_HELP)]
     All,
 }
 
 /// Of a Redis or Valkey instance
 #[derive(Args, Debug)]
-#[command(after_help = help::BACKUP)]
+#[command(after_help = help::BACKUP_HELP)]
 pub(super) struct BackupRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
@@ -183,7 +183,7 @@ pub(super) struct BackupRedisArgs {
 
 /// Of a PostgreSQL cluster
 #[derive(Args, Debug)]
-#[command(after_help = help::BACKUP)]
+#[command(after_help = help::BACKUP_HELP)]
 pub(super) struct BackupPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
@@ -207,7 +207,7 @@ pub(super) enum CheckpointMode {
 
 /// Show backups, restorable windows, timelines and gaps
 #[derive(Args, Debug)]
-#[command(after_help = help::LIST, args_conflicts_with_subcommands = true)]
+#[command(after_help = help::LIST_HELP, args_conflicts_with_subcommands = true)]
 pub(super) struct ListArgs {
     #[command(subcommand)]
     pub(super) of: Option<ListCommand>,
@@ -224,7 +224,7 @@ pub(super) enum ListCommand {
 
 /// Of Redis instances
 #[derive(Args, Debug)]
-#[command(after_help = help::LIST)]
+#[command(after_help = help::LIST_HELP)]
 pub(super) struct ListRedisArgs {
     /// One instance [default: all]
     #[arg(value_name = "NAME")]
@@ -236,7 +236,7 @@ pub(super) struct ListRedisArgs {
 
 /// Of PostgreSQL clusters
 #[derive(Args, Debug)]
-#[command(after_help = help::LIST)]
+#[command(after_help = help::LIST_HELP)]
 pub(super) struct ListPostgresArgs {
     /// One cluster [default: all]
     #[arg(value_name = "NAME")]
@@ -248,7 +248,7 @@ pub(super) struct ListPostgresArgs {
 
 /// Resolve a target and prove whether it can be reached; touches nothing
 #[derive(Args, Debug)]
-#[command(after_help = help::PLAN)]
+#[command(after_help = help::PLAN_HELP)]
 pub(super) struct PlanArgs {
     #[command(subcommand)]
     pub(super) of: PlanCommand,
@@ -263,7 +263,7 @@ pub(super) enum PlanCommand {
 
 /// For a Redis or Valkey instance
 #[derive(Args, Debug)]
-#[command(after_help = help::PLAN_REDIS)]
+#[command(after_help = help::PLAN_REDIS_HELP)]
 pub(super) struct PlanRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
@@ -297,7 +297,7 @@ pub(super) struct RedisTargetArgs {
 
 /// For a PostgreSQL cluster
 #[derive(Args, Debug)]
-#[command(after_help = help::PLAN)]
+#[command(after_help = help::PLAN_HELP)]
 pub(super) struct PlanPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
@@ -314,7 +314,7 @@ pub(super) struct PlanPostgresArgs {
 
 /// Plan, then restore
 #[derive(Args, Debug)]
-#[command(after_help = help::RESTORE)]
+#[command(after_help = help::RESTORE_HELP)]
 pub(super) struct RestoreArgs {
     #[command(subcommand)]
     pub(super) of: RestoreCommand,
@@ -329,7 +329,7 @@ pub(super) enum RestoreCommand {
 
 /// A Redis or Valkey instance: write what a stock server starts from
 #[derive(Args, Debug)]
-#[command(after_help = help::REDIS)]
+#[command(after_help = help::RESTORE_REDIS_HELP)]
 pub(super) struct RestoreRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
@@ -361,7 +361,7 @@ pub(super) struct RedisServerArgs {
 
 /// A PostgreSQL cluster
 #[derive(Args, Debug)]
-#[command(after_help = help::RESTORE)]
+#[command(after_help = help::RESTORE_HELP)]
 pub(super) struct RestorePostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
@@ -486,7 +486,7 @@ pub(super) enum TargetActionArg {
 
 /// Show what happened, with the target that restores to just before it
 #[derive(Args, Debug)]
-#[command(after_help = help::LOG, args_conflicts_with_subcommands = true)]
+#[command(after_help = help::LOG_HELP, args_conflicts_with_subcommands = true)]
 pub(super) struct LogArgs {
     #[command(subcommand)]
     pub(super) of: Option<LogCommand>,
@@ -502,7 +502,7 @@ pub(super) enum LogCommand {
 
 /// In a PostgreSQL cluster
 #[derive(Args, Debug)]
-#[command(after_help = help::LOG)]
+#[command(after_help = help::LOG_HELP)]
 pub(super) struct LogPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
@@ -516,13 +516,13 @@ pub(super) struct LogFilterArgs {
     #[command(flatten)]
     pub(super) span: LogTimeArgs,
     /// Only events of this kind; may be given again [default: all but checkpoint and backup]
-    #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
+    #[arg(long = "event", value_name = "KIND", value_parser = event_kind_parser())]
     pub(super) events: Vec<LogEntryKind>,
     /// Only what befell this table: schema.table, or table
     #[arg(long, value_name = "TABLE")]
     pub(super) relation: Option<String>,
     /// Tell a DELETE or UPDATE that changes so many rows of a table in one transaction
-    #[arg(long, value_name = "N", default_value_t = MANY_ROWS, value_parser = clap::value_parser!(u64).range(100..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MIN_ROWS, value_parser = clap::value_parser!(u64).range(100..))]
     pub(super) rows: u64,
     /// Look back from this timeline instead of the newest
     #[arg(long, value_name = "TLI")]
@@ -543,17 +543,20 @@ pub(super) struct LogTimeArgs {
 }
 
 /// `30`, or `30d` as a retention is written in the configuration.
-fn days(text: &str) -> Result<u32, &'static str> {
+fn parse_days(text: &str) -> Result<u32, &'static str> {
     let number = text.strip_suffix('d').unwrap_or(text).parse().ok();
     number.filter(|days| (1..=36_500).contains(days)).ok_or("write a number of days, like 30")
 }
 
-fn kinds() -> impl TypedValueParser<Value = LogEntryKind> {
-    named(LogEntryKind::ALL, LogEntryKind::name)
+fn event_kind_parser() -> impl TypedValueParser<Value = LogEntryKind> {
+    named_value_parser(LogEntryKind::ALL, LogEntryKind::name)
 }
 
 /// One of these by its name; the others are listed where it is none.
-pub(super) fn named<K, const N: usize>(all: [K; N], name: fn(K) -> &'static str) -> impl TypedValueParser<Value = K>
+pub(super) fn named_value_parser<K, const N: usize>(
+    all: [K; N],
+    name: fn(K) -> &'static str,
+) -> impl TypedValueParser<Value = K>
 where
     K: Copy + Send + Sync + 'static,
 {
@@ -563,7 +566,7 @@ where
 
 /// Read everything back and authenticate it
 #[derive(Args, Debug)]
-#[command(after_help = help::VERIFY)]
+#[command(after_help = help::VERIFY_HELP)]
 pub(super) struct VerifyArgs {
     /// The cluster or Redis instance [default: all that are configured]
     #[arg(value_name = "NAME")]
@@ -578,10 +581,10 @@ pub(super) struct VerifyArgs {
 
 /// Apply retention: take away what no moment of the last days needs
 #[derive(Args, Debug)]
-#[command(after_help = help::CLEANUP)]
+#[command(after_help = help::CLEANUP_HELP)]
 pub(super) struct CleanupArgs {
     /// Keep every moment of so many days restorable [default: each repository's retention]
-    #[arg(value_name = "DAYS", value_parser = days)]
+    #[arg(value_name = "DAYS", value_parser = parse_days)]
     pub(super) days: Option<u32>,
     /// Only say what would go, and why
     #[arg(long)]
@@ -599,7 +602,7 @@ pub(super) struct CleanupArgs {
 
 /// Say how protected we are now; ends with 0 if all is well, else with 1
 #[derive(Args, Debug)]
-#[command(after_help = help::HEALTH)]
+#[command(after_help = help::HEALTH_HELP)]
 pub(super) struct HealthArgs {
     /// One cluster or instance [default: all that are configured]
     pub(super) name: Option<String>,
@@ -610,7 +613,7 @@ pub(super) struct HealthArgs {
 
 /// The index: rebuild it from the repository, or show what it holds
 #[derive(Args, Debug)]
-#[command(after_help = help::INDEX)]
+#[command(after_help = help::INDEX_HELP)]
 pub(super) struct IndexArgs {
     #[command(subcommand)]
     pub(super) what: IndexCommand,

@@ -13,7 +13,7 @@ use super::CliContext;
 use super::args::{BackupPostgresArgs, CheckpointMode};
 use super::exit::{CliError, CliExitCode};
 use super::open;
-use super::output::{count, size, span};
+use super::output::{format_bytes, format_count, format_duration};
 use super::progress::ProgressDisplay;
 use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::backup::{self, BackupOptions, BackupProgress as Step};
@@ -35,39 +35,44 @@ struct PostgresBackupJson<'r> {
 }
 
 pub(super) async fn run(args: BackupPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(server) = cluster.conninfo(&around.environment)? else {
         let path = config.path.display();
         let message = format!("[postgres.{}] has no connection to take a backup over; add one to {path}", cluster.name);
         return Err(CliError::usage(message).into());
     };
-    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
     let options =
         BackupOptions { fast_checkpoint: args.checkpoint == CheckpointMode::Fast, ..BackupOptions::default() };
     let quiet = around.quiet || args.json;
-    let bar = ProgressDisplay::begin("checkpoint", 0, quiet);
+    let bar = ProgressDisplay::new("checkpoint", 0, quiet);
     let mut reading = false;
     let mut tell = |step: Step| match step {
-        Step::Checkpoint => bar.stage("waiting for the server's checkpoint"),
+        Step::Checkpoint => bar.set_stage("waiting for the server's checkpoint"),
         Step::Reading { done, total, .. } => {
             if !std::mem::replace(&mut reading, true) {
-                bar.stage("backup");
+                bar.set_stage("backup");
             }
-            bar.at(done, total);
+            bar.set_done(done, total);
         }
-        Step::WaitingForWal => bar.stage("waiting for the WAL that the backup needs"),
+        Step::WaitingForWal => bar.set_stage("waiting for the WAL that the backup needs"),
     };
-    let taken = backup::run(&archive, &server, &options, &mut tell).await;
-    bar.end();
+    let taken = backup::take_backup(&archive, &server, &options, &mut tell).await;
+    bar.finish();
     let summary = taken.with_context(|| format!("cannot take a backup of {}", cluster.name))?;
-    show(&summary, &args, quiet, around)?;
+    print_backup(&summary, &args, quiet, around)?;
     Ok(CliExitCode::Done)
 }
 
-fn show(summary: &BackupSummary, args: &BackupPostgresArgs, quiet: bool, around: &CliContext) -> anyhow::Result<()> {
+fn print_backup(
+    summary: &BackupSummary,
+    args: &BackupPostgresArgs,
+    quiet: bool,
+    around: &CliContext,
+) -> anyhow::Result<()> {
     if args.json {
-        return around.output.json(&PostgresBackupJson {
+        return around.output.print_json(&PostgresBackupJson {
             label: &summary.label,
             started_at: summary.started_at,
             finished_at: summary.finished_at,
@@ -80,13 +85,13 @@ fn show(summary: &BackupSummary, args: &BackupPostgresArgs, quiet: bool, around:
         });
     }
     let (files, bytes, stored) =
-        (count(summary.files, "file"), size(summary.logical_bytes), size(summary.stored_bytes));
+        (format_count(summary.files, "file"), format_bytes(summary.logical_bytes), format_bytes(summary.stored_bytes));
     let text = |took| format!("backup: {files}, {bytes} in {took}; {stored} were new and are stored");
-    tell(&summary.label, (summary.started_at, summary.finished_at), text, quiet, around)
+    print_label_and_summary(&summary.label, (summary.started_at, summary.finished_at), text, quiet, around)
 }
 
 /// The label for programs, and beside it for people what it took.
-pub(super) fn tell(
+pub(super) fn print_label_and_summary(
     label: &str,
     (started_at, finished_at): (Timestamp, Timestamp),
     text: impl FnOnce(String) -> String,
@@ -96,7 +101,7 @@ pub(super) fn tell(
     if !quiet {
         let took = Duration::try_from(finished_at.duration_since(started_at)).unwrap_or_default();
         // What cannot be told must not spoil a good backup.
-        let _told = writeln!(std::io::stderr().lock(), "{}", text(span(took)));
+        let _told = writeln!(std::io::stderr().lock(), "{}", text(format_duration(took)));
     }
-    around.output.line(label)
+    around.output.print_line(label)
 }

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use super::CliContext;
 use super::args::CheckArgs;
 use super::exit::{self, CliError, CliExitCode};
-use super::output::{TextTone, size, span, terminal, wrap};
+use super::output::{TextTone, format_bytes, format_duration, terminal_width, wrap_text};
 use super::server::InspectedServer;
 use super::{check_redis, open};
-use crate::base::clock::{Clock, ClockOffset, FAR};
+use crate::base::clock::{Clock, ClockOffset, OFFSET_WARNING};
 use crate::config::{ClusterConfig, Config, InstanceConfig};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::SegmentName;
@@ -27,11 +27,11 @@ use crate::vault::repository::{PutOutcome, Repository};
 use crate::vault::seal::ObjectEncryption;
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a writer that crashed left half-written is removed once it is this old; no writer takes so long.
-const LEFT_OVER: Duration = Duration::from_secs(24 * 60 * 60);
+const LEFTOVER_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often the archive is asked for it.
-const INTERVAL: Duration = Duration::from_millis(100);
+const ARCHIVE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,27 +82,27 @@ struct CheckedStore<'c> {
 pub(super) struct CheckFindings(Vec<CheckFinding>);
 
 /// What is found of a server that nobody can ask: then it is not proved that its WAL comes.
-const UNASKED: &str = "connection";
+const CONNECTION_SUBJECT: &str = "connection";
 /// What is found of whether a Redis instance's commands come.
-pub(super) const STREAM: &str = "stream";
+pub(super) const STREAM_SUBJECT: &str = "stream";
 /// The column at which what is found begins.
-const INDENT: usize = 22;
+const FINDING_TEXT_COLUMN: usize = 22;
 
 impl CheckFindings {
-    pub(super) fn good(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn add_good(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Good, text: text.into(), code: CliExitCode::Done });
     }
 
-    pub(super) fn warn(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn add_warning(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Warning, text: text.into(), code: CliExitCode::Done });
     }
 
-    pub(super) fn bad(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(super) fn add_bad(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text: text.into(), code: CliExitCode::Failed });
     }
 
-    pub(super) fn error(&mut self, what: &'static str, error: &anyhow::Error) {
-        let (text, code) = (exit::explain(error), exit::code(error));
+    pub(super) fn add_error(&mut self, what: &'static str, error: &anyhow::Error) {
+        let (text, code) = (exit::error_line(error), exit::exit_code(error));
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text, code });
     }
 
@@ -111,7 +111,7 @@ impl CheckFindings {
     }
 
     /// What it ends with: the worst that is bad decides.
-    fn code(&self) -> CliExitCode {
+    fn exit_code(&self) -> CliExitCode {
         let bad = self.0.iter().filter(|finding| finding.verdict == CheckVerdict::Bad).map(|finding| finding.code);
         bad.max_by_key(|code| code.severity()).unwrap_or(CliExitCode::Done)
     }
@@ -125,34 +125,39 @@ impl std::fmt::Display for CheckFindings {
 }
 
 pub(super) async fn run(args: CheckArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
+    let config = around.read_config()?;
+    let (clusters, instances) = config.find_all_named(args.cluster.as_deref())?;
     let several = clusters.len().saturating_add(instances.len()) > 1;
     let mut all: Vec<CheckedStore<'_>> = Vec::new();
     for cluster in clusters {
-        let findings = of_cluster(&config, cluster, around).await;
+        let findings = check_cluster(&config, cluster, around).await;
         all.push(CheckedStore { name: cluster.name.as_str(), redis: false, findings });
-        shown(&args, &config, &mut all, around)?;
+        print_newest(&args, &config, &mut all, around)?;
     }
     for instance in instances {
-        let findings = of_instance(&config, instance, around).await;
+        let findings = check_instance(&config, instance, around).await;
         all.push(CheckedStore { name: instance.name.as_str(), redis: true, findings });
-        shown(&args, &config, &mut all, around)?;
+        print_newest(&args, &config, &mut all, around)?;
     }
     match all.as_slice() {
         [] => return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into()),
-        all if args.json => show_json(all, several, around)?,
+        all if args.json => print_json(all, several, around)?,
         _ => {}
     }
     Ok(all
         .iter()
-        .map(|checked| checked.findings.code())
+        .map(|checked| checked.findings.exit_code())
         .max_by_key(|code| code.severity())
         .unwrap_or(CliExitCode::Done))
 }
 
 /// The last of these, as soon as it is looked at, under the others.
-fn shown(args: &CheckArgs, config: &Config, all: &mut [CheckedStore<'_>], around: &CliContext) -> anyhow::Result<()> {
+fn print_newest(
+    args: &CheckArgs,
+    config: &Config,
+    all: &mut [CheckedStore<'_>],
+    around: &CliContext,
+) -> anyhow::Result<()> {
     let first = all.len() == 1;
     let Some(last) = all.last_mut() else { return Ok(()) };
     // What belongs to all of them is said once.
@@ -166,35 +171,35 @@ fn shown(args: &CheckArgs, config: &Config, all: &mut [CheckedStore<'_>], around
         } else {
             format!("{idle} is read and checked, but this version does nothing with it")
         };
-        last.findings.warn("configuration", text);
+        last.findings.add_warning("configuration", text);
     }
     if args.json {
         return Ok(());
     }
     if !first {
-        around.output.line("")?;
+        around.output.print_line("")?;
     }
-    show(last, around)
+    print_findings(last, around)
 }
 
-async fn of_cluster(config: &Config, cluster: &ClusterConfig, around: &CliContext) -> CheckFindings {
+async fn check_cluster(config: &Config, cluster: &ClusterConfig, around: &CliContext) -> CheckFindings {
     let mut findings = CheckFindings::default();
-    let archive = match open::archive(config, cluster, around).await {
+    let archive = match open::open_archive(config, cluster, around).await {
         Ok(archive) => Some(archive),
         Err(error) => {
-            findings.error("repository", &error);
+            findings.add_error("repository", &error);
             None
         }
     };
     if let Some(archive) = &archive {
-        repositories(archive.vault(), |name| archive.layout().probe(name), &mut findings).await;
+        check_repositories(archive.vault(), |name| archive.layout().probe(name), &mut findings).await;
     }
-    match server(config, cluster, around, &mut findings).await {
+    match check_postgres_server(config, cluster, around, &mut findings).await {
         Ok(Some((server, sql))) => {
-            postgres_clock(&server, &sql, around, &mut findings).await;
-            let fed = feeds(cluster, &server, &sql, &mut findings).await;
+            measure_postgres_clock(&server, &sql, around, &mut findings).await;
+            let fed = check_wal_sources(cluster, &server, &sql, &mut findings).await;
             if let (Some(archive), true) = (&archive, fed) {
-                segment(archive, &server, &sql, around, &mut findings).await;
+                check_switched_segment(archive, &server, &sql, around, &mut findings).await;
             }
         }
         Ok(None) => {
@@ -207,159 +212,169 @@ async fn of_cluster(config: &Config, cluster: &ClusterConfig, around: &CliContex
             } else {
                 "none is configured, and no WAL has come yet: set archive_command in the server as walkeep init shows it"
             };
-            findings.warn(UNASKED, text);
+            findings.add_warning(CONNECTION_SUBJECT, text);
         }
-        Err(error) => findings.error("connection", &error),
+        Err(error) => findings.add_error("connection", &error),
     }
     findings
 }
 
-async fn of_instance(config: &Config, of: &InstanceConfig, around: &CliContext) -> CheckFindings {
+async fn check_instance(config: &Config, of: &InstanceConfig, around: &CliContext) -> CheckFindings {
     let mut findings = CheckFindings::default();
-    let opened = open::instance(config, of, around).await;
+    let opened = open::open_instance(config, of, around).await;
     match &opened {
-        Ok(instance) => repositories(instance.vault(), |name| instance.layout().probe(name), &mut findings).await,
-        Err(error) => findings.error("repository", error),
+        Ok(instance) => check_repositories(instance.vault(), |name| instance.layout().probe(name), &mut findings).await,
+        Err(error) => findings.add_error("repository", error),
     }
-    let info = match redis_server(of, around, &mut findings).await {
+    let info = match check_redis_server(of, around, &mut findings).await {
         Ok(info) => Some(info),
         Err(error) => {
-            findings.error("connection", &error);
+            findings.add_error("connection", &error);
             None
         }
     };
     if let Ok(instance) = &opened {
-        check_redis::stream(config, instance, info.as_ref(), around, &mut findings).await;
+        check_redis::check_stream(config, instance, info.as_ref(), around, &mut findings).await;
     }
     findings
 }
 
 /// How far a server's clock is from this machine's, and what goes by it.
-fn say_clock(offset: ClockOffset, what: &str, findings: &mut CheckFindings) {
-    if offset.certain() > FAR {
-        findings.warn("clock", format!("{offset} this machine's, and {what}; see to NTP on both machines"));
+fn check_clock_offset(offset: ClockOffset, what: &str, findings: &mut CheckFindings) {
+    if offset.certain_skew() > OFFSET_WARNING {
+        findings.add_warning("clock", format!("{offset} this machine's, and {what}; see to NTP on both machines"));
     } else {
-        findings.good("clock", format!("{offset} this machine's"));
+        findings.add_good("clock", format!("{offset} this machine's"));
     }
 }
 
 /// The quickest of three answers.
-async fn postgres_clock(server: &InspectedServer, sql: &SqlSession, around: &CliContext, findings: &mut CheckFindings) {
+async fn measure_postgres_clock(
+    server: &InspectedServer,
+    sql: &SqlSession,
+    around: &CliContext,
+    findings: &mut CheckFindings,
+) {
     let clock = &around.clock;
     let mut best: Option<ClockOffset> = None;
     for _ in 0..3 {
         let asked = clock.elapsed();
-        match sql.time().await {
+        match sql.server_time().await {
             Ok(shown) => {
                 let came = clock.now();
-                let offset = ClockOffset::of_answer(shown, came, clock.elapsed().saturating_sub(asked));
+                let offset = ClockOffset::from_answer(shown, came, clock.elapsed().saturating_sub(asked));
                 best = best.into_iter().chain([offset]).min_by_key(|offset| offset.width());
             }
-            Err(error) => return findings.error("clock", &error.into()),
+            Err(error) => return findings.add_error("clock", &error.into()),
         }
     }
     if let Some(offset) = best {
-        say_postgres_clock(offset, server.standby, findings);
+        check_postgres_clock_offset(offset, server.standby, findings);
     }
 }
 
 /// Of a standby nothing goes by its clock.
-fn say_postgres_clock(offset: ClockOffset, standby: bool, findings: &mut CheckFindings) {
+fn check_postgres_clock_offset(offset: ClockOffset, standby: bool, findings: &mut CheckFindings) {
     if standby {
         let text = format!("{offset} this machine's; a standby's clock: commits carry the time of the primary's");
-        findings.good("clock", text);
+        findings.add_good("clock", text);
     } else {
-        say_clock(offset, "the times of commits and so target times are by it", findings);
+        check_clock_offset(offset, "the times of commits and so target times are by it", findings);
     }
 }
 
 /// The server, asked as for a snapshot, up to the point where it would begin one.
-async fn redis_server(
+async fn check_redis_server(
     of: &InstanceConfig,
     around: &CliContext,
     findings: &mut CheckFindings,
 ) -> anyhow::Result<ServerInfo> {
-    let source = of.source(&around.environment, &around.clock)?;
+    let source = of.redis_source(&around.environment, &around.clock)?;
     let (mut connection, info) = source.connect().await?;
     let (flavour, version, peer) = (info.flavour(), info.version(), connection.peer().to_owned());
     let role = if info.is_master() { "a master" } else { "a replica" };
-    findings.good("connection", format!("{flavour} {version} at {peer}, {role}"));
+    findings.add_good("connection", format!("{flavour} {version} at {peer}, {role}"));
     match info.persistence_trouble() {
-        Some(trouble) => findings.warn("persistence", trouble),
-        None => findings.good("persistence", "the server's own saves succeed, as far as it says"),
+        Some(trouble) => findings.add_warning("persistence", trouble),
+        None => findings.add_good("persistence", "the server's own saves succeed, as far as it says"),
     }
     if info.is_shard() {
-        findings.warn(
+        findings.add_warning(
             "cluster",
             "this is one shard of a Redis Cluster: each shard takes a section [redis.NAME] of its own, and a moment is restored shard by shard",
         );
     }
     if let wire::RedisSource::Sentinels(_) = source {
         let (snapshots, _) = source.connect_for_snapshot().await?;
-        findings.good("sentinels", format!("snapshots come from {}", snapshots.peer()));
+        findings.add_good("sentinels", format!("snapshots come from {}", snapshots.peer()));
     }
     match connection.measure_clock().await? {
-        Some(measured) => say_clock(measured.offset, "keys expire by it", findings),
-        None => findings.warn(
+        Some(measured) => check_clock_offset(measured.offset, "keys expire by it", findings),
+        None => findings.add_warning(
             "clock",
             "the server does not say its time, so whether it is right is not known; let walkeep ask: ACL SETUSER … +time",
         ),
     }
-    match connection.may_follow(&info).await {
-        Ok(wire::ReplicaPermission::Proved) => findings.good("replication", "the server lets walkeep attach as a replica"),
-        Ok(wire::ReplicaPermission::Unproved) => findings.warn(
+    match connection.check_replica_permission(&info).await {
+        Ok(wire::ReplicaPermission::Granted) => findings.add_good("replication", "the server lets walkeep attach as a replica"),
+        Ok(wire::ReplicaPermission::Unknown) => findings.add_warning(
             "replication",
             "whether the server lets walkeep attach as a replica shows with the first snapshot; before that it does not say",
         ),
-        Err(error) => findings.error("replication", &error.into()),
+        Err(error) => findings.add_error("replication", &error.into()),
     }
     Ok(info)
 }
 
 /// Each repository takes, gives back and removes an object.
-async fn repositories(
+async fn check_repositories(
     vault: &Vault,
     probe_key: impl Fn(&str) -> Result<ObjectKey, ObjectKeyError>,
     findings: &mut CheckFindings,
 ) {
     for (name, why) in vault.unreachable() {
-        findings.error("repository", &anyhow::Error::from(Arc::clone(why)).context(format!("{name} cannot be opened")));
+        findings
+            .add_error("repository", &anyhow::Error::from(Arc::clone(why)).context(format!("{name} cannot be opened")));
     }
     for (name, repository) in vault.repositories() {
         let began = vault.clock().elapsed();
         let key = probe_key(&format!("{:032x}", rand::random::<u128>()));
-        match probe(key, repository).await {
+        match probe_repository(key, repository).await {
             Ok(()) => {
-                sweep(name, repository).await;
+                sweep_leftovers(name, repository).await;
                 let took = vault.clock().elapsed().saturating_sub(began);
                 let url = repository.url();
-                findings.good(
+                findings.add_good(
                     "repository",
-                    format!("{name} at {url}: wrote, read and removed an object in {}", span(took)),
+                    format!("{name} at {url}: wrote, read and removed an object in {}", format_duration(took)),
                 );
             }
-            Err(error) => findings.error("repository", &error.context(format!("{name} failed"))),
+            Err(error) => findings.add_error("repository", &error.context(format!("{name} failed"))),
         }
     }
     match &**vault.protection() {
         ObjectEncryption::Encrypted(ring) => {
-            findings
-                .good("key", format!("opens the repository's keys; new objects are sealed under {}", ring.current().0));
+            findings.add_good(
+                "key",
+                format!("opens the repository's keys; new objects are sealed under {}", ring.current().0),
+            );
         }
-        ObjectEncryption::None => findings.warn("key", "encryption is off: whoever reaches the repository can read it"),
+        ObjectEncryption::None => {
+            findings.add_warning("key", "encryption is off: whoever reaches the repository can read it")
+        }
     }
 }
 
 /// Removes what crashed writers left. Nothing depends on it, so that trouble is no finding.
-async fn sweep(name: &str, repository: &Repository) {
-    match repository.sweep(LEFT_OVER).await {
+async fn sweep_leftovers(name: &str, repository: &Repository) {
+    match repository.sweep_orphans(LEFTOVER_MIN_AGE).await {
         Ok(0) => {}
         Ok(files) => tracing::info!(name, files, "removed what crashed writers had left"),
         Err(error) => tracing::warn!(name, %error, "cannot remove what crashed writers have left"),
     }
 }
 
-async fn probe(key: Result<ObjectKey, ObjectKeyError>, repository: &Repository) -> anyhow::Result<()> {
+async fn probe_repository(key: Result<ObjectKey, ObjectKeyError>, repository: &Repository) -> anyhow::Result<()> {
     let content = Bytes::from(rand::random::<[u8; 64]>().to_vec());
     let key = key?;
     repository.put_new(&key, vec![content.clone()]).await?;
@@ -373,37 +388,37 @@ async fn probe(key: Result<ObjectKey, ObjectKeyError>, repository: &Repository) 
     if back? == content { Ok(()) } else { anyhow::bail!("{key} came back with another content than was written") }
 }
 
-async fn server(
+async fn check_postgres_server(
     config: &Config,
     cluster: &ClusterConfig,
     around: &CliContext,
     findings: &mut CheckFindings,
 ) -> anyhow::Result<Option<(InspectedServer, SqlSession)>> {
     let Some(info) = cluster.conninfo(&around.environment)? else { return Ok(None) };
-    let (server, sql) = InspectedServer::look(&info).await?;
+    let (server, sql) = InspectedServer::inspect(&info).await?;
     let kind = if server.standby { "a standby" } else { "a primary" };
     let (release, peer, role) = (server.release(), &server.peer, &server.privileges.role);
-    findings.good("connection", format!("PostgreSQL {release} at {peer}, {kind}, as {role}"));
-    let push = format!("{} archive-push %p", open::invocation(&config.path)?);
+    findings.add_good("connection", format!("PostgreSQL {release} at {peer}, {kind}, as {role}"));
+    let push = format!("{} archive-push %p", open::postgres_command_prefix(&config.path)?);
     let mut advice = server.advice(&push);
     advice.sort_by_key(|advice| !advice.needed);
     for advice in &advice {
         let what = if advice.line.ends_with(';') { "privileges" } else { "settings" };
         if advice.needed {
-            findings.bad(what, format!("{}  ({})", advice.line, advice.why));
+            findings.add_bad(what, format!("{}  ({})", advice.line, advice.why));
         } else if !(server.standby || advice.line.starts_with("archive_")) {
-            findings.warn(what, format!("{}  ({})", advice.line, advice.why));
+            findings.add_warning(what, format!("{}  ({})", advice.line, advice.why));
         }
     }
     if advice.iter().all(|advice| !advice.needed) {
         let setting = |name: &str| server.settings.get(name).map_or("?", String::as_str);
-        findings.good("settings", format!("wal_level = {}, timeline {}", setting("wal_level"), server.timeline()));
+        findings.add_good("settings", format!("wal_level = {}, timeline {}", setting("wal_level"), server.timeline()));
     }
     Ok(Some((server, sql)))
 }
 
 /// Whether anything brings this server's WAL here.
-async fn feeds(
+async fn check_wal_sources(
     cluster: &ClusterConfig,
     server: &InspectedServer,
     sql: &SqlSession,
@@ -411,9 +426,11 @@ async fn feeds(
 ) -> bool {
     let mut streams = false;
     match sql.slot(cluster.slot.as_str()).await {
-        Ok(None) => findings.warn("slot", format!("{} does not exist yet; walkeep receive makes it", cluster.slot)),
+        Ok(None) => {
+            findings.add_warning("slot", format!("{} does not exist yet; walkeep receive makes it", cluster.slot))
+        }
         Ok(Some(slot)) => {
-            let held = slot.restart.map(|restart| size(server.identity.flushed.bytes_since(restart)));
+            let held = slot.restart.map(|restart| format_bytes(server.identity.flushed.bytes_since(restart)));
             let held = held.map_or("no WAL".to_owned(), |bytes| format!("{bytes} of WAL"));
             streams = slot.active;
             match (slot.wal_status.as_deref(), slot.active) {
@@ -422,41 +439,43 @@ async fn feeds(
                         "{} is lost: the server removed WAL it needed; drop it, start receive, take a backup",
                         cluster.slot
                     );
-                    findings.bad("slot", text);
+                    findings.add_bad("slot", text);
                 }
-                (_, true) => findings.good("slot", format!("{} is in use and holds {held}", cluster.slot)),
+                (_, true) => findings.add_good("slot", format!("{} is in use and holds {held}", cluster.slot)),
                 (_, false) => {
-                    findings.warn(
+                    findings.add_warning(
                         "slot",
                         format!("{} holds {held} and nobody streams from it; start walkeep receive", cluster.slot),
                     );
                 }
             }
         }
-        Err(error) => findings.error("slot", &error.into()),
+        Err(error) => findings.add_error("slot", &error.into()),
     }
     match sql.archiver().await {
-        Ok(state) if server.pushes() => match (&state.last_failed, state.failed) {
+        Ok(state) if server.uses_archive_command() => match (&state.last_failed, state.failed) {
             (Some(file), failed) if failed > 0 => {
-                findings
-                    .warn("archiver", format!("archive_command has failed {failed} times, the last time with {file}"));
+                findings.add_warning(
+                    "archiver",
+                    format!("archive_command has failed {failed} times, the last time with {file}"),
+                );
             }
-            _ => findings.good("archiver", format!("archive_command has archived {} files", state.archived)),
+            _ => findings.add_good("archiver", format!("archive_command has archived {} files", state.archived)),
         },
         Ok(_) => {}
-        Err(error) => findings.error("archiver", &error.into()),
+        Err(error) => findings.add_error("archiver", &error.into()),
     }
-    if !streams && !server.pushes() {
-        findings.bad(
+    if !streams && !server.uses_archive_command() {
+        findings.add_bad(
             "segment",
             "nothing brings WAL here: start walkeep receive, or set archive_command (see walkeep init)",
         );
     }
-    streams || server.pushes()
+    streams || server.uses_archive_command()
 }
 
 /// The proof.
-async fn segment(
+async fn check_switched_segment(
     archive: &Archive,
     server: &InspectedServer,
     sql: &SqlSession,
@@ -464,17 +483,21 @@ async fn segment(
     findings: &mut CheckFindings,
 ) {
     if server.standby {
-        findings
-            .warn("segment", "a standby cannot be made to end a segment; run check against the primary for the proof");
+        findings.add_warning(
+            "segment",
+            "a standby cannot be made to end a segment; run check against the primary for the proof",
+        );
         return;
     }
-    match await_switched(archive, server, sql, &*around.clock).await {
-        Ok((name, took)) => findings.good("segment", format!("{name} was archived {} after the switch", span(took))),
-        Err(error) => findings.error("segment", &error),
+    match switch_and_await_segment(archive, server, sql, &*around.clock).await {
+        Ok((name, took)) => {
+            findings.add_good("segment", format!("{name} was archived {} after the switch", format_duration(took)))
+        }
+        Err(error) => findings.add_error("segment", &error),
     }
 }
 
-async fn await_switched(
+async fn switch_and_await_segment(
     archive: &Archive,
     server: &InspectedServer,
     sql: &SqlSession,
@@ -492,33 +515,33 @@ async fn await_switched(
         if archive.digest(name).await.with_context(|| format!("cannot look for {name}"))?.is_some() {
             return Ok((name, took));
         }
-        if took >= PATIENCE {
+        if took >= SEGMENT_TIMEOUT {
             let message = format!(
                 "{name} was not archived within {}; look at the log of walkeep receive and at the server's",
-                span(PATIENCE)
+                format_duration(SEGMENT_TIMEOUT)
             );
             return Err(CliError { code: CliExitCode::Failed, message }.into());
         }
-        clock.sleep(INTERVAL).await;
+        clock.sleep(ARCHIVE_POLL_INTERVAL).await;
     }
 }
 
-fn show_json(all: &[CheckedStore<'_>], several: bool, around: &CliContext) -> anyhow::Result<()> {
+fn print_json(all: &[CheckedStore<'_>], several: bool, around: &CliContext) -> anyhow::Result<()> {
     let healthy = all.iter().all(|checked| checked.findings.is_healthy());
     let out = &around.output;
     match all {
-        [only] if !several => out.json(&only.report(true)),
-        all => out.json(&CheckJson {
+        [only] if !several => out.print_json(&only.to_json(true)),
+        all => out.print_json(&CheckJson {
             healthy,
-            clusters: all.iter().filter(|checked| !checked.redis).map(|checked| checked.report(false)).collect(),
-            instances: all.iter().filter(|checked| checked.redis).map(|checked| checked.report(false)).collect(),
+            clusters: all.iter().filter(|checked| !checked.redis).map(|checked| checked.to_json(false)).collect(),
+            instances: all.iter().filter(|checked| checked.redis).map(|checked| checked.to_json(false)).collect(),
         }),
     }
 }
 
 impl CheckedStore<'_> {
     /// `alone`: scripts know the one that is looked at by `cluster`, whatever it is.
-    fn report(&self, alone: bool) -> CheckedStoreJson<'_> {
+    fn to_json(&self, alone: bool) -> CheckedStoreJson<'_> {
         CheckedStoreJson {
             cluster: Some(self.name).filter(|_| alone || !self.redis),
             instance: Some(self.name).filter(|_| self.redis),
@@ -528,42 +551,42 @@ impl CheckedStore<'_> {
     }
 }
 
-fn show(checked: &CheckedStore<'_>, around: &CliContext) -> anyhow::Result<()> {
+fn print_findings(checked: &CheckedStore<'_>, around: &CliContext) -> anyhow::Result<()> {
     let (name, findings, out) = (checked.name, &checked.findings.0, &around.output);
     // Not where a program reads: one finding is one line there.
-    let room = terminal().map_or(usize::MAX, |columns| columns.saturating_sub(INDENT));
+    let room = terminal_width().map_or(usize::MAX, |columns| columns.saturating_sub(FINDING_TEXT_COLUMN));
     for finding in findings {
         let (mark, tone) = match finding.verdict {
             CheckVerdict::Good => ("ok", TextTone::Good),
             CheckVerdict::Warning => ("note", TextTone::Warning),
             CheckVerdict::Bad => ("FAIL", TextTone::Bad),
         };
-        let mark = out.tone(tone, format!("{mark:<4}"));
-        for (nth, line) in wrap(&finding.text, room).iter().enumerate() {
+        let mark = out.style(tone, format!("{mark:<4}"));
+        for (nth, line) in wrap_text(&finding.text, room).iter().enumerate() {
             match nth {
-                0 => out.line(format!("  {mark}  {:<13} {line}", finding.what))?,
-                _ => out.line(format!("{:INDENT$}{line}", ""))?,
+                0 => out.print_line(format!("  {mark}  {:<13} {line}", finding.what))?,
+                _ => out.print_line(format!("{:FINDING_TEXT_COLUMN$}{line}", ""))?,
             }
         }
     }
     let warned =
         |what: &str| findings.iter().any(|finding| finding.what == what && finding.verdict == CheckVerdict::Warning);
     let verdict = if !checked.findings.is_healthy() {
-        out.tone(TextTone::Bad, format!("{name}: archiving does not work; mend what says FAIL"))
-    } else if !checked.redis && warned(UNASKED) {
-        out.tone(TextTone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
-    } else if checked.redis && warned(STREAM) {
-        out.tone(TextTone::Warning, format!("{name}: archiving works, by snapshots alone"))
+        out.style(TextTone::Bad, format!("{name}: archiving does not work; mend what says FAIL"))
+    } else if !checked.redis && warned(CONNECTION_SUBJECT) {
+        out.style(TextTone::Warning, format!("{name}: the repository works; whether WAL comes, walkeep list shows"))
+    } else if checked.redis && warned(STREAM_SUBJECT) {
+        out.style(TextTone::Warning, format!("{name}: archiving works, by snapshots alone"))
     } else {
-        out.tone(TextTone::Good, format!("{name}: archiving works"))
+        out.style(TextTone::Good, format!("{name}: archiving works"))
     };
-    out.line("")?;
-    out.line(verdict)
+    out.print_line("")?;
+    out.print_line(verdict)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CheckFindings, say_postgres_clock};
+    use super::{CheckFindings, check_postgres_clock_offset};
     use crate::base::clock::ClockOffset;
 
     #[test]
@@ -574,7 +597,7 @@ mod tests {
             (true, "Good clock 4.999 s to 5.000 s ahead of this machine's; a standby's clock: commits carry the time"),
         ] {
             let mut findings = CheckFindings::default();
-            say_postgres_clock(offset, standby, &mut findings);
+            check_postgres_clock_offset(offset, standby, &mut findings);
             assert!(findings.to_string().starts_with(expected), "{findings}");
         }
     }

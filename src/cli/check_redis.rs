@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::check::{CheckFindings, STREAM};
-use super::output::{count, size, span};
+use super::check::{CheckFindings, STREAM_SUBJECT};
+use super::output::{format_bytes, format_count, format_duration};
 use super::{CliContext, open};
 use crate::config::Config;
 use crate::redis::archive::Archive;
@@ -18,7 +18,7 @@ use crate::redis::health::{self, NewestMoment};
 use crate::redis::wire::{ReplicationId, ServerInfo};
 
 /// What may be under way for so long, as in `walkeep health`.
-const LATE: Duration = Duration::from_secs(300);
+const MAX_STREAM_DELAY: Duration = Duration::from_secs(300);
 
 /// What a server says of its stream.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ struct ReplicationState {
 }
 
 impl ReplicationState {
-    fn of(info: &ServerInfo) -> ReplicationState {
+    fn from_info(info: &ServerInfo) -> ReplicationState {
         let id = |name: &str| info.get(name).and_then(|id| id.parse().ok());
         let first =
             info.number("repl_backlog_first_byte_offset").filter(|_| info.number("repl_backlog_active") == Some(1));
@@ -57,12 +57,12 @@ impl ReplicationState {
     }
 
     /// Whether what is here is a part of its history.
-    fn continues(&self, replid: ReplicationId, offset: u64) -> bool {
+    fn has_history(&self, replid: ReplicationId, offset: u64) -> bool {
         let before = self.before.is_some_and(|(id, end)| id == replid && offset.saturating_add(1) <= end);
         self.replid == Some(replid) || before
     }
 
-    fn reaches_back(&self, offset: u64) -> bool {
+    fn backlog_covers(&self, offset: u64) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.contains(&offset.saturating_add(1)))
     }
 }
@@ -81,78 +81,78 @@ struct StreamCheckFacts<'f> {
 }
 
 /// What is here of the instance, and whether more comes. `info` is what the server says, if it can be asked.
-pub(super) async fn stream(
+pub(super) async fn check_stream(
     config: &Config,
     instance: &Archive,
     info: Option<&ServerInfo>,
     around: &CliContext,
     findings: &mut CheckFindings,
 ) {
-    let newest = match health::newest(instance).await {
+    let newest = match health::find_newest_moment(instance).await {
         Ok(newest) => newest,
-        Err(error) => return findings.error("newest", &error.into()),
+        Err(error) => return findings.add_error("newest", &error.into()),
     };
-    let streamed = match instance.known().await {
+    let streamed = match instance.list_known_stretches().await {
         Ok(known) => known.histories().next().is_some(),
-        Err(error) => return findings.error("newest", &error.into()),
+        Err(error) => return findings.add_error("newest", &error.into()),
     };
     let name = instance.name().as_str();
-    let based = match instance.labels().await {
+    let based = match instance.list_snapshot_labels().await {
         Ok(labels) => !labels.is_empty(),
-        Err(error) => return findings.error("newest", &error.into()),
+        Err(error) => return findings.add_error("newest", &error.into()),
     };
     let facts = StreamCheckFacts {
         name,
         newest,
         based,
         streamed,
-        server: info.map(ReplicationState::of),
+        server: info.map(ReplicationState::from_info),
         now: around.clock.now(),
     };
     if facts.newest.is_err()
-        && let Some(asked) = open::is_it(open::StoreKind::Instance, config, instance.vault()).await
+        && let Some(asked) = open::suggest_other_names(open::StoreKind::Instance, config, instance.vault()).await
     {
-        findings.warn("newest", format!("nothing is archived under this name; {asked}"));
+        findings.add_warning("newest", format!("nothing is archived under this name; {asked}"));
     }
-    judge(&facts, findings);
+    judge_stream(&facts, findings);
 }
 
-fn judge(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
+fn judge_stream(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
     let name = facts.name;
     let followed = facts.server.as_ref().is_some_and(|server| server.followed);
     let newest = match &facts.newest {
         Ok(newest) => newest,
         Err(_) if followed && !facts.based => {
             let text = "there is no snapshot yet: if it is walkeep receive that follows the server, it is taking one";
-            return findings.bad(STREAM, text);
+            return findings.add_bad(STREAM_SUBJECT, text);
         }
         Err(_) if !facts.streamed && !facts.based => {
             let text = format!(
                 "nothing is archived yet: take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}"
             );
-            return findings.bad(STREAM, text);
+            return findings.add_bad(STREAM_SUBJECT, text);
         }
-        Err(why) => return findings.bad("newest", why.clone()),
+        Err(why) => return findings.add_bad("newest", why.clone()),
     };
     let age = Duration::try_from(facts.now.duration_since(newest.time)).unwrap_or_default();
-    let ago = span(age);
+    let ago = format_duration(age);
     let Some(server) = &facts.server else {
-        return findings.warn(
+        return findings.add_warning(
             "newest",
             format!("what is here leads to {ago} ago; what the server has written since is not known"),
         );
     };
     let here = newest.replid.zip(newest.offset);
-    let same = here.filter(|(replid, offset)| server.continues(*replid, *offset));
+    let same = here.filter(|(replid, offset)| server.has_history(*replid, *offset));
     let behind = same.and_then(|(_, offset)| Some(server.offset?.saturating_sub(offset)));
     if !facts.streamed && !followed {
         return match behind {
-            Some(0) => findings.warn(
-                STREAM,
+            Some(0) => findings.add_warning(
+                STREAM_SUBJECT,
                 format!("snapshots alone are kept; the newest has all that was written. walkeep receive {name} keeps every second"),
             ),
-            _ => findings.warn(
-                STREAM,
+            _ => findings.add_warning(
+                STREAM_SUBJECT,
                 format!(
                     "snapshots alone are kept: what was written in the last {ago} is on the server alone; walkeep receive {name} keeps every second"
                 ),
@@ -161,22 +161,22 @@ fn judge(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
     }
     let again = format!("take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}");
     match (same, behind) {
-        (Some((_, offset)), Some(behind)) => follows(server, (offset, behind), (age, name), findings),
-        _ if followed => findings.bad(
-            STREAM,
+        (Some((_, offset)), Some(behind)) => judge_same_history(server, (offset, behind), (age, name), findings),
+        _ if followed => findings.add_bad(
+            STREAM_SUBJECT,
             "the server is in another history than what is here, after a failover or a restart: if it is walkeep receive that follows it, \
              it is taking a new snapshot",
         ),
         _ => {
             let text = "the server is in another history than what is here, after a failover or a restart: walkeep receive would begin \
                         with a gap";
-            findings.bad(STREAM, format!("{text}; {again}"));
+            findings.add_bad(STREAM_SUBJECT, format!("{text}; {again}"));
         }
     }
 }
 
 /// In the server's own history.
-fn follows(
+fn judge_same_history(
     server: &ReplicationState,
     (offset, behind): (u64, u64),
     (age, name): (Duration, &str),
@@ -184,30 +184,37 @@ fn follows(
 ) {
     let what = match behind {
         0 => "everything that the server has written is here".to_owned(),
-        bytes => format!("{} of the server's stream are not here yet", count(bytes, "byte")),
+        bytes => format!("{} of the server's stream are not here yet", format_count(bytes, "byte")),
     };
-    if server.followed && (behind == 0 || age <= LATE) {
-        let backlog = size(server.backlog_size);
-        findings.good(STREAM, format!("{what}, and somebody follows it; the newest moment is {} ago", span(age)));
-        return findings.good("backlog", format!("{backlog}: as many bytes of writes may pass while nobody receives"));
+    if server.followed && (behind == 0 || age <= MAX_STREAM_DELAY) {
+        let backlog = format_bytes(server.backlog_size);
+        findings.add_good(
+            STREAM_SUBJECT,
+            format!("{what}, and somebody follows it; the newest moment is {} ago", format_duration(age)),
+        );
+        return findings
+            .add_good("backlog", format!("{backlog}: as many bytes of writes may pass while nobody receives"));
     }
     if server.followed {
-        let text = format!("{what}, and the newest moment is {} ago: see what walkeep receive {name} logs", span(age));
-        return findings.bad(STREAM, text);
+        let text = format!(
+            "{what}, and the newest moment is {} ago: see what walkeep receive {name} logs",
+            format_duration(age)
+        );
+        return findings.add_bad(STREAM_SUBJECT, text);
     }
-    if server.reaches_back(offset) {
+    if server.backlog_covers(offset) {
         let text = format!(
             "{what}, and nobody follows it: start walkeep receive {name}; so far it can go on without a gap (repl-backlog-size is {})",
-            size(server.backlog_size)
+            format_bytes(server.backlog_size)
         );
-        return findings.bad(STREAM, text);
+        return findings.add_bad(STREAM_SUBJECT, text);
     }
     let begins = server.backlog.as_ref().map_or_else(
         || "the server keeps no backlog".to_owned(),
         |backlog| format!("the server's backlog begins at offset {}", backlog.start()),
     );
-    findings.bad(
-        STREAM,
+    findings.add_bad(
+        STREAM_SUBJECT,
         format!(
             "{begins} and what is here ends at {offset}: walkeep receive would begin with a gap; take a snapshot with \
              walkeep backup redis {name}, and start walkeep receive {name}"
@@ -219,7 +226,7 @@ fn follows(
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{ReplicationState, StreamCheckFacts, judge};
+    use super::{ReplicationState, StreamCheckFacts, judge_stream};
     use crate::cli::check::CheckFindings;
     use crate::redis::health::NewestMoment;
     use crate::redis::wire::ServerInfo;
@@ -238,7 +245,7 @@ mod tests {
             assert!(text.contains(from), "{from}");
             text = text.replace(from, to);
         }
-        Some(ReplicationState::of(&ServerInfo::parse(&text)))
+        Some(ReplicationState::from_info(&ServerInfo::parse(&text)))
     }
 
     const GONE: (&str, &str) = ("port=0", "port=6380");
@@ -253,7 +260,7 @@ mod tests {
         let based = newest.is_some();
         let newest = newest.ok_or_else(|| "why".to_owned());
         let mut findings = CheckFindings::default();
-        judge(&StreamCheckFacts { name: "cache", newest, based, streamed, server, now }, &mut findings);
+        judge_stream(&StreamCheckFacts { name: "cache", newest, based, streamed, server, now }, &mut findings);
         findings.to_string()
     }
 
@@ -290,7 +297,7 @@ mod tests {
     fn a_snapshot_that_is_of_no_use_is_not_called_none() {
         let (newest, now) = (Err("a part is missing".to_owned()), Timestamp::UNIX_EPOCH);
         let mut findings = CheckFindings::default();
-        judge(
+        judge_stream(
             &StreamCheckFacts { name: "cache", newest, based: true, streamed: false, server: server(&[]), now },
             &mut findings,
         );

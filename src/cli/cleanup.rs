@@ -11,7 +11,7 @@ use super::CliContext;
 use super::args::CleanupArgs;
 use super::exit::{CliError, CliExitCode, FailureTally};
 use super::open;
-use super::output::{TerminalOutput, TextTone, count, size};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_count};
 use super::progress::ProgressDisplay;
 use crate::config::{self, Config};
 use crate::postgres::archive::reindex;
@@ -42,69 +42,71 @@ struct InstanceCleanupJson<'d> {
 }
 
 /// What is said when a repository stands in the way.
-const AGAIN: &str = "what was removed so far does no harm; run it again";
+const RERUN_ADVICE: &str = "what was removed so far does no harm; run it again";
 
 pub(super) async fn run(args: CleanupArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    let (clusters, instances) = config.all_meant(args.cluster.as_deref())?;
+    let config = around.read_config()?;
+    let (clusters, instances) = config.find_all_named(args.cluster.as_deref())?;
     if clusters.is_empty() && instances.is_empty() {
         return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
-    let wish = wish(&args, &config)?;
+    let wish = build_request(&args, &config)?;
     let (mut reports, mut of_instances) = (Vec::new(), Vec::new());
-    let mut failures = FailureTally::of(clusters.len().saturating_add(instances.len()));
+    let mut failures = FailureTally::new(clusters.len().saturating_add(instances.len()));
     for cluster in clusters {
-        let report = failures.note(of_cluster(&config, cluster, &wish, around).await);
+        let report = failures.record(clean_up_cluster(&config, cluster, &wish, around).await);
         reports.extend(report.map(|report| (cluster.name.as_str(), report)));
     }
     for instance in instances {
-        let report = failures.note(of_instance(&config, instance, &wish, around).await);
+        let report = failures.record(clean_up_instance(&config, instance, &wish, around).await);
         of_instances.extend(report.map(|report| (instance.name.as_str(), report)));
     }
     if args.json {
         let clusters = reports.iter().map(|(cluster, report)| ClusterCleanupJson { cluster, report }).collect();
         let instances =
             of_instances.iter().map(|(instance, report)| InstanceCleanupJson { instance, report }).collect();
-        around.output.json(&CleanupJson { clusters, instances })?;
+        around.output.print_json(&CleanupJson { clusters, instances })?;
     } else {
-        reports.iter().try_for_each(|(name, report)| show(name, report, cluster, &around.output))?;
-        of_instances.iter().try_for_each(|(name, report)| show(name, report, instance_sweep, &around.output))?;
+        reports.iter().try_for_each(|(name, report)| print_report(name, report, print_cluster, &around.output))?;
+        of_instances
+            .iter()
+            .try_for_each(|(name, report)| print_report(name, report, instance_sweep, &around.output))?;
     }
     let unreachable = reports.iter().map(|(_, report)| &report.unreachable);
     let all = unreachable.chain(of_instances.iter().map(|(_, report)| &report.unreachable)).all(Vec::is_empty);
-    failures.end(if all { CliExitCode::Done } else { CliExitCode::Unavailable })
+    failures.finish(if all { CliExitCode::Done } else { CliExitCode::Unavailable })
 }
 
-async fn of_cluster(
+async fn clean_up_cluster(
     config: &Config,
     cluster: &config::ClusterConfig,
     wish: &RetentionOptions,
     around: &CliContext,
 ) -> anyhow::Result<CleanupReport<ClusterCleanup>> {
-    let archive = Arc::new(open::archive(config, cluster, around).await?);
-    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
-    let (progress, removed) = (ProgressDisplay::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
-    let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
-    let report = retention::run(&archive, &index, wish, &tell).await;
-    progress.end();
-    report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", cluster.name))
+    let archive = Arc::new(open::open_archive(config, cluster, around).await?);
+    let (index, _) = reindex::open_index(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let (progress, removed) = (ProgressDisplay::new("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let tell = |bytes: u64| progress.set_done(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
+    let report = retention::clean_up(&archive, &index, wish, &tell).await;
+    progress.finish();
+    report.with_context(|| format!("the cleanup of {} did not come to its end ({RERUN_ADVICE})", cluster.name))
 }
 
-async fn of_instance(
+async fn clean_up_instance(
     config: &Config,
     of: &config::InstanceConfig,
     wish: &RetentionOptions,
     around: &CliContext,
 ) -> anyhow::Result<CleanupReport<redis::retention::InstanceCleanup>> {
-    let archived = open::instance(config, of, around).await?;
-    let (progress, removed) = (ProgressDisplay::begin("cleanup", 0, around.quiet), AtomicU64::new(0));
-    let tell = |bytes: u64| progress.at(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
-    let report = redis::retention::run(&archived, wish, &tell).await;
-    progress.end();
-    report.with_context(|| format!("the cleanup of {} did not come to its end ({AGAIN})", of.name))
+    let archived = open::open_instance(config, of, around).await?;
+    let (progress, removed) = (ProgressDisplay::new("cleanup", 0, around.quiet), AtomicU64::new(0));
+    let tell = |bytes: u64| progress.set_done(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
+    let report = redis::retention::clean_up_instance(&archived, wish, &tell).await;
+    progress.finish();
+    report.with_context(|| format!("the cleanup of {} did not come to its end ({RERUN_ADVICE})", of.name))
 }
 
-fn wish(args: &CleanupArgs, config: &Config) -> Result<RetentionOptions, CliError> {
+fn build_request(args: &CleanupArgs, config: &Config) -> Result<RetentionOptions, CliError> {
     let days = args.days.map(|days| SignedDuration::from_hours(i64::from(days).saturating_mul(24)));
     let of =
         |repository: &crate::config::RepositoryConfig| Some((repository.name.clone(), days.or(repository.retention)?));
@@ -119,7 +121,7 @@ fn wish(args: &CleanupArgs, config: &Config) -> Result<RetentionOptions, CliErro
 }
 
 /// What was done to each repository, by one that knows what it holds.
-fn show<C>(
+fn print_report<C>(
     name: &str,
     report: &CleanupReport<C>,
     each: fn(&str, &C, bool, &TerminalOutput) -> anyhow::Result<()>,
@@ -127,35 +129,35 @@ fn show<C>(
 ) -> anyhow::Result<()> {
     report.repositories.iter().try_for_each(|cleaned| each(name, cleaned, report.dry_run, out))?;
     for repository in &report.without_retention {
-        out.line(format!("{name} in repository {repository}: no retention is configured, everything is kept"))?;
+        out.print_line(format!("{name} in repository {repository}: no retention is configured, everything is kept"))?;
     }
     for (name, why) in &report.unreachable {
-        out.line(format!("{}: {why}", out.tone(TextTone::Bad, format!("repository {name} was not cleaned"))))?;
+        out.print_line(format!("{}: {why}", out.style(TextTone::Bad, format!("repository {name} was not cleaned"))))?;
     }
     Ok(())
 }
 
-fn title(name: &str, repository: &str, since: Timestamp, out: &TerminalOutput) -> anyhow::Result<()> {
-    let since = out.short_time(PgTime::from_timestamp(since));
-    let title = out.tone(TextTone::Strong, format!("{name} in repository {repository}"));
-    out.line(format!("{title}  every moment since {since} stays restorable"))
+fn print_title(name: &str, repository: &str, since: Timestamp, out: &TerminalOutput) -> anyhow::Result<()> {
+    let since = out.format_short_time(PgTime::from_timestamp(since));
+    let title = out.style(TextTone::Strong, format!("{name} in repository {repository}"));
+    out.print_line(format!("{title}  every moment since {since} stays restorable"))
 }
 
-fn notes(notes: &[String], out: &TerminalOutput) -> anyhow::Result<()> {
-    notes.iter().try_for_each(|note| out.line(format!("  {}  {note}", out.tone(TextTone::Warning, "note"))))
+fn print_notes(notes: &[String], out: &TerminalOutput) -> anyhow::Result<()> {
+    notes.iter().try_for_each(|note| out.print_line(format!("  {}  {note}", out.style(TextTone::Warning, "note"))))
 }
 
-const fn did(dry_run: bool) -> &'static str {
+const fn past_verb(dry_run: bool) -> &'static str {
     if dry_run { "would go" } else { "went" }
 }
 
-fn cluster(name: &str, cleaned: &ClusterCleanup, dry_run: bool, out: &TerminalOutput) -> anyhow::Result<()> {
-    title(name, &cleaned.repository, cleaned.since, out)?;
+fn print_cluster(name: &str, cleaned: &ClusterCleanup, dry_run: bool, out: &TerminalOutput) -> anyhow::Result<()> {
+    print_title(name, &cleaned.repository, cleaned.since, out)?;
     let of = |backup: &retention::RetainedBackup| (backup.label.clone(), backup.finished_at, backup.kept);
-    bases(["backup", "ended"], "WAL", cleaned.backups.iter().map(of), dry_run, out)?;
-    row("WAL", cleaned.wal, cleaned.wal_kept, "segment", did(dry_run), out)?;
-    row("backup data", cleaned.packs, cleaned.packs_waiting, "pack", did(dry_run), out)?;
-    notes(&cleaned.notes, out)
+    print_backups(["backup", "ended"], "WAL", cleaned.backups.iter().map(of), dry_run, out)?;
+    print_row("WAL", cleaned.wal, cleaned.wal_kept, "segment", past_verb(dry_run), out)?;
+    print_row("backup data", cleaned.packs, cleaned.packs_waiting, "pack", past_verb(dry_run), out)?;
+    print_notes(&cleaned.notes, out)
 }
 
 fn instance_sweep(
@@ -164,16 +166,16 @@ fn instance_sweep(
     dry_run: bool,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    title(name, &cleaned.repository, cleaned.since, out)?;
+    print_title(name, &cleaned.repository, cleaned.since, out)?;
     let of = |snapshot: &redis::retention::SnapshotRetention| (snapshot.label.clone(), snapshot.at, snapshot.kept);
-    bases(["snapshot", "as of"], "commands", cleaned.snapshots.iter().map(of), dry_run, out)?;
-    row("commands", cleaned.stream, cleaned.stream_kept, "stretch", did(dry_run), out)?;
-    row("snapshots", cleaned.parts, cleaned.parts_waiting, "part", did(dry_run), out)?;
-    notes(&cleaned.notes, out)
+    print_backups(["snapshot", "as of"], "commands", cleaned.snapshots.iter().map(of), dry_run, out)?;
+    print_row("commands", cleaned.stream, cleaned.stream_kept, "stretch", past_verb(dry_run), out)?;
+    print_row("snapshots", cleaned.parts, cleaned.parts_waiting, "part", past_verb(dry_run), out)?;
+    print_notes(&cleaned.notes, out)
 }
 
 /// Backups or snapshots, and why they stay.
-fn bases(
+fn print_backups(
     [noun, when]: [&str; 2],
     log: &str,
     bases: impl Iterator<Item = (String, Timestamp, Option<KeepReason>)>,
@@ -183,19 +185,19 @@ fn bases(
     let rows: Vec<[String; 4]> = bases
         .map(|(label, at, kept)| {
             let (fate, why) = match kept {
-                Some(why) => ("stays".to_owned(), reason(why)),
-                None => (out.tone(TextTone::Warning, did(dry_run)), "a newer one serves all of the window"),
+                Some(why) => ("stays".to_owned(), retention_reason(why)),
+                None => (out.style(TextTone::Warning, past_verb(dry_run)), "a newer one serves all of the window"),
             };
-            [label, out.short_time(PgTime::from_timestamp(at)), fate, why.to_owned()]
+            [label, out.format_short_time(PgTime::from_timestamp(at)), fate, why.to_owned()]
         })
         .collect();
     if rows.is_empty() {
-        return out.line(format!("  no {noun} yet, so no {log} goes either"));
+        return out.print_line(format!("  no {noun} yet, so no {log} goes either"));
     }
-    out.table([noun, when, "", "why"], &rows)
+    out.print_table([noun, when, "", "why"], &rows)
 }
 
-fn reason(why: KeepReason) -> &'static str {
+fn retention_reason(why: KeepReason) -> &'static str {
     match why {
         KeepReason::Young => "made within the window",
         KeepReason::Anchor => "serves the window's beginning",
@@ -204,7 +206,7 @@ fn reason(why: KeepReason) -> &'static str {
     }
 }
 
-fn row(
+fn print_row(
     name: &str,
     gone: ObjectTotals,
     left: ObjectTotals,
@@ -212,20 +214,24 @@ fn row(
     did: &str,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    let what = if noun == "stretch" { stretches(gone.objects) } else { count(gone.objects, noun) };
-    let bytes = size(gone.bytes);
+    let what = if noun == "stretch" { format_stretch_count(gone.objects) } else { format_count(gone.objects, noun) };
+    let bytes = format_bytes(gone.bytes);
     let rest = match (noun, left.objects) {
         (_, 0) => String::new(),
         ("pack" | "part", n) => {
-            format!("; {} of {} more when no backup under way can need them", count(n, noun), size(left.bytes))
+            format!(
+                "; {} of {} more when no backup under way can need them",
+                format_count(n, noun),
+                format_bytes(left.bytes)
+            )
         }
-        ("stretch", n) => format!("; {} of {} stay", stretches(n), size(left.bytes)),
-        (_, n) => format!("; {} of {} stay", count(n, noun), size(left.bytes)),
+        ("stretch", n) => format!("; {} of {} stay", format_stretch_count(n), format_bytes(left.bytes)),
+        (_, n) => format!("; {} of {} stay", format_count(n, noun), format_bytes(left.bytes)),
     };
-    out.line(format!("  {name:<12} {what}, {bytes}, {did}{rest}"))
+    out.print_line(format!("  {name:<12} {what}, {bytes}, {did}{rest}"))
 }
 
 /// The one noun here whose plural is no plain `s`.
-fn stretches(number: u64) -> String {
-    if number == 1 { count(1, "stretch") } else { count(number, "stretche") }
+fn format_stretch_count(number: u64) -> String {
+    if number == 1 { format_count(1, "stretch") } else { format_count(number, "stretche") }
 }

@@ -19,20 +19,20 @@ use crate::postgres::format::segment::SegmentName;
 
 /// The exit code itself: it is PostgreSQL's to read, not a person's.
 pub(super) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
     if args.fetch_ahead {
         let after = SegmentName::parse(&args.file);
         let after = after.ok_or_else(|| CliError::usage(format!("{:?} is no segment to fetch ahead of", args.file)))?;
-        prefetch::fill(&archive, &args.destination, after).await?;
+        prefetch::fill_directory(&archive, &args.destination, after).await?;
         return Ok(0);
     }
     let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
-    let ahead = prefetch(&config, cluster, &dest)?;
+    let ahead = start_prefetch(&config, cluster, &dest)?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let request = ArchiveGetRequest { name: args.file.clone(), dest, standby: args.standby };
-    let got = archive_get::get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
+    let got = archive_get::archive_get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
         ArchiveGetOutcome::Placed(source) => {
             tracing::info!(file = args.file, ?source, "fetched");
@@ -46,7 +46,7 @@ pub(super) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Re
 }
 
 /// Fetching ahead, by a process of its own that outlives this one.
-fn prefetch(config: &Config, cluster: &ClusterConfig, dest: &Path) -> anyhow::Result<Option<Prefetch>> {
+fn start_prefetch(config: &Config, cluster: &ClusterConfig, dest: &Path) -> anyhow::Result<Option<Prefetch>> {
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     let (path, name) = (config.path.clone(), cluster.name.clone());
     let start = move |dir: &Path, after: SegmentName| -> io::Result<()> {
@@ -58,5 +58,5 @@ fn prefetch(config: &Config, cluster: &ClusterConfig, dest: &Path) -> anyhow::Re
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         command.spawn().map(drop)
     };
-    Ok(Prefetch::beside(dest, &config.state_dir, Box::new(start)))
+    Ok(Prefetch::for_destination(dest, &config.state_dir, Box::new(start)))
 }

@@ -10,7 +10,7 @@ use super::CliContext;
 use super::args::{IndexCommand, IndexScopeArgs};
 use super::exit::CliExitCode;
 use super::open;
-use super::output::{TerminalOutput, count, grouped, size, span};
+use super::output::{TerminalOutput, format_bytes, format_count, format_duration, format_number};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::reindex::{self, ReindexReport};
 use crate::postgres::format::segment::SegmentNo;
@@ -19,15 +19,15 @@ use crate::postgres::index::key_value_store::ScanOrder;
 use crate::postgres::index::{IndexStats, SegmentId, WalIndex};
 
 pub(super) async fn run(what: IndexCommand, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let mut archives = Vec::new();
     for cluster in &config.clusters {
-        archives.push(Arc::new(open::archive(&config, cluster, around).await?));
+        archives.push(Arc::new(open::open_archive(&config, cluster, around).await?));
     }
     let dir = open::index_dir(&config);
     match what {
-        IndexCommand::Rebuild(args) => rebuild(&args, &archives, &dir, around).await,
-        IndexCommand::Stats(args) => stats(&args, &archives, &dir, &around.output),
+        IndexCommand::Rebuild(args) => rebuild_indexes(&args, &archives, &dir, around).await,
+        IndexCommand::Stats(args) => print_stats(&args, &archives, &dir, &around.output),
     }
 }
 
@@ -46,19 +46,19 @@ struct UnreadableObjectJson<'r> {
     why: &'r str,
 }
 
-async fn rebuild(
+async fn rebuild_indexes(
     args: &IndexScopeArgs,
     archives: &[Arc<Archive>],
     dir: &Path,
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
     let began = around.clock.elapsed();
-    let (_, report) = reindex::rebuild(archives, dir.to_owned()).await.context("cannot rebuild the index")?;
+    let (_, report) = reindex::rebuild_index(archives, dir.to_owned()).await.context("cannot rebuild the index")?;
     let took = around.clock.elapsed().saturating_sub(began);
     let out = &around.output;
     if args.json {
         let unreadable = report.unreadable.iter();
-        out.json(&IndexRebuildJson {
+        out.print_json(&IndexRebuildJson {
             segments: report.added,
             seconds: took.as_secs_f64(),
             unreadable: unreadable
@@ -67,7 +67,7 @@ async fn rebuild(
             unasked: report.unasked.iter().map(|(name, _)| name.as_str()).collect(),
         })?;
     } else {
-        say_rebuilt(&report, took, out)?;
+        print_rebuilt(&report, took, out)?;
     }
     Ok(match (report.unreadable.is_empty(), report.unasked.is_empty()) {
         (false, _) => CliExitCode::Integrity,
@@ -76,13 +76,17 @@ async fn rebuild(
     })
 }
 
-fn say_rebuilt(report: &ReindexReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    out.line(format!("the index holds {}, read in {}", count(report.added, "segment"), span(took)))?;
+fn print_rebuilt(report: &ReindexReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
+    out.print_line(format!(
+        "the index holds {}, read in {}",
+        format_count(report.added, "segment"),
+        format_duration(took)
+    ))?;
     for (segment, why) in &report.unreadable {
-        out.line(format!("  {segment} cannot be read: {why}"))?;
+        out.print_line(format!("  {segment} cannot be read: {why}"))?;
     }
     for (name, why) in &report.unasked {
-        out.line(format!("  repository {name} could not be asked: {why}"))?;
+        out.print_line(format!("  repository {name} could not be asked: {why}"))?;
     }
     Ok(())
 }
@@ -105,39 +109,42 @@ struct IndexedTimelineJson {
     last: Option<String>,
 }
 
-fn stats(
+fn print_stats(
     args: &IndexScopeArgs,
     archives: &[Arc<Archive>],
     dir: &Path,
     out: &TerminalOutput,
 ) -> anyhow::Result<CliExitCode> {
-    let identity: Vec<String> = archives.iter().flat_map(|archive| reindex::identity(archive)).collect();
+    let identity: Vec<String> = archives.iter().flat_map(|archive| reindex::repository_ids(archive)).collect();
     let index = WalIndex::open_reader(dir, &identity)?;
     let stats = index.stats()?;
     let mut extents = Vec::new();
     for archive in archives {
-        extents.extend(extent(&index, archive.cluster().as_str())?);
+        extents.extend(indexed_timelines(&index, archive.cluster().as_str())?);
     }
     if args.json {
-        out.json(&IndexStatsJson { directory: dir, stats: &stats, timelines: &extents })?;
+        out.print_json(&IndexStatsJson { directory: dir, stats: &stats, timelines: &extents })?;
         return Ok(CliExitCode::Done);
     }
-    out.line(format!("the index in {}, format {}", dir.display(), stats.format))?;
-    out.line("")?;
+    out.print_line(format!("the index in {}, format {}", dir.display(), stats.format))?;
+    out.print_line("")?;
     let row = |extent: &IndexedTimelineJson| {
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
         [extent.cluster.clone(), extent.timeline.to_string(), name(&extent.first), name(&extent.last)]
     };
-    out.table(["cluster", ">timeline", "first segment", "last segment"], &extents.iter().map(row).collect::<Vec<_>>())?;
-    out.line("")?;
+    out.print_table(
+        ["cluster", ">timeline", "first segment", "last segment"],
+        &extents.iter().map(row).collect::<Vec<_>>(),
+    )?;
+    out.print_line("")?;
     let row = |family: &crate::postgres::index::FamilyStats| {
-        [family.name.to_owned(), grouped(family.keys), size(family.bytes)]
+        [family.name.to_owned(), format_number(family.keys), format_bytes(family.bytes)]
     };
-    out.table(["family", ">keys", ">on disk"], &stats.families.iter().map(row).collect::<Vec<_>>())?;
+    out.print_table(["family", ">keys", ">on disk"], &stats.families.iter().map(row).collect::<Vec<_>>())?;
     Ok(CliExitCode::Done)
 }
 
-fn extent(index: &WalIndex, cluster: &str) -> anyhow::Result<Vec<IndexedTimelineJson>> {
+fn indexed_timelines(index: &WalIndex, cluster: &str) -> anyhow::Result<Vec<IndexedTimelineJson>> {
     let view = index.view(cluster)?;
     let Some(segment_size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut extents = Vec::new();

@@ -22,37 +22,37 @@ use crate::vault::Vault;
 use crate::vault::seal::keys::KeyEncryptionKey;
 
 /// The key's file beside the configuration.
-const KEY_FILE: &str = "walkeep.key";
+const KEY_FILE_NAME: &str = "walkeep.key";
 /// Configuration and key are read by their owner alone: the one may hold a password, and whoever has the other can read everything.
-const OWNER_ONLY: u32 = 0o600;
-const OWNER_ONLY_FOLDER: u32 = 0o700;
+const OWNER_ONLY_FILE_MODE: u32 = 0o600;
+const OWNER_ONLY_FOLDER_MODE: u32 = 0o700;
 
 pub(super) async fn run(args: InitArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let path = config::place_for_new(around.named_config.as_deref(), &around.environment);
+    let path = config::new_config_path(around.named_config.as_deref(), &around.environment);
     let path = std::path::absolute(&path).context("cannot tell where the configuration goes")?;
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     refuse_to_overwrite(&path, "name another place with --config, or add a section to it by hand")?;
     let key = InitKey::choose(&args, &folder)?;
-    let text = render(&args, key.path())?;
+    let text = render_config(&args, key.path())?;
     let new = Config::parse(&path, &text).context("what init would write is no configuration; this is a bug")?;
     let cluster = new.cluster(None)?;
     let server = match cluster.conninfo(&around.environment)? {
-        Some(info) => Some(InspectedServer::look(&info).await?.0),
+        Some(info) => Some(InspectedServer::inspect(&info).await?.0),
         None => None,
     };
     for folder in [&folder, &new.state_dir] {
-        durable::create_dir_all(folder, OWNER_ONLY_FOLDER)
+        durable::create_dir_all(folder, OWNER_ONLY_FOLDER_MODE)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    key.make()?;
-    let made = Vault::create(open::settings(&new, around)?).await;
+    key.write()?;
+    let made = Vault::create(open::archive_settings(&new, around)?).await;
     if let Err(error) = made {
-        key.take_back();
+        key.remove();
         return Err(anyhow::Error::from(error).context("cannot make the repository"));
     }
-    durable::write_new(&path, text.as_bytes(), OWNER_ONLY)
+    durable::write_new(&path, text.as_bytes(), OWNER_ONLY_FILE_MODE)
         .with_context(|| format!("cannot write the configuration {}", path.display()))?;
-    report(&args, &new, &key, server.as_ref(), around)?;
+    print_report(&args, &new, &key, server.as_ref(), around)?;
     Ok(CliExitCode::Done)
 }
 
@@ -63,12 +63,13 @@ fn refuse_to_overwrite(path: &Path, instead: &str) -> Result<(), CliError> {
     }
 }
 
-fn render(args: &InitArgs, key_file: Option<&Path>) -> anyhow::Result<String> {
-    let repository = config::url(&args.repository).map_err(|why| CliError::usage(format!("--repository: {why}")))?;
-    config::name::<ClusterName>(&args.cluster).map_err(|why| CliError::usage(format!("--cluster: {why}")))?;
+fn render_config(args: &InitArgs, key_file: Option<&Path>) -> anyhow::Result<String> {
+    let repository = config::parse_repository_url(&args.repository)
+        .map_err(|why| CliError::usage(format!("--repository: {why}")))?;
+    config::parse_name::<ClusterName>(&args.cluster).map_err(|why| CliError::usage(format!("--cluster: {why}")))?;
     let state_dir = args.state_dir.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
     let state_dir = std::path::absolute(&state_dir).context("cannot tell where the state directory goes")?;
-    Ok(config::render(&NewConfig {
+    Ok(config::render_config(&NewConfig {
         cluster: &args.cluster,
         connection: args.connection.as_deref(),
         repository: &repository,
@@ -93,7 +94,7 @@ impl InitKey {
             return Ok(InitKey::None);
         }
         let Some(named) = &args.key_file else {
-            let path = folder.join(KEY_FILE);
+            let path = folder.join(KEY_FILE_NAME);
             refuse_to_overwrite(&path, "to use that key, name it with --key-file")?;
             return Ok(InitKey::New(path));
         };
@@ -108,16 +109,16 @@ impl InitKey {
         }
     }
 
-    fn make(&self) -> anyhow::Result<()> {
+    fn write(&self) -> anyhow::Result<()> {
         let InitKey::New(path) = self else { return Ok(()) };
         let key = KeyEncryptionKey::generate().context("cannot make a key")?;
         let line = zeroize::Zeroizing::new(format!("{}\n", *key.to_text()));
-        durable::write_new(path, line.as_bytes(), OWNER_ONLY)
+        durable::write_new(path, line.as_bytes(), OWNER_ONLY_FILE_MODE)
             .with_context(|| format!("cannot write the key file {}", path.display()))
     }
 
     /// Nothing was sealed with it yet.
-    fn take_back(&self) {
+    fn remove(&self) {
         if let InitKey::New(path) = self
             && let Err(error) = fs::remove_file(path)
         {
@@ -126,7 +127,7 @@ impl InitKey {
     }
 }
 
-fn report(
+fn print_report(
     args: &InitArgs,
     new: &Config,
     key: &InitKey,
@@ -134,10 +135,10 @@ fn report(
     around: &CliContext,
 ) -> anyhow::Result<()> {
     let out = &around.output;
-    let call = open::invocation(&new.path)?;
+    let call = open::postgres_command_prefix(&new.path)?;
     let push = format!("{call} archive-push %p");
-    let done = |what: &str, text: String| out.line(format!("  {what:<14} {text}"));
-    out.line(out.tone(TextTone::Strong, format!("{} is set up", args.cluster)))?;
+    let done = |what: &str, text: String| out.print_line(format!("  {what:<14} {text}"));
+    out.print_line(out.style(TextTone::Strong, format!("{} is set up", args.cluster)))?;
     if let Some(server) = server {
         let (release, peer) = (server.release(), &server.peer);
         done("server", format!("PostgreSQL {release} at {peer}, system {}", server.identity.system_id))?;
@@ -146,14 +147,14 @@ fn report(
         done("repository", repository.url.to_string())?;
     }
     match key {
-        InitKey::None => done("key", out.tone(TextTone::Warning, "none: whoever reaches the repository can read it"))?,
+        InitKey::None => done("key", out.style(TextTone::Warning, "none: whoever reaches the repository can read it"))?,
         InitKey::Existing(path) => done("key", format!("{}, which was there", path.display()))?,
         InitKey::New(path) => {
             done("key", format!("{}; keep a copy elsewhere: without it nothing can be restored", path.display()))?;
         }
     }
     done("configuration", new.path.display().to_string())?;
-    let advice = server.map_or_else(|| unseen(&push), |server| server.advice(&push));
+    let advice = server.map_or_else(|| advice_without_server(&push), |server| server.advice(&push));
     let (mut conf, sql): (Vec<ServerAdvice>, Vec<ServerAdvice>) =
         advice.into_iter().partition(|advice| !advice.line.ends_with(';'));
     conf.sort_by_key(|advice| !advice.needed);
@@ -161,19 +162,19 @@ fn report(
         if lines.is_empty() {
             continue;
         }
-        out.line("")?;
-        out.line(heading)?;
+        out.print_line("")?;
+        out.print_line(heading)?;
         for advice in lines {
-            out.line(format!("  {}", out.tone(TextTone::Strong, &advice.line)))?;
+            out.print_line(format!("  {}", out.style(TextTone::Strong, &advice.line)))?;
             let word = if advice.needed { "needed" } else { "advised" };
-            out.line(out.tone(TextTone::Quiet, format!("    # {word}: {}", advice.why)))?;
+            out.print_line(out.style(TextTone::Quiet, format!("    # {word}: {}", advice.why)))?;
         }
     }
-    next_steps(args, new, around)
+    print_next_steps(args, new, around)
 }
 
 /// What a server that cannot be asked needs.
-fn unseen(push: &str) -> Vec<ServerAdvice> {
+fn advice_without_server(push: &str) -> Vec<ServerAdvice> {
     let line = |line: String, why| ServerAdvice { needed: true, line, why };
     vec![
         line("wal_level = replica".to_owned(), "or logical; needs a restart"),
@@ -182,20 +183,21 @@ fn unseen(push: &str) -> Vec<ServerAdvice> {
     ]
 }
 
-fn next_steps(args: &InitArgs, new: &Config, around: &CliContext) -> anyhow::Result<()> {
+fn print_next_steps(args: &InitArgs, new: &Config, around: &CliContext) -> anyhow::Result<()> {
     let out = &around.output;
-    let found = config::locate(None, &around.environment).map(|path| std::path::absolute(path).unwrap_or_default());
+    let found =
+        config::locate_config(None, &around.environment).map(|path| std::path::absolute(path).unwrap_or_default());
     let option = match found {
         Ok(path) if path == new.path => String::new(),
         _ => format!("--config {} ", new.path.display()),
     };
-    out.line("")?;
-    out.line("Then:")?;
+    out.print_line("")?;
+    out.print_line("Then:")?;
     let step = |command: &str, why: &str| {
-        out.line(format!(
+        out.print_line(format!(
             "  {}  {}",
             format_args!("walkeep {option}{command:<16}"),
-            out.tone(TextTone::Quiet, format!("# {why}"))
+            out.style(TextTone::Quiet, format!("# {why}"))
         ))
     };
     if args.connection.is_some() {
@@ -206,9 +208,9 @@ fn next_steps(args: &InitArgs, new: &Config, around: &CliContext) -> anyhow::Res
         step("list", "shows what has arrived")?;
     }
     if rustix::process::geteuid().is_root() {
-        out.line("")?;
+        out.print_line("")?;
         let note = "These files belong to root. Give them to the user that PostgreSQL runs as, who must be able to read the key.";
-        out.line(out.tone(TextTone::Warning, note))?;
+        out.print_line(out.style(TextTone::Warning, note))?;
     }
     Ok(())
 }

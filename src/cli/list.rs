@@ -11,7 +11,7 @@ use super::CliContext;
 use super::args::{ListArgs, ListCommand};
 use super::exit::CliExitCode;
 use super::open::StoreKind;
-use super::output::{TerminalOutput, TextTone, grouped, size, span};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_duration, format_number};
 use super::{open, redis_list};
 use crate::config::Config;
 use crate::postgres::archive::inventory::{
@@ -31,7 +31,7 @@ struct ListJson<'r> {
 }
 
 pub(super) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let all = || (config.clusters.iter().collect(), config.instances.iter().collect());
     let (clusters, instances, json): (Vec<_>, Vec<_>, bool) = match &args.of {
         None => (all().0, all().1, args.json),
@@ -46,88 +46,104 @@ pub(super) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<C
     };
     let mut overviews = Vec::new();
     for cluster in clusters {
-        let archive = Arc::new(open::archive(&config, cluster, around).await?);
-        let (index, _) = reindex::open(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
+        let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
+        let (index, _) =
+            reindex::open_index(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
         let spool = Spool::existing(&config.state_dir, &archive);
-        let overview = inventory::gather(&archive, &index, spool).await;
+        let overview = inventory::gather_inventory(&archive, &index, spool).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
     let mut redis = Vec::new();
     for instance in &instances {
-        redis.push(redis_list::gather(&config, instance, around).await?);
+        redis.push(redis_list::read_inventory(&config, instance, around).await?);
     }
     if json {
-        around.output.json(&ListJson { clusters: &overviews, instances: &redis })?;
+        around.output.print_json(&ListJson { clusters: &overviews, instances: &redis })?;
         return Ok(CliExitCode::Done);
     }
     if overviews.is_empty() && redis.is_empty() {
-        around.output.line(format!("nothing is configured in {}", config.path.display()))?;
+        around.output.print_line(format!("nothing is configured in {}", config.path.display()))?;
     }
     for (nth, overview) in overviews.iter().enumerate() {
         if nth > 0 {
-            around.output.line("")?;
+            around.output.print_line("")?;
         }
-        show(overview, &around.output)?;
+        print_inventory(overview, &around.output)?;
         if overview.system_id.is_none() {
             let cluster = config.cluster(Some(&overview.cluster))?;
-            ask(&config, open::archive(&config, cluster, around).await?.vault(), StoreKind::Cluster, around).await?;
+            print_other_names(
+                &config,
+                open::open_archive(&config, cluster, around).await?.vault(),
+                StoreKind::Cluster,
+                around,
+            )
+            .await?;
         }
     }
     for (nth, (overview, instance)) in redis.iter().zip(instances).enumerate() {
         if nth > 0 || !overviews.is_empty() {
-            around.output.line("")?;
+            around.output.print_line("")?;
         }
-        redis_list::show(overview, &around.output)?;
+        redis_list::print_inventory(overview, &around.output)?;
         if overview.is_empty() {
-            let instance = open::instance(&config, instance, around).await?;
-            ask(&config, instance.vault(), StoreKind::Instance, around).await?;
+            let instance = open::open_instance(&config, instance, around).await?;
+            print_other_names(&config, instance.vault(), StoreKind::Instance, around).await?;
         }
     }
     Ok(CliExitCode::Done)
 }
 
 /// What is archived under another name.
-async fn ask(config: &Config, vault: &Vault, what: StoreKind, around: &CliContext) -> anyhow::Result<()> {
-    let asked = open::is_it(what, config, vault).await;
-    asked.map_or(Ok(()), |asked| around.output.line(around.output.tone(TextTone::Warning, format!("  {asked}"))))
+async fn print_other_names(config: &Config, vault: &Vault, what: StoreKind, around: &CliContext) -> anyhow::Result<()> {
+    let asked = open::suggest_other_names(what, config, vault).await;
+    asked.map_or(Ok(()), |asked| around.output.print_line(around.output.style(TextTone::Warning, format!("  {asked}"))))
 }
 
-fn show(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_inventory(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
     let identity = match (overview.system_id, overview.segment_size) {
         (Some(id), Some(segments)) => format!("system {id}, segments of {} MiB", segments.get() >> 20),
         _ => "nothing is archived yet".to_owned(),
     };
-    out.line(format!("{}  {}", out.tone(TextTone::Strong, &overview.cluster), out.tone(TextTone::Quiet, identity)))?;
+    out.print_line(format!(
+        "{}  {}",
+        out.style(TextTone::Strong, &overview.cluster),
+        out.style(TextTone::Quiet, identity)
+    ))?;
     if overview.system_id.is_none() {
         return Ok(());
     }
-    heading(
+    print_heading(
         "Can be restored to any moment",
         overview.windows.is_empty(),
         "no: there is no backup with its WAL yet",
         out,
     )?;
-    windows(&overview.windows, out)?;
-    heading("Backups", overview.backups.is_empty(), "none; take one with walkeep backup postgres", out)?;
-    backups(&overview.backups, out)?;
-    heading("Timelines and their WAL", overview.timelines.is_empty(), "none", out)?;
-    timelines(&overview.timelines, out)?;
-    heading("Gaps", overview.gaps.is_empty(), "none", out)?;
-    gaps(&overview.gaps, out)?;
+    print_windows(&overview.windows, out)?;
+    print_heading("Backups", overview.backups.is_empty(), "none; take one with walkeep backup postgres", out)?;
+    print_backups(&overview.backups, out)?;
+    print_heading("Timelines and their WAL", overview.timelines.is_empty(), "none", out)?;
+    print_timelines(&overview.timelines, out)?;
+    print_heading("Gaps", overview.gaps.is_empty(), "none", out)?;
+    print_gaps(&overview.gaps, out)?;
     let (wal, packs) = (overview.wal_stored_bytes, overview.backup_stored_bytes);
-    out.line("")?;
-    let total = size(wal.saturating_add(packs));
-    out.line(format!("{total} in each repository: {} of WAL, {} of backups", size(wal), size(packs)))
+    out.print_line("")?;
+    let total = format_bytes(wal.saturating_add(packs));
+    out.print_line(format!(
+        "{total} in each repository: {} of WAL, {} of backups",
+        format_bytes(wal),
+        format_bytes(packs)
+    ))
 }
 
-fn heading(title: &str, empty: bool, instead: &str, out: &TerminalOutput) -> anyhow::Result<()> {
-    out.line("")?;
-    let title = out.tone(TextTone::Strong, title);
-    out.line(if empty { format!("{title}: {instead}") } else { title })
+fn print_heading(title: &str, empty: bool, instead: &str, out: &TerminalOutput) -> anyhow::Result<()> {
+    out.print_line("")?;
+    let title = out.style(TextTone::Strong, title);
+    out.print_line(if empty { format!("{title}: {instead}") } else { title })
 }
 
-fn windows(windows: &[RecoveryWindow], out: &TerminalOutput) -> anyhow::Result<()> {
-    let time = |time: Option<PgTime>, none: &str| time.map_or_else(|| none.to_owned(), |time| out.short_time(time));
+fn print_windows(windows: &[RecoveryWindow], out: &TerminalOutput) -> anyhow::Result<()> {
+    let time =
+        |time: Option<PgTime>, none: &str| time.map_or_else(|| none.to_owned(), |time| out.format_short_time(time));
     let row = |window: &RecoveryWindow| {
         let (from, to) = (window.from_lsn, window.to_lsn);
         [
@@ -138,30 +154,30 @@ fn windows(windows: &[RecoveryWindow], out: &TerminalOutput) -> anyhow::Result<(
         ]
     };
     let rows: Vec<_> = windows.iter().map(row).collect();
-    table(["from", "to", "positions", ">timeline"], &rows, out)
+    print_table(["from", "to", "positions", ">timeline"], &rows, out)
 }
 
-fn backups(backups: &[InventoryBackup], out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_backups(backups: &[InventoryBackup], out: &TerminalOutput) -> anyhow::Result<()> {
     let row = |backup: &InventoryBackup| {
         [
             backup.label.clone(),
-            out.short_time(PgTime::from_timestamp(backup.started_at)),
-            span(between(backup.started_at, backup.finished_at)),
+            out.format_short_time(PgTime::from_timestamp(backup.started_at)),
+            format_duration(duration_between(backup.started_at, backup.finished_at)),
             backup.stop_lsn.to_string(),
-            size(backup.logical_bytes),
-            size(backup.stored_bytes),
-            if backup.restorable { "yes".to_owned() } else { out.tone(TextTone::Bad, "NO") },
+            format_bytes(backup.logical_bytes),
+            format_bytes(backup.stored_bytes),
+            if backup.restorable { "yes".to_owned() } else { out.style(TextTone::Bad, "NO") },
         ]
     };
     let rows: Vec<_> = backups.iter().map(row).collect();
-    table(["label", "begun", ">took", "good from", ">size", ">stored", "whole"], &rows, out)
+    print_table(["label", "begun", ">took", "good from", ">size", ">stored", "whole"], &rows, out)
 }
 
-fn between(from: Timestamp, to: Timestamp) -> Duration {
+fn duration_between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-fn timelines(timelines: &[InventoryTimeline], out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_timelines(timelines: &[InventoryTimeline], out: &TerminalOutput) -> anyhow::Result<()> {
     let row = |(branch, timeline): (String, &InventoryTimeline)| {
         let origin = match (timeline.parent, timeline.begin_lsn) {
             (Some(parent), Some(begin)) => format!("{parent} at {begin}"),
@@ -171,17 +187,17 @@ fn timelines(timelines: &[InventoryTimeline], out: &TerminalOutput) -> anyhow::R
             (Some(from), Some(to)) => format!("{from} to {to}"),
             _ => "-".to_owned(),
         };
-        let (segments, stored) = (grouped(timeline.segments), size(timeline.stored_bytes));
+        let (segments, stored) = (format_number(timeline.segments), format_bytes(timeline.stored_bytes));
         // What the server writes for a plain promotion (`StartupXLOG` in xlog.c) says little to people.
         let reason = timeline.reason.as_deref().unwrap_or_default().replace("no recovery target specified", "promoted");
-        [branch, origin, positions, segments, stored, out.tone(TextTone::Quiet, reason)]
+        [branch, origin, positions, segments, stored, out.style(TextTone::Quiet, reason)]
     };
-    let rows: Vec<_> = tree(timelines, out.is_styled()).into_iter().map(row).collect();
-    table(["timeline", "forked from", "positions", ">segments", ">stored", ""], &rows, out)
+    let rows: Vec<_> = timeline_tree(timelines, out.is_styled()).into_iter().map(row).collect();
+    print_table(["timeline", "forked from", "positions", ">segments", ">stored", ""], &rows, out)
 }
 
 /// The timelines in the order of the tree that they make, each with its branch drawn before its number.
-fn tree(timelines: &[InventoryTimeline], drawn: bool) -> Vec<(String, &InventoryTimeline)> {
+fn timeline_tree(timelines: &[InventoryTimeline], drawn: bool) -> Vec<(String, &InventoryTimeline)> {
     let known = |parent: TimelineId| timelines.iter().any(|timeline| timeline.timeline == parent);
     let mut children: BTreeMap<Option<TimelineId>, Vec<&InventoryTimeline>> = BTreeMap::new();
     for timeline in timelines {
@@ -208,22 +224,22 @@ fn tree(timelines: &[InventoryTimeline], drawn: bool) -> Vec<(String, &Inventory
     found
 }
 
-fn gaps(gaps: &[MissingWal], out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_gaps(gaps: &[MissingWal], out: &TerminalOutput) -> anyhow::Result<()> {
     let row = |gap: &MissingWal| {
-        let bytes = size(gap.to_lsn.bytes_since(gap.from_lsn));
+        let bytes = format_bytes(gap.to_lsn.bytes_since(gap.from_lsn));
         [gap.timeline.to_string(), format!("{} to {}", gap.from_lsn, gap.to_lsn), bytes, gap.reason.clone()]
     };
     let rows: Vec<_> = gaps.iter().map(row).collect();
-    table([">timeline", "positions", ">size", "what is known"], &rows, out)
+    print_table([">timeline", "positions", ">size", "what is known"], &rows, out)
 }
 
-fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
-    if rows.is_empty() { Ok(()) } else { out.table(headings, rows) }
+fn print_table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
+    if rows.is_empty() { Ok(()) } else { out.print_table(headings, rows) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{InventoryTimeline, tree};
+    use super::{InventoryTimeline, timeline_tree};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::timeline::TimelineId;
 
@@ -247,9 +263,9 @@ mod tests {
             timeline(5, 2, 60),
             timeline(7, 6, 9),
         ];
-        let lines = |drawn| tree(&timelines, drawn).into_iter().map(|(branch, _)| branch).collect::<Vec<_>>();
+        let lines = |drawn| timeline_tree(&timelines, drawn).into_iter().map(|(branch, _)| branch).collect::<Vec<_>>();
         assert_eq!(lines(false), ["1", "|- 4", "`- 2", "   |- 5", "   `- 3", "7"], "the history of 6 is not archived");
         assert_eq!(lines(true), ["1", "├─ 4", "└─ 2", "   ├─ 5", "   └─ 3", "7"]);
-        assert!(tree(&[], true).is_empty());
+        assert!(timeline_tree(&[], true).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::CliContext;
 use super::args::{LogArgs, LogCommand, LogFilterArgs};
 use super::exit::{self, CliError, CliExitCode};
-use super::output::{TerminalOutput, TextTone, grouped};
+use super::output::{TerminalOutput, TextTone, format_number};
 use super::redis_log::LogRedisArgs;
 use super::{moment, open};
 use crate::config::{ClusterConfig, Config};
@@ -17,25 +17,25 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::log::{self, LogEntry, LogEntryKind, LogQuery};
-use crate::redis::log::MANY_KEYS;
+use crate::redis::log::DEFAULT_MIN_DELETED_KEYS;
 
 /// Lines whose columns are made to fit together. What comes after them keeps to their widths.
-const ALIGNED: usize = 500;
+const MAX_ALIGNED_ROWS: usize = 500;
 
 pub(super) async fn run(args: LogArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let (name, args) = match args.of {
         Some(LogCommand::Redis(of)) => return super::redis_log::run(of, false, around).await,
         Some(LogCommand::Postgres(of)) => (of.cluster, of.log),
-        None => return everything(&args.log, around).await,
+        None => return log_all_stores(&args.log, around).await,
     };
-    let config = around.config()?;
-    of_cluster(&config, config.cluster(name.as_deref())?, (&args, false), around).await
+    let config = around.read_config()?;
+    log_cluster(&config, config.cluster(name.as_deref())?, (&args, false), around).await
 }
 
 /// What happened in everything that is configured, one after the other, like `walkeep list`.
-async fn everything(args: &LogFilterArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    let (clusters, mut instances) = config.all_meant(None)?;
+async fn log_all_stores(args: &LogFilterArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    let (clusters, mut instances) = config.find_all_named(None)?;
     // These ask for what only PostgreSQL has.
     if !args.events.is_empty() || args.relation.is_some() || args.timeline.is_some() {
         if !instances.is_empty() {
@@ -54,13 +54,17 @@ async fn everything(args: &LogFilterArgs, around: &CliContext) -> anyhow::Result
     }
     let title = |nth: usize, name: &str| match (several && !args.json, nth) {
         (false, _) => Ok(()),
-        (true, 0) => around.output.line(around.output.tone(TextTone::Strong, name)),
-        (true, _) => around.output.line(format!("\n{}", around.output.tone(TextTone::Strong, name))),
+        (true, 0) => around.output.print_line(around.output.style(TextTone::Strong, name)),
+        (true, _) => around.output.print_line(format!("\n{}", around.output.style(TextTone::Strong, name))),
     };
     let mut told = Vec::new();
     for (nth, cluster) in clusters.iter().enumerate() {
         title(nth, cluster.name.as_str())?;
-        told.push(said(of_cluster(&config, cluster, (args, several), around).await, (several, args.json), around)?);
+        told.push(report_log_result(
+            log_cluster(&config, cluster, (args, several), around).await,
+            (several, args.json),
+            around,
+        )?);
     }
     for (nth, instance) in instances.iter().enumerate() {
         title(nth.saturating_add(clusters.len()), instance.name.as_str())?;
@@ -68,27 +72,27 @@ async fn everything(args: &LogFilterArgs, around: &CliContext) -> anyhow::Result
             instance: Some(instance.name.to_string()),
             span: args.span.clone(),
             events: Vec::new(),
-            keys: MANY_KEYS,
+            keys: DEFAULT_MIN_DELETED_KEYS,
             json: args.json,
         };
-        told.push(said(super::redis_log::run(of, several, around).await, (several, args.json), around)?);
+        told.push(report_log_result(super::redis_log::run(of, several, around).await, (several, args.json), around)?);
     }
     Ok(if told.contains(&CliExitCode::Done) { CliExitCode::Done } else { CliExitCode::NotFound })
 }
 
 /// That nothing is archived of one of several is said where its events would stand, and the others are told.
-fn said(
+fn report_log_result(
     told: anyhow::Result<CliExitCode>,
     (several, json): (bool, bool),
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
     match told {
-        Err(error) if several && exit::code(&error) == CliExitCode::NotFound => {
+        Err(error) if several && exit::exit_code(&error) == CliExitCode::NotFound => {
             if json {
-                tracing::warn!(error = exit::explain(&error), "nothing to tell");
+                tracing::warn!(error = exit::error_line(&error), "nothing to tell");
                 return Ok(CliExitCode::NotFound);
             }
-            around.output.line(around.output.tone(TextTone::Quiet, exit::explain(&error)))?;
+            around.output.print_line(around.output.style(TextTone::Quiet, exit::error_line(&error)))?;
             Ok(CliExitCode::NotFound)
         }
         told => told,
@@ -96,31 +100,31 @@ fn said(
 }
 
 /// `several`: each event says whose it is.
-async fn of_cluster(
+async fn log_cluster(
     config: &Config,
     cluster: &ClusterConfig,
     (args, several): (&LogFilterArgs, bool),
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
-    let question = question(args, around)?;
-    let archive = Arc::new(open::archive(config, cluster, around).await?);
-    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let question = build_query(args, around)?;
+    let archive = Arc::new(open::open_archive(config, cluster, around).await?);
+    let (index, _) = reindex::open_index(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let command = format!("walkeep restore postgres {} --pgdata DIR --start", cluster.name);
     let whose = several.then(|| LogSubject::Cluster(cluster.name.to_string()));
-    let page = Arc::new(Mutex::new(LogPage::new(&around.output, args.json, command).of(whose)));
+    let page = Arc::new(Mutex::new(LogPage::new(&around.output, args.json, command).with_subject(whose)));
     let lines = Arc::clone(&page);
-    let told = log::explore(&archive, &index, spool, question, move |happening| {
+    let told = log::read_log(&archive, &index, spool, question, move |happening| {
         lines.lock().unwrap_or_else(PoisonError::into_inner).add(happening)
     });
     told.await.with_context(|| format!("cannot tell what happened in {}", cluster.name))?;
-    page.lock().unwrap_or_else(PoisonError::into_inner).end()?;
+    page.lock().unwrap_or_else(PoisonError::into_inner).finish()?;
     Ok(CliExitCode::Done)
 }
 
-fn question(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, CliError> {
+fn build_query(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, CliError> {
     let moment = |option: &str, text: &Option<String>| -> Result<Option<PgTime>, CliError> {
-        let read = |text: &String| moment::read(text, around.clock.now(), &around.local_zone());
+        let read = |text: &String| moment::parse_time(text, around.clock.now(), &around.local_zone());
         text.as_ref().map(read).transpose().map_err(|why| CliError::usage(format!("{option}: {why}")))
     };
     let timeline = |text: &String| {
@@ -142,8 +146,8 @@ fn question(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, CliEr
 pub(super) trait LogRow: serde::Serialize {
     /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making the others as long.
     const WIDTH: usize = usize::MAX;
-    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS];
-    fn tones(&self) -> [Option<TextTone>; COLUMNS];
+    fn cells(&self, out: &TerminalOutput) -> [String; LOG_COLUMNS];
+    fn tones(&self) -> [Option<TextTone>; LOG_COLUMNS];
     /// Whether its last cell is a target.
     fn leads_back(&self) -> bool;
 }
@@ -173,16 +177,16 @@ pub(super) struct LogPage<T> {
     /// What a target is given to.
     restore: String,
     waiting: Vec<T>,
-    widths: Option<[usize; COLUMNS]>,
+    widths: Option<[usize; LOG_COLUMNS]>,
     undoable: bool,
     /// Whether there was a line that has no target.
     lost: bool,
     failed: Option<anyhow::Error>,
 }
 
-pub(super) const COLUMNS: usize = 6;
+pub(super) const LOG_COLUMNS: usize = 6;
 /// The column of words, which may be of any length.
-const WHAT: usize = 2;
+const TEXT_COLUMN: usize = 2;
 
 impl<T: LogRow> LogPage<T> {
     pub(super) fn new(out: &TerminalOutput, json: bool, restore: String) -> LogPage<T> {
@@ -192,7 +196,7 @@ impl<T: LogRow> LogPage<T> {
     }
 
     /// The same with the name beside each event, where that is not clear.
-    pub(super) fn of(self, whose: Option<LogSubject>) -> LogPage<T> {
+    pub(super) fn with_subject(self, whose: Option<LogSubject>) -> LogPage<T> {
         LogPage { whose, ..self }
     }
 
@@ -200,12 +204,12 @@ impl<T: LogRow> LogPage<T> {
     pub(super) fn add(&mut self, happening: T) -> ControlFlow<()> {
         let shown = if self.json {
             let told = LogEntryJson { whose: self.whose.as_ref(), happening: &happening };
-            serde_json::to_string(&told).map_err(Into::into).and_then(|text| self.out.line(text))
+            serde_json::to_string(&told).map_err(Into::into).and_then(|text| self.out.print_line(text))
         } else {
             self.undoable |= happening.leads_back();
             self.lost |= !happening.leads_back();
             self.waiting.push(happening);
-            if self.widths.is_some() || self.waiting.len() >= ALIGNED { self.show() } else { Ok(()) }
+            if self.widths.is_some() || self.waiting.len() >= MAX_ALIGNED_ROWS { self.print_rows() } else { Ok(()) }
         };
         match shown {
             Ok(()) => ControlFlow::Continue(()),
@@ -216,7 +220,7 @@ impl<T: LogRow> LogPage<T> {
         }
     }
 
-    pub(super) fn end(&mut self) -> anyhow::Result<()> {
+    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -224,28 +228,28 @@ impl<T: LogRow> LogPage<T> {
             return Ok(());
         }
         if self.waiting.is_empty() && self.widths.is_none() {
-            return self.out.line("nothing that was asked for happened in what is archived");
+            return self.out.print_line("nothing that was asked for happened in what is archived");
         }
-        self.show()?;
+        self.print_rows()?;
         if self.undoable {
             let command = &self.restore;
             let hint =
                 format!("To go back to just before one of them, with the option its line ends with: {command} TARGET");
-            self.out.line("")?;
-            self.out.line(self.out.tone(TextTone::Quiet, hint))?;
+            self.out.print_line("")?;
+            self.out.print_line(self.out.style(TextTone::Quiet, hint))?;
             if self.lost {
                 let none = "A line that ends otherwise has no way back.".to_owned();
-                self.out.line(self.out.tone(TextTone::Quiet, none))?;
+                self.out.print_line(self.out.style(TextTone::Quiet, none))?;
             }
         }
         Ok(())
     }
 
-    fn show(&mut self) -> anyhow::Result<()> {
+    fn print_rows(&mut self) -> anyhow::Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let rows: Vec<[String; COLUMNS]> = waiting.iter().map(|happening| happening.cells(&self.out)).collect();
+        let rows: Vec<[String; LOG_COLUMNS]> = waiting.iter().map(|happening| happening.cells(&self.out)).collect();
         let measured = || {
-            let mut widths = [0; COLUMNS];
+            let mut widths = [0; LOG_COLUMNS];
             for row in &rows {
                 for (width, cell) in widths.iter_mut().zip(row) {
                     *width = cell.chars().count().max(*width);
@@ -253,14 +257,14 @@ impl<T: LogRow> LogPage<T> {
             }
             let gaps = widths.iter().filter(|width| **width > 0).count().saturating_sub(1).saturating_mul(2);
             let beyond = widths.iter().sum::<usize>().saturating_add(gaps).saturating_sub(T::WIDTH);
-            if let Some(what) = widths.get_mut(WHAT) {
+            if let Some(what) = widths.get_mut(TEXT_COLUMN) {
                 *what = what.saturating_sub(beyond).max((*what).min(1));
             }
             widths
         };
         let widths = *self.widths.get_or_insert_with(measured);
         for (happening, row) in waiting.iter().zip(&rows) {
-            self.out.line(line(happening, row, widths, &self.out))?;
+            self.out.print_line(format_row(happening, row, widths, &self.out))?;
         }
         Ok(())
     }
@@ -268,8 +272,8 @@ impl<T: LogRow> LogPage<T> {
 
 impl LogRow for LogEntry {
     /// Time, kind, where, how much, who, and the way back.
-    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS] {
-        let time = self.time.map_or_else(|| "?".to_owned(), |time| out.milli_time(time));
+    fn cells(&self, out: &TerminalOutput) -> [String; LOG_COLUMNS] {
+        let time = self.time.map_or_else(|| "?".to_owned(), |time| out.format_time_millis(time));
         let whose = [self.database.as_deref(), self.relation.as_deref()];
         let mut what = whose.into_iter().flatten().collect::<Vec<_>>().join("  ");
         if let Some(detail) = &self.detail {
@@ -277,17 +281,17 @@ impl LogRow for LogEntry {
         }
         let rows = self.rows.map_or_else(String::new, |rows| match rows {
             1 => "1 row".to_owned(),
-            rows => format!("{} rows", grouped(rows)),
+            rows => format!("{} rows", format_number(rows)),
         });
         let xid = self.xid.map_or_else(String::new, |xid| format!("xid {xid}"));
         let back = self.target.clone().unwrap_or_else(|| format!("at {}", self.lsn));
         [time, self.kind.name().to_owned(), what, rows, xid, back]
     }
 
-    fn tones(&self) -> [Option<TextTone>; COLUMNS] {
+    fn tones(&self) -> [Option<TextTone>; LOG_COLUMNS] {
         [
             Some(TextTone::Quiet),
-            Some(tone(self.kind)),
+            Some(kind_tone(self.kind)),
             self.relation.as_ref().or(self.database.as_ref()).map(|_| TextTone::Strong),
             None,
             Some(TextTone::Quiet),
@@ -301,10 +305,10 @@ impl LogRow for LogEntry {
 }
 
 /// One line of columns of these widths.
-pub(super) fn line(
+pub(super) fn format_row(
     happening: &impl LogRow,
-    cells: &[String; COLUMNS],
-    widths: [usize; COLUMNS],
+    cells: &[String; LOG_COLUMNS],
+    widths: [usize; LOG_COLUMNS],
     out: &TerminalOutput,
 ) -> String {
     let tones = happening.tones();
@@ -313,14 +317,14 @@ pub(super) fn line(
         if width == 0 {
             continue;
         }
-        let last = nth.saturating_add(1) == COLUMNS;
+        let last = nth.saturating_add(1) == LOG_COLUMNS;
         let padded = match nth {
             _ if last => cell.clone(),
             // Numbers stand at the right.
             3 => format!("{cell:>width$}"),
             _ => format!("{cell:<width$}"),
         };
-        line.push_str(&tone.map_or(padded.clone(), |tone| out.tone(tone, padded)));
+        line.push_str(&tone.map_or(padded.clone(), |tone| out.style(tone, padded)));
         if !last {
             line.push_str("  ");
         }
@@ -329,7 +333,7 @@ pub(super) fn line(
 }
 
 /// Red where data were lost, yellow where many changed, green where somebody made a way back.
-const fn tone(kind: LogEntryKind) -> TextTone {
+const fn kind_tone(kind: LogEntryKind) -> TextTone {
     match kind {
         LogEntryKind::Drop
         | LogEntryKind::Truncate
@@ -351,7 +355,7 @@ const fn tone(kind: LogEntryKind) -> TextTone {
 mod tests {
     use jiff::tz::TimeZone;
 
-    use super::{COLUMNS, LogRow as _, line};
+    use super::{LOG_COLUMNS, LogRow as _, format_row};
     use crate::cli::output::TerminalOutput;
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::time::PgTime;
@@ -378,13 +382,13 @@ mod tests {
     fn an_event_is_one_line_that_ends_with_the_way_back() {
         let plain = TerminalOutput { styled: false, zone: TimeZone::UTC };
         let row = dropped().cells(&plain);
-        let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
-        let shown = line(&dropped(), &row, widths, &plain);
+        let widths: [usize; LOG_COLUMNS] = std::array::from_fn(|nth| row[nth].len());
+        let shown = format_row(&dropped(), &row, widths, &plain);
         assert_eq!(shown, "2000-01-01 00:00:06.998+00  drop  shop  public.orders  xid 743  --before-event 0/3A2B3C8");
-        let wider = line(&dropped(), &row, [28, 8, 20, 0, 8, 0], &plain);
+        let wider = format_row(&dropped(), &row, [28, 8, 20, 0, 8, 0], &plain);
         assert!(wider.contains("drop      shop  public.orders"), "{wider}");
         let styled = TerminalOutput { styled: true, zone: TimeZone::UTC };
-        let coloured = line(&dropped(), &row, widths, &styled);
+        let coloured = format_row(&dropped(), &row, widths, &styled);
         assert!(coloured.contains("\x1b[1;31mdrop\x1b[0m"), "{coloured:?}");
     }
 }

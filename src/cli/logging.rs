@@ -11,13 +11,13 @@ use super::args::{GlobalArgs, LogFormat};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DefaultLogLevel {
     Quiet,
-    Talkative,
+    Verbose,
 }
 
 /// Starts logging. Other crates' logs are shown only when debugging.
-pub(super) fn start(global: &GlobalArgs, usual: DefaultLogLevel, no_color: bool) {
+pub(super) fn init_logging(global: &GlobalArgs, usual: DefaultLogLevel, no_color: bool) {
     let levels = ["error", "warn", "info", "debug", "trace"];
-    let base = usize::from(!global.quiet) + usize::from(!global.quiet && usual == DefaultLogLevel::Talkative);
+    let base = usize::from(!global.quiet) + usize::from(!global.quiet && usual == DefaultLogLevel::Verbose);
     let level = levels.get(base + usize::from(global.verbose)).unwrap_or(&"trace");
     let others = if matches!(*level, "debug" | "trace") { "info" } else { "error" };
     let filter = EnvFilter::new(format!("{others},walkeep={level}"));

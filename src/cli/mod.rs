@@ -59,21 +59,21 @@ use output::TerminalOutput;
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = usage::without_help(arguments.into_iter().collect());
-    let trouble = ExitCodeRule::of(&arguments);
-    std::panic::set_hook(Box::new(|panic| complain(&format!("a bug in walkeep: {panic}; please report it"))));
+    let trouble = ExitCodeRule::from_arguments(&arguments);
+    std::panic::set_hook(Box::new(|panic| print_error(&format!("a bug in walkeep: {panic}; please report it"))));
     let ended = catch_unwind(AssertUnwindSafe(|| parse_and_dispatch(&arguments)));
     match ended {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
-            complain(&exit::explain(&error));
-            ExitCode::from(trouble.code(exit::code(&error)))
+            print_error(&exit::error_line(&error));
+            ExitCode::from(trouble.exit_code(exit::exit_code(&error)))
         }
-        Err(_) => ExitCode::from(trouble.code(CliExitCode::Failed)),
+        Err(_) => ExitCode::from(trouble.exit_code(CliExitCode::Failed)),
     }
 }
 
 /// The one line that a user sees of an error.
-fn complain(text: &str) {
+fn print_error(text: &str) {
     // Where standard error is gone there is nobody left to tell.
     let _told = writeln!(std::io::stderr().lock(), "walkeep: {text}");
 }
@@ -90,55 +90,66 @@ fn parse_and_dispatch(arguments: &[OsString]) -> anyhow::Result<u8> {
                 _ => Ok(CliExitCode::Done as u8),
             };
         }
-        Err(error) => return Err(CliError::usage(usage::wrong(&error, arguments)).into()),
+        Err(error) => return Err(CliError::usage(usage::usage_error_line(&error, arguments)).into()),
     };
-    let around = CliContext::of(&line.global)?;
-    let usual = if matches!(line.command, CliCommand::Receive(_)) {
-        DefaultLogLevel::Talkative
-    } else {
-        DefaultLogLevel::Quiet
-    };
-    logging::start(&line.global, usual, around.no_color());
+    let around = CliContext::from_args(&line.global)?;
+    let usual =
+        if matches!(line.command, CliCommand::Receive(_)) { DefaultLogLevel::Verbose } else { DefaultLogLevel::Quiet };
+    logging::init_logging(&line.global, usual, around.is_color_off());
     dispatch(line.command, &around)
 }
 
 fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
     let code = match command {
-        CliCommand::Init(args) => light(init::run(args, around))?,
-        CliCommand::Check(args) => light(check::run(args, around))?,
-        CliCommand::Receive(args) => heavy(receive::run(args, around))?,
-        CliCommand::ArchivePush(args) => light(push::run(args, around))?,
-        CliCommand::ArchiveGet(args) => return light(get::run(args, around)),
-        CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => heavy(restore::plan(args, around))?,
-        CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => heavy(redis_restore::plan(args, around))?,
-        CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => heavy(restore_all::plan(args, around))?,
-        CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => heavy(restore_all::run(*args, around))?,
-        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => heavy(restore::run(*args, around))?,
-        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
-            heavy(redis_restore::run(args, around))?
+        CliCommand::Init(args) => run_single_threaded(init::run(args, around))?,
+        CliCommand::Check(args) => run_single_threaded(check::run(args, around))?,
+        CliCommand::Receive(args) => run_multi_threaded(receive::run(args, around))?,
+        CliCommand::ArchivePush(args) => run_single_threaded(push::run(args, around))?,
+        CliCommand::ArchiveGet(args) => return run_single_threaded(get::run(args, around)),
+        CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
+            run_multi_threaded(restore::run_plan(args, around))?
         }
-        CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => heavy(backup::run(args, around))?,
-        CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => light(redis::backup(args, around))?,
-        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => heavy(redis::backup_all(around))?,
-        CliCommand::List(args) => heavy(list::run(args, around))?,
-        CliCommand::Log(args) => heavy(log::run(args, around))?,
-        CliCommand::Health(args) => heavy(health::run(args, around))?,
-        CliCommand::Cleanup(args) => heavy(cleanup::run(args, around))?,
-        CliCommand::Verify(args) => heavy(verify::run(args, around))?,
-        CliCommand::Index(args) => heavy(index::run(args.what, around))?,
+        CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => {
+            run_multi_threaded(redis_restore::run_plan(args, around))?
+        }
+        CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => {
+            run_multi_threaded(restore_all::run_plan(args, around))?
+        }
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => {
+            run_multi_threaded(restore_all::run_restore(*args, around))?
+        }
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => {
+            run_multi_threaded(restore::run_restore(*args, around))?
+        }
+        CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
+            run_multi_threaded(redis_restore::run_restore(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => {
+            run_multi_threaded(backup::run(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => {
+            run_single_threaded(redis::run_backup(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => run_multi_threaded(redis::backup_all(around))?,
+        CliCommand::List(args) => run_multi_threaded(list::run(args, around))?,
+        CliCommand::Log(args) => run_multi_threaded(log::run(args, around))?,
+        CliCommand::Health(args) => run_multi_threaded(health::run(args, around))?,
+        CliCommand::Cleanup(args) => run_multi_threaded(cleanup::run(args, around))?,
+        CliCommand::Verify(args) => run_multi_threaded(verify::run(args, around))?,
+        CliCommand::Index(args) => run_multi_threaded(index::run(args.what, around))?,
     };
     Ok(code as u8)
 }
 
 /// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small pieces: no other thread wakes
 /// this one for each. What takes the processor goes to threads of its own.
-fn light<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+fn run_single_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
 }
 
 /// Runs with a worker thread for each processor.
-fn heavy<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+fn run_multi_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
 }
@@ -156,10 +167,11 @@ struct CliContext {
 }
 
 impl CliContext {
-    fn of(global: &args::GlobalArgs) -> Result<CliContext, CliError> {
-        let environment = ProcessEnvironment::of_process();
-        let zone = global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::zone).map_err(CliError::usage)?;
-        let plain = no_color(&environment);
+    fn from_args(global: &args::GlobalArgs) -> Result<CliContext, CliError> {
+        let environment = ProcessEnvironment::from_process();
+        let zone =
+            global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::parse_zone).map_err(CliError::usage)?;
+        let plain = is_color_off(&environment);
         Ok(CliContext {
             named_config: global.config.clone(),
             quiet: global.quiet,
@@ -170,13 +182,13 @@ impl CliContext {
         })
     }
 
-    fn config(&self) -> Result<Config, ConfigError> {
+    fn read_config(&self) -> Result<Config, ConfigError> {
         Config::read(self.named_config.as_deref(), &self.environment)
     }
 
     /// A moment as a line to copy can have it.
-    fn lasting(&self, moment: &str) -> String {
-        moment::lasting(moment, self.clock.now(), &self.local_zone())
+    fn absolute_time(&self, moment: &str) -> String {
+        moment::absolute_time(moment, self.clock.now(), &self.local_zone())
     }
 
     /// The zone of a time that names none.
@@ -189,12 +201,12 @@ impl CliContext {
         }
     }
 
-    fn no_color(&self) -> bool {
-        no_color(&self.environment)
+    fn is_color_off(&self) -> bool {
+        is_color_off(&self.environment)
     }
 }
 
 /// `NO_COLOR` of no-color.org, and terminals that know no colours.
-fn no_color(environment: &ProcessEnvironment) -> bool {
+fn is_color_off(environment: &ProcessEnvironment) -> bool {
     environment.get("NO_COLOR").is_some() || environment.get("TERM") == Some("dumb")
 }

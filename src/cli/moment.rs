@@ -19,27 +19,27 @@ pub(super) enum DefaultZone {
 }
 
 /// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall clock's (`08:00`, `yesterday`).
-pub(super) fn read(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
+pub(super) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
     let text = text.trim();
     if text.eq_ignore_ascii_case("now") {
         return Ok(PgTime::from_timestamp(now));
     }
-    if let Some(moment) = ago(text, now)? {
+    if let Some(moment) = parse_ago(text, now)? {
         return Ok(PgTime::from_timestamp(moment));
     }
     // Temporal's grammar covers RFC 3339, a space for the T, and offsets like +00; it wants a bracket after a zone's name.
     if let Ok(moment) = text.parse::<Timestamp>() {
         return Ok(PgTime::from_timestamp(moment));
     }
-    if let Some((civil, zone)) = named_zone(text)
-        && let Some(civil) = wall_clock(civil, now, &zone)
+    if let Some((civil, zone)) = split_zone_name(text)
+        && let Some(civil) = parse_wall_clock(civil, now, &zone)
     {
-        return in_zone(text, civil, &zone).map(PgTime::from_timestamp);
+        return resolve_in_zone(text, civil, &zone).map(PgTime::from_timestamp);
     }
     let (DefaultZone::Asked(local) | DefaultZone::Machine(local)) = zone;
-    match (wall_clock(text, now, local), zone) {
-        (Some(civil), DefaultZone::Asked(zone)) => in_zone(text, civil, zone).map(PgTime::from_timestamp),
-        (Some(civil), DefaultZone::Machine(local)) => Err(without_zone(text, civil, now, local)),
+    match (parse_wall_clock(text, now, local), zone) {
+        (Some(civil), DefaultZone::Asked(zone)) => resolve_in_zone(text, civil, zone).map(PgTime::from_timestamp),
+        (Some(civil), DefaultZone::Machine(local)) => Err(missing_zone_message(text, civil, now, local)),
         (None, _) => Err(format!(
             "{text:?} is no time; write 2026-11-22T14:03:00Z, \"2026-11-22 14:03:00+01\", now, \"5 minutes ago\" or 5m, or with \
              --time-zone also 14:03, \"yesterday 14:03\" or \"2026-11-22 14:03\""
@@ -48,7 +48,7 @@ pub(super) fn read(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgT
 }
 
 /// `5 minutes ago`, and the same without its last word: a span alone can only mean the past, for nothing is known of the future.
-fn ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
+fn parse_ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
     // The word, not the letters: Chicago ends with them.
     let said = text.split_whitespace().next_back() == Some("ago");
     if !said && text.contains(':') {
@@ -66,7 +66,7 @@ fn ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
 }
 
 /// `2026-11-22 14:03:00 Europe/Vienna` or `… UTC`, PostgreSQL's other spelling: what stands before the zone, and the zone.
-fn named_zone(text: &str) -> Option<(&str, TimeZone)> {
+fn split_zone_name(text: &str) -> Option<(&str, TimeZone)> {
     let (civil, zone) = text.rsplit_once(' ')?;
     let zone = match zone {
         "UTC" | "GMT" | "Z" => TimeZone::UTC,
@@ -77,7 +77,7 @@ fn named_zone(text: &str) -> Option<(&str, TimeZone)> {
 }
 
 /// What a clock on the wall shows there: a date with or without a time, a time of today, or `today` and `yesterday` with or without a time.
-fn wall_clock(text: &str, now: Timestamp, zone: &TimeZone) -> Option<DateTime> {
+fn parse_wall_clock(text: &str, now: Timestamp, zone: &TimeZone) -> Option<DateTime> {
     if let Ok(civil) = text.parse::<DateTime>() {
         return Some(civil);
     }
@@ -95,7 +95,7 @@ fn wall_clock(text: &str, now: Timestamp, zone: &TimeZone) -> Option<DateTime> {
 }
 
 /// The moment of a wall clock in a zone; one that the clock shows twice or never is refused with its neighbours.
-fn in_zone(text: &str, civil: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
+fn resolve_in_zone(text: &str, civil: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
     let ambiguous = zone.to_ambiguous_timestamp(civil);
     ambiguous.unambiguous().ok().ok_or_else(|| {
         let readings = [zone.to_ambiguous_timestamp(civil).earlier(), zone.to_ambiguous_timestamp(civil).later()];
@@ -104,10 +104,10 @@ fn in_zone(text: &str, civil: DateTime, zone: &TimeZone) -> Result<Timestamp, St
     })
 }
 
-fn without_zone(text: &str, civil: DateTime, now: Timestamp, local: &TimeZone) -> String {
+fn missing_zone_message(text: &str, civil: DateTime, now: Timestamp, local: &TimeZone) -> String {
     // Another zone may have another day.
-    let utc = format!("{}Z", wall_clock(text, now, &TimeZone::UTC).unwrap_or(civil));
-    let here = in_zone(text, civil, local)
+    let utc = format!("{}Z", parse_wall_clock(text, now, &TimeZone::UTC).unwrap_or(civil));
+    let here = resolve_in_zone(text, civil, local)
         .map(|moment| moment.to_zoned(local.clone()).strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string());
     let here = here.ok().filter(|text| !text.ends_with("+00:00"));
     let other = here.unwrap_or_else(|| format!("{civil}+01:00 (or whichever offset your clock has)"));
@@ -115,7 +115,7 @@ fn without_zone(text: &str, civil: DateTime, now: Timestamp, local: &TimeZone) -
 }
 
 /// A zone by its name; `local` is the machine's.
-pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
+pub(super) fn parse_zone(name: &str) -> Result<TimeZone, String> {
     match name {
         "local" => Ok(TimeZone::system()),
         "UTC" | "utc" => Ok(TimeZone::UTC),
@@ -127,18 +127,18 @@ pub(super) fn zone(name: &str) -> Result<TimeZone, String> {
 
 /// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as it was typed, and what is no
 /// moment, too.
-pub(super) fn lasting(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
+pub(super) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
     let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
-    match read(text, now, zone) {
-        Ok(meant) if read(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
-            show(meant, &TimeZone::UTC)
+    match parse_time(text, now, zone) {
+        Ok(meant) if parse_time(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
+            format_time(meant, &TimeZone::UTC)
         }
         _ => text.to_owned(),
     }
 }
 
 /// A moment as PostgreSQL prints it, in the zone asked for, with microseconds.
-pub(super) fn show(moment: PgTime, zone: &TimeZone) -> String {
+pub(super) fn format_time(moment: PgTime, zone: &TimeZone) -> String {
     match moment.to_timestamp() {
         Some(timestamp) if *zone != TimeZone::UTC => {
             let offset = zone.to_offset(timestamp);
@@ -156,7 +156,7 @@ mod tests {
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
-    use super::{DefaultZone, read, show, zone};
+    use super::{DefaultZone, format_time, parse_time, parse_zone};
 
     #[test]
     fn what_depends_on_when_or_where_it_is_typed_is_named_by_what_it_means() {
@@ -169,9 +169,9 @@ mod tests {
             ("2026-11-20 08:00:00+01", DefaultZone::Machine(vienna()), "2026-11-20 08:00:00+01"),
             ("no time", DefaultZone::Machine(vienna()), "no time"),
         ] {
-            assert_eq!(super::lasting(typed, now, &zone), lasting, "{typed}");
-            let back = read(lasting, now, &DefaultZone::Machine(TimeZone::UTC));
-            assert_eq!(back.ok(), read(typed, now, &zone).ok(), "{typed}");
+            assert_eq!(super::absolute_time(typed, now, &zone), lasting, "{typed}");
+            let back = parse_time(lasting, now, &DefaultZone::Machine(TimeZone::UTC));
+            assert_eq!(back.ok(), parse_time(typed, now, &zone).ok(), "{typed}");
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
 
     fn check_in(text: &str, zone: &DefaultZone) -> Result<String, String> {
         let now: Timestamp = "2026-11-22T23:30:00Z".parse().unwrap();
-        read(text, now, zone).map(|moment| moment.to_string())
+        parse_time(text, now, zone).map(|moment| moment.to_string())
     }
 
     fn check(text: &str) -> Result<String, String> {
@@ -279,15 +279,15 @@ mod tests {
     #[test]
     fn prints_in_the_zone_asked_for() {
         let moment =
-            read("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &DefaultZone::Machine(TimeZone::UTC)).unwrap();
+            parse_time("2026-11-22T14:03:06.5Z", Timestamp::UNIX_EPOCH, &DefaultZone::Machine(TimeZone::UTC)).unwrap();
         for (name, shown) in [
             ("UTC", "2026-11-22 14:03:06.500000+00"),
             ("Europe/Vienna", "2026-11-22 15:03:06.500000+01"),
             ("America/New_York", "2026-11-22 09:03:06.500000-05"),
             ("Asia/Kolkata", "2026-11-22 19:33:06.500000+05:30"),
         ] {
-            assert_eq!(show(moment, &zone(name).unwrap()), shown);
+            assert_eq!(format_time(moment, &parse_zone(name).unwrap()), shown);
         }
-        assert!(zone("Europe/Wien").is_err());
+        assert!(parse_zone("Europe/Wien").is_err());
     }
 }

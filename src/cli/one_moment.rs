@@ -10,56 +10,56 @@ use jiff::{SignedDuration, Timestamp};
 use crate::postgres::restore::plan::RestorePlan;
 
 /// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is for a log with holes.
-pub(super) const ROUNDS: usize = 4;
+pub(super) const MAX_AGREEMENT_ROUNDS: usize = 4;
 
 /// A server that has had no commit for longer is idle, and nobody expects Redis to go back so far for it.
-const IDLE: SignedDuration = SignedDuration::from_secs(60);
+const MIN_IDLE_TIME: SignedDuration = SignedDuration::from_secs(60);
 
 /// What came of asking one of the two for a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum MomentAnswer {
     /// It goes there.
-    There,
+    Reached,
     /// It goes to this one before it at best.
-    Back(Timestamp),
+    ReachedEarlier(Timestamp),
     /// It goes nowhere, and its plan says why.
-    Nowhere,
+    Unreachable,
 }
 
 impl MomentAnswer {
     /// Where PostgreSQL goes that was asked for a moment or the nearest before.
-    pub(super) fn of(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
+    pub(super) fn from_plan(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
         if !plan.reachable {
-            return MomentAnswer::Nowhere;
+            return MomentAnswer::Unreachable;
         }
-        if !plan.goes_elsewhere() {
-            return MomentAnswer::There;
+        if !plan.reaches_other_point() {
+            return MomentAnswer::Reached;
         }
         // Its newest state is that of its last commit's time. For how much longer nobody knows.
         let last = plan.last_commit_before.and_then(|commit| commit.time.to_timestamp());
         match last {
-            Some(last) if last == moment => MomentAnswer::There,
+            Some(last) if last == moment => MomentAnswer::Reached,
             // Without a time before the moment there is none to ask Redis for.
-            last => MomentAnswer::Back(last.unwrap_or(moment).min(moment)),
+            last => MomentAnswer::ReachedEarlier(last.unwrap_or(moment).min(moment)),
         }
     }
 }
 
 /// Asks both for a moment, and if one of them goes further back, both for where that one went, until they go to the same one or one of them nowhere:
 /// the moment that was asked for last. `None` if they come to no agreement.
-pub(super) async fn settle(
+pub(super) async fn find_common_moment(
     first: Timestamp,
     mut ask: impl AsyncFnMut(Timestamp) -> anyhow::Result<[MomentAnswer; 2]>,
 ) -> anyhow::Result<Option<Timestamp>> {
     let mut moment = first;
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_AGREEMENT_ROUNDS {
         let went = ask(moment).await?;
         let back = went.into_iter().filter_map(|went| match went {
-            MomentAnswer::Back(to) => Some(to),
-            MomentAnswer::There | MomentAnswer::Nowhere => None,
+            MomentAnswer::ReachedEarlier(to) => Some(to),
+            MomentAnswer::Reached | MomentAnswer::Unreachable => None,
         });
         match back.min() {
-            Some(to) if !went.contains(&MomentAnswer::Nowhere) => moment = to,
+            Some(to) if !went.contains(&MomentAnswer::Unreachable) => moment = to,
             _ => return Ok(Some(moment)),
         }
     }
@@ -77,11 +77,11 @@ pub(super) struct IdleInterval {
 
 impl IdleInterval {
     /// If Redis goes back further than anybody expects.
-    pub(super) fn of(since: Timestamp, until: Timestamp) -> Option<IdleInterval> {
-        (until.duration_since(since) > IDLE).then_some(IdleInterval { since, until })
+    pub(super) fn new(since: Timestamp, until: Timestamp) -> Option<IdleInterval> {
+        (until.duration_since(since) > MIN_IDLE_TIME).then_some(IdleInterval { since, until })
     }
 
-    pub(super) fn span(self) -> Duration {
+    pub(super) fn duration(self) -> Duration {
         Duration::try_from(self.until.duration_since(self.since)).unwrap_or_default()
     }
 }
@@ -92,7 +92,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{IdleInterval, MomentAnswer, ROUNDS, settle};
+    use super::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, find_common_moment};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -101,7 +101,7 @@ mod tests {
     /// The moments that were asked for, and the one that both go to.
     async fn settled(first: i64, went: impl Fn(i64) -> [MomentAnswer; 2]) -> (Vec<i64>, Option<i64>) {
         let mut asked = Vec::new();
-        let settled = settle(at(first), async |moment: Timestamp| {
+        let settled = find_common_moment(at(first), async |moment: Timestamp| {
             asked.push(moment.as_second());
             Ok(went(moment.as_second()))
         });
@@ -111,7 +111,7 @@ mod tests {
 
     /// Goes to any moment up to this one.
     fn up_to(end: i64) -> impl Fn(i64) -> MomentAnswer {
-        move |moment| if moment > end { MomentAnswer::Back(at(end)) } else { MomentAnswer::There }
+        move |moment| if moment > end { MomentAnswer::ReachedEarlier(at(end)) } else { MomentAnswer::Reached }
     }
 
     #[tokio::test]
@@ -120,23 +120,25 @@ mod tests {
         assert_eq!(settled(12, |moment| [postgres(moment), redis(moment)]).await, (vec![12, 10], Some(10)));
         assert_eq!(settled(9, |moment| [postgres(moment), redis(moment)]).await, (vec![9], Some(9)));
         // A time at which nobody received: Redis goes to before it.
-        let paused = |moment| if (5..11).contains(&moment) { MomentAnswer::Back(at(4)) } else { MomentAnswer::There };
+        let paused = |moment| {
+            if (5..11).contains(&moment) { MomentAnswer::ReachedEarlier(at(4)) } else { MomentAnswer::Reached }
+        };
         assert_eq!(settled(12, |moment| [postgres(moment), paused(moment)]).await, (vec![12, 10, 4], Some(4)));
-        let nowhere = |moment| if moment < 11 { MomentAnswer::Nowhere } else { MomentAnswer::There };
+        let nowhere = |moment| if moment < 11 { MomentAnswer::Unreachable } else { MomentAnswer::Reached };
         assert_eq!(settled(12, |moment| [postgres(moment), nowhere(moment)]).await, (vec![12, 10], Some(10)));
     }
 
     #[tokio::test]
     async fn two_that_never_agree_are_not_asked_for_ever() {
-        let ever = |moment| [MomentAnswer::Back(at(moment - 1)), MomentAnswer::There];
+        let ever = |moment| [MomentAnswer::ReachedEarlier(at(moment - 1)), MomentAnswer::Reached];
         let (asked, settled) = settled(12, ever).await;
-        assert_eq!((asked.len(), settled), (ROUNDS, None));
+        assert_eq!((asked.len(), settled), (MAX_AGREEMENT_ROUNDS, None));
     }
 
     #[test]
     fn a_server_is_idle_after_a_minute() {
-        assert_eq!((IdleInterval::of(at(0), at(60)), IdleInterval::of(at(90), at(0))), (None, None));
-        let night = IdleInterval::of(at(0), at(11 * 3600)).unwrap();
-        assert_eq!(night.span(), Duration::from_secs(11 * 3600));
+        assert_eq!((IdleInterval::new(at(0), at(60)), IdleInterval::new(at(90), at(0))), (None, None));
+        let night = IdleInterval::new(at(0), at(11 * 3600)).unwrap();
+        assert_eq!(night.duration(), Duration::from_secs(11 * 3600));
     }
 }

@@ -19,22 +19,26 @@ use crate::vault::seal::keys::KeyEncryptionKey;
 use crate::vault::{RepositoryLocation, Vault, VaultSettings};
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
-const THREADS_MAX: usize = 8;
+const MAX_WORKER_THREADS: usize = 8;
 
 /// The archive of one cluster, in all its repositories.
-pub(super) async fn archive(config: &Config, cluster: &ClusterConfig, around: &CliContext) -> anyhow::Result<Archive> {
-    let opened = Vault::open(settings(config, around)?).await;
+pub(super) async fn open_archive(
+    config: &Config,
+    cluster: &ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<Archive> {
+    let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
     Ok(Archive::new(Arc::new(vault), cluster.name.clone()))
 }
 
 /// A Redis instance in all its repositories, with what this machine's receiver has of it.
-pub(super) async fn instance(
+pub(super) async fn open_instance(
     config: &Config,
     instance: &config::InstanceConfig,
     around: &CliContext,
 ) -> anyhow::Result<redis::archive::Archive> {
-    let opened = Vault::open(settings(config, around)?).await;
+    let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
     Ok(redis::archive::Archive::new(Arc::new(vault), instance.name.clone()).with_spool(config.state_dir.clone()))
 }
@@ -48,10 +52,10 @@ pub(super) enum StoreKind {
 
 /// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
 /// there that this configuration does not name. `None` if there is nothing, or nobody can say.
-pub(super) async fn is_it(what: StoreKind, config: &Config, vault: &Vault) -> Option<String> {
+pub(super) async fn suggest_other_names(what: StoreKind, config: &Config, vault: &Vault) -> Option<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     for (_, repository) in vault.repositories() {
-        for folder in repository.level(&KeyPrefix::all()).await.ok()?.prefixes {
+        for folder in repository.list_level(&KeyPrefix::all()).await.ok()?.prefixes {
             let name = folder.as_str();
             let (named, identity) = match what {
                 StoreKind::Cluster => {
@@ -69,10 +73,10 @@ pub(super) async fn is_it(what: StoreKind, config: &Config, vault: &Vault) -> Op
             }
         }
     }
-    asked(&names.into_iter().collect::<Vec<_>>())
+    other_names_sentence(&names.into_iter().collect::<Vec<_>>())
 }
 
-fn asked(names: &[String]) -> Option<String> {
+fn other_names_sentence(names: &[String]) -> Option<String> {
     match names {
         [] => None,
         [only] => Some(format!("the repository has {only}: is it this one?")),
@@ -86,7 +90,7 @@ pub(super) async fn ensure_archived(config: &Config, instance: &redis::archive::
     if instance.is_archived().await.with_context(|| format!("cannot tell what is archived of {name}"))? {
         return Ok(());
     }
-    let message = match is_it(StoreKind::Instance, config, instance.vault()).await {
+    let message = match suggest_other_names(StoreKind::Instance, config, instance.vault()).await {
         Some(asked) => format!("nothing of {name} is archived; {asked}"),
         None => format!("nothing of {name} is archived yet; take a snapshot with walkeep backup redis {name}"),
     };
@@ -94,21 +98,21 @@ pub(super) async fn ensure_archived(config: &Config, instance: &redis::archive::
 }
 
 /// What the vault of this configuration is opened with.
-pub(super) fn settings(config: &Config, around: &CliContext) -> anyhow::Result<VaultSettings> {
-    let places = config.repositories.iter().map(|repository| place(repository, around)).collect();
+pub(super) fn archive_settings(config: &Config, around: &CliContext) -> anyhow::Result<VaultSettings> {
+    let places = config.repositories.iter().map(|repository| repository_settings(repository, around)).collect();
     Ok(VaultSettings {
         places,
-        key: config.key.as_ref().map(|source| key(source, &around.environment)).transpose()?,
+        key: config.key.as_ref().map(|source| read_key(source, &around.environment)).transpose()?,
         level: config.compression,
-        threads: threads(),
+        threads: worker_threads(),
         clock: Arc::clone(&around.clock),
     })
 }
 
-fn place(repository: &config::RepositoryConfig, around: &CliContext) -> RepositoryLocation {
+fn repository_settings(repository: &config::RepositoryConfig, around: &CliContext) -> RepositoryLocation {
     let revealed = |(name, value): (&String, &Secret)| (name.clone(), value.reveal().to_owned());
     let options = RepositoryOptions {
-        environment: around.environment.of_stores(),
+        environment: around.environment.object_store_variables(),
         settings: repository.settings.iter().map(revealed).collect(),
         clock: Arc::clone(&around.clock),
         ..RepositoryOptions::new()
@@ -117,7 +121,7 @@ fn place(repository: &config::RepositoryConfig, around: &CliContext) -> Reposito
 }
 
 /// The key that the repositories' own keys are wrapped with.
-pub(super) fn key(source: &KeySource, environment: &ProcessEnvironment) -> anyhow::Result<KeyEncryptionKey> {
+pub(super) fn read_key(source: &KeySource, environment: &ProcessEnvironment) -> anyhow::Result<KeyEncryptionKey> {
     let text = source.fetch(environment)?;
     let place = match source {
         KeySource::File(path) => path.display().to_string(),
@@ -129,8 +133,8 @@ pub(super) fn key(source: &KeySource, environment: &ProcessEnvironment) -> anyho
 }
 
 /// One thread for each processor, within reason.
-pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX)
+pub(super) fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKER_THREADS)
 }
 
 /// Where the index of all clusters is.
@@ -139,29 +143,29 @@ pub(super) fn index_dir(config: &Config) -> PathBuf {
 }
 
 /// How walkeep is called with this configuration from a command that PostgreSQL runs, whose working directory and `PATH` are not ours.
-pub(super) fn invocation(config: &Path) -> anyhow::Result<String> {
+pub(super) fn postgres_command_prefix(config: &Path) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
-    let program = shell_word(&program.display().to_string());
-    if config == Path::new(config::SYSTEM) {
+    let program = quote_for_postgres_command(&program.display().to_string());
+    if config == Path::new(config::SYSTEM_CONFIG_PATH) {
         return Ok(program);
     }
-    Ok(format!("{program} --config {}", shell_word(&config.display().to_string())))
+    Ok(format!("{program} --config {}", quote_for_postgres_command(&config.display().to_string())))
 }
 
 /// How walkeep is called again by whoever copies a line that it printed: with the configuration, if that was named.
-pub(super) fn again(config: &Config, around: &CliContext) -> String {
-    match config::is_named(around.named_config.as_deref(), &around.environment) {
-        true => format!("walkeep --config {}", quoted(config.path.display().to_string())),
+pub(super) fn shell_command_prefix(config: &Config, around: &CliContext) -> String {
+    match config::is_config_named(around.named_config.as_deref(), &around.environment) {
+        true => format!("walkeep --config {}", quote_for_shell(config.path.display().to_string())),
         false => "walkeep".to_owned(),
     }
 }
 
 /// A word as the shell reads it. PostgreSQL replaces `%p` and the like before that, so a percent sign is doubled.
-pub(super) fn shell_word(text: &str) -> String {
-    quoted(text.replace('%', "%%"))
+pub(super) fn quote_for_postgres_command(text: &str) -> String {
+    quote_for_shell(text.replace('%', "%%"))
 }
 
-fn quoted(text: String) -> String {
+fn quote_for_shell(text: String) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
@@ -172,7 +176,7 @@ mod tests {
 
     use jiff::tz::TimeZone;
 
-    use super::{again, asked, shell_word};
+    use super::{other_names_sentence, quote_for_postgres_command, shell_command_prefix};
     use crate::base::clock::SystemClock;
     use crate::cli::CliContext;
     use crate::cli::output::TerminalOutput;
@@ -190,7 +194,7 @@ mod tests {
                 output: TerminalOutput { styled: false, zone: TimeZone::UTC },
             };
             let text = "[encryption]\nenabled = false\n[repository.local]\nurl = \"file:///srv/repository\"\n";
-            again(&Config::parse(Path::new(path), text).unwrap(), &around)
+            shell_command_prefix(&Config::parse(Path::new(path), text).unwrap(), &around)
         };
         assert_eq!(again("/a/walkeep.toml", None, &[]), "walkeep");
         assert_eq!(again("/a/walkeep.toml", Some("walkeep.toml"), &[]), "walkeep --config /a/walkeep.toml");
@@ -200,7 +204,8 @@ mod tests {
 
     #[test]
     fn what_may_be_meant_is_asked() {
-        let asked = |names: &[&str]| asked(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let asked =
+            |names: &[&str]| other_names_sentence(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         assert_eq!(asked(&[]), None);
         assert_eq!(asked(&["cache"]).unwrap(), "the repository has cache: is it this one?");
         assert_eq!(asked(&["a", "b", "c"]).unwrap(), "the repository has a, b and c: is this one of them?");
@@ -209,11 +214,11 @@ mod tests {
     #[test]
     fn words_survive_the_shell() {
         for text in ["/usr/bin/walkeep", "/a b/c", "it's", "", "$HOME;rm", "ä", "50%"] {
-            let quoted = shell_word(text).replace("%%", "%");
+            let quoted = quote_for_postgres_command(text).replace("%%", "%");
             let echoed = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {quoted}")]).output();
             assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), text, "{quoted}");
         }
-        assert_eq!(shell_word("/usr/bin/walkeep"), "/usr/bin/walkeep");
-        assert_eq!(shell_word("a%p"), "a%%p");
+        assert_eq!(quote_for_postgres_command("/usr/bin/walkeep"), "/usr/bin/walkeep");
+        assert_eq!(quote_for_postgres_command("a%p"), "a%%p");
     }
 }

@@ -11,7 +11,7 @@ use super::moment;
 use crate::postgres::format::time::PgTime;
 
 /// The width that tables keep to where there is no terminal to ask.
-pub(super) const WIDTH: u16 = 100;
+pub(super) const MAX_ALIGNED_WIDTH: u16 = 100;
 
 /// Standard output, with or without colours, and the zone in which times are printed.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl TerminalOutput {
     }
 
     /// `text` in the colour of its tone.
-    pub(super) fn tone(&self, tone: TextTone, text: impl std::fmt::Display) -> String {
+    pub(super) fn style(&self, tone: TextTone, text: impl std::fmt::Display) -> String {
         let code = match tone {
             TextTone::Strong => "1",
             TextTone::Quiet => "2",
@@ -54,14 +54,14 @@ impl TerminalOutput {
     }
 
     /// Prints one line. A reader that went away (`| head`) is no error.
-    pub(super) fn line(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    pub(super) fn print_line(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
         self.write(format_args!("{text}\n"))
     }
 
     /// Prints a value as one JSON document.
-    pub(super) fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    pub(super) fn print_json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value).context("cannot write the answer as JSON")?;
-        self.line(text)
+        self.print_line(text)
     }
 
     fn write(&self, text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
@@ -74,13 +74,13 @@ impl TerminalOutput {
     }
 
     /// A moment in the zone asked for.
-    pub(super) fn time(&self, moment: PgTime) -> String {
-        moment::show(moment, &self.zone)
+    pub(super) fn format_time(&self, moment: PgTime) -> String {
+        moment::format_time(moment, &self.zone)
     }
 
     /// A moment to the second, for tables; the JSON has the microseconds.
-    pub(super) fn short_time(&self, moment: PgTime) -> String {
-        let text = self.time(moment);
+    pub(super) fn format_short_time(&self, moment: PgTime) -> String {
+        let text = self.format_time(moment);
         match text.split_once('.') {
             Some((seconds, rest)) => format!("{seconds}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
             None => text,
@@ -88,8 +88,8 @@ impl TerminalOutput {
     }
 
     /// A moment to the millisecond.
-    pub(super) fn milli_time(&self, moment: PgTime) -> String {
-        let text = self.time(moment);
+    pub(super) fn format_time_millis(&self, moment: PgTime) -> String {
+        let text = self.format_time(moment);
         match text.split_once('.') {
             Some((seconds, rest)) => {
                 let (millis, rest) = rest.split_at_checked(3).unwrap_or((rest, ""));
@@ -100,12 +100,12 @@ impl TerminalOutput {
     }
 
     /// A table with these headings; those that begin with `>` stand at the right of their column.
-    pub(super) fn table<const N: usize>(&self, headings: [&str; N], rows: &[[String; N]]) -> anyhow::Result<()> {
+    pub(super) fn print_table<const N: usize>(&self, headings: [&str; N], rows: &[[String; N]]) -> anyhow::Result<()> {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_style(TableComponent::HeaderLines, '─').set_style(TableComponent::MiddleHeaderIntersections, ' ');
         if !io::stdout().is_terminal() {
-            table.set_width(WIDTH);
+            table.set_width(MAX_ALIGNED_WIDTH);
         }
         if self.styled {
             table.enforce_styling()
@@ -125,12 +125,12 @@ impl TerminalOutput {
             table.add_row(row.iter().map(Cell::new));
         }
         let lines: Vec<String> = table.lines().map(|line| format!("  {}", line.trim_end())).collect();
-        self.line(lines.join("\n"))
+        self.print_line(lines.join("\n"))
     }
 }
 
 /// Bytes as people say them: `512 B`, `1.5 MB`, in powers of 1000, so that they agree with rates and with `ls --si`.
-pub(super) fn size(bytes: u64) -> String {
+pub(super) fn format_bytes(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -156,7 +156,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A span of time as people say it: `85 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
-pub(super) fn span(time: Duration) -> String {
+pub(super) fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{} ms", time.as_millis()),
@@ -170,17 +170,17 @@ pub(super) fn span(time: Duration) -> String {
 }
 
 /// How many columns prose may take: those of the terminal, up to what reads well; the usual where there is none.
-pub(super) fn width() -> usize {
-    terminal().map_or(usize::from(WIDTH), |columns| columns.min(usize::from(WIDTH)))
+pub(super) fn text_width() -> usize {
+    terminal_width().map_or(usize::from(MAX_ALIGNED_WIDTH), |columns| columns.min(usize::from(MAX_ALIGNED_WIDTH)))
 }
 
 /// The columns of the terminal that standard output is.
-pub(super) fn terminal() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     if io::stdout().is_terminal() { Table::new().width().map(usize::from) } else { None }
 }
 
 /// Breaks a text into lines of at most `width` characters, at blanks where it has any.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap_text(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -195,13 +195,13 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// `1 segment`, `2 segments`.
-pub(super) fn count(number: u64, noun: &str) -> String {
+pub(super) fn format_count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", grouped(number))
+    format!("{} {noun}{plural}", format_number(number))
 }
 
 /// A number with thin groups of three, `12 345`.
-pub(super) fn grouped(number: u64) -> String {
+pub(super) fn format_number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (nth, digit) in digits.chars().enumerate() {
@@ -217,13 +217,13 @@ pub(super) fn grouped(number: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{count, grouped, size, span, wrap};
+    use super::{format_bytes, format_count, format_duration, format_number, wrap_text};
 
     #[test]
     fn long_texts_break_at_blanks() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("incomprehensibilities it is", 5), ["incomprehensibilities", "it is"]);
-        assert_eq!(wrap("", 5), [""]);
+        assert_eq!(wrap_text("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap_text("incomprehensibilities it is", 5), ["incomprehensibilities", "it is"]);
+        assert_eq!(wrap_text("", 5), [""]);
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
             (1_500_000_000, "1.50 GB"),
             (u64::MAX, "18.4 EB"),
         ] {
-            assert_eq!(size(bytes), text);
+            assert_eq!(format_bytes(bytes), text);
         }
         for (millis, text) in [
             (85, "85 ms"),
@@ -248,12 +248,15 @@ mod tests {
             (7_500_000, "2 h 5 min"),
             (273_600_000, "3 d 4 h"),
         ] {
-            assert_eq!(span(Duration::from_millis(millis)), text);
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
         assert_eq!(
-            (grouped(7), grouped(1_234), grouped(12_345_678)),
+            (format_number(7), format_number(1_234), format_number(12_345_678)),
             ("7".into(), "1 234".into(), "12 345 678".into())
         );
-        assert_eq!((count(1, "segment"), count(2_000, "segment")), ("1 segment".into(), "2 000 segments".into()));
+        assert_eq!(
+            (format_count(1, "segment"), format_count(2_000, "segment")),
+            ("1 segment".into(), "2 000 segments".into())
+        );
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{size, span};
+use super::output::{format_bytes, format_duration};
 
 /// How often a plain line is written: often enough to see that work goes on, seldom enough for a log.
-const EVERY: Duration = Duration::from_secs(10);
+const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The progress of one piece of work, counted in bytes. It may be told from any thread.
 #[derive(Debug)]
@@ -28,12 +28,12 @@ enum ProgressMode {
 
 impl ProgressDisplay {
     /// Begins to show `what` with a total of `total` bytes, zero if it is not known.
-    pub(super) fn begin(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
+    pub(super) fn new(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
         let begun = Instant::now();
         let shown = if quiet {
             ProgressMode::Nothing
         } else if stderr().is_terminal() {
-            ProgressMode::Bar(bar(what, total))
+            ProgressMode::Bar(new_bar(what, total))
         } else {
             ProgressMode::Lines(Mutex::new(begun))
         };
@@ -41,7 +41,7 @@ impl ProgressDisplay {
     }
 
     /// So much is done, of so much in all.
-    pub(super) fn at(&self, done: u64, total: u64) {
+    pub(super) fn set_done(&self, done: u64, total: u64) {
         match &self.shown {
             ProgressMode::Nothing => {}
             ProgressMode::Bar(bar) => {
@@ -50,31 +50,31 @@ impl ProgressDisplay {
             }
             ProgressMode::Lines(last) => {
                 let Ok(mut last) = last.lock() else { return };
-                if last.elapsed() >= EVERY {
+                if last.elapsed() >= PLAIN_LINE_INTERVAL {
                     *last = Instant::now();
-                    self.say(&plain(&self.what, done, total, self.begun.elapsed()));
+                    self.print_line(&plain_line(&self.what, done, total, self.begun.elapsed()));
                 }
             }
         }
     }
 
     /// What is being done now has another name.
-    pub(super) fn stage(&self, what: &str) {
+    pub(super) fn set_stage(&self, what: &str) {
         match &self.shown {
             ProgressMode::Nothing => {}
             ProgressMode::Bar(bar) => bar.set_prefix(what.to_owned()),
-            ProgressMode::Lines(_) => self.say(what),
+            ProgressMode::Lines(_) => self.print_line(what),
         }
     }
 
     /// Takes the bar away, so that what is printed next stands on a clean line.
-    pub(super) fn end(&self) {
+    pub(super) fn finish(&self) {
         if let ProgressMode::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }
     }
 
-    fn say(&self, text: &str) {
+    fn print_line(&self, text: &str) {
         // Progress that cannot be shown must not stop the work.
         let _shown = writeln!(stderr().lock(), "{text}");
     }
@@ -82,11 +82,11 @@ impl ProgressDisplay {
 
 impl Drop for ProgressDisplay {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 
-fn bar(what: &str, total: u64) -> ProgressBar {
+fn new_bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
     let pattern = "{prefix}  {bar:32} {percent:>3}%  {decimal_bytes:>9} of {decimal_total_bytes:<9}  {decimal_bytes_per_sec:>12}  {eta:>4}";
     if let Ok(style) = ProgressStyle::with_template(pattern) {
@@ -96,24 +96,24 @@ fn bar(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
-fn plain(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
+fn plain_line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let share = match total {
         0 => String::new(),
-        total => format!(" of {}, {}%", size(total), done.saturating_mul(100) / total),
+        total => format!(" of {}, {}%", format_bytes(total), done.saturating_mul(100) / total),
     };
-    format!("{what}: {}{share}, {}", size(done), span(elapsed))
+    format!("{what}: {}{share}, {}", format_bytes(done), format_duration(elapsed))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::plain;
+    use super::plain_line;
 
     #[test]
     fn plain_lines_say_how_far() {
         let elapsed = Duration::from_secs(70);
-        assert_eq!(plain("backup", 500, 0, elapsed), "backup: 500 B, 1 min 10 s");
-        assert_eq!(plain("restore", 250_000, 1_000_000, elapsed), "restore: 250 kB of 1.00 MB, 25%, 1 min 10 s");
+        assert_eq!(plain_line("backup", 500, 0, elapsed), "backup: 500 B, 1 min 10 s");
+        assert_eq!(plain_line("restore", 250_000, 1_000_000, elapsed), "restore: 250 kB of 1.00 MB, 25%, 1 min 10 s");
     }
 }

@@ -31,16 +31,16 @@ use crate::postgres::wal::digest::SegmentDigest;
 
 /// Digests that wait for the index. A busy segment's is half a megabyte, so this is some 16 MB; what comes while it is full is read from the
 /// repository later.
-const INDEX_QUEUE: usize = 32;
+const INDEX_QUEUE_DIGESTS: usize = 32;
 
 pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    let cluster = match config.meant(args.cluster.as_deref())? {
+    let config = around.read_config()?;
+    let cluster = match config.find_named(args.cluster.as_deref())? {
         NamedStore::Cluster(cluster) => cluster,
         NamedStore::Instance(_) if args.end_lsn.is_some() => {
             return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        NamedStore::Instance(instance) => return super::redis::receive(&config, instance, around).await,
+        NamedStore::Instance(instance) => return super::redis::run_receive(&config, instance, around).await,
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(
@@ -52,7 +52,7 @@ pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Resul
     };
     let end = args.end_lsn.as_deref().map(str::parse::<Lsn>).transpose();
     let end = end.map_err(|why| CliError::usage(format!("--end-lsn: {why}")))?;
-    let archive = Arc::new(open::archive(&config, cluster, around).await?);
+    let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
     let settings = ReceiveSettings {
         acknowledge: cluster.acknowledge,
         copy_every: cluster.copy_every,
@@ -62,9 +62,9 @@ pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Resul
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(stop_on_signal(stop)?);
     let (note, noted) = watch::channel(Vec::new());
-    let service = serve(&archive, config.state_dir.clone(), noted);
+    let service = serve_control_socket(&archive, config.state_dir.clone(), noted);
     let indexer = IndexFeed::start(Arc::clone(&archive), open::index_dir(&config), note);
-    let finished = receive::run(&archive, &settings, &indexer, stopped).await;
+    let finished = receive::receive(&archive, &settings, &indexer, stopped).await;
     if let Some(service) = service {
         service.abort();
     }
@@ -92,7 +92,7 @@ pub(super) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl F
 }
 
 /// Takes files from `archive-push`. Archiving does not depend on it: without, each push archives its file itself.
-fn serve(
+fn serve_control_socket(
     archive: &Arc<Archive>,
     state_dir: PathBuf,
     noted: watch::Receiver<Vec<u8>>,
@@ -122,16 +122,18 @@ impl ControlHandler for PushHandler {
             ControlRequest::Ping => {
                 ControlResponse::Pong { version: env!("CARGO_PKG_VERSION").to_owned(), clusters: vec![ours.to_owned()] }
             }
-            ControlRequest::Push { cluster, path, name } if cluster == ours => self.push(&path, &name).await,
+            ControlRequest::Push { cluster, path, name } if cluster == ours => {
+                self.archive_pushed_file(&path, &name).await
+            }
             ControlRequest::Push { .. } | ControlRequest::Status => ControlResponse::NotMine,
         }
     }
 }
 
 impl PushHandler {
-    async fn push(&self, path: &Path, name: &str) -> ControlResponse {
+    async fn archive_pushed_file(&self, path: &Path, name: &str) -> ControlResponse {
         let note = self.noted.borrow().clone();
-        match archive_push::push(&self.archive, path, name, &note).await {
+        match archive_push::archive_push(&self.archive, path, name, &note).await {
             Ok(ingested) => {
                 if let Some(alarm) = &ingested.alarm {
                     tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
@@ -140,7 +142,7 @@ impl PushHandler {
             }
             Err(error) => {
                 let transient = error.class() == ErrorClass::Transient;
-                let why = super::exit::explain(&error.into());
+                let why = super::exit::error_line(&error.into());
                 tracing::warn!(file = name, error = why, "archive-push was refused");
                 ControlResponse::Refused { why, transient }
             }
@@ -159,12 +161,12 @@ struct IndexFeed {
 
 impl IndexFeed {
     fn start(archive: Arc<Archive>, dir: PathBuf, note: watch::Sender<Vec<u8>>) -> IndexFeed {
-        let (queue, digests) = sync_channel(INDEX_QUEUE);
+        let (queue, digests) = sync_channel(INDEX_QUEUE_DIGESTS);
         let missed = Arc::new(AtomicBool::new(false));
         let (flag, runtime) = (Arc::clone(&missed), tokio::runtime::Handle::current());
         let work = move || {
-            if let Err(error) = keep_index(&archive, &dir, &digests, &flag, &runtime) {
-                let error = super::exit::explain(&error);
+            if let Err(error) = run_index_thread(&archive, &dir, &digests, &flag, &runtime) {
+                let error = super::exit::error_line(&error);
                 tracing::warn!(error, "the index is not kept up to date; commands will read the repository instead");
             }
         };
@@ -214,21 +216,21 @@ impl ReceiveObserver for IndexFeed {
 }
 
 /// The index's thread: first what is in the repository already, then what comes.
-fn keep_index(
+fn run_index_thread(
     archive: &Arc<Archive>,
     dir: &Path,
     digests: &Receiver<(Arc<SegmentDigest>, u64)>,
     missed: &AtomicBool,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<()> {
-    let (index, _) = runtime.block_on(reindex::open(archive, dir)).context("cannot open the index")?;
+    let (index, _) = runtime.block_on(reindex::open_index(archive, dir)).context("cannot open the index")?;
     if !index.is_writer() {
         anyhow::bail!("another walkeep process writes the index in {}", dir.display());
     }
     let cluster = archive.cluster().as_str();
     while let Ok(first) = digests.recv() {
         let batch: Vec<(Arc<SegmentDigest>, u64)> =
-            std::iter::once(first).chain(digests.try_iter().take(INDEX_QUEUE)).collect();
+            std::iter::once(first).chain(digests.try_iter().take(INDEX_QUEUE_DIGESTS)).collect();
         index.ingest(cluster, batch.iter().map(|(digest, stored)| IndexEntry { digest, stored: *stored }))?;
         if missed.swap(false, Ordering::Relaxed) {
             catch_up(archive, &index, runtime)?;
@@ -241,6 +243,8 @@ fn keep_index(
 }
 
 fn catch_up(archive: &Arc<Archive>, index: &Arc<WalIndex>, runtime: &tokio::runtime::Handle) -> anyhow::Result<()> {
-    runtime.block_on(reindex::catch_up(archive, index, ReindexScope::New)).context("the index cannot catch up")?;
+    runtime
+        .block_on(reindex::catch_up_index(archive, index, ReindexScope::New))
+        .context("the index cannot catch up")?;
     Ok(())
 }

@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use super::CliContext;
 use super::args::{BackupPostgresArgs, BackupRedisArgs, CheckpointMode};
 use super::exit::{CliError, CliExitCode, FailureTally};
-use super::output::{count, size};
+use super::output::{format_bytes, format_count};
 use super::progress::ProgressDisplay;
 use super::redis_list::ListedSnapshot;
 use super::{backup as postgres, open};
 use crate::config::{Config, InstanceConfig};
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::snapshot::take::{SnapshotProgress as Step, SnapshotSource, take as take_snapshot};
+use crate::redis::archive::snapshot::take::{SnapshotProgress as Step, SnapshotSource, take_snapshot};
 use crate::redis::archive::{Archive as Archived, SnapshotManifest};
 use crate::redis::format::rdb;
 use crate::redis::receive as redis_receive;
@@ -26,18 +26,18 @@ use crate::redis::receive::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use crate::vault::SkippedRepositories;
 
 /// How often a repository that was away at the start is looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(20);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(20);
 
-pub(super) async fn backup(args: BackupRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+pub(super) async fn run_backup(args: BackupRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
     let instance = config.instance(args.instance.as_deref())?;
-    take(&config, instance, &args, around).await?;
+    back_up_instance(&config, instance, &args, around).await?;
     Ok(CliExitCode::Done)
 }
 
 /// Everything in the order of the file. What fails does not keep the rest from being backed up; the worst code is the command's.
 pub(super) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let clusters: Vec<_> = config.clusters.iter().filter(|cluster| cluster.connection.is_some()).collect();
     let count = clusters.len().saturating_add(config.instances.len());
     if count == 0 {
@@ -48,7 +48,7 @@ pub(super) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCod
         })
         .into());
     }
-    let mut failures = FailureTally::of(count);
+    let mut failures = FailureTally::new(count);
     for cluster in clusters {
         let args = BackupPostgresArgs {
             cluster: Some(cluster.name.to_string()),
@@ -56,47 +56,52 @@ pub(super) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCod
             json: false,
         };
         let done = postgres::run(args, around).await;
-        failures.note(done.with_context(|| format!("{} was not backed up", cluster.name)));
+        failures.record(done.with_context(|| format!("{} was not backed up", cluster.name)));
     }
     for instance in &config.instances {
         let args = BackupRedisArgs { instance: None, from_file: None, json: false };
-        let done = take(&config, instance, &args, around).await;
-        failures.note(done.with_context(|| format!("{} was not backed up", instance.name)));
+        let done = back_up_instance(&config, instance, &args, around).await;
+        failures.record(done.with_context(|| format!("{} was not backed up", instance.name)));
     }
-    failures.end(CliExitCode::Done)
+    failures.finish(CliExitCode::Done)
 }
 
-async fn take(config: &Config, of: &InstanceConfig, args: &BackupRedisArgs, around: &CliContext) -> anyhow::Result<()> {
-    let instance = open::instance(config, of, around).await?;
-    let source = of.source(&around.environment, &around.clock)?;
+async fn back_up_instance(
+    config: &Config,
+    of: &InstanceConfig,
+    args: &BackupRedisArgs,
+    around: &CliContext,
+) -> anyhow::Result<()> {
+    let instance = open::open_instance(config, of, around).await?;
+    let source = of.redis_source(&around.environment, &around.clock)?;
     let input = match &args.from_file {
         Some(path) => SnapshotSource::File(path),
         None => SnapshotSource::Server(&source),
     };
     let quiet = around.quiet || args.json;
-    let bar = ProgressDisplay::begin("snapshot", 0, quiet);
+    let bar = ProgressDisplay::new("snapshot", 0, quiet);
     let mut reading = false;
     let mut tell = |step: Step| match step {
-        Step::Waiting => bar.stage("waiting for the server's snapshot"),
+        Step::Waiting => bar.set_stage("waiting for the server's snapshot"),
         Step::Bytes(done, total) => {
             if !std::mem::replace(&mut reading, true) {
-                bar.stage("snapshot");
+                bar.set_stage("snapshot");
             }
-            bar.at(done, total.unwrap_or(done));
+            bar.set_done(done, total.unwrap_or(done));
         }
-        Step::Storing => bar.stage("storing the last parts"),
+        Step::Storing => bar.set_stage("storing the last parts"),
     };
     let absent = Arc::new(SkippedRepositories::default());
     let taken = take_snapshot(&instance, input, None, &absent, &mut tell).await;
-    bar.end();
+    bar.finish();
     if let (Some(path), Err(SnapshotError::Rdb { source: source @ rdb::RdbError::Header { .. }, .. })) =
         (&args.from_file, &taken)
     {
         return Err(CliError::usage(format!("{}: {source}", path.display())).into());
     }
     let snapshot = taken.with_context(|| format!("cannot take a backup of {}", of.name))?;
-    show(&snapshot, args, quiet, around)?;
-    match absent.places().into_values().next() {
+    print_snapshot(&snapshot, args, quiet, around)?;
+    match absent.errors().into_values().next() {
         None => Ok(()),
         Some(error) => Err(error).with_context(|| {
             format!("the backup of {} is not in every repository; take one again when it is there", of.name)
@@ -104,31 +109,43 @@ async fn take(config: &Config, of: &InstanceConfig, args: &BackupRedisArgs, arou
     }
 }
 
-fn show(snapshot: &SnapshotManifest, args: &BackupRedisArgs, quiet: bool, around: &CliContext) -> anyhow::Result<()> {
+fn print_snapshot(
+    snapshot: &SnapshotManifest,
+    args: &BackupRedisArgs,
+    quiet: bool,
+    around: &CliContext,
+) -> anyhow::Result<()> {
     if args.json {
-        return around.output.json(&ListedSnapshot::of(snapshot));
+        return around.output.print_json(&ListedSnapshot::from_manifest(snapshot));
     }
-    let (keys, bytes, stored) =
-        (count(snapshot.walk.keys(), "key"), size(snapshot.logical_bytes), size(snapshot.stored_bytes));
+    let (keys, bytes, stored) = (
+        format_count(snapshot.walk.keys(), "key"),
+        format_bytes(snapshot.logical_bytes),
+        format_bytes(snapshot.stored_bytes),
+    );
     let text = |took| format!("snapshot: {keys}, {bytes} in {took}, stored as {stored}");
-    postgres::tell(&snapshot.label, (snapshot.started_at, snapshot.finished_at), text, quiet, around)
+    postgres::print_label_and_summary(&snapshot.label, (snapshot.started_at, snapshot.finished_at), text, quiet, around)
 }
 
 /// Follows an instance's stream of commands, in the foreground.
-pub(super) async fn receive(config: &Config, of: &InstanceConfig, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let mut instance = open::instance(config, of, around).await?;
-    let settings = ReceiveSettings::new(of.source(&around.environment, &around.clock)?, config.state_dir.clone());
+pub(super) async fn run_receive(
+    config: &Config,
+    of: &InstanceConfig,
+    around: &CliContext,
+) -> anyhow::Result<CliExitCode> {
+    let mut instance = open::open_instance(config, of, around).await?;
+    let settings = ReceiveSettings::new(of.redis_source(&around.environment, &around.clock)?, config.state_dir.clone());
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(super::receive::stop_on_signal(stop)?);
     let position = loop {
         let (again, ended) = {
             let (end, ends) = watch::channel(false);
-            let mut run = pin!(redis_receive::run(&instance, &settings, &StreamEventLogger, ends));
+            let mut run = pin!(redis_receive::receive_stream(&instance, &settings, &StreamEventLogger, ends));
             let mut signal = stopped.clone();
             let again = tokio::select! {
                 ended = &mut run => break ended,
                 _ = signal.wait_for(|stop| *stop) => None,
-                opened = all_there(config, of, &instance, around) => Some(opened),
+                opened = await_all_repositories(config, of, &instance, around) => Some(opened),
             };
             end.send_replace(true);
             (again, run.await)
@@ -148,13 +165,18 @@ pub(super) async fn receive(config: &Config, of: &InstanceConfig, around: &CliCo
 
 /// Waits until all repositories can be reached, where one could not be when they were opened: nothing comes to that one until it is opened again.
 /// Where all could, it waits for ever.
-async fn all_there(config: &Config, of: &InstanceConfig, opened: &Archived, around: &CliContext) -> Archived {
+async fn await_all_repositories(
+    config: &Config,
+    of: &InstanceConfig,
+    opened: &Archived,
+    around: &CliContext,
+) -> Archived {
     if opened.vault().unreachable().next().is_none() {
         std::future::pending::<()>().await;
     }
     loop {
-        around.clock.sleep(LOOK_AGAIN).await;
-        if let Ok(again) = open::instance(config, of, around).await
+        around.clock.sleep(REOPEN_INTERVAL).await;
+        if let Ok(again) = open::open_instance(config, of, around).await
             && again.vault().unreachable().next().is_none()
         {
             tracing::info!("all repositories can be reached now");

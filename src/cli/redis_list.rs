@@ -5,10 +5,10 @@ use jiff::Timestamp;
 
 use super::CliContext;
 use super::open;
-use super::output::{TerminalOutput, TextTone, grouped, size};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_number};
 use crate::config::{self, Config};
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::{Archive, SnapshotManifest, StreamStretch, pauses, without_strangers};
+use crate::redis::archive::{Archive, SnapshotManifest, StreamStretch, remove_foreign_snapshots, unrecorded_intervals};
 use crate::redis::wire::ReplicationId;
 
 /// What `--json` prints of an instance.
@@ -46,7 +46,7 @@ pub(super) struct ListedSnapshot {
 }
 
 impl ListedSnapshot {
-    pub(super) fn of(snapshot: &SnapshotManifest) -> ListedSnapshot {
+    pub(super) fn from_manifest(snapshot: &SnapshotManifest) -> ListedSnapshot {
         ListedSnapshot {
             label: snapshot.label.clone(),
             at: snapshot.at,
@@ -93,26 +93,26 @@ impl InstanceInventory {
     }
 }
 
-pub(super) async fn gather(
+pub(super) async fn read_inventory(
     config: &Config,
     of: &config::InstanceConfig,
     around: &CliContext,
 ) -> anyhow::Result<InstanceInventory> {
-    let instance = open::instance(config, of, around).await?;
-    look(&instance).await.with_context(|| format!("cannot list what is archived of {}", of.name))
+    let instance = open::open_instance(config, of, around).await?;
+    build_inventory(&instance).await.with_context(|| format!("cannot list what is archived of {}", of.name))
 }
 
-async fn look(instance: &Archive) -> anyhow::Result<InstanceInventory> {
-    instance.known().await?.unasked().warn();
-    let (mut snapshots, gaps) = (instance.snapshots().await?, instance.gaps().await?);
-    let mut lacking = instance.lacking(&snapshots).await?;
+async fn build_inventory(instance: &Archive) -> anyhow::Result<InstanceInventory> {
+    instance.list_known_stretches().await?.unreachable().log_warnings();
+    let (mut snapshots, gaps) = (instance.read_snapshots().await?, instance.gaps().await?);
+    let mut lacking = instance.find_missing_parts(&snapshots).await?;
     let backup = |snapshot: &SnapshotManifest| ListedSnapshot {
         lacks: lacking.remove(&snapshot.label),
-        ..ListedSnapshot::of(snapshot)
+        ..ListedSnapshot::from_manifest(snapshot)
     };
     let backups: Vec<ListedSnapshot> = snapshots.iter().map(backup).collect();
     // What a restore to a moment goes by.
-    without_strangers(&mut snapshots);
+    remove_foreign_snapshots(&mut snapshots);
     let is_whole = |label: &str| backups.iter().any(|backup| backup.label == label && backup.lacks.is_none());
     snapshots.retain(|snapshot| is_whole(&snapshot.label));
     snapshots.sort_by_key(|snapshot| snapshot.at);
@@ -127,9 +127,9 @@ async fn look(instance: &Archive) -> anyhow::Result<InstanceInventory> {
             snapshot.at <= *end && way.iter().any(on)
         });
         if !known {
-            let (way, hole) = instance.behind_and_hole(snapshot).await?;
-            holes.extend(hole.filter(|hole| !hole.is_known(&snapshots, &gaps)).map(|hole| hole.to_string()));
-            windows.extend(windows_of(snapshot, &way));
+            let (way, hole) = instance.stretches_and_hole_after(snapshot).await?;
+            holes.extend(hole.filter(|hole| !hole.is_explained(&snapshots, &gaps)).map(|hole| hole.to_string()));
+            windows.extend(restorable_windows(snapshot, &way));
             ways.push((windows.last().map_or(snapshot.at, |window| window.to_time), way));
         }
     }
@@ -152,7 +152,7 @@ async fn look(instance: &Archive) -> anyhow::Result<InstanceInventory> {
 }
 
 /// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
-fn windows_of(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<InstanceWindow> {
+fn restorable_windows(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<InstanceWindow> {
     let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
     let mut windows = Vec::new();
     let mut from = (snapshot.at, snapshot.offset);
@@ -164,9 +164,9 @@ fn windows_of(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<Instanc
             windows.push(InstanceWindow { from_time, to_time, from_offset, to_offset, replid });
         }
     };
-    for (to, again) in pauses(snapshot, way) {
-        close(from, to, reached(snapshot, way, to));
-        from = (again, reached(snapshot, way, again).1);
+    for (to, again) in unrecorded_intervals(snapshot, way) {
+        close(from, to, position_at(snapshot, way, to));
+        from = (again, position_at(snapshot, way, again).1);
     }
     let last = way.last().map(|stretch| (Some(stretch.replid), Some(stretch.last)));
     close(from, end, last.unwrap_or((snapshot.replid, snapshot.offset)));
@@ -174,7 +174,7 @@ fn windows_of(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<Instanc
 }
 
 /// How far the stream had come by a time.
-fn reached(
+fn position_at(
     snapshot: &SnapshotManifest,
     way: &[StreamStretch],
     time: Timestamp,
@@ -185,20 +185,24 @@ fn reached(
     last.map_or((snapshot.replid, snapshot.offset), |(replid, mark)| (Some(replid), Some(mark.offset)))
 }
 
-pub(super) fn show(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
-    let time = |time: Timestamp| out.short_time(PgTime::from_timestamp(time));
+pub(super) fn print_inventory(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+    let time = |time: Timestamp| out.format_short_time(PgTime::from_timestamp(time));
     let what = match (&overview.flavour, overview.is_empty()) {
         (Some(flavour), _) => flavour,
         (None, true) => "nothing is archived yet",
         (None, false) => "its identity is missing: see walkeep verify",
     };
-    out.line(format!("{}  {}", out.tone(TextTone::Strong, &overview.instance), out.tone(TextTone::Quiet, what)))?;
+    out.print_line(format!(
+        "{}  {}",
+        out.style(TextTone::Strong, &overview.instance),
+        out.style(TextTone::Quiet, what)
+    ))?;
     if overview.is_empty() {
         return Ok(());
     }
     let heading = |title: &str, empty: bool, instead: &str| {
-        let title = out.tone(TextTone::Strong, title);
-        out.line(if empty { format!("\n{title}: {instead}") } else { format!("\n{title}") })
+        let title = out.style(TextTone::Strong, title);
+        out.print_line(if empty { format!("\n{title}: {instead}") } else { format!("\n{title}") })
     };
     let instead =
         if overview.backups.is_empty() { "no: there is no snapshot yet" } else { "no: there is no whole snapshot" };
@@ -209,7 +213,7 @@ pub(super) fn show(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow
         .map(|window| {
             let offsets = window.from_offset.zip(window.to_offset);
             let offsets = offsets.map_or_else(|| "-".to_owned(), |(from, to)| format!("{from} to {to}"));
-            let exact = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+            let exact = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
             let (from, to) = match whole_seconds(window) {
                 Some((from, to)) => (time(from), time(to)),
                 None => (exact(window.from_time), exact(window.to_time)),
@@ -217,39 +221,44 @@ pub(super) fn show(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow
             [from, to, offsets]
         })
         .collect();
-    shown(["from", "to", "offsets"], &rows, out)?;
+    print_table(["from", "to", "offsets"], &rows, out)?;
     heading("Snapshots", overview.backups.is_empty(), "none; take one with walkeep backup redis")?;
     let rows: Vec<_> = overview
         .backups
         .iter()
         .map(|backup| {
-            let (keys, logical, stored) = (grouped(backup.keys), size(backup.logical_bytes), size(backup.stored_bytes));
+            let (keys, logical, stored) =
+                (format_number(backup.keys), format_bytes(backup.logical_bytes), format_bytes(backup.stored_bytes));
             [backup.label.clone(), time(backup.at), backup.server.clone(), keys, logical, stored]
         })
         .collect();
-    shown(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
+    print_table(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
     for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
-        out.line(format!("{}: {} cannot be restored: {lacks}", out.tone(TextTone::Bad, "not whole"), backup.label))?;
+        out.print_line(format!(
+            "{}: {} cannot be restored: {lacks}",
+            out.style(TextTone::Bad, "not whole"),
+            backup.label
+        ))?;
     }
     for (backup, warning) in
         overview.backups.iter().flat_map(|backup| backup.warnings.iter().map(move |warning| (backup, warning)))
     {
-        out.line(format!("{}: {warning}", backup.label))?;
+        out.print_line(format!("{}: {warning}", backup.label))?;
     }
     heading("Gaps", overview.gaps.is_empty() && overview.holes.is_empty(), "none")?;
     let rows: Vec<_> =
         overview.gaps.iter().map(|gap| [time(gap.noticed_at), gap.offset.to_string(), gap.reason.clone()]).collect();
-    shown(["noticed", ">after offset", "what is known"], &rows, out)?;
+    print_table(["noticed", ">after offset", "what is known"], &rows, out)?;
     for hole in &overview.holes {
-        out.line(format!("{}: {hole}", out.tone(TextTone::Bad, "missing")))?;
+        out.print_line(format!("{}: {hole}", out.style(TextTone::Bad, "missing")))?;
     }
     let snapshots = overview.backups.iter().map(|backup| backup.stored_bytes).sum();
     let (stream, total) = (overview.stream_stored_bytes, overview.stream_stored_bytes.saturating_add(snapshots));
-    out.line(format!(
+    out.print_line(format!(
         "\n{} in each repository: {} of snapshots, {} of commands",
-        size(total),
-        size(snapshots),
-        size(stream)
+        format_bytes(total),
+        format_bytes(snapshots),
+        format_bytes(stream)
     ))
 }
 
@@ -262,6 +271,6 @@ fn whole_seconds(window: &InstanceWindow) -> Option<(Timestamp, Timestamp)> {
 }
 
 /// Nothing where there are no rows.
-fn shown<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
-    if rows.is_empty() { Ok(()) } else { out.table(headings, rows) }
+fn print_table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
+    if rows.is_empty() { Ok(()) } else { out.print_table(headings, rows) }
 }

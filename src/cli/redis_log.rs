@@ -6,17 +6,17 @@ use clap::builder::TypedValueParser;
 use jiff::Timestamp;
 
 use super::CliContext;
-use super::args::{LogTimeArgs, named};
+use super::args::{LogTimeArgs, named_value_parser};
 use super::exit::{CliError, CliExitCode};
-use super::log::{COLUMNS, LogPage, LogRow, LogSubject};
-use super::output::{TerminalOutput, TextTone, count, grouped};
+use super::log::{LOG_COLUMNS, LogPage, LogRow, LogSubject};
+use super::output::{TerminalOutput, TextTone, format_count, format_number};
 use super::{help, moment, open};
 use crate::postgres::format::time::PgTime;
-use crate::redis::log::{self, LogEntry, LogEntryKind, LogQuery, MANY_KEYS};
+use crate::redis::log::{self, DEFAULT_MIN_DELETED_KEYS, LogEntry, LogEntryKind, LogQuery};
 
 /// In a Redis or Valkey instance
 #[derive(Args, Debug)]
-#[command(after_help = help::LOG_REDIS)]
+#[command(after_help = help::LOG_REDIS_HELP)]
 pub(super) struct LogRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
@@ -24,46 +24,46 @@ pub(super) struct LogRedisArgs {
     #[command(flatten)]
     pub(super) span: LogTimeArgs,
     /// Only events of this kind; may be given again [default: all but snapshot]
-    #[arg(long = "event", value_name = "KIND", value_parser = kinds())]
+    #[arg(long = "event", value_name = "KIND", value_parser = event_kind_parser())]
     pub(super) events: Vec<LogEntryKind>,
     /// Tell deletions of so many keys in one command, in one transaction, or one after the other
-    #[arg(long, value_name = "N", default_value_t = MANY_KEYS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MIN_DELETED_KEYS, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) keys: u64,
     /// Print one JSON object a line
     #[arg(long)]
     pub(super) json: bool,
 }
 
-fn kinds() -> impl TypedValueParser<Value = LogEntryKind> {
-    named(LogEntryKind::ALL, LogEntryKind::name)
+fn event_kind_parser() -> impl TypedValueParser<Value = LogEntryKind> {
+    named_value_parser(LogEntryKind::ALL, LogEntryKind::name)
 }
 
 /// `several`: each event says whose it is.
 pub(super) async fn run(args: LogRedisArgs, several: bool, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let of = config.instance(args.instance.as_deref())?;
     let question = LogQuery {
-        since: time("--since", args.span.since.as_deref(), around)?,
-        until: time("--until", args.span.until.as_deref(), around)?,
+        since: parse_time_option("--since", args.span.since.as_deref(), around)?,
+        until: parse_time_option("--until", args.span.until.as_deref(), around)?,
         kinds: args.events,
         keys: args.keys,
     };
-    let archived = open::instance(&config, of, around).await?;
+    let archived = open::open_instance(&config, of, around).await?;
     open::ensure_archived(&config, &archived).await?;
     let command = format!("walkeep restore redis {} --dir DIR --start", of.name);
     let whose = several.then(|| LogSubject::Instance(of.name.to_string()));
-    let mut page = LogPage::new(&around.output, args.json, command).of(whose);
-    let told = log::explore(&archived, &question, &mut |happening| page.add(happening)).await;
+    let mut page = LogPage::new(&around.output, args.json, command).with_subject(whose);
+    let told = log::read_instance_log(&archived, &question, &mut |happening| page.add(happening)).await;
     // What was found until then is told in any case.
-    page.end()?;
+    page.finish()?;
     told.with_context(|| format!("cannot tell what happened in {}", of.name))?;
     Ok(CliExitCode::Done)
 }
 
-fn time(option: &str, text: Option<&str>, around: &CliContext) -> Result<Option<Timestamp>, CliError> {
+fn parse_time_option(option: &str, text: Option<&str>, around: &CliContext) -> Result<Option<Timestamp>, CliError> {
     let usage = |why: String| CliError::usage(format!("{option}: {why}"));
     let Some(text) = text else { return Ok(None) };
-    let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(usage)?;
+    let time = moment::parse_time(text, around.clock.now(), &around.local_zone()).map_err(usage)?;
     time.to_timestamp().map(Some).ok_or_else(|| usage("beyond every calendar".to_owned()))
 }
 
@@ -71,11 +71,11 @@ impl LogRow for LogEntry {
     const WIDTH: usize = 100;
 
     /// Time, kind, where and how much, and the way back.
-    fn cells(&self, out: &TerminalOutput) -> [String; COLUMNS] {
-        let time = out.milli_time(PgTime::from_timestamp(self.time));
+    fn cells(&self, out: &TerminalOutput) -> [String; LOG_COLUMNS] {
+        let time = out.format_time_millis(PgTime::from_timestamp(self.time));
         let place = self.database.map(|db| format!("db {db}"));
         let place = place.or_else(|| (self.kind == LogEntryKind::FlushAll).then(|| "all".to_owned()));
-        let much = [self.amount(), self.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let much = [self.format_amount(), self.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
         let what = place.map_or_else(|| much.clone(), |place| format!("{place:<5}  {much}"));
         let back = match (&self.target, self.offset) {
             (Some(target), _) => target.clone(),
@@ -85,7 +85,7 @@ impl LogRow for LogEntry {
         [time, self.kind.name().to_owned(), what.trim_end().to_owned(), String::new(), String::new(), back]
     }
 
-    fn tones(&self) -> [Option<TextTone>; COLUMNS] {
+    fn tones(&self) -> [Option<TextTone>; LOG_COLUMNS] {
         let quiet = Some(TextTone::Quiet);
         // Red where data were lost, yellow where they may have been.
         let kind = match self.kind {
@@ -103,17 +103,17 @@ impl LogRow for LogEntry {
 
 impl LogEntry {
     /// How many keys, and how they went.
-    fn amount(&self) -> Option<String> {
-        let keys = count(self.keys?, "key");
+    fn format_amount(&self) -> Option<String> {
+        let keys = format_count(self.keys?, "key");
         if self.kind != LogEntryKind::Delete {
             return Some(keys);
         }
         let seconds = self.end_time.map_or(0, |end| end.duration_since(self.time).as_secs());
         let how = match self.commands.unwrap_or_default() {
             1 => "at once".to_owned(),
-            _ if seconds > 0 => format!("in {} s", grouped(seconds.unsigned_abs())),
+            _ if seconds > 0 => format!("in {} s", format_number(seconds.unsigned_abs())),
             commands if self.keys == Some(commands) => "one by one".to_owned(),
-            commands => format!("in {}", count(commands, "command")),
+            commands => format!("in {}", format_count(commands, "command")),
         };
         Some(format!("{keys} {how}"))
     }
@@ -125,7 +125,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::{LogEntry, LogEntryKind};
-    use crate::cli::log::{COLUMNS, LogRow, line};
+    use crate::cli::log::{LOG_COLUMNS, LogRow, format_row};
     use crate::cli::output::TerminalOutput;
 
     fn flushed() -> LogEntry {
@@ -145,8 +145,8 @@ mod tests {
 
     fn shown(happening: &LogEntry, out: &TerminalOutput) -> String {
         let row = happening.cells(out);
-        let widths: [usize; COLUMNS] = std::array::from_fn(|nth| row[nth].len());
-        line(happening, &row, widths, out)
+        let widths: [usize; LOG_COLUMNS] = std::array::from_fn(|nth| row[nth].len());
+        format_row(happening, &row, widths, out)
     }
 
     #[test]

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::CliContext;
 use super::args::{PlanRedisArgs, RedisTargetArgs, RestoreRedisArgs};
 use super::exit::{CliError, CliExitCode};
-use super::output::{TerminalOutput, TextTone, count, size, span, width, wrap};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text};
 use super::progress::ProgressDisplay;
-use super::restore::keep_pace;
+use super::restore::save_restore_speed;
 use super::{moment, open, plan};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator, RestoreWork};
 use crate::config::Config;
@@ -19,12 +19,12 @@ use crate::postgres::format::time::PgTime;
 use crate::redis::archive::{Archive, RedisTarget, RestoreRoute, StreamPosition, UnreachableState};
 use crate::redis::restore::server_start::{self, LoadedData};
 use crate::redis::restore::{
-    PlacedFiles, RedisConf, RedisVersion, RestoreOptions, check_room, restore, server_options,
+    PlacedFiles, RedisConf, RedisVersion, RestoreOptions, check_free_space, restore_instance, server_options,
 };
 use crate::redis::wire::ServerFlavour;
 
 /// Where distributions keep the server's configuration.
-const CONFIGURATIONS: [&str; 4] =
+const REDIS_CONF_PATHS: [&str; 4] =
     ["/etc/redis/redis.conf", "/etc/redis.conf", "/etc/valkey/valkey.conf", "/etc/valkey.conf"];
 
 /// What `plan --json` prints.
@@ -53,7 +53,7 @@ pub(super) struct RedisPlanJson {
 }
 
 impl RedisPlanJson {
-    pub(super) fn of(reach: &Result<RestoreRoute, UnreachableState>, pace: &RestoreEstimator) -> RedisPlanJson {
+    pub(super) fn from_route(reach: &Result<RestoreRoute, UnreachableState>, pace: &RestoreEstimator) -> RedisPlanJson {
         let to = reach.as_ref().ok();
         let not = reach.as_ref().err();
         RedisPlanJson {
@@ -68,7 +68,7 @@ impl RedisPlanJson {
             snapshot_bytes: to.map_or(0, |reach| reach.snapshot.logical_bytes),
             command_bytes: to.map_or(0, RestoreRoute::command_bytes),
             keys_in_snapshot: to.map_or(0, |reach| reach.snapshot.walk.keys()),
-            estimated_seconds: to.map_or(0, |reach| pace.seconds(&work(reach))),
+            estimated_seconds: to.map_or(0, |reach| pace.estimated_seconds(&estimated_work(reach))),
             estimated_from_restores: pace.restores(),
             nearest_before: not.and_then(|not| not.nearest_before),
             nearest_after: not.and_then(|not| not.nearest_after),
@@ -76,76 +76,80 @@ impl RedisPlanJson {
     }
 
     /// `asked`: it was only asked for, so it ends with how `program` carries it out.
-    fn show(
+    fn print_plan(
         &self,
         (program, instance): (&str, &str),
         asked: Option<&RedisTargetArgs>,
         out: &TerminalOutput,
     ) -> anyhow::Result<()> {
-        let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+        let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
         let command = |options: &str| {
             let line = format!("{program} restore redis {instance} --dir DIR {options}");
-            out.tone(TextTone::Strong, line.trim_end())
+            out.style(TextTone::Strong, line.trim_end())
         };
         let (Some(backup), Some(at)) = (&self.backup, self.at) else {
             let reason = self.reason.as_deref().unwrap_or_default();
-            out.line(format!(
+            out.print_line(format!(
                 "{}: {instance} cannot be restored there: {reason}",
-                out.tone(TextTone::Bad, "NOT REACHABLE")
+                out.style(TextTone::Bad, "NOT REACHABLE")
             ))?;
             // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also where nothing follows it.
             let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
             let points = [("before", self.nearest_before.map(up)), ("after", self.nearest_after.map(up))];
             if points.iter().all(|(_, point)| point.is_none()) {
-                return out
-                    .line(format!("No moment near it can be reached. walkeep list redis {instance} shows which can."));
+                return out.print_line(format!(
+                    "No moment near it can be reached. walkeep list redis {instance} shows which can."
+                ));
             }
-            out.line("\nWhat can be reached instead:")?;
+            out.print_line("\nWhat can be reached instead:")?;
             for (side, point) in points {
                 let Some(point) = point else { continue };
-                out.line(format!("  {side} it: {}", time(point)))?;
-                out.line(format!("    {}", command(&format!("--target-time '{}' --nearest", time(point)))))?;
+                out.print_line(format!("  {side} it: {}", time(point)))?;
+                out.print_line(format!("    {}", command(&format!("--target-time '{}' --nearest", time(point)))))?;
             }
             return Ok(());
         };
-        out.line(format!("{}: {instance} as of {}", out.tone(TextTone::Good, "reachable"), time(at)))?;
-        out.line(format!(
+        out.print_line(format!("{}: {instance} as of {}", out.style(TextTone::Good, "reachable"), time(at)))?;
+        out.print_line(format!(
             "  snapshot  {backup}, {}, {}",
-            count(self.keys_in_snapshot, "key"),
-            size(self.snapshot_bytes)
+            format_count(self.keys_in_snapshot, "key"),
+            format_bytes(self.snapshot_bytes)
         ))?;
-        out.line(format!("  commands  {} behind it", size(self.command_bytes)))?;
-        let basis = out.tone(TextTone::Quiet, format!("  {}", plan::basis(self.estimated_from_restores)));
-        out.line(format!("  takes     about {}{basis}", span(Duration::from_secs(self.estimated_seconds))))?;
+        out.print_line(format!("  commands  {} behind it", format_bytes(self.command_bytes)))?;
+        let basis = out.style(TextTone::Quiet, format!("  {}", plan::estimate_basis(self.estimated_from_restores)));
+        out.print_line(format!(
+            "  takes     about {}{basis}",
+            format_duration(Duration::from_secs(self.estimated_seconds))
+        ))?;
         if let (Some(replid), Some(offset)) = (&self.replid, self.offset) {
-            out.line(format!("  position  offset {offset} of {replid}"))?;
+            out.print_line(format!("  position  offset {offset} of {replid}"))?;
         }
         if let Some(before) = self.before {
-            out.line(format!("  the next commands came at {}", time(before)))?;
+            out.print_line(format!("  the next commands came at {}", time(before)))?;
         }
         if let Some(hole) = &self.hole {
-            let warning = out.tone(TextTone::Warning, "warning");
-            out.line(format!("  {warning}: this is not all that is archived: {hole}"))?;
+            let warning = out.style(TextTone::Warning, "warning");
+            out.print_line(format!("  {warning}: this is not all that is archived: {hole}"))?;
         }
         let Some(args) = asked else { return Ok(()) };
-        out.line("\nTo do it:")?;
-        out.line(format!("  {} --start", command(&options(args))))
+        out.print_line("\nTo do it:")?;
+        out.print_line(format!("  {} --start", command(&target_options(args))))
     }
 }
 
 /// What a restore has to do: everything is written, and then a server loads all of it, which takes it time as replay does.
-fn work(reach: &RestoreRoute) -> RestoreWork {
+fn estimated_work(reach: &RestoreRoute) -> RestoreWork {
     let bytes = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
     RestoreWork { file_bytes: bytes, wal_bytes: bytes, wal_records: 0 }
 }
 
 /// The options that name the same target again, for a line to copy.
-fn options(args: &RedisTargetArgs) -> String {
+fn target_options(args: &RedisTargetArgs) -> String {
     let mut words = Vec::new();
     let pairs =
         [("--target-time", &args.target_time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
     for (option, value) in pairs {
-        words.extend(value.as_ref().map(|value| format!("{option} {}", open::shell_word(value))));
+        words.extend(value.as_ref().map(|value| format!("{option} {}", open::quote_for_postgres_command(value))));
     }
     words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
     words.extend(args.nearest.then(|| "--nearest".to_owned()));
@@ -162,35 +166,39 @@ struct RedisRestoreJson<'r> {
     loaded: Option<&'r LoadedData>,
 }
 
-pub(super) async fn plan(mut args: PlanRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
+pub(super) async fn run_plan(mut args: PlanRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    args.target.target_time = args.target.target_time.map(|time| around.absolute_time(&time));
     let of = config.instance(args.instance.as_deref())?;
-    let instance = open::instance(&config, of, around).await?;
+    let instance = open::open_instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
     let pace = RestoreEstimator::load(&config.state_dir, of.name.as_str());
-    let plan = RedisPlanJson::of(&reach(&instance, &args.target, around).await?, &pace);
+    let plan = RedisPlanJson::from_route(&resolve_target(&instance, &args.target, around).await?, &pace);
     if args.json {
-        around.output.json(&plan)?;
+        around.output.print_json(&plan)?;
     } else {
-        plan.show((&open::again(&config, around), of.name.as_str()), Some(&args.target), &around.output)?;
+        plan.print_plan(
+            (&open::shell_command_prefix(&config, around), of.name.as_str()),
+            Some(&args.target),
+            &around.output,
+        )?;
     }
     Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
-pub(super) async fn run(args: RestoreRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+pub(super) async fn run_restore(args: RestoreRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
     let of = config.instance(args.instance.as_deref())?;
-    let instance = open::instance(&config, of, around).await?;
+    let instance = open::open_instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
-    let reached = reach(&instance, &args.target, around).await?;
-    let plan = RedisPlanJson::of(&reached, &RestoreEstimator::load(&config.state_dir, of.name.as_str()));
+    let reached = resolve_target(&instance, &args.target, around).await?;
+    let plan = RedisPlanJson::from_route(&reached, &RestoreEstimator::load(&config.state_dir, of.name.as_str()));
     if !args.json {
-        plan.show((&open::again(&config, around), of.name.as_str()), None, &around.output)?;
+        plan.print_plan((&open::shell_command_prefix(&config, around), of.name.as_str()), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {
-            around.output.json(&RedisRestoreJson {
+            around.output.print_json(&RedisRestoreJson {
                 plan: &plan,
                 restored: None,
                 start: None,
@@ -200,16 +208,16 @@ pub(super) async fn run(args: RestoreRedisArgs, around: &CliContext) -> anyhow::
         }
         return Ok(CliExitCode::Unreachable);
     };
-    let prepared = prepare(&args, &reach, around).await?;
-    let done = carry_out(&instance, &reach, (&args, &prepared), around).await?;
-    done.keep_pace(&config, &instance);
+    let prepared = prepare_restore(&args, &reach, around).await?;
+    let done = restore_and_check(&instance, &reach, (&args, &prepared), around).await?;
+    done.save_restore_speed(&config, &instance);
     let loaded = done.loaded.as_ref();
     if args.json {
         let (start, warnings) = (Some(done.options.clone()), &done.warnings);
         let report = RedisRestoreJson { plan: &plan, restored: Some(&done.placed), start, warnings, loaded };
-        around.output.json(&report)?;
+        around.output.print_json(&report)?;
     } else {
-        say_what_next(&done.options, prepared.version, loaded, &around.output)?;
+        print_next_command(&done.options, prepared.version, loaded, &around.output)?;
     }
     Ok(CliExitCode::Done)
 }
@@ -222,12 +230,12 @@ pub(super) struct PreparedRedisRestore {
     dir: PathBuf,
 }
 
-pub(super) async fn prepare(
+pub(super) async fn prepare_restore(
     args: &RestoreRedisArgs,
     reach: &RestoreRoute,
     around: &CliContext,
 ) -> anyhow::Result<PreparedRedisRestore> {
-    let (program, version) = server(args, reach, around).await?;
+    let (program, version) = find_server_program(args, reach, around).await?;
     if args.start && program.is_none() {
         let snapshot = &reach.snapshot;
         let (name, of) = (program_name(snapshot.flavour), format!("{} {}", snapshot.flavour, snapshot.version));
@@ -235,8 +243,8 @@ pub(super) async fn prepare(
         return Err(CliError::usage(message).into());
     }
     let dir = std::path::absolute(&args.dir).context("cannot tell where the files go")?;
-    check_room(reach, &dir).with_context(|| format!("cannot restore into {}", dir.display()))?;
-    Ok(PreparedRedisRestore { program, version, conf: configuration(args)?, dir })
+    check_free_space(reach, &dir).with_context(|| format!("cannot restore into {}", dir.display()))?;
+    Ok(PreparedRedisRestore { program, version, conf: read_redis_conf(args)?, dir })
 }
 
 /// What a restore came to.
@@ -255,15 +263,15 @@ pub(super) struct FinishedRedisRestore {
 }
 
 impl FinishedRedisRestore {
-    pub(super) fn keep_pace(&self, config: &Config, instance: &Archive) {
+    pub(super) fn save_restore_speed(&self, config: &Config, instance: &Archive) {
         if let Some(measured) = self.measured {
-            keep_pace(config, instance.name().as_str(), measured);
+            save_restore_speed(config, instance.name().as_str(), measured);
         }
     }
 }
 
 /// Places the files, says so, and starts a server on them if that is wanted.
-pub(super) async fn carry_out(
+pub(super) async fn restore_and_check(
     instance: &Archive,
     reach: &RestoreRoute,
     (args, prepared): (&RestoreRedisArgs, &PreparedRedisRestore),
@@ -272,44 +280,48 @@ pub(super) async fn carry_out(
     let PreparedRedisRestore { program, version, conf, dir } = prepared;
     let names = conf.as_ref().map(|(_, conf)| conf.names.clone()).unwrap_or_default();
     let began = around.clock.elapsed();
-    let bar = ProgressDisplay::begin("restore", 0, around.quiet || args.json);
+    let bar = ProgressDisplay::new("restore", 0, around.quiet || args.json);
     let wishes = RestoreOptions { dir: dir.clone(), version: *version, names: names.clone() };
-    let placed = restore(instance, reach, wishes, &mut |done, total| bar.at(done, total)).await;
-    bar.end();
+    let placed = restore_instance(instance, reach, wishes, &mut |done, total| bar.set_done(done, total)).await;
+    bar.finish();
     let placed = placed.with_context(|| format!("cannot restore into {}", dir.display()))?;
     let took = around.clock.elapsed().saturating_sub(began);
-    let mut warnings = if conf.is_none() { unread(&CONFIGURATIONS) } else { Vec::new() };
-    warnings.extend(server_options::warnings(
+    let mut warnings = if conf.is_none() { unreadable_configurations(&REDIS_CONF_PATHS) } else { Vec::new() };
+    warnings.extend(server_options::configuration_warnings(
         &placed,
         conf.as_ref().map(|(name, conf)| (name.as_str(), conf)),
         *version,
     ));
     if !args.json {
-        let (files, bytes) = (count(placed.files.len() as u64, "file"), size(placed.bytes));
-        around.output.line(format!("\nrestored {files}, {bytes}, into {} in {}", dir.display(), span(took)))?;
+        let (files, bytes) = (format_count(placed.files.len() as u64, "file"), format_bytes(placed.bytes));
+        around.output.print_line(format!(
+            "\nrestored {files}, {bytes}, into {} in {}",
+            dir.display(),
+            format_duration(took)
+        ))?;
         for warning in &warnings {
-            around.output.line(format!("{}: {warning}", around.output.tone(TextTone::Warning, "warning")))?;
+            around.output.print_line(format!("{}: {warning}", around.output.style(TextTone::Warning, "warning")))?;
         }
     }
     let began = around.clock.elapsed();
     let loaded = match program.as_ref().filter(|_| args.start) {
         Some(program) => {
-            let loaded = server_start::check(program, &placed, &names, &around.clock).await;
+            let loaded = server_start::check_server_loads(program, &placed, &names, &around.clock).await;
             Some(loaded.context("the files are restored, but a server does not come up on them as it should")?)
         }
         None => None,
     };
-    let options = server_options::options(&placed, &names);
+    let options = server_options::server_options(&placed, &names);
     let loading = around.clock.elapsed().saturating_sub(began);
     let measured = loaded.as_ref().map(|_| MeasuredRestore {
-        work: work(reach),
+        work: estimated_work(reach),
         file_seconds: took.as_secs_f64(),
         replay_seconds: loading.as_secs_f64(),
     });
     Ok(FinishedRedisRestore { placed, warnings, loaded, options, measured })
 }
 
-async fn reach(
+async fn resolve_target(
     instance: &Archive,
     args: &RedisTargetArgs,
     around: &CliContext,
@@ -317,11 +329,11 @@ async fn reach(
     let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
     let wanted = match &args.target_time {
         Some(text) => {
-            let time = moment::read(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
+            let time = moment::parse_time(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
             RedisTarget::Time(time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?)
         }
         None if args.target_offset.is_some() => {
-            place(instance, args.target_offset.as_deref().unwrap_or_default()).await?
+            resolve_position(instance, args.target_offset.as_deref().unwrap_or_default()).await?
         }
         None if args.target_immediate => RedisTarget::Snapshot,
         None => RedisTarget::Newest,
@@ -336,19 +348,19 @@ async fn reach(
             format!("there is no snapshot {label:?} of {name}; walkeep list redis {name} shows which there are");
         return Err(CliError { code: CliExitCode::NotFound, message }.into());
     }
-    let found = instance.reach(wanted, from).await.with_context(failed)?;
+    let found = instance.resolve_target(wanted, from).await.with_context(failed)?;
     match &found {
         Err(UnreachableState { nearest_before: Some(nearest), .. }) if args.nearest => {
-            Ok(instance.reach(RedisTarget::Time(*nearest), from).await.with_context(failed)?)
+            Ok(instance.resolve_target(RedisTarget::Time(*nearest), from).await.with_context(failed)?)
         }
         _ => Ok(found),
     }
 }
 
 /// The place that is meant: its history must be the only one of that name that has it.
-async fn place(instance: &Archive, text: &str) -> anyhow::Result<RedisTarget> {
+async fn resolve_position(instance: &Archive, text: &str) -> anyhow::Result<RedisTarget> {
     let position: StreamPosition = text.parse().map_err(|why| CliError::usage(format!("--target-offset: {why}")))?;
-    let found = instance.histories_at(&position).await;
+    let found = instance.find_histories_at(&position).await;
     let found = found.with_context(|| format!("cannot plan a restore of {}", instance.name()))?;
     match found.as_slice() {
         [replid] => Ok(RedisTarget::Offset(*replid, position.offset)),
@@ -358,27 +370,27 @@ async fn place(instance: &Archive, text: &str) -> anyhow::Result<RedisTarget> {
         }
         several => {
             let named: Vec<String> =
-                several.iter().map(|replid| StreamPosition::of(*replid, position.offset).to_string()).collect();
+                several.iter().map(|replid| StreamPosition::new(*replid, position.offset).to_string()).collect();
             Err(CliError::usage(format!("--target-offset: say which history: {}", named.join(" or "))).into())
         }
     }
 }
 
 /// The server to restore for: the one named or found, else one like that of the snapshot.
-async fn server(
+async fn find_server_program(
     args: &RestoreRedisArgs,
     reach: &RestoreRoute,
     around: &CliContext,
 ) -> anyhow::Result<(Option<PathBuf>, RedisVersion)> {
     if let Some(program) = &args.server.redis_server {
-        return Ok((Some(program.clone()), server_start::version_of(program).await?));
+        return Ok((Some(program.clone()), server_start::query_server_version(program).await?));
     }
     let snapshot = &reach.snapshot;
     let name = program_name(snapshot.flavour);
     let path = around.environment.get("PATH").unwrap_or_default();
     let found = std::env::split_paths(path).map(|folder| folder.join(name)).find(|program| program.is_file());
     if let Some(program) = found
-        && let Ok(version) = server_start::version_of(&program).await
+        && let Ok(version) = server_start::query_server_version(&program).await
     {
         return Ok((Some(program), version));
     }
@@ -393,7 +405,7 @@ async fn server(
 }
 
 /// The server's configuration: the one named, or the one where distributions keep it.
-fn configuration(args: &RestoreRedisArgs) -> anyhow::Result<Option<(String, RedisConf)>> {
+fn read_redis_conf(args: &RestoreRedisArgs) -> anyhow::Result<Option<(String, RedisConf)>> {
     let name = |path: &Path| path.display().to_string();
     if let Some(path) = &args.server.redis_conf {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -401,11 +413,11 @@ fn configuration(args: &RestoreRedisArgs) -> anyhow::Result<Option<(String, Redi
     }
     // Nothing depends on it but advice.
     let read = |path: &str| Some((path.to_owned(), RedisConf::parse(&std::fs::read_to_string(path).ok()?)));
-    Ok(CONFIGURATIONS.iter().find_map(|path| read(path)))
+    Ok(REDIS_CONF_PATHS.iter().find_map(|path| read(path)))
 }
 
 /// Configurations that are there and cannot be read, so that nobody can say what they would have the server ignore.
-fn unread(places: &[&str]) -> Vec<String> {
+fn unreadable_configurations(places: &[&str]) -> Vec<String> {
     let mut said = Vec::new();
     for path in places {
         match std::fs::File::open(path) {
@@ -418,7 +430,7 @@ fn unread(places: &[&str]) -> Vec<String> {
     said
 }
 
-pub(super) fn say_what_next(
+pub(super) fn print_next_command(
     options: &[String],
     version: RedisVersion,
     loaded: Option<&LoadedData>,
@@ -427,14 +439,14 @@ pub(super) fn say_what_next(
     if let Some(loaded) = loaded {
         let keys: u64 = loaded.keys.values().sum();
         let how = if loaded.compared { ", as the snapshot says" } else { " after the commands behind the snapshot" };
-        let checked = out.tone(TextTone::Good, "checked");
-        out.line(format!("{checked}: {} loads it and has {}{how}", loaded.server, count(keys, "key")))?;
+        let checked = out.style(TextTone::Good, "checked");
+        out.print_line(format!("{checked}: {} loads it and has {}{how}", loaded.server, format_count(keys, "key")))?;
     }
     let program = program_name(version.flavour);
-    let words: Vec<String> = options.iter().map(|word| open::shell_word(word)).collect();
-    out.line(format!("start it with: {program} {}", words.join(" ")))?;
+    let words: Vec<String> = options.iter().map(|word| open::quote_for_postgres_command(word)).collect();
+    out.print_line(format!("start it with: {program} {}", words.join(" ")))?;
     let note = "Keep these options in its configuration: started without them it ignores these files, and loads something else or nothing.";
-    wrap(note, width()).iter().try_for_each(|line| out.line(out.tone(TextTone::Quiet, line)))
+    wrap_text(note, text_width()).iter().try_for_each(|line| out.print_line(out.style(TextTone::Quiet, line)))
 }
 
 /// What the server's program is called.
@@ -447,12 +459,12 @@ const fn program_name(flavour: ServerFlavour) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{RedisTargetArgs, options, unread};
+    use super::{RedisTargetArgs, target_options, unreadable_configurations};
 
     #[test]
     fn a_configuration_that_cannot_be_read_is_said_and_one_that_is_not_there_is_not() {
         // Neither can be opened, by root either.
-        let said = unread(&["/nowhere/redis.conf", "/dev/null/redis.conf"]);
+        let said = unreadable_configurations(&["/nowhere/redis.conf", "/dev/null/redis.conf"]);
         assert_eq!(said.len(), 1);
         assert!(said[0].starts_with("/dev/null/redis.conf is not checked: cannot read it ("), "{said:?}");
     }
@@ -461,6 +473,6 @@ mod tests {
     fn the_same_target_is_named_again() {
         let time = Some("2026-11-22 14:00:00+00".into());
         let target = RedisTargetArgs { target_time: time, nearest: true, ..RedisTargetArgs::default() };
-        assert_eq!(options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
+        assert_eq!(target_options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
     }
 }

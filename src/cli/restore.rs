@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::CliContext;
 use super::args::{ArchiveModeAfterRestore, PlanPostgresArgs, PostgresTargetArgs, RestorePostgresArgs};
 use super::exit::{CliError, CliExitCode};
-use super::output::{TextTone, count, size, span};
+use super::output::{TextTone, format_bytes, format_count, format_duration};
 use super::progress::ProgressDisplay;
 use super::{open, plan, single, target};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
@@ -16,32 +16,32 @@ use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, reindex};
 use crate::postgres::restore::delta;
-use crate::postgres::restore::destination::{Destination, check_made, free_at};
+use crate::postgres::restore::destination::{Destination, check_created_tablespaces, free_bytes_at};
 use crate::postgres::restore::plan::RestorePlan;
-use crate::postgres::restore::recovery_settings::restore_command;
+use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
 use crate::postgres::restore::target::RecoveryTargetAction;
 use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
 
-pub(super) async fn plan(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    args.target.target_time = args.target.target_time.map(|time| around.lasting(&time));
+pub(super) async fn run_plan(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    args.target.target_time = args.target.target_time.map(|time| around.absolute_time(&time));
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let (archive, mut plan) = make(&config, cluster, &args.target, around).await?;
+    let (archive, mut plan) = make_plan(&config, cluster, &args.target, around).await?;
     if let (Some(pgdata), Some(identity)) = (&args.pgdata, archive.identity().await?) {
         let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
-        plan = plan.placed_where(free_at(&pgdata)?, identity.segment_size);
-        if let (true, Err(error)) = (plan.reachable, check_made(&plan.tablespaces_made)) {
-            plan = plan.prevented_by(&error);
+        plan = plan.with_free_space(free_bytes_at(&pgdata)?, identity.segment_size);
+        if let (true, Err(error)) = (plan.reachable, check_created_tablespaces(&plan.tablespaces_made)) {
+            plan = plan.made_unreachable(&error);
         }
     }
     if args.json {
-        around.output.json(&plan)?;
+        around.output.print_json(&plan)?;
     } else {
-        show(&plan, &args.target, (&open::again(&config, around), true), around)?;
+        print_plan(&plan, &args.target, (&open::shell_command_prefix(&config, around), true), around)?;
         if let Some(pgdata) = &args.pgdata {
-            let lines = lost(&config, &archive, pgdata, around).await?;
-            lines.iter().try_for_each(|line| around.output.line(line))?;
+            let lines = lost_wal_warning(&config, &archive, pgdata, around).await?;
+            lines.iter().try_for_each(|line| around.output.print_line(line))?;
         }
     }
     Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
@@ -55,53 +55,55 @@ struct PostgresRestoreJson<'r> {
     reached: Option<&'r ReachedTarget>,
 }
 
-pub(super) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+pub(super) async fn run_restore(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(pgdata) = args.pgdata.clone() else { return single::run(&args, &config, cluster, around).await };
-    let wishes = wishes(&args, &pgdata, &config, cluster)?;
-    let (archive, plan) = make(&config, cluster, &args.target, around).await?;
+    let wishes = build_request(&args, &pgdata, &config, cluster)?;
+    let (archive, plan) = make_plan(&config, cluster, &args.target, around).await?;
     if !args.json {
-        show(&plan, &args.target, (&open::again(&config, around), false), around)?;
+        print_plan(&plan, &args.target, (&open::shell_command_prefix(&config, around), false), around)?;
     }
     if !plan.reachable {
         if args.json {
-            around.output.json(&PostgresRestoreJson { plan: &plan, restored: None, reached: None })?;
+            around.output.print_json(&PostgresRestoreJson { plan: &plan, restored: None, reached: None })?;
         }
         return Ok(CliExitCode::Unreachable);
     }
     if args.delta {
-        let lines = lost(&config, &archive, &wishes.destination.pgdata, around).await?;
+        let lines = lost_wal_warning(&config, &archive, &wishes.destination.pgdata, around).await?;
         if args.json {
             lines.iter().for_each(|line| tracing::warn!("{line}"));
         } else {
-            lines.iter().try_for_each(|line| around.output.line(line))?;
+            lines.iter().try_for_each(|line| around.output.print_line(line))?;
         }
     }
     let began = around.clock.elapsed();
-    let restored = place(&archive, &plan, &wishes, args.delta, around).await?;
+    let restored = place_files(&archive, &plan, &wishes, args.delta, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
-    let (files, bytes) = (count(restored.files, "file"), size(restored.bytes));
+    let (files, bytes) = (format_count(restored.files, "file"), format_bytes(restored.bytes));
     if !args.json {
         let pgdata = restored.pgdata.display();
-        let kept = if args.delta { kept(&restored) } else { String::new() };
-        around.output.line(format!("\nrestored {files}, {bytes}{kept}, into {pgdata} in {}", span(took)))?;
-        restored.notes.iter().try_for_each(|note| around.output.line(format!("  {note}")))?;
+        let kept = if args.delta { reused_bytes_note(&restored) } else { String::new() };
+        around
+            .output
+            .print_line(format!("\nrestored {files}, {bytes}{kept}, into {pgdata} in {}", format_duration(took)))?;
+        restored.notes.iter().try_for_each(|note| around.output.print_line(format!("  {note}")))?;
     }
     let start = ServerStart {
         pgdata: wishes.destination.pgdata.clone(),
         bindir: args.server.pg_bindir.clone(),
-        search: search(around),
+        search: program_search_path(around),
         options: args.server.server_options.iter().cloned().collect(),
     };
-    let reached = if args.start { Some(started(&start, &plan, wishes.action, around).await?) } else { None };
+    let reached = if args.start { Some(start_server(&start, &plan, wishes.action, around).await?) } else { None };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
         let measured = MeasuredRestore { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
-        keep_pace(&config, cluster.name.as_str(), measured);
+        save_restore_speed(&config, cluster.name.as_str(), measured);
     }
     if args.json {
-        around.output.json(&PostgresRestoreJson {
+        around.output.print_json(&PostgresRestoreJson {
             plan: &plan,
             restored: Some(&restored),
             reached: reached.as_ref(),
@@ -109,68 +111,74 @@ pub(super) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyho
         return Ok(CliExitCode::Done);
     }
     match &reached {
-        Some(reached) => say_reached(reached, around)?,
-        None => say_what_next(&restored, wishes.action, around)?,
+        Some(reached) => print_reached(reached, around)?,
+        None => print_next_command(&restored, wishes.action, around)?,
     }
     Ok(CliExitCode::Done)
 }
 
 /// What is said, before anything is touched, of the log in a data directory that a restore over it removes and nobody else has.
-async fn lost(config: &Config, archive: &Archive, pgdata: &Path, around: &CliContext) -> anyhow::Result<Vec<String>> {
+async fn lost_wal_warning(
+    config: &Config,
+    archive: &Archive,
+    pgdata: &Path,
+    around: &CliContext,
+) -> anyhow::Result<Vec<String>> {
     let spool = Spool::existing(&config.state_dir, archive);
-    let segments = delta::only_there(archive, spool.as_ref(), pgdata).await;
+    let segments = delta::wal_only_in_pgdata(archive, spool.as_ref(), pgdata).await;
     let segments = segments.context("cannot tell whether all WAL in the data directory is archived")?;
     let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(Vec::new()) };
     let which = if first == last { first.to_string() } else { format!("{first} to {last}") };
-    let what = format!("--delta removes {} of WAL that no repository has", count(segments.len() as u64, "segment"));
+    let what =
+        format!("--delta removes {} of WAL that no repository has", format_count(segments.len() as u64, "segment"));
     let log = pgdata.join("pg_wal");
     Ok(vec![
-        around.output.tone(TextTone::Bad, what),
+        around.output.style(TextTone::Bad, what),
         format!("  {which} in {}", log.display()),
         "  copy it elsewhere first if what was committed last is wanted".to_owned(),
     ])
 }
 
 /// Keeps what a restore of a cluster or an instance took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-pub(super) fn keep_pace(config: &Config, name: &str, restore: MeasuredRestore) {
+pub(super) fn save_restore_speed(config: &Config, name: &str, restore: MeasuredRestore) {
     let state_dir = &config.state_dir;
-    if let Err(error) = RestoreEstimator::load(state_dir, name).with(restore).save(state_dir, name) {
+    if let Err(error) = RestoreEstimator::load(state_dir, name).with_measurement(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
     }
 }
 
-pub(super) async fn make(
+pub(super) async fn make_plan(
     config: &Config,
     cluster: &ClusterConfig,
     args: &PostgresTargetArgs,
     around: &CliContext,
 ) -> anyhow::Result<(Arc<Archive>, RestorePlan)> {
-    let request = target::request(args, around)?;
-    let archive = Arc::new(open::archive(config, cluster, around).await?);
+    let request = target::parse_target_request(args, around)?;
+    let archive = Arc::new(open::open_archive(config, cluster, around).await?);
     if archive.identity().await?.is_none()
-        && let Some(asked) = open::is_it(open::StoreKind::Cluster, config, archive.vault()).await
+        && let Some(asked) = open::suggest_other_names(open::StoreKind::Cluster, config, archive.vault()).await
     {
         let message = format!("nothing of {} is archived; {asked}", cluster.name);
         return Err(CliError { code: CliExitCode::NotFound, message }.into());
     }
-    let (index, _) = reindex::open(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let (index, _) = reindex::open_index(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
-    let plan = restore::plan(&archive, &index, spool, request).await;
+    let plan = restore::plan_restore(&archive, &index, spool, request).await;
     let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
     let pace = RestoreEstimator::load(&config.state_dir, cluster.name.as_str());
-    Ok((archive, plan.paced(&pace)))
+    Ok((archive, plan.with_estimate(&pace)))
 }
 
-pub(super) fn show(
+pub(super) fn print_plan(
     plan: &RestorePlan,
     args: &PostgresTargetArgs,
     asked: (&str, bool),
     around: &CliContext,
 ) -> anyhow::Result<()> {
-    plan::page(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.line(line))
+    plan::plan_lines(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.print_line(line))
 }
 
-pub(super) fn wishes(
+pub(super) fn build_request(
     args: &RestorePostgresArgs,
     pgdata: &Path,
     config: &Config,
@@ -179,15 +187,15 @@ pub(super) fn wishes(
     let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     Ok(RestoreOptions {
-        destination: Destination { pgdata, mapping: mapping(&args.tablespaces)? },
-        action: target::action(&args.target),
-        restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),
+        destination: Destination { pgdata, mapping: parse_tablespace_mappings(&args.tablespaces)? },
+        action: target::target_action(&args.target),
+        restore_command: restore_command_line(&program, Some(&config.path), cluster.name.as_str()),
         keep_archiving: args.archive_mode == ArchiveModeAfterRestore::Preserve,
     })
 }
 
 /// `OLD=NEW`, once for each tablespace. A `\=` is an equals sign in a path, as in `pg_basebackup`.
-fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, CliError> {
+fn parse_tablespace_mappings(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, CliError> {
     let parse = |text: &String| {
         let hidden = text.replace("\\=", "\0");
         let (old, new) =
@@ -202,35 +210,35 @@ fn mapping(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, CliError> 
 }
 
 /// How much there was to do.
-fn kept(restored: &RestoredCluster) -> String {
+fn reused_bytes_note(restored: &RestoredCluster) -> String {
     let fetched = restored.bytes.saturating_sub(restored.reused_bytes);
-    format!(" ({} were there, {} fetched)", size(restored.reused_bytes), size(fetched))
+    format!(" ({} were there, {} fetched)", format_bytes(restored.reused_bytes), format_bytes(fetched))
 }
 
-pub(super) async fn place(
+pub(super) async fn place_files(
     archive: &Arc<Archive>,
     plan: &RestorePlan,
     wishes: &RestoreOptions,
     delta: bool,
     around: &CliContext,
 ) -> anyhow::Result<RestoredCluster> {
-    let progress = ProgressDisplay::begin("restore", 0, around.quiet);
-    let told = |done, total| progress.at(done, total);
+    let progress = ProgressDisplay::new("restore", 0, around.quiet);
+    let told = |done, total| progress.set_done(done, total);
     let restored = if delta {
-        restore::restore_over(archive, plan, wishes, told).await
+        restore::restore_delta(archive, plan, wishes, told).await
     } else {
         restore::restore(archive, plan, wishes, told).await
     };
-    progress.end();
+    progress.finish();
     restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))
 }
 
 /// Where PostgreSQL's programs may be besides their usual places.
-pub(super) fn search(around: &CliContext) -> Vec<PathBuf> {
+pub(super) fn program_search_path(around: &CliContext) -> Vec<PathBuf> {
     std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
 }
 
-pub(super) async fn started(
+pub(super) async fn start_server(
     start: &ServerStart,
     plan: &RestorePlan,
     action: RecoveryTargetAction,
@@ -240,7 +248,7 @@ pub(super) async fn started(
     reached.context("the files are restored, but the server did not get to its target")
 }
 
-pub(super) fn say_reached(reached: &ReachedTarget, around: &CliContext) -> anyhow::Result<()> {
+pub(super) fn print_reached(reached: &ReachedTarget, around: &CliContext) -> anyhow::Result<()> {
     let out = &around.output;
     let did = match reached.action {
         RecoveryTargetAction::Promote => format!("takes writes on timeline {}", reached.timeline),
@@ -248,45 +256,49 @@ pub(super) fn say_reached(reached: &ReachedTarget, around: &CliContext) -> anyho
         RecoveryTargetAction::Shutdown => "has stopped at the target".to_owned(),
     };
     let took = std::time::Duration::try_from_secs_f64(reached.seconds).unwrap_or_default();
-    out.line(format!("{} in {}: the server {did}", out.tone(TextTone::Good, "target reached"), span(took)))?;
+    out.print_line(format!(
+        "{} in {}: the server {did}",
+        out.style(TextTone::Good, "target reached"),
+        format_duration(took)
+    ))?;
     if let Some(lsn) = reached.lsn {
-        out.line(format!("  replayed up to  {lsn}"))?;
+        out.print_line(format!("  replayed up to  {lsn}"))?;
     }
     match reached.last_commit {
         Some(last) => {
-            let (xid, lsn, time) = (last.xid, last.lsn, out.time(last.time));
-            out.line(format!("  last commit     transaction {xid} at {lsn}, {time}"))
+            let (xid, lsn, time) = (last.xid, last.lsn, out.format_time(last.time));
+            out.print_line(format!("  last commit     transaction {xid} at {lsn}, {time}"))
         }
-        None => out.line("  last commit     none since the backup"),
+        None => out.print_line("  last commit     none since the backup"),
     }
 }
 
-pub(super) fn say_what_next(
+pub(super) fn print_next_command(
     restored: &RestoredCluster,
     action: RecoveryTargetAction,
     around: &CliContext,
 ) -> anyhow::Result<()> {
-    let pgdata = open::shell_word(&restored.pgdata.display().to_string());
+    let pgdata = open::quote_for_postgres_command(&restored.pgdata.display().to_string());
     let then = match action {
         RecoveryTargetAction::Promote => "it replays WAL up to the target and then takes writes",
         RecoveryTargetAction::Pause => "it replays WAL up to the target and pauses there",
         RecoveryTargetAction::Shutdown => "it replays WAL up to the target and stops there",
     };
-    around.output.line(format!("start it with: pg_ctl -D {pgdata} start"))?;
+    around.output.print_line(format!("start it with: pg_ctl -D {pgdata} start"))?;
     around
         .output
-        .line(around.output.tone(TextTone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
+        .print_line(around.output.style(TextTone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use super::mapping;
+    use super::parse_tablespace_mappings;
 
     #[test]
     fn mappings_are_two_paths() {
-        let read = |text: &str| mapping(&[text.to_owned()]).map(|pairs| pairs[0].clone());
+        let read = |text: &str| parse_tablespace_mappings(&[text.to_owned()]).map(|pairs| pairs[0].clone());
         let paths = |old: &str, new: &str| (PathBuf::from(old), PathBuf::from(new));
         assert_eq!(read("/a=/b").unwrap(), paths("/a", "/b"));
         assert_eq!(read("/a\\=x=/b").unwrap(), paths("/a=x", "/b"));

@@ -18,15 +18,15 @@ use super::args::{
     RestorePostgresArgs, RestoreRedisArgs, SelectiveRestoreArgs, TargetActionArg,
 };
 use super::exit::{CliError, CliExitCode};
-use super::one_moment::{IdleInterval, MomentAnswer, ROUNDS, settle};
-use super::output::{TerminalOutput, TextTone, count, size, span, wrap};
+use super::one_moment::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, find_common_moment};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text};
 use super::skew::{self, ClockSkew};
 use super::{help, moment, open, redis_restore, restore};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::config::{self, ClusterConfig, Config};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::restore::destination::{check_made, free_at};
+use crate::postgres::restore::destination::{check_created_tablespaces, free_bytes_at};
 use crate::postgres::restore::plan::{CommitPoint, RestorePlan};
 use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
 use crate::postgres::restore::{RestoreOptions, RestoredCluster};
@@ -35,11 +35,11 @@ use crate::redis::archive::{RedisTarget, RestoreRoute, UnreachableState};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 
 /// The column at which what is said begins, after its name.
-const INDENT: usize = 17;
+const VALUE_COLUMN: usize = 17;
 
 /// PostgreSQL and Redis to one moment: would both reach it, and how near to each other; touches nothing
 #[derive(Args, Debug)]
-#[command(after_help = help::ALL)]
+#[command(after_help = help::RESTORE_ALL_HELP)]
 pub(super) struct PlanAllArgs {
     #[command(flatten)]
     pub(super) which: JointTargetArgs,
@@ -66,7 +66,7 @@ pub(super) struct JointTargetArgs {
 
 /// PostgreSQL and Redis to one moment
 #[derive(Args, Debug)]
-#[command(after_help = help::ALL)]
+#[command(after_help = help::RESTORE_ALL_HELP)]
 pub(super) struct RestoreAllArgs {
     /// The empty or new folder for PostgreSQL
     #[arg(long, value_name = "DIR")]
@@ -140,7 +140,7 @@ struct JointRedisJson<'r> {
 /// Both, planned to one moment.
 struct JointPlan<'c> {
     cluster: &'c ClusterConfig,
-    of: &'c config::InstanceConfig,
+    instance_config: &'c config::InstanceConfig,
     archive: Arc<Archive>,
     instance: redis::archive::Archive,
     asked: Timestamp,
@@ -148,89 +148,89 @@ struct JointPlan<'c> {
     plan: RestorePlan,
     reach: Result<RestoreRoute, UnreachableState>,
     /// Whether both plans are for one moment.
-    agreed: bool,
+    moment_agreed: bool,
     idle: Option<IdleInterval>,
-    last: Option<LastCommand>,
+    last_command: Option<LastCommand>,
     skew: Option<ClockSkew>,
     /// How fast this machine restores the instance.
     pace: RestoreEstimator,
 }
 
 impl<'c> JointPlan<'c> {
-    async fn plan(
+    async fn make(
         config: &'c Config,
         which: &JointTargetArgs,
         pgdata: Option<&Path>,
         around: &CliContext,
     ) -> anyhow::Result<JointPlan<'c>> {
-        let (cluster, of) = named(config, which)?;
+        let (cluster, of) = named_stores(config, which)?;
         let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
-        let read = moment::read(&which.target_time, around.clock.now(), &around.local_zone());
+        let read = moment::parse_time(&which.target_time, around.clock.now(), &around.local_zone());
         let asked = read.map_err(|why| usage(&why))?;
         let asked = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
-        let instance = open::instance(config, of, around).await?;
+        let instance = open::open_instance(config, of, around).await?;
         open::ensure_archived(config, &instance).await?;
-        let (archive, plan) = postgres(config, cluster, (asked, false, pgdata), around).await?;
-        let reach = redis(&instance, asked).await?;
+        let (archive, plan) = plan_postgres(config, cluster, (asked, false, pgdata), around).await?;
+        let reach = resolve_redis_target(&instance, asked).await?;
         let pace = RestoreEstimator::load(&config.state_dir, of.name.as_str());
         let mut both = JointPlan {
             cluster,
-            of,
+            instance_config: of,
             archive,
             instance,
             asked,
             moment: asked,
             plan,
             reach,
-            agreed: true,
+            moment_agreed: true,
             idle: None,
-            last: None,
+            last_command: None,
             skew: None,
             pace,
         };
-        both.idle = both.idle();
-        if let (true, false, Some(nearest)) = (which.nearest, both.reachable(), both.nearest()) {
-            let settled = settle(nearest, async |moment| {
+        both.idle = both.idle_interval();
+        if let (true, false, Some(nearest)) = (which.nearest, both.is_reachable(), both.nearest_common_moment()) {
+            let settled = find_common_moment(nearest, async |moment| {
                 both.moment = moment;
-                (_, both.plan) = postgres(config, cluster, (moment, true, pgdata), around).await?;
-                both.reach = redis(&both.instance, moment).await?;
-                Ok([MomentAnswer::of(&both.plan, moment), both.redis_went()])
+                (_, both.plan) = plan_postgres(config, cluster, (moment, true, pgdata), around).await?;
+                both.reach = resolve_redis_target(&both.instance, moment).await?;
+                Ok([MomentAnswer::from_plan(&both.plan, moment), both.redis_answer()])
             });
             let settled = settled.await?;
-            both.agreed = settled.is_some();
+            both.moment_agreed = settled.is_some();
         }
-        if let (true, Ok(reach)) = (both.reachable(), &both.reach) {
-            both.last = last_command(&both.instance, reach).await?;
-            let found = skew::clock_at(&both.archive, &both.plan, both.moment).await;
-            both.skew = Some(ClockSkew::of(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
+        if let (true, Ok(reach)) = (both.is_reachable(), &both.reach) {
+            both.last_command = find_last_command(&both.instance, reach).await?;
+            let found = skew::read_clock_at(&both.archive, &both.plan, both.moment).await;
+            both.skew = Some(ClockSkew::new(reach, both.moment, &found, (cluster.name.as_str(), of.name.as_str())));
         }
         Ok(both)
     }
 
-    fn reachable(&self) -> bool {
-        self.agreed && self.plan.reachable && self.reach.is_ok()
+    fn is_reachable(&self) -> bool {
+        self.moment_agreed && self.plan.reachable && self.reach.is_ok()
     }
 
     /// Where Redis goes that was asked for the moment.
-    fn redis_went(&self) -> MomentAnswer {
+    fn redis_answer(&self) -> MomentAnswer {
         match &self.reach {
-            Ok(_) => MomentAnswer::There,
-            Err(not) => not.nearest_before.map_or(MomentAnswer::Nowhere, MomentAnswer::Back),
+            Ok(_) => MomentAnswer::Reached,
+            Err(not) => not.nearest_before.map_or(MomentAnswer::Unreachable, MomentAnswer::ReachedEarlier),
         }
     }
 
     /// Only PostgreSQL keeps both from what was asked for, and only as it has had no commit since.
-    fn idle(&self) -> Option<IdleInterval> {
+    fn idle_interval(&self) -> Option<IdleInterval> {
         let until = match &self.reach {
             Ok(_) => Some(self.asked),
             Err(not) => not.nearest_before,
         };
-        IdleInterval::of(self.plan.idle_since()?.to_timestamp()?, until?)
+        IdleInterval::new(self.plan.idle_since()?.to_timestamp()?, until?)
     }
 
     /// The newest moment up to the one that was asked for that both reach, as far as each of them tells.
-    fn nearest(&self) -> Option<Timestamp> {
-        if !self.agreed {
+    fn nearest_common_moment(&self) -> Option<Timestamp> {
+        if !self.moment_agreed {
             return None;
         }
         let postgres = match (self.plan.reachable, &self.plan.nearest_before) {
@@ -245,12 +245,12 @@ impl<'c> JointPlan<'c> {
     }
 
     /// Who cannot reach it, and why.
-    fn reason(&self) -> Option<String> {
-        let (main, cache) = (&self.cluster.name, &self.of.name);
+    fn unreachable_reason(&self) -> Option<String> {
+        let (main, cache) = (&self.cluster.name, &self.instance_config.name);
         match (self.plan.reachable, &self.reach) {
-            (true, Ok(_)) if self.agreed => None,
+            (true, Ok(_)) if self.moment_agreed => None,
             (true, Ok(_)) => Some(format!(
-                "there is no moment to which both go: of {ROUNDS} that both were asked for, each was one to which {main} or {cache} \
+                "there is no moment to which both go: of {MAX_AGREEMENT_ROUNDS} that both were asked for, each was one to which {main} or {cache} \
                  can only be brought by going further back; restore each by itself"
             )),
             (true, Err(not)) => Some(format!("{main} can be restored there, {cache} cannot: {}", not.reason)),
@@ -261,19 +261,19 @@ impl<'c> JointPlan<'c> {
         }
     }
 
-    fn report<'r>(
+    fn to_json<'r>(
         &'r self,
         postgres: Option<(&'r RestoredCluster, Option<&'r ReachedTarget>)>,
         done: Option<&'r redis_restore::FinishedRedisRestore>,
     ) -> JointRestoreJson<'r> {
-        let nearest = self.nearest().filter(|_| !self.reachable());
+        let nearest = self.nearest_common_moment().filter(|_| !self.is_reachable());
         JointRestoreJson {
-            reachable: self.reachable(),
-            reason: self.reason(),
+            reachable: self.is_reachable(),
+            reason: self.unreachable_reason(),
             asked: PgTime::from_timestamp(self.asked),
             moment: PgTime::from_timestamp(self.moment),
             nearest: nearest.map(PgTime::from_timestamp),
-            redis_goes_back_seconds: self.idle.map(|idle| idle.span().as_secs_f64()),
+            redis_goes_back_seconds: self.idle.map(|idle| idle.duration().as_secs_f64()),
             skew: self.skew.as_ref(),
             postgres: JointPostgresJson {
                 cluster: self.cluster.name.as_str(),
@@ -282,9 +282,9 @@ impl<'c> JointPlan<'c> {
                 reached: postgres.and_then(|(_, reached)| reached),
             },
             redis: JointRedisJson {
-                instance: self.of.name.as_str(),
-                plan: redis_restore::RedisPlanJson::of(&self.reach, &self.pace),
-                last_command: self.last.as_ref(),
+                instance: self.instance_config.name.as_str(),
+                plan: redis_restore::RedisPlanJson::from_route(&self.reach, &self.pace),
+                last_command: self.last_command.as_ref(),
                 done,
             },
         }
@@ -292,7 +292,7 @@ impl<'c> JointPlan<'c> {
 }
 
 /// The two that are meant; which option names them is said where that is unclear.
-fn named<'c>(
+fn named_stores<'c>(
     config: &'c Config,
     which: &JointTargetArgs,
 ) -> anyhow::Result<(&'c ClusterConfig, &'c config::InstanceConfig)> {
@@ -301,7 +301,7 @@ fn named<'c>(
     Ok((cluster, of))
 }
 
-async fn postgres(
+async fn plan_postgres(
     config: &Config,
     cluster: &ClusterConfig,
     (time, nearest, pgdata): (Timestamp, bool, Option<&Path>),
@@ -313,36 +313,42 @@ async fn postgres(
         nearest,
         ..PostgresTargetArgs::default()
     };
-    let (archive, mut plan) = restore::make(config, cluster, &target, around).await?;
+    let (archive, mut plan) = restore::make_plan(config, cluster, &target, around).await?;
     if let (Some(pgdata), Some(identity)) = (pgdata, archive.identity().await?) {
-        plan = plan.placed_where(free_at(pgdata)?, identity.segment_size);
-        if let (true, Err(error)) = (plan.reachable, check_made(&plan.tablespaces_made)) {
-            plan = plan.prevented_by(&error);
+        plan = plan.with_free_space(free_bytes_at(pgdata)?, identity.segment_size);
+        if let (true, Err(error)) = (plan.reachable, check_created_tablespaces(&plan.tablespaces_made)) {
+            plan = plan.made_unreachable(&error);
         }
     }
     Ok((archive, plan))
 }
 
-async fn redis(
+async fn resolve_redis_target(
     instance: &redis::archive::Archive,
     time: Timestamp,
 ) -> anyhow::Result<Result<RestoreRoute, UnreachableState>> {
-    let found = instance.reach(RedisTarget::Time(time), None).await;
+    let found = instance.resolve_target(RedisTarget::Time(time), None).await;
     found.with_context(|| format!("cannot plan a restore of {}", instance.name()))
 }
 
 /// The last command of the last stretch that changes anything; `None` if there is none in it, or the snapshot itself is the target.
-async fn last_command(instance: &redis::archive::Archive, reach: &RestoreRoute) -> anyhow::Result<Option<LastCommand>> {
+async fn find_last_command(
+    instance: &redis::archive::Archive,
+    reach: &RestoreRoute,
+) -> anyhow::Result<Option<LastCommand>> {
     let (Some((stretch, before)), Some(from)) = (reach.stretches.split_last(), reach.from) else { return Ok(None) };
-    let bytes = instance.commands_of(reach, before.len()).await;
+    let bytes = instance.read_route_commands(reach, before.len()).await;
     let bytes = bytes.with_context(|| format!("cannot read the commands of {}", instance.name()))?;
     let mut parser = match before.last() {
         // The last one may begin before this one ends.
-        Some(before) if before.last > stretch.first => {
-            CommandParser::resuming(before.last, before.db_after, before.in_transaction_after, CommandLimits::default())
-        }
-        _ if from.offset > stretch.first => CommandParser::at(from, CommandLimits::default()),
-        _ => CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default()),
+        Some(before) if before.last > stretch.first => CommandParser::resume_at(
+            before.last,
+            before.db_after,
+            before.in_transaction_after,
+            CommandLimits::default(),
+        ),
+        _ if from.offset > stretch.first => CommandParser::new(from, CommandLimits::default()),
+        _ => CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default()),
     };
     let mut last = None;
     let parsed = parser.push(&bytes, &mut |command| {
@@ -355,70 +361,75 @@ async fn last_command(instance: &redis::archive::Archive, reach: &RestoreRoute) 
     Ok(last)
 }
 
-pub(super) async fn plan(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
-    args.which.target_time = around.lasting(&args.which.target_time);
-    let both = JointPlan::plan(&config, &args.which, None, around).await?;
+pub(super) async fn run_plan(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    args.which.target_time = around.absolute_time(&args.which.target_time);
+    let both = JointPlan::make(&config, &args.which, None, around).await?;
     if args.json {
-        around.output.json(&both.report(None, None))?;
+        around.output.print_json(&both.to_json(None, None))?;
     } else {
-        show(&both, &around.output)?;
-        what_next(&both, &args.which, &open::again(&config, around), &around.output)?;
+        print_plan(&both, &around.output)?;
+        print_next_command(&both, &args.which, &open::shell_command_prefix(&config, around), &around.output)?;
     }
-    Ok(if both.reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
+    Ok(if both.is_reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
 /// How to carry out what was only asked for.
-fn what_next(both: &JointPlan<'_>, which: &JointTargetArgs, program: &str, out: &TerminalOutput) -> anyhow::Result<()> {
-    if !both.reachable() {
+fn print_next_command(
+    both: &JointPlan<'_>,
+    which: &JointTargetArgs,
+    program: &str,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    if !both.is_reachable() {
         return Ok(());
     }
     let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];
     let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
     let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
     words.extend(named);
-    words.push(format!("--target-time {}", open::shell_word(&which.target_time)));
+    words.push(format!("--target-time {}", open::quote_for_postgres_command(&which.target_time)));
     words.extend(which.nearest.then(|| "--nearest".to_owned()));
-    out.line("\nTo do it:")?;
-    out.line(format!("  {} --start", out.tone(TextTone::Strong, words.join(" "))))
+    out.print_line("\nTo do it:")?;
+    out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))
 }
 
-pub(super) async fn run(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+pub(super) async fn run_restore(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
     let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
     let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
-    check_places(&pgdata, &redis_dir)?;
-    let both = JointPlan::plan(&config, &args.which, Some(&pgdata), around).await?;
+    check_destinations(&pgdata, &redis_dir)?;
+    let both = JointPlan::make(&config, &args.which, Some(&pgdata), around).await?;
     if !args.json {
-        show(&both, &around.output)?;
+        print_plan(&both, &around.output)?;
     }
-    let (true, Ok(reach)) = (both.reachable(), &both.reach) else {
+    let (true, Ok(reach)) = (both.is_reachable(), &both.reach) else {
         if args.json {
-            around.output.json(&both.report(None, None))?;
+            around.output.print_json(&both.to_json(None, None))?;
         }
         return Ok(CliExitCode::Unreachable);
     };
-    let (of_postgres, of_redis) = (args.postgres(pgdata.clone()), args.redis(redis_dir));
-    let wishes = restore::wishes(&of_postgres, &pgdata, &config, both.cluster)?;
-    let prepared = redis_restore::prepare(&of_redis, reach, around).await?;
-    check_room(&both, reach, &pgdata, &of_redis.dir)?;
-    let (main, cache) = (&both.cluster.name, &both.of.name);
-    let (restored, reached) = carry_out(&config, &both, (&of_postgres, &wishes), around).await?;
-    let done = redis_restore::carry_out(&both.instance, reach, (&of_redis, &prepared), around).await;
+    let (of_postgres, of_redis) = (args.postgres_args(pgdata.clone()), args.redis_args(redis_dir));
+    let wishes = restore::build_request(&of_postgres, &pgdata, &config, both.cluster)?;
+    let prepared = redis_restore::prepare_restore(&of_redis, reach, around).await?;
+    check_free_space(&both, reach, &pgdata, &of_redis.dir)?;
+    let (main, cache) = (&both.cluster.name, &both.instance_config.name);
+    let (restored, reached) = restore_postgres(&config, &both, (&of_postgres, &wishes), around).await?;
+    let done = redis_restore::restore_and_check(&both.instance, reach, (&of_redis, &prepared), around).await;
     let done = done.with_context(|| format!("{main} is restored into {}, {cache} is not", pgdata.display()))?;
-    done.keep_pace(&config, &both.instance);
+    done.save_restore_speed(&config, &both.instance);
     if args.json {
-        around.output.json(&both.report(Some((&restored, reached.as_ref())), Some(&done)))?;
+        around.output.print_json(&both.to_json(Some((&restored, reached.as_ref())), Some(&done)))?;
         return Ok(CliExitCode::Done);
     }
-    redis_restore::say_what_next(&done.options, prepared.version, done.loaded.as_ref(), &around.output)?;
-    around.output.line("")?;
-    say_skew(&both, &around.output)?;
+    redis_restore::print_next_command(&done.options, prepared.version, done.loaded.as_ref(), &around.output)?;
+    around.output.print_line("")?;
+    print_skew(&both, &around.output)?;
     Ok(CliExitCode::Done)
 }
 
 impl RestoreAllArgs {
-    fn postgres(&self, pgdata: PathBuf) -> RestorePostgresArgs {
+    fn postgres_args(&self, pgdata: PathBuf) -> RestorePostgresArgs {
         RestorePostgresArgs {
             cluster: self.which.cluster.clone(),
             pgdata: Some(pgdata),
@@ -433,7 +444,7 @@ impl RestoreAllArgs {
         }
     }
 
-    fn redis(&self, dir: PathBuf) -> RestoreRedisArgs {
+    fn redis_args(&self, dir: PathBuf) -> RestoreRedisArgs {
         RestoreRedisArgs {
             instance: self.which.instance.clone(),
             dir,
@@ -446,44 +457,45 @@ impl RestoreAllArgs {
 }
 
 /// PostgreSQL's files, and its server if that is wanted.
-async fn carry_out(
+async fn restore_postgres(
     config: &Config,
     both: &JointPlan<'_>,
     (args, wishes): (&RestorePostgresArgs, &RestoreOptions),
     around: &CliContext,
 ) -> anyhow::Result<(RestoredCluster, Option<ReachedTarget>)> {
     let began = around.clock.elapsed();
-    let restored = restore::place(&both.archive, &both.plan, wishes, false, around).await?;
+    let restored = restore::place_files(&both.archive, &both.plan, wishes, false, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
-        let (files, bytes, pgdata) = (count(restored.files, "file"), size(restored.bytes), restored.pgdata.display());
-        around.output.line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", span(took)))?;
+        let (files, bytes, pgdata) =
+            (format_count(restored.files, "file"), format_bytes(restored.bytes), restored.pgdata.display());
+        around.output.print_line(format!("\nrestored {files}, {bytes}, into {pgdata} in {}", format_duration(took)))?;
     }
     if !args.start {
         if !args.json {
-            restore::say_what_next(&restored, wishes.action, around)?;
+            restore::print_next_command(&restored, wishes.action, around)?;
         }
         return Ok((restored, None));
     }
     let start = ServerStart {
         pgdata: wishes.destination.pgdata.clone(),
         bindir: args.server.pg_bindir.clone(),
-        search: restore::search(around),
+        search: restore::program_search_path(around),
         options: args.server.server_options.iter().cloned().collect(),
     };
-    let reached = restore::started(&start, &both.plan, wishes.action, around).await;
-    let reached = reached.with_context(|| format!("{} is not restored", both.of.name))?;
+    let reached = restore::start_server(&start, &both.plan, wishes.action, around).await;
+    let reached = reached.with_context(|| format!("{} is not restored", both.instance_config.name))?;
     let (work, replay_seconds) = (both.plan.work(), reached.seconds);
     let measured = MeasuredRestore { work, file_seconds: took.as_secs_f64(), replay_seconds };
-    restore::keep_pace(config, both.cluster.name.as_str(), measured);
+    restore::save_restore_speed(config, both.cluster.name.as_str(), measured);
     if !args.json {
-        restore::say_reached(&reached, around)?;
+        restore::print_reached(&reached, around)?;
     }
     Ok((restored, Some(reached)))
 }
 
 /// Both places must be free, and neither within the other, before anything is written to one of them.
-fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
+fn check_destinations(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
     if pgdata.starts_with(redis_dir) || redis_dir.starts_with(pgdata) {
         let (one, two) = (pgdata.display(), redis_dir.display());
         return Err(CliError::usage(format!("{one} and {two} lie within each other; name two folders apart")).into());
@@ -509,7 +521,7 @@ fn check_places(pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Each fits where it goes; on one file system both must.
-fn check_room(both: &JointPlan<'_>, reach: &RestoreRoute, pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
+fn check_free_space(both: &JointPlan<'_>, reach: &RestoreRoute, pgdata: &Path, redis_dir: &Path) -> anyhow::Result<()> {
     let device = |dir: &Path| {
         let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
         existing.metadata().map(|known| known.dev()).with_context(|| format!("cannot read {}", existing.display()))
@@ -520,115 +532,119 @@ fn check_room(both: &JointPlan<'_>, reach: &RestoreRoute, pgdata: &Path, redis_d
     if needed <= free || device(pgdata)? != device(redis_dir)? {
         return Ok(());
     }
-    let (main, cache, dir) = (&both.cluster.name, &both.of.name, redis_dir.to_owned());
-    Err(redis::restore::RestoreError::NoRoom { dir, needed, free })
+    let (main, cache, dir) = (&both.cluster.name, &both.instance_config.name, redis_dir.to_owned());
+    Err(redis::restore::RestoreError::NotEnoughSpace { dir, needed, free })
         .with_context(|| format!("{main} and {cache} go to one file system"))
 }
 
-fn show(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
-    let (main, cache) = (&both.cluster.name, &both.of.name);
-    let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
-    out.line(out.tone(TextTone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
-    if both.moment != both.asked && both.reachable() {
+fn print_plan(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
+    let (main, cache) = (&both.cluster.name, &both.instance_config.name);
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
+    out.print_line(out.style(TextTone::Strong, format!("{main} and {cache} to {}", time(both.moment))))?;
+    if both.moment != both.asked && both.is_reachable() {
         let note = format!("the newest moment that both can reach before {}", time(both.asked));
-        row(out, "note", out.tone(TextTone::Warning, note))?;
+        print_row(out, "note", out.style(TextTone::Warning, note))?;
     }
-    if let Some(reason) = both.reason() {
-        row(out, "reachable", out.tone(TextTone::Bad, "NO"))?;
-        prose(out, "why", &reason)?;
-        match both.nearest() {
+    if let Some(reason) = both.unreachable_reason() {
+        print_row(out, "reachable", out.style(TextTone::Bad, "NO"))?;
+        print_paragraph(out, "why", &reason)?;
+        match both.nearest_common_moment() {
             Some(nearest) => {
-                row(out, "both reach", time(nearest))?;
-                row(out, "", "--nearest goes there")?;
+                print_row(out, "both reach", time(nearest))?;
+                print_row(out, "", "--nearest goes there")?;
             }
-            None => row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
+            None => print_row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
         }
-        say_idle(both, out)?;
+        print_idle(both, out)?;
         if let Err(UnreachableState { nearest_after: Some(after), .. }) = &both.reach {
-            row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
+            print_row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
         }
         if let Some(after) = both.plan.nearest_after.as_ref().and_then(|point| point.time) {
-            row(out, "oldest after", format!("{main}: {}", out.time(after)))?;
+            print_row(out, "oldest after", format!("{main}: {}", out.format_time(after)))?;
         }
         return Ok(());
     }
-    row(out, "reachable", out.tone(TextTone::Good, "both"))?;
-    if both.plan.goes_elsewhere() {
-        prose(out, "but", &both.plan.reason)?;
+    print_row(out, "reachable", out.style(TextTone::Good, "both"))?;
+    if both.plan.reaches_other_point() {
+        print_paragraph(out, "but", &both.plan.reason)?;
     }
-    say_idle(both, out)?;
-    say_postgres(both, out)?;
-    say_redis(both, out)?;
-    say_skew(both, out)
+    print_idle(both, out)?;
+    print_postgres(both, out)?;
+    print_redis(both, out)?;
+    print_skew(both, out)
 }
 
 /// How far Redis goes back with a server that is idle, and how it need not.
-fn say_idle(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_idle(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Some(idle) = both.idle else { return Ok(()) };
-    let (main, cache) = (&both.cluster.name, &both.of.name);
+    let (main, cache) = (&both.cluster.name, &both.instance_config.name);
     let (since, until) = (PgTime::from_timestamp(idle.since), PgTime::from_timestamp(idle.until));
     let goes = format!(
         "with --nearest {cache} goes back by {}, to the last commit of {main} that is archived, {}. If {main} was idle since, its newest \
          state is also that of the time asked for. Then restore each by itself:",
-        span(idle.span()),
-        out.time(since)
+        format_duration(idle.duration()),
+        out.format_time(since)
     );
-    prose(out, "idle", &goes)?;
-    let until = open::shell_word(&until.to_string());
+    print_paragraph(out, "idle", &goes)?;
+    let until = open::quote_for_postgres_command(&until.to_string());
     let commands = [
         format!("walkeep restore postgres {main} --pgdata DIR"),
         format!("walkeep restore redis {cache} --dir DIR --target-time {until}"),
     ];
-    commands.into_iter().try_for_each(|command| out.line(format!("    {}", out.tone(TextTone::Strong, command))))
+    commands.into_iter().try_for_each(|command| out.print_line(format!("    {}", out.style(TextTone::Strong, command))))
 }
 
-fn say_postgres(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_postgres(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let (plan, name) = (&both.plan, both.cluster.name.as_str());
     let commit =
-        |commit: CommitPoint| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.time(commit.time));
+        |commit: CommitPoint| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.format_time(commit.time));
     let backup = plan.backup.as_deref().unwrap_or("none");
-    let log = format!("{}, {} of WAL", count(plan.wal_segments, "segment"), size(plan.wal_bytes));
-    row(out, name, format!("backup {backup}, {log}"))?;
-    row(out, "  last kept", plan.last_commit_before.map_or_else(|| "none since the backup".to_owned(), commit))?;
-    row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
+    let log = format!("{}, {} of WAL", format_count(plan.wal_segments, "segment"), format_bytes(plan.wal_bytes));
+    print_row(out, name, format!("backup {backup}, {log}"))?;
+    print_row(out, "  last kept", plan.last_commit_before.map_or_else(|| "none since the backup".to_owned(), commit))?;
+    print_row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
 }
 
-fn say_redis(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_redis(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Ok(reach) = &both.reach else { return Ok(()) };
-    let time = |time: Timestamp| out.time(PgTime::from_timestamp(time));
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     let snapshot = &reach.snapshot;
-    let keys = count(snapshot.walk.keys(), "key");
-    let behind = size(reach.command_bytes());
-    row(out, both.of.name.as_str(), format!("snapshot {}, {keys}, {behind} of commands", snapshot.label))?;
+    let keys = format_count(snapshot.walk.keys(), "key");
+    let behind = format_bytes(reach.command_bytes());
+    print_row(
+        out,
+        both.instance_config.name.as_str(),
+        format!("snapshot {}, {keys}, {behind} of commands", snapshot.label),
+    )?;
     let offset = reach.to.map_or_else(String::new, |to| format!("offset {}, ", to.offset));
-    let last = match &both.last {
+    let last = match &both.last_command {
         Some(last) => format!("{} in db{}, {offset}come by {}", last.name, last.database, time(reach.at)),
         None if reach.stretches.is_empty() => format!("{offset}the snapshot itself, {}", time(reach.at)),
         None => format!("{offset}come by {}", time(reach.at)),
     };
-    row(out, "  last kept", last)?;
-    row(
+    print_row(out, "  last kept", last)?;
+    print_row(
         out,
         "  first undone",
         reach.before.map_or_else(|| "none is archived".to_owned(), |at| format!("come by {}", time(at))),
     )
 }
 
-fn say_skew(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_skew(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> {
     let Some(skew) = &both.skew else { return Ok(()) };
-    prose(out, "skew", &skew.say(both.cluster.name.as_str(), both.of.name.as_str()))?;
-    skew.rests_on()
+    print_paragraph(out, "skew", &skew.describe(both.cluster.name.as_str(), both.instance_config.name.as_str()))?;
+    skew.assumptions()
         .iter()
         .enumerate()
-        .try_for_each(|(nth, why)| prose(out, if nth == 0 { "rests on" } else { "" }, why))
+        .try_for_each(|(nth, why)| print_paragraph(out, if nth == 0 { "rests on" } else { "" }, why))
 }
 
-fn row(out: &TerminalOutput, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
-    out.line(format!("  {name:<14} {text}"))
+fn print_row(out: &TerminalOutput, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    out.print_line(format!("  {name:<14} {text}"))
 }
 
 /// A row of many words, broken to fit.
-fn prose(out: &TerminalOutput, name: &str, text: &str) -> anyhow::Result<()> {
-    let lines = wrap(text, usize::from(super::output::WIDTH).saturating_sub(INDENT));
-    lines.iter().enumerate().try_for_each(|(nth, line)| row(out, if nth == 0 { name } else { "" }, line))
+fn print_paragraph(out: &TerminalOutput, name: &str, text: &str) -> anyhow::Result<()> {
+    let lines = wrap_text(text, usize::from(super::output::MAX_ALIGNED_WIDTH).saturating_sub(VALUE_COLUMN));
+    lines.iter().enumerate().try_for_each(|(nth, line)| print_row(out, if nth == 0 { name } else { "" }, line))
 }

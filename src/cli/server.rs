@@ -9,7 +9,7 @@ use crate::postgres::sql::{RolePrivileges, SqlSession};
 use crate::postgres::wire::{Conninfo, ReplicationConnection, SystemIdentity};
 
 /// The settings looked at.
-const SETTINGS: [&str; 11] = [
+const INSPECTED_SETTINGS: [&str; 11] = [
     "archive_command",
     "archive_library",
     "archive_mode",
@@ -23,7 +23,7 @@ const SETTINGS: [&str; 11] = [
     "wal_level",
 ];
 /// The oldest server whose WAL and protocol are known, as in `server_version_num`.
-const OLDEST: u32 = 130_000;
+const MIN_SERVER_VERSION_NUM: u32 = 130_000;
 
 /// A server, looked at once.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct ServerAdvice {
 
 impl InspectedServer {
     /// Asks the server behind `info`, once as a replica and once in SQL.
-    pub(super) async fn look(info: &Conninfo) -> anyhow::Result<(InspectedServer, SqlSession)> {
+    pub(super) async fn inspect(info: &Conninfo) -> anyhow::Result<(InspectedServer, SqlSession)> {
         let mut replica = ReplicationConnection::connect(info).await.context("cannot connect for replication")?;
         let identity = replica.identify_system().await.context("cannot ask which cluster this is")?;
         let peer = replica.peer().to_owned();
@@ -61,7 +61,7 @@ impl InspectedServer {
             identity,
             standby: sql.in_recovery().await?,
             privileges: sql.privileges().await?,
-            settings: sql.settings(&SETTINGS).await?,
+            settings: sql.settings(&INSPECTED_SETTINGS).await?,
         };
         Ok((server, sql))
     }
@@ -77,7 +77,7 @@ impl InspectedServer {
     }
 
     /// Whether the server's own archiver hands its WAL to walkeep.
-    pub(super) fn pushes(&self) -> bool {
+    pub(super) fn uses_archive_command(&self) -> bool {
         let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
         setting("archive_mode") != "off" && setting("archive_command").contains("archive-push")
     }
@@ -88,7 +88,7 @@ impl InspectedServer {
         let mut say = |needed, line: String, why| advice.push(ServerAdvice { needed, line, why });
         let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
         let number = |name: &str| setting(name).parse::<i64>().unwrap_or(0);
-        if self.version < OLDEST {
+        if self.version < MIN_SERVER_VERSION_NUM {
             say(true, "upgrade to PostgreSQL 13 or newer".to_owned(), "older WAL is not known here");
         }
         if setting("wal_level") == "minimal" {
@@ -112,7 +112,7 @@ impl InspectedServer {
         if setting("full_page_writes") == "off" && self.standby {
             say(true, "full_page_writes = on".to_owned(), "on the primary; a backup from a standby needs it");
         }
-        let role = quoted(&self.privileges.role);
+        let role = quote_identifier(&self.privileges.role);
         if !self.privileges.superuser && !self.privileges.replication {
             say(true, format!("ALTER ROLE {role} REPLICATION;"), "to stream and to take backups");
         }
@@ -125,7 +125,7 @@ impl InspectedServer {
 }
 
 /// An SQL identifier.
-fn quoted(name: &str) -> String {
+fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -167,7 +167,7 @@ mod tests {
     fn a_server_that_is_set_up_needs_nothing() {
         assert_eq!(server(&[]).advice("push"), []);
         assert_eq!(server(&[]).release(), "17.11");
-        assert!(server(&[]).pushes());
+        assert!(server(&[]).uses_archive_command());
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             let seen: Vec<(bool, &str)> = advice.iter().map(|advice| (advice.needed, advice.line.as_str())).collect();
             assert_eq!(seen, [(needed, line)], "{name} = {value}");
         }
-        assert!(!server(&[("archive_mode", "off")]).pushes());
+        assert!(!server(&[("archive_mode", "off")]).uses_archive_command());
     }
 
     #[test]

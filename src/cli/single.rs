@@ -9,13 +9,13 @@ use super::CliContext;
 use super::args::RestorePostgresArgs;
 use super::exit::{CliError, CliExitCode};
 use super::open;
-use super::output::{TextTone, size, span, width, wrap};
+use super::output::{TextTone, format_bytes, format_duration, text_width, wrap_text};
 use super::progress::ProgressDisplay;
-use super::restore::{make, search, show};
+use super::restore::{make_plan, print_plan, program_search_path};
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::plan::RestorePlan;
-use crate::postgres::restore::recovery_settings::restore_command;
+use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::selective::{
     RestoreLeftovers, SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreReport,
     SelectiveRestoreStep, TableName,
@@ -35,14 +35,14 @@ pub(super) async fn run(
     cluster: &ClusterConfig,
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
-    let wish = wish(args, config, cluster, around)?;
+    let wish = build_request(args, config, cluster, around)?;
     let (part, into) = (wish.part.clone(), wish.into.to_string());
-    let wanted = in_words(&part);
+    let wanted = describe_part(&part);
     let begun = around.clock.elapsed();
     let (mut single, found) =
         SelectiveRestore::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
-    say_found(&found);
-    let made = make(config, cluster, &args.target, around).await;
+    log_found(&found);
+    let made = make_plan(config, cluster, &args.target, around).await;
     let (archive, plan) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -51,28 +51,28 @@ pub(super) async fn run(
         }
     };
     if !args.json {
-        show(&plan, &args.target, (&open::again(config, around), false), around)?;
+        print_plan(&plan, &args.target, (&open::shell_command_prefix(config, around), false), around)?;
     }
     if !plan.reachable {
         single.clean_up().await;
         if args.json {
-            around.output.json(&SelectiveRestoreJson { plan: &plan, returned: None })?;
+            around.output.print_json(&SelectiveRestoreJson { plan: &plan, returned: None })?;
         }
         return Ok(CliExitCode::Unreachable);
     }
     let shown = SelectiveRestoreProgress {
-        progress: ProgressDisplay::begin("read WAL", 0, around.quiet),
+        progress: ProgressDisplay::new("read WAL", 0, around.quiet),
         stage: AtomicU8::new(0),
     };
     let spool = Spool::existing(&config.state_dir, &archive);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let tell = |step| shown.tell(step);
+    let tell = |step| shown.show_step(step);
     let returned = tokio::select! {
         returned = single.run(&archive, spool.as_ref(), &plan, &tell) => Some(returned),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
-    shown.progress.end();
+    shown.progress.finish();
     single.clean_up().await;
     let Some(returned) = returned else {
         let message =
@@ -81,14 +81,14 @@ pub(super) async fn run(
     };
     let returned = returned.with_context(|| format!("cannot bring back {wanted}"))?;
     if args.json {
-        around.output.json(&SelectiveRestoreJson { plan: &plan, returned: Some(&returned) })?;
+        around.output.print_json(&SelectiveRestoreJson { plan: &plan, returned: Some(&returned) })?;
         return Ok(CliExitCode::Done);
     }
-    say_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), around)?;
+    print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), around)?;
     Ok(CliExitCode::Done)
 }
 
-fn wish(
+fn build_request(
     args: &RestorePostgresArgs,
     config: &Config,
     cluster: &ClusterConfig,
@@ -97,7 +97,7 @@ fn wish(
     let single = &args.single;
     let into = match &single.into {
         Some(text) => {
-            let mut into = Conninfo::parse(text, &around.environment.postgres())?;
+            let mut into = Conninfo::parse(text, &around.environment.postgres_variables())?;
             into.dbname.get_or_insert_with(|| "postgres".to_owned());
             Some(into)
         }
@@ -112,19 +112,19 @@ fn wish(
     let into = into.ok_or_else(none)?;
     let scratch = single.scratch_dir.clone().unwrap_or_else(|| config.state_dir.join("scratch"));
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
-    let jobs = single.jobs.map_or_else(|| open::threads().min(4), usize::from);
+    let jobs = single.jobs.map_or_else(|| open::worker_threads().min(4), usize::from);
     Ok(SelectiveRestoreOptions {
-        part: part(args, &into)?,
+        part: selected_part(args, &into)?,
         into,
         scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
         bindir: args.server.pg_bindir.clone(),
-        search: search(around),
+        search: program_search_path(around),
         jobs,
-        restore_command: restore_command(&program, Some(&config.path), cluster.name.as_str()),
+        restore_command: restore_command_line(&program, Some(&config.path), cluster.name.as_str()),
     })
 }
 
-fn part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<SelectedObject, CliError> {
+fn selected_part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<SelectedObject, CliError> {
     let single = &args.single;
     let Some(table) = &single.table else {
         let name = single.database.clone().unwrap_or_default();
@@ -150,7 +150,7 @@ fn part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<SelectedObject, C
     Ok(SelectedObject::Table { database, name, new })
 }
 
-fn in_words(part: &SelectedObject) -> String {
+fn describe_part(part: &SelectedObject) -> String {
     match part {
         SelectedObject::Database { name, new } => format!("database {name} as {new}"),
         SelectedObject::Table { database, name, new } => format!("table {name} of database {database} as {new}"),
@@ -158,9 +158,9 @@ fn in_words(part: &SelectedObject) -> String {
 }
 
 /// On standard error, beside what was asked for.
-fn say_found(found: &RestoreLeftovers) {
+fn log_found(found: &RestoreLeftovers) {
     for left in &found.scratch {
-        let dir = open::shell_word(&left.dir.display().to_string());
+        let dir = open::quote_for_postgres_command(&left.dir.display().to_string());
         match left.server {
             Some(pid) => tracing::warn!(
                 "{dir} was left by a run that was killed, and its server still runs (process {pid}); to clean up: kill -QUIT {pid}; rm -r {dir}"
@@ -182,7 +182,7 @@ struct SelectiveRestoreProgress {
 }
 
 impl SelectiveRestoreProgress {
-    fn tell(&self, step: SelectiveRestoreStep) {
+    fn show_step(&self, step: SelectiveRestoreStep) {
         let (number, name, done, total) = match step {
             SelectiveRestoreStep::Note(note) => {
                 tracing::warn!("{note}");
@@ -195,13 +195,13 @@ impl SelectiveRestoreProgress {
             SelectiveRestoreStep::Loading(done, total) => (4, "copy in", done, total),
         };
         if self.stage.swap(number, Ordering::Relaxed) != number {
-            self.progress.stage(name);
+            self.progress.set_stage(name);
         }
-        self.progress.at(done, total);
+        self.progress.set_done(done, total);
     }
 }
 
-fn say_returned(
+fn print_returned(
     returned: &SelectiveRestoreReport,
     part: &SelectedObject,
     into: &str,
@@ -213,30 +213,38 @@ fn say_returned(
         Some(table) => format!("table {table} is in database {}", returned.database),
         None => format!("database {} is there", returned.database),
     };
-    out.line("")?;
-    out.line(format!(
+    out.print_line("")?;
+    out.print_line(format!(
         "{}: {what}, {}, in {}",
-        out.tone(TextTone::Good, "brought back"),
-        size(returned.bytes),
-        span(took)
+        out.style(TextTone::Good, "brought back"),
+        format_bytes(returned.bytes),
+        format_duration(took)
     ))?;
-    out.line(format!("  on           {into}"))?;
+    out.print_line(format!("  on           {into}"))?;
     if let Some(last) = returned.reached.last_commit {
-        out.line(format!("  last commit  transaction {} at {}, {}", last.xid, last.lsn, out.time(last.time)))?;
+        out.print_line(format!(
+            "  last commit  transaction {} at {}, {}",
+            last.xid,
+            last.lsn,
+            out.format_time(last.time)
+        ))?;
     }
-    out.line(format!(
+    out.print_line(format!(
         "  fetched      {} of the backup's {}",
-        size(returned.fetched_bytes),
-        size(returned.backup_bytes)
+        format_bytes(returned.fetched_bytes),
+        format_bytes(returned.backup_bytes)
     ))?;
     for note in &returned.notes {
-        for (nth, line) in wrap(note, width().saturating_sub(15)).iter().enumerate() {
-            out.line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
+        for (nth, line) in wrap_text(note, text_width().saturating_sub(15)).iter().enumerate() {
+            out.print_line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
         }
     }
     if let SelectedObject::Database { new, .. } = part {
-        let advice = format!("it has no planner statistics yet: vacuumdb --analyze-only {}", open::shell_word(new));
-        out.line(out.tone(TextTone::Quiet, advice))?;
+        let advice = format!(
+            "it has no planner statistics yet: vacuumdb --analyze-only {}",
+            open::quote_for_postgres_command(new)
+        );
+        out.print_line(out.style(TextTone::Quiet, advice))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::base::clock::{ClockMeasurement, ClockOffset, FAR, Machine};
+use crate::base::clock::{ClockMeasurement, ClockOffset, Machine, OFFSET_WARNING};
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo};
@@ -18,21 +18,21 @@ use crate::postgres::restore::plan::RestorePlan;
 use crate::redis::archive::{RestoreRoute, SnapshotOrigin, StreamStretch};
 
 /// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
-const NOTED: Duration = Duration::from_millis(10);
+const MARK_PRECISION: Duration = Duration::from_millis(10);
 
 /// Segments between the two commits beside the moment that are looked into. Between two commits lie few, unless the server is idle for hours.
-const SEGMENTS: u64 = 64;
+const MAX_SEGMENTS_SEARCHED: u64 = 64;
 
 /// A server that is writing a snapshot already says since when, in whole seconds of which each end may be cut: the state is so much older at most.
-const JOINED: Duration = Duration::from_secs(2);
+const RUNNING_SNAPSHOT_PRECISION: Duration = Duration::from_secs(2);
 
 /// A file says its time only to the second.
-const OF_FILE: Duration = Duration::from_secs(1);
+const FILE_TIME_PRECISION: Duration = Duration::from_secs(1);
 
 /// How far apart the two may be, and why.
 #[derive(serde::Serialize)]
 pub(super) struct ClockSkew {
-    /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by that [`ClockSkew::rests_on`] names.
+    /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by that [`ClockSkew::assumptions`] names.
     at_most_seconds: f64,
     /// Redis lacks at most what it did in so many seconds before the state of PostgreSQL.
     redis_behind_at_most_seconds: f64,
@@ -63,10 +63,10 @@ pub(super) struct PostgresClockReading {
 }
 
 /// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
-pub(super) async fn clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
+pub(super) async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
     let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
-    let found = match segments(archive, plan.timeline, beside).await {
-        Ok(names) => measured(archive, &names, moment).await,
+    let found = match segments_around(archive, plan.timeline, beside).await {
+        Ok(names) => read_measurements(archive, &names, moment).await,
         Err(error) => PostgresClockReading { unread: Some(error), ..PostgresClockReading::default() },
     };
     if let Some(error) = &found.unread {
@@ -80,7 +80,7 @@ pub(super) async fn clock_at(archive: &Archive, plan: &RestorePlan, moment: Time
 }
 
 /// Those between two commits, and the one before.
-async fn segments(
+async fn segments_around(
     archive: &Archive,
     timeline: TimelineId,
     beside: impl Iterator<Item = Lsn>,
@@ -94,7 +94,7 @@ async fn segments(
     let numbers: Vec<SegmentNo> = beside.map(|lsn| size.segment_of(lsn)).collect();
     let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(Vec::new()) };
     // From the segment before: of one that has just begun there may be nothing in the repository, only in this machine's spool.
-    let from = first.get().saturating_sub(1).max(last.get().saturating_sub(SEGMENTS));
+    let from = first.get().saturating_sub(1).max(last.get().saturating_sub(MAX_SEGMENTS_SEARCHED));
     let names = (from..=last.get()).map(SegmentNo::new).flat_map(|number| {
         // A segment in which a timeline ended is there on two of them.
         let ends = [number.start(size), Lsn::new(number.end(size).get().saturating_sub(1))];
@@ -105,11 +105,11 @@ async fn segments(
     Ok(names.collect())
 }
 
-async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -> PostgresClockReading {
+async fn read_measurements(archive: &Archive, names: &[SegmentName], moment: Timestamp) -> PostgresClockReading {
     let mut found = PostgresClockReading::default();
     for name in names {
-        match archive.clocks(*name).await {
-            Ok(spans) => found.spans.extend(spans.into_iter().filter_map(|span| span.when_shown(moment))),
+        match archive.clock_measurements(*name).await {
+            Ok(spans) => found.spans.extend(spans.into_iter().filter_map(|span| span.at_shown_time(moment))),
             Err(error) => {
                 // Of one that is damaged another may say it too. Who does not answer is not asked for each: that takes minutes every time.
                 let damaged = error.is_integrity();
@@ -127,28 +127,30 @@ async fn measured(archive: &Archive, names: &[SegmentName], moment: Timestamp) -
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum RedisTimeSource {
     /// That of the receiver, on this machine.
-    By(Machine),
+    ReceiverOnMachine(Machine),
     /// That of the receiver. Its machine is said with the server's clock, and that was not measured.
-    Unsaid,
+    ReceiverClockUnmeasured,
     /// That of the receiver, which measured the server's clock and did not say on which machine.
-    Unnamed,
+    ReceiverMachineUnknown,
     /// That of the server, which wrote it into a file.
     Server,
 }
 
 impl RedisTimeSource {
-    fn of(last: Option<&StreamStretch>, origin: &SnapshotOrigin) -> RedisTimeSource {
+    fn new(last: Option<&StreamStretch>, origin: &SnapshotOrigin) -> RedisTimeSource {
         match (last.map(|stretch| stretch.clock), origin) {
-            (Some(clock), _) => RedisTimeSource::measured(clock),
-            (None, SnapshotOrigin::Replication { .. }) => RedisTimeSource::Unsaid,
+            (Some(clock), _) => RedisTimeSource::from_measurement(clock),
+            (None, SnapshotOrigin::Replication { .. }) => RedisTimeSource::ReceiverClockUnmeasured,
             (None, SnapshotOrigin::File { .. }) => RedisTimeSource::Server,
         }
     }
 
-    fn measured(clock: Option<ClockMeasurement>) -> RedisTimeSource {
+    fn from_measurement(clock: Option<ClockMeasurement>) -> RedisTimeSource {
         match clock {
-            Some(clock) => clock.machine.map_or(RedisTimeSource::Unnamed, RedisTimeSource::By),
-            None => RedisTimeSource::Unsaid,
+            Some(clock) => {
+                clock.machine.map_or(RedisTimeSource::ReceiverMachineUnknown, RedisTimeSource::ReceiverOnMachine)
+            }
+            None => RedisTimeSource::ReceiverClockUnmeasured,
         }
     }
 }
@@ -159,7 +161,7 @@ enum ClockComparison {
     /// It was.
     Same,
     /// Nothing says otherwise.
-    TakenSame,
+    AssumedSame,
     /// It was not.
     Other,
     /// That is not known.
@@ -169,33 +171,37 @@ enum ClockComparison {
 }
 
 impl ClockComparison {
-    fn is_same(self) -> bool {
-        matches!(self, ClockComparison::Same | ClockComparison::TakenSame)
+    fn is_same_clock(self) -> bool {
+        matches!(self, ClockComparison::Same | ClockComparison::AssumedSame)
     }
 }
 
 /// All that speaks of PostgreSQL's clock together; only what the machine that received Redis has measured, if there is such.
-fn against(spans: &[ClockMeasurement], dated: RedisTimeSource) -> Option<(ClockMeasurement, ClockComparison)> {
-    let together = |spans: &mut dyn Iterator<Item = ClockMeasurement>| spans.reduce(ClockMeasurement::or);
+fn compare_clocks(spans: &[ClockMeasurement], dated: RedisTimeSource) -> Option<(ClockMeasurement, ClockComparison)> {
+    let together = |spans: &mut dyn Iterator<Item = ClockMeasurement>| spans.reduce(ClockMeasurement::merged_with);
     let all = together(&mut spans.iter().copied())?;
     let same = match dated {
-        RedisTimeSource::By(machine) => {
+        RedisTimeSource::ReceiverOnMachine(machine) => {
             together(&mut spans.iter().copied().filter(|span| span.machine == Some(machine)))
         }
-        RedisTimeSource::Unsaid | RedisTimeSource::Unnamed | RedisTimeSource::Server => None,
+        RedisTimeSource::ReceiverClockUnmeasured
+        | RedisTimeSource::ReceiverMachineUnknown
+        | RedisTimeSource::Server => None,
     };
     let against = match dated {
-        RedisTimeSource::By(_) if same.is_some() => ClockComparison::Same,
-        RedisTimeSource::By(_) if spans.iter().all(|span| span.machine.is_some()) => ClockComparison::Other,
-        RedisTimeSource::By(_) | RedisTimeSource::Unnamed => ClockComparison::Unknown,
-        RedisTimeSource::Unsaid => ClockComparison::TakenSame,
+        RedisTimeSource::ReceiverOnMachine(_) if same.is_some() => ClockComparison::Same,
+        RedisTimeSource::ReceiverOnMachine(_) if spans.iter().all(|span| span.machine.is_some()) => {
+            ClockComparison::Other
+        }
+        RedisTimeSource::ReceiverOnMachine(_) | RedisTimeSource::ReceiverMachineUnknown => ClockComparison::Unknown,
+        RedisTimeSource::ReceiverClockUnmeasured => ClockComparison::AssumedSame,
         RedisTimeSource::Server => ClockComparison::Server,
     };
     Some((same.unwrap_or(all), against))
 }
 
 /// How far Redis may be behind PostgreSQL and ahead of it, if it lacks so much by the receiver's clock and PostgreSQL's is so far ahead of that.
-fn apart(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
+fn skew_bounds(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
     let micros = |micros: i64| Duration::from_micros(micros.unsigned_abs());
     let behind =
         if ahead.low < 0 { lack.saturating_add(micros(ahead.low)) } else { lack.saturating_sub(micros(ahead.low)) };
@@ -203,7 +209,7 @@ fn apart(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
 }
 
 /// A span as it is printed.
-fn short(span: Duration) -> String {
+fn format_short(span: Duration) -> String {
     match span.as_secs() {
         0 => format!("{:.3} ms", span.as_secs_f64() * 1000.0),
         _ => format!("{:.3} s", span.as_secs_f64()),
@@ -212,17 +218,17 @@ fn short(span: Duration) -> String {
 
 impl ClockSkew {
     /// Of the cluster `main` and the instance `cache`.
-    pub(super) fn of(
+    pub(super) fn new(
         reach: &RestoreRoute,
         moment: Timestamp,
         found: &PostgresClockReading,
         (main, cache): (&str, &str),
     ) -> ClockSkew {
         let noted = Duration::try_from(moment.duration_since(reach.at)).unwrap_or_default();
-        let late = NOTED.max(reach.late);
+        let late = MARK_PRECISION.max(reach.late);
         let mut lack = noted.saturating_add(late);
         let last = reach.stretches.last();
-        let (clock, against) = against(&found.spans, RedisTimeSource::of(last, &reach.snapshot.origin)).unzip();
+        let (clock, against) = compare_clocks(&found.spans, RedisTimeSource::new(last, &reach.snapshot.origin)).unzip();
         let mut rests_on = vec![
             "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
                 .to_owned(),
@@ -230,30 +236,30 @@ impl ClockSkew {
                 "the commands of {cache} carry the time at which walkeep's receiver had them, by its machine's clock: it had the last that is \
                  kept {:.3} s before the moment, and what comes lay unread for at most {}",
                 noted.as_secs_f64(),
-                short(late)
+                format_short(late)
             ),
             "that clock was not set back since the moment; nothing here would show it".to_owned(),
-            of_postgres(main, clock),
+            postgres_clock_assumption(main, clock),
         ];
         if let Some(error) = &found.unread {
             let what = if clock.is_some() { "part of what" } else { "what" };
             rests_on.push(format!("{what} was measured of the clock of {main}'s server could not be read: {error}"));
         }
-        rests_on.extend(against.and_then(|against| of_receivers(against, main, cache)));
+        rests_on.extend(against.and_then(|against| receiver_clock_assumption(against, main, cache)));
         let redis_clock = last.and_then(|stretch| stretch.clock).filter(|clock| clock.is_near(reach.at));
-        rests_on.push(of_redis(cache, redis_clock));
+        rests_on.push(redis_clock_assumption(cache, redis_clock));
         rests_on.push("not measured, so to be added: how long a command was under way to the receiver".to_owned());
         if last.is_none() {
-            let (more, why) = of_snapshot(&reach.snapshot.origin, cache);
+            let (more, why) = snapshot_time_assumption(&reach.snapshot.origin, cache);
             lack = lack.saturating_add(more);
             rests_on.push(why);
         }
-        let (behind, ahead) = clock.map_or((lack, Duration::ZERO), |clock| apart(lack, clock.offset));
+        let (behind, ahead) = clock.map_or((lack, Duration::ZERO), |clock| skew_bounds(lack, clock.offset));
         ClockSkew {
             at_most_seconds: behind.max(ahead).as_secs_f64(),
             redis_behind_at_most_seconds: behind.as_secs_f64(),
             redis_ahead_at_most_seconds: ahead.as_secs_f64(),
-            clocks_known: against.is_some_and(ClockComparison::is_same),
+            clocks_known: against.is_some_and(ClockComparison::is_same_clock),
             postgres_clock: clock,
             received_on_one_machine: match against {
                 Some(ClockComparison::Same) => Some(true),
@@ -268,10 +274,10 @@ impl ClockSkew {
     }
 
     /// The bound in a sentence.
-    pub(super) fn say(&self, main: &str, cache: &str) -> String {
+    pub(super) fn describe(&self, main: &str, cache: &str) -> String {
         let span = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (behind, ahead) = (span(self.redis_behind_at_most_seconds), span(self.redis_ahead_at_most_seconds));
-        let (bound, lacks, has) = (short(behind.max(ahead)), short(behind), short(ahead));
+        let (bound, lacks, has) = (format_short(behind.max(ahead)), format_short(behind), format_short(ahead));
         let what = match (behind.is_zero(), ahead.is_zero()) {
             (true, _) => format!("{cache} may have what it did in the {has} after the state of {main}"),
             (false, true) => format!("{cache} may lack what it did in the last {lacks} before the state of {main}"),
@@ -292,15 +298,15 @@ impl ClockSkew {
     }
 
     /// What the bound rests on.
-    pub(super) fn rests_on(&self) -> &[String] {
+    pub(super) fn assumptions(&self) -> &[String] {
         &self.rests_on
     }
 }
 
-fn of_postgres(main: &str, clock: Option<ClockMeasurement>) -> String {
+fn postgres_clock_assumption(main: &str, clock: Option<ClockMeasurement>) -> String {
     match clock {
         Some(ClockMeasurement { offset, .. }) => {
-            let advice = if offset.certain() > FAR {
+            let advice = if offset.certain_skew() > OFFSET_WARNING {
                 ". So the moment is the one that its clock showed: see to NTP on both machines"
             } else {
                 ""
@@ -318,11 +324,11 @@ fn of_postgres(main: &str, clock: Option<ClockMeasurement>) -> String {
 }
 
 /// What is to be said of the machines that received both; nothing where it was one.
-fn of_receivers(against: ClockComparison, main: &str, cache: &str) -> Option<String> {
+fn receiver_clock_assumption(against: ClockComparison, main: &str, cache: &str) -> Option<String> {
     let differed = "not known, so to be added: by how much the clocks differed";
     match against {
         ClockComparison::Same => None,
-        ClockComparison::TakenSame => Some(format!(
+        ClockComparison::AssumedSame => Some(format!(
             "{cache} is taken to have been received on the machine that received {main}, as nothing says on which one it was"
         )),
         ClockComparison::Other => Some(format!("{differed} of the two machines that received {main} and {cache}")),
@@ -335,11 +341,14 @@ fn of_receivers(against: ClockComparison, main: &str, cache: &str) -> Option<Str
     }
 }
 
-fn of_redis(cache: &str, clock: Option<ClockMeasurement>) -> String {
+fn redis_clock_assumption(cache: &str, clock: Option<ClockMeasurement>) -> String {
     match clock {
         Some(ClockMeasurement { offset, .. }) => {
-            let wrong =
-                if offset.certain() > FAR { ". One of the two was wrong: see to NTP on both machines" } else { "" };
+            let wrong = if offset.certain_skew() > OFFSET_WARNING {
+                ". One of the two was wrong: see to NTP on both machines"
+            } else {
+                ""
+            };
             format!(
                 "the clock of {cache}'s server was {offset} the receiver's; nothing here goes by it but when keys expire{wrong}"
             )
@@ -351,17 +360,17 @@ fn of_redis(cache: &str, clock: Option<ClockMeasurement>) -> String {
 }
 
 /// How much older the state of a snapshot may be than the time that it has, and why.
-fn of_snapshot(origin: &SnapshotOrigin, cache: &str) -> (Duration, String) {
+fn snapshot_time_assumption(origin: &SnapshotOrigin, cache: &str) -> (Duration, String) {
     match origin {
         SnapshotOrigin::Replication { .. } => (
-            JOINED,
+            RUNNING_SNAPSHOT_PRECISION,
             format!(
                 "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} older than said",
-                short(JOINED)
+                format_short(RUNNING_SNAPSHOT_PRECISION)
             ),
         ),
         SnapshotOrigin::File { path } => (
-            OF_FILE,
+            FILE_TIME_PRECISION,
             format!(
                 "the snapshot was imported from {path}, which says its time only to the second, and by the clock of the server that wrote it"
             ),
@@ -376,22 +385,26 @@ mod tests {
     use jiff::Timestamp;
     use proptest::prelude::*;
 
-    use super::{ClockComparison, RedisTimeSource, against, apart, measured, of_redis, of_snapshot};
+    use super::{
+        ClockComparison, RedisTimeSource, compare_clocks, read_measurements, redis_clock_assumption, skew_bounds,
+        snapshot_time_assumption,
+    };
     use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
-    use crate::postgres::archive::clock_notes::to_note;
-    use crate::postgres::archive::ingest::prepare_noted;
+    use crate::postgres::archive::clock_notes::encode_clock_note;
+    use crate::postgres::archive::ingest::prepare_segment_with_note;
     use crate::postgres::archive::tests::{create, segment};
     use crate::redis::archive::SnapshotOrigin;
     use crate::vault::seal::CompressionLevel;
 
     fn span(high: i64, machine: Option<Machine>) -> ClockMeasurement {
-        ClockMeasurement::once(Timestamp::from_second(1000).unwrap(), ClockOffset { low: 0, high }).by(machine)
+        ClockMeasurement::single(Timestamp::from_second(1000).unwrap(), ClockOffset { low: 0, high })
+            .against_machine(machine)
     }
 
     #[test]
     fn another_machine_s_clock_is_not_the_one_that_was_measured() {
-        let [here, there] = ["here", "there"].map(Machine::of_boot);
-        let by = |machine: Option<Machine>| RedisTimeSource::By(machine.unwrap());
+        let [here, there] = ["here", "there"].map(Machine::from_boot_id);
+        let by = |machine: Option<Machine>| RedisTimeSource::ReceiverOnMachine(machine.unwrap());
         for (spans, dated, expected) in [
             (vec![], by(here), None),
             (vec![span(1, here), span(2, here)], by(here), Some((2, ClockComparison::Same))),
@@ -400,23 +413,23 @@ mod tests {
             (vec![span(9, here), span(2, there)], by(there), Some((2, ClockComparison::Same))),
             (vec![span(9, here), span(2, None)], by(there), Some((9, ClockComparison::Unknown))),
             (vec![span(9, None)], by(there), Some((9, ClockComparison::Unknown))),
-            (vec![span(9, here)], RedisTimeSource::Unnamed, Some((9, ClockComparison::Unknown))),
-            (vec![span(9, here)], RedisTimeSource::Unsaid, Some((9, ClockComparison::TakenSame))),
-            (vec![span(9, None)], RedisTimeSource::Unsaid, Some((9, ClockComparison::TakenSame))),
+            (vec![span(9, here)], RedisTimeSource::ReceiverMachineUnknown, Some((9, ClockComparison::Unknown))),
+            (vec![span(9, here)], RedisTimeSource::ReceiverClockUnmeasured, Some((9, ClockComparison::AssumedSame))),
+            (vec![span(9, None)], RedisTimeSource::ReceiverClockUnmeasured, Some((9, ClockComparison::AssumedSame))),
             (vec![span(9, here)], RedisTimeSource::Server, Some((9, ClockComparison::Server))),
         ] {
-            let found = against(&spans, dated).map(|(clock, against)| (clock.offset.high, against));
+            let found = compare_clocks(&spans, dated).map(|(clock, against)| (clock.offset.high, against));
             assert_eq!(found, expected, "{spans:?} {dated:?}");
         }
         assert_eq!(
-            [None, Some(span(1, None)), Some(span(1, here))].map(RedisTimeSource::measured),
-            [RedisTimeSource::Unsaid, RedisTimeSource::Unnamed, by(here)]
+            [None, Some(span(1, None)), Some(span(1, here))].map(RedisTimeSource::from_measurement),
+            [RedisTimeSource::ReceiverClockUnmeasured, RedisTimeSource::ReceiverMachineUnknown, by(here)]
         );
     }
 
     #[test]
     fn a_snapshot_may_be_older_than_said() {
-        let seconds = |origin| of_snapshot(&origin, "cache").0.as_secs();
+        let seconds = |origin| snapshot_time_assumption(&origin, "cache").0.as_secs();
         assert_eq!(seconds(SnapshotOrigin::Replication { server: "s".into(), role: "master".into() }), 2);
         assert_eq!(seconds(SnapshotOrigin::File { path: "p".into() }), 1);
     }
@@ -425,8 +438,12 @@ mod tests {
     fn a_clock_of_redis_that_is_far_off_is_warned_of() {
         let seconds = |seconds: i64| ClockOffset { low: seconds * 1_000_000 - 5, high: seconds * 1_000_000 };
         for (off, warned) in [(0, false), (1, false), (3, true), (-3, true)] {
-            let clock = ClockMeasurement::once(Timestamp::UNIX_EPOCH, seconds(off));
-            assert_eq!(of_redis("cache", Some(clock)).contains("One of the two was wrong"), warned, "{off}");
+            let clock = ClockMeasurement::single(Timestamp::UNIX_EPOCH, seconds(off));
+            assert_eq!(
+                redis_clock_assumption("cache", Some(clock)).contains("One of the two was wrong"),
+                warned,
+                "{off}"
+            );
         }
     }
 
@@ -438,16 +455,17 @@ mod tests {
         let mut names = Vec::new();
         for number in [5, 6] {
             let (name, bytes) = segment(7, number, b"a", 9);
-            let note = to_note(&[span(i64::try_from(number).unwrap(), None)]);
-            let prepared = prepare_noted(&archive, (name, &note), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
-            archive.commit(prepared).await.unwrap();
+            let note = encode_clock_note(&[span(i64::try_from(number).unwrap(), None)]);
+            let prepared =
+                prepare_segment_with_note(&archive, (name, &note), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
+            archive.commit_segment(prepared).await.unwrap();
             names.push(name);
         }
         let moment = Timestamp::from_second(1000).unwrap();
         let highs = |spans: &[ClockMeasurement]| spans.iter().map(|span| span.offset.high).collect::<Vec<_>>();
-        let found = measured(&archive, &names, moment).await;
+        let found = read_measurements(&archive, &names, moment).await;
         assert_eq!((highs(&found.spans), found.unread.is_some()), (vec![6, 7], false));
-        let late = measured(&archive, &names, moment + Duration::from_secs(100)).await;
+        let late = read_measurements(&archive, &names, moment + Duration::from_secs(100)).await;
         assert!(late.spans.is_empty() && late.unread.is_none());
         let key = archive.layout().segment(names[0]);
         let path = dir.path().join("repository").join(key.as_str());
@@ -455,7 +473,7 @@ mod tests {
         let footer = stored.len() - 64;
         stored[footer..].fill(0);
         std::fs::write(&path, stored).unwrap();
-        let found = measured(&archive, &names, moment).await;
+        let found = read_measurements(&archive, &names, moment).await;
         assert_eq!(highs(&found.spans), [7]);
         assert!(found.unread.is_some_and(|error| error.is_integrity()));
     }
@@ -472,7 +490,7 @@ mod tests {
         ] {
             let millis = Duration::from_millis;
             let offset = ClockOffset { low: low * 1000, high: high * 1000 };
-            assert_eq!(apart(millis(30), offset), (millis(expected.0), millis(expected.1)), "{low} {high}");
+            assert_eq!(skew_bounds(millis(30), offset), (millis(expected.0), millis(expected.1)), "{low} {high}");
         }
     }
 
@@ -484,7 +502,7 @@ mod tests {
         ) {
             let (lack, low, width) = (i64::from(lack), low * 1000, width * 1000);
             let offset = low + (at * 1000).min(width);
-            let (behind, ahead) = apart(Duration::from_micros(lack.unsigned_abs()), ClockOffset { low, high: low + width });
+            let (behind, ahead) = skew_bounds(Duration::from_micros(lack.unsigned_abs()), ClockOffset { low, high: low + width });
             // By the receiver's clock, of the moment zero: where PostgreSQL comes to, and where Redis does.
             let (postgres, redis) = (-offset, -i64::from(used).min(lack));
             prop_assert!(postgres - redis <= i64::try_from(behind.as_micros()).unwrap());

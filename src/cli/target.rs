@@ -9,11 +9,11 @@ use crate::postgres::restore::target::{
 };
 
 /// Reads the target's options. What cannot be meant is refused with what to write instead.
-pub(super) fn request(args: &PostgresTargetArgs, around: &CliContext) -> Result<RestoreRequest, CliError> {
+pub(super) fn parse_target_request(args: &PostgresTargetArgs, around: &CliContext) -> Result<RestoreRequest, CliError> {
     let usage = |option: &str, why: &dyn std::fmt::Display| CliError::usage(format!("{option}: {why}"));
     let target = if let Some(text) = &args.target_time {
         let (now, local) = (around.clock.now(), &around.local_zone());
-        RecoveryTarget::Time(moment::read(text, now, local).map_err(|why| usage("--target-time", &why))?)
+        RecoveryTarget::Time(moment::parse_time(text, now, local).map_err(|why| usage("--target-time", &why))?)
     } else if let Some(text) = &args.target_lsn {
         RecoveryTarget::Lsn(text.parse().map_err(|why| usage("--target-lsn", &why))?)
     } else if let Some(text) = &args.target_xid {
@@ -35,7 +35,7 @@ pub(super) fn request(args: &PostgresTargetArgs, around: &CliContext) -> Result<
 }
 
 /// What the server is to do at the target.
-pub(super) fn action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
+pub(super) fn target_action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
     match args.target_action {
         TargetActionArg::Promote => RecoveryTargetAction::Promote,
         TargetActionArg::Pause => RecoveryTargetAction::Pause,
@@ -44,7 +44,7 @@ pub(super) fn action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
 }
 
 /// The options that name the same target again, for a line to copy.
-pub(super) fn options(args: &PostgresTargetArgs) -> String {
+pub(super) fn target_options(args: &PostgresTargetArgs) -> String {
     let mut words = Vec::new();
     let pairs = [
         ("--target-time", &args.target_time),
@@ -54,7 +54,8 @@ pub(super) fn options(args: &PostgresTargetArgs) -> String {
         ("--before-event", &args.before_event),
     ];
     for (option, value) in pairs {
-        words.extend(value.as_ref().map(|value| format!("{option} {}", super::open::shell_word(value))));
+        words
+            .extend(value.as_ref().map(|value| format!("{option} {}", super::open::quote_for_postgres_command(value))));
     }
     words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
     words.extend((args.target_timeline != "latest").then(|| format!("--target-timeline {}", args.target_timeline)));

@@ -20,13 +20,15 @@ pub(super) fn without_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// What is wrong with a line, and what to write instead.
-pub(super) fn wrong(error: &clap::Error, arguments: &[OsString]) -> String {
-    let (path, after) = command(arguments);
+pub(super) fn usage_error_line(error: &clap::Error, arguments: &[OsString]) -> String {
+    let (path, after) = parsed_commands(arguments);
     match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => return incomplete(&path),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            return incomplete_command_line(&path);
+        }
         ErrorKind::InvalidSubcommand if !path.is_empty() && error.get(ContextKind::SuggestedSubcommand).is_none() => {
             if let Some(name) = &after {
-                return nameless(&path, name, &configured(arguments));
+                return missing_kind_line(&path, name, &configured_names(arguments));
             }
         }
         ErrorKind::UnknownArgument => {
@@ -45,11 +47,11 @@ pub(super) fn wrong(error: &clap::Error, arguments: &[OsString]) -> String {
         }
         _ => {}
     }
-    exit::of_clap(error)
+    exit::clap_error_line(error)
 }
 
 /// The commands of a line, one within the other, and the word behind them.
-fn command(arguments: &[OsString]) -> (Vec<Command>, Option<String>) {
+fn parsed_commands(arguments: &[OsString]) -> (Vec<Command>, Option<String>) {
     let mut path: Vec<Command> = Vec::new();
     let mut within = CommandLine::command();
     let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
@@ -66,27 +68,27 @@ fn command(arguments: &[OsString]) -> (Vec<Command>, Option<String>) {
     (path, None)
 }
 
-fn spelled(path: &[Command]) -> String {
+fn command_path(path: &[Command]) -> String {
     path.iter().fold("walkeep".to_owned(), |line, command| format!("{line} {}", command.get_name()))
 }
 
-fn incomplete(path: &[Command]) -> String {
-    let line = spelled(path);
+fn incomplete_command_line(path: &[Command]) -> String {
+    let line = command_path(path);
     let (what, names) = match path.last() {
-        Some(last) => ("one of", names(last)),
-        None => ("a command", names(&CommandLine::command())),
+        Some(last) => ("one of", subcommand_names(last)),
+        None => ("a command", subcommand_names(&CommandLine::command())),
     };
     format!("{line} takes {what}: {}; see {line} --help", names.join(", "))
 }
 
-fn names(command: &Command) -> Vec<String> {
+fn subcommand_names(command: &Command) -> Vec<String> {
     command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// A name stands where its kind belongs first.
-fn nameless(path: &[Command], name: &str, configured: &[(&'static str, String)]) -> String {
-    let line = spelled(path);
-    let kinds = path.last().map(names).unwrap_or_default();
+fn missing_kind_line(path: &[Command], name: &str, configured: &[(&'static str, String)]) -> String {
+    let line = command_path(path);
+    let kinds = path.last().map(subcommand_names).unwrap_or_default();
     match configured.iter().find(|(kind, known)| known == name && kinds.iter().any(|known| known == kind)) {
         Some((kind, _)) => format!("did you mean: {line} {kind} {name}?"),
         None => format!("{line} knows no {name:?}; it takes one of: {}; see {line} --help", kinds.join(", ")),
@@ -94,7 +96,7 @@ fn nameless(path: &[Command], name: &str, configured: &[(&'static str, String)])
 }
 
 /// What is configured, with its kind; nothing where the configuration cannot be read, which is not what is wrong here.
-fn configured(arguments: &[OsString]) -> Vec<(&'static str, String)> {
+fn configured_names(arguments: &[OsString]) -> Vec<(&'static str, String)> {
     let mut rest = arguments.iter().filter_map(|argument| argument.to_str());
     let mut named = None;
     while let Some(word) = rest.next() {
@@ -104,7 +106,7 @@ fn configured(arguments: &[OsString]) -> Vec<(&'static str, String)> {
             None => {}
         }
     }
-    let Ok(config) = Config::read(named.as_deref(), &ProcessEnvironment::of_process()) else { return Vec::new() };
+    let Ok(config) = Config::read(named.as_deref(), &ProcessEnvironment::from_process()) else { return Vec::new() };
     let clusters = config.clusters.iter().map(|cluster| ("postgres", cluster.name.to_string()));
     clusters.chain(config.instances.iter().map(|instance| ("redis", instance.name.to_string()))).collect()
 }
@@ -115,12 +117,12 @@ mod tests {
 
     use clap::Parser as _;
 
-    use super::{command, nameless, without_help, wrong};
+    use super::{missing_kind_line, parsed_commands, usage_error_line, without_help};
     use crate::cli::args::CommandLine;
 
     fn said(line: &str) -> String {
         let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
-        wrong(&CommandLine::try_parse_from(&arguments).unwrap_err(), &arguments)
+        usage_error_line(&CommandLine::try_parse_from(&arguments).unwrap_err(), &arguments)
     }
 
     #[test]
@@ -152,10 +154,10 @@ mod tests {
     #[test]
     fn a_name_without_its_kind_is_completed() {
         let arguments: Vec<OsString> = ["walkeep", "list", "cache"].map(Into::into).into();
-        let (path, name) = command(&arguments);
+        let (path, name) = parsed_commands(&arguments);
         let known = [("postgres", "main".to_owned()), ("redis", "cache".to_owned())];
-        assert_eq!(nameless(&path, &name.unwrap(), &known), "did you mean: walkeep list redis cache?");
-        assert_eq!(nameless(&path, "main", &known), "did you mean: walkeep list postgres main?");
+        assert_eq!(missing_kind_line(&path, &name.unwrap(), &known), "did you mean: walkeep list redis cache?");
+        assert_eq!(missing_kind_line(&path, "main", &known), "did you mean: walkeep list postgres main?");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::CliContext;
 use super::args::VerifyArgs;
 use super::exit::{CliError, CliExitCode};
 use super::open::{self, StoreKind};
-use super::output::{TerminalOutput, TextTone, count, grouped, size, span};
+use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, format_number};
 use super::progress::ProgressDisplay;
 use crate::base::clock::Clock;
 use crate::config::{Config, InstanceConfig, NamedStore};
@@ -20,7 +20,7 @@ use crate::redis::verify::{InstanceObjectCounts as InstanceCounts, InstanceVerif
 use crate::vault::verify::{VerifyOptions, VerifyProgress as Seen};
 
 /// How often the progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What `--json` prints of a cluster.
 #[derive(serde::Serialize)]
@@ -52,34 +52,34 @@ struct InstanceVerifyJson {
 }
 
 pub(super) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.config()?;
+    let config = around.read_config()?;
     let (clusters, instances) = match (args.cluster.as_deref(), &args.backup) {
         // A backup is one thing's.
-        (name, Some(_)) => match config.meant(name)? {
+        (name, Some(_)) => match config.find_named(name)? {
             NamedStore::Cluster(cluster) => (vec![cluster], Vec::new()),
             NamedStore::Instance(instance) => (Vec::new(), vec![instance]),
         },
-        (name, None) => config.all_meant(name)?,
+        (name, None) => config.find_all_named(name)?,
     };
     if clusters.is_empty() && instances.is_empty() {
         return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
     let mut all = Vec::new();
     for cluster in clusters {
-        let archive = Arc::new(open::archive(&config, cluster, around).await?);
+        let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
         let options = VerifyOptions { backup: args.backup.clone() };
         let began = around.clock.elapsed();
-        let report = watched(&archive, &options, around).await;
+        let report = verify_with_progress(&archive, &options, around).await;
         let report = report.with_context(|| format!("cannot verify {}", cluster.name))?;
         let took = around.clock.elapsed().saturating_sub(began);
         let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
         let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
         if !args.json && archived {
-            show(cluster.name.as_str(), &report, took, &around.output)?;
+            print_cluster(cluster.name.as_str(), &report, took, &around.output)?;
         } else if !args.json {
-            show_nothing(
+            print_nothing_archived(
                 cluster.name.as_str(),
-                open::is_it(StoreKind::Cluster, &config, archive.vault()).await,
+                open::suggest_other_names(StoreKind::Cluster, &config, archive.vault()).await,
                 &around.output,
             )?;
         }
@@ -87,11 +87,11 @@ pub(super) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result
     }
     let mut redis = Vec::new();
     for instance in instances {
-        redis.push(of_instance(&config, instance, &args, around).await?);
+        redis.push(verify_instance_and_show(&config, instance, &args, around).await?);
     }
     let whole = all.iter().all(|verified| verified.whole) && redis.iter().all(|verified| verified.whole);
     if args.json {
-        around.output.json(&VerifyJson { whole, clusters: &all, instances: &redis })?;
+        around.output.print_json(&VerifyJson { whole, clusters: &all, instances: &redis })?;
     }
     let damaged = all.iter().any(|verified| verified.archived && !verified.whole)
         || redis.iter().any(|verified| verified.archived && !verified.whole);
@@ -102,27 +102,27 @@ pub(super) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result
     })
 }
 
-async fn of_instance(
+async fn verify_instance_and_show(
     config: &Config,
     of: &InstanceConfig,
     args: &VerifyArgs,
     around: &CliContext,
 ) -> anyhow::Result<InstanceVerifyJson> {
-    let instance = open::instance(config, of, around).await?;
+    let instance = open::open_instance(config, of, around).await?;
     let options = VerifyOptions { backup: args.backup.clone() };
     let began = around.clock.elapsed();
     let seen = Seen::default();
-    let report = watching(verify_instance(&instance, &options, &seen), &seen, around).await;
+    let report = await_with_progress(verify_instance(&instance, &options, &seen), &seen, around).await;
     let report = report.with_context(|| format!("cannot verify {}", of.name))?;
     let took = around.clock.elapsed().saturating_sub(began);
     let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
     let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
     if !args.json && archived {
-        show_instance(of.name.as_str(), &report, took, &around.output)?;
+        print_instance(of.name.as_str(), &report, took, &around.output)?;
     } else if !args.json {
-        show_nothing(
+        print_nothing_archived(
             of.name.as_str(),
-            open::is_it(StoreKind::Instance, config, instance.vault()).await,
+            open::suggest_other_names(StoreKind::Instance, config, instance.vault()).await,
             &around.output,
         )?;
     }
@@ -130,105 +130,125 @@ async fn of_instance(
 }
 
 /// Nothing that is there and right is no good news.
-fn show_nothing(name: &str, asked: Option<String>, out: &TerminalOutput) -> anyhow::Result<()> {
-    let said = out.tone(TextTone::Bad, "nothing is archived under this name");
+fn print_nothing_archived(name: &str, asked: Option<String>, out: &TerminalOutput) -> anyhow::Result<()> {
+    let said = out.style(TextTone::Bad, "nothing is archived under this name");
     let asked = asked.map_or_else(String::new, |asked| format!("; {asked}"));
-    out.line(format!("{}: {said}{asked}", out.tone(TextTone::Strong, name)))
+    out.print_line(format!("{}: {said}{asked}", out.style(TextTone::Strong, name)))
 }
 
 /// Verifies, and shows how far it is.
-async fn watched(
+async fn verify_with_progress(
     archive: &Arc<Archive>,
     options: &VerifyOptions,
     around: &CliContext,
 ) -> Result<VerifyReport, verify::ClusterVerifyError> {
     let seen = Seen::default();
-    watching(verify::verify(archive, options, &seen), &seen, around).await
+    await_with_progress(verify::verify_cluster(archive, options, &seen), &seen, around).await
 }
 
-async fn watching<T, E>(work: impl Future<Output = Result<T, E>>, seen: &Seen, around: &CliContext) -> Result<T, E> {
-    let bar = ProgressDisplay::begin("verify", 0, around.quiet);
+async fn await_with_progress<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    seen: &Seen,
+    around: &CliContext,
+) -> Result<T, E> {
+    let bar = ProgressDisplay::new("verify", 0, around.quiet);
     let clock: &dyn Clock = &*around.clock;
     let mut work = std::pin::pin!(work);
     let report = loop {
         tokio::select! {
             report = &mut work => break report,
-            () = clock.sleep(LOOK_EVERY) => bar.at(seen.bytes(), 0),
+            () = clock.sleep(PROGRESS_POLL_INTERVAL) => bar.set_done(seen.bytes(), 0),
         }
     };
-    bar.end();
+    bar.finish();
     report
 }
 
-fn show_instance(
+fn print_instance(
     name: &str,
     report: &InstanceVerifyReport,
     took: Duration,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
+    print_verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
     let row = |counts: &InstanceCounts| {
-        let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(grouped);
-        [counts.repository.clone(), snapshots, parts, stretches, size(counts.bytes)]
+        let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(format_number);
+        [counts.repository.clone(), snapshots, parts, stretches, format_bytes(counts.bytes)]
     };
     let rows: Vec<_> = report.repositories.iter().map(row).collect();
-    out.table(["repository", ">snapshots", ">parts", ">stretches of commands", ">read"], &rows)?;
+    out.print_table(["repository", ">snapshots", ">parts", ">stretches of commands", ">read"], &rows)?;
     for damage in &report.damage {
         let (repository, object) = (&damage.repository, &damage.object);
-        out.line(format!("  {}  {object} in {repository}: {}", out.tone(TextTone::Bad, "damaged"), damage.what))?;
+        out.print_line(format!(
+            "  {}  {object} in {repository}: {}",
+            out.style(TextTone::Bad, "damaged"),
+            damage.what
+        ))?;
     }
     for hole in &report.holes {
-        out.line(format!("  {}  in {}: {}", out.tone(TextTone::Bad, "missing"), hole.repository, hole.what))?;
+        out.print_line(format!("  {}  in {}: {}", out.style(TextTone::Bad, "missing"), hole.repository, hole.what))?;
     }
     for gap in &report.gaps {
-        let gone = out.tone(TextTone::Warning, "gap");
-        out.line(format!("  {gone}      commands after offset {} of {}: {}", gap.offset, gap.replid, gap.reason))?;
+        let gone = out.style(TextTone::Warning, "gap");
+        out.print_line(format!(
+            "  {gone}      commands after offset {} of {}: {}",
+            gap.offset, gap.replid, gap.reason
+        ))?;
     }
     Ok(())
 }
 
-fn verdict(name: &str, whole: bool, read: u64, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
+fn print_verdict(name: &str, whole: bool, read: u64, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
     let verdict = if whole {
-        out.tone(TextTone::Good, "everything is there and right")
+        out.style(TextTone::Good, "everything is there and right")
     } else {
-        out.tone(TextTone::Bad, "NOT WHOLE")
+        out.style(TextTone::Bad, "NOT WHOLE")
     };
-    out.line(format!("{}: {verdict}, {} read in {}", out.tone(TextTone::Strong, name), size(read), span(took)))?;
-    out.line("")
+    out.print_line(format!(
+        "{}: {verdict}, {} read in {}",
+        out.style(TextTone::Strong, name),
+        format_bytes(read),
+        format_duration(took)
+    ))?;
+    out.print_line("")
 }
 
-fn show(cluster: &str, report: &VerifyReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    verdict(cluster, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
+fn print_cluster(cluster: &str, report: &VerifyReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
+    print_verdict(cluster, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
     let row = |counts: &verify::VerifyCounts| {
-        let numbers = [counts.segments, counts.files, counts.backups, counts.packs, counts.chunks].map(grouped);
+        let numbers = [counts.segments, counts.files, counts.backups, counts.packs, counts.chunks].map(format_number);
         let [segments, files, backups, packs, chunks] = numbers;
-        [counts.repository.clone(), segments, files, backups, packs, chunks, size(counts.bytes)]
+        [counts.repository.clone(), segments, files, backups, packs, chunks, format_bytes(counts.bytes)]
     };
     let rows: Vec<_> = report.repositories.iter().map(row).collect();
-    out.table(["repository", ">segments", ">files", ">backups", ">packs", ">chunks", ">read"], &rows)?;
+    out.print_table(["repository", ">segments", ">files", ">backups", ">packs", ">chunks", ">read"], &rows)?;
     for damage in &report.damage {
         let (repository, object) = (&damage.repository, &damage.object);
-        out.line(format!("  {}  {object} in {repository}: {}", out.tone(TextTone::Bad, "damaged"), damage.what))?;
+        out.print_line(format!(
+            "  {}  {object} in {repository}: {}",
+            out.style(TextTone::Bad, "damaged"),
+            damage.what
+        ))?;
     }
     let gap = |gap: &MissingWal, what: &str, then: &str| {
-        let lost = size(gap.to_lsn.bytes_since(gap.from_lsn));
+        let lost = format_bytes(gap.to_lsn.bytes_since(gap.from_lsn));
         let (from, to, timeline, reason) = (gap.from_lsn, gap.to_lsn, gap.timeline, &gap.reason);
-        out.line(format!("  {what}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}{then}"))
+        out.print_line(format!("  {what}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}{then}"))
     };
-    report.gaps.iter().try_for_each(|missing| gap(missing, &out.tone(TextTone::Bad, "gap"), ""))?;
-    let bridged = |missing| gap(missing, &out.tone(TextTone::Warning, "gap"), "; newer backups do without it");
+    report.gaps.iter().try_for_each(|missing| gap(missing, &out.style(TextTone::Bad, "gap"), ""))?;
+    let bridged = |missing| gap(missing, &out.style(TextTone::Warning, "gap"), "; newer backups do without it");
     report.bridged.iter().try_for_each(bridged)?;
     for label in &report.stranded {
-        out.line(format!(
+        out.print_line(format!(
             "  {}  {label} cannot become consistent: WAL that it needs is missing",
-            out.tone(TextTone::Bad, "useless")
+            out.style(TextTone::Bad, "useless")
         ))?;
     }
     if !report.is_whole() {
         let found = report.damage.len() + report.gaps.len() + report.stranded.len();
-        out.line(format!(
+        out.print_line(format!(
             "\n{}; take a new backup, and look for the cause before anything is deleted",
-            count(found as u64, "finding")
+            format_count(found as u64, "finding")
         ))?;
     }
     Ok(())

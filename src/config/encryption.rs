@@ -8,9 +8,9 @@ use super::secret::Secret;
 use super::section::ConfigSection;
 
 /// The three ways to name a key, and the one to do without.
-pub(super) const KEYS: [&str; 4] = ["key-file", "key-env", "key-command", "enabled"];
+pub(super) const ENCRYPTION_KEYS: [&str; 4] = ["key-file", "key-env", "key-command", "enabled"];
 /// A key is one short line; more than this is some other file.
-const KEY_MAX: usize = 4096;
+const MAX_KEY_BYTES: usize = 4096;
 
 /// Where the key that protects the repository's keys comes from.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl std::fmt::Debug for KeySource {
 }
 
 /// Reads the section: a source, or `None` where encryption is switched off in so many words.
-pub(super) fn read(section: &ConfigSection<'_, '_>, folder: &Path) -> Result<Option<KeySource>, ConfigError> {
+pub(super) fn read_section(section: &ConfigSection<'_, '_>, folder: &Path) -> Result<Option<KeySource>, ConfigError> {
     let mut sources = Vec::new();
     if let Some(path) = section.text("key-file")? {
         sources.push(("key-file", KeySource::File(folder.join(path.value))));
@@ -90,7 +90,7 @@ pub enum KeySourceError {
     #[error("the key-command failed: {0}")]
     Command(String),
     /// What came is no single short line.
-    #[error("{0} holds no key: it is empty or longer than {KEY_MAX} bytes")]
+    #[error("{0} holds no key: it is empty or longer than {MAX_KEY_BYTES} bytes")]
     Shape(String),
 }
 
@@ -101,17 +101,17 @@ impl KeySource {
     /// [`KeySourceError`] says which source failed and why; the key itself is never part of it.
     pub fn fetch(&self, environment: &ProcessEnvironment) -> Result<Secret, KeySourceError> {
         match self {
-            KeySource::File(path) => from_file(path),
+            KeySource::File(path) => key_from_file(path),
             KeySource::Env(name) => {
                 let text = environment.get(name).ok_or_else(|| KeySourceError::Variable(name.clone()))?;
-                shaped(text, name)
+                trim_key(text, name)
             }
-            KeySource::Command(command) => from_command(command),
+            KeySource::Command(command) => key_from_command(command),
         }
     }
 }
 
-fn from_file(path: &Path) -> Result<Secret, KeySourceError> {
+fn key_from_file(path: &Path) -> Result<Secret, KeySourceError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |source| KeySourceError::File { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
@@ -120,10 +120,10 @@ fn from_file(path: &Path) -> Result<Secret, KeySourceError> {
         return Err(KeySourceError::Exposed { path: path.to_owned(), mode });
     }
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
-    shaped(&text, &path.display().to_string())
+    trim_key(&text, &path.display().to_string())
 }
 
-fn from_command(command: &str) -> Result<Secret, KeySourceError> {
+fn key_from_command(command: &str) -> Result<Secret, KeySourceError> {
     let failed = |why: &dyn std::fmt::Display| KeySourceError::Command(why.to_string());
     let mut shell = std::process::Command::new("/bin/sh");
     let shell = shell.args(["-c", command]).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::inherit());
@@ -133,12 +133,12 @@ fn from_command(command: &str) -> Result<Secret, KeySourceError> {
     }
     let bytes = zeroize::Zeroizing::new(output.stdout);
     let text = std::str::from_utf8(&bytes).map_err(|why| failed(&format!("its output is no text: {why}")))?;
-    shaped(text, "the output of key-command")
+    trim_key(text, "the output of key-command")
 }
 
-fn shaped(text: &str, place: &str) -> Result<Secret, KeySourceError> {
+fn trim_key(text: &str, place: &str) -> Result<Secret, KeySourceError> {
     let text = text.trim();
-    if text.is_empty() || text.len() > KEY_MAX {
+    if text.is_empty() || text.len() > MAX_KEY_BYTES {
         return Err(KeySourceError::Shape(place.to_owned()));
     }
     Ok(Secret::new(text))

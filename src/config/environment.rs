@@ -12,7 +12,7 @@ pub struct ProcessEnvironment(BTreeMap<String, Secret>);
 impl ProcessEnvironment {
     /// What the process was started with. Variables that are not UTF-8 are left out.
     #[must_use]
-    pub fn of_process() -> ProcessEnvironment {
+    pub fn from_process() -> ProcessEnvironment {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, Secret::new(value.into_string().ok()?))))
             .collect()
@@ -26,7 +26,7 @@ impl ProcessEnvironment {
 
     /// The same as a path.
     #[must_use]
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
+    pub fn get_path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
     }
 
@@ -40,7 +40,7 @@ impl ProcessEnvironment {
 
     /// `PGHOST`, `PGPASSFILE` and the rest, as libpq takes them, with `HOME` and `USER` to find `~/.pgpass` and the default user.
     #[must_use]
-    pub fn postgres(&self) -> BTreeMap<String, String> {
+    pub fn postgres_variables(&self) -> BTreeMap<String, String> {
         self.with_prefix(&["PG", "HOME", "USER", "LOGNAME"])
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
@@ -48,7 +48,7 @@ impl ProcessEnvironment {
 
     /// The object stores' own variables, as they stand.
     #[must_use]
-    pub fn of_stores(&self) -> BTreeMap<String, String> {
+    pub fn object_store_variables(&self) -> BTreeMap<String, String> {
         self.with_prefix(&["AWS_", "GOOGLE_", "AZURE_"])
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()

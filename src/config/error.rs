@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No configuration was named and none of the usual places has one.
-    #[error("no configuration: looked for {}; run walkeep init, or name a file with --config", paths(.0))]
+    #[error("no configuration: looked for {}; run walkeep init, or name a file with --config", list_paths(.0))]
     Nowhere(Vec<PathBuf>),
     /// The file exists but could not be read, or is not there although it was named.
     #[error("cannot read the configuration {}: {source}; name another with --config, or make one with walkeep init", path.display())]
@@ -36,6 +36,6 @@ pub enum ConfigError {
     },
 }
 
-fn paths(paths: &[PathBuf]) -> String {
+fn list_paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

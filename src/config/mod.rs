@@ -27,20 +27,20 @@ use section::{ConfigSection, ConfigText};
 pub use encryption::{KeySource, KeySourceError};
 pub use environment::ProcessEnvironment;
 pub use error::ConfigError;
-pub use locate::{SYSTEM, is_named, locate, place_for_new};
+pub use locate::{SYSTEM_CONFIG_PATH, is_config_named, locate_config, new_config_path};
 pub use postgres::ClusterConfig;
 pub use redis::{InstanceConfig, PasswordError};
 pub use repository::RepositoryConfig;
-pub use repository::url;
+pub use repository::parse_repository_url;
 pub use secret::Secret;
-pub use section::nearest;
-pub use template::{NewConfig, render};
-pub use value_syntax::name;
+pub use section::nearest_name;
+pub use template::{NewConfig, render_config};
+pub use value_syntax::parse_name;
 
 /// Where the index, the spool and the control socket are unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/walkeep";
 /// A configuration is a page of text; more than this is some other file.
-const FILE_MAX: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A configuration that was read and checked.
 #[derive(Clone, Debug)]
@@ -69,10 +69,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with file, line and what would be right.
     pub fn read(named: Option<&Path>, environment: &ProcessEnvironment) -> Result<Config, ConfigError> {
-        let path = locate(named, environment)?;
+        let path = locate_config(named, environment)?;
         let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
-        if std::fs::metadata(&path).map_err(unreadable)?.len() > FILE_MAX {
-            return Err(unreadable(std::io::Error::other(format!("it is longer than {FILE_MAX} bytes"))));
+        if std::fs::metadata(&path).map_err(unreadable)?.len() > MAX_CONFIG_BYTES {
+            return Err(unreadable(std::io::Error::other(format!("it is longer than {MAX_CONFIG_BYTES} bytes"))));
         }
         let text = std::fs::read_to_string(&path).map_err(unreadable)?;
         let path = std::path::absolute(&path).map_err(unreadable)?;
@@ -98,8 +98,9 @@ impl Config {
         let instances = instances(&source, &top, &clusters)?;
         let key = match top.raw("encryption") {
             Some(value) => {
-                let section = ConfigSection::open(&source, "[encryption]".to_owned(), value, &encryption::KEYS)?;
-                encryption::read(&section, folder)?
+                let section =
+                    ConfigSection::open(&source, "[encryption]".to_owned(), value, &encryption::ENCRYPTION_KEYS)?;
+                encryption::read_section(&section, folder)?
             }
             None => {
                 let message = "there is no [encryption]; name a key-file in it, or enabled = false to do without";
@@ -107,7 +108,7 @@ impl Config {
             }
         };
         let compression = compression(&source, &top)?;
-        let idle = idle(&source, &top, (&clusters, &instances))?;
+        let idle = unused_settings(&source, &top, (&clusters, &instances))?;
         let path = source.path.clone();
         let config = Config { path, state_dir, repositories, key, compression, clusters, instances, idle };
         config.check(&source)?;
@@ -147,7 +148,7 @@ impl Config {
             (Some(name), all) => all
                 .iter()
                 .find(|cluster| cluster.name.as_str() == name)
-                .ok_or_else(|| whole(format!("no cluster {name:?} is configured; {}", advice(name, &names)))),
+                .ok_or_else(|| whole(format!("no cluster {name:?} is configured; {}", name_advice(name, &names)))),
         }
     }
 }
@@ -166,10 +167,9 @@ impl Config {
             (None, _) => {
                 Err(whole(format!("several Redis instances are configured; name one of {}", names.join(", "))))
             }
-            (Some(name), all) => all
-                .iter()
-                .find(|instance| instance.name.as_str() == name)
-                .ok_or_else(|| whole(format!("no Redis instance {name:?} is configured; {}", advice(name, &names)))),
+            (Some(name), all) => all.iter().find(|instance| instance.name.as_str() == name).ok_or_else(|| {
+                whole(format!("no Redis instance {name:?} is configured; {}", name_advice(name, &names)))
+            }),
         }
     }
 
@@ -177,7 +177,7 @@ impl Config {
     ///
     /// # Errors
     /// A message that names what there is.
-    pub fn meant(&self, name: Option<&str>) -> Result<NamedStore<'_>, ConfigError> {
+    pub fn find_named(&self, name: Option<&str>) -> Result<NamedStore<'_>, ConfigError> {
         let Some(name) = name else {
             return match self.clusters.is_empty() && !self.instances.is_empty() {
                 true => self.instance(None).map(NamedStore::Instance),
@@ -189,7 +189,7 @@ impl Config {
         let all: Vec<(&str, NamedStore<'_>)> = clusters.chain(instances).collect();
         all.iter().find(|(known, _)| *known == name).map(|(_, meant)| *meant).ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
-            let message = format!("nothing called {name:?} is configured; {}", advice(name, &names));
+            let message = format!("nothing called {name:?} is configured; {}", name_advice(name, &names));
             ConfigError::Whole { path: self.path.clone(), message }
         })
     }
@@ -197,9 +197,12 @@ impl Config {
     /// Everything of this name, or everything there is.
     ///
     /// # Errors
-    /// As [`Config::meant`].
-    pub fn all_meant(&self, name: Option<&str>) -> Result<(Vec<&ClusterConfig>, Vec<&InstanceConfig>), ConfigError> {
-        Ok(match name.map(|name| self.meant(Some(name))).transpose()? {
+    /// As [`Config::find_named`].
+    pub fn find_all_named(
+        &self,
+        name: Option<&str>,
+    ) -> Result<(Vec<&ClusterConfig>, Vec<&InstanceConfig>), ConfigError> {
+        Ok(match name.map(|name| self.find_named(Some(name))).transpose()? {
             None => (self.clusters.iter().collect(), self.instances.iter().collect()),
             Some(NamedStore::Cluster(cluster)) => (vec![cluster], Vec::new()),
             Some(NamedStore::Instance(instance)) => (Vec::new(), vec![instance]),
@@ -217,8 +220,8 @@ pub enum NamedStore<'c> {
 }
 
 /// What to say to whoever gave a name that is not one of these.
-fn advice(name: &str, names: &[&str]) -> String {
-    match nearest(name, names.iter().copied()) {
+fn name_advice(name: &str, names: &[&str]) -> String {
+    match nearest_name(name, names.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
         None if names.is_empty() => "add a section [postgres.main] or [redis.cache]".to_owned(),
         None => format!("there is {}", names.join(", ")),
@@ -267,14 +270,14 @@ fn compression(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<C
         Some((DeValue::String(text), _)) if text == "auto" => Ok(CompressionLevel::Auto),
         Some((DeValue::Integer(number), offset)) => {
             let number = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-            value_syntax::level(number).map_err(|why| source.error(offset, why))
+            value_syntax::parse_level(number).map_err(|why| source.error(offset, why))
         }
         Some((_, offset)) => Err(source.error(offset, "level is \"auto\" or a number without quotes, like 3")),
     }
 }
 
 /// Checks the sections that belong to the service, and names what is set but idle in this version.
-fn idle(
+fn unused_settings(
     source: &ConfigText<'_>,
     top: &ConfigSection<'_, '_>,
     (clusters, instances): (&[ClusterConfig], &[InstanceConfig]),

@@ -16,7 +16,7 @@ use crate::postgres::wire::{Conninfo, ConninfoError, SlotName};
 pub(super) const DEFAULT_SLOT: &str = "walkeep";
 /// The database in which settings and privileges are looked up unless the connection names one: it is in every cluster.
 const DEFAULT_DATABASE: &str = "postgres";
-const KEYS: [&str; 6] = ["connection", "slot", "application-name", "backup", "acknowledge", "copy-every"];
+const POSTGRES_KEYS: [&str; 6] = ["connection", "slot", "application-name", "backup", "acknowledge", "copy-every"];
 
 /// One PostgreSQL cluster.
 #[derive(Clone, Debug)]
@@ -40,19 +40,19 @@ pub struct ClusterConfig {
 impl ClusterConfig {
     pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<ClusterConfig, ConfigError> {
         let name: ClusterName =
-            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
-        let section = ConfigSection::open(source, format!("[postgres.{name}]"), child.value, &KEYS)?;
-        let connection = section.text("connection")?.map(|text| text.and_then(source, connection)).transpose()?;
+            value_syntax::parse_name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let section = ConfigSection::open(source, format!("[postgres.{name}]"), child.value, &POSTGRES_KEYS)?;
+        let connection = section.text("connection")?.map(|text| text.and_then(source, parse_connection)).transpose()?;
         let connection = connection.map(|located| located.value);
         let slot = section.parsed("slot", |text| SlotName::new(text).map_err(|bad| bad.to_string()))?;
         let default_slot = || SlotName::new(DEFAULT_SLOT).map_err(|bad| section.error("slot", bad.to_string()));
         let application_name = section.text("application-name")?.map(|text| text.value.to_owned());
-        let backup = section.parsed("backup", value_syntax::schedule)?;
+        let backup = section.parsed("backup", value_syntax::parse_schedule)?;
         let words = [("spool", AcknowledgePolicy::Spool), ("repository", AcknowledgePolicy::Repository)];
         let acknowledge = section.choice("acknowledge", &words)?;
-        let copy_every = section.parsed("copy-every", value_syntax::pause)?;
+        let copy_every = section.parsed("copy-every", value_syntax::parse_pause)?;
         if connection.is_none()
-            && let Some(key) = KEYS.iter().find(|key| section.has(key))
+            && let Some(key) = POSTGRES_KEYS.iter().find(|key| section.has(key))
         {
             let message = format!("{key} of {} needs a connection; add one, or leave {key} out", section.name());
             return Err(section.error(key, message));
@@ -64,7 +64,7 @@ impl ClusterConfig {
             application_name: application_name.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
             backup,
             acknowledge: acknowledge.unwrap_or_default(),
-            copy_every: copy_every.unwrap_or(Some(ReceiveSettings::COPY_EVERY)),
+            copy_every: copy_every.unwrap_or(Some(ReceiveSettings::DEFAULT_COPY_INTERVAL)),
         })
     }
 
@@ -74,7 +74,7 @@ impl ClusterConfig {
     /// [`ConninfoError`] where a `PG*` variable makes no sense.
     pub fn conninfo(&self, environment: &ProcessEnvironment) -> Result<Option<Conninfo>, ConninfoError> {
         let Some(connection) = &self.connection else { return Ok(None) };
-        let mut info = Conninfo::parse(connection.reveal(), &environment.postgres())?;
+        let mut info = Conninfo::parse(connection.reveal(), &environment.postgres_variables())?;
         info.application_name.get_or_insert_with(|| self.application_name.clone());
         info.dbname.get_or_insert_with(|| DEFAULT_DATABASE.to_owned());
         Ok(Some(info))
@@ -82,6 +82,6 @@ impl ClusterConfig {
 }
 
 /// A connection string whose grammar is right. Its messages quote no values, which may be passwords.
-fn connection(text: &str) -> Result<Secret, String> {
+fn parse_connection(text: &str) -> Result<Secret, String> {
     Conninfo::parse(text, &std::collections::BTreeMap::new()).map(|_| Secret::new(text)).map_err(|bad| bad.to_string())
 }

@@ -12,10 +12,10 @@ use super::value_syntax;
 use crate::base::clock::SharedClock;
 use crate::redis::archive::layout::InstanceName;
 use crate::redis::wire::{
-    self, RedisAddress, RedisEndpoint, RedisLogin, RedisPassword, RedisTlsFiles, Sentinels, parse_url,
+    self, RedisAddress, RedisEndpoint, RedisLogin, RedisPassword, RedisTlsFiles, Sentinels, parse_redis_url,
 };
 
-const KEYS: [&str; 13] = [
+const REDIS_KEYS: [&str; 13] = [
     "url",
     "sentinels",
     "master",
@@ -31,11 +31,11 @@ const KEYS: [&str; 13] = [
     "backup",
 ];
 /// Keys that mean something only where TLS is spoken.
-const TLS_FILES: [&str; 3] = ["tls-ca-file", "tls-cert-file", "tls-key-file"];
+const TLS_FILE_KEYS: [&str; 3] = ["tls-ca-file", "tls-cert-file", "tls-key-file"];
 /// The port of a Sentinel that is not told otherwise.
-const SENTINEL_PORT: u16 = 26379;
+const DEFAULT_SENTINEL_PORT: u16 = 26379;
 /// A password is one short line; more than this is some other file.
-const PASSWORD_MAX: u64 = 4096;
+const MAX_PASSWORD_BYTES: u64 = 4096;
 
 /// One Redis or Valkey instance.
 #[derive(Clone, Debug)]
@@ -84,11 +84,11 @@ pub enum PasswordError {
 impl InstanceConfig {
     pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<InstanceConfig, ConfigError> {
         let name: InstanceName =
-            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
-        let section = ConfigSection::open(source, format!("[redis.{name}]"), child.value, &KEYS)?;
+            value_syntax::parse_name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+        let section = ConfigSection::open(source, format!("[redis.{name}]"), child.value, &REDIS_KEYS)?;
         let tls = section.flag("tls")?.unwrap_or(false);
-        let url = url(source, &section)?;
-        let sentinels = sentinels(source, &section, tls)?;
+        let url = parse_url_key(source, &section)?;
+        let sentinels = parse_sentinels(source, &section, tls)?;
         let text = |key| Ok::<_, ConfigError>(section.text(key)?.map(|text| text.value.to_owned()));
         let master = text("master")?;
         match (&url, sentinels.is_empty(), &master) {
@@ -112,7 +112,7 @@ impl InstanceConfig {
         }
         if url.is_none()
             && !tls
-            && let Some(key) = TLS_FILES.iter().find(|key| section.has(key))
+            && let Some(key) = TLS_FILE_KEYS.iter().find(|key| section.has(key))
         {
             return Err(
                 section.error(key, format!("{key} needs tls = true, for the Sentinels and the servers they name"))
@@ -137,7 +137,7 @@ impl InstanceConfig {
             url,
             sentinels,
             master,
-            backup: section.parsed("backup", value_syntax::schedule)?,
+            backup: section.parsed("backup", value_syntax::parse_schedule)?,
             tls,
             user: text("user")?,
             password,
@@ -151,7 +151,7 @@ impl InstanceConfig {
     ///
     /// # Errors
     /// A password cannot be had.
-    pub fn source(
+    pub fn redis_source(
         &self,
         environment: &ProcessEnvironment,
         clock: &SharedClock,
@@ -161,7 +161,7 @@ impl InstanceConfig {
         let server =
             |address, login| RedisEndpoint::new(address, login, self.files.clone(), std::sync::Arc::clone(clock));
         // It was read once already, so it is well-formed.
-        if let Some(Ok((address, login))) = self.url.as_ref().map(|url| parse_url(url.reveal())) {
+        if let Some(Ok((address, login))) = self.url.as_ref().map(|url| parse_redis_url(url.reveal())) {
             let user = login.user.or(own.user);
             let password = login.password.or(own.password);
             return Ok(wire::RedisSource::Fixed(server(address, RedisLogin { user, password })));
@@ -179,12 +179,12 @@ impl PasswordSource {
             PasswordSource::Env(name) => {
                 environment.get(name).map(RedisPassword::new).ok_or_else(|| PasswordError::Variable(name.clone()))
             }
-            PasswordSource::File(path) => from_file(path),
+            PasswordSource::File(path) => password_from_file(path),
         }
     }
 }
 
-fn from_file(path: &Path) -> Result<RedisPassword, PasswordError> {
+fn password_from_file(path: &Path) -> Result<RedisPassword, PasswordError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |source| PasswordError::File { path: path.to_owned(), source };
     let other = |why: &str| failed(std::io::Error::other(why.to_owned()));
@@ -192,7 +192,7 @@ fn from_file(path: &Path) -> Result<RedisPassword, PasswordError> {
     if metadata.permissions().mode() & 0o007 != 0 {
         return Err(other("others can read it; run chmod 600 on it"));
     }
-    if metadata.len() > PASSWORD_MAX {
+    if metadata.len() > MAX_PASSWORD_BYTES {
         return Err(other("it is too long for a password"));
     }
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
@@ -201,9 +201,10 @@ fn from_file(path: &Path) -> Result<RedisPassword, PasswordError> {
 }
 
 /// Where it always is. The messages quote nothing of the URL, in which there may be a password.
-fn url(source: &ConfigText<'_>, section: &ConfigSection<'_, '_>) -> Result<Option<Secret>, ConfigError> {
+fn parse_url_key(source: &ConfigText<'_>, section: &ConfigSection<'_, '_>) -> Result<Option<Secret>, ConfigError> {
     let Some(text) = section.text("url")? else { return Ok(None) };
-    let (address, login) = parse_url(text.value).map_err(|why| source.error(text.offset, format!("url: {why}")))?;
+    let (address, login) =
+        parse_redis_url(text.value).map_err(|why| source.error(text.offset, format!("url: {why}")))?;
     if login.password.is_some() && (section.has("password-file") || section.has("password-env")) {
         return Err(source.error(text.offset, "the url and a key of its own both give a password; keep one"));
     }
@@ -219,14 +220,14 @@ fn url(source: &ConfigText<'_>, section: &ConfigSection<'_, '_>) -> Result<Optio
         }
         _ => {}
     }
-    match TLS_FILES.iter().find(|key| !tls && section.has(key)) {
+    match TLS_FILE_KEYS.iter().find(|key| !tls && section.has(key)) {
         Some(key) => Err(section.error(key, format!("{key} needs a rediss:// url"))),
         None => Ok(Some(Secret::new(text.value))),
     }
 }
 
 /// `sentinels = ["host:26379", …]`.
-fn sentinels(
+fn parse_sentinels(
     source: &ConfigText<'_>,
     section: &ConfigSection<'_, '_>,
     tls: bool,
@@ -243,7 +244,7 @@ fn sentinels(
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 (host, port.parse().ok().ok_or_else(wrong)?)
             }
-            _ => (text, SENTINEL_PORT),
+            _ => (text, DEFAULT_SENTINEL_PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() || host.contains('/') {

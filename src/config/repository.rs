@@ -8,7 +8,7 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::secret::Secret;
-use super::section::{ConfigSection, ConfigText, UnreadSection, nearest};
+use super::section::{ConfigSection, ConfigText, UnreadSection, nearest_name};
 use super::value_syntax;
 
 /// One place where everything is stored.
@@ -27,7 +27,7 @@ pub struct RepositoryConfig {
 /// A setting of a store: its name here, and its name in `object_store`.
 type StoreSetting = (&'static str, &'static str);
 
-const S3: [StoreSetting; 6] = [
+const S3_SETTINGS: [StoreSetting; 6] = [
     ("endpoint", "aws_endpoint"),
     ("region", "aws_region"),
     ("access-key-id", "aws_access_key_id"),
@@ -35,8 +35,8 @@ const S3: [StoreSetting; 6] = [
     ("session-token", "aws_session_token"),
     ("allow-http", "allow_http"),
 ];
-const GS: [StoreSetting; 1] = [("service-account", "google_service_account")];
-const AZ: [StoreSetting; 4] = [
+const GCS_SETTINGS: [StoreSetting; 1] = [("service-account", "google_service_account")];
+const AZURE_SETTINGS: [StoreSetting; 4] = [
     ("account-name", "azure_storage_account_name"),
     ("account-key", "azure_storage_account_key"),
     ("sas-token", "azure_storage_sas_key"),
@@ -44,24 +44,27 @@ const AZ: [StoreSetting; 4] = [
 ];
 
 /// The schemes, each with the settings it takes.
-const SCHEMES: [(&str, &[StoreSetting]); 4] = [("file", &[]), ("s3", &S3), ("gs", &GS), ("az", &AZ)];
+const SCHEMES: [(&str, &[StoreSetting]); 4] =
+    [("file", &[]), ("s3", &S3_SETTINGS), ("gs", &GCS_SETTINGS), ("az", &AZURE_SETTINGS)];
 
 impl RepositoryConfig {
     pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<RepositoryConfig, ConfigError> {
         let name: ClusterName =
-            value_syntax::name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
+            value_syntax::parse_name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let heading = format!("[repository.{name}]");
         let url_text = child.value.get_ref().get("url").and_then(|url| url.get_ref().as_str());
-        let scheme = url_text.and_then(|text| url(text).ok()).map_or("file".to_owned(), |url| url.scheme().to_owned());
+        let scheme = url_text
+            .and_then(|text| parse_repository_url(text).ok())
+            .map_or("file".to_owned(), |url| url.scheme().to_owned());
         let settings =
             SCHEMES.iter().find(|(known, _)| *known == scheme).map_or(&[] as &[StoreSetting], |(_, all)| all);
         let known: Vec<&str> = ["url", "retention"].into_iter().chain(settings.iter().map(|(here, _)| *here)).collect();
         let section = ConfigSection::open(source, heading, child.value, &known)?;
-        let Some(url) = section.parsed("url", url)? else {
+        let Some(url) = section.parsed("url", parse_repository_url)? else {
             let message = format!("{} has no url; add url = \"file:///var/lib/walkeep/repository\"", section.name());
             return Err(section.error("url", message));
         };
-        let retention = section.parsed("retention", value_syntax::duration)?;
+        let retention = section.parsed("retention", value_syntax::parse_duration)?;
         let mut stated = BTreeMap::new();
         for (here, there) in settings {
             let value = match *here {
@@ -77,7 +80,7 @@ impl RepositoryConfig {
 }
 
 /// The URL of a repository. A plain absolute path is taken as `file://`.
-pub fn url(text: &str) -> Result<Url, String> {
+pub fn parse_repository_url(text: &str) -> Result<Url, String> {
     if text.starts_with('/') {
         let folder = || format!("{text:?} is no folder that a URL can name");
         return Url::from_file_path(text).map_err(|()| folder());
@@ -86,7 +89,7 @@ pub fn url(text: &str) -> Result<Url, String> {
     let shape = "write file:///folder, s3://bucket/folder, gs://bucket/folder or az://container/folder";
     let url = Url::parse(text).map_err(|why| format!("not a URL ({why}); {shape}"))?;
     if !schemes().any(|scheme| scheme == url.scheme()) {
-        let near = nearest(url.scheme(), schemes());
+        let near = nearest_name(url.scheme(), schemes());
         let meant = near.map_or(shape.to_owned(), |near| format!("did you mean {near}://?"));
         return Err(format!("walkeep has no store {}://; {meant}", url.scheme()));
     }
@@ -104,7 +107,7 @@ pub fn url(text: &str) -> Result<Url, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::url;
+    use super::parse_repository_url;
 
     #[test]
     fn takes_urls_and_absolute_paths() {
@@ -115,7 +118,7 @@ mod tests {
             ("gs://backups", "gs://backups"),
             ("az://container/x", "az://container/x"),
         ] {
-            assert_eq!(url(text).unwrap().as_str(), means);
+            assert_eq!(parse_repository_url(text).unwrap().as_str(), means);
         }
     }
 
@@ -130,7 +133,7 @@ mod tests {
             ("s3:///production", "the bucket is missing"),
             ("s3://key:secret@bucket/x", "credentials do not belong"),
         ] {
-            let why = url(text).unwrap_err();
+            let why = parse_repository_url(text).unwrap_err();
             assert!(why.contains(says), "{text}: {why}");
             assert!(!why.contains("secret"), "{why}");
         }

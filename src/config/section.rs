@@ -97,7 +97,7 @@ impl<'s, 't> ConfigSection<'s, 't> {
                 format!("{} has no key \"password\"; write it into a file and name that with password-file", self.name);
             return Err(self.source.error(key.span().start, message));
         }
-        let advice = nearest(key.get_ref(), known.iter().copied()).map_or_else(
+        let advice = nearest_name(key.get_ref(), known.iter().copied()).map_or_else(
             || format!("{} {}", if self.name.is_empty() { "there are" } else { "it has" }, known.join(", ")),
             |near| format!("did you mean {near:?}?"),
         );
@@ -206,7 +206,7 @@ pub(super) struct UnreadSection<'t> {
 
 /// The known word that `word` most likely was meant to be, if any is near enough.
 #[must_use]
-pub fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest_name<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     known
         .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), candidate), candidate))
         .filter(|(likeness, _)| *likeness >= 0.8)

@@ -20,34 +20,39 @@ pub struct NewConfig<'c> {
 }
 
 /// The column at which comments begin.
-const COMMENT_AT: usize = 40;
+const COMMENT_COLUMN: usize = 40;
 
 /// The text of the configuration.
 #[must_use]
-pub fn render(new: &NewConfig<'_>) -> String {
+pub fn render_config(new: &NewConfig<'_>) -> String {
     let local = repository_name(new.repository);
     let mut lines = vec![
         "# walkeep's configuration. Relative paths are taken from this file's folder.".to_owned(),
-        line(&setting("state-dir", &new.state_dir.display().to_string()), "index, spool, control socket"),
+        commented_line(
+            &setting_line("state-dir", &new.state_dir.display().to_string()),
+            "index, spool, control socket",
+        ),
         String::new(),
-        line(&format!("[repository.{local}]"), "any number; each gets everything"),
-        setting("url", new.repository.as_str()),
+        commented_line(&format!("[repository.{local}]"), "any number; each gets everything"),
+        setting_line("url", new.repository.as_str()),
         String::new(),
         "[encryption]".to_owned(),
         match new.key_file {
-            Some(path) => line(&setting("key-file", &path.display().to_string()), "keep a copy elsewhere"),
-            None => line("enabled = false", "whoever reaches the repository can read it"),
+            Some(path) => {
+                commented_line(&setting_line("key-file", &path.display().to_string()), "keep a copy elsewhere")
+            }
+            None => commented_line("enabled = false", "whoever reaches the repository can read it"),
         },
         String::new(),
         "[compression]".to_owned(),
-        line("level = \"auto\"", "zstd: faster when behind, better when idle; or a number"),
+        commented_line("level = \"auto\"", "zstd: faster when behind, better when idle; or a number"),
         String::new(),
         format!("[postgres.{}]", new.cluster),
     ];
     match new.connection {
         Some(text) => lines.extend([
-            setting("connection", text),
-            line("acknowledge = \"spool\"", "what flushed means; or \"repository\""),
+            setting_line("connection", text),
+            commented_line("acknowledge = \"spool\"", "what flushed means; or \"repository\""),
         ]),
         None => lines.extend([
             "# fed by archive_command alone; to stream and to take backups, add:".to_owned(),
@@ -56,21 +61,21 @@ pub fn render(new: &NewConfig<'_>) -> String {
     }
     lines.extend([
         String::new(),
-        line("# [redis.cache]", "a Redis or Valkey instance; any number"),
-        line("# url = \"redis://127.0.0.1:6379\"", "rediss:// for TLS; or sentinels and master"),
-        line("# user = \"walkeep\"", "see docs/operations.md for its ACL"),
+        commented_line("# [redis.cache]", "a Redis or Valkey instance; any number"),
+        commented_line("# url = \"redis://127.0.0.1:6379\"", "rediss:// for TLS; or sentinels and master"),
+        commented_line("# user = \"walkeep\"", "see docs/operations.md for its ACL"),
         "# password-file = \"/etc/walkeep/redis-password\"".to_owned(),
         String::new(),
     ]);
     lines.join("\n")
 }
 
-fn setting(key: &str, value: &str) -> String {
+fn setting_line(key: &str, value: &str) -> String {
     format!("{key} = {}", toml::Value::String(value.to_owned()))
 }
 
-fn line(setting: &str, comment: &str) -> String {
-    format!("{setting:<COMMENT_AT$}  # {comment}")
+fn commented_line(setting: &str, comment: &str) -> String {
+    format!("{setting:<COMMENT_COLUMN$}  # {comment}")
 }
 
 /// What the repository is called in the file.

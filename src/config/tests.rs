@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, KeySource, NamedStore, NewConfig, ProcessEnvironment, render};
+use super::{Config, KeySource, NamedStore, NewConfig, ProcessEnvironment, render_config};
 use crate::postgres::receive::AcknowledgePolicy;
 use crate::vault::seal::compress::CompressionLevel;
 
@@ -235,7 +235,7 @@ fn a_cluster_may_be_left_unnamed_only_when_there_is_one() {
 fn a_name_may_be_a_clusters_or_an_instances() {
     let redis = |name: &str| format!("[redis.{name}]\nurl = \"redis://127.0.0.1:6379\"\n");
     let both = with(&format!("[postgres.main]\n{}", redis("cache"))).unwrap();
-    let said = |config: &Config, name| match config.meant(name) {
+    let said = |config: &Config, name| match config.find_named(name) {
         Ok(NamedStore::Cluster(cluster)) => format!("cluster {}", cluster.name),
         Ok(NamedStore::Instance(instance)) => format!("instance {}", instance.name),
         Err(error) => error.to_string(),
@@ -246,9 +246,9 @@ fn a_name_may_be_a_clusters_or_an_instances() {
     assert_eq!(of(Some("x")), format!("{PATH}: nothing called \"x\" is configured; there is main, cache"));
     assert_eq!(said(&with(&redis("cache")).unwrap(), None), "instance cache");
     assert!(said(&with("").unwrap(), None).ends_with("add a section [postgres.main]"));
-    let (clusters, instances) = both.all_meant(None).unwrap();
+    let (clusters, instances) = both.find_all_named(None).unwrap();
     assert_eq!((clusters.len(), instances.len()), (1, 1));
-    assert_eq!(both.all_meant(Some("cache")).unwrap().1.len(), 1);
+    assert_eq!(both.find_all_named(Some("cache")).unwrap().1.len(), 1);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn secrets_never_show() {
 
 #[test]
 fn what_init_writes_is_read_back_as_meant() {
-    let url = super::url("/srv/a \"quoted\" folder").unwrap();
+    let url = super::parse_repository_url("/srv/a \"quoted\" folder").unwrap();
     for (connection, key_file) in
         [(Some("host=/run user='o\\'brien'"), Some(Path::new("/etc/walkeep/key"))), (None, None)]
     {
@@ -292,7 +292,7 @@ fn what_init_writes_is_read_back_as_meant() {
             state_dir: Path::new("/var/lib/walkeep"),
             key_file,
         };
-        let text = render(&new);
+        let text = render_config(&new);
         let config = parse(&text).unwrap();
         let cluster = config.cluster(None).unwrap();
         assert_eq!(cluster.connection.as_ref().map(|secret| secret.reveal()), connection);

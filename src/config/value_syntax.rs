@@ -8,13 +8,13 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use crate::vault::seal::compress::CompressionLevel;
 
 /// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same rule.
-pub fn name<N: FromStr>(text: &str) -> Result<N, String> {
+pub fn parse_name<N: FromStr>(text: &str) -> Result<N, String> {
     let rule = "a letter or digit, then up to 62 letters, digits, - and _, and not the word keys";
     text.parse().ok().ok_or_else(|| format!("{text:?} is no name; use {rule}"))
 }
 
 /// `30d`, `12h`, `2 weeks`; a day is 24 hours.
-pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<SignedDuration, String> {
     let shape = || "write it like \"30d\", \"12h\" or \"4w\"".to_owned();
     let span: Span = text.parse().ok().ok_or_else(shape)?;
     let days = SpanRelativeTo::days_are_24_hours();
@@ -27,25 +27,27 @@ pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
 }
 
 /// `10s`, `1m`; `off` for never.
-pub(super) fn pause(text: &str) -> Result<Option<Duration>, String> {
+pub(super) fn parse_pause(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" {
         return Ok(None);
     }
     let shape = || "write it like \"10s\" or \"1m\", a second at least and an hour at most, or \"off\"".to_owned();
-    let pause = duration(text).ok().and_then(|pause| Duration::try_from(pause).ok()).ok_or_else(shape)?;
+    let pause = parse_duration(text).ok().and_then(|pause| Duration::try_from(pause).ok()).ok_or_else(shape)?;
     if (Duration::from_secs(1)..=Duration::from_hours(1)).contains(&pause) { Ok(Some(pause)) } else { Err(shape()) }
 }
 
 /// A level from the lowest to the highest that zstd has for us.
-pub(super) fn level(number: i64) -> Result<CompressionLevel, String> {
+pub(super) fn parse_level(number: i64) -> Result<CompressionLevel, String> {
     match i32::try_from(number) {
-        Ok(level @ (CompressionLevel::FASTEST..=-1 | 1..=CompressionLevel::BEST)) => Ok(CompressionLevel::Fixed(level)),
+        Ok(level @ (CompressionLevel::FASTEST_ZSTD_LEVEL..=-1 | 1..=CompressionLevel::BEST_ZSTD_LEVEL)) => {
+            Ok(CompressionLevel::Fixed(level))
+        }
         _ => Err(format!("level = {number} is no zstd level; write \"auto\", 1 to 19, or -1 to -7 for the fast ones")),
     }
 }
 
 /// A cron line of five fields, in UTC. Each field is `*`, numbers, ranges and lists of them, with an optional `/step`.
-pub(super) fn schedule(text: &str) -> Result<String, String> {
+pub(super) fn parse_schedule(text: &str) -> Result<String, String> {
     let limits =
         [("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7)];
     let fields: Vec<&str> = text.split_whitespace().collect();
@@ -53,14 +55,14 @@ pub(super) fn schedule(text: &str) -> Result<String, String> {
         return Err("a schedule has five fields: minute, hour, day, month, weekday, like \"0 2 * * *\"".to_owned());
     }
     for (field, (what, low, high)) in fields.iter().zip(limits) {
-        if !field.split(',').all(|part| schedule_part(part, low, high)) {
+        if !field.split(',').all(|part| is_schedule_field(part, low, high)) {
             return Err(format!("{field:?} is no {what}; use *, {low} to {high}, ranges like 1-5 and steps like */6"));
         }
     }
     Ok(fields.join(" "))
 }
 
-fn schedule_part(part: &str, low: u8, high: u8) -> bool {
+fn is_schedule_field(part: &str, low: u8, high: u8) -> bool {
     let (range, step) = match part.split_once('/') {
         Some((range, step)) => (range, Some(step)),
         None => (part, None),
@@ -78,12 +80,12 @@ fn schedule_part(part: &str, low: u8, high: u8) -> bool {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::{CompressionLevel, duration, level, schedule};
+    use super::{CompressionLevel, parse_duration, parse_level, parse_schedule};
 
     #[test]
     fn durations_are_days_and_weeks_of_fixed_length() {
         for (text, hours) in [("30d", 720), ("12h", 12), ("4w", 672), ("1 week", 168), ("1d12h", 36)] {
-            assert_eq!(duration(text), Ok(SignedDuration::from_hours(hours)), "{text}");
+            assert_eq!(parse_duration(text), Ok(SignedDuration::from_hours(hours)), "{text}");
         }
         for (text, says) in [
             ("30", "write it like"),
@@ -92,7 +94,7 @@ mod tests {
             ("0d", "longer"),
             ("-3d", "longer"),
         ] {
-            let why = duration(text).unwrap_err();
+            let why = parse_duration(text).unwrap_err();
             assert!(why.contains(says), "{text}: {why}");
         }
     }
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn schedules_are_five_fields_within_their_limits() {
         for good in ["0 2 * * *", "*/15 * * * *", "0 0,12 1-7 * 1-5", "5 4 * * 0-6/2"] {
-            assert_eq!(schedule(good).as_deref(), Ok(good));
+            assert_eq!(parse_schedule(good).as_deref(), Ok(good));
         }
         for wrong in [
             "0 2 * *",
@@ -114,16 +116,16 @@ mod tests {
             "*/0 * * * *",
             "1, * * * *",
         ] {
-            assert!(schedule(wrong).is_err(), "{wrong:?} was accepted");
+            assert!(parse_schedule(wrong).is_err(), "{wrong:?} was accepted");
         }
     }
 
     #[test]
     fn levels_are_zstds() {
-        assert_eq!(level(3), Ok(CompressionLevel::Fixed(3)));
-        assert_eq!(level(-5), Ok(CompressionLevel::Fixed(-5)));
+        assert_eq!(parse_level(3), Ok(CompressionLevel::Fixed(3)));
+        assert_eq!(parse_level(-5), Ok(CompressionLevel::Fixed(-5)));
         for wrong in [0, 20, -8, i64::MAX] {
-            assert!(level(wrong).is_err(), "{wrong} was accepted");
+            assert!(parse_level(wrong).is_err(), "{wrong} was accepted");
         }
     }
 }

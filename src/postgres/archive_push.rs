@@ -16,7 +16,7 @@ use crate::postgres::archive::ingest::{IngestError, Ingested};
 
 /// How long a service may take over one file that it has accepted. PostgreSQL waits as long as it takes; a service that dies is noticed at
 /// once, by its connection. So this is only for one that hangs, and longer than a repository's own patience.
-const PATIENCE: Duration = Duration::from_secs(600);
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Why a file was not archived.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +50,13 @@ impl ArchivePushError {
 ///
 /// # Errors
 /// Why it was not archived.
-pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, ArchivePushError> {
-    Ok(archive.put_path(path, name, note).await?)
+pub async fn archive_push(
+    archive: &Arc<Archive>,
+    path: &Path,
+    name: &str,
+    note: &[u8],
+) -> Result<Ingested, ArchivePushError> {
+    Ok(archive.put_wal_file_at(path, name, note).await?)
 }
 
 /// Hands the file over to the service whose state directory this is, if one listens: `Some` once the file is archived, and whether it was
@@ -59,7 +64,7 @@ pub async fn push(archive: &Arc<Archive>, path: &Path, name: &str, note: &[u8]) 
 ///
 /// # Errors
 /// The service said no, and this process would have to say the same.
-pub async fn hand_over(
+pub async fn push_through_service(
     state_dir: &Path,
     cluster: &str,
     path: &Path,
@@ -67,7 +72,7 @@ pub async fn hand_over(
     clock: &dyn Clock,
 ) -> Result<Option<bool>, ArchivePushError> {
     let request = ControlRequest::Push { cluster: cluster.to_owned(), path: path.to_owned(), name: name.to_owned() };
-    match control::ask(state_dir, &request, clock, PATIENCE).await {
+    match control::send_request(state_dir, &request, clock, SERVICE_TIMEOUT).await {
         Ok(ControlResponse::Pushed { identical }) => Ok(Some(identical)),
         Ok(ControlResponse::Refused { why, transient }) => Err(ArchivePushError::Refused { why, transient }),
         Ok(
@@ -76,7 +81,7 @@ pub async fn hand_over(
             | ControlResponse::Status { .. }
             | ControlResponse::Accepted,
         ) => Ok(None),
-        Err(control::ControlError::Absent { .. }) => Ok(None),
+        Err(control::ControlError::NotListening { .. }) => Ok(None),
         Err(error) => {
             // Archiving must not depend on a service that hangs. It may have archived the file; then it is found to be identical.
             tracing::warn!(%error, file = name, "the service does not take the file; archiving it without");

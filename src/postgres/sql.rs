@@ -29,7 +29,7 @@ pub enum SqlError {
     #[error(transparent)]
     Connect(#[from] wire::ReplicationError),
     /// The server or the connection failed.
-    #[error("{}: {}", .0, describe(.1))]
+    #[error("{}: {}", .0, describe_error(.1))]
     Query(&'static str, #[source] tokio_postgres::Error),
     /// The answer is not of the expected form.
     #[error("the server gave an unexpected answer to {0}")]
@@ -37,7 +37,7 @@ pub enum SqlError {
 }
 
 /// The server's own words where there are some: tokio-postgres prints only "db error".
-fn describe(error: &tokio_postgres::Error) -> String {
+fn describe_error(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => db.message().to_owned(),
         None => error.to_string(),
@@ -147,7 +147,7 @@ impl SqlSession {
         for wanted in passes {
             errors.clear();
             for host in &info.hosts {
-                match socket::addresses(host).await {
+                match socket::resolve_addresses(host).await {
                     Err(error) => errors.push(error),
                     Ok(addresses) => {
                         for address in &addresses {
@@ -160,7 +160,7 @@ impl SqlSession {
                 }
             }
         }
-        Err(login::one_or_all(errors).into())
+        Err(login::combine_errors(errors).into())
     }
 
     async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
@@ -189,13 +189,13 @@ impl SqlSession {
         self.rows(what, statement).await.map(drop)
     }
 
-    async fn value(&self, question: &'static str, query: &str) -> Result<String, SqlError> {
+    async fn query_value(&self, question: &'static str, query: &str) -> Result<String, SqlError> {
         let rows = self.rows(question, query).await?;
         rows.first().and_then(|row| row.get(0)).map(str::to_owned).ok_or(SqlError::Unexpected(question))
     }
 
-    async fn parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, SqlError> {
-        self.value(question, query).await?.parse().map_err(|_bad| SqlError::Unexpected(question))
+    async fn query_parsed<T: FromStr>(&self, question: &'static str, query: &str) -> Result<T, SqlError> {
+        self.query_value(question, query).await?.parse().map_err(|_bad| SqlError::Unexpected(question))
     }
 
     /// The server's version as a number, such as 150020 for 15.20.
@@ -203,7 +203,7 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
     pub async fn version_num(&self) -> Result<u32, SqlError> {
-        self.parsed("the version", "SHOW server_version_num").await
+        self.query_parsed("the version", "SHOW server_version_num").await
     }
 
     /// The values of settings by name, in the server's base units; unknown ones are left out.
@@ -211,7 +211,7 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
     pub async fn settings(&self, names: &[&str]) -> Result<BTreeMap<String, String>, SqlError> {
-        let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+        let list = names.iter().map(|name| quote_literal(name)).collect::<Vec<_>>().join(", ");
         let query = format!("SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ({list})");
         let rows = self.rows("the settings", &query).await?;
         let pair = |row: &SimpleQueryRow| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned()));
@@ -223,7 +223,7 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
     pub async fn in_recovery(&self) -> Result<bool, SqlError> {
-        Ok(self.value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
+        Ok(self.query_value("pg_is_in_recovery()", "SELECT pg_catalog.pg_is_in_recovery()").await? == "t")
     }
 
     /// Where a server in recovery pauses; `None` if it does not.
@@ -243,17 +243,17 @@ impl SqlSession {
     /// [`SqlError`] if the server doesn't answer.
     pub async fn system_id(&self) -> Result<SystemId, SqlError> {
         let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
-        Ok(SystemId::new(self.parsed("pg_control_system()", query).await?))
+        Ok(SystemId::new(self.query_parsed("pg_control_system()", query).await?))
     }
 
     /// What the server's clock shows.
     ///
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
-    pub async fn time(&self) -> Result<Timestamp, SqlError> {
+    pub async fn server_time(&self) -> Result<Timestamp, SqlError> {
         let question = "clock_timestamp()";
         let query = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8";
-        let micros = self.parsed(question, query).await?;
+        let micros = self.query_parsed(question, query).await?;
         Timestamp::from_microsecond(micros).map_err(|_beyond| SqlError::Unexpected(question))
     }
 
@@ -261,7 +261,7 @@ impl SqlSession {
     ///
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
-    pub async fn position(&self) -> Result<ServerWalPosition, SqlError> {
+    pub async fn wal_position(&self) -> Result<ServerWalPosition, SqlError> {
         // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline, which may be an earlier one.
         let query = "SELECT pg_catalog.pg_is_in_recovery(), \
                      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
@@ -285,7 +285,7 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
     pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, SqlError> {
-        let path = literal(path);
+        let path = quote_literal(path);
         let query =
             format!("SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file({path}, {offset}, 8, true), 'hex')");
         let rows = self.rows("pg_read_binary_file()", &query).await?;
@@ -313,8 +313,8 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the role may not, or the server is a standby.
     pub async fn create_restore_point(&self, name: &str) -> Result<Lsn, SqlError> {
-        let query = format!("SELECT pg_catalog.pg_create_restore_point({})", literal(name));
-        self.parsed("pg_create_restore_point()", &query).await
+        let query = format!("SELECT pg_catalog.pg_create_restore_point({})", quote_literal(name));
+        self.query_parsed("pg_create_restore_point()", &query).await
     }
 
     /// The slot called `name`, if there is one.
@@ -324,7 +324,7 @@ impl SqlSession {
     pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, SqlError> {
         let query = format!(
             "SELECT active, restart_lsn, wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
-            literal(name)
+            quote_literal(name)
         );
         let rows = self.rows("the replication slots", &query).await?;
         Ok(rows.first().map(|row| SlotState {
@@ -362,7 +362,7 @@ impl SqlSession {
     pub async fn databases(&self) -> Result<Vec<(ListedRow, bool)>, SqlError> {
         let query = "SELECT oid, datname, ctid, datallowconn FROM pg_catalog.pg_database ORDER BY oid";
         let rows = self.rows("the databases", query).await?;
-        let read = |row: &SimpleQueryRow| Some((listed(row)?, row.get(3) == Some("t")));
+        let read = |row: &SimpleQueryRow| Some((listed_row(row)?, row.get(3) == Some("t")));
         rows.iter().map(read).collect::<Option<_>>().ok_or(SqlError::Unexpected("the databases"))
     }
 
@@ -373,7 +373,7 @@ impl SqlSession {
     pub async fn schemas(&self) -> Result<Vec<ListedRow>, SqlError> {
         let rows =
             self.rows("the schemas", "SELECT oid, nspname, ctid FROM pg_catalog.pg_namespace ORDER BY oid").await?;
-        rows.iter().map(listed).collect::<Option<_>>().ok_or(SqlError::Unexpected("the schemas"))
+        rows.iter().map(listed_row).collect::<Option<_>>().ok_or(SqlError::Unexpected("the schemas"))
     }
 
     /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary ones.
@@ -389,7 +389,7 @@ impl SqlSession {
             let letter = |column: usize| row.get(column)?.bytes().next();
             let relation =
                 RelationRow { namespace: number(3)?, filenode: number(4)?, persistence: letter(5)?, kind: letter(6)? };
-            let mut listed = listed(row)?;
+            let mut listed = listed_row(row)?;
             listed.row.relation = Some(relation);
             Some(listed)
         };
@@ -412,7 +412,7 @@ impl SqlSession {
 }
 
 /// OID, name and `ctid`, which is written `(page,item)`.
-fn listed(row: &SimpleQueryRow) -> Option<ListedRow> {
+fn listed_row(row: &SimpleQueryRow) -> Option<ListedRow> {
     let (page, item) = row.get(2)?.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
     let at = TupleId { page: page.parse().ok()?, item: item.parse().ok()? };
     Some(ListedRow {
@@ -423,13 +423,13 @@ fn listed(row: &SimpleQueryRow) -> Option<ListedRow> {
 
 /// `name` as an SQL identifier.
 #[must_use]
-pub fn identifier(name: &str) -> String {
+pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('\0', "").replace('"', "\"\""))
 }
 
 /// `text` as an SQL string, whatever `standard_conforming_strings` says.
 #[must_use]
-pub fn literal(text: &str) -> String {
+pub fn quote_literal(text: &str) -> String {
     let text = text.replace('\0', "").replace('\'', "''");
     if text.contains('\\') { format!(" E'{}'", text.replace('\\', "\\\\")) } else { format!("'{text}'") }
 }
@@ -443,8 +443,8 @@ async fn connect_to(
     let mut errors = Vec::new();
     let mut found = None;
     for encryption in socket::encryptions(info.tls.mode, address) {
-        let limit = socket::limit(info);
-        match tokio::time::timeout(limit, attempt(info, host, address, *encryption)).await {
+        let limit = socket::attempt_limit(info);
+        match tokio::time::timeout(limit, attempt_connection(info, host, address, *encryption)).await {
             Ok(Ok(sql)) => {
                 found = Some(sql);
                 break;
@@ -459,7 +459,7 @@ async fn connect_to(
             Err(_elapsed) => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
         }
     }
-    let Some(sql) = found else { return Err(login::one_or_all(errors)) };
+    let Some(sql) = found else { return Err(login::combine_errors(errors)) };
     let (query, words) = match wanted {
         TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby => return Ok(sql),
         TargetSessionAttrs::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
@@ -467,22 +467,22 @@ async fn connect_to(
         TargetSessionAttrs::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
         TargetSessionAttrs::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
     };
-    match sql.value("target_session_attrs", query).await {
+    match sql.query_value("target_session_attrs", query).await {
         Ok(answer) if answer == "t" => Ok(sql),
         Ok(_) => Err(wire::ReplicationError::WrongSession { host: host.to_string(), wanted: words }),
-        Err(_) => Err(wire::ReplicationError::Closed(None)),
+        Err(_) => Err(wire::ReplicationError::ConnectionClosed(None)),
     }
 }
 
-async fn attempt(
+async fn attempt_connection(
     info: &Conninfo,
     host: &ConninfoHost,
     address: &SocketTarget,
     encryption: TransportEncryption,
 ) -> Result<SqlSession, wire::ReplicationError> {
-    let user = login::user(info)?;
+    let user = login::login_user(info)?;
     let dbname = info.dbname.clone().unwrap_or_else(|| user.clone());
-    let (password, password_from) = login::password(info, host, &user, &dbname)?;
+    let (password, password_from) = login::login_password(info, host, &user, &dbname)?;
     let mut config = Config::new();
     config.user(&user).dbname(&dbname).application_name(info.application_name.as_deref().unwrap_or("walkeep"));
     if let Some(password) = &password {
@@ -497,8 +497,8 @@ async fn attempt(
         ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
     });
     let failed = |source| wire::ReplicationError::Connect { host: host.to_string(), source };
-    let explain = |error: tokio_postgres::Error| refused(host, &password_from, error);
-    let raw = socket::open(address, info).await.map_err(failed)?;
+    let explain = |error: tokio_postgres::Error| login_error(host, &password_from, error);
+    let raw = socket::open_socket(address, info).await.map_err(failed)?;
     match (raw, encryption) {
         (RawSocket::Tcp(stream), TransportEncryption::Tls) => {
             let peer = stream.peer_addr().map_err(failed)?;
@@ -529,10 +529,10 @@ async fn attempt(
 }
 
 /// tokio-postgres's refusal in the words of [`wire::ReplicationError`].
-fn refused(host: &ConninfoHost, password_from: &str, error: tokio_postgres::Error) -> wire::ReplicationError {
+fn login_error(host: &ConninfoHost, password_from: &str, error: tokio_postgres::Error) -> wire::ReplicationError {
     let Some(db) = error.as_db_error() else {
         if error.is_closed() {
-            return wire::ReplicationError::Closed(None);
+            return wire::ReplicationError::ConnectionClosed(None);
         }
         let problem = match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}; the password came from {password_from}"),
@@ -551,11 +551,11 @@ fn refused(host: &ConninfoHost, password_from: &str, error: tokio_postgres::Erro
 
 #[cfg(test)]
 mod tests {
-    use super::literal;
+    use super::quote_literal;
 
     #[test]
     fn no_text_can_end_its_quotes() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal("a\\'b\0"), " E'a\\\\''b'");
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal("a\\'b\0"), " E'a\\\\''b'");
     }
 }

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use crate::base::clock;
 use crate::base::findings::{
-    ASK_LIMIT, DiskSpace, Finding, FindingLevel, Findings, UNPROTECTED_MAX, disks, megabytes, seconds, words,
+    DiskSpace, Finding, FindingLevel, Findings, MAX_UNPROTECTED, SERVER_QUERY_TIMEOUT, disk_spaces, format_duration,
+    format_megabytes, whole_seconds,
 };
-use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, without_strangers};
+use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, remove_foreign_snapshots};
 use crate::redis::wire::{RedisSource, ReplicationId, ServerInfo};
 use crate::vault::VaultError;
 
@@ -114,16 +115,16 @@ pub struct InstanceHealthSources {
 ///
 /// # Errors
 /// No repository could be asked, or something in one does not open.
-pub async fn newest(instance: &Archive) -> Result<Result<NewestMoment, String>, VaultError> {
+pub async fn find_newest_moment(instance: &Archive) -> Result<Result<NewestMoment, String>, VaultError> {
     Ok(instance
-        .reach_as_told(RedisTarget::Newest, None)
+        .resolve_target_from_reachable(RedisTarget::Newest, None)
         .await?
         .map_err(|not| not.reason)
-        .map(|reach| NewestMoment::of(&reach)))
+        .map(|reach| NewestMoment::from_route(&reach)))
 }
 
 impl NewestMoment {
-    fn of(reach: &RestoreRoute) -> NewestMoment {
+    fn from_route(reach: &RestoreRoute) -> NewestMoment {
         let last = reach.stretches.last();
         NewestMoment {
             time: last.map_or(reach.at, |last| last.ended_at.max(reach.at)),
@@ -137,53 +138,56 @@ impl NewestMoment {
 ///
 /// # Errors
 /// No repository could be asked, or something in one does not open.
-pub async fn look(instance: &Archive, places: &InstanceHealthSources) -> Result<HealthReport, VaultError> {
+pub async fn check_instance_health(
+    instance: &Archive,
+    places: &InstanceHealthSources,
+) -> Result<HealthReport, VaultError> {
     let vault = instance.vault();
     // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
-    let reach = instance.reach_as_told(RedisTarget::Newest, None).await?;
-    let labels = instance.labels().await?;
-    let (mut snapshots, mut gaps) = (instance.snapshots().await?, instance.gaps().await?);
-    let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_known(&snapshots, &gaps));
+    let reach = instance.resolve_target_from_reachable(RedisTarget::Newest, None).await?;
+    let labels = instance.list_snapshot_labels().await?;
+    let (mut snapshots, mut gaps) = (instance.read_snapshots().await?, instance.gaps().await?);
+    let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_explained(&snapshots, &gaps));
     // A break before the oldest snapshot is no moment's any more.
     let oldest = snapshots.iter().map(|snapshot| snapshot.at).min();
     gaps.retain(|gap| oldest.is_none_or(|oldest| gap.noticed_at >= oldest));
     let opens = |label: &String| snapshots.iter().any(|snapshot| snapshot.label == *label);
     let closed = labels.into_iter().max().filter(|label| !opens(label));
-    without_strangers(&mut snapshots);
+    remove_foreign_snapshots(&mut snapshots);
     let backup = snapshots.pop();
-    let known = instance.known().await?;
+    let known = instance.list_known_stretches().await?;
     let streamed = known.histories().next().is_some();
     let facts = HealthFacts {
         name: instance.name().to_string(),
-        newest: reach.as_ref().map(NewestMoment::of).map_err(|not| not.reason.clone()),
+        newest: reach.as_ref().map(NewestMoment::from_route).map_err(|not| not.reason.clone()),
         streamed,
         lack: match closed {
             Some(label) => Some((label, "its manifest does not open".into())),
-            None => instance.lacking(backup.as_slice()).await?.into_iter().next(),
+            None => instance.find_missing_parts(backup.as_slice()).await?.into_iter().next(),
         },
         backup,
         hole: hole.map(|hole| hole.to_string()),
         gaps,
         server: match &places.server {
-            Ok(source) => clock::timeout(&**vault.clock(), ASK_LIMIT, ask(source))
+            Ok(source) => clock::timeout(&**vault.clock(), SERVER_QUERY_TIMEOUT, query_server(source))
                 .await
-                .unwrap_or_else(|| Err(format!("it did not answer within {} s", ASK_LIMIT.as_secs()))),
+                .unwrap_or_else(|| Err(format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs()))),
             Err(why) => Err(why.clone()),
         },
-        unreachable: known.unasked().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
-        disks: disks(&places.disks),
+        unreachable: known.unreachable().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
+        disks: disk_spaces(&places.disks),
         schedule: places.schedule.clone(),
         now: vault.clock().now(),
     };
-    Ok(judge(&facts))
+    Ok(judge_instance(&facts))
 }
 
-async fn ask(source: &RedisSource) -> Result<InstanceServerStatus, String> {
+async fn query_server(source: &RedisSource) -> Result<InstanceServerStatus, String> {
     let (connection, info) = source.connect().await.map_err(|error| error.to_string())?;
-    Ok(described(&info, connection.peer()))
+    Ok(server_status(&info, connection.peer()))
 }
 
-fn described(info: &ServerInfo, peer: &str) -> InstanceServerStatus {
+fn server_status(info: &ServerInfo, peer: &str) -> InstanceServerStatus {
     let role = if info.is_master() { "a master" } else { "a replica" };
     InstanceServerStatus {
         about: format!("{} {} at {peer}, {role}", info.flavour(), info.version()),
@@ -195,40 +199,40 @@ fn described(info: &ServerInfo, peer: &str) -> InstanceServerStatus {
 
 /// Makes findings of what was seen.
 #[must_use]
-pub fn judge(facts: &HealthFacts) -> HealthReport {
+pub fn judge_instance(facts: &HealthFacts) -> HealthReport {
     let newest = facts.newest.as_ref().ok().copied();
     let server = facts.server.as_ref().ok();
-    let unprotected_bytes = newest.zip(server).and_then(|(newest, server)| ahead(newest, server));
+    let unprotected_bytes = newest.zip(server).and_then(|(newest, server)| unprotected_bytes(newest, server));
     let unprotected_seconds = match unprotected_bytes {
         Some(0) => Some(0),
-        _ => newest.map(|newest| seconds(facts.now.duration_since(newest.time))),
+        _ => newest.map(|newest| whole_seconds(facts.now.duration_since(newest.time))),
     };
     let mut findings = Findings::default();
-    protection(facts, (unprotected_bytes, unprotected_seconds), &mut findings);
+    judge_protection(facts, (unprotected_bytes, unprotected_seconds), &mut findings);
     if let Some(hole) = &facts.hole {
         let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
-        findings.say(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
+        findings.add(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
     }
     if let Some((label, lack)) = &facts.lack {
         let advice = "take another one with walkeep backup redis";
         let text = format!("the newest snapshot, {label}, cannot be restored: {lack}; {advice}");
-        findings.say(FindingLevel::Bad, "backup", text);
+        findings.add(FindingLevel::Bad, "backup", text);
     } else if let Some(backup) = &facts.backup {
         let times = (backup.started_at, backup.finished_at);
-        findings.age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
+        findings.add_backup_age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
     }
-    gaps(facts, &mut findings);
+    judge_gaps(facts, &mut findings);
     match &facts.server {
-        Err(why) => findings.say(FindingLevel::Bad, "server", format!("cannot be asked: {why}")),
+        Err(why) => findings.add(FindingLevel::Bad, "server", format!("cannot be asked: {why}")),
         Ok(server) => match &server.trouble {
             // Nobody else would say it, for months.
-            Some(trouble) => findings.say(FindingLevel::Bad, "server", trouble.clone()),
-            None => findings.say(FindingLevel::Good, "server", server.about.clone()),
+            Some(trouble) => findings.add(FindingLevel::Bad, "server", trouble.clone()),
+            None => findings.add(FindingLevel::Good, "server", server.about.clone()),
         },
     }
-    findings.repositories(&facts.unreachable);
-    findings.disks(&facts.disks);
-    let (healthy, findings) = findings.judged();
+    findings.add_unreachable_repositories(&facts.unreachable);
+    findings.add_disks(&facts.disks);
+    let (healthy, findings) = findings.into_sorted();
     HealthReport {
         instance: facts.name.clone(),
         healthy,
@@ -236,7 +240,10 @@ pub fn judge(facts: &HealthFacts) -> HealthReport {
         unprotected_seconds,
         unprotected_bytes,
         backup: facts.backup.as_ref().map(|backup| backup.label.clone()),
-        backup_age_seconds: facts.backup.as_ref().map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
+        backup_age_seconds: facts
+            .backup
+            .as_ref()
+            .map(|backup| whole_seconds(facts.now.duration_since(backup.finished_at))),
         server: server.cloned(),
         disks: facts.disks.clone(),
         findings,
@@ -244,18 +251,18 @@ pub fn judge(facts: &HealthFacts) -> HealthReport {
 }
 
 /// Bytes that the server is ahead, if both are in one history.
-fn ahead(newest: NewestMoment, server: &InstanceServerStatus) -> Option<u64> {
+fn unprotected_bytes(newest: NewestMoment, server: &InstanceServerStatus) -> Option<u64> {
     let same = newest.replid.is_some() && newest.replid == server.replid;
     server.offset.zip(newest.offset).filter(|_| same).map(|(server, here)| server.saturating_sub(here))
 }
 
-fn protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
-    let mut say = |level, text: String| findings.say(level, "protection", text);
+fn judge_protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
+    let mut say = |level, text: String| findings.add(level, "protection", text);
     let age = match (&facts.newest, age) {
         (Err(why), _) => return say(FindingLevel::Bad, format!("nothing can be restored: {why}")),
         (Ok(_), age) => age.unwrap_or(0),
     };
-    let since = words(age);
+    let since = format_duration(age);
     match bytes {
         Some(0) => return say(FindingLevel::Good, "everything that the server has written is protected".to_owned()),
         _ if !facts.streamed => {
@@ -267,10 +274,10 @@ fn protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), fin
         }
         Some(_) | None => {}
     }
-    let late = age > seconds(UNPROTECTED_MAX);
+    let late = age > whole_seconds(MAX_UNPROTECTED);
     let advice = if late && facts.hole.is_none() { "; is walkeep receive running?" } else { "" };
     let what = match (bytes, &facts.server) {
-        (Some(bytes), _) => format!("{} of commands are on the server alone", megabytes(bytes)),
+        (Some(bytes), _) => format!("{} of commands are on the server alone", format_megabytes(bytes)),
         (None, Ok(_)) => "the server is in another history, after a failover or a restart".to_owned(),
         (None, Err(_)) => "what the server has written since is not known".to_owned(),
     };
@@ -279,8 +286,8 @@ fn protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), fin
 }
 
 /// A break is bridged by a snapshot that was begun after it was noticed.
-fn gaps(facts: &HealthFacts, findings: &mut Findings) {
-    let Some(last) = facts.gaps.last() else { return findings.say(FindingLevel::Good, "gaps", "none") };
+fn judge_gaps(facts: &HealthFacts, findings: &mut Findings) {
+    let Some(last) = facts.gaps.last() else { return findings.add(FindingLevel::Good, "gaps", "none") };
     let breaks = match facts.gaps.len() {
         1 => "the stream broke once".to_owned(),
         several => format!("the stream broke {several} times, last"),
@@ -288,14 +295,14 @@ fn gaps(facts: &HealthFacts, findings: &mut Findings) {
     let text = format!(
         "{breaks} after offset {}, {} ago: {}",
         last.offset,
-        words(seconds(facts.now.duration_since(last.noticed_at))),
+        format_duration(whole_seconds(facts.now.duration_since(last.noticed_at))),
         last.reason
     );
     if facts.backup.as_ref().is_some_and(|backup| backup.at >= last.noticed_at) {
-        findings.say(FindingLevel::Warning, "gaps", format!("{text}; the newest snapshot does without what was lost"));
+        findings.add(FindingLevel::Warning, "gaps", format!("{text}; the newest snapshot does without what was lost"));
     } else {
         let advice = "there is no snapshot since; take one with walkeep backup redis";
-        findings.say(FindingLevel::Bad, "gaps", format!("{text}; {advice}"));
+        findings.add(FindingLevel::Bad, "gaps", format!("{text}; {advice}"));
     }
 }
 
@@ -303,7 +310,7 @@ fn gaps(facts: &HealthFacts, findings: &mut Findings) {
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{HealthFacts, InstanceServerStatus, NewestMoment, judge};
+    use super::{HealthFacts, InstanceServerStatus, NewestMoment, judge_instance};
     use crate::base::findings::{DiskSpace, FindingLevel};
     use crate::redis::archive::{Gap, SnapshotManifest, SnapshotOrigin};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
@@ -361,7 +368,7 @@ mod tests {
 
     #[test]
     fn an_idle_instance_is_healthy_however_long_nothing_came() {
-        let health = judge(&facts());
+        let health = judge_instance(&facts());
         assert!(health.findings.iter().all(|finding| finding.level == FindingLevel::Good), "{:?}", health.findings);
         assert_eq!((health.healthy, health.unprotected_seconds, health.unprotected_bytes), (true, Some(0), Some(0)));
         assert_eq!(health.backup_age_seconds, Some(119 * 60));
@@ -372,7 +379,7 @@ mod tests {
         let check = |wrong: &dyn Fn(&mut HealthFacts), words: &str| {
             let mut facts = facts();
             wrong(&mut facts);
-            let health = judge(&facts);
+            let health = judge_instance(&facts);
             assert!(!health.healthy, "{words}");
             let worst = &health.findings[0];
             assert!(worst.level == FindingLevel::Bad && worst.text.contains(words), "{words}: {worst:?}");
@@ -417,7 +424,7 @@ mod tests {
             let mut facts = facts();
             facts.newest.as_mut().unwrap().time = ago(minutes);
             facts.server.as_mut().unwrap().offset = Some(600);
-            judge(&facts).findings[0].level
+            judge_instance(&facts).findings[0].level
         };
         assert_eq!((level(5), level(6)), (FindingLevel::Good, FindingLevel::Bad));
     }
@@ -427,7 +434,7 @@ mod tests {
         let mut facts = facts();
         facts.streamed = false;
         facts.server.as_mut().unwrap().offset = Some(600);
-        let health = judge(&facts);
+        let health = judge_instance(&facts);
         assert!(health.healthy && health.unprotected_seconds == Some(3600), "{health:?}");
         assert!(health.findings.iter().any(|finding| finding.text.contains("by snapshots alone")), "{health:?}");
     }
@@ -436,7 +443,7 @@ mod tests {
     fn a_break_matters_until_a_snapshot_is_behind_it() {
         let mut facts = facts();
         facts.gaps = vec![gap(180)];
-        let health = judge(&facts);
+        let health = judge_instance(&facts);
         assert!(health.healthy && health.findings[0].level == FindingLevel::Warning, "{health:?}");
     }
 }

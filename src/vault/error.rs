@@ -20,7 +20,7 @@ pub enum VaultError {
     },
     /// An object that does not open: damaged, forged, or of another key.
     #[error("repository {name}: {source}")]
-    Sealed {
+    CannotOpen {
         /// The repository's name in the configuration.
         name: String,
         /// What is wrong with the object.
@@ -28,7 +28,7 @@ pub enum VaultError {
     },
     /// An object that opens and makes no sense inside.
     #[error("repository {name}: {key} opens, but {why}; was it written by a newer walkeep?")]
-    Content {
+    MalformedContent {
         /// The repository's name in the configuration.
         name: String,
         /// The object.
@@ -38,7 +38,7 @@ pub enum VaultError {
     },
     /// Something else stands where an object is to be put.
     #[error("repository {name}: {key} {why}")]
-    Taken {
+    NameTaken {
         /// The repository's name in the configuration.
         name: String,
         /// The object.
@@ -61,7 +61,7 @@ pub enum VaultError {
     },
     /// No key is configured, and the repository is encrypted.
     #[error("repository {name} is encrypted and no key is configured; name its key in the section [encryption]")]
-    KeyWanted {
+    KeyNotConfigured {
         /// The repository's name in the configuration.
         name: String,
     },
@@ -76,7 +76,7 @@ pub enum VaultError {
     },
     /// The key that new objects are sealed under is in one repository and not in another, where nobody could open them.
     #[error("repository {name} does not have the key {key} that another one has; `walkeep init` brings it there")]
-    KeyNotThere {
+    KeyMissing {
         /// The repository's name in the configuration.
         name: String,
         /// The key.
@@ -87,7 +87,7 @@ pub enum VaultError {
         "not every repository answers, so nothing can be said about what is missing: {why}; if the others are to do, take its section out of the \
          configuration"
     )]
-    Unasked {
+    NotAllAnswered {
         /// Who didn't, and why.
         why: String,
     },
@@ -104,10 +104,10 @@ pub enum VaultError {
     Spool(Arc<crate::postgres::archive::spool::SpoolError>),
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
-    NoPlace,
+    NoRepository,
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
+    WorkerLost,
 }
 
 impl VaultError {
@@ -116,7 +116,7 @@ impl VaultError {
     pub fn class(&self) -> ErrorClass {
         match self {
             VaultError::Repository { source, .. } => source.class(),
-            VaultError::Unasked { .. } => ErrorClass::Transient,
+            VaultError::NotAllAnswered { .. } => ErrorClass::Transient,
             _ => ErrorClass::Permanent,
         }
     }
@@ -133,11 +133,13 @@ impl VaultError {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         match self {
-            VaultError::Sealed { .. } | VaultError::Content { .. } | VaultError::Key { .. } => true,
-            VaultError::KeysMissing { .. } | VaultError::KeyNotThere { .. } | VaultError::Taken { .. } => true,
+            VaultError::CannotOpen { .. } | VaultError::MalformedContent { .. } | VaultError::Key { .. } => true,
+            VaultError::KeysMissing { .. } | VaultError::KeyMissing { .. } | VaultError::NameTaken { .. } => true,
             VaultError::Repository { source, .. } => matches!(**source, repository::RepositoryError::Corrupt { .. }),
-            VaultError::Seal(_) | VaultError::KeyWanted { .. } | VaultError::Unasked { .. } => false,
-            VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::NoPlace | VaultError::Lost => false,
+            VaultError::Seal(_) | VaultError::KeyNotConfigured { .. } | VaultError::NotAllAnswered { .. } => false,
+            VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::NoRepository | VaultError::WorkerLost => {
+                false
+            }
         }
     }
 }

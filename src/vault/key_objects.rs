@@ -13,14 +13,16 @@ use crate::base::clock::Clock;
 use crate::vault::repository::key::{self, ObjectKey};
 use crate::vault::repository::{PutOutcome, Repository};
 use crate::vault::seal::ObjectEncryption;
-use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, SealKeyError, unwrap, wrap};
+use crate::vault::seal::keys::{
+    EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, SealKeyError, unwrap_epoch_key, wrap_epoch_key,
+};
 
 /// The keys of all places that can be reached.
-pub(crate) async fn load(
+pub(crate) async fn load_keys(
     places: &[VaultRepository],
     key: Option<&KeyEncryptionKey>,
 ) -> Result<ObjectEncryption, VaultError> {
-    let found = join_all(places.iter().map(|place| keys_of(place, key))).await;
+    let found = join_all(places.iter().map(|place| read_keys(place, key))).await;
     let mut ring: Option<KeyRing> = None;
     let mut held: Vec<(&VaultRepository, Vec<EpochKeyId>)> = Vec::new();
     for (place, found) in places.iter().zip(found) {
@@ -30,7 +32,7 @@ pub(crate) async fn load(
         let found = found?;
         match (key.is_some(), found.is_empty()) {
             (true, true) => return Err(VaultError::KeysMissing { name: place.name.clone() }),
-            (false, false) => return Err(VaultError::KeyWanted { name: place.name.clone() }),
+            (false, false) => return Err(VaultError::KeyNotConfigured { name: place.name.clone() }),
             _ => {}
         }
         held.push((place, found.iter().filter(|(_, key)| key.is_some()).map(|(id, _)| *id).collect()));
@@ -45,13 +47,13 @@ pub(crate) async fn load(
     let Some(ring) = ring else { return Ok(ObjectEncryption::None) };
     let current = ring.current().0;
     match held.iter().find(|(_, ids)| !ids.contains(&current)) {
-        Some((place, _)) => Err(VaultError::KeyNotThere { name: place.name.clone(), key: current }),
+        Some((place, _)) => Err(VaultError::KeyMissing { name: place.name.clone(), key: current }),
         None => Ok(ObjectEncryption::Encrypted(ring)),
     }
 }
 
 /// Sees to it that all places have the same keys, and at least one, if a key is given; and none if not.
-pub(crate) async fn provide(
+pub(crate) async fn provide_keys(
     places: &[VaultRepository],
     key: Option<&KeyEncryptionKey>,
     clock: &dyn Clock,
@@ -59,7 +61,7 @@ pub(crate) async fn provide(
     let Some(by) = key else { return Ok(()) };
     let mut all: BTreeMap<EpochKeyId, EpochKey> = BTreeMap::new();
     for place in places {
-        all.extend(keys_of(place, key).await?.into_iter().filter_map(|(id, key)| Some((id, key?))));
+        all.extend(read_keys(place, key).await?.into_iter().filter_map(|(id, key)| Some((id, key?))));
     }
     if all.is_empty() {
         for place in places {
@@ -75,16 +77,16 @@ pub(crate) async fn provide(
     }
     for place in places {
         let repository = place.repository()?;
-        let there: Vec<EpochKeyId> = keys_of(place, key).await?.into_keys().collect();
+        let there: Vec<EpochKeyId> = read_keys(place, key).await?.into_keys().collect();
         for (id, epoch) in all.iter().filter(|(id, _)| !there.contains(id)) {
-            put(place, repository, *id, epoch, by).await?;
+            put_key(place, repository, *id, epoch, by).await?;
         }
     }
     Ok(())
 }
 
 /// Writes a key and proves it by reading it back.
-async fn put(
+async fn put_key(
     place: &VaultRepository,
     repository: &Repository,
     id: EpochKeyId,
@@ -93,29 +95,29 @@ async fn put(
 ) -> Result<(), VaultError> {
     let name = repository.id().to_string();
     let wrong = |source: SealKeyError| VaultError::Key { name: place.name.clone(), key: id.to_string(), source };
-    let wrapped = wrap(id, epoch, by, &name).map_err(|e| wrong(e.into()))?;
-    let key = key::epoch_key(&id.to_string(), 0).map_err(|_name| wrong(SealKeyError::Damaged))?;
+    let wrapped = wrap_epoch_key(id, epoch, by, &name).map_err(|e| wrong(e.into()))?;
+    let key = key::epoch_key_object(&id.to_string(), 0).map_err(|_name| wrong(SealKeyError::Damaged))?;
     let put = repository.put_new(&key, vec![Bytes::copy_from_slice(&wrapped)]).await;
-    let (PutOutcome::Created | PutOutcome::Exists) = put.map_err(|e| place.named(e))?;
-    let stored = repository.get(&key).await.map_err(|e| place.named(e))?;
-    unwrap(&stored, by, &name).map(drop).map_err(wrong)
+    let (PutOutcome::Created | PutOutcome::Exists) = put.map_err(|e| place.repository_error(e))?;
+    let stored = repository.get(&key).await.map_err(|e| place.repository_error(e))?;
+    unwrap_epoch_key(&stored, by, &name).map(drop).map_err(wrong)
 }
 
 async fn refuse_if_used(place: &VaultRepository) -> Result<(), VaultError> {
-    let level = place.repository()?.level(&key::KeyPrefix::all()).await.map_err(|e| place.named(e))?;
-    if level.prefixes.iter().all(|prefix| *prefix == key::keys()) {
+    let level = place.repository()?.list_level(&key::KeyPrefix::all()).await.map_err(|e| place.repository_error(e))?;
+    if level.prefixes.iter().all(|prefix| *prefix == key::keys_prefix()) {
         return Ok(());
     }
     Err(VaultError::KeysMissing { name: place.name.clone() })
 }
 
 /// The keys of one place, unwrapped if `by` is given; of each the latest wrapping that `by` opens.
-async fn keys_of(
+async fn read_keys(
     place: &VaultRepository,
     by: Option<&KeyEncryptionKey>,
 ) -> Result<BTreeMap<EpochKeyId, Option<EpochKey>>, VaultError> {
     let Ok(repository) = &place.repository else { return Ok(BTreeMap::new()) };
-    let listed = repository.level(&key::keys()).await.map_err(|e| place.named(e))?;
+    let listed = repository.list_level(&key::keys_prefix()).await.map_err(|e| place.repository_error(e))?;
     let mut names: Vec<(EpochKeyId, u32, ObjectKey)> = listed
         .objects
         .into_iter()
@@ -136,8 +138,8 @@ async fn keys_of(
         if found.contains_key(id) {
             continue;
         }
-        let stored = repository.get(key).await.map_err(|e| place.named(e))?;
-        match unwrap(&stored, by, &repository.id().to_string()) {
+        let stored = repository.get(key).await.map_err(|e| place.repository_error(e))?;
+        match unwrap_epoch_key(&stored, by, &repository.id().to_string()) {
             Ok((stored_id, epoch)) if stored_id == *id => drop(found.insert(*id, Some(epoch))),
             Ok(_) => drop(refused.insert(*id, key_error(place, key, SealKeyError::Damaged))),
             Err(source) => drop(refused.entry(*id).or_insert_with(|| key_error(place, key, source))),

@@ -30,8 +30,8 @@ use repository::Repository;
 pub use error::VaultError;
 pub use name::ArchiveNameError;
 pub(crate) use name::archive_name;
-pub(crate) use sealed_objects::binding;
-pub use sealed_objects::{ObjectListing, blocking};
+pub(crate) use sealed_objects::object_binding;
+pub use sealed_objects::{ObjectListing, run_blocking};
 pub use skipped_repositories::SkippedRepositories;
 
 /// A configured repository.
@@ -77,7 +77,7 @@ impl VaultRepository {
     }
 
     /// Names this place in a repository's error.
-    pub(crate) fn named(&self, source: repository::RepositoryError) -> VaultError {
+    pub(crate) fn repository_error(&self, source: repository::RepositoryError) -> VaultError {
         VaultError::Repository { name: self.name.clone(), source: Arc::new(source) }
     }
 }
@@ -112,7 +112,7 @@ impl Vault {
         for (place, repository) in settings.places.iter().zip(opened) {
             places.push(VaultRepository { name: place.name.clone(), repository: repository.map_err(Arc::new) });
         }
-        Vault::over(places, settings).await
+        Vault::from_repositories(places, settings).await
     }
 
     /// Makes those of the repositories that are not there yet, and their keys, then opens the vault. What exists stays as it is.
@@ -132,16 +132,16 @@ impl Vault {
                 .map_err(|source| VaultError::Repository { name: place.name.clone(), source: Arc::new(source) })?;
             places.push(VaultRepository { name: place.name.clone(), repository: Ok(repository) });
         }
-        key_objects::provide(&places, settings.key.as_ref(), &*settings.clock).await?;
-        Vault::over(places, settings).await
+        key_objects::provide_keys(&places, settings.key.as_ref(), &*settings.clock).await?;
+        Vault::from_repositories(places, settings).await
     }
 
-    async fn over(places: Vec<VaultRepository>, settings: VaultSettings) -> Result<Vault, VaultError> {
-        let Some(first) = places.first() else { return Err(VaultError::NoPlace) };
+    async fn from_repositories(places: Vec<VaultRepository>, settings: VaultSettings) -> Result<Vault, VaultError> {
+        let Some(first) = places.first() else { return Err(VaultError::NoRepository) };
         if places.iter().all(|place| place.repository.is_err()) {
             first.repository()?;
         }
-        let protection = key_objects::load(&places, settings.key.as_ref()).await?;
+        let protection = key_objects::load_keys(&places, settings.key.as_ref()).await?;
         Ok(Vault {
             places,
             protection: Arc::new(protection),

@@ -3,7 +3,7 @@
 //! Each wing has a type of its own for the names of its archives, so that a Redis instance cannot be taken for a PostgreSQL cluster. The rules
 //! for the text are the same, because the folders of both are side by side in the repository.
 
-use crate::vault::repository::key::KEYS;
+use crate::vault::repository::key::KEYS_FOLDER;
 
 /// The text cannot name an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,12 +13,12 @@ use crate::vault::repository::key::KEYS;
 pub struct ArchiveNameError(String);
 
 /// Checks the text of a name.
-pub(crate) fn checked(name: &str) -> Result<String, ArchiveNameError> {
+pub(crate) fn check_archive_name(name: &str) -> Result<String, ArchiveNameError> {
     let plain = (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
         // The folder of the key objects is beside those of the archives.
-        && !name.eq_ignore_ascii_case(KEYS);
+        && !name.eq_ignore_ascii_case(KEYS_FOLDER);
     if plain { Ok(name.to_owned()) } else { Err(ArchiveNameError(name.to_owned())) }
 }
 
@@ -42,7 +42,7 @@ macro_rules! archive_name {
             type Err = $crate::vault::ArchiveNameError;
 
             fn from_str(name: &str) -> Result<$name, $crate::vault::ArchiveNameError> {
-                $crate::vault::name::checked(name).map($name)
+                $crate::vault::name::check_archive_name(name).map($name)
             }
         }
 

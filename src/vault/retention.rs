@@ -10,10 +10,10 @@ use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::{self, Vault};
 
 /// For how long packs outlive the last manifest that names them: longer than any backup takes.
-pub const GRACE: SignedDuration = SignedDuration::from_hours(48);
+pub const PACK_GRACE: SignedDuration = SignedDuration::from_hours(48);
 
 /// By how much clocks of servers and of this machine may differ: a backup ended before the window if it ended this much before it.
-const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
 /// Why the objects of a repository could not be listed or removed. What was done before does no harm; run again, the cleanup continues.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum RetentionError {
 }
 
 impl RetentionError {
-    pub(crate) fn of(repository: &str, source: repository::RepositoryError) -> RetentionError {
+    pub(crate) fn in_repository(repository: &str, source: repository::RepositoryError) -> RetentionError {
         RetentionError::Repository { name: repository.to_owned(), source: Arc::new(source) }
     }
 
@@ -53,7 +53,7 @@ pub struct RetentionOptions {
     pub retention: BTreeMap<String, SignedDuration>,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// [`GRACE`], unless the user knows better.
+    /// [`PACK_GRACE`], unless the user knows better.
     pub grace: SignedDuration,
 }
 
@@ -72,8 +72,8 @@ pub enum KeepReason {
 }
 
 /// Where what is certainly older than the window ends.
-pub(crate) fn before(since: Timestamp) -> Timestamp {
-    since.checked_sub(CLOCKS_DIFFER).unwrap_or(Timestamp::MIN)
+pub(crate) fn before_window(since: Timestamp) -> Timestamp {
+    since.checked_sub(MAX_CLOCK_DIFFERENCE).unwrap_or(Timestamp::MIN)
 }
 
 /// Objects and their bytes.
@@ -86,7 +86,7 @@ pub struct ObjectTotals {
 }
 
 impl ObjectTotals {
-    pub(crate) fn add(&mut self, object: &ObjectInfo) {
+    pub(crate) fn add_object(&mut self, object: &ObjectInfo) {
         self.objects = self.objects.saturating_add(1);
         self.bytes = self.bytes.saturating_add(object.len);
     }
@@ -106,7 +106,7 @@ pub struct CleanupReport<C> {
 }
 
 impl<C> CleanupReport<C> {
-    pub(crate) fn of(vault: &Vault, wish: &RetentionOptions) -> CleanupReport<C> {
+    pub(crate) fn new(vault: &Vault, wish: &RetentionOptions) -> CleanupReport<C> {
         CleanupReport {
             dry_run: wish.dry_run,
             repositories: Vec::new(),
@@ -117,7 +117,7 @@ impl<C> CleanupReport<C> {
 
     /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
     /// needs; `None`, which is noted, if it keeps everything.
-    pub(crate) fn window(
+    pub(crate) fn repository_window(
         &mut self,
         vault: &Vault,
         wish: &RetentionOptions,

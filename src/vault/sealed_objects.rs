@@ -13,7 +13,7 @@ use crate::vault::seal::{
 };
 
 /// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame table fit.
-const TRAILER_GUESS: u64 = 128 << 10;
+const TRAILER_GUESS_BYTES: u64 = 128 << 10;
 
 /// What a listing found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -49,12 +49,12 @@ impl Vault {
         plain: Vec<Bytes>,
         metadata: Vec<u8>,
     ) -> Result<SealedObject, VaultError> {
-        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&self.protection));
+        let (binding, protection) = (object_binding(kind, key), std::sync::Arc::clone(&self.protection));
         let (level, threads) = (self.level, self.threads);
-        let sealed = blocking(move || {
+        let sealed = run_blocking(move || {
             let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
             let spec = SealSpec { level, metadata: &metadata, threads, ..SealSpec::new(&binding) };
-            seal::seal(&pieces, &spec, &protection)
+            seal::seal_object(&pieces, &spec, &protection)
         });
         Ok(sealed.await??)
     }
@@ -84,7 +84,7 @@ impl Vault {
             match place.get(kind, key, self).await {
                 Ok(Some(opened)) => return Ok(Some(opened)),
                 Ok(None) => {}
-                Err(error) => self.note(&mut trouble, place, key, error),
+                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
             }
         }
         trouble.map_or(Ok(None), Err)
@@ -100,7 +100,7 @@ impl Vault {
             match place.trailer(kind, key, self).await {
                 Ok(Some((trailer, _))) => return Ok(Some(trailer)),
                 Ok(None) => {}
-                Err(error) => self.note(&mut trouble, place, key, error),
+                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
             }
         }
         trouble.map_or(Ok(None), Err)
@@ -120,15 +120,15 @@ impl Vault {
         for place in &self.places {
             let read = async {
                 let stored = trailer.stored_range(plain.clone());
-                let stored = place.repository()?.get_range(key, stored).await.map_err(|e| place.named(e))?;
-                trailer.open_range(plain.clone(), &stored, self.threads).map_err(|e| place.sealed(e))
+                let stored = place.repository()?.get_range(key, stored).await.map_err(|e| place.repository_error(e))?;
+                trailer.open_range(plain.clone(), &stored, self.threads).map_err(|e| place.open_error(e))
             };
             match read.await {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => self.note(&mut trouble, place, key, error),
+                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
             }
         }
-        Err(trouble.unwrap_or(VaultError::NoPlace))
+        Err(trouble.unwrap_or(VaultError::NoRepository))
     }
 
     /// Everything under a prefix in any place.
@@ -142,10 +142,10 @@ impl Vault {
                 Some(after) => repository.list_after(prefix, after).await,
                 None => repository.list(prefix).await,
             };
-            listed.map_err(|e| place.named(e))
+            listed.map_err(|e| place.repository_error(e))
         }))
         .await;
-        let (lists, unasked) = self.answers(lists)?;
+        let (lists, unasked) = self.collect_answers(lists)?;
         let merged: BTreeMap<ObjectKey, ObjectInfo> =
             lists.into_iter().rev().flatten().map(|object| (object.key.clone(), object)).collect();
         Ok(ObjectListing { objects: merged.into_values().collect(), unasked })
@@ -159,13 +159,11 @@ impl Vault {
         &self,
         prefix: &KeyPrefix,
     ) -> Result<(PrefixListing, Vec<(String, String)>), VaultError> {
-        let levels = join_all(
-            self.places
-                .iter()
-                .map(|place| async move { place.repository()?.level(prefix).await.map_err(|e| place.named(e)) }),
-        )
+        let levels = join_all(self.places.iter().map(|place| async move {
+            place.repository()?.list_level(prefix).await.map_err(|e| place.repository_error(e))
+        }))
         .await;
-        let (levels, unasked) = self.answers(levels)?;
+        let (levels, unasked) = self.collect_answers(levels)?;
         let mut merged = PrefixListing::default();
         for level in levels {
             merged.prefixes.extend(level.prefixes);
@@ -180,7 +178,7 @@ impl Vault {
 
     /// The answers of the places that gave one, and what the others said.
     #[expect(clippy::type_complexity, reason = "used right here")]
-    pub(crate) fn answers<T>(
+    pub(crate) fn collect_answers<T>(
         &self,
         results: Vec<Result<T, VaultError>>,
     ) -> Result<(Vec<T>, Vec<(String, String)>), VaultError> {
@@ -205,17 +203,22 @@ impl Vault {
     /// # Errors
     /// Any place did not do it; the others may have.
     pub async fn delete(&self, key: &ObjectKey) -> Result<(), VaultError> {
-        let deletes = join_all(
-            self.places
-                .iter()
-                .map(|place| async move { place.repository()?.delete(key).await.map_err(|e| place.named(e)) }),
-        )
-        .await;
+        let deletes =
+            join_all(self.places.iter().map(|place| async move {
+                place.repository()?.delete(key).await.map_err(|e| place.repository_error(e))
+            }))
+            .await;
         deletes.into_iter().collect()
     }
 
     /// Keeps the trouble that says most: damage before a place that is not there.
-    fn note(&self, trouble: &mut Option<VaultError>, place: &VaultRepository, key: &ObjectKey, error: VaultError) {
+    fn keep_worst_error(
+        &self,
+        trouble: &mut Option<VaultError>,
+        place: &VaultRepository,
+        key: &ObjectKey,
+        error: VaultError,
+    ) {
         tracing::warn!(%key, place = place.name, %error, "this repository does not give the object");
         if trouble.as_ref().is_none_or(|before| error.is_integrity() && !before.is_integrity()) {
             *trouble = Some(error);
@@ -225,7 +228,7 @@ impl Vault {
 
 impl VaultRepository {
     pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
-        self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.named(e))
+        self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.repository_error(e))
     }
 
     pub(crate) async fn get(
@@ -237,12 +240,12 @@ impl VaultRepository {
         let object = match self.repository()?.get(key).await {
             Ok(object) => object,
             Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(self.named(error)),
+            Err(error) => return Err(self.repository_error(error)),
         };
-        let (binding, protection) = (binding(kind, key), std::sync::Arc::clone(&vault.protection));
+        let (binding, protection) = (object_binding(kind, key), std::sync::Arc::clone(&vault.protection));
         let threads = vault.threads;
-        let opened = blocking(move || seal::open(&object, &binding, &protection, threads)).await?;
-        opened.map(Some).map_err(|e| self.sealed(e))
+        let opened = run_blocking(move || seal::open_object(&object, &binding, &protection, threads)).await?;
+        opened.map(Some).map_err(|e| self.open_error(e))
     }
 
     /// The trailer, and how many bytes the stored object has.
@@ -253,47 +256,47 @@ impl VaultRepository {
         vault: &Vault,
     ) -> Result<Option<(Box<Trailer>, u64)>, VaultError> {
         let repository = self.repository()?;
-        let binding = binding(kind, key);
-        let mut wanted = TRAILER_GUESS;
+        let binding = object_binding(kind, key);
+        let mut wanted = TRAILER_GUESS_BYTES;
         // The footer says how long the trailer is: at most one more read.
         for _ in 0..3 {
             let (suffix, len) = match repository.get_suffix(key, wanted).await {
                 Ok(read) => read,
                 Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(self.named(error)),
+                Err(error) => return Err(self.repository_error(error)),
             };
-            match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.sealed(e))? {
+            match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.open_error(e))? {
                 SuffixOutcome::Ready(trailer) => return Ok(Some((trailer, len))),
                 SuffixOutcome::NeedMore(more) => wanted = more,
             }
         }
         let fault = seal::OpenFault::NoEnd;
-        Err(self.sealed(seal::OpenError { binding, fault }))
+        Err(self.open_error(seal::OpenError { binding, fault }))
     }
 
     /// Makes an object that is there durable, whoever put it.
-    pub(crate) async fn settle(&self, key: &ObjectKey) -> Result<(), VaultError> {
-        self.repository()?.settle(key).await.map_err(|e| self.named(e))
+    pub(crate) async fn make_durable(&self, key: &ObjectKey) -> Result<(), VaultError> {
+        self.repository()?.make_durable(key).await.map_err(|e| self.repository_error(e))
     }
 
-    pub(crate) fn sealed(&self, source: seal::OpenError) -> VaultError {
-        VaultError::Sealed { name: self.name.clone(), source }
+    pub(crate) fn open_error(&self, source: seal::OpenError) -> VaultError {
+        VaultError::CannotOpen { name: self.name.clone(), source }
     }
 
-    pub(crate) fn content(&self, key: &ObjectKey, why: impl ToString) -> VaultError {
-        VaultError::Content { name: self.name.clone(), key: key.clone(), why: why.to_string() }
+    pub(crate) fn content_error(&self, key: &ObjectKey, why: impl ToString) -> VaultError {
+        VaultError::MalformedContent { name: self.name.clone(), key: key.clone(), why: why.to_string() }
     }
 }
 
 /// What ties an object to its place: its kind and its key.
-pub(crate) fn binding(kind: SealedKind, key: &ObjectKey) -> ObjectBinding {
+pub(crate) fn object_binding(kind: SealedKind, key: &ObjectKey) -> ObjectBinding {
     ObjectBinding::new(kind, key.as_str())
 }
 
 /// Runs CPU work off the async threads.
 ///
 /// # Errors
-/// [`VaultError::Lost`] if the work panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, VaultError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panicked| VaultError::Lost)
+/// [`VaultError::WorkerLost`] if the work panicked.
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, VaultError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| VaultError::WorkerLost)
 }

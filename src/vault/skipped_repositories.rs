@@ -17,17 +17,17 @@ pub struct SkippedRepositories(Mutex<BTreeMap<usize, VaultError>>);
 impl SkippedRepositories {
     /// These, from the beginning.
     #[must_use]
-    pub fn of(places: BTreeMap<usize, VaultError>) -> SkippedRepositories {
+    pub fn new(places: BTreeMap<usize, VaultError>) -> SkippedRepositories {
         SkippedRepositories(Mutex::new(places))
     }
 
     /// Their numbers, and what was in the way.
     #[must_use]
-    pub fn places(&self) -> BTreeMap<usize, VaultError> {
+    pub fn errors(&self) -> BTreeMap<usize, VaultError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, place: usize, error: VaultError) {
+    fn skip(&self, place: usize, error: VaultError) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(place).or_insert(error);
     }
 }
@@ -38,13 +38,13 @@ impl Vault {
     ///
     /// # Errors
     /// No place took it, or one refused it for another reason.
-    pub async fn put_where_present(
+    pub async fn put_where_not_skipped(
         &self,
         key: &ObjectKey,
         sealed: &SealedObject,
         absent: &SkippedRepositories,
     ) -> Result<PutOutcome, VaultError> {
-        let out = absent.places();
+        let out = absent.errors();
         let places = self.places.iter().enumerate().filter(|(nth, _)| !out.contains_key(nth));
         let puts = join_all(places.map(|(nth, place)| async move { (nth, place.put(key, sealed).await) })).await;
         let (mut all, mut away) = (None, Vec::new());
@@ -58,9 +58,9 @@ impl Vault {
         }
         let Some(put) = all else {
             let first = away.into_iter().next().map(|(_, error)| error);
-            return Err(first.or_else(|| out.into_values().next()).unwrap_or(VaultError::NoPlace));
+            return Err(first.or_else(|| out.into_values().next()).unwrap_or(VaultError::NoRepository));
         };
-        away.into_iter().for_each(|(nth, error)| absent.add(nth, error));
+        away.into_iter().for_each(|(nth, error)| absent.skip(nth, error));
         Ok(put)
     }
 }
@@ -84,7 +84,7 @@ mod tests {
         };
         let there = |dir: &tempfile::TempDir, name: &str| dir.path().join("repository/main/gap").join(name).exists();
         let put = async |name: &str, absent: &SkippedRepositories| {
-            vault.put_where_present(&key(name), &sealed(name).await, absent).await
+            vault.put_where_not_skipped(&key(name), &sealed(name).await, absent).await
         };
         let forbid = |dir: &tempfile::TempDir, forbidden: bool| {
             let (marker, aside) = (dir.path().join("repository/walkeep.json"), dir.path().join("aside.json"));
@@ -93,10 +93,10 @@ mod tests {
         };
         let absent = SkippedRepositories::default();
         assert_eq!(put("a", &absent).await.unwrap(), PutOutcome::Created);
-        assert!(absent.places().is_empty() && there(&dirs[0], "a") && there(&dirs[1], "a"));
+        assert!(absent.errors().is_empty() && there(&dirs[0], "a") && there(&dirs[1], "a"));
         forbid(&dirs[1], true);
         assert_eq!(put("b", &absent).await.unwrap(), PutOutcome::Created);
-        assert_eq!(absent.places().into_keys().collect::<Vec<_>>(), [1]);
+        assert_eq!(absent.errors().into_keys().collect::<Vec<_>>(), [1]);
         forbid(&dirs[1], false);
         // What is begun without it goes on without it: a manifest must not name what is not there.
         put("c", &absent).await.unwrap();

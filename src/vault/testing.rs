@@ -42,13 +42,13 @@ pub(crate) async fn open(dirs: &[&TempDir], key: Option<&KeyEncryptionKey>) -> R
 /// A vault in one store whose faults are scripted.
 pub(crate) async fn faulty() -> (Arc<Vault>, FaultStore) {
     let clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
-    let store = FaultStore::over(Arc::new(InMemory::new()));
+    let store = FaultStore::wrap(Arc::new(InMemory::new()));
     let mut options = RepositoryOptions::new();
     options.clock = Arc::<ManualClock>::clone(&clock);
-    let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
+    let repository = Repository::create_in_store(Arc::new(store.clone()), &options).await.unwrap();
     let places = vec![VaultRepository { name: "only".into(), repository: Ok(repository) }];
     let key = KeyEncryptionKey::generate().unwrap();
-    key_objects::provide(&places, Some(&key), &*clock).await.unwrap();
+    key_objects::provide_keys(&places, Some(&key), &*clock).await.unwrap();
     let settings = VaultSettings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
-    (Arc::new(Vault::over(places, settings).await.unwrap()), store)
+    (Arc::new(Vault::from_repositories(places, settings).await.unwrap()), store)
 }

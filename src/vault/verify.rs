@@ -34,7 +34,7 @@ impl VerifyProgress {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn add(&self, bytes: u64) {
+    pub(crate) fn add_object(&self, bytes: u64) {
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -89,11 +89,12 @@ impl VerifyError {
 ///
 /// # Errors
 /// What is wrong with them, in words.
-pub fn open(
+pub fn open_checked(
     kind: SealedKind,
     key: &ObjectKey,
     bytes: &[u8],
     protection: &ObjectEncryption,
 ) -> Result<OpenedObject, String> {
-    seal::open(bytes, &ObjectBinding::new(kind, key.as_str()), protection, 1).map_err(|error| error.fault.to_string())
+    seal::open_object(bytes, &ObjectBinding::new(kind, key.as_str()), protection, 1)
+        .map_err(|error| error.fault.to_string())
 }

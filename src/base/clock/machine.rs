@@ -8,10 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Where Linux shows it (random(4)). Other systems have none, and nothing is known there.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// As it is written.
-const DIGITS: usize = 16;
+const MACHINE_DIGITS: usize = 16;
 
 /// A machine, from one boot to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
@@ -25,13 +25,13 @@ pub struct ParseMachineError(String);
 
 impl Machine {
     /// The one that this program runs on, if it says which.
-    pub(super) fn here() -> Option<Machine> {
-        std::fs::read_to_string(BOOT_ID).ok().and_then(|id| Machine::of_boot(&id))
+    pub(super) fn current() -> Option<Machine> {
+        std::fs::read_to_string(BOOT_ID_PATH).ok().and_then(|id| Machine::from_boot_id(&id))
     }
 
     /// The one with this number; `None` if that is empty.
     #[must_use]
-    pub fn of_boot(id: &str) -> Option<Machine> {
+    pub fn from_boot_id(id: &str) -> Option<Machine> {
         let id = Some(id.trim()).filter(|id| !id.is_empty())?;
         blake3::hash(id.as_bytes()).as_bytes().first_chunk().map(|first| Machine(u64::from_be_bytes(*first)))
     }
@@ -41,7 +41,7 @@ impl FromStr for Machine {
     type Err = ParseMachineError;
 
     fn from_str(text: &str) -> Result<Machine, ParseMachineError> {
-        let digits = text.len() == DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let digits = text.len() == MACHINE_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let number = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
         number.map(Machine).ok_or_else(|| ParseMachineError(text.chars().take(64).collect()))
     }
@@ -49,7 +49,7 @@ impl FromStr for Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:0DIGITS$x}", self.0)
+        write!(f, "{:0MACHINE_DIGITS$x}", self.0)
     }
 }
 
@@ -74,10 +74,10 @@ mod tests {
     #[test]
     fn a_machine_is_known_again_and_its_number_is_not() {
         let id = "7c2e1f0a-0d6b-4c1e-9a55-2f9f0f6f3a11";
-        let machine = Machine::of_boot(id).unwrap();
-        assert_eq!(Machine::of_boot(&format!("{id}\n")), Some(machine));
-        assert_ne!(Machine::of_boot("7c2e1f0a-0d6b-4c1e-9a55-2f9f0f6f3a12"), Some(machine));
-        assert_eq!((Machine::of_boot(""), Machine::of_boot("\n")), (None, None));
+        let machine = Machine::from_boot_id(id).unwrap();
+        assert_eq!(Machine::from_boot_id(&format!("{id}\n")), Some(machine));
+        assert_ne!(Machine::from_boot_id("7c2e1f0a-0d6b-4c1e-9a55-2f9f0f6f3a12"), Some(machine));
+        assert_eq!((Machine::from_boot_id(""), Machine::from_boot_id("\n")), (None, None));
         let text = machine.to_string();
         assert_eq!((text.len(), text.parse()), (16, Ok(machine)));
         assert!(!id.replace('-', "").contains(&text));

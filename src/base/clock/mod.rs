@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use machine::{Machine, ParseMachineError};
-pub use offset::{ASK_EVERY, ClockMeasurement, ClockOffset, FAR, LONGEST_TRIP, note};
+pub use offset::{
+    CLOCK_PROBE_INTERVAL, ClockMeasurement, ClockOffset, MAX_ROUND_TRIP, OFFSET_WARNING, append_measurement,
+};
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
@@ -46,7 +48,7 @@ impl SystemClock {
     /// The machine's clock, whose [`Clock::elapsed`] counts from now.
     #[must_use]
     pub fn new() -> SystemClock {
-        SystemClock { start: Instant::now(), machine: Machine::here() }
+        SystemClock { start: Instant::now(), machine: Machine::current() }
     }
 
     /// The same, to be shared.

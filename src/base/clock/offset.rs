@@ -1,7 +1,7 @@
 //! How far another machine's clock is from ours, as far as asking it tells.
 //!
 //! A question leaves, the answer says what the other clock showed, and comes. It showed that at some moment between the two, so its offset
-//! lies in an interval as wide as the round trip ([`ClockOffset::of_answer`]). Nothing is assumed of how the trip divides into way there and way back, as
+//! lies in an interval as wide as the round trip ([`ClockOffset::from_answer`]). Nothing is assumed of how the trip divides into way there and way back, as
 //! NTP must to name one number: the truth is in the interval whatever the delays are. The trip is measured by the clock that is never set, so it does
 //! not matter if ours is set while the question is under way.
 
@@ -14,23 +14,23 @@ use serde::{Deserialize, Serialize};
 use super::Machine;
 
 /// How often a clock is asked that is followed: often enough to notice within seconds that it was set.
-pub const ASK_EVERY: Duration = Duration::from_secs(10);
+pub const CLOCK_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An answer that took longer says more about the way than about the clock, and is not used.
-pub const LONGEST_TRIP: Duration = Duration::from_secs(2);
+pub const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// A clock that is certainly further away is worth a warning: machines on NTP are within milliseconds.
-pub const FAR: Duration = Duration::from_secs(1);
+pub const OFFSET_WARNING: Duration = Duration::from_secs(1);
 
 /// For so long before and after a measurement the clock is taken not to have been set.
-const NEAR: Duration = Duration::from_secs(60);
+const MEASUREMENT_VALIDITY: Duration = Duration::from_secs(60);
 
 /// By so many microseconds in a second two clocks may part that are not set: either may be slewed by 500, which is the most that the kernel does
 /// (adjtimex(2)). A daemon that is told to may do more (chrony, for a clock that it finds far off); then its offset says so at the next question.
-const PARTING: u128 = 1_000;
+const MAX_DRIFT_MICROS_PER_SECOND: u128 = 1_000;
 
 /// The most spans that are kept of one segment. There are more only if its receiver is interrupted again and again.
-const SPANS: usize = 16;
+const MAX_SPANS: usize = 16;
 
 /// How far another clock is ahead of ours: between `low` and `high` microseconds. Negative where it is behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct ClockOffset {
 impl ClockOffset {
     /// What an answer tells: the other clock showed `shown`, cut to microseconds; the answer came at `came`, `trip` after the question had left.
     #[must_use]
-    pub fn of_answer(shown: Timestamp, came: Timestamp, trip: Duration) -> ClockOffset {
+    pub fn from_answer(shown: Timestamp, came: Timestamp, trip: Duration) -> ClockOffset {
         let low = shown.as_nanosecond().saturating_sub(came.as_nanosecond());
         let cut_off = i128::from(1_000_u16);
         let high = low.saturating_add(cut_off).saturating_add(i128::try_from(trip.as_nanos()).unwrap_or(i128::MAX));
@@ -55,14 +55,14 @@ impl ClockOffset {
 
     /// Holds whenever one of the two does.
     #[must_use]
-    pub fn or(self, other: ClockOffset) -> ClockOffset {
+    pub fn union(self, other: ClockOffset) -> ClockOffset {
         ClockOffset { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
     /// What is left of it `later`, or so long before.
     #[must_use]
-    pub fn after(self, later: Duration) -> ClockOffset {
-        let parted = later.as_micros().saturating_mul(PARTING).div_ceil(1_000_000);
+    pub fn widened_by_drift(self, later: Duration) -> ClockOffset {
+        let parted = later.as_micros().saturating_mul(MAX_DRIFT_MICROS_PER_SECOND).div_ceil(1_000_000);
         let parted = i64::try_from(parted).unwrap_or(i64::MAX);
         ClockOffset { low: self.low.saturating_sub(parted), high: self.high.saturating_add(parted) }
     }
@@ -75,7 +75,7 @@ impl ClockOffset {
 
     /// How far the clock is away at least: zero if it may be right.
     #[must_use]
-    pub fn certain(self) -> Duration {
+    pub fn certain_skew(self) -> Duration {
         Duration::from_micros(u64::try_from(self.low.max(self.high.saturating_neg())).unwrap_or(0))
     }
 }
@@ -114,30 +114,30 @@ pub struct ClockMeasurement {
 impl ClockMeasurement {
     /// One measurement.
     #[must_use]
-    pub const fn once(at: Timestamp, offset: ClockOffset) -> ClockMeasurement {
+    pub const fn single(at: Timestamp, offset: ClockOffset) -> ClockMeasurement {
         ClockMeasurement { from: at, to: at, offset, machine: None }
     }
 
     /// The same, measured against the clock of this machine.
     #[must_use]
-    pub const fn by(self, machine: Option<Machine>) -> ClockMeasurement {
+    pub const fn against_machine(self, machine: Option<Machine>) -> ClockMeasurement {
         ClockMeasurement { machine, ..self }
     }
 
     /// Both together, if the later one is near enough to the end of this one, and measured against the same clock.
     #[must_use]
-    pub fn and_then(self, later: ClockMeasurement) -> Option<ClockMeasurement> {
-        let near = later.from >= self.from && later.from <= after(self.to, NEAR);
-        (near && later.machine == self.machine).then(|| self.or(later))
+    pub fn extended_by(self, later: ClockMeasurement) -> Option<ClockMeasurement> {
+        let near = later.from >= self.from && later.from <= time_after(self.to, MEASUREMENT_VALIDITY);
+        (near && later.machine == self.machine).then(|| self.merged_with(later))
     }
 
     /// Either of two, where it does not matter which. Of two machines nobody knows which it is then.
     #[must_use]
-    pub fn or(self, other: ClockMeasurement) -> ClockMeasurement {
+    pub fn merged_with(self, other: ClockMeasurement) -> ClockMeasurement {
         ClockMeasurement {
             from: self.from.min(other.from),
             to: self.to.max(other.to),
-            offset: self.offset.or(other.offset),
+            offset: self.offset.union(other.offset),
             machine: self.machine.filter(|_| self.machine == other.machine),
         }
     }
@@ -145,40 +145,40 @@ impl ClockMeasurement {
     /// Whether a moment by our clock is within it, or nearly so.
     #[must_use]
     pub fn is_near(&self, moment: Timestamp) -> bool {
-        after(moment, NEAR) >= self.from && moment <= after(self.to, NEAR)
+        time_after(moment, MEASUREMENT_VALIDITY) >= self.from && moment <= time_after(self.to, MEASUREMENT_VALIDITY)
     }
 
     /// What it says of the moment at which the other clock showed `shown`; nothing if that is too far from it. The further it is, the less.
     #[must_use]
-    pub fn when_shown(self, shown: Timestamp) -> Option<ClockMeasurement> {
-        let (ours_from, ours_to) = (shift(shown, self.offset.high), shift(shown, self.offset.low));
-        let away = since(ours_from, self.from).max(since(self.to, ours_to));
-        (away <= NEAR).then(|| ClockMeasurement { offset: self.offset.after(away), ..self })
+    pub fn at_shown_time(self, shown: Timestamp) -> Option<ClockMeasurement> {
+        let (ours_from, ours_to) = (local_time_at(shown, self.offset.high), local_time_at(shown, self.offset.low));
+        let away = elapsed_between(ours_from, self.from).max(elapsed_between(self.to, ours_to));
+        (away <= MEASUREMENT_VALIDITY).then(|| ClockMeasurement { offset: self.offset.widened_by_drift(away), ..self })
     }
 }
 
 /// How long after `start` it is; zero if it is before.
-fn since(start: Timestamp, time: Timestamp) -> Duration {
+fn elapsed_between(start: Timestamp, time: Timestamp) -> Duration {
     Duration::try_from(time.duration_since(start)).unwrap_or_default()
 }
 
-fn after(time: Timestamp, by: Duration) -> Timestamp {
+fn time_after(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
 /// What our clock showed when the other one, `ahead` microseconds ahead, showed `shown`.
-fn shift(shown: Timestamp, ahead: i64) -> Timestamp {
+fn local_time_at(shown: Timestamp, ahead: i64) -> Timestamp {
     let micros = shown.as_microsecond().saturating_sub(ahead);
     let end = if ahead > 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_microsecond(micros).unwrap_or(end)
 }
 
 /// Adds what was measured next to what was before: to the last span, or as a new one after a pause.
-pub fn note(spans: &mut Vec<ClockMeasurement>, measured: ClockMeasurement) {
-    match spans.last_mut().and_then(|last| Some((last.and_then(measured)?, last))) {
+pub fn append_measurement(spans: &mut Vec<ClockMeasurement>, measured: ClockMeasurement) {
+    match spans.last_mut().and_then(|last| Some((last.extended_by(measured)?, last))) {
         Some((joined, last)) => *last = joined,
         None => {
-            if spans.len() == SPANS {
+            if spans.len() == MAX_SPANS {
                 spans.remove(0);
             }
             spans.push(measured);
@@ -193,7 +193,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
     use proptest::prelude::*;
 
-    use super::{ClockMeasurement, ClockOffset, Machine, SPANS, note};
+    use super::{ClockMeasurement, ClockOffset, MAX_SPANS, Machine, append_measurement};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -216,11 +216,11 @@ mod tests {
             let shown = moved(asked, there + offset);
             let cut = Timestamp::from_microsecond(shown.as_nanosecond().div_euclid(1000).try_into().unwrap()).unwrap();
             let trip = Duration::from_nanos((there + back).try_into().unwrap());
-            let found = ClockOffset::of_answer(cut, moved(asked, there + back), trip);
+            let found = ClockOffset::from_answer(cut, moved(asked, there + back), trip);
             prop_assert!(i128::from(found.low) * 1000 <= i128::from(offset), "{found:?}");
             prop_assert!(i128::from(offset) <= i128::from(found.high) * 1000, "{found:?}");
             prop_assert!(found.width() <= trip + Duration::from_micros(4), "{found:?} after {trip:?}");
-            prop_assert!(found.certain().as_nanos() <= u128::from(offset.unsigned_abs()), "{found:?}");
+            prop_assert!(found.certain_skew().as_nanos() <= u128::from(offset.unsigned_abs()), "{found:?}");
         }
 
         /// Every measurement is within what is kept of it, and every span within reach of all its measurements.
@@ -231,14 +231,14 @@ mod tests {
             let (mut spans, mut all, mut now) = (Vec::new(), Vec::new(), 0);
             for (pause, low, width) in steps {
                 now += pause;
-                let measured = ClockMeasurement::once(at(now), ClockOffset { low, high: low + width });
-                note(&mut spans, measured);
+                let measured = ClockMeasurement::single(at(now), ClockOffset { low, high: low + width });
+                append_measurement(&mut spans, measured);
                 all.push(measured);
             }
             for one in all {
                 let within = |span: &&ClockMeasurement| span.from <= one.from && one.to <= span.to;
                 let span = spans.iter().find(within).expect("a span");
-                prop_assert!(span.offset.or(one.offset) == span.offset, "{one:?} in {span:?}");
+                prop_assert!(span.offset.union(one.offset) == span.offset, "{one:?} in {span:?}");
             }
             prop_assert!(spans.windows(2).all(|pair| pair[1].from > pair[0].to + Duration::from_secs(60)), "{spans:?}");
         }
@@ -248,9 +248,9 @@ mod tests {
     fn a_pause_begins_a_new_span_and_the_oldest_go() {
         let mut spans = Vec::new();
         for nth in 0..40 {
-            note(&mut spans, ClockMeasurement::once(at(100 * nth), ClockOffset { low: 0, high: 1 }));
+            append_measurement(&mut spans, ClockMeasurement::single(at(100 * nth), ClockOffset { low: 0, high: 1 }));
         }
-        assert_eq!((spans.len(), spans[0].from), (SPANS, at(100 * (40 - SPANS as i64))));
+        assert_eq!((spans.len(), spans[0].from), (MAX_SPANS, at(100 * (40 - MAX_SPANS as i64))));
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
             (hour + 1061, false),
             (500, false),
         ] {
-            assert_eq!(span.when_shown(at(shown)).is_some(), speaks, "{shown}");
+            assert_eq!(span.at_shown_time(at(shown)).is_some(), speaks, "{shown}");
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let span =
             ClockMeasurement { from: at(0), to: at(1000), offset: ClockOffset { low: -5, high: 7 }, machine: None };
         for (shown, parted) in [(0, 1), (500, 0), (1000, 1), (1010, 10_001), (1059, 59_001), (-30, 30_001)] {
-            let offset = span.when_shown(at(shown)).unwrap().offset;
+            let offset = span.at_shown_time(at(shown)).unwrap().offset;
             assert_eq!((offset.low, offset.high), (-5 - parted, 7 + parted), "{shown}");
         }
     }
@@ -284,14 +284,17 @@ mod tests {
     #[test]
     fn what_two_machines_measured_is_not_one_measurement() {
         let offset = |high| ClockOffset { low: 0, high };
-        let [one, two] = ["one", "two"].map(Machine::of_boot);
+        let [one, two] = ["one", "two"].map(Machine::from_boot_id);
         let mut spans = Vec::new();
         for (second, machine) in [(0, one), (10, one), (20, two), (30, two), (40, None), (50, one)] {
-            note(&mut spans, ClockMeasurement::once(at(second), offset(second)).by(machine));
+            append_measurement(
+                &mut spans,
+                ClockMeasurement::single(at(second), offset(second)).against_machine(machine),
+            );
         }
         let found: Vec<_> = spans.iter().map(|span| (span.to, span.offset.high, span.machine)).collect();
         assert_eq!(found, [(at(10), 10, one), (at(30), 30, two), (at(40), 40, None), (at(50), 50, one)]);
-        assert_eq!((spans[0].or(spans[1]).machine, spans[0].or(spans[3]).machine), (None, one));
+        assert_eq!((spans[0].merged_with(spans[1]).machine, spans[0].merged_with(spans[3]).machine), (None, one));
         for span in spans {
             let text = serde_json::to_string(&span).unwrap();
             assert_eq!(serde_json::from_str::<ClockMeasurement>(&text).unwrap(), span, "{text}");
@@ -309,7 +312,7 @@ mod tests {
             (-2_500, -1_500, "1.500 ms to 2.500 ms behind", 1_500),
         ] {
             let offset = ClockOffset { low, high };
-            assert_eq!((offset.to_string().as_str(), offset.certain()), (text, Duration::from_micros(certain)));
+            assert_eq!((offset.to_string().as_str(), offset.certain_skew()), (text, Duration::from_micros(certain)));
         }
     }
 }

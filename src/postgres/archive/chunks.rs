@@ -1,10 +1,10 @@
 //! Content-addressed chunks of base backups, and the packs they are kept in.
 //!
-//! A chunk is a piece of a file, cut at a multiple of [`CHUNK`] bytes, which is a multiple of every page size. Its name is a keyed hash of its
-//! [`value`], so that the same piece at the same place of any file is stored once a cluster, and whoever has not the key cannot tell from a name
+//! A chunk is a piece of a file, cut at a multiple of [`CHUNK_BYTES`] bytes, which is a multiple of every page size. Its name is a keyed hash of its
+//! [`chunk_subtree_hash`], so that the same piece at the same place of any file is stored once a cluster, and whoever has not the key cannot tell from a name
 //! what is behind it. The values of a file's chunks, which come of one pass over its bytes in any order, also join to the file's own BLAKE3
 //! ([`file_hash`]). Chunks are
-//! put together into packs, sealed objects of [`PACK`] bytes or so, whose metadata lists them. A pack is never changed; two backups at once
+//! put together into packs, sealed objects of [`PACK_BYTES`] bytes or so, whose metadata lists them. A pack is never changed; two backups at once
 //! may store a chunk twice, in packs of their own, which does no harm.
 
 use std::collections::HashMap;
@@ -22,22 +22,22 @@ use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
 use crate::vault::seal::keys::RandomnessError;
 use crate::vault::seal::{
     CompressionLevel, EpochKeyId, ObjectBinding, ObjectEncryption, OpenedObject, SealError, SealSpec, SealedKind,
-    SealedObject, content_hash, seal,
+    SealedObject, content_hash, seal_object,
 };
 
 /// Bytes of a chunk, the last of a file excepted. Measured: `docs/decisions/` says against what.
-pub const CHUNK: u32 = 128 << 10;
+pub const CHUNK_BYTES: u32 = 128 << 10;
 
 /// A pack is closed when it holds this many bytes of chunks: large enough that a restore from far away reads at full speed, small enough that a
 /// backup holds only a few at a time.
-pub const PACK: usize = 32 << 20;
+pub const PACK_BYTES: usize = 32 << 20;
 
 /// What derives the key of chunk names.
-const PURPOSE: &str = "chunk names";
+const CHUNK_NAME_KEY_PURPOSE: &str = "chunk names";
 /// The format of a pack's metadata.
-const LIST_VERSION: u8 = 1;
+const PACK_LIST_VERSION: u8 = 1;
 /// Bytes of an entry of a pack's list: name and length.
-const LIST_ENTRY: usize = 36;
+const PACK_LIST_ENTRY_BYTES: usize = 36;
 
 /// The name of a chunk: a keyed BLAKE3 of its content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,14 +84,14 @@ impl fmt::Debug for ChunkNamer {
 impl ChunkNamer {
     /// The namer of new backups: by the current epoch key.
     #[must_use]
-    pub fn current(protection: &ObjectEncryption) -> ChunkNamer {
-        ChunkNamer { key: protection.derived_key(PURPOSE), id: protection.current_id() }
+    pub fn for_current_key(protection: &ObjectEncryption) -> ChunkNamer {
+        ChunkNamer { key: protection.derived_key(CHUNK_NAME_KEY_PURPOSE), id: protection.current_id() }
     }
 
     /// The namer of a backup whose summary names this key ([`super::manifest::BackupSummary::naming_key`]). `None` if the key is not in the ring.
     #[must_use]
-    pub fn of(protection: &ObjectEncryption, id: EpochKeyId) -> Option<ChunkNamer> {
-        Some(ChunkNamer { key: protection.derived_key_of(id, PURPOSE)?, id })
+    pub fn for_epoch_key(protection: &ObjectEncryption, id: EpochKeyId) -> Option<ChunkNamer> {
+        Some(ChunkNamer { key: protection.derived_key_for(id, CHUNK_NAME_KEY_PURPOSE)?, id })
     }
 
     /// Which epoch key the names come from.
@@ -100,7 +100,7 @@ impl ChunkNamer {
         self.id
     }
 
-    /// The name of the chunk with this [`value`].
+    /// The name of the chunk with this [`chunk_subtree_hash`].
     #[must_use]
     pub fn name(&self, value: &ChunkSubtreeHash) -> ChunkName {
         ChunkName(*blake3::keyed_hash(&self.key, value).as_bytes())
@@ -113,9 +113,9 @@ pub type ChunkSubtreeHash = [u8; 32];
 /// The value of a chunk, given in parts, at `offset` of a file of `file_len` bytes: of a file of a single chunk its BLAKE3, else that of a subtree.
 /// A chunk is not empty; an empty file has none.
 #[must_use]
-pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkSubtreeHash {
-    if file_len > u64::from(CHUNK) {
-        return content_hash::subtree(parts, offset);
+pub fn chunk_subtree_hash(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkSubtreeHash {
+    if file_len > u64::from(CHUNK_BYTES) {
+        return content_hash::subtree_hash(parts, offset);
     }
     let mut hasher = blake3::Hasher::new();
     parts.iter().for_each(|part| {
@@ -127,7 +127,7 @@ pub fn value(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkSubtreeHash {
 /// The BLAKE3 of a file of `len` bytes, from the values of its chunks in order.
 #[must_use]
 pub fn file_hash(values: &[ChunkSubtreeHash], len: u64) -> [u8; 32] {
-    if len == 0 { *blake3::hash(&[]).as_bytes() } else { content_hash::root(values, len, CHUNK) }
+    if len == 0 { *blake3::hash(&[]).as_bytes() } else { content_hash::root_hash(values, len, CHUNK_BYTES) }
 }
 
 /// The name of a pack: 16 random bytes, printed as 32 hexadecimal digits.
@@ -188,12 +188,12 @@ pub enum PackError {
     Key(#[from] ObjectKeyError),
     /// Its list of chunks is not one.
     #[error("pack {0} opens, but its list of chunks makes no sense; it was written by a faulty program")]
-    List(PackId),
+    MalformedList(PackId),
     /// A chunk is not where its manifest says.
     #[error(
         "pack {pack} does not have chunk {chunk} where the manifest says; the manifest was written by a faulty program"
     )]
-    Elsewhere {
+    ChunkElsewhere {
         /// The pack.
         pack: PackId,
         /// The chunk.
@@ -255,7 +255,7 @@ impl PackBuilder {
         self.names.is_empty()
     }
 
-    /// Adds a chunk of at most [`CHUNK`] bytes, in the pieces it came in, and says where it begins.
+    /// Adds a chunk of at most [`CHUNK_BYTES`] bytes, in the pieces it came in, and says where it begins.
     pub fn push(&mut self, name: ChunkName, pieces: &[Bytes]) -> u32 {
         let offset = u32::try_from(self.len).unwrap_or(u32::MAX);
         let len: usize = pieces.iter().map(Bytes::len).sum();
@@ -281,7 +281,7 @@ impl PackBuilder {
         let plain: Vec<&[u8]> = self.content.iter().map(|piece| &piece[..]).collect();
         // Every chunk has a hash already, and nobody compares packs.
         let spec = SealSpec { level, threads, metadata: &metadata, content: false, ..SealSpec::new(&binding) };
-        Ok(SealedPack { key, object: seal(&plain, &spec, protection)? })
+        Ok(SealedPack { key, object: seal_object(&plain, &spec, protection)? })
     }
 }
 
@@ -295,8 +295,8 @@ pub struct SealedPack {
 }
 
 fn list_bytes(names: &[(ChunkName, u32)]) -> Vec<u8> {
-    let mut list = Vec::with_capacity(names.len().saturating_mul(LIST_ENTRY).saturating_add(1));
-    list.push(LIST_VERSION);
+    let mut list = Vec::with_capacity(names.len().saturating_mul(PACK_LIST_ENTRY_BYTES).saturating_add(1));
+    list.push(PACK_LIST_VERSION);
     for (name, len) in names {
         list.extend_from_slice(name.as_bytes());
         list.extend_from_slice(&len.to_le_bytes());
@@ -316,23 +316,23 @@ impl PackList {
     /// Reads the metadata of a pack's object whose plaintext is `plain_len` bytes long.
     ///
     /// # Errors
-    /// [`PackError::List`].
+    /// [`PackError::MalformedList`].
     pub fn parse(id: PackId, metadata: &[u8], plain_len: u64) -> Result<PackList, PackError> {
-        let Some((&LIST_VERSION, list)) = metadata.split_first() else { return Err(PackError::List(id)) };
-        let (entries, rest) = list.as_chunks::<LIST_ENTRY>();
+        let Some((&PACK_LIST_VERSION, list)) = metadata.split_first() else { return Err(PackError::MalformedList(id)) };
+        let (entries, rest) = list.as_chunks::<PACK_LIST_ENTRY_BYTES>();
         let mut chunks = Vec::with_capacity(entries.len());
         let mut offset = 0_u32;
         for entry in entries {
-            let (name, len) = entry.split_first_chunk::<32>().ok_or(PackError::List(id))?;
+            let (name, len) = entry.split_first_chunk::<32>().ok_or(PackError::MalformedList(id))?;
             let len = len.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len));
-            let end = offset.checked_add(len).ok_or(PackError::List(id))?;
+            let end = offset.checked_add(len).ok_or(PackError::MalformedList(id))?;
             chunks.push((ChunkName(*name), offset..end));
             offset = end;
         }
         if rest.is_empty() && u64::from(offset) == plain_len {
             Ok(PackList { id, chunks })
         } else {
-            Err(PackError::List(id))
+            Err(PackError::MalformedList(id))
         }
     }
 
@@ -353,7 +353,7 @@ impl Pack {
     /// The pack in an object that was opened under the key of [`pack_binding`].
     ///
     /// # Errors
-    /// [`PackError::List`].
+    /// [`PackError::MalformedList`].
     pub fn from_opened(id: PackId, opened: OpenedObject) -> Result<Pack, PackError> {
         Ok(Pack { list: PackList::parse(id, &opened.metadata, opened.plain.len() as u64)?, plain: opened.plain })
     }
@@ -372,7 +372,7 @@ impl Pack {
     /// The chunk that a manifest says is at `offset`.
     ///
     /// # Errors
-    /// [`PackError::Elsewhere`] if another one is there, or none.
+    /// [`PackError::ChunkElsewhere`] if another one is there, or none.
     pub fn chunk(&self, chunk: &super::manifest::ManifestChunk) -> Result<Bytes, PackError> {
         let found = self.list.chunks.binary_search_by_key(&chunk.offset, |(_, range)| range.start).ok();
         let found = found.and_then(|at| self.list.chunks.get(at));
@@ -380,7 +380,7 @@ impl Pack {
             Some((name, range)) if *name == chunk.name && range.end.checked_sub(range.start) == Some(chunk.len) => {
                 Ok(self.slice(range))
             }
-            _ => Err(PackError::Elsewhere { pack: self.list.id, chunk: chunk.name }),
+            _ => Err(PackError::ChunkElsewhere { pack: self.list.id, chunk: chunk.name }),
         }
     }
 
@@ -427,12 +427,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::{
-        CHUNK, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, file_hash, pack_binding, value,
+        CHUNK_BYTES, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, chunk_subtree_hash,
+        file_hash, pack_binding,
     };
     use crate::postgres::archive::layout::Layout;
     use crate::postgres::archive::manifest::ManifestChunk;
     use crate::vault::seal::keys::EpochKey;
-    use crate::vault::seal::{CompressionLevel, EpochKeyId, KeyRing, ObjectEncryption, open};
+    use crate::vault::seal::{CompressionLevel, EpochKeyId, KeyRing, ObjectEncryption, open_object};
 
     fn keys(byte: u8) -> ObjectEncryption {
         ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([byte; 16]), EpochKey::from_bytes([byte; 32])))
@@ -443,7 +444,7 @@ mod tests {
     }
 
     fn name(namer: &ChunkNamer, content: &[u8]) -> ChunkName {
-        namer.name(&value(&[content], 0, content.len() as u64))
+        namer.name(&chunk_subtree_hash(&[content], 0, content.len() as u64))
     }
 
     fn filled(namer: &ChunkNamer) -> (PackBuilder, Vec<ManifestChunk>) {
@@ -464,13 +465,14 @@ mod tests {
         let sealed = builder.seal(&layout(), protection, CompressionLevel::Auto, 2).unwrap();
         let (key, binding) = pack_binding(&layout(), builder.id()).unwrap();
         assert_eq!(key, sealed.key);
-        Pack::from_opened(builder.id(), open(&sealed.object.to_bytes(), &binding, protection, 2).unwrap()).unwrap()
+        Pack::from_opened(builder.id(), open_object(&sealed.object.to_bytes(), &binding, protection, 2).unwrap())
+            .unwrap()
     }
 
     #[test]
     fn chunks_come_back_from_where_the_manifest_says() {
         for protection in [keys(1), ObjectEncryption::None] {
-            let namer = ChunkNamer::current(&protection);
+            let namer = ChunkNamer::for_current_key(&protection);
             let (builder, chunks) = filled(&namer);
             let pack = opened(&builder, &protection);
             for chunk in &chunks {
@@ -483,33 +485,37 @@ mod tests {
                 ManifestChunk { len: chunks[1].len + 1, ..chunks[1] },
                 ManifestChunk { name: chunks[2].name, ..chunks[1] },
             ] {
-                assert!(matches!(pack.chunk(&wrong), Err(PackError::Elsewhere { .. })));
+                assert!(matches!(pack.chunk(&wrong), Err(PackError::ChunkElsewhere { .. })));
             }
         }
     }
 
     #[test]
     fn names_say_nothing_without_the_key() {
-        let name = |protection: &ObjectEncryption| name(&ChunkNamer::current(protection), b"content");
+        let name = |protection: &ObjectEncryption| name(&ChunkNamer::for_current_key(protection), b"content");
         assert_eq!(name(&keys(1)), name(&keys(1)));
         assert_ne!(name(&keys(1)), name(&keys(2)));
         assert_ne!(*name(&keys(1)).as_bytes(), *blake3::hash(b"content").as_bytes());
-        let namer = ChunkNamer::of(&keys(1), EpochKeyId::from_bytes([1; 16])).unwrap();
-        assert_eq!(namer.name(&value(&[b"content"], 0, 7)), name(&keys(1)));
-        assert!(ChunkNamer::of(&keys(1), EpochKeyId::from_bytes([2; 16])).is_none());
+        let namer = ChunkNamer::for_epoch_key(&keys(1), EpochKeyId::from_bytes([1; 16])).unwrap();
+        assert_eq!(namer.name(&chunk_subtree_hash(&[b"content"], 0, 7)), name(&keys(1)));
+        assert!(ChunkNamer::for_epoch_key(&keys(1), EpochKeyId::from_bytes([2; 16])).is_none());
     }
 
     #[test]
     fn the_values_of_chunks_join_to_the_ordinary_hash_of_the_file() {
-        let chunk = CHUNK as usize;
-        let content: Vec<u8> = (0..CHUNK).flat_map(|n| (n / 3).to_le_bytes()).collect();
+        let chunk = CHUNK_BYTES as usize;
+        let content: Vec<u8> = (0..CHUNK_BYTES).flat_map(|n| (n / 3).to_le_bytes()).collect();
         for len in [0, 1, 1000, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 17, 4 * chunk] {
             let file = &content[..len];
             let values: Vec<_> = file
                 .chunks(chunk)
                 .enumerate()
                 .map(|(n, part)| {
-                    value(&[&part[..part.len() / 3], &part[part.len() / 3..]], (n * chunk) as u64, len as u64)
+                    chunk_subtree_hash(
+                        &[&part[..part.len() / 3], &part[part.len() / 3..]],
+                        (n * chunk) as u64,
+                        len as u64,
+                    )
                 })
                 .collect();
             assert_eq!(file_hash(&values, len as u64), *blake3::hash(file).as_bytes(), "{len} bytes");
@@ -534,9 +540,9 @@ mod tests {
 
     #[test]
     fn a_pack_of_another_cluster_or_name_does_not_open() {
-        let (builder, _) = filled(&ChunkNamer::current(&keys(1)));
+        let (builder, _) = filled(&ChunkNamer::for_current_key(&keys(1)));
         let sealed = builder.seal(&layout(), &keys(1), CompressionLevel::Auto, 1).unwrap().object.to_bytes();
-        let attempt = |layout: &Layout, id| open(&sealed, &pack_binding(layout, id).unwrap().1, &keys(1), 1);
+        let attempt = |layout: &Layout, id| open_object(&sealed, &pack_binding(layout, id).unwrap().1, &keys(1), 1);
         assert!(attempt(&layout(), builder.id()).is_ok());
         assert!(attempt(&Layout::new("other".parse().unwrap()), builder.id()).is_err());
         assert!(attempt(&layout(), PackId::random().unwrap()).is_err());

@@ -12,13 +12,13 @@ use crate::vault::seal::SealedKind;
 
 /// The note that says this; empty for nothing.
 #[must_use]
-pub fn to_note(spans: &[ClockMeasurement]) -> Vec<u8> {
+pub fn encode_clock_note(spans: &[ClockMeasurement]) -> Vec<u8> {
     if spans.is_empty() { Vec::new() } else { serde_json::to_vec(spans).unwrap_or_default() }
 }
 
 /// What a note says; nothing if there is none, or one of a later version.
 #[must_use]
-pub fn of_note(note: &[u8]) -> Vec<ClockMeasurement> {
+pub fn parse_clock_note(note: &[u8]) -> Vec<ClockMeasurement> {
     serde_json::from_slice(note).unwrap_or_default()
 }
 
@@ -27,30 +27,30 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories could not say.
-    pub async fn clocks(&self, name: SegmentName) -> Result<Vec<ClockMeasurement>, ArchiveError> {
+    pub async fn clock_measurements(&self, name: SegmentName) -> Result<Vec<ClockMeasurement>, ArchiveError> {
         if let Some(trailer) = self.vault().get_trailer(SealedKind::Wal, &self.layout().segment(name)).await? {
-            return Ok(of_note(digest::note(trailer.metadata())));
+            return Ok(parse_clock_note(digest::note_after_digest(trailer.metadata())));
         }
         let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
         let mut spans = Vec::new();
-        for piece in self.pieces(Some(name.timeline())).await? {
+        for piece in self.list_pieces(Some(name.timeline())).await? {
             if piece.segment(identity.segment_size) == Some(name)
-                && let Some(trailer) = self.vault().get_trailer(SealedKind::Piece, &self.key_of(piece)).await?
+                && let Some(trailer) = self.vault().get_trailer(SealedKind::Piece, &self.piece_key(piece)).await?
             {
-                spans.extend(of_note(trailer.metadata()));
+                spans.extend(parse_clock_note(trailer.metadata()));
             }
         }
-        Ok(joined(spans))
+        Ok(join_pieces(spans))
     }
 }
 
 /// In order of time. A later piece repeats what earlier ones say, and goes on.
-fn joined(mut spans: Vec<ClockMeasurement>) -> Vec<ClockMeasurement> {
+fn join_pieces(mut spans: Vec<ClockMeasurement>) -> Vec<ClockMeasurement> {
     spans.sort_unstable_by_key(|span| span.from);
     spans.dedup_by(|later, kept| {
         let same = later.from == kept.from;
         if same {
-            *kept = kept.or(*later);
+            *kept = kept.merged_with(*later);
         }
         same
     });
@@ -61,9 +61,9 @@ fn joined(mut spans: Vec<ClockMeasurement>) -> Vec<ClockMeasurement> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{joined, of_note, to_note};
+    use super::{encode_clock_note, join_pieces, parse_clock_note};
     use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
-    use crate::postgres::archive::ingest::prepare_noted;
+    use crate::postgres::archive::ingest::prepare_segment_with_note;
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::vault::seal::CompressionLevel;
@@ -77,15 +77,15 @@ mod tests {
     #[test]
     fn a_note_is_read_as_it_is_written() {
         let spans = vec![span(1, 2, 3), span(100, 200, 7)];
-        assert_eq!(of_note(&to_note(&spans)), spans);
+        assert_eq!(parse_clock_note(&encode_clock_note(&spans)), spans);
         let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3}]"#;
-        assert_eq!(String::from_utf8(to_note(&spans[..1])).unwrap(), text, "the documented format");
-        assert_eq!((of_note(b""), of_note(b"{}"), to_note(&[])), (vec![], vec![], vec![]));
+        assert_eq!(String::from_utf8(encode_clock_note(&spans[..1])).unwrap(), text, "the documented format");
+        assert_eq!((parse_clock_note(b""), parse_clock_note(b"{}"), encode_clock_note(&[])), (vec![], vec![], vec![]));
         let machine = Some("00c0ffee00c0ffee".parse::<Machine>().unwrap());
-        let spans = vec![span(1, 2, 3).by(machine)];
-        assert_eq!(of_note(&to_note(&spans)), spans);
+        let spans = vec![span(1, 2, 3).against_machine(machine)];
+        assert_eq!(parse_clock_note(&encode_clock_note(&spans)), spans);
         let text = r#"[{"from":"1970-01-01T00:00:01Z","to":"1970-01-01T00:00:02Z","low":-5,"high":3,"machine":"00c0ffee00c0ffee"}]"#;
-        assert_eq!(String::from_utf8(to_note(&spans)).unwrap(), text, "the documented format");
+        assert_eq!(String::from_utf8(encode_clock_note(&spans)).unwrap(), text, "the documented format");
     }
 
     /// Two receivers may have begun at once, in whatever order their pieces are read.
@@ -93,7 +93,7 @@ mod tests {
     fn spans_that_begin_together_are_one_that_holds_what_each_says() {
         let (narrow, wide, long) = (span(1, 9, 2), span(1, 9, 7), span(1, 20, 3));
         for spans in [[narrow, wide, long], [wide, long, narrow], [long, narrow, wide]] {
-            assert_eq!(joined([&spans[..], &[span(30, 40, 1)]].concat()), [span(1, 20, 7), span(30, 40, 1)]);
+            assert_eq!(join_pieces([&spans[..], &[span(30, 40, 1)]].concat()), [span(1, 20, 7), span(30, 40, 1)]);
         }
     }
 
@@ -105,24 +105,33 @@ mod tests {
         let (name, bytes) = segment(7, 5, b"a", 9);
         let (_, first) = segment(7, 4, b"a", 9);
         archive.put_segment(before, first).await.unwrap();
-        assert_eq!((archive.clocks(before).await.unwrap(), archive.clocks(name).await.unwrap()), (vec![], vec![]));
+        assert_eq!(
+            (archive.clock_measurements(before).await.unwrap(), archive.clock_measurements(name).await.unwrap()),
+            (vec![], vec![])
+        );
         let start = Lsn::new(5 << 20);
         for (end, spans) in [(100, vec![span(1, 2, 3)]), (200, vec![span(1, 20, 4), span(100, 110, 9)])] {
-            let note = to_note(&spans);
-            archive.put_noted_piece(name.timeline(), start, bytes.slice(..end), note).await.unwrap();
-            assert_eq!(archive.clocks(name).await.unwrap(), spans);
+            let note = encode_clock_note(&spans);
+            archive.put_piece_with_note(name.timeline(), start, bytes.slice(..end), note).await.unwrap();
+            assert_eq!(archive.clock_measurements(name).await.unwrap(), spans);
         }
         let spans = vec![span(1, 50, 4)];
-        let prepared =
-            prepare_noted(&archive, (name, &to_note(&spans)), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
-        archive.commit(prepared).await.unwrap();
-        assert_eq!(archive.clocks(name).await.unwrap(), spans);
+        let prepared = prepare_segment_with_note(
+            &archive,
+            (name, &encode_clock_note(&spans)),
+            &bytes,
+            CompressionLevel::Fixed(1),
+            1,
+        )
+        .unwrap();
+        archive.commit_segment(prepared).await.unwrap();
+        assert_eq!(archive.clock_measurements(name).await.unwrap(), spans);
         assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");
         // From a file, as `archive_command` brings it to a receiver.
         let (pushed, bytes) = segment(7, 6, b"a", 9);
         let path = dir.path().join(pushed.to_string());
         std::fs::write(&path, bytes).unwrap();
-        archive.put_path(&path, &pushed.to_string(), &to_note(&spans)).await.unwrap();
-        assert_eq!(archive.clocks(pushed).await.unwrap(), spans);
+        archive.put_wal_file_at(&path, &pushed.to_string(), &encode_clock_note(&spans)).await.unwrap();
+        assert_eq!(archive.clock_measurements(pushed).await.unwrap(), spans);
     }
 }

@@ -12,7 +12,7 @@ pub enum ArchiveError {
     Vault(#[from] vault::VaultError),
     /// The index has a segment, and no repository.
     #[error("{name} is in the index and in no repository any more; `walkeep index rebuild` makes the index anew")]
-    Gone {
+    SegmentGone {
         /// The segment's name.
         name: String,
     },
@@ -21,7 +21,7 @@ pub enum ArchiveError {
         "{name}.partial and the copy of it in the first segment of the next timeline differ before {end}, where the timelines part; \
          one of them is not of this cluster's past, and walkeep cannot tell which"
     )]
-    Tails {
+    TailsDiffer {
         /// The segment that the timeline ended in.
         name: String,
         /// The switch point.
@@ -35,7 +35,7 @@ impl ArchiveError {
     pub fn class(&self) -> ErrorClass {
         match self {
             ArchiveError::Vault(error) => error.class(),
-            ArchiveError::Gone { .. } | ArchiveError::Tails { .. } => ErrorClass::Permanent,
+            ArchiveError::SegmentGone { .. } | ArchiveError::TailsDiffer { .. } => ErrorClass::Permanent,
         }
     }
 
@@ -50,8 +50,8 @@ impl ArchiveError {
     pub fn is_integrity(&self) -> bool {
         match self {
             ArchiveError::Vault(error) => error.is_integrity(),
-            ArchiveError::Tails { .. } => true,
-            ArchiveError::Gone { .. } => false,
+            ArchiveError::TailsDiffer { .. } => true,
+            ArchiveError::SegmentGone { .. } => false,
         }
     }
 }

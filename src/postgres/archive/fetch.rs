@@ -51,7 +51,7 @@ impl Archive {
     pub async fn digest(&self, name: SegmentName) -> Result<Option<SegmentDigest>, ArchiveError> {
         let key = self.layout.segment(name);
         let Some(trailer) = self.vault().get_trailer(SealedKind::Wal, &key).await? else { return Ok(None) };
-        let wrong = |e: crate::postgres::wal::digest::DigestFormatError| vault::VaultError::Content {
+        let wrong = |e: crate::postgres::wal::digest::DigestFormatError| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
@@ -66,7 +66,7 @@ impl Archive {
     pub async fn history(&self, timeline: TimelineId) -> Result<Option<TimelineHistory>, ArchiveError> {
         let name = WalFileName::History(timeline);
         let Some(bytes) = self.file(&name).await? else { return Ok(None) };
-        let wrong = |why: String| vault::VaultError::Content {
+        let wrong = |why: String| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: self.layout.file(&name),
             why,
@@ -81,12 +81,12 @@ impl Archive {
     /// No repository could be asked, or not all of them.
     pub async fn timelines(&self) -> Result<Vec<TimelineId>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.wal()).await?;
-        self.all_asked(&unasked)?;
-        let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of).collect();
+        self.require_all_answered(&unasked)?;
+        let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of_prefix).collect();
         let (histories, unasked) = self.vault().list_level(&self.layout.histories()).await?;
-        self.all_asked(&unasked)?;
+        self.require_all_answered(&unasked)?;
         for object in &histories.objects {
-            if let Some(ClusterObject::File(WalFileName::History(timeline))) = self.layout.object(&object.key) {
+            if let Some(ClusterObject::File(WalFileName::History(timeline))) = self.layout.object_of_key(&object.key) {
                 timelines.push(timeline);
             }
         }
@@ -107,7 +107,7 @@ impl Archive {
         let after = after.map(|name| self.layout.segment(name));
         let ObjectListing { objects, mut unasked } =
             self.vault().list(&self.layout.timeline(timeline), after.as_ref()).await?;
-        let segment = |object: ObjectInfo| match self.layout.object(&object.key)? {
+        let segment = |object: ObjectInfo| match self.layout.object_of_key(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object)),
             _ => None,
         };
@@ -134,11 +134,11 @@ impl Archive {
     /// No repository could be asked, or not all of them.
     pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
-        self.all_asked(&unasked)?;
+        self.require_all_answered(&unasked)?;
         for log in &level.prefixes {
             let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
-            self.all_asked(&unasked)?;
-            let first = objects.iter().find_map(|object| match self.layout.object(&object.key)? {
+            self.require_all_answered(&unasked)?;
+            let first = objects.iter().find_map(|object| match self.layout.object_of_key(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
                 _ => None,
             });
@@ -155,11 +155,11 @@ impl Archive {
     /// No repository could be asked, or not all of them.
     pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
         let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
-        self.all_asked(&unasked)?;
+        self.require_all_answered(&unasked)?;
         for log in level.prefixes.iter().rev() {
             let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
-            self.all_asked(&unasked)?;
-            let last = objects.iter().rev().find_map(|object| match self.layout.object(&object.key)? {
+            self.require_all_answered(&unasked)?;
+            let last = objects.iter().rev().find_map(|object| match self.layout.object_of_key(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
                 _ => None,
             });
@@ -171,7 +171,7 @@ impl Archive {
     }
 
     /// An error if any repository could not be asked.
-    fn all_asked(&self, unasked: &[(String, String)]) -> Result<(), ArchiveError> {
+    fn require_all_answered(&self, unasked: &[(String, String)]) -> Result<(), ArchiveError> {
         if unasked.is_empty() {
             return Ok(());
         }
@@ -180,11 +180,11 @@ impl Archive {
         }
         // It was there when the archive was opened and is not now.
         let why = unasked.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ");
-        Err(vault::VaultError::Unasked { why }.into())
+        Err(vault::VaultError::NotAllAnswered { why }.into())
     }
 }
 
-fn timeline_of(prefix: &KeyPrefix) -> Option<TimelineId> {
+fn timeline_of_prefix(prefix: &KeyPrefix) -> Option<TimelineId> {
     let name = prefix.as_str().rsplit('/').next()?;
     TimelineId::new(u32::from_str_radix(name, 16).ok()?).filter(|timeline| timeline.hex() == name)
 }

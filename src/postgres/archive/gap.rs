@@ -32,7 +32,7 @@ impl Archive {
     /// A repository did not take it.
     pub async fn record_gap(&self, gap: &Gap) -> Result<(), ArchiveError> {
         let key = self.layout.gap(gap.timeline, gap.start, gap.end);
-        let text = serde_json::to_vec(gap).map_err(|e| vault::VaultError::Content {
+        let text = serde_json::to_vec(gap).map_err(|e| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: e.to_string(),
@@ -49,7 +49,7 @@ impl Archive {
         let mut gaps = Vec::new();
         for object in self.vault().list(&self.layout.gaps(), None).await?.objects {
             let Some(opened) = self.vault().get_object(SealedKind::Gap, &object.key).await? else { continue };
-            let wrong = |e: serde_json::Error| vault::VaultError::Content {
+            let wrong = |e: serde_json::Error| vault::VaultError::MalformedContent {
                 name: self.cluster().to_string(),
                 key: object.key.clone(),
                 why: e.to_string(),

@@ -8,7 +8,7 @@ use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::seal::{self, SealSpec, SealedKind};
-use crate::vault::{self, binding, blocking};
+use crate::vault::{self, object_binding, run_blocking};
 
 /// What must be the same in every segment of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ impl Archive {
         }
         let key = self.layout.identity();
         let Some(opened) = self.vault().get_object(SealedKind::Cluster, &key).await? else { return Ok(None) };
-        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::VaultError::Content {
+        let identity = serde_json::from_slice(&opened.plain).map_err(|e| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key,
             why: e.to_string(),
@@ -43,7 +43,7 @@ impl Archive {
     ///
     /// # Errors
     /// A place could not be asked. Nothing is said about whether the answer equals `proposed`.
-    pub(super) async fn identity_or(&self, proposed: ArchiveIdentity) -> Result<ArchiveIdentity, ArchiveError> {
+    pub(super) async fn identity_or_create(&self, proposed: ArchiveIdentity) -> Result<ArchiveIdentity, ArchiveError> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
         }
@@ -54,16 +54,18 @@ impl Archive {
             };
             if *self.identity.get_or_init(|| std::future::ready(found)).await != found {
                 let why = "it is another cluster than in the other repositories";
-                return Err(place.content(&self.layout.identity(), why).into());
+                return Err(place.content_error(&self.layout.identity(), why).into());
             }
         }
-        self.identity.get().copied().ok_or(vault::VaultError::NoPlace.into())
+        self.identity.get().copied().ok_or(vault::VaultError::NoRepository.into())
     }
 
     async fn identity_in(&self, place: &VaultRepository) -> Result<Option<ArchiveIdentity>, ArchiveError> {
         let key = self.layout.identity();
         match place.get(SealedKind::Cluster, &key, &self.vault).await? {
-            Some(opened) => serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content(&key, e).into()),
+            Some(opened) => {
+                serde_json::from_slice(&opened.plain).map(Some).map_err(|e| place.content_error(&key, e).into())
+            }
             None => Ok(None),
         }
     }
@@ -74,16 +76,18 @@ impl Archive {
         identity: ArchiveIdentity,
     ) -> Result<ArchiveIdentity, ArchiveError> {
         let key = self.layout.identity();
-        let text = serde_json::to_vec(&identity).map_err(|e| place.content(&key, e))?;
+        let text = serde_json::to_vec(&identity).map_err(|e| place.content_error(&key, e))?;
         let (binding, protection) =
-            (binding(SealedKind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
-        let sealed = blocking(move || seal::seal(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection)).await?;
+            (object_binding(SealedKind::Cluster, &key), std::sync::Arc::clone(self.vault.protection()));
+        let sealed =
+            run_blocking(move || seal::seal_object(&[&Bytes::from(text)], &SealSpec::new(&binding), &protection))
+                .await?;
         let sealed = sealed.map_err(vault::VaultError::from)?;
         match place.put(&key, &sealed).await? {
             PutOutcome::Created => Ok(identity),
             // Another writer was first; what it wrote holds.
             PutOutcome::Exists => {
-                self.identity_in(place).await?.ok_or_else(|| place.content(&key, "it is gone again").into())
+                self.identity_in(place).await?.ok_or_else(|| place.content_error(&key, "it is gone again").into())
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, CompressionLevel, SealSpec, SealedKind, SealedObject, Trailer};
-use crate::vault::{self, binding, blocking};
+use crate::vault::{self, object_binding, run_blocking};
 
 /// What came of putting a file into the archive. Either way it is now durable in every repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ pub enum IngestError {
         "{name} is in repository {place} with a different content, which stays; this one is not archived. \
          Another server writes to this archive, or this one was set back to an older state"
     )]
-    Conflict {
+    ContentDiffers {
         /// The file.
         name: String,
         /// The repository's name in the configuration.
@@ -111,7 +111,7 @@ pub enum IngestError {
     },
     /// Bytes that are not the segment their name says.
     #[error(transparent)]
-    NotThatSegment(#[from] DigestError),
+    NotTheSegment(#[from] DigestError),
     /// No segment size.
     #[error("{name} has {found} bytes, which is no segment size; was it still being written?")]
     NotWhole {
@@ -122,7 +122,7 @@ pub enum IngestError {
     },
     /// The file cannot be read as a whole.
     #[error(transparent)]
-    Path(#[from] WalFileError),
+    File(#[from] WalFileError),
     /// The archive could not take it.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -139,7 +139,7 @@ impl IngestError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            IngestError::Conflict { .. } => ErrorClass::Conflict,
+            IngestError::ContentDiffers { .. } => ErrorClass::Conflict,
             IngestError::Archive(error) => error.class(),
             _ => ErrorClass::Permanent,
         }
@@ -192,34 +192,34 @@ impl PreparedSegment {
 ///
 /// # Errors
 /// The bytes are not that segment, or cannot be sealed.
-pub fn prepare(
+pub fn prepare_segment(
     archive: &Archive,
     name: SegmentName,
     bytes: &[u8],
     level: CompressionLevel,
     threads: usize,
 ) -> Result<PreparedSegment, IngestError> {
-    prepare_noted(archive, (name, &[]), bytes, level, threads)
+    prepare_segment_with_note(archive, (name, &[]), bytes, level, threads)
 }
 
 /// The same, with a note of how the segment came ([`super::clock_notes`]).
 ///
 /// # Errors
-/// As [`prepare`].
-pub fn prepare_noted(
+/// As [`prepare_segment`].
+pub fn prepare_segment_with_note(
     archive: &Archive,
     (name, note): (SegmentName, &[u8]),
     bytes: &[u8],
     level: CompressionLevel,
     threads: usize,
 ) -> Result<PreparedSegment, IngestError> {
-    let size = size_of(&name.to_string(), bytes)?;
+    let size = segment_size_in_header(&name.to_string(), bytes)?;
     let key = archive.layout.segment(name);
-    let binding = binding(SealedKind::Wal, &key);
+    let binding = object_binding(SealedKind::Wal, &key);
     let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
     let mut digested = None;
     let sealed = thread::scope(|scope| {
-        let scan = scope.spawn(|| digest::scan(bytes, name, size));
+        let scan = scope.spawn(|| digest::scan_segment(bytes, name, size));
         seal::seal_with(&[bytes], &spec, archive.vault.protection(), |content| {
             let digest = scan.join().map(|scanned| scanned.map(|scanned| scanned.with_hash_of_all(content)));
             let digest = digested.insert(digest);
@@ -235,8 +235,8 @@ pub fn prepare_noted(
             digest: Arc::new(digest),
         }),
         Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(_panic)) => Err(vault::VaultError::Lost.into()),
-        None => Err(sealed.err().map_or(vault::VaultError::Lost, vault::VaultError::from).into()),
+        Some(Err(_panic)) => Err(vault::VaultError::WorkerLost.into()),
+        None => Err(sealed.err().map_or(vault::VaultError::WorkerLost, vault::VaultError::from).into()),
     }
 }
 
@@ -245,7 +245,7 @@ impl Archive {
     ///
     /// # Errors
     /// Why it was not taken. If it may have been archived in some places and not in others, the same call later settles it.
-    pub async fn put(self: &Arc<Self>, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
+    pub async fn put_wal_file(self: &Arc<Self>, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
         match name {
             WalFileName::Segment(segment) => self.put_segment(*segment, bytes).await,
             other => self.put_file(other, bytes).await,
@@ -255,11 +255,11 @@ impl Archive {
     /// Archives a whole segment. Looks first whether it is there already, as `archive_command` often asks twice.
     ///
     /// # Errors
-    /// As [`Archive::put`].
+    /// As [`Archive::put_wal_file`].
     pub async fn put_segment(self: &Arc<Self>, name: SegmentName, bytes: Bytes) -> Result<Ingested, IngestError> {
-        match self.stored_everywhere(name).await? {
-            Some(stored) if stored.iter().all(|stored| same_bytes(stored, &bytes)) => {
-                Ok(self.identical(name, stored).await?)
+        match self.stored_in_all(name).await? {
+            Some(stored) if stored.iter().all(|stored| has_same_bytes(stored, &bytes)) => {
+                Ok(self.confirm_identical(name, stored).await?)
             }
             _ => self.put_new_segment((name, &[]), bytes).await,
         }
@@ -274,26 +274,26 @@ impl Archive {
         self.check_header(&name.to_string(), &bytes).await?;
         let (archive, level, threads, note) =
             (Arc::clone(self), self.vault.level(), self.vault.threads(), note.to_vec());
-        let prepare = move || prepare_noted(&archive, (name, &note), &bytes, level, threads);
-        let prepared = blocking(prepare).await??;
-        self.commit(prepared).await
+        let prepare = move || prepare_segment_with_note(&archive, (name, &note), &bytes, level, threads);
+        let prepared = run_blocking(prepare).await??;
+        self.commit_segment(prepared).await
     }
 
     /// Puts a prepared segment into every repository. When this returns it is durable in all of them.
     ///
     /// # Errors
-    /// As [`Archive::put`].
-    pub async fn commit(&self, prepared: PreparedSegment) -> Result<Ingested, IngestError> {
+    /// As [`Archive::put_wal_file`].
+    pub async fn commit_segment(&self, prepared: PreparedSegment) -> Result<Ingested, IngestError> {
         let proposed = prepared.identity();
-        check_identity(&prepared.name.to_string(), proposed, self.identity_or(proposed).await?)?;
-        let puts = join_all(self.vault.places.iter().map(|place| self.commit_to(place, &prepared))).await;
-        let outcome = overall(puts)?;
-        let alarm = alarm(&prepared.digest);
+        check_identity(&prepared.name.to_string(), proposed, self.identity_or_create(proposed).await?)?;
+        let puts = join_all(self.vault.places.iter().map(|place| self.commit_segment_to(place, &prepared))).await;
+        let outcome = combined_outcome(puts)?;
+        let alarm = alarm_of_digest(&prepared.digest);
         let stored_bytes = prepared.stored_bytes();
         Ok(Ingested { outcome, stored_bytes, alarm, digest: Some(prepared.digest) })
     }
 
-    async fn commit_to(
+    async fn commit_segment_to(
         &self,
         place: &VaultRepository,
         prepared: &PreparedSegment,
@@ -301,25 +301,22 @@ impl Archive {
         if place.put(&prepared.key, &prepared.sealed).await? == PutOutcome::Created {
             return Ok(IngestOutcome::Created);
         }
-        let gone = || place.content(&prepared.key, "it is gone again");
-        let stored = self.stored(place, &prepared.key).await?.ok_or_else(gone)?;
+        let gone = || place.content_error(&prepared.key, "it is gone again");
+        let stored = self.read_stored_segment(place, &prepared.key).await?.ok_or_else(gone)?;
         let content = *stored.trailer.content() == prepared.sealed.content;
-        let same = content || same_wal(&stored.digest, &prepared.digest);
-        if same { Ok(IngestOutcome::Identical) } else { Err(conflict(prepared.name, place)) }
+        let same = content || has_same_wal(&stored.digest, &prepared.digest);
+        if same { Ok(IngestOutcome::Identical) } else { Err(conflict_error(prepared.name, place)) }
     }
 
     /// What every place has of a segment; `None` if any has nothing.
-    pub(super) async fn stored_everywhere(
-        &self,
-        name: SegmentName,
-    ) -> Result<Option<Vec<StoredSegment>>, ArchiveError> {
+    pub(super) async fn stored_in_all(&self, name: SegmentName) -> Result<Option<Vec<StoredSegment>>, ArchiveError> {
         let key = self.layout.segment(name);
-        let found = join_all(self.vault.places.iter().map(|place| self.stored(place, &key))).await;
+        let found = join_all(self.vault.places.iter().map(|place| self.read_stored_segment(place, &key))).await;
         found.into_iter().collect()
     }
 
     /// The answer for a segment that every place has, durable.
-    pub(super) async fn identical(
+    pub(super) async fn confirm_identical(
         &self,
         name: SegmentName,
         stored: Vec<StoredSegment>,
@@ -327,22 +324,26 @@ impl Archive {
         let key = self.layout.segment(name);
         for place in &self.vault.places {
             // It may have been put a moment ago by another process that has not synced its folder yet.
-            place.settle(&key).await?;
+            place.make_durable(&key).await?;
         }
         let stored_bytes = stored.iter().map(|stored| stored.len).max().unwrap_or(0);
-        let alarm = stored.iter().find_map(|stored| alarm(&stored.digest));
+        let alarm = stored.iter().find_map(|stored| alarm_of_digest(&stored.digest));
         Ok(Ingested { outcome: IngestOutcome::Identical, stored_bytes, alarm, digest: None })
     }
 
-    async fn stored(&self, place: &VaultRepository, key: &ObjectKey) -> Result<Option<StoredSegment>, ArchiveError> {
+    async fn read_stored_segment(
+        &self,
+        place: &VaultRepository,
+        key: &ObjectKey,
+    ) -> Result<Option<StoredSegment>, ArchiveError> {
         let Some((trailer, len)) = place.trailer(SealedKind::Wal, key, &self.vault).await? else { return Ok(None) };
-        let digest = SegmentDigest::outline(trailer.metadata()).map_err(|e| place.content(key, e))?;
+        let digest = SegmentDigest::outline(trailer.metadata()).map_err(|e| place.content_error(key, e))?;
         Ok(Some(StoredSegment { trailer, digest, len }))
     }
 
     /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
     async fn check_header(&self, name: &str, bytes: &[u8]) -> Result<(), IngestError> {
-        let segment_size = size_of(name, bytes)?;
+        let segment_size = segment_size_in_header(name, bytes)?;
         let Some(identity) = self.identity().await? else { return Ok(()) };
         let Some(header) = WalPageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
         check_identity(name, ArchiveIdentity { system_id: header.system_id, segment_size }, identity)
@@ -351,24 +352,24 @@ impl Archive {
     /// Archives any other file: a history, a partial segment, a backup's label, or what only its sender understands.
     ///
     /// # Errors
-    /// As [`Archive::put`]. A history is never replaced.
+    /// As [`Archive::put_wal_file`]. A history is never replaced.
     pub async fn put_file(&self, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
         if let WalFileName::Partial(_) = name {
             self.check_header(&name.to_string(), &bytes).await?;
         }
         let key = self.layout.file(name);
-        let (binding, protection) = (binding(SealedKind::WalFile, &key), Arc::clone(self.vault.protection()));
+        let (binding, protection) = (object_binding(SealedKind::WalFile, &key), Arc::clone(self.vault.protection()));
         let (level, threads) = (self.vault.level(), self.vault.threads());
-        let sealed = blocking(move || {
+        let sealed = run_blocking(move || {
             let spec = SealSpec { level, threads, ..SealSpec::new(&binding) };
-            seal::seal(&[&bytes], &spec, &protection)
+            seal::seal_object(&[&bytes], &spec, &protection)
         });
         let sealed = sealed.await?.map_err(vault::VaultError::from)?;
-        let puts = join_all(self.vault.places.iter().map(|place| self.file_to(place, name, &key, &sealed))).await;
-        Ok(Ingested { outcome: overall(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
+        let puts = join_all(self.vault.places.iter().map(|place| self.put_file_to(place, name, &key, &sealed))).await;
+        Ok(Ingested { outcome: combined_outcome(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
     }
 
-    async fn file_to(
+    async fn put_file_to(
         &self,
         place: &VaultRepository,
         name: &WalFileName,
@@ -378,14 +379,18 @@ impl Archive {
         if place.put(key, sealed).await? == PutOutcome::Created {
             return Ok(IngestOutcome::Created);
         }
-        let gone = || place.content(key, "it is gone again");
+        let gone = || place.content_error(key, "it is gone again");
         let (trailer, _) = place.trailer(SealedKind::WalFile, key, &self.vault).await?.ok_or_else(gone)?;
-        if *trailer.content() == sealed.content { Ok(IngestOutcome::Identical) } else { Err(conflict(name, place)) }
+        if *trailer.content() == sealed.content {
+            Ok(IngestOutcome::Identical)
+        } else {
+            Err(conflict_error(name, place))
+        }
     }
 }
 
 /// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that may come back.
-fn overall(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcome, IngestError> {
+fn combined_outcome(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcome, IngestError> {
     let (mut outcome, mut worst) = (IngestOutcome::Identical, None::<IngestError>);
     for put in puts {
         match put {
@@ -400,11 +405,11 @@ fn overall(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcom
     worst.map_or(Ok(outcome), Err)
 }
 
-fn conflict(name: impl ToString, place: &VaultRepository) -> IngestError {
-    IngestError::Conflict { name: name.to_string(), place: place.name.clone() }
+fn conflict_error(name: impl ToString, place: &VaultRepository) -> IngestError {
+    IngestError::ContentDiffers { name: name.to_string(), place: place.name.clone() }
 }
 
-fn size_of(name: &str, bytes: &[u8]) -> Result<SegmentSize, IngestError> {
+fn segment_size_in_header(name: &str, bytes: &[u8]) -> Result<SegmentSize, IngestError> {
     let found = bytes.len() as u64;
     SegmentSize::new(found).map_err(|_size| IngestError::NotWhole { name: name.to_owned(), found })
 }
@@ -423,13 +428,13 @@ fn check_identity(name: &str, found: ArchiveIdentity, expected: ArchiveIdentity)
 }
 
 /// Whether two copies of one segment say the same, by their digests: equal up to where both end.
-fn same_wal(stored: &SegmentDigest, given: &SegmentDigest) -> bool {
+fn has_same_wal(stored: &SegmentDigest, given: &SegmentDigest) -> bool {
     let checked = stored.state == SegmentState::Checked && given.state == SegmentState::Checked;
     checked && stored.valid_until == given.valid_until && stored.content == given.content
 }
 
 /// Whether `bytes` are what is stored, without making their digest; `false` also where it would take one to tell.
-fn same_bytes(stored: &StoredSegment, bytes: &[u8]) -> bool {
+fn has_same_bytes(stored: &StoredSegment, bytes: &[u8]) -> bool {
     let StoredSegment { trailer, digest: stored, .. } = stored;
     if trailer.plain_len() != bytes.len() as u64 {
         return false;
@@ -445,7 +450,7 @@ fn same_bytes(stored: &StoredSegment, bytes: &[u8]) -> bool {
     *blake3::hash(meaningful).as_bytes() == stored.content
 }
 
-fn alarm(digest: &SegmentDigest) -> Option<IngestAlarm> {
+fn alarm_of_digest(digest: &SegmentDigest) -> Option<IngestAlarm> {
     match &digest.state {
         SegmentState::Checked => None,
         SegmentState::Opaque => Some(IngestAlarm::Opaque { magic: digest.page_magic }),

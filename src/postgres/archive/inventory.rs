@@ -1,6 +1,6 @@
 //! What an archive holds, and to which moments it can restore: what `walkeep list` shows.
 //!
-//! [`overview`] is pure: backups, histories, recorded gaps and the index come in, windows and gaps go out. [`gather`] fetches those.
+//! [`build_inventory`] is pure: backups, histories, recorded gaps and the index come in, windows and gaps go out. [`gather_inventory`] fetches those.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -149,10 +149,10 @@ pub struct InventoryInput<'a> {
     /// The recorded gaps.
     pub gaps: &'a [Gap],
     /// The largest time at which a transaction ended in what a path takes from a segment that it leaves before its end.
-    pub cut: &'a LatestTimeInCutSegment<'a>,
+    pub latest_time_in_cut_segment: &'a LatestTimeInCutSegment<'a>,
 }
 
-/// See [`InventoryInput::cut`].
+/// See [`InventoryInput::latest_time_in_cut_segment`].
 pub type LatestTimeInCutSegment<'a> = dyn Fn(&PathSegment) -> Option<PgTime> + 'a;
 
 impl std::fmt::Debug for InventoryInput<'_> {
@@ -166,32 +166,33 @@ impl std::fmt::Debug for InventoryInput<'_> {
 
 /// What can be said of such a segment by its summary alone: no more than that nothing is known.
 #[must_use]
-pub fn unknown(_: &PathSegment) -> Option<PgTime> {
+pub fn no_time_in_cut_segment(_: &PathSegment) -> Option<PgTime> {
     None
 }
 
 /// What is read from a repository at the same time, where many small objects are wanted.
-const IN_FLIGHT: usize = 16;
+const READS_IN_FLIGHT: usize = 16;
 
 /// Fetches what there is, in the repositories and in this machine's spool, and makes the overview of it.
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn gather(
+pub async fn gather_inventory(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     spool: Option<Spool>,
 ) -> Result<ArchiveInventory, ReindexError> {
     let identity = archive.identity().await?;
-    let (backups, histories, gaps) = (backups(archive).await?, histories(archive).await?, archive.gaps().await?);
-    let growing = growing(archive, index, spool, &histories).await?;
+    let (backups, histories, gaps) =
+        (backup_summaries(archive).await?, timeline_histories(archive).await?, archive.gaps().await?);
+    let growing = unfinished_segments(archive, index, spool, &histories).await?;
     let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
     let size = identity.map_or(SegmentSize::DEFAULT, |identity| identity.segment_size);
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
-    let made = crate::vault::blocking(move || {
+    let made = crate::vault::run_blocking(move || {
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
-        let shelf = shelf.with(growing.clone());
+        let shelf = shelf.with_unfinished(growing.clone());
         let cut = |stretch: &PathSegment| {
             let digest =
                 shelf.digest(stretch.place).inspect_err(|error| tracing::warn!(%error, "cannot look into a segment"));
@@ -199,7 +200,10 @@ pub async fn gather(
             endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
         };
         let (backups, histories, gaps) = (&backups, &histories, &gaps);
-        overview(&view, InventoryInput { cluster: &cluster, identity, backups, histories, gaps, cut: &cut })
+        build_inventory(
+            &view,
+            InventoryInput { cluster: &cluster, identity, backups, histories, gaps, latest_time_in_cut_segment: &cut },
+        )
     });
     Ok(made.await??)
 }
@@ -209,7 +213,7 @@ pub async fn gather(
 ///
 /// # Errors
 /// What index, repository or spool say.
-pub async fn growing(
+pub async fn unfinished_segments(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     spool: Option<Spool>,
@@ -217,30 +221,30 @@ pub async fn growing(
 ) -> Result<Vec<UnfinishedSegment>, ReindexError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
-    let pieces = archive.pieces(None).await?;
-    let looked = crate::vault::blocking(move || {
+    let pieces = archive.list_pieces(None).await?;
+    let looked = crate::vault::run_blocking(move || {
         let view = index.view(&cluster)?;
         let received = match spool {
-            Some(spool) => unfinished::beyond(&view, &spool, identity.system_id),
+            Some(spool) => unfinished::unfinished_in_spool(&view, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
         let received = received.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
-        let copied = unfinished::beyond_in_pieces(&view, &pieces, &received)?;
-        Ok::<_, ReindexError>((received, copied, timeline_tail::unfinished(&view, &known)?))
+        let copied = unfinished::segments_continued_in_pieces(&view, &pieces, &received)?;
+        Ok::<_, ReindexError>((received, copied, timeline_tail::unfinished_tails(&view, &known)?))
     });
     let (received, copied, unfinished) = looked.await??;
-    let copied = archive.copied(&copied, identity).await?;
+    let copied = archive.unfinished_in_pieces(&copied, identity).await?;
     let tails = archive.tails_in_partial(&unfinished, identity.system_id).await?;
-    Ok(unfinished::longest(received.into_iter().chain(copied).chain(tails)))
+    Ok(unfinished::keep_longest(received.into_iter().chain(copied).chain(tails)))
 }
 
 /// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn backups(archive: &Archive) -> Result<Vec<BackupSummary>, ArchiveError> {
+pub async fn backup_summaries(archive: &Archive) -> Result<Vec<BackupSummary>, ArchiveError> {
     let listing = archive.vault().list(&archive.layout().backups(), None).await?;
-    let keys = listing.objects.into_iter().filter_map(|object| match archive.layout().object(&object.key) {
+    let keys = listing.objects.into_iter().filter_map(|object| match archive.layout().object_of_key(&object.key) {
         Some(ClusterObject::Backup(label)) => Some((label, object.key)),
         _ => None,
     });
@@ -254,14 +258,14 @@ pub async fn backups(archive: &Archive) -> Result<Vec<BackupSummary>, ArchiveErr
         let warned = summary.inspect_err(|error| tracing::warn!(label, error, "this backup cannot be used"));
         Ok(warned.ok())
     });
-    read.buffered(IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
+    read.buffered(READS_IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
 }
 
 /// The histories of all timelines that have one. One that cannot be read is left out with a warning.
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn histories(archive: &Archive) -> Result<Vec<TimelineHistory>, ArchiveError> {
+pub async fn timeline_histories(archive: &Archive) -> Result<Vec<TimelineHistory>, ArchiveError> {
     let read = stream::iter(archive.timelines().await?).map(|timeline| async move {
         match archive.history(timeline).await {
             Err(error) if error.is_integrity() => {
@@ -271,25 +275,28 @@ pub async fn histories(archive: &Archive) -> Result<Vec<TimelineHistory>, Archiv
             read => read,
         }
     });
-    read.buffered(IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
+    read.buffered(READS_IN_FLIGHT).try_filter_map(|found| ready(Ok(found))).try_collect().await
 }
 
 /// Makes the overview.
 ///
 /// # Errors
 /// What the index says.
-pub fn overview(view: &IndexView<'_>, contents: InventoryInput<'_>) -> Result<ArchiveInventory, index::IndexError> {
-    let paths = paths(view, contents.histories);
+pub fn build_inventory(
+    view: &IndexView<'_>,
+    contents: InventoryInput<'_>,
+) -> Result<ArchiveInventory, index::IndexError> {
+    let paths = timeline_paths(view, contents.histories);
     let mut windows = Vec::new();
     let mut gaps: BTreeMap<(TimelineId, Lsn, Lsn), MissingWal> = BTreeMap::new();
     let mut timelines = Vec::new();
     for path in &paths {
         let history = contents.histories.iter().find(|history| history.timeline == path.target());
-        timelines.push(timeline(view, path, history)?);
+        timelines.push(inventory_timeline(view, path, history)?);
         let Some(along) = PathSearch::new(view, path) else { continue };
         windows.extend(windows_along(&along, path, &contents)?);
         for hole in holes_along(&along)? {
-            gaps.insert((hole.timeline, hole.from, hole.to), missing(&hole, contents.gaps));
+            gaps.insert((hole.timeline, hole.from, hole.to), missing_wal(&hole, contents.gaps));
         }
         // What was lost at the end, or before the first segment, lies between no two segments.
         for gap in contents.gaps.iter().filter(|gap| gap.timeline == path.target()) {
@@ -297,14 +304,14 @@ pub fn overview(view: &IndexView<'_>, contents: InventoryInput<'_>) -> Result<Ar
                 .values()
                 .any(|seen| seen.timeline == gap.timeline && seen.from_lsn < gap.end && gap.start < seen.to_lsn);
             if !seen && let Some(hole) = along.first_hole(gap.start, gap.end)?.holes.first() {
-                gaps.insert((hole.timeline, hole.from, hole.to), missing(hole, contents.gaps));
+                gaps.insert((hole.timeline, hole.from, hole.to), missing_wal(hole, contents.gaps));
             }
         }
     }
-    let windows = without_repetition(windows, &paths);
+    let windows = without_repeated_windows(windows, &paths);
     let restorable = |label: &String| windows.iter().any(|window| window.backups.contains(label));
     let mut backups: Vec<InventoryBackup> =
-        contents.backups.iter().map(|summary| backup(summary, restorable(&summary.label))).collect();
+        contents.backups.iter().map(|summary| inventory_backup(summary, restorable(&summary.label))).collect();
     backups.sort_by(|a, b| a.label.cmp(&b.label));
     Ok(ArchiveInventory {
         cluster: contents.cluster.to_owned(),
@@ -321,7 +328,7 @@ pub fn overview(view: &IndexView<'_>, contents: InventoryInput<'_>) -> Result<Ar
 }
 
 /// The path to each timeline that has log or a history, the newest last.
-fn paths(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Vec<TimelinePath> {
+fn timeline_paths(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Vec<TimelinePath> {
     let mut known: BTreeMap<TimelineId, TimelinePath> = BTreeMap::new();
     for timeline in view.timelines() {
         // Without its history nothing is known of where it came from: it stands alone.
@@ -331,12 +338,12 @@ fn paths(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Vec<TimelinePat
         known.insert(history.timeline, history.path());
     }
     for path in known.values_mut() {
-        *path = path.clone().left_by(histories);
+        *path = path.clone().with_departures(histories);
     }
     known.into_values().collect()
 }
 
-fn backup(summary: &BackupSummary, restorable: bool) -> InventoryBackup {
+fn inventory_backup(summary: &BackupSummary, restorable: bool) -> InventoryBackup {
     InventoryBackup {
         label: summary.label.clone(),
         started_at: summary.started_at,
@@ -351,7 +358,7 @@ fn backup(summary: &BackupSummary, restorable: bool) -> InventoryBackup {
     }
 }
 
-fn timeline(
+fn inventory_timeline(
     view: &IndexView<'_>,
     path: &TimelinePath,
     history: Option<&TimelineHistory>,
@@ -369,7 +376,7 @@ fn timeline(
         stored_bytes: 0,
     };
     let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
-    view.stride(own, (first, last), ScanOrder::Forward, &mut |at, block| {
+    view.walk_blocks(own, (first, last), ScanOrder::Forward, &mut |at, block| {
         found.segments = found.segments.saturating_add(block.segments);
         let stored = match block.full {
             Some(full) => full.stored,
@@ -405,7 +412,7 @@ fn windows_along(
             windows.last().filter(|window| window.from_lsn <= backup.start_lsn && backup.stop_lsn <= window.to_lsn);
         let end = match known {
             Some(window) => window.to_lsn,
-            None => end_of_log(along, backup.start_lsn)?,
+            None => end_of_readable_wal(along, backup.start_lsn)?,
         };
         if end < backup.stop_lsn {
             continue;
@@ -416,7 +423,9 @@ fn windows_along(
                 window.backups.push(backup.label.clone());
             }
             None => windows.push(RecoveryWindow {
-                from_time: latest(along, backup.start_lsn, backup.stop_lsn, &|stretch| stretch.summary.latest)?,
+                from_time: latest_ending_time(along, backup.start_lsn, backup.stop_lsn, &|stretch| {
+                    stretch.summary.latest
+                })?,
                 to_time: None,
                 from_lsn: backup.stop_lsn,
                 to_lsn: end,
@@ -426,25 +435,27 @@ fn windows_along(
         }
     }
     for window in &mut windows {
-        window.to_time = latest(along, window.from_lsn, window.to_lsn, contents.cut)?.or(window.from_time);
+        window.to_time =
+            latest_ending_time(along, window.from_lsn, window.to_lsn, contents.latest_time_in_cut_segment)?
+                .or(window.from_time);
     }
     Ok(windows)
 }
 
 /// Where the log that can be read from `from` on ends.
-fn end_of_log(along: &PathSearch<'_>, from: Lsn) -> Result<Lsn, index::IndexError> {
+fn end_of_readable_wal(along: &PathSearch<'_>, from: Lsn) -> Result<Lsn, index::IndexError> {
     Ok(along.first_hole(from, Lsn::MAX)?.holes.first().map_or(Lsn::MAX, |hole| hole.from))
 }
 
 /// The largest time at which a transaction ended in the segments of a stretch. Of a segment that the path leaves before its end, `cut` says it.
-fn latest(
+fn latest_ending_time(
     along: &PathSearch<'_>,
     from: Lsn,
     to: Lsn,
     cut: &LatestTimeInCutSegment<'_>,
 ) -> Result<Option<PgTime>, index::IndexError> {
     let mut latest = None;
-    along.stride(from, to, |step| {
+    along.walk_blocks(from, to, |step| {
         let in_it = match step {
             WalkStep::Block(block) => block.latest,
             WalkStep::Segment(stretch) if stretch.to == stretch.summary.digest.end() => stretch.summary.latest,
@@ -457,7 +468,7 @@ fn latest(
 }
 
 /// Leaves out windows that end before their timeline does anything of its own, where a longer one on another timeline begins the same way.
-fn without_repetition(windows: Vec<RecoveryWindow>, paths: &[TimelinePath]) -> Vec<RecoveryWindow> {
+fn without_repeated_windows(windows: Vec<RecoveryWindow>, paths: &[TimelinePath]) -> Vec<RecoveryWindow> {
     let path = |timeline: TimelineId| paths.iter().find(|path| path.target() == timeline);
     let within = |small: &RecoveryWindow, large: &RecoveryWindow| {
         let switch = path(large.timeline).and_then(|path| path.switch_point(small.timeline));
@@ -471,8 +482,8 @@ fn without_repetition(windows: Vec<RecoveryWindow>, paths: &[TimelinePath]) -> V
 
 /// What is missing or damaged between the first and the last segment along a path.
 fn holes_along(along: &PathSearch<'_>) -> Result<Vec<WalHole>, index::IndexError> {
-    let first = along.next(SegmentNo::new(0), SegmentFilter::Any)?;
-    let last = along.previous(SegmentNo::new(u64::MAX), SegmentFilter::Any)?;
+    let first = along.next_segment(SegmentNo::new(0), SegmentFilter::Any)?;
+    let last = along.previous_segment(SegmentNo::new(u64::MAX), SegmentFilter::Any)?;
     let Some((first, last)) = first.zip(last) else { return Ok(Vec::new()) };
     // The log of the last segment may just stop.
     let digest = &last.summary.digest;
@@ -481,7 +492,7 @@ fn holes_along(along: &PathSearch<'_>) -> Result<Vec<WalHole>, index::IndexError
 }
 
 /// A hole, in the words of the record that tells of it, if one does.
-fn missing(hole: &WalHole, recorded: &[Gap]) -> MissingWal {
+fn missing_wal(hole: &WalHole, recorded: &[Gap]) -> MissingWal {
     let told = recorded.iter().find(|gap| gap.timeline == hole.timeline && gap.start < hole.to && hole.from < gap.end);
     let reason = match (&hole.why, told) {
         (WalDefect::Missing, Some(gap)) => gap.reason.clone(),
@@ -499,14 +510,14 @@ fn missing(hole: &WalHole, recorded: &[Gap]) -> MissingWal {
 
 #[cfg(test)]
 mod tests {
-    use super::{ArchiveInventory, InventoryInput, PathSegment, overview};
+    use super::{ArchiveInventory, InventoryInput, PathSegment, build_inventory};
     use crate::postgres::archive::gap::Gap;
-    use crate::postgres::archive::manifest::{BackupSummary, sample};
+    use crate::postgres::archive::manifest::{BackupSummary, sample_summary};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
     use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory};
     use crate::postgres::index::IndexView;
-    use crate::postgres::index::test_archive::{FIRST, NAME, TestArchive, recipe};
+    use crate::postgres::index::test_archive::{CLUSTER_NAME, FIRST_SEGMENT, TestArchive, any_recipe};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     /// The histories of the timelines on a world's path.
@@ -523,31 +534,37 @@ mod tests {
 
     fn backup(world: &TestArchive, number: usize, start: Lsn, stop: Lsn) -> BackupSummary {
         let timeline = world.path.timeline_at(start);
-        BackupSummary { label: format!("b{number}"), start_lsn: start, stop_lsn: stop, timeline, ..sample() }
+        BackupSummary { label: format!("b{number}"), start_lsn: start, stop_lsn: stop, timeline, ..sample_summary() }
     }
 
     fn made(world: &TestArchive, backups: &[BackupSummary], gaps: &[Gap]) -> ArchiveInventory {
         let memory = world.index(5);
-        let view = IndexView::new(&memory, NAME).unwrap();
+        let view = IndexView::new(&memory, CLUSTER_NAME).unwrap();
         let histories = histories(world);
         // As the digests have it.
         let cut = |stretch: &PathSegment| {
             let digest = world.digest(stretch.place).unwrap();
             digest.endings.iter().filter(|ending| ending.end_lsn <= stretch.to).map(|ending| ending.time).max()
         };
-        let contents =
-            InventoryInput { cluster: NAME, identity: None, backups, histories: &histories, gaps, cut: &cut };
-        overview(&view, contents).unwrap()
+        let contents = InventoryInput {
+            cluster: CLUSTER_NAME,
+            identity: None,
+            backups,
+            histories: &histories,
+            gaps,
+            latest_time_in_cut_segment: &cut,
+        };
+        build_inventory(&view, contents).unwrap()
     }
 
     proptest! {
         #[test]
         fn a_position_is_in_a_window_if_a_backup_and_all_log_since_are_there(
-            recipe in recipe(), starts in proptest::collection::vec((0..96_u64, 1..12_u64), 0..4), probe in 0..110_u64, twice in any::<bool>(),
+            recipe in any_recipe(), starts in proptest::collection::vec((0..96_u64, 1..12_u64), 0..4), probe in 0..110_u64, twice in any::<bool>(),
         ) {
-            let world = recipe.world();
+            let world = recipe.build();
             let eighth = world.size.get() / 8;
-            let at = |eighths: u64| SegmentNo::new(FIRST).start(world.size).saturating_add(eighths * eighth);
+            let at = |eighths: u64| SegmentNo::new(FIRST_SEGMENT).start(world.size).saturating_add(eighths * eighth);
             let mut backups: Vec<BackupSummary> = starts
                 .iter()
                 .enumerate()
@@ -591,9 +608,9 @@ mod tests {
     fn a_gap_is_shown_in_the_words_of_its_record_until_it_is_filled() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let mut world = proptest::strategy::ValueTree::current(
-            &proptest::strategy::Strategy::new_tree(&recipe(), &mut runner).unwrap(),
+            &proptest::strategy::Strategy::new_tree(&any_recipe(), &mut runner).unwrap(),
         )
-        .world();
+        .build();
         let timeline = crate::postgres::format::timeline::TimelineId::FIRST;
         let segment = |number| {
             crate::postgres::index::test_archive::digest(timeline, SegmentNo::new(number), world.size, Vec::new())
@@ -620,9 +637,9 @@ mod tests {
     fn a_timeline_left_behind_is_shown_where_it_leads_elsewhere() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let mut world = proptest::strategy::ValueTree::current(
-            &proptest::strategy::Strategy::new_tree(&recipe(), &mut runner).unwrap(),
+            &proptest::strategy::Strategy::new_tree(&any_recipe(), &mut runner).unwrap(),
         )
-        .world();
+        .build();
         let timeline = |number| crate::postgres::format::timeline::TimelineId::new(number).unwrap();
         let segment = |on, number| {
             crate::postgres::index::test_archive::digest(timeline(on), SegmentNo::new(number), world.size, Vec::new())

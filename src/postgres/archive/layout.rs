@@ -71,32 +71,32 @@ impl Layout {
         &self.cluster
     }
 
-    fn under(&self, path: &str) -> String {
+    fn path_below(&self, path: &str) -> String {
         format!("{}/{path}", self.cluster)
     }
 
     /// Everything of this cluster.
     #[must_use]
     pub fn all(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.cluster.0.clone())
+        KeyPrefix::from_parts(self.cluster.0.clone())
     }
 
     /// What the cluster is.
     #[must_use]
     pub fn identity(&self) -> ObjectKey {
-        ObjectKey::of_parts(self.under("cluster"))
+        ObjectKey::from_parts(self.path_below("cluster"))
     }
 
     /// All WAL: one prefix a timeline below it.
     #[must_use]
     pub fn wal(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("wal"))
+        KeyPrefix::from_parts(self.path_below("wal"))
     }
 
     /// One timeline's WAL: one prefix for each log file of 4 GiB below it, and `files`.
     #[must_use]
     pub fn timeline(&self, timeline: TimelineId) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under(&format!("wal/{}", timeline.hex())))
+        KeyPrefix::from_parts(self.path_below(&format!("wal/{}", timeline.hex())))
     }
 
     /// A whole segment.
@@ -105,7 +105,7 @@ impl Layout {
         let name = name.to_string();
         let log: String = name.chars().skip(8).take(8).collect();
         let timeline: String = name.chars().take(8).collect();
-        ObjectKey::of_parts(self.under(&format!("wal/{timeline}/{log}/{name}")))
+        ObjectKey::from_parts(self.path_below(&format!("wal/{timeline}/{log}/{name}")))
     }
 
     /// Any file of `pg_wal` by its name.
@@ -114,25 +114,25 @@ impl Layout {
         match name {
             WalFileName::Segment(segment) => self.segment(*segment),
             WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
-                ObjectKey::of_parts(self.under(&format!("wal/{}/files/{name}", segment.timeline().hex())))
+                ObjectKey::from_parts(self.path_below(&format!("wal/{}/files/{name}", segment.timeline().hex())))
             }
             WalFileName::History(timeline) => {
-                ObjectKey::of_parts(self.under(&format!("history/{}.history", timeline.hex())))
+                ObjectKey::from_parts(self.path_below(&format!("history/{}.history", timeline.hex())))
             }
-            WalFileName::Other(name) => ObjectKey::of_parts(self.under(&format!("wal/other/{name}"))),
+            WalFileName::Other(name) => ObjectKey::from_parts(self.path_below(&format!("wal/other/{name}"))),
         }
     }
 
     /// All timeline histories.
     #[must_use]
     pub fn histories(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("history"))
+        KeyPrefix::from_parts(self.path_below("history"))
     }
 
     /// All backups' manifests; labels sort by time.
     #[must_use]
     pub fn backups(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("backup"))
+        KeyPrefix::from_parts(self.path_below("backup"))
     }
 
     /// The manifest of the backup `label`.
@@ -140,7 +140,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn backup(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
-        self.backups().object(label)
+        self.backups().object_key(label)
     }
 
     /// What databases and tables were called when the backup `label` was taken.
@@ -148,13 +148,13 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn names(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
-        KeyPrefix::of_parts(self.under("names")).object(label)
+        KeyPrefix::from_parts(self.path_below("names")).object_key(label)
     }
 
     /// All expired manifests.
     #[must_use]
     pub fn expired(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("expired"))
+        KeyPrefix::from_parts(self.path_below("expired"))
     }
 
     /// The manifest of the backup `label` that was taken away.
@@ -162,13 +162,13 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn expired_manifest(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
-        self.expired().object(label)
+        self.expired().object_key(label)
     }
 
     /// All packs.
     #[must_use]
     pub fn packs(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("pack"))
+        KeyPrefix::from_parts(self.path_below("pack"))
     }
 
     /// The pack `id`, in one of up to 256 parts by its first two characters.
@@ -177,37 +177,37 @@ impl Layout {
     /// [`ObjectKeyError`] if `id` cannot stand in a name.
     pub fn pack(&self, id: &str) -> Result<ObjectKey, ObjectKeyError> {
         let part: String = id.chars().take(2).collect();
-        self.packs().below(&part)?.object(id)
+        self.packs().child(&part)?.object_key(id)
     }
 
     /// All recorded gaps.
     #[must_use]
     pub fn gaps(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("gap"))
+        KeyPrefix::from_parts(self.path_below("gap"))
     }
 
     /// A gap from `start` to `end`.
     #[must_use]
     pub fn gap(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
-        ObjectKey::of_parts(self.under(&format!("gap/{}/{}", timeline.hex(), range(start, end))))
+        ObjectKey::from_parts(self.path_below(&format!("gap/{}/{}", timeline.hex(), format_range(start, end))))
     }
 
     /// All pieces of segments that still grow.
     #[must_use]
     pub fn pieces(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under("piece"))
+        KeyPrefix::from_parts(self.path_below("piece"))
     }
 
     /// Those of one timeline.
     #[must_use]
-    pub fn pieces_of(&self, timeline: TimelineId) -> KeyPrefix {
-        KeyPrefix::of_parts(self.under(&format!("piece/{}", timeline.hex())))
+    pub fn timeline_pieces(&self, timeline: TimelineId) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below(&format!("piece/{}", timeline.hex())))
     }
 
     /// The piece from `start` to `end`.
     #[must_use]
     pub fn piece(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> ObjectKey {
-        ObjectKey::of_parts(self.under(&format!("piece/{}/{}", timeline.hex(), range(start, end))))
+        ObjectKey::from_parts(self.path_below(&format!("piece/{}/{}", timeline.hex(), format_range(start, end))))
     }
 
     /// What `check` writes and deletes.
@@ -215,14 +215,14 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `name` cannot stand in a name.
     pub fn probe(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
-        KeyPrefix::of_parts(self.under("probe")).object(name)
+        KeyPrefix::from_parts(self.path_below("probe")).object_key(name)
     }
 
     /// The key of `object`.
     ///
     /// # Errors
     /// [`ObjectKeyError`] if a label, an id or a probe's name cannot stand in a name.
-    pub fn key(&self, object: &ClusterObject) -> Result<ObjectKey, ObjectKeyError> {
+    pub fn key_of_object(&self, object: &ClusterObject) -> Result<ObjectKey, ObjectKeyError> {
         match object {
             ClusterObject::Identity => Ok(self.identity()),
             ClusterObject::Segment(name) => Ok(self.segment(*name)),
@@ -239,7 +239,7 @@ impl Layout {
 
     /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this cluster.
     #[must_use]
-    pub fn object(&self, key: &ObjectKey) -> Option<ClusterObject> {
+    pub fn object_of_key(&self, key: &ObjectKey) -> Option<ClusterObject> {
         let path = key.as_str().strip_prefix(self.cluster.as_str())?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         let object = match parts.as_slice() {
@@ -253,34 +253,34 @@ impl Layout {
             ["expired", label] => ClusterObject::Expired((*label).to_owned()),
             ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
             ["gap", timeline, range] => {
-                let (timeline, start, end) = stretch(timeline, range)?;
+                let (timeline, start, end) = parse_range(timeline, range)?;
                 ClusterObject::Gap { timeline, start, end }
             }
             ["piece", timeline, range] => {
-                let (timeline, start, end) = stretch(timeline, range)?;
+                let (timeline, start, end) = parse_range(timeline, range)?;
                 ClusterObject::Piece { timeline, start, end }
             }
             ["probe", name] => ClusterObject::Probe((*name).to_owned()),
             _ => return None,
         };
         // One object, one name: what does not come back to the same key stands in a wrong place.
-        (self.key(&object).ok().as_ref() == Some(key)).then_some(object)
+        (self.key_of_object(&object).ok().as_ref() == Some(key)).then_some(object)
     }
 }
 
-fn range(start: Lsn, end: Lsn) -> String {
+fn format_range(start: Lsn, end: Lsn) -> String {
     format!("{:016X}-{:016X}", start.get(), end.get())
 }
 
 /// A timeline and a range of it, as names have them.
-fn stretch(timeline: &str, range: &str) -> Option<(TimelineId, Lsn, Lsn)> {
+fn parse_range(timeline: &str, range: &str) -> Option<(TimelineId, Lsn, Lsn)> {
     let (start, end) = range.split_once('-')?;
-    let timeline = TimelineId::new(u32::try_from(hex(timeline, 8)?).ok()?)?;
-    Some((timeline, Lsn::new(hex(start, 16)?), Lsn::new(hex(end, 16)?)))
+    let timeline = TimelineId::new(u32::try_from(parse_hex(timeline, 8)?).ok()?)?;
+    Some((timeline, Lsn::new(parse_hex(start, 16)?), Lsn::new(parse_hex(end, 16)?)))
 }
 
 /// `digits` upper-case hexadecimal digits.
-fn hex(text: &str, digits: usize) -> Option<u64> {
+fn parse_hex(text: &str, digits: usize) -> Option<u64> {
     let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if plain { u64::from_str_radix(text, 16).ok() } else { None }
 }
@@ -300,9 +300,9 @@ mod tests {
     #[test]
     fn every_object_stands_where_the_format_says() {
         let check = |object: ClusterObject, expected: &str| {
-            let key = layout().key(&object).unwrap();
+            let key = layout().key_of_object(&object).unwrap();
             assert_eq!(key.as_str(), expected);
-            assert_eq!(layout().object(&key), Some(object), "{expected}");
+            assert_eq!(layout().object_of_key(&key), Some(object), "{expected}");
         };
         let file = |name| ClusterObject::File(WalFileName::parse(name).unwrap());
         let segment = SegmentName::parse("0000000A00000001000000FE").unwrap();
@@ -353,7 +353,7 @@ mod tests {
             "main/gap/0000000A/1-2",
             "main/gap/00000000/0000000100000000-FFFFFFFFFFFFFFFF",
         ] {
-            assert_eq!(layout().object(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
+            assert_eq!(layout().object_of_key(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
         }
     }
 

@@ -13,12 +13,12 @@ use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
 
 /// The format that this program writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+pub const NAME_LIST_FORMAT: u32 = 1;
 
 /// The names of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NameList {
-    /// The format of what follows: [`FORMAT`].
+    /// The format of what follows: [`NAME_LIST_FORMAT`].
     pub format: u32,
     /// The server's major version, by which changes of these rows are read.
     pub major_version: u32,
@@ -43,8 +43,8 @@ impl Archive {
     ///
     /// # Errors
     /// A repository did not take it.
-    pub async fn put_names(&self, key: &ObjectKey, names: &NameList) -> Result<PutOutcome, ArchiveError> {
-        let wrong = |why: serde_json::Error| vault::VaultError::Content {
+    pub async fn put_name_list(&self, key: &ObjectKey, names: &NameList) -> Result<PutOutcome, ArchiveError> {
+        let wrong = |why: serde_json::Error| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),
@@ -57,16 +57,16 @@ impl Archive {
     ///
     /// # Errors
     /// No repository gave it whole, and not all said that they don't have it.
-    pub async fn names(&self, label: &str) -> Result<Option<NameList>, ArchiveError> {
+    pub async fn name_list(&self, label: &str) -> Result<Option<NameList>, ArchiveError> {
         // A label that cannot stand in a key is one of no backup.
         let Ok(key) = self.layout.names(label) else { return Ok(None) };
         let Some(opened) = self.vault().get_object(SealedKind::Names, &key).await? else { return Ok(None) };
         let names = serde_json::from_slice::<NameList>(&opened.plain);
-        let names = names.map_err(|why| vault::VaultError::Content {
+        let names = names.map_err(|why| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),
         })?;
-        Ok(Some(names).filter(|names| names.format <= FORMAT))
+        Ok(Some(names).filter(|names| names.format <= NAME_LIST_FORMAT))
     }
 }

@@ -1,7 +1,7 @@
 //! Pieces of a segment that still grows, in the repositories: what would be lost with this machine and the server together before the segment is whole.
 //!
 //! A piece is an object of its own that is named by its range, and holds nothing but WAL of one segment. The first begins with the segment. Each
-//! later one goes on where those before it end, or swallows some of them and goes on ([`swallowed`]); so pieces may lie over one another, and
+//! later one goes on where those before it end, or swallows some of them and goes on ([`count_merged_pieces`]); so pieces may lie over one another, and
 //! hold the same bytes there, because a server sends only what it has flushed. They go when the segment is archived whole.
 //!
 //! Read back they are what the spool is on the machine of the receiver ([`super::unfinished`]): the segment's beginning, then zeros, where replay
@@ -23,7 +23,7 @@ use crate::vault::repository::key::{KeyPrefix, ObjectKey};
 use crate::vault::seal::SealedKind;
 
 /// How often a listing is made anew because a piece was gone when it was read. They are swallowed seconds apart.
-const ATTEMPTS: usize = 5;
+const LISTING_ATTEMPTS: usize = 5;
 
 /// Where a piece stands in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ impl WalPiece {
 /// that are no longer than what has come after them. So there are never more than some twenty of 16 MiB, and a byte is stored that often at the
 /// most.
 #[must_use]
-pub fn swallowed(pieces: &[WalPiece], end: Lsn, longest: u64) -> usize {
+pub fn count_merged_pieces(pieces: &[WalPiece], end: Lsn, longest: u64) -> usize {
     let fits = |piece: &&WalPiece| piece.len() <= end.bytes_since(piece.end) && end.bytes_since(piece.start) <= longest;
     pieces.iter().rev().take_while(fits).count()
 }
@@ -63,14 +63,14 @@ impl Archive {
     /// # Errors
     /// A repository did not take it, or has another content under that name.
     pub async fn put_piece(&self, timeline: TimelineId, start: Lsn, bytes: Bytes) -> Result<WalPiece, ArchiveError> {
-        self.put_noted_piece(timeline, start, bytes, Vec::new()).await
+        self.put_piece_with_note(timeline, start, bytes, Vec::new()).await
     }
 
     /// The same, with a note of how its segment came ([`super::clock_notes`]).
     ///
     /// # Errors
     /// As [`Archive::put_piece`].
-    pub async fn put_noted_piece(
+    pub async fn put_piece_with_note(
         &self,
         timeline: TimelineId,
         start: Lsn,
@@ -78,7 +78,7 @@ impl Archive {
         note: Vec<u8>,
     ) -> Result<WalPiece, ArchiveError> {
         let piece = WalPiece { timeline, start, end: start.saturating_add(bytes.len() as u64) };
-        let key = self.key_of(piece);
+        let key = self.piece_key(piece);
         if self.vault().put_object(SealedKind::Piece, &key, vec![bytes.clone()], note).await? == PutOutcome::Exists {
             // Of an earlier run, that ended before it knew.
             let there = self.vault().get_object(SealedKind::Piece, &key).await?;
@@ -96,24 +96,28 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn pieces(&self, timeline: Option<TimelineId>) -> Result<Vec<WalPiece>, ArchiveError> {
+    pub async fn list_pieces(&self, timeline: Option<TimelineId>) -> Result<Vec<WalPiece>, ArchiveError> {
         let prefix: KeyPrefix = match timeline {
-            Some(timeline) => self.layout().pieces_of(timeline),
+            Some(timeline) => self.layout().timeline_pieces(timeline),
             None => self.layout().pieces(),
         };
         let listed = self.vault().list(&prefix, None).await?.objects;
-        Ok(listed.iter().filter_map(|object| piece(self.layout().object(&object.key)?)).collect())
+        Ok(listed.iter().filter_map(|object| piece_of_object(self.layout().object_of_key(&object.key)?)).collect())
     }
 
     /// What there is of a segment in pieces, filled up to its size, and where that ends; `None` if its beginning is not there.
     ///
     /// # Errors
     /// The repositories could not say. From a damaged piece on nothing is used, with a warning.
-    pub async fn in_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, ArchiveError> {
+    pub async fn read_pieces(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+    ) -> Result<Option<(Bytes, Lsn)>, ArchiveError> {
         let Some(number) = name.number(size) else { return Ok(None) };
         // One may be swallowed between the listing and the reading; a new listing shows what holds its bytes.
-        for _ in 0..ATTEMPTS {
-            let mut pieces = self.pieces(Some(name.timeline())).await?;
+        for _ in 0..LISTING_ATTEMPTS {
+            let mut pieces = self.list_pieces(Some(name.timeline())).await?;
             pieces.retain(|piece| piece.segment(size) == Some(name) && piece.end <= number.end(size));
             pieces.sort_unstable_by_key(|piece| (piece.start, Reverse(piece.end)));
             if let Some((mut bytes, end)) = self.joined(pieces, number.start(size)).await? {
@@ -121,7 +125,7 @@ impl Archive {
                 return Ok(Some((bytes.freeze(), end)).filter(|(_, end)| *end > number.start(size)));
             }
         }
-        Err(vault::VaultError::Lost.into())
+        Err(vault::VaultError::WorkerLost.into())
     }
 
     /// The bytes of sorted pieces from `start` on without a hole, and where they end; `None` if one of them is gone.
@@ -135,7 +139,7 @@ impl Archive {
             if piece.start > end || (agreed.is_some() && piece.start >= end) {
                 break;
             }
-            let key = self.key_of(piece);
+            let key = self.piece_key(piece);
             let opened = match self.vault().get_object(SealedKind::Piece, &key).await {
                 Ok(Some(opened)) if opened.plain.len() as u64 == piece.len() => Ok(opened),
                 Ok(Some(_)) => Err(self.wrong(&key, "it is not as long as its name says")),
@@ -183,7 +187,7 @@ impl Archive {
     /// A repository did not do it.
     pub async fn remove_pieces(&self, pieces: &[WalPiece]) -> Result<(), ArchiveError> {
         for piece in pieces {
-            self.vault().delete(&self.key_of(*piece)).await?;
+            self.vault().delete(&self.piece_key(*piece)).await?;
         }
         Ok(())
     }
@@ -194,12 +198,12 @@ impl Archive {
     /// The repositories could not say, or not do it.
     pub async fn sweep_pieces(&self, size: SegmentSize) -> Result<(), ArchiveError> {
         let mut segments: BTreeMap<(TimelineId, SegmentNo), Vec<WalPiece>> = BTreeMap::new();
-        for piece in self.pieces(None).await? {
+        for piece in self.list_pieces(None).await? {
             segments.entry((piece.timeline, size.segment_of(piece.start))).or_default().push(piece);
         }
         for ((timeline, number), pieces) in segments {
             let Some(name) = SegmentName::new(timeline, number, size) else { continue };
-            if self.stored_everywhere(name).await?.is_some() || self.is_in_partial(name, size, &pieces).await? {
+            if self.stored_in_all(name).await?.is_some() || self.is_in_partial(name, size, &pieces).await? {
                 self.remove_pieces(&pieces).await?;
             }
         }
@@ -218,7 +222,7 @@ impl Archive {
         if self.vault().get_trailer(SealedKind::WalFile, &self.layout().file(&partial)).await?.is_none() {
             return Ok(false);
         }
-        let (Some(partial), Some((bytes, end))) = (self.file(&partial).await?, self.in_pieces(name, size).await?)
+        let (Some(partial), Some((bytes, end))) = (self.file(&partial).await?, self.read_pieces(name, size).await?)
         else {
             return Ok(false);
         };
@@ -228,16 +232,17 @@ impl Archive {
         Ok(all && partial.get(..len).is_some_and(|kept| bytes.get(..len) == Some(kept)))
     }
 
-    pub(super) fn key_of(&self, piece: WalPiece) -> ObjectKey {
+    pub(super) fn piece_key(&self, piece: WalPiece) -> ObjectKey {
         self.layout().piece(piece.timeline, piece.start, piece.end)
     }
 
     fn wrong(&self, key: &ObjectKey, why: &str) -> ArchiveError {
-        vault::VaultError::Content { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }.into()
+        vault::VaultError::MalformedContent { name: self.cluster().to_string(), key: key.clone(), why: why.to_owned() }
+            .into()
     }
 }
 
-fn piece(object: ClusterObject) -> Option<WalPiece> {
+fn piece_of_object(object: ClusterObject) -> Option<WalPiece> {
     match object {
         ClusterObject::Piece { timeline, start, end } => Some(WalPiece { timeline, start, end }),
         _ => None,
@@ -251,7 +256,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    use super::{WalPiece, swallowed};
+    use super::{WalPiece, count_merged_pieces};
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::{SegmentSize, WalFileName};
@@ -272,7 +277,7 @@ mod tests {
             let mut stored: HashMap<u64, u32> = HashMap::new();
             for step in steps {
                 let (copied, next) = (end, (end + step).min(32 * MIB));
-                let keep = made.len() - swallowed(&made, Lsn::new(next), 16 * MIB);
+                let keep = made.len() - count_merged_pieces(&made, Lsn::new(next), 16 * MIB);
                 let from = made.get(keep).map_or(copied, |piece| piece.start.get());
                 made.truncate(keep);
                 if next == copied {
@@ -300,12 +305,12 @@ mod tests {
         let piece_at = |from: u64, to: u64| WalPiece { timeline: name.timeline(), start: at(from), end: at(to) };
         let part = |from: usize, to: usize| Bytes::copy_from_slice(&whole[from..to]);
         let put = |from: usize, to: usize| archive.put_piece(name.timeline(), at(from as u64), part(from, to));
-        assert_eq!(archive.in_pieces(name, size).await.unwrap(), None);
+        assert_eq!(archive.read_pieces(name, size).await.unwrap(), None);
 
         put(3000, 5000).await.unwrap();
-        assert_eq!(archive.in_pieces(name, size).await.unwrap(), None, "its beginning is not there");
+        assert_eq!(archive.read_pieces(name, size).await.unwrap(), None, "its beginning is not there");
         put(0, 1000).await.unwrap();
-        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, at(1000), "2000 to 3000 is not there");
+        assert_eq!(archive.read_pieces(name, size).await.unwrap().unwrap().1, at(1000), "2000 to 3000 is not there");
         for (from, to) in [(1000, 2000), (500, 1500), (0, 3000), (4000, 6000)] {
             put(from, to).await.unwrap();
         }
@@ -313,38 +318,38 @@ mod tests {
         let other = Bytes::from(vec![7; 3000]);
         let error = archive.put_piece(name.timeline(), at(0), other).await.unwrap_err().to_string();
         assert!(error.contains("another content"), "{error}");
-        let (bytes, end) = archive.in_pieces(name, size).await.unwrap().unwrap();
+        let (bytes, end) = archive.read_pieces(name, size).await.unwrap().unwrap();
         assert_eq!((end, &bytes[..6000], bytes.len() as u64), (at(6000), &whole[..6000], MIB));
         assert!(bytes[6000..].iter().all(|&byte| byte == 0));
 
-        let last = dir.path().join("repository").join(archive.key_of(piece_at(4000, 6000)).as_str());
+        let last = dir.path().join("repository").join(archive.piece_key(piece_at(4000, 6000)).as_str());
         let kept = std::fs::read(&last).unwrap();
         std::fs::write(&last, [&kept[..kept.len() / 2], &[1; 9], &kept[kept.len() / 2 + 9..]].concat()).unwrap();
-        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, at(5000), "up to the damaged one");
+        assert_eq!(archive.read_pieces(name, size).await.unwrap().unwrap().1, at(5000), "up to the damaged one");
         std::fs::write(&last, kept).unwrap();
 
         // Sealed under the name of another range it is as good as damaged.
         let misnamed = vec![part(6000, 6100)];
-        let key = archive.key_of(piece_at(6000, 7000));
+        let key = archive.piece_key(piece_at(6000, 7000));
         archive.vault().put_object(crate::vault::seal::SealedKind::Piece, &key, misnamed, Vec::new()).await.unwrap();
         assert_eq!(
-            archive.in_pieces(name, size).await.unwrap().unwrap().1,
+            archive.read_pieces(name, size).await.unwrap().unwrap().1,
             at(6000),
             "up to the one of a wrong length"
         );
 
         archive.sweep_pieces(size).await.unwrap();
-        assert_eq!(archive.pieces(None).await.unwrap().len(), 7, "the segment is not archived");
+        assert_eq!(archive.list_pieces(None).await.unwrap().len(), 7, "the segment is not archived");
         archive.put_segment(name, whole.clone()).await.unwrap();
         archive.sweep_pieces(size).await.unwrap();
-        assert_eq!(archive.pieces(None).await.unwrap(), []);
+        assert_eq!(archive.list_pieces(None).await.unwrap(), []);
 
         // The end of a timeline is archived as a `.partial`.
         let (next, bytes) = segment(7, 6, b"a", 9);
         archive.put_piece(next.timeline(), Lsn::new(6 * MIB), bytes.slice(..100)).await.unwrap();
         archive.put_file(&WalFileName::Partial(next), bytes).await.unwrap();
         archive.sweep_pieces(size).await.unwrap();
-        assert_eq!(archive.pieces(None).await.unwrap(), []);
+        assert_eq!(archive.list_pieces(None).await.unwrap(), []);
     }
 
     /// What a copy left on its promotion is less than what its original went on to write in the same segment.
@@ -359,7 +364,7 @@ mod tests {
         left[2000..].fill(0);
         archive.put_file(&WalFileName::Partial(name), Bytes::from(left)).await.unwrap();
         archive.sweep_pieces(size).await.unwrap();
-        assert_eq!(archive.in_pieces(name, size).await.unwrap().unwrap().1, Lsn::new(6 * MIB + 3000));
+        assert_eq!(archive.read_pieces(name, size).await.unwrap().unwrap().1, Lsn::new(6 * MIB + 3000));
     }
 
     /// A server that was set back goes on beside what it had written before: only what both have is used.
@@ -375,7 +380,7 @@ mod tests {
         let put = |from: u64, bytes: Bytes| archive.put_piece(name.timeline(), Lsn::new(6 * MIB + from), bytes);
         put(0, first.slice(..5000)).await.unwrap();
         put(0, second.slice(..2000)).await.unwrap();
-        let end = async || archive.in_pieces(name, size).await.unwrap().unwrap();
+        let end = async || archive.read_pieces(name, size).await.unwrap().unwrap();
         assert_eq!(end().await.1, Lsn::new(6 * MIB + 5000), "nothing shows yet that they part");
         put(2000, second.slice(2000..4000)).await.unwrap();
         put(4000, second.slice(4000..9000)).await.unwrap();

@@ -24,16 +24,16 @@ use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault;
 
 /// For how long to wait for another process that is just making the index: until its first two keys are there it looks like none, or a damaged one.
-const MAKING: RetryPolicy = RetryPolicy {
+const INDEX_CREATION_WAIT: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(20),
     longest: Duration::from_millis(200),
     total: Some(Duration::from_secs(5)),
 };
 
 /// Trailers read at the same time: enough to keep a store far away busy, at some 100 KiB each.
-const IN_FLIGHT: usize = 32;
+const TRAILERS_IN_FLIGHT: usize = 32;
 /// Digests that go into the index together. A busy segment's is half a megabyte in memory.
-const AT_ONCE: usize = 16;
+const DIGESTS_PER_BATCH: usize = 16;
 
 /// Why the index could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ pub struct ReindexReport {
 
 /// The identity that an index is bound to: the repositories it is made from.
 #[must_use]
-pub fn identity(archive: &Archive) -> Vec<String> {
+pub fn repository_ids(archive: &Archive) -> Vec<String> {
     archive.vault().repositories().map(|(_, repository)| repository.id().to_string()).collect()
 }
 
@@ -98,22 +98,22 @@ pub fn identity(archive: &Archive) -> Vec<String> {
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn open(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
-    let identity = identity(archive);
+pub async fn open_index(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
+    let identity = repository_ids(archive);
     let clock = archive.vault().clock();
-    let mut backoff = Backoff::new(MAKING, clock.elapsed(), u64::from(std::process::id()));
+    let mut backoff = Backoff::new(INDEX_CREATION_WAIT, clock.elapsed(), u64::from(std::process::id()));
     let index = loop {
         let (path, identity) = (dir.to_owned(), identity.clone());
-        let (reading, opened) = blocking(move || writer_or_reader(&path, &identity)).await?;
+        let (reading, opened) = run_blocking(move || writer_or_reader(&path, &identity)).await?;
         match opened {
             Err(error) if reading && (error.calls_for_rebuild() || error.class() == ErrorClass::Transient) => {
-                let Some(pause) = backoff.pause(clock.elapsed()) else { return Err(error.into()) };
+                let Some(pause) = backoff.next_pause(clock.elapsed()) else { return Err(error.into()) };
                 clock.sleep(pause).await;
             }
             opened => break Arc::new(opened?),
         }
     };
-    let report = catch_up(archive, &index, ReindexScope::New).await?;
+    let report = catch_up_index(archive, &index, ReindexScope::New).await?;
     Ok((index, report))
 }
 
@@ -123,7 +123,7 @@ fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<WalIndex,
         Err(index::IndexError::Locked(_)) => (true, WalIndex::open_reader(path, identity)),
         Err(error) if error.calls_for_rebuild() => {
             tracing::warn!(%error, "the index is made anew");
-            (false, WalIndex::anew(path, identity))
+            (false, WalIndex::recreate(path, identity))
         }
         opened => (false, opened),
     }
@@ -133,15 +133,18 @@ fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<WalIndex,
 ///
 /// # Errors
 /// [`index::IndexError::Locked`] where a service writes it; else what index or repository say.
-pub async fn rebuild(archives: &[Arc<Archive>], dir: PathBuf) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
-    let identity: Vec<String> = archives.iter().flat_map(|archive| identity(archive)).collect();
-    let index = Arc::new(blocking(move || WalIndex::anew(&dir, &identity)).await??);
+pub async fn rebuild_index(
+    archives: &[Arc<Archive>],
+    dir: PathBuf,
+) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
+    let identity: Vec<String> = archives.iter().flat_map(|archive| repository_ids(archive)).collect();
+    let index = Arc::new(run_blocking(move || WalIndex::recreate(&dir, &identity)).await??);
     let mut total = ReindexReport::default();
     for archive in archives {
-        total.add(catch_up(archive, &index, ReindexScope::All).await?);
+        total.merge(catch_up_index(archive, &index, ReindexScope::All).await?);
     }
     let flushed = Arc::clone(&index);
-    blocking(move || flushed.flush()).await??;
+    run_blocking(move || flushed.flush()).await??;
     Ok((index, total))
 }
 
@@ -149,7 +152,7 @@ pub async fn rebuild(archives: &[Arc<Archive>], dir: PathBuf) -> Result<(Arc<Wal
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn catch_up(
+pub async fn catch_up_index(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     scope: ReindexScope,
@@ -157,7 +160,7 @@ pub async fn catch_up(
     let mut report = ReindexReport::default();
     let Some(identity) = archive.identity().await? else { return Ok(report) };
     for timeline in archive.timelines().await? {
-        report.add(catch_up_timeline(archive, index, scope, (timeline, identity.segment_size)).await?);
+        report.merge(catch_up_timeline(archive, index, scope, (timeline, identity.segment_size)).await?);
     }
     report.forgotten = report.forgotten.saturating_add(forget_expired(archive, index, identity.segment_size).await?);
     report.unasked.sort_unstable();
@@ -170,11 +173,11 @@ pub async fn catch_up(
 async fn forget_expired(archive: &Arc<Archive>, index: &Arc<WalIndex>, size: SegmentSize) -> Result<u64, ReindexError> {
     let cluster = archive.cluster().to_string();
     let (reading, name) = (Arc::clone(index), cluster.clone());
-    let known = blocking(move || Ok::<_, index::IndexError>(reading.view(&name)?.timelines().to_vec())).await??;
+    let known = run_blocking(move || Ok::<_, index::IndexError>(reading.view(&name)?.timelines().to_vec())).await??;
     let mut forgotten = 0_u64;
     for timeline in known {
         let (reading, name) = (Arc::clone(index), cluster.clone());
-        let oldest = blocking(move || {
+        let oldest = run_blocking(move || {
             let view = reading.view(&name)?;
             let oldest =
                 view.summaries(timeline, SegmentNo::new(0), SegmentNo::new(u64::MAX), ScanOrder::Forward).next();
@@ -192,7 +195,7 @@ async fn forget_expired(archive: &Arc<Archive>, index: &Arc<WalIndex>, size: Seg
             Err(_unasked) => continue,
         };
         let (writing, name) = (Arc::clone(index), cluster.clone());
-        let gone = blocking(move || {
+        let gone = run_blocking(move || {
             let view = writing.view(&name)?;
             let end = first.unwrap_or(SegmentNo::new(u64::MAX));
             let found = view.summaries(timeline, SegmentNo::new(0), end, ScanOrder::Forward);
@@ -220,7 +223,9 @@ async fn catch_up_timeline(
     let (timeline, size) = on;
     let cluster = archive.cluster().to_string();
     let (reading, name) = (Arc::clone(index), cluster.clone());
-    let mark = blocking(move || reading.view(&name)?.mark(timeline)).await??.filter(|_| scope == ReindexScope::New);
+    let mark = run_blocking(move || reading.view(&name)?.timeline_mark(timeline))
+        .await??
+        .filter(|_| scope == ReindexScope::New);
     let listing = archive.list_segments(timeline, mark.and_then(|mark| SegmentName::new(timeline, mark, size))).await?;
     let mut report = ReindexReport {
         listed: listing.found.len() as u64,
@@ -233,16 +238,16 @@ async fn catch_up_timeline(
 
     let (reading, name) = (Arc::clone(index), cluster.clone());
     let forget = scope == ReindexScope::All && listing.unasked.is_empty();
-    let (new, gone) = blocking(move || difference(&reading, &name, timeline, listed, forget)).await??;
+    let (new, gone) = run_blocking(move || index_difference(&reading, &name, timeline, listed, forget)).await??;
     report.forgotten = gone.len() as u64;
     if !gone.is_empty() {
         let (writing, name) = (Arc::clone(index), cluster.clone());
-        blocking(move || writing.forget(&name, timeline, &gone)).await??;
+        run_blocking(move || writing.forget(&name, timeline, &gone)).await??;
     }
-    add(archive, index, new, &mut report).await?;
+    ingest_digests(archive, index, new, &mut report).await?;
     if let Some(first) = first {
         let writing = Arc::clone(index);
-        blocking(move || match writing.view(&cluster)?.contains(SegmentId { timeline, segment: first })? {
+        run_blocking(move || match writing.view(&cluster)?.contains(SegmentId { timeline, segment: first })? {
             true => writing.set_mark(&cluster, timeline, first),
             // It could not be read: the next catch-up tries again.
             false => Ok(()),
@@ -256,7 +261,7 @@ async fn catch_up_timeline(
 type IndexDifference = (Vec<(SegmentName, u64)>, Vec<SegmentNo>);
 
 /// What of `listed` the index lacks, and if `forget`, what of the index is not listed.
-fn difference(
+fn index_difference(
     index: &WalIndex,
     cluster: &str,
     timeline: TimelineId,
@@ -283,7 +288,7 @@ fn difference(
 }
 
 /// Reads the digests of `new` and takes them in, a few at a time, so that memory stays bounded whatever there is to do.
-async fn add(
+async fn ingest_digests(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     new: Vec<(SegmentName, u64)>,
@@ -293,7 +298,7 @@ async fn add(
         let archive = Arc::clone(archive);
         async move { (name, len, archive.digest(name).await) }
     });
-    let mut batches = reads.buffer_unordered(IN_FLIGHT).chunks(AT_ONCE);
+    let mut batches = reads.buffer_unordered(TRAILERS_IN_FLIGHT).chunks(DIGESTS_PER_BATCH);
     while let Some(batch) = batches.next().await {
         let mut digests = Vec::with_capacity(batch.len());
         for (name, len, digest) in batch {
@@ -306,7 +311,7 @@ async fn add(
         }
         report.added = report.added.saturating_add(digests.len() as u64);
         let (index, cluster) = (Arc::clone(index), archive.cluster().to_string());
-        let ingested = blocking(move || {
+        let ingested = run_blocking(move || {
             let entries = digests.iter().map(|(digest, stored)| IndexEntry { digest, stored: *stored });
             index.ingest(&cluster, entries)
         });
@@ -316,7 +321,7 @@ async fn add(
 }
 
 impl ReindexReport {
-    fn add(&mut self, other: ReindexReport) {
+    fn merge(&mut self, other: ReindexReport) {
         self.listed = self.listed.saturating_add(other.listed);
         self.added = self.added.saturating_add(other.added);
         self.forgotten = self.forgotten.saturating_add(other.forgotten);
@@ -326,8 +331,8 @@ impl ReindexReport {
 }
 
 /// Runs what blocks where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
-    Ok(crate::vault::blocking(work).await?)
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
+    Ok(crate::vault::run_blocking(work).await?)
 }
 
 /// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a runtime.
@@ -336,34 +341,34 @@ pub struct ArchiveSegments {
     archive: Arc<Archive>,
     runtime: tokio::runtime::Handle,
     size: SegmentSize,
-    growing: Vec<UnfinishedSegment>,
+    unfinished: Vec<UnfinishedSegment>,
     /// The most recently used last.
-    kept: std::sync::Mutex<Vec<(SegmentId, Arc<SegmentDigest>)>>,
+    cached: std::sync::Mutex<Vec<(SegmentId, Arc<SegmentDigest>)>>,
 }
 
 /// Digests that are kept: a busy one is half a megabyte, and a plan asks for the same few again and again.
-const KEPT: usize = 16;
+const CACHED_DIGESTS: usize = 16;
 
 impl ArchiveSegments {
     /// The segments of `archive`, which are of this size, fetched on `runtime`.
     #[must_use]
     pub fn new(archive: Arc<Archive>, runtime: tokio::runtime::Handle, size: SegmentSize) -> ArchiveSegments {
-        ArchiveSegments { archive, runtime, size, growing: Vec::new(), kept: std::sync::Mutex::new(Vec::new()) }
+        ArchiveSegments { archive, runtime, size, unfinished: Vec::new(), cached: std::sync::Mutex::new(Vec::new()) }
     }
 
     /// The same, with segments that still grow.
     #[must_use]
-    pub fn with(self, growing: Vec<UnfinishedSegment>) -> ArchiveSegments {
-        ArchiveSegments { growing, ..self }
+    pub fn with_unfinished(self, growing: Vec<UnfinishedSegment>) -> ArchiveSegments {
+        ArchiveSegments { unfinished: growing, ..self }
     }
 
-    fn growing(&self, place: SegmentId) -> Option<&UnfinishedSegment> {
-        self.growing.iter().find(|growing| growing.place() == place)
+    fn unfinished(&self, place: SegmentId) -> Option<&UnfinishedSegment> {
+        self.unfinished.iter().find(|growing| growing.segment_id() == place)
     }
 
-    fn name(&self, place: SegmentId) -> Result<SegmentName, ArchiveError> {
+    fn segment_name(&self, place: SegmentId) -> Result<SegmentName, ArchiveError> {
         let name = SegmentName::new(place.timeline, place.segment, self.size);
-        name.ok_or_else(|| ArchiveError::Gone { name: format!("segment number {}", place.segment.get()) })
+        name.ok_or_else(|| ArchiveError::SegmentGone { name: format!("segment number {}", place.segment.get()) })
     }
 }
 
@@ -371,19 +376,19 @@ impl SegmentSource for ArchiveSegments {
     type Error = ArchiveError;
 
     fn digest(&self, place: SegmentId) -> Result<Arc<SegmentDigest>, ArchiveError> {
-        if let Some(growing) = self.growing(place) {
+        if let Some(growing) = self.unfinished(place) {
             return Ok(Arc::new(growing.digest.clone()));
         }
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.cached.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(other, _)| *other == place) {
             let found = kept.remove(at);
             kept.push(found.clone());
             return Ok(found.1);
         }
-        let name = self.name(place)?;
+        let name = self.segment_name(place)?;
         let digest = self.runtime.block_on(self.archive.digest(name))?;
-        let digest = Arc::new(digest.ok_or_else(|| ArchiveError::Gone { name: name.to_string() })?);
-        if kept.len() >= KEPT {
+        let digest = Arc::new(digest.ok_or_else(|| ArchiveError::SegmentGone { name: name.to_string() })?);
+        if kept.len() >= CACHED_DIGESTS {
             kept.remove(0);
         }
         kept.push((place, Arc::clone(&digest)));
@@ -391,12 +396,12 @@ impl SegmentSource for ArchiveSegments {
     }
 
     fn segment(&self, place: SegmentId) -> Result<Bytes, ArchiveError> {
-        if let Some(growing) = self.growing(place) {
+        if let Some(growing) = self.unfinished(place) {
             return Ok(growing.bytes.clone());
         }
-        let name = self.name(place)?;
+        let name = self.segment_name(place)?;
         let segment = self.runtime.block_on(self.archive.segment(name))?;
-        segment.ok_or_else(|| ArchiveError::Gone { name: name.to_string() })
+        segment.ok_or_else(|| ArchiveError::SegmentGone { name: name.to_string() })
     }
 }
 
@@ -404,7 +409,7 @@ impl SegmentSource for ArchiveSegments {
 mod tests {
     use std::sync::Arc;
 
-    use super::{ArchiveSegments, ReindexReport, ReindexScope, catch_up, open, rebuild};
+    use super::{ArchiveSegments, ReindexReport, ReindexScope, catch_up_index, open_index, rebuild_index};
     use crate::postgres::archive::Archive;
     use crate::postgres::archive::lookup::SegmentSource as _;
     use crate::postgres::archive::tests::{create, segment};
@@ -439,19 +444,23 @@ mod tests {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let archive = create(&[&dir], None).await;
         put(&archive, &[3, 4, 6]).await;
-        let (index, report) = open(&archive, state.path()).await.unwrap();
+        let (index, report) = open_index(&archive, state.path()).await.unwrap();
         assert_eq!(counts(&report), (3, 3, 0));
         put(&archive, &[5, 7]).await;
-        let report = catch_up(&archive, &index, ReindexScope::New).await.unwrap();
+        let report = catch_up_index(&archive, &index, ReindexScope::New).await.unwrap();
         assert_eq!(counts(&report), (3, 2, 0), "3 and 4 are not listed again");
-        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::New).await.unwrap()), (0, 0, 0));
+        assert_eq!(counts(&catch_up_index(&archive, &index, ReindexScope::New).await.unwrap()), (0, 0, 0));
         put(&archive, &[2]).await;
-        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::New).await.unwrap()), (0, 0, 0), "older than all");
-        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::All).await.unwrap()), (6, 1, 0));
+        assert_eq!(
+            counts(&catch_up_index(&archive, &index, ReindexScope::New).await.unwrap()),
+            (0, 0, 0),
+            "older than all"
+        );
+        assert_eq!(counts(&catch_up_index(&archive, &index, ReindexScope::All).await.unwrap()), (6, 1, 0));
         assert_eq!(known(&index), [2, 3, 4, 5, 6, 7]);
         let name = segment(7, 4, b"a", 9).0;
         archive.vault().delete(&archive.layout().segment(name)).await.unwrap();
-        assert_eq!(counts(&catch_up(&archive, &index, ReindexScope::All).await.unwrap()), (5, 0, 1));
+        assert_eq!(counts(&catch_up_index(&archive, &index, ReindexScope::All).await.unwrap()), (5, 0, 1));
         assert_eq!(known(&index), [2, 3, 5, 6, 7]);
     }
 
@@ -460,15 +469,15 @@ mod tests {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let archive = create(&[&dir], None).await;
         put(&archive, &[3, 4, 5]).await;
-        let (index, _) = open(&archive, state.path()).await.unwrap();
-        let busy = rebuild(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap_err();
+        let (index, _) = open_index(&archive, state.path()).await.unwrap();
+        let busy = rebuild_index(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap_err();
         assert!(matches!(busy, super::ReindexError::Index(index::IndexError::Locked(_))), "{busy}");
-        let (beside, report) = open(&archive, state.path()).await.unwrap();
+        let (beside, report) = open_index(&archive, state.path()).await.unwrap();
         assert!(!beside.is_writer() && counts(&report) == (0, 0, 0));
         assert_eq!(known(&beside), [3, 4, 5]);
         // The writer has not heard of it yet, and a reader's answer is right all the same.
         put(&archive, &[6]).await;
-        let (later, report) = open(&archive, state.path()).await.unwrap();
+        let (later, report) = open_index(&archive, state.path()).await.unwrap();
         assert_eq!((later.is_writer(), counts(&report)), (false, (1, 1, 0)));
         assert_eq!((known(&later), known(&index)), (vec![3, 4, 5, 6], vec![3, 4, 5]));
         later.refresh().unwrap();
@@ -481,7 +490,7 @@ mod tests {
         let end = bytes.len() - 40;
         bytes[end] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        let (index, report) = rebuild(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap();
+        let (index, report) = rebuild_index(&[Arc::clone(&archive)], state.path().to_owned()).await.unwrap();
         assert_eq!(known(&index), [3, 5, 6]);
         assert_eq!(report.unreadable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), [name]);
     }

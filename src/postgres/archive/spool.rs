@@ -26,19 +26,19 @@ use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealError, SealSpec, SealedKind};
 
 /// The most plaintext in one frame: bounds what a reader must hold beside the segment itself.
-const MAX_FRAME: usize = 4 << 20;
+const MAX_FRAME_BYTES: usize = 4 << 20;
 
 /// The most bytes a frame has on disk: the plaintext, were it to defy compression, and room for header and trailer.
-const MAX_STORED: usize = MAX_FRAME + (64 << 10);
+const MAX_STORED_FRAME_BYTES: usize = MAX_FRAME_BYTES + (64 << 10);
 
-const SUFFIX: &str = ".tail";
+const SPOOL_FILE_SUFFIX: &str = ".tail";
 
 /// Why WAL, or the commands of an instance, could not be spooled or read back.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The operating system said no.
     #[error("cannot {action} {}: {source}", path.display())]
-    File {
+    Io {
         /// What was tried.
         action: &'static str,
         /// On which file.
@@ -89,18 +89,18 @@ impl SpoolLock {
     ///
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one; what the operating system said.
-    pub(crate) fn take(dir: &Path, instead: &'static str) -> Result<SpoolLock, SpoolError> {
+    pub(crate) fn acquire(dir: &Path, instead: &'static str) -> Result<SpoolLock, SpoolError> {
         let mut path = dir.as_os_str().to_owned();
         path.push(".lock");
-        let failed = |source| SpoolError::File { action: "lock", path: PathBuf::from(&path), source };
+        let failed = |source| SpoolError::Io { action: "lock", path: PathBuf::from(&path), source };
         // Open for writing: over NFS nothing else can be locked, and so no folder.
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        match FileLock::take(file) {
+        match FileLock::acquire(file) {
             Ok(held) => Ok(SpoolLock { _held: held }),
             Err(TryLockError::WouldBlock) => {
-                Err(SpoolError::InUse { dir: dir.to_owned(), pid: holder(&metadata), instead })
+                Err(SpoolError::InUse { dir: dir.to_owned(), pid: lock_holder_pid(&metadata), instead })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -109,7 +109,7 @@ impl SpoolLock {
 
 /// Which process has locked that file, by `/proc/locks` (proc(5)); `None` where it does not say, as of another container's. Never another process
 /// than that: somebody will end it.
-fn holder(file: &Metadata) -> Option<u32> {
+fn lock_holder_pid(file: &Metadata) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
     let number = format!("{major:02x}:{minor:02x}:{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
@@ -134,7 +134,7 @@ impl Spool {
     /// # Errors
     /// The directory can't be made.
     pub fn open(state_dir: &Path, archive: &Archive) -> Result<Spool, SpoolError> {
-        Spool::over(state_dir, archive.cluster().clone(), Arc::clone(archive.vault().protection()))
+        Spool::in_state_dir(state_dir, archive.cluster().clone(), Arc::clone(archive.vault().protection()))
     }
 
     /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
@@ -150,10 +150,14 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
-        SpoolLock::take(&self.dir, "end it, or give this one a state-dir of its own")
+        SpoolLock::acquire(&self.dir, "end it, or give this one a state-dir of its own")
     }
 
-    fn over(state_dir: &Path, cluster: ClusterName, protection: Arc<ObjectEncryption>) -> Result<Spool, SpoolError> {
+    fn in_state_dir(
+        state_dir: &Path,
+        cluster: ClusterName,
+        protection: Arc<ObjectEncryption>,
+    ) -> Result<Spool, SpoolError> {
         let dir = state_dir.join("spool").join(cluster.as_str());
         durable::create_dir_all(&dir, 0o700)?;
         Ok(Spool { dir, cluster, protection })
@@ -163,12 +167,14 @@ impl Spool {
     ///
     /// # Errors
     /// The directory can't be read.
-    pub fn list(&self) -> Result<Vec<SegmentName>, SpoolError> {
-        let failed = |source| SpoolError::File { action: "list", path: self.dir.clone(), source };
+    pub fn list_segments(&self) -> Result<Vec<SegmentName>, SpoolError> {
+        let failed = |source| SpoolError::Io { action: "list", path: self.dir.clone(), source };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            names.extend(name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(SegmentName::parse));
+            names.extend(
+                name.to_str().and_then(|name| name.strip_suffix(SPOOL_FILE_SUFFIX)).and_then(SegmentName::parse),
+            );
         }
         names.sort_unstable_by_key(ToString::to_string);
         Ok(names)
@@ -178,14 +184,14 @@ impl Spool {
     ///
     /// # Errors
     /// The file is there and can't be read.
-    pub fn read(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, SpoolError> {
+    pub fn read_segment(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, SpoolError> {
         let path = self.path(name);
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bytes::new()),
-            Err(source) => return Err(SpoolError::File { action: "open", path, source }),
+            Err(source) => return Err(SpoolError::Io { action: "open", path, source }),
         };
-        Ok(self.scan(&mut file, name, size).map_err(|source| SpoolError::File { action: "read", path, source })?.0)
+        Ok(self.scan_frames(&mut file, name, size).map_err(|source| SpoolError::Io { action: "read", path, source })?.0)
     }
 
     /// Opens a segment's file to append to it. What an earlier run left is synced first, as nobody knows whether it ever was, and a torn frame
@@ -193,11 +199,11 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn append_to(&self, name: SegmentName, size: SegmentSize) -> Result<(SpoolFile, Bytes), SpoolError> {
+    pub fn open_for_append(&self, name: SegmentName, size: SegmentSize) -> Result<(SpoolFile, Bytes), SpoolError> {
         let path = self.path(name);
         let failed = |action: &'static str| {
             let path = path.clone();
-            move |source| SpoolError::File { action, path, source }
+            move |source| SpoolError::Io { action, path, source }
         };
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(failed("open"))?;
@@ -206,7 +212,7 @@ impl Spool {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
             .map_err(io::Error::from)
             .map_err(failed("read"))?;
-        let (plain, end) = self.scan(&mut file, name, size).map_err(failed("read"))?;
+        let (plain, end) = self.scan_frames(&mut file, name, size).map_err(failed("read"))?;
         let len = file.seek(SeekFrom::End(0)).map_err(failed("read"))?;
         if len > end {
             tracing::info!(%name, cut = len - end, "a torn frame is cut off the spool");
@@ -224,17 +230,17 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn remove(&self, name: SegmentName) -> Result<(), SpoolError> {
+    pub fn remove_segment(&self, name: SegmentName) -> Result<(), SpoolError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(SpoolError::File { action: "remove", path, source }),
+            Err(source) => Err(SpoolError::Io { action: "remove", path, source }),
         }
     }
 
     fn path(&self, name: SegmentName) -> PathBuf {
-        self.dir.join(format!("{name}{SUFFIX}"))
+        self.dir.join(format!("{name}{SPOOL_FILE_SUFFIX}"))
     }
 
     fn binding(&self, name: SegmentName, offset: u64) -> ObjectBinding {
@@ -242,7 +248,7 @@ impl Spool {
     }
 
     /// All whole frames, and the position in the file where they end.
-    fn scan(&self, file: &mut File, name: SegmentName, size: SegmentSize) -> io::Result<(Bytes, u64)> {
+    fn scan_frames(&self, file: &mut File, name: SegmentName, size: SegmentSize) -> io::Result<(Bytes, u64)> {
         let mut plain = BytesMut::new();
         let mut end = 0;
         let mut reader = io::BufReader::with_capacity(1 << 20, file);
@@ -253,7 +259,7 @@ impl Spool {
                 break;
             }
             let len = usize::try_from(u32::from_le_bytes(len)).unwrap_or(usize::MAX);
-            if len > MAX_STORED {
+            if len > MAX_STORED_FRAME_BYTES {
                 break;
             }
             stored.resize(len, 0);
@@ -261,7 +267,7 @@ impl Spool {
                 break;
             }
             let binding = self.binding(name, plain.len() as u64);
-            let Ok(frame) = seal::open(&stored, &binding, &self.protection, 1) else { break };
+            let Ok(frame) = seal::open_object(&stored, &binding, &self.protection, 1) else { break };
             if plain.len() + frame.plain.len() > size.len() {
                 break;
             }
@@ -317,17 +323,17 @@ impl SpoolFile {
         if offset != self.held {
             return Err(SpoolError::NotContiguous { name: self.name, held: self.held, offset });
         }
-        for piece in bytes.chunks(MAX_FRAME) {
+        for piece in bytes.chunks(MAX_FRAME_BYTES) {
             let binding = self.spool.binding(self.name, self.held);
             let spec = SealSpec { level: CompressionLevel::Fixed(-5), ..SealSpec::new(&binding) };
-            let sealed = seal::seal(&[piece], &spec, &self.spool.protection)?;
+            let sealed = seal::seal_object(&[piece], &spec, &self.spool.protection)?;
             let mut frame = Vec::with_capacity(4 + usize::try_from(sealed.len).unwrap_or(0));
             frame.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
             for part in &sealed.parts {
                 frame.extend_from_slice(part);
             }
             let written = self.file.write_all(&frame);
-            written.map_err(|source| SpoolError::File { action: "write", path: self.path.clone(), source })?;
+            written.map_err(|source| SpoolError::Io { action: "write", path: self.path.clone(), source })?;
             self.held += piece.len() as u64;
         }
         Ok(())
@@ -338,7 +344,7 @@ impl SpoolFile {
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk: the file must be opened anew.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(|source| SpoolError::File { action: "fsync", path: self.path.clone(), source })
+        self.file.sync_data().map_err(|source| SpoolError::Io { action: "fsync", path: self.path.clone(), source })
     }
 }
 
@@ -355,7 +361,7 @@ mod tests {
     use crate::vault::seal::ObjectEncryption;
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool::over(dir, "main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
+        Spool::in_state_dir(dir, "main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
     }
 
     fn name(text: &str) -> SegmentName {
@@ -369,22 +375,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
         let a = name("0000000100000000000000A3");
-        let (mut tail, held) = spool.append_to(a, SIZE).unwrap();
+        let (mut tail, held) = spool.open_for_append(a, SIZE).unwrap();
         assert!(held.is_empty());
         let text: Vec<u8> = (0..5_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
         tail.append(0, &text[..100]).unwrap();
         tail.append(100, &text[100..]).unwrap();
         assert!(tail.append(7, b"x").is_err(), "a gap was taken");
         tail.sync().unwrap();
-        assert_eq!(spool.read(a, SIZE).unwrap(), text);
-        let (mut again, held) = spool.append_to(a, SIZE).unwrap();
+        assert_eq!(spool.read_segment(a, SIZE).unwrap(), text);
+        let (mut again, held) = spool.open_for_append(a, SIZE).unwrap();
         assert_eq!(held, text);
         again.append(text.len() as u64, b"more").unwrap();
-        assert_eq!(spool.read(a, SIZE).unwrap().len(), text.len() + 4);
-        assert_eq!(spool.list().unwrap(), [a]);
-        spool.remove(a).unwrap();
-        spool.remove(a).unwrap();
-        assert!(spool.list().unwrap().is_empty() && spool.read(a, SIZE).unwrap().is_empty());
+        assert_eq!(spool.read_segment(a, SIZE).unwrap().len(), text.len() + 4);
+        assert_eq!(spool.list_segments().unwrap(), [a]);
+        spool.remove_segment(a).unwrap();
+        spool.remove_segment(a).unwrap();
+        assert!(spool.list_segments().unwrap().is_empty() && spool.read_segment(a, SIZE).unwrap().is_empty());
     }
 
     #[test]
@@ -392,9 +398,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
         let (a, b) = (name("0000000100000000000000A3"), name("0000000100000000000000A4"));
-        spool.append_to(a, SIZE).unwrap().0.append(0, b"of A3").unwrap();
+        spool.open_for_append(a, SIZE).unwrap().0.append(0, b"of A3").unwrap();
         fs::copy(spool.path(a), spool.path(b)).unwrap();
-        assert!(spool.read(b, SIZE).unwrap().is_empty());
+        assert!(spool.read_segment(b, SIZE).unwrap().is_empty());
     }
 
     proptest! {
@@ -406,7 +412,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let spool = spool(dir.path());
             let a = name("0000000100000000000000A3");
-            let (mut tail, _) = spool.append_to(a, SIZE).unwrap();
+            let (mut tail, _) = spool.open_for_append(a, SIZE).unwrap();
             let mut ends = vec![(0, 0)];
             for n in 0..8_u8 {
                 let at = tail.held();
@@ -421,12 +427,12 @@ mod tests {
             }
             fs::write(spool.path(a), &bytes).unwrap();
             let expected = ends.iter().rev().find(|(end, _)| *end <= cut).unwrap().1;
-            let (mut tail, held) = spool.append_to(a, SIZE).unwrap();
+            let (mut tail, held) = spool.open_for_append(a, SIZE).unwrap();
             // The rubbish may be just what was there.
             prop_assert!(held.len() as u64 >= expected);
             prop_assert!(held.chunks(100).enumerate().all(|(n, frame)| frame.len() == 100 && frame.iter().all(|b| *b == n as u8)));
             tail.append(held.len() as u64, b"goes on").unwrap();
-            prop_assert_eq!(spool.read(a, SIZE).unwrap().len(), held.len() + 7);
+            prop_assert_eq!(spool.read_segment(a, SIZE).unwrap().len(), held.len() + 7);
         }
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::Archive;
 use super::gap::Gap;
-use super::ingest::{IngestAlarm, IngestError, IngestOutcome, prepare};
+use super::ingest::{IngestAlarm, IngestError, IngestOutcome, prepare_segment};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
@@ -116,8 +116,8 @@ async fn what_goes_in_comes_out_and_the_second_time_changes_nothing() {
     for archive in [archive, open(&[&dir], Some(&key)).await.unwrap()] {
         let again = archive.put_segment(name, bytes.clone()).await.unwrap();
         assert_eq!(again.outcome, IngestOutcome::Identical);
-        let prepared = prepare(&archive, name, &bytes, CompressionLevel::Fixed(3), 1).unwrap();
-        assert_eq!(archive.commit(prepared).await.unwrap().outcome, IngestOutcome::Identical);
+        let prepared = prepare_segment(&archive, name, &bytes, CompressionLevel::Fixed(3), 1).unwrap();
+        assert_eq!(archive.commit_segment(prepared).await.unwrap().outcome, IngestOutcome::Identical);
         assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
         assert_eq!(archive.digest(name).await.unwrap().unwrap().system_id.get(), 7);
     }
@@ -132,16 +132,16 @@ async fn what_follows_the_switch_does_not_count_and_what_precedes_it_does() {
     archive.put_segment(name, bytes.clone()).await.unwrap();
     let rubbish = segment(7, 3, b"a", 200).1;
     assert_eq!(archive.put_segment(name, rubbish.clone()).await.unwrap().outcome, IngestOutcome::Identical);
-    let prepared = prepare(&archive, name, &rubbish, CompressionLevel::Auto, 2).unwrap();
-    assert_eq!(archive.commit(prepared).await.unwrap().outcome, IngestOutcome::Identical);
+    let prepared = prepare_segment(&archive, name, &rubbish, CompressionLevel::Auto, 2).unwrap();
+    assert_eq!(archive.commit_segment(prepared).await.unwrap().outcome, IngestOutcome::Identical);
     assert!(matches!(archive.put_segment(name, rubbish.slice(..MIB - 1)).await, Err(IngestError::NotWhole { .. })));
     let other = segment(7, 3, b"b", 9).1;
     let before = files(&dir);
     let error = archive.put_segment(name, other.clone()).await.unwrap_err();
-    assert!(matches!(error, IngestError::Conflict { .. }), "{error}");
+    assert!(matches!(error, IngestError::ContentDiffers { .. }), "{error}");
     assert_eq!(error.class(), ErrorClass::Conflict);
-    let prepared = prepare(&archive, name, &other, CompressionLevel::Auto, 2).unwrap();
-    assert!(matches!(archive.commit(prepared).await, Err(IngestError::Conflict { .. })));
+    let prepared = prepare_segment(&archive, name, &other, CompressionLevel::Auto, 2).unwrap();
+    assert!(matches!(archive.commit_segment(prepared).await, Err(IngestError::ContentDiffers { .. })));
     assert_eq!(files(&dir), before);
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
 }
@@ -157,10 +157,10 @@ async fn the_wal_of_another_cluster_is_refused() {
         let (name, bytes) = segment(8, 4, b"a", 9);
         let error = archive.put_segment(name, bytes.clone()).await.unwrap_err();
         assert!(matches!(error, IngestError::WrongSystem { .. }), "{error}");
-        let prepared = prepare(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap();
-        assert!(matches!(archive.commit(prepared).await, Err(IngestError::WrongSystem { .. })));
+        let prepared = prepare_segment(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap();
+        assert!(matches!(archive.commit_segment(prepared).await, Err(IngestError::WrongSystem { .. })));
         let partial = WalFileName::Partial(name);
-        assert!(matches!(archive.put(&partial, bytes).await, Err(IngestError::WrongSystem { .. })));
+        assert!(matches!(archive.put_wal_file(&partial, bytes).await, Err(IngestError::WrongSystem { .. })));
         assert_eq!(archive.segment(name).await.unwrap(), None);
         let size = archive.identity().await.unwrap().unwrap().segment_size;
         assert_eq!(size.len(), MIB);
@@ -179,7 +179,7 @@ async fn what_is_no_segment_is_refused_and_what_is_damaged_is_kept_and_marked() 
         assert!(matches!(archive.put_segment(name, cut).await, Err(IngestError::NotWhole { .. })), "{len}");
     }
     let elsewhere = segment(7, 4, b"a", 9).1;
-    assert!(matches!(archive.put_segment(name, elsewhere).await, Err(IngestError::NotThatSegment(_))));
+    assert!(matches!(archive.put_segment(name, elsewhere).await, Err(IngestError::NotTheSegment(_))));
     assert_eq!(archive.identity().await.unwrap(), None, "a cluster is not known by what was refused");
 
     let mut broken = bytes.to_vec();
@@ -204,14 +204,23 @@ async fn other_files_are_kept_as_they_are_and_never_replaced() {
     for name in ["00000002.history", "000000010000000000000003.00000028.backup", "custom.file.1"] {
         let name = WalFileName::parse(name).unwrap();
         assert_eq!(archive.file(&name).await.unwrap(), None);
-        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, IngestOutcome::Created);
-        assert_eq!(archive.put(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome, IngestOutcome::Identical);
-        assert!(matches!(archive.put(&name, "other".into()).await, Err(IngestError::Conflict { .. })), "{name}");
+        assert_eq!(
+            archive.put_wal_file(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome,
+            IngestOutcome::Created
+        );
+        assert_eq!(
+            archive.put_wal_file(&name, "1\t0/3000000\tx\n".into()).await.unwrap().outcome,
+            IngestOutcome::Identical
+        );
+        assert!(
+            matches!(archive.put_wal_file(&name, "other".into()).await, Err(IngestError::ContentDiffers { .. })),
+            "{name}"
+        );
         assert_eq!(archive.file(&name).await.unwrap().unwrap(), "1\t0/3000000\tx\n");
     }
     let (segment_name, bytes) = segment(7, 3, b"a", 9);
     let partial = WalFileName::Partial(segment_name);
-    archive.put(&partial, bytes.clone()).await.unwrap();
+    archive.put_wal_file(&partial, bytes.clone()).await.unwrap();
     assert_eq!(archive.segment(segment_name).await.unwrap(), None, "a partial segment is no segment");
     assert_eq!(archive.file(&partial).await.unwrap().unwrap(), bytes);
     let history = archive.history(TimelineId::new(2).unwrap()).await.unwrap().unwrap();
@@ -264,7 +273,7 @@ async fn a_new_place_gets_the_keys_of_the_old() {
     // Put side by side though each was made with keys of its own: nothing is sealed that one of them could not open.
     let c = dir();
     create(&[&c], Some(&key)).await;
-    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::VaultError::KeyNotThere { .. })));
+    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::VaultError::KeyMissing { .. })));
 }
 
 #[tokio::test]
@@ -272,7 +281,7 @@ async fn without_the_right_key_nothing_opens_and_nothing_is_made_up() {
     let (dir, key) = (dir(), key());
     let (name, bytes) = segment(7, 3, b"a", 9);
     create(&[&dir], Some(&key)).await.put_segment(name, bytes).await.unwrap();
-    assert!(matches!(open(&[&dir], None).await, Err(vault::VaultError::KeyWanted { .. })));
+    assert!(matches!(open(&[&dir], None).await, Err(vault::VaultError::KeyNotConfigured { .. })));
     let error = open(&[&dir], Some(&KeyEncryptionKey::generate().unwrap())).await.unwrap_err();
     assert!(matches!(error, vault::VaultError::Key { source: SealKeyError::WrongKey { .. }, .. }), "{error}");
     let keys = dir.path().join("repository/keys");
@@ -312,7 +321,7 @@ async fn lists_what_there_is_in_order() {
         let (name, bytes) = segment(7, number, b"a", 9);
         archive.put_segment(name, bytes).await.unwrap();
     }
-    archive.put(&WalFileName::parse("00000003.history").unwrap(), "".into()).await.unwrap();
+    archive.put_wal_file(&WalFileName::parse("00000003.history").unwrap(), "".into()).await.unwrap();
     let list = async |after: Option<u64>| {
         let segments = archive.list_segments(TimelineId::FIRST, after.map(|n| segment(7, n, b"a", 9).0)).await.unwrap();
         let size = SegmentSize::new(MIB as u64).unwrap();
@@ -365,22 +374,22 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (archive, store) = faulty().await;
-            store.script(script);
+            store.set_script(script);
             let mut acknowledged = std::collections::BTreeMap::new();
             for (number, text, prepared) in pushes {
                 let (name, bytes) = segment(7, number, &[text], 9);
                 let told = if prepared {
-                    archive.commit(prepare(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap()).await
+                    archive.commit_segment(prepare_segment(&archive, name, &bytes, CompressionLevel::Auto, 1).unwrap()).await
                 } else {
                     archive.put_segment(name, bytes.clone()).await
                 };
                 match told {
                     Ok(_) => assert_eq!(*acknowledged.entry(number).or_insert(text), text, "both were acknowledged"),
-                    Err(IngestError::Conflict { .. }) => assert_ne!(acknowledged.get(&number), Some(&text)),
+                    Err(IngestError::ContentDiffers { .. }) => assert_ne!(acknowledged.get(&number), Some(&text)),
                     Err(error) => assert_eq!(error.class(), ErrorClass::Transient, "{error}"),
                 }
             }
-            store.script([]);
+            store.set_script([]);
             for (number, text) in acknowledged {
                 let (name, bytes) = segment(7, number, &[text], 9);
                 assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
@@ -399,7 +408,7 @@ async fn an_index_in_the_making_is_waited_for() {
         let index = home.path().join(format!("index{round}"));
         let open = || {
             let (archive, index) = (Arc::clone(&archive), index.clone());
-            tokio::spawn(async move { super::reindex::open(&archive, &index).await.map(|_opened| ()) })
+            tokio::spawn(async move { super::reindex::open_index(&archive, &index).await.map(|_opened| ()) })
         };
         let opened = futures_util::future::join_all((0..6).map(|_| open())).await;
         for result in opened {

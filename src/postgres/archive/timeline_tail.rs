@@ -15,7 +15,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
 use crate::postgres::index::{self, IndexView, SegmentId};
-use crate::postgres::wal::digest::digest;
+use crate::postgres::wal::digest::digest_segment;
 
 /// The end of a timeline, under the name of the segment that it never completed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,20 +36,20 @@ impl Archive {
     /// The tail under the name `missing`; `None` if no archived timeline left its timeline within that segment, or its bytes are not there.
     ///
     /// # Errors
-    /// The repositories could not say; [`ArchiveError::Tails`] where the two copies differ.
-    pub async fn tail(&self, missing: SegmentName) -> Result<Option<TimelineTail>, ArchiveError> {
+    /// The repositories could not say; [`ArchiveError::TailsDiffer`] where the two copies differ.
+    pub async fn timeline_tail(&self, missing: SegmentName) -> Result<Option<TimelineTail>, ArchiveError> {
         let Some(identity) = self.identity().await? else { return Ok(None) };
         let mut histories = Vec::new();
         for timeline in self.timelines().await?.into_iter().filter(|timeline| *timeline > missing.timeline()) {
             histories.extend(self.history(timeline).await?);
         }
-        let Some(left) = left_in(&histories, missing, identity.segment_size) else { return Ok(None) };
+        let Some(left) = switch_point_in(&histories, missing, identity.segment_size) else { return Ok(None) };
         let partial = self.file(&WalFileName::Partial(missing)).await?;
-        let copy = self.copy_of(&left, missing, identity.segment_size).await?;
-        let kept = |bytes: &Bytes| beginning(bytes, left.end, identity.segment_size);
+        let copy = self.read_copy_of_tail(&left, missing, identity.segment_size).await?;
+        let kept = |bytes: &Bytes| zeroed_from(bytes, left.end, identity.segment_size);
         let bytes = match (partial.as_ref().and_then(kept), copy.as_ref().and_then(kept)) {
             (Some(partial), Some(copy)) if partial != copy => {
-                return Err(ArchiveError::Tails { name: missing.to_string(), end: left.end });
+                return Err(ArchiveError::TailsDiffer { name: missing.to_string(), end: left.end });
             }
             (Some(bytes), _) | (None, Some(bytes)) => bytes,
             (None, None) => return Ok(None),
@@ -58,7 +58,7 @@ impl Archive {
     }
 
     /// The first segment, of the timelines that begin with a copy, that is there.
-    async fn copy_of(
+    async fn read_copy_of_tail(
         &self,
         left: &SwitchPoint,
         missing: SegmentName,
@@ -88,9 +88,9 @@ impl Archive {
         let Some(identity) = self.identity().await? else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for name in names {
-            let Some(tail) = self.tail(*name).await? else { continue };
+            let Some(tail) = self.timeline_tail(*name).await? else { continue };
             let (bytes, of) = (tail.bytes.clone(), *name);
-            match crate::vault::blocking(move || digest(&bytes, of, identity.segment_size)).await? {
+            match crate::vault::run_blocking(move || digest_segment(&bytes, of, identity.segment_size)).await? {
                 Ok(digest) if digest.system_id == system => {
                     found.push(UnfinishedSegment { name: of, bytes: tail.bytes, digest })
                 }
@@ -106,11 +106,14 @@ impl Archive {
 ///
 /// # Errors
 /// What the index says.
-pub fn unfinished(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Result<Vec<SegmentName>, index::IndexError> {
+pub fn unfinished_tails(
+    view: &IndexView<'_>,
+    histories: &[TimelineHistory],
+) -> Result<Vec<SegmentName>, index::IndexError> {
     let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut names = BTreeMap::new();
     for history in histories {
-        for (timeline, end) in history.copied(size) {
+        for (timeline, end) in history.copied_tails(size) {
             let segment = size.segment_of(end);
             let known = |on| view.contains(SegmentId { timeline: on, segment });
             let had = known(timeline)? || known(history.timeline)?;
@@ -122,11 +125,11 @@ pub fn unfinished(view: &IndexView<'_>, histories: &[TimelineHistory]) -> Result
 }
 
 /// The latest point within the segment at which its timeline was left.
-fn left_in(histories: &[TimelineHistory], missing: SegmentName, size: SegmentSize) -> Option<SwitchPoint> {
+fn switch_point_in(histories: &[TimelineHistory], missing: SegmentName, size: SegmentSize) -> Option<SwitchPoint> {
     let number = missing.number(size)?;
     let copies: Vec<(TimelineId, Lsn)> = histories
         .iter()
-        .flat_map(|history| history.copied(size).map(move |(parent, end)| (parent, history.timeline, end)))
+        .flat_map(|history| history.copied_tails(size).map(move |(parent, end)| (parent, history.timeline, end)))
         .filter(|(parent, _, end)| *parent == missing.timeline() && size.segment_of(*end) == number)
         .map(|(_, child, end)| (child, end))
         .collect();
@@ -135,7 +138,7 @@ fn left_in(histories: &[TimelineHistory], missing: SegmentName, size: SegmentSiz
 }
 
 /// The bytes before `end`, then zeros.
-fn beginning(bytes: &Bytes, end: Lsn, size: SegmentSize) -> Option<Bytes> {
+fn zeroed_from(bytes: &Bytes, end: Lsn, size: SegmentSize) -> Option<Bytes> {
     let kept = bytes.get(..usize::try_from(size.offset_of(end)).ok()?)?;
     let mut segment = BytesMut::from(kept);
     segment.resize(size.len(), 0);

@@ -12,7 +12,7 @@ use super::{Archive, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId};
 use crate::postgres::index::{self, IndexView, SegmentId};
-use crate::postgres::wal::digest::{SegmentDigest, digest};
+use crate::postgres::wal::digest::{SegmentDigest, digest_segment};
 use crate::vault;
 
 /// A segment that still grows.
@@ -29,17 +29,17 @@ pub struct UnfinishedSegment {
 impl UnfinishedSegment {
     /// Where it stands.
     #[must_use]
-    pub const fn place(&self) -> SegmentId {
+    pub const fn segment_id(&self) -> SegmentId {
         SegmentId { timeline: self.digest.timeline, segment: self.digest.segment }
     }
 }
 
 /// Segments that still grow or never will: each place once, with the copy that goes on longer.
 #[must_use]
-pub fn longest(all: impl IntoIterator<Item = UnfinishedSegment>) -> Vec<UnfinishedSegment> {
+pub fn keep_longest(all: impl IntoIterator<Item = UnfinishedSegment>) -> Vec<UnfinishedSegment> {
     let mut kept: Vec<UnfinishedSegment> = Vec::new();
     for growing in all {
-        match kept.iter_mut().find(|other| other.place() == growing.place()) {
+        match kept.iter_mut().find(|other| other.segment_id() == growing.segment_id()) {
             Some(other) if other.digest.valid_until < growing.digest.valid_until => *other = growing,
             Some(_) => {}
             None => kept.push(growing),
@@ -52,8 +52,8 @@ pub fn longest(all: impl IntoIterator<Item = UnfinishedSegment>) -> Vec<Unfinish
 ///
 /// # Errors
 /// The spool can't be read.
-pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
-    let held = spool.read(name, size)?;
+pub fn read_spooled(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
+    let held = spool.read_segment(name, size)?;
     let Some(number) = name.number(size).filter(|_| !held.is_empty()) else { return Ok(None) };
     let end = number.start(size).saturating_add(held.len() as u64);
     let mut bytes = BytesMut::from(held);
@@ -65,20 +65,24 @@ pub fn bytes(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Opti
 ///
 /// # Errors
 /// The spool can't be read. What can't be understood is left out with a warning.
-pub fn beyond(view: &IndexView<'_>, spool: &Spool, system: SystemId) -> Result<Vec<UnfinishedSegment>, SpoolError> {
+pub fn unfinished_in_spool(
+    view: &IndexView<'_>,
+    spool: &Spool,
+    system: SystemId,
+) -> Result<Vec<UnfinishedSegment>, SpoolError> {
     let Some(size) = view.segment_size() else { return Ok(Vec::new()) };
     let mut found: Vec<UnfinishedSegment> = Vec::new();
-    for name in spool.list()? {
+    for name in spool.list_segments()? {
         let (Some(number), timeline) = (name.number(size), name.timeline()) else { continue };
         let known = |segment| view.contains(SegmentId { timeline, segment }).unwrap_or(false);
         let continues = number.previous().is_some_and(|before| {
-            known(before) || found.iter().any(|other| other.place() == SegmentId { timeline, segment: before })
+            known(before) || found.iter().any(|other| other.segment_id() == SegmentId { timeline, segment: before })
         });
         if known(number) || !continues {
             continue;
         }
-        let Some((bytes, _)) = bytes(spool, name, size)? else { continue };
-        match digest(&bytes, name, size) {
+        let Some((bytes, _)) = read_spooled(spool, name, size)? else { continue };
+        match digest_segment(&bytes, name, size) {
             Ok(digest) if digest.system_id == system => found.push(UnfinishedSegment { name, bytes, digest }),
             Ok(_foreign) => tracing::warn!(segment = %name, "the spool holds another cluster's segment"),
             Err(error) => tracing::warn!(segment = %name, %error, "the spool's segment cannot be understood"),
@@ -93,7 +97,7 @@ impl Archive {
     ///
     /// # Errors
     /// The spool, the repositories or the cluster's identity can't be read.
-    pub async fn received(
+    pub async fn read_unfinished(
         &self,
         spool: Option<&Spool>,
         name: SegmentName,
@@ -102,12 +106,12 @@ impl Archive {
         let size = identity.segment_size;
         let spooled = match spool.cloned() {
             Some(spool) => {
-                let read = crate::vault::blocking(move || bytes(&spool, name, size)).await?;
+                let read = crate::vault::run_blocking(move || read_spooled(&spool, name, size)).await?;
                 read.map_err(|error| vault::VaultError::Spool(std::sync::Arc::new(error)))?
             }
             None => None,
         };
-        let copied = self.in_pieces(name, size).await?;
+        let copied = self.read_pieces(name, size).await?;
         Ok(spooled.into_iter().chain(copied).max_by_key(|(_, end)| *end))
     }
 
@@ -115,17 +119,17 @@ impl Archive {
     ///
     /// # Errors
     /// The repositories can't be read. What can't be understood is left out with a warning.
-    pub async fn copied(
+    pub async fn unfinished_in_pieces(
         &self,
         names: &[SegmentName],
         identity: ArchiveIdentity,
     ) -> Result<Vec<UnfinishedSegment>, super::ArchiveError> {
         let (size, mut found) = (identity.segment_size, Vec::new());
         for name in names {
-            let Some((bytes, _)) = self.in_pieces(*name, size).await? else { continue };
+            let Some((bytes, _)) = self.read_pieces(*name, size).await? else { continue };
             let of = *name;
             let read = bytes.clone();
-            match crate::vault::blocking(move || digest(&read, of, size)).await? {
+            match crate::vault::run_blocking(move || digest_segment(&read, of, size)).await? {
                 Ok(digest) if digest.system_id == identity.system_id => {
                     found.push(UnfinishedSegment { name: of, bytes, digest })
                 }
@@ -141,7 +145,7 @@ impl Archive {
 ///
 /// # Errors
 /// What the index says.
-pub fn beyond_in_pieces(
+pub fn segments_continued_in_pieces(
     view: &IndexView<'_>,
     pieces: &[WalPiece],
     received: &[UnfinishedSegment],

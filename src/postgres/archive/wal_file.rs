@@ -17,13 +17,13 @@ use super::ingest::{IngestError, IngestOutcome, Ingested};
 use crate::base::retry::ErrorClass;
 use crate::control::ControlResponse;
 use crate::postgres::format::segment::WalFileName;
-use crate::vault::blocking;
+use crate::vault::run_blocking;
 
 /// No file of `pg_wal` is longer: the largest segment.
-const LONGEST: u64 = 1 << 30;
+const MAX_WAL_FILE_BYTES: u64 = 1 << 30;
 
 /// How much is hashed at a time: it stays in the processor's cache, and is little memory to touch for the first time.
-const CHUNK: usize = chunks::CHUNK as usize;
+const HASHED_AT_ONCE_BYTES: usize = chunks::CHUNK_BYTES as usize;
 
 /// Why a file cannot be read as a whole.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,43 +44,48 @@ pub enum WalFileError {
     NotAFile(PathBuf),
     /// It changed while it was read, or it is longer than any WAL file.
     #[error("{path} is not a finished file: it changed while it was read, or is longer than any segment", path = .0.display())]
-    Unfinished(PathBuf),
+    StillWritten(PathBuf),
 }
 
 impl Archive {
-    /// Archives the file at `path` under `name`, as [`Archive::put`]; a segment with a note of how it came ([`super::clock_notes`]), empty for none. A file that
+    /// Archives the file at `path` under `name`, as [`Archive::put_wal_file`]; a segment with a note of how it came ([`super::clock_notes`]), empty for none. A file that
     /// somebody is still writing is refused.
     ///
     /// # Errors
     /// Why it was not archived.
-    pub async fn put_path(self: &Arc<Self>, path: &Path, name: &str, note: &[u8]) -> Result<Ingested, IngestError> {
+    pub async fn put_wal_file_at(
+        self: &Arc<Self>,
+        path: &Path,
+        name: &str,
+        note: &[u8],
+    ) -> Result<Ingested, IngestError> {
         let parsed = WalFileName::parse(name).ok_or_else(|| WalFileError::Name(name.to_owned()))?;
         let path = path.to_owned();
         let WalFileName::Segment(segment) = parsed else {
-            let bytes = blocking(move || WalFileReader::open(path)?.read()).await??;
-            return self.put(&parsed, bytes).await;
+            let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
+            return self.put_wal_file(&parsed, bytes).await;
         };
-        let stored = self.stored_everywhere(segment).await?;
+        let stored = self.stored_in_all(segment).await?;
         let Some(stored) = stored else {
-            let bytes = blocking(move || WalFileReader::open(path)?.read()).await??;
+            let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
             return self.put_new_segment((segment, note), bytes).await;
         };
         // Asked twice for one segment, which happens: its hash says so, and takes no memory.
-        let (hash, source) = blocking(move || {
+        let (hash, source) = run_blocking(move || {
             let source = WalFileReader::open(path)?;
             Ok::<_, WalFileError>((source.hash()?, source))
         })
         .await??;
         if stored.iter().all(|stored| *stored.trailer.content() == hash) {
-            return Ok(self.identical(segment, stored).await?);
+            return Ok(self.confirm_identical(segment, stored).await?);
         }
-        let bytes = blocking(move || source.read()).await??;
+        let bytes = run_blocking(move || source.read()).await??;
         self.put_segment(segment, bytes).await
     }
 
     /// Carries out a push that came through the control socket.
-    pub async fn answer_push(self: &Arc<Self>, path: &Path, name: &str) -> (ControlResponse, Option<Ingested>) {
-        match self.put_path(path, name, &[]).await {
+    pub async fn handle_push(self: &Arc<Self>, path: &Path, name: &str) -> (ControlResponse, Option<Ingested>) {
+        match self.put_wal_file_at(path, name, &[]).await {
             Ok(ingested) => {
                 (ControlResponse::Pushed { identical: ingested.outcome == IngestOutcome::Identical }, Some(ingested))
             }
@@ -109,8 +114,8 @@ impl WalFileReader {
             return Err(WalFileError::NotAFile(path));
         }
         match usize::try_from(before.len()) {
-            Ok(len) if before.len() <= LONGEST => Ok(WalFileReader { path, file, before, len }),
-            _ => Err(WalFileError::Unfinished(path)),
+            Ok(len) if before.len() <= MAX_WAL_FILE_BYTES => Ok(WalFileReader { path, file, before, len }),
+            _ => Err(WalFileError::StillWritten(path)),
         }
     }
 
@@ -127,49 +132,49 @@ impl WalFileReader {
             let front = self.file.read_exact_at(front, 0);
             front.and(back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into())))
         });
-        self.finished(read)?;
+        self.check_unchanged(read)?;
         Ok(Bytes::from_owner(bytes))
     }
 
     /// Its BLAKE3, by two threads.
     fn hash(&self) -> Result<[u8; 32], WalFileError> {
-        let pieces = self.len.div_ceil(CHUNK);
+        let pieces = self.len.div_ceil(HASHED_AT_ONCE_BYTES);
         let read = thread::scope(|scope| {
-            let back = scope.spawn(|| self.values(pieces / 2..pieces));
-            let mut values = self.values(0..pieces / 2)?;
+            let back = scope.spawn(|| self.subtree_hashes(pieces / 2..pieces));
+            let mut values = self.subtree_hashes(0..pieces / 2)?;
             values.append(&mut back.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))?);
             Ok(values)
         });
         let mut values = Vec::new();
-        self.finished(read.map(|read| values = read))?;
+        self.check_unchanged(read.map(|read| values = read))?;
         Ok(chunks::file_hash(&values, self.len as u64))
     }
 
-    /// What some of its pieces of [`CHUNK`] contribute to it.
-    fn values(&self, pieces: Range<usize>) -> io::Result<Vec<[u8; 32]>> {
-        let mut buffer = vec![0; self.len.min(CHUNK)];
+    /// What some of its pieces of [`HASHED_AT_ONCE_BYTES`] contribute to it.
+    fn subtree_hashes(&self, pieces: Range<usize>) -> io::Result<Vec<[u8; 32]>> {
+        let mut buffer = vec![0; self.len.min(HASHED_AT_ONCE_BYTES)];
         let mut values = Vec::with_capacity(pieces.len());
-        for at in pieces.map(|piece| piece.saturating_mul(CHUNK)) {
+        for at in pieces.map(|piece| piece.saturating_mul(HASHED_AT_ONCE_BYTES)) {
             let len = buffer.len().min(self.len.saturating_sub(at));
             let Some(piece) = buffer.get_mut(..len) else { break };
             self.file.read_exact_at(piece, at as u64)?;
-            values.push(chunks::value(&[piece], at as u64, self.len as u64));
+            values.push(chunks::chunk_subtree_hash(&[piece], at as u64, self.len as u64));
         }
         Ok(values)
     }
 
     /// An error if it was not read to its end, or if it is not what it was before.
-    fn finished(&self, read: io::Result<()>) -> Result<(), WalFileError> {
+    fn check_unchanged(&self, read: io::Result<()>) -> Result<(), WalFileError> {
         let failed = |source| WalFileError::Read { path: self.path.clone(), source: Arc::new(source) };
         match read {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(WalFileError::Unfinished(self.path.clone()));
+                return Err(WalFileError::StillWritten(self.path.clone()));
             }
             read => read.map_err(failed)?,
         }
         let after = self.file.metadata().map_err(failed)?;
         let moment = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(WalFileError::Unfinished(self.path.clone())) }
+        if moment(&self.before) == moment(&after) { Ok(()) } else { Err(WalFileError::StillWritten(self.path.clone())) }
     }
 }
 
@@ -193,7 +198,7 @@ mod tests {
         assert!(matches!(read_whole("/dev/zero".as_ref()), Err(WalFileError::NotAFile(_))));
         let long = dir.path().join("long");
         File::create(&long).unwrap().set_len((1 << 30) + 1).unwrap();
-        assert!(matches!(read_whole(&long), Err(WalFileError::Unfinished(_))));
+        assert!(matches!(read_whole(&long), Err(WalFileError::StillWritten(_))));
         let short = dir.path().join("short");
         std::fs::write(&short, "whole").unwrap();
         assert_eq!(read_whole(&short).unwrap(), "whole");
@@ -208,8 +213,8 @@ mod tests {
             // Another moment on any file system's clock.
             std::thread::sleep(std::time::Duration::from_millis(20));
             std::fs::write(&short, text).unwrap();
-            assert!(matches!(source.read(), Err(WalFileError::Unfinished(_))), "{change}");
-            assert!(matches!(source.hash(), Err(WalFileError::Unfinished(_))), "{change}");
+            assert!(matches!(source.read(), Err(WalFileError::StillWritten(_))), "{change}");
+            assert!(matches!(source.hash(), Err(WalFileError::StillWritten(_))), "{change}");
         }
     }
 }

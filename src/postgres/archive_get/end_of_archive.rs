@@ -9,7 +9,7 @@ use crate::postgres::format::segment::{SegmentName, SegmentSize};
 ///
 /// # Errors
 /// [`ArchiveGetError::Hole`], or the archive could not say.
-pub(super) async fn prove(archive: &Archive, missing: SegmentName) -> Result<(), ArchiveGetError> {
+pub(super) async fn prove_end_of_archive(archive: &Archive, missing: SegmentName) -> Result<(), ArchiveGetError> {
     let Some(identity) = archive.identity().await? else { return Ok(()) };
     let size = identity.segment_size;
     let later = archive.last_segment(missing.timeline()).await?;
@@ -19,7 +19,7 @@ pub(super) async fn prove(archive: &Archive, missing: SegmentName) -> Result<(),
     for timeline in archive.timelines().await? {
         if timeline > missing.timeline()
             && let Some(later) = archive.last_segment(timeline).await?
-            && needs(archive, later, missing, size).await?
+            && path_requires(archive, later, missing, size).await?
         {
             return Err(ArchiveGetError::Hole { name: missing, later });
         }
@@ -28,7 +28,7 @@ pub(super) async fn prove(archive: &Archive, missing: SegmentName) -> Result<(),
 }
 
 /// Whether the way to `later`, on a younger timeline, leads through `missing`.
-async fn needs(
+async fn path_requires(
     archive: &Archive,
     later: SegmentName,
     missing: SegmentName,

@@ -80,10 +80,10 @@ pub enum ArchiveGetError {
     Archive(#[from] archive::ArchiveError),
     /// It could not be put into its place.
     #[error(transparent)]
-    Place(#[from] durable::DurableError),
+    Write(#[from] durable::DurableError),
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for ArchiveGetError {
@@ -109,7 +109,7 @@ pub const EXIT_ABSENT: u8 = 1;
 /// The exit code of a failure that `code` stands for elsewhere (CLI.md): above 125 unless a standby asks, so that PostgreSQL stops instead of
 /// promoting. Also for failures before the archive is even open, like a configuration that cannot be read.
 #[must_use]
-pub const fn exit_failure(code: u8, standby: bool) -> u8 {
+pub const fn failure_exit_code(code: u8, standby: bool) -> u8 {
     // 200 and the code of the same failure in other commands: 205 is a network, 206 damage.
     if standby { EXIT_ABSENT } else { 200_u8.saturating_add(code) }
 }
@@ -118,7 +118,7 @@ pub const fn exit_failure(code: u8, standby: bool) -> u8 {
 ///
 /// # Errors
 /// It could not be had, and is not proved absent either. Never to be taken for [`ArchiveGetOutcome::Absent`] except for a standby.
-pub async fn get(
+pub async fn archive_get(
     archive: &Arc<Archive>,
     request: &ArchiveGetRequest,
     prefetch: Option<&Prefetch>,
@@ -128,30 +128,30 @@ pub async fn get(
     let WalFileName::Segment(segment) = name else {
         // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more use.
         if let (WalFileName::History(_), Some(prefetch)) = (&name, prefetch) {
-            prefetch.clean();
+            prefetch.remove_dir();
         }
         return match archive.file(&name).await? {
             Some(bytes) => {
-                place(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(WalFileSource::Archive))
+                write_file(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(WalFileSource::Archive))
             }
             None => Ok(ArchiveGetOutcome::Absent),
         };
     };
-    if let Some(source) = found(archive, segment, request, prefetch).await? {
+    if let Some(source) = place_archived_segment(archive, segment, request, prefetch).await? {
         if let Some(prefetch) = prefetch {
-            prefetch.ahead_of(segment);
+            prefetch.ensure_fetching_after(segment);
         }
         return Ok(ArchiveGetOutcome::Placed(source));
     }
-    end_of_archive::prove(archive, segment).await?;
+    end_of_archive::prove_end_of_archive(archive, segment).await?;
     if let Some(prefetch) = prefetch {
-        prefetch.clean();
+        prefetch.remove_dir();
     }
     if request.standby {
         // It streams the rest, or asks again when there is more.
         return Ok(ArchiveGetOutcome::Absent);
     }
-    let (tail, received) = (archive.tail(segment).await?, archive.received(spool, segment).await?);
+    let (tail, received) = (archive.timeline_tail(segment).await?, archive.read_unfinished(spool, segment).await?);
     // What was received may go on beyond the point at which another timeline left.
     let (bytes, source) = match (tail, received) {
         (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, WalFileSource::Tail),
@@ -159,36 +159,36 @@ pub async fn get(
         (Some(tail), None) => (tail.bytes, WalFileSource::Tail),
         (None, None) => return Ok(ArchiveGetOutcome::Absent),
     };
-    place(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(source))
+    write_file(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(source))
 }
 
 /// Puts a segment that is archived into its place; `None` if it is not archived.
-async fn found(
+async fn place_archived_segment(
     archive: &Arc<Archive>,
     segment: SegmentName,
     request: &ArchiveGetRequest,
     prefetch: Option<&Prefetch>,
 ) -> Result<Option<WalFileSource>, ArchiveGetError> {
     if let Some(prefetch) = prefetch
-        && prefetch.take(segment, &request.dest)?
+        && prefetch.place_ready_segment(segment, &request.dest)?
     {
         return Ok(Some(WalFileSource::Prefetched));
     }
     match archive.segment(segment).await? {
-        Some(bytes) => place(bytes, &request.dest).await.map(|()| Some(WalFileSource::Archive)),
+        Some(bytes) => write_file(bytes, &request.dest).await.map(|()| Some(WalFileSource::Archive)),
         None => Ok(None),
     }
 }
 
 /// Writes the file beside its destination, syncs and renames it.
-async fn place(bytes: Bytes, dest: &Path) -> Result<(), ArchiveGetError> {
+async fn write_file(bytes: Bytes, dest: &Path) -> Result<(), ArchiveGetError> {
     let dest = dest.to_owned();
     let placed = tokio::task::spawn_blocking(move || {
         let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut staged =
             StagedFile::begin(&dest.with_file_name(format!(".walkeep-{name}.{}", std::process::id())), 0o600)?;
         staged.write(&bytes)?;
-        staged.replace(&dest)
+        staged.publish(&dest)
     });
-    Ok(placed.await.map_err(|_panicked| ArchiveGetError::Lost)??)
+    Ok(placed.await.map_err(|_panicked| ArchiveGetError::WorkerLost)??)
 }

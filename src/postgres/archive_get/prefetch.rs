@@ -1,7 +1,7 @@
 //! Segments fetched ahead of PostgreSQL, by a process of their own that outlives the `restore_command` which started it.
 //!
 //! They lie in a directory of their own, whole, synced and under their own names, so that taking one is a rename. One process at a time fills
-//! it, with [`AHEAD`] segments at the most. The directory is removed when recovery begins or ends, or reaches the archive's end.
+//! it, with [`PREFETCHED_SEGMENTS`] segments at the most. The directory is removed when recovery begins or ends, or reaches the archive's end.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,22 +13,22 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::{ArchiveGetError, place};
+use super::{ArchiveGetError, write_file};
 use crate::base::durable;
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::SegmentName;
 
 /// How many segments may lie ready. At 16 MiB that is 128 MiB of disk, and a second or two of replay.
-pub const AHEAD: u64 = 8;
+pub const PREFETCHED_SEGMENTS: u64 = 8;
 
 /// How many are fetched at the same time: one waits for the network or the disk while another is opened.
-const AT_ONCE: usize = 2;
+const FETCHES_IN_FLIGHT: usize = 2;
 
 /// Held by the process that fills the directory.
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 
-/// Starts a process that calls [`fill`] with this directory and this segment, and does not wait for it.
+/// Starts a process that calls [`fill_directory`] with this directory and this segment, and does not wait for it.
 pub type PrefetchStarter = dyn Fn(&Path, SegmentName) -> io::Result<()> + Send + Sync;
 
 /// Where segments lie ready, and how more are had.
@@ -47,7 +47,7 @@ impl Prefetch {
     /// Prefetching for the server that `dest` belongs to. The directory stands beside its data directory, never in it, where backups and
     /// pg_rewind would find it; or in `state_dir` if there is no writing beside it. `None` if there is no such place either.
     #[must_use]
-    pub fn beside(dest: &Path, state_dir: &Path, start: Box<PrefetchStarter>) -> Option<Prefetch> {
+    pub fn for_destination(dest: &Path, state_dir: &Path, start: Box<PrefetchStarter>) -> Option<Prefetch> {
         let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let pg_wal = folder.canonicalize().ok()?;
         // Two servers never share a directory: its name is made from the place of their pg_wal.
@@ -55,12 +55,12 @@ impl Prefetch {
         let name = format!(".walkeep-prefetch-{id}");
         let beside_data = pg_wal.parent().and_then(Path::parent).map(|dir| dir.join(&name));
         let dirs = beside_data.into_iter().chain([state_dir.join(&name)]);
-        let dir = dirs.into_iter().find(|dir| make(dir).is_ok())?;
+        let dir = dirs.into_iter().find(|dir| create_dir(dir).is_ok())?;
         Some(Prefetch { dir, start })
     }
 
     /// Moves a segment that lies ready to `dest`, durably; `false` if it does not.
-    pub(super) fn take(&self, segment: SegmentName, dest: &Path) -> Result<bool, ArchiveGetError> {
+    pub(super) fn place_ready_segment(&self, segment: SegmentName, dest: &Path) -> Result<bool, ArchiveGetError> {
         let ready = self.dir.join(segment.to_string());
         if !ready.exists() {
             return Ok(false);
@@ -78,8 +78,10 @@ impl Prefetch {
     }
 
     /// Sees to it that what follows `segment` is being fetched, unless enough lies ready or somebody is at it.
-    pub(super) fn ahead_of(&self, segment: SegmentName) {
-        if ready(&self.dir).is_ok_and(|ready| ready.len() as u64 * 2 >= AHEAD) || lock(&self.dir).is_none() {
+    pub(super) fn ensure_fetching_after(&self, segment: SegmentName) {
+        if ready_segments(&self.dir).is_ok_and(|ready| ready.len() as u64 * 2 >= PREFETCHED_SEGMENTS)
+            || try_lock(&self.dir).is_none()
+        {
             return;
         }
         if let Err(error) = (self.start)(&self.dir, segment) {
@@ -88,12 +90,12 @@ impl Prefetch {
     }
 
     /// Removes the directory with all that lies ready. Whoever fills it notices.
-    pub fn clean(&self) {
+    pub fn remove_dir(&self) {
         drop(fs::remove_dir_all(&self.dir));
     }
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+fn create_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         made => made,
@@ -101,49 +103,53 @@ fn make(dir: &Path) -> io::Result<()> {
 }
 
 /// The names of the segments that lie ready.
-fn ready(dir: &Path) -> io::Result<Vec<SegmentName>> {
+fn ready_segments(dir: &Path) -> io::Result<Vec<SegmentName>> {
     let names = fs::read_dir(dir)?.map(|entry| Ok(SegmentName::parse(&entry?.file_name().to_string_lossy())));
     names.filter_map(Result::transpose).collect()
 }
 
 /// The directory's lock, unless another process has it. Held until dropped.
-fn lock(dir: &Path) -> Option<FileLock> {
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).ok()?;
-    FileLock::take(file).ok()
+fn try_lock(dir: &Path) -> Option<FileLock> {
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE)).ok()?;
+    FileLock::acquire(file).ok()
 }
 
-/// Fetches the [`AHEAD`] segments that follow `after` into the directory, and removes others from it. Ends at the first that is not there or
+/// Fetches the [`PREFETCHED_SEGMENTS`] segments that follow `after` into the directory, and removes others from it. Ends at the first that is not there or
 /// cannot be had: whoever needs it asks for it again, and reports what is wrong with it. Does nothing if another process is at it.
 ///
 /// # Errors
 /// The archive does not say what the cluster is.
-pub async fn fill(archive: &Arc<Archive>, dir: &Path, after: SegmentName) -> Result<(), ArchiveGetError> {
+pub async fn fill_directory(archive: &Arc<Archive>, dir: &Path, after: SegmentName) -> Result<(), ArchiveGetError> {
     let Some(identity) = archive.identity().await? else { return Ok(()) };
     let size = identity.segment_size;
     let Some(first) = after.number(size).map(crate::postgres::format::segment::SegmentNo::next) else { return Ok(()) };
-    let Some(_lock) = lock(dir) else { return Ok(()) };
+    let Some(_lock) = try_lock(dir) else { return Ok(()) };
     let numbers = std::iter::successors(Some(first), |number| Some(number.next()));
-    let count = usize::try_from(AHEAD).unwrap_or(usize::MAX);
+    let count = usize::try_from(PREFETCHED_SEGMENTS).unwrap_or(usize::MAX);
     let wanted: Vec<SegmentName> =
         numbers.take(count).filter_map(|number| SegmentName::new(after.timeline(), number, size)).collect();
-    let lying = ready(dir).unwrap_or_default();
+    let lying = ready_segments(dir).unwrap_or_default();
     for stale in lying.iter().filter(|name| !wanted.contains(name)) {
         drop(fs::remove_file(dir.join(stale.to_string())));
     }
     let missing = wanted.into_iter().filter(|name| !lying.contains(name));
-    let mut fetched =
-        stream::iter(missing).map(|name| async move { (name, archive.segment(name).await) }).buffered(AT_ONCE);
+    let mut fetched = stream::iter(missing)
+        .map(|name| async move { (name, archive.segment(name).await) })
+        .buffered(FETCHES_IN_FLIGHT);
     while let Some((name, segment)) = fetched.next().await {
-        let Some(bytes) = usable(name, segment) else { break };
+        let Some(bytes) = usable_segment(name, segment) else { break };
         // The directory is gone once recovery has ended.
-        if place(bytes, &dir.join(name.to_string())).await.is_err() {
+        if write_file(bytes, &dir.join(name.to_string())).await.is_err() {
             break;
         }
     }
     Ok(())
 }
 
-fn usable(name: SegmentName, segment: Result<Option<Bytes>, crate::postgres::archive::ArchiveError>) -> Option<Bytes> {
+fn usable_segment(
+    name: SegmentName,
+    segment: Result<Option<Bytes>, crate::postgres::archive::ArchiveError>,
+) -> Option<Bytes> {
     segment.unwrap_or_else(|error| {
         tracing::warn!(%error, segment = %name, "cannot fetch ahead");
         None

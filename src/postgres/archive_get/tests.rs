@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::prefetch::{AHEAD, Prefetch, fill};
-use super::{ArchiveGetError, ArchiveGetOutcome, ArchiveGetRequest, EXIT_ABSENT, WalFileSource, exit_failure, get};
+use super::prefetch::{PREFETCHED_SEGMENTS, Prefetch, fill_directory};
+use super::{
+    ArchiveGetError, ArchiveGetOutcome, ArchiveGetRequest, EXIT_ABSENT, WalFileSource, archive_get, failure_exit_code,
+};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::tests::{create, open, segment_on};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
@@ -34,7 +36,7 @@ impl Scene {
     }
 
     async fn history(&self, name: &str, text: &'static str) {
-        self.archive.put(&WalFileName::parse(name).unwrap(), text.into()).await.unwrap();
+        self.archive.put_wal_file(&WalFileName::parse(name).unwrap(), text.into()).await.unwrap();
     }
 
     fn dest(&self) -> std::path::PathBuf {
@@ -46,7 +48,7 @@ impl Scene {
     }
 
     async fn get(&self, name: &str) -> Result<ArchiveGetOutcome, ArchiveGetError> {
-        let got = get(&self.archive, &self.request(name), None, None).await;
+        let got = archive_get(&self.archive, &self.request(name), None, None).await;
         let names: Vec<_> = std::fs::read_dir(self.dir.path().join("main/pg_wal")).unwrap().collect();
         assert_eq!(names.len(), usize::from(self.dest().exists()), "{names:?}");
         assert_eq!(matches!(got, Ok(ArchiveGetOutcome::Placed(_))), self.dest().exists());
@@ -122,12 +124,12 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     assert_eq!(scene.taken(), expected(&copy));
     // A standby would wait for more of timeline 1 instead.
     let standby = ArchiveGetRequest { standby: true, ..scene.request(&name(1, 6)) };
-    assert!(matches!(get(&scene.archive, &standby, None, None).await, Ok(ArchiveGetOutcome::Absent)));
+    assert!(matches!(archive_get(&scene.archive, &standby, None, None).await, Ok(ArchiveGetOutcome::Absent)));
     // What the old timeline's own copy says after the switch point is another story; what it says before it must be the same.
     let (segment, _) = segment_on(1, 6, b"", 9);
     let mut partial = copy.to_vec();
     partial[0x100] ^= 1;
-    scene.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
+    scene.archive.put_wal_file(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
     assert!(matches!(scene.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
     assert_eq!(scene.taken(), expected(&copy));
     // Only a `.partial`, since the new timeline has not completed its first segment.
@@ -136,7 +138,7 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     alone.history("00000002.history", "1\t0/600100\tno recovery target specified\n").await;
     assert!(matches!(alone.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Absent)));
     partial[0xFF] ^= 1;
-    alone.archive.put(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
+    alone.archive.put_wal_file(&WalFileName::Partial(segment), partial.clone().into()).await.unwrap();
     assert!(matches!(alone.get(&name(1, 6)).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
     assert_eq!(alone.taken(), expected(&partial));
     alone.archive(2, 6..=6).await;
@@ -158,8 +160,11 @@ async fn damage_and_absence_of_a_repository_are_never_the_end() {
     }
     std::fs::rename(scene.dir.path().join("repository"), scene.dir.path().join("away")).unwrap();
     assert!(open(&[&scene.dir], None).await.is_err());
-    assert_eq!((exit_failure(6, false), exit_failure(5, false), exit_failure(1, true)), (206, 205, EXIT_ABSENT));
-    assert!((0..=6).all(|code| exit_failure(code, false) > 125));
+    assert_eq!(
+        (failure_exit_code(6, false), failure_exit_code(5, false), failure_exit_code(1, true)),
+        (206, 205, EXIT_ABSENT)
+    );
+    assert!((0..=6).all(|code| failure_exit_code(code, false) > 125));
 }
 
 #[tokio::test]
@@ -167,7 +172,7 @@ async fn a_file_that_cannot_be_placed_is_an_error() {
     let scene = Scene::new().await;
     scene.archive(1, 3..=3).await;
     let request = ArchiveGetRequest { dest: "/proc/nowhere/RECOVERYXLOG".into(), ..scene.request(&name(1, 3)) };
-    assert!(matches!(get(&scene.archive, &request, None, None).await, Err(ArchiveGetError::Place(_))));
+    assert!(matches!(archive_get(&scene.archive, &request, None, None).await, Err(ArchiveGetError::Write(_))));
 }
 
 #[tokio::test]
@@ -180,34 +185,39 @@ async fn what_lies_ready_is_taken_and_the_rest_is_cleaned_up() {
         record.lock().unwrap().push((dir.to_owned(), after));
         Ok(())
     };
-    let prefetch = Prefetch::beside(&scene.dest(), &scene.dir.path().join("state"), Box::new(start)).unwrap();
-    let ask =
-        async |number| get(&scene.archive, &scene.request(&name(1, number)), Some(&prefetch), None).await.unwrap();
+    let prefetch = Prefetch::for_destination(&scene.dest(), &scene.dir.path().join("state"), Box::new(start)).unwrap();
+    let ask = async |number| {
+        archive_get(&scene.archive, &scene.request(&name(1, number)), Some(&prefetch), None).await.unwrap()
+    };
 
     assert_eq!(ask(3).await, ArchiveGetOutcome::Placed(WalFileSource::Archive));
     let (dir, after) = started.lock().unwrap().pop().unwrap();
     assert_eq!((dir.parent().unwrap(), after.to_string()), (scene.dir.path(), name(1, 3)));
-    fill(&scene.archive, &dir, after).await.unwrap();
+    fill_directory(&scene.archive, &dir, after).await.unwrap();
     let ready =
         || std::fs::read_dir(&dir).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "lock").count() as u64;
-    assert_eq!(ready(), AHEAD);
-    for number in 4..4 + AHEAD {
+    assert_eq!(ready(), PREFETCHED_SEGMENTS);
+    for number in 4..4 + PREFETCHED_SEGMENTS {
         assert_eq!(ask(number).await, ArchiveGetOutcome::Placed(WalFileSource::Prefetched));
         assert_eq!(scene.taken(), segment_on(1, number, &[1], 9).1);
     }
-    assert!(started.lock().unwrap().len() as u64 <= AHEAD / 2 + 1, "only once enough has been taken");
+    assert!(started.lock().unwrap().len() as u64 <= PREFETCHED_SEGMENTS / 2 + 1, "only once enough has been taken");
     assert_eq!(ready(), 0);
     // Recovery begins again, elsewhere: what lies there of no use goes away.
-    fill(&scene.archive, &dir, after).await.unwrap();
-    fill(&scene.archive, &dir, segment_on(1, 7, b"", 0).0).await.unwrap();
-    assert_eq!((ready(), dir.join(name(1, 8)).exists(), dir.join(name(1, 7)).exists()), (AHEAD, true, false));
+    fill_directory(&scene.archive, &dir, after).await.unwrap();
+    fill_directory(&scene.archive, &dir, segment_on(1, 7, b"", 0).0).await.unwrap();
+    assert_eq!(
+        (ready(), dir.join(name(1, 8)).exists(), dir.join(name(1, 7)).exists()),
+        (PREFETCHED_SEGMENTS, true, false)
+    );
     // At the archive's end, and whenever a history is asked for, nothing is left.
     assert_eq!(ask(31).await, ArchiveGetOutcome::Absent);
     assert!(!dir.exists());
-    let again = Prefetch::beside(&scene.dest(), &scene.dir.path().join("state"), Box::new(|_, _| Ok(()))).unwrap();
+    let again =
+        Prefetch::for_destination(&scene.dest(), &scene.dir.path().join("state"), Box::new(|_, _| Ok(()))).unwrap();
     assert!(dir.exists());
     assert_eq!(
-        get(&scene.archive, &scene.request("00000002.history"), Some(&again), None).await.unwrap(),
+        archive_get(&scene.archive, &scene.request("00000002.history"), Some(&again), None).await.unwrap(),
         ArchiveGetOutcome::Absent
     );
     assert!(!dir.exists());
@@ -222,11 +232,11 @@ async fn only_one_fetches_ahead_and_damage_ends_it() {
     let after = segment_on(1, 3, b"", 0).0;
     let held = std::fs::File::create(dir.join("lock")).unwrap();
     held.lock().unwrap();
-    fill(&scene.archive, &dir, after).await.unwrap();
+    fill_directory(&scene.archive, &dir, after).await.unwrap();
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
     drop(held);
     std::fs::write(scene.dir.path().join("repository/main/wal/00000001/00000000").join(name(1, 6)), "rot").unwrap();
-    fill(&scene.archive, &dir, after).await.unwrap();
+    fill_directory(&scene.archive, &dir, after).await.unwrap();
     let mut ready: Vec<_> =
         std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     ready.sort();

@@ -9,16 +9,16 @@ use bytes::Bytes;
 use super::BackupError;
 use super::page_checksums::{ChecksumRule, PageFindings};
 use super::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
-use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkSubtreeHash};
+use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkName, ChunkNamer, ChunkSubtreeHash};
 use crate::postgres::archive::manifest::{EntryContent, ManifestEntry};
 use crate::postgres::format::backup_label::{BackupLabel, TablespaceMap};
 use crate::postgres::format::datadir;
 
 /// `backup_label`, `tablespace_map` and `pg_control` are kept in memory as well; none is ever near this size.
-const MAX_KEPT: u64 = 16 << 20;
+const MAX_KEPT_FILE_BYTES: u64 = 16 << 20;
 
 const TABLESPACE_MAP: &str = TablespaceMap::FILE;
-const CONTROL: &str = "global/pg_control";
+const PG_CONTROL_PATH: &str = "global/pg_control";
 
 /// A chunk as it was cut, for a hashing thread.
 #[derive(Debug)]
@@ -44,10 +44,10 @@ pub(super) struct HashedChunk {
 }
 
 /// The work of a hashing thread.
-pub(super) fn hash(cut: CutChunk, namer: &ChunkNamer) -> HashedChunk {
+pub(super) fn hash_chunk(cut: CutChunk, namer: &ChunkNamer) -> HashedChunk {
     let slices: Vec<&[u8]> = cut.parts.iter().map(|part| &part[..]).collect();
-    let value = chunks::value(&slices, cut.offset, cut.file_len);
-    let pages = cut.pages.map(|(rule, first)| rule.check(&cut.parts, first)).unwrap_or_default();
+    let value = chunks::chunk_subtree_hash(&slices, cut.offset, cut.file_len);
+    let pages = cut.pages.map(|(rule, first)| rule.check_pages(&cut.parts, first)).unwrap_or_default();
     let len = cut.parts.iter().map(Bytes::len).sum::<usize>();
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     HashedChunk { file: cut.file, name: namer.name(&value), value, len, parts: cut.parts, pages }
@@ -102,7 +102,7 @@ impl Chunker {
     }
 
     /// The archive of a tablespace begins, `None` for the data directory.
-    pub(super) fn archive(&mut self, tablespace: Option<u32>) -> Result<(), BackupError> {
+    pub(super) fn begin_archive(&mut self, tablespace: Option<u32>) -> Result<(), BackupError> {
         self.finish()?;
         self.tablespace = tablespace;
         self.tar = TarReader::new();
@@ -120,14 +120,14 @@ impl Chunker {
         self.tar.push(bytes);
         while let Some(event) = self.tar.poll()? {
             match event {
-                TarEvent::Entry(entry) => self.entry(entry)?,
-                TarEvent::Data(data) => self.data(data, cuts),
+                TarEvent::Entry(entry) => self.begin_entry(entry)?,
+                TarEvent::Data(data) => self.append_data(data, cuts),
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: TarEntry) -> Result<(), BackupError> {
+    fn begin_entry(&mut self, entry: TarEntry) -> Result<(), BackupError> {
         let text = String::from_utf8_lossy(&entry.path).into_owned();
         let path = match self.tablespace {
             Some(oid) if text.is_empty() || text == "." => format!("pg_tblspc/{oid}").into_bytes(),
@@ -148,11 +148,11 @@ impl Chunker {
                 self.entries.push(ManifestEntry { path, mode, modified, content });
             }
             TarEntryKind::File(len) => {
-                let kept = [BackupLabel::FILE, TABLESPACE_MAP, CONTROL].into_iter().find(|name| *name == shown);
-                if kept.is_some() && len > MAX_KEPT {
-                    return Err(BackupError::Unusable { file: shown, why: format!("it has {len} bytes") });
+                let kept = [BackupLabel::FILE, TABLESPACE_MAP, PG_CONTROL_PATH].into_iter().find(|name| *name == shown);
+                if kept.is_some() && len > MAX_KEPT_FILE_BYTES {
+                    return Err(BackupError::UnusableFile { file: shown, why: format!("it has {len} bytes") });
                 }
-                let apart = kept.is_some_and(|name| name != CONTROL);
+                let apart = kept.is_some_and(|name| name != PG_CONTROL_PATH);
                 let file = (!apart).then_some(self.files.len());
                 if !apart {
                     self.files.push(self.entries.len());
@@ -169,19 +169,19 @@ impl Chunker {
         Ok(())
     }
 
-    fn data(&mut self, mut data: Bytes, cuts: &mut Vec<CutChunk>) {
+    fn append_data(&mut self, mut data: Bytes, cuts: &mut Vec<CutChunk>) {
         let Some(open) = &mut self.open else { return };
         if let Some((_, kept)) = &mut open.kept {
             kept.extend_from_slice(&data);
         }
         while !data.is_empty() {
-            let room = (CHUNK.saturating_sub(open.parts_len)) as usize;
+            let room = (CHUNK_BYTES.saturating_sub(open.parts_len)) as usize;
             let part = data.split_to(room.min(data.len()));
             open.parts_len = open.parts_len.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));
             open.parts.push(part);
             let end = open.offset.saturating_add(u64::from(open.parts_len));
-            if open.parts_len == CHUNK || end == open.len {
-                cuts.extend(open.cut());
+            if open.parts_len == CHUNK_BYTES || end == open.len {
+                cuts.extend(open.cut_chunk());
             }
         }
         self.close_if_full();
@@ -201,7 +201,7 @@ impl Chunker {
 
 impl OpenTarFile {
     /// The chunk that has come together; none for the files that stand apart.
-    fn cut(&mut self) -> Option<CutChunk> {
+    fn cut_chunk(&mut self) -> Option<CutChunk> {
         let (parts, len) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.parts_len));
         let offset = self.offset;
         self.offset = offset.saturating_add(u64::from(len));
@@ -215,7 +215,7 @@ impl OpenTarFile {
 
 /// The number of the first page of a relation's file; `None` for what is no relation's.
 fn first_block(path: &str, rule: Option<ChecksumRule>) -> Option<u32> {
-    match datadir::classify(path) {
+    match datadir::classify_path(path) {
         datadir::PathClass::Relation(file) => file.first_block(rule?.segment_blocks),
         _ => None,
     }
@@ -225,8 +225,8 @@ fn first_block(path: &str, rule: Option<ChecksumRule>) -> Option<u32> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Chunker, CutChunk, hash};
-    use crate::postgres::archive::chunks::{CHUNK, ChunkNamer, file_hash};
+    use super::{Chunker, CutChunk, hash_chunk};
+    use crate::postgres::archive::chunks::{CHUNK_BYTES, ChunkNamer, file_hash};
     use crate::postgres::archive::manifest::EntryContent;
     use crate::postgres::backup::page_checksums::ChecksumRule;
     use crate::postgres::format::lsn::Lsn;
@@ -246,7 +246,7 @@ mod tests {
 
     fn read(reader: &mut Chunker, tablespace: Option<u32>, bytes: &Bytes, piece: usize) -> Vec<CutChunk> {
         let mut cuts = Vec::new();
-        reader.archive(tablespace).unwrap();
+        reader.begin_archive(tablespace).unwrap();
         for at in (0..bytes.len()).step_by(piece) {
             reader.push(bytes.slice(at..bytes.len().min(at + piece)), &mut cuts).unwrap();
         }
@@ -256,8 +256,8 @@ mod tests {
 
     #[test]
     fn files_are_cut_the_same_however_they_come() {
-        let chunk = CHUNK as usize;
-        let content: Vec<u8> = (0..CHUNK).flat_map(|n| (n / 5).to_le_bytes()).collect();
+        let chunk = CHUNK_BYTES as usize;
+        let content: Vec<u8> = (0..CHUNK_BYTES).flat_map(|n| (n / 5).to_le_bytes()).collect();
         let long = &content[..2 * chunk + 100];
         let bytes = archive(&[
             ("backup_label", b"the label"),
@@ -267,16 +267,21 @@ mod tests {
             ("base/1/2", &content[..chunk]),
             ("global/pg_control", b"control"),
         ]);
-        let namer = ChunkNamer::current(&ObjectEncryption::None);
+        let namer = ChunkNamer::for_current_key(&ObjectEncryption::None);
         for piece in [512, 1000, 32 * 1024 - 9, 1 << 20] {
             let mut reader = Chunker::new(None);
             let cuts = read(&mut reader, None, &bytes, piece);
             let sizes: Vec<_> =
                 cuts.iter().map(|cut| (cut.file, cut.offset, cut.parts.iter().map(Bytes::len).sum())).collect();
-            let expected =
-                [(0, 0, chunk), (0, u64::from(CHUNK), chunk), (0, 2 * u64::from(CHUNK), 100), (2, 0, chunk), (3, 0, 7)];
+            let expected = [
+                (0, 0, chunk),
+                (0, u64::from(CHUNK_BYTES), chunk),
+                (0, 2 * u64::from(CHUNK_BYTES), 100),
+                (2, 0, chunk),
+                (3, 0, 7),
+            ];
             assert_eq!(sizes, expected, "pieces of {piece}");
-            let values: Vec<_> = cuts.into_iter().take(3).map(|cut| hash(cut, &namer).value).collect();
+            let values: Vec<_> = cuts.into_iter().take(3).map(|cut| hash_chunk(cut, &namer).value).collect();
             assert_eq!(file_hash(&values, long.len() as u64), *blake3::hash(long).as_bytes());
             assert_eq!(reader.backup_label.as_deref(), Some(&b"the label"[..]));
             assert_eq!(reader.tablespace_map.as_deref(), Some(&b"the map"[..]));

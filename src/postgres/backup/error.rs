@@ -52,10 +52,10 @@ pub enum BackupError {
     },
     /// A file that every backup has did not come.
     #[error("the server sent no {0}; without it the backup is worth nothing")]
-    Missing(&'static str),
+    FileMissing(&'static str),
     /// A file that the backup needs makes no sense.
     #[error("{file} as the server sent it cannot be used: {why}")]
-    Unusable {
+    UnusableFile {
         /// Which.
         file: String,
         /// Why.
@@ -76,7 +76,7 @@ pub enum BackupError {
         "{count} pages have wrong checksums, among them page {block} of {file}; the server's data is damaged, and a backup of it would look good: \
          find the relation with pg_filenode_relation and repair it, or restore an older backup"
     )]
-    Checksums {
+    DamagedPages {
         /// How many.
         count: usize,
         /// The first one's file.
@@ -88,7 +88,7 @@ pub enum BackupError {
     #[error(
         "segment {missing} is not in the archive {waited:?} after the backup ended at {stop}, and without it the backup cannot be used; {advice}"
     )]
-    NoWal {
+    WalMissing {
         /// The first one that is missing.
         missing: SegmentName,
         /// Where the backup ended.
@@ -124,21 +124,21 @@ pub enum BackupError {
     Random(#[from] RandomnessError),
     /// No thread.
     #[error("the operating system gives no thread: {0}")]
-    Thread(#[from] std::io::Error),
+    WorkerStart(#[from] std::io::Error),
     /// A bug.
     #[error(transparent)]
-    Lost(#[from] StageLostError),
+    WorkerLost(#[from] StageLostError),
 }
 
 impl From<BackupLabelError> for BackupError {
     fn from(error: BackupLabelError) -> BackupError {
-        BackupError::Unusable { file: "backup_label".to_owned(), why: error.to_string() }
+        BackupError::UnusableFile { file: "backup_label".to_owned(), why: error.to_string() }
     }
 }
 
 impl From<PgControlError> for BackupError {
     fn from(error: PgControlError) -> BackupError {
-        BackupError::Unusable { file: "pg_control".to_owned(), why: error.to_string() }
+        BackupError::UnusableFile { file: "pg_control".to_owned(), why: error.to_string() }
     }
 }
 
@@ -167,7 +167,7 @@ impl BackupError {
     pub fn is_integrity(&self) -> bool {
         match self {
             BackupError::Archive(error) => error.is_integrity(),
-            BackupError::Checksums { .. } | BackupError::BrokenWal { .. } => true,
+            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } => true,
             _ => false,
         }
     }

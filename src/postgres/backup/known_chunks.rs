@@ -11,7 +11,7 @@ use crate::vault::seal::{EpochKeyId, SealedKind};
 
 /// No more manifests are read once so many chunks are known: 8 million chunks, 1 TB, take some 800 MB of memory. The newest manifests come first,
 /// and hold nearly all that can be used again.
-const ENOUGH: usize = 8 << 20;
+const MAX_KNOWN_CHUNKS: usize = 8 << 20;
 
 /// Every chunk of a readable backup of this cluster, whose pack every repository has and whose name comes of the current key. A manifest that cannot be
 /// read is passed over: it costs space, and must not stand in the way of a new backup.
@@ -27,7 +27,7 @@ pub(super) async fn known_chunks(
     }
     let packs = packer::packs_everywhere(archive).await?;
     for object in manifests.iter().rev() {
-        if known.len() >= ENOUGH {
+        if known.len() >= MAX_KNOWN_CHUNKS {
             break;
         }
         let opened = match archive.vault().get_object(SealedKind::Manifest, &object.key).await {
@@ -41,7 +41,7 @@ pub(super) async fn known_chunks(
         let manifest = BackupSummary::from_bytes(&opened.metadata)
             .and_then(|summary| Manifest::from_bytes(summary, &opened.plain));
         match manifest {
-            Ok(manifest) => learn(&mut known, &manifest, system, key, &packs),
+            Ok(manifest) => add_known_chunks(&mut known, &manifest, system, key, &packs),
             Err(error) => {
                 tracing::warn!(cluster = %archive.cluster(), manifest = %object.key, %error, "passing over a manifest that makes no sense");
             }
@@ -50,7 +50,13 @@ pub(super) async fn known_chunks(
     Ok(known)
 }
 
-fn learn(known: &mut KnownChunks, manifest: &Manifest, system: SystemId, key: EpochKeyId, packs: &HashSet<PackId>) {
+fn add_known_chunks(
+    known: &mut KnownChunks,
+    manifest: &Manifest,
+    system: SystemId,
+    key: EpochKeyId,
+    packs: &HashSet<PackId>,
+) {
     if manifest.summary.system_id != system || manifest.summary.naming_key != key {
         return;
     }

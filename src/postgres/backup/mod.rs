@@ -38,7 +38,7 @@ use self::required_wal::RequiredWal;
 use crate::base::pipeline::{OrderedStage, StageLostError, WorkerStage};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkSubtreeHash};
-use crate::postgres::archive::manifest::{BackupSummary, EntryContent, FORMAT, Manifest, ManifestTablespace};
+use crate::postgres::archive::manifest::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestTablespace};
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::backup_label::{BackupFrom, BackupLabel};
 use crate::postgres::format::pg_control::PgControl;
@@ -53,18 +53,18 @@ use crate::vault::repository::PutOutcome;
 use crate::vault::seal::SealedKind;
 
 /// Chunks that one thread hashes in a row: handing over each by itself costs as much as hashing it.
-const BATCH: usize = 8;
+const CHUNKS_PER_BATCH: usize = 8;
 /// Batches that are being hashed, or wait for it or for being stored: 8 MiB.
-const BATCHES_UNDER_WAY: usize = 8;
+const BATCHES_IN_FLIGHT: usize = 8;
 /// How the server is to compress what it sends, the first that it can: both take less of its time than sending all of it would, even over a local
 /// socket, and leave a seventh to be sent; LZ4 takes two thirds of zstd's.
-const ON_THE_WAY: [ServerCompression; 2] = [ServerCompression::Lz4, ServerCompression::Zstd(-5)];
+const SERVER_COMPRESSIONS: [ServerCompression; 2] = [ServerCompression::Lz4, ServerCompression::Zstd(-5)];
 /// What a server says that cannot: feature not supported, syntax error, invalid parameter value.
-const NO_COMPRESSION: [&str; 3] = ["0A000", "42601", "22023"];
+const NO_COMPRESSION_SQLSTATES: [&str; 3] = ["0A000", "42601", "22023"];
 /// Progress is told each time so many bytes have come.
-const TOLD_EACH: u64 = 8 << 20;
+const PROGRESS_BYTES: u64 = 8 << 20;
 /// So many suspicious pages are asked for again; of more than that a damaged disk is the likelier reason.
-const MAX_SUSPECT: usize = 1000;
+const MAX_SUSPECT_PAGES: usize = 1000;
 
 /// How to take a backup.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ pub enum BackupProgress {
 ///
 /// # Errors
 /// [`BackupError`]; there is no backup then.
-pub async fn run(
+pub async fn take_backup(
     archive: &Arc<Archive>,
     server: &Conninfo,
     options: &BackupOptions,
@@ -117,7 +117,7 @@ pub async fn run(
     // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many messages, the caller's would
     // spend more time on waking than on working. Dropping the set ends the task.
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { take(&archive, &server, &options, &tell).await });
+    tasks.spawn(async move { take_backup_reporting(&archive, &server, &options, &tell).await });
     while told.changed().await.is_ok() {
         progress(*told.borrow_and_update());
     }
@@ -127,33 +127,33 @@ pub async fn run(
     }
 }
 
-async fn take(
+async fn take_backup_reporting(
     archive: &Arc<Archive>,
     server: &Conninfo,
     options: &BackupOptions,
     tell: &watch::Sender<BackupProgress>,
 ) -> Result<BackupSummary, BackupError> {
     let mut connection = ReplicationConnection::connect(server).await?;
-    let about = about(archive, &mut connection).await?;
-    let namer = ChunkNamer::current(archive.vault().protection());
+    let about = inspect_server(archive, &mut connection).await?;
+    let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id()).await?;
     let store = Packer::new(archive, known)?;
 
-    let hold = required_wal::hold(server).await?;
+    let hold = required_wal::hold_server_wal(server).await?;
     tell.send_replace(BackupProgress::Checkpoint);
-    let stream = begin(connection, server, base_backup_options(options, about.started_at)).await?;
+    let stream = start_base_backup(connection, server, base_backup_options(options, about.started_at)).await?;
     let start = stream.start().clone();
-    wal_of_start(archive, server, &start).await?;
+    archive_start_history(archive, server, &start).await?;
     // Near to where the backup begins: from there on the log tells what changes.
     let (asked, major) = (server.clone(), about.major);
-    let names = tokio::spawn(async move { catalog_names::list(&asked, major).await });
+    let names = tokio::spawn(async move { catalog_names::collect_names(&asked, major).await });
     let rule = about.rule.map(|rule| ChecksumRule { start: start.start, ..rule });
     let taking = RunningBackup::new(rule, store, namer, archive.vault().threads())?;
-    let (end, mut taken) = taking.read(stream, &start, tell).await?;
+    let (end, mut taken) = taking.read_stream(stream, &start, tell).await?;
     let finished_at = archive.vault().clock().now();
 
-    settle_suspects(server, rule, &mut taken).await?;
-    let summary = summary(&about, &start, end, finished_at, &taken)?;
+    recheck_suspect_pages(server, rule, &mut taken).await?;
+    let summary = build_summary(&about, &start, end, finished_at, &taken)?;
     tell.send_replace(BackupProgress::WaitingForWal);
     let needed = RequiredWal {
         timeline: start.timeline,
@@ -162,12 +162,12 @@ async fn take(
         stop: end.stop,
         standby: summary.from_standby,
     };
-    required_wal::prove(archive, server, &needed, options.wal_limit).await?;
+    required_wal::require_archived(archive, server, &needed, options.wal_limit).await?;
     if let Some(hold) = hold {
         hold.close().await;
     }
     let names = names.await.map_err(|_gone| StageLostError)?;
-    commit(archive, summary, taken, names).await
+    write_manifest(archive, summary, taken, names).await
 }
 
 /// What is known of the server before anything is read.
@@ -181,15 +181,18 @@ struct BackupSource {
     rule: Option<ChecksumRule>,
 }
 
-async fn about(archive: &Archive, connection: &mut ReplicationConnection) -> Result<BackupSource, BackupError> {
+async fn inspect_server(
+    archive: &Archive,
+    connection: &mut ReplicationConnection,
+) -> Result<BackupSource, BackupError> {
     let identity = connection.identify_system().await?;
     if let Some(archived) = archive.identity().await?.filter(|archived| archived.system_id != identity.system_id) {
         return Err(BackupError::WrongCluster { server: identity.system_id, archived: archived.system_id });
     }
     let version = connection.parameter("server_version").unwrap_or_default().to_owned();
     let rule = if connection.show("data_checksums").await? == "on" {
-        let block_size = setting(connection, "block_size").await?;
-        let segment = setting(connection, "segment_size").await?;
+        let block_size = show_size(connection, "block_size").await?;
+        let segment = show_size(connection, "segment_size").await?;
         let segment_blocks = u32::try_from(segment.checked_div(block_size).unwrap_or(0)).unwrap_or(u32::MAX);
         let block_size = usize::try_from(block_size).unwrap_or(usize::MAX);
         Some(ChecksumRule { block_size, segment_blocks, start: crate::postgres::format::lsn::Lsn::INVALID })
@@ -207,7 +210,7 @@ async fn about(archive: &Archive, connection: &mut ReplicationConnection) -> Res
 }
 
 /// A size as `SHOW` writes it: `8192`, `1GB`.
-async fn setting(connection: &mut ReplicationConnection, name: &'static str) -> Result<u64, BackupError> {
+async fn show_size(connection: &mut ReplicationConnection, name: &'static str) -> Result<u64, BackupError> {
     let text = connection.show(name).await?;
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {
@@ -219,12 +222,12 @@ async fn setting(connection: &mut ReplicationConnection, name: &'static str) -> 
     };
     let size = digits.parse::<u64>().ok().zip(unit).and_then(|(number, shift)| number.checked_shl(shift));
     size.filter(|size| *size > 0)
-        .ok_or_else(|| BackupError::Unusable { file: name.to_owned(), why: format!("it is {text:?}") })
+        .ok_or_else(|| BackupError::UnusableFile { file: name.to_owned(), why: format!("it is {text:?}") })
 }
 
 fn base_backup_options(options: &BackupOptions, started_at: Timestamp) -> BaseBackupOptions {
     BaseBackupOptions {
-        label: format!("walkeep {}", label(started_at, 1)),
+        label: format!("walkeep {}", new_label(started_at, 1)),
         fast_checkpoint: options.fast_checkpoint,
         max_rate_kib: options.max_rate_kib,
         manifest: false,
@@ -237,16 +240,16 @@ fn base_backup_options(options: &BackupOptions, started_at: Timestamp) -> BaseBa
 }
 
 /// Starts the server's sending, compressed if it was built for that.
-async fn begin(
+async fn start_base_backup(
     connection: ReplicationConnection,
     server: &Conninfo,
     options: BaseBackupOptions,
 ) -> Result<BaseBackup, BackupError> {
     let mut connection = connection;
-    for compression in ON_THE_WAY {
+    for compression in SERVER_COMPRESSIONS {
         match connection.base_backup(&BaseBackupOptions { compression: Some(compression), ..options.clone() }).await {
             Ok(stream) => return Ok(stream),
-            Err(error) if error.sqlstate().is_some_and(|code| NO_COMPRESSION.contains(&code)) => {
+            Err(error) if error.sqlstate().is_some_and(|code| NO_COMPRESSION_SQLSTATES.contains(&code)) => {
                 tracing::debug!(%error, ?compression, "the server cannot compress what it sends like this");
                 connection = ReplicationConnection::connect(server).await?;
             }
@@ -257,16 +260,20 @@ async fn begin(
 }
 
 /// `20261122T020000Z-F`; a second one of the same second is `…-F2`.
-fn label(started_at: Timestamp, attempt: u32) -> String {
+fn new_label(started_at: Timestamp, attempt: u32) -> String {
     let time = started_at.strftime("%Y%m%dT%H%M%SZ-F");
     if attempt == 1 { time.to_string() } else { format!("{time}{attempt}") }
 }
 
 /// The history of the timeline, without which nobody finds the way to it later.
-async fn wal_of_start(archive: &Arc<Archive>, server: &Conninfo, start: &BaseBackupStart) -> Result<(), BackupError> {
+async fn archive_start_history(
+    archive: &Arc<Archive>,
+    server: &Conninfo,
+    start: &BaseBackupStart,
+) -> Result<(), BackupError> {
     if start.timeline.get() > 1 {
         let mut connection = ReplicationConnection::connect(server).await?;
-        required_wal::keep_history(archive, &mut connection, start.timeline).await?;
+        required_wal::archive_history(archive, &mut connection, start.timeline).await?;
         connection.close().await;
     }
     Ok(())
@@ -308,28 +315,29 @@ impl RunningBackup {
     ) -> Result<RunningBackup, BackupError> {
         let namer = Arc::new(namer);
         let for_threads = Arc::clone(&namer);
-        let hash = move |cuts: Vec<CutChunk>| cuts.into_iter().map(|cut| chunker::hash(cut, &for_threads)).collect();
-        let hashing = WorkerStage::start("hash", threads, BATCHES_UNDER_WAY, hash)?;
+        let hash =
+            move |cuts: Vec<CutChunk>| cuts.into_iter().map(|cut| chunker::hash_chunk(cut, &for_threads)).collect();
+        let hashing = WorkerStage::start("hash", threads, BATCHES_IN_FLIGHT, hash)?;
         let (values, pages) = (Vec::new(), PageCounts::default());
         Ok(RunningBackup { reader: Chunker::new(rule), store, hashing, namer, values, pages })
     }
 
-    async fn read(
+    async fn read_stream(
         self,
         mut stream: BaseBackup,
         start: &BaseBackupStart,
         tell: &watch::Sender<BackupProgress>,
     ) -> Result<(BaseBackupEnd, BackupContents), BackupError> {
         let RunningBackup { mut reader, mut store, hashing, namer, mut values, mut pages } = self;
-        let mut ordered = OrderedStage::over(&hashing);
+        let mut ordered = OrderedStage::new(&hashing);
         let total = start.tablespaces.iter().filter_map(|space| space.size_kib).sum::<u64>().saturating_mul(1024);
-        let (mut done, mut told, mut cuts) = (0_u64, 0_u64, Vec::with_capacity(BATCH));
+        let (mut done, mut told, mut cuts) = (0_u64, 0_u64, Vec::with_capacity(CHUNKS_PER_BATCH));
         loop {
             let event = stream.next().await?;
             let ended = match event {
                 BaseBackupEvent::End(end) => Some(end),
                 BaseBackupEvent::Archive(tablespace) => {
-                    reader.archive(tablespace)?;
+                    reader.begin_archive(tablespace)?;
                     None
                 }
                 BaseBackupEvent::Data(bytes) => {
@@ -339,7 +347,7 @@ impl RunningBackup {
                 }
                 BaseBackupEvent::Manifest | BaseBackupEvent::Progress(_) => None,
             };
-            if done.saturating_sub(told) >= TOLD_EACH || ended.is_some() {
+            if done.saturating_sub(told) >= PROGRESS_BYTES || ended.is_some() {
                 told = done;
                 tell.send_replace(BackupProgress::Reading {
                     done,
@@ -347,13 +355,13 @@ impl RunningBackup {
                     stored: store.stored_bytes(),
                 });
             }
-            if cuts.len() >= BATCH || ended.is_some() {
-                ordered.push(std::mem::replace(&mut cuts, Vec::with_capacity(BATCH))).await?;
+            if cuts.len() >= CHUNKS_PER_BATCH || ended.is_some() {
+                ordered.push(std::mem::replace(&mut cuts, Vec::with_capacity(CHUNKS_PER_BATCH))).await?;
             }
-            while ordered.outstanding() >= BATCHES_UNDER_WAY || ended.is_some() {
+            while ordered.outstanding() >= BATCHES_IN_FLIGHT || ended.is_some() {
                 let Some(batch) = ordered.next().await? else { break };
                 for hashed in batch {
-                    settle(hashed, &mut store, &mut reader, &mut values, &mut pages).await?;
+                    record_chunk(hashed, &mut store, &mut reader, &mut values, &mut pages).await?;
                 }
             }
             if let Some(end) = ended {
@@ -366,14 +374,14 @@ impl RunningBackup {
 }
 
 /// Notes a chunk in its file, and closes the file if it was the last.
-async fn settle(
+async fn record_chunk(
     hashed: HashedChunk,
     store: &mut Packer,
     reader: &mut Chunker,
     values: &mut Vec<Vec<ChunkSubtreeHash>>,
     pages: &mut PageCounts,
 ) -> Result<(), BackupError> {
-    let place = store.add(&hashed).await?;
+    let place = store.add_chunk(&hashed).await?;
     pages.checked = pages.checked.saturating_add(hashed.pages.checked);
     pages.torn = pages.torn.saturating_add(hashed.pages.torn);
     pages.suspect.extend(hashed.pages.suspect.iter().map(|block| (hashed.file, *block)));
@@ -385,7 +393,7 @@ async fn settle(
     let EntryContent::File { len, hash, chunks } = &mut entry.content else { return Ok(()) };
     values.push(hashed.value);
     chunks.push(place);
-    if chunks.len() as u64 == len.div_ceil(u64::from(chunks::CHUNK)) {
+    if chunks.len() as u64 == len.div_ceil(u64::from(chunks::CHUNK_BYTES)) {
         *hash = chunks::file_hash(values, *len);
         // A file's values are needed until it is whole, no longer.
         *values = Vec::new();
@@ -395,7 +403,7 @@ async fn settle(
 
 /// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the backup began. Then they were torn
 /// while being read, and replay puts them right; else the data is damaged.
-async fn settle_suspects(
+async fn recheck_suspect_pages(
     server: &Conninfo,
     rule: Option<ChecksumRule>,
     taken: &mut BackupContents,
@@ -405,9 +413,9 @@ async fn settle_suspects(
         let entry = taken.reader.files.get(file).and_then(|entry| taken.reader.entries.get(*entry));
         entry.map(|entry| entry.path.to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let damaged = |file, block, count| BackupError::Checksums { count, file: path(file), block };
+    let damaged = |file, block, count| BackupError::DamagedPages { count, file: path(file), block };
     let count = taken.pages.suspect.len();
-    if count > MAX_SUSPECT {
+    if count > MAX_SUSPECT_PAGES {
         return Err(damaged(file, block, count));
     }
     let sql = match SqlSession::connect(server).await {
@@ -418,7 +426,7 @@ async fn settle_suspects(
         }
     };
     for (file, block) in &taken.pages.suspect {
-        match sql.page_lsn(&path(*file), rule.place(*block)).await {
+        match sql.page_lsn(&path(*file), rule.page_offset(*block)).await {
             // Gone with its file or the file's end: replay removes it, too.
             Ok(None) => {}
             Ok(Some(lsn)) if lsn >= rule.start => {}
@@ -433,7 +441,7 @@ async fn settle_suspects(
     Ok(())
 }
 
-fn summary(
+fn build_summary(
     about: &BackupSource,
     start: &BaseBackupStart,
     end: BaseBackupEnd,
@@ -443,9 +451,10 @@ fn summary(
     if end.timeline != start.timeline {
         return Err(BackupError::Promoted { from: start.timeline, to: end.timeline });
     }
-    let label_file = taken.reader.backup_label.as_deref().ok_or(BackupError::Missing(BackupLabel::FILE))?;
+    let label_file = taken.reader.backup_label.as_deref().ok_or(BackupError::FileMissing(BackupLabel::FILE))?;
     let backup_label = BackupLabel::parse(label_file)?;
-    let control = PgControl::parse(taken.reader.control.as_deref().ok_or(BackupError::Missing("global/pg_control"))?)?;
+    let control =
+        PgControl::parse(taken.reader.control.as_deref().ok_or(BackupError::FileMissing("global/pg_control"))?)?;
     if control.system_id != about.identity.system_id {
         return Err(BackupError::WrongCluster { server: control.system_id, archived: about.identity.system_id });
     }
@@ -453,8 +462,8 @@ fn summary(
         Some(ManifestTablespace { oid: space.oid?, location: space.location.clone().unwrap_or_default() })
     });
     Ok(BackupSummary {
-        format: FORMAT,
-        label: label(about.started_at, 1),
+        format: MANIFEST_FORMAT,
+        label: new_label(about.started_at, 1),
         system_id: about.identity.system_id,
         server_version: about.version.clone(),
         major_version: about.major,
@@ -483,7 +492,7 @@ fn summary(
 }
 
 /// Writes the manifest: after this there is a backup.
-async fn commit(
+async fn write_manifest(
     archive: &Arc<Archive>,
     mut summary: BackupSummary,
     taken: BackupContents,
@@ -502,18 +511,18 @@ async fn commit(
         packs: stored.packs,
         chunks: stored.chunks,
         entries: reader.entries,
-        backup_label: reader.backup_label.ok_or(BackupError::Missing(BackupLabel::FILE))?,
+        backup_label: reader.backup_label.ok_or(BackupError::FileMissing(BackupLabel::FILE))?,
         tablespace_map: reader.tablespace_map,
     };
     // Directories before what is in them, whatever the order of the archives.
     manifest.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     let body = Bytes::from(manifest.to_bytes());
     for attempt in 1.. {
-        summary.label = label(summary.started_at, attempt);
+        summary.label = new_label(summary.started_at, attempt);
         let key = archive.layout().backup(&summary.label)?;
         if let Some(names) = &names {
             // One of this label that exists is another backup's, and so is the manifest.
-            let _there = archive.put_names(&archive.layout().names(&summary.label)?, names).await?;
+            let _there = archive.put_name_list(&archive.layout().names(&summary.label)?, names).await?;
         }
         let put =
             archive.vault().put_object(SealedKind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;

@@ -9,13 +9,15 @@ use super::BackupError;
 use super::chunker::HashedChunk;
 use crate::base::pipeline::{StageLostError, WorkerStage};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::chunks::{ChunkName, KnownChunks, PACK, PackBuilder, PackError, PackId, SealedPack};
+use crate::postgres::archive::chunks::{
+    ChunkName, KnownChunks, PACK_BYTES, PackBuilder, PackError, PackId, SealedPack,
+};
 use crate::postgres::archive::manifest::ManifestChunk;
 use crate::vault;
 
-/// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in memory: four times [`PACK`] of
+/// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in memory: four times [`PACK_BYTES`] of
 /// chunks, and as much again where they don't compress.
-const UNDER_WAY: usize = 3;
+const PACKS_IN_FLIGHT: usize = 3;
 
 /// The chunks of one backup.
 pub(super) struct Packer {
@@ -51,7 +53,7 @@ impl Packer {
         Ok(Packer {
             archive: Arc::clone(archive),
             known,
-            sealing: WorkerStage::start("seal-pack", archive.vault().threads(), UNDER_WAY, seal)?,
+            sealing: WorkerStage::start("seal-pack", archive.vault().threads(), PACKS_IN_FLIGHT, seal)?,
             filling: PackBuilder::new()?,
             puts: JoinSet::new(),
             places: HashMap::new(),
@@ -61,7 +63,7 @@ impl Packer {
     }
 
     /// Takes the next chunk and answers its place in the manifest's list.
-    pub(super) async fn add(&mut self, chunk: &HashedChunk) -> Result<u32, BackupError> {
+    pub(super) async fn add_chunk(&mut self, chunk: &HashedChunk) -> Result<u32, BackupError> {
         if let Some(place) = self.places.get(&chunk.name) {
             return Ok(*place);
         }
@@ -78,13 +80,13 @@ impl Packer {
         let packs = &mut self.stored.packs;
         let pack = *self.pack_places.entry(pack).or_insert_with(|| {
             packs.push(pack);
-            index(packs.len())
+            last_index(packs.len())
         });
         self.stored.chunks.push(ManifestChunk { name: chunk.name, pack, offset, len });
-        let place = index(self.stored.chunks.len());
+        let place = last_index(self.stored.chunks.len());
         self.places.insert(chunk.name, place);
-        if self.filling.len() >= PACK {
-            self.put_away().await?;
+        if self.filling.len() >= PACK_BYTES {
+            self.seal_and_store_pack().await?;
         }
         Ok(place)
     }
@@ -94,10 +96,10 @@ impl Packer {
         self.stored.stored_bytes
     }
 
-    async fn put_away(&mut self) -> Result<(), BackupError> {
+    async fn seal_and_store_pack(&mut self) -> Result<(), BackupError> {
         let full = std::mem::replace(&mut self.filling, PackBuilder::new()?);
-        while self.puts.len() >= UNDER_WAY {
-            self.one_done().await?;
+        while self.puts.len() >= PACKS_IN_FLIGHT {
+            self.await_one_put().await?;
         }
         let sealing = self.sealing.submit(full).await?;
         let archive = Arc::clone(&self.archive);
@@ -109,7 +111,7 @@ impl Packer {
         Ok(())
     }
 
-    async fn one_done(&mut self) -> Result<(), BackupError> {
+    async fn await_one_put(&mut self) -> Result<(), BackupError> {
         let Some(done) = self.puts.join_next().await else { return Ok(()) };
         let len = done.map_err(|_panicked| StageLostError)??;
         self.stored.stored_bytes = self.stored.stored_bytes.saturating_add(len);
@@ -119,17 +121,17 @@ impl Packer {
     /// Waits until every pack is durable in every repository.
     pub(super) async fn finish(mut self) -> Result<PackedChunks, BackupError> {
         if !self.filling.is_empty() {
-            self.put_away().await?;
+            self.seal_and_store_pack().await?;
         }
         while !self.puts.is_empty() {
-            self.one_done().await?;
+            self.await_one_put().await?;
         }
         Ok(self.stored)
     }
 }
 
 /// The place of the last of `len`. A manifest of 2^32 chunks would be of 500 TB.
-fn index(len: usize) -> u32 {
+fn last_index(len: usize) -> u32 {
     u32::try_from(len.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 

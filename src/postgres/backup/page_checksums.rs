@@ -34,12 +34,12 @@ pub(super) struct PageFindings {
 
 impl ChecksumRule {
     /// Checks every whole page in `parts`, which begin at a page's beginning; the first page is the fork's page `first`.
-    pub(super) fn check(&self, parts: &[Bytes], first: u32) -> PageFindings {
+    pub(super) fn check_pages(&self, parts: &[Bytes], first: u32) -> PageFindings {
         let mut findings = PageFindings::default();
         let mut scratch = Vec::with_capacity(self.block_size);
         let mut block = first;
         let whole = |page: &[u8], findings: &mut PageFindings, block: &mut u32| {
-            self.page(page, *block, findings);
+            self.check_page(page, *block, findings);
             *block = block.wrapping_add(1);
         };
         for part in parts {
@@ -61,7 +61,7 @@ impl ChecksumRule {
         findings
     }
 
-    fn page(&self, page: &[u8], block: u32, findings: &mut PageFindings) {
+    fn check_page(&self, page: &[u8], block: u32, findings: &mut PageFindings) {
         // A page nothing was ever put on has no checksum (`PageIsNew`).
         if page::is_new(page) {
             return;
@@ -77,7 +77,7 @@ impl ChecksumRule {
     }
 
     /// Where a page begins in the file of its segment.
-    pub(super) fn place(&self, block: u32) -> u64 {
+    pub(super) fn page_offset(&self, block: u32) -> u64 {
         let within = block.checked_rem(self.segment_blocks).unwrap_or(block);
         u64::from(within).saturating_mul(self.block_size as u64)
     }
@@ -114,14 +114,18 @@ mod tests {
         let expected = PageFindings { checked: 4, torn: 1, suspect: vec![11] };
         for size in [8192, 512, 1000, 8191, 8193, 100_000] {
             let parts: Vec<Bytes> = content.chunks(size).map(Bytes::copy_from_slice).collect();
-            assert_eq!(RULE.check(&parts, 10), expected, "in parts of {size}");
+            assert_eq!(RULE.check_pages(&parts, 10), expected, "in parts of {size}");
         }
-        assert_eq!(RULE.check(&[content[..8192].to_vec().into()], 9).suspect, [9], "the number is part of the sum");
+        assert_eq!(
+            RULE.check_pages(&[content[..8192].to_vec().into()], 9).suspect,
+            [9],
+            "the number is part of the sum"
+        );
     }
 
     #[test]
     fn a_page_has_its_place_in_the_file_of_its_segment() {
-        assert_eq!(RULE.place(3), 3 * 8192);
-        assert_eq!(RULE.place(131_072 + 3), 3 * 8192);
+        assert_eq!(RULE.page_offset(3), 3 * 8192);
+        assert_eq!(RULE.page_offset(131_072 + 3), 3 * 8192);
     }
 }

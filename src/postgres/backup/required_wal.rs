@@ -1,9 +1,9 @@
 //! The proof that the archive has the WAL a backup needs, and the fetching of what nobody archived.
 //!
 //! Decided: a backup does not stream WAL beside itself. A running receiver or `archive_command` has it within a moment of the backup's end; PostgreSQL
-//! ends the segment by itself then, on a primary. Where nothing has come for [`PATIENCE`], or nobody seems to archive at all, the backup fetches the missing segments over a
+//! ends the segment by itself then, on a primary. Where nothing has come for [`FETCH_AFTER`], or nobody seems to archive at all, the backup fetches the missing segments over a
 //! connection of its own and puts them into the archive as a receiver would, where whoever comes later finds them identical. That the server still has them
-//! is the work of a temporary slot ([`hold`]), which lives as long as the backup's connection and not a moment longer.
+//! is the work of a temporary slot ([`hold_server_wal`]), which lives as long as the backup's connection and not a moment longer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use crate::postgres::wire::conninfo::Conninfo;
 use crate::postgres::wire::{ReplicationConnection, SlotName, StandbyStatus, StartedReplication, WalStreamEvent};
 
 /// How long nothing may come before the backup fetches WAL by itself.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FETCH_AFTER: Duration = Duration::from_secs(5);
 /// The longest pause between two looks.
-const PAUSE: Duration = Duration::from_secs(2);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The WAL a backup needs.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ impl RequiredWal {
         self.size.segment_of(Lsn::new(self.stop.get().saturating_sub(1))).max(self.first())
     }
 
-    fn names(&self) -> impl Iterator<Item = SegmentName> {
+    fn segment_names(&self) -> impl Iterator<Item = SegmentName> {
         let (timeline, size) = (self.timeline, self.size);
         (self.first().get()..=self.last().get())
             .filter_map(move |n| SegmentName::new(timeline, SegmentNo::new(n), size))
@@ -62,7 +62,7 @@ impl RequiredWal {
 }
 
 /// Waits until all of it is in the archive and proves to be whole; fetches what nobody brings.
-pub(super) async fn prove(
+pub(super) async fn require_archived(
     archive: &Arc<Archive>,
     server: &Conninfo,
     needed: &RequiredWal,
@@ -70,11 +70,11 @@ pub(super) async fn prove(
 ) -> Result<(), BackupError> {
     let clock = Arc::clone(archive.vault().clock());
     let began = clock.elapsed();
-    let patience = if somebody_archives(archive, needed).await? { PATIENCE } else { Duration::ZERO };
+    let patience = if is_being_archived(archive, needed).await? { FETCH_AFTER } else { Duration::ZERO };
     let (mut progressed, mut missing_before) = (began, usize::MAX);
     let mut pause = Duration::from_millis(50);
     loop {
-        let missing = missing(archive, needed).await?;
+        let missing = missing_segments(archive, needed).await?;
         let Some(first) = missing.first().copied() else { break };
         let now = clock.elapsed();
         if missing.len() < missing_before {
@@ -83,37 +83,37 @@ pub(super) async fn prove(
         let waited = now.saturating_sub(began);
         if waited >= limit {
             let advice = needed.advice();
-            return Err(BackupError::NoWal { missing: first, stop: needed.stop, waited, advice });
+            return Err(BackupError::WalMissing { missing: first, stop: needed.stop, waited, advice });
         }
         if now.saturating_sub(progressed) >= patience {
             tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: fetching it");
             let left = limit.saturating_sub(waited);
-            timeout(&*clock, left, fetch(archive, server, needed, first)).await.transpose()?;
+            timeout(&*clock, left, fetch_missing(archive, server, needed, first)).await.transpose()?;
             progressed = clock.elapsed();
         }
         clock.sleep(pause).await;
-        pause = pause.saturating_mul(2).min(PAUSE);
+        pause = pause.saturating_mul(2).min(MAX_POLL_INTERVAL);
     }
-    for name in needed.names() {
-        whole(archive, name).await?;
+    for name in needed.segment_names() {
+        check_segment(archive, name).await?;
     }
     Ok(())
 }
 
 /// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought that brings the rest.
-async fn somebody_archives(archive: &Archive, needed: &RequiredWal) -> Result<bool, BackupError> {
+async fn is_being_archived(archive: &Archive, needed: &RequiredWal) -> Result<bool, BackupError> {
     let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
     if let Some(before) = before
         && archive.digest(before).await?.is_some()
     {
         return Ok(true);
     }
-    Ok(missing(archive, needed).await?.len() < needed.names().count())
+    Ok(missing_segments(archive, needed).await?.len() < needed.segment_names().count())
 }
 
 /// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the backup then goes on without, as an
 /// archiving server's WAL is not at stake.
-pub(super) async fn hold(server: &Conninfo) -> Result<Option<ReplicationConnection>, BackupError> {
+pub(super) async fn hold_server_wal(server: &Conninfo) -> Result<Option<ReplicationConnection>, BackupError> {
     let mut connection = ReplicationConnection::connect(server).await?;
     let name = format!("walkeep_backup_{}", PackId::random()?);
     let Ok(slot) = SlotName::new(&name) else { return Ok(None) };
@@ -126,15 +126,15 @@ pub(super) async fn hold(server: &Conninfo) -> Result<Option<ReplicationConnecti
     }
 }
 
-async fn missing(archive: &Archive, needed: &RequiredWal) -> Result<Vec<SegmentName>, BackupError> {
+async fn missing_segments(archive: &Archive, needed: &RequiredWal) -> Result<Vec<SegmentName>, BackupError> {
     let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
     let there = archive.list_segments(needed.timeline, before).await?;
     let there: std::collections::HashSet<SegmentName> = there.found.into_iter().map(|(name, _)| name).collect();
-    Ok(needed.names().filter(|name| !there.contains(name)).collect())
+    Ok(needed.segment_names().filter(|name| !there.contains(name)).collect())
 }
 
 /// Reads the digest: the object opens, and no record in it is broken.
-async fn whole(archive: &Archive, name: SegmentName) -> Result<(), BackupError> {
+async fn check_segment(archive: &Archive, name: SegmentName) -> Result<(), BackupError> {
     match archive.digest(name).await?.map(|digest| digest.state) {
         Some(SegmentState::Broken { at, why }) => Err(BackupError::BrokenWal { segment: name, at, why }),
         Some(SegmentState::Checked | SegmentState::Opaque) | None => Ok(()),
@@ -142,7 +142,7 @@ async fn whole(archive: &Archive, name: SegmentName) -> Result<(), BackupError> 
 }
 
 /// Streams from the beginning of `first` until the backup's last segment is whole, and archives every segment.
-async fn fetch(
+async fn fetch_missing(
     archive: &Arc<Archive>,
     server: &Conninfo,
     needed: &RequiredWal,
@@ -178,7 +178,7 @@ async fn fetch(
 }
 
 /// Brings the history of the timeline into the archive, if it has one and nobody else did.
-pub(super) async fn keep_history(
+pub(super) async fn archive_history(
     archive: &Arc<Archive>,
     connection: &mut ReplicationConnection,
     timeline: TimelineId,

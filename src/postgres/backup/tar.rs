@@ -4,7 +4,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-const BLOCK: usize = 512;
+const TAR_BLOCK_BYTES: usize = 512;
 
 /// What the stream brings next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub enum TarError {
     },
     /// The stream ended too early.
     #[error("the server's archive ends in the middle of an entry")]
-    Cut,
+    Truncated,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,20 +95,20 @@ impl TarReader {
             match self.state {
                 TarState::Body { left: 0, padding: 0 } => self.state = TarState::Header,
                 TarState::Body { left: 0, padding } => {
-                    let skipped = self.take(padding).len() as u64;
+                    let skipped = self.split_input(padding).len() as u64;
                     self.state = TarState::Body { left: 0, padding: padding.saturating_sub(skipped) };
                 }
                 TarState::Body { left, padding } => {
-                    let data = self.take(left);
+                    let data = self.split_input(left);
                     self.state = TarState::Body { left: left.saturating_sub(data.len() as u64), padding };
                     return Ok(Some(TarEvent::Data(data)));
                 }
                 TarState::Header => {
-                    if let Some(entry) = self.header()? {
+                    if let Some(entry) = self.read_header()? {
                         return Ok(Some(TarEvent::Entry(entry)));
                     }
                 }
-                TarState::End => drop(self.take(u64::MAX)),
+                TarState::End => drop(self.split_input(u64::MAX)),
             }
         }
         Ok(None)
@@ -119,74 +119,74 @@ impl TarReader {
         match self.state {
             TarState::Body { left: 0, padding: 0 } | TarState::End => Ok(()),
             TarState::Header if self.header.is_empty() => Ok(()),
-            TarState::Body { .. } | TarState::Header => Err(TarError::Cut),
+            TarState::Body { .. } | TarState::Header => Err(TarError::Truncated),
         }
     }
 
-    fn take(&mut self, len: u64) -> Bytes {
+    fn split_input(&mut self, len: u64) -> Bytes {
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.input.len());
         self.at = self.at.saturating_add(len as u64);
         self.input.split_to(len)
     }
 
-    fn header(&mut self) -> Result<Option<TarEntry>, TarError> {
-        let missing = BLOCK.saturating_sub(self.header.len());
-        let part = self.take(missing as u64);
+    fn read_header(&mut self) -> Result<Option<TarEntry>, TarError> {
+        let missing = TAR_BLOCK_BYTES.saturating_sub(self.header.len());
+        let part = self.split_input(missing as u64);
         self.header.extend_from_slice(&part);
-        if self.header.len() < BLOCK {
+        if self.header.len() < TAR_BLOCK_BYTES {
             return Ok(None);
         }
-        let at = self.at.saturating_sub(BLOCK as u64);
+        let at = self.at.saturating_sub(TAR_BLOCK_BYTES as u64);
         let header = self.header.split();
         if header.iter().all(|byte| *byte == 0) {
             self.state = TarState::End;
             return Ok(None);
         }
-        let entry = parse(&header, at)?;
+        let entry = parse_header(&header, at)?;
         let left = if let TarEntryKind::File(len) = entry.kind { len } else { 0 };
-        let padding = left.next_multiple_of(BLOCK as u64).saturating_sub(left);
+        let padding = left.next_multiple_of(TAR_BLOCK_BYTES as u64).saturating_sub(left);
         self.state = TarState::Body { left, padding };
         Ok(Some(entry))
     }
 }
 
-fn parse(header: &[u8], at: u64) -> Result<TarEntry, TarError> {
+fn parse_header(header: &[u8], at: u64) -> Result<TarEntry, TarError> {
     let wrong = |field| TarError::Field { field, at };
     let field = |from: usize, to: usize| header.get(from..to).unwrap_or_default();
     // The checksum counts its own field as blanks.
     let sum: u64 =
         header.iter().zip(0_usize..).map(|(b, n)| if (148..156).contains(&n) { 32 } else { u64::from(*b) }).sum();
-    if number(field(148, 156)) != Some(sum) {
+    if parse_number(field(148, 156)) != Some(sum) {
         return Err(TarError::Checksum { at });
     }
-    let name = text(field(0, 100));
-    let prefix = text(field(345, 500));
+    let name = trim_field(field(0, 100));
+    let prefix = trim_field(field(345, 500));
     let joined = if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() };
     let path = joined.strip_prefix(b"./").unwrap_or(&joined);
     let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
     let kind = match header.get(156) {
         Some(b'0' | 0) => {
-            TarEntryKind::File(number(field(124, 136)).filter(|len| *len < 1 << 60).ok_or(wrong("size"))?)
+            TarEntryKind::File(parse_number(field(124, 136)).filter(|len| *len < 1 << 60).ok_or(wrong("size"))?)
         }
         Some(b'5') => TarEntryKind::Directory,
-        Some(b'2') => TarEntryKind::Link(text(field(157, 257)).to_vec()),
+        Some(b'2') => TarEntryKind::Link(trim_field(field(157, 257)).to_vec()),
         _ => return Err(wrong("type")),
     };
-    let mode = number(field(100, 108)).and_then(|mode| u32::try_from(mode).ok()).ok_or(wrong("mode"))?;
-    let modified = number(field(136, 148)).and_then(|time| i64::try_from(time).ok()).ok_or(wrong("mtime"))?;
+    let mode = parse_number(field(100, 108)).and_then(|mode| u32::try_from(mode).ok()).ok_or(wrong("mode"))?;
+    let modified = parse_number(field(136, 148)).and_then(|time| i64::try_from(time).ok()).ok_or(wrong("mtime"))?;
     Ok(TarEntry { path, kind, mode: mode & 0o7777, modified })
 }
 
-fn text(field: &[u8]) -> &[u8] {
+fn trim_field(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Octal digits, or in binary if the top bit is set (`print_tar_number`).
-fn number(field: &[u8]) -> Option<u64> {
+fn parse_number(field: &[u8]) -> Option<u64> {
     match field.split_first()? {
         (0x80, rest) => rest.iter().try_fold(0_u64, |sum, byte| Some(sum.checked_mul(256)? | u64::from(*byte))),
         _ => {
-            let digits = text(field).trim_ascii();
+            let digits = trim_field(field).trim_ascii();
             let plain = !digits.is_empty() && digits.iter().all(|digit| matches!(digit, b'0'..=b'7'));
             let fold = |sum: u64, digit: &u8| Some(sum.checked_mul(8)? | u64::from(digit & 7));
             if plain { digits.iter().try_fold(0_u64, fold) } else { None }
@@ -261,10 +261,10 @@ mod tests {
     /// As `print_tar_number` writes a size of 8 GiB or more.
     #[test]
     fn sizes_beyond_octal_are_read() {
-        assert_eq!(super::number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some((2 << 32) + 1));
-        assert_eq!(super::number(b"00000001750\0"), Some(1000));
-        assert_eq!(super::number(b"0000000175x\0"), None);
-        assert_eq!(super::number(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None, "beyond 64 bits");
+        assert_eq!(super::parse_number(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some((2 << 32) + 1));
+        assert_eq!(super::parse_number(b"00000001750\0"), Some(1000));
+        assert_eq!(super::parse_number(b"0000000175x\0"), None);
+        assert_eq!(super::parse_number(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None, "beyond 64 bits");
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         assert!(read([Bytes::copy_from_slice(&bytes[..end])].into_iter()).is_ok(), "13 and 14 leave out the zeros");
         for cut in [100, 511, 513, 530, end - 1, end - 600] {
             let cut = Bytes::copy_from_slice(&bytes[..cut]);
-            assert_eq!(read([cut].into_iter()), Err(TarError::Cut));
+            assert_eq!(read([cut].into_iter()), Err(TarError::Truncated));
         }
         for at in 0..512 {
             let mut damaged = bytes.clone();

@@ -9,7 +9,7 @@ use super::segment::SegmentName;
 use super::timeline::TimelineId;
 
 /// The longest of either file that is read, in bytes: room for some thousand tablespaces.
-pub const MAX_LEN: usize = 4 << 20;
+pub const MAX_LABEL_FILE_BYTES: usize = 4 << 20;
 
 /// Which server a backup was taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ pub struct BackupLabel {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackupLabelError {
     /// Not UTF-8 where it must be, or too long.
-    #[error("{file} is no text of at most {MAX_LEN} bytes")]
+    #[error("{file} is no text of at most {MAX_LABEL_FILE_BYTES} bytes")]
     NotText {
         /// Which of the two files.
         file: &'static str,
@@ -83,13 +83,13 @@ impl BackupLabel {
     /// # Errors
     /// [`BackupLabelError`] where PostgreSQL would refuse the file too.
     pub fn parse(bytes: &[u8]) -> Result<BackupLabel, BackupLabelError> {
-        let text = shown_text(bytes, BackupLabel::FILE)?;
+        let text = text_of_file(bytes, BackupLabel::FILE)?;
         let mut lines = text.lines().peekable();
         let mut next = |prefix: &'static str| {
             lines.next_if(|line| line.starts_with(prefix)).and_then(|line| line.strip_prefix(prefix))
         };
         let (start, start_segment) =
-            next("START WAL LOCATION: ").and_then(start_location).ok_or(BackupLabelError::Missing {
+            next("START WAL LOCATION: ").and_then(parse_start_location).ok_or(BackupLabelError::Missing {
                 expected: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)",
             })?;
         let checkpoint = next("CHECKPOINT LOCATION: ")
@@ -118,14 +118,14 @@ impl BackupLabel {
 }
 
 /// `0/2000028 (file 000000010000000000000002)`.
-fn start_location(text: &str) -> Option<(Lsn, SegmentName)> {
+fn parse_start_location(text: &str) -> Option<(Lsn, SegmentName)> {
     let (position, file) = text.split_once(" (file ")?;
     Some((position.parse().ok()?, SegmentName::parse(file.strip_suffix(')')?)?))
 }
 
 /// The file as text. The name its taker gave it may be in any encoding: what is no UTF-8 is replaced, for it is only ever shown.
-fn shown_text<'a>(bytes: &'a [u8], file: &'static str) -> Result<std::borrow::Cow<'a, str>, BackupLabelError> {
-    if bytes.len() > MAX_LEN {
+fn text_of_file<'a>(bytes: &'a [u8], file: &'static str) -> Result<std::borrow::Cow<'a, str>, BackupLabelError> {
+    if bytes.len() > MAX_LABEL_FILE_BYTES {
         return Err(BackupLabelError::NotText { file });
     }
     Ok(String::from_utf8_lossy(bytes))
@@ -143,7 +143,7 @@ pub enum TablespaceMapEscapes {
 impl TablespaceMapEscapes {
     /// How a server of this major version writes and reads them.
     #[must_use]
-    pub const fn of_major(major: u32) -> TablespaceMapEscapes {
+    pub const fn for_major_version(major: u32) -> TablespaceMapEscapes {
         if major < 14 { TablespaceMapEscapes::LineEnds } else { TablespaceMapEscapes::LineEndsAndBackslashes }
     }
 }
@@ -174,7 +174,7 @@ impl TablespaceMap {
     /// [`BackupLabelError`] for a line that is not `<oid> <path>`, or a path that is not UTF-8.
     pub fn parse(bytes: &[u8], escapes: TablespaceMapEscapes) -> Result<TablespaceMap, BackupLabelError> {
         let not_text = BackupLabelError::NotText { file: TablespaceMap::FILE };
-        if bytes.len() > MAX_LEN {
+        if bytes.len() > MAX_LABEL_FILE_BYTES {
             return Err(not_text);
         }
         let text = std::str::from_utf8(bytes).map_err(|_not_utf8| not_text)?;
@@ -327,14 +327,14 @@ mod tests {
             (include_bytes!("../../../tests/fixtures/label/15.tablespace_map").as_slice(), 15),
             (include_bytes!("../../../tests/fixtures/label/18.tablespace_map").as_slice(), 18),
         ] {
-            let escapes = TablespaceMapEscapes::of_major(major);
+            let escapes = TablespaceMapEscapes::for_major_version(major);
             let map = TablespaceMap::parse(bytes, escapes).unwrap();
             let mut paths: Vec<&str> = map.tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
             paths.sort_unstable();
             assert_eq!(paths, ["/srv/walkeep/ts 1", "/srv/walkeep/ts\\2"], "{major}");
             assert_eq!(map.serialise(escapes), bytes, "{major}");
         }
-        let escapes = TablespaceMapEscapes::of_major(18);
+        let escapes = TablespaceMapEscapes::for_major_version(18);
         assert_eq!(TablespaceMap::parse(b"1 /a\nx /b\n", escapes), Err(BackupLabelError::MapLine { line: 2 }));
         assert_eq!(TablespaceMap::parse(b"1 \n", escapes), Err(BackupLabelError::MapLine { line: 1 }));
     }

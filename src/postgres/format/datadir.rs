@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 
 /// Directories whose content is of no use in a copy (`excludeDirContents`): the copy has them, empty.
-const EMPTIED: [&str; 7] =
+const EMPTIED_DIRECTORIES: [&str; 7] =
     ["pg_stat_tmp", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans"];
 
 /// Files that are left out wherever they are (`excludeFiles`).
-const SKIPPED: [&str; 7] = [
+const SKIPPED_FILES: [&str; 7] = [
     "postgresql.auto.conf.tmp",
     "current_logfiles.tmp",
     "backup_label",
@@ -74,9 +74,9 @@ pub struct RelationFile {
 
 impl DataDirRelation {
     /// The tablespace of `base` (`DEFAULTTABLESPACE_OID`).
-    pub const DEFAULT_TABLESPACE: u32 = 1663;
+    pub const DEFAULT_TABLESPACE_OID: u32 = 1663;
     /// The tablespace of `global` (`GLOBALTABLESPACE_OID`).
-    pub const GLOBAL_TABLESPACE: u32 = 1664;
+    pub const GLOBAL_TABLESPACE_OID: u32 = 1664;
 }
 
 impl RelationFile {
@@ -85,15 +85,15 @@ impl RelationFile {
     pub fn parse(path: &str) -> Option<RelationFile> {
         let parts: Vec<&str> = path.split('/').collect();
         let (tablespace, database, name) = match parts.as_slice() {
-            ["global", name] => (DataDirRelation::GLOBAL_TABLESPACE, 0, name),
-            ["base", database, name] => (DataDirRelation::DEFAULT_TABLESPACE, number(database)?, name),
+            ["global", name] => (DataDirRelation::GLOBAL_TABLESPACE_OID, 0, name),
+            ["base", database, name] => (DataDirRelation::DEFAULT_TABLESPACE_OID, parse_file_number(database)?, name),
             ["pg_tblspc", tablespace, version, database, name] if version.starts_with("PG_") => {
-                (number(tablespace)?, number(database)?, name)
+                (parse_file_number(tablespace)?, parse_file_number(database)?, name)
             }
             _ => return None,
         };
         let (stem, segment) = match name.split_once('.') {
-            Some((stem, segment)) => (stem, number(segment)?),
+            Some((stem, segment)) => (stem, parse_file_number(segment)?),
             None => (*name, 0),
         };
         let (filenode, fork) = match stem.split_once('_') {
@@ -104,7 +104,7 @@ impl RelationFile {
             Some(_) => return None,
         };
         Some(RelationFile {
-            relation: DataDirRelation { tablespace, database, filenode: number(filenode)? },
+            relation: DataDirRelation { tablespace, database, filenode: parse_file_number(filenode)? },
             fork,
             segment,
         })
@@ -118,7 +118,7 @@ impl RelationFile {
 }
 
 /// A number as PostgreSQL writes it in a file name: no sign, no leading zero, above zero (`parse_filename_for_nontemp_relation`).
-fn number(text: &str) -> Option<u32> {
+fn parse_file_number(text: &str) -> Option<u32> {
     let plain = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
 }
@@ -126,18 +126,18 @@ fn number(text: &str) -> Option<u32> {
 /// What a backup does with `path`. It is the caller's to leave out what lies in an emptied directory that it does not walk, but a path in one
 /// is answered with [`PathClass::Skip`] too.
 #[must_use]
-pub fn classify(path: &str) -> PathClass {
+pub fn classify_path(path: &str) -> PathClass {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let within = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
-    if EMPTIED.iter().any(|directory| within(directory)) {
+    if EMPTIED_DIRECTORIES.iter().any(|directory| within(directory)) {
         return PathClass::Skip;
     }
-    if EMPTIED.contains(&path) || matches!(path, "pg_wal" | "pg_wal/archive_status" | "pg_wal/summaries") {
+    if EMPTIED_DIRECTORIES.contains(&path) || matches!(path, "pg_wal" | "pg_wal/archive_status" | "pg_wal/summaries") {
         return PathClass::EmptyDirectory;
     }
     // pgsql_tmp holds sorts under way, pgsql_tmp* their files; pg_internal.init.<pid> is a cache being written.
     let temporary = path.split('/').any(|part| part.starts_with("pgsql_tmp"));
-    let skipped = SKIPPED.contains(&name) || name == "pg_internal.init" || name.starts_with("pg_internal.init.");
+    let skipped = SKIPPED_FILES.contains(&name) || name == "pg_internal.init" || name.starts_with("pg_internal.init.");
     if temporary || skipped || within("pg_wal") || is_temporary_relation(parent, name) {
         return PathClass::Skip;
     }
@@ -145,7 +145,7 @@ pub fn classify(path: &str) -> PathClass {
         return PathClass::Control;
     }
     if parent == "pg_tblspc"
-        && let Some(oid) = number(name)
+        && let Some(oid) = parse_file_number(name)
     {
         return PathClass::Tablespace(oid);
     }
@@ -187,7 +187,7 @@ impl UnloggedRelations {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Ok(path) = std::str::from_utf8(data) else { return };
-    if let PathClass::Relation(file) = classify(path) {
+    if let PathClass::Relation(file) = classify_path(path) {
         assert_eq!(RelationFile::parse(path), Some(file));
         assert!(file.first_block(131_072).is_none_or(|block| block.is_multiple_of(131_072)));
     }
@@ -197,7 +197,7 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DataDirRelation, PathClass, RelationFile, RelationFork, UnloggedRelations, classify, fuzz};
+    use super::{DataDirRelation, PathClass, RelationFile, RelationFork, UnloggedRelations, classify_path, fuzz};
 
     #[test]
     fn each_path_gets_what_pg_basebackup_does_with_it() {
@@ -224,7 +224,7 @@ mod tests {
             "base/5/016384",
             "base/5/t_16384",
         ] {
-            assert_eq!(classify(path), PathClass::Copy, "{path}");
+            assert_eq!(classify_path(path), PathClass::Copy, "{path}");
         }
         for path in [
             "postmaster.pid",
@@ -248,14 +248,14 @@ mod tests {
             "postgresql.auto.conf.tmp",
             "current_logfiles.tmp",
         ] {
-            assert_eq!(classify(path), PathClass::Skip, "{path}");
+            assert_eq!(classify_path(path), PathClass::Skip, "{path}");
         }
         for path in ["pg_wal", "pg_wal/archive_status", "pg_wal/summaries", "pg_replslot", "pg_dynshmem", "pg_stat_tmp"]
         {
-            assert_eq!(classify(path), PathClass::EmptyDirectory, "{path}");
+            assert_eq!(classify_path(path), PathClass::EmptyDirectory, "{path}");
         }
-        assert_eq!(classify("global/pg_control"), PathClass::Control);
-        assert_eq!(classify("pg_tblspc/16389"), PathClass::Tablespace(16_389));
+        assert_eq!(classify_path("global/pg_control"), PathClass::Control);
+        assert_eq!(classify_path("pg_tblspc/16389"), PathClass::Tablespace(16_389));
     }
 
     #[test]

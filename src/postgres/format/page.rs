@@ -9,16 +9,16 @@ use super::lsn::Lsn;
 pub const DEFAULT_BLOCK_SIZE: usize = 8192;
 
 /// The bytes of a page's fixed header (`SizeOfPageHeaderData`).
-pub const HEADER_LEN: usize = 24;
+pub const PAGE_HEADER_BYTES: usize = 24;
 
 /// Checksums computed side by side, so that a processor can work on several at once (`N_SUMS`).
-const LANES: usize = 32;
+const CHECKSUM_LANES: usize = 32;
 
 /// The multiplier of the Fowler-Noll-Vo hash (`FNV_PRIME`).
 const FNV_PRIME: u32 = 16_777_619;
 
 /// Where each lane starts (`checksumBaseOffsets`).
-const OFFSETS: [u32; LANES] = [
+const CHECKSUM_BASE_OFFSETS: [u32; CHECKSUM_LANES] = [
     0x5B1F_36E9,
     0xB852_5960,
     0x02AB_50AA,
@@ -54,7 +54,7 @@ const OFFSETS: [u32; LANES] = [
 ];
 
 /// One row of words, one for each lane.
-const ROW: usize = LANES * 4;
+const CHECKSUM_ROW_BYTES: usize = CHECKSUM_LANES * 4;
 
 /// Whether the server has never put anything on the page (`PageIsNew`: no upper offset). Such a page has no checksum.
 #[must_use]
@@ -90,18 +90,18 @@ pub fn checksum(page: &[u8], block: u32) -> Option<u16> {
     if !page.len().is_power_of_two() || !(1 << 10..=1 << 15).contains(&page.len()) {
         return None;
     }
-    let (first, rest) = page.split_first_chunk::<ROW>()?;
+    let (first, rest) = page.split_first_chunk::<CHECKSUM_ROW_BYTES>()?;
     let mut first = *first;
     // The field itself counts as zero.
     first.get_mut(8..10)?.fill(0);
-    let mut sums = OFFSETS;
-    mix(&mut sums, &first);
-    for row in rest.as_chunks::<ROW>().0 {
-        mix(&mut sums, row);
+    let mut sums = CHECKSUM_BASE_OFFSETS;
+    mix_lanes(&mut sums, &first);
+    for row in rest.as_chunks::<CHECKSUM_ROW_BYTES>().0 {
+        mix_lanes(&mut sums, row);
     }
     // Two rounds of zeros mix the last words well.
-    mix(&mut sums, &[0; ROW]);
-    mix(&mut sums, &[0; ROW]);
+    mix_lanes(&mut sums, &[0; CHECKSUM_ROW_BYTES]);
+    mix_lanes(&mut sums, &[0; CHECKSUM_ROW_BYTES]);
     let folded = sums.iter().fold(block, |all, sum| all ^ sum);
     // Zero is kept for pages without a checksum.
     u16::try_from(folded % 65_535 + 1).ok()
@@ -120,7 +120,7 @@ pub fn verify_checksum(page: &[u8], block: u32) -> bool {
 
 /// One step of every lane (`CHECKSUM_COMP`): xor, multiply, and fold the high bits down.
 #[inline(always)]
-fn mix(sums: &mut [u32; LANES], row: &[u8; ROW]) {
+fn mix_lanes(sums: &mut [u32; CHECKSUM_LANES], row: &[u8; CHECKSUM_ROW_BYTES]) {
     for (sum, word) in sums.iter_mut().zip(row.as_chunks::<4>().0) {
         let mixed = *sum ^ u32::from_le_bytes(*word);
         *sum = mixed.wrapping_mul(FNV_PRIME) ^ (mixed >> 17);
@@ -190,7 +190,7 @@ mod tests {
     fn plain(page: &[u8], block: u32) -> u16 {
         let mut page = page.to_vec();
         page[8..10].fill(0);
-        let mut sums = super::OFFSETS;
+        let mut sums = super::CHECKSUM_BASE_OFFSETS;
         let words = page.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).chain([0; 64]);
         for (number, word) in words.enumerate() {
             let sum = &mut sums[number % 32];

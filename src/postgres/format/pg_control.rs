@@ -9,7 +9,7 @@ use super::time::PgTime;
 use super::timeline::TimelineId;
 
 /// The length of the file (`PG_CONTROL_FILE_SIZE`); what is used of it is under 300 bytes.
-pub const FILE_LEN: usize = 8192;
+pub const PG_CONTROL_FILE_BYTES: usize = 8192;
 
 /// What the cluster was doing when the file was last written (`DBState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +85,7 @@ impl RequiredSettings {
 
     /// Each setting's name and value.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, u32); 5] {
+    pub const fn names_and_values(&self) -> [(&'static str, u32); 5] {
         [
             ("max_connections", self.max_connections),
             ("max_worker_processes", self.max_worker_processes),

@@ -244,7 +244,7 @@ pub enum WalFileName {
 
 impl WalFileName {
     /// The longest name `archive_command` is ever called with (`MAX_XFN_CHARS` in `pgarch.h` is 40; backup.sgml promises 64).
-    pub const MAX_LEN: usize = 64;
+    pub const MAX_BYTES: usize = 64;
 
     /// Reads a name as PostgreSQL's `%f` gives it. `None` if it is not one that PostgreSQL could use; such a name, which could also climb
     /// out of a directory, must be refused.
@@ -264,7 +264,7 @@ impl WalFileName {
         {
             return Some(WalFileName::BackupLabel { segment, offset });
         }
-        let known = (1..=WalFileName::MAX_LEN).contains(&name.len())
+        let known = (1..=WalFileName::MAX_BYTES).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')
             && !name.starts_with('.');
         known.then(|| WalFileName::Other(name.to_owned()))

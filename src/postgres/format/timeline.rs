@@ -59,7 +59,7 @@ impl FromStr for TimelineId {
 }
 
 /// The longest history file that is read, in bytes. One line is some 50 bytes and each stands for a promotion, so this is room for 20 000 of them.
-pub const MAX_HISTORY_LEN: usize = 1 << 20;
+pub const MAX_HISTORY_BYTES: usize = 1 << 20;
 
 /// One line of a history file: a timeline that the file's own timeline descends from, and where it was left.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,8 +104,8 @@ pub enum TimelineHistoryError {
         /// The timeline that stands there.
         found: TimelineId,
     },
-    /// Longer than [`MAX_HISTORY_LEN`].
-    #[error("the history of timeline {timeline} has {len} bytes; more than {MAX_HISTORY_LEN} is not a history file")]
+    /// Longer than [`MAX_HISTORY_BYTES`].
+    #[error("the history of timeline {timeline} has {len} bytes; more than {MAX_HISTORY_BYTES} is not a history file")]
     TooLong {
         /// The file's timeline.
         timeline: TimelineId,
@@ -126,7 +126,7 @@ impl TimelineHistory {
     /// # Errors
     /// [`TimelineHistoryError`] where PostgreSQL would refuse the file too.
     pub fn parse(timeline: TimelineId, text: &str) -> Result<TimelineHistory, TimelineHistoryError> {
-        if text.len() > MAX_HISTORY_LEN {
+        if text.len() > MAX_HISTORY_BYTES {
             return Err(TimelineHistoryError::TooLong { timeline, len: text.len() });
         }
         let mut entries: Vec<HistoryEntry> = Vec::new();
@@ -161,13 +161,13 @@ impl TimelineHistory {
 
     /// Where this timeline forked off; `None` for one without ancestors.
     #[must_use]
-    pub fn begin(&self) -> Option<Lsn> {
+    pub fn fork_point(&self) -> Option<Lsn> {
         self.entries.last().map(|entry| entry.end)
     }
 
     /// The timelines that end in the middle of this one's first segment, and where: it holds a copy of each one's last bytes.
-    pub fn copied(&self, size: SegmentSize) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
-        let first = self.begin().map(|begin| size.segment_of(begin));
+    pub fn copied_tails(&self, size: SegmentSize) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
+        let first = self.fork_point().map(|begin| size.segment_of(begin));
         let within = move |end: Lsn| size.offset_of(end) > 0 && Some(size.segment_of(end)) == first;
         self.entries.iter().filter(move |entry| within(entry.end)).map(|entry| (entry.timeline, entry.end))
     }
@@ -224,11 +224,11 @@ impl TimelinePath {
 
     /// The same path, knowing by which timelines its last one was left: where that one ends in the middle of a segment, they have the rest.
     #[must_use]
-    pub fn left_by(mut self, histories: &[TimelineHistory]) -> TimelinePath {
+    pub fn with_departures(mut self, histories: &[TimelineHistory]) -> TimelinePath {
         let target = self.target();
         let departure = |history: &TimelineHistory| {
             let entry = history.entries.iter().find(|entry| entry.timeline == target)?;
-            Some(TimelineDeparture { by: history.timeline, at: entry.end, begin: history.begin()? })
+            Some(TimelineDeparture { by: history.timeline, at: entry.end, begin: history.fork_point()? })
         };
         self.departures = histories.iter().filter_map(departure).collect();
         self
@@ -270,7 +270,7 @@ impl TimelinePath {
 
     /// Whether the path goes through `timeline` at all (`tliInHistory`).
     #[must_use]
-    pub fn passes(&self, timeline: TimelineId) -> bool {
+    pub fn contains_timeline(&self, timeline: TimelineId) -> bool {
         self.spans.iter().any(|span| span.timeline == timeline)
     }
 
@@ -290,7 +290,7 @@ impl TimelinePath {
 
     /// Whether `other` follows the same way as this path up to `lsn`.
     #[must_use]
-    pub fn agrees_until(&self, other: &TimelinePath, lsn: Lsn) -> bool {
+    pub fn agrees_up_to(&self, other: &TimelinePath, lsn: Lsn) -> bool {
         let until = |path: &TimelinePath| -> Vec<(TimelineId, Lsn)> {
             path.spans
                 .iter()
@@ -312,7 +312,7 @@ pub fn fuzz(data: &[u8]) {
     assert_eq!(path.target(), timeline);
     assert_eq!(path.spans().len(), history.entries.len().saturating_add(1));
     for span in path.spans() {
-        assert!(path.passes(path.timeline_at(span.begin)));
+        assert!(path.contains_timeline(path.timeline_at(span.begin)));
         assert_eq!(path.candidates(SegmentNo::new(u64::MAX), SegmentSize::DEFAULT).count(), path.spans().len());
     }
 }
@@ -385,8 +385,8 @@ mod tests {
     fn two_paths_part_where_one_was_forked() {
         let main = TimelineHistory::parse(tli(5), FIVE).unwrap().path();
         let fork = TimelineHistory::parse(tli(6), "1\t0/3018080\tx\n2\t0/4000000\ty\n").unwrap().path();
-        assert!(main.agrees_until(&fork, lsn("0/4000000")));
-        assert!(!main.agrees_until(&fork, lsn("0/4000001")));
+        assert!(main.agrees_up_to(&fork, lsn("0/4000000")));
+        assert!(!main.agrees_up_to(&fork, lsn("0/4000001")));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::base::clock;
-use crate::base::findings::{ASK_LIMIT, DiskSpace, Finding, FindingLevel, Findings, disks, megabytes, seconds};
+use crate::base::findings::{
+    DiskSpace, Finding, FindingLevel, Findings, SERVER_QUERY_TIMEOUT, disk_spaces, format_megabytes, whole_seconds,
+};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::inventory::{self, ArchiveInventory, MissingWal};
 use crate::postgres::archive::reindex::{self, ReindexError};
@@ -18,7 +20,7 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::sql::{self, ServerWalPosition, SqlSession, literal};
+use crate::postgres::sql::{self, ServerWalPosition, SqlSession, quote_literal};
 use crate::postgres::wire::Conninfo;
 use unprotected_wal::WalProtection;
 
@@ -113,7 +115,7 @@ pub struct HealthReport {
 impl HealthReport {
     /// Of one that cannot be looked at, with what is in the way.
     #[must_use]
-    pub fn unknown(cluster: &str, why: String) -> HealthReport {
+    pub fn unreachable(cluster: &str, why: String) -> HealthReport {
         let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
         HealthReport { cluster: cluster.to_owned(), findings, ..HealthReport::default() }
     }
@@ -138,7 +140,7 @@ pub struct HealthSources {
 ///
 /// # Errors
 /// What index or repository say.
-pub async fn look(
+pub async fn check_health(
     archive: &Arc<Archive>,
     spool: Option<Spool>,
     places: &HealthSources,
@@ -147,36 +149,40 @@ pub async fn look(
     let server = match &places.server {
         None => None,
         Some(info) => {
-            let asked = clock::timeout(&**archive.vault().clock(), ASK_LIMIT, ask(info, &places.slot)).await;
-            let late = || format!("it did not answer within {} s", ASK_LIMIT.as_secs());
+            let asked =
+                clock::timeout(&**archive.vault().clock(), SERVER_QUERY_TIMEOUT, query_server(info, &places.slot))
+                    .await;
+            let late = || format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs());
             Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
         }
     };
     let facts = HealthFacts {
-        overview: archived(archive, spool.clone(), places).await?,
+        overview: current_inventory(archive, spool.clone(), places).await?,
         server,
         unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
-        disks: disks(&places.disks),
+        disks: disk_spaces(&places.disks),
         schedule: places.schedule.clone(),
         now: archive.vault().clock().now(),
     };
-    let facts = unprotected_wal::settled(&**archive.vault().clock(), facts, archived(archive, spool, places)).await?;
-    Ok(judge(&facts))
+    let facts =
+        unprotected_wal::confirm_late(&**archive.vault().clock(), facts, current_inventory(archive, spool, places))
+            .await?;
+    Ok(judge_facts(&facts))
 }
 
 /// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
-async fn archived(
+async fn current_inventory(
     archive: &Arc<Archive>,
     spool: Option<Spool>,
     places: &HealthSources,
 ) -> Result<ArchiveInventory, ReindexError> {
-    let (index, _) = reindex::open(archive, &places.index).await?;
-    inventory::gather(archive, &index, spool).await
+    let (index, _) = reindex::open_index(archive, &places.index).await?;
+    inventory::gather_inventory(archive, &index, spool).await
 }
 
-async fn ask(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlError> {
+async fn query_server(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlError> {
     let sql = SqlSession::connect(info).await?;
-    let ServerWalPosition { lsn, timeline, standby } = sql.position().await?;
+    let ServerWalPosition { lsn, timeline, standby } = sql.wal_position().await?;
     let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
     let setting = |name: &str| settings.get(name).map_or("", String::as_str);
     let archives = setting("archive_mode") != "off"
@@ -190,7 +196,7 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlErr
     };
     let query = format!(
         "SELECT active, wal_status, restart_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
-        literal(slot)
+        quote_literal(slot)
     );
     let rows = sql.query("the replication slots", &query).await?;
     let slot = rows.into_iter().next().and_then(|row| {
@@ -217,27 +223,27 @@ async fn ask(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlErr
 
 /// Makes findings of what was seen.
 #[must_use]
-pub fn judge(facts: &HealthFacts) -> HealthReport {
+pub fn judge_facts(facts: &HealthFacts) -> HealthReport {
     let server = facts.server.as_ref().and_then(|server| server.as_ref().ok()).cloned();
-    let protection = WalProtection::of(facts);
+    let protection = WalProtection::from_facts(facts);
     let backup =
         facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
     let mut judge = HealthJudge { facts, findings: Findings::default() };
-    protection.say(&mut judge.findings);
-    judge.backups(backup);
-    judge.gaps();
-    judge.server(server.as_ref());
-    judge.findings.repositories(&facts.unreachable);
-    judge.findings.disks(&facts.disks);
-    let (healthy, findings) = judge.findings.judged();
+    protection.add_findings(&mut judge.findings);
+    judge.judge_backups(backup);
+    judge.judge_gaps();
+    judge.judge_server(server.as_ref());
+    judge.findings.add_unreachable_repositories(&facts.unreachable);
+    judge.findings.add_disks(&facts.disks);
+    let (healthy, findings) = judge.findings.into_sorted();
     HealthReport {
         cluster: facts.overview.cluster.clone(),
         healthy,
         newest: protection.newest,
-        unprotected_seconds: protection.seconds(),
-        unprotected_bytes: protection.bytes(),
+        unprotected_seconds: protection.unprotected_seconds(),
+        unprotected_bytes: protection.unprotected_bytes(),
         backup: backup.map(|backup| backup.label.clone()),
-        backup_age_seconds: backup.map(|backup| seconds(facts.now.duration_since(backup.finished_at))),
+        backup_age_seconds: backup.map(|backup| whole_seconds(facts.now.duration_since(backup.finished_at))),
         server,
         disks: facts.disks.clone(),
         findings,
@@ -250,11 +256,11 @@ struct HealthJudge<'f> {
 }
 
 impl HealthJudge<'_> {
-    fn say(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
-        self.findings.say(level, subject, text);
+    fn add_finding(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
+        self.findings.add(level, subject, text);
     }
 
-    fn backups(&mut self, newest: Option<&inventory::InventoryBackup>) {
+    fn judge_backups(&mut self, newest: Option<&inventory::InventoryBackup>) {
         let stranded: Vec<&str> =
             self.facts.overview.backups.iter().filter(|backup| !backup.restorable).map(|b| b.label.as_str()).collect();
         if !stranded.is_empty() {
@@ -263,29 +269,33 @@ impl HealthJudge<'_> {
             } else {
                 FindingLevel::Warning
             };
-            self.say(level, "backup", format!("{} cannot be restored, because WAL is missing", stranded.join(", ")));
+            self.add_finding(
+                level,
+                "backup",
+                format!("{} cannot be restored, because WAL is missing", stranded.join(", ")),
+            );
         }
         let Some(newest) = newest else {
-            return self.say(
+            return self.add_finding(
                 FindingLevel::Bad,
                 "backup",
                 "there is none that can be restored; take one with walkeep backup postgres",
             );
         };
         let times = (newest.started_at, newest.finished_at);
-        self.findings.age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
+        self.findings.add_backup_age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
     }
 
     /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
-    fn gaps(&mut self) {
+    fn judge_gaps(&mut self) {
         let ArchiveInventory { path, backups, gaps, .. } = &self.facts.overview;
         let on_path: Vec<&inventory::InventoryBackup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
         let oldest = on_path.iter().map(|backup| backup.start_lsn).min();
         let newest = on_path.iter().filter(|backup| backup.restorable).map(|backup| backup.start_lsn).max();
         let (passed, left): (Vec<&MissingWal>, Vec<&MissingWal>) =
-            gaps.iter().partition(|gap| end_on(path, gap).is_some());
+            gaps.iter().partition(|gap| gap_end_on(path, gap).is_some());
         let missed = passed.into_iter().filter_map(|gap| {
-            let end = end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
+            let end = gap_end_on(path, gap).filter(|end| oldest.is_none_or(|oldest| *end > oldest))?;
             Some((end, format!("{} to {} on timeline {} ({})", gap.from_lsn, gap.to_lsn, gap.timeline, gap.reason)))
         });
         let (ends, missed): (Vec<Lsn>, Vec<String>) = missed.unzip();
@@ -294,12 +304,12 @@ impl HealthJudge<'_> {
                 0 => "none".to_owned(),
                 some => format!("none on the way to timeline {}, {some} on timelines that were left", path.target()),
             };
-            return self.say(FindingLevel::Good, "gaps", text);
+            return self.add_finding(FindingLevel::Good, "gaps", text);
         };
         let text = format!("WAL is missing: {}", missed.join("; "));
         match newest.is_some_and(|newest| newest >= last) {
-            true => self.say(FindingLevel::Warning, "gaps", format!("{text}; newer backups do without it")),
-            false => self.say(
+            true => self.add_finding(FindingLevel::Warning, "gaps", format!("{text}; newer backups do without it")),
+            false => self.add_finding(
                 FindingLevel::Bad,
                 "gaps",
                 format!("{text}; take a backup now, what follows a gap cannot be reached without one"),
@@ -307,10 +317,10 @@ impl HealthJudge<'_> {
         }
     }
 
-    fn server(&mut self, server: Option<&ServerWalStatus>) {
+    fn judge_server(&mut self, server: Option<&ServerWalStatus>) {
         let Some(server) = server else {
             if let Some(Err(why)) = &self.facts.server {
-                self.say(FindingLevel::Bad, "server", format!("cannot be asked: {why}"));
+                self.add_finding(FindingLevel::Bad, "server", format!("cannot be asked: {why}"));
             }
             return;
         };
@@ -319,26 +329,26 @@ impl HealthJudge<'_> {
                 "archive_command fails for {file}, {} times so far; the server's log says why",
                 server.archive_failures
             );
-            self.say(FindingLevel::Bad, "archiver", text);
+            self.add_finding(FindingLevel::Bad, "archiver", text);
         } else if server.archives {
-            self.say(FindingLevel::Good, "archiver", "archive_command works");
+            self.add_finding(FindingLevel::Good, "archiver", "archive_command works");
         }
         match &server.slot {
             None if server.archives => {}
-            None => self.say(
+            None => self.add_finding(
                 FindingLevel::Bad,
                 "receiver",
                 "there is no replication slot and no archive_command: start walkeep receive",
             ),
             Some(slot) => {
-                let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", megabytes(lag)));
+                let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", format_megabytes(lag)));
                 let name = &slot.name;
                 match (slot.wal_status.as_deref(), slot.active) {
-                    (Some("lost"), _) => self.say(FindingLevel::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
-                    (Some("unreserved"), _) => self.say(FindingLevel::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
-                    (_, false) if server.archives => self.say(FindingLevel::Warning, "receiver", format!("not connected to slot {name}{lag}")),
-                    (_, false) => self.say(FindingLevel::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
-                    (_, true) => self.say(FindingLevel::Good, "receiver", format!("connected to slot {name}{lag}")),
+                    (Some("lost"), _) => self.add_finding(FindingLevel::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
+                    (Some("unreserved"), _) => self.add_finding(FindingLevel::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
+                    (_, false) if server.archives => self.add_finding(FindingLevel::Warning, "receiver", format!("not connected to slot {name}{lag}")),
+                    (_, false) => self.add_finding(FindingLevel::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
+                    (_, true) => self.add_finding(FindingLevel::Good, "receiver", format!("connected to slot {name}{lag}")),
                 }
             }
         }
@@ -351,7 +361,7 @@ fn is_on(path: &TimelinePath, backup: &inventory::InventoryBackup) -> bool {
 }
 
 /// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
-fn end_on(path: &TimelinePath, gap: &MissingWal) -> Option<Lsn> {
+fn gap_end_on(path: &TimelinePath, gap: &MissingWal) -> Option<Lsn> {
     let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
     let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));
     (gap.from_lsn < end && span.begin < end).then_some(end)

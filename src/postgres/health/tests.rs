@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::unprotected_wal::settled;
-use super::{HealthFacts, HealthReport, ServerWalStatus, SlotStatus, judge};
+use super::unprotected_wal::confirm_late;
+use super::{HealthFacts, HealthReport, ServerWalStatus, SlotStatus, judge_facts};
 use crate::base::clock::{Clock, ManualClock};
 use crate::base::findings::{DiskSpace, Finding, FindingLevel};
 use crate::postgres::archive::inventory::{ArchiveInventory, InventoryBackup, MissingWal, RecoveryWindow};
@@ -82,7 +82,7 @@ fn found<'h>(health: &'h HealthReport, subject: &str) -> &'h Finding {
 
 #[test]
 fn an_idle_cluster_is_healthy_however_old_its_last_commit() {
-    let health = judge(&facts());
+    let health = judge_facts(&facts());
     assert!(health.healthy, "{:?}", health.findings);
     assert!(health.findings.iter().all(|finding| finding.level == FindingLevel::Good), "{:?}", health.findings);
     assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (Some(0), Some(0)));
@@ -94,7 +94,7 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
     let check = |wrong: &dyn Fn(&mut HealthFacts), words: &str| {
         let mut facts = facts();
         wrong(&mut facts);
-        let health = judge(&facts);
+        let health = judge_facts(&facts);
         assert!(!health.healthy, "{words}");
         let worst = &health.findings[0];
         assert!(worst.level == FindingLevel::Bad && worst.text.contains(words), "{words}: {worst:?}");
@@ -132,7 +132,7 @@ fn a_gap_matters_until_a_backup_is_behind_it() {
     let level = |from, to| {
         let mut facts = facts();
         facts.overview.gaps.push(gap(from, to));
-        found(&judge(&facts), "gaps").level
+        found(&judge_facts(&facts), "gaps").level
     };
     assert_eq!(level(0x300, 0x400), FindingLevel::Bad);
     assert_eq!(level(0x10, 0x20), FindingLevel::Good, "before every backup that is kept");
@@ -141,14 +141,14 @@ fn a_gap_matters_until_a_backup_is_behind_it() {
     let mut later = facts.overview.backups[0].clone();
     (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(0x500), Lsn::new(0x600));
     facts.overview.backups.push(later);
-    assert!(judge(&facts).healthy);
+    assert!(judge_facts(&facts).healthy);
 }
 
 #[test]
 fn without_a_connection_the_archive_alone_is_judged() {
     let mut facts = facts();
     facts.server = None;
-    let health = judge(&facts);
+    let health = judge_facts(&facts);
     assert!(health.healthy);
     assert_eq!(health.unprotected_seconds, Some(3600));
 }
@@ -180,7 +180,7 @@ fn a_gap_is_bridged_by_a_backup_on_the_way_to_the_newest_timeline_alone() {
         (later.label, later.start_lsn, later.stop_lsn) = ("later".into(), Lsn::new(start), Lsn::new(start + 0x10));
         facts.overview.backups.push(later);
         facts.overview.gaps.push(gap);
-        let health = judge(&facts);
+        let health = judge_facts(&facts);
         let finding = found(&health, "gaps");
         (finding.level, finding.text.clone())
     };
@@ -212,7 +212,7 @@ fn a_gap_on_a_way_without_any_backup_is_bad() {
     facts.overview.path = forked();
     (facts.overview.backups[0].start_lsn, facts.overview.backups[0].stop_lsn) = (Lsn::new(0x800), Lsn::new(0x810));
     facts.overview.gaps.push(gap_on(2, 0x550, 0x560));
-    assert_eq!(found(&judge(&facts), "gaps").level, FindingLevel::Bad);
+    assert_eq!(found(&judge_facts(&facts), "gaps").level, FindingLevel::Bad);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_lies_behind_a_gap_is_not_said_to_be_on_the_server_alone() {
     let mut facts = facts();
     server(&mut facts).lsn = Some(Lsn::new(0xB00));
     facts.overview.gaps.push(gap_on(1, 0xA00, 0xA80));
-    let health = judge(&facts);
+    let health = judge_facts(&facts);
     let finding = found(&health, "protection");
     assert!(finding.level == FindingLevel::Bad && finding.text.contains("cannot be restored"), "{finding:?}");
 }
@@ -233,7 +233,7 @@ fn positions_of_two_timelines_are_not_compared() {
         (server(&mut facts).timeline, server(&mut facts).lsn) = (TimelineId::new(2), Some(Lsn::new(0x980)));
         let minutes = |minutes| now().checked_sub(SignedDuration::from_mins(minutes)).unwrap();
         facts.overview.windows[0].to_time = last_commit.map(|ago| PgTime::from_timestamp(minutes(ago)));
-        judge(&facts)
+        judge_facts(&facts)
     };
     let late = promoted(Some(6));
     let finding = found(&late, "protection");
@@ -246,7 +246,7 @@ fn positions_of_two_timelines_are_not_compared() {
     let mut followed = facts();
     followed.overview.windows[0].timeline = TimelineId::new(2).unwrap();
     server(&mut followed).timeline = TimelineId::new(2);
-    assert_eq!(found(&judge(&followed), "protection").level, FindingLevel::Good);
+    assert_eq!(found(&judge_facts(&followed), "protection").level, FindingLevel::Good);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_standby_does_not_know_what_is_protected() {
         let mut facts = facts();
         let server = server(&mut facts);
         (server.standby, server.timeline, server.lsn) = (true, None, lsn.map(Lsn::new));
-        judge(&facts)
+        judge_facts(&facts)
     };
     for lsn in [Some(0xA00), Some(0x900), None] {
         let health = standby(lsn);
@@ -279,7 +279,7 @@ fn the_segment_under_way_is_no_older_than_archive_timeout() {
         let server = server(&mut facts);
         (server.lsn, server.archives, server.archive_timeout_seconds) = (Some(Lsn::new(0xB00)), true, Some(60));
         change(&mut facts);
-        judge(&facts)
+        judge_facts(&facts)
     };
     let well = judged(&|_| {});
     assert!(well.healthy, "{:?}", well.findings);
@@ -306,12 +306,12 @@ async fn what_was_written_a_moment_ago_is_waited_for() {
     let clock = ManualClock::jumping_from(now());
     let mut arrived = late().overview;
     arrived.windows[0].to_lsn = Lsn::new(0xB00);
-    let settled_facts = settled(&clock, late(), async { Ok::<_, Infallible>(arrived) }).await.unwrap();
-    assert!(judge(&settled_facts).healthy, "{:?}", judge(&settled_facts).findings);
+    let settled_facts = confirm_late(&clock, late(), async { Ok::<_, Infallible>(arrived) }).await.unwrap();
+    assert!(judge_facts(&settled_facts).healthy, "{:?}", judge_facts(&settled_facts).findings);
     assert_eq!((clock.elapsed(), settled_facts.now), (Duration::from_secs(15), clock.now()));
     // What is still missing is late.
-    let missing = settled(&clock, late(), async { Ok::<_, Infallible>(late().overview) }).await.unwrap();
-    assert_eq!(found(&judge(&missing), "protection").level, FindingLevel::Bad);
+    let missing = confirm_late(&clock, late(), async { Ok::<_, Infallible>(late().overview) }).await.unwrap();
+    assert_eq!(found(&judge_facts(&missing), "protection").level, FindingLevel::Bad);
 }
 
 #[tokio::test]
@@ -326,7 +326,7 @@ async fn nothing_is_waited_for_where_all_is_well_or_time_brings_nothing() {
     let away = HealthFacts { server: Some(Err("refused".into())), ..facts() };
     for seen in [facts(), recent, away] {
         let again = std::future::pending::<Result<ArchiveInventory, Infallible>>();
-        assert_eq!(settled(&clock, seen.clone(), again).await.unwrap(), seen);
+        assert_eq!(confirm_late(&clock, seen.clone(), again).await.unwrap(), seen);
         assert_eq!(clock.elapsed(), Duration::ZERO);
     }
 }

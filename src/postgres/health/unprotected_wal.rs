@@ -2,19 +2,21 @@
 //!
 //! Positions are compared on one timeline only: after a failover to a standby that lagged, the server may be at a lower one than the archive,
 //! which has nothing of its timeline. The last protected commit says how old what is missing can be, and no more: on a quiet server it may have been
-//! written just now. So what looks late is looked at again before it is called so ([`settled`]).
+//! written just now. So what looks late is looked at again before it is called so ([`confirm_late`]).
 
 use std::time::Duration;
 
 use super::{HealthFacts, NewestRestorable, ServerWalStatus};
 use crate::base::clock::Clock;
-use crate::base::findings::{FindingLevel, Findings, UNPROTECTED_MAX, megabytes, seconds, words};
+use crate::base::findings::{
+    FindingLevel, Findings, MAX_UNPROTECTED, format_duration, format_megabytes, whole_seconds,
+};
 use crate::postgres::archive::inventory::ArchiveInventory;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
 /// What was written is here after so long, if anything brings it: a receiver elsewhere copies what it has every ten seconds (`copy-every`).
-const ON_ITS_WAY: Duration = Duration::from_secs(15);
+const TRANSIT_ALLOWANCE: Duration = Duration::from_secs(15);
 
 /// How far the server is ahead of what is protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,13 +50,13 @@ pub(super) struct WalProtection {
 ///
 /// # Errors
 /// Those of `again`.
-pub(super) async fn settled<E>(
+pub(super) async fn confirm_late<E>(
     clock: &dyn Clock,
     mut facts: HealthFacts,
     again: impl Future<Output = Result<ArchiveInventory, E>>,
 ) -> Result<HealthFacts, E> {
-    if WalProtection::of(&facts).late() {
-        clock.sleep(ON_ITS_WAY).await;
+    if WalProtection::from_facts(&facts).is_late() {
+        clock.sleep(TRANSIT_ALLOWANCE).await;
         facts.overview = again.await?;
         facts.now = clock.now();
     }
@@ -62,7 +64,7 @@ pub(super) async fn settled<E>(
 }
 
 impl WalProtection {
-    pub(super) fn of(facts: &HealthFacts) -> WalProtection {
+    pub(super) fn from_facts(facts: &HealthFacts) -> WalProtection {
         let window = facts.overview.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn));
         let newest = window.map(|window| NewestRestorable {
             lsn: window.to_lsn,
@@ -74,15 +76,17 @@ impl WalProtection {
         let gap = newest.is_some_and(|newest| facts.overview.gaps.iter().any(|gap| gap.from_lsn == newest.lsn));
         WalProtection {
             newest,
-            ahead: both.map_or(ServerLead::Unknown, |(newest, server)| ahead(newest, server)),
+            ahead: both.map_or(ServerLead::Unknown, |(newest, server)| server_lead(newest, server)),
             gap,
-            age: since.map(|since| seconds(facts.now.duration_since(since))),
-            handed_on: both.and_then(|(newest, server)| handed_on(newest, server, &facts.overview)).filter(|_| !gap),
+            age: since.map(|since| whole_seconds(facts.now.duration_since(since))),
+            handed_on: both
+                .and_then(|(newest, server)| archive_timeout_bound(newest, server, &facts.overview))
+                .filter(|_| !gap),
         }
     }
 
     /// Bytes of log that the server has and nobody else, where that is known.
-    pub(super) fn bytes(&self) -> Option<u64> {
+    pub(super) fn unprotected_bytes(&self) -> Option<u64> {
         match self.ahead {
             ServerLead::By(bytes) => Some(bytes),
             ServerLead::Elsewhere(_) | ServerLead::Standby | ServerLead::Unknown => None,
@@ -90,7 +94,7 @@ impl WalProtection {
     }
 
     /// For how long what was committed is not protected, at the most.
-    pub(super) fn seconds(&self) -> Option<u64> {
+    pub(super) fn unprotected_seconds(&self) -> Option<u64> {
         match self.ahead {
             ServerLead::By(0) => Some(0),
             ServerLead::By(_) => self.age.into_iter().chain(self.handed_on).min(),
@@ -99,33 +103,36 @@ impl WalProtection {
     }
 
     /// Whether something is missing for too long, as far as one look tells.
-    fn late(&self) -> bool {
-        let too_long = |age: u64| age > seconds(UNPROTECTED_MAX);
+    fn is_late(&self) -> bool {
+        let too_long = |age: u64| age > whole_seconds(MAX_UNPROTECTED);
         match self.ahead {
             ServerLead::By(0) | ServerLead::Standby | ServerLead::Unknown => false,
-            ServerLead::By(_) => self.seconds().is_some_and(too_long),
-            ServerLead::Elsewhere(_) => self.seconds().is_none_or(too_long),
+            ServerLead::By(_) => self.unprotected_seconds().is_some_and(too_long),
+            ServerLead::Elsewhere(_) => self.unprotected_seconds().is_none_or(too_long),
         }
     }
 
-    pub(super) fn say(&self, findings: &mut Findings) {
-        let mut say = |level, text: String| findings.say(level, "protection", text);
+    pub(super) fn add_findings(&self, findings: &mut Findings) {
+        let mut say = |level, text: String| findings.add(level, "protection", text);
         let Some(newest) = self.newest else {
             return say(FindingLevel::Bad, "nothing can be restored: there is no backup with its WAL yet".to_owned());
         };
         let last = match self.age {
-            Some(age) => format!("the last protected commit is {} old", words(age)),
+            Some(age) => format!("the last protected commit is {} old", format_duration(age)),
             None => "no commit is archived since the backup".to_owned(),
         };
-        let late = self.late();
+        let late = self.is_late();
         match self.ahead {
             ServerLead::By(0) => {
                 say(FindingLevel::Good, "everything that the server has written is protected".to_owned())
             }
             ServerLead::By(bytes) => {
                 let alone = match self.gap {
-                    true => format!("{} of WAL cannot be restored, because WAL before it is missing", megabytes(bytes)),
-                    false => format!("{} of WAL are on the server alone", megabytes(bytes)),
+                    true => format!(
+                        "{} of WAL cannot be restored, because WAL before it is missing",
+                        format_megabytes(bytes)
+                    ),
+                    false => format!("{} of WAL are on the server alone", format_megabytes(bytes)),
                 };
                 let advice = "; is walkeep receive running, or archive_timeout at most 5 min?";
                 let advice = if self.gap { "" } else { advice };
@@ -134,7 +141,7 @@ impl WalProtection {
                     (Some(within), _) => {
                         say(
                             FindingLevel::Good,
-                            format!("{alone}, which archive_timeout hands on within {}", words(within)),
+                            format!("{alone}, which archive_timeout hands on within {}", format_duration(within)),
                         );
                     }
                     (None, Some(_)) => say(FindingLevel::Good, format!("{alone}, {last}")),
@@ -162,7 +169,7 @@ impl WalProtection {
     }
 }
 
-fn ahead(newest: NewestRestorable, server: &ServerWalStatus) -> ServerLead {
+fn server_lead(newest: NewestRestorable, server: &ServerWalStatus) -> ServerLead {
     if let Some(theirs) = server.timeline.filter(|theirs| *theirs != newest.timeline) {
         return ServerLead::Elsewhere(theirs);
     }
@@ -175,9 +182,13 @@ fn ahead(newest: NewestRestorable, server: &ServerWalStatus) -> ServerLead {
 
 /// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its segment under way is missing.
 /// What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so there it may be missing for ever, and nothing is lost with it.
-fn handed_on(newest: NewestRestorable, server: &ServerWalStatus, overview: &ArchiveInventory) -> Option<u64> {
+fn archive_timeout_bound(
+    newest: NewestRestorable,
+    server: &ServerWalStatus,
+    overview: &ArchiveInventory,
+) -> Option<u64> {
     let size = overview.segment_size?;
     let works = server.archives && server.failing.is_none() && !server.standby;
     let under_way = size.segment_of(newest.lsn) == size.segment_of(server.lsn?);
-    server.archive_timeout_seconds.filter(|within| works && under_way && *within <= seconds(UNPROTECTED_MAX))
+    server.archive_timeout_seconds.filter(|within| works && under_way && *within <= whole_seconds(MAX_UNPROTECTED))
 }

@@ -9,10 +9,10 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, pro
 
 use super::cluster_view::{IndexView, WalkNext};
 use super::key_value_store::MemoryStore;
-use super::keys::{BlockId, ClusterKeys, block_of};
+use super::keys::{BlockId, ClusterKeys, block_number};
 use super::path_search::{PathSearch, SegmentFilter, WalkStep};
 use super::segment_update::{self, IndexUpdate};
-use super::test_archive::{NAME, TestArchive};
+use super::test_archive::{CLUSTER_NAME, TestArchive};
 use super::tests::everything;
 use super::{IndexEntry, WalDefect};
 use crate::postgres::format::lsn::Lsn;
@@ -106,9 +106,9 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 fn put(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, number: u64, kept: Kept) {
-    let cluster = ClusterKeys::new(NAME).unwrap();
+    let cluster = ClusterKeys::new(CLUSTER_NAME).unwrap();
     let mut ingest = IndexUpdate::new(memory, &cluster).unwrap();
-    ingest.add(IndexEntry { digest: &digest(number, kept), stored: 10 }).unwrap();
+    ingest.add_segment(IndexEntry { digest: &digest(number, kept), stored: 10 }).unwrap();
     let batch = ingest.finish();
     memory.apply(&batch);
     archive.insert(number, kept);
@@ -116,7 +116,7 @@ fn put(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, number: u64,
 
 /// Makes the change in the index and in what the test remembers.
 fn make(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, change: &Change) {
-    let cluster = ClusterKeys::new(NAME).unwrap();
+    let cluster = ClusterKeys::new(CLUSTER_NAME).unwrap();
     match change {
         Change::Put(number, kept) => put(memory, archive, *number, *kept),
         Change::Fill(from, to) => {
@@ -125,7 +125,7 @@ fn make(memory: &mut MemoryStore, archive: &mut BTreeMap<u64, Kept>, change: &Ch
         }
         Change::Forget(from, len) => {
             let gone: Vec<SegmentNo> = (*from..from + len).map(SegmentNo::new).collect();
-            let batch = segment_update::forget(memory, &cluster, TimelineId::FIRST, &gone).unwrap();
+            let batch = segment_update::forget_segments(memory, &cluster, TimelineId::FIRST, &gone).unwrap();
             memory.apply(&batch);
             archive.retain(|number, _| !(*from..from + len).contains(number));
         }
@@ -151,7 +151,7 @@ fn holes(archive: &BTreeMap<u64, Kept>, from: u64, to: u64) -> Vec<(Lsn, Lsn, bo
 /// Each larger block is there exactly if all of its segments are, and then says what they are together.
 fn blocks_are_right(view: &IndexView<'_>, archive: &BTreeMap<u64, Kept>) {
     for level in 0..4 {
-        let room = BlockId { level, number: 0 }.room();
+        let room = BlockId { level, number: 0 }.capacity();
         for number in 0..=END / room {
             let at = BlockId { level, number };
             let (first, end) = (at.first().get(), at.end().get());
@@ -184,7 +184,7 @@ proptest! {
     ) {
         let (mut archive, mut memory) = BASE.clone();
         changes.iter().for_each(|change| make(&mut memory, &mut archive, change));
-        let (view, path) = (IndexView::new(&memory, NAME).unwrap(), TimelinePath::first());
+        let (view, path) = (IndexView::new(&memory, CLUSTER_NAME).unwrap(), TimelinePath::first());
         blocks_are_right(&view, &archive);
         let along = PathSearch::new(&view, &path).unwrap();
 
@@ -207,9 +207,9 @@ proptest! {
                 SegmentFilter::Xid(_) => kept.time.is_some() && **number == xid,
             };
             let at = |number: Option<(&u64, &Kept)>| number.map(|(number, _)| *number);
-            let next = along.next(SegmentNo::new(from), want).unwrap().map(|stretch| stretch.place.segment.get());
+            let next = along.next_segment(SegmentNo::new(from), want).unwrap().map(|stretch| stretch.place.segment.get());
             prop_assert_eq!(next, at(archive.range(from..).find(holds)), "{:?}", want);
-            let previous = along.previous(SegmentNo::new(to), want).unwrap().map(|stretch| stretch.place.segment.get());
+            let previous = along.previous_segment(SegmentNo::new(to), want).unwrap().map(|stretch| stretch.place.segment.get());
             prop_assert_eq!(previous, at(archive.range(..to).rfind(holds)), "{:?}", want);
         }
     }
@@ -220,12 +220,12 @@ proptest! {
     ) {
         let (mut archive, mut memory) = BASE.clone();
         changes.iter().for_each(|change| make(&mut memory, &mut archive, change));
-        let (view, path) = (IndexView::new(&memory, NAME).unwrap(), TimelinePath::first());
+        let (view, path) = (IndexView::new(&memory, CLUSTER_NAME).unwrap(), TimelinePath::first());
         let along = PathSearch::new(&view, &path).unwrap();
         let (from, to) = (from.min(to), from.max(to));
         let (begin, end) = (SegmentNo::new(from).start(size()), SegmentNo::new(to).start(size()));
         let (mut seen, mut asked) = (Vec::new(), into);
-        along.stride(begin, end, |step| {
+        along.walk_blocks(begin, end, |step| {
             match step {
                 WalkStep::Segment(stretch) => seen.push(stretch.place.segment.get()),
                 WalkStep::Block(block) => {
@@ -247,12 +247,12 @@ proptest! {
 
         // Without looking into any, no segment of a full block that lies within, and no block of a larger one that does.
         let mut steps = 0;
-        along.stride(begin, end, |_| { steps += 1; ControlFlow::Continue(WalkNext::Next) }).unwrap();
+        along.walk_blocks(begin, end, |_| { steps += 1; ControlFlow::Continue(WalkNext::Next) }).unwrap();
         let whole = |at: BlockId| from <= at.first().get() && at.end().get() <= to
-            && archive.range(at.first().get()..at.end().get()).count() as u64 == at.room();
+            && archive.range(at.first().get()..at.end().get()).count() as u64 == at.capacity();
         let (mut number, mut fewest) = (from, 0);
         while number < to {
-            let mut at = BlockId::lowest(block_of(SegmentNo::new(number)));
+            let mut at = BlockId::at_level_zero(block_number(SegmentNo::new(number)));
             if at.first().get() != number || !whole(at) {
                 fewest += u64::from(archive.contains_key(&number));
                 number += 1;
@@ -280,12 +280,12 @@ fn blocks_of_blocks_are_the_same_in_whatever_order_segments_come() {
     }
     // Gone and come again, they leave nothing behind.
     let (_, mut memory) = BASE.clone();
-    let cluster = ClusterKeys::new(NAME).unwrap();
+    let cluster = ClusterKeys::new(CLUSTER_NAME).unwrap();
     let gone: Vec<SegmentNo> =
         (FIRST..END).filter(|number| !(3000..6000).contains(number)).map(SegmentNo::new).collect();
-    let batch = segment_update::forget(&memory, &cluster, TimelineId::FIRST, &gone).unwrap();
+    let batch = segment_update::forget_segments(&memory, &cluster, TimelineId::FIRST, &gone).unwrap();
     memory.apply(&batch);
-    let (view, mut archive) = (IndexView::new(&memory, NAME).unwrap(), BASE.0.clone());
+    let (view, mut archive) = (IndexView::new(&memory, CLUSTER_NAME).unwrap(), BASE.0.clone());
     archive.retain(|number, _| (3000..6000).contains(number));
     blocks_are_right(&view, &archive);
 }

@@ -13,8 +13,8 @@ use crate::postgres::wal::event::WalEvent;
 use super::continuity::SegmentRunSum;
 use super::error::IndexError;
 use super::key_value_store::{KeyFamily, KeyValueStore, ScanOrder};
-use super::keys::{BlockId, ClusterKeys, SegmentId, block_of};
-use super::segment_update::{ClusterFacts, facts, read_mark};
+use super::keys::{BlockId, ClusterKeys, SegmentId, block_number};
+use super::segment_update::{ClusterFacts, read_facts, read_mark};
 use super::summary::{BlockSummary, SegmentSummary};
 
 /// One cluster's part of an index.
@@ -47,7 +47,7 @@ pub enum WalkNext {
 /// What a visitor says: to stop, or how to go on.
 pub type VisitResult = Result<ControlFlow<(), WalkNext>, IndexError>;
 
-const GO_ON: ControlFlow<(), WalkNext> = ControlFlow::Continue(WalkNext::Next);
+const CONTINUE: ControlFlow<(), WalkNext> = ControlFlow::Continue(WalkNext::Next);
 
 /// Summaries with their places, in the order asked for.
 pub type SegmentSummaries<'a> = Box<dyn Iterator<Item = Result<(SegmentId, SegmentSummary), IndexError>> + 'a>;
@@ -59,7 +59,7 @@ impl<'a> IndexView<'a> {
     /// [`IndexError::Cluster`] for a name that cannot be, or what the store says.
     pub fn new(store: impl KeyValueStore + 'a, cluster: &str) -> Result<IndexView<'a>, IndexError> {
         let cluster = ClusterKeys::new(cluster)?;
-        let facts = facts(&store, &cluster)?;
+        let facts = read_facts(&store, &cluster)?;
         Ok(IndexView { store: Box::new(store), cluster, facts, sums: RefCell::default() })
     }
 
@@ -103,7 +103,7 @@ impl<'a> IndexView<'a> {
         let pairs = self.store.scan(KeyFamily::Segments, &self.cluster.segments(timeline, from, to), order);
         Box::new(pairs.map(|pair| {
             let (key, value) = pair?;
-            let place = self.cluster.parse_segment(&key).ok_or(IndexError::Value("segment key"))?;
+            let place = self.cluster.parse_segment(&key).ok_or(IndexError::MalformedValue("segment key"))?;
             Ok((place, SegmentSummary::from_bytes(&value)?))
         }))
     }
@@ -127,7 +127,7 @@ impl<'a> IndexView<'a> {
     ) -> impl Iterator<Item = Result<(BlockId, BlockSummary), IndexError>> {
         self.store.scan(KeyFamily::Blocks, &self.cluster.blocks(timeline, from, to), order).map(|pair| {
             let (key, value) = pair?;
-            let (_, at) = self.cluster.parse_block(&key).ok_or(IndexError::Value("block key"))?;
+            let (_, at) = self.cluster.parse_block(&key).ok_or(IndexError::MalformedValue("block key"))?;
             Ok((at, BlockSummary::from_bytes(&value)?))
         })
     }
@@ -138,7 +138,7 @@ impl<'a> IndexView<'a> {
     ///
     /// # Errors
     /// What the store or the visitor says.
-    pub fn stride(
+    pub fn walk_blocks(
         &self,
         timeline: TimelineId,
         (from, to): (SegmentNo, SegmentNo),
@@ -148,21 +148,23 @@ impl<'a> IndexView<'a> {
         let Some(last) = to.previous().filter(|last| *last >= from) else { return Ok(()) };
         let within = |at: BlockId| from <= at.first() && at.end() <= to;
         // The lowest blocks not seen yet, both ends included.
-        let mut left = Some((block_of(from), block_of(last)));
+        let mut left = Some((block_number(from), block_number(last)));
         while let Some((first, last)) = left.take() {
             for lowest in self.blocks(timeline, first, last, order) {
                 let (at, block) = lowest?;
-                let (at, block) = match self.largest(timeline, at, order, &within)? {
+                let (at, block) = match self.largest_block(timeline, at, order, &within)? {
                     Some(larger) => larger,
                     None => (at, block),
                 };
-                if self.visited(timeline, (at, block), order, visit)?.is_break() {
+                if self.visit_block(timeline, (at, block), order, visit)?.is_break() {
                     return Ok(());
                 }
                 if at.level > 0 {
                     left = match order {
-                        ScanOrder::Forward => Some((block_of(at.end()), last)).filter(|(first, last)| first <= last),
-                        ScanOrder::Backward => at.first().previous().map(|before| (first, block_of(before))),
+                        ScanOrder::Forward => {
+                            Some((block_number(at.end()), last)).filter(|(first, last)| first <= last)
+                        }
+                        ScanOrder::Backward => at.first().previous().map(|before| (first, block_number(before))),
                     };
                     break;
                 }
@@ -172,7 +174,7 @@ impl<'a> IndexView<'a> {
     }
 
     /// What the segments of a run are together; `made` finds it out the first time.
-    pub(super) fn kept_sum(
+    pub(super) fn cached_sum(
         &self,
         run: SegmentRun,
         made: impl FnOnce() -> Result<Option<SegmentRunSum>, IndexError>,
@@ -187,7 +189,7 @@ impl<'a> IndexView<'a> {
 
     /// The largest block that begins with this one, or ends with it, and is `within` what is asked for; a larger one is there only if the smaller
     /// ones in it are.
-    fn largest(
+    fn largest_block(
         &self,
         timeline: TimelineId,
         lowest: BlockId,
@@ -209,7 +211,7 @@ impl<'a> IndexView<'a> {
         Ok(found)
     }
 
-    fn visited(
+    fn visit_block(
         &self,
         timeline: TimelineId,
         (at, block): (BlockId, BlockSummary),
@@ -227,12 +229,12 @@ impl<'a> IndexView<'a> {
         for child in children {
             // One that is gone by now has no segments any more.
             if let Some(block) = self.block(timeline, child)?
-                && self.visited(timeline, (child, block), order, visit)?.is_break()
+                && self.visit_block(timeline, (child, block), order, visit)?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(GO_ON)
+        Ok(CONTINUE)
     }
 
     /// The events of one kind and timeline whose records start in `from..to`, in log order.
@@ -246,7 +248,7 @@ impl<'a> IndexView<'a> {
         let range = self.cluster.events(kind, timeline, from, to);
         self.store.scan(KeyFamily::Events, &range, ScanOrder::Forward).map(|pair| {
             let (_, value) = pair?;
-            WalEvent::from_bytes(&value).ok_or(IndexError::Value("event"))
+            WalEvent::from_bytes(&value).ok_or(IndexError::MalformedValue("event"))
         })
     }
 
@@ -256,7 +258,7 @@ impl<'a> IndexView<'a> {
     /// What the store says.
     pub fn event(&self, kind: u8, timeline: TimelineId, lsn: Lsn) -> Result<Option<WalEvent>, IndexError> {
         let found = self.store.get(KeyFamily::Events, &self.cluster.event(kind, timeline, lsn, 0))?;
-        found.map(|bytes| WalEvent::from_bytes(&bytes).ok_or(IndexError::Value("event"))).transpose()
+        found.map(|bytes| WalEvent::from_bytes(&bytes).ok_or(IndexError::MalformedValue("event"))).transpose()
     }
 
     /// Where restore points of this name are, by timeline, then position.
@@ -265,14 +267,14 @@ impl<'a> IndexView<'a> {
     /// What the store says.
     pub fn restore_points(&self, name: &str) -> Result<Vec<(TimelineId, Lsn)>, IndexError> {
         let pairs = self.store.scan(KeyFamily::Names, &self.cluster.names(name.as_bytes()), ScanOrder::Forward);
-        pairs.map(|pair| self.cluster.parse_name(&pair?.0).ok_or(IndexError::Value("restore point"))).collect()
+        pairs.map(|pair| self.cluster.parse_name(&pair?.0).ok_or(IndexError::MalformedValue("restore point"))).collect()
     }
 
     /// The timeline's mark: everything that was archived up to it, when it was set, is here.
     ///
     /// # Errors
     /// What the store says.
-    pub fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
+    pub fn timeline_mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
         self.store.get(KeyFamily::Meta, &self.cluster.mark(timeline))?.map(|bytes| read_mark(&bytes)).transpose()
     }
 }

@@ -7,7 +7,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::digest::{JoinError, SegmentDigest, SegmentState, follows};
+use crate::postgres::wal::digest::{JoinError, SegmentDigest, SegmentState, check_follows};
 
 use super::cluster_view::WalkNext;
 use super::error::IndexError;
@@ -16,7 +16,7 @@ use super::path_search::{PathSearch, PathSegment, WalkStep, WholeBlock};
 use super::summary::{ContrecordState, FullBlock, SegmentSummary};
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
-pub const MAX_HOLES: usize = 1000;
+pub const MAX_LISTED_HOLES: usize = 1000;
 
 /// A stretch of log that cannot be replayed.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -72,7 +72,7 @@ impl fmt::Display for WalDefect {
 /// What a check found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WalContinuity {
-    /// What cannot be replayed, in log order, the first [`MAX_HOLES`].
+    /// What cannot be replayed, in log order, the first [`MAX_LISTED_HOLES`].
     pub holes: Vec<WalHole>,
     /// How many holes there are.
     pub holes_total: u64,
@@ -125,18 +125,18 @@ impl PathSearch<'_> {
     fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<WalContinuity, IndexError> {
         let mut check = ContinuityCheck { found: WalContinuity::default(), reached: from, before: None };
         let mut failed = None;
-        self.stride(from, to, |step| check.see(&step, (to, enough), &mut failed))?;
+        self.walk_blocks(from, to, |step| check.visit(&step, (to, enough), &mut failed))?;
         if let Some(error) = failed {
             return Err(error);
         }
         if check.reached < to && check.found.holes_total < enough {
-            check.hole(self.timeline_at(check.reached), check.reached, to, WalDefect::Missing);
+            check.add_hole(self.timeline_at(check.reached), check.reached, to, WalDefect::Missing);
         }
         Ok(check.found)
     }
 
     /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
-    pub(super) fn sum(
+    pub(super) fn sum_segments(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
@@ -145,12 +145,12 @@ impl PathSearch<'_> {
         let begin = from.start(self.segment_size());
         let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
         let (mut latest, mut failed) = (None, None);
-        let _seen = self.stride_in(timeline, from, to, &mut |step| {
+        let _seen = self.walk_timeline_blocks(timeline, from, to, &mut |step| {
             latest = latest.max(match &step {
                 WalkStep::Segment(stretch) => stretch.summary.latest,
                 WalkStep::Block(block) => block.latest,
             });
-            check.see(&step, (Lsn::MAX, 1), &mut failed)
+            check.visit(&step, (Lsn::MAX, 1), &mut failed)
         })?;
         if let Some(error) = failed {
             return Err(error);
@@ -179,19 +179,19 @@ pub(super) struct SegmentRunSum {
 }
 
 /// What all segments of a block are together.
-pub(super) fn full(segments: Vec<(SegmentId, SegmentSummary)>) -> FullBlock {
+pub(super) fn sum_of_block(segments: Vec<(SegmentId, SegmentSummary)>) -> FullBlock {
     let begin = segments.first().map_or(Lsn::INVALID, |(_, summary)| summary.digest.start());
     let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
     for (place, summary) in segments {
         let (from, to) = (summary.digest.start(), summary.digest.end());
-        check.take(&PathSegment { place, from, to, summary }, Lsn::MAX);
+        check.add_segment(&PathSegment { place, from, to, summary }, Lsn::MAX);
     }
     let WalContinuity { records, stored, opaque, .. } = check.found;
     FullBlock { whole: check.found.is_whole() && opaque == 0, records, stored }
 }
 
 /// Whether the log of neighbouring blocks, of each of which the first and the last segment are given, hangs together.
-pub(super) fn hangs_together(blocks: Vec<(FullBlock, BlockEnds)>) -> Result<bool, IndexError> {
+pub(super) fn is_connected(blocks: Vec<(FullBlock, BlockEnds)>) -> Result<bool, IndexError> {
     let begin = blocks.first().map_or(Lsn::INVALID, |(_, (first, _))| first.1.digest.start());
     let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
     for (full, (first, last)) in blocks {
@@ -201,7 +201,7 @@ pub(super) fn hangs_together(blocks: Vec<(FullBlock, BlockEnds)>) -> Result<bool
         };
         let ends = &|| Ok(Some((of(&first), of(&last))));
         let block = WholeBlock { segments: 0, full, latest: None, ends };
-        if check.take_block(&block, Lsn::MAX)? == WalkNext::Into {
+        if check.add_block(&block, Lsn::MAX)? == WalkNext::Into {
             return Ok(false);
         }
     }
@@ -213,7 +213,7 @@ pub(super) type BlockEnds = ((SegmentId, SegmentSummary), (SegmentId, SegmentSum
 
 impl ContinuityCheck {
     /// Takes a step of a walk towards `to`, until there are enough holes.
-    fn see(
+    fn visit(
         &mut self,
         step: &WalkStep<'_>,
         (to, enough): (Lsn, u64),
@@ -221,10 +221,10 @@ impl ContinuityCheck {
     ) -> ControlFlow<(), WalkNext> {
         let onward = match step {
             WalkStep::Segment(stretch) => {
-                self.take(stretch, to);
+                self.add_segment(stretch, to);
                 WalkNext::Next
             }
-            WalkStep::Block(block) => match self.take_block(block, to) {
+            WalkStep::Block(block) => match self.add_block(block, to) {
                 Ok(onward) => onward,
                 Err(error) => {
                     *failed = Some(error);
@@ -236,10 +236,10 @@ impl ContinuityCheck {
     }
 
     /// Takes a block in by its ends, where all between is known to be whole.
-    fn take_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<WalkNext, IndexError> {
+    fn add_block(&mut self, block: &WholeBlock<'_>, to: Lsn) -> Result<WalkNext, IndexError> {
         let Some((first, last)) = (block.ends)()?.filter(|_| block.full.whole) else { return Ok(WalkNext::Into) };
         let (records, stored) = (self.found.records, self.found.stored);
-        self.take(&first, to);
+        self.add_segment(&first, to);
         self.found.segments = self.found.segments.saturating_add(block.segments.saturating_sub(1));
         self.found.records = records.saturating_add(block.full.records);
         self.found.stored = stored.saturating_add(block.full.stored);
@@ -250,42 +250,42 @@ impl ContinuityCheck {
         Ok(WalkNext::Next)
     }
 
-    fn hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: WalDefect) {
+    fn add_hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: WalDefect) {
         self.found.holes_total = self.found.holes_total.saturating_add(1);
-        if self.found.holes.len() < MAX_HOLES {
+        if self.found.holes.len() < MAX_LISTED_HOLES {
             self.found.holes.push(WalHole { timeline, from, to, why });
         }
         self.before = None;
     }
 
-    fn take(&mut self, stretch: &PathSegment, to: Lsn) {
+    fn add_segment(&mut self, stretch: &PathSegment, to: Lsn) {
         let (timeline, digest) = (stretch.place.timeline, &stretch.summary.digest);
         self.found.segments = self.found.segments.saturating_add(1);
         self.found.records = self.found.records.saturating_add(digest.records);
         self.found.stored = self.found.stored.saturating_add(stretch.summary.stored);
         if stretch.from > self.reached {
-            self.hole(timeline, self.reached, stretch.from, WalDefect::Missing);
+            self.add_hole(timeline, self.reached, stretch.from, WalDefect::Missing);
         }
         match &digest.state {
-            SegmentState::Checked => self.take_checked(stretch, to),
+            SegmentState::Checked => self.add_checked_segment(stretch, to),
             SegmentState::Opaque => {
                 self.found.opaque = self.found.opaque.saturating_add(1);
                 self.before = None;
             }
             SegmentState::Broken { at, why } if *at < stretch.to => {
-                self.hole(timeline, *at, stretch.to, WalDefect::Broken(why.clone()));
+                self.add_hole(timeline, *at, stretch.to, WalDefect::Broken(why.clone()));
             }
-            SegmentState::Broken { .. } => self.take_checked(stretch, to),
+            SegmentState::Broken { .. } => self.add_checked_segment(stretch, to),
         }
         self.reached = stretch.to;
         self.found.end = Some(if digest.switched { stretch.to } else { stretch.to.min(digest.valid_until) });
     }
 
-    fn take_checked(&mut self, stretch: &PathSegment, to: Lsn) {
+    fn add_checked_segment(&mut self, stretch: &PathSegment, to: Lsn) {
         let (timeline, summary) = (stretch.place.timeline, &stretch.summary);
         let digest = &summary.digest;
-        let border = self.before.as_ref().and_then(|before| follows(before, digest).err());
-        let torn = match (&summary.joint, border) {
+        let border = self.before.as_ref().and_then(|before| check_follows(before, digest).err());
+        let torn = match (&summary.contrecord, border) {
             (_, Some(JoinError::Chain { expected, found, .. })) => {
                 Some(WalDefect::Unlinked { last: expected, points_to: found })
             }
@@ -302,11 +302,11 @@ impl ContinuityCheck {
         if let Some(why) = torn {
             let last = self.before.as_ref().and_then(|before| before.tail.as_ref()).map(|tail| tail.start);
             let first = digest.first_record.unwrap_or(stretch.to).min(stretch.to);
-            self.hole(timeline, last.unwrap_or(stretch.from), first, why);
+            self.add_hole(timeline, last.unwrap_or(stretch.from), first, why);
         }
         let end = stretch.to.min(to);
         if !digest.switched && digest.valid_until < end {
-            self.hole(timeline, digest.valid_until, end, WalDefect::Missing);
+            self.add_hole(timeline, digest.valid_until, end, WalDefect::Missing);
         } else {
             self.before = Some(digest.clone());
         }

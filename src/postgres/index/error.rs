@@ -28,7 +28,7 @@ pub enum IndexError {
         "the index in {} belongs to repository {found}, not to {expected}; give each repository a state-dir of its own, or run \
          `walkeep index rebuild` to replace it", .dir.display()
     )]
-    Foreign {
+    OtherRepository {
         /// The index's directory.
         dir: PathBuf,
         /// The repository it was made for.
@@ -40,7 +40,7 @@ pub enum IndexError {
     #[error(
         "the index in {} has format {found}, this walkeep reads format {expected}; `walkeep index rebuild` makes it anew", .dir.display()
     )]
-    Format {
+    OtherFormat {
         /// The index's directory.
         dir: PathBuf,
         /// The format it says it has.
@@ -50,7 +50,7 @@ pub enum IndexError {
     },
     /// A value read back makes no sense.
     #[error("the index holds a {0} that cannot be read; `walkeep index rebuild` makes it anew from the repository")]
-    Value(&'static str),
+    MalformedValue(&'static str),
     /// A segment of another size than the cluster's.
     #[error("cluster {cluster} has segments of {} bytes, and this one has {}; it belongs to another cluster", .ours.get(), .theirs.get())]
     SegmentSize {
@@ -92,9 +92,9 @@ impl IndexError {
             IndexError::Locked(_) | IndexError::File { .. } | IndexError::Database { .. } => ErrorClass::Transient,
             IndexError::Absent(_)
             | IndexError::Damaged { .. }
-            | IndexError::Foreign { .. }
-            | IndexError::Format { .. }
-            | IndexError::Value(_)
+            | IndexError::OtherRepository { .. }
+            | IndexError::OtherFormat { .. }
+            | IndexError::MalformedValue(_)
             | IndexError::SegmentSize { .. }
             | IndexError::Cluster(_) => ErrorClass::Permanent,
         }
@@ -105,7 +105,10 @@ impl IndexError {
     pub fn calls_for_rebuild(&self) -> bool {
         matches!(
             self,
-            IndexError::Absent(_) | IndexError::Damaged { .. } | IndexError::Format { .. } | IndexError::Value(_)
+            IndexError::Absent(_)
+                | IndexError::Damaged { .. }
+                | IndexError::OtherFormat { .. }
+                | IndexError::MalformedValue(_)
         )
     }
 }

@@ -131,14 +131,14 @@ impl IndexBatch {
 
     /// Takes in the changes of a later batch. Ranges that it clears are not taken.
     #[must_use]
-    pub fn followed_by(mut self, later: IndexBatch) -> IndexBatch {
+    pub fn merged_with(mut self, later: IndexBatch) -> IndexBatch {
         self.changes.extend(later.changes);
         self
     }
 
     /// Bytes of keys and values, about.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn size_bytes(&self) -> usize {
         self.changes()
             .map(|(_, key, change)| key.len() + if let KeyChange::Put(value) = change { value.len() } else { 0 })
             .sum()

@@ -7,21 +7,21 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
-/// Segments in one block ([`block_of`]): large enough that a year of WAL is a few hundred blocks, small enough to be read in one go.
+/// Segments in one block ([`block_number`]): large enough that a year of WAL is a few hundred blocks, small enough to be read in one go.
 pub const BLOCK_SEGMENTS: u64 = 256;
 
 /// Blocks of one level that make one of the next: few, so that a stretch of log is a few blocks of each level wherever it begins and ends.
 pub const BLOCK_CHILDREN: u64 = 4;
 
 /// The highest level: one block of it holds every segment there can be (2^64 bytes of log in segments of a megabyte).
-pub const MAX_LEVEL: u8 = 18;
+pub const MAX_BLOCK_LEVEL: u8 = 18;
 
 /// The longest cluster name a key can hold; the configuration allows less.
-pub const MAX_CLUSTER_NAME: usize = 255;
+pub const MAX_CLUSTER_NAME_BYTES: usize = 255;
 
 /// The lowest block that a segment belongs to.
 #[must_use]
-pub const fn block_of(segment: SegmentNo) -> u64 {
+pub const fn block_number(segment: SegmentNo) -> u64 {
     segment.get() / BLOCK_SEGMENTS
 }
 
@@ -37,32 +37,32 @@ pub struct BlockId {
 impl BlockId {
     /// The block of level 0 of this number.
     #[must_use]
-    pub const fn lowest(number: u64) -> BlockId {
+    pub const fn at_level_zero(number: u64) -> BlockId {
         BlockId { level: 0, number }
     }
 
     /// Segments that such a block has room for.
     #[must_use]
-    pub const fn room(self) -> u64 {
+    pub const fn capacity(self) -> u64 {
         BLOCK_SEGMENTS.saturating_mul(BLOCK_CHILDREN.saturating_pow(self.level as u32))
     }
 
     /// Its first segment.
     #[must_use]
     pub const fn first(self) -> SegmentNo {
-        SegmentNo::new(self.number.saturating_mul(self.room()))
+        SegmentNo::new(self.number.saturating_mul(self.capacity()))
     }
 
     /// The segment after its last one.
     #[must_use]
     pub const fn end(self) -> SegmentNo {
-        SegmentNo::new(self.number.saturating_add(1).saturating_mul(self.room()))
+        SegmentNo::new(self.number.saturating_add(1).saturating_mul(self.capacity()))
     }
 
     /// The block of the next level that it is a part of.
     #[must_use]
     pub const fn parent(self) -> Option<BlockId> {
-        if self.level < MAX_LEVEL {
+        if self.level < MAX_BLOCK_LEVEL {
             Some(BlockId { level: self.level + 1, number: self.number / BLOCK_CHILDREN })
         } else {
             None
@@ -83,7 +83,7 @@ pub struct ClusterKeys(Vec<u8>);
 
 /// A name no cluster can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot name a cluster: a name has 1 to {MAX_CLUSTER_NAME} bytes, none of them zero")]
+#[error("{0:?} cannot name a cluster: a name has 1 to {MAX_CLUSTER_NAME_BYTES} bytes, none of them zero")]
 pub struct ClusterKeyError(String);
 
 /// Where a segment stands: its timeline and its number.
@@ -110,7 +110,7 @@ impl ClusterKeys {
     /// # Errors
     /// [`ClusterKeyError`] for an empty or overlong name, or one with a zero byte, which would let two clusters' keys mix.
     pub fn new(name: &str) -> Result<ClusterKeys, ClusterKeyError> {
-        if name.is_empty() || name.len() > MAX_CLUSTER_NAME || name.bytes().any(|b| b == 0) {
+        if name.is_empty() || name.len() > MAX_CLUSTER_NAME_BYTES || name.bytes().any(|b| b == 0) {
             return Err(ClusterKeyError(name.to_owned()));
         }
         let mut bytes = name.as_bytes().to_vec();
@@ -174,7 +174,7 @@ impl ClusterKeys {
     /// The lowest blocks `from..=to` of a timeline.
     #[must_use]
     pub fn blocks(&self, timeline: TimelineId, from: u64, to: u64) -> KeyRange {
-        let key = |number| self.block(timeline, BlockId::lowest(number));
+        let key = |number| self.block(timeline, BlockId::at_level_zero(number));
         KeyRange { from: key(from), to: key(to.saturating_add(1)) }
     }
 
@@ -246,7 +246,7 @@ impl ClusterKeys {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_SEGMENTS, BlockId, ClusterKeys, KeyRange, MAX_LEVEL, SegmentId, block_of};
+    use super::{BLOCK_SEGMENTS, BlockId, ClusterKeys, KeyRange, MAX_BLOCK_LEVEL, SegmentId, block_number};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
     use crate::postgres::format::timeline::TimelineId;
@@ -311,11 +311,11 @@ mod tests {
 
         #[test]
         fn a_block_holds_what_it_should(number in 0..=u64::from(u32::MAX)) {
-            let mut block = BlockId::lowest(block_of(SegmentNo::new(number)));
-            prop_assert_eq!(block.room(), BLOCK_SEGMENTS);
+            let mut block = BlockId::at_level_zero(block_number(SegmentNo::new(number)));
+            prop_assert_eq!(block.capacity(), BLOCK_SEGMENTS);
             loop {
                 let (first, end) = (block.first().get(), block.end().get());
-                prop_assert!(first <= number && number < end && end - first == block.room(), "{:?}", block);
+                prop_assert!(first <= number && number < end && end - first == block.capacity(), "{:?}", block);
                 let Some(parent) = block.parent() else { break };
                 prop_assert!(parent.children().filter(|child| *child == block).count() == 1);
                 let ends: Vec<u64> = parent.children().map(|child| child.end().get()).collect();
@@ -324,7 +324,7 @@ mod tests {
                 prop_assert_eq!((begins[0], ends[ends.len() - 1]), (parent.first().get(), parent.end().get()));
                 block = parent;
             }
-            prop_assert_eq!((block.level, block.number), (MAX_LEVEL, 0));
+            prop_assert_eq!((block.level, block.number), (MAX_BLOCK_LEVEL, 0));
         }
 
         #[test]

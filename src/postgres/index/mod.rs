@@ -46,19 +46,19 @@ use rocks::RocksStore;
 use segment_update::IndexUpdate;
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
-pub const FORMAT: u32 = 3;
+pub const INDEX_FORMAT: u32 = 3;
 
 /// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
-pub const CHECKPOINT: u8 = 1;
+pub const CHECKPOINT_TAG: u8 = 1;
 /// The kind of parameter changes.
-pub const PARAMETERS: u8 = 2;
+pub const PARAMETERS_TAG: u8 = 2;
 /// The kind of restore points.
-pub const RESTORE_POINT: u8 = 3;
+pub const RESTORE_POINT_TAG: u8 = 3;
 
 const FORMAT_KEY: &[u8] = b"format";
 const REPOSITORY_KEY: &[u8] = b"repository";
 /// A batch is applied when it has grown to this: a rebuild then needs no more memory than that.
-const BATCH: usize = 1 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// An open index.
 #[derive(Debug)]
@@ -75,10 +75,10 @@ impl WalIndex {
     /// one that is among them already is enough to recognise it by, and the others are noted.
     ///
     /// # Errors
-    /// [`IndexError::Locked`] where another process writes it; [`IndexError::Foreign`], [`IndexError::Format`] and [`IndexError::Damaged`] where it has to be
-    /// replaced ([`WalIndex::anew`]).
+    /// [`IndexError::Locked`] where another process writes it; [`IndexError::OtherRepository`], [`IndexError::OtherFormat`] and [`IndexError::Damaged`] where it has to be
+    /// replaced ([`WalIndex::recreate`]).
     pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
-        let index = WalIndex::over(RocksStore::open_writer(dir)?);
+        let index = WalIndex::from_rocks(RocksStore::open_writer(dir)?);
         let fresh = index.rocks.get(KeyFamily::Meta, FORMAT_KEY)?.is_none()
             && index.rocks.get(KeyFamily::Meta, REPOSITORY_KEY)?.is_none();
         let noted = if fresh { Vec::new() } else { index.check_identity(repositories)? };
@@ -86,19 +86,19 @@ impl WalIndex {
         if fresh || all.len() > noted.len() {
             let ids: Vec<&str> = all.into_iter().map(String::as_str).collect();
             let mut batch = IndexBatch::default();
-            batch.put(KeyFamily::Meta, FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
+            batch.put(KeyFamily::Meta, FORMAT_KEY.to_vec(), INDEX_FORMAT.to_be_bytes().to_vec());
             batch.put(KeyFamily::Meta, REPOSITORY_KEY.to_vec(), ids.join(",").into_bytes());
             index.rocks.apply(&batch)?;
         }
         Ok(index)
     }
 
-    fn over(rocks: RocksStore) -> WalIndex {
+    fn from_rocks(rocks: RocksStore) -> WalIndex {
         WalIndex { rocks, writing: Mutex::new(()), own: RwLock::default() }
     }
 
     /// The database, and what a reader has on top of it.
-    fn store(&self) -> LayeredStore<&RocksStore> {
+    fn layered_store(&self) -> LayeredStore<&RocksStore> {
         LayeredStore::new(&self.rocks, Arc::clone(&self.own.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
@@ -108,7 +108,7 @@ impl WalIndex {
             return self.rocks.apply(&batch);
         }
         let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
-        *own = Arc::new(Arc::unwrap_or_clone(std::mem::take(&mut *own)).followed_by(batch));
+        *own = Arc::new(Arc::unwrap_or_clone(std::mem::take(&mut *own)).merged_with(batch));
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl WalIndex {
     /// # Errors
     /// [`IndexError::Absent`] where there is none; else as [`WalIndex::open_writer`].
     pub fn open_reader(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
-        let index = WalIndex::over(RocksStore::open_reader(dir)?);
+        let index = WalIndex::from_rocks(RocksStore::open_reader(dir)?);
         index.check_identity(repositories)?;
         Ok(index)
     }
@@ -126,7 +126,7 @@ impl WalIndex {
     ///
     /// # Errors
     /// [`IndexError::Locked`] where another process writes it.
-    pub fn anew(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
+    pub fn recreate(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
         RocksStore::destroy(dir)?;
         WalIndex::open_writer(dir, repositories)
     }
@@ -140,13 +140,13 @@ impl WalIndex {
             return Err(IndexError::Damaged { dir: dir(), what: "it doesn't say what it is an index of".to_owned() });
         };
         let format = format.try_into().map(u32::from_be_bytes).unwrap_or(0);
-        if format != FORMAT {
-            return Err(IndexError::Format { dir: dir(), found: format, expected: FORMAT });
+        if format != INDEX_FORMAT {
+            return Err(IndexError::OtherFormat { dir: dir(), found: format, expected: INDEX_FORMAT });
         }
         let found = String::from_utf8_lossy(&found).into_owned();
         let noted: Vec<String> = found.split(',').map(str::to_owned).collect();
         if !noted.iter().any(|id| repositories.contains(id)) {
-            return Err(IndexError::Foreign { dir: dir(), found, expected: repositories.join(",") });
+            return Err(IndexError::OtherRepository { dir: dir(), found, expected: repositories.join(",") });
         }
         Ok(noted)
     }
@@ -162,7 +162,7 @@ impl WalIndex {
     /// # Errors
     /// What RocksDB says, or [`IndexError::Cluster`].
     pub fn view(&self, cluster: &str) -> Result<IndexView<'_>, IndexError> {
-        IndexView::new(self.store(), cluster)
+        IndexView::new(self.layered_store(), cluster)
     }
 
     /// Takes digests in, a reader for itself alone, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
@@ -179,11 +179,11 @@ impl WalIndex {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let store = self.store();
+            let store = self.layered_store();
             let mut ingest = IndexUpdate::new(&store, &cluster)?;
             for entry in entries.by_ref() {
-                ingest.add(entry)?;
-                if ingest.weight() >= BATCH {
+                ingest.add_segment(entry)?;
+                if ingest.batch_bytes() >= BATCH_BYTES {
                     break;
                 }
             }
@@ -195,14 +195,14 @@ impl WalIndex {
     }
 
     /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself over what follows
-    /// without a hole, so that a catch-up begins there ([`IndexView::mark`]).
+    /// without a hole, so that a catch-up begins there ([`IndexView::timeline_mark`]).
     ///
     /// # Errors
     /// What RocksDB says.
     pub fn set_mark(&self, cluster: &str, timeline: TimelineId, at: SegmentNo) -> Result<(), IndexError> {
         let cluster = ClusterKeys::new(cluster)?;
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = self.store();
+        let store = self.layered_store();
         let mut ingest = IndexUpdate::new(&store, &cluster)?;
         ingest.set_mark(timeline, at)?;
         let batch = ingest.finish();
@@ -218,7 +218,7 @@ impl WalIndex {
     pub fn forget(&self, cluster: &str, timeline: TimelineId, segments: &[SegmentNo]) -> Result<(), IndexError> {
         let cluster = ClusterKeys::new(cluster)?;
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = segment_update::forget(&self.store(), &cluster, timeline, segments)?;
+        let batch = segment_update::forget_segments(&self.layered_store(), &cluster, timeline, segments)?;
         self.apply(batch)
     }
 
@@ -247,10 +247,10 @@ impl WalIndex {
     pub fn stats(&self) -> Result<IndexStats, IndexError> {
         let mut families = Vec::new();
         for family in KeyFamily::ALL {
-            let (keys, bytes) = self.rocks.estimate(family)?;
+            let (keys, bytes) = self.rocks.estimated_size(family)?;
             families.push(FamilyStats { name: family.name(), keys, bytes });
         }
-        Ok(IndexStats { format: FORMAT, families, memory: self.rocks.memory()? })
+        Ok(IndexStats { format: INDEX_FORMAT, families, memory: self.rocks.memory_bytes()? })
     }
 }
 
@@ -264,10 +264,10 @@ impl WalIndex {
         cluster: &str,
         entries: impl IntoIterator<Item = IndexEntry<'a>>,
     ) -> Result<IndexView<'_>, IndexError> {
-        let (store, of) = (self.store(), ClusterKeys::new(cluster)?);
+        let (store, of) = (self.layered_store(), ClusterKeys::new(cluster)?);
         let mut ingest = IndexUpdate::new(&store, &of)?;
         for entry in entries {
-            ingest.add(entry)?;
+            ingest.add_segment(entry)?;
         }
         let over = Arc::new(ingest.finish());
         IndexView::new(LayeredStore::new(store, over), cluster)
@@ -286,7 +286,7 @@ impl InMemoryIndex {
     pub fn ingest(&mut self, cluster: &str, entry: IndexEntry<'_>) -> Result<(), IndexError> {
         let cluster = ClusterKeys::new(cluster)?;
         let mut ingest = IndexUpdate::new(&self.0, &cluster)?;
-        ingest.add(entry)?;
+        ingest.add_segment(entry)?;
         let batch = ingest.finish();
         self.0.apply(&batch);
         Ok(())

@@ -46,7 +46,7 @@ pub enum SegmentFilter {
 }
 
 impl SegmentFilter {
-    fn may_be_in_block(self, block: &BlockSummary) -> bool {
+    fn may_match_block(self, block: &BlockSummary) -> bool {
         match self {
             SegmentFilter::Any => true,
             SegmentFilter::Ending => block.endings,
@@ -57,7 +57,7 @@ impl SegmentFilter {
 
     /// Whether it may be in the segment; if not, it certainly is not.
     #[must_use]
-    pub fn may_be_in(self, summary: &SegmentSummary) -> bool {
+    pub fn may_match(self, summary: &SegmentSummary) -> bool {
         match self {
             SegmentFilter::Any => true,
             SegmentFilter::Ending => summary.endings > 0,
@@ -141,14 +141,14 @@ impl<'a> PathSearch<'a> {
     }
 
     /// For each timeline of the path the segments that are looked for on it first.
-    fn runs(&self) -> Vec<SpanSegments> {
+    fn span_segments(&self) -> Vec<SpanSegments> {
         let spans = self.path.spans();
         let begins = |span: &TimelineSpan| self.size.segment_of(span.begin);
         let ends = spans.iter().skip(1).map(begins).chain([SegmentNo::new(u64::MAX)]);
         spans.iter().zip(ends).map(|(span, to)| SpanSegments { span: *span, from: begins(span), to }).collect()
     }
 
-    fn stretch(&self, place: SegmentId, summary: SegmentSummary) -> PathSegment {
+    fn path_segment(&self, place: SegmentId, summary: SegmentSummary) -> PathSegment {
         let end = self.path.switch_point(place.timeline).unwrap_or(Lsn::MAX);
         PathSegment { place, from: place.segment.start(self.size), to: place.segment.end(self.size).min(end), summary }
     }
@@ -157,16 +157,16 @@ impl<'a> PathSearch<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn segment(&self, number: SegmentNo) -> Result<Option<PathSegment>, IndexError> {
+    pub fn segment_by_number(&self, number: SegmentNo) -> Result<Option<PathSegment>, IndexError> {
         for timeline in self.path.candidates(number, self.size) {
             let place = SegmentId { timeline, segment: number };
             if self.path.switch_point(timeline).is_some_and(|end| end <= number.start(self.size)) {
                 return Ok(None);
             }
             if let Some(summary) = self.view.summary(place)? {
-                return Ok(Some(self.stretch(place, summary)));
+                return Ok(Some(self.path_segment(place, summary)));
             }
-            let tail = if timeline == self.path.target() { self.tail()? } else { None };
+            let tail = if timeline == self.path.target() { self.tail_segment()? } else { None };
             if let Some(tail) = tail.filter(|tail| tail.place.segment == number) {
                 return Ok(Some(tail));
             }
@@ -176,7 +176,7 @@ impl<'a> PathSearch<'a> {
 
     /// The end of the path's last timeline, where a promotion cut it in the middle of a segment that was never archived under its name: the
     /// first segment of a timeline that left it there begins with a copy.
-    fn tail(&self) -> Result<Option<PathSegment>, IndexError> {
+    fn tail_segment(&self) -> Result<Option<PathSegment>, IndexError> {
         let (target, departures) = (self.path.target(), self.path.departures());
         let (Some(span), false) = (self.path.spans().last(), departures.is_empty()) else { return Ok(None) };
         let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
@@ -203,42 +203,43 @@ impl<'a> PathSearch<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn segment_of(&self, lsn: Lsn) -> Result<Option<PathSegment>, IndexError> {
-        Ok(self.segment(self.size.segment_of(lsn))?.filter(|stretch| lsn < stretch.to))
+    pub fn segment_containing(&self, lsn: Lsn) -> Result<Option<PathSegment>, IndexError> {
+        Ok(self.segment_by_number(self.size.segment_of(lsn))?.filter(|stretch| lsn < stretch.to))
     }
 
     /// The segment in which `run` hands over to the next timeline, where that timeline's own copy of it is missing.
-    fn handover(&self, run: &SpanSegments) -> Result<Option<PathSegment>, IndexError> {
+    fn handover_segment(&self, run: &SpanSegments) -> Result<Option<PathSegment>, IndexError> {
         if run.span.end.is_none() || run.from >= run.to {
             return Ok(None);
         }
         let first_choice = self.path.candidates(run.to, self.size).next();
-        let other = |on: TimelineId| Some(on) != first_choice && self.path.passes(on);
-        Ok(self.segment(run.to)?.filter(|stretch| other(stretch.place.timeline)))
+        let other = |on: TimelineId| Some(on) != first_choice && self.path.contains_timeline(on);
+        Ok(self.segment_by_number(run.to)?.filter(|stretch| other(stretch.place.timeline)))
     }
 
     /// The first segment from `from` on that may hold what is wanted.
     ///
     /// # Errors
     /// What the store says.
-    pub fn next(&self, from: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
-        for run in self.runs() {
-            let found = self.nearest_in(run.span.timeline, run.from.max(from), run.to, (want, ScanOrder::Forward))?;
+    pub fn next_segment(&self, from: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
+        for run in self.span_segments() {
+            let found =
+                self.nearest_segment(run.span.timeline, run.from.max(from), run.to, (want, ScanOrder::Forward))?;
             if found.is_some() {
                 return Ok(found);
             }
             if run.to >= from
-                && let Some(stretch) = self.handover(&run)?
-                && want.may_be_in(&stretch.summary)
+                && let Some(stretch) = self.handover_segment(&run)?
+                && want.may_match(&stretch.summary)
             {
                 return Ok(Some(stretch));
             }
         }
-        Ok(self.tail()?.filter(|tail| tail.place.segment >= from && want.may_be_in(&tail.summary)))
+        Ok(self.tail_segment()?.filter(|tail| tail.place.segment >= from && want.may_match(&tail.summary)))
     }
 
     /// The segment nearest to one end of `from..to` on a timeline that may hold what is wanted; to which end says the order.
-    fn nearest_in(
+    fn nearest_segment(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
@@ -246,8 +247,8 @@ impl<'a> PathSearch<'a> {
         (want, order): (SegmentFilter, ScanOrder),
     ) -> Result<Option<PathSegment>, IndexError> {
         let mut found = None;
-        self.view.stride(timeline, (from, to), order, &mut |at, block| {
-            if !want.may_be_in_block(&block) {
+        self.view.walk_blocks(timeline, (from, to), order, &mut |at, block| {
+            if !want.may_match_block(&block) {
                 return Ok(ControlFlow::Continue(WalkNext::Next));
             }
             if at.level > 0 {
@@ -255,8 +256,8 @@ impl<'a> PathSearch<'a> {
             }
             for summary in self.view.summaries(timeline, at.first().max(from), at.end().min(to), order) {
                 let (place, summary) = summary?;
-                if want.may_be_in(&summary) {
-                    found = Some(self.stretch(place, summary));
+                if want.may_match(&summary) {
+                    found = Some(self.path_segment(place, summary));
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -269,20 +270,20 @@ impl<'a> PathSearch<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn previous(&self, before: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
-        let tail = self.tail()?.filter(|tail| tail.place.segment < before && want.may_be_in(&tail.summary));
+    pub fn previous_segment(&self, before: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
+        let tail = self.tail_segment()?.filter(|tail| tail.place.segment < before && want.may_match(&tail.summary));
         if tail.is_some() {
             return Ok(tail);
         }
-        for run in self.runs().into_iter().rev() {
+        for run in self.span_segments().into_iter().rev() {
             if run.to < before
-                && let Some(stretch) = self.handover(&run)?
-                && want.may_be_in(&stretch.summary)
+                && let Some(stretch) = self.handover_segment(&run)?
+                && want.may_match(&stretch.summary)
             {
                 return Ok(Some(stretch));
             }
             let (to, wanted) = (run.to.min(before), (want, ScanOrder::Backward));
-            let found = self.nearest_in(run.span.timeline, run.from, to, wanted)?;
+            let found = self.nearest_segment(run.span.timeline, run.from, to, wanted)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -294,48 +295,49 @@ impl<'a> PathSearch<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn walk(
+    pub fn walk_segments(
         &self,
         from: Lsn,
         to: Lsn,
         mut visit: impl FnMut(PathSegment) -> ControlFlow<()>,
     ) -> Result<(), IndexError> {
-        self.along(from, to, false, &mut |step| match step {
+        self.walk_steps(from, to, false, &mut |step| match step {
             WalkStep::Segment(stretch) => visit(stretch).map_continue(|()| WalkNext::Next),
             WalkStep::Block(_) => ControlFlow::Continue(WalkNext::Into),
         })
     }
 
-    /// As [`PathSearch::walk`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
+    /// As [`PathSearch::walk_segments`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
     /// is all that the path takes from a timeline that it leaves, if that is whole.
     ///
     /// # Errors
     /// What the store says.
-    pub fn stride(
+    pub fn walk_blocks(
         &self,
         from: Lsn,
         to: Lsn,
         mut visit: impl FnMut(WalkStep<'_>) -> ControlFlow<(), WalkNext>,
     ) -> Result<(), IndexError> {
-        self.along(from, to, true, &mut visit)
+        self.walk_steps(from, to, true, &mut visit)
     }
 
-    fn along(&self, from: Lsn, to: Lsn, sums: bool, visit: &mut StepVisitor<'_>) -> Result<(), IndexError> {
+    fn walk_steps(&self, from: Lsn, to: Lsn, sums: bool, visit: &mut StepVisitor<'_>) -> Result<(), IndexError> {
         let Some(last_byte) = to.get().checked_sub(1).filter(|_| from < to) else { return Ok(()) };
         let (first, end) = (self.size.segment_of(from), self.size.segment_of(Lsn::new(last_byte)).next());
-        for run in self.runs() {
+        for run in self.span_segments() {
             let (begin, stop) = (run.from.max(first), run.to.min(end));
             let whole = sums && begin < stop && stop == run.to && run.span.end.is_some();
-            let seen = match if whole { self.seen_as_one(run.span.timeline, begin, stop, visit)? } else { None } {
+            let seen = match if whole { self.visit_run_as_block(run.span.timeline, begin, stop, visit)? } else { None }
+            {
                 Some(seen) => seen,
-                None => self.stride_in(run.span.timeline, begin, stop, visit)?,
+                None => self.walk_timeline_blocks(run.span.timeline, begin, stop, visit)?,
             };
             if seen.is_break() {
                 return Ok(());
             }
             if run.to >= first
                 && run.to < end
-                && let Some(stretch) = self.handover(&run)?
+                && let Some(stretch) = self.handover_segment(&run)?
                 // The path may leave it before `from`, in the same segment.
                 && stretch.to > from
                 && visit(WalkStep::Segment(stretch)).is_break()
@@ -343,7 +345,7 @@ impl<'a> PathSearch<'a> {
                 return Ok(());
             }
         }
-        if let Some(tail) = self.tail()?
+        if let Some(tail) = self.tail_segment()?
             && (first..end).contains(&tail.place.segment)
             && tail.to > from
         {
@@ -354,14 +356,14 @@ impl<'a> PathSearch<'a> {
 
     /// Shows the segments `from..to` of a timeline as one block, if their log is whole and the visitor does not look into it. Paths to many timelines
     /// have most of their way in common, so what such a stretch comes to is found out once.
-    fn seen_as_one(
+    fn visit_run_as_block(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
         visit: &mut StepVisitor<'_>,
     ) -> Result<Option<ControlFlow<()>>, IndexError> {
-        let Some(sum) = self.view.kept_sum((timeline, from, to), || self.sum(timeline, from, to))? else {
+        let Some(sum) = self.view.cached_sum((timeline, from, to), || self.sum_segments(timeline, from, to))? else {
             return Ok(None);
         };
         let ends = &|| Ok(Some(sum.ends.clone()));
@@ -380,11 +382,11 @@ impl<'a> PathSearch<'a> {
         segment: SegmentNo,
     ) -> Result<Option<PathSegment>, IndexError> {
         let place = SegmentId { timeline, segment };
-        Ok(self.view.summary(place)?.map(|summary| self.stretch(place, summary)))
+        Ok(self.view.summary(place)?.map(|summary| self.path_segment(place, summary)))
     }
 
     /// The segments `from..to` of a timeline, and the full blocks among them.
-    pub(super) fn stride_in(
+    pub(super) fn walk_timeline_blocks(
         &self,
         timeline: TimelineId,
         from: SegmentNo,
@@ -392,7 +394,7 @@ impl<'a> PathSearch<'a> {
         visit: &mut StepVisitor<'_>,
     ) -> Result<ControlFlow<()>, IndexError> {
         let mut seen_enough = false;
-        self.view.stride(timeline, (from, to), ScanOrder::Forward, &mut |at, block| {
+        self.view.walk_blocks(timeline, (from, to), ScanOrder::Forward, &mut |at, block| {
             let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
                 let last = end.previous().unwrap_or(begin);
@@ -406,7 +408,7 @@ impl<'a> PathSearch<'a> {
             }
             for found in self.view.summaries(timeline, begin.max(from), end.min(to), ScanOrder::Forward) {
                 let (place, summary) = found?;
-                if visit(WalkStep::Segment(self.stretch(place, summary))).is_break() {
+                if visit(WalkStep::Segment(self.path_segment(place, summary))).is_break() {
                     seen_enough = true;
                     return Ok(ControlFlow::Break(()));
                 }
@@ -417,12 +419,12 @@ impl<'a> PathSearch<'a> {
     }
 
     /// On which timelines the path's events are kept, and between which positions.
-    fn spans_of_events(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, IndexError> {
+    fn event_spans(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, IndexError> {
         // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
         let begin = |span: &TimelineSpan| self.size.segment_of(span.begin).start(self.size);
         let own = |span: &TimelineSpan| (span.timeline, begin(span), span.end.unwrap_or(Lsn::MAX));
         let mut spans: Vec<_> = self.path.spans().iter().map(own).collect();
-        spans.extend(self.tail()?.map(|tail| (tail.place.timeline, tail.from, tail.to)));
+        spans.extend(self.tail_segment()?.map(|tail| (tail.place.timeline, tail.from, tail.to)));
         Ok(spans)
     }
 
@@ -433,7 +435,7 @@ impl<'a> PathSearch<'a> {
     /// What the store says.
     pub fn events(&self, kinds: &[u8], from: Lsn, to: Lsn, limit: usize) -> Result<Vec<WalEvent>, IndexError> {
         let mut found: BTreeMap<(Lsn, u8, usize), WalEvent> = BTreeMap::new();
-        for (timeline, first, end) in self.spans_of_events()? {
+        for (timeline, first, end) in self.event_spans()? {
             let (begin, end) = (first.max(from), end.min(to));
             for &kind in kinds {
                 let mut last = (Lsn::INVALID, 0_usize);
@@ -453,12 +455,12 @@ impl<'a> PathSearch<'a> {
     /// What the store says.
     pub fn restore_points(&self, name: &str, from: Lsn) -> Result<Vec<WalEvent>, IndexError> {
         let mut found: BTreeMap<Lsn, WalEvent> = BTreeMap::new();
-        let spans = self.spans_of_events()?;
+        let spans = self.event_spans()?;
         for (timeline, lsn) in self.view.restore_points(name)? {
             let on_path = spans.iter().any(|(on, begin, end)| *on == timeline && *begin <= lsn && lsn < *end);
             if on_path
                 && lsn >= from
-                && let Some(event) = self.view.event(super::RESTORE_POINT, timeline, lsn)?
+                && let Some(event) = self.view.event(super::RESTORE_POINT_TAG, timeline, lsn)?
             {
                 found.insert(lsn, event);
             }
@@ -470,18 +472,18 @@ impl<'a> PathSearch<'a> {
     ///
     /// # Errors
     /// What the store says.
-    pub fn parameters(&self, from: Lsn, to: Lsn) -> Result<ParameterMaxima, IndexError> {
+    pub fn parameter_maxima(&self, from: Lsn, to: Lsn) -> Result<ParameterMaxima, IndexError> {
         let mut maxima = ParameterMaxima::default();
         let mut begin = from;
         loop {
-            let page = self.events(&[super::PARAMETERS], begin, to, PAGE)?;
+            let page = self.events(&[super::PARAMETERS_TAG], begin, to, EVENTS_PER_READ)?;
             for event in &page {
                 if let WalEventKind::Parameters(parameters) = &event.kind {
-                    maxima.take(event.lsn, parameters);
+                    maxima.include(event.lsn, parameters);
                 }
             }
             match page.last() {
-                Some(last) if page.len() == PAGE => begin = last.lsn.saturating_add(1),
+                Some(last) if page.len() == EVENTS_PER_READ => begin = last.lsn.saturating_add(1),
                 Some(_) | None => return Ok(maxima),
             }
         }
@@ -489,7 +491,7 @@ impl<'a> PathSearch<'a> {
 }
 
 /// Events read at a time where all are wanted.
-const PAGE: usize = 1024;
+const EVENTS_PER_READ: usize = 1024;
 
 /// The largest values of the settings that WAL carries, over a stretch of log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -501,7 +503,7 @@ pub struct ParameterMaxima {
 }
 
 impl ParameterMaxima {
-    fn take(&mut self, lsn: Lsn, new: &WalParameters) {
+    fn include(&mut self, lsn: Lsn, new: &WalParameters) {
         if new.wal_level == WalLevel::Minimal && self.minimal_at.is_none() {
             self.minimal_at = Some(lsn);
         }

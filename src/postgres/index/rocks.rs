@@ -18,13 +18,13 @@ use super::keys::KeyRange;
 use crate::base::lock::FileLock;
 
 /// Blocks kept for reading: the summaries of some 100,000 segments.
-const BLOCK_CACHE: usize = 8 << 20;
+const BLOCK_CACHE_BYTES: usize = 8 << 20;
 /// Everything written and not yet in a file, over all families; with the cache and the tables' own overhead RocksDB stays near 24 MiB.
-const WRITE_BUFFERS: usize = 8 << 20;
-/// One family's share of [`WRITE_BUFFERS`] before it is written out.
-const WRITE_BUFFER: usize = 4 << 20;
+const WRITE_BUFFERS_BYTES: usize = 8 << 20;
+/// One family's share of [`WRITE_BUFFERS_BYTES`] before it is written out.
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// The write-ahead log is cut off here, so that opening after a crash replays little.
-const LOG_LIMIT: u64 = 16 << 20;
+const MAX_ROCKS_LOG_BYTES: u64 = 16 << 20;
 
 /// An open database.
 pub(super) struct RocksStore {
@@ -52,13 +52,14 @@ impl RocksStore {
     /// Opens the database for writing, making it where there is none.
     pub(super) fn open_writer(dir: &Path) -> Result<RocksStore, IndexError> {
         create_dir(dir)?;
-        let lock = lock(dir)?;
+        let lock = lock_writer(dir)?;
         sweep_readers(dir);
-        let mut options = options();
+        let mut options = db_options();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        let families = families();
-        let db = DB::open_cf_descriptors(&options, dir.join("db"), families).map_err(|source| refusal(dir, source))?;
+        let families = family_descriptors();
+        let db =
+            DB::open_cf_descriptors(&options, dir.join("db"), families).map_err(|source| open_error(dir, source))?;
         Ok(RocksStore { db, dir: dir.to_owned(), role: RocksRole::Writer { _lock: lock } })
     }
 
@@ -71,12 +72,12 @@ impl RocksStore {
         let own = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let scratch = dir.join("readers").join(own);
         create_dir(&scratch)?;
-        let db = DB::open_cf_descriptors_as_secondary(&options(), &dir.join("db"), &scratch, families());
+        let db = DB::open_cf_descriptors_as_secondary(&db_options(), &dir.join("db"), &scratch, family_descriptors());
         match db {
             Ok(db) => Ok(RocksStore { db, dir: dir.to_owned(), role: RocksRole::Reader { scratch } }),
             Err(source) => {
                 remove_scratch(&scratch);
-                Err(refusal(dir, source))
+                Err(open_error(dir, source))
             }
         }
     }
@@ -84,7 +85,7 @@ impl RocksStore {
     /// Removes the database, if no other process writes it.
     pub(super) fn destroy(dir: &Path) -> Result<(), IndexError> {
         create_dir(dir)?;
-        let _lock = lock(dir)?;
+        let _lock = lock_writer(dir)?;
         let db = dir.join("db");
         match std::fs::remove_dir_all(&db) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -119,7 +120,7 @@ impl RocksStore {
         }
         let mut how = WriteOptions::default();
         how.set_sync(false);
-        self.db.write_opt(out, &how).map_err(|source| refusal(&self.dir, source))
+        self.db.write_opt(out, &how).map_err(|source| open_error(&self.dir, source))
     }
 
     /// Takes in what the writer has written since; nothing to do for the writer itself.
@@ -127,7 +128,7 @@ impl RocksStore {
         match self.role {
             RocksRole::Writer { .. } => Ok(()),
             RocksRole::Reader { .. } => {
-                self.db.try_catch_up_with_primary().map_err(|source| refusal(&self.dir, source))
+                self.db.try_catch_up_with_primary().map_err(|source| open_error(&self.dir, source))
             }
         }
     }
@@ -136,36 +137,38 @@ impl RocksStore {
     pub(super) fn flush(&self) -> Result<(), IndexError> {
         let families =
             KeyFamily::ALL.iter().map(|&family| self.family(family)).collect::<Result<Vec<_>, IndexError>>()?;
-        self.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default()).map_err(|source| refusal(&self.dir, source))
+        self.db
+            .flush_cfs_opt(&families, &rocksdb::FlushOptions::default())
+            .map_err(|source| open_error(&self.dir, source))
     }
 
     /// A family's number of keys and bytes in files, as RocksDB estimates them.
-    pub(super) fn estimate(&self, family: KeyFamily) -> Result<(u64, u64), IndexError> {
+    pub(super) fn estimated_size(&self, family: KeyFamily) -> Result<(u64, u64), IndexError> {
         let ask = |name: &str| -> Result<u64, IndexError> {
             let value = self
                 .db
                 .property_int_value_cf(self.family(family)?, name)
-                .map_err(|source| refusal(&self.dir, source))?;
+                .map_err(|source| open_error(&self.dir, source))?;
             Ok(value.unwrap_or(0))
         };
         Ok((ask("rocksdb.estimate-num-keys")?, ask("rocksdb.total-sst-files-size")?))
     }
 
     /// Bytes that RocksDB holds in memory: write buffers, block cache, table readers.
-    pub(super) fn memory(&self) -> Result<u64, IndexError> {
+    pub(super) fn memory_bytes(&self) -> Result<u64, IndexError> {
         let mut total = 0u64;
         for family in KeyFamily::ALL {
             for name in ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"] {
                 let value = self
                     .db
                     .property_int_value_cf(self.family(family)?, name)
-                    .map_err(|source| refusal(&self.dir, source))?;
+                    .map_err(|source| open_error(&self.dir, source))?;
                 total = total.saturating_add(value.unwrap_or(0));
             }
         }
         // The cache is shared by all families: each reports the whole of it.
         let cache = self.db.property_int_value_cf(self.family(KeyFamily::Segments)?, "rocksdb.block-cache-usage");
-        Ok(total.saturating_add(cache.map_err(|source| refusal(&self.dir, source))?.unwrap_or(0)))
+        Ok(total.saturating_add(cache.map_err(|source| open_error(&self.dir, source))?.unwrap_or(0)))
     }
 
     fn family(&self, family: KeyFamily) -> Result<&rocksdb::ColumnFamily, IndexError> {
@@ -184,7 +187,7 @@ impl Drop for RocksStore {
 
 impl KeyValueStore for RocksStore {
     fn get(&self, family: KeyFamily, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        self.db.get_cf(self.family(family)?, key).map_err(|source| refusal(&self.dir, source))
+        self.db.get_cf(self.family(family)?, key).map_err(|source| open_error(&self.dir, source))
     }
 
     fn scan(&self, family: KeyFamily, range: &KeyRange, order: ScanOrder) -> KeyValues<'_> {
@@ -205,16 +208,16 @@ impl KeyValueStore for RocksStore {
         let pairs = self.db.iterator_cf_opt(handle, how, mode);
         Box::new(pairs.map(|pair| match pair {
             Ok((key, value)) => Ok((key.into_vec(), value.into_vec())),
-            Err(source) => Err(refusal(&self.dir, source)),
+            Err(source) => Err(open_error(&self.dir, source)),
         }))
     }
 }
 
 /// Settings of the whole database.
-fn options() -> Options {
+fn db_options() -> Options {
     let mut options = Options::default();
-    options.set_db_write_buffer_size(WRITE_BUFFERS);
-    options.set_max_total_wal_size(LOG_LIMIT);
+    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    options.set_max_total_wal_size(MAX_ROCKS_LOG_BYTES);
     // After a power cut the log may end anywhere: what is whole counts. All families are flushed together, so that they agree.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_atomic_flush(true);
@@ -232,8 +235,8 @@ fn options() -> Options {
 }
 
 /// The families, with one cache for all of them.
-fn families() -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(BLOCK_CACHE);
+fn family_descriptors() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
     let family = |family: &KeyFamily| {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&cache);
@@ -243,7 +246,7 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
         table.set_format_version(5);
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
-        options.set_write_buffer_size(WRITE_BUFFER);
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_write_buffer_number(2);
         options.set_target_file_size_base(8 << 20);
         options.set_compression_type(DBCompressionType::Zstd);
@@ -256,11 +259,11 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
 }
 
 /// Takes the writer's lock.
-fn lock(dir: &Path) -> Result<FileLock, IndexError> {
+fn lock_writer(dir: &Path) -> Result<FileLock, IndexError> {
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|source| IndexError::File { what: "open", path: path.clone(), source })?;
-    FileLock::take(file).map_err(|error| match error {
+    FileLock::acquire(file).map_err(|error| match error {
         TryLockError::WouldBlock => IndexError::Locked(dir.to_owned()),
         TryLockError::Error(source) => IndexError::File { what: "lock", path, source },
     })
@@ -295,7 +298,7 @@ fn remove_scratch(scratch: &Path) {
 }
 
 /// Tells damage, which a rebuild heals, from a disk or a permission that a rebuild would meet again.
-fn refusal(dir: &Path, source: rocksdb::Error) -> IndexError {
+fn open_error(dir: &Path, source: rocksdb::Error) -> IndexError {
     match source.kind() {
         ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
             IndexError::Damaged { dir: dir.to_owned(), what: source.into_string() }

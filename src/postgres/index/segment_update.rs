@@ -11,7 +11,7 @@ use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, WalEvent, WalEventKind};
 use super::continuity;
 use super::error::IndexError;
 use super::key_value_store::{IndexBatch, KeyChange, KeyFamily, KeyValueStore, ScanOrder};
-use super::keys::{BLOCK_SEGMENTS, BlockId, ClusterKeys, SegmentId, block_of};
+use super::keys::{BLOCK_SEGMENTS, BlockId, ClusterKeys, SegmentId, block_number};
 use super::summary::{BlockSummary, ContrecordState, FullBlock, SegmentSummary};
 use super::value_codec::{ValueReader, ValueWriter};
 
@@ -52,14 +52,14 @@ impl ClusterFacts {
             for _ in 0..reader.number()? {
                 timelines.push(TimelineId::new(u32::try_from(reader.number()?).ok()?)?);
             }
-            reader.finished().then_some(ClusterFacts { segment_size, timelines })
+            reader.is_finished().then_some(ClusterFacts { segment_size, timelines })
         };
-        read().ok_or(IndexError::Value("cluster's facts"))
+        read().ok_or(IndexError::MalformedValue("cluster's facts"))
     }
 }
 
 /// Reads the facts about a cluster; none before its first segment.
-pub(super) fn facts(store: &dyn KeyValueStore, cluster: &ClusterKeys) -> Result<Option<ClusterFacts>, IndexError> {
+pub(super) fn read_facts(store: &dyn KeyValueStore, cluster: &ClusterKeys) -> Result<Option<ClusterFacts>, IndexError> {
     store.get(KeyFamily::Meta, &cluster.facts())?.map(|bytes| ClusterFacts::from_bytes(&bytes)).transpose()
 }
 
@@ -73,7 +73,7 @@ pub(super) struct IndexUpdate<'a> {
 
 impl<'a> IndexUpdate<'a> {
     pub(super) fn new(store: &'a dyn KeyValueStore, cluster: &'a ClusterKeys) -> Result<IndexUpdate<'a>, IndexError> {
-        Ok(IndexUpdate { store, cluster, batch: IndexBatch::default(), facts: facts(store, cluster)? })
+        Ok(IndexUpdate { store, cluster, batch: IndexBatch::default(), facts: read_facts(store, cluster)? })
     }
 
     /// What is to be applied.
@@ -82,8 +82,8 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// Bytes gathered so far.
-    pub(super) fn weight(&self) -> usize {
-        self.batch.weight()
+    pub(super) fn batch_bytes(&self) -> usize {
+        self.batch.size_bytes()
     }
 
     fn get(&self, family: KeyFamily, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
@@ -100,20 +100,20 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// Takes a digest in.
-    pub(super) fn add(&mut self, entry: IndexEntry<'_>) -> Result<(), IndexError> {
+    pub(super) fn add_segment(&mut self, entry: IndexEntry<'_>) -> Result<(), IndexError> {
         let digest = entry.digest;
         let place = SegmentId { timeline: digest.timeline, segment: digest.segment };
-        self.note(digest)?;
+        self.note_timeline(digest)?;
         self.put_events(place.timeline, &digest.events);
         self.put_events(place.timeline, &digest.changes);
-        let summary = self.settled(place, SegmentSummary::of(digest, entry.stored))?;
-        self.put(place, &summary)?;
-        self.settle_following(place)?;
+        let summary = self.join_contrecord(place, SegmentSummary::from_digest(digest, entry.stored))?;
+        self.put_summary(place, &summary)?;
+        self.join_following(place)?;
         self.advance_mark(place)
     }
 
     /// Notes the segment's timeline, and refuses one whose size is not that of the others: their numbers would not compare.
-    fn note(&mut self, digest: &SegmentDigest) -> Result<(), IndexError> {
+    fn note_timeline(&mut self, digest: &SegmentDigest) -> Result<(), IndexError> {
         let (size, timeline) = (digest.segment_size, digest.timeline);
         let mut facts = self.facts.take().unwrap_or(ClusterFacts { segment_size: size, timelines: Vec::new() });
         if facts.segment_size != size {
@@ -130,18 +130,18 @@ impl<'a> IndexUpdate<'a> {
         Ok(())
     }
 
-    fn put(&mut self, place: SegmentId, summary: &SegmentSummary) -> Result<(), IndexError> {
+    fn put_summary(&mut self, place: SegmentId, summary: &SegmentSummary) -> Result<(), IndexError> {
         let at = self.cluster.segment(place);
         let new = self.get(KeyFamily::Segments, &at)?.is_none();
         self.batch.put(KeyFamily::Segments, at, summary.to_bytes());
-        let lowest = BlockId::lowest(block_of(place.segment));
-        let mut block = self.block(place.timeline, lowest)?.unwrap_or_default().with(summary, new);
+        let lowest = BlockId::at_level_zero(block_number(place.segment));
+        let mut block = self.block(place.timeline, lowest)?.unwrap_or_default().with_segment(summary, new);
         if block.segments == BLOCK_SEGMENTS {
-            block.full = self.full(place)?;
+            block.full = self.full_block(place)?;
         }
         let is_full = block.full.is_some();
         self.batch.put(KeyFamily::Blocks, self.cluster.block(place.timeline, lowest), block.to_bytes());
-        if is_full { self.put_above(place.timeline, lowest) } else { Ok(()) }
+        if is_full { self.update_parent_blocks(place.timeline, lowest) } else { Ok(()) }
     }
 
     fn block(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
@@ -150,10 +150,10 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// The larger blocks around a full block that has changed. One is there where all that it is made of is full, and only there.
-    fn put_above(&mut self, timeline: TimelineId, mut changed: BlockId) -> Result<(), IndexError> {
+    fn update_parent_blocks(&mut self, timeline: TimelineId, mut changed: BlockId) -> Result<(), IndexError> {
         while let Some(parent) = changed.parent() {
             let key = self.cluster.block(timeline, parent);
-            match self.together(timeline, parent)? {
+            match self.merge_children(timeline, parent)? {
                 Some(block) => self.batch.put(KeyFamily::Blocks, key, block.to_bytes()),
                 None if self.get(KeyFamily::Blocks, &key)?.is_none() => break,
                 None => self.batch.delete(KeyFamily::Blocks, key),
@@ -164,7 +164,7 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// What a block is made of, in one, if it is all there.
-    fn together(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
+    fn merge_children(&self, timeline: TimelineId, at: BlockId) -> Result<Option<BlockSummary>, IndexError> {
         let mut children = Vec::new();
         for child in at.children() {
             let Some(block) = self.block(timeline, child)?.filter(|block| block.full.is_some()) else {
@@ -172,7 +172,7 @@ impl<'a> IndexUpdate<'a> {
             };
             children.push(block);
         }
-        let Some(mut block) = BlockSummary::of_children(&children) else { return Ok(None) };
+        let Some(mut block) = BlockSummary::from_children(&children) else { return Ok(None) };
         if children.iter().all(|child| child.full.is_some_and(|full| full.whole)) {
             let mut ends = Vec::new();
             for (child, at) in children.iter().zip(at.children()) {
@@ -184,22 +184,22 @@ impl<'a> IndexUpdate<'a> {
                 };
                 ends.push((full, ((first, begin), (last, end))));
             }
-            let whole = continuity::hangs_together(ends)?;
+            let whole = continuity::is_connected(ends)?;
             block.full = block.full.map(|full| FullBlock { whole, ..full });
         }
         Ok(Some(block))
     }
 
     /// What all segments of the lowest block around `place` are together.
-    fn full(&self, place: SegmentId) -> Result<Option<FullBlock>, IndexError> {
-        let first = BlockId::lowest(block_of(place.segment)).first().get();
+    fn full_block(&self, place: SegmentId) -> Result<Option<FullBlock>, IndexError> {
+        let first = BlockId::at_level_zero(block_number(place.segment)).first().get();
         let mut segments = Vec::new();
         for number in first..first.saturating_add(BLOCK_SEGMENTS) {
             let place = SegmentId { timeline: place.timeline, segment: SegmentNo::new(number) };
             let Some(summary) = self.summary(place)? else { return Ok(None) };
             segments.push((place, summary));
         }
-        Ok(Some(continuity::full(segments)))
+        Ok(Some(continuity::sum_of_block(segments)))
     }
 
     fn put_events(&mut self, timeline: TimelineId, events: &[WalEvent]) {
@@ -223,21 +223,21 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// Joins the record that reaches into `summary`'s segment, if its other parts are known.
-    fn settled(&mut self, place: SegmentId, summary: SegmentSummary) -> Result<SegmentSummary, IndexError> {
-        if summary.joint != ContrecordState::Open {
+    fn join_contrecord(&mut self, place: SegmentId, summary: SegmentSummary) -> Result<SegmentSummary, IndexError> {
+        if summary.contrecord != ContrecordState::Open {
             return Ok(summary);
         }
         let Some(previous) = place.segment.previous() else { return Ok(summary) };
         let own = SegmentId { timeline: place.timeline, segment: previous };
         if let Some(parts) = self.parts_before(own)? {
-            return Ok(self.join(own.timeline, &parts, summary, true));
+            return Ok(self.join_parts(own.timeline, &parts, summary, true));
         }
         // The first segment of a timeline: the record begins on the timeline it forked from, whichever that is. The CRC says.
         let older: Vec<TimelineId> = self.facts.iter().flat_map(|facts| &facts.timelines).rev().copied().collect();
         for timeline in older.into_iter().filter(|&older| older < place.timeline) {
             if let Some(parts) = self.parts_before(SegmentId { timeline, segment: previous })? {
-                let joined = self.join(timeline, &parts, summary.clone(), false);
-                if joined.joint != ContrecordState::Open {
+                let joined = self.join_parts(timeline, &parts, summary.clone(), false);
+                if joined.contrecord != ContrecordState::Open {
                     return Ok(joined);
                 }
             }
@@ -250,7 +250,7 @@ impl<'a> IndexUpdate<'a> {
         let (mut parts, mut place) = (Vec::new(), last);
         loop {
             let Some(summary) = self.summary(place)? else { return Ok(None) };
-            let through = summary.joint == ContrecordState::Through && summary.digest.tail.is_none();
+            let through = summary.contrecord == ContrecordState::Through && summary.digest.tail.is_none();
             parts.push(summary);
             match place.segment.previous() {
                 Some(segment) if through => place.segment = segment,
@@ -262,7 +262,7 @@ impl<'a> IndexUpdate<'a> {
     }
 
     /// Makes the record of its parts, which begin on `timeline`. Where `certain`, the parts belong together, and that they don't fit is damage.
-    fn join(
+    fn join_parts(
         &mut self,
         timeline: TimelineId,
         parts: &[SegmentSummary],
@@ -271,7 +271,7 @@ impl<'a> IndexUpdate<'a> {
     ) -> SegmentSummary {
         let digests: Vec<&SegmentDigest> = parts.iter().chain([&summary]).map(|part| &part.digest).collect();
         let certain = certain && parts.iter().all(SegmentSummary::is_checked);
-        let joint = match digest::join(&digests) {
+        let joint = match digest::join_record(&digests) {
             Ok(Some(joined)) => {
                 self.put_events(timeline, joined.meaning.event.as_slice());
                 if let Some(ending) = joined.meaning.ending.filter(|_| !joined.meaning.subtransactions.is_empty()) {
@@ -286,31 +286,31 @@ impl<'a> IndexUpdate<'a> {
             Err(error) if certain => ContrecordState::Torn(error.to_string()),
             Ok(None) | Err(_) => return summary,
         };
-        summary.joined(joint)
+        summary.with_contrecord(joint)
     }
 
     /// Joins what waited for the segment at `place`: on its own timeline, and on those that forked off right after it.
-    fn settle_following(&mut self, place: SegmentId) -> Result<(), IndexError> {
+    fn join_following(&mut self, place: SegmentId) -> Result<(), IndexError> {
         let timelines: Vec<TimelineId> = self.facts.iter().flat_map(|facts| &facts.timelines).copied().collect();
         for timeline in timelines.into_iter().filter(|&timeline| timeline >= place.timeline) {
             let alone =
                 timeline == place.timeline || self.summary(SegmentId { timeline, segment: place.segment })?.is_none();
             if alone {
-                self.settle_from(SegmentId { timeline, segment: place.segment.next() })?;
+                self.join_first_from(SegmentId { timeline, segment: place.segment.next() })?;
             }
         }
         Ok(())
     }
 
     /// Settles the first segment from `place` on in which a record ends, passing over those that lie wholly within it.
-    fn settle_from(&mut self, mut place: SegmentId) -> Result<(), IndexError> {
+    fn join_first_from(&mut self, mut place: SegmentId) -> Result<(), IndexError> {
         while let Some(summary) = self.summary(place)? {
-            match summary.joint {
+            match summary.contrecord {
                 ContrecordState::Through => place.segment = place.segment.next(),
                 ContrecordState::Open => {
-                    let settled = self.settled(place, summary.clone())?;
+                    let settled = self.join_contrecord(place, summary.clone())?;
                     if settled != summary {
-                        self.put(place, &settled)?;
+                        self.put_summary(place, &settled)?;
                     }
                     return Ok(());
                 }
@@ -322,14 +322,14 @@ impl<'a> IndexUpdate<'a> {
 
     /// Moves the timeline's mark over what follows it without a hole.
     fn advance_mark(&mut self, place: SegmentId) -> Result<(), IndexError> {
-        let Some(mark) = self.mark(place.timeline)? else { return Ok(()) };
+        let Some(mark) = self.timeline_mark(place.timeline)? else { return Ok(()) };
         if mark.next() == place.segment {
             self.set_mark(place.timeline, place.segment)?;
         }
         Ok(())
     }
 
-    fn mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
+    fn timeline_mark(&self, timeline: TimelineId) -> Result<Option<SegmentNo>, IndexError> {
         let found = self.get(KeyFamily::Meta, &self.cluster.mark(timeline))?;
         found.map(|bytes| read_mark(&bytes)).transpose()
     }
@@ -349,14 +349,14 @@ impl<'a> IndexUpdate<'a> {
 }
 
 /// The removal of segments and their events.
-pub(super) fn forget(
+pub(super) fn forget_segments(
     store: &dyn KeyValueStore,
     cluster: &ClusterKeys,
     timeline: TimelineId,
     segments: &[SegmentNo],
 ) -> Result<IndexBatch, IndexError> {
     let mut batch = IndexBatch::default();
-    let Some(facts) = facts(store, cluster)? else { return Ok(batch) };
+    let Some(facts) = read_facts(store, cluster)? else { return Ok(batch) };
     for &segment in segments {
         let (from, to) = (segment.start(facts.segment_size), segment.end(facts.segment_size));
         let place = SegmentId { timeline, segment };
@@ -365,15 +365,17 @@ pub(super) fn forget(
             forget_in_block(store, cluster, &mut batch, place)?;
         }
         batch.delete(KeyFamily::Segments, key);
-        for pair in
-            store.scan(KeyFamily::Events, &cluster.events(super::RESTORE_POINT, timeline, from, to), ScanOrder::Forward)
-        {
-            let event = WalEvent::from_bytes(&pair?.1).ok_or(IndexError::Value("event"))?;
+        for pair in store.scan(
+            KeyFamily::Events,
+            &cluster.events(super::RESTORE_POINT_TAG, timeline, from, to),
+            ScanOrder::Forward,
+        ) {
+            let event = WalEvent::from_bytes(&pair?.1).ok_or(IndexError::MalformedValue("event"))?;
             if let WalEventKind::RestorePoint { name, .. } = &event.kind {
                 batch.delete(KeyFamily::Names, cluster.name_at(name.as_bytes(), timeline, event.lsn));
             }
         }
-        for kind in EVENT_KINDS {
+        for kind in EVENT_TAGS {
             for pair in store.scan(KeyFamily::Events, &cluster.events(kind, timeline, from, to), ScanOrder::Forward) {
                 batch.delete(KeyFamily::Events, pair?.0);
             }
@@ -394,7 +396,7 @@ fn forget_in_block(
         Some(KeyChange::Delete) => Ok(None),
         None => store.get(KeyFamily::Blocks, key),
     };
-    let mut at = BlockId::lowest(block_of(place.segment));
+    let mut at = BlockId::at_level_zero(block_number(place.segment));
     let key = cluster.block(place.timeline, at);
     let Some(bytes) = read(batch, &key)? else { return Ok(()) };
     let block = BlockSummary::from_bytes(&bytes)?;
@@ -414,11 +416,11 @@ fn forget_in_block(
 }
 
 /// Every kind of event ([`WalEventKind::tag`]).
-const EVENT_KINDS: std::ops::RangeInclusive<u8> = 1..=18;
+const EVENT_TAGS: std::ops::RangeInclusive<u8> = 1..=18;
 
 /// Reads a mark.
 pub(super) fn read_mark(bytes: &[u8]) -> Result<SegmentNo, IndexError> {
     let number: [u8; 8] =
-        bytes.try_into().map_err(|_error: std::array::TryFromSliceError| IndexError::Value("mark"))?;
+        bytes.try_into().map_err(|_error: std::array::TryFromSliceError| IndexError::MalformedValue("mark"))?;
     Ok(SegmentNo::new(u64::from_be_bytes(number)))
 }

@@ -23,7 +23,7 @@ pub struct SegmentSummary {
     /// Ranges that cover the transactions that end in it.
     pub xids: XidRanges,
     /// The record that began before the segment, if one reaches into it.
-    pub joint: ContrecordState,
+    pub contrecord: ContrecordState,
     /// Bytes of the segment's object in the repository, 0 if not known.
     pub stored: u64,
 }
@@ -51,7 +51,7 @@ pub enum ContrecordState {
 impl SegmentSummary {
     /// The summary of a segment whose neighbours are not known.
     #[must_use]
-    pub fn of(digest: &SegmentDigest, stored: u64) -> SegmentSummary {
+    pub fn from_digest(digest: &SegmentDigest, stored: u64) -> SegmentSummary {
         let joint = match &digest.head {
             None => ContrecordState::None,
             Some(head) if head.held < head.total => ContrecordState::Through,
@@ -71,33 +71,33 @@ impl SegmentSummary {
             endings: digest.endings.len() as u64,
             earliest: digest.earliest,
             latest: digest.latest,
-            xids: XidRanges::covering(xids(&digest.endings), XidRanges::PER_SEGMENT),
-            joint,
+            xids: XidRanges::covering(named_xids(&digest.endings), XidRanges::RANGES_PER_SEGMENT),
+            contrecord: joint,
             stored,
         }
     }
 
     /// Takes in what became of the record that reaches into the segment.
     #[must_use]
-    pub fn joined(mut self, joint: ContrecordState) -> SegmentSummary {
+    pub fn with_contrecord(mut self, joint: ContrecordState) -> SegmentSummary {
         if let ContrecordState::Whole { ending: Some(ending), .. } = &joint {
             self.endings = self.endings.saturating_add(1);
             self.earliest = Some(self.earliest.map_or(ending.time, |time| time.min(ending.time)));
             self.latest = self.latest.max(Some(ending.time));
-            self.xids = self.xids.union(&XidRanges::covering(xids(&[*ending]), 1), XidRanges::PER_SEGMENT);
+            self.xids = self.xids.union(&XidRanges::covering(named_xids(&[*ending]), 1), XidRanges::RANGES_PER_SEGMENT);
         }
         if !matches!(joint, ContrecordState::Open | ContrecordState::Through) {
             // They were kept for this, and may be 64 KiB.
             self.digest.head.iter_mut().for_each(|head| head.bytes = Vec::new());
         }
-        self.joint = joint;
+        self.contrecord = joint;
         self
     }
 
     /// The transaction that ends with the record that reaches into the segment.
     #[must_use]
-    pub fn joined_ending(&self) -> Option<&TransactionEnd> {
-        match &self.joint {
+    pub fn contrecord_ending(&self) -> Option<&TransactionEnd> {
+        match &self.contrecord {
             ContrecordState::Whole { ending, .. } => ending.as_ref(),
             ContrecordState::None | ContrecordState::Open | ContrecordState::Through | ContrecordState::Torn(_) => None,
         }
@@ -116,7 +116,7 @@ impl SegmentSummary {
         put_time(&mut writer, self.earliest);
         put_time(&mut writer, self.latest);
         self.xids.write(&mut writer);
-        put_joint(&mut writer, &self.joint);
+        put_contrecord(&mut writer, &self.contrecord);
         writer.number(self.stored);
         writer.finish()
     }
@@ -127,19 +127,19 @@ impl SegmentSummary {
             Some(SegmentSummary {
                 digest: SegmentDigest::from_bytes(reader.bytes()?).ok()?,
                 endings: reader.number()?,
-                earliest: time(reader)?,
-                latest: time(reader)?,
+                earliest: read_time(reader)?,
+                latest: read_time(reader)?,
                 xids: XidRanges::read(reader)?,
-                joint: joint(reader)?,
+                contrecord: read_contrecord(reader)?,
                 stored: reader.number()?,
             })
         };
-        read(&mut reader).filter(|_| reader.finished()).ok_or(IndexError::Value("segment summary"))
+        read(&mut reader).filter(|_| reader.is_finished()).ok_or(IndexError::MalformedValue("segment summary"))
     }
 }
 
 /// The transactions that a target can name: those with a number.
-fn xids(endings: &[TransactionEnd]) -> impl Iterator<Item = u32> {
+fn named_xids(endings: &[TransactionEnd]) -> impl Iterator<Item = u32> {
     endings.iter().map(|ending| ending.xid.get()).filter(|&xid| xid != 0)
 }
 
@@ -173,7 +173,7 @@ pub struct FullBlock {
 impl BlockSummary {
     /// Four neighbours in one, if all of them are full. Whether their log hangs together is not known by that.
     #[must_use]
-    pub fn of_children(children: &[BlockSummary]) -> Option<BlockSummary> {
+    pub fn from_children(children: &[BlockSummary]) -> Option<BlockSummary> {
         let mut all =
             BlockSummary { full: Some(FullBlock { whole: false, records: 0, stored: 0 }), ..BlockSummary::default() };
         for child in children {
@@ -182,7 +182,7 @@ impl BlockSummary {
             sum.stored = sum.stored.saturating_add(full.stored);
             all.segments = all.segments.saturating_add(child.segments);
             all.latest = all.latest.max(child.latest);
-            all.xids = all.xids.union(&child.xids, XidRanges::PER_BLOCK);
+            all.xids = all.xids.union(&child.xids, XidRanges::RANGES_PER_BLOCK);
             all.endings |= child.endings;
         }
         Some(all)
@@ -190,11 +190,11 @@ impl BlockSummary {
 
     /// Takes a segment in, which is `new` or was there already. What is known of all together must be found out again.
     #[must_use]
-    pub fn with(mut self, summary: &SegmentSummary, new: bool) -> BlockSummary {
+    pub fn with_segment(mut self, summary: &SegmentSummary, new: bool) -> BlockSummary {
         self.segments = self.segments.saturating_add(u64::from(new));
         self.full = None;
         self.latest = self.latest.max(summary.latest);
-        self.xids = self.xids.union(&summary.xids, XidRanges::PER_BLOCK);
+        self.xids = self.xids.union(&summary.xids, XidRanges::RANGES_PER_BLOCK);
         self.endings |= summary.endings > 0;
         self
     }
@@ -216,7 +216,7 @@ impl BlockSummary {
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<BlockSummary, IndexError> {
         let mut reader = ValueReader::new(bytes);
         let read = |reader: &mut ValueReader<'_>| {
-            let (latest, xids, endings) = (time(reader)?, XidRanges::read(reader)?, reader.byte()? != 0);
+            let (latest, xids, endings) = (read_time(reader)?, XidRanges::read(reader)?, reader.byte()? != 0);
             let segments = reader.number()?;
             let full = match reader.byte()? {
                 0 => None,
@@ -227,7 +227,7 @@ impl BlockSummary {
             };
             Some(BlockSummary { latest, xids, endings, segments, full })
         };
-        read(&mut reader).filter(|_| reader.finished()).ok_or(IndexError::Value("block"))
+        read(&mut reader).filter(|_| reader.is_finished()).ok_or(IndexError::MalformedValue("block"))
     }
 }
 
@@ -238,7 +238,7 @@ fn put_time(writer: &mut ValueWriter, time: Option<PgTime>) {
     }
 }
 
-fn time(reader: &mut ValueReader<'_>) -> Option<Option<PgTime>> {
+fn read_time(reader: &mut ValueReader<'_>) -> Option<Option<PgTime>> {
     match reader.byte()? {
         0 => Some(None),
         1 => reader.signed().map(|micros| Some(PgTime::from_pg_micros(micros))),
@@ -246,7 +246,7 @@ fn time(reader: &mut ValueReader<'_>) -> Option<Option<PgTime>> {
     }
 }
 
-fn put_joint(writer: &mut ValueWriter, joint: &ContrecordState) {
+fn put_contrecord(writer: &mut ValueWriter, joint: &ContrecordState) {
     match joint {
         ContrecordState::None => writer.byte(0),
         ContrecordState::Open => writer.byte(1),
@@ -267,13 +267,13 @@ fn put_joint(writer: &mut ValueWriter, joint: &ContrecordState) {
     }
 }
 
-fn joint(reader: &mut ValueReader<'_>) -> Option<ContrecordState> {
+fn read_contrecord(reader: &mut ValueReader<'_>) -> Option<ContrecordState> {
     Some(match reader.byte()? {
         0 => ContrecordState::None,
         1 => ContrecordState::Open,
         2 => ContrecordState::Through,
         3 => ContrecordState::Whole { start: Lsn::new(reader.number()?), ending: None },
-        4 => ContrecordState::Whole { start: Lsn::new(reader.number()?), ending: Some(ending(reader)?) },
+        4 => ContrecordState::Whole { start: Lsn::new(reader.number()?), ending: Some(read_ending(reader)?) },
         5 => ContrecordState::Torn(String::from_utf8_lossy(reader.bytes()?).into_owned()),
         _ => return None,
     })
@@ -292,7 +292,7 @@ fn put_ending(writer: &mut ValueWriter, ending: &TransactionEnd) {
     });
 }
 
-fn ending(reader: &mut ValueReader<'_>) -> Option<TransactionEnd> {
+fn read_ending(reader: &mut ValueReader<'_>) -> Option<TransactionEnd> {
     Some(TransactionEnd {
         lsn: Lsn::new(reader.number()?),
         end_lsn: Lsn::new(reader.number()?),

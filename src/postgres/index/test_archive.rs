@@ -14,9 +14,9 @@ use crate::postgres::wal::digest::{SegmentDigest, SegmentState};
 use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, WalEvent, WalEventKind, Xid};
 
 /// The cluster's name.
-pub(crate) const NAME: &str = "main";
+pub(crate) const CLUSTER_NAME: &str = "main";
 /// The first segment.
-pub(crate) const FIRST: u64 = 3;
+pub(crate) const FIRST_SEGMENT: u64 = 3;
 
 /// Digests along a chain of timelines 1, 2, 3 …, and the path to the last.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub(crate) struct ArchiveRecipe {
     xid: u32,
 }
 
-pub(crate) fn recipe() -> impl Strategy<Value = ArchiveRecipe> {
+pub(crate) fn any_recipe() -> impl Strategy<Value = ArchiveRecipe> {
     use proptest::collection::vec;
     let step = (
         0..40_u64,
@@ -73,12 +73,12 @@ fn xid() -> impl Strategy<Value = u32> {
 }
 
 impl ArchiveRecipe {
-    pub(crate) fn world(&self) -> TestArchive {
+    pub(crate) fn build(&self) -> TestArchive {
         let size = SegmentSize::new(1 << 20).unwrap();
         let mut endings = self.endings(size);
         let mut world = TestArchive { digests: Vec::new(), path: TimelinePath::first(), size };
         let mut history = Vec::new();
-        let (mut first, mut begin) = (FIRST, Lsn::INVALID);
+        let (mut first, mut begin) = (FIRST_SEGMENT, Lsn::INVALID);
         let mut missing = self.missing.iter().copied().cycle();
         for (index, (segments, eighths)) in self.lives.iter().enumerate() {
             let timeline = TimelineId::new(u32::try_from(index).unwrap() + 1).unwrap();
@@ -111,7 +111,7 @@ impl ArchiveRecipe {
     }
 
     fn endings(&self, size: SegmentSize) -> Vec<TransactionEnd> {
-        let mut lsn = SegmentNo::new(FIRST).start(size);
+        let mut lsn = SegmentNo::new(FIRST_SEGMENT).start(size);
         let (mut xid, mut micros) = (self.xid, 0_i64);
         let mut endings = Vec::new();
         for (distance, xid_step, time_step, kind) in &self.steps {
@@ -189,11 +189,11 @@ impl TestArchive {
     pub(crate) fn index(&self, shuffle: u64) -> MemoryStore {
         let mut order: Vec<usize> = (0..self.digests.len()).collect();
         order.sort_by_key(|number| (*number as u64 + 1).wrapping_mul(shuffle | 1).rotate_left(17));
-        let cluster = ClusterKeys::new(NAME).unwrap();
+        let cluster = ClusterKeys::new(CLUSTER_NAME).unwrap();
         let mut memory = MemoryStore::default();
         for number in order {
             let mut ingest = IndexUpdate::new(&memory, &cluster).unwrap();
-            ingest.add(IndexEntry { digest: &self.digests[number], stored: 10 }).unwrap();
+            ingest.add_segment(IndexEntry { digest: &self.digests[number], stored: 10 }).unwrap();
             let batch = ingest.finish();
             memory.apply(&batch);
         }
@@ -205,7 +205,7 @@ impl TestArchive {
     }
 
     /// Takes the way to one of the timelines instead, knowing which others left it.
-    pub(crate) fn take_way_to(&mut self, pick: usize) {
+    pub(crate) fn switch_path_to(&mut self, pick: usize) {
         let spans = self.path.spans().to_vec();
         let entries: Vec<HistoryEntry> = spans
             .iter()
@@ -213,7 +213,7 @@ impl TestArchive {
             .collect();
         let history = |at: usize| TimelineHistory { timeline: spans[at].timeline, entries: entries[..at].to_vec() };
         let all: Vec<TimelineHistory> = (1..spans.len()).map(history).collect();
-        self.path = history(pick % spans.len()).path().left_by(&all);
+        self.path = history(pick % spans.len()).path().with_departures(&all);
     }
 
     /// Every segment of the path, each from the newest timeline that has it: where it is, and where the path leaves it.

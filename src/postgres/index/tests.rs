@@ -10,7 +10,7 @@ use super::cluster_view::IndexView;
 use super::key_value_store::{IndexBatch, KeyFamily, KeyValueStore, LayeredStore, MemoryStore, ScanOrder};
 use super::keys::SegmentId;
 use super::path_search::{PathSearch, SegmentFilter};
-use super::test_archive::{FIRST, NAME, TestArchive, recipe};
+use super::test_archive::{CLUSTER_NAME, FIRST_SEGMENT, TestArchive, any_recipe};
 use super::{IndexEntry, IndexError, WalDefect, WalIndex};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
@@ -43,11 +43,11 @@ pub(super) fn everything(store: &dyn KeyValueStore) -> Vec<(KeyFamily, Vec<u8>, 
 proptest! {
     #[test]
     fn the_first_and_the_last_segment_are_those_of_a_full_scan(
-        recipe in recipe(), shuffle in any::<u64>(), from in FIRST - 1..FIRST + 24, time in -60..4000_i64, pick in any::<usize>(),
+        recipe in any_recipe(), shuffle in any::<u64>(), from in FIRST_SEGMENT - 1..FIRST_SEGMENT + 24, time in -60..4000_i64, pick in any::<usize>(),
     ) {
-        let world = recipe.world();
+        let world = recipe.build();
         let memory = world.index(shuffle);
-        let view = IndexView::new(&memory, NAME).unwrap();
+        let view = IndexView::new(&memory, CLUSTER_NAME).unwrap();
         let Some(along) = PathSearch::new(&view, &world.path) else {
             prop_assert!(world.digests.is_empty());
             return Ok(());
@@ -57,8 +57,8 @@ proptest! {
         for want in [SegmentFilter::Any, SegmentFilter::Ending, SegmentFilter::EndingAfter(PgTime::from_pg_micros(time)), SegmentFilter::Xid(xid)] {
             let expected = naive(&world, want);
             let from = SegmentNo::new(from);
-            let next = along.next(from, want).unwrap().map(|stretch| stretch.place);
-            let previous = along.previous(from, want).unwrap().map(|stretch| stretch.place);
+            let next = along.next_segment(from, want).unwrap().map(|stretch| stretch.place);
+            let previous = along.previous_segment(from, want).unwrap().map(|stretch| stretch.place);
             // With so few transactions a segment the filter of ids is exact.
             prop_assert_eq!(next, expected.iter().copied().find(|place| place.segment >= from), "{:?}", want);
             prop_assert_eq!(previous, expected.iter().copied().rfind(|place| place.segment < from), "{:?}", want);
@@ -67,15 +67,15 @@ proptest! {
 
     #[test]
     fn a_walk_sees_each_segment_of_the_path_once_and_holes_are_what_is_missing(
-        recipe in recipe(), shuffle in any::<u64>(), from in 0..24_u64, len in 0..24_u64,
+        recipe in any_recipe(), shuffle in any::<u64>(), from in 0..24_u64, len in 0..24_u64,
     ) {
-        let world = recipe.world();
+        let world = recipe.build();
         let memory = world.index(shuffle);
-        let view = IndexView::new(&memory, NAME).unwrap();
+        let view = IndexView::new(&memory, CLUSTER_NAME).unwrap();
         let Some(along) = PathSearch::new(&view, &world.path) else { return Ok(()) };
-        let (from, to) = (SegmentNo::new(FIRST - 1 + from).start(world.size), SegmentNo::new(FIRST - 1 + from + len).start(world.size));
+        let (from, to) = (SegmentNo::new(FIRST_SEGMENT - 1 + from).start(world.size), SegmentNo::new(FIRST_SEGMENT - 1 + from + len).start(world.size));
         let mut seen = Vec::new();
-        along.walk(from, to, |stretch| { seen.push((stretch.place, stretch.to)); ControlFlow::Continue(()) }).unwrap();
+        along.walk_segments(from, to, |stretch| { seen.push((stretch.place, stretch.to)); ControlFlow::Continue(()) }).unwrap();
         let inside = |(place, _): &(SegmentId, Lsn)| place.segment.start(world.size) >= from && place.segment.start(world.size) < to;
         let expected: Vec<(SegmentId, Lsn)> = world.segments().into_iter().filter(inside).collect();
         prop_assert_eq!(&seen, &expected);
@@ -101,12 +101,12 @@ proptest! {
     }
 
     #[test]
-    fn restore_points_and_events_are_those_on_the_path(recipe in recipe(), shuffle in any::<u64>(), from in 0..24_u64) {
-        let world = recipe.world();
+    fn restore_points_and_events_are_those_on_the_path(recipe in any_recipe(), shuffle in any::<u64>(), from in 0..24_u64) {
+        let world = recipe.build();
         let memory = world.index(shuffle);
-        let view = IndexView::new(&memory, NAME).unwrap();
+        let view = IndexView::new(&memory, CLUSTER_NAME).unwrap();
         let Some(along) = PathSearch::new(&view, &world.path) else { return Ok(()) };
-        let from = SegmentNo::new(FIRST - 1 + from).start(world.size);
+        let from = SegmentNo::new(FIRST_SEGMENT - 1 + from).start(world.size);
         let mut expected: Vec<WalEvent> = Vec::new();
         for digest in &world.digests {
             for event in &digest.events {
@@ -121,7 +121,7 @@ proptest! {
             }
         }
         expected.sort_by_key(|event| event.lsn);
-        prop_assert_eq!(along.events(&[super::RESTORE_POINT], from, Lsn::MAX, 10_000).unwrap(), expected.clone());
+        prop_assert_eq!(along.events(&[super::RESTORE_POINT_TAG], from, Lsn::MAX, 10_000).unwrap(), expected.clone());
         let named = |event: &WalEvent| matches!(&event.kind, crate::postgres::wal::event::WalEventKind::RestorePoint { name, .. } if name == "point 3");
         let expected: Vec<WalEvent> = expected.into_iter().filter(named).collect();
         prop_assert_eq!(along.restore_points("point 3", from).unwrap(), expected);
@@ -129,7 +129,7 @@ proptest! {
 
     #[test]
     fn what_lies_on_top_of_a_store_reads_as_if_it_had_been_applied(
-        recipe in recipe(), base in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..20),
+        recipe in any_recipe(), base in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..20),
         over in proptest::collection::vec((any::<u8>(), proptest::option::of(any::<u8>())), 0..20), from in any::<u8>(), to in any::<u8>(),
     ) {
         let mut memory = MemoryStore::default();
@@ -154,19 +154,19 @@ proptest! {
             prop_assert_eq!(layered.get(KeyFamily::Events, &[key]).unwrap(), memory.get(KeyFamily::Events, &[key]).unwrap());
         }
         // The same for a whole index of which one half lies on top of the other.
-        let world = recipe.world();
+        let world = recipe.build();
         let (first, second) = world.digests.split_at(world.digests.len() / 2);
         let below = TestArchive { digests: first.to_vec(), ..world.clone() }.index(1);
-        let cluster = super::keys::ClusterKeys::new(NAME).unwrap();
+        let cluster = super::keys::ClusterKeys::new(CLUSTER_NAME).unwrap();
         let mut ingest = super::segment_update::IndexUpdate::new(&below, &cluster).unwrap();
-        second.iter().for_each(|digest| ingest.add(IndexEntry { digest, stored: 10 }).unwrap());
+        second.iter().for_each(|digest| ingest.add_segment(IndexEntry { digest, stored: 10 }).unwrap());
         let layered = LayeredStore::new(&below, Arc::new(ingest.finish()));
         prop_assert_eq!(everything(&layered), everything(&world.index(1)));
     }
 
     #[test]
-    fn the_order_and_number_of_arrivals_make_no_difference(recipe in recipe(), one in any::<u64>(), other in any::<u64>()) {
-        let world = recipe.world();
+    fn the_order_and_number_of_arrivals_make_no_difference(recipe in any_recipe(), one in any::<u64>(), other in any::<u64>()) {
+        let world = recipe.build();
         let mut twice = world.clone();
         twice.digests.extend(world.digests.iter().cloned());
         prop_assert_eq!(everything(&world.index(one)), everything(&world.index(other)));
@@ -189,7 +189,7 @@ fn paths_that_leave_a_timeline_at_different_places_are_not_mixed_up() {
     };
     let (second, third) = (path_to(2, 5), path_to(3, 8));
     let memory = TestArchive { digests, path: second.clone(), size }.index(1);
-    let view = IndexView::new(&memory, NAME).unwrap();
+    let view = IndexView::new(&memory, CLUSTER_NAME).unwrap();
     let start = |number| SegmentNo::new(number).start(size);
     let whole = |path, end| {
         let found = PathSearch::new(&view, path).unwrap().continuity(start(3), start(end)).unwrap();
@@ -207,12 +207,12 @@ fn rocksdb_holds_what_the_map_in_memory_holds() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..5 {
         let world = proptest::strategy::ValueTree::current(
-            &proptest::strategy::Strategy::new_tree(&recipe(), &mut runner).unwrap(),
+            &proptest::strategy::Strategy::new_tree(&any_recipe(), &mut runner).unwrap(),
         )
-        .world();
+        .build();
         let dir = tempfile::tempdir().unwrap();
         let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
-        index.ingest(NAME, world.digests.iter().map(|digest| IndexEntry { digest, stored: 10 })).unwrap();
+        index.ingest(CLUSTER_NAME, world.digests.iter().map(|digest| IndexEntry { digest, stored: 10 })).unwrap();
         let memory: MemoryStore = world.index(1);
         let meta_of_the_index =
             |found: &(KeyFamily, Vec<u8>, Vec<u8>)| found.1 != super::FORMAT_KEY && found.1 != super::REPOSITORY_KEY;
@@ -220,11 +220,11 @@ fn rocksdb_holds_what_the_map_in_memory_holds() {
         assert_eq!(found, everything(&memory));
         let back: Vec<_> = index
             .rocks
-            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(NAME).unwrap().all(), ScanOrder::Backward)
+            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(CLUSTER_NAME).unwrap().all(), ScanOrder::Backward)
             .collect();
         let forward: Vec<_> = index
             .rocks
-            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(NAME).unwrap().all(), ScanOrder::Forward)
+            .scan(KeyFamily::Segments, &super::keys::ClusterKeys::new(CLUSTER_NAME).unwrap().all(), ScanOrder::Forward)
             .collect();
         assert!(
             back.iter().rev().zip(&forward).all(|(a, b)| a.as_ref().unwrap() == b.as_ref().unwrap())
@@ -248,24 +248,31 @@ fn one_writes_and_others_read_beside_it() {
     assert!(matches!(WalIndex::open_reader(dir.path(), &["r".to_owned()]), Err(IndexError::Absent(_))));
     let writer = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
     assert!(matches!(WalIndex::open_writer(dir.path(), &["r".to_owned()]), Err(IndexError::Locked(_))));
-    assert!(matches!(WalIndex::anew(dir.path(), &["r".to_owned()]), Err(IndexError::Locked(_))));
+    assert!(matches!(WalIndex::recreate(dir.path(), &["r".to_owned()]), Err(IndexError::Locked(_))));
     let reader = WalIndex::open_reader(dir.path(), &["r".to_owned()]).unwrap();
     let place = SegmentId { timeline: TimelineId::FIRST, segment: SegmentNo::new(4) };
-    assert!(!reader.view(NAME).unwrap().contains(place).unwrap());
-    writer.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
+    assert!(!reader.view(CLUSTER_NAME).unwrap().contains(place).unwrap());
+    writer.ingest(CLUSTER_NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     reader.refresh().unwrap();
-    assert!(reader.view(NAME).unwrap().contains(place).unwrap());
+    assert!(reader.view(CLUSTER_NAME).unwrap().contains(place).unwrap());
     drop(reader);
     assert_eq!(std::fs::read_dir(dir.path().join("readers")).unwrap().count(), 0, "a reader leaves nothing behind");
     drop(writer);
-    assert!(WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap().view(NAME).unwrap().contains(place).unwrap());
+    assert!(
+        WalIndex::open_writer(dir.path(), &["r".to_owned()])
+            .unwrap()
+            .view(CLUSTER_NAME)
+            .unwrap()
+            .contains(place)
+            .unwrap()
+    );
 }
 
 #[test]
 fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let index = WalIndex::open_writer(dir.path(), &["ours".to_owned()]).unwrap();
-    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
+    index.ingest(CLUSTER_NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     drop(index);
     let foreign = WalIndex::open_writer(dir.path(), &["theirs".to_owned()]).unwrap_err();
     assert!(foreign.to_string().contains("belongs to repository ours, not to theirs"), "{foreign}");
@@ -277,10 +284,10 @@ fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
     index.rocks.apply(&batch).unwrap();
     drop(index);
     let newer = WalIndex::open_reader(dir.path(), &["ours".to_owned()]).unwrap_err();
-    assert!(matches!(newer, IndexError::Format { found: 9, .. }) && newer.calls_for_rebuild());
+    assert!(matches!(newer, IndexError::OtherFormat { found: 9, .. }) && newer.calls_for_rebuild());
 
-    let index = WalIndex::anew(dir.path(), &["ours".to_owned()]).unwrap();
-    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
+    let index = WalIndex::recreate(dir.path(), &["ours".to_owned()]).unwrap();
+    index.ingest(CLUSTER_NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     index.flush().unwrap();
     drop(index);
     for file in std::fs::read_dir(dir.path().join("db")).unwrap() {
@@ -292,19 +299,19 @@ fn a_foreign_or_newer_or_damaged_index_is_told_apart() {
     let damaged = WalIndex::open_writer(dir.path(), &["ours".to_owned()]).unwrap_err();
     assert!(matches!(damaged, IndexError::Damaged { .. }) && damaged.calls_for_rebuild(), "{damaged}");
     assert!(damaged.to_string().contains("index rebuild"));
-    let healed = WalIndex::anew(dir.path(), &["ours".to_owned()]).unwrap();
-    assert_eq!(healed.view(NAME).unwrap().timelines(), []);
+    let healed = WalIndex::recreate(dir.path(), &["ours".to_owned()]).unwrap();
+    assert_eq!(healed.view(CLUSTER_NAME).unwrap().timelines(), []);
 }
 
 #[test]
 fn a_segment_of_another_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let index = WalIndex::open_writer(dir.path(), &["r".to_owned()]).unwrap();
-    index.ingest(NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
+    index.ingest(CLUSTER_NAME, [IndexEntry { digest: &sample(), stored: 1 }]).unwrap();
     let size = crate::postgres::format::segment::SegmentSize::new(1 << 20).unwrap();
     let other = super::test_archive::digest(TimelineId::FIRST, SegmentNo::new(4), size, Vec::new());
     assert!(matches!(
-        index.ingest(NAME, [IndexEntry { digest: &other, stored: 1 }]),
+        index.ingest(CLUSTER_NAME, [IndexEntry { digest: &other, stored: 1 }]),
         Err(IndexError::SegmentSize { .. })
     ));
 }
@@ -321,19 +328,19 @@ fn the_mark_moves_over_what_has_no_hole() {
             Vec::new(),
         )
     };
-    let add = |number| index.ingest(NAME, [IndexEntry { digest: &segment(number), stored: 1 }]).unwrap();
-    let mark = || index.view(NAME).unwrap().mark(TimelineId::FIRST).unwrap().map(SegmentNo::get);
+    let add = |number| index.ingest(CLUSTER_NAME, [IndexEntry { digest: &segment(number), stored: 1 }]).unwrap();
+    let mark = || index.view(CLUSTER_NAME).unwrap().timeline_mark(TimelineId::FIRST).unwrap().map(SegmentNo::get);
     add(4);
     assert_eq!(mark(), None, "only a listing knows that nothing is older");
     add(5);
-    index.set_mark(NAME, TimelineId::FIRST, SegmentNo::new(4)).unwrap();
+    index.set_mark(CLUSTER_NAME, TimelineId::FIRST, SegmentNo::new(4)).unwrap();
     assert_eq!(mark(), Some(5));
     add(7);
     assert_eq!(mark(), Some(5), "6 may still come");
     add(6);
     assert_eq!(mark(), Some(7));
     let seen: BTreeSet<u64> = index
-        .view(NAME)
+        .view(CLUSTER_NAME)
         .unwrap()
         .summaries(TimelineId::FIRST, SegmentNo::new(0), SegmentNo::new(9), ScanOrder::Forward)
         .map(|found| found.unwrap().0.segment.get())
@@ -366,7 +373,7 @@ fn a_busy_segment_costs_little_room_and_rocksdb_little_memory() {
         );
         digest.events.clear();
         digest.content = *blake3::hash(&number.to_le_bytes()).as_bytes();
-        index.ingest(NAME, [IndexEntry { digest: &digest, stored: 5 << 20 }]).unwrap();
+        index.ingest(CLUSTER_NAME, [IndexEntry { digest: &digest, stored: 5 << 20 }]).unwrap();
         memory = memory.max(index.stats().unwrap().memory);
     }
     index.flush().unwrap();

@@ -85,7 +85,7 @@ impl<'a> ValueReader<'a> {
     }
 
     /// Whether everything was read.
-    pub(super) fn finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -107,7 +107,7 @@ mod tests {
             prop_assert_eq!(reader.number(), Some(a));
             prop_assert_eq!(reader.signed(), Some(b));
             prop_assert_eq!(reader.bytes(), Some(d.as_slice()));
-            prop_assert!(reader.finished());
+            prop_assert!(reader.is_finished());
         }
     }
 

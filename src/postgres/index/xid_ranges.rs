@@ -12,16 +12,16 @@ pub struct XidRanges(Vec<(u32, u32)>);
 
 impl XidRanges {
     /// Ranges kept for one segment; some 60 bytes of the index.
-    pub const PER_SEGMENT: usize = 16;
+    pub const RANGES_PER_SEGMENT: usize = 16;
     /// Ranges kept for a block of segments.
-    pub const PER_BLOCK: usize = 64;
+    pub const RANGES_PER_BLOCK: usize = 64;
 
     /// At most `limit` ranges that hold all of `xids`.
     #[must_use]
     pub fn covering(xids: impl IntoIterator<Item = u32>, limit: usize) -> XidRanges {
         let mut single: Vec<(u32, u32)> = xids.into_iter().map(|xid| (xid, xid)).collect();
         single.sort_unstable();
-        XidRanges(joined(single, limit))
+        XidRanges(merge_ranges(single, limit))
     }
 
     /// Whether `xid` may be among them; if not, it certainly is not.
@@ -36,7 +36,7 @@ impl XidRanges {
     pub fn union(&self, other: &XidRanges, limit: usize) -> XidRanges {
         let mut both: Vec<(u32, u32)> = self.0.iter().chain(&other.0).copied().collect();
         both.sort_unstable();
-        XidRanges(joined(both, limit))
+        XidRanges(merge_ranges(both, limit))
     }
 
     pub(super) fn write(&self, writer: &mut ValueWriter) {
@@ -62,8 +62,8 @@ impl XidRanges {
 }
 
 /// Joins sorted ranges that touch or overlap, then the nearest ones until `limit` are left.
-fn joined(sorted: Vec<(u32, u32)>, limit: usize) -> Vec<(u32, u32)> {
-    let ranges = close(sorted, 1);
+fn merge_ranges(sorted: Vec<(u32, u32)>, limit: usize) -> Vec<(u32, u32)> {
+    let ranges = merge_within(sorted, 1);
     let Some(excess) = ranges.len().checked_sub(limit.max(1)).filter(|&excess| excess > 0) else {
         return ranges;
     };
@@ -71,11 +71,11 @@ fn joined(sorted: Vec<(u32, u32)>, limit: usize) -> Vec<(u32, u32)> {
     let mut gaps: Vec<u32> = ranges.iter().zip(starts).map(|(range, next)| next.saturating_sub(range.1)).collect();
     let (_, largest_closed, _) = gaps.select_nth_unstable(excess - 1);
     let largest_closed = *largest_closed;
-    close(ranges, largest_closed)
+    merge_within(ranges, largest_closed)
 }
 
 /// Joins neighbours that are at most `gap` apart.
-fn close(sorted: Vec<(u32, u32)>, gap: u32) -> Vec<(u32, u32)> {
+fn merge_within(sorted: Vec<(u32, u32)>, gap: u32) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for (from, to) in sorted {
         match ranges.last_mut() {
@@ -128,13 +128,13 @@ mod tests {
             let bytes = writer.finish();
             let mut reader = ValueReader::new(&bytes);
             prop_assert_eq!(XidRanges::read(&mut reader), Some(filter));
-            prop_assert!(reader.finished());
+            prop_assert!(reader.is_finished());
         }
     }
 
     #[test]
     fn a_straggler_does_not_make_the_filter_useless() {
-        let filter = XidRanges::covering((50_000..60_000).chain([1_000]), XidRanges::PER_SEGMENT);
+        let filter = XidRanges::covering((50_000..60_000).chain([1_000]), XidRanges::RANGES_PER_SEGMENT);
         assert!(filter.may_hold(1_000) && filter.may_hold(55_555));
         assert!(!filter.may_hold(1_001) && !filter.may_hold(30_000) && !filter.may_hold(60_000));
     }

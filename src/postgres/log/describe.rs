@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::relation_names::{FIRST_NORMAL, RelationKind, RelationNames};
+use super::relation_names::{FIRST_NORMAL_OID, RelationKind, RelationNames};
 use super::transactions::{OpenTransactions, TransactionChanges};
 use super::{LogEntry, LogEntryKind, LogError};
 use crate::postgres::archive::lookup::WalLookup;
@@ -20,10 +20,10 @@ use crate::postgres::wal::page::MajorVersion;
 
 /// The kinds of events that a story is made of ([`WalEventKind::tag`]): all but switches, `full_page_writes` and emptied files. VACUUM empties
 /// files, too, and a file that TRUNCATE empties in place was made by the same transaction: nobody else ever saw what was in it.
-pub const KINDS: [u8; 14] = [1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 16, 17];
+pub const LOG_EVENT_TAGS: [u8; 14] = [1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 16, 17];
 
 /// Transactions whose dropped and rewritten relations are remembered until they commit.
-const MAX_REMEMBERED: usize = 4096;
+const MAX_REMEMBERED_TRANSACTIONS: usize = 4096;
 
 /// What it takes to tell one event after the other.
 pub(super) struct EntryDescriber<'a> {
@@ -70,40 +70,40 @@ impl<'a> EntryDescriber<'a> {
     }
 
     /// Takes in a list of names: one that was made about here, or one from later on, where there is none from before.
-    pub(super) fn read_names(&mut self, names: &NameList, here: bool) {
-        self.names.read(names, here);
+    pub(super) fn apply_name_list(&mut self, names: &NameList, here: bool) {
+        self.names.apply_name_list(names, here);
     }
 
     /// What is left to tell at the end of the log.
-    pub(super) fn end(&mut self) -> Result<Vec<LogEntry>, LogError> {
-        self.told_before(Lsn::MAX)
+    pub(super) fn finish(&mut self) -> Result<Vec<LogEntry>, LogError> {
+        self.transactions_before(Lsn::MAX)
     }
 
     /// Transactions that committed before `lsn` and changed many rows.
-    fn told_before(&mut self, lsn: Lsn) -> Result<Vec<LogEntry>, LogError> {
+    fn transactions_before(&mut self, lsn: Lsn) -> Result<Vec<LogEntry>, LogError> {
         let mut told = Vec::new();
-        while let Some((xid, commit, work)) = self.work.due(lsn)? {
-            told.extend(self.many_rows(xid, &commit, &work));
+        while let Some((xid, commit, work)) = self.work.next_committed_before(lsn)? {
+            told.extend(self.row_entries(xid, &commit, &work));
         }
         Ok(told)
     }
 
     /// Takes in what has no line of its own: names, rows, and what is under way before the story begins.
-    pub(super) fn note(&mut self, event: &WalEvent) -> Result<(), LogError> {
+    pub(super) fn observe_event(&mut self, event: &WalEvent) -> Result<(), LogError> {
         match &event.kind {
             WalEventKind::Rows { file, counts, ended } => {
                 if counts.pages > 0 {
-                    remember(&mut self.written, event.xid, (file.database, file.filenode));
+                    remember_relation(&mut self.written, event.xid, (file.database, file.filenode));
                 }
-                self.work.add(event.lsn, event.xid, (*file, *counts), *ended)
+                self.work.add_rows(event.lsn, event.xid, (*file, *counts), *ended)
             }
-            WalEventKind::Subtransactions { of } => self.work.join(event.lsn, event.xid, of),
-            WalEventKind::Catalog(change) => self.renamed(event, change),
+            WalEventKind::Subtransactions { of } => self.work.join_subtransactions(event.lsn, event.xid, of),
+            WalEventKind::Catalog(change) => self.apply_catalog_change(event, change),
             _ => Ok(()),
         }
     }
 
-    fn renamed(&mut self, event: &WalEvent, change: &CatalogChange) -> Result<(), LogError> {
+    fn apply_catalog_change(&mut self, event: &WalEvent, change: &CatalogChange) -> Result<(), LogError> {
         if self.major.is_none() {
             self.major = self.lookup.major_at(self.path, event.lsn)?;
         }
@@ -111,32 +111,32 @@ impl<'a> EntryDescriber<'a> {
         let undone = !change.committed
             && self.lookup.ending_of(self.path, event.lsn, event.xid)?.is_some_and(|ending| !ending.kind.is_commit());
         if !undone
-            && let Some(row) = self.names.change(change, major)
+            && let Some(row) = self.names.apply_change(change, major)
             && change.catalog == Catalog::Class
         {
-            remember(&mut self.gone, event.xid, (change.database, row.oid));
+            remember_relation(&mut self.gone, event.xid, (change.database, row.oid));
         }
         Ok(())
     }
 
     /// A line for each table of which the transaction changed many rows, or one for all of it.
-    fn many_rows(&self, xid: Xid, commit: &TransactionEnd, work: &TransactionChanges) -> Vec<LogEntry> {
+    fn row_entries(&self, xid: Xid, commit: &TransactionEnd, work: &TransactionChanges) -> Vec<LogEntry> {
         let stands = WalEvent { lsn: commit.lsn, end_lsn: commit.end_lsn, xid, kind: WalEventKind::Switch };
-        let base = self.at(&stands, LogEntryKind::LargeTransaction, Some(commit.time));
+        let base = self.entry_at(&stands, LogEntryKind::LargeTransaction, Some(commit.time));
         let mut tables: Vec<(RelFileLocator, RowCounts)> =
             work.tables.iter().map(|(file, counts)| (*file, *counts)).collect();
         tables.sort_by_key(|(file, counts)| (std::cmp::Reverse(counts.rows()), file.database, file.filenode));
         let (mut told, mut all, mut shown) = (Vec::new(), 0_u64, 0_u64);
         let mut names = Vec::new();
         for (file, counts) in tables {
-            let owner = (file.database, self.names.owner(file).unwrap_or(file.filenode));
+            let owner = (file.database, self.names.relation_of_file(file).unwrap_or(file.filenode));
             if self.copied.as_ref().is_some_and(|(by, tables)| *by == xid && tables.contains(&owner)) {
                 continue;
             }
             let Some((database, relation)) = self.table_of(file) else { continue };
             all = all.saturating_add(counts.rows());
             for (kind, rows) in [(LogEntryKind::Delete, counts.deleted), (LogEntryKind::Update, counts.updated)] {
-                if rows >= self.work.many {
+                if rows >= self.work.min_rows {
                     shown = shown.saturating_add(rows);
                     let (database, relation) = (Some(database.clone()), Some(relation.clone()));
                     told.push(LogEntry { kind, database, relation, rows: Some(rows), ..base.clone() });
@@ -146,7 +146,7 @@ impl<'a> EntryDescriber<'a> {
                 names.push((database, relation));
             }
         }
-        if all >= self.work.very_many() && shown < all / 2 {
+        if all >= self.work.large_transaction_rows() && shown < all / 2 {
             let (database, relation) = names.first().cloned().unzip();
             let others = names.len().saturating_sub(1);
             let detail = (others > 0).then(|| format!("and {others} more tables"));
@@ -157,54 +157,58 @@ impl<'a> EntryDescriber<'a> {
 
     /// Database and table that a file is of; `None` for what is no table of a user.
     fn table_of(&self, file: RelFileLocator) -> Option<(String, String)> {
-        let oid = self.names.owner(file).unwrap_or(file.filenode);
+        let oid = self.names.relation_of_file(file).unwrap_or(file.filenode);
         let relation = self.names.relation(file.database, oid);
-        if oid < FIRST_NORMAL || relation.is_some_and(|relation| relation.kind != RelationKind::Table) {
+        if oid < FIRST_NORMAL_OID || relation.is_some_and(|relation| relation.kind != RelationKind::Table) {
             return None;
         }
-        let name = relation.map_or_else(|| oid.to_string(), |relation| self.names.spell(file.database, relation));
-        Some((self.names.database(file.database), name))
+        let name =
+            relation.map_or_else(|| oid.to_string(), |relation| self.names.qualified_name(file.database, relation));
+        Some((self.names.database_name(file.database), name))
     }
     /// Takes the next event of the log in, and says what there is to tell by now.
-    pub(super) fn hear(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
-        let mut told = self.told_before(event.lsn)?;
-        self.clock = time_of(&event.kind).or(self.clock);
-        self.note(event)?;
-        told.append(&mut self.now(event)?);
+    pub(super) fn describe_event(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
+        let mut told = self.transactions_before(event.lsn)?;
+        self.clock = time_in_event(&event.kind).or(self.clock);
+        self.observe_event(event)?;
+        told.append(&mut self.entries_for_event(event)?);
         Ok(told)
     }
 
-    fn now(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
+    fn entries_for_event(&mut self, event: &WalEvent) -> Result<Vec<LogEntry>, LogError> {
         Ok(match &event.kind {
-            WalEventKind::Checkpoint(checkpoint) => self.checkpoint(event, checkpoint),
-            WalEventKind::Parameters(parameters) => self.parameters(event, *parameters)?,
+            WalEventKind::Checkpoint(checkpoint) => self.checkpoint_entries(event, checkpoint),
+            WalEventKind::Parameters(parameters) => self.parameter_entries(event, *parameters)?,
             WalEventKind::RestorePoint { name, time } => {
-                vec![LogEntry { detail: Some(name.clone()), ..self.at(event, LogEntryKind::RestorePoint, Some(*time)) }]
+                vec![LogEntry {
+                    detail: Some(name.clone()),
+                    ..self.entry_at(event, LogEntryKind::RestorePoint, Some(*time))
+                }]
             }
             WalEventKind::EndOfRecovery { timeline, previous, time } => {
-                vec![self.promotion(event, *previous, *timeline, Some(*time))]
+                vec![self.promotion_entry(event, *previous, *timeline, Some(*time))]
             }
             WalEventKind::BackupEnd { start } => {
                 let detail = Some(format!("begun at {start}"));
                 let time = self.time_before(event.lsn)?;
-                vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Backup, time) }]
+                vec![LogEntry { detail, target: None, ..self.entry_at(event, LogEntryKind::Backup, time) }]
             }
             WalEventKind::OverwriteContrecord { overwritten, time } => {
                 let detail = Some(format!("the record at {overwritten} was cut"));
-                vec![LogEntry { detail, ..self.at(event, LogEntryKind::Crash, Some(*time)) }]
+                vec![LogEntry { detail, ..self.entry_at(event, LogEntryKind::Crash, Some(*time)) }]
             }
-            WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => self.removal(event, removal)?,
+            WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => self.removal_entries(event, removal)?,
             WalEventKind::Truncate { database, relations, total, cascade, .. } => {
-                self.truncated(event, (*database, relations, *total), *cascade)?
+                self.truncate_entries(event, (*database, relations, *total), *cascade)?
             }
-            WalEventKind::DropDatabase { database } => self.drop_database(event, *database)?,
-            WalEventKind::CreateDatabase { database } => self.create_database(event, *database)?,
+            WalEventKind::DropDatabase { database } => self.drop_database_entries(event, *database)?,
+            WalEventKind::CreateDatabase { database } => self.create_database_entries(event, *database)?,
             _ => Vec::new(),
         })
     }
 
     /// An event that took effect where it stands.
-    fn at(&self, event: &WalEvent, kind: LogEntryKind, time: Option<PgTime>) -> LogEntry {
+    fn entry_at(&self, event: &WalEvent, kind: LogEntryKind, time: Option<PgTime>) -> LogEntry {
         LogEntry {
             time,
             lsn: event.lsn,
@@ -215,12 +219,12 @@ impl<'a> EntryDescriber<'a> {
             relation: None,
             rows: None,
             detail: None,
-            target: Some(self.before(event.lsn)),
+            target: Some(self.target_before(event.lsn)),
         }
     }
 
     /// The options that restore to just before what took effect at `lsn`.
-    fn before(&self, lsn: Lsn) -> String {
+    fn target_before(&self, lsn: Lsn) -> String {
         match self.path.target() {
             timeline if timeline == self.newest => format!("--before-event {lsn}"),
             timeline => format!("--before-event {lsn} --target-timeline {timeline}"),
@@ -233,31 +237,34 @@ impl<'a> EntryDescriber<'a> {
         Ok(commit.max(self.clock))
     }
 
-    fn checkpoint(&self, event: &WalEvent, checkpoint: &CheckpointRecord) -> Vec<LogEntry> {
+    fn checkpoint_entries(&self, event: &WalEvent, checkpoint: &CheckpointRecord) -> Vec<LogEntry> {
         if let Some((previous, timeline)) = event.kind.new_timeline() {
-            return vec![self.promotion(event, previous, timeline, Some(checkpoint.time))];
+            return vec![self.promotion_entry(event, previous, timeline, Some(checkpoint.time))];
         }
         if checkpoint.shutdown {
-            return vec![LogEntry { target: None, ..self.at(event, LogEntryKind::Restart, Some(checkpoint.time)) }];
+            return vec![LogEntry {
+                target: None,
+                ..self.entry_at(event, LogEntryKind::Restart, Some(checkpoint.time))
+            }];
         }
         let detail = Some(format!("redo from {}", checkpoint.redo));
-        vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Checkpoint, Some(checkpoint.time)) }]
+        vec![LogEntry { detail, target: None, ..self.entry_at(event, LogEntryKind::Checkpoint, Some(checkpoint.time)) }]
     }
 
-    fn promotion(&self, event: &WalEvent, from: TimelineId, to: TimelineId, time: Option<PgTime>) -> LogEntry {
+    fn promotion_entry(&self, event: &WalEvent, from: TimelineId, to: TimelineId, time: Option<PgTime>) -> LogEntry {
         let detail = Some(format!("timeline {from} became {to}"));
-        LogEntry { detail, timeline: to, target: None, ..self.at(event, LogEntryKind::Promotion, time) }
+        LogEntry { detail, timeline: to, target: None, ..self.entry_at(event, LogEntryKind::Promotion, time) }
     }
 
-    fn parameters(&mut self, event: &WalEvent, now: WalParameters) -> Result<Vec<LogEntry>, LogError> {
-        let detail = Some(changes(self.parameters.replace(now), now));
+    fn parameter_entries(&mut self, event: &WalEvent, now: WalParameters) -> Result<Vec<LogEntry>, LogError> {
+        let detail = Some(changed_parameters(self.parameters.replace(now), now));
         let time = self.time_before(event.lsn)?;
-        Ok(vec![LogEntry { detail, target: None, ..self.at(event, LogEntryKind::Parameters, time) }])
+        Ok(vec![LogEntry { detail, target: None, ..self.entry_at(event, LogEntryKind::Parameters, time) }])
     }
 
     /// A commit that dropped objects or removed files. Since 15 it lists what it dropped; before, the rows that its transaction deleted from
     /// `pg_class` tell. A table that is written anew is so under another OID, which takes the old file with it (`make_new_heap`, `cluster.c`).
-    fn removal(&mut self, event: &WalEvent, removal: &RemovedObjects) -> Result<Vec<LogEntry>, LogError> {
+    fn removal_entries(&mut self, event: &WalEvent, removal: &RemovedObjects) -> Result<Vec<LogEntry>, LogError> {
         let lists_drops = self.lookup.major_at(self.path, event.lsn)?.is_none_or(|major| major >= MajorVersion::V15);
         let gone = self.gone.remove(&event.xid).unwrap_or_default();
         let written = self.written.remove(&event.xid).unwrap_or_default();
@@ -268,14 +275,14 @@ impl<'a> EntryDescriber<'a> {
         let old: BTreeSet<(u32, u32)> = removal.files.iter().map(|file| (file.database, file.filenode)).collect();
         let mut kinds: BTreeMap<LogEntryKind, BTreeSet<(u32, u32)>> = BTreeMap::new();
         for (database, oid) in &all {
-            let (kind, oid) = match self.names.stands_in_for(*database, *oid) {
+            let (kind, oid) = match self.names.rewritten_table(*database, *oid) {
                 Some(table) => (LogEntryKind::Rewrite, table),
                 None => (LogEntryKind::Drop, *oid),
             };
             kinds.entry(kind).or_default().insert((*database, oid));
         }
         for file in &removal.files {
-            let Some(oid) = self.names.owner(*file) else {
+            let Some(oid) = self.names.relation_of_file(*file) else {
                 if all.is_empty() {
                     kinds.entry(unclear).or_default().insert((file.database, file.filenode));
                 }
@@ -295,14 +302,14 @@ impl<'a> EntryDescriber<'a> {
         }
         let more = removal.objects_total as usize > removal.objects.len();
         let more = more || removal.files_total as usize > removal.files.len();
-        let base = self.at(event, unclear, Some(removal.time));
+        let base = self.entry_at(event, unclear, Some(removal.time));
         self.copied = kinds.get(&LogEntryKind::Rewrite).map(|tables| (event.xid, tables.clone()));
-        Ok(self.tables(&base, kinds, more))
+        Ok(self.table_entries(&base, kinds, more))
     }
 
     /// `base` once for each table, by what became of it. What belongs to a table is no event by itself; what nothing is known of makes one
     /// line, and only if there is no other.
-    fn tables(
+    fn table_entries(
         &self,
         base: &LogEntry,
         kinds: BTreeMap<LogEntryKind, BTreeSet<(u32, u32)>>,
@@ -317,12 +324,12 @@ impl<'a> EntryDescriber<'a> {
                     continue;
                 };
                 known = true;
-                let name = Some(self.names.spell(database, relation));
-                let database = Some(self.names.database(database));
+                let name = Some(self.names.qualified_name(database, relation));
+                let database = Some(self.names.database_name(database));
                 let line = LogEntry { kind, database, relation: name, ..base.clone() };
                 match relation.kind {
-                    RelationKind::Table if oid >= FIRST_NORMAL => told.push(line),
-                    RelationKind::Sequence if oid >= FIRST_NORMAL => sequences.push(line),
+                    RelationKind::Table if oid >= FIRST_NORMAL_OID => told.push(line),
+                    RelationKind::Sequence if oid >= FIRST_NORMAL_OID => sequences.push(line),
                     _ => {}
                 }
             }
@@ -333,7 +340,7 @@ impl<'a> EntryDescriber<'a> {
         if let Some((kind, database, oid)) = unknown.iter().min_by_key(|unknown| unknown.2).filter(|_| !known) {
             let others = unknown.len().saturating_sub(1);
             let detail = (others > 0).then(|| format!("and {others} more that belong to it or went with it"));
-            let (database, relation) = (Some(self.names.database(*database)), Some(oid.to_string()));
+            let (database, relation) = (Some(self.names.database_name(*database)), Some(oid.to_string()));
             told.push(LogEntry { kind: *kind, database, relation, detail, ..base.clone() });
         }
         if let Some(first) = told.first_mut().filter(|_| more) {
@@ -343,7 +350,7 @@ impl<'a> EntryDescriber<'a> {
     }
 
     /// TRUNCATE in a cluster of `wal_level = logical`, where a record names the tables; it takes effect with its transaction's commit.
-    fn truncated(
+    fn truncate_entries(
         &mut self,
         event: &WalEvent,
         (database, relations, total): (u32, &[u32], u32),
@@ -353,34 +360,34 @@ impl<'a> EntryDescriber<'a> {
         self.truncated = Some(event.xid);
         let effect = WalEvent { lsn: commit.lsn, ..event.clone() };
         let detail = cascade.then(|| "cascade".to_owned());
-        let base = LogEntry { detail, ..self.at(&effect, LogEntryKind::Truncate, Some(commit.time)) };
+        let base = LogEntry { detail, ..self.entry_at(&effect, LogEntryKind::Truncate, Some(commit.time)) };
         let more = total as usize > relations.len();
         let tables = relations.iter().map(|oid| (database, *oid)).collect();
-        Ok(self.tables(&base, BTreeMap::from([(LogEntryKind::Truncate, tables)]), more))
+        Ok(self.table_entries(&base, BTreeMap::from([(LogEntryKind::Truncate, tables)]), more))
     }
 
     /// DROP DATABASE removes the files before it commits, and since 2023 marks the database as invalid even before that, in its place
     /// (`dropdb`, `dbcommands.c`): nothing brings it back that replays either.
-    fn drop_database(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
+    fn drop_database_entries(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
         let time = match self.commit_of(event)? {
             Some(commit) => Some(commit.time),
             None => self.time_before(event.lsn)?,
         };
         let spoilt = self.lookup.invalidated_before(self.path, event.lsn, database)?;
-        let database = Some(self.names.database(database));
+        let database = Some(self.names.database_name(database));
         let event = WalEvent { lsn: spoilt.unwrap_or(event.lsn), ..event.clone() };
-        Ok(vec![LogEntry { database, ..self.at(&event, LogEntryKind::DropDatabase, time) }])
+        Ok(vec![LogEntry { database, ..self.entry_at(&event, LogEntryKind::DropDatabase, time) }])
     }
 
-    fn create_database(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
-        if database < FIRST_NORMAL {
+    fn create_database_entries(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
+        if database < FIRST_NORMAL_OID {
             // `initdb` makes its own that way.
             return Ok(Vec::new());
         }
         let Some(commit) = self.commit_of(event)? else { return Ok(Vec::new()) };
         let effect = WalEvent { lsn: commit.lsn, ..event.clone() };
-        let database = Some(self.names.database(database));
-        Ok(vec![LogEntry { database, ..self.at(&effect, LogEntryKind::CreateDatabase, Some(commit.time)) }])
+        let database = Some(self.names.database_name(database));
+        Ok(vec![LogEntry { database, ..self.entry_at(&effect, LogEntryKind::CreateDatabase, Some(commit.time)) }])
     }
 
     /// The commit of the event's transaction; `None` if it was aborted, or has not ended.
@@ -390,14 +397,14 @@ impl<'a> EntryDescriber<'a> {
     }
 }
 
-fn remember(all: &mut HashMap<Xid, BTreeSet<(u32, u32)>>, xid: Xid, what: (u32, u32)) {
-    if all.len() >= MAX_REMEMBERED {
+fn remember_relation(all: &mut HashMap<Xid, BTreeSet<(u32, u32)>>, xid: Xid, what: (u32, u32)) {
+    if all.len() >= MAX_REMEMBERED_TRANSACTIONS {
         all.clear();
     }
     all.entry(xid).or_default().insert(what);
 }
 
-fn time_of(kind: &WalEventKind) -> Option<PgTime> {
+fn time_in_event(kind: &WalEventKind) -> Option<PgTime> {
     match kind {
         WalEventKind::Checkpoint(checkpoint) => Some(checkpoint.time),
         WalEventKind::RestorePoint { time, .. }
@@ -409,7 +416,7 @@ fn time_of(kind: &WalEventKind) -> Option<PgTime> {
 }
 
 /// The settings that differ, `max_connections 100 → 200`; all of them where nothing is known before.
-fn changes(before: Option<WalParameters>, now: WalParameters) -> String {
+fn changed_parameters(before: Option<WalParameters>, now: WalParameters) -> String {
     let level = |parameters: WalParameters| match parameters.wal_level {
         WalLevel::Minimal => "minimal",
         WalLevel::Replica => "replica",

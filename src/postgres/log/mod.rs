@@ -29,13 +29,13 @@ use crate::vault::seal::SealedKind as ObjectKind;
 use describe::EntryDescriber;
 
 /// Rows of a table that a transaction must change to be told, unless asked otherwise.
-pub const MANY_ROWS: u64 = 1000;
+pub const DEFAULT_MIN_ROWS: u64 = 1000;
 
 /// Events read from the index at a time.
-const PAGE: usize = 2048;
+const EVENTS_PER_READ: usize = 2048;
 
 /// Commit times are in no order. An event so much earlier than what stands before it in the log is not looked for.
-const DISORDER_MICROS: i64 = 3_600_000_000;
+const COMMIT_DISORDER_MICROS: i64 = 3_600_000_000;
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
@@ -125,13 +125,13 @@ impl LogEntryKind {
 
     /// Whether it is told without being asked for.
     #[must_use]
-    pub const fn is_usual(self) -> bool {
+    pub const fn is_shown_by_default(self) -> bool {
         !matches!(self, LogEntryKind::Checkpoint | LogEntryKind::Backup)
     }
 
     /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for drops.
     #[must_use]
-    pub fn answers(self, wanted: LogEntryKind) -> bool {
+    pub fn matches_kind(self, wanted: LogEntryKind) -> bool {
         self == wanted
             || matches!(
                 (self, wanted),
@@ -186,12 +186,13 @@ pub struct LogQuery {
 impl LogQuery {
     /// Whether this is among what was asked for.
     #[must_use]
-    pub fn wants(&self, happening: &LogEntry) -> bool {
-        let after = self.since.is_none_or(|since| happening.time.is_none_or(|time| at_latest(time) >= since));
+    pub fn matches(&self, happening: &LogEntry) -> bool {
+        let after =
+            self.since.is_none_or(|since| happening.time.is_none_or(|time| latest_possible_time(time) >= since));
         let before = self.until.is_none_or(|until| happening.time.is_none_or(|time| time <= until));
         let kind = match self.kinds.as_slice() {
-            [] => happening.kind.is_usual(),
-            kinds => kinds.iter().any(|wanted| happening.kind.answers(*wanted)),
+            [] => happening.kind.is_shown_by_default(),
+            kinds => kinds.iter().any(|wanted| happening.kind.matches_kind(*wanted)),
         };
         let relation = self.relation.as_ref().is_none_or(|wanted| {
             happening.relation.as_ref().is_some_and(|name| name == wanted || without_schema(name) == wanted)
@@ -201,7 +202,7 @@ impl LogQuery {
 }
 
 /// Checkpoints carry whole seconds: what they say was then may have been up to a second later.
-fn at_latest(time: PgTime) -> PgTime {
+fn latest_possible_time(time: PgTime) -> PgTime {
     let micros = time.pg_micros();
     if micros % 1_000_000 == 0 { PgTime::from_pg_micros(micros.saturating_add(999_999)) } else { time }
 }
@@ -220,7 +221,7 @@ fn without_schema(name: &str) -> &str {
 pub enum LogError {
     /// Nothing of the cluster is archived.
     #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
-    Nothing {
+    EmptyArchive {
         /// The cluster.
         cluster: String,
     },
@@ -238,7 +239,7 @@ pub enum LogError {
     Archive(#[from] archive::ArchiveError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
-    Stopped,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for LogError {
@@ -254,7 +255,9 @@ impl LogError {
         match self {
             LogError::Index(error) => error.class(),
             LogError::Archive(error) => error.class(),
-            LogError::Nothing { .. } | LogError::UnknownTimeline { .. } | LogError::Stopped => ErrorClass::Permanent,
+            LogError::EmptyArchive { .. } | LogError::UnknownTimeline { .. } | LogError::WorkerLost => {
+                ErrorClass::Permanent
+            }
         }
     }
 }
@@ -263,7 +266,7 @@ impl From<LookupError<archive::ArchiveError>> for LogError {
     fn from(error: LookupError<archive::ArchiveError>) -> LogError {
         match error {
             LookupError::Index(error) => LogError::Index(error),
-            LookupError::Source(error) => LogError::Archive(error),
+            LookupError::Segments(error) => LogError::Archive(error),
         }
     }
 }
@@ -273,7 +276,7 @@ impl From<LookupError<archive::ArchiveError>> for LogError {
 ///
 /// # Errors
 /// [`LogError`].
-pub async fn explore(
+pub async fn read_log(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     spool: Option<Spool>,
@@ -281,29 +284,29 @@ pub async fn explore(
     tell: impl FnMut(LogEntry) -> ControlFlow<()> + Send + 'static,
 ) -> Result<(), LogError> {
     let cluster = archive.cluster().to_string();
-    let Some(identity) = archive.identity().await? else { return Err(LogError::Nothing { cluster }) };
+    let Some(identity) = archive.identity().await? else { return Err(LogError::EmptyArchive { cluster }) };
     let newest = archive.timelines().await?.into_iter().max().unwrap_or(TimelineId::FIRST);
-    let path = path(archive, question.timeline.unwrap_or(newest)).await?;
-    let lists = lists(archive, &path).await?;
+    let path = timeline_path(archive, question.timeline.unwrap_or(newest)).await?;
+    let lists = name_lists(archive, &path).await?;
     let runtime = tokio::runtime::Handle::current();
     let shelf = ArchiveSegments::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
     let (index, archive) = (Arc::clone(index), Arc::clone(archive));
     let told = tokio::task::spawn_blocking(move || {
         let growing = match spool {
-            Some(spool) => unfinished::beyond(&index.view(&cluster)?, &spool, identity.system_id),
+            Some(spool) => unfinished::unfinished_in_spool(&index.view(&cluster)?, &spool, identity.system_id),
             None => Ok(Vec::new()),
         };
         let growing = growing.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
-        let lookup = WalLookup::new(view, shelf.with(growing.clone()));
-        let names = |label: &str| Ok(runtime.block_on(archive.names(label))?);
-        LogReader { lookup: &lookup, path: &path, newest, question: &question, lists: &lists, names: &names }.run(tell)
+        let lookup = WalLookup::new(view, shelf.with_unfinished(growing.clone()));
+        let names = |label: &str| Ok(runtime.block_on(archive.name_list(label))?);
+        LogReader { lookup: &lookup, path: &path, newest, query: &question, lists: &lists, names: &names }.run(tell)
     });
-    told.await.map_err(|_gone| LogError::Stopped)?
+    told.await.map_err(|_gone| LogError::WorkerLost)?
 }
 
-async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, LogError> {
+async fn timeline_path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, LogError> {
     if timeline == TimelineId::FIRST {
         return Ok(TimelineHistory::first().path());
     }
@@ -311,7 +314,7 @@ async fn path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, L
 }
 
 /// Where backups began that have a list of names, on the path and in log order, and their labels.
-async fn lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, LogError> {
+async fn name_lists(archive: &Archive, path: &TimelinePath) -> Result<Vec<(Lsn, String)>, LogError> {
     let mut found = Vec::new();
     for object in archive.vault().list(&archive.layout().backups(), None).await?.objects {
         let trailer = match archive.vault().get_trailer(ObjectKind::Manifest, &object.key).await {
@@ -332,15 +335,15 @@ struct LogReader<'a> {
     lookup: &'a WalLookup<'a, ArchiveSegments>,
     path: &'a TimelinePath,
     newest: TimelineId,
-    question: &'a LogQuery,
+    query: &'a LogQuery,
     lists: &'a [(Lsn, String)],
     names: &'a dyn Fn(&str) -> Result<Option<NameList>, LogError>,
 }
 
 impl LogReader<'_> {
     fn run(&self, mut tell: impl FnMut(LogEntry) -> ControlFlow<()>) -> Result<(), LogError> {
-        let (from, to) = self.stretch()?;
-        let mut teller = EntryDescriber::new(self.lookup, self.path, self.newest, self.question.rows);
+        let (from, to) = self.queried_range()?;
+        let mut teller = EntryDescriber::new(self.lookup, self.path, self.newest, self.query.rows);
         // Names are those of the last list before, with what changed since; before the first list, those of that one.
         let known = self.lists.partition_point(|(start, _)| *start <= from);
         let mut lists = self.lists.get(known.saturating_sub(1)..).unwrap_or_default().iter().peekable();
@@ -350,47 +353,51 @@ impl LogReader<'_> {
         }
         let mut begin = begin;
         loop {
-            let events = self.lookup.events(self.path, &describe::KINDS, begin, to, PAGE)?;
+            let events = self.lookup.events(self.path, &describe::LOG_EVENT_TAGS, begin, to, EVENTS_PER_READ)?;
             for event in &events {
                 while let Some((_, label)) = lists.next_if(|(start, _)| *start <= event.lsn) {
                     self.read_names(&mut teller, label, true)?;
                 }
                 if event.lsn < from {
-                    teller.note(event)?;
-                } else if self.all(teller.hear(event)?, &mut tell).is_break() {
+                    teller.observe_event(event)?;
+                } else if self.emit_matching(teller.describe_event(event)?, &mut tell).is_break() {
                     return Ok(());
                 }
             }
             match events.last() {
-                Some(last) if events.len() >= PAGE => begin = last.lsn.saturating_add(1),
+                Some(last) if events.len() >= EVENTS_PER_READ => begin = last.lsn.saturating_add(1),
                 Some(_) | None => break,
             }
         }
-        let _told = self.all(teller.end()?, &mut tell);
+        let _told = self.emit_matching(teller.finish()?, &mut tell);
         Ok(())
     }
 
     /// Tells those that were asked for.
-    fn all(&self, happenings: Vec<LogEntry>, tell: &mut impl FnMut(LogEntry) -> ControlFlow<()>) -> ControlFlow<()> {
-        happenings.into_iter().filter(|happening| self.question.wants(happening)).try_for_each(tell)
+    fn emit_matching(
+        &self,
+        happenings: Vec<LogEntry>,
+        tell: &mut impl FnMut(LogEntry) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        happenings.into_iter().filter(|happening| self.query.matches(happening)).try_for_each(tell)
     }
 
     fn read_names(&self, teller: &mut EntryDescriber<'_>, label: &str, here: bool) -> Result<(), LogError> {
         if let Some(names) = (self.names)(label)? {
-            teller.read_names(&names, here);
+            teller.apply_name_list(&names, here);
         }
         Ok(())
     }
 
     /// The stretch of log in which what is asked for stands.
-    fn stretch(&self) -> Result<(Lsn, Lsn), LogError> {
-        let from = match self.question.since {
-            Some(since) => self.lookup.begin_of(self.path, since)?,
+    fn queried_range(&self) -> Result<(Lsn, Lsn), LogError> {
+        let from = match self.query.since {
+            Some(since) => self.lookup.search_start(self.path, since)?,
             None => Lsn::INVALID,
         };
-        let to = match self.question.until {
+        let to = match self.query.until {
             Some(until) => {
-                let late = PgTime::from_pg_micros(until.pg_micros().saturating_add(DISORDER_MICROS));
+                let late = PgTime::from_pg_micros(until.pg_micros().saturating_add(COMMIT_DISORDER_MICROS));
                 self.lookup.ending_after(self.path, from, late)?.map_or(Lsn::MAX, |ending| ending.lsn)
             }
             None => Lsn::MAX,

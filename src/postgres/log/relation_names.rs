@@ -48,12 +48,12 @@ pub struct RelationNames {
 }
 
 /// The first OID that is not the system's own (`FirstNormalObjectId`, `transam.h`).
-pub const FIRST_NORMAL: u32 = 16384;
+pub const FIRST_NORMAL_OID: u32 = 16384;
 
 impl RelationNames {
     /// Takes in the list that was made when a backup was taken. What is known besides stays: it may be gone by then. `here` if the log has come to
     /// that backup; else rows may not be where the list has them.
-    pub fn read(&mut self, list: &NameList, here: bool) {
+    pub fn apply_name_list(&mut self, list: &NameList, here: bool) {
         if here {
             let listed = |oid: u32| list.databases.iter().any(|one| one.row.row.oid == oid && !one.schemas.is_empty());
             self.rows.retain(|(catalog, database, _), _| *catalog != Catalog::Database && !listed(*database));
@@ -65,7 +65,7 @@ impl RelationNames {
             for (catalog, of, ListedRow { row, at }) in
                 std::iter::once((Catalog::Database, 0, &database.row)).chain(schemas).chain(relations)
             {
-                self.learn(catalog, of, row);
+                self.insert_row(catalog, of, row);
                 if here {
                     self.rows.insert((catalog, of, *at), row.clone());
                 }
@@ -74,22 +74,22 @@ impl RelationNames {
     }
 
     /// Takes in a change that the log shows. Answers the row that is gone, if one is.
-    pub fn change(&mut self, change: &CatalogChange, major: MajorVersion) -> Option<CatalogRow> {
+    pub fn apply_change(&mut self, change: &CatalogChange, major: MajorVersion) -> Option<CatalogRow> {
         let key = |place: TupleId| (change.catalog, change.database, place);
         let old = change.old.and_then(|place| self.rows.remove(&key(place)));
         let row = match &change.made {
             TupleChange::Row(row) => row.clone(),
-            TupleChange::Changed { at, bytes } => old?.with(change.catalog, *at, bytes, major)?,
+            TupleChange::Changed { at, bytes } => old?.with_patch(change.catalog, *at, bytes, major)?,
             TupleChange::Nothing => return old,
         };
-        self.learn(change.catalog, change.database, &row);
+        self.insert_row(change.catalog, change.database, &row);
         if let Some(place) = change.new {
             self.rows.insert(key(place), row);
         }
         None
     }
 
-    fn learn(&mut self, catalog: Catalog, database: u32, row: &CatalogRow) {
+    fn insert_row(&mut self, catalog: Catalog, database: u32, row: &CatalogRow) {
         match (catalog, row.relation) {
             (Catalog::Database, _) => {
                 self.databases.insert(row.oid, row.name.clone());
@@ -117,7 +117,7 @@ impl RelationNames {
 
     /// What a database is called; its OID if that is not known.
     #[must_use]
-    pub fn database(&self, oid: u32) -> String {
+    pub fn database_name(&self, oid: u32) -> String {
         self.databases.get(&oid).cloned().unwrap_or_else(|| oid.to_string())
     }
 
@@ -129,19 +129,19 @@ impl RelationNames {
 
     /// The OID of the relation that a file belongs to. Until a relation is rewritten, its file has its number.
     #[must_use]
-    pub fn owner(&self, file: RelFileLocator) -> Option<u32> {
+    pub fn relation_of_file(&self, file: RelFileLocator) -> Option<u32> {
         self.files.get(&(file.database, file.filenode)).copied()
     }
 
     /// The table that a relation stands in for while that is written anew: its name says so.
     #[must_use]
-    pub fn stands_in_for(&self, database: u32, oid: u32) -> Option<u32> {
+    pub fn rewritten_table(&self, database: u32, oid: u32) -> Option<u32> {
         self.relation(database, oid)?.name.strip_prefix("pg_temp_")?.parse().ok()
     }
 
     /// A relation as people write it, schema first.
     #[must_use]
-    pub fn spell(&self, database: u32, relation: &NamedRelation) -> String {
+    pub fn qualified_name(&self, database: u32, relation: &NamedRelation) -> String {
         let builtin = match relation.namespace {
             11 => Some("pg_catalog"),
             99 => Some("pg_toast"),
@@ -149,15 +149,15 @@ impl RelationNames {
             _ => None,
         };
         let schema = self.namespaces.get(&(database, relation.namespace)).map(String::as_str).or(builtin);
-        let schema = schema.map_or_else(|| relation.namespace.to_string(), quoted);
-        format!("{schema}.{}", quoted(&relation.name))
+        let schema = schema.map_or_else(|| relation.namespace.to_string(), quote_identifier);
+        format!("{schema}.{}", quote_identifier(&relation.name))
     }
 }
 
 /// An identifier as SQL reads it back: quoted unless it is all small letters, digits and underscores (`quote_identifier`, without its care for
 /// keywords, for these names are for people).
 #[must_use]
-pub fn quoted(name: &str) -> String {
+pub fn quote_identifier(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let begins_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     if begins_well && name.chars().all(plain) { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }

@@ -59,37 +59,37 @@ impl DurabilityLedger {
     }
 
     /// Everything of segment `number` before `until` is synced in the spool.
-    pub fn spooled(&mut self, number: SegmentNo, until: Lsn) {
-        if let Some(stage) = self.stage(number) {
+    pub fn mark_spooled(&mut self, number: SegmentNo, until: Lsn) {
+        if let Some(stage) = self.segment_progress(number) {
             stage.spooled = stage.spooled.max(until);
         }
-        self.advance();
+        self.advance_safe_lsn();
     }
 
     /// Everything of segment `number` before `until` is in the repository.
-    pub fn copied(&mut self, number: SegmentNo, until: Lsn) {
-        if let Some(stage) = self.stage(number) {
+    pub fn mark_copied(&mut self, number: SegmentNo, until: Lsn) {
+        if let Some(stage) = self.segment_progress(number) {
             stage.copied = stage.copied.max(until);
         }
-        self.advance();
+        self.advance_safe_lsn();
     }
 
     /// Segment `number` is in the repository.
-    pub fn archived(&mut self, number: SegmentNo) {
-        if let Some(stage) = self.stage(number) {
+    pub fn mark_archived(&mut self, number: SegmentNo) {
+        if let Some(stage) = self.segment_progress(number) {
             stage.archived = true;
         }
-        self.advance();
+        self.advance_safe_lsn();
     }
 
     /// Everything before `lsn` is durable for another reason: it was acknowledged on an earlier timeline, and is kept.
-    pub fn raise(&mut self, lsn: Lsn) {
+    pub fn raise_safe_lsn(&mut self, lsn: Lsn) {
         self.safe = self.safe.max(lsn);
     }
 
     /// Everything before this may be acknowledged.
     #[must_use]
-    pub const fn safe(&self) -> Lsn {
+    pub const fn safe_lsn(&self) -> Lsn {
         self.safe
     }
 
@@ -110,7 +110,7 @@ impl DurabilityLedger {
     }
 
     /// The stage of `number`, which is noted if it is new. `None` for one that is done with.
-    fn stage(&mut self, number: SegmentNo) -> Option<&mut SegmentProgress> {
+    fn segment_progress(&mut self, number: SegmentNo) -> Option<&mut SegmentProgress> {
         let first = self.stages.front()?.number;
         let mut next = self.stages.back()?.number.next();
         while next <= number {
@@ -121,7 +121,7 @@ impl DurabilityLedger {
         self.stages.get_mut(index)
     }
 
-    fn advance(&mut self) {
+    fn advance_safe_lsn(&mut self) {
         while self.stages.front().is_some_and(|first| first.archived) {
             if let Some(done) = self.stages.pop_front() {
                 self.safe = self.safe.max(done.number.end(self.size));
@@ -167,30 +167,30 @@ mod tests {
     #[test]
     fn a_gap_is_never_acknowledged() {
         let mut ledger = ledger(AcknowledgePolicy::Spool);
-        ledger.archived(SegmentNo::new(11));
-        assert_eq!(ledger.safe(), at(10, 0));
-        ledger.spooled(SegmentNo::new(12), at(12, 7));
-        assert_eq!(ledger.safe(), at(10, 0));
-        ledger.spooled(SegmentNo::new(10), at(10, 500));
-        assert_eq!(ledger.safe(), at(10, 500));
-        ledger.archived(SegmentNo::new(10));
-        assert_eq!(ledger.safe(), at(12, 7));
+        ledger.mark_archived(SegmentNo::new(11));
+        assert_eq!(ledger.safe_lsn(), at(10, 0));
+        ledger.mark_spooled(SegmentNo::new(12), at(12, 7));
+        assert_eq!(ledger.safe_lsn(), at(10, 0));
+        ledger.mark_spooled(SegmentNo::new(10), at(10, 500));
+        assert_eq!(ledger.safe_lsn(), at(10, 500));
+        ledger.mark_archived(SegmentNo::new(10));
+        assert_eq!(ledger.safe_lsn(), at(12, 7));
         assert!(ledger.is_archived(SegmentNo::new(3)) && !ledger.is_archived(SegmentNo::new(12)));
     }
 
     #[test]
     fn the_repository_alone_counts_when_told_so() {
         let mut ledger = ledger(AcknowledgePolicy::Repository);
-        ledger.spooled(SegmentNo::new(10), at(11, 0));
-        assert_eq!(ledger.safe(), at(10, 0));
-        ledger.copied(SegmentNo::new(10), at(10, 500));
-        assert_eq!(ledger.safe(), at(10, 500));
-        ledger.copied(SegmentNo::new(11), at(11, 8));
-        assert_eq!(ledger.safe(), at(10, 500));
-        ledger.archived(SegmentNo::new(10));
-        assert_eq!(ledger.safe(), at(11, 8));
-        ledger.raise(at(10, 3));
-        assert_eq!(ledger.safe(), at(11, 8), "what was acknowledged is not taken back");
+        ledger.mark_spooled(SegmentNo::new(10), at(11, 0));
+        assert_eq!(ledger.safe_lsn(), at(10, 0));
+        ledger.mark_copied(SegmentNo::new(10), at(10, 500));
+        assert_eq!(ledger.safe_lsn(), at(10, 500));
+        ledger.mark_copied(SegmentNo::new(11), at(11, 8));
+        assert_eq!(ledger.safe_lsn(), at(10, 500));
+        ledger.mark_archived(SegmentNo::new(10));
+        assert_eq!(ledger.safe_lsn(), at(11, 8));
+        ledger.raise_safe_lsn(at(10, 3));
+        assert_eq!(ledger.safe_lsn(), at(11, 8), "what was acknowledged is not taken back");
     }
 
     proptest! {
@@ -202,14 +202,14 @@ mod tests {
             for (segment, quarters, archive) in steps {
                 let number = SegmentNo::new(10 + segment);
                 if archive {
-                    ledger.archived(number);
+                    ledger.mark_archived(number);
                     durable[segment as usize] = [true; 4];
                 } else {
-                    ledger.spooled(number, at(10 + segment, quarters * MIB / 4));
+                    ledger.mark_spooled(number, at(10 + segment, quarters * MIB / 4));
                     durable[segment as usize][..quarters as usize].fill(true);
                 }
                 let safe = durable.iter().flatten().take_while(|quarter| **quarter).count() as u64;
-                prop_assert_eq!(ledger.safe(), at(10, safe * MIB / 4));
+                prop_assert_eq!(ledger.safe_lsn(), at(10, safe * MIB / 4));
             }
         }
     }

@@ -51,7 +51,7 @@ pub enum ReceiveError {
     #[error(
         "the WAL of timeline {timeline} does not go on where it was: {source}; was the server, or this machine, set back to an older state?"
     )]
-    Stream {
+    Assemble {
         /// On which timeline.
         timeline: TimelineId,
         /// What is wrong.
@@ -73,10 +73,10 @@ pub enum ReceiveError {
     History(#[from] TimelineHistoryError),
     /// A history that is not text.
     #[error("the server's history of timeline {0} is not a history file")]
-    NotHistory(TimelineId),
+    WrongHistory(TimelineId),
     /// A worker panicked.
     #[error("a worker gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for ReceiveError {
@@ -99,10 +99,10 @@ impl ReceiveError {
             ReceiveError::Spool(_)
             | ReceiveError::WrongSystem { .. }
             | ReceiveError::WrongSize { .. }
-            | ReceiveError::Stream { .. }
+            | ReceiveError::Assemble { .. }
             | ReceiveError::History(_)
-            | ReceiveError::NotHistory(_)
-            | ReceiveError::Lost => ErrorClass::Permanent,
+            | ReceiveError::WrongHistory(_)
+            | ReceiveError::WorkerLost => ErrorClass::Permanent,
         }
     }
 }

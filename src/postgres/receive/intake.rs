@@ -19,7 +19,7 @@ use crate::postgres::wal::assemble::{PartialSegment, SegmentAssembler, WalSegmen
 use crate::postgres::wire::XLogData;
 
 /// A standby that is not so many segments behind may be waited for.
-const NEAR: u64 = 3;
+const NEAR_STANDBY_SEGMENTS: u64 = 3;
 
 /// Where an intake begins.
 #[derive(Debug)]
@@ -101,9 +101,9 @@ impl TimelineIntake {
         let mut ledger = DurabilityLedger::new(policy, size, begin.segment);
         let mut tail = None;
         if let Some((file, bytes)) = begin.spooled {
-            let wrong = |source| ReceiveError::Stream { timeline: begin.timeline, source };
+            let wrong = |source| ReceiveError::Assemble { timeline: begin.timeline, source };
             assembler.push(start, &bytes).map_err(wrong)?;
-            ledger.spooled(begin.segment, start.saturating_add(bytes.len() as u64));
+            ledger.mark_spooled(begin.segment, start.saturating_add(bytes.len() as u64));
             tail = Some(file);
         }
         Ok(TimelineIntake {
@@ -135,16 +135,16 @@ impl TimelineIntake {
         self.size.segment_of(self.position()).start(self.size)
     }
 
-    pub(super) fn safe(&self) -> Lsn {
-        self.ledger.safe()
+    pub(super) fn safe_lsn(&self) -> Lsn {
+        self.ledger.safe_lsn()
     }
 
     /// What was acknowledged on another timeline stays so.
-    pub(super) fn raise(&mut self, lsn: Lsn) {
-        self.ledger.raise(lsn);
+    pub(super) fn raise_safe_lsn(&mut self, lsn: Lsn) {
+        self.ledger.raise_safe_lsn(lsn);
     }
 
-    pub(super) fn note_server_end(&mut self, end: Lsn) {
+    pub(super) fn set_server_end(&mut self, end: Lsn) {
         self.server_end = self.server_end.max(end);
     }
 
@@ -164,23 +164,24 @@ impl TimelineIntake {
     }
 
     /// Takes a piece of WAL.
-    pub(super) fn take(&mut self, wal: &XLogData, uploads: &mut SegmentUploads) -> Result<(), ReceiveError> {
-        self.note_server_end(wal.server_end);
-        while let Some(bytes) = uploads.spare() {
+    pub(super) fn push_wal(&mut self, wal: &XLogData, uploads: &mut SegmentUploads) -> Result<(), ReceiveError> {
+        self.set_server_end(wal.server_end);
+        while let Some(bytes) = uploads.spare_buffer() {
             self.assembler.recycle(bytes);
         }
-        let wrong = |source| ReceiveError::Stream { timeline: self.timeline, source };
+        let wrong = |source| ReceiveError::Assemble { timeline: self.timeline, source };
         self.assembler.push(wal.start, &wal.bytes).map_err(wrong)?;
         while let Some(segment) = self.assembler.poll() {
             let Some(number) = segment.name.number(self.size) else { continue };
             let begun = self.ledger.spooled_until(number) > number.start(self.size);
-            uploads.clocks.whole(segment.name);
+            uploads.clocks.close_segment(segment.name);
             let under_way = uploads.has_room();
             if under_way {
                 uploads.push(segment.name, segment.bytes.clone());
             }
             // Far behind, nobody waits for a commit: then a segment is not kept for the spool while it is being put.
-            let near = self.server_end.bytes_since(number.end(self.size)) < NEAR.saturating_mul(self.size.get());
+            let near = self.server_end.bytes_since(number.end(self.size))
+                < NEAR_STANDBY_SEGMENTS.saturating_mul(self.size.get());
             if !under_way || begun || (near && self.ledger.policy() == AcknowledgePolicy::Spool) {
                 self.unspooled.push_back(UnspooledSegment { segment, number, under_way, begun });
             }
@@ -189,19 +190,19 @@ impl TimelineIntake {
     }
 
     /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.
-    pub(super) fn copyable(&self) -> Option<PartialSegment<'_>> {
-        self.unfinished().filter(|_| !self.is_behind())
+    pub(super) fn segment_worth_copying(&self) -> Option<PartialSegment<'_>> {
+        self.unfinished_segment().filter(|_| !self.is_behind())
     }
 
     /// The segment under way as it is.
-    pub(super) fn unfinished(&self) -> Option<PartialSegment<'_>> {
+    pub(super) fn unfinished_segment(&self) -> Option<PartialSegment<'_>> {
         self.assembler.partial()
     }
 
     /// A piece is in every repository.
-    pub(super) fn copied(&mut self, piece: Copied) {
+    pub(super) fn mark_copied(&mut self, piece: Copied) {
         if piece.timeline == self.timeline {
-            self.ledger.copied(self.size.segment_of(piece.start), piece.end);
+            self.ledger.mark_copied(self.size.segment_of(piece.start), piece.end);
         }
     }
 
@@ -213,14 +214,14 @@ impl TimelineIntake {
     /// Whether there is something to make durable, and no commit under way.
     pub(super) fn wants_commit(&self, scope: SpoolScope, uploads: &SegmentUploads) -> bool {
         let stuck = uploads.is_stuck();
-        let mut wholes = self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck));
+        let mut wholes = self.unspooled.iter().filter(|whole| whole.is_in_scope(scope, stuck));
         self.commit.is_none()
             && (wholes.any(|whole| self.unspooled_from(whole.number, whole.segment.bytes.len()).is_some())
-                || (self.takes_tail(scope) && self.has_unspooled_tail()))
+                || (self.includes_tail(scope) && self.has_unspooled_tail()))
     }
 
     /// Whether the segment under way is to be spooled.
-    fn takes_tail(&self, scope: SpoolScope) -> bool {
+    fn includes_tail(&self, scope: SpoolScope) -> bool {
         scope != SpoolScope::Needed || (self.ledger.policy() == AcknowledgePolicy::Spool && !self.is_behind())
     }
 
@@ -250,7 +251,7 @@ impl TimelineIntake {
     pub(super) fn start_commit(&mut self, scope: SpoolScope, uploads: &SegmentUploads) {
         let stuck = uploads.is_stuck();
         let mut pieces = Vec::new();
-        for whole in self.unspooled.iter().filter(|whole| whole.is_wanted(scope, stuck)) {
+        for whole in self.unspooled.iter().filter(|whole| whole.is_in_scope(scope, stuck)) {
             let UnspooledSegment { segment, number, .. } = whole;
             if let Some((offset, from)) = self.unspooled_from(*number, segment.bytes.len()) {
                 pieces.push(UnspooledBytes {
@@ -261,11 +262,11 @@ impl TimelineIntake {
                 });
             }
         }
-        if self.takes_tail(scope) {
+        if self.includes_tail(scope) {
             pieces.extend(self.unspooled_tail());
         }
         let (spool, size, tail) = (self.spool.clone(), self.size, self.tail.take());
-        self.commit = Some(tokio::task::spawn_blocking(move || commit(&spool, size, tail, pieces)));
+        self.commit = Some(tokio::task::spawn_blocking(move || append_and_sync(&spool, size, tail, pieces)));
     }
 
     /// Waits for the end of a commit. For ever if there is none. Cancel safe: the commit goes on.
@@ -273,18 +274,18 @@ impl TimelineIntake {
         let Some(commit) = &mut self.commit else { return std::future::pending().await };
         let done = commit.await;
         self.commit = None;
-        Ok(done.map_err(|_panic| ReceiveError::Lost)??)
+        Ok(done.map_err(|_panic| ReceiveError::WorkerLost)??)
     }
 
     /// Takes note of what a commit has made durable.
-    pub(super) fn note_commit(
+    pub(super) fn apply_commit(
         &mut self,
         committed: SpoolCommit,
         uploads: &mut SegmentUploads,
     ) -> Result<(), ReceiveError> {
         self.tail = committed.tail;
         for (number, until) in committed.synced {
-            self.ledger.spooled(number, number.start(self.size).saturating_add(until));
+            self.ledger.mark_spooled(number, number.start(self.size).saturating_add(until));
         }
         let (ledger, size) = (&self.ledger, self.size);
         self.unspooled.retain(|whole| {
@@ -299,12 +300,12 @@ impl TimelineIntake {
     }
 
     /// A segment has come to its end.
-    pub(super) fn uploaded(&mut self, uploaded: UploadedSegment) -> Result<(SegmentName, Ingested), ReceiveError> {
+    pub(super) fn finish_upload(&mut self, uploaded: UploadedSegment) -> Result<(SegmentName, Ingested), ReceiveError> {
         let ingested = uploaded.result?;
         if uploaded.name.timeline() == self.timeline
             && let Some(number) = uploaded.name.number(self.size)
         {
-            self.ledger.archived(number);
+            self.ledger.mark_archived(number);
         }
         if let Some(at) = self.unspooled.iter().position(|whole| whole.segment.name == uploaded.name)
             && let Some(whole) = self.unspooled.remove(at)
@@ -331,7 +332,7 @@ impl TimelineIntake {
             }
             let work = move || {
                 for name in names {
-                    if let Err(error) = spool.remove(name) {
+                    if let Err(error) = spool.remove_segment(name) {
                         tracing::warn!(error = &error as &dyn std::error::Error, "a spool file is left over");
                     }
                 }
@@ -341,15 +342,15 @@ impl TimelineIntake {
     }
 
     /// Waits until the spool files of archived segments are gone.
-    pub(super) async fn removed(&mut self) {
+    pub(super) async fn wait_for_removal(&mut self) {
         if let Some(removal) = self.removal.take() {
             drop(removal.await);
         }
     }
 
     /// The segment under way.
-    pub(super) fn partial(&self) -> Option<WalSegment> {
-        let partial = self.unfinished()?;
+    pub(super) fn current_segment(&self) -> Option<WalSegment> {
+        let partial = self.unfinished_segment()?;
         Some(WalSegment { name: partial.name, bytes: Bytes::copy_from_slice(partial.bytes) })
     }
 
@@ -362,7 +363,7 @@ impl TimelineIntake {
         loop {
             if self.commit.is_some() {
                 let committed = self.commit_ended().await?;
-                self.note_commit(committed, uploads)?;
+                self.apply_commit(committed, uploads)?;
             } else if self.wants_commit(scope, uploads) {
                 self.start_commit(scope, uploads);
             } else {
@@ -373,13 +374,13 @@ impl TimelineIntake {
 }
 
 impl UnspooledSegment {
-    fn is_wanted(&self, scope: SpoolScope, stuck: bool) -> bool {
+    fn is_in_scope(&self, scope: SpoolScope, stuck: bool) -> bool {
         scope == SpoolScope::All || self.begun || stuck || !self.under_way
     }
 }
 
 /// Appends and syncs. Blocks.
-fn commit(
+fn append_and_sync(
     spool: &Spool,
     size: SegmentSize,
     mut tail: Option<SpoolFile>,
@@ -389,7 +390,7 @@ fn commit(
     for piece in pieces {
         let mut file = match tail.take() {
             Some(tail) if tail.name() == piece.name => tail,
-            _ => spool.append_to(piece.name, size)?.0,
+            _ => spool.open_for_append(piece.name, size)?.0,
         };
         // A file left by an earlier run may hold more than was known.
         let known = usize::try_from(file.held().saturating_sub(piece.offset)).unwrap_or(usize::MAX);

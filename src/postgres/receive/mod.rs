@@ -78,11 +78,11 @@ use segment_uploads::SegmentUploads;
 use stream_session::{StreamEnd, StreamSession};
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
-const RECONNECT: RetryPolicy =
+const RECONNECT_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 
 /// How long a clean end may take: what is on its way to the repository, and the server's farewell.
-const FAREWELL: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to receive, and how.
 #[derive(Debug, Clone)]
@@ -107,11 +107,11 @@ pub struct ReceiveSettings {
 
 impl ReceiveSettings {
     /// 10 seconds: in a day some 8,600 small puts at the most, which object stores charge a few cents for.
-    pub const COPY_EVERY: Duration = Duration::from_secs(10);
+    pub const DEFAULT_COPY_INTERVAL: Duration = Duration::from_secs(10);
     /// 48 MiB: two segments of the usual size being sealed, and one being put.
-    pub const MEMORY: u64 = 48 << 20;
+    pub const DEFAULT_MEMORY_BYTES: u64 = 48 << 20;
     /// 16 GiB: hours of a busy server, and a size that a state directory may have.
-    pub const SPOOL_LIMIT: u64 = 16 << 30;
+    pub const DEFAULT_SPOOL_BYTES: u64 = 16 << 30;
 
     /// The usual settings for a server.
     #[must_use]
@@ -121,10 +121,10 @@ impl ReceiveSettings {
             slot,
             state_dir,
             acknowledge: AcknowledgePolicy::Spool,
-            copy_every: Some(ReceiveSettings::COPY_EVERY),
+            copy_every: Some(ReceiveSettings::DEFAULT_COPY_INTERVAL),
             end: None,
-            memory: ReceiveSettings::MEMORY,
-            spool_limit: ReceiveSettings::SPOOL_LIMIT,
+            memory: ReceiveSettings::DEFAULT_MEMORY_BYTES,
+            spool_limit: ReceiveSettings::DEFAULT_SPOOL_BYTES,
         }
     }
 }
@@ -203,7 +203,7 @@ pub struct ReceiveOutcome {
 ///
 /// # Errors
 /// [`ReceiveError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
-pub async fn run(
+pub async fn receive(
     archive: &Arc<Archive>,
     settings: &ReceiveSettings,
     observer: &dyn ReceiveObserver,
@@ -213,30 +213,30 @@ pub async fn run(
         let (state_dir, archive) = (settings.state_dir.clone(), Arc::clone(archive));
         tokio::task::spawn_blocking(move || Spool::open(&state_dir, &archive))
             .await
-            .map_err(|_panic| ReceiveError::Lost)??
+            .map_err(|_panic| ReceiveError::WorkerLost)??
     };
     let _alone = spool.lock()?;
     let mut receiver = Receiver { archive, settings, observer, shutdown, spool, state: None };
     let clock = Arc::clone(archive.vault().clock());
     let seed = u64::try_from(clock.now().as_nanosecond() & i128::from(u32::MAX)).unwrap_or(1);
-    let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
+    let mut backoff = Backoff::new(RECONNECT_POLICY, clock.elapsed(), seed);
     loop {
-        let before = receiver.safe();
-        match receiver.attempt(&*clock).await {
+        let before = receiver.safe_lsn();
+        match receiver.run_attempt(&*clock).await {
             Ok(finished) => return Ok(finished),
             Err(error) if error.class() == ErrorClass::Transient && !*receiver.shutdown.borrow() => {
-                if receiver.safe() > before {
+                if receiver.safe_lsn() > before {
                     backoff.reset(clock.elapsed());
                 }
-                let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
+                let pause = backoff.next_pause(clock.elapsed()).unwrap_or(RECONNECT_POLICY.longest);
                 tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the stream of WAL broke");
                 observer.event(ReceiveEvent::Disconnected { error, pause });
-                receiver.persist().await?;
+                receiver.spool_all().await?;
                 receiver.pause(&*clock, pause).await?;
             }
             Err(error) => {
-                receiver.farewell(&*clock).await?;
-                return if *receiver.shutdown.borrow() { receiver.finished(false) } else { Err(error) };
+                receiver.finish_and_flush(&*clock).await?;
+                return if *receiver.shutdown.borrow() { receiver.outcome(false) } else { Err(error) };
             }
         }
     }
@@ -266,42 +266,42 @@ impl fmt::Debug for Receiver<'_> {
 }
 
 impl Receiver<'_> {
-    fn safe(&self) -> Lsn {
-        self.state.as_ref().map_or(Lsn::INVALID, |state| state.intake.safe())
+    fn safe_lsn(&self) -> Lsn {
+        self.state.as_ref().map_or(Lsn::INVALID, |state| state.intake.safe_lsn())
     }
 
-    fn finished(&self, reached: bool) -> Result<ReceiveOutcome, ReceiveError> {
+    fn outcome(&self, reached: bool) -> Result<ReceiveOutcome, ReceiveError> {
         let timeline = self.state.as_ref().map_or(TimelineId::FIRST, |state| state.intake.timeline());
-        Ok(ReceiveOutcome { until: self.safe(), timeline, reached })
+        Ok(ReceiveOutcome { until: self.safe_lsn(), timeline, reached })
     }
 
     /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside what comes next.
-    async fn persist(&mut self) -> Result<(), ReceiveError> {
+    async fn spool_all(&mut self) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::All, &mut state.uploads).await?;
-        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
-        state.intake.removed().await;
+        state.copies.copy_now(state.intake.unfinished_segment(), &state.uploads.clocks);
+        state.intake.wait_for_removal().await;
         Ok(())
     }
 
     /// The same at the end, where nothing comes next: waits for the repositories, but not for ever.
-    async fn farewell(&mut self, clock: &dyn Clock) -> Result<(), ReceiveError> {
-        let end = clock.elapsed().saturating_add(FAREWELL);
-        self.persist().await?;
+    async fn finish_and_flush(&mut self, clock: &dyn Clock) -> Result<(), ReceiveError> {
+        let end = clock.elapsed().saturating_add(SHUTDOWN_TIMEOUT);
+        self.spool_all().await?;
         let Some(state) = &mut self.state else { return Ok(()) };
         // What is being copied may have been begun before the last of it came.
-        let _patience_over = timeout(clock, FAREWELL, state.copies.settle()).await;
-        state.copies.look_now(state.intake.unfinished(), &state.uploads.clocks);
+        let _patience_over = timeout(clock, SHUTDOWN_TIMEOUT, state.copies.wait_until_idle()).await;
+        state.copies.copy_now(state.intake.unfinished_segment(), &state.uploads.clocks);
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
-            let Some(done) = timeout(clock, left, state.uploads.next()).await else { break };
-            let (name, ingested) = state.intake.uploaded(done)?;
-            state.copies.archived(name);
+            let Some(done) = timeout(clock, left, state.uploads.next_uploaded()).await else { break };
+            let (name, ingested) = state.intake.finish_upload(done)?;
+            state.copies.mark_archived(name);
             self.observer.event(ReceiveEvent::Archived { name, ingested });
         }
         let left = end.saturating_sub(clock.elapsed());
-        let _patience_over = timeout(clock, left, state.copies.settle()).await;
-        state.intake.removed().await;
+        let _patience_over = timeout(clock, left, state.copies.wait_until_idle()).await;
+        state.intake.wait_for_removal().await;
         Ok(())
     }
 
@@ -316,7 +316,7 @@ impl Receiver<'_> {
             let uploads = self.state.as_mut().map(|state| &mut state.uploads);
             let uploaded = async {
                 match uploads {
-                    Some(uploads) => uploads.next().await,
+                    Some(uploads) => uploads.next_uploaded().await,
                     None => std::future::pending().await,
                 }
             };
@@ -326,23 +326,23 @@ impl Receiver<'_> {
                 _ = self.shutdown.changed() => return Ok(()),
             };
             if let Some(state) = &mut self.state {
-                let (name, ingested) = state.intake.uploaded(done)?;
-                state.copies.archived(name);
+                let (name, ingested) = state.intake.finish_upload(done)?;
+                state.copies.mark_archived(name);
                 self.observer.event(ReceiveEvent::Archived { name, ingested });
             }
         }
     }
 
     /// Connects, streams timeline after timeline, and ends well or with an error.
-    async fn attempt(&mut self, clock: &dyn Clock) -> Result<ReceiveOutcome, ReceiveError> {
+    async fn run_attempt(&mut self, clock: &dyn Clock) -> Result<ReceiveOutcome, ReceiveError> {
         if *self.shutdown.borrow() {
-            return self.finished(false);
+            return self.outcome(false);
         }
         let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
-        let mut known = self.get_to_know(&mut connection).await?;
-        self.prepare(&known).await?;
+        let mut known = self.inspect_server(&mut connection).await?;
+        self.prepare_resume(&known).await?;
         loop {
-            let next = match self.stream(connection, clock).await {
+            let next = match self.stream_timeline(connection, clock).await {
                 Ok(StreamOutcome::Finished(finished)) => return Ok(finished),
                 Ok(StreamOutcome::Next(same, next)) => {
                     connection = same;
@@ -350,19 +350,21 @@ impl Receiver<'_> {
                 }
                 Err(ReceiveError::Replication(error)) if error.is_wal_removed() => {
                     self.record_gap(&known, clock, &error).await?;
-                    return Err(wire::ReplicationError::Closed(None).into());
+                    return Err(wire::ReplicationError::ConnectionClosed(None).into());
                 }
                 Err(ReceiveError::Replication(error)) if error.is_slot_lost() => return self.replace_slot(error).await,
-                Err(ReceiveError::Replication(error)) if error.is_ahead_of_server() => return Err(self.server_behind()),
+                Err(ReceiveError::Replication(error)) if error.is_ahead_of_server() => {
+                    return Err(self.server_behind_error());
+                }
                 Err(error) => return Err(error),
             };
             known.path = resume::learn_path(&mut connection, self.archive, next.timeline).await?;
-            self.follow(next).await?;
+            self.switch_timeline(next).await?;
         }
     }
 
     /// Which cluster this is, on which timelines, with which slot.
-    async fn get_to_know(&self, connection: &mut ReplicationConnection) -> Result<ResumeContext, ReceiveError> {
+    async fn inspect_server(&self, connection: &mut ReplicationConnection) -> Result<ResumeContext, ReceiveError> {
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
         if let Some(expected) = self.archive.identity().await? {
@@ -383,12 +385,12 @@ impl Receiver<'_> {
     }
 
     /// Finds where to begin, or checks that what is in memory still fits the server.
-    async fn prepare(&mut self, known: &ResumeContext) -> Result<(), ReceiveError> {
+    async fn prepare_resume(&mut self, known: &ResumeContext) -> Result<(), ReceiveError> {
         let Some(state) = &self.state else {
             let mut uploads = SegmentUploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
-                .map_err(|_no_thread| ReceiveError::Lost)?;
-            let beginning = resume::find(self.archive, &self.spool, known, &mut uploads).await?;
-            uploads.clocks.resume(resume::clocks(self.archive, &beginning, known.size).await);
+                .map_err(|_no_thread| ReceiveError::WorkerLost)?;
+            let beginning = resume::find_start(self.archive, &self.spool, known, &mut uploads).await?;
+            uploads.clocks.resume(resume::read_clock_measurements(self.archive, &beginning, known.size).await);
             let intake = TimelineIntake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
             let copies = PieceUploads::new(self.archive, known.size, self.settings.copy_every);
             self.state = Some(ReceiverState { size: known.size, intake, uploads, copies });
@@ -399,52 +401,52 @@ impl Receiver<'_> {
             Some(history) => history.path(),
             None => TimelinePath::first(),
         };
-        let common = resume::common_until(&ours, position, &known.path);
-        if common >= position && known.path.passes(timeline) {
+        let common = resume::common_end(&ours, position, &known.path);
+        if common >= position && known.path.contains_timeline(timeline) {
             return Ok(());
         }
         // The server's history leaves ours before the end of what we have.
-        self.follow(NextTimeline { timeline: known.path.timeline_at(common), start: common }).await
+        self.switch_timeline(NextTimeline { timeline: known.path.timeline_at(common), start: common }).await
     }
 
     /// Goes over to another timeline, at the beginning of the segment in which it forked off.
-    async fn follow(&mut self, next: NextTimeline) -> Result<(), ReceiveError> {
+    async fn switch_timeline(&mut self, next: NextTimeline) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
         while state.uploads.outstanding() > 0 {
             let done = tokio::select! {
-                done = state.uploads.next() => done,
-                _ = self.shutdown.changed() => return Err(wire::ReplicationError::Closed(None).into()),
+                done = state.uploads.next_uploaded() => done,
+                _ = self.shutdown.changed() => return Err(wire::ReplicationError::ConnectionClosed(None).into()),
             };
-            let (name, ingested) = state.intake.uploaded(done)?;
-            state.copies.archived(name);
+            let (name, ingested) = state.intake.finish_upload(done)?;
+            state.copies.mark_archived(name);
             self.observer.event(ReceiveEvent::Archived { name, ingested });
         }
-        let safe = state.intake.safe();
-        if let Some(partial) = state.intake.partial() {
-            resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.archived(partial.name);
+        let safe = state.intake.safe_lsn();
+        if let Some(partial) = state.intake.current_segment() {
+            resume::archive_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.mark_archived(partial.name);
             let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove(partial.name))
+            tokio::task::spawn_blocking(move || spool.remove_segment(partial.name))
                 .await
-                .map_err(|_panic| ReceiveError::Lost)??;
+                .map_err(|_panic| ReceiveError::WorkerLost)??;
         }
         let segment = state.size.segment_of(next.start);
         let beginning = IntakeStart { timeline: next.timeline, segment, spooled: None };
         let mut intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
-        intake.raise(safe.min(next.start));
+        intake.raise_safe_lsn(safe.min(next.start));
         state.intake = intake;
         self.observer.event(ReceiveEvent::Timeline { timeline: next.timeline, from: next.start });
         Ok(())
     }
 
     /// Streams the timeline that the intake is on, to its end or ours.
-    async fn stream(
+    async fn stream_timeline(
         &mut self,
         connection: ReplicationConnection,
         clock: &dyn Clock,
     ) -> Result<StreamOutcome, ReceiveError> {
-        let Some(state) = &mut self.state else { return Err(ReceiveError::Lost) };
+        let Some(state) = &mut self.state else { return Err(ReceiveError::WorkerLost) };
         let mut connection = connection;
         let timeout_text = connection.show("wal_sender_timeout").await?;
         let sender_timeout = parse_duration(&timeout_text).unwrap_or(Duration::from_secs(60));
@@ -457,7 +459,7 @@ impl Receiver<'_> {
                 "the server is a standby: commits carry the time of its primary's clock, which is not asked"
             );
         }
-        state.uploads.clocks.begin(clock.machine(), standby);
+        state.uploads.clocks.begin_stream(clock.machine(), standby);
         let mut stream = match connection.start_physical(self.settings.slot.as_ref(), from, timeline).await? {
             StartedReplication::Streaming(stream) => stream,
             StartedReplication::TimelineEnded(connection, next) => return Ok(StreamOutcome::Next(connection, next)),
@@ -470,19 +472,19 @@ impl Receiver<'_> {
             sender_timeout,
         );
         let ended = session.run(&mut stream).await?;
-        let finish = timeout(clock, FAREWELL, stream.finish()).await;
+        let finish = timeout(clock, SHUTDOWN_TIMEOUT, stream.finish()).await;
         match (ended, finish) {
             (StreamEnd::Timeline, Some(finish)) => match finish? {
                 (connection, Some(next)) => Ok(StreamOutcome::Next(connection, next)),
-                (_, None) => Err(wire::ReplicationError::Unexpected("the end of a timeline").into()),
+                (_, None) => Err(wire::ReplicationError::UnexpectedAnswer("the end of a timeline").into()),
             },
-            (StreamEnd::Timeline, None) => Err(wire::ReplicationError::Closed(None).into()),
+            (StreamEnd::Timeline, None) => Err(wire::ReplicationError::ConnectionClosed(None).into()),
             (ended, finish) => {
                 if let Some(Ok((connection, _))) = finish {
                     connection.close().await;
                 }
-                self.farewell(clock).await?;
-                Ok(StreamOutcome::Finished(self.finished(ended == StreamEnd::Reached)?))
+                self.finish_and_flush(clock).await?;
+                Ok(StreamOutcome::Finished(self.outcome(ended == StreamEnd::Reached)?))
             }
         }
     }
@@ -497,11 +499,11 @@ impl Receiver<'_> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
         let lost_from = state.intake.position();
-        let (timeline, segment) = resume::after_gap(known, lost_from);
+        let (timeline, segment) = resume::position_after_gap(known, lost_from);
         let end = segment.start(state.size);
         if end <= state.intake.stream_from() {
             // The server is not ahead of us; it has lost what it has not written yet, which makes no sense.
-            return Err(wire::ReplicationError::Unexpected("START_REPLICATION").into());
+            return Err(wire::ReplicationError::UnexpectedAnswer("START_REPLICATION").into());
         }
         let gap = Gap {
             timeline: state.intake.timeline(),
@@ -512,13 +514,13 @@ impl Receiver<'_> {
         };
         self.archive.record_gap(&gap).await?;
         self.observer.event(ReceiveEvent::Gap(gap));
-        if let Some(partial) = state.intake.partial() {
-            resume::keep_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.archived(partial.name);
+        if let Some(partial) = state.intake.current_segment() {
+            resume::archive_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+            state.copies.mark_archived(partial.name);
             let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove(partial.name))
+            tokio::task::spawn_blocking(move || spool.remove_segment(partial.name))
                 .await
-                .map_err(|_panic| ReceiveError::Lost)??;
+                .map_err(|_panic| ReceiveError::WorkerLost)??;
         }
         let beginning = IntakeStart { timeline, segment, spooled: None };
         state.intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
@@ -533,15 +535,15 @@ impl Receiver<'_> {
         connection.drop_slot(slot).await?;
         connection.create_physical_slot(slot, true).await?;
         connection.close().await;
-        Err(wire::ReplicationError::Closed(None).into())
+        Err(wire::ReplicationError::ConnectionClosed(None).into())
     }
 
-    fn server_behind(&self) -> ReceiveError {
+    fn server_behind_error(&self) -> ReceiveError {
         match &self.state {
             Some(state) => {
                 ReceiveError::ServerBehind { timeline: state.intake.timeline(), at: state.intake.stream_from() }
             }
-            None => ReceiveError::Lost,
+            None => ReceiveError::WorkerLost,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::postgres::wal::assemble::PartialSegment;
 
 /// The most bytes in one piece: what a copy takes of memory, beside its sealed form.
-const LONGEST: u64 = 16 << 20;
+const MAX_PIECE_BYTES: u64 = 16 << 20;
 
 /// The pieces of the segment under way.
 #[derive(Debug)]
@@ -59,39 +59,44 @@ impl PieceUploads {
 
     /// How long until another piece may be made of what has come up to `position`; `None` if there is nothing to wait for.
     pub(super) fn until_due(&self, position: Lsn, now: Duration) -> Option<Duration> {
-        let idle = self.every.is_some() && self.under_way.is_none() && self.until() < position;
+        let idle = self.every.is_some() && self.under_way.is_none() && self.copied_until() < position;
         idle.then(|| self.due.saturating_sub(now))
     }
 
     /// Up to where the segment under way is copied.
-    fn until(&self) -> Lsn {
+    fn copied_until(&self) -> Lsn {
         self.made.last().map_or(Lsn::INVALID, |piece| piece.end)
     }
 
     /// Begins to copy what has come since the last piece, if it is time.
-    pub(super) fn look(&mut self, partial: Option<PartialSegment<'_>>, now: Duration, clocks: &ServerClockNotes) {
+    pub(super) fn copy_if_due(
+        &mut self,
+        partial: Option<PartialSegment<'_>>,
+        now: Duration,
+        clocks: &ServerClockNotes,
+    ) {
         let (Some(every), Some(partial), None) = (self.every, partial, &self.under_way) else { return };
-        if now >= self.due && self.begin(&partial, clocks) {
+        if now >= self.due && self.start_copy(&partial, clocks) {
             self.due = now.saturating_add(every);
         }
     }
 
     /// The same without regard to the time; for when there may be no other.
-    pub(super) fn look_now(&mut self, partial: Option<PartialSegment<'_>>, clocks: &ServerClockNotes) {
+    pub(super) fn copy_now(&mut self, partial: Option<PartialSegment<'_>>, clocks: &ServerClockNotes) {
         if let (Some(_), Some(partial), None) = (self.every, partial, &self.under_way) {
-            self.begin(&partial, clocks);
+            self.start_copy(&partial, clocks);
         }
     }
 
-    fn begin(&mut self, partial: &PartialSegment<'_>, clocks: &ServerClockNotes) -> bool {
+    fn start_copy(&mut self, partial: &PartialSegment<'_>, clocks: &ServerClockNotes) -> bool {
         let Some(start) = partial.name.number(self.size).map(|number| number.start(self.size)) else { return false };
         if self.segment != Some(partial.name) {
             self.segment = Some(partial.name);
             self.made.clear();
         }
-        let copied = self.until().max(start);
-        let end = start.saturating_add(partial.bytes.len() as u64).min(copied.saturating_add(LONGEST));
-        let swallowed = pieces::swallowed(&self.made, end, LONGEST);
+        let copied = self.copied_until().max(start);
+        let end = start.saturating_add(partial.bytes.len() as u64).min(copied.saturating_add(MAX_PIECE_BYTES));
+        let swallowed = pieces::count_merged_pieces(&self.made, end, MAX_PIECE_BYTES);
         let small = self.made.split_off(self.made.len().saturating_sub(swallowed));
         let from = small.first().map_or(copied, |piece| piece.start);
         let range = (from.bytes_since(start), end.bytes_since(start));
@@ -102,11 +107,11 @@ impl PieceUploads {
         };
         let (archive, bytes, timeline) =
             (Arc::clone(&self.archive), Bytes::copy_from_slice(bytes), partial.name.timeline());
-        let note = clocks.note();
+        let note = clocks.current_note();
         self.unswept = true;
         self.made.extend(small.iter().copied());
         self.under_way = Some(tokio::spawn(async move {
-            let piece = archive.put_noted_piece(timeline, from, bytes, note).await?;
+            let piece = archive.put_piece_with_note(timeline, from, bytes, note).await?;
             if let Err(error) = archive.remove_pieces(&small).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "pieces of WAL are left over");
             }
@@ -116,30 +121,30 @@ impl PieceUploads {
     }
 
     /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is now copied.
-    pub(super) async fn ended(&mut self) -> Option<WalPiece> {
+    pub(super) async fn next_finished(&mut self) -> Option<WalPiece> {
         loop {
             if let Some(under_way) = &mut self.under_way {
                 let done = under_way.await;
                 self.under_way = None;
-                return self.note(done.ok()?);
+                return self.finish_copy(done.ok()?);
             }
             // On a server that has nothing to say there is no next piece that would sweep again.
             let Some(sweep) = self.sweep.as_mut().filter(|_| self.again) else { return std::future::pending().await };
             drop(sweep.await);
             self.sweep = None;
-            self.sweep();
+            self.start_sweep();
         }
     }
 
-    /// What [`PieceUploads::ended`] would say at once.
-    pub(super) fn try_ended(&mut self) -> Option<WalPiece> {
+    /// What [`PieceUploads::next_finished`] would say at once.
+    pub(super) fn try_next_finished(&mut self) -> Option<WalPiece> {
         self.under_way.as_ref().filter(|under_way| under_way.is_finished())?;
-        self.ended().now_or_never().flatten()
+        self.next_finished().now_or_never().flatten()
     }
 
-    fn note(&mut self, done: Result<WalPiece, archive::ArchiveError>) -> Option<WalPiece> {
+    fn finish_copy(&mut self, done: Result<WalPiece, archive::ArchiveError>) -> Option<WalPiece> {
         if std::mem::take(&mut self.again) {
-            self.sweep();
+            self.start_sweep();
         }
         match done {
             Ok(piece) => {
@@ -160,15 +165,15 @@ impl PieceUploads {
     }
 
     /// A segment is archived, whole or up to where its timeline ended: its pieces may go.
-    pub(super) fn archived(&mut self, name: SegmentName) {
+    pub(super) fn mark_archived(&mut self, name: SegmentName) {
         if self.segment == Some(name) {
             self.segment = None;
             self.made.clear();
         }
-        self.sweep();
+        self.start_sweep();
     }
 
-    fn sweep(&mut self) {
+    fn start_sweep(&mut self) {
         let sweeping = self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished());
         // What is being put now may be of that segment.
         self.again = sweeping || self.under_way.is_some();
@@ -186,9 +191,9 @@ impl PieceUploads {
     }
 
     /// Waits for what is under way.
-    pub(super) async fn settle(&mut self) {
+    pub(super) async fn wait_until_idle(&mut self) {
         if self.under_way.is_some() {
-            let _ended = self.ended().await;
+            let _ended = self.next_finished().await;
         }
         if let Some(sweep) = self.sweep.take() {
             drop(sweep.await);
@@ -218,7 +223,7 @@ mod tests {
             copies.segment = Some(*name);
         }
         for (_, (name, _)) in &segments {
-            copies.archived(*name);
+            copies.mark_archived(*name);
         }
         while !copies.sweep.as_ref().unwrap().is_finished() {
             tokio::task::yield_now().await;
@@ -226,8 +231,8 @@ mod tests {
         for (_, (name, bytes)) in segments {
             archive.put_segment(name, bytes).await.unwrap();
         }
-        let _nothing_ends = tokio::time::timeout(Duration::from_secs(1), copies.ended()).await;
-        copies.settle().await;
-        assert_eq!(archive.pieces(None).await.unwrap(), []);
+        let _nothing_ends = tokio::time::timeout(Duration::from_secs(1), copies.next_finished()).await;
+        copies.wait_until_idle().await;
+        assert_eq!(archive.list_pieces(None).await.unwrap(), []);
     }
 }

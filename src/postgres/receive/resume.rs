@@ -63,12 +63,12 @@ fn parse_history(
     timeline: TimelineId,
     text: &Bytes,
 ) -> Result<crate::postgres::format::timeline::TimelineHistory, ReceiveError> {
-    let text = std::str::from_utf8(text).map_err(|_binary| ReceiveError::NotHistory(timeline))?;
+    let text = std::str::from_utf8(text).map_err(|_binary| ReceiveError::WrongHistory(timeline))?;
     Ok(crate::postgres::format::timeline::TimelineHistory::parse(timeline, text)?)
 }
 
 /// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where it belongs.
-pub(super) async fn find(
+pub(super) async fn find_start(
     archive: &Arc<Archive>,
     spool: &Spool,
     known: &ResumeContext,
@@ -76,30 +76,36 @@ pub(super) async fn find(
 ) -> Result<IntakeStart, ReceiveError> {
     let listed = {
         let spool = spool.clone();
-        tokio::task::spawn_blocking(move || spool.list()).await.map_err(|_panic| ReceiveError::Lost)??
+        tokio::task::spawn_blocking(move || spool.list_segments())
+            .await
+            .map_err(|_panic| ReceiveError::WorkerLost)??
     };
     let (timeline, first) = first_missing(archive, known, &listed).await?;
     let mut next = first;
     while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
         let (of_task, size) = (spool.clone(), known.size);
-        let opened = tokio::task::spawn_blocking(move || of_task.append_to(name, size)).await;
-        let (tail, bytes) = opened.map_err(|_panic| ReceiveError::Lost)??;
+        let opened = tokio::task::spawn_blocking(move || of_task.open_for_append(name, size)).await;
+        let (tail, bytes) = opened.map_err(|_panic| ReceiveError::WorkerLost)??;
         if bytes.len() < known.size.len() {
-            settle(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
+            settle_leftovers(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
             return Ok(IntakeStart { timeline, segment: next, spooled: Some((tail, bytes)) });
         }
         uploads.push_spooled(name);
         next = next.next();
     }
-    settle(archive, spool, known, &listed, (timeline, first), None).await?;
+    settle_leftovers(archive, spool, known, &listed, (timeline, first), None).await?;
     // Whole segments that are only spooled yet are durable here; the stream goes on after them.
     Ok(IntakeStart { timeline, segment: next, spooled: None })
 }
 
 /// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it that could not wait.
-pub(super) async fn clocks(archive: &Archive, beginning: &IntakeStart, size: SegmentSize) -> Vec<ClockMeasurement> {
+pub(super) async fn read_clock_measurements(
+    archive: &Archive,
+    beginning: &IntakeStart,
+    size: SegmentSize,
+) -> Vec<ClockMeasurement> {
     let Some(name) = SegmentName::new(beginning.timeline, beginning.segment, size) else { return Vec::new() };
-    let found = archive.clocks(name).await;
+    let found = archive.clock_measurements(name).await;
     found
         .inspect_err(|error| tracing::debug!(%error, "what was measured of the server's clock is not read"))
         .unwrap_or_default()
@@ -126,10 +132,10 @@ async fn first_missing(
         if let Some(fork) = span.end.filter(|fork| after.start(size) > *fork) {
             return Ok((known.path.timeline_at(fork), size.segment_of(fork)));
         }
-        let missing = fill_hole(archive, known, timeline, after).await?;
+        let missing = first_segment_to_fill(archive, known, timeline, after).await?;
         return Ok((
             timeline,
-            if missing == after { beyond_gap(archive, size, timeline, after).await? } else { missing },
+            if missing == after { segment_after_gap(archive, size, timeline, after).await? } else { missing },
         ));
     }
     let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
@@ -137,7 +143,7 @@ async fn first_missing(
 }
 
 /// Up to where two ways through the timelines are one, if ours has come to `position`.
-pub(super) fn common_until(ours: &TimelinePath, position: Lsn, theirs: &TimelinePath) -> Lsn {
+pub(super) fn common_end(ours: &TimelinePath, position: Lsn, theirs: &TimelinePath) -> Lsn {
     let shared =
         ours.spans().iter().zip(theirs.spans()).take_while(|(our, their)| our.timeline == their.timeline).last();
     let Some((our, their)) = shared else { return Lsn::INVALID };
@@ -146,7 +152,7 @@ pub(super) fn common_until(ours: &TimelinePath, position: Lsn, theirs: &Timeline
 }
 
 /// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did not have it.
-async fn beyond_gap(
+async fn segment_after_gap(
     archive: &Archive,
     size: SegmentSize,
     timeline: TimelineId,
@@ -158,7 +164,7 @@ async fn beyond_gap(
 }
 
 /// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.
-async fn fill_hole(
+async fn first_segment_to_fill(
     archive: &Arc<Archive>,
     known: &ResumeContext,
     timeline: TimelineId,
@@ -182,7 +188,7 @@ async fn fill_hole(
 }
 
 /// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is archived first.
-async fn settle(
+async fn settle_leftovers(
     archive: &Arc<Archive>,
     spool: &Spool,
     known: &ResumeContext,
@@ -199,11 +205,13 @@ async fn settle(
             }
         }
         let (of_task, size) = (spool.clone(), known.size);
-        let read = tokio::task::spawn_blocking(move || of_task.read(name, size)).await;
-        let bytes = read.map_err(|_panic| ReceiveError::Lost)??;
-        keep_tail(archive, name, bytes, known.size).await?;
+        let read = tokio::task::spawn_blocking(move || of_task.read_segment(name, size)).await;
+        let bytes = read.map_err(|_panic| ReceiveError::WorkerLost)??;
+        archive_tail(archive, name, bytes, known.size).await?;
         let of_task = spool.clone();
-        tokio::task::spawn_blocking(move || of_task.remove(name)).await.map_err(|_panic| ReceiveError::Lost)??;
+        tokio::task::spawn_blocking(move || of_task.remove_segment(name))
+            .await
+            .map_err(|_panic| ReceiveError::WorkerLost)??;
     }
     Ok(())
 }
@@ -211,7 +219,7 @@ async fn settle(
 /// Archives what has come of a segment that will not be continued. A whole one goes under its own name; a part of one under the segment's name
 /// and its own length, `….00A2B0C8.tail`: PostgreSQL may archive a `.partial` of the same segment with other bytes behind the end, so that name
 /// is left to it.
-pub(super) async fn keep_tail(
+pub(super) async fn archive_tail(
     archive: &Arc<Archive>,
     name: SegmentName,
     bytes: Bytes,
@@ -232,7 +240,7 @@ pub(super) async fn keep_tail(
 }
 
 /// The position from which on a server that no longer has ours can still send: what its slot holds, or where it is now.
-pub(super) fn after_gap(known: &ResumeContext, lost_from: Lsn) -> (TimelineId, SegmentNo) {
+pub(super) fn position_after_gap(known: &ResumeContext, lost_from: Lsn) -> (TimelineId, SegmentNo) {
     let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
     let position = restart.unwrap_or(known.identity.flushed);
     (known.path.timeline_at(position), known.size.segment_of(position))
@@ -240,7 +248,7 @@ pub(super) fn after_gap(known: &ResumeContext, lost_from: Lsn) -> (TimelineId, S
 
 #[cfg(test)]
 mod tests {
-    use super::common_until;
+    use super::common_end;
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
 
@@ -264,7 +272,7 @@ mod tests {
             (&four, 0x9000, &two, 0x5000),
             (&two, 0x2800, &two, 0x2800),
         ] {
-            assert_eq!(common_until(ours, Lsn::new(position), theirs), Lsn::new(expected));
+            assert_eq!(common_end(ours, Lsn::new(position), theirs), Lsn::new(expected));
         }
     }
 }

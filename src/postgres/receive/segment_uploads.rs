@@ -18,7 +18,7 @@ use crate::base::pipeline::WorkerStage;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive;
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::ingest::{IngestError, Ingested, PreparedSegment, prepare_noted};
+use crate::postgres::archive::ingest::{IngestError, Ingested, PreparedSegment, prepare_segment_with_note};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::vault::repository;
@@ -30,15 +30,15 @@ use super::server_clock::ServerClockNotes;
 use crate::vault;
 
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
-const PAUSES: RetryPolicy =
+const UPLOAD_RETRY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
 
 /// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// Sealed segments that may be on their way beside those in memory: while one is synced, others are sealed. At the fastest level each has half of its
 /// segment's size.
-const SEALED_LIMIT: usize = 2;
+const MAX_SEALED_SEGMENTS: usize = 2;
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,7 +114,7 @@ impl SegmentUploads {
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
         let work = WorkerStage::start("seal", threads.min(limit), limit, move |job: SealJob| {
-            (prepare_noted(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
+            (prepare_segment_with_note(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
         })?;
         let adaptive = matches!(archive.vault().level(), CompressionLevel::Auto).then(AdaptiveLevel::new);
         Ok(SegmentUploads {
@@ -139,7 +139,7 @@ impl SegmentUploads {
     }
 
     fn may_start(&self) -> bool {
-        self.load.borrow().plain < self.limit && self.tasks.len() < self.limit + SEALED_LIMIT
+        self.load.borrow().plain < self.limit && self.tasks.len() < self.limit + MAX_SEALED_SEGMENTS
     }
 
     /// Whether the repository does not take what is under way, so that the spool must.
@@ -148,7 +148,7 @@ impl SegmentUploads {
     }
 
     /// Hears when there may be room again, or something is stuck.
-    pub(super) fn watch(&self) -> watch::Receiver<UploadLoad> {
+    pub(super) fn subscribe_load(&self) -> watch::Receiver<UploadLoad> {
         self.load.subscribe()
     }
 
@@ -164,24 +164,24 @@ impl SegmentUploads {
 
     /// Sends a segment on its way.
     pub(super) fn push(&mut self, name: SegmentName, bytes: Bytes) {
-        self.spawn(name, Some(bytes));
+        self.start_upload(name, Some(bytes));
     }
 
     /// Sends a segment on its way once there is room. It is whole in the spool.
     pub(super) fn push_spooled(&mut self, name: SegmentName) {
         self.waiting.push_back(name);
-        self.fill();
+        self.start_waiting();
     }
 
-    fn fill(&mut self) {
+    fn start_waiting(&mut self) {
         while self.may_start()
             && let Some(name) = self.waiting.pop_front()
         {
-            self.spawn(name, None);
+            self.start_upload(name, None);
         }
     }
 
-    fn spawn(&mut self, name: SegmentName, bytes: Option<Bytes>) {
+    fn start_upload(&mut self, name: SegmentName, bytes: Option<Bytes>) {
         let level = match &mut self.adaptive {
             Some(adaptive) => {
                 // The last place is taken by the segment that is being pushed: when all others are, its feeder has waited or is about to.
@@ -196,7 +196,7 @@ impl SegmentUploads {
             size: self.size,
             work: Arc::clone(&self.work),
             load: self.load.clone(),
-            note: self.clocks.note_of(name),
+            note: self.clocks.segment_note(name),
             spare: self.spare.0.clone(),
         };
         self.load.send_modify(|load| load.plain += 1);
@@ -207,17 +207,17 @@ impl SegmentUploads {
     }
 
     /// The bytes of a segment that is sealed.
-    pub(super) fn spare(&mut self) -> Option<Bytes> {
+    pub(super) fn spare_buffer(&mut self) -> Option<Bytes> {
         self.spare.1.try_recv().ok()
     }
 
     /// The next segment that is done. Waits for ever if none is under way. Cancel safe.
-    pub(super) async fn next(&mut self) -> UploadedSegment {
+    pub(super) async fn next_uploaded(&mut self) -> UploadedSegment {
         loop {
             match self.tasks.join_next().await {
                 Some(Ok(uploaded)) => {
-                    self.clocks.forget(uploaded.name);
-                    self.fill();
+                    self.clocks.forget_segment(uploaded.name);
+                    self.start_waiting();
                     return uploaded;
                 }
                 // A task that panics takes its segment with it: it stays unacknowledged, and the server has it still.
@@ -228,10 +228,10 @@ impl SegmentUploads {
     }
 
     /// A segment that is done already.
-    pub(super) fn try_next(&mut self) -> Option<UploadedSegment> {
+    pub(super) fn try_next_uploaded(&mut self) -> Option<UploadedSegment> {
         let done = self.tasks.try_join_next()?.ok();
-        done.iter().for_each(|uploaded| self.clocks.forget(uploaded.name));
-        self.fill();
+        done.iter().for_each(|uploaded| self.clocks.forget_segment(uploaded.name));
+        self.start_waiting();
         done
     }
 }
@@ -259,39 +259,39 @@ impl SegmentUpload {
             Some(bytes) => bytes,
             None => {
                 let (spool, size) = (self.spool.clone(), self.size);
-                tokio::task::spawn_blocking(move || spool.read(name, size))
+                tokio::task::spawn_blocking(move || spool.read_segment(name, size))
                     .await
-                    .map_err(|_panic| ReceiveError::Lost)??
+                    .map_err(|_panic| ReceiveError::WorkerLost)??
             }
         };
         let job = SealJob { name, bytes, level, note: self.note };
-        let pending = self.work.submit(job).await.map_err(|_gone| ReceiveError::Lost)?;
-        let (prepared, bytes) = pending.wait().await.map_err(|_gone| ReceiveError::Lost)?;
+        let pending = self.work.submit(job).await.map_err(|_gone| ReceiveError::WorkerLost)?;
+        let (prepared, bytes) = pending.wait().await.map_err(|_gone| ReceiveError::WorkerLost)?;
         // Without a receiver there is no next segment.
         drop(self.spare.send(bytes));
-        plain.forget();
+        plain.count_out();
         let prepared = prepared?;
         let clock = self.archive.vault().clock();
         let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
-        let mut backoff = Backoff::new(PAUSES, clock.elapsed(), seed);
+        let mut backoff = Backoff::new(UPLOAD_RETRY, clock.elapsed(), seed);
         let mut stuck = LoadGuard { load: &self.load, count: |load| &mut load.stuck, counted: false };
         loop {
             let committed = {
-                let mut commit = std::pin::pin!(self.archive.commit(prepared.clone()));
-                match timeout(&**clock, PATIENCE, commit.as_mut()).await {
+                let mut commit = std::pin::pin!(self.archive.commit_segment(prepared.clone()));
+                match timeout(&**clock, STUCK_AFTER, commit.as_mut()).await {
                     Some(committed) => committed,
                     // The repository tries again by itself, for minutes; nobody should wait for their commit that long.
                     None => {
-                        stuck.note();
+                        stuck.count_in();
                         commit.await
                     }
                 }
             };
             match committed {
                 Ok(ingested) => return Ok(ingested),
-                Err(error) if may_pass(&error, &self.archive) => {
-                    stuck.note();
-                    let pause = backoff.pause(clock.elapsed()).unwrap_or(PAUSES.longest);
+                Err(error) if is_retryable(&error, &self.archive) => {
+                    stuck.count_in();
+                    let pause = backoff.next_pause(clock.elapsed()).unwrap_or(UPLOAD_RETRY.longest);
                     tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
                     clock.sleep(pause).await;
                 }
@@ -303,7 +303,7 @@ impl SegmentUpload {
 
 /// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one that was not is not looked for
 /// any more.
-fn may_pass(error: &IngestError, archive: &Archive) -> bool {
+fn is_retryable(error: &IngestError, archive: &Archive) -> bool {
     let unmounted = match error {
         IngestError::Archive(archive::ArchiveError::Vault(vault::VaultError::Repository { name, source })) => {
             let opened = archive.vault().repositories().any(|(opened, _)| opened == name);
@@ -322,14 +322,14 @@ struct LoadGuard<'a> {
 }
 
 impl LoadGuard<'_> {
-    fn note(&mut self) {
+    fn count_in(&mut self) {
         if !self.counted {
             self.counted = true;
             self.load.send_modify(|load| *(self.count)(load) += 1);
         }
     }
 
-    fn forget(&mut self) {
+    fn count_out(&mut self) {
         if self.counted {
             self.counted = false;
             self.load.send_modify(|load| *(self.count)(load) -= 1);
@@ -339,7 +339,7 @@ impl LoadGuard<'_> {
 
 impl Drop for LoadGuard<'_> {
     fn drop(&mut self) {
-        self.forget();
+        self.count_out();
     }
 }
 
@@ -363,11 +363,11 @@ mod tests {
         std::fs::remove_file(&marker).unwrap();
         let (name, bytes) = segment(7, 3, b"a", 9);
         uploads.push(name, bytes.clone());
-        let early = tokio::time::timeout(Duration::from_secs(1), uploads.next()).await;
+        let early = tokio::time::timeout(Duration::from_secs(1), uploads.next_uploaded()).await;
         assert!(early.is_err(), "{early:?}");
         assert_eq!((uploads.is_stuck(), archive.segment(name).await.unwrap()), (true, None));
         std::fs::write(&marker, text).unwrap();
-        uploads.next().await.result.unwrap();
+        uploads.next_uploaded().await.result.unwrap();
         assert_eq!(archive.segment(name).await.unwrap(), Some(bytes));
     }
 }

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::base::clock::{ASK_EVERY, ClockMeasurement, ClockOffset, FAR, LONGEST_TRIP, Machine, note};
-use crate::postgres::archive::clock_notes::to_note;
+use crate::base::clock::{
+    CLOCK_PROBE_INTERVAL, ClockMeasurement, ClockOffset, MAX_ROUND_TRIP, Machine, OFFSET_WARNING, append_measurement,
+};
+use crate::postgres::archive::clock_notes::encode_clock_note;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::format::time::PgTime;
 
 /// Notes of segments that are not in the repository yet. More segments than this are never between: it is the spool's limit in segments of
 /// a megabyte.
-const KEPT: usize = 16 << 10;
+const MAX_KEPT_NOTES: usize = 16 << 10;
 
 /// What is known of the server's clock.
 #[derive(Debug, Default)]
@@ -42,20 +44,20 @@ impl ServerClockNotes {
     }
 
     /// A stream begins that comes to this machine, perhaps from a standby.
-    pub(super) fn begin(&mut self, machine: Option<Machine>, standby: bool) {
+    pub(super) fn begin_stream(&mut self, machine: Option<Machine>, standby: bool) {
         (self.machine, self.standby) = (machine, standby);
     }
 
     /// Takes in an answer that was asked for, and came `trip` after the question.
-    pub(super) fn answered(&mut self, sent: PgTime, came: Timestamp, trip: Duration) {
-        let tells = trip <= LONGEST_TRIP && !self.standby;
+    pub(super) fn add_answer(&mut self, sent: PgTime, came: Timestamp, trip: Duration) {
+        let tells = trip <= MAX_ROUND_TRIP && !self.standby;
         let Some(sent) = sent.to_timestamp().filter(|_| tells) else { return };
-        let offset = ClockOffset::of_answer(sent, came, trip);
-        let measured = ClockMeasurement::once(came, offset).by(self.machine);
+        let offset = ClockOffset::from_answer(sent, came, trip);
+        let measured = ClockMeasurement::single(came, offset).against_machine(self.machine);
         tracing::trace!(%offset, "asked the server for its clock");
-        note(&mut self.spans, measured);
+        append_measurement(&mut self.spans, measured);
         self.last = Some(measured);
-        let far = offset.certain() > FAR;
+        let far = offset.certain_skew() > OFFSET_WARNING;
         if far && !self.far {
             tracing::warn!(
                 "the server's clock is {offset} this machine's; times of commits are by the server's clock, so a target time is too: see to NTP on both"
@@ -67,25 +69,25 @@ impl ServerClockNotes {
     }
 
     /// What there is to say of the segment under way.
-    pub(super) fn note(&self) -> Vec<u8> {
-        to_note(&self.spans)
+    pub(super) fn current_note(&self) -> Vec<u8> {
+        encode_clock_note(&self.spans)
     }
 
     /// A segment is whole: what was measured since it began is its own, and the last of it also that of the next one.
-    pub(super) fn whole(&mut self, name: SegmentName) {
-        if self.whole.len() < KEPT {
-            self.whole.insert(name, self.note());
+    pub(super) fn close_segment(&mut self, name: SegmentName) {
+        if self.whole.len() < MAX_KEPT_NOTES {
+            self.whole.insert(name, self.current_note());
         }
         self.spans = self.last.into_iter().collect();
     }
 
     /// What there is to say of a whole segment.
-    pub(super) fn note_of(&self, name: SegmentName) -> Vec<u8> {
+    pub(super) fn segment_note(&self, name: SegmentName) -> Vec<u8> {
         self.whole.get(&name).cloned().unwrap_or_default()
     }
 
     /// A segment is in the repository.
-    pub(super) fn forget(&mut self, name: SegmentName) {
+    pub(super) fn forget_segment(&mut self, name: SegmentName) {
         self.whole.remove(&name);
     }
 }
@@ -100,7 +102,7 @@ pub(super) struct ClockProbe {
 
 impl ClockProbe {
     /// The first one is due.
-    pub(super) const fn due_at(now: Duration) -> ClockProbe {
+    pub(super) const fn first_due_at(now: Duration) -> ClockProbe {
         ClockProbe { sent: None, due: now }
     }
 
@@ -115,12 +117,12 @@ impl ClockProbe {
     }
 
     /// One is sent.
-    pub(super) fn send(&mut self, now: Duration) {
-        *self = ClockProbe { sent: Some(now), due: now.saturating_add(ASK_EVERY) };
+    pub(super) fn mark_sent(&mut self, now: Duration) {
+        *self = ClockProbe { sent: Some(now), due: now.saturating_add(CLOCK_PROBE_INTERVAL) };
     }
 
     /// The answer has come; how long after the question. `None` if nothing was asked.
-    pub(super) fn answer(&mut self, now: Duration) -> Option<Duration> {
+    pub(super) fn mark_answered(&mut self, now: Duration) -> Option<Duration> {
         self.sent.take().map(|sent| now.saturating_sub(sent))
     }
 }
@@ -130,8 +132,8 @@ mod tests {
     use std::time::Duration;
 
     use super::{ClockProbe, ServerClockNotes};
-    use crate::base::clock::{ASK_EVERY, Clock, LONGEST_TRIP, Machine, ManualClock};
-    use crate::postgres::archive::clock_notes::of_note;
+    use crate::base::clock::{CLOCK_PROBE_INTERVAL, Clock, MAX_ROUND_TRIP, Machine, ManualClock};
+    use crate::postgres::archive::clock_notes::parse_clock_note;
     use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
     use crate::postgres::format::time::PgTime;
     use crate::postgres::format::timeline::TimelineId;
@@ -139,12 +141,15 @@ mod tests {
     #[test]
     fn one_question_at_a_time() {
         let second = Duration::from_secs(1);
-        let mut question = ClockProbe::due_at(second);
+        let mut question = ClockProbe::first_due_at(second);
         assert!(!question.is_due(Duration::ZERO) && question.is_due(second));
-        assert_eq!(question.answer(second), None, "an answer to no question");
-        question.send(second);
-        assert_eq!((question.until_due(20 * ASK_EVERY), question.answer(3 * second)), (None, Some(2 * second)));
-        assert_eq!(question.until_due(second), Some(ASK_EVERY));
+        assert_eq!(question.mark_answered(second), None, "an answer to no question");
+        question.mark_sent(second);
+        assert_eq!(
+            (question.until_due(20 * CLOCK_PROBE_INTERVAL), question.mark_answered(3 * second)),
+            (None, Some(2 * second))
+        );
+        assert_eq!(question.until_due(second), Some(CLOCK_PROBE_INTERVAL));
     }
 
     #[test]
@@ -155,9 +160,9 @@ mod tests {
             SegmentName::new(TimelineId::FIRST, SegmentNo::new(number), SegmentSize::new(1 << 20).unwrap()).unwrap()
         };
         let ask = |clocks: &mut ServerClockNotes, ahead: u64, trip: Duration| {
-            clock.advance(ASK_EVERY);
+            clock.advance(CLOCK_PROBE_INTERVAL);
             let shown = clock.now() + Duration::from_secs(ahead);
-            clocks.answered(PgTime::from_timestamp(shown), clock.now(), trip);
+            clocks.add_answer(PgTime::from_timestamp(shown), clock.now(), trip);
         };
         let at = |spans: &[crate::base::clock::ClockMeasurement]| -> Vec<(i64, i64, i64)> {
             let start = clock.now().as_second() / 86_400 * 86_400;
@@ -165,35 +170,35 @@ mod tests {
         };
         ask(&mut clocks, 1, Duration::ZERO);
         ask(&mut clocks, 2, Duration::ZERO);
-        ask(&mut clocks, 900, LONGEST_TRIP * 2);
-        clocks.whole(name(1));
-        clocks.whole(name(2));
+        ask(&mut clocks, 900, MAX_ROUND_TRIP * 2);
+        clocks.close_segment(name(1));
+        clocks.close_segment(name(2));
         ask(&mut clocks, 3, Duration::ZERO);
         for (number, expected) in [(1, (10, 20, 1_000_000)), (2, (20, 20, 2_000_000))] {
-            assert_eq!(at(&of_note(&clocks.note_of(name(number)))), [expected]);
-            clocks.forget(name(number));
-            assert!(clocks.note_of(name(number)).is_empty());
+            assert_eq!(at(&parse_clock_note(&clocks.segment_note(name(number)))), [expected]);
+            clocks.forget_segment(name(number));
+            assert!(clocks.segment_note(name(number)).is_empty());
         }
-        assert_eq!(at(&of_note(&clocks.note())), [(20, 40, 2_000_000)]);
+        assert_eq!(at(&parse_clock_note(&clocks.current_note())), [(20, 40, 2_000_000)]);
     }
 
     #[test]
     fn the_clock_of_a_standby_is_not_kept() {
         let clock = ManualClock::standing_at("2026-11-23T00:00:00Z".parse().unwrap());
         let mut clocks = ServerClockNotes::default();
-        let machine = Machine::of_boot("one");
+        let machine = Machine::from_boot_id("one");
         let answer = |clocks: &mut ServerClockNotes| {
-            clock.advance(ASK_EVERY);
-            clocks.answered(PgTime::from_timestamp(clock.now()), clock.now(), Duration::ZERO);
+            clock.advance(CLOCK_PROBE_INTERVAL);
+            clocks.add_answer(PgTime::from_timestamp(clock.now()), clock.now(), Duration::ZERO);
         };
-        clocks.begin(machine, true);
+        clocks.begin_stream(machine, true);
         answer(&mut clocks);
-        assert!(clocks.note().is_empty(), "of a standby");
+        assert!(clocks.current_note().is_empty(), "of a standby");
         // It is promoted.
-        clocks.begin(machine, false);
+        clocks.begin_stream(machine, false);
         answer(&mut clocks);
         answer(&mut clocks);
-        let spans = of_note(&clocks.note());
+        let spans = parse_clock_note(&clocks.current_note());
         assert_eq!(spans.iter().map(|span| span.machine).collect::<Vec<_>>(), [machine]);
     }
 }

@@ -19,14 +19,14 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, WalStreamEvent};
 
 /// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the connection is dead, whatever
 /// TCP thinks (`wal_receiver_timeout` is 60 s).
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Messages taken in one go before the rest gets its turn.
-const BURST: usize = 64;
+const MESSAGES_PER_TURN: usize = 64;
 
 /// Why a stream ended, other than by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl<'a> StreamSession<'a> {
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
     ) -> StreamSession<'a> {
-        let (now, load) = (clock.elapsed(), uploads.watch());
+        let (now, load) = (clock.elapsed(), uploads.subscribe_load());
         StreamSession {
             settings,
             clock,
@@ -81,27 +81,27 @@ impl<'a> StreamSession<'a> {
             reported_at: now,
             heard_at: now,
             reply_wanted: true,
-            question: ClockProbe::due_at(now),
+            question: ClockProbe::first_due_at(now),
             ended: false,
         }
     }
 
     pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<StreamEnd, ReceiveError> {
         loop {
-            let drained = self.take_what_is_there(stream)?;
-            while let Some(done) = self.uploads.try_next() {
-                self.note(done)?;
+            let drained = self.drain_socket(stream)?;
+            while let Some(done) = self.uploads.try_next_uploaded() {
+                self.handle_upload(done)?;
             }
-            self.copy();
+            self.copy_if_due();
             let end_received = self.end_received();
             if *self.shutdown.borrow() {
                 self.intake.commit_now(SpoolScope::All, self.uploads).await?;
             } else if self.ended || end_received {
                 self.intake.commit_now(SpoolScope::Tail, self.uploads).await?;
-            } else if (drained || !self.may_take()) && self.intake.wants_commit(SpoolScope::Needed, self.uploads) {
+            } else if (drained || !self.has_room()) && self.intake.wants_commit(SpoolScope::Needed, self.uploads) {
                 self.intake.start_commit(SpoolScope::Needed, self.uploads);
             }
-            self.report(stream).await?;
+            self.send_report(stream).await?;
             if self.ended {
                 return Ok(StreamEnd::Timeline);
             }
@@ -111,18 +111,18 @@ impl<'a> StreamSession<'a> {
             if end_received && self.uploads.outstanding() == 0 && self.end_safe() {
                 return Ok(StreamEnd::Reached);
             }
-            if drained || !self.may_take() {
-                self.wait(stream).await?;
+            if drained || !self.has_room() {
+                self.wait_for_event(stream).await?;
             }
         }
     }
 
-    fn may_take(&self) -> bool {
-        !self.ended && !self.enough() && self.intake.has_room(self.uploads, self.settings.spool_limit)
+    fn has_room(&self) -> bool {
+        !self.ended && !self.has_received_all() && self.intake.has_room(self.uploads, self.settings.spool_limit)
     }
 
     /// All that was asked for has come, as far as it makes sense to read on: with acknowledgement by the repository up to the end of the segment.
-    fn enough(&self) -> bool {
+    fn has_received_all(&self) -> bool {
         self.end_received() && self.end_safe()
     }
 
@@ -131,13 +131,13 @@ impl<'a> StreamSession<'a> {
     }
 
     fn end_safe(&self) -> bool {
-        self.settings.end.is_none_or(|end| self.intake.safe() >= end)
+        self.settings.end.is_none_or(|end| self.intake.safe_lsn() >= end)
     }
 
     /// Takes what has been read or can be read without waiting. Whether the socket is drained.
-    fn take_what_is_there(&mut self, stream: &mut PhysicalStream) -> Result<bool, ReceiveError> {
-        for _ in 0..BURST {
-            if !self.may_take() {
+    fn drain_socket(&mut self, stream: &mut PhysicalStream) -> Result<bool, ReceiveError> {
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.has_room() {
                 return Ok(false);
             }
             let event = match stream.buffered()? {
@@ -147,25 +147,25 @@ impl<'a> StreamSession<'a> {
                     None => return Ok(true),
                 },
             };
-            self.take(event)?;
+            self.handle_event(event)?;
         }
         Ok(false)
     }
 
-    fn take(&mut self, event: WalStreamEvent) -> Result<(), ReceiveError> {
+    fn handle_event(&mut self, event: WalStreamEvent) -> Result<(), ReceiveError> {
         self.heard_at = self.clock.elapsed();
         match event {
-            WalStreamEvent::Wal(wal) => self.intake.take(&wal, self.uploads)?,
+            WalStreamEvent::Wal(wal) => self.intake.push_wal(&wal, self.uploads)?,
             WalStreamEvent::Keepalive(keepalive) => {
-                self.intake.note_server_end(keepalive.server_end);
+                self.intake.set_server_end(keepalive.server_end);
                 self.reply_wanted |= keepalive.reply_requested;
                 // The trip is taken after the time, so that it is not too short for it.
                 let came = self.clock.now();
                 if !keepalive.reply_requested
-                    && let Some(trip) = self.question.answer(self.clock.elapsed())
+                    && let Some(trip) = self.question.mark_answered(self.clock.elapsed())
                 {
-                    self.uploads.clocks.answered(keepalive.sent_at, came, trip);
-                    self.observer.event(ReceiveEvent::Clock { note: self.uploads.clocks.note() });
+                    self.uploads.clocks.add_answer(keepalive.sent_at, came, trip);
+                    self.observer.event(ReceiveEvent::Clock { note: self.uploads.clocks.current_note() });
                 }
             }
             WalStreamEvent::EndOfTimeline => self.ended = true,
@@ -173,32 +173,34 @@ impl<'a> StreamSession<'a> {
         Ok(())
     }
 
-    fn note(&mut self, done: UploadedSegment) -> Result<(), ReceiveError> {
-        let (name, ingested) = self.intake.uploaded(done)?;
-        self.copies.archived(name);
+    fn handle_upload(&mut self, done: UploadedSegment) -> Result<(), ReceiveError> {
+        let (name, ingested) = self.intake.finish_upload(done)?;
+        self.copies.mark_archived(name);
         self.observer.event(ReceiveEvent::Archived { name, ingested });
         Ok(())
     }
 
     /// Copies what has come of the segment under way, if it is time.
-    fn copy(&mut self) {
-        if let Some(piece) = self.copies.try_ended() {
-            self.intake.copied(piece);
+    fn copy_if_due(&mut self) {
+        if let Some(piece) = self.copies.try_next_finished() {
+            self.intake.mark_copied(piece);
         }
-        self.copies.look(self.intake.copyable(), self.clock.elapsed(), &self.uploads.clocks);
+        self.copies.copy_if_due(self.intake.segment_worth_copying(), self.clock.elapsed(), &self.uploads.clocks);
     }
 
     /// How long until there is something to do that nobody calls for.
-    fn pause(&self) -> Duration {
-        let copy =
-            self.intake.copyable().and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
+    fn time_until_due(&self) -> Duration {
+        let copy = self
+            .intake
+            .segment_worth_copying()
+            .and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
         let question = self.question.until_due(self.clock.elapsed());
-        self.until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
+        self.time_until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
     }
 
     /// How long until the next report is due.
-    fn until_report(&self) -> Duration {
-        let mut every = REPORT_EVERY;
+    fn time_until_report(&self) -> Duration {
+        let mut every = REPORT_INTERVAL;
         if !self.sender_timeout.is_zero() {
             every = every.min(self.sender_timeout / 3);
         }
@@ -206,14 +208,14 @@ impl<'a> StreamSession<'a> {
     }
 
     /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for its clock.
-    async fn report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
+    async fn send_report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
-        let safe = self.intake.safe();
+        let safe = self.intake.safe_lsn();
         let ask = self.question.is_due(self.clock.elapsed());
-        if safe != self.reported || self.reply_wanted || ask || self.until_report().is_zero() {
+        if safe != self.reported || self.reply_wanted || ask || self.time_until_report().is_zero() {
             let status = StandbyStatus { written: safe, flushed: safe, reply_wanted: ask };
             if ask {
-                self.question.send(self.clock.elapsed());
+                self.question.mark_sent(self.clock.elapsed());
             }
             stream.send_status(status, PgTime::from_timestamp(self.clock.now())).await?;
             if safe != self.reported {
@@ -227,8 +229,8 @@ impl<'a> StreamSession<'a> {
     }
 
     /// Waits for whatever comes first.
-    async fn wait(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
-        let may_take = self.may_take();
+    async fn wait_for_event(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
+        let may_take = self.has_room();
         if !may_take {
             // It may be speaking; we don't listen.
             self.heard_at = self.clock.elapsed();
@@ -237,23 +239,23 @@ impl<'a> StreamSession<'a> {
                 wire::ReplicationError::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into()
             );
         }
-        let pause = self.pause();
+        let pause = self.time_until_due();
         let StreamSession { intake, uploads, copies, clock, shutdown, load, .. } = self;
         let next = tokio::select! {
             event = stream.next(), if may_take => SessionEvent::Event(event),
             committed = intake.commit_ended() => SessionEvent::Committed(committed),
-            uploaded = uploads.next() => SessionEvent::Uploaded(uploaded),
-            copied = copies.ended() => SessionEvent::Copied(copied),
+            uploaded = uploads.next_uploaded() => SessionEvent::Uploaded(uploaded),
+            copied = copies.next_finished() => SessionEvent::Copied(copied),
             () = clock.sleep(pause) => SessionEvent::Nothing,
             _ = shutdown.changed() => SessionEvent::Nothing,
             _ = load.changed() => SessionEvent::Nothing,
         };
         match next {
-            SessionEvent::Event(event) => self.take(event?),
-            SessionEvent::Committed(committed) => self.intake.note_commit(committed?, self.uploads),
-            SessionEvent::Uploaded(uploaded) => self.note(uploaded),
+            SessionEvent::Event(event) => self.handle_event(event?),
+            SessionEvent::Committed(committed) => self.intake.apply_commit(committed?, self.uploads),
+            SessionEvent::Uploaded(uploaded) => self.handle_upload(uploaded),
             SessionEvent::Copied(piece) => {
-                piece.into_iter().for_each(|piece| self.intake.copied(piece));
+                piece.into_iter().for_each(|piece| self.intake.mark_copied(piece));
                 Ok(())
             }
             SessionEvent::Nothing => Ok(()),

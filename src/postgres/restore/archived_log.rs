@@ -123,24 +123,29 @@ pub trait ArchivedLog {
     ///
     /// # Errors
     /// What index or archive say.
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError>;
+    fn replay_chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError>;
 
     /// What the log from `from` to `to` demands.
     ///
     /// # Errors
     /// What index or archive say.
-    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError>;
+    fn wal_requirements(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError>;
 
     /// The tablespaces outside the data directory that the log from `from` to `to` makes, in log order.
     ///
     /// # Errors
     /// What index or archive say.
-    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError>;
+    fn created_tablespaces(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Vec<CreatedTablespace>, RestoreError>;
 
     /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
     /// day to the next, so what opens at both ends opens between.
     ///
     /// # Errors
     /// What index or archive say.
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError>;
+    fn unreadable_end(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError>;
 }

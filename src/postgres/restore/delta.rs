@@ -19,30 +19,30 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::destination::{CheckedDestination, Destination, DestinationError, MARKER, at};
-use super::placement::{PlacementError, left_out};
+use super::destination::{CheckedDestination, Destination, DestinationError, RESTORE_MARKER, io_error};
+use super::placement::{PlacementError, is_left_out};
 use crate::base::durable;
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, ArchiveIdentity};
 use crate::postgres::format::pg_control::PgControl;
 use crate::postgres::format::segment::{SegmentName, SystemId, WalFileName};
-use crate::postgres::wal::digest::digest;
+use crate::postgres::wal::digest::digest_segment;
 use crate::postgres::wal::page::WalPageHeader;
 
 /// `pg_control` before the restore, until it is removed.
-const CONTROL_OLD: &str = "global/pg_control.walkeep-old";
-const CONTROL: &str = "global/pg_control";
+const OLD_PG_CONTROL_PATH: &str = "global/pg_control.walkeep-old";
+const PG_CONTROL_PATH: &str = "global/pg_control";
 /// The first page's header (`XLogLongPageHeaderData`).
-const LONG_HEADER: u64 = 40;
+const LONG_PAGE_HEADER_BYTES: u64 = 40;
 
 /// The marker's last line, before the number.
-const IDENTITY: &str = "system identifier ";
+const MARKER_IDENTITY_PREFIX: &str = "system identifier ";
 
 /// What stands in the marker.
-pub(super) fn marker(system: SystemId) -> String {
+pub(super) fn marker_text(system: SystemId) -> String {
     format!(
-        "walkeep is restoring here, or was stopped while it did. Nothing here can be used; restore again with --delta.\n{IDENTITY}{}\n",
+        "walkeep is restoring here, or was stopped while it did. Nothing here can be used; restore again with --delta.\n{MARKER_IDENTITY_PREFIX}{}\n",
         system.get()
     )
 }
@@ -52,30 +52,30 @@ pub(super) fn marker(system: SystemId) -> String {
 ///
 /// # Errors
 /// [`DestinationError`] for anything else.
-pub(super) fn is_ours(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
+pub(super) fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
     let first = match fs::read_dir(pgdata) {
-        Ok(mut entries) => entries.next().transpose().map_err(at("read", pgdata))?,
+        Ok(mut entries) => entries.next().transpose().map_err(io_error("read", pgdata))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(at("read", pgdata)(error)),
+        Err(error) => return Err(io_error("read", pgdata)(error)),
     };
     let Some(first) = first else { return Ok(false) };
-    let foreign = |found: String| DestinationError::Foreign { path: pgdata.to_owned(), found };
-    let found = match fs::read_to_string(pgdata.join(MARKER)) {
-        Ok(text) => text.lines().last().and_then(|line| line.strip_prefix(IDENTITY)?.parse().ok()),
+    let foreign = |found: String| DestinationError::OtherCluster { path: pgdata.to_owned(), found };
+    let found = match fs::read_to_string(pgdata.join(RESTORE_MARKER)) {
+        Ok(text) => text.lines().last().and_then(|line| line.strip_prefix(MARKER_IDENTITY_PREFIX)?.parse().ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let path = pgdata.join(CONTROL);
+            let path = pgdata.join(PG_CONTROL_PATH);
             let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let name = first.file_name().to_string_lossy().into_owned();
-                    return Err(foreign(format!("has {name} and no {CONTROL}")));
+                    return Err(foreign(format!("has {name} and no {PG_CONTROL_PATH}")));
                 }
-                Err(error) => return Err(at("read", &path)(error)),
+                Err(error) => return Err(io_error("read", &path)(error)),
             };
             let control = PgControl::parse(&bytes).map_err(|error| foreign(format!("has what is none: {error}")))?;
             Some(control.system_id.get())
         }
-        Err(error) => return Err(at("read", &pgdata.join(MARKER))(error)),
+        Err(error) => return Err(io_error("read", &pgdata.join(RESTORE_MARKER))(error)),
     };
     if found != Some(system.get()) {
         let whose = found.map_or_else(|| "an unknown cluster".to_owned(), |id| format!("the cluster {id}"));
@@ -91,7 +91,7 @@ fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(at("read", &path)(error)),
+        Err(error) => return Err(io_error("read", &path)(error)),
     };
     let number = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
     let pid = number.and_then(rustix::process::Pid::from_raw);
@@ -103,7 +103,7 @@ fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
 }
 
 /// Whether a tablespace's link in the data directory leads there: then what is in it is the data directory's own.
-pub(super) fn leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
+pub(super) fn link_leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
     fs::read_link(pgdata.join("pg_tblspc").join(oid.to_string())).is_ok_and(|to| to == space)
 }
 
@@ -111,8 +111,8 @@ pub(super) fn leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
 ///
 /// # Errors
 /// [`DestinationError::Running`] if a server was started in it meanwhile, and what the operating system said.
-pub(super) fn disarm(pgdata: &Path) -> Result<(), PlacementError> {
-    let (control, old) = (pgdata.join(CONTROL), pgdata.join(CONTROL_OLD));
+pub(super) fn make_unstartable(pgdata: &Path) -> Result<(), PlacementError> {
+    let (control, old) = (pgdata.join(PG_CONTROL_PATH), pgdata.join(OLD_PG_CONTROL_PATH));
     if control.symlink_metadata().is_err() {
         return Ok(());
     }
@@ -128,7 +128,7 @@ pub(super) fn disarm(pgdata: &Path) -> Result<(), PlacementError> {
 ///
 /// # Errors
 /// The directory, the repositories or the spool could not be read.
-pub async fn only_there(
+pub async fn wal_only_in_pgdata(
     archive: &Archive,
     spool: Option<&Spool>,
     pgdata: &Path,
@@ -136,7 +136,7 @@ pub async fn only_there(
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
     let listed = log.clone();
-    for name in super::blocking(move || written(&listed, identity)).await?? {
+    for name in super::run_blocking(move || written_segments(&listed, identity)).await?? {
         match archive.digest(name).await {
             Ok(Some(_)) => {}
             Ok(None) => found.push(name),
@@ -146,12 +146,14 @@ pub async fn only_there(
     }
     // Of the one under way, what was received may be all that was written.
     if let Some(name) = found.last().copied()
-        && let Some((_, received)) = archive.received(spool, name).await?
+        && let Some((_, received)) = archive.read_unfinished(spool, name).await?
     {
         let path = log.join(name.to_string());
-        let end = super::blocking(move || {
-            let bytes = fs::read(&path).map_err(at("read", &path))?;
-            Ok::<_, DestinationError>(digest(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until))
+        let end = super::run_blocking(move || {
+            let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+            Ok::<_, DestinationError>(
+                digest_segment(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until),
+            )
         });
         if end.await??.is_some_and(|end| end <= received) {
             found.pop();
@@ -161,13 +163,13 @@ pub async fn only_there(
 }
 
 /// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold older bytes.
-fn written(log: &Path, identity: ArchiveIdentity) -> Result<Vec<SegmentName>, DestinationError> {
+fn written_segments(log: &Path, identity: ArchiveIdentity) -> Result<Vec<SegmentName>, DestinationError> {
     let mut found = Vec::new();
-    for path in listed(log)? {
+    for path in list_directory(log)? {
         let Some(name) = path.file_name().and_then(|name| SegmentName::parse(name.to_str()?)) else { continue };
         let mut head = Vec::new();
-        let opened = fs::File::open(&path).map_err(at("open", &path))?;
-        opened.take(LONG_HEADER).read_to_end(&mut head).map_err(at("read", &path))?;
+        let opened = fs::File::open(&path).map_err(io_error("open", &path))?;
+        opened.take(LONG_PAGE_HEADER_BYTES).read_to_end(&mut head).map_err(io_error("read", &path))?;
         let start = name.number(identity.segment_size).map(|number| number.start(identity.segment_size));
         let header = WalPageHeader::parse(&head).filter(|header| Some(header.address) == start);
         if header.and_then(|header| header.long).is_some_and(|long| long.system_id == identity.system_id) {
@@ -196,43 +198,43 @@ pub(super) struct RemovedFiles {
 ///
 /// # Errors
 /// What the operating system said.
-pub(super) fn clean(
+pub(super) fn remove_extra_files(
     ground: &CheckedDestination,
     manifest: &Manifest,
     staged: &Path,
 ) -> Result<RemovedFiles, DestinationError> {
     let pgdata = ground.pgdata();
     let mut wanted: HashMap<PathBuf, WantedEntry<'_>> = HashMap::with_capacity(manifest.entries.len());
-    for entry in manifest.entries.iter().filter(|entry| !left_out(&entry.path)) {
+    for entry in manifest.entries.iter().filter(|entry| !is_left_out(&entry.path)) {
         let what = match &entry.content {
             EntryContent::Directory => WantedEntry::Directory,
             EntryContent::Link(_) if entry.path.starts_with("pg_tblspc") => continue,
             EntryContent::Link(to) => WantedEntry::Link(to),
-            EntryContent::File { .. } if entry.path == Path::new(CONTROL) => continue,
+            EntryContent::File { .. } if entry.path == Path::new(PG_CONTROL_PATH) => continue,
             EntryContent::File { .. } => WantedEntry::File,
         };
         wanted.insert(ground.path_of(&entry.path), what);
     }
     wanted.insert(pgdata.join(staged), WantedEntry::File);
-    wanted.insert(pgdata.join(MARKER), WantedEntry::File);
+    wanted.insert(pgdata.join(RESTORE_MARKER), WantedEntry::File);
     wanted.insert(pgdata.join("pg_wal"), WantedEntry::Directory);
     wanted.insert(pgdata.join("pg_tblspc"), WantedEntry::Directory);
-    let in_place = ground.spaces().iter().filter(|(oid, _)| ground.is_in_place(**oid));
+    let in_place = ground.tablespaces().iter().filter(|(oid, _)| ground.is_in_place(**oid));
     wanted.extend(in_place.map(|(_, space)| (space.clone(), WantedEntry::Directory)));
     let mut cleaner = DirectoryCleaner { wanted: &wanted, cleaned: RemovedFiles::default() };
-    for (oid, space) in ground.spaces() {
+    for (oid, space) in ground.tablespaces() {
         let link = pgdata.join("pg_tblspc").join(oid.to_string());
         // What an earlier link led to is told before the link goes.
-        if !ground.is_in_place(*oid) && leads_to(pgdata, *oid, space) {
-            cleaner.space(space)?;
+        if !ground.is_in_place(*oid) && link_leads_to(pgdata, *oid, space) {
+            cleaner.clean_tablespace(space)?;
         } else if !ground.is_in_place(*oid) {
-            cleaner.remove(&link)?;
+            cleaner.remove_path(&link)?;
         }
     }
-    let links = ground.spaces().iter().filter(|(oid, _)| !ground.is_in_place(**oid));
+    let links = ground.tablespaces().iter().filter(|(oid, _)| !ground.is_in_place(**oid));
     let links: HashMap<PathBuf, WantedEntry<'_>> =
         links.map(|(oid, space)| (pgdata.join("pg_tblspc").join(oid.to_string()), WantedEntry::Link(space))).collect();
-    cleaner.directory(pgdata, &links)?;
+    cleaner.clean_directory(pgdata, &links)?;
     Ok(cleaner.cleaned)
 }
 
@@ -243,41 +245,43 @@ struct DirectoryCleaner<'w, 'm> {
 
 impl DirectoryCleaner<'_, '_> {
     /// Of a tablespace, only the directories that the backup has there.
-    fn space(&mut self, space: &Path) -> Result<(), DestinationError> {
-        for path in listed(space)? {
+    fn clean_tablespace(&mut self, space: &Path) -> Result<(), DestinationError> {
+        for path in list_directory(space)? {
             if matches!(self.wanted.get(&path), Some(WantedEntry::Directory)) && is_directory(&path)? {
-                self.directory(&path, &HashMap::new())?;
+                self.clean_directory(&path, &HashMap::new())?;
             }
         }
         Ok(())
     }
 
-    fn directory(
+    fn clean_directory(
         &mut self,
         directory: &Path,
         links: &HashMap<PathBuf, WantedEntry<'_>>,
     ) -> Result<(), DestinationError> {
-        for path in listed(directory)? {
-            let metadata = path.symlink_metadata().map_err(at("read", &path))?;
+        for path in list_directory(directory)? {
+            let metadata = path.symlink_metadata().map_err(io_error("read", &path))?;
             match self.wanted.get(&path).or_else(|| links.get(&path)) {
-                Some(WantedEntry::Directory) if metadata.is_dir() => self.directory(&path, links)?,
-                Some(WantedEntry::Directory) if directory.join("pg_wal") == path && path.is_dir() => self.log(&path)?,
+                Some(WantedEntry::Directory) if metadata.is_dir() => self.clean_directory(&path, links)?,
+                Some(WantedEntry::Directory) if directory.join("pg_wal") == path && path.is_dir() => {
+                    self.clean_linked_wal(&path)?
+                }
                 Some(WantedEntry::File) if metadata.is_file() && metadata.nlink() == 1 => {}
                 Some(WantedEntry::Link(to)) if fs::read_link(&path).is_ok_and(|is| is == *to) => {}
-                _ => self.remove(&path)?,
+                _ => self.remove_path(&path)?,
             }
         }
         Ok(())
     }
 
     /// `pg_wal` is a link: what it leads to stays, without the log in it.
-    fn log(&mut self, link: &Path) -> Result<(), DestinationError> {
-        let log = link.canonicalize().map_err(at("find", link))?;
-        for path in listed(&log)? {
+    fn clean_linked_wal(&mut self, link: &Path) -> Result<(), DestinationError> {
+        let log = link.canonicalize().map_err(io_error("find", link))?;
+        for path in list_directory(&log)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let is_log = WalFileName::parse(&name).is_some() || name.starts_with("xlogtemp.");
             if is_log || name == "archive_status" || name == "summaries" {
-                self.remove(&path)?;
+                self.remove_path(&path)?;
             }
         }
         self.cleaned.notes.push(format!("the log in {}, where pg_wal leads, was removed", log.display()));
@@ -285,13 +289,13 @@ impl DirectoryCleaner<'_, '_> {
     }
 
     /// A link goes, what it leads to stays.
-    fn remove(&mut self, path: &Path) -> Result<(), DestinationError> {
+    fn remove_path(&mut self, path: &Path) -> Result<(), DestinationError> {
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            metadata => metadata.map_err(at("read", path))?,
+            metadata => metadata.map_err(io_error("read", path))?,
         };
         if metadata.is_dir() {
-            return fs::remove_dir_all(path).map_err(at("remove", path));
+            return fs::remove_dir_all(path).map_err(io_error("remove", path));
         }
         if metadata.is_symlink()
             && let Ok(to) = fs::read_link(path)
@@ -299,45 +303,48 @@ impl DirectoryCleaner<'_, '_> {
             let (path, to) = (path.display(), to.display());
             self.cleaned.notes.push(format!("the link {path} was removed; what it led to, {to}, is as it was"));
         }
-        fs::remove_file(path).map_err(at("remove", path))
+        fs::remove_file(path).map_err(io_error("remove", path))
     }
 }
 
 fn is_directory(path: &Path) -> Result<bool, DestinationError> {
-    Ok(path.symlink_metadata().map_err(at("read", path))?.is_dir())
+    Ok(path.symlink_metadata().map_err(io_error("read", path))?.is_dir())
 }
 
-fn listed(directory: &Path) -> Result<Vec<PathBuf>, DestinationError> {
+fn list_directory(directory: &Path) -> Result<Vec<PathBuf>, DestinationError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(at("read", directory))?,
+        entries => entries.map_err(io_error("read", directory))?,
     };
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(at("read", directory))).collect()
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(io_error("read", directory))).collect()
 }
 
 impl CheckedDestination {
-    /// Looks over a data directory that is there, as [`CheckedDestination::survey`] does one that is not. `None` if there is nothing in it.
+    /// Looks over a data directory that is there, as [`CheckedDestination::check`] does one that is not. `None` if there is nothing in it.
     ///
     /// # Errors
     /// [`DestinationError`].
-    pub fn survey_existing(
+    pub fn check_existing(
         destination: &Destination,
         manifest: &Manifest,
     ) -> Result<Option<CheckedDestination>, DestinationError> {
         let spaces = &manifest.summary.tablespaces;
-        let ground = CheckedDestination::lay(destination, spaces)?;
-        if !is_ours(ground.pgdata(), manifest.summary.system_id)? {
+        let ground = CheckedDestination::resolve_paths(destination, spaces)?;
+        if !is_resumable(ground.pgdata(), manifest.summary.system_id)? {
             return Ok(None);
         }
         for space in spaces {
-            let ours = ground.spaces().get(&space.oid).is_some_and(|path| leads_to(ground.pgdata(), space.oid, path));
+            let ours = ground
+                .tablespaces()
+                .get(&space.oid)
+                .is_some_and(|path| link_leads_to(ground.pgdata(), space.oid, path));
             if !ours {
-                ground.check_space(space, &manifest.entries)?;
+                ground.check_tablespace(space, &manifest.entries)?;
             }
         }
         // What is too much is removed first, and what is there is written over.
         let there = |path: &Path| path.symlink_metadata().map_or(0, |metadata| metadata.len());
-        ground.check_room(&manifest.entries, &there)?;
+        ground.check_free_space(&manifest.entries, &there)?;
         Ok(Some(ground))
     }
 }

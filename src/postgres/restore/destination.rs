@@ -14,7 +14,7 @@ use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTa
 use crate::postgres::format::lsn::Lsn;
 
 /// What stands in a data directory while it is being filled. Where it is found, a restore did not get to its end.
-pub const MARKER: &str = "walkeep.restoring";
+pub const RESTORE_MARKER: &str = "walkeep.restoring";
 
 /// Where a backup is to go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +32,7 @@ pub enum DestinationError {
     #[error(
         "{path} is not empty: it has {found}; give an empty or a new directory, or --delta if it is an old one of this cluster"
     )]
-    Occupied {
+    NotEmpty {
         /// The directory.
         path: PathBuf,
         /// One of the names in it.
@@ -42,13 +42,13 @@ pub enum DestinationError {
     #[error(
         "{path} has what an unfinished restore left; if no other restore is running there, go on with --delta, or empty it and try again"
     )]
-    Unfinished {
+    UnfinishedRestore {
         /// The directory.
         path: PathBuf,
     },
     /// Not a data directory of the cluster that the backup is of.
     #[error("{path} {found}; --delta wants an old data directory of the same cluster, or an empty one")]
-    Foreign {
+    OtherCluster {
         /// The directory.
         path: PathBuf,
         /// What it is, or has.
@@ -126,7 +126,7 @@ pub enum DestinationError {
     },
     /// Too little room.
     #[error("{path} has room for {free} bytes, and the backup needs {needed} there")]
-    NoRoom {
+    NoSpace {
         /// A directory on the file system.
         path: PathBuf,
         /// What it needs.
@@ -147,7 +147,7 @@ pub enum DestinationError {
 }
 
 /// Names the file in an operating system's error.
-pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DestinationError + 'a {
+pub(super) fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DestinationError + 'a {
     move |source| DestinationError::Io { what, path: path.to_owned(), source }
 }
 
@@ -155,9 +155,10 @@ pub(super) fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Erro
 ///
 /// # Errors
 /// [`DestinationError::Io`].
-pub fn free_at(path: &Path) -> Result<u64, DestinationError> {
+pub fn free_bytes_at(path: &Path) -> Result<u64, DestinationError> {
     let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let room = rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(at("ask for free space on", existing))?;
+    let room =
+        rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(io_error("ask for free space on", existing))?;
     Ok(room.f_bavail.saturating_mul(room.f_frsize))
 }
 
@@ -174,7 +175,7 @@ pub struct FileOwner {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckedDestination {
     pgdata: PathBuf,
-    spaces: BTreeMap<u32, PathBuf>,
+    tablespaces: BTreeMap<u32, PathBuf>,
     /// Set where this process may give files away and must: root's restores belong to whoever owns the directory.
     owner: Option<FileOwner>,
 }
@@ -184,29 +185,29 @@ impl CheckedDestination {
     ///
     /// # Errors
     /// [`DestinationError`].
-    pub fn survey(
+    pub fn check(
         destination: &Destination,
         tablespaces: &[ManifestTablespace],
         entries: &[ManifestEntry],
     ) -> Result<CheckedDestination, DestinationError> {
-        check_empty(&absolute(&destination.pgdata)?)?;
-        let ground = CheckedDestination::lay(destination, tablespaces)?;
+        check_empty(&absolute_path(&destination.pgdata)?)?;
+        let ground = CheckedDestination::resolve_paths(destination, tablespaces)?;
         for space in tablespaces {
-            ground.check_space(space, entries)?;
+            ground.check_tablespace(space, entries)?;
         }
-        ground.check_room(entries, &|_| 0)?;
+        ground.check_free_space(entries, &|_| 0)?;
         Ok(ground)
     }
 
     /// Where everything goes, whatever is there.
-    pub(super) fn lay(
+    pub(super) fn resolve_paths(
         destination: &Destination,
         tablespaces: &[ManifestTablespace],
     ) -> Result<CheckedDestination, DestinationError> {
-        let pgdata = absolute(&destination.pgdata)?;
+        let pgdata = absolute_path(&destination.pgdata)?;
         let mut spaces = BTreeMap::new();
         for space in tablespaces {
-            spaces.insert(space.oid, place_of(space, &pgdata, &destination.mapping)?);
+            spaces.insert(space.oid, tablespace_path(space, &pgdata, &destination.mapping)?);
         }
         for (old, _) in &destination.mapping {
             if !tablespaces.iter().any(|space| Path::new(&space.location) == old) {
@@ -215,7 +216,7 @@ impl CheckedDestination {
                 return Err(DestinationError::UnknownMapping { old: old.clone(), known });
             }
         }
-        let ground = CheckedDestination { owner: owner_of(&pgdata)?, pgdata, spaces };
+        let ground = CheckedDestination { owner: inherited_owner(&pgdata)?, pgdata, tablespaces: spaces };
         ground.check_apart(tablespaces)?;
         Ok(ground)
     }
@@ -228,8 +229,8 @@ impl CheckedDestination {
 
     /// Where each tablespace goes.
     #[must_use]
-    pub const fn spaces(&self) -> &BTreeMap<u32, PathBuf> {
-        &self.spaces
+    pub const fn tablespaces(&self) -> &BTreeMap<u32, PathBuf> {
+        &self.tablespaces
     }
 
     /// Whom the files are given to; `None` if they stay with whoever runs this.
@@ -241,8 +242,8 @@ impl CheckedDestination {
     /// Where a file of the backup goes. What is under `pg_tblspc/<oid>` goes to its tablespace.
     #[must_use]
     pub fn path_of(&self, entry: &Path) -> PathBuf {
-        match space_of(entry) {
-            Some((oid, rest)) => match self.spaces.get(&oid) {
+        match tablespace_of(entry) {
+            Some((oid, rest)) => match self.tablespaces.get(&oid) {
                 Some(space) if rest.as_os_str().is_empty() => space.clone(),
                 Some(space) => space.join(rest),
                 None => self.pgdata.join(entry),
@@ -254,14 +255,14 @@ impl CheckedDestination {
     /// Whether a tablespace lies within the data directory, as a directory of its own and not behind a link.
     #[must_use]
     pub fn is_in_place(&self, oid: u32) -> bool {
-        self.spaces.get(&oid).is_some_and(|space| *space == self.pgdata.join("pg_tblspc").join(oid.to_string()))
+        self.tablespaces.get(&oid).is_some_and(|space| *space == self.pgdata.join("pg_tblspc").join(oid.to_string()))
     }
 
     /// Two places that are one, or one within another, would mix their files; only a tablespace in its place may lie in the data directory.
     fn check_apart(&self, tablespaces: &[ManifestTablespace]) -> Result<(), DestinationError> {
         let mut all: Vec<&PathBuf> = vec![&self.pgdata];
         for space in tablespaces.iter().filter(|space| !self.is_in_place(space.oid)) {
-            let Some(path) = self.spaces.get(&space.oid) else { continue };
+            let Some(path) = self.tablespaces.get(&space.oid) else { continue };
             if let Some(other) = all.iter().find(|other| path.starts_with(other) || other.starts_with(path)) {
                 return Err(DestinationError::Overlap { first: (*other).clone(), second: path.clone() });
             }
@@ -271,14 +272,16 @@ impl CheckedDestination {
     }
 
     /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with itself.
-    pub(super) fn check_space(
+    pub(super) fn check_tablespace(
         &self,
         space: &ManifestTablespace,
         entries: &[ManifestEntry],
     ) -> Result<(), DestinationError> {
-        let Some(path) = self.spaces.get(&space.oid).filter(|_| !self.is_in_place(space.oid)) else { return Ok(()) };
+        let Some(path) = self.tablespaces.get(&space.oid).filter(|_| !self.is_in_place(space.oid)) else {
+            return Ok(());
+        };
         for entry in entries {
-            let Some((oid, rest)) = space_of(&entry.path) else { continue };
+            let Some((oid, rest)) = tablespace_of(&entry.path) else { continue };
             let mut parts = rest.components();
             if oid == space.oid
                 && let (Some(Component::Normal(name)), None) = (parts.next(), parts.next())
@@ -297,32 +300,32 @@ impl CheckedDestination {
 
     /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes on top, a few
     /// segments at a time.
-    pub(super) fn check_room(
+    pub(super) fn check_free_space(
         &self,
         entries: &[ManifestEntry],
         there: &dyn Fn(&Path) -> u64,
     ) -> Result<(), DestinationError> {
         let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
-        for (place, bytes) in self.bytes_by_place(entries, there) {
+        for (place, bytes) in self.bytes_by_directory(entries, there) {
             let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-            let device = existing.metadata().map_err(at("read", existing))?.dev();
+            let device = existing.metadata().map_err(io_error("read", existing))?.dev();
             let (_, sum) = needed.entry(device).or_insert_with(|| (existing.to_owned(), 0));
             *sum = sum.saturating_add(bytes);
         }
         for (path, needed) in needed.into_values() {
-            let free = free_at(&path)?;
+            let free = free_bytes_at(&path)?;
             if free < needed {
-                return Err(DestinationError::NoRoom { path, needed, free });
+                return Err(DestinationError::NoSpace { path, needed, free });
             }
         }
         Ok(())
     }
 
-    fn bytes_by_place(&self, entries: &[ManifestEntry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
+    fn bytes_by_directory(&self, entries: &[ManifestEntry], there: &dyn Fn(&Path) -> u64) -> BTreeMap<&Path, u64> {
         let mut bytes: BTreeMap<&Path, u64> = BTreeMap::new();
         for entry in entries {
             let EntryContent::File { len, .. } = &entry.content else { continue };
-            let space = space_of(&entry.path).and_then(|(oid, _)| self.spaces.get(&oid));
+            let space = tablespace_of(&entry.path).and_then(|(oid, _)| self.tablespaces.get(&oid));
             let sum = bytes.entry(space.map_or(self.pgdata.as_path(), PathBuf::as_path)).or_default();
             *sum = sum.saturating_add(len.saturating_sub(there(&self.path_of(&entry.path))));
         }
@@ -333,26 +336,26 @@ impl CheckedDestination {
     ///
     /// # Errors
     /// [`DestinationError::Io`].
-    pub fn make_dir(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
+    pub fn create_dir(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
         if path.is_dir() {
-            return self.own(path, mode);
+            return self.set_mode_and_owner(path, mode);
         }
         if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-            self.make_dir(parent, 0o700)?;
+            self.create_dir(parent, 0o700)?;
         }
-        fs::DirBuilder::new().mode(mode).create(path).map_err(at("create", path))?;
-        self.own(path, mode)
+        fs::DirBuilder::new().mode(mode).create(path).map_err(io_error("create", path))?;
+        self.set_mode_and_owner(path, mode)
     }
 
     /// Gives a file or directory its mode, whatever the umask was, and its owner.
     ///
     /// # Errors
     /// [`DestinationError::Io`].
-    pub fn own(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
+    pub fn set_mode_and_owner(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
         if let Some(FileOwner { uid, gid }) = self.owner {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(at("give its owner to", path))?;
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(io_error("give its owner to", path))?;
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("set the mode of", path))
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", path))
     }
 }
 
@@ -361,7 +364,7 @@ impl CheckedDestination {
 ///
 /// # Errors
 /// [`DestinationError::WouldBeReplayedInto`].
-pub fn check_made(made: &[CreatedTablespace]) -> Result<(), DestinationError> {
+pub fn check_created_tablespaces(made: &[CreatedTablespace]) -> Result<(), DestinationError> {
     for CreatedTablespace { lsn, tablespace, location, time } in made {
         let found = match fs::read_dir(location) {
             Ok(mut entries) => match entries.next() {
@@ -381,67 +384,67 @@ pub fn check_made(made: &[CreatedTablespace]) -> Result<(), DestinationError> {
 }
 
 /// The tablespace a path of the backup lies in, and where in it.
-fn space_of(entry: &Path) -> Option<(u32, &Path)> {
+fn tablespace_of(entry: &Path) -> Option<(u32, &Path)> {
     let rest = entry.strip_prefix("pg_tblspc").ok()?;
     let Some(Component::Normal(oid)) = rest.components().next() else { return None };
     let number = oid.to_str()?.parse().ok()?;
     Some((number, rest.strip_prefix(oid).ok()?))
 }
 
-fn place_of(
+fn tablespace_path(
     space: &ManifestTablespace,
     pgdata: &Path,
     mapping: &[(PathBuf, PathBuf)],
 ) -> Result<PathBuf, DestinationError> {
     let location = Path::new(&space.location);
     match mapping.iter().rfind(|(old, _)| old == location) {
-        Some((_, new)) => plain(new),
+        Some((_, new)) => plain_path(new),
         // In its place, within the data directory.
         None if location.is_relative() => Ok(pgdata.join("pg_tblspc").join(space.oid.to_string())),
-        None => plain(location),
+        None => plain_path(location),
     }
 }
 
-fn plain(path: &Path) -> Result<PathBuf, DestinationError> {
+fn plain_path(path: &Path) -> Result<PathBuf, DestinationError> {
     let plain =
         path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if plain { Ok(path.components().collect()) } else { Err(DestinationError::BadPath { path: path.to_owned() }) }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, DestinationError> {
+fn absolute_path(path: &Path) -> Result<PathBuf, DestinationError> {
     // A link to an empty directory is followed now, so that everything is compared with where it really is.
     if path.exists() {
-        return path.canonicalize().map_err(at("find", path));
+        return path.canonicalize().map_err(io_error("find", path));
     }
-    std::path::absolute(path).map_err(at("find", path))
+    std::path::absolute(path).map_err(io_error("find", path))
 }
 
 fn check_empty(path: &Path) -> Result<(), DestinationError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(at("read", path)(error)),
+        Err(error) => return Err(io_error("read", path)(error)),
     };
     let mut found = Vec::new();
     for entry in entries {
-        found.push(entry.map_err(at("read", path))?.file_name().to_string_lossy().into_owned());
+        found.push(entry.map_err(io_error("read", path))?.file_name().to_string_lossy().into_owned());
     }
-    if found.iter().any(|name| name == MARKER) {
-        return Err(DestinationError::Unfinished { path: path.to_owned() });
+    if found.iter().any(|name| name == RESTORE_MARKER) {
+        return Err(DestinationError::UnfinishedRestore { path: path.to_owned() });
     }
     match found.into_iter().min() {
-        Some(found) => Err(DestinationError::Occupied { path: path.to_owned(), found }),
+        Some(found) => Err(DestinationError::NotEmpty { path: path.to_owned(), found }),
         None => Ok(()),
     }
 }
 
 /// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else keeps it.
-fn owner_of(path: &Path) -> Result<Option<FileOwner>, DestinationError> {
+fn inherited_owner(path: &Path) -> Result<Option<FileOwner>, DestinationError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let metadata = existing.metadata().map_err(at("read", existing))?;
+    let metadata = existing.metadata().map_err(io_error("read", existing))?;
     Ok(Some(FileOwner { uid: metadata.uid(), gid: metadata.gid() }))
 }
 
@@ -450,7 +453,7 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use super::{CheckedDestination, Destination, DestinationError, MARKER};
+    use super::{CheckedDestination, Destination, DestinationError, RESTORE_MARKER};
     use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTablespace};
 
     fn space(oid: u32, location: &str) -> ManifestTablespace {
@@ -469,7 +472,7 @@ mod tests {
         let under = |path: &str| path.strip_prefix('/').map_or_else(|| PathBuf::from(path), |path| root.join(path));
         let mapping = mapping.iter().map(|(old, new)| (PathBuf::from(*old), under(new))).collect();
         let entries = [directory("pg_tblspc/16400/PG_15_202209061"), directory("base")];
-        CheckedDestination::survey(&Destination { pgdata: root.join("data"), mapping }, spaces, &entries)
+        CheckedDestination::check(&Destination { pgdata: root.join("data"), mapping }, spaces, &entries)
     }
 
     #[test]
@@ -481,10 +484,10 @@ mod tests {
         assert_eq!(ground.path_of(Path::new("base/5/16384")), ground.pgdata().join("base/5/16384"));
         fs::write(root.path().join("data/.hidden"), "").unwrap();
         assert!(
-            matches!(survey(root.path(), &[], &[]), Err(DestinationError::Occupied { found, .. }) if found == ".hidden")
+            matches!(survey(root.path(), &[], &[]), Err(DestinationError::NotEmpty { found, .. }) if found == ".hidden")
         );
-        fs::write(root.path().join("data").join(MARKER), "").unwrap();
-        assert!(matches!(survey(root.path(), &[], &[]), Err(DestinationError::Unfinished { .. })));
+        fs::write(root.path().join("data").join(RESTORE_MARKER), "").unwrap();
+        assert!(matches!(survey(root.path(), &[], &[]), Err(DestinationError::UnfinishedRestore { .. })));
     }
 
     #[test]
@@ -526,8 +529,8 @@ mod tests {
         let content = EntryContent::File { len: 1 << 60, hash: [0; 32], chunks: Vec::new() };
         let huge = ManifestEntry { path: "base/5/1".into(), mode: 0o600, modified: 0, content };
         let destination = Destination { pgdata: root.path().join("data"), mapping: Vec::new() };
-        let error = CheckedDestination::survey(&destination, &[], &[huge]).unwrap_err();
-        assert!(matches!(error, DestinationError::NoRoom { needed, .. } if needed == 1 << 60), "{error}");
+        let error = CheckedDestination::check(&destination, &[], &[huge]).unwrap_err();
+        assert!(matches!(error, DestinationError::NoSpace { needed, .. } if needed == 1 << 60), "{error}");
         assert!(!root.path().join("data").exists());
     }
 

@@ -13,7 +13,7 @@ use crate::postgres::index::WalHole;
 use crate::postgres::wal::event::{TransactionEnd, WalEventKind, WalParameters, Xid};
 
 /// The kind of tablespaces made ([`WalEventKind::tag`]).
-const CREATE_TABLESPACE: u8 = 18;
+const CREATE_TABLESPACE_TAG: u8 = 18;
 
 impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<'_, S> {
     fn segment_size(&self) -> SegmentSize {
@@ -58,8 +58,8 @@ impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<
         Ok(WalLookup::commit_from(self, path, from)?)
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
-        let found = WalLookup::chain(self, path, from, to)?;
+    fn replay_chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
+        let found = WalLookup::wal_chain(self, path, from, to)?;
         let obstacle = found.hole.map(|WalHole { timeline, from, to, why }| {
             let why = why.to_string();
             ReplayObstacle { timeline, from, to, why }
@@ -73,8 +73,8 @@ impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<
         })
     }
 
-    fn demands(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
-        let maxima = self.parameters(path, from, to)?;
+    fn wal_requirements(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
+        let maxima = self.parameter_maxima(path, from, to)?;
         let required = |parameters: WalParameters| RequiredSettings {
             max_connections: parameters.max_connections,
             max_worker_processes: parameters.max_worker_processes,
@@ -85,9 +85,14 @@ impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<
         Ok(WalRequirements { largest: maxima.largest.map(required).unwrap_or_default(), minimal_at: maxima.minimal_at })
     }
 
-    fn tablespaces(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
+    fn created_tablespaces(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Vec<CreatedTablespace>, RestoreError> {
         let mut made = Vec::new();
-        for event in self.events(path, &[CREATE_TABLESPACE], from, to, usize::MAX)? {
+        for event in self.events(path, &[CREATE_TABLESPACE_TAG], from, to, usize::MAX)? {
             // One without a path lies in the data directory.
             if let WalEventKind::CreateTablespace { tablespace, location } = event.kind
                 && !location.is_empty()
@@ -104,11 +109,11 @@ impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<
         Ok(made)
     }
 
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
+    fn unreadable_end(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         let last = Lsn::new(to.get().saturating_sub(1).max(from.get()));
         for lsn in [from, last] {
-            match self.opens(path, lsn) {
-                Err(LookupError::Source(error)) if error.is_integrity() => {
+            match self.check_opens(path, lsn) {
+                Err(LookupError::Segments(error)) if error.is_integrity() => {
                     let timeline = path.timeline_at(lsn);
                     return Ok(Some(ReplayObstacle { timeline, from: lsn, to, why: error.to_string() }));
                 }
@@ -123,7 +128,7 @@ impl From<LookupError<archive::ArchiveError>> for RestoreError {
     fn from(error: LookupError<archive::ArchiveError>) -> RestoreError {
         match error {
             LookupError::Index(error) => RestoreError::Index(error),
-            LookupError::Source(error) => RestoreError::Archive(error),
+            LookupError::Segments(error) => RestoreError::Archive(error),
         }
     }
 }

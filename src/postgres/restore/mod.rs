@@ -1,7 +1,7 @@
 //! Restores: a target is resolved to the record where PostgreSQL stops, everything that this needs is proved to be there, and only then is
 //! the disk touched.
 //!
-//! [`target`] says what is wanted. [`plan()`] chooses the backup and resolves the target ([`resolve_target`]) from [`archived_log`] about the archived
+//! [`target`] says what is wanted. [`plan_restore()`] chooses the backup and resolves the target ([`resolve_target`]) from [`archived_log`] about the archived
 //! log, which [`indexed_log`] answers; its result is a value. [`restore`] carries a plan out: it looks the place over ([`destination`]), puts the files there
 //! ([`mod@place`]) and writes the [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until it has.
 
@@ -58,7 +58,7 @@ pub enum RestoreError {
     #[error(
         "nothing of {cluster} is archived yet: no WAL and no backup; walkeep check {cluster} tells what is in the way"
     )]
-    Nothing {
+    EmptyArchive {
         /// The cluster.
         cluster: String,
     },
@@ -95,7 +95,7 @@ pub enum RestoreError {
     Place(#[from] PlacementError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
-    Stopped,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for RestoreError {
@@ -128,7 +128,7 @@ impl From<ReindexError> for RestoreError {
 
 impl From<DestinationError> for RestoreError {
     fn from(error: DestinationError) -> RestoreError {
-        RestoreError::Place(PlacementError::Ground(error))
+        RestoreError::Place(PlacementError::Destination(error))
     }
 }
 
@@ -137,36 +137,36 @@ impl From<DestinationError> for RestoreError {
 ///
 /// # Errors
 /// [`RestoreError`]; a target that cannot be reached is none.
-pub async fn plan(
+pub async fn plan_restore(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     spool: Option<Spool>,
     request: RestoreRequest,
 ) -> Result<RestorePlan, RestoreError> {
     let cluster = archive.cluster().to_string();
-    let Some(identity) = archive.identity().await? else { return Err(RestoreError::Nothing { cluster }) };
-    let (bases, histories) = (bases(archive).await?, inventory::histories(archive).await?);
-    let growing = inventory::growing(archive, index, spool, &histories).await?;
+    let Some(identity) = archive.identity().await? else { return Err(RestoreError::EmptyArchive { cluster }) };
+    let (bases, histories) = (plan_backups(archive).await?, inventory::timeline_histories(archive).await?);
+    let growing = inventory::unfinished_segments(archive, index, spool, &histories).await?;
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
-    blocking(move || {
+    run_blocking(move || {
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
-        let facts = WalLookup::new(view, shelf.with(growing.clone()));
-        plan::plan(PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
+        let facts = WalLookup::new(view, shelf.with_unfinished(growing.clone()));
+        plan::make_plan(PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
     })
     .await?
 }
 
-/// The summaries of all backups, oldest first ([`inventory::backups`]).
+/// The summaries of all backups, oldest first ([`inventory::backup_summaries`]).
 ///
 /// # Errors
 /// The repositories could not be asked.
-pub async fn backups(archive: &Archive) -> Result<Vec<BackupSummary>, RestoreError> {
-    Ok(inventory::backups(archive).await?)
+pub async fn backup_summaries(archive: &Archive) -> Result<Vec<BackupSummary>, RestoreError> {
+    Ok(inventory::backup_summaries(archive).await?)
 }
 
-async fn bases(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError> {
+async fn plan_backups(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError> {
     let base = |summary: BackupSummary| PlanBackup {
         label: summary.label,
         start: summary.start_lsn,
@@ -177,7 +177,7 @@ async fn bases(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError> {
         required: summary.required,
         logical_bytes: summary.logical_bytes,
     };
-    Ok(backups(archive).await?.into_iter().map(base).collect())
+    Ok(backup_summaries(archive).await?.into_iter().map(base).collect())
 }
 
 /// How a plan is carried out.
@@ -187,7 +187,7 @@ pub struct RestoreOptions {
     pub destination: Destination,
     /// What the server does at its target.
     pub action: RecoveryTargetAction,
-    /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command`]).
+    /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command_line`]).
     pub restore_command: String,
     /// Whether the restored server goes on archiving.
     pub keep_archiving: bool,
@@ -221,7 +221,7 @@ pub async fn restore(
     wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
 ) -> Result<RestoredCluster, RestoreError> {
-    carry_out(archive, plan, wishes, false, progress).await
+    execute_plan(archive, plan, wishes, false, progress).await
 }
 
 /// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one that is absent or empty, the same as
@@ -229,16 +229,16 @@ pub async fn restore(
 ///
 /// # Errors
 /// [`RestoreError`].
-pub async fn restore_over(
+pub async fn restore_delta(
     archive: &Arc<Archive>,
     plan: &RestorePlan,
     wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
 ) -> Result<RestoredCluster, RestoreError> {
-    carry_out(archive, plan, wishes, true, progress).await
+    execute_plan(archive, plan, wishes, true, progress).await
 }
 
-async fn carry_out(
+async fn execute_plan(
     archive: &Arc<Archive>,
     plan: &RestorePlan,
     wishes: &RestoreOptions,
@@ -248,7 +248,7 @@ async fn carry_out(
     let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
         return Err(RestoreError::Unreachable { reason: plan.reason.clone() });
     };
-    let manifest = Arc::new(manifest(archive, label).await?);
+    let manifest = Arc::new(read_manifest(archive, label).await?);
     let summary = manifest.summary.clone();
     let recovery = RecoverySettings {
         stop,
@@ -261,18 +261,18 @@ async fn carry_out(
     };
     let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
     let made = plan.tablespaces_made.clone();
-    let (placement, notes) = blocking(move || {
-        destination::check_made(&made)?;
-        let existing = if over { CheckedDestination::survey_existing(&destination, &read)? } else { None };
+    let (placement, notes) = run_blocking(move || {
+        destination::check_created_tablespaces(&made)?;
+        let existing = if over { CheckedDestination::check_existing(&destination, &read)? } else { None };
         let is_there = existing.is_some();
         let ground = match existing {
             Some(ground) => ground,
-            None => CheckedDestination::survey(&destination, &read.summary.tablespaces, &read.entries)?,
+            None => CheckedDestination::check(&destination, &read.summary.tablespaces, &read.entries)?,
         };
         let placement = Arc::new(Placement::new(read, ground)?);
-        let notes = if is_there { Some(placement.take_over()?) } else { None };
-        placement.lay_out()?;
-        placement.make_spaces(&made)?;
+        let notes = if is_there { Some(placement.take_over_directory()?) } else { None };
+        placement.create_layout()?;
+        placement.create_tablespaces(&made)?;
         Ok::<_, RestoreError>((placement, notes))
     })
     .await??;
@@ -280,21 +280,21 @@ async fn carry_out(
     let was_there = notes.is_some();
     let filling = async {
         if was_there {
-            placement.reuse(archive).await?;
+            placement.reuse_existing(archive).await?;
         }
-        placement.fill(archive).await
+        placement.write_packs(archive).await
     };
     let mut filling = std::pin::pin!(filling);
     loop {
         progress(placement.placed(), summary.logical_bytes);
-        let pause = archive.vault().clock().sleep(PROGRESS_EVERY);
+        let pause = archive.vault().clock().sleep(PROGRESS_INTERVAL);
         match futures_util::future::select(&mut filling, pause).await {
             futures_util::future::Either::Left((filled, _)) => break filled?,
             futures_util::future::Either::Right(_) => {}
         }
     }
     let last = Arc::clone(&placement);
-    blocking(move || finish(&last, &manifest, &recovery)).await??;
+    run_blocking(move || write_recovery_files(&last, &manifest, &recovery)).await??;
     progress(summary.logical_bytes, summary.logical_bytes);
     Ok(RestoredCluster {
         pgdata: placement.pgdata().to_owned(),
@@ -307,18 +307,22 @@ async fn carry_out(
 }
 
 /// How often progress is told.
-const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What the server finds beside the backup's files, and then the last step.
-fn finish(placement: &Placement, manifest: &Manifest, recovery: &RecoverySettings) -> Result<(), RestoreError> {
-    placement.write_beside("backup_label", &manifest.backup_label)?;
+fn write_recovery_files(
+    placement: &Placement,
+    manifest: &Manifest,
+    recovery: &RecoverySettings,
+) -> Result<(), RestoreError> {
+    placement.write_extra_file("backup_label", &manifest.backup_label)?;
     if let Some(map) = tablespace_map(placement, manifest)? {
-        placement.write_beside(TablespaceMap::FILE, &map)?;
+        placement.write_extra_file(TablespaceMap::FILE, &map)?;
     }
     let (auto_conf, conf) = (placement.read_placed(AUTO_CONF)?, placement.read_placed("postgresql.conf")?);
     let text = recovery_settings::auto_conf(recovery, &auto_conf, &conf, manifest.summary.major_version);
-    placement.write_beside(AUTO_CONF, text.as_bytes())?;
-    placement.write_beside(RECOVERY_SIGNAL, b"")?;
+    placement.write_extra_file(AUTO_CONF, text.as_bytes())?;
+    placement.write_extra_file(RECOVERY_SIGNAL, b"")?;
     placement.finish()?;
     Ok(())
 }
@@ -326,29 +330,29 @@ fn finish(placement: &Placement, manifest: &Manifest, recovery: &RecoverySetting
 /// The map byte for byte; with the new places where tablespaces were mapped, because recovery makes the links by it.
 fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, RestoreError> {
     let Some(bytes) = &manifest.tablespace_map else { return Ok(None) };
-    let escapes = TablespaceMapEscapes::of_major(manifest.summary.major_version);
+    let escapes = TablespaceMapEscapes::for_major_version(manifest.summary.major_version);
     let wrong = |source| RestoreError::Label { label: manifest.summary.label.clone(), source };
     let mut map = TablespaceMap::parse(bytes, escapes).map_err(wrong)?;
     let before = map.clone();
     for space in &mut map.tablespaces {
-        if let Some(path) = placement.space(space.oid) {
+        if let Some(path) = placement.tablespace_path(space.oid) {
             space.path = path.to_string_lossy().into_owned();
         }
     }
     Ok(Some(if map == before { bytes.clone() } else { map.serialise(escapes) }))
 }
 
-async fn manifest(archive: &Archive, label: &str) -> Result<Manifest, RestoreError> {
+async fn read_manifest(archive: &Archive, label: &str) -> Result<Manifest, RestoreError> {
     let unknown = || RestoreError::UnknownBackup { label: label.to_owned() };
     // A label that cannot stand in a key is one of no backup.
     let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
     let opened = archive.vault().get_object(SealedKind::Manifest, &key).await?.ok_or_else(unknown)?;
     let wrong = |source| RestoreError::Manifest { label: label.to_owned(), source };
     let summary = BackupSummary::from_bytes(&opened.metadata).map_err(wrong)?;
-    blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
+    run_blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
 }
 
 /// Runs what blocks where that is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RestoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_gone| RestoreError::Stopped)
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RestoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_gone| RestoreError::WorkerLost)
 }

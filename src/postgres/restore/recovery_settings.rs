@@ -22,12 +22,12 @@ pub const STANDBY_SIGNAL: &str = "standby.signal";
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What says where recovery stops. PostgreSQL takes one alone, and ends with "multiple recovery targets specified" for more.
-const TARGETS: [&str; 5] =
+const TARGET_SETTINGS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
 /// What belongs to another server's life: a standby's, or that of an earlier restore. Dropped from the file, and emptied where
 /// `postgresql.conf` has it: such commands would run against another server's archive.
-const FOREIGN: [&str; 6] = [
+const FOREIGN_SETTINGS: [&str; 6] = [
     "archive_cleanup_command",
     "recovery_end_command",
     "recovery_min_apply_delay",
@@ -37,7 +37,7 @@ const FOREIGN: [&str; 6] = [
 ];
 
 /// What is written anew in any case.
-const OURS: [&str; 5] = [
+const WRITTEN_SETTINGS: [&str; 5] = [
     "restore_command",
     "recovery_target_inclusive",
     "recovery_target_timeline",
@@ -46,7 +46,7 @@ const OURS: [&str; 5] = [
 ];
 
 /// What PostgreSQL takes where nothing is set (`guc_tables.c`).
-const DEFAULTS: RequiredSettings = RequiredSettings {
+const REQUIRED_SETTING_DEFAULTS: RequiredSettings = RequiredSettings {
     max_connections: 100,
     max_worker_processes: 8,
     max_wal_senders: 10,
@@ -77,24 +77,26 @@ pub struct RecoverySettings {
 /// `postgresql.auto.conf` for a restored server: what was in it, less what collides, and the recovery's settings at its end.
 #[must_use]
 pub fn auto_conf(recovery: &RecoverySettings, auto_conf: &str, postgresql_conf: &str, major: u32) -> String {
-    let stale = |name: &str| TARGETS.contains(&name) || FOREIGN.contains(&name) || OURS.contains(&name);
+    let stale = |name: &str| {
+        TARGET_SETTINGS.contains(&name) || FOREIGN_SETTINGS.contains(&name) || WRITTEN_SETTINGS.contains(&name)
+    };
     let mut text = String::new();
-    for line in auto_conf.lines().filter(|line| setting(line).is_none_or(|(name, _)| !stale(&name))) {
+    for line in auto_conf.lines().filter(|line| parse_setting(line).is_none_or(|(name, _)| !stale(&name))) {
         text.push_str(line);
         text.push('\n');
     }
     text.push_str("# written by walkeep restore; of no effect once recovery has ended, but for archive_mode\n");
-    let elsewhere = ConfigurationFile::read(postgresql_conf);
-    for (name, value) in settings(recovery, &elsewhere, &text, major) {
+    let elsewhere = ConfigurationFile::parse(postgresql_conf);
+    for (name, value) in recovery_settings(recovery, &elsewhere, &text, major) {
         // Writing to a string cannot fail.
-        let _written = writeln!(text, "{name} = '{}'", quoted(&value));
+        let _written = writeln!(text, "{name} = '{}'", quote_value(&value));
     }
     text
 }
 
 /// The settings in the order they must stand: emptied targets go first, because each that is assigned later forgets the one before it
 /// (`assign_recovery_target` and its siblings).
-fn settings(
+fn recovery_settings(
     recovery: &RecoverySettings,
     elsewhere: &ConfigurationFile,
     kept: &str,
@@ -105,7 +107,7 @@ fn settings(
         RecoveryStop::Before(_) | RecoveryStop::After(_) => "recovery_target_lsn",
         RecoveryStop::Consistent(_) => "recovery_target",
     };
-    for name in TARGETS.into_iter().filter(|name| *name != own && elsewhere.may_set(name)) {
+    for name in TARGET_SETTINGS.into_iter().filter(|name| *name != own && elsewhere.may_set(name)) {
         all.push((name, String::new()));
     }
     for name in ["archive_cleanup_command", "recovery_end_command"].into_iter().filter(|name| elsewhere.may_set(name)) {
@@ -129,8 +131,10 @@ fn settings(
     if recovery.no_read_ahead && major >= 15 {
         all.push(("recovery_prefetch", "off".to_owned()));
     }
-    let auto = ConfigurationFile::read(kept);
-    for ((name, least), (_, default)) in recovery.required.named().into_iter().zip(DEFAULTS.named()) {
+    let auto = ConfigurationFile::parse(kept);
+    for ((name, least), (_, default)) in
+        recovery.required.names_and_values().into_iter().zip(REQUIRED_SETTING_DEFAULTS.names_and_values())
+    {
         let has = auto.value(name).or(elsewhere.value(name)).map_or(Some(default), |value| value.parse().ok());
         // What an included file says is not known here.
         if elsewhere.includes || has.is_none_or(|has| has < least) {
@@ -141,8 +145,8 @@ fn settings(
 }
 
 /// What a configuration file sets a name to, if it does: its last line wins.
-pub(super) fn value(text: &str, name: &str) -> Option<String> {
-    ConfigurationFile::read(text).value(name).map(str::to_owned)
+pub(super) fn setting_value(text: &str, name: &str) -> Option<String> {
+    ConfigurationFile::parse(text).value(name).map(str::to_owned)
 }
 
 /// What another configuration file sets.
@@ -152,8 +156,8 @@ struct ConfigurationFile {
 }
 
 impl ConfigurationFile {
-    fn read(text: &str) -> ConfigurationFile {
-        let set: Vec<(String, String)> = text.lines().filter_map(setting).collect();
+    fn parse(text: &str) -> ConfigurationFile {
+        let set: Vec<(String, String)> = text.lines().filter_map(parse_setting).collect();
         let includes = set.iter().any(|(name, _)| name.starts_with("include"));
         ConfigurationFile { set, includes }
     }
@@ -169,7 +173,7 @@ impl ConfigurationFile {
 }
 
 /// A line of configuration as name and value: `name = value`, the equals sign optional, comments after `#` (`guc-file.l`). Names don't mind case.
-fn setting(line: &str) -> Option<(String, String)> {
+fn parse_setting(line: &str) -> Option<(String, String)> {
     let line = line.trim_start();
     let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))?;
     let (name, rest) = line.split_at_checked(end)?;
@@ -179,14 +183,14 @@ fn setting(line: &str) -> Option<(String, String)> {
     let rest = rest.trim_start();
     let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
     let value = match rest.strip_prefix('\'') {
-        Some(inner) => unquoted(inner),
+        Some(inner) => unquote_value(inner),
         None => rest.split(|c: char| c == '#' || c.is_whitespace()).next().unwrap_or("").to_owned(),
     };
     Some((name.to_ascii_lowercase(), value))
 }
 
 /// A value up to its closing quote; two quotes or a backslash and a quote are one quote.
-fn unquoted(text: &str) -> String {
+fn unquote_value(text: &str) -> String {
     let mut value = String::new();
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
@@ -200,21 +204,21 @@ fn unquoted(text: &str) -> String {
 }
 
 /// Doubled quotes and backslashes (`escape_single_quotes_ascii`).
-fn quoted(value: &str) -> String {
+fn quote_value(value: &str) -> String {
     value.replace('\\', "\\\\").replace('\'', "''")
 }
 
 /// `restore_command` for a restored server: this program, by its absolute path, with its configuration and cluster named, since neither the
 /// server's directory nor its environment is the user's.
 #[must_use]
-pub fn restore_command(program: &Path, config: Option<&Path>, cluster: &str) -> String {
-    let word = |path: &Path| shell_word(&path.to_string_lossy().replace('%', "%%"));
+pub fn restore_command_line(program: &Path, config: Option<&Path>, cluster: &str) -> String {
+    let word = |path: &Path| quote_for_shell(&path.to_string_lossy().replace('%', "%%"));
     let config = config.map(|config| format!(" --config {}", word(config))).unwrap_or_default();
     format!("{}{config} archive-get --cluster {cluster} %f \"%p\"", word(program))
 }
 
 /// As it is if the shell takes it so, else in single quotes.
-fn shell_word(text: &str) -> String {
+fn quote_for_shell(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '%' | ',');
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
@@ -227,7 +231,7 @@ fn shell_word(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::{ConfigurationFile, RecoverySettings, auto_conf, restore_command, setting};
+    use super::{ConfigurationFile, RecoverySettings, auto_conf, parse_setting, restore_command_line};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::pg_control::RequiredSettings;
     use crate::postgres::format::timeline::TimelineId;
@@ -248,7 +252,7 @@ mod tests {
 
     /// What PostgreSQL would read: of each name the last.
     fn read(text: &str) -> impl Fn(&str) -> Option<String> + use<> {
-        let all = ConfigurationFile::read(text);
+        let all = ConfigurationFile::parse(text);
         move |name| all.value(name).map(str::to_owned)
     }
 
@@ -335,22 +339,22 @@ mod tests {
     #[test]
     fn lines_are_read_as_postgresql_reads_them() {
         let is = |line: &str, name: &str, value: &str| {
-            assert_eq!(setting(line), Some((name.into(), value.into())), "{line}")
+            assert_eq!(parse_setting(line), Some((name.into(), value.into())), "{line}")
         };
         is("a = 1 # one", "a", "1");
         is("  Work_Mem='it''s'", "work_mem", "it's");
         is("b 'x\\'y' # z", "b", "x'y");
         is("include_dir = 'conf.d'", "include_dir", "conf.d");
-        assert_eq!(setting("# a = 1"), None);
-        assert_eq!(setting(""), None);
+        assert_eq!(parse_setting("# a = 1"), None);
+        assert_eq!(parse_setting(""), None);
     }
 
     #[test]
     fn the_command_survives_the_shell_and_postgresql() {
         let command =
-            restore_command(Path::new("/usr/bin/walkeep"), Some(Path::new("/etc/walkeep/walkeep.toml")), "main");
+            restore_command_line(Path::new("/usr/bin/walkeep"), Some(Path::new("/etc/walkeep/walkeep.toml")), "main");
         assert_eq!(command, "/usr/bin/walkeep --config /etc/walkeep/walkeep.toml archive-get --cluster main %f \"%p\"");
-        let odd = restore_command(Path::new("/opt/it's 100%/walkeep"), None, "main");
+        let odd = restore_command_line(Path::new("/opt/it's 100%/walkeep"), None, "main");
         assert_eq!(odd, "'/opt/it'\\''s 100%%/walkeep' archive-get --cluster main %f \"%p\"");
         let text = auto_conf(
             &RecoverySettings { restore_command: odd.clone(), ..recovery(RecoveryStop::After(Lsn::new(8))) },

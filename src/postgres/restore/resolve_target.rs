@@ -66,7 +66,7 @@ pub(super) enum ResolvedTarget {
 }
 
 /// Resolves everything but [`RecoveryTarget::Latest`] and [`RecoveryTarget::Immediate`], which are a matter of the backup.
-pub(super) fn aim(
+pub(super) fn resolve_target(
     facts: &dyn ArchivedLog,
     path: &TimelinePath,
     request: &RestoreRequest,

@@ -23,7 +23,7 @@ use crate::postgres::sql::SqlSession;
 use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
 /// How often the server's files are looked at: often enough not to add to a short replay.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where the server's first words go, in its data directory; later ones go where its own settings say.
 pub const START_LOG: &str = "walkeep-start.log";
@@ -87,7 +87,7 @@ pub enum ServerStartError {
     },
     /// The server ended before its target.
     #[error("the server ended before it reached its target: {last_words}; its log is {log}")]
-    Ended {
+    ServerEnded {
         /// The last complaint in its log.
         last_words: String,
         /// Its log.
@@ -95,7 +95,7 @@ pub enum ServerStartError {
     },
     /// It waits for ever.
     #[error("the server cannot go on: {why}; raise that in postgresql.auto.conf and start it again; its log is {log}")]
-    Stuck {
+    ServerStuck {
         /// What it wants, in its own words.
         why: String,
         /// Its log.
@@ -114,7 +114,7 @@ pub enum ServerStartError {
     },
     /// It stopped elsewhere.
     #[error("the server stopped replay at {reached}, but the plan says {planned}; don't use it, and report this")]
-    Elsewhere {
+    StoppedElsewhere {
         /// Where it stopped.
         reached: Lsn,
         /// Where it should have.
@@ -122,7 +122,7 @@ pub enum ServerStartError {
     },
 }
 
-fn at<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ServerStartError + 'a {
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ServerStartError + 'a {
     move |source| ServerStartError::Io { what, path: path.to_owned(), source }
 }
 
@@ -140,10 +140,10 @@ impl ServerStart {
         let begun = clock.elapsed();
         self.launch()?;
         let seen = loop {
-            if let Some(seen) = self.look(action).await? {
+            if let Some(seen) = self.poll_reached(action).await? {
                 break seen;
             }
-            clock.sleep(LOOK_EVERY).await;
+            clock.sleep(POLL_INTERVAL).await;
         };
         let (timeline, lsn) = seen;
         if let (Some(reached), Some(stop)) = (lsn, plan.stop) {
@@ -154,64 +154,67 @@ impl ServerStart {
     }
 
     /// The directory with the programs of the data directory's own major version, which alone can read it.
-    fn programs(&self) -> Result<PathBuf, ServerStartError> {
+    fn own_programs(&self) -> Result<PathBuf, ServerStartError> {
         let file = self.pgdata.join("PG_VERSION");
-        let text = fs::read_to_string(&file).map_err(at("read", &file))?;
-        let bad = |_| at("understand", &file)(io::ErrorKind::InvalidData.into());
+        let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+        let bad = |_| io_error("understand", &file)(io::ErrorKind::InvalidData.into());
         let major: u32 = text.trim().parse().map_err(bad)?;
-        programs(major, self.bindir.as_deref(), &self.search)
+        find_programs(major, self.bindir.as_deref(), &self.search)
     }
 
     fn launch(&self) -> Result<(), ServerStartError> {
-        let pg_ctl = self.programs()?.join("pg_ctl");
+        let pg_ctl = self.own_programs()?.join("pg_ctl");
         let mut command = Command::new(&pg_ctl);
-        command.arg("-D").arg(&self.pgdata).arg("-l").arg(self.log()).args(["-W", "-s"]);
+        command.arg("-D").arg(&self.pgdata).arg("-l").arg(self.start_log()).args(["-W", "-s"]);
         if !self.options.is_empty() {
             command.arg("-o").arg(self.options.join(" "));
         }
         command.arg("start").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         if rustix::process::geteuid().is_root() {
-            let owner = self.pgdata.metadata().map_err(at("read", &self.pgdata))?;
+            let owner = self.pgdata.metadata().map_err(io_error("read", &self.pgdata))?;
             if owner.uid() == 0 {
                 return Err(ServerStartError::Root { pgdata: self.pgdata.clone() });
             }
             command.uid(owner.uid()).gid(owner.gid());
         }
-        let status = command.status().map_err(at("run", &pg_ctl))?;
-        if status.success() { Ok(()) } else { Err(self.ended()) }
+        let status = command.status().map_err(io_error("run", &pg_ctl))?;
+        if status.success() { Ok(()) } else { Err(self.ended_error()) }
     }
 
-    fn log(&self) -> PathBuf {
+    fn start_log(&self) -> PathBuf {
         self.pgdata.join(START_LOG)
     }
 
     /// What the server has come to, once it has done what it was told; `None` while it has not. The position where replay ended is known of one
     /// that was promoted or pauses.
-    async fn look(&self, action: RecoveryTargetAction) -> Result<Option<(TimelineId, Option<Lsn>)>, ServerStartError> {
-        let Some(control) = self.control() else { return Ok(None) };
-        let status = self.postmaster();
+    async fn poll_reached(
+        &self,
+        action: RecoveryTargetAction,
+    ) -> Result<Option<(TimelineId, Option<Lsn>)>, ServerStartError> {
+        let Some(control) = self.read_pg_control() else { return Ok(None) };
+        let status = self.read_postmaster_pid();
         match (action, status) {
             (RecoveryTargetAction::Promote, Some(status)) if control.state == DbState::Production && status.ready => {
                 let timeline = control.checkpoint_timeline;
                 // The new timeline's checkpoint may come later than its history and the first transactions.
-                Ok(self.left_at(timeline).map(|(timeline, lsn)| (timeline, Some(lsn))))
+                Ok(self.newest_switch_point(timeline).map(|(timeline, lsn)| (timeline, Some(lsn))))
             }
             (RecoveryTargetAction::Pause, Some(status)) if status.ready => {
-                let paused = self.paused(&status).await?;
+                let paused = self.poll_paused(&status).await?;
                 Ok(paused.map(|lsn| (control.checkpoint_timeline, lsn)))
             }
             (RecoveryTargetAction::Shutdown, None) if control.state == DbState::ShutDownInRecovery => {
                 Ok(Some((control.checkpoint_timeline, None)))
             }
-            (_, None) if self.has_ended() => Err(self.ended()),
-            (_, Some(_)) => self.stuck().map_or(Ok(None), Err),
+            (_, None) if self.has_ended() => Err(self.ended_error()),
+            (_, Some(_)) => self.stuck_error().map_or(Ok(None), Err),
             _ => Ok(None),
         }
     }
 
     /// The position at which a server pauses, once it does; no position if it only says so in its log. One that lets nobody in to ask, and that
     /// logs elsewhere, cannot be waited for.
-    async fn paused(&self, server: &PostmasterPid) -> Result<Option<Option<Lsn>>, ServerStartError> {
+    async fn poll_paused(&self, server: &PostmasterPid) -> Result<Option<Option<Lsn>>, ServerStartError> {
         let conninfo = format!("host='{}' port={} user=postgres dbname=postgres", server.socket_dir, server.port);
         let Ok(info) = Conninfo::parse(&conninfo, &LibpqEnvironment::default()) else { return Ok(None) };
         let asked = match SqlSession::connect(&info).await {
@@ -239,19 +242,19 @@ impl ServerStart {
     }
 
     /// While it is being replaced the file may be anything.
-    fn control(&self) -> Option<PgControl> {
+    fn read_pg_control(&self) -> Option<PgControl> {
         PgControl::parse(&fs::read(self.pgdata.join("global/pg_control")).ok()?).ok()
     }
 
     /// What the server says of itself (`pidfile.h`).
-    fn postmaster(&self) -> Option<PostmasterPid> {
+    fn read_postmaster_pid(&self) -> Option<PostmasterPid> {
         let text = fs::read_to_string(self.pgdata.join("postmaster.pid")).ok()?;
         let line = |number: usize| text.lines().nth(number).map(str::trim).unwrap_or_default();
         Some(PostmasterPid { port: line(3).to_owned(), socket_dir: line(4).to_owned(), ready: line(7) == "ready" })
     }
 
     /// The newest timeline that begins in this directory, and where it left its parent. Timelines this server begins are newer than `known`.
-    fn left_at(&self, known: TimelineId) -> Option<(TimelineId, Lsn)> {
+    fn newest_switch_point(&self, known: TimelineId) -> Option<(TimelineId, Lsn)> {
         let names = fs::read_dir(self.pgdata.join("pg_wal")).ok()?;
         let timelines = names.filter_map(|name| {
             let name = name.ok()?.file_name();
@@ -266,26 +269,26 @@ impl ServerStart {
 
     /// Whether a server that has no `postmaster.pid` had one: it wrote its log, and said that it is down.
     fn has_ended(&self) -> bool {
-        let text = fs::read(self.log()).unwrap_or_default();
+        let text = fs::read(self.start_log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         text.contains("database system is shut down") || text.contains("FATAL:")
     }
 
     /// A server of 14 or later whose settings are below those of the log does not end but waits, until somebody shuts it down
     /// (`RecoveryRequiresIntParameter`).
-    fn stuck(&self) -> Option<ServerStartError> {
+    fn stuck_error(&self) -> Option<ServerStartError> {
         const WAITS: &str = "because of insufficient parameter settings";
         let text = self.log_tail().unwrap_or_default();
         let mut lines = text.lines().skip_while(|line| !line.contains(WAITS));
         lines.next()?;
         let detail = lines.next().and_then(|line| line.split_once("DETAIL:"));
         let why = detail.map_or(WAITS, |(_, why)| why.trim());
-        Some(ServerStartError::Stuck { why: why.to_owned(), log: self.log() })
+        Some(ServerStartError::ServerStuck { why: why.to_owned(), log: self.start_log() })
     }
 
     /// The last few lines of the log, however long it is.
     fn log_tail(&self) -> io::Result<String> {
-        let mut file = fs::File::open(self.log())?;
+        let mut file = fs::File::open(self.start_log())?;
         let len = file.metadata()?.len();
         file.seek(io::SeekFrom::Start(len.saturating_sub(4096)))?;
         let mut bytes = Vec::new();
@@ -293,15 +296,15 @@ impl ServerStart {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn ended(&self) -> ServerStartError {
-        let text = fs::read(self.log()).unwrap_or_default();
+    fn ended_error(&self) -> ServerStartError {
+        let text = fs::read(self.start_log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let complaint = text.lines().rev().find(|line| line.contains("FATAL:") || line.contains("PANIC:"));
         let last = complaint.or(text.lines().last()).unwrap_or("it said nothing");
         let words = last.split_once("FATAL:").map_or(last, |(_, words)| words).trim();
         let taken = text.contains("Address already in use") || text.contains("already in use by another");
         let advice = if taken { "; its port is taken, try --server-options '-p 5433'" } else { "" };
-        ServerStartError::Ended { last_words: format!("{words}{advice}"), log: self.log() }
+        ServerStartError::ServerEnded { last_words: format!("{words}{advice}"), log: self.start_log() }
     }
 }
 
@@ -314,19 +317,24 @@ struct PostmasterPid {
 }
 
 /// The directory with the programs of this major version: the one that was named, or where distributions put it, or elsewhere.
-pub(super) fn programs(major: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Result<PathBuf, ServerStartError> {
+pub(super) fn find_programs(
+    major: u32,
+    bindir: Option<&Path>,
+    search: &[PathBuf],
+) -> Result<PathBuf, ServerStartError> {
     let packaged = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from);
     let places: Vec<PathBuf> = match bindir {
         Some(bindir) => vec![bindir.to_owned()],
         None => packaged.into_iter().chain(search.iter().cloned()).collect(),
     };
-    let fits = |place: &&PathBuf| place.join("pg_ctl").exists() && major_of(&place.join("postgres")) == Some(major);
+    let fits =
+        |place: &&PathBuf| place.join("pg_ctl").exists() && major_version_of(&place.join("postgres")) == Some(major);
     let looked = || places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
     places.iter().find(fits).cloned().ok_or_else(|| ServerStartError::NoPrograms { major, looked: looked() })
 }
 
 /// The major version of a `postgres` program, in its own words: `postgres (PostgreSQL) 15.12 (Debian 15.12-1)`.
-pub(super) fn major_of(postgres: &Path) -> Option<u32> {
+pub(super) fn major_version_of(postgres: &Path) -> Option<u32> {
     let output = Command::new(postgres).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_once("(PostgreSQL)")?.1.trim_start();
@@ -344,7 +352,7 @@ fn check_reached(reached: Lsn, stop: RecoveryStop) -> Result<(), ServerStartErro
         RecoveryStop::After(lsn) => (reached > lsn, format!("after the record at {lsn}")),
         RecoveryStop::Consistent(lsn) => (reached >= lsn, format!("as soon as {lsn} was passed")),
     };
-    if right { Ok(()) } else { Err(ServerStartError::Elsewhere { reached, planned }) }
+    if right { Ok(()) } else { Err(ServerStartError::StoppedElsewhere { reached, planned }) }
 }
 
 #[cfg(test)]
@@ -364,6 +372,6 @@ mod tests {
             ok(0x1100, RecoveryStop::After(Lsn::new(0x1000))) && !ok(0x1000, RecoveryStop::After(Lsn::new(0x1000)))
         );
         let error = check_reached(Lsn::new(8), RecoveryStop::Consistent(Lsn::new(16))).unwrap_err();
-        assert!(matches!(error, ServerStartError::Elsewhere { .. }));
+        assert!(matches!(error, ServerStartError::StoppedElsewhere { .. }));
     }
 }

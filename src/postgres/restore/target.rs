@@ -9,7 +9,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::event::Xid;
 
 /// The longest name a restore point can have, in bytes (`MAXFNAMELEN` in `xlog_internal.h`, less the final zero).
-pub const MAX_NAME: usize = 63;
+pub const MAX_RESTORE_POINT_NAME_BYTES: usize = 63;
 
 /// A moment in the life of a cluster, named in one of PostgreSQL's ways.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -127,7 +127,7 @@ pub enum RestoreRequestError {
     #[error("exclusive needs a time, a position, a transaction or a restore point to stop before; {0} is none of them")]
     Exclusive(RecoveryTarget),
     /// A name that no restore point can have.
-    #[error("{0:?} cannot name a restore point: names have 1 to {MAX_NAME} bytes")]
+    #[error("{0:?} cannot name a restore point: names have 1 to {MAX_RESTORE_POINT_NAME_BYTES} bytes")]
     Name(String),
     /// A transaction that never ends by itself.
     #[error("{0} is no transaction that could end: ordinary transactions are numbered from 3")]
@@ -144,7 +144,7 @@ impl RestoreRequest {
             RecoveryTarget::Latest | RecoveryTarget::Immediate if exclusive => {
                 return Err(RestoreRequestError::Exclusive(target));
             }
-            RecoveryTarget::Name(name) if !(1..=MAX_NAME).contains(&name.len()) => {
+            RecoveryTarget::Name(name) if !(1..=MAX_RESTORE_POINT_NAME_BYTES).contains(&name.len()) => {
                 return Err(RestoreRequestError::Name(name.clone()));
             }
             // FirstNormalTransactionId; 1 and 2 are the bootstrap and the frozen one.

@@ -53,7 +53,7 @@ pub enum CleanupError {
     Key(#[from] ObjectKeyError),
     /// A worker thread panicked, or the program is ending.
     #[error("the work was interrupted")]
-    Stopped,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for CleanupError {
@@ -111,17 +111,17 @@ pub struct ClusterCleanup {
 ///
 /// # Errors
 /// [`CleanupError`].
-pub async fn run(
+pub async fn clean_up(
     archive: &Arc<Archive>,
     index: &Arc<WalIndex>,
     wish: &RetentionOptions,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<CleanupReport<ClusterCleanup>, CleanupError> {
-    let mut report = CleanupReport::of(archive.vault(), wish);
-    let overview = inventory::gather(archive, index, None).await?;
+    let mut report = CleanupReport::new(archive.vault(), wish);
+    let overview = inventory::gather_inventory(archive, index, None).await?;
     let Some(size) = overview.segment_size else { return Ok(report) };
     for (name, repository) in archive.vault().repositories() {
-        let Some((since, young)) = report.window(archive.vault(), wish, name) else { continue };
+        let Some((since, young)) = report.repository_window(archive.vault(), wish, name) else { continue };
         let sweep = RepositorySweep {
             archive,
             name,
@@ -137,7 +137,7 @@ pub async fn run(
     }
     let removed = report.repositories.iter().any(|cleaned| cleaned.wal.objects > 0);
     if removed && !wish.dry_run && index.is_writer() {
-        reindex::catch_up(archive, index, ReindexScope::All).await?;
+        reindex::catch_up_index(archive, index, ReindexScope::All).await?;
     }
     Ok(report)
 }
@@ -172,8 +172,8 @@ impl RepositorySweep<'_> {
             notes: Vec::new(),
         };
         let mut readable = true;
-        let bases = self.bases(&mut cleaned.notes, &mut readable).await?;
-        let wal = self.wal().await?;
+        let bases = self.list_backups(&mut cleaned.notes, &mut readable).await?;
+        let wal = self.list_wal().await?;
         let verdict = self.decide(&bases, &wal).await?;
         cleaned.backups = bases
             .iter()
@@ -185,7 +185,7 @@ impl RepositorySweep<'_> {
             .collect();
         // The manifests of what goes are read while they are there; the packs they name are swept only after another [`GRACE`].
         let packs = self.list(&self.archive.layout().packs()).await?;
-        let mut named = if readable { self.named(&bases).await } else { None };
+        let mut named = if readable { self.named_packs(&bases).await } else { None };
         for (base, object) in bases.iter().filter(|(base, _)| verdict.expire.contains(&base.label)) {
             self.expire(base, object).await?;
         }
@@ -199,31 +199,31 @@ impl RepositorySweep<'_> {
         Ok(cleaned)
     }
 
-    fn failed(&self, source: repository::RepositoryError) -> CleanupError {
-        RetentionError::of(self.name, source).into()
+    fn repository_error(&self, source: repository::RepositoryError) -> CleanupError {
+        RetentionError::in_repository(self.name, source).into()
     }
 
     async fn list(&self, prefix: &repository::key::KeyPrefix) -> Result<Vec<ObjectInfo>, CleanupError> {
-        self.repository.list(prefix).await.map_err(|error| self.failed(error))
+        self.repository.list(prefix).await.map_err(|error| self.repository_error(error))
     }
 
     async fn remove(&self, object: &ObjectInfo) -> Result<(), CleanupError> {
         if !self.dry_run {
-            self.repository.delete(&object.key).await.map_err(|error| self.failed(error))?;
+            self.repository.delete(&object.key).await.map_err(|error| self.repository_error(error))?;
             (self.progress)(object.len);
         }
         Ok(())
     }
 
     /// The backups of this repository with their manifests.
-    async fn bases(
+    async fn list_backups(
         &self,
         notes: &mut Vec<String>,
         readable: &mut bool,
     ) -> Result<Vec<(RetentionBackup, ObjectInfo)>, CleanupError> {
         let mut found = Vec::new();
         for object in self.list(&self.archive.layout().backups()).await? {
-            let Some(ClusterObject::Backup(label)) = self.archive.layout().object(&object.key) else { continue };
+            let Some(ClusterObject::Backup(label)) = self.archive.layout().object_of_key(&object.key) else { continue };
             let summary = match self.archive.vault().get_trailer(SealedKind::Manifest, &object.key).await {
                 Ok(Some(trailer)) => BackupSummary::from_bytes(trailer.metadata()).map_err(|error| error.to_string()),
                 Ok(None) => continue,
@@ -231,7 +231,7 @@ impl RepositorySweep<'_> {
                 Err(error) => return Err(error.into()),
             };
             match summary {
-                Ok(summary) => found.push((self.base(&summary), object)),
+                Ok(summary) => found.push((self.retention_backup(&summary), object)),
                 Err(why) => {
                     *readable = false;
                     notes.push(format!("backup {label} cannot be read and is left alone: {why}"));
@@ -241,7 +241,7 @@ impl RepositorySweep<'_> {
         Ok(found)
     }
 
-    fn base(&self, summary: &BackupSummary) -> RetentionBackup {
+    fn retention_backup(&self, summary: &BackupSummary) -> RetentionBackup {
         let restorable = self.overview.backups.iter().any(|backup| backup.label == summary.label && backup.restorable);
         RetentionBackup {
             label: summary.label.clone(),
@@ -253,12 +253,12 @@ impl RepositorySweep<'_> {
         }
     }
 
-    async fn wal(&self) -> Result<WalByTimeline, CleanupError> {
+    async fn list_wal(&self) -> Result<WalByTimeline, CleanupError> {
         let mut found: WalByTimeline = BTreeMap::new();
         let mut listed = self.list(&self.archive.layout().wal()).await?;
         listed.append(&mut self.list(&self.archive.layout().pieces()).await?);
         for object in listed {
-            let segment = match self.archive.layout().object(&object.key) {
+            let segment = match self.archive.layout().object_of_key(&object.key) {
                 Some(ClusterObject::Segment(name)) => name,
                 Some(ClusterObject::File(
                     WalFileName::Partial(name) | WalFileName::BackupLabel { segment: name, .. },
@@ -304,23 +304,23 @@ impl RepositorySweep<'_> {
     }
 
     /// The packs that backups name, and those that expired manifests name which are young. `None` if one cannot be read.
-    async fn named(&self, bases: &[(RetentionBackup, ObjectInfo)]) -> Option<NamedPacks> {
+    async fn named_packs(&self, bases: &[(RetentionBackup, ObjectInfo)]) -> Option<NamedPacks> {
         let mut named = NamedPacks::default();
         for (base, object) in bases {
-            named.of.insert(base.label.clone(), self.packs_of(object).await?);
+            named.packs_by_backup.insert(base.label.clone(), self.packs_in_manifest(object).await?);
         }
         for object in self.list(&self.archive.layout().expired()).await.ok()? {
-            let packs = self.packs_of(&object).await?;
+            let packs = self.packs_in_manifest(&object).await?;
             if object.modified >= self.young {
                 named.waiting.extend(packs);
             } else {
-                named.over.push(object);
+                named.obsolete.push(object);
             }
         }
         Some(named)
     }
 
-    async fn packs_of(&self, object: &ObjectInfo) -> Option<BTreeSet<PackId>> {
+    async fn packs_in_manifest(&self, object: &ObjectInfo) -> Option<BTreeSet<PackId>> {
         let opened = self.archive.vault().get_object(SealedKind::Manifest, &object.key).await;
         let read = match opened {
             Ok(Some(opened)) => tokio::task::spawn_blocking(move || {
@@ -346,17 +346,17 @@ impl RepositorySweep<'_> {
         }
         let key = self.archive.layout().expired_manifest(&base.label)?;
         if let Some(opened) = self.archive.vault().get_object(SealedKind::Manifest, &object.key).await? {
-            let sealed = self.sealed(&key, opened.plain, &opened.metadata)?;
-            self.repository.put_new(&key, sealed).await.map_err(|error| self.failed(error))?;
+            let sealed = self.seal_expired(&key, opened.plain, &opened.metadata)?;
+            self.repository.put_new(&key, sealed).await.map_err(|error| self.repository_error(error))?;
         }
         tracing::info!(repository = self.name, backup = base.label, "removing a backup whose time is up");
         // Its names first: no restore needs them, and with the manifest gone nobody would come back for them.
         let names = self.archive.layout().names(&base.label)?;
-        self.repository.delete(&names).await.map_err(|error| self.failed(error))?;
+        self.repository.delete(&names).await.map_err(|error| self.repository_error(error))?;
         self.remove(object).await
     }
 
-    fn sealed(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, CleanupError> {
+    fn seal_expired(&self, key: &ObjectKey, plain: Bytes, metadata: &[u8]) -> Result<Vec<Bytes>, CleanupError> {
         let binding = ObjectBinding::new(SealedKind::Manifest, key.as_str());
         let spec = SealSpec {
             level: self.archive.vault().level(),
@@ -364,7 +364,7 @@ impl RepositorySweep<'_> {
             threads: self.archive.vault().threads(),
             ..SealSpec::new(&binding)
         };
-        Ok(seal::seal(&[&plain], &spec, self.archive.vault().protection())?.parts)
+        Ok(seal::seal_object(&[&plain], &spec, self.archive.vault().protection())?.parts)
     }
 
     /// Oldest first, so that what is left is always the log's newer part.
@@ -379,12 +379,12 @@ impl RepositorySweep<'_> {
             objects.sort_by_key(|(name, _)| name.number(self.size));
             for (name, object) in objects {
                 let goes =
-                    name.number(self.size).is_some_and(|number| verdict.lets_go(*timeline, number, object.modified));
+                    name.number(self.size).is_some_and(|number| verdict.may_remove(*timeline, number, object.modified));
                 if goes {
                     self.remove(object).await?;
-                    cleaned.wal.add(object);
+                    cleaned.wal.add_object(object);
                 } else {
-                    cleaned.wal_kept.add(object);
+                    cleaned.wal_kept.add_object(object);
                 }
             }
         }
@@ -399,24 +399,24 @@ impl RepositorySweep<'_> {
     ) -> Result<(), CleanupError> {
         let stays =
             |label: &String| cleaned.backups.iter().any(|backup| backup.label == *label && backup.kept.is_some());
-        let (kept, expired): (Vec<_>, Vec<_>) = named.of.iter().partition(|(label, _)| stays(label));
+        let (kept, expired): (Vec<_>, Vec<_>) = named.packs_by_backup.iter().partition(|(label, _)| stays(label));
         let kept: BTreeSet<PackId> = kept.into_iter().flat_map(|(_, packs)| packs.iter().copied()).collect();
         named.waiting.extend(expired.into_iter().flat_map(|(_, packs)| packs.iter().copied()));
         for object in packs {
-            let Some(ClusterObject::Pack(id)) = self.archive.layout().object(&object.key) else { continue };
+            let Some(ClusterObject::Pack(id)) = self.archive.layout().object_of_key(&object.key) else { continue };
             let Some(id) = PackId::parse(&id) else { continue };
             if kept.contains(&id) {
                 continue;
             }
             if named.waiting.contains(&id) || object.modified >= self.young {
-                cleaned.packs_waiting.add(&object);
+                cleaned.packs_waiting.add_object(&object);
             } else {
                 self.remove(&object).await?;
-                cleaned.packs.add(&object);
+                cleaned.packs.add_object(&object);
             }
         }
         // Only now: as long as its copy is there, a manifest's packs are looked for.
-        for object in &named.over {
+        for object in &named.obsolete {
             self.remove(object).await?;
         }
         Ok(())
@@ -427,9 +427,9 @@ impl RepositorySweep<'_> {
 #[derive(Default)]
 struct NamedPacks {
     /// By the backups that are there.
-    of: BTreeMap<String, BTreeSet<PackId>>,
+    packs_by_backup: BTreeMap<String, BTreeSet<PackId>>,
     /// By expired manifests whose time is not up.
     waiting: BTreeSet<PackId>,
     /// Expired manifests whose time is up.
-    over: Vec<ObjectInfo>,
+    obsolete: Vec<ObjectInfo>,
 }

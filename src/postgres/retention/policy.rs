@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
-use crate::vault::retention::{KeepReason, before};
+use crate::vault::retention::{KeepReason, before_window};
 
 /// A backup, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,10 +63,10 @@ pub struct RetentionDecision {
 impl RetentionDecision {
     /// Whether a segment, or a file about it, may go.
     #[must_use]
-    pub fn lets_go(&self, timeline: TimelineId, number: SegmentNo, arrived: Timestamp) -> bool {
+    pub fn may_remove(&self, timeline: TimelineId, number: SegmentNo, arrived: Timestamp) -> bool {
         // Without a backup there is no telling what somebody restores from.
         let any = !self.keep.is_empty();
-        let young = arrived >= before(self.since);
+        let young = arrived >= before_window(self.since);
         let needed = self.needed.get(&timeline).into_iter().flatten();
         let is_needed = needed.into_iter().any(|(first, last)| (*first..=*last).contains(&number));
         any && !young && !is_needed && !self.unknown.contains(&timeline)
@@ -77,13 +77,13 @@ impl RetentionDecision {
 #[must_use]
 pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     let known = known_paths(world);
-    let living = living(world, &known);
-    let anchors: Vec<Option<&RetentionBackup>> = living.iter().map(|path| anchor(world, path)).collect();
+    let living = living_paths(world, &known);
+    let anchors: Vec<Option<&RetentionBackup>> = living.iter().map(|path| anchor_backup(world, path)).collect();
     let mut verdict = RetentionDecision { since: world.since, ..RetentionDecision::default() };
     verdict.unknown = world.alive.keys().copied().filter(|timeline| !known.contains_key(timeline)).collect();
     let mut gone: Vec<&RetentionBackup> = Vec::new();
     for base in world.bases {
-        match verdict_on(world, base, &living, &anchors, known.contains_key(&base.timeline)) {
+        match keep_reason(world, base, &living, &anchors, known.contains_key(&base.timeline)) {
             Some(why) => drop(verdict.keep.insert(base.label.clone(), why)),
             None => gone.push(base),
         }
@@ -92,12 +92,12 @@ pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     verdict.expire = gone.into_iter().map(|base| base.label.clone()).collect();
     for base in world.bases.iter().filter(|base| verdict.keep.contains_key(&base.label)) {
         if let Some(own) = known.get(&base.timeline) {
-            need(&mut verdict.needed, own, world.size, (base.start, base.stop));
+            add_needed_segments(&mut verdict.needed, own, world.size, (base.start, base.stop));
         } else {
             verdict.unknown.insert(base.timeline);
         }
-        for path in living.iter().filter(|path| lies_on(base, path)) {
-            need(&mut verdict.needed, path, world.size, (base.start, Lsn::MAX));
+        for path in living.iter().filter(|path| is_on_path(base, path)) {
+            add_needed_segments(&mut verdict.needed, path, world.size, (base.start, Lsn::MAX));
         }
     }
     verdict
@@ -111,31 +111,31 @@ fn known_paths(world: RetentionInput<'_>) -> BTreeMap<TimelineId, TimelinePath> 
 }
 
 /// The ways to timelines that may have a moment of the window. One that has a history and no log has just begun.
-fn living(world: RetentionInput<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<TimelinePath> {
+fn living_paths(world: RetentionInput<'_>, known: &BTreeMap<TimelineId, TimelinePath>) -> Vec<TimelinePath> {
     let newest = world.alive.values().max();
     let lives = |timeline: &TimelineId| match world.alive.get(timeline) {
-        Some(arrived) => *arrived >= before(world.since) || Some(arrived) == newest,
+        Some(arrived) => *arrived >= before_window(world.since) || Some(arrived) == newest,
         None => *timeline != TimelineId::FIRST || world.alive.is_empty(),
     };
     known.iter().filter(|(timeline, _)| lives(timeline)).map(|(_, path)| path.clone()).collect()
 }
 
-fn lies_on(base: &RetentionBackup, path: &TimelinePath) -> bool {
+fn is_on_path(base: &RetentionBackup, path: &TimelinePath) -> bool {
     path.contains(base.timeline, base.start) && path.contains(base.timeline, base.stop)
 }
 
-fn is_old(world: RetentionInput<'_>, base: &RetentionBackup) -> bool {
-    base.finished_at <= before(world.since)
+fn ended_before_window(world: RetentionInput<'_>, base: &RetentionBackup) -> bool {
+    base.finished_at <= before_window(world.since)
 }
 
 /// The newest backup on a way that ended before the window and can be restored.
-fn anchor<'a>(world: RetentionInput<'a>, path: &TimelinePath) -> Option<&'a RetentionBackup> {
-    let fits = |base: &&RetentionBackup| base.restorable && is_old(world, base) && lies_on(base, path);
+fn anchor_backup<'a>(world: RetentionInput<'a>, path: &TimelinePath) -> Option<&'a RetentionBackup> {
+    let fits = |base: &&RetentionBackup| base.restorable && ended_before_window(world, base) && is_on_path(base, path);
     world.bases.iter().filter(fits).max_by_key(|base| (base.stop, base.start))
 }
 
 /// Why a backup stays; `None` if it goes.
-fn verdict_on(
+fn keep_reason(
     world: RetentionInput<'_>,
     base: &RetentionBackup,
     living: &[TimelinePath],
@@ -145,11 +145,11 @@ fn verdict_on(
     if !known {
         return Some(KeepReason::Unknown);
     }
-    if !is_old(world, base) {
+    if !ended_before_window(world, base) {
         return Some(KeepReason::Young);
     }
     let mut why = None;
-    for (_, anchor) in living.iter().zip(anchors).filter(|(path, _)| lies_on(base, path)) {
+    for (_, anchor) in living.iter().zip(anchors).filter(|(path, _)| is_on_path(base, path)) {
         match anchor {
             Some(anchor) if anchor.label == base.label => return Some(KeepReason::Anchor),
             Some(anchor) if anchor.stop >= base.stop => {}
@@ -160,7 +160,7 @@ fn verdict_on(
 }
 
 /// Notes every segment that recovery may ask for along a way from one position to another.
-fn need(
+fn add_needed_segments(
     needed: &mut BTreeMap<TimelineId, Vec<(SegmentNo, SegmentNo)>>,
     path: &TimelinePath,
     size: SegmentSize,
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(verdict.expire, ["day1", "day2", "day3", "day4", "day5"]);
         assert_eq!(verdict.keep["day6"], KeepReason::Anchor, "day7 ended less than an hour before");
         assert_eq!(verdict.keep["day7"], KeepReason::Young);
-        let goes = |number, day| verdict.lets_go(tli(1), SegmentNo::new(number), at(day));
+        let goes = |number, day| verdict.may_remove(tli(1), SegmentNo::new(number), at(day));
         assert!(goes(59, 1) && !goes(60, 1) && !goes(99, 1), "log from the anchor's start on");
         assert!(!goes(5, 8), "what arrived in the window");
     }
@@ -252,9 +252,9 @@ mod tests {
     fn the_only_backup_stays_however_old_and_without_one_no_log_goes() {
         let verdict = kept(&[base(1, 1)], &[], &[(1, 1)], 300);
         assert_eq!(verdict.keep["day1"], KeepReason::Anchor);
-        assert!(verdict.lets_go(tli(1), SegmentNo::new(3), at(1)));
-        assert!(!verdict.lets_go(tli(1), SegmentNo::new(10), at(1)));
-        assert!(!kept(&[], &[], &[(1, 1)], 300).lets_go(tli(1), SegmentNo::new(3), at(1)));
+        assert!(verdict.may_remove(tli(1), SegmentNo::new(3), at(1)));
+        assert!(!verdict.may_remove(tli(1), SegmentNo::new(10), at(1)));
+        assert!(!kept(&[], &[], &[(1, 1)], 300).may_remove(tli(1), SegmentNo::new(3), at(1)));
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
         let verdict = kept(&bases, std::slice::from_ref(&history), &[(1, 5), (2, 10)], 7);
         assert_eq!(verdict.expire, ["day3", "day5"]);
         assert_eq!(verdict.keep["day4"], KeepReason::Anchor);
-        let goes = |timeline, number| verdict.lets_go(tli(timeline), SegmentNo::new(number), at(1));
+        let goes = |timeline, number| verdict.may_remove(tli(timeline), SegmentNo::new(number), at(1));
         assert!(goes(1, 39) && !goes(1, 40) && !goes(1, 45) && goes(1, 46));
         assert!(!goes(2, 45) && goes(2, 44));
         // While the branch is young it stays restorable.
@@ -281,7 +281,7 @@ mod tests {
     fn of_a_timeline_without_its_history_nothing_goes() {
         let verdict = kept(&[base(3, 7), base(8, 1)], &[], &[(1, 10), (7, 3)], 7);
         assert_eq!(verdict.keep["day3"], KeepReason::Unknown);
-        assert!(!verdict.lets_go(tli(7), SegmentNo::new(1), at(1)));
+        assert!(!verdict.may_remove(tli(7), SegmentNo::new(1), at(1)));
     }
 
     #[test]

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::objects::summary;
+use super::objects::read_summary;
 use super::{ClusterVerifyError, RepositoryVerifier};
-use crate::postgres::archive::chunks::{self, CHUNK, ChunkName, ChunkNamer, ChunkSubtreeHash, Pack, PackId};
+use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkName, ChunkNamer, ChunkSubtreeHash, Pack, PackId};
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestChunk};
 use crate::vault;
 use crate::vault::repository::ObjectInfo;
 use crate::vault::seal::SealedKind;
-use crate::vault::verify::open;
+use crate::vault::verify::open_checked;
 
 /// Packs at the same time; each is 32 MiB, stored and opened.
-const IN_FLIGHT: usize = 4;
+const PACKS_IN_FLIGHT: usize = 4;
 
 /// What was read of all packs so far.
 #[derive(Default)]
@@ -41,61 +41,62 @@ type PackContents = (Vec<(ChunkName, ChunkSubtreeHash)>, Vec<String>);
 
 impl RepositoryVerifier<'_> {
     /// Verifies backups, one after the other, then the packs that none of them needs.
-    pub(super) async fn backups(
+    pub(super) async fn verify_backups(
         &self,
         manifests: Vec<(String, ObjectInfo)>,
         packs: Vec<ObjectInfo>,
     ) -> Result<(), ClusterVerifyError> {
         let mut seen = SeenPacks::default();
         for (_, object) in manifests {
-            if let Some(manifest) = self.manifest(&object).await? {
-                self.backup(&object, &manifest, &mut seen).await?;
+            if let Some(manifest) = self.read_manifest(&object).await? {
+                self.verify_backup(&object, &manifest, &mut seen).await?;
             }
         }
         let unneeded = packs.into_iter().filter_map(|object| {
             let id = PackId::parse(object.key.file_name())?;
             (!seen.packs.contains(&id)).then_some((id, Vec::new(), None))
         });
-        let mut running = stream::iter(unneeded).map(|work| self.pack(work)).buffer_unordered(IN_FLIGHT);
+        let mut running = stream::iter(unneeded).map(|work| self.read_pack(work)).buffer_unordered(PACKS_IN_FLIGHT);
         while let Some(read) = running.next().await {
             read?;
         }
         Ok(())
     }
 
-    async fn manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, ClusterVerifyError> {
-        let _room = self.room(object.len, object.len.saturating_mul(8)).await;
-        let Some(bytes) = self.bytes(object).await? else { return Ok(None) };
+    async fn read_manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>, ClusterVerifyError> {
+        let _room = self.reserve_memory(object.len, object.len.saturating_mul(8)).await;
+        let Some(bytes) = self.read_object(object).await? else { return Ok(None) };
         let (protection, key) = (Arc::clone(self.archive.vault().protection()), object.key.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let opened = open(SealedKind::Manifest, &key, &bytes, &protection)?;
-            Manifest::from_bytes(summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
+            let opened = open_checked(SealedKind::Manifest, &key, &bytes, &protection)?;
+            Manifest::from_bytes(read_summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
         });
         match read.await {
             Ok(Ok(manifest)) if manifest.summary.label == object.key.file_name() => Ok(Some(manifest)),
             Ok(Ok(manifest)) => {
-                self.damaged(object.key.as_str(), format!("it is the manifest of {}", manifest.summary.label));
+                self.record_damage(object.key.as_str(), format!("it is the manifest of {}", manifest.summary.label));
                 Ok(None)
             }
             Ok(Err(what)) => {
-                self.damaged(object.key.as_str(), what);
+                self.record_damage(object.key.as_str(), what);
                 Ok(None)
             }
-            Err(_panicked) => Err(vault::VaultError::Lost.into()),
+            Err(_panicked) => Err(vault::VaultError::WorkerLost.into()),
         }
     }
 
-    async fn backup(
+    async fn verify_backup(
         &self,
         object: &ObjectInfo,
         manifest: &Manifest,
         seen: &mut SeenPacks,
     ) -> Result<(), ClusterVerifyError> {
         let label = &manifest.summary.label;
-        self.note(|found| found.summaries.push(manifest.summary.clone()));
-        let Some(namer) = ChunkNamer::of(self.archive.vault().protection(), manifest.summary.naming_key) else {
+        self.record(|found| found.summaries.push(manifest.summary.clone()));
+        let Some(namer) = ChunkNamer::for_epoch_key(self.archive.vault().protection(), manifest.summary.naming_key)
+        else {
             let key = manifest.summary.naming_key;
-            self.damaged(
+            self.record_damage(
                 object.key.as_str(),
                 format!("the key {key}, which names its chunks, is not in the repository"),
             );
@@ -103,9 +104,11 @@ impl RepositoryVerifier<'_> {
         };
         let namer = Arc::new(namer);
         let before = seen.damaged.len();
-        let work: Vec<_> =
-            wanted(manifest, seen).into_iter().map(|(pack, wanted)| (pack, wanted, Some(Arc::clone(&namer)))).collect();
-        let mut running = stream::iter(work).map(|work| self.pack(work)).buffer_unordered(IN_FLIGHT);
+        let work: Vec<_> = wanted_chunks(manifest, seen)
+            .into_iter()
+            .map(|(pack, wanted)| (pack, wanted, Some(Arc::clone(&namer))))
+            .collect();
+        let mut running = stream::iter(work).map(|work| self.read_pack(work)).buffer_unordered(PACKS_IN_FLIGHT);
         while let Some(read) = running.next().await {
             let (pack, read) = read?;
             seen.packs.insert(pack);
@@ -124,63 +127,63 @@ impl RepositoryVerifier<'_> {
         drop(running);
         seen.packs.extend(&manifest.packs);
         let needs_damaged = manifest.packs.iter().any(|pack| seen.damaged.contains(pack));
-        let wrong = wrong_files(manifest, &seen.values);
+        let wrong = damaged_files(manifest, &seen.values);
         for path in wrong.iter().take(10) {
-            self.damaged(
+            self.record_damage(
                 object.key.as_str(),
                 format!("its file {path} cannot be restored: its chunks are damaged or missing"),
             );
         }
         if wrong.len() > 10 {
-            self.damaged(object.key.as_str(), format!("and {} files more", wrong.len() - 10));
+            self.record_damage(object.key.as_str(), format!("and {} files more", wrong.len() - 10));
         }
         if wrong.is_empty() && !needs_damaged {
-            self.note(|found| found.counts.backups = found.counts.backups.saturating_add(1));
+            self.record(|found| found.counts.backups = found.counts.backups.saturating_add(1));
         }
         tracing::info!(label, files = manifest.entries.len(), damaged = seen.damaged.len() - before, "backup verified");
         Ok(())
     }
 
     /// Reads one pack, and of it the wanted chunks; all it has, if none is wanted in particular. `None` for what it gave if it does not open.
-    async fn pack(
+    async fn read_pack(
         &self,
         (id, wanted, namer): (PackId, Vec<WantedChunk>, Option<Arc<ChunkNamer>>),
     ) -> Result<(PackId, Option<PackContents>), ClusterVerifyError> {
         let Ok(key) = self.archive.layout().pack(&id.to_string()) else { return Ok((id, None)) };
-        let _room = self.room(chunks::PACK as u64, chunks::PACK as u64).await;
+        let _room = self.reserve_memory(chunks::PACK_BYTES as u64, chunks::PACK_BYTES as u64).await;
         let Some(bytes) =
-            self.bytes(&ObjectInfo { key: key.clone(), len: 0, modified: jiff::Timestamp::UNIX_EPOCH }).await?
+            self.read_object(&ObjectInfo { key: key.clone(), len: 0, modified: jiff::Timestamp::UNIX_EPOCH }).await?
         else {
             return Ok((id, None));
         };
         let (object, protection) = (key.clone(), Arc::clone(self.archive.vault().protection()));
         let read = tokio::task::spawn_blocking(move || {
-            let opened = open(SealedKind::Pack, &object, &bytes, &protection)?;
+            let opened = open_checked(SealedKind::Pack, &object, &bytes, &protection)?;
             let pack = Pack::from_opened(id, opened).map_err(|error| error.to_string())?;
             Ok::<PackContents, String>(
-                namer.map_or_else(PackContents::default, |namer| right_chunks(&pack, &wanted, &namer)),
+                namer.map_or_else(PackContents::default, |namer| check_chunks(&pack, &wanted, &namer)),
             )
         });
         match read.await {
             Ok(Ok((chunks, wrong))) => {
-                wrong.iter().for_each(|what| self.damaged(key.as_str(), what));
-                self.note(|found| {
+                wrong.iter().for_each(|what| self.record_damage(key.as_str(), what));
+                self.record(|found| {
                     found.counts.packs = found.counts.packs.saturating_add(1);
                     found.counts.chunks = found.counts.chunks.saturating_add(chunks.len() as u64);
                 });
                 Ok((id, Some((chunks, wrong))))
             }
             Ok(Err(what)) => {
-                self.damaged(key.as_str(), what);
+                self.record_damage(key.as_str(), what);
                 Ok((id, None))
             }
-            Err(_panicked) => Err(vault::VaultError::Lost.into()),
+            Err(_panicked) => Err(vault::VaultError::WorkerLost.into()),
         }
     }
 }
 
 /// The chunks of a manifest that were not read yet, by the pack they are in.
-fn wanted(manifest: &Manifest, seen: &SeenPacks) -> HashMap<PackId, Vec<WantedChunk>> {
+fn wanted_chunks(manifest: &Manifest, seen: &SeenPacks) -> HashMap<PackId, Vec<WantedChunk>> {
     let mut found: HashMap<PackId, Vec<WantedChunk>> = HashMap::new();
     let mut taken: HashSet<u32> = HashSet::new();
     for entry in &manifest.entries {
@@ -191,7 +194,7 @@ fn wanted(manifest: &Manifest, seen: &SeenPacks) -> HashMap<PackId, Vec<WantedCh
             if seen.values.contains_key(&chunk.name) || seen.damaged.contains(pack) || !taken.insert(*index) {
                 continue;
             }
-            let offset = number.saturating_mul(u64::from(CHUNK));
+            let offset = number.saturating_mul(u64::from(CHUNK_BYTES));
             found.entry(*pack).or_default().push(WantedChunk { chunk: *chunk, offset, file_len: *len });
         }
     }
@@ -199,12 +202,12 @@ fn wanted(manifest: &Manifest, seen: &SeenPacks) -> HashMap<PackId, Vec<WantedCh
 }
 
 /// The chunks whose content has their name, and what is wrong with the others.
-fn right_chunks(pack: &Pack, wanted: &[WantedChunk], namer: &ChunkNamer) -> PackContents {
+fn check_chunks(pack: &Pack, wanted: &[WantedChunk], namer: &ChunkNamer) -> PackContents {
     let (mut right, mut wrong) = (Vec::with_capacity(wanted.len()), Vec::new());
     for WantedChunk { chunk, offset, file_len } in wanted {
         match pack.chunk(chunk) {
             Ok(content) => {
-                let value = chunks::value(&[&content], *offset, *file_len);
+                let value = chunks::chunk_subtree_hash(&[&content], *offset, *file_len);
                 if namer.name(&value) == chunk.name {
                     right.push((chunk.name, value));
                 } else {
@@ -218,7 +221,7 @@ fn right_chunks(pack: &Pack, wanted: &[WantedChunk], namer: &ChunkNamer) -> Pack
 }
 
 /// The files that their chunks don't make up.
-fn wrong_files(manifest: &Manifest, values: &HashMap<ChunkName, ChunkSubtreeHash>) -> Vec<String> {
+fn damaged_files(manifest: &Manifest, values: &HashMap<ChunkName, ChunkSubtreeHash>) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in &manifest.entries {
         let EntryContent::File { len, hash, chunks } = &entry.content else { continue };

@@ -13,55 +13,59 @@ use crate::vault::repository::ObjectInfo;
 
 /// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that is younger than this
 /// may be one that is on its way.
-const YOUNG: SignedDuration = SignedDuration::from_mins(1);
+const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
 /// How long it is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
 /// How often it is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The most segments that are looked for before one that is there: no receiver stores as many at the same time.
-const MOST: u64 = 64;
+const MAX_LATE_SEGMENTS: u64 = 64;
 
 impl RepositoryVerifier<'_> {
     /// The segments that were on their way when the others were listed, as far as they came.
-    pub(super) async fn latecomers(&self, listed: &[ObjectInfo]) -> Result<Vec<ObjectInfo>, ClusterVerifyError> {
+    pub(super) async fn list_late_segments(
+        &self,
+        listed: &[ObjectInfo],
+    ) -> Result<Vec<ObjectInfo>, ClusterVerifyError> {
         let (clock, Some(size)) = (self.archive.vault().clock(), self.size) else { return Ok(Vec::new()) };
-        let segments = listed.iter().filter_map(|object| match self.archive.layout().object(&object.key)? {
+        let segments = listed.iter().filter_map(|object| match self.archive.layout().object_of_key(&object.key)? {
             ClusterObject::Segment(name) => Some((name, object.modified)),
             _ => None,
         });
-        let mut awaited = missing(segments, size, clock.now());
+        let mut awaited = missing_before_young(segments, size, clock.now());
         let (mut come, began) = (Vec::new(), clock.elapsed());
         while !awaited.is_empty() {
             for name in std::mem::take(&mut awaited) {
                 let key = self.archive.layout().segment(name);
-                match self.repository.head(&key).await.map_err(|error| self.named(error))? {
+                match self.repository.head(&key).await.map_err(|error| self.repository_error(error))? {
                     Some(object) => come.push(object),
                     None => awaited.push(name),
                 }
             }
-            if clock.elapsed().saturating_sub(began) >= PATIENCE {
+            if clock.elapsed().saturating_sub(began) >= LATE_SEGMENT_WAIT {
                 break;
             }
             if !awaited.is_empty() {
-                clock.sleep(LOOK_EVERY).await;
+                clock.sleep(POLL_INTERVAL).await;
             }
         }
         Ok(come)
     }
 
     /// Settles what was listed and then not there: if it is no longer listed either, retention took it, and nothing is said about it.
-    pub(super) async fn settle(&self) -> Result<(), ClusterVerifyError> {
+    pub(super) async fn settle_removed_objects(&self) -> Result<(), ClusterVerifyError> {
         let mut gone = Vec::new();
-        self.note(|found| gone.append(&mut found.gone));
+        self.record(|found| gone.append(&mut found.gone));
         if gone.is_empty() {
             return Ok(());
         }
-        let listed = self.repository.list(&self.archive.layout().all()).await.map_err(|error| self.named(error))?;
+        let listed =
+            self.repository.list(&self.archive.layout().all()).await.map_err(|error| self.repository_error(error))?;
         let listed: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
         for key in gone.iter().filter(|key| listed.contains(key.as_str())) {
-            self.damaged(key.as_str(), "it is listed and not there");
+            self.record_damage(key.as_str(), "it is listed and not there");
         }
-        self.note(|found| {
+        self.record(|found| {
             found.damage.retain(|damage| listed.contains(damage.object.as_str()));
             let layout = self.archive.layout();
             let is_listed = |label: &str| layout.backup(label).is_ok_and(|key| listed.contains(key.as_str()));
@@ -72,7 +76,7 @@ impl RepositoryVerifier<'_> {
 }
 
 /// The segments that are not there before others which are young.
-fn missing(
+fn missing_before_young(
     there: impl Iterator<Item = (SegmentName, Timestamp)>,
     size: SegmentSize,
     now: Timestamp,
@@ -87,8 +91,8 @@ fn missing(
     for (timeline, numbers) in timelines {
         for ((before, _), (after, modified)) in numbers.iter().zip(numbers.iter().skip(1)) {
             let first = before.get().saturating_add(1);
-            let few = after.get().saturating_sub(first) <= MOST;
-            if few && now.duration_since(*modified) < YOUNG {
+            let few = after.get().saturating_sub(first) <= MAX_LATE_SEGMENTS;
+            if few && now.duration_since(*modified) < YOUNG_SEGMENT_AGE {
                 let names = (first..after.get()).map(SegmentNo::new);
                 found.extend(names.filter_map(|number| SegmentName::new(timeline, number, size)));
             }

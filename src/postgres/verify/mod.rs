@@ -6,7 +6,7 @@
 //!
 //! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is not missed.
 //!
-//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`BUDGET`] of memory at the most, a segment
+//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`MEMORY_BUDGET_MIB`] of memory at the most, a segment
 //! some 150 bytes, and a chunk some 100 while backups are checked.
 
 #[cfg(test)]
@@ -33,7 +33,7 @@ use crate::vault::repository::{self, Repository};
 use crate::vault::verify::{DamagedObject, VerifyOptions, VerifyProgress};
 
 /// Mebibytes that objects in flight may take, stored and opened together.
-pub const BUDGET: u32 = 256;
+pub const MEMORY_BUDGET_MIB: u32 = 256;
 
 /// What one repository holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -147,7 +147,7 @@ struct BackupWal {
 ///
 /// # Errors
 /// [`ClusterVerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
-pub async fn verify(
+pub async fn verify_cluster(
     archive: &Arc<Archive>,
     options: &VerifyOptions,
     progress: &VerifyProgress,
@@ -159,7 +159,7 @@ pub async fn verify(
         Err(error) if error.is_integrity() => None,
         answer => answer?,
     };
-    let memory = Arc::new(Semaphore::new(BUDGET as usize));
+    let memory = Arc::new(Semaphore::new(MEMORY_BUDGET_MIB as usize));
     let mut sum = VerifyTotals::default();
     for (name, repository) in archive.vault().repositories() {
         let subject = RepositoryVerifier {
@@ -171,9 +171,9 @@ pub async fn verify(
             progress,
             found: std::sync::Mutex::default(),
         };
-        subject.note(|found| found.counts.repository = name.to_owned());
-        subject.run(options).await?;
-        sum.add(subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), archive)?;
+        subject.record(|found| found.counts.repository = name.to_owned());
+        subject.verify_repository(options).await?;
+        sum.add_repository(subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), archive)?;
     }
     if let Some(label) = options.backup.as_ref().filter(|label| !sum.summaries.iter().any(|s| s.label == **label)) {
         let damaged = sum.damage.iter().any(|damage| damage.object.ends_with(&format!("/{label}")));
@@ -181,7 +181,7 @@ pub async fn verify(
             return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
         }
     }
-    sum.report(&archive.cluster().to_string(), identity, options)
+    sum.into_report(&archive.cluster().to_string(), identity, options)
 }
 
 /// What all repositories together hold.
@@ -196,7 +196,7 @@ struct VerifyTotals {
 }
 
 impl VerifyTotals {
-    fn add(&mut self, mut found: RepositoryContents, archive: &Archive) -> Result<(), ClusterVerifyError> {
+    fn add_repository(&mut self, mut found: RepositoryContents, archive: &Archive) -> Result<(), ClusterVerifyError> {
         let cluster = archive.cluster().to_string();
         for (digest, stored) in &found.digests {
             self.log.ingest(&cluster, IndexEntry { digest, stored: *stored })?;
@@ -212,15 +212,22 @@ impl VerifyTotals {
         Ok(())
     }
 
-    fn report(
+    fn into_report(
         mut self,
         cluster: &str,
         identity: Option<ArchiveIdentity>,
         options: &VerifyOptions,
     ) -> Result<VerifyReport, ClusterVerifyError> {
         let (backups, histories, gaps) = (&self.summaries, &self.histories, &self.gaps);
-        let contents = InventoryInput { cluster, identity, backups, histories, gaps, cut: &inventory::unknown };
-        let overview: ArchiveInventory = inventory::overview(&self.log.view(cluster)?, contents)?;
+        let contents = InventoryInput {
+            cluster,
+            identity,
+            backups,
+            histories,
+            gaps,
+            latest_time_in_cut_segment: &inventory::no_time_in_cut_segment,
+        };
+        let overview: ArchiveInventory = inventory::build_inventory(&self.log.view(cluster)?, contents)?;
         let stranded =
             overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
         self.damage.sort();
@@ -238,34 +245,36 @@ fn is_bridged(gap: &MissingWal, backups: &[inventory::InventoryBackup]) -> bool 
 
 impl RepositoryVerifier<'_> {
     /// Changes what was found.
-    fn note(&self, change: impl FnOnce(&mut RepositoryContents)) {
+    fn record(&self, change: impl FnOnce(&mut RepositoryContents)) {
         change(&mut self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
-    fn damaged(&self, object: &str, what: impl ToString) {
+    fn record_damage(&self, object: &str, what: impl ToString) {
         let damage = DamagedObject { repository: self.name.clone(), object: object.to_owned(), what: what.to_string() };
         // Whoever asked for it shows the report.
         tracing::debug!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
-        self.note(|found| found.damage.push(damage));
+        self.record(|found| found.damage.push(damage));
     }
 
-    fn named(&self, source: repository::RepositoryError) -> ClusterVerifyError {
+    fn repository_error(&self, source: repository::RepositoryError) -> ClusterVerifyError {
         vault::verify::VerifyError::Repository { name: self.name.clone(), source: Arc::new(source) }.into()
     }
 
     /// Verifies this repository.
-    async fn run(&self, options: &VerifyOptions) -> Result<(), ClusterVerifyError> {
+    async fn verify_repository(&self, options: &VerifyOptions) -> Result<(), ClusterVerifyError> {
         let layout = self.archive.layout();
         match &options.backup {
             None => {
-                let listed = self.repository.list(&layout.all()).await.map_err(|e| self.named(e))?;
-                let late = self.latecomers(&listed).await?;
-                self.objects(listed.into_iter().chain(late).collect(), None).await?;
+                let listed = self.repository.list(&layout.all()).await.map_err(|e| self.repository_error(e))?;
+                let late = self.list_late_segments(&listed).await?;
+                self.verify_objects(listed.into_iter().chain(late).collect(), None).await?;
             }
             Some(label) => {
                 let Ok(key) = layout.backup(label) else { return Ok(()) };
-                let Some(object) = self.repository.head(&key).await.map_err(|e| self.named(e))? else { return Ok(()) };
-                self.objects(vec![object], None).await?;
+                let Some(object) = self.repository.head(&key).await.map_err(|e| self.repository_error(e))? else {
+                    return Ok(());
+                };
+                self.verify_objects(vec![object], None).await?;
                 let backup = |found: &RepositoryContents| {
                     found.summaries.iter().find(|summary| summary.label == *label).cloned()
                 };
@@ -277,12 +286,15 @@ impl RepositoryVerifier<'_> {
                     from: summary.start_lsn,
                     to: summary.stop_lsn,
                 };
-                let mut listed =
-                    self.repository.list(&layout.timeline(needed.timeline)).await.map_err(|e| self.named(e))?;
-                listed.extend(self.repository.list(&layout.histories()).await.map_err(|e| self.named(e))?);
-                self.objects(listed, Some(needed)).await?;
+                let mut listed = self
+                    .repository
+                    .list(&layout.timeline(needed.timeline))
+                    .await
+                    .map_err(|e| self.repository_error(e))?;
+                listed.extend(self.repository.list(&layout.histories()).await.map_err(|e| self.repository_error(e))?);
+                self.verify_objects(listed, Some(needed)).await?;
             }
         }
-        self.settle().await
+        self.settle_removed_objects().await
     }
 }

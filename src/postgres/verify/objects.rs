@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{BUDGET, BackupWal, ClusterVerifyError, RepositoryVerifier};
+use super::{BackupWal, ClusterVerifyError, MEMORY_BUDGET_MIB, RepositoryVerifier};
 use crate::postgres::archive::ArchiveIdentity;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::layout::ClusterObject;
@@ -15,19 +15,19 @@ use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
-use crate::postgres::wal::digest::{SegmentDigest, SegmentState, digest};
+use crate::postgres::wal::digest::{SegmentDigest, SegmentState, digest_segment};
 use crate::vault;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::seal::{self, OpenedObject, SealedKind};
-use crate::vault::verify::open;
+use crate::vault::verify::open_checked;
 
 /// Fetches at the same time; the memory budget mostly allows fewer.
-const IN_FLIGHT: usize = 16;
+const FETCHES_IN_FLIGHT: usize = 16;
 
 impl RepositoryVerifier<'_> {
     /// Verifies listed objects, backups last; of segments only those that `needed` names.
-    pub(super) async fn objects(
+    pub(super) async fn verify_objects(
         &self,
         listed: Vec<ObjectInfo>,
         needed: Option<BackupWal>,
@@ -36,10 +36,11 @@ impl RepositoryVerifier<'_> {
         let mut manifests = Vec::new();
         let (mut single, mut packs) = (Vec::new(), Vec::new());
         for object in listed {
-            match layout.object(&object.key) {
-                None => {
-                    self.damaged(object.key.as_str(), "no object of walkeep has such a name; it may be somebody else's")
-                }
+            match layout.object_of_key(&object.key) {
+                None => self.record_damage(
+                    object.key.as_str(),
+                    "no object of walkeep has such a name; it may be somebody else's",
+                ),
                 Some(ClusterObject::Backup(label)) => manifests.push((label, object)),
                 Some(ClusterObject::Pack(_)) => packs.push(object),
                 // What `check` was about to delete.
@@ -47,56 +48,57 @@ impl RepositoryVerifier<'_> {
                 Some(kind) => single.push((kind, object)),
             }
         }
-        let checks = single.into_iter().filter(|(kind, _)| needed.is_none_or(|needed| needed.names(kind)));
-        let mut running =
-            stream::iter(checks).map(|(kind, object)| self.single(kind, object)).buffer_unordered(IN_FLIGHT);
+        let checks = single.into_iter().filter(|(kind, _)| needed.is_none_or(|needed| needed.needs_object(kind)));
+        let mut running = stream::iter(checks)
+            .map(|(kind, object)| self.verify_object(kind, object))
+            .buffer_unordered(FETCHES_IN_FLIGHT);
         while let Some(checked) = running.next().await {
             checked?;
         }
         drop(running);
         // Packs are read with the backups that need them; those that none needs, at the end.
-        self.backups(manifests, packs).await
+        self.verify_backups(manifests, packs).await
     }
 
     /// Room for an object of `len` bytes that opens to `plain`.
-    pub(super) async fn room(&self, len: u64, plain: u64) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn reserve_memory(&self, len: u64, plain: u64) -> Option<OwnedSemaphorePermit> {
         let mebibytes = (len.saturating_add(plain) >> 20).saturating_add(1);
-        let permits = u32::try_from(mebibytes).unwrap_or(BUDGET).min(BUDGET);
+        let permits = u32::try_from(mebibytes).unwrap_or(MEMORY_BUDGET_MIB).min(MEMORY_BUDGET_MIB);
         Arc::clone(&self.memory).acquire_many_owned(permits).await.ok()
     }
 
     /// An object's bytes; `None` if it is gone since it was listed, or cannot be what its name says.
-    pub(super) async fn bytes(&self, object: &ObjectInfo) -> Result<Option<Bytes>, ClusterVerifyError> {
+    pub(super) async fn read_object(&self, object: &ObjectInfo) -> Result<Option<Bytes>, ClusterVerifyError> {
         match self.repository.get(&object.key).await {
             Ok(bytes) => {
-                self.progress.add(bytes.len() as u64);
-                self.note(|found| found.counts.bytes = found.counts.bytes.saturating_add(bytes.len() as u64));
+                self.progress.add_object(bytes.len() as u64);
+                self.record(|found| found.counts.bytes = found.counts.bytes.saturating_add(bytes.len() as u64));
                 Ok(Some(bytes))
             }
             Err(repository::RepositoryError::NotFound { .. }) => {
-                self.note(|found| found.gone.push(object.key.clone()));
+                self.record(|found| found.gone.push(object.key.clone()));
                 Ok(None)
             }
             Err(error @ repository::RepositoryError::Corrupt { .. }) => {
-                self.damaged(object.key.as_str(), error);
+                self.record_damage(object.key.as_str(), error);
                 Ok(None)
             }
-            Err(error) => Err(self.named(error)),
+            Err(error) => Err(self.repository_error(error)),
         }
     }
 
-    async fn single(&self, kind: ClusterObject, object: ObjectInfo) -> Result<(), ClusterVerifyError> {
+    async fn verify_object(&self, kind: ClusterObject, object: ObjectInfo) -> Result<(), ClusterVerifyError> {
         let plain = if matches!(kind, ClusterObject::Segment(_)) {
             self.size.unwrap_or(SegmentSize::DEFAULT).get()
         } else {
             object.len.saturating_mul(4)
         };
-        let _room = self.room(object.len, plain).await;
-        let Some(bytes) = self.bytes(&object).await? else { return Ok(()) };
+        let _room = self.reserve_memory(object.len, plain).await;
+        let Some(bytes) = self.read_object(&object).await? else { return Ok(()) };
         let (protection, size, key) = (Arc::clone(self.archive.vault().protection()), self.size, object.key.clone());
-        let checked = tokio::task::spawn_blocking(move || check(&kind, &key, &bytes, &protection, size)).await;
+        let checked = tokio::task::spawn_blocking(move || check_object(&kind, &key, &bytes, &protection, size)).await;
         match checked {
-            Ok(Ok(good)) => self.note(|found| {
+            Ok(Ok(good)) => self.record(|found| {
                 match good {
                     VerifiedObject::Segment(digest) => {
                         found.counts.segments = found.counts.segments.saturating_add(1);
@@ -109,8 +111,8 @@ impl RepositoryVerifier<'_> {
                 }
                 found.counts.files = found.counts.files.saturating_add(1);
             }),
-            Ok(Err(what)) => self.damaged(object.key.as_str(), what),
-            Err(_panicked) => return Err(vault::VaultError::Lost.into()),
+            Ok(Err(what)) => self.record_damage(object.key.as_str(), what),
+            Err(_panicked) => return Err(vault::VaultError::WorkerLost.into()),
         }
         Ok(())
     }
@@ -118,7 +120,7 @@ impl RepositoryVerifier<'_> {
 
 impl BackupWal {
     /// Whether a segment has a byte of it; every history is needed.
-    fn names(&self, kind: &ClusterObject) -> bool {
+    fn needs_object(&self, kind: &ClusterObject) -> bool {
         match kind {
             ClusterObject::Segment(name) => {
                 let (number, size) = (name.number(self.size), self.size);
@@ -140,7 +142,7 @@ enum VerifiedObject {
 }
 
 /// Opens one object and looks into it. The error says what is wrong.
-fn check(
+fn check_object(
     kind: &ClusterObject,
     key: &ObjectKey,
     bytes: &[u8],
@@ -158,13 +160,13 @@ fn check(
         ClusterObject::Names(_) => SealedKind::Names,
         ClusterObject::Piece { .. } => SealedKind::Piece,
     };
-    let opened = open(sealed, key, bytes, protection)?;
+    let opened = open_checked(sealed, key, bytes, protection)?;
     match kind {
         ClusterObject::Segment(name) => {
-            segment(*name, &opened, size).map(|digest| VerifiedObject::Segment(Box::new(digest)))
+            check_segment(*name, &opened, size).map(|digest| VerifiedObject::Segment(Box::new(digest)))
         }
         ClusterObject::File(WalFileName::History(timeline)) => {
-            history(*timeline, &opened.plain).map(VerifiedObject::History)
+            check_history(*timeline, &opened.plain).map(VerifiedObject::History)
         }
         ClusterObject::Gap { .. } => {
             serde_json::from_slice(&opened.plain).map(VerifiedObject::Gap).map_err(|e| e.to_string())
@@ -188,13 +190,17 @@ fn check(
 }
 
 /// Reads a segment's records again, and compares with what was found when it was archived.
-fn segment(name: SegmentName, opened: &OpenedObject, expected: Option<SegmentSize>) -> Result<SegmentDigest, String> {
+fn check_segment(
+    name: SegmentName,
+    opened: &OpenedObject,
+    expected: Option<SegmentSize>,
+) -> Result<SegmentDigest, String> {
     let size = SegmentSize::new(opened.plain.len() as u64).map_err(|error| error.to_string())?;
     if expected.is_some_and(|expected| expected != size) {
         return Err(format!("it has {} bytes, unlike the cluster's other segments", size.get()));
     }
     let stored = SegmentDigest::from_bytes(&opened.metadata).map_err(|error| error.to_string())?;
-    let again = digest(&opened.plain, name, size).map_err(|error| error.to_string())?;
+    let again = digest_segment(&opened.plain, name, size).map_err(|error| error.to_string())?;
     // Digests of the first version hold less, and of the rest the same.
     let first_version = opened.metadata.first() == Some(&1);
     let same = || stored.content == again.content && stored.endings == again.endings && stored.events == again.events;
@@ -206,12 +212,12 @@ fn segment(name: SegmentName, opened: &OpenedObject, expected: Option<SegmentSiz
     }
 }
 
-fn history(timeline: TimelineId, plain: &[u8]) -> Result<TimelineHistory, String> {
+fn check_history(timeline: TimelineId, plain: &[u8]) -> Result<TimelineHistory, String> {
     let text = std::str::from_utf8(plain).map_err(|error| error.to_string())?;
     TimelineHistory::parse(timeline, text).map_err(|error| error.to_string())
 }
 
 /// A backup's summary.
-pub(super) fn summary(opened: &OpenedObject) -> Result<BackupSummary, String> {
+pub(super) fn read_summary(opened: &OpenedObject) -> Result<BackupSummary, String> {
     BackupSummary::from_bytes(&opened.metadata).map_err(|error| error.to_string())
 }

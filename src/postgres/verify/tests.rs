@@ -7,11 +7,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{ClusterVerifyError, RepositoryVerifier, VerifyReport, is_bridged, verify};
+use super::{ClusterVerifyError, RepositoryVerifier, VerifyReport, is_bridged, verify_cluster};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::chunks::{self, CHUNK, ChunkNamer, PackBuilder};
+use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkNamer, PackBuilder};
 use crate::postgres::archive::inventory::{InventoryBackup, MissingWal};
-use crate::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest, ManifestChunk, ManifestEntry, sample};
+use crate::postgres::archive::manifest::{
+    BackupSummary, EntryContent, Manifest, ManifestChunk, ManifestEntry, sample_summary,
+};
 use crate::postgres::archive::tests::{create, segment};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, WalFileName};
@@ -37,14 +39,14 @@ async fn archive(dir: &TempDir) -> Arc<Archive> {
 
 async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
     let size = SegmentSize::new(1 << 20).unwrap();
-    let namer = ChunkNamer::current(archive.vault().protection());
+    let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let mut pack = PackBuilder::new().unwrap();
     let (mut chunks_listed, mut entries) = (Vec::new(), Vec::new());
-    for (path, len) in [("base/1", CHUNK as usize + 8192), ("base/2", 8192)] {
+    for (path, len) in [("base/1", CHUNK_BYTES as usize + 8192), ("base/2", 8192)] {
         let content: Vec<u8> = (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
         let (mut values, mut indexes) = (Vec::new(), Vec::new());
-        for (number, piece) in content.chunks(CHUNK as usize).enumerate() {
-            let value = chunks::value(&[piece], number as u64 * u64::from(CHUNK), len as u64);
+        for (number, piece) in content.chunks(CHUNK_BYTES as usize).enumerate() {
+            let value = chunks::chunk_subtree_hash(&[piece], number as u64 * u64::from(CHUNK_BYTES), len as u64);
             let name = namer.name(&value);
             let offset = pack.push(name, &[Bytes::copy_from_slice(piece)]);
             indexes.push(u32::try_from(chunks_listed.len()).unwrap());
@@ -63,7 +65,7 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
         checkpoint_lsn: start,
         stop_lsn: SegmentNo::new(6).start(size),
         naming_key: namer.id(),
-        ..sample()
+        ..sample_summary()
     };
     let mut manifest = Manifest {
         summary,
@@ -83,7 +85,7 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
 }
 
 async fn check(archive: &Arc<Archive>) -> VerifyReport {
-    verify(archive, &VerifyOptions::default(), &VerifyProgress::default()).await.unwrap()
+    verify_cluster(archive, &VerifyOptions::default(), &VerifyProgress::default()).await.unwrap()
 }
 
 fn objects(dir: &TempDir) -> Vec<PathBuf> {
@@ -103,7 +105,7 @@ async fn a_whole_archive_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(&dir).await;
     let progress = VerifyProgress::default();
-    let report = verify(&archive, &VerifyOptions::default(), &progress).await.unwrap();
+    let report = verify_cluster(&archive, &VerifyOptions::default(), &progress).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
     let counts = &report.repositories[0];
     let counted = (counts.segments, counts.files, counts.backups, counts.packs, counts.chunks);
@@ -150,17 +152,17 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     assert_eq!(report.gaps.iter().map(|gap| gap.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
     assert_eq!(report.stranded, [LABEL]);
     let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
-    let report = verify(&archive, &one, &VerifyProgress::default()).await.unwrap();
+    let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
     assert_eq!(report.stranded, [LABEL]);
 
     std::fs::write(dir.path().join("repository").join(key(5).as_str()), five).unwrap();
     archive.vault().delete(&key(3)).await.unwrap();
     archive.vault().delete(&key(6)).await.unwrap();
-    let report = verify(&archive, &one, &VerifyProgress::default()).await.unwrap();
+    let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
     assert!(report.is_whole(), "neither 3 nor 6 is this backup's: {report:?}");
     assert_eq!(report.repositories[0].segments, 2);
     let none = VerifyOptions { backup: Some("20200101T000000Z-F".to_owned()) };
-    let error = verify(&archive, &none, &VerifyProgress::default()).await.unwrap_err();
+    let error = verify_cluster(&archive, &none, &VerifyProgress::default()).await.unwrap_err();
     assert!(
         matches!(error, ClusterVerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })),
         "{error}"
@@ -195,7 +197,7 @@ async fn what_retention_takes_meanwhile_is_not_missed() {
         name: name.to_owned(),
         repository: repository.clone(),
         size: Some(SegmentSize::new(1 << 20).unwrap()),
-        memory: Arc::new(tokio::sync::Semaphore::new(super::BUDGET as usize)),
+        memory: Arc::new(tokio::sync::Semaphore::new(super::MEMORY_BUDGET_MIB as usize)),
         progress: &progress,
         found: std::sync::Mutex::default(),
     };
@@ -204,17 +206,17 @@ async fn what_retention_takes_meanwhile_is_not_missed() {
     archive.vault().delete(&first).await.unwrap();
     archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
     let here = subject();
-    here.objects(listed.clone(), None).await.unwrap();
-    here.settle().await.unwrap();
+    here.verify_objects(listed.clone(), None).await.unwrap();
+    here.settle_removed_objects().await.unwrap();
     let found = here.found.into_inner().unwrap();
     assert_eq!((found.damage, found.summaries.len(), found.counts.segments), (vec![], 0, 3));
 
     // Read while it was there, gone when the log it needs was looked for.
     put_backup(&archive, |_| {}).await;
     let here = subject();
-    here.objects(listed, None).await.unwrap();
+    here.verify_objects(listed, None).await.unwrap();
     archive.vault().delete(&archive.layout().backup(LABEL).unwrap()).await.unwrap();
-    here.settle().await.unwrap();
+    here.settle_removed_objects().await.unwrap();
     assert_eq!(here.found.into_inner().unwrap().summaries.len(), 0);
 }
 

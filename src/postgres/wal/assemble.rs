@@ -17,7 +17,7 @@ use crate::postgres::format::timeline::TimelineId;
 pub enum AssembleError {
     /// Something is missing before it.
     #[error("the log goes on at {found}, but was received up to {expected} only")]
-    Gap {
+    NotContiguous {
         /// Where it should go on.
         expected: Lsn,
         /// Where it does.
@@ -31,7 +31,7 @@ pub enum AssembleError {
     },
     /// It begins in a segment that was given out already.
     #[error("the log goes on at {found}, before the segment that begins at {held}, and can no longer be compared")]
-    Behind {
+    BeforeHeldSegment {
         /// Where it begins.
         found: Lsn,
         /// What is held begins here.
@@ -78,7 +78,7 @@ pub struct SegmentAssembler {
 }
 
 /// The most buffers kept for another segment: one is filled while one is sealed.
-const MAX_SPARE: usize = 2;
+const MAX_SPARE_BUFFERS: usize = 2;
 
 impl SegmentAssembler {
     /// An assembler of the stream that begins with the segment which `start` lies in. The first piece has to begin where that segment does;
@@ -109,9 +109,9 @@ impl SegmentAssembler {
     pub fn push(&mut self, start: Lsn, piece: &[u8]) -> Result<(), AssembleError> {
         let expected = self.position();
         if start > expected {
-            return Err(AssembleError::Gap { expected, found: start });
+            return Err(AssembleError::NotContiguous { expected, found: start });
         }
-        let mut new = self.repeated(start, piece)?;
+        let mut new = self.compare_repeated(start, piece)?;
         let end = expected.checked_add(new.len() as u64).ok_or(AssembleError::OutOfNames { at: expected })?;
         let last = self.size.segment_of(Lsn::new(end.get().saturating_sub(1)));
         SegmentName::new(self.timeline, last, self.size).ok_or(AssembleError::OutOfNames { at: end })?;
@@ -124,17 +124,17 @@ impl SegmentAssembler {
             self.partial.extend_from_slice(here);
             new = rest;
             if here.len() == room {
-                self.complete();
+                self.complete_segment();
             }
         }
         Ok(())
     }
 
     /// Compares what of `piece` is already there; answers the rest.
-    fn repeated<'a>(&self, start: Lsn, piece: &'a [u8]) -> Result<&'a [u8], AssembleError> {
+    fn compare_repeated<'a>(&self, start: Lsn, piece: &'a [u8]) -> Result<&'a [u8], AssembleError> {
         let Ok(offset) = usize::try_from(start.bytes_since(self.begins)) else { return Ok(piece) };
         if start < self.begins {
-            return Err(AssembleError::Behind { found: start, held: self.begins });
+            return Err(AssembleError::BeforeHeldSegment { found: start, held: self.begins });
         }
         let held = self.partial.get(offset..).unwrap_or(&[]);
         let (again, new) = piece.split_at(held.len().min(piece.len()));
@@ -145,7 +145,7 @@ impl SegmentAssembler {
         Err(AssembleError::Differs { at: start.saturating_add(at as u64) })
     }
 
-    fn complete(&mut self) {
+    fn complete_segment(&mut self) {
         let number = self.size.segment_of(self.begins);
         let bytes = std::mem::take(&mut self.partial).freeze();
         self.begins = number.end(self.size);
@@ -161,7 +161,7 @@ impl SegmentAssembler {
     /// Gives a segment's bytes back when they are no longer needed, so that the next segment need not be allocated. They are just dropped if
     /// somebody else still holds them.
     pub fn recycle(&mut self, bytes: Bytes) {
-        if self.spare.len() < MAX_SPARE
+        if self.spare.len() < MAX_SPARE_BUFFERS
             && let Ok(mut buffer) = bytes.try_into_mut()
             && buffer.capacity() >= self.size.len()
         {
@@ -223,7 +223,7 @@ mod tests {
         let position = assembler.position();
         assert_eq!(
             assembler.push(Lsn::new(SIZE as u64 + 501), &[1]),
-            Err(AssembleError::Gap { expected: position, found: Lsn::new(SIZE as u64 + 501) })
+            Err(AssembleError::NotContiguous { expected: position, found: Lsn::new(SIZE as u64 + 501) })
         );
         let mut other = log[SIZE + 100..SIZE + 600].to_vec();
         other[7] ^= 1;
@@ -233,7 +233,7 @@ mod tests {
         );
         assert_eq!(
             assembler.push(Lsn::new(SIZE as u64 - 1), &log[SIZE - 1..]),
-            Err(AssembleError::Behind { found: Lsn::new(SIZE as u64 - 1), held: Lsn::new(SIZE as u64) })
+            Err(AssembleError::BeforeHeldSegment { found: Lsn::new(SIZE as u64 - 1), held: Lsn::new(SIZE as u64) })
         );
         assert_eq!(assembler.position(), position);
         assembler.push(Lsn::new(SIZE as u64 + 100), &log[SIZE + 100..SIZE + 600]).unwrap();

@@ -13,7 +13,7 @@ impl<'a> ByteReader<'a> {
         self.0
     }
 
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(super) fn take_bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
@@ -46,9 +46,9 @@ impl<'a> ByteReader<'a> {
     }
 
     /// A count of items of `item` bytes each that follow, which a count from outside may overstate.
-    pub(super) fn items(&mut self, item: usize) -> Option<(usize, &'a [u8])> {
+    pub(super) fn take_items(&mut self, item: usize) -> Option<(usize, &'a [u8])> {
         let count = usize::try_from(self.u32()?).ok()?;
-        Some((count, self.take(count.checked_mul(item)?)?))
+        Some((count, self.take_bytes(count.checked_mul(item)?)?))
     }
 
     /// Seven bits a byte, lowest first, the eighth set on all but the last; at most ten bytes.
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn a_count_is_held_against_what_is_there() {
-        assert_eq!(ByteReader::new(&[2, 0, 0, 0, 1, 2, 3, 4]).items(2), Some((2, &[1, 2, 3, 4][..])));
-        assert_eq!(ByteReader::new(&[3, 0, 0, 0, 1, 2, 3, 4]).items(2), None);
-        assert_eq!(ByteReader::new(&[0xFF, 0xFF, 0xFF, 0xFF]).items(usize::MAX), None);
+        assert_eq!(ByteReader::new(&[2, 0, 0, 0, 1, 2, 3, 4]).take_items(2), Some((2, &[1, 2, 3, 4][..])));
+        assert_eq!(ByteReader::new(&[3, 0, 0, 0, 1, 2, 3, 4]).take_items(2), None);
+        assert_eq!(ByteReader::new(&[0xFF, 0xFF, 0xFF, 0xFF]).take_items(usize::MAX), None);
     }
 }

@@ -7,7 +7,7 @@
 use super::event::{RelFileLocator, Xid};
 use super::heap::{self, HeapOperation, HeapTuple};
 use super::page::MajorVersion;
-use super::record::{HEADER, RecordHeader, WalRecord};
+use super::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 
 /// A catalog that holds names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
@@ -25,7 +25,7 @@ impl Catalog {
     /// The catalog that this file is, unless it was rewritten.
     #[must_use]
     #[inline]
-    pub const fn of(file: RelFileLocator) -> Option<Catalog> {
+    pub const fn from_file(file: RelFileLocator) -> Option<Catalog> {
         match (file.filenode, file.database) {
             (1259, 1..) => Some(Catalog::Class),
             (1262, 0) => Some(Catalog::Database),
@@ -119,9 +119,9 @@ pub struct CatalogChange {
 }
 
 /// The longest name (`NAMEDATALEN`, less the zero at its end).
-const NAME: usize = 64;
+const NAME_BYTES: usize = 64;
 /// Up to `relkind` in 18.
-pub(super) const FRONT: usize = 120;
+pub(super) const FRONT_BYTES: usize = 120;
 
 /// Where the fields of `pg_class` stand.
 struct PgClassOffsets {
@@ -129,7 +129,7 @@ struct PgClassOffsets {
     kind: usize,
 }
 
-const fn fields(major: MajorVersion) -> PgClassOffsets {
+const fn pg_class_offsets(major: MajorVersion) -> PgClassOffsets {
     match major {
         MajorVersion::V13 | MajorVersion::V14 | MajorVersion::V15 | MajorVersion::V16 | MajorVersion::V17 => {
             PgClassOffsets { persistence: 114, kind: 115 }
@@ -143,11 +143,11 @@ impl CatalogRow {
     #[must_use]
     pub fn parse(catalog: Catalog, data: &[u8], major: MajorVersion) -> Option<CatalogRow> {
         let number = |at: usize| data.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-        let name = data.get(4..4 + NAME)?;
+        let name = data.get(4..4 + NAME_BYTES)?;
         let name = name.get(..name.iter().position(|&byte| byte == 0)?)?;
         let relation = match catalog {
             Catalog::Class => {
-                let PgClassOffsets { persistence, kind } = fields(major);
+                let PgClassOffsets { persistence, kind } = pg_class_offsets(major);
                 let (persistence, kind) = (*data.get(persistence)?, *data.get(kind)?);
                 Some(RelationRow { namespace: number(68)?, filenode: number(88)?, persistence, kind })
             }
@@ -158,15 +158,15 @@ impl CatalogRow {
 
     /// The front of the tuple, as far as it is known: what stands between the fields is zero.
     #[must_use]
-    pub fn front(&self, major: MajorVersion) -> Vec<u8> {
-        let mut front = vec![0; FRONT];
+    pub fn front_bytes(&self, major: MajorVersion) -> Vec<u8> {
+        let mut front = vec![0; FRONT_BYTES];
         let mut put = |at: usize, bytes: &[u8]| {
             front.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
         };
         put(0, &self.oid.to_le_bytes());
-        put(4, self.name.as_bytes().get(..NAME - 1).unwrap_or(self.name.as_bytes()));
+        put(4, self.name.as_bytes().get(..NAME_BYTES - 1).unwrap_or(self.name.as_bytes()));
         if let Some(relation) = self.relation {
-            let PgClassOffsets { persistence, kind } = fields(major);
+            let PgClassOffsets { persistence, kind } = pg_class_offsets(major);
             put(68, &relation.namespace.to_le_bytes());
             put(88, &relation.filenode.to_le_bytes());
             put(persistence, &[relation.persistence]);
@@ -177,21 +177,22 @@ impl CatalogRow {
 
     /// The same row after `bytes` have taken the place of what stood so far from its front.
     #[must_use]
-    pub fn with(&self, catalog: Catalog, at: u16, bytes: &[u8], major: MajorVersion) -> Option<CatalogRow> {
-        let mut front = self.front(major);
+    pub fn with_patch(&self, catalog: Catalog, at: u16, bytes: &[u8], major: MajorVersion) -> Option<CatalogRow> {
+        let mut front = self.front_bytes(major);
         front.iter_mut().skip(usize::from(at)).zip(bytes).for_each(|(to, from)| *to = *from);
         CatalogRow::parse(catalog, &front, major)
     }
 }
 
 /// The change that a record makes in a catalog. `None` for every other record, and for what changes nothing but statistics in its place.
-pub(super) fn change(record: &WalRecord<'_>, major: MajorVersion) -> Option<CatalogChange> {
-    let catalog = Catalog::of(heap::first_file(record.bytes, major)?)?;
-    if heap::operation(&record.header)? == HeapOperation::InPlace {
+pub(super) fn catalog_change(record: &WalRecord<'_>, major: MajorVersion) -> Option<CatalogChange> {
+    let catalog = Catalog::from_file(heap::first_file(record.bytes, major)?)?;
+    if heap::heap_operation(&record.header)? == HeapOperation::InPlace {
         return None;
     }
-    let change = heap::change(record, major)?;
-    let front = |bytes: &[u8], at: u16| bytes.get(..FRONT.saturating_sub(usize::from(at))).unwrap_or(bytes).to_vec();
+    let change = heap::heap_change(record, major)?;
+    let front =
+        |bytes: &[u8], at: u16| bytes.get(..FRONT_BYTES.saturating_sub(usize::from(at))).unwrap_or(bytes).to_vec();
     let (new, made) = match change.new {
         None => (None, TupleChange::Nothing),
         Some((place, Some(HeapTuple::Whole(data)))) => {
@@ -208,32 +209,32 @@ pub(super) fn change(record: &WalRecord<'_>, major: MajorVersion) -> Option<Cata
 }
 
 /// Bytes of a record's front that show which file it is about.
-pub(super) const FILE_SHOWS: usize = 64;
+pub(super) const FILE_VISIBLE_BYTES: usize = 64;
 
 /// Whether the record changes rows, so that its front is worth keeping where it lies over a segment's end.
 pub(super) fn may_count(header: &RecordHeader) -> bool {
-    heap::operation(header).is_some()
+    heap::heap_operation(header).is_some()
 }
 
 /// Whether the beginning of a record may be that of one that changes a catalog: its first block's file says so, or does not show yet.
-pub(super) fn may_name(front: &[u8]) -> bool {
-    let Some(header) = front.first_chunk::<HEADER>().map(RecordHeader::parse) else { return true };
-    if heap::operation(&header).is_none() {
+pub(super) fn may_change_names(front: &[u8]) -> bool {
+    let Some(header) = front.first_chunk::<RECORD_HEADER_BYTES>().map(RecordHeader::parse) else { return true };
+    if heap::heap_operation(&header).is_none() {
         return false;
     }
     // The form of the front differs between releases only where a page is compressed.
-    front.len() < HEADER.saturating_add(32)
-        || heap::first_file(front, MajorVersion::V18).and_then(Catalog::of).is_some()
-        || heap::first_file(front, MajorVersion::V13).and_then(Catalog::of).is_some()
+    front.len() < RECORD_HEADER_BYTES.saturating_add(32)
+        || heap::first_file(front, MajorVersion::V18).and_then(Catalog::from_file).is_some()
+        || heap::first_file(front, MajorVersion::V13).and_then(Catalog::from_file).is_some()
 }
 
 /// Whether the record marks the database as invalid, as DROP DATABASE does before it removes the files, in place and so for good
 /// (`DATCONNLIMIT_INVALID_DB`, `pg_database.h`).
 pub(crate) fn invalidates(record: &WalRecord<'_>, database: u32, major: MajorVersion) -> bool {
-    let in_place = heap::operation(&record.header) == Some(HeapOperation::InPlace);
-    let is_ours = || heap::first_file(record.bytes, major).and_then(Catalog::of) == Some(Catalog::Database);
+    let in_place = heap::heap_operation(&record.header) == Some(HeapOperation::InPlace);
+    let is_ours = || heap::first_file(record.bytes, major).and_then(Catalog::from_file) == Some(Catalog::Database);
     let invalid = || {
-        let Some((_, Some(HeapTuple::Whole(data)))) = heap::change(record, major)?.new else { return None };
+        let Some((_, Some(HeapTuple::Whole(data)))) = heap::heap_change(record, major)?.new else { return None };
         let limit = if major <= MajorVersion::V14 { 208 } else { 80 };
         let number = |at: usize| data.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
         Some(number(0)? == database && number(limit)?.cast_signed() == -2)
@@ -272,8 +273,8 @@ impl RowCounts {
 
 /// The rows that one record changes, and in which file. `None` for most records, and for those of no transaction.
 #[inline]
-pub(crate) fn counted(record: &WalRecord<'_>, major: MajorVersion) -> Option<(Xid, RelFileLocator, RowCounts)> {
-    let operation = heap::operation(&record.header)?;
+pub(crate) fn counted_rows(record: &WalRecord<'_>, major: MajorVersion) -> Option<(Xid, RelFileLocator, RowCounts)> {
+    let operation = heap::heap_operation(&record.header)?;
     if record.header.xid == 0 || operation == HeapOperation::InPlace {
         return None;
     }
@@ -283,7 +284,7 @@ pub(crate) fn counted(record: &WalRecord<'_>, major: MajorVersion) -> Option<(Xi
         HeapOperation::Insert => counts.inserted = 1,
         HeapOperation::Update => counts.updated = 1,
         HeapOperation::Delete => counts.deleted = 1,
-        HeapOperation::MultiInsert => counts.inserted = heap::rows_inserted_together(record, major),
+        HeapOperation::MultiInsert => counts.inserted = heap::inserted_rows(record, major),
         HeapOperation::Pages | HeapOperation::InPlace => counts.pages = 1,
     }
     Some((Xid::new(record.header.xid), file, counts))
@@ -291,26 +292,26 @@ pub(crate) fn counted(record: &WalRecord<'_>, major: MajorVersion) -> Option<(Xi
 
 /// Part of the fuzz body of events: whatever stands in a record, reading it ends, and what is read is of a bounded size.
 pub(super) fn fuzz(record: &WalRecord<'_>, major: MajorVersion) {
-    if let Some(change) = change(record, major) {
+    if let Some(change) = catalog_change(record, major) {
         match change.made {
-            TupleChange::Row(row) => assert!(row.name.len() <= 3 * NAME, "a name without a bound"),
-            TupleChange::Changed { bytes, .. } => assert!(bytes.len() <= FRONT, "more than the front"),
+            TupleChange::Row(row) => assert!(row.name.len() <= 3 * NAME_BYTES, "a name without a bound"),
+            TupleChange::Changed { bytes, .. } => assert!(bytes.len() <= FRONT_BYTES, "more than the front"),
             TupleChange::Nothing => {}
         }
     }
-    let _counted = counted(record, major);
-    assert!(!invalidates(record, 0, major) || record.header.rmgr == super::record::rmgr::HEAP);
+    let _counted = counted_rows(record, major);
+    assert!(!invalidates(record, 0, major) || record.header.rmgr == super::record::rmgr::SMGR_TRUNCATE_HEAP);
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    use super::{Catalog, CatalogRow, RelationRow, RowCounts, TupleChange, change, counted};
+    use super::{Catalog, CatalogRow, RelationRow, RowCounts, TupleChange, catalog_change, counted_rows};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::wal::event::{RelFileLocator, Xid};
     use crate::postgres::wal::page::MajorVersion;
-    use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord};
+    use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 
     fn row(name: &str, filenode: u32) -> CatalogRow {
         let relation = RelationRow { namespace: 2200, filenode, persistence: b'p', kind: b'r' };
@@ -319,7 +320,7 @@ mod tests {
 
     /// A heap record whose first block is page 3 of `file`.
     fn with_record<T>(info: u8, file: [u32; 3], data: &[u8], main: &[u8], look: impl FnOnce(&WalRecord<'_>) -> T) -> T {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = vec![0; RECORD_HEADER_BYTES];
         bytes[4..8].copy_from_slice(&77_u32.to_le_bytes());
         bytes[16..18].copy_from_slice(&[info, 10]);
         bytes.extend_from_slice(&[0, 0x20]);
@@ -344,8 +345,9 @@ mod tests {
     #[test]
     fn an_inserted_row_is_read_whole() {
         for major in MajorVersion::ALL {
-            let front = row("orders", 16_385).front(major);
-            let read = with_record(0x80, CLASS, &tuple(&front), &[7, 0, 0], |record| change(record, major)).unwrap();
+            let front = row("orders", 16_385).front_bytes(major);
+            let read =
+                with_record(0x80, CLASS, &tuple(&front), &[7, 0, 0], |record| catalog_change(record, major)).unwrap();
             assert_eq!((read.database, read.old), (5, None));
             assert_eq!(read.new.map(|place| (place.page, place.item)), Some((3, 7)));
             assert_eq!(read.made, TupleChange::Row(row("orders", 16_385)), "{major:?}");
@@ -357,11 +359,11 @@ mod tests {
         let main = [0, 0, 0, 0, 7, 0, 0, 0x60, 0, 0, 0, 0, 8, 0];
         let data = [&[88, 0, 30, 0][..], &tuple(&20_000_u32.to_le_bytes())].concat();
         for major in MajorVersion::ALL {
-            let read = with_record(0x40, CLASS, &data, &main, |record| change(record, major)).unwrap();
+            let read = with_record(0x40, CLASS, &data, &main, |record| catalog_change(record, major)).unwrap();
             let places = [read.old, read.new].map(|place| place.map(|place| (place.page, place.item)));
             assert_eq!(places, [Some((3, 7)), Some((3, 8))]);
             let TupleChange::Changed { at, bytes } = read.made else { panic!("{read:?}") };
-            let new = row("orders", 16_385).with(Catalog::Class, at, &bytes, major);
+            let new = row("orders", 16_385).with_patch(Catalog::Class, at, &bytes, major);
             assert_eq!(new, Some(row("orders", 20_000)), "{major:?}");
         }
     }
@@ -376,12 +378,12 @@ mod tests {
             (0x40, RowCounts { updated: 1, ..RowCounts::default() }),
         ] {
             with_record(info, [1663, 5, 16_400], &[], &[0; 14], |record| {
-                assert_eq!(counted(record, MajorVersion::V16), Some((Xid::new(77), file, counts)));
-                assert_eq!(change(record, MajorVersion::V16), None);
+                assert_eq!(counted_rows(record, MajorVersion::V16), Some((Xid::new(77), file, counts)));
+                assert_eq!(catalog_change(record, MajorVersion::V16), None);
             });
         }
         for info in [0x30, 0x60] {
-            let counted = with_record(info, CLASS, &[], &[0; 14], |record| counted(record, MajorVersion::V16));
+            let counted = with_record(info, CLASS, &[], &[0; 14], |record| counted_rows(record, MajorVersion::V16));
             assert_eq!(counted, None, "locks and truncations are no rows");
         }
     }
@@ -392,9 +394,9 @@ mod tests {
             let relation = RelationRow { namespace: n.0, filenode: n.1, persistence: n.2, kind: n.3 };
             for major in MajorVersion::ALL {
                 let row = CatalogRow { oid, name: name.clone(), relation: Some(relation) };
-                prop_assert_eq!(CatalogRow::parse(Catalog::Class, &row.front(major), major), Some(row));
+                prop_assert_eq!(CatalogRow::parse(Catalog::Class, &row.front_bytes(major), major), Some(row));
                 let other = CatalogRow { oid, name: name.clone(), relation: None };
-                prop_assert_eq!(CatalogRow::parse(Catalog::Namespace, &other.front(major), major), Some(other));
+                prop_assert_eq!(CatalogRow::parse(Catalog::Namespace, &other.front_bytes(major), major), Some(other));
             }
         }
     }

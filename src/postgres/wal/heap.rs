@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use super::byte_reader::ByteReader;
 use super::event::RelFileLocator;
 use super::page::MajorVersion;
-use super::page_image::{ImageCompression, expand};
-use super::record::{HEADER, RMGR_INFO, RecordHeader, WalRecord, rmgr};
+use super::page_image::{ImageCompression, decompress_image};
+use super::record::{RECORD_HEADER_BYTES, RMGR_INFO, RecordHeader, WalRecord, rmgr};
 
 /// What a heap record does (`heapam_xlog.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,9 +26,9 @@ pub(super) enum HeapOperation {
 
 /// What the record of this header does to a heap; `None` for most.
 #[inline]
-pub(super) const fn operation(header: &RecordHeader) -> Option<HeapOperation> {
+pub(super) const fn heap_operation(header: &RecordHeader) -> Option<HeapOperation> {
     match header.rmgr {
-        rmgr::HEAP => match header.info & 0x70 {
+        rmgr::SMGR_TRUNCATE_HEAP => match header.info & 0x70 {
             0x00 => Some(HeapOperation::Insert),
             0x10 => Some(HeapOperation::Delete),
             0x20 | 0x40 => Some(HeapOperation::Update),
@@ -44,23 +44,23 @@ pub(super) const fn operation(header: &RecordHeader) -> Option<HeapOperation> {
 const HAS_IMAGE: u8 = 0x10;
 const HAS_DATA: u8 = 0x20;
 const SAME_REL: u8 = 0x80;
-const FORK: u8 = 0x0F;
+const FORK_MASK: u8 = 0x0F;
 const IMAGE_HAS_HOLE: u8 = 0x01;
 
 /// The file of a record's first block, if that is in a main fork. Reads no more than the front of the record, and so must be fast: it is asked of
 /// most records there are.
 #[inline]
 pub(super) fn first_file(bytes: &[u8], major: MajorVersion) -> Option<RelFileLocator> {
-    let front = bytes.get(HEADER..)?;
+    let front = bytes.get(RECORD_HEADER_BYTES..)?;
     let &[0, flags, _, _, ref rest @ ..] = front else { return None };
-    if flags & (FORK | SAME_REL) != 0 {
+    if flags & (FORK_MASK | SAME_REL) != 0 {
         return None;
     }
     let at = if flags & HAS_IMAGE == 0 {
         0
     } else {
         let image = *rest.get(4)?;
-        if image & compressed(major) != 0 && image & IMAGE_HAS_HOLE != 0 { 7 } else { 5 }
+        if image & compressed_image_flags(major) != 0 && image & IMAGE_HAS_HOLE != 0 { 7 } else { 5 }
     };
     let id: &[u8; 12] = rest.get(at..)?.first_chunk()?;
     let [a, b, c, d, e, f, g, h, i, j, k, l] = *id;
@@ -73,7 +73,7 @@ pub(super) fn first_file(bytes: &[u8], major: MajorVersion) -> Option<RelFileLoc
 
 /// Until 14 there was one way to compress an image; in 15 its flag's place went to another, and three ways came.
 #[inline]
-const fn compressed(major: MajorVersion) -> u8 {
+const fn compressed_image_flags(major: MajorVersion) -> u8 {
     match major {
         MajorVersion::V13 | MajorVersion::V14 => 0x02,
         MajorVersion::V15 | MajorVersion::V16 | MajorVersion::V17 | MajorVersion::V18 => 0x1C,
@@ -108,16 +108,16 @@ pub(super) struct RecordBlocks<'a> {
 
 impl<'a> RecordBlocks<'a> {
     /// `None` for a record that is not whole, or whose headers don't add up.
-    pub(super) fn of(record: &WalRecord<'a>, major: MajorVersion) -> Option<RecordBlocks<'a>> {
+    pub(super) fn parse(record: &WalRecord<'a>, major: MajorVersion) -> Option<RecordBlocks<'a>> {
         let main = record.main_data(major)?;
-        let mut reader = ByteReader::new(record.bytes.get(HEADER..)?);
+        let mut reader = ByteReader::new(record.bytes.get(RECORD_HEADER_BYTES..)?);
         let mut heads: Vec<(RecordBlock<'a>, usize, usize)> = Vec::new();
         let mut file = None;
         while let Some(&id) = reader.rest().first()
             && id <= 32
         {
             reader.u8()?;
-            let head = block(&mut reader, file, major)?;
+            let head = read_block(&mut reader, file, major)?;
             file = Some(head.0.file);
             heads.push(head);
         }
@@ -127,8 +127,8 @@ impl<'a> RecordBlocks<'a> {
         let mut rest = ByteReader::new(record.bytes.get(from..)?);
         let mut blocks = Vec::with_capacity(heads.len());
         for (mut block, image_len, data_len) in heads {
-            let image = rest.take(image_len)?;
-            block.data = rest.take(data_len)?;
+            let image = rest.take_bytes(image_len)?;
+            block.data = rest.take_bytes(data_len)?;
             block.image = block.image.map(|found| PageImage { bytes: image, ..found });
             blocks.push(block);
         }
@@ -137,7 +137,7 @@ impl<'a> RecordBlocks<'a> {
 }
 
 /// A block's header after its id; with how many bytes of image and of data belong to it.
-fn block<'a>(
+fn read_block<'a>(
     reader: &mut ByteReader<'a>,
     before: Option<RelFileLocator>,
     major: MajorVersion,
@@ -149,7 +149,7 @@ fn block<'a>(
         image_len = usize::from(reader.u16()?);
         let hole = reader.u16()?;
         let info = reader.u8()?;
-        let way = way(info, major);
+        let way = image_compression(info, major);
         if way.is_some() && info & IMAGE_HAS_HOLE != 0 {
             reader.u16()?;
         }
@@ -162,12 +162,12 @@ fn block<'a>(
     };
     let number = reader.u32()?;
     let data_len = if flags & HAS_DATA == 0 && data_len == 0 { 0 } else { data_len };
-    Some((RecordBlock { file, fork: flags & FORK, number, image, data: &[] }, image_len, data_len))
+    Some((RecordBlock { file, fork: flags & FORK_MASK, number, image, data: &[] }, image_len, data_len))
 }
 
 /// How the image is compressed, if it is (`xlogrecord.h`).
-const fn way(info: u8, major: MajorVersion) -> Option<ImageCompression> {
-    match info & compressed(major) {
+const fn image_compression(info: u8, major: MajorVersion) -> Option<ImageCompression> {
+    match info & compressed_image_flags(major) {
         0 => None,
         0x08 => Some(ImageCompression::Lz4),
         0x10 => Some(ImageCompression::Zstd),
@@ -177,20 +177,20 @@ const fn way(info: u8, major: MajorVersion) -> Option<ImageCompression> {
 
 impl<'a> PageImage<'a> {
     /// The user data of the tuple at this place of the page. `None` if there is none.
-    pub(super) fn tuple(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
+    pub(super) fn tuple_data(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
         let hole = usize::from(self.hole);
         match self.way {
-            None => tuple_of(self.bytes, hole, offset).map(Cow::Borrowed),
+            None => tuple_in_page(self.bytes, hole, offset).map(Cow::Borrowed),
             Some(way) => {
-                let page = expand(self.bytes, way)?;
-                tuple_of(&page, hole, offset).map(|tuple| Cow::Owned(tuple.to_vec()))
+                let page = decompress_image(self.bytes, way)?;
+                tuple_in_page(&page, hole, offset).map(|tuple| Cow::Owned(tuple.to_vec()))
             }
         }
     }
 }
 
 /// The tuple at a place of a page that lacks its hole (`PageGetItemId`, `bufpage.h`).
-fn tuple_of(page: &[u8], hole: usize, offset: u16) -> Option<&[u8]> {
+fn tuple_in_page(page: &[u8], hole: usize, offset: u16) -> Option<&[u8]> {
     const PAGE_HEADER: usize = 24;
     const NORMAL: u32 = 1;
     let pointer = PAGE_HEADER.checked_add(usize::from(offset.checked_sub(1)?).checked_mul(4)?)?;
@@ -232,9 +232,9 @@ pub(super) struct HeapChange<'a> {
 }
 
 /// Reads an insertion, an update, a deletion or a change in place. `None` for anything else.
-pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<HeapChange<'a>> {
-    let operation = operation(&record.header)?;
-    let parts = RecordBlocks::of(record, major)?;
+pub(super) fn heap_change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<HeapChange<'a>> {
+    let operation = heap_operation(&record.header)?;
+    let parts = RecordBlocks::parse(record, major)?;
     let first = parts.blocks.first()?;
     let mut main = ByteReader::new(parts.main);
     let file = first.file;
@@ -242,8 +242,8 @@ pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<
         HeapOperation::Insert => {
             let offset = main.u16()?;
             let tuple = match first.image {
-                Some(image) => image.tuple(offset),
-                None => behind_header(first.data).map(Cow::Borrowed),
+                Some(image) => image.tuple_data(offset),
+                None => after_tuple_header(first.data).map(Cow::Borrowed),
             };
             HeapChange { file, new: Some(((first.number, offset), tuple.map(HeapTuple::Whole))), old: None }
         }
@@ -254,7 +254,7 @@ pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<
         HeapOperation::InPlace => {
             let offset = main.u16()?;
             let tuple = match first.image {
-                Some(image) => image.tuple(offset),
+                Some(image) => image.tuple_data(offset),
                 None => Some(Cow::Borrowed(first.data)),
             };
             HeapChange { file, new: Some(((first.number, offset), tuple.map(HeapTuple::Whole))), old: None }
@@ -267,8 +267,8 @@ pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<
             main.u32()?;
             let offset = main.u16()?;
             let tuple = match first.image {
-                Some(image) => image.tuple(offset).map(HeapTuple::Whole),
-                None => updated(first.data, flags),
+                Some(image) => image.tuple_data(offset).map(HeapTuple::Whole),
+                None => updated_tuple(first.data, flags),
             };
             let old_page = parts.blocks.get(1).map_or(first.number, |block| block.number);
             HeapChange { file, new: Some(((first.number, offset), tuple)), old: Some((old_page, old)) }
@@ -278,23 +278,23 @@ pub(super) fn change<'a>(record: &WalRecord<'a>, major: MajorVersion) -> Option<
 }
 
 /// `xl_heap_header`, and behind it the tuple from its null bitmap on.
-const SHORT_HEADER: usize = 5;
+const SHORT_TUPLE_HEADER_BYTES: usize = 5;
 /// `SizeofHeapTupleHeader`.
-const TUPLE_HEADER: usize = 23;
+const TUPLE_HEADER_BYTES: usize = 23;
 
-fn behind_header(data: &[u8]) -> Option<&[u8]> {
+fn after_tuple_header(data: &[u8]) -> Option<&[u8]> {
     let hoff = usize::from(*data.get(4)?);
-    data.get(SHORT_HEADER.checked_add(hoff.checked_sub(TUPLE_HEADER)?)?..)
+    data.get(SHORT_TUPLE_HEADER_BYTES.checked_add(hoff.checked_sub(TUPLE_HEADER_BYTES)?)?..)
 }
 
 /// `log_heap_update`: what the new tuple shares with the old one at either end may be left out.
-fn updated(data: &[u8], flags: u8) -> Option<HeapTuple<'_>> {
+fn updated_tuple(data: &[u8], flags: u8) -> Option<HeapTuple<'_>> {
     const PREFIX_FROM_OLD: u8 = 1 << 5;
     const SUFFIX_FROM_OLD: u8 = 1 << 6;
     let mut reader = ByteReader::new(data);
     let prefix = if flags & PREFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
     let suffix = if flags & SUFFIX_FROM_OLD == 0 { 0 } else { reader.u16()? };
-    let changed = behind_header(reader.rest())?;
+    let changed = after_tuple_header(reader.rest())?;
     Some(if prefix == 0 && suffix == 0 {
         HeapTuple::Whole(Cow::Borrowed(changed))
     } else {
@@ -303,7 +303,7 @@ fn updated(data: &[u8], flags: u8) -> Option<HeapTuple<'_>> {
 }
 
 /// Rows that the record changes; 0 where that cannot be told.
-pub(super) fn rows_inserted_together(record: &WalRecord<'_>, major: MajorVersion) -> u64 {
+pub(super) fn inserted_rows(record: &WalRecord<'_>, major: MajorVersion) -> u64 {
     // `xl_heap_multi_insert`: flags, a byte of padding, then the number of tuples.
     let count = |main: &[u8]| Some(u16::from_le_bytes(*main.get(2..)?.first_chunk()?));
     record.main_data(major).and_then(count).map_or(0, u64::from)

@@ -6,11 +6,11 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SystemId;
 
 /// Bytes of an ordinary page's header (`SizeOfXLogShortPHD`).
-pub const SHORT_HEADER: usize = 24;
+pub const SHORT_PAGE_HEADER_BYTES: usize = 24;
 /// Bytes of the header of a segment's first page (`SizeOfXLogLongPHD`).
-pub const LONG_HEADER: usize = 40;
+pub const LONG_PAGE_HEADER_BYTES: usize = 40;
 /// The page size of every packaged PostgreSQL (`XLOG_BLCKSZ`).
-pub const DEFAULT_PAGE: u32 = 8192;
+pub const DEFAULT_WAL_PAGE_BYTES: u32 = 8192;
 
 /// The page begins with the rest of a record from before (`XLP_FIRST_IS_CONTRECORD`).
 pub const FIRST_IS_CONTRECORD: u16 = 0x0001;
@@ -128,7 +128,7 @@ impl WalPageHeader {
     /// Reads a header. `None` if `bytes` ends before it does: 24 bytes are enough to see whether 40 are needed.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<WalPageHeader> {
-        let h = bytes.first_chunk::<SHORT_HEADER>()?;
+        let h = bytes.first_chunk::<SHORT_PAGE_HEADER_BYTES>()?;
         let info = u16::from_le_bytes([h[2], h[3]]);
         let long = if info & HAS_LONG_HEADER == 0 { None } else { Some(LongPageHeader::parse(bytes)?) };
         Some(WalPageHeader {
@@ -144,19 +144,19 @@ impl WalPageHeader {
     /// The bytes that the header takes up.
     #[must_use]
     pub const fn size(&self) -> usize {
-        if self.long.is_some() { LONG_HEADER } else { SHORT_HEADER }
+        if self.long.is_some() { LONG_PAGE_HEADER_BYTES } else { SHORT_PAGE_HEADER_BYTES }
     }
 
     /// Whether any of `flags` is set.
     #[must_use]
-    pub const fn has(&self, flags: u16) -> bool {
+    pub const fn has_flags(&self, flags: u16) -> bool {
         self.info & flags != 0
     }
 }
 
 impl LongPageHeader {
     fn parse(bytes: &[u8]) -> Option<LongPageHeader> {
-        let h = bytes.first_chunk::<LONG_HEADER>()?;
+        let h = bytes.first_chunk::<LONG_PAGE_HEADER_BYTES>()?;
         Some(LongPageHeader {
             system_id: SystemId::new(u64::from_le_bytes([h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31]])),
             segment_size: u32::from_le_bytes([h[32], h[33], h[34], h[35]]),
@@ -170,7 +170,7 @@ impl LongPageHeader {
 pub fn fuzz(data: &[u8]) {
     if let Some(header) = WalPageHeader::parse(data) {
         assert!(header.size() <= data.len(), "a header longer than what it was read from");
-        assert_eq!(header.has(HAS_LONG_HEADER), header.long.is_some());
+        assert_eq!(header.has_flags(HAS_LONG_HEADER), header.long.is_some());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 /// No page is larger.
-const MAX_PAGE: usize = 32 << 10;
+const MAX_PAGE_BYTES: usize = 32 << 10;
 
 /// A way to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,13 +14,13 @@ pub(super) enum ImageCompression {
 }
 
 /// The bytes of a page, without its hole. `None` for what no server wrote.
-pub(super) fn expand(bytes: &[u8], way: ImageCompression) -> Option<Vec<u8>> {
+pub(super) fn decompress_image(bytes: &[u8], way: ImageCompression) -> Option<Vec<u8>> {
     match way {
-        ImageCompression::Pglz => pglz(bytes),
-        ImageCompression::Lz4 => lz4(bytes),
+        ImageCompression::Pglz => decompress_pglz(bytes),
+        ImageCompression::Lz4 => decompress_lz4(bytes),
         ImageCompression::Zstd => {
             let mut page = Vec::new();
-            let mut reader = zstd::stream::read::Decoder::new(bytes).ok()?.take(MAX_PAGE as u64);
+            let mut reader = zstd::stream::read::Decoder::new(bytes).ok()?.take(MAX_PAGE_BYTES as u64);
             reader.read_to_end(&mut page).ok()?;
             Some(page)
         }
@@ -28,21 +28,21 @@ pub(super) fn expand(bytes: &[u8], way: ImageCompression) -> Option<Vec<u8>> {
 }
 
 /// `pglz_decompress` (`pg_lzcompress.c`): a byte of flags before each eight items, of which each is a byte or a reference.
-fn pglz(bytes: &[u8]) -> Option<Vec<u8>> {
+fn decompress_pglz(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(8192);
     let mut input = bytes.iter().map(|byte| usize::from(*byte));
     while let Some(mut flags) = input.next() {
         for _ in 0..8 {
             let Some(first) = input.next() else { break };
             if flags & 1 == 0 {
-                push(&mut out, u8::try_from(first).ok()?)?;
+                push_byte(&mut out, u8::try_from(first).ok()?)?;
             } else {
                 let distance = (first & 0xF0) << 4 | input.next()?;
                 let mut len = (first & 0x0F).saturating_add(3);
                 if len == 18 {
                     len = len.saturating_add(input.next()?);
                 }
-                repeat(&mut out, distance, len)?;
+                copy_back(&mut out, distance, len)?;
             }
             flags >>= 1;
         }
@@ -51,23 +51,23 @@ fn pglz(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The LZ4 block format: literals, then a reference, but for the last.
-fn lz4(bytes: &[u8]) -> Option<Vec<u8>> {
+fn decompress_lz4(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(8192);
     let mut input = bytes.iter().map(|byte| usize::from(*byte));
     while let Some(token) = input.next() {
-        for _ in 0..length(token >> 4, &mut input)? {
-            push(&mut out, u8::try_from(input.next()?).ok()?)?;
+        for _ in 0..read_length(token >> 4, &mut input)? {
+            push_byte(&mut out, u8::try_from(input.next()?).ok()?)?;
         }
         let Some(low) = input.next() else { return Some(out) };
         let distance = input.next()? << 8 | low;
-        let len = length(token & 0x0F, &mut input)?.saturating_add(4);
-        repeat(&mut out, distance, len)?;
+        let len = read_length(token & 0x0F, &mut input)?.saturating_add(4);
+        copy_back(&mut out, distance, len)?;
     }
     Some(out)
 }
 
 /// A length of which 15 says that more of it follows.
-fn length(first: usize, input: &mut impl Iterator<Item = usize>) -> Option<usize> {
+fn read_length(first: usize, input: &mut impl Iterator<Item = usize>) -> Option<usize> {
     let mut len = first;
     if first == 15 {
         loop {
@@ -78,19 +78,19 @@ fn length(first: usize, input: &mut impl Iterator<Item = usize>) -> Option<usize
             }
         }
     }
-    (len <= MAX_PAGE).then_some(len)
+    (len <= MAX_PAGE_BYTES).then_some(len)
 }
 
-fn push(out: &mut Vec<u8>, byte: u8) -> Option<()> {
-    (out.len() < MAX_PAGE).then(|| out.push(byte))
+fn push_byte(out: &mut Vec<u8>, byte: u8) -> Option<()> {
+    (out.len() < MAX_PAGE_BYTES).then(|| out.push(byte))
 }
 
 /// Copies `len` bytes from so far back; they may overlap with what they make.
-fn repeat(out: &mut Vec<u8>, distance: usize, len: usize) -> Option<()> {
+fn copy_back(out: &mut Vec<u8>, distance: usize, len: usize) -> Option<()> {
     let from = out.len().checked_sub(distance).filter(|_| distance > 0)?;
     for at in from..from.saturating_add(len) {
         let byte = *out.get(at)?;
-        push(out, byte)?;
+        push_byte(out, byte)?;
     }
     Some(())
 }
@@ -99,36 +99,39 @@ fn repeat(out: &mut Vec<u8>, distance: usize, len: usize) -> Option<()> {
 mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
-    use super::{ImageCompression, MAX_PAGE, expand};
+    use super::{ImageCompression, MAX_PAGE_BYTES, decompress_image};
 
     #[test]
     fn each_way_is_undone() {
         // A literal, then what repeats it: eight times the same byte.
-        assert_eq!(expand(&[0b10, b'a', 0x04, 1], ImageCompression::Pglz).unwrap(), b"aaaaaaaa");
-        assert_eq!(expand(&[0x13, b'a', 1, 0, 0x10, b'b'], ImageCompression::Lz4).unwrap(), b"aaaaaaaab");
+        assert_eq!(decompress_image(&[0b10, b'a', 0x04, 1], ImageCompression::Pglz).unwrap(), b"aaaaaaaa");
+        assert_eq!(decompress_image(&[0x13, b'a', 1, 0, 0x10, b'b'], ImageCompression::Lz4).unwrap(), b"aaaaaaaab");
         let packed = zstd::encode_all(&b"aaaaaaaa"[..], 1).unwrap();
-        assert_eq!(expand(&packed, ImageCompression::Zstd).unwrap(), b"aaaaaaaa");
+        assert_eq!(decompress_image(&packed, ImageCompression::Zstd).unwrap(), b"aaaaaaaa");
     }
 
     #[test]
     fn long_lengths_go_on_in_more_bytes() {
-        assert_eq!(expand(&[0b10, b'a', 0x0F, 1, 10], ImageCompression::Pglz).unwrap().len(), 1 + 28);
-        assert_eq!(expand(&[0x1F, b'a', 1, 0, 255, 1, 0], ImageCompression::Lz4).unwrap().len(), 1 + 15 + 256 + 4);
+        assert_eq!(decompress_image(&[0b10, b'a', 0x0F, 1, 10], ImageCompression::Pglz).unwrap().len(), 1 + 28);
+        assert_eq!(
+            decompress_image(&[0x1F, b'a', 1, 0, 255, 1, 0], ImageCompression::Lz4).unwrap().len(),
+            1 + 15 + 256 + 4
+        );
     }
 
     #[test]
     fn what_refers_to_before_the_beginning_is_refused() {
-        assert_eq!(expand(&[0b10, b'a', 0x04, 2], ImageCompression::Pglz), None);
-        assert_eq!(expand(&[0b10, b'a', 0x04, 0], ImageCompression::Pglz), None);
-        assert_eq!(expand(&[0x13, b'a', 2, 0], ImageCompression::Lz4), None);
+        assert_eq!(decompress_image(&[0b10, b'a', 0x04, 2], ImageCompression::Pglz), None);
+        assert_eq!(decompress_image(&[0b10, b'a', 0x04, 0], ImageCompression::Pglz), None);
+        assert_eq!(decompress_image(&[0x13, b'a', 2, 0], ImageCompression::Lz4), None);
     }
 
     proptest! {
         #[test]
         fn nothing_grows_beyond_a_page(bytes in any::<Vec<u8>>()) {
             for way in [ImageCompression::Pglz, ImageCompression::Lz4, ImageCompression::Zstd] {
-                if let Some(page) = expand(&bytes, way) {
-                    prop_assert!(page.len() <= MAX_PAGE);
+                if let Some(page) = decompress_image(&bytes, way) {
+                    prop_assert!(page.len() <= MAX_PAGE_BYTES);
                 }
             }
         }
@@ -136,7 +139,7 @@ mod tests {
         #[test]
         fn literals_stay_what_they_are(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
             let packed: Vec<u8> = bytes.chunks(8).flat_map(|part| [&[0][..], part].concat()).collect();
-            prop_assert_eq!(expand(&packed, ImageCompression::Pglz), Some(bytes));
+            prop_assert_eq!(decompress_image(&packed, ImageCompression::Pglz), Some(bytes));
         }
     }
 }

@@ -6,11 +6,11 @@ use super::byte_reader::ByteReader;
 use super::page::MajorVersion;
 
 /// Bytes of the fixed header (`SizeOfXLogRecord`).
-pub const HEADER: usize = 24;
+pub const RECORD_HEADER_BYTES: usize = 24;
 /// The shortest record: a header and nothing else.
-pub const MIN_LEN: u32 = 24;
+pub const MIN_RECORD_BYTES: u32 = 24;
 /// The longest record any release accepts: the reader's buffer has to be one allocation (`MaxAllocSize`; `XLogRecordMaxSize` since 16).
-pub const MAX_LEN: u32 = 1 << 30;
+pub const MAX_RECORD_BYTES: u32 = 1 << 30;
 
 /// Resource managers whose records walkeep looks into (`rmgrlist.h`).
 pub mod rmgr {
@@ -27,7 +27,7 @@ pub mod rmgr {
     /// Tables, too: several rows inserted together.
     pub const HEAP2: u8 = 9;
     /// Tables.
-    pub const HEAP: u8 = 10;
+    pub const SMGR_TRUNCATE_HEAP: u8 = 10;
     /// The last of the built-in ones, logical messages; custom ones are numbered from 128 (`RM_MIN_CUSTOM_ID`, since 15).
     pub const LAST_BUILT_IN: u8 = 21;
     /// The first number an extension may take.
@@ -37,7 +37,7 @@ pub mod rmgr {
 /// The part of `xl_info` that belongs to the resource manager (`XLR_RMGR_INFO_MASK`).
 pub const RMGR_INFO: u8 = 0xF0;
 /// `XLOG_SWITCH` of resource manager [`rmgr::XLOG`]: nothing after it in the segment means anything.
-pub const SWITCH: u8 = 0x40;
+pub const XLOG_SWITCH_INFO: u8 = 0x40;
 
 /// A record's fixed header (`XLogRecord`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +60,7 @@ impl RecordHeader {
     /// Reads a header.
     #[must_use]
     #[inline]
-    pub const fn parse(h: &[u8; HEADER]) -> RecordHeader {
+    pub const fn parse(h: &[u8; RECORD_HEADER_BYTES]) -> RecordHeader {
         RecordHeader {
             total_len: u32::from_le_bytes([h[0], h[1], h[2], h[3]]),
             xid: u32::from_le_bytes([h[4], h[5], h[6], h[7]]),
@@ -75,7 +75,7 @@ impl RecordHeader {
     #[must_use]
     #[inline]
     pub const fn is_switch(&self) -> bool {
-        self.rmgr == rmgr::XLOG && self.info & RMGR_INFO == SWITCH
+        self.rmgr == rmgr::XLOG && self.info & RMGR_INFO == XLOG_SWITCH_INFO
     }
 
     /// Whether a resource manager of this number can exist (`RmgrIdIsValid`).
@@ -103,8 +103,12 @@ impl<'a> WalRecord<'a> {
     /// The part of the record that belongs to no block. `None` if the headers before it don't add up, which the CRC makes unlikely.
     #[must_use]
     pub fn main_data(&self, major: MajorVersion) -> Option<&'a [u8]> {
-        let layout = RecordLayout::parse(self.bytes.get(HEADER..)?, self.bytes.len().checked_sub(HEADER)?, major)?;
-        self.bytes.get(HEADER.checked_add(layout.main_at)?..)
+        let layout = RecordLayout::parse(
+            self.bytes.get(RECORD_HEADER_BYTES..)?,
+            self.bytes.len().checked_sub(RECORD_HEADER_BYTES)?,
+            major,
+        )?;
+        self.bytes.get(RECORD_HEADER_BYTES.checked_add(layout.main_at)?..)
     }
 }
 
@@ -132,7 +136,7 @@ impl RecordLayout {
                 253 => drop(reader.u16()?),
                 252 => drop(reader.u32()?),
                 0..=32 => {
-                    of_blocks = of_blocks.checked_add(block_header(&mut reader, major)?)?;
+                    of_blocks = of_blocks.checked_add(block_data_bytes(&mut reader, major)?)?;
                     continue;
                 }
                 _ => return None,
@@ -148,7 +152,7 @@ impl RecordLayout {
 }
 
 /// Reads one block reference after its id; answers how many bytes of image and data belong to it (`XLogRecordBlockHeader`).
-fn block_header(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usize> {
+fn block_data_bytes(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usize> {
     const HAS_IMAGE: u8 = 0x10;
     const SAME_REL: u8 = 0x80;
     const IMAGE_HAS_HOLE: u8 = 0x01;
@@ -166,7 +170,7 @@ fn block_header(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usiz
         }
     }
     if flags & SAME_REL == 0 {
-        reader.take(12)?;
+        reader.take_bytes(12)?;
     }
     reader.u32()?;
     Some(len)
@@ -175,13 +179,13 @@ fn block_header(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usiz
 /// The CRC-32C that belongs into a record's header: of the body first, then of the header's first twenty bytes (`ValidXLogRecord`).
 #[must_use]
 #[inline]
-pub fn crc(header: &[u8; HEADER], body: &[u8]) -> u32 {
+pub fn record_crc(header: &[u8; RECORD_HEADER_BYTES], body: &[u8]) -> u32 {
     finish_crc(crc32c::crc32c(body), header)
 }
 
 /// Continues the CRC of a body with its header.
 #[inline]
-pub(super) fn finish_crc(body: u32, header: &[u8; HEADER]) -> u32 {
+pub(super) fn finish_crc(body: u32, header: &[u8; RECORD_HEADER_BYTES]) -> u32 {
     match header.first_chunk::<20>() {
         Some(fields) => crc32c::crc32c_append(body, fields),
         None => body,
@@ -191,7 +195,7 @@ pub(super) fn finish_crc(body: u32, header: &[u8; HEADER]) -> u32 {
 /// Fuzz body: any bytes as a record; the main data is within it or not found.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    let Some((chunk, _)) = data.split_first_chunk::<HEADER>() else { return };
+    let Some((chunk, _)) = data.split_first_chunk::<RECORD_HEADER_BYTES>() else { return };
     let header = RecordHeader::parse(chunk);
     let record = WalRecord { lsn: Lsn::new(0), end_lsn: Lsn::new(0), header, bytes: data };
     for major in MajorVersion::ALL {
@@ -203,12 +207,12 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, RecordHeader, RecordLayout, WalRecord, crc, fuzz};
+    use super::{RECORD_HEADER_BYTES, RecordHeader, RecordLayout, WalRecord, fuzz, record_crc};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::wal::page::MajorVersion;
 
     fn with_body(body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = vec![0; RECORD_HEADER_BYTES];
         bytes.extend_from_slice(body);
         bytes
     }
@@ -258,13 +262,13 @@ mod tests {
 
     #[test]
     fn the_crc_covers_the_body_first_and_then_the_header_without_its_crc() {
-        let mut header = [0; HEADER];
+        let mut header = [0; RECORD_HEADER_BYTES];
         header[0] = 24;
-        let before = crc(&header, b"body");
+        let before = record_crc(&header, b"body");
         assert_eq!(before, crc32c::crc32c(b"body\x18\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"));
         header[23] = 1;
-        assert_eq!(crc(&header, b"body"), before, "the CRC field is not part of it");
+        assert_eq!(record_crc(&header, b"body"), before, "the CRC field is not part of it");
         header[19] = 1;
-        assert_ne!(crc(&header, b"body"), before, "the padding is");
+        assert_ne!(record_crc(&header, b"body"), before, "the padding is");
     }
 }

@@ -86,19 +86,19 @@ pub struct BaseBackup {
     inflate: Option<StreamDecompressor>,
 }
 
-const QUESTION: &str = "BASE_BACKUP";
+const BASE_BACKUP_QUESTION: &str = "BASE_BACKUP";
 
-pub(super) async fn start(
+pub(super) async fn start_base_backup(
     mut connection: ReplicationConnection,
     options: &BaseBackupOptions,
 ) -> Result<BaseBackup, ReplicationError> {
     let version = connection.version();
-    connection.wire.command(&command::base_backup(options, version)).await?;
-    let position = connection.rows(QUESTION).await?;
-    let announced = connection.rows(QUESTION).await?;
-    let (start, timeline) = end_of(&position).ok_or(ReplicationError::Unexpected(QUESTION))?;
-    let tablespaces = (0..announced.rows.len()).map(|row| tablespace(&announced, row)).collect::<Option<_>>();
-    let tablespaces = tablespaces.ok_or(ReplicationError::Unexpected(QUESTION))?;
+    connection.wire.send_command(&command::base_backup(options, version)).await?;
+    let position = connection.read_rows(BASE_BACKUP_QUESTION).await?;
+    let announced = connection.read_rows(BASE_BACKUP_QUESTION).await?;
+    let (start, timeline) = parse_end(&position).ok_or(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?;
+    let tablespaces = (0..announced.rows.len()).map(|row| parse_tablespace(&announced, row)).collect::<Option<_>>();
+    let tablespaces = tablespaces.ok_or(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?;
     let form = if version.has_option_lists() {
         BaseBackupFraming::Marked { open: false }
     } else {
@@ -109,11 +109,11 @@ pub(super) async fn start(
     Ok(BaseBackup { connection, start: BaseBackupStart { start, timeline, tablespaces }, form, compression, inflate })
 }
 
-fn end_of(rows: &ResultRows) -> Option<(Lsn, TimelineId)> {
+fn parse_end(rows: &ResultRows) -> Option<(Lsn, TimelineId)> {
     Some((rows.parse("recptr")?, rows.parse("tli")?))
 }
 
-fn tablespace(rows: &ResultRows, row: usize) -> Option<AnnouncedTablespace> {
+fn parse_tablespace(rows: &ResultRows, row: usize) -> Option<AnnouncedTablespace> {
     let oid = match rows.row_text(row, "spcoid") {
         Some(text) => Some(text.parse().ok()?),
         None => None,
@@ -136,13 +136,15 @@ impl BaseBackup {
     pub async fn next(&mut self) -> Result<BaseBackupEvent, ReplicationError> {
         loop {
             let inflated = self.inflate.as_mut().map(StreamDecompressor::poll).transpose();
-            if let Some(plain) = inflated.map_err(|_damaged| ReplicationError::Unexpected(QUESTION))?.flatten() {
+            if let Some(plain) =
+                inflated.map_err(|_damaged| ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?.flatten()
+            {
                 return Ok(BaseBackupEvent::Data(plain));
             }
-            let message = self.connection.wire.message().await?;
+            let message = self.connection.wire.read_message().await?;
             let event = match (message, self.form) {
                 (BackendMessage::Error(error), _) => return Err(ReplicationError::from_server(*error)),
-                (BackendMessage::CopyData(body), BaseBackupFraming::Marked { open: true }) => Some(marked(body)?),
+                (BackendMessage::CopyData(body), BaseBackupFraming::Marked { open: true }) => Some(parse_marked(body)?),
                 (BackendMessage::CopyData(body), BaseBackupFraming::CopyEach { open: true, .. }) => {
                     Some(BaseBackupEvent::Data(body))
                 }
@@ -155,7 +157,7 @@ impl BaseBackup {
                     match self.start.tablespaces.get(begun) {
                         Some(tablespace) => Some(BaseBackupEvent::Archive(tablespace.oid)),
                         None if begun == self.start.tablespaces.len() => Some(BaseBackupEvent::Manifest),
-                        None => return Err(ReplicationError::Unexpected(QUESTION)),
+                        None => return Err(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION)),
                     }
                 }
                 (BackendMessage::CopyDone, BaseBackupFraming::Marked { open: true }) => {
@@ -167,12 +169,13 @@ impl BaseBackup {
                     None
                 }
                 (BackendMessage::RowDescription(columns), _) => {
-                    let mut rows = self.connection.rows(QUESTION).await?;
+                    let mut rows = self.connection.read_rows(BASE_BACKUP_QUESTION).await?;
                     rows.columns = columns;
-                    let (stop, timeline) = end_of(&rows).ok_or(ReplicationError::Unexpected(QUESTION))?;
+                    let (stop, timeline) =
+                        parse_end(&rows).ok_or(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?;
                     Some(BaseBackupEvent::End(BaseBackupEnd { stop, timeline }))
                 }
-                _ => return Err(ReplicationError::Unexpected(QUESTION)),
+                _ => return Err(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION)),
             };
             match (event, &mut self.inflate) {
                 (Some(BaseBackupEvent::Data(bytes)), Some(inflate)) => inflate.push(bytes),
@@ -198,25 +201,25 @@ impl BaseBackup {
     /// [`ReplicationError`] if the server reports a failure at the very end, such as a checksum failure it found: the backup is not good then.
     pub async fn finish(mut self) -> Result<ReplicationConnection, ReplicationError> {
         loop {
-            match self.connection.wire.message().await? {
+            match self.connection.wire.read_message().await? {
                 BackendMessage::CommandComplete(_) => {}
                 BackendMessage::ReadyForQuery => return Ok(self.connection),
                 BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
-                _ => return Err(ReplicationError::Unexpected(QUESTION)),
+                _ => return Err(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION)),
             }
         }
     }
 }
 
-fn marked(body: Bytes) -> Result<BaseBackupEvent, ReplicationError> {
+fn parse_marked(body: Bytes) -> Result<BaseBackupEvent, ReplicationError> {
     Ok(match BaseBackupMessage::parse(body)? {
         // The name tells how it is compressed, which is as it was asked for.
         BaseBackupMessage::NewArchive { name, .. } => match name.split_once(".tar") {
             Some(("base", _)) => BaseBackupEvent::Archive(None),
-            Some((oid, _)) => {
-                BaseBackupEvent::Archive(Some(oid.parse().map_err(|_bad| ReplicationError::Unexpected(QUESTION))?))
-            }
-            None => return Err(ReplicationError::Unexpected(QUESTION)),
+            Some((oid, _)) => BaseBackupEvent::Archive(Some(
+                oid.parse().map_err(|_bad| ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?,
+            )),
+            None => return Err(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION)),
         },
         BaseBackupMessage::Manifest => BaseBackupEvent::Manifest,
         BaseBackupMessage::Data(bytes) => BaseBackupEvent::Data(bytes),

@@ -86,7 +86,7 @@ impl fmt::Display for ServerVersion {
 }
 
 /// `text` between single quotes, as `repl_scanner.l` reads it back.
-fn literal(text: &str) -> String {
+fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -171,7 +171,7 @@ pub enum ServerCompression {
 /// `BASE_BACKUP`, in the server's spelling; always with progress and with the tablespace map in the archive.
 #[must_use]
 pub fn base_backup(options: &BaseBackupOptions, version: ServerVersion) -> String {
-    let mut words: Vec<String> = vec![format!("LABEL {}", literal(&options.label))];
+    let mut words: Vec<String> = vec![format!("LABEL {}", quote_literal(&options.label))];
     let lists = version.has_option_lists();
     let mut word = |new: &str, old: &str| words.push(if lists { new } else { old }.to_owned());
     word("PROGRESS true", "PROGRESS");
@@ -245,7 +245,7 @@ pub fn startup(parameters: &[(&str, &str)], out: &mut BytesMut) {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let quoted = literal(&text);
+    let quoted = quote_literal(&text);
     let inner = quoted.trim_start_matches('\'').len();
     assert!(inner <= quoted.len() && quoted.matches('\'').count().is_multiple_of(2), "a quote is left open");
     if let Ok(slot) = SlotName::new(&text) {

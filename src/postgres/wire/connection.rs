@@ -18,7 +18,7 @@ use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
 
 /// More rows than any command here answers with.
-const MAX_ROWS: usize = 100_000;
+const MAX_RESULT_ROWS: usize = 100_000;
 
 /// What `IDENTIFY_SYSTEM` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl ReplicationConnection {
         for wanted in passes {
             errors.clear();
             for host in &info.hosts {
-                let addresses = match socket::addresses(host).await {
+                let addresses = match socket::resolve_addresses(host).await {
                     Ok(addresses) => addresses,
                     Err(error) => {
                         errors.push(error);
@@ -110,7 +110,7 @@ impl ReplicationConnection {
                 }
             }
         }
-        Err(login::one_or_all(errors))
+        Err(login::combine_errors(errors))
     }
 
     async fn connect_to(
@@ -121,9 +121,9 @@ impl ReplicationConnection {
     ) -> Result<ReplicationConnection, ReplicationError> {
         let session = login::connect(info, host, address).await?;
         let version = session.parameters.get("server_version").and_then(|text| ServerVersion::parse(text));
-        let Some(version) = version else { return Err(ReplicationError::Unexpected("the startup packet")) };
+        let Some(version) = version else { return Err(ReplicationError::UnexpectedAnswer("the startup packet")) };
         let mut connection = ReplicationConnection { wire: session.wire, parameters: session.parameters, version };
-        match connection.refusal(wanted).await? {
+        match connection.session_mismatch(wanted).await? {
             None => Ok(connection),
             Some(wanted) => {
                 let host = connection.wire.peer.clone();
@@ -134,7 +134,7 @@ impl ReplicationConnection {
     }
 
     /// What the server should be and isn't.
-    async fn refusal(&mut self, wanted: TargetSessionAttrs) -> Result<Option<&'static str>, ReplicationError> {
+    async fn session_mismatch(&mut self, wanted: TargetSessionAttrs) -> Result<Option<&'static str>, ReplicationError> {
         let (asks_recovery, expected, words) = match wanted {
             TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby => return Ok(None),
             TargetSessionAttrs::ReadWrite => (false, false, "read-write"),
@@ -173,26 +173,26 @@ impl ReplicationConnection {
     }
 
     /// One result set, up to the end of its command.
-    pub(super) async fn rows(&mut self, question: &'static str) -> Result<ResultRows, ReplicationError> {
+    pub(super) async fn read_rows(&mut self, question: &'static str) -> Result<ResultRows, ReplicationError> {
         let mut rows = ResultRows::default();
         loop {
-            match self.wire.message().await? {
+            match self.wire.read_message().await? {
                 BackendMessage::RowDescription(columns) => rows.columns = columns,
-                BackendMessage::DataRow(row) if rows.rows.len() < MAX_ROWS => rows.rows.push(row),
+                BackendMessage::DataRow(row) if rows.rows.len() < MAX_RESULT_ROWS => rows.rows.push(row),
                 BackendMessage::CommandComplete(_) => return Ok(rows),
                 BackendMessage::Error(error) => {
-                    self.wire.drain().await?;
+                    self.wire.drain_until_ready().await?;
                     return Err(ReplicationError::from_server(*error));
                 }
-                _ => return Err(ReplicationError::Unexpected(question)),
+                _ => return Err(ReplicationError::UnexpectedAnswer(question)),
             }
         }
     }
 
-    async fn ask(&mut self, command: &str, question: &'static str) -> Result<ResultRows, ReplicationError> {
-        self.wire.command(command).await?;
-        let rows = self.rows(question).await?;
-        self.wire.drain().await?;
+    async fn query_rows(&mut self, command: &str, question: &'static str) -> Result<ResultRows, ReplicationError> {
+        self.wire.send_command(command).await?;
+        let rows = self.read_rows(question).await?;
+        self.wire.drain_until_ready().await?;
         Ok(rows)
     }
 
@@ -201,7 +201,7 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError`] if the connection fails or the answer makes no sense.
     pub async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
-        let rows = self.ask("IDENTIFY_SYSTEM", "IDENTIFY_SYSTEM").await?;
+        let rows = self.query_rows("IDENTIFY_SYSTEM", "IDENTIFY_SYSTEM").await?;
         let identity = || {
             Some(SystemIdentity {
                 system_id: SystemId::new(rows.parse("systemid")?),
@@ -209,7 +209,7 @@ impl ReplicationConnection {
                 flushed: rows.parse("xlogpos")?,
             })
         };
-        identity().ok_or(ReplicationError::Unexpected("IDENTIFY_SYSTEM"))
+        identity().ok_or(ReplicationError::UnexpectedAnswer("IDENTIFY_SYSTEM"))
     }
 
     /// The value of a setting.
@@ -217,9 +217,9 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError`] if the server does not know it.
     pub async fn show(&mut self, name: &'static str) -> Result<String, ReplicationError> {
-        let command = command::show(name).ok_or(ReplicationError::Unexpected("SHOW"))?;
-        let rows = self.ask(&command, "SHOW").await?;
-        rows.text(name).map(str::to_owned).ok_or(ReplicationError::Unexpected("SHOW"))
+        let command = command::show(name).ok_or(ReplicationError::UnexpectedAnswer("SHOW"))?;
+        let rows = self.query_rows(&command, "SHOW").await?;
+        rows.text(name).map(str::to_owned).ok_or(ReplicationError::UnexpectedAnswer("SHOW"))
     }
 
     /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13 only says that transactions are
@@ -240,7 +240,7 @@ impl ReplicationConnection {
         let text = self.show("wal_segment_size").await?;
         parse_size(&text)
             .and_then(|bytes| SegmentSize::new(bytes).ok())
-            .ok_or(ReplicationError::Unexpected("SHOW wal_segment_size"))
+            .ok_or(ReplicationError::UnexpectedAnswer("SHOW wal_segment_size"))
     }
 
     /// The history file of `timeline`: its name and its content, byte for byte.
@@ -248,10 +248,10 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError`] if the server has no such timeline.
     pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<(String, Bytes), ReplicationError> {
-        let rows = self.ask(&command::timeline_history(timeline), "TIMELINE_HISTORY").await?;
+        let rows = self.query_rows(&command::timeline_history(timeline), "TIMELINE_HISTORY").await?;
         match (rows.text("filename"), rows.bytes(0, "content")) {
             (Some(name), Some(content)) => Ok((name.to_owned(), content.clone())),
-            _ => Err(ReplicationError::Unexpected("TIMELINE_HISTORY")),
+            _ => Err(ReplicationError::UnexpectedAnswer("TIMELINE_HISTORY")),
         }
     }
 
@@ -263,7 +263,7 @@ impl ReplicationConnection {
         &mut self,
         slot: &SlotName,
     ) -> Result<Option<ReplicationSlot>, ReplicationError> {
-        let rows = self.ask(&command::read_slot(slot), "READ_REPLICATION_SLOT").await?;
+        let rows = self.query_rows(&command::read_slot(slot), "READ_REPLICATION_SLOT").await?;
         Ok(rows
             .text("slot_type")
             .map(|_| ReplicationSlot { restart: rows.parse("restart_lsn"), timeline: rows.parse("restart_tli") }))
@@ -274,7 +274,9 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError::is_duplicate`] if it exists already.
     pub async fn create_physical_slot(&mut self, slot: &SlotName, reserve: bool) -> Result<(), ReplicationError> {
-        self.ask(&command::create_physical_slot(slot, reserve, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
+        self.query_rows(&command::create_physical_slot(slot, reserve, self.version), "CREATE_REPLICATION_SLOT")
+            .await
+            .map(drop)
     }
 
     /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts. Nothing of it outlives a crash.
@@ -282,7 +284,7 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError`], also if the server has no slot to spare (`max_replication_slots`).
     pub async fn create_temporary_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
-        self.ask(&command::create_temporary_slot(slot, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
+        self.query_rows(&command::create_temporary_slot(slot, self.version), "CREATE_REPLICATION_SLOT").await.map(drop)
     }
 
     /// Drops a slot.
@@ -290,7 +292,7 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError::is_no_slot`] if there is none.
     pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
-        self.ask(&command::drop_slot(slot), "DROP_REPLICATION_SLOT").await.map(drop)
+        self.query_rows(&command::drop_slot(slot), "DROP_REPLICATION_SLOT").await.map(drop)
     }
 
     /// Starts to stream WAL of `timeline` from `start` on.
@@ -304,7 +306,7 @@ impl ReplicationConnection {
         start: Lsn,
         timeline: TimelineId,
     ) -> Result<StartedReplication, ReplicationError> {
-        super::physical_stream::start(self, &command::start_physical(slot, start, timeline)).await
+        super::physical_stream::start_physical_stream(self, &command::start_physical(slot, start, timeline)).await
     }
 
     /// Starts a base backup.
@@ -312,7 +314,7 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError`] if the server refuses.
     pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, ReplicationError> {
-        super::base_backup::start(self, options).await
+        super::base_backup::start_base_backup(self, options).await
     }
 
     /// Takes leave of the server.

@@ -252,9 +252,9 @@ impl Conninfo {
     /// # Errors
     /// [`ConninfoError`] names the parameter and what it must be.
     pub fn parse(text: &str, environment: &LibpqEnvironment) -> Result<Conninfo, ConninfoError> {
-        let mut settings = conninfo_syntax::parse(text)?;
+        let mut settings = conninfo_syntax::parse_conninfo(text)?;
         conninfo_syntax::add_environment(&mut settings, environment);
-        interpret(settings, environment.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from))
+        interpret_settings(settings, environment.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from))
     }
 
     /// Where the password file is, if anywhere.
@@ -288,51 +288,51 @@ impl fmt::Display for Conninfo {
 /// `libpq` allows more, but nobody has more servers than this in one string, and each costs a time-out.
 const MAX_HOSTS: usize = 64;
 
-fn bad<T>(key: &'static str, problem: impl Into<String>) -> Result<T, ConninfoError> {
+fn bad_value<T>(key: &'static str, problem: impl Into<String>) -> Result<T, ConninfoError> {
     Err(ConninfoError::BadValue { key, problem: problem.into() })
 }
 
 /// Settings that this client can't honour and must not ignore.
 fn refuse_unsupported(settings: &mut ConninfoSettings) -> Result<(), ConninfoError> {
-    if settings.take("service").is_some() {
-        return bad("service", "is not supported; write the service's settings into the connection string");
+    if settings.remove("service").is_some() {
+        return bad_value("service", "is not supported; write the service's settings into the connection string");
     }
-    if settings.take("gssencmode").is_some_and(|mode| mode == "require") {
-        return bad("gssencmode", "cannot be \"require\": GSSAPI is not supported, use TLS (sslmode)");
+    if settings.remove("gssencmode").is_some_and(|mode| mode == "require") {
+        return bad_value("gssencmode", "cannot be \"require\": GSSAPI is not supported, use TLS (sslmode)");
     }
     for key in ["sslcrldir", "sslpassword"] {
-        if settings.take(key).is_some() {
-            return bad(
+        if settings.remove(key).is_some() {
+            return bad_value(
                 key,
                 "is not supported; name one PEM file with sslcrl, or a key without a pass phrase with sslkey",
             );
         }
     }
-    if settings.take("load_balance_hosts").is_some_and(|value| value != "disable") {
-        return bad("load_balance_hosts", "can only be \"disable\" here: hosts are tried in the order given");
+    if settings.remove("load_balance_hosts").is_some_and(|value| value != "disable") {
+        return bad_value("load_balance_hosts", "can only be \"disable\" here: hosts are tried in the order given");
     }
-    if settings.take("sslcertmode").is_some_and(|value| value != "allow") {
-        return bad("sslcertmode", "can only be \"allow\" here");
+    if settings.remove("sslcertmode").is_some_and(|value| value != "allow") {
+        return bad_value("sslcertmode", "can only be \"allow\" here");
     }
-    if settings.take("max_protocol_version").is_some_and(|v| v != "3.0" && v != "latest") {
-        return bad("max_protocol_version", "can only be 3.0 here");
+    if settings.remove("max_protocol_version").is_some_and(|v| v != "3.0" && v != "latest") {
+        return bad_value("max_protocol_version", "can only be 3.0 here");
     }
-    if settings.take("min_protocol_version").is_some_and(|v| v != "3.0") {
-        return bad("min_protocol_version", "can only be 3.0 here");
+    if settings.remove("min_protocol_version").is_some_and(|v| v != "3.0") {
+        return bad_value("min_protocol_version", "can only be 3.0 here");
     }
     Ok(())
 }
 
-fn interpret(mut settings: ConninfoSettings, home: Option<PathBuf>) -> Result<Conninfo, ConninfoError> {
+fn interpret_settings(mut settings: ConninfoSettings, home: Option<PathBuf>) -> Result<Conninfo, ConninfoError> {
     refuse_unsupported(&mut settings)?;
-    let tls = tls_options(&mut settings)?;
-    let channel_binding = match settings.take("channel_binding").as_deref() {
+    let tls = parse_tls_options(&mut settings)?;
+    let channel_binding = match settings.remove("channel_binding").as_deref() {
         None | Some("prefer") => ChannelBinding::Prefer,
         Some("disable") => ChannelBinding::Disable,
         Some("require") => ChannelBinding::Require,
-        Some(_) => return bad("channel_binding", "must be disable, prefer or require"),
+        Some(_) => return bad_value("channel_binding", "must be disable, prefer or require"),
     };
-    let target_session = match settings.take("target_session_attrs").as_deref() {
+    let target_session = match settings.remove("target_session_attrs").as_deref() {
         None | Some("any") => TargetSessionAttrs::Any,
         Some("read-write") => TargetSessionAttrs::ReadWrite,
         Some("read-only") => TargetSessionAttrs::ReadOnly,
@@ -340,48 +340,48 @@ fn interpret(mut settings: ConninfoSettings, home: Option<PathBuf>) -> Result<Co
         Some("standby") => TargetSessionAttrs::Standby,
         Some("prefer-standby") => TargetSessionAttrs::PreferStandby,
         Some(_) => {
-            return bad(
+            return bad_value(
                 "target_session_attrs",
                 "must be any, read-write, read-only, primary, standby or prefer-standby",
             );
         }
     };
     Ok(Conninfo {
-        hosts: hosts(&mut settings)?,
-        user: settings.take("user"),
-        dbname: settings.take("dbname"),
-        password: settings.take("password").map(PgPassword::new),
-        passfile: settings.take("passfile").map(PathBuf::from),
+        hosts: parse_hosts(&mut settings)?,
+        user: settings.remove("user"),
+        dbname: settings.remove("dbname"),
+        password: settings.remove("password").map(PgPassword::new),
+        passfile: settings.remove("passfile").map(PathBuf::from),
         home,
-        application_name: settings.take("application_name").or_else(|| settings.take("fallback_application_name")),
-        options: settings.take("options"),
-        connect_timeout: connect_timeout(&mut settings)?,
+        application_name: settings.remove("application_name").or_else(|| settings.remove("fallback_application_name")),
+        options: settings.remove("options"),
+        connect_timeout: parse_connect_timeout(&mut settings)?,
         target_session,
         tls,
         channel_binding,
-        require_auth: require_auth(&mut settings)?,
-        require_peer: settings.take("requirepeer"),
-        keepalives: keepalives(&mut settings)?,
+        require_auth: parse_require_auth(&mut settings)?,
+        require_peer: settings.remove("requirepeer"),
+        keepalives: parse_keepalives(&mut settings)?,
     })
 }
 
 /// `host`, `hostaddr` and `port` are lists of equal length; one port serves all hosts (`connectOptions2`).
-fn hosts(settings: &mut ConninfoSettings) -> Result<Vec<ConninfoHost>, ConninfoError> {
+fn parse_hosts(settings: &mut ConninfoSettings) -> Result<Vec<ConninfoHost>, ConninfoError> {
     let list = |value: Option<String>| -> Vec<String> {
         value.map(|v| v.split(',').map(|item| item.trim().to_owned()).collect()).unwrap_or_default()
     };
-    let names = list(settings.take("host"));
-    let addresses = list(settings.take("hostaddr"));
-    let ports = list(settings.take("port"));
+    let names = list(settings.remove("host"));
+    let addresses = list(settings.remove("hostaddr"));
+    let ports = list(settings.remove("port"));
     if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
-        return bad("hostaddr", format!("has {} entries but host has {}", addresses.len(), names.len()));
+        return bad_value("hostaddr", format!("has {} entries but host has {}", addresses.len(), names.len()));
     }
     let count = names.len().max(addresses.len()).max(1);
     if count > MAX_HOSTS {
-        return bad("host", format!("has {count} entries; at most {MAX_HOSTS} are allowed"));
+        return bad_value("host", format!("has {count} entries; at most {MAX_HOSTS} are allowed"));
     }
     if ports.len() > 1 && ports.len() != count {
-        return bad("port", format!("has {} entries but there are {count} hosts", ports.len()));
+        return bad_value("port", format!("has {} entries but there are {count} hosts", ports.len()));
     }
     let some = |list: &[String], i: usize| list.get(i).filter(|item| !item.is_empty()).cloned();
     (0..count)
@@ -390,14 +390,14 @@ fn hosts(settings: &mut ConninfoSettings) -> Result<Vec<ConninfoHost>, ConninfoE
                 None => DEFAULT_PORT,
                 Some(text) => match text.parse::<u16>() {
                     Ok(port) if port > 0 => port,
-                    _ => return bad("port", "must be a number from 1 to 65535"),
+                    _ => return bad_value("port", "must be a number from 1 to 65535"),
                 },
             };
             let address = match some(&addresses, i) {
                 None => None,
                 Some(text) => match text.parse() {
                     Ok(address) => Some(address),
-                    Err(_) => return bad("hostaddr", "must be an IP address; names belong in host"),
+                    Err(_) => return bad_value("hostaddr", "must be an IP address; names belong in host"),
                 },
             };
             Ok(ConninfoHost { name: some(&names, i), address, port })
@@ -405,14 +405,14 @@ fn hosts(settings: &mut ConninfoSettings) -> Result<Vec<ConninfoHost>, ConninfoE
         .collect()
 }
 
-fn tls_options(settings: &mut ConninfoSettings) -> Result<TlsOptions, ConninfoError> {
-    let root_cert = match settings.take("sslrootcert") {
+fn parse_tls_options(settings: &mut ConninfoSettings) -> Result<TlsOptions, ConninfoError> {
+    let root_cert = match settings.remove("sslrootcert") {
         None => RootCert::Default,
         Some(name) if name == "system" => RootCert::System,
         Some(path) => RootCert::File(PathBuf::from(path)),
     };
     let system = root_cert == RootCert::System;
-    let mode = match settings.take("sslmode").as_deref() {
+    let mode = match settings.remove("sslmode").as_deref() {
         None if system => SslMode::VerifyFull,
         None | Some("prefer") => SslMode::Prefer,
         Some("disable") => SslMode::Disable,
@@ -420,81 +420,83 @@ fn tls_options(settings: &mut ConninfoSettings) -> Result<TlsOptions, ConninfoEr
         Some("require") => SslMode::Require,
         Some("verify-ca") => SslMode::VerifyCa,
         Some("verify-full") => SslMode::VerifyFull,
-        Some(_) => return bad("sslmode", "must be disable, allow, prefer, require, verify-ca or verify-full"),
+        Some(_) => return bad_value("sslmode", "must be disable, allow, prefer, require, verify-ca or verify-full"),
     };
     if system && mode != SslMode::VerifyFull {
-        return bad(
+        return bad_value(
             "sslmode",
             "is too weak for sslrootcert=system, where anybody can get a certificate; use verify-full",
         );
     }
-    let direct = match settings.take("sslnegotiation").as_deref() {
+    let direct = match settings.remove("sslnegotiation").as_deref() {
         None | Some("postgres") => false,
         Some("direct") if mode >= SslMode::Require => true,
-        Some("direct") => return bad("sslnegotiation", "can only be \"direct\" with sslmode=require or stronger"),
-        Some(_) => return bad("sslnegotiation", "must be postgres or direct"),
+        Some("direct") => {
+            return bad_value("sslnegotiation", "can only be \"direct\" with sslmode=require or stronger");
+        }
+        Some(_) => return bad_value("sslnegotiation", "must be postgres or direct"),
     };
     let version = |key: &'static str, value: Option<String>| match value.as_deref() {
         None | Some("TLSv1" | "TLSv1.1" | "TLSv1.2") => Ok(2),
         Some("TLSv1.3") => Ok(3),
-        Some(_) => bad(key, "must be TLSv1.2 or TLSv1.3"),
+        Some(_) => bad_value(key, "must be TLSv1.2 or TLSv1.3"),
     };
-    let least = version("ssl_min_protocol_version", settings.take("ssl_min_protocol_version"))?;
-    let most = settings.take("ssl_max_protocol_version");
+    let least = version("ssl_min_protocol_version", settings.remove("ssl_min_protocol_version"))?;
+    let most = settings.remove("ssl_max_protocol_version");
     let only_tls12 = most.is_some() && version("ssl_max_protocol_version", most)? == 2;
     if only_tls12 && least == 3 {
-        return bad("ssl_max_protocol_version", "is below ssl_min_protocol_version");
+        return bad_value("ssl_max_protocol_version", "is below ssl_min_protocol_version");
     }
     Ok(TlsOptions {
         mode,
         direct,
         root_cert,
-        cert: settings.take("sslcert").map(PathBuf::from),
-        key: settings.take("sslkey").map(PathBuf::from),
-        crl: settings.take("sslcrl").map(PathBuf::from),
-        sni: boolean(settings, "sslsni")?,
+        cert: settings.remove("sslcert").map(PathBuf::from),
+        key: settings.remove("sslkey").map(PathBuf::from),
+        crl: settings.remove("sslcrl").map(PathBuf::from),
+        sni: parse_boolean(settings, "sslsni")?,
         only_tls13: least == 3,
         only_tls12,
     })
 }
 
 /// A switch that is on unless the string says 0.
-fn boolean(settings: &mut ConninfoSettings, key: &'static str) -> Result<bool, ConninfoError> {
-    match settings.take(key).as_deref() {
+fn parse_boolean(settings: &mut ConninfoSettings, key: &'static str) -> Result<bool, ConninfoError> {
+    match settings.remove(key).as_deref() {
         None | Some("1") => Ok(true),
         Some("0") => Ok(false),
-        Some(_) => bad(key, "must be 0 or 1"),
+        Some(_) => bad_value(key, "must be 0 or 1"),
     }
 }
 
 /// A whole number that may be zero or negative for "the system's own value".
-fn number(settings: &mut ConninfoSettings, key: &'static str) -> Result<Option<u32>, ConninfoError> {
-    match settings.take(key).map(|text| text.trim().parse::<i32>()) {
+fn parse_number(settings: &mut ConninfoSettings, key: &'static str) -> Result<Option<u32>, ConninfoError> {
+    match settings.remove(key).map(|text| text.trim().parse::<i32>()) {
         None => Ok(None),
         Some(Ok(value)) => Ok(u32::try_from(value).ok().filter(|&value| value > 0)),
-        Some(Err(_)) => bad(key, "must be a whole number"),
+        Some(Err(_)) => bad_value(key, "must be a whole number"),
     }
 }
 
 /// Whole seconds; zero, negative or absent means no limit, and one second counts as two (`connectDBComplete`).
-fn connect_timeout(settings: &mut ConninfoSettings) -> Result<Option<Duration>, ConninfoError> {
-    Ok(number(settings, "connect_timeout")?.map(|seconds| Duration::from_secs(u64::from(seconds.max(2)))))
+fn parse_connect_timeout(settings: &mut ConninfoSettings) -> Result<Option<Duration>, ConninfoError> {
+    Ok(parse_number(settings, "connect_timeout")?.map(|seconds| Duration::from_secs(u64::from(seconds.max(2)))))
 }
 
-fn keepalives(settings: &mut ConninfoSettings) -> Result<TcpKeepalives, ConninfoError> {
+fn parse_keepalives(settings: &mut ConninfoSettings) -> Result<TcpKeepalives, ConninfoError> {
     let seconds = |value: Option<u32>| value.map(|s| Duration::from_secs(u64::from(s)));
     Ok(TcpKeepalives {
-        enabled: boolean(settings, "keepalives")?,
-        idle: seconds(number(settings, "keepalives_idle")?),
-        interval: seconds(number(settings, "keepalives_interval")?),
-        count: number(settings, "keepalives_count")?,
-        user_timeout: number(settings, "tcp_user_timeout")?.map(|ms| Duration::from_millis(u64::from(ms))),
+        enabled: parse_boolean(settings, "keepalives")?,
+        idle: seconds(parse_number(settings, "keepalives_idle")?),
+        interval: seconds(parse_number(settings, "keepalives_interval")?),
+        count: parse_number(settings, "keepalives_count")?,
+        user_timeout: parse_number(settings, "tcp_user_timeout")?.map(|ms| Duration::from_millis(u64::from(ms))),
     })
 }
 
 /// `require_auth`: a list of methods, or of methods that are forbidden, each with `!` before it.
-fn require_auth(settings: &mut ConninfoSettings) -> Result<Option<Vec<AuthMethod>>, ConninfoError> {
-    let Some(text) = settings.take("require_auth") else { return Ok(None) };
+fn parse_require_auth(settings: &mut ConninfoSettings) -> Result<Option<Vec<AuthMethod>>, ConninfoError> {
+    let Some(text) = settings.remove("require_auth") else { return Ok(None) };
     let known = [
         ("password", Some(AuthMethod::Password)),
         ("md5", Some(AuthMethod::Md5)),
@@ -509,12 +511,12 @@ fn require_auth(settings: &mut ConninfoSettings) -> Result<Option<Vec<AuthMethod
     for item in text.split(',').map(str::trim) {
         let (not, name) = item.strip_prefix('!').map_or((false, item), |name| (true, name));
         if negated.is_some_and(|earlier| earlier != not) {
-            return bad("require_auth", "mixes methods with and without \"!\"");
+            return bad_value("require_auth", "mixes methods with and without \"!\"");
         }
         negated = Some(not);
         match known.iter().find(|(known, _)| *known == name) {
             Some((_, method)) => named.extend(*method),
-            None => return bad("require_auth", "must list password, md5, scram-sha-256 or none"),
+            None => return bad_value("require_auth", "must list password, md5, scram-sha-256 or none"),
         }
     }
     if negated == Some(true) {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::conninfo::{ConninfoError, LibpqEnvironment};
 
 /// The longest connection string that is looked at; libpq has no limit, but nobody writes 64 KiB of one.
-const MAX_LEN: usize = 64 * 1024;
+const MAX_CONNINFO_BYTES: usize = 64 * 1024;
 
 /// Every key libpq knows, with the variable that stands in for it (`PQconninfoOptions` in `fe-connect.c`).
-const KEYS: &[(&str, Option<&str>)] = &[
+const CONNINFO_KEYS: &[(&str, Option<&str>)] = &[
     ("service", Some("PGSERVICE")),
     ("user", Some("PGUSER")),
     ("password", Some("PGPASSWORD")),
@@ -60,37 +60,37 @@ pub(super) struct ConninfoSettings(BTreeMap<&'static str, String>);
 
 impl ConninfoSettings {
     fn set(&mut self, key: &str, value: String) -> Result<(), ConninfoError> {
-        match KEYS.iter().find(|(known, _)| *known == key) {
+        match CONNINFO_KEYS.iter().find(|(known, _)| *known == key) {
             Some((known, _)) => {
                 self.0.insert(known, value);
                 Ok(())
             }
-            None => Err(ConninfoError::UnknownKey { key: key.to_owned(), nearest: nearest(key) }),
+            None => Err(ConninfoError::UnknownKey { key: key.to_owned(), nearest: nearest_key(key) }),
         }
     }
 
     /// The value of `key`, out of the set.
-    pub(super) fn take(&mut self, key: &str) -> Option<String> {
+    pub(super) fn remove(&mut self, key: &str) -> Option<String> {
         self.0.remove(key).filter(|value| !value.is_empty())
     }
 }
 
-fn nearest(key: &str) -> Option<&'static str> {
-    let best = KEYS.iter().map(|(known, _)| (strsim::damerau_levenshtein(key, known), *known)).min()?;
+fn nearest_key(key: &str) -> Option<&'static str> {
+    let best = CONNINFO_KEYS.iter().map(|(known, _)| (strsim::damerau_levenshtein(key, known), *known)).min()?;
     (best.0 <= 2 && best.0 < key.len()).then_some(best.1)
 }
 
-fn syntax<T>(problem: impl Into<String>) -> Result<T, ConninfoError> {
+fn syntax_error<T>(problem: impl Into<String>) -> Result<T, ConninfoError> {
     Err(ConninfoError::Syntax(problem.into()))
 }
 
 /// Takes a connection string of either spelling apart.
-pub(super) fn parse(text: &str) -> Result<ConninfoSettings, ConninfoError> {
-    if text.len() > MAX_LEN {
-        return syntax(format!("is {} bytes long; at most {MAX_LEN} are read", text.len()));
+pub(super) fn parse_conninfo(text: &str) -> Result<ConninfoSettings, ConninfoError> {
+    if text.len() > MAX_CONNINFO_BYTES {
+        return syntax_error(format!("is {} bytes long; at most {MAX_CONNINFO_BYTES} are read", text.len()));
     }
     if text.contains('\0') {
-        return syntax("contains a zero byte");
+        return syntax_error("contains a zero byte");
     }
     match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         Some(rest) => parse_uri(rest),
@@ -100,7 +100,7 @@ pub(super) fn parse(text: &str) -> Result<ConninfoSettings, ConninfoError> {
 
 /// Fills keys that the string left open from their variables.
 pub(super) fn add_environment(settings: &mut ConninfoSettings, environment: &LibpqEnvironment) {
-    for (key, variable) in KEYS {
+    for (key, variable) in CONNINFO_KEYS {
         if let Some(value) = variable.and_then(|name| environment.get(name))
             && !value.is_empty()
             && !settings.0.contains_key(key)
@@ -123,9 +123,9 @@ fn parse_pairs(text: &str) -> Result<ConninfoSettings, ConninfoError> {
         let end = rest.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(rest.len());
         let (key, after) = rest.split_at(end);
         let Some(after) = after.trim_start().strip_prefix('=') else {
-            return syntax("has a word without \"=\"; put a value that contains spaces between single quotes");
+            return syntax_error("has a word without \"=\"; put a value that contains spaces between single quotes");
         };
-        let (value, after) = pair_value(after.trim_start())?;
+        let (value, after) = parse_pair_value(after.trim_start())?;
         settings.set(key, value)?;
         rest = after.trim_start();
     }
@@ -133,7 +133,7 @@ fn parse_pairs(text: &str) -> Result<ConninfoSettings, ConninfoError> {
 }
 
 /// The value at the start of `text`, unescaped, and what follows it.
-fn pair_value(text: &str) -> Result<(String, &str), ConninfoError> {
+fn parse_pair_value(text: &str) -> Result<(String, &str), ConninfoError> {
     let (quoted, body) = match text.strip_prefix('\'') {
         Some(body) => (true, body),
         None => (false, text),
@@ -147,7 +147,7 @@ fn pair_value(text: &str) -> Result<(String, &str), ConninfoError> {
             Some('\'') if quoted => return Ok((value, chars.as_str())),
             Some(c) if !quoted && c.is_ascii_whitespace() => return Ok((value, rest)),
             Some(c) => value.push(c),
-            None if quoted => return syntax("ends within a quoted value; a closing quote is missing"),
+            None if quoted => return syntax_error("ends within a quoted value; a closing quote is missing"),
             None => return Ok((value, "")),
         }
     }
@@ -161,9 +161,9 @@ fn parse_uri(text: &str) -> Result<ConninfoSettings, ConninfoError> {
     let hosts = match authority.rsplit_once('@') {
         Some((userinfo, hosts)) => {
             let (user, password) = userinfo.split_once(':').map_or((userinfo, None), |(u, p)| (u, Some(p)));
-            settings.set("user", decode(user)?)?;
+            settings.set("user", percent_decode(user)?)?;
             if let Some(password) = password {
-                settings.set("password", decode(password)?)?;
+                settings.set("password", percent_decode(password)?)?;
             }
             hosts
         }
@@ -171,9 +171,9 @@ fn parse_uri(text: &str) -> Result<ConninfoSettings, ConninfoError> {
     };
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in hosts.split(',') {
-        let (name, port) = uri_host(host)?;
-        names.push(decode(name)?);
-        ports.push(decode(port)?);
+        let (name, port) = parse_uri_host(host)?;
+        names.push(percent_decode(name)?);
+        ports.push(percent_decode(port)?);
     }
     if names.iter().any(|name| !name.is_empty()) {
         settings.set("host", names.join(","))?;
@@ -182,13 +182,13 @@ fn parse_uri(text: &str) -> Result<ConninfoSettings, ConninfoError> {
         settings.set("port", ports.join(","))?;
     }
     if let Some(dbname) = dbname.filter(|name| !name.is_empty()) {
-        settings.set("dbname", decode(dbname)?)?;
+        settings.set("dbname", percent_decode(dbname)?)?;
     }
     for pair in query.into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
-            return syntax("has a URI parameter without \"=\"");
+            return syntax_error("has a URI parameter without \"=\"");
         };
-        match (decode(key)?.as_str(), decode(value)?) {
+        match (percent_decode(key)?.as_str(), percent_decode(value)?) {
             ("ssl", value) if value == "true" => settings.set("sslmode", "require".to_owned())?,
             (key, value) => settings.set(key, value)?,
         }
@@ -197,22 +197,22 @@ fn parse_uri(text: &str) -> Result<ConninfoSettings, ConninfoError> {
 }
 
 /// `name`, `name:port`, `[v6]`, `[v6]:port`.
-fn uri_host(host: &str) -> Result<(&str, &str), ConninfoError> {
+fn parse_uri_host(host: &str) -> Result<(&str, &str), ConninfoError> {
     let Some(bracketed) = host.strip_prefix('[') else {
         return Ok(host.split_once(':').unwrap_or((host, "")));
     };
     let Some((address, after)) = bracketed.split_once(']') else {
-        return syntax("has an address that begins with [ and lacks its ]");
+        return syntax_error("has an address that begins with [ and lacks its ]");
     };
     match (after.strip_prefix(':'), after.is_empty()) {
         (_, true) => Ok((address, "")),
         (Some(port), _) => Ok((address, port)),
-        (None, false) => syntax("has something other than :port after ]"),
+        (None, false) => syntax_error("has something other than :port after ]"),
     }
 }
 
 /// Undoes percent-encoding (`conninfo_uri_decode`).
-fn decode(text: &str) -> Result<String, ConninfoError> {
+fn percent_decode(text: &str) -> Result<String, ConninfoError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes().iter();
     while let Some(&byte) = rest.next() {
@@ -223,10 +223,10 @@ fn decode(text: &str) -> Result<String, ConninfoError> {
         let digit =
             |byte: Option<&u8>| byte.and_then(|&b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         match (digit(rest.next()), digit(rest.next())) {
-            (Some(0), Some(0)) => return syntax("has %00 in a URI, which is not allowed"),
+            (Some(0), Some(0)) => return syntax_error("has %00 in a URI, which is not allowed"),
             (Some(high), Some(low)) => bytes.push(high << 4 | low),
             _ => {
-                return syntax(
+                return syntax_error(
                     "has a % in a URI that two hexadecimal digits don't follow; write %25 for a percent sign",
                 );
             }
@@ -234,7 +234,7 @@ fn decode(text: &str) -> Result<String, ConninfoError> {
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
-        Err(_) => syntax("has percent-encoded bytes that are not UTF-8"),
+        Err(_) => syntax_error("has percent-encoded bytes that are not UTF-8"),
     }
 }
 

@@ -45,7 +45,7 @@ impl StreamDecompressor {
 }
 
 /// How much of zstd is decompressed in one go: what a chunk of a backup holds.
-const PLAIN: usize = 128 << 10;
+const ZSTD_OUTPUT_BYTES: usize = 128 << 10;
 
 pub(super) struct ZstdDecompressor {
     decoder: Option<Decoder<'static>>,
@@ -68,7 +68,7 @@ impl ZstdDecompressor {
     fn poll(&mut self) -> Result<Option<Bytes>, DecompressError> {
         let decoder = self.decoder.as_mut().ok_or(DecompressError)?;
         while !self.input.is_empty() || self.full {
-            let mut plain = Vec::with_capacity(PLAIN);
+            let mut plain = Vec::with_capacity(ZSTD_OUTPUT_BYTES);
             let mut input = InBuffer::around(&self.input);
             let mut output = OutBuffer::around(&mut plain);
             decoder.run(&mut input, &mut output).map_err(|_damaged| DecompressError)?;
@@ -88,15 +88,15 @@ impl ZstdDecompressor {
 }
 
 /// What an LZ4 frame begins with (`lz4_Frame_format.md` of the LZ4 project, which `basebackup_lz4.c` has write it).
-const MAGIC: u32 = 0x184D_2204;
+const LZ4_FRAME_MAGIC: u32 = 0x184D_2204;
 /// How far back a block may refer.
-const REACH: usize = 64 << 10;
+const LZ4_WINDOW_BYTES: usize = 64 << 10;
 
 /// One LZ4 frame. Its checksums are not looked at: the server writes none, and the connection has its own.
 pub(super) struct Lz4Decompressor {
     input: BytesMut,
     at: Lz4State,
-    /// The last plaintext, up to [`REACH`] bytes.
+    /// The last plaintext, up to [`LZ4_WINDOW_BYTES`] bytes.
     before: Vec<u8>,
 }
 
@@ -128,7 +128,7 @@ impl Lz4Decompressor {
         loop {
             match self.at {
                 Lz4State::Header => {
-                    let Some((len, at)) = header(&self.input)? else { return Ok(None) };
+                    let Some((len, at)) = parse_frame_header(&self.input)? else { return Ok(None) };
                     self.input.advance(len);
                     self.at = at;
                 }
@@ -151,7 +151,7 @@ impl Lz4Decompressor {
                     }
                     let block = self.input.split_to(whole);
                     let packed = block.get(4..).and_then(|block| block.get(..len)).ok_or(DecompressError)?;
-                    return self.block(packed, stored, most).map(Some);
+                    return self.decompress_block(packed, stored, most).map(Some);
                 }
                 Lz4State::End(left) => {
                     let last = left.min(self.input.len());
@@ -164,27 +164,27 @@ impl Lz4Decompressor {
     }
 
     /// The plaintext of a block, which may refer to what came before it.
-    fn block(&mut self, packed: &[u8], stored: bool, most: usize) -> Result<Bytes, DecompressError> {
+    fn decompress_block(&mut self, packed: &[u8], stored: bool, most: usize) -> Result<Bytes, DecompressError> {
         let plain = if stored {
             packed.to_vec()
         } else {
             lz4_flex::block::decompress_with_dict(packed, most, &self.before).map_err(|_damaged| DecompressError)?
         };
-        let kept = REACH.saturating_sub(plain.len());
+        let kept = LZ4_WINDOW_BYTES.saturating_sub(plain.len());
         self.before.drain(..self.before.len().saturating_sub(kept));
-        self.before.extend_from_slice(plain.get(plain.len().saturating_sub(REACH)..).unwrap_or_default());
+        self.before.extend_from_slice(plain.get(plain.len().saturating_sub(LZ4_WINDOW_BYTES)..).unwrap_or_default());
         Ok(plain.into())
     }
 }
 
 /// The length of a frame's header, and what follows it; `None` if it is not all there.
-fn header(bytes: &[u8]) -> Result<Option<(usize, Lz4State)>, DecompressError> {
+fn parse_frame_header(bytes: &[u8]) -> Result<Option<(usize, Lz4State)>, DecompressError> {
     let Some((magic, rest)) = bytes.split_first_chunk() else { return Ok(None) };
     let &[flags, sizes, ..] = rest else { return Ok(None) };
     let set = |bit: u8| usize::from(flags >> bit & 1);
     let (version, exponent) = (flags >> 6, sizes >> 4);
     // Whatever takes a dictionary of its own is none of the server's.
-    if u32::from_le_bytes(*magic) != MAGIC || version != 1 || set(0) == 1 || !(4..=7).contains(&exponent) {
+    if u32::from_le_bytes(*magic) != LZ4_FRAME_MAGIC || version != 1 || set(0) == 1 || !(4..=7).contains(&exponent) {
         return Err(DecompressError);
     }
     // Magic, flags, sizes, the content's length if it is told, a checksum of one byte.
@@ -198,7 +198,7 @@ fn header(bytes: &[u8]) -> Result<Option<(usize, Lz4State)>, DecompressError> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{MAGIC, REACH, StreamDecompressor};
+    use super::{LZ4_FRAME_MAGIC, LZ4_WINDOW_BYTES, StreamDecompressor};
     use crate::postgres::wire::command::ServerCompression;
 
     fn plain() -> Vec<u8> {
@@ -208,7 +208,7 @@ mod tests {
     /// A frame as `lz4_Frame_format.md` describes it, of blocks that refer to those before.
     fn lz4(plain: &[u8], flags: u8) -> Bytes {
         let (content_size, after_each, after_all) = (flags & 8 != 0, flags & 16 != 0, flags & 4 != 0);
-        let mut frame = [&MAGIC.to_le_bytes()[..], &[0x40 | flags, 5 << 4]].concat();
+        let mut frame = [&LZ4_FRAME_MAGIC.to_le_bytes()[..], &[0x40 | flags, 5 << 4]].concat();
         if content_size {
             frame.extend((plain.len() as u64).to_le_bytes());
         }
@@ -216,7 +216,7 @@ mod tests {
         let mut done = 0;
         // Not one of them as large as it may be, and some smaller than how far back they refer.
         for (n, block) in plain.chunks(100_000).flat_map(|part| part.chunks(70_000)).enumerate() {
-            let packed = lz4_flex::block::compress_with_dict(block, &plain[done - REACH.min(done)..done]);
+            let packed = lz4_flex::block::compress_with_dict(block, &plain[done - LZ4_WINDOW_BYTES.min(done)..done]);
             let (packed, size) = if n % 5 == 0 {
                 (block.to_vec(), 1 << 31 | block.len())
             } else {

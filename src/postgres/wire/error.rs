@@ -50,7 +50,7 @@ pub enum ReplicationError {
         problem: String,
     },
     /// The server said no.
-    #[error("{}", describe(error, advice))]
+    #[error("{}", describe_server_error(error, advice))]
     Server {
         /// In its own words.
         error: Box<ServerError>,
@@ -62,10 +62,10 @@ pub enum ReplicationError {
     Protocol(#[from] MessageError),
     /// The server answered something that does not fit the question.
     #[error("the server gave an unexpected answer to {0}")]
-    Unexpected(&'static str),
+    UnexpectedAnswer(&'static str),
     /// The connection broke or the server ended it.
     #[error("the server closed the connection")]
-    Closed(#[source] Option<io::Error>),
+    ConnectionClosed(#[source] Option<io::Error>),
     /// Servers answered, but none is of the kind asked for.
     #[error("{host} is not {wanted} (target_session_attrs)")]
     WrongSession {
@@ -75,12 +75,12 @@ pub enum ReplicationError {
         wanted: &'static str,
     },
     /// Each of several servers or ways failed.
-    #[error("no server can be used: {}", list(.0))]
+    #[error("no server can be used: {}", join_errors(.0))]
     NoServer(Vec<ReplicationError>),
 }
 
 /// A chain of errors on one line; [`ReplicationError::NoServer`] has no single source, so each of its parts shows its own.
-fn list(errors: &[ReplicationError]) -> String {
+fn join_errors(errors: &[ReplicationError]) -> String {
     let chain = |error: &ReplicationError| {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
@@ -94,7 +94,7 @@ fn list(errors: &[ReplicationError]) -> String {
     errors.iter().map(chain).collect::<Vec<_>>().join("; ")
 }
 
-fn describe(error: &ServerError, advice: &str) -> String {
+fn describe_server_error(error: &ServerError, advice: &str) -> String {
     let mut text = error.message.clone();
     if let Some(detail) = &error.detail {
         text = format!("{text} ({})", detail.trim_end_matches('.'));
@@ -113,7 +113,7 @@ impl ReplicationError {
     /// An error the server answered a command with.
     #[must_use]
     pub fn from_server(error: ServerError) -> ReplicationError {
-        let advice = advice(&error).to_owned();
+        let advice = server_error_advice(&error).to_owned();
         ReplicationError::Server { error: Box::new(error), advice }
     }
 
@@ -173,15 +173,15 @@ impl ReplicationError {
         match self {
             ReplicationError::Connect { .. }
             | ReplicationError::TimedOut { .. }
-            | ReplicationError::Closed(_)
+            | ReplicationError::ConnectionClosed(_)
             | ReplicationError::WrongSession { .. } => ErrorClass::Transient,
-            ReplicationError::Server { error, .. } => server_class(&error.code),
+            ReplicationError::Server { error, .. } => class_of_sqlstate(&error.code),
             ReplicationError::Conninfo(_)
             | ReplicationError::Tls(_)
             | ReplicationError::Handshake { .. }
             | ReplicationError::Login { .. }
             | ReplicationError::Protocol(_)
-            | ReplicationError::Unexpected(_) => ErrorClass::Permanent,
+            | ReplicationError::UnexpectedAnswer(_) => ErrorClass::Permanent,
             ReplicationError::NoServer(errors) => {
                 if errors.iter().any(|error| error.class() == ErrorClass::Transient) {
                     ErrorClass::Transient
@@ -194,7 +194,7 @@ impl ReplicationError {
 }
 
 /// By the class of the SQLSTATE (errcodes.txt).
-fn server_class(code: &str) -> ErrorClass {
+fn class_of_sqlstate(code: &str) -> ErrorClass {
     match code {
         // The slot may be held by a connection of ours that the server doesn't know to be dead yet.
         "55006" => ErrorClass::Transient,
@@ -208,7 +208,7 @@ fn server_class(code: &str) -> ErrorClass {
 }
 
 /// What the user can do, where the server doesn't say.
-fn advice(error: &ServerError) -> &'static str {
+fn server_error_advice(error: &ServerError) -> &'static str {
     let says = |text: &str| error.message.contains(text);
     match error.code.as_str() {
         "55006" if says("replication slot") => {
@@ -266,7 +266,7 @@ impl LoginAttempt {
             "42501" | "28000" if error.message.contains("replication") => {
                 format!("run as a superuser: ALTER ROLE {} REPLICATION", self.user)
             }
-            _ => advice(&error).to_owned(),
+            _ => server_error_advice(&error).to_owned(),
         };
         ReplicationError::Server { error: Box::new(error), advice }
     }

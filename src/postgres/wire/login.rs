@@ -22,7 +22,7 @@ use super::tls;
 use super::transport::MessageTransport;
 
 /// What `.pgpass` and `pg_hba.conf` call the database of a physical replication connection.
-pub(crate) const REPLICATION: &str = "replication";
+pub(crate) const REPLICATION_DATABASE: &str = "replication";
 
 /// A session that is ready for its first command.
 pub(super) struct LoginSession {
@@ -38,8 +38,8 @@ pub(super) async fn connect(
 ) -> Result<LoginSession, ReplicationError> {
     let mut errors = Vec::new();
     for encryption in socket::encryptions(info.tls.mode, address) {
-        let limit = socket::limit(info);
-        match tokio::time::timeout(limit, attempt(info, host, address, *encryption)).await {
+        let limit = socket::attempt_limit(info);
+        match tokio::time::timeout(limit, attempt_login(info, host, address, *encryption)).await {
             Ok(Ok(session)) => return Ok(session),
             Ok(Err(error)) => {
                 let other_way_may_help = matches!(error, ReplicationError::Handshake { .. } | ReplicationError::Tls(_))
@@ -55,11 +55,11 @@ pub(super) async fn connect(
             }
         }
     }
-    Err(one_or_all(errors))
+    Err(combine_errors(errors))
 }
 
 /// The only error, or all of them.
-pub(crate) fn one_or_all(mut errors: Vec<ReplicationError>) -> ReplicationError {
+pub(crate) fn combine_errors(mut errors: Vec<ReplicationError>) -> ReplicationError {
     match errors.pop() {
         Some(only) if errors.is_empty() => only,
         Some(last) => {
@@ -70,14 +70,14 @@ pub(crate) fn one_or_all(mut errors: Vec<ReplicationError>) -> ReplicationError 
     }
 }
 
-async fn attempt(
+async fn attempt_login(
     info: &Conninfo,
     host: &ConninfoHost,
     address: &SocketTarget,
     encryption: TransportEncryption,
 ) -> Result<LoginSession, ReplicationError> {
     let failed = |source: io::Error| ReplicationError::Connect { host: host.to_string(), source };
-    let raw = socket::open(address, info).await.map_err(failed)?;
+    let raw = socket::open_socket(address, info).await.map_err(failed)?;
     let from = raw.local_ip();
     let mut binding = None;
     let socket: Box<dyn PgSocket> = match (encryption, raw) {
@@ -89,10 +89,10 @@ async fn attempt(
         (_, RawSocket::Tcp(stream)) => Box::new(stream),
         (_, RawSocket::Unix(stream)) => Box::new(stream),
     };
-    let user = user(info)?;
-    let (password, password_from) = password(info, host, &user, REPLICATION)?;
+    let user = login_user(info)?;
+    let (password, password_from) = login_password(info, host, &user, REPLICATION_DATABASE)?;
     let encrypted = encryption == TransportEncryption::Tls;
-    let attempt = LoginAttempt { user: user.clone(), database: REPLICATION, from, encrypted, password_from };
+    let attempt = LoginAttempt { user: user.clone(), database: REPLICATION_DATABASE, from, encrypted, password_from };
     let mut wire = MessageTransport::new(socket, host.to_string());
     let application_name = info.application_name.as_deref().unwrap_or("walkeep");
     let mut parameters = vec![
@@ -106,12 +106,12 @@ async fn attempt(
     wire.flush().await?;
     let login = LoginExchange { info, attempt: &attempt, password, encrypted, binding };
     login.authenticate(&mut wire).await?;
-    let parameters = login.settle(&mut wire).await?;
+    let parameters = login.read_until_ready(&mut wire).await?;
     Ok(LoginSession { wire, parameters })
 }
 
 /// Who to log in as.
-pub(crate) fn user(info: &Conninfo) -> Result<String, ReplicationError> {
+pub(crate) fn login_user(info: &Conninfo) -> Result<String, ReplicationError> {
     info.user.clone().or_else(socket::current_user).ok_or_else(|| ReplicationError::Login {
         host: info.to_string(),
         problem: "no user is named, and the operating system's user has no name; add user=… to the connection string"
@@ -120,7 +120,7 @@ pub(crate) fn user(info: &Conninfo) -> Result<String, ReplicationError> {
 }
 
 /// The password, and a word on where it came from. A password file that can't be used is an error only once a password is needed.
-pub(crate) fn password(
+pub(crate) fn login_password(
     info: &Conninfo,
     host: &ConninfoHost,
     user: &str,
@@ -138,7 +138,7 @@ pub(crate) fn password(
         _ => "localhost",
     };
     let wanted = pgpass::PgpassQuery { host: name, port: host.port, database, user };
-    match pgpass::look_up(&path, wanted) {
+    match pgpass::look_up_password(&path, wanted) {
         Ok(Some(password)) => Ok((Some(password), path.display().to_string())),
         Ok(None) => {
             Ok((None, format!("nowhere: no line of {} fits {name}:{}:{database}:{user}", path.display(), host.port)))
@@ -169,7 +169,7 @@ type TlsSocket = (Box<dyn PgSocket>, Option<Vec<u8>>);
 /// `SSLRequest`, the handshake, and the hash of the server's certificate for channel binding.
 async fn start_tls(info: &Conninfo, host: &ConninfoHost, mut stream: TcpStream) -> Result<TlsSocket, ReplicationError> {
     let handshake = |problem: String| ReplicationError::Handshake { host: host.to_string(), problem };
-    let broken = |error: io::Error| ReplicationError::Closed(Some(error));
+    let broken = |error: io::Error| ReplicationError::ConnectionClosed(Some(error));
     let config = tls::client_config(info)?;
     let name = server_name(info, host, stream.peer_addr().map_err(broken)?)?;
     if !info.tls.direct {
@@ -218,36 +218,35 @@ struct LoginExchange<'a> {
 }
 
 impl LoginExchange<'_> {
-    fn refused(&self, wire: &MessageTransport, problem: impl Into<String>) -> ReplicationError {
+    fn login_error(&self, wire: &MessageTransport, problem: impl Into<String>) -> ReplicationError {
         ReplicationError::Login { host: wire.peer.clone(), problem: problem.into() }
     }
 
     /// A message; the server's refusals come with advice.
-    async fn message(&self, wire: &mut MessageTransport) -> Result<BackendMessage, ReplicationError> {
-        match wire.message().await {
+    async fn read_message(&self, wire: &mut MessageTransport) -> Result<BackendMessage, ReplicationError> {
+        match wire.read_message().await {
             Ok(BackendMessage::Error(error)) => Err(self.attempt.explain(*error)),
             Err(ReplicationError::Server { error, .. }) => Err(self.attempt.explain(*error)),
             other => other,
         }
     }
 
-    fn secret(&self, wire: &MessageTransport) -> Result<&PgPassword, ReplicationError> {
+    fn require_password(&self, wire: &MessageTransport) -> Result<&PgPassword, ReplicationError> {
         self.password.as_ref().ok_or_else(|| {
             let problem = format!("the server asks for a password, and it came from {}", self.attempt.password_from);
-            self.refused(wire, problem)
+            self.login_error(wire, problem)
         })
     }
 
     /// `require_auth` and `channel_binding=require` forbid the weaker ways, which a false server would choose.
     fn check_allowed(&self, wire: &MessageTransport, method: AuthMethod, bound: bool) -> Result<(), ReplicationError> {
         if self.info.require_auth.as_ref().is_some_and(|allowed| !allowed.contains(&method)) {
-            return Err(
-                self.refused(wire, format!("the server wants authentication {method:?}, which require_auth forbids"))
-            );
+            return Err(self
+                .login_error(wire, format!("the server wants authentication {method:?}, which require_auth forbids")));
         }
         if self.info.channel_binding == ChannelBinding::Require && !bound {
             let problem = "channel_binding=require, but the server did not offer it; it takes TLS and scram-sha-256 in pg_hba.conf";
-            return Err(self.refused(wire, problem));
+            return Err(self.login_error(wire, problem));
         }
         Ok(())
     }
@@ -255,8 +254,8 @@ impl LoginExchange<'_> {
     async fn authenticate(&self, wire: &mut MessageTransport) -> Result<(), ReplicationError> {
         let mut asked = false;
         loop {
-            let BackendMessage::Authentication(request) = self.message(wire).await? else {
-                return Err(ReplicationError::Unexpected("the startup packet"));
+            let BackendMessage::Authentication(request) = self.read_message(wire).await? else {
+                return Err(ReplicationError::UnexpectedAnswer("the startup packet"));
             };
             match request {
                 AuthenticationMessage::Ok => {
@@ -265,22 +264,22 @@ impl LoginExchange<'_> {
                     }
                     return Ok(());
                 }
-                _ if asked => return Err(ReplicationError::Unexpected("the password")),
+                _ if asked => return Err(ReplicationError::UnexpectedAnswer("the password")),
                 AuthenticationMessage::Cleartext => {
                     self.check_allowed(wire, AuthMethod::Password, false)?;
-                    self.send_password(wire, self.secret(wire)?.reveal()).await?;
+                    self.send_password(wire, self.require_password(wire)?.reveal()).await?;
                 }
                 AuthenticationMessage::Md5(salt) => {
                     self.check_allowed(wire, AuthMethod::Md5, false)?;
-                    let secret = self.secret(wire)?.reveal().as_bytes();
+                    let secret = self.require_password(wire)?.reveal().as_bytes();
                     let hash = md5_hash(self.attempt.user.as_bytes(), secret, salt);
                     self.send_password(wire, &hash).await?;
                 }
-                AuthenticationMessage::Sasl(mechanisms) => self.scram(wire, &mechanisms).await?,
+                AuthenticationMessage::Sasl(mechanisms) => self.authenticate_scram(wire, &mechanisms).await?,
                 _ => {
                     let problem =
                         "the server wants an authentication method other than password, md5 and scram-sha-256";
-                    return Err(self.refused(wire, format!("{problem}; choose one of these in pg_hba.conf")));
+                    return Err(self.login_error(wire, format!("{problem}; choose one of these in pg_hba.conf")));
                 }
             }
             asked = true;
@@ -288,7 +287,7 @@ impl LoginExchange<'_> {
     }
 
     async fn send_password(&self, wire: &mut MessageTransport, password: &str) -> Result<(), ReplicationError> {
-        let zero = |_inner_zero| self.refused(wire, "the password contains a zero byte");
+        let zero = |_inner_zero| self.login_error(wire, "the password contains a zero byte");
         let mut message = bytes::BytesMut::new();
         frontend::password_message(password.as_bytes(), &mut message).map_err(zero)?;
         wire.output.extend_from_slice(&message);
@@ -296,7 +295,11 @@ impl LoginExchange<'_> {
     }
 
     /// SCRAM-SHA-256, tied to the TLS connection if both sides can (RFC 5802, RFC 5929; `fe-auth-scram.c`).
-    async fn scram(&self, wire: &mut MessageTransport, mechanisms: &[String]) -> Result<(), ReplicationError> {
+    async fn authenticate_scram(
+        &self,
+        wire: &mut MessageTransport,
+        mechanisms: &[String],
+    ) -> Result<(), ReplicationError> {
         let offers = |name: &str| mechanisms.iter().any(|mechanism| mechanism == name);
         let wants_binding = self.info.channel_binding != ChannelBinding::Disable && self.encrypted;
         let plus = offers(sasl::SCRAM_SHA_256_PLUS);
@@ -309,29 +312,32 @@ impl LoginExchange<'_> {
             _ => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
         };
         if !offers(mechanism) {
-            return Err(self.refused(wire, "the server offers no SASL mechanism that we know (SCRAM-SHA-256)"));
+            return Err(self.login_error(wire, "the server offers no SASL mechanism that we know (SCRAM-SHA-256)"));
         }
         self.check_allowed(wire, AuthMethod::ScramSha256, mechanism == sasl::SCRAM_SHA_256_PLUS)?;
-        let scram = sasl::ScramSha256::new(self.secret(wire)?.reveal().as_bytes(), binding);
+        let scram = sasl::ScramSha256::new(self.require_password(wire)?.reveal().as_bytes(), binding);
         frontend::sasl_initial_response(mechanism, scram.message(), &mut wire.output)
-            .map_err(|e| ReplicationError::Closed(Some(e)))?;
+            .map_err(|e| ReplicationError::ConnectionClosed(Some(e)))?;
         wire.flush().await?;
-        let BackendMessage::Authentication(AuthenticationMessage::SaslContinue(challenge)) = self.message(wire).await?
+        let BackendMessage::Authentication(AuthenticationMessage::SaslContinue(challenge)) =
+            self.read_message(wire).await?
         else {
-            return Err(ReplicationError::Unexpected("the SCRAM exchange"));
+            return Err(ReplicationError::UnexpectedAnswer("the SCRAM exchange"));
         };
-        let mut scram = match prove(scram, challenge).await {
+        let mut scram = match scram_proof(scram, challenge).await {
             Ok(scram) => scram,
-            Err(problem) => return Err(self.refused(wire, problem)),
+            Err(problem) => return Err(self.login_error(wire, problem)),
         };
-        frontend::sasl_response(scram.message(), &mut wire.output).map_err(|e| ReplicationError::Closed(Some(e)))?;
+        frontend::sasl_response(scram.message(), &mut wire.output)
+            .map_err(|e| ReplicationError::ConnectionClosed(Some(e)))?;
         wire.flush().await?;
-        let BackendMessage::Authentication(AuthenticationMessage::SaslFinal(signature)) = self.message(wire).await?
+        let BackendMessage::Authentication(AuthenticationMessage::SaslFinal(signature)) =
+            self.read_message(wire).await?
         else {
-            return Err(ReplicationError::Unexpected("the SCRAM exchange"));
+            return Err(ReplicationError::UnexpectedAnswer("the SCRAM exchange"));
         };
         scram.finish(&signature).map_err(|error| {
-            self.refused(
+            self.login_error(
                 wire,
                 format!("the server could not prove that it knows the password ({error}); is it the right server?"),
             )
@@ -339,10 +345,13 @@ impl LoginExchange<'_> {
     }
 
     /// What the server tells about itself before it is ready.
-    async fn settle(&self, wire: &mut MessageTransport) -> Result<BTreeMap<String, String>, ReplicationError> {
+    async fn read_until_ready(
+        &self,
+        wire: &mut MessageTransport,
+    ) -> Result<BTreeMap<String, String>, ReplicationError> {
         let mut parameters = BTreeMap::new();
         loop {
-            match BackendMessage::parse(wire.frame().await?)? {
+            match BackendMessage::parse(wire.read_frame().await?)? {
                 BackendMessage::ParameterStatus { name, value } if parameters.len() < 100 => {
                     parameters.insert(name, value);
                 }
@@ -355,7 +364,7 @@ impl LoginExchange<'_> {
 }
 
 /// The client's proof: thousands of hashes, milliseconds, so not on a thread that others wait for.
-async fn prove(mut scram: sasl::ScramSha256, challenge: Bytes) -> Result<sasl::ScramSha256, String> {
+async fn scram_proof(mut scram: sasl::ScramSha256, challenge: Bytes) -> Result<sasl::ScramSha256, String> {
     let work = tokio::task::spawn_blocking(move || match scram.update(&challenge) {
         Ok(()) => Ok(scram),
         Err(error) => Err(format!("the server's SCRAM challenge is malformed ({error})")),

@@ -11,10 +11,10 @@ use crate::postgres::format::time::PgTime;
 
 /// The longest message that is accepted. A walsender sends at most 16 blocks of at most 64 KiB at a time (`MAX_SEND_SIZE`), a base backup
 /// 32 KiB; rows hold settings, names and timeline histories.
-pub const MAX_MESSAGE_LEN: usize = 16 << 20;
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// The tag byte and the length that begin every message.
-const HEADER_LEN: usize = 5;
+const MESSAGE_HEADER_BYTES: usize = 5;
 
 /// Columns in a row and fields in an error: the commands used here answer with fewer than ten.
 const MAX_FIELDS: usize = 1664;
@@ -23,7 +23,7 @@ const MAX_FIELDS: usize = 1664;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// A length that no message has.
-    #[error("the server sent a message {tag:?} of {len} bytes; at most {MAX_MESSAGE_LEN} are expected")]
+    #[error("the server sent a message {tag:?} of {len} bytes; at most {MAX_MESSAGE_BYTES} are expected")]
     Length {
         /// The message's tag.
         tag: char,
@@ -52,17 +52,17 @@ pub struct MessageFrame {
 /// # Errors
 /// [`MessageError::Length`] if the length is none a server sends.
 pub fn next_frame(buffer: &mut BytesMut) -> Result<Option<MessageFrame>, MessageError> {
-    let Some((&tag, len)) = buffer.first().zip(buffer.get(1..HEADER_LEN)) else { return Ok(None) };
+    let Some((&tag, len)) = buffer.first().zip(buffer.get(1..MESSAGE_HEADER_BYTES)) else { return Ok(None) };
     let len = len.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
     let body_len = match usize::try_from(len) {
-        Ok(len) if (4..=MAX_MESSAGE_LEN).contains(&len) => len - 4,
+        Ok(len) if (4..=MAX_MESSAGE_BYTES).contains(&len) => len - 4,
         _ => return Err(MessageError::Length { tag: char::from(tag), len }),
     };
-    if buffer.len() < HEADER_LEN + body_len {
-        buffer.reserve(HEADER_LEN + body_len - buffer.len());
+    if buffer.len() < MESSAGE_HEADER_BYTES + body_len {
+        buffer.reserve(MESSAGE_HEADER_BYTES + body_len - buffer.len());
         return Ok(None);
     }
-    buffer.advance(HEADER_LEN);
+    buffer.advance(MESSAGE_HEADER_BYTES);
     Ok(Some(MessageFrame { tag, body: buffer.split_to(body_len).freeze() }))
 }
 

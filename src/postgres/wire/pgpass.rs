@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::conninfo::PgPassword;
 
 /// The largest password file that is read; libpq reads any, but thousands of lines fit here.
-const MAX_LEN: u64 = 1 << 20;
+const MAX_PGPASS_BYTES: u64 = 1 << 20;
 
 /// Who the password is for.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub struct PgpassQuery<'a> {
 ///
 /// # Errors
 /// A sentence on why the file was not used: it can be read by others, or can't be read by us.
-pub fn look_up(path: &Path, wanted: PgpassQuery<'_>) -> Result<Option<PgPassword>, String> {
+pub fn look_up_password(path: &Path, wanted: PgpassQuery<'_>) -> Result<Option<PgPassword>, String> {
     let shown = path.display();
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
@@ -46,15 +46,15 @@ pub fn look_up(path: &Path, wanted: PgpassQuery<'_>) -> Result<Option<PgPassword
         return Err(format!("password file {shown} was not used: others may read it; run: chmod 0600 {shown}"));
     }
     let mut text = Zeroizing::new(Vec::new());
-    file.take(MAX_LEN)
+    file.take(MAX_PGPASS_BYTES)
         .read_to_end(&mut text)
         .map_err(|error| format!("password file {shown} was not used: {error}"))?;
-    Ok(find(&text, wanted))
+    Ok(find_password(&text, wanted))
 }
 
 /// The password of the first line of `text` that fits `wanted`. Lines that aren't UTF-8 are passed over.
 #[must_use]
-pub fn find(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
+pub fn find_password(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
     let port = wanted.port.to_string();
     let sought = [wanted.host, &port, wanted.database, wanted.user];
     text.split(|&byte| byte == b'\n')
@@ -64,7 +64,7 @@ pub fn find(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
         .find_map(|line| {
             let mut rest = line;
             for value in sought {
-                let (field, wildcard, after) = field(rest)?;
+                let (field, wildcard, after) = next_field(rest)?;
                 if !wildcard && *field != value {
                     return None;
                 }
@@ -75,7 +75,7 @@ pub fn find(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
 }
 
 /// The field before the next bare colon, whether it is a bare `*`, and what follows the colon.
-fn field(text: &str) -> Option<(Zeroizing<String>, bool, &str)> {
+fn next_field(text: &str) -> Option<(Zeroizing<String>, bool, &str)> {
     let mut value = Zeroizing::new(String::new());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -104,14 +104,14 @@ fn unescape(text: &str) -> String {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let wanted = PgpassQuery { host: "h", port: 1, database: "d", user: "u" };
-    if let Some(password) = find(data, wanted) {
+    if let Some(password) = find_password(data, wanted) {
         assert!(password.reveal().len() <= data.len(), "a password is part of its line");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PgpassQuery, find, look_up};
+    use super::{PgpassQuery, find_password, look_up_password};
     use std::os::unix::fs::PermissionsExt;
 
     const WANTED: PgpassQuery<'_> = PgpassQuery { host: "db", port: 5432, database: "replication", user: "wal:keep" };
@@ -119,7 +119,11 @@ mod tests {
     #[test]
     fn the_first_fitting_line_counts() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(find(text.as_bytes(), WANTED).map(|p| p.reveal().to_owned()).as_deref(), expected, "{text}");
+            assert_eq!(
+                find_password(text.as_bytes(), WANTED).map(|p| p.reveal().to_owned()).as_deref(),
+                expected,
+                "{text}"
+            );
         };
         check("db:5432:replication:wal\\:keep:se\\:c\\\\ret", Some("se:c\\ret"));
         check("other:5432:*:*:no\n*:*:*:*:yes\n*:*:*:*:late", Some("yes"));
@@ -135,11 +139,11 @@ mod tests {
     fn a_file_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pgpass");
-        assert!(look_up(&path, WANTED).unwrap().is_none(), "no file is no error");
+        assert!(look_up_password(&path, WANTED).unwrap().is_none(), "no file is no error");
         std::fs::write(&path, "*:*:*:*:x").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(look_up(&path, WANTED).unwrap_err().contains("chmod 0600"));
+        assert!(look_up_password(&path, WANTED).unwrap_err().contains("chmod 0600"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(look_up(&path, WANTED).unwrap().unwrap().reveal(), "x");
+        assert_eq!(look_up_password(&path, WANTED).unwrap().unwrap().reveal(), "x");
     }
 }

@@ -47,25 +47,25 @@ pub struct PhysicalStream {
     ended: bool,
 }
 
-pub(super) async fn start(
+pub(super) async fn start_physical_stream(
     mut connection: ReplicationConnection,
     command: &str,
 ) -> Result<StartedReplication, ReplicationError> {
-    connection.wire.command(command).await?;
-    match connection.wire.message().await? {
+    connection.wire.send_command(command).await?;
+    match connection.wire.read_message().await? {
         BackendMessage::CopyBoth => Ok(StartedReplication::Streaming(PhysicalStream { connection, ended: false })),
         BackendMessage::RowDescription(columns) => {
-            let mut rows = connection.rows("START_REPLICATION").await?;
+            let mut rows = connection.read_rows("START_REPLICATION").await?;
             rows.columns = columns;
-            let next = next_timeline(&rows).ok_or(ReplicationError::Unexpected("START_REPLICATION"))?;
-            connection.wire.drain().await?;
+            let next = next_timeline(&rows).ok_or(ReplicationError::UnexpectedAnswer("START_REPLICATION"))?;
+            connection.wire.drain_until_ready().await?;
             Ok(StartedReplication::TimelineEnded(connection, next))
         }
         BackendMessage::Error(error) => {
-            connection.wire.drain().await?;
+            connection.wire.drain_until_ready().await?;
             Err(ReplicationError::from_server(*error))
         }
-        _ => Err(ReplicationError::Unexpected("START_REPLICATION")),
+        _ => Err(ReplicationError::UnexpectedAnswer("START_REPLICATION")),
     }
 }
 
@@ -77,11 +77,11 @@ impl PhysicalStream {
     /// The next event. Cancel safe: an event is either returned or still to come.
     ///
     /// # Errors
-    /// [`ReplicationError::is_wal_removed`] if the server no longer has the WAL; [`ReplicationError::Closed`] if the server is gone.
+    /// [`ReplicationError::is_wal_removed`] if the server no longer has the WAL; [`ReplicationError::ConnectionClosed`] if the server is gone.
     pub async fn next(&mut self) -> Result<WalStreamEvent, ReplicationError> {
         loop {
-            let frame = self.connection.wire.frame().await?;
-            if let Some(event) = self.event(frame)? {
+            let frame = self.connection.wire.read_frame().await?;
+            if let Some(event) = self.event_of_frame(frame)? {
                 return Ok(event);
             }
         }
@@ -94,14 +94,14 @@ impl PhysicalStream {
     /// As [`PhysicalStream::next`].
     pub fn buffered(&mut self) -> Result<Option<WalStreamEvent>, ReplicationError> {
         while let Some(frame) = self.connection.wire.buffered_frame()? {
-            if let Some(event) = self.event(frame)? {
+            if let Some(event) = self.event_of_frame(frame)? {
                 return Ok(Some(event));
             }
         }
         Ok(None)
     }
 
-    fn event(&mut self, frame: MessageFrame) -> Result<Option<WalStreamEvent>, ReplicationError> {
+    fn event_of_frame(&mut self, frame: MessageFrame) -> Result<Option<WalStreamEvent>, ReplicationError> {
         if frame.tag == b'd' {
             return Ok(Some(copy_event(frame.body)?));
         }
@@ -112,9 +112,9 @@ impl PhysicalStream {
             }
             BackendMessage::Error(error) => Err(ReplicationError::from_server(*error)),
             // A server that shuts down ends the copy like this, once we have reported its last record flushed (`WalSndDone`).
-            BackendMessage::CommandComplete(_) => Err(ReplicationError::Closed(None)),
+            BackendMessage::CommandComplete(_) => Err(ReplicationError::ConnectionClosed(None)),
             BackendMessage::Notice(_) | BackendMessage::ParameterStatus { .. } | BackendMessage::Other(_) => Ok(None),
-            _ => Err(ReplicationError::Unexpected("START_REPLICATION")),
+            _ => Err(ReplicationError::UnexpectedAnswer("START_REPLICATION")),
         }
     }
 
@@ -127,7 +127,7 @@ impl PhysicalStream {
     /// Reports how far we are. Not cancel safe.
     ///
     /// # Errors
-    /// [`ReplicationError::Closed`] if the server is gone.
+    /// [`ReplicationError::ConnectionClosed`] if the server is gone.
     pub async fn send_status(&mut self, status: StandbyStatus, now: PgTime) -> Result<(), ReplicationError> {
         standby_status(status, now, &mut self.connection.wire.output);
         self.connection.wire.flush().await
@@ -136,21 +136,21 @@ impl PhysicalStream {
     /// Ends the stream, by the server's wish after [`WalStreamEvent::EndOfTimeline`] or by ours. What the server had sent already is dropped.
     ///
     /// # Errors
-    /// [`ReplicationError::Closed`] if the server is gone.
+    /// [`ReplicationError::ConnectionClosed`] if the server is gone.
     pub async fn finish(mut self) -> Result<(ReplicationConnection, Option<NextTimeline>), ReplicationError> {
         frontend::copy_done(&mut self.connection.wire.output);
         self.connection.wire.flush().await?;
         while !self.ended {
-            match self.connection.wire.message().await? {
+            match self.connection.wire.read_message().await? {
                 BackendMessage::CopyData(_) => {}
                 BackendMessage::CopyDone => self.ended = true,
                 BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
-                _ => return Err(ReplicationError::Unexpected("the end of the stream")),
+                _ => return Err(ReplicationError::UnexpectedAnswer("the end of the stream")),
             }
         }
         let mut rows = super::connection::ResultRows::default();
         loop {
-            match self.connection.wire.message().await? {
+            match self.connection.wire.read_message().await? {
                 // The answer to a status that was under way when the server ended the copy: it answers all the same (`ProcessStandbyReplyMessage`).
                 BackendMessage::CopyData(_) => {}
                 BackendMessage::RowDescription(columns) => rows.columns = columns,
@@ -158,7 +158,7 @@ impl PhysicalStream {
                 BackendMessage::CommandComplete(_) => {}
                 BackendMessage::ReadyForQuery => return Ok((self.connection, next_timeline(&rows))),
                 BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),
-                _ => return Err(ReplicationError::Unexpected("the end of the stream")),
+                _ => return Err(ReplicationError::UnexpectedAnswer("the end of the stream")),
             }
         }
     }

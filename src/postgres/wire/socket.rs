@@ -21,7 +21,7 @@ const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// The longest attempt on one address if the connection string sets no `connect_timeout`: a host that drops packets would hold us for the
 /// two minutes of the kernel's own patience.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One way to reach a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +71,8 @@ pub(crate) fn encryptions(mode: SslMode, address: &SocketTarget) -> &'static [Tr
 }
 
 /// How long one attempt may take.
-pub(crate) fn limit(info: &Conninfo) -> Duration {
-    info.connect_timeout.unwrap_or(CONNECT_LIMIT)
+pub(crate) fn attempt_limit(info: &Conninfo) -> Duration {
+    info.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
 }
 
 /// The directory of sockets that a host without a name means.
@@ -83,7 +83,7 @@ pub(crate) fn default_socket_dir(port: u16) -> &'static str {
 }
 
 /// All addresses of a host.
-pub(crate) async fn addresses(host: &ConninfoHost) -> Result<Vec<SocketTarget>, ReplicationError> {
+pub(crate) async fn resolve_addresses(host: &ConninfoHost) -> Result<Vec<SocketTarget>, ReplicationError> {
     let port = host.port;
     if let Some(address) = host.address {
         return Ok(vec![SocketTarget::Tcp(SocketAddr::new(address, port))]);
@@ -106,7 +106,7 @@ pub(crate) async fn addresses(host: &ConninfoHost) -> Result<Vec<SocketTarget>, 
 }
 
 /// Opens a socket to `address`.
-pub(crate) async fn open(address: &SocketTarget, info: &Conninfo) -> io::Result<RawSocket> {
+pub(crate) async fn open_socket(address: &SocketTarget, info: &Conninfo) -> io::Result<RawSocket> {
     match address {
         SocketTarget::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
@@ -166,7 +166,7 @@ fn user_name(uid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SocketTarget, TransportEncryption, addresses, encryptions};
+    use super::{SocketTarget, TransportEncryption, encryptions, resolve_addresses};
     use crate::postgres::wire::conninfo::{Conninfo, LibpqEnvironment, SslMode};
 
     #[tokio::test]
@@ -174,7 +174,7 @@ mod tests {
         let info = Conninfo::parse("host=/run/pg/,@a/b,::1 port=7", &LibpqEnvironment::new()).unwrap();
         let mut found = Vec::new();
         for host in &info.hosts {
-            found.extend(addresses(host).await.unwrap());
+            found.extend(resolve_addresses(host).await.unwrap());
         }
         let expected = [
             SocketTarget::Unix("/run/pg/.s.PGSQL.7".into()),

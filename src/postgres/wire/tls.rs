@@ -86,7 +86,7 @@ fn client_certificate(info: &Conninfo) -> Result<Option<ClientIdentity>, PgTlsEr
             _ => return Ok(None),
         },
     };
-    let chain = pem::certificates("client certificate", &path)?;
+    let chain = pem::read_certificates("client certificate", &path)?;
     let key_path = info.tls.key.clone().or_else(|| info.default_file("postgresql.key")).unwrap_or_else(|| path.clone());
     let file_error = |problem: &str| PemFileError::new("client key", &key_path, problem);
     let metadata = std::fs::metadata(&key_path).map_err(|error| file_error(&error.to_string()))?;
@@ -94,7 +94,7 @@ fn client_certificate(info: &Conninfo) -> Result<Option<ClientIdentity>, PgTlsEr
     if metadata.permissions().mode() & forbidden != 0 {
         return Err(file_error("others may read it; its mode must be 0600, or 0640 if it belongs to root").into());
     }
-    let key = pem::key("client key", &key_path)?;
+    let key = pem::read_private_key("client key", &key_path)?;
     Ok(Some((chain, key)))
 }
 
@@ -117,7 +117,7 @@ struct CertificateVerifier {
 
 impl CertificateVerifier {
     fn new(info: &Conninfo, provider: &Arc<CryptoProvider>) -> Result<CertificateVerifier, PgTlsError> {
-        let roots = roots(info)?;
+        let roots = root_certificates(info)?;
         let check = match (info.tls.mode, roots.is_empty()) {
             (SslMode::VerifyFull, _) => CertificateCheck::ChainAndName,
             // With a root file at hand every weaker mode checks the chain too (`initialize_SSL`).
@@ -147,7 +147,7 @@ impl CertificateVerifier {
         if !self.roots.iter().any(|root| root == end_entity) {
             return Ok(false);
         }
-        let validity = parse(end_entity)?.tbs_certificate.validity;
+        let validity = parse_certificate(end_entity)?.tbs_certificate.validity;
         if now.as_secs() < validity.not_before.to_unix_duration().as_secs() {
             return Err(CertificateError::NotValidYet.into());
         }
@@ -158,7 +158,7 @@ impl CertificateVerifier {
     }
 }
 
-fn roots(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, PgTlsError> {
+fn root_certificates(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, PgTlsError> {
     let verifies = info.tls.mode >= SslMode::VerifyCa;
     let path = match &info.tls.root_cert {
         RootCert::System => {
@@ -169,13 +169,13 @@ fn roots(info: &Conninfo) -> Result<Vec<CertificateDer<'static>>, PgTlsError> {
         RootCert::Default => info.default_file("root.crt"),
     };
     match path {
-        Some(path) if path.exists() => Ok(pem::certificates("root certificate file", &path)?),
+        Some(path) if path.exists() => Ok(pem::read_certificates("root certificate file", &path)?),
         path if verifies => Err(PgTlsError::NoRoots { path }),
         _ => Ok(Vec::new()),
     }
 }
 
-fn parse(certificate: &CertificateDer<'_>) -> Result<Certificate, rustls::Error> {
+fn parse_certificate(certificate: &CertificateDer<'_>) -> Result<Certificate, rustls::Error> {
     Certificate::from_der(certificate).map_err(|_bad| CertificateError::BadEncoding.into())
 }
 
@@ -236,7 +236,7 @@ impl ServerCertVerifier for CertificateVerifier {
                 Err(error) => return Err(error),
             };
         let host = server_name.to_str();
-        let named = || parse(end_entity).is_ok_and(|certificate| pinned_name_matches(&certificate, &host));
+        let named = || parse_certificate(end_entity).is_ok_and(|certificate| pinned_name_matches(&certificate, &host));
         if self.check == CertificateCheck::Chain || named() { valid } else { Err(wrong_name) }
     }
 

@@ -12,13 +12,13 @@ use super::socket::PgSocket;
 
 /// What is allocated for the socket at a time. A walsender's messages are 128 KiB; eight of them share one allocation, so that at most an
 /// eighth of what is read is ever moved to the front of the next buffer.
-const BUFFER_LEN: usize = 1 << 20;
+const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// The least room a read is offered.
-const MIN_READ: usize = 128 << 10;
+const MIN_READ_BYTES: usize = 128 << 10;
 
 /// How long the other side may refuse to take our few bytes.
-const WRITE_LIMIT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection's two directions.
 pub(super) struct MessageTransport {
@@ -42,18 +42,18 @@ impl MessageTransport {
     }
 
     /// The next frame. Cancel safe: what was read stays in the buffer.
-    pub(super) async fn frame(&mut self) -> Result<MessageFrame, ReplicationError> {
+    pub(super) async fn read_frame(&mut self) -> Result<MessageFrame, ReplicationError> {
         loop {
             if let Some(frame) = self.buffered_frame()? {
                 return Ok(frame);
             }
-            if self.input.capacity() - self.input.len() < MIN_READ {
-                self.input.reserve(BUFFER_LEN);
+            if self.input.capacity() - self.input.len() < MIN_READ_BYTES {
+                self.input.reserve(READ_BUFFER_BYTES);
             }
             match self.socket.read_buf(&mut self.input).await {
-                Ok(0) => return Err(ReplicationError::Closed(None)),
+                Ok(0) => return Err(ReplicationError::ConnectionClosed(None)),
                 Ok(_) => {}
-                Err(error) => return Err(ReplicationError::Closed(Some(error))),
+                Err(error) => return Err(ReplicationError::ConnectionClosed(Some(error))),
             }
         }
     }
@@ -64,9 +64,9 @@ impl MessageTransport {
     }
 
     /// The next message that is not just for information. Cancel safe.
-    pub(super) async fn message(&mut self) -> Result<BackendMessage, ReplicationError> {
+    pub(super) async fn read_message(&mut self) -> Result<BackendMessage, ReplicationError> {
         loop {
-            match BackendMessage::parse(self.frame().await?)? {
+            match BackendMessage::parse(self.read_frame().await?)? {
                 BackendMessage::Notice(notice) => log_notice(&notice),
                 BackendMessage::ParameterStatus { .. } => {}
                 BackendMessage::Error(error) if is_fatal(&error) => return Err(ReplicationError::from_server(*error)),
@@ -76,8 +76,8 @@ impl MessageTransport {
     }
 
     /// Reads on until the server waits for a command, after an error within one.
-    pub(super) async fn drain(&mut self) -> Result<(), ReplicationError> {
-        while !matches!(self.message().await?, BackendMessage::ReadyForQuery) {}
+    pub(super) async fn drain_until_ready(&mut self) -> Result<(), ReplicationError> {
+        while !matches!(self.read_message().await?, BackendMessage::ReadyForQuery) {}
         Ok(())
     }
 
@@ -87,17 +87,17 @@ impl MessageTransport {
             self.socket.write_all_buf(&mut self.output).await?;
             self.socket.flush().await
         };
-        match tokio::time::timeout(WRITE_LIMIT, send).await {
+        match tokio::time::timeout(WRITE_TIMEOUT, send).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(ReplicationError::Closed(Some(error))),
-            Err(_elapsed) => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit: WRITE_LIMIT }),
+            Ok(Err(error)) => Err(ReplicationError::ConnectionClosed(Some(error))),
+            Err(_elapsed) => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit: WRITE_TIMEOUT }),
         }
     }
 
     /// Sends `command` as a simple query.
-    pub(super) async fn command(&mut self, command: &str) -> Result<(), ReplicationError> {
+    pub(super) async fn send_command(&mut self, command: &str) -> Result<(), ReplicationError> {
         tracing::debug!(server = %self.peer, command, "replication command");
-        let zero = |source| ReplicationError::Closed(Some(source));
+        let zero = |source| ReplicationError::ConnectionClosed(Some(source));
         postgres_protocol::message::frontend::query(command, &mut self.output).map_err(zero)?;
         self.flush().await
     }

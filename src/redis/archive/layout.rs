@@ -47,17 +47,17 @@ impl Layout {
     /// Everything that is stored of the instance.
     #[must_use]
     pub fn all(&self) -> KeyPrefix {
-        KeyPrefix::of_parts(self.name.to_string())
+        KeyPrefix::from_parts(self.name.to_string())
     }
 
     fn prefix(&self, path: &str) -> KeyPrefix {
-        KeyPrefix::of_parts(format!("{}/{path}", self.name))
+        KeyPrefix::from_parts(format!("{}/{path}", self.name))
     }
 
     /// What the instance is.
     #[must_use]
     pub fn identity(&self) -> ObjectKey {
-        ObjectKey::of_parts(format!("{}/instance", self.name))
+        ObjectKey::from_parts(format!("{}/instance", self.name))
     }
 
     /// All parts of all snapshots, one prefix a label below it.
@@ -71,7 +71,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn part(&self, label: &str, number: u32) -> Result<ObjectKey, ObjectKeyError> {
-        self.parts().below(label)?.object(&format!("{number:06}"))
+        self.parts().child(label)?.object_key(&format!("{number:06}"))
     }
 
     /// All snapshots' manifests; labels sort by time.
@@ -85,7 +85,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn snapshot(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
-        self.snapshots().object(label)
+        self.snapshots().object_key(label)
     }
 
     /// All of the command stream, one prefix a replication id below it.
@@ -97,7 +97,7 @@ impl Layout {
     /// The stream as a whole, for messages.
     #[must_use]
     pub fn streams_name(&self) -> ObjectKey {
-        ObjectKey::of_parts(format!("{}/stream", self.name))
+        ObjectKey::from_parts(format!("{}/stream", self.name))
     }
 
     /// The stream under one replication id.
@@ -105,7 +105,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `id` cannot stand in a name.
     pub fn stream(&self, id: &str) -> Result<KeyPrefix, ObjectKeyError> {
-        self.streams().below(id)
+        self.streams().child(id)
     }
 
     /// The stretch of that stream that begins after `first` bytes of it.
@@ -113,7 +113,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `id` cannot stand in a name.
     pub fn commands(&self, id: &str, first: u64) -> Result<ObjectKey, ObjectKeyError> {
-        self.stream(id)?.object(&format!("{first:020}"))
+        self.stream(id)?.object_key(&format!("{first:020}"))
     }
 
     /// All recorded breaks in the stream.
@@ -127,7 +127,7 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `id` cannot stand in a name.
     pub fn gap(&self, id: &str, offset: u64) -> Result<ObjectKey, ObjectKeyError> {
-        self.gaps().below(id)?.object(&format!("{offset:020}"))
+        self.gaps().child(id)?.object_key(&format!("{offset:020}"))
     }
 
     /// An object that `walkeep check` writes and removes.
@@ -135,12 +135,12 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `name` cannot stand in a key.
     pub fn probe(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
-        self.prefix("probe").object(name)
+        self.prefix("probe").object_key(name)
     }
 
     /// What stands under `key`, or `None` if it is not a name that walkeep gives to an object of this instance.
     #[must_use]
-    pub fn object(&self, key: &ObjectKey) -> Option<InstanceObject> {
+    pub fn parse_key(&self, key: &ObjectKey) -> Option<InstanceObject> {
         let path = key.as_str().strip_prefix(self.name.as_str())?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         let (object, same) = match parts.as_slice() {
@@ -180,10 +180,10 @@ mod tests {
             (InstanceObject::Commands(id.into(), 42), format!("cache/stream/{id}/00000000000000000042")),
             (InstanceObject::Gap(id.into(), u64::MAX), format!("cache/gap/{id}/18446744073709551615")),
         ] {
-            assert_eq!(layout.object(&ObjectKey::parse(&path).unwrap()), Some(object), "{path}");
+            assert_eq!(layout.parse_key(&ObjectKey::parse(&path).unwrap()), Some(object), "{path}");
         }
         for wrong in ["cache/rdb/x/7", "cache/rdb/x/0000007", "cached/instance", "cache/stream/x/42", "cache/cluster"] {
-            assert_eq!(layout.object(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
+            assert_eq!(layout.parse_key(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A Redis instance in all its repositories: snapshots, the stream of commands between them, and the breaks in it.
 //!
 //! A snapshot is an RDB file in parts and a manifest that names them, put last ([`SnapshotManifest`]). The stream is kept in stretches, each with
-//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Archive::reach`] finds from these what
+//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Archive::resolve_target`] finds from these what
 //! leads to a moment: a snapshot, and the offset behind it up to which the stream is to be replayed ([`history`]).
 //!
 //! Not known here: sockets, who writes, and how a server is started from it.
@@ -28,8 +28,11 @@ use crate::vault::{SkippedRepositories, Vault, VaultError};
 use layout::{InstanceName, Layout};
 
 pub use history::offset_target::{BadStreamPosition, StreamPosition};
-pub use history::{KnownStretches, RedisTarget, RestoreRoute, StreamHole, UnreachableState, pauses, without_strangers};
-pub use snapshot::{PART, SnapshotManifest, SnapshotOrigin, SnapshotPart, fuzz};
+pub use history::{
+    KnownStretches, RedisTarget, RestoreRoute, StreamHole, UnreachableState, remove_foreign_snapshots,
+    unrecorded_intervals,
+};
+pub use snapshot::{SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart, fuzz};
 pub use stream::{ArrivalMark, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
 pub use unreachable_repositories::UnreachableRepositories;
 
@@ -115,14 +118,14 @@ impl Archive {
     /// # Errors
     /// No repository could be asked, or its identity does not open.
     pub async fn is_archived(&self) -> Result<bool, VaultError> {
-        Ok(self.identity().await?.is_some() || !self.labels().await?.is_empty())
+        Ok(self.identity().await?.is_some() || !self.list_snapshot_labels().await?.is_empty())
     }
 
     /// Says what the instance is, unless that was said before.
     ///
     /// # Errors
     /// No repository that is not absent took it.
-    pub async fn introduce(&self, flavour: ServerFlavour, absent: &SkippedRepositories) -> Result<(), VaultError> {
+    pub async fn put_identity(&self, flavour: ServerFlavour, absent: &SkippedRepositories) -> Result<(), VaultError> {
         let key = self.layout.identity();
         let identity = ArchiveIdentity { flavour, created_at: self.vault.clock().now() };
         self.put(SealedKind::Instance, &key, &identity, absent).await.map(drop)
@@ -133,7 +136,7 @@ impl Archive {
     /// # Errors
     /// No repository that is not absent took it.
     pub async fn record_gap(&self, gap: &Gap, absent: &SkippedRepositories) -> Result<(), VaultError> {
-        let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.unnamed(&bad))?;
+        let key = self.layout.gap(&gap.replid.to_string(), gap.offset).map_err(|bad| self.bad_key_error(&bad))?;
         self.put(SealedKind::Gap, &key, gap, absent).await.map(drop)
     }
 
@@ -156,7 +159,7 @@ impl Archive {
     /// It did not take it.
     pub async fn record_gap_in(&self, place: usize, gap: &Gap) -> Result<(), VaultError> {
         let others = (0..self.place_count()).filter(|other| *other != place);
-        let absent = SkippedRepositories::of(others.map(|other| (other, VaultError::NoPlace)).collect());
+        let absent = SkippedRepositories::new(others.map(|other| (other, VaultError::NoRepository)).collect());
         self.record_gap(gap, &absent).await
     }
 
@@ -168,21 +171,21 @@ impl Archive {
         value: &T,
         absent: &SkippedRepositories,
     ) -> Result<PutOutcome, VaultError> {
-        let text = serde_json::to_vec(value).map_err(|error| self.unreadable(key, error.to_string()))?;
+        let text = serde_json::to_vec(value).map_err(|error| self.unreadable_error(key, error.to_string()))?;
         let sealed = self.vault.seal_object(kind, key, vec![Bytes::from(text)], Vec::new()).await?;
-        self.vault.put_where_present(key, &sealed, absent).await
+        self.vault.put_where_not_skipped(key, &sealed, absent).await
     }
 
     async fn get<T: DeserializeOwned>(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<T>, VaultError> {
         let Some(opened) = self.vault.get_object(kind, key).await? else { return Ok(None) };
-        serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable(key, error.to_string()))
+        serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.unreadable_error(key, error.to_string()))
     }
 
-    fn unreadable(&self, key: &ObjectKey, why: String) -> VaultError {
-        VaultError::Content { name: self.name().to_string(), key: key.clone(), why }
+    fn unreadable_error(&self, key: &ObjectKey, why: String) -> VaultError {
+        VaultError::MalformedContent { name: self.name().to_string(), key: key.clone(), why }
     }
 
-    fn unnamed(&self, bad: &ObjectKeyError) -> VaultError {
-        self.unreadable(&self.layout.identity(), bad.to_string())
+    fn bad_key_error(&self, bad: &ObjectKeyError) -> VaultError {
+        self.unreadable_error(&self.layout.identity(), bad.to_string())
     }
 }

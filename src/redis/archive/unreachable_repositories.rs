@@ -13,7 +13,7 @@ use crate::vault::repository::key::KeyPrefix;
 pub struct UnreachableRepositories(BTreeMap<String, String>);
 
 impl UnreachableRepositories {
-    pub(super) fn note(&mut self, unasked: impl IntoIterator<Item = (String, String)>) {
+    pub(super) fn insert(&mut self, unasked: impl IntoIterator<Item = (String, String)>) {
         for (name, why) in unasked {
             let prefix = format!("repository {name}: ");
             let why = why.strip_prefix(&prefix).map(str::to_owned).unwrap_or(why);
@@ -21,8 +21,8 @@ impl UnreachableRepositories {
         }
     }
 
-    pub(super) fn add(&mut self, more: &UnreachableRepositories) {
-        self.note(more.0.clone());
+    pub(super) fn merge(&mut self, more: &UnreachableRepositories) {
+        self.insert(more.0.clone());
     }
 
     /// Name and reason of each.
@@ -33,14 +33,14 @@ impl UnreachableRepositories {
     /// Goes on only if all were asked.
     ///
     /// # Errors
-    /// [`VaultError::Unasked`].
-    pub fn none(&self) -> Result<(), VaultError> {
+    /// [`VaultError::NotAllAnswered`].
+    pub fn ensure_empty(&self) -> Result<(), VaultError> {
         let said: Vec<String> = self.iter().map(|(name, why)| format!("repository {name}: {why}")).collect();
-        if said.is_empty() { Ok(()) } else { Err(VaultError::Unasked { why: said.join("; ") }) }
+        if said.is_empty() { Ok(()) } else { Err(VaultError::NotAllAnswered { why: said.join("; ") }) }
     }
 
     /// Says so, where what the others have is told all the same.
-    pub fn warn(&self) {
+    pub fn log_warnings(&self) {
         for (repository, why) in self.iter() {
             tracing::warn!(repository, why, "this repository could not be asked; what only it has is not told");
         }
@@ -49,25 +49,25 @@ impl UnreachableRepositories {
 
 impl Archive {
     /// What is under a prefix in the repositories that answer; the others are noted.
-    pub(super) async fn listed(
+    pub(super) async fn list_reachable(
         &self,
         prefix: &KeyPrefix,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Vec<ObjectInfo>, VaultError> {
         let listing = self.vault.list(prefix, None).await?;
-        unasked.note(listing.unasked);
+        unasked.insert(listing.unasked);
         Ok(listing.objects)
     }
 
     /// Whether any repository has a snapshot of this label, whole or not.
     ///
     /// # Errors
-    /// [`VaultError::Unasked`] if none of those has that could be asked, and not all could.
+    /// [`VaultError::NotAllAnswered`] if none of those has that could be asked, and not all could.
     pub async fn has_snapshot(&self, label: &str) -> Result<bool, VaultError> {
         let mut unasked = UnreachableRepositories::default();
-        let found = self.labels_noting(&mut unasked).await?.iter().any(|known| known == label);
+        let found = self.list_snapshot_labels_in_reachable(&mut unasked).await?.iter().any(|known| known == label);
         if !found {
-            unasked.none()?;
+            unasked.ensure_empty()?;
         }
         Ok(found)
     }
@@ -76,15 +76,15 @@ impl Archive {
     /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
     ///
     /// # Errors
-    /// No repository could be asked, or something does not open. [`VaultError::Unasked`] where the answer would be another one if a repository
+    /// No repository could be asked, or something does not open. [`VaultError::NotAllAnswered`] where the answer would be another one if a repository
     /// that could not be asked had more. What cannot be reached is no error but an answer.
-    pub async fn reach(
+    pub async fn resolve_target(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let mut unasked = UnreachableRepositories::default();
-        let found = self.seek(wanted, from, &mut unasked).await?;
+        let found = self.find_route(wanted, from, &mut unasked).await?;
         let holds = match wanted {
             RedisTarget::Time(_) | RedisTarget::Offset(..) => found.is_ok(),
             // A newer one may be elsewhere.
@@ -92,7 +92,7 @@ impl Archive {
             RedisTarget::Newest => false,
         };
         if !holds {
-            unasked.none()?;
+            unasked.ensure_empty()?;
         }
         Ok(found)
     }
@@ -101,12 +101,12 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or something does not open.
-    pub async fn reach_as_told(
+    pub async fn resolve_target_from_reachable(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        self.seek(wanted, from, &mut UnreachableRepositories::default()).await
+        self.find_route(wanted, from, &mut UnreachableRepositories::default()).await
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use crate::base::retry::ErrorClass;
     use crate::redis::archive::{Archive, RedisTarget, SnapshotManifest, SnapshotOrigin, StreamStretch};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
     use crate::vault::SkippedRepositories;
     use crate::vault::testing::{create, open};
 
@@ -157,7 +157,7 @@ mod tests {
 
     /// One command of 27 bytes, which had come by then.
     async fn put(instance: &Archive, first: u64, second: i64) {
-        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
+        let bytes = Bytes::from(encode_command(&[b"SET", b"a", b"1"]));
         let last = first + bytes.len() as u64;
         let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": ID, "first": first, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
@@ -182,7 +182,7 @@ mod tests {
         put(&both, 100, 12).await;
         // The other one lags.
         put(&instance(&[&a]).await, 127, 20).await;
-        let newest = both.reach(RedisTarget::Newest, None).await.unwrap().unwrap();
+        let newest = both.resolve_target(RedisTarget::Newest, None).await.unwrap().unwrap();
         assert_eq!(newest.to.unwrap().offset, 154);
         assert!(!both.has_snapshot(OTHER).await.unwrap());
 
@@ -199,10 +199,10 @@ mod tests {
             (RedisTarget::Offset(id, 154), None, None),
             (RedisTarget::Snapshot, Some(OTHER), None),
         ] {
-            match (left.reach(wanted, from).await, offset) {
+            match (left.resolve_target(wanted, from).await, offset) {
                 (Ok(found), Some(offset)) => assert_eq!(found.unwrap().to.unwrap().offset, offset, "{wanted:?}"),
                 (Err(error), None) => {
-                    assert!(matches!(error, crate::vault::VaultError::Unasked { .. }), "{wanted:?}: {error}");
+                    assert!(matches!(error, crate::vault::VaultError::NotAllAnswered { .. }), "{wanted:?}: {error}");
                     assert_eq!(error.class(), ErrorClass::Transient);
                     assert!(error.to_string().contains("place0"), "{error}");
                 }
@@ -210,18 +210,18 @@ mod tests {
             }
         }
         assert!(left.has_snapshot(LABEL).await.unwrap());
-        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::VaultError::Unasked { .. })));
-        assert_eq!(left.histories_at(&"127".parse().unwrap()).await.unwrap(), [id]);
+        assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::VaultError::NotAllAnswered { .. })));
+        assert_eq!(left.find_histories_at(&"127".parse().unwrap()).await.unwrap(), [id]);
         assert!(matches!(
-            left.histories_at(&"154".parse().unwrap()).await,
-            Err(crate::vault::VaultError::Unasked { .. })
+            left.find_histories_at(&"154".parse().unwrap()).await,
+            Err(crate::vault::VaultError::NotAllAnswered { .. })
         ));
 
         // Who only tells how things are, and who goes on from there, has what there is.
-        let told = left.reach_as_told(RedisTarget::Newest, None).await.unwrap().unwrap();
+        let told = left.resolve_target_from_reachable(RedisTarget::Newest, None).await.unwrap().unwrap();
         assert_eq!(told.to.unwrap().offset, 127);
         assert_eq!(left.stored_stretches().await.unwrap().len(), 1);
-        let known = left.known().await.unwrap();
-        assert_eq!(known.unasked().iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"]);
+        let known = left.list_known_stretches().await.unwrap();
+        assert_eq!(known.unreachable().iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"]);
     }
 }

@@ -8,27 +8,29 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{Deletion, FlushedOffsets, LARGE, TimedDeletion, near};
+use crate::redis::archive::stream::deletions::{
+    Deletion, FlushedOffsets, LARGE_DELETION_KEYS, TimedDeletion, is_within_pause,
+};
 use crate::redis::wire::ReplicationId;
 
 /// So long a run must have lasted before anything can be unusual in it.
-const STEADY: SignedDuration = SignedDuration::from_secs(60);
+const MIN_STEADY_TIME: SignedDuration = SignedDuration::from_secs(60);
 /// A surge begins with so many times as many keys as usual, ...
-const SURGE: u64 = 10;
+const SURGE_FACTOR: u64 = 10;
 /// ... and reaches as far as there are so many times as many.
-const ELEVATED: u64 = 2;
+const ELEVATED_FACTOR: u64 = 2;
 
 /// Deletions that are one deed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DeletionRun {
     /// Its place in the order of what is told.
-    pub(super) nth: u64,
+    pub(super) sequence: u64,
     /// The history in which it begins.
     pub(super) replid: ReplicationId,
     /// From where to where, when, and how much.
     pub(super) piece: TimedDeletion,
     /// For a surge: how many keys a second went before, and since when.
-    pub(super) usual: Option<(u64, Timestamp)>,
+    pub(super) usual_rate: Option<(u64, Timestamp)>,
 }
 
 /// The runs of one database that go on.
@@ -36,21 +38,21 @@ pub(super) struct DeletionRun {
 struct DatabaseDeletions {
     base: DeletionRun,
     /// The second before the last.
-    before: Option<DeletionRun>,
+    second_to_last: Option<DeletionRun>,
     last: DeletionRun,
     surge: Option<DeletionRun>,
 }
 
 impl DatabaseDeletions {
-    fn begin(first: DeletionRun) -> DatabaseDeletions {
+    fn new(first: DeletionRun) -> DatabaseDeletions {
         let nothing = Deletion { keys: 0, commands: 0, ..first.piece.notable };
         let base = DeletionRun { piece: TimedDeletion { notable: nothing, ..first.piece }, ..first };
-        DatabaseDeletions { base, before: None, last: first, surge: None }
+        DatabaseDeletions { base, second_to_last: None, last: first, surge: None }
     }
 
     /// Takes the next piece; gives the surge that ended with the last one.
     fn add(&mut self, next: DeletionRun) -> Option<DeletionRun> {
-        if self.last.piece.takes(&next.piece) {
+        if self.last.piece.joins(&next.piece) {
             self.last.piece.extend(&next.piece);
             return None;
         }
@@ -63,35 +65,36 @@ impl DatabaseDeletions {
         let seconds = u64::try_from(lasted.as_secs()).unwrap_or(0).max(1);
         let usual = self.base.piece.notable.keys.div_ceil(seconds);
         let keys = last.piece.notable.keys;
-        let is_elevated = |run: &DeletionRun| run.piece.notable.keys >= usual.saturating_mul(ELEVATED);
+        let is_elevated = |run: &DeletionRun| run.piece.notable.keys >= usual.saturating_mul(ELEVATED_FACTOR);
         if let Some(surge) = &mut self.surge {
             if is_elevated(&last) {
                 surge.piece.extend(&last.piece);
                 return None;
             }
-        } else if lasted >= STEADY && keys >= LARGE && keys >= usual.saturating_mul(SURGE) {
-            let before = self.before.take();
+        } else if lasted >= MIN_STEADY_TIME && keys >= LARGE_DELETION_KEYS && keys >= usual.saturating_mul(SURGE_FACTOR)
+        {
+            let before = self.second_to_last.take();
             let mut surge = before.filter(is_elevated).unwrap_or(last);
-            if surge.nth != last.nth {
+            if surge.sequence != last.sequence {
                 surge.piece.extend(&last.piece);
             }
             if let Some(before) = before.filter(|before| !is_elevated(before)) {
                 self.base.piece.extend(&before.piece);
             }
-            self.surge = Some(DeletionRun { usual: Some((usual, self.base.piece.from)), ..surge });
+            self.surge = Some(DeletionRun { usual_rate: Some((usual, self.base.piece.from)), ..surge });
             return None;
         }
-        if let Some(before) = self.before.replace(last) {
+        if let Some(before) = self.second_to_last.replace(last) {
             self.base.piece.extend(&before.piece);
         }
         self.surge.take()
     }
 
-    fn end(mut self) -> Vec<DeletionRun> {
+    fn finish(mut self) -> Vec<DeletionRun> {
         let mut ended = Vec::new();
         ended.extend(self.settle(self.last));
         ended.extend(self.surge);
-        if let Some(before) = self.before {
+        if let Some(before) = self.second_to_last {
             self.base.piece.extend(&before.piece);
         }
         ended.push(self.base);
@@ -110,39 +113,39 @@ impl OpenDeletionRuns {
     /// What is over when this comes, and whether it begins a run.
     pub(super) fn add(&mut self, piece: DeletionRun) -> (Vec<DeletionRun>, bool) {
         let Deletion { db, before, .. } = piece.piece.notable;
-        let mut ended = self.over(piece.piece.from);
-        let parted = |series: &DatabaseDeletions| self.emptied.parts(db, series.last.piece.notable.end, before);
+        let mut ended = self.end_before(piece.piece.from);
+        let parted = |series: &DatabaseDeletions| self.emptied.separates(db, series.last.piece.notable.end, before);
         if self.open.get(&db).is_some_and(parted) {
-            ended.extend(self.open.remove(&db).into_iter().flat_map(DatabaseDeletions::end));
+            ended.extend(self.open.remove(&db).into_iter().flat_map(DatabaseDeletions::finish));
         }
         if let Some(series) = self.open.get_mut(&db) {
             ended.extend(series.add(piece));
             return (ended, false);
         }
-        self.open.insert(db, DatabaseDeletions::begin(piece));
+        self.open.insert(db, DatabaseDeletions::new(piece));
         (ended, true)
     }
 
     /// Notes that a database was emptied, or all of them.
-    pub(super) fn emptied(&mut self, flush: &Deletion) {
-        self.emptied.note(flush);
+    pub(super) fn record_flush(&mut self, flush: &Deletion) {
+        self.emptied.record_flush(flush);
     }
 
     /// What is over by a time.
-    pub(super) fn over(&mut self, time: Timestamp) -> Vec<DeletionRun> {
-        let over = self.open.extract_if(.., |_, series| !near(series.last.piece.to, time));
-        over.flat_map(|(_, series)| series.end()).collect()
+    pub(super) fn end_before(&mut self, time: Timestamp) -> Vec<DeletionRun> {
+        let over = self.open.extract_if(.., |_, series| !is_within_pause(series.last.piece.to, time));
+        over.flat_map(|(_, series)| series.finish()).collect()
     }
 
     /// Ends all: what comes next does not follow.
-    pub(super) fn end(&mut self) -> Vec<DeletionRun> {
+    pub(super) fn finish(&mut self) -> Vec<DeletionRun> {
         self.emptied = FlushedOffsets::default();
-        std::mem::take(&mut self.open).into_values().flat_map(DatabaseDeletions::end).collect()
+        std::mem::take(&mut self.open).into_values().flat_map(DatabaseDeletions::finish).collect()
     }
 
     /// The first that goes on, in the order of what is told.
-    pub(super) fn first(&self) -> Option<u64> {
-        self.open.values().map(|series| series.base.nth).min()
+    pub(super) fn first_open_offset(&self) -> Option<u64> {
+        self.open.values().map(|series| series.base.sequence).min()
     }
 }
 
@@ -154,7 +157,7 @@ mod tests {
     use super::{DeletionRun, OpenDeletionRuns};
     use crate::redis::archive::stream::deletions::{Deletion, DeletionKind};
     use crate::redis::archive::{ArrivalMark, StreamStretch};
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
 
     /// A command, the database it acts on, when it came, and whether a transaction is open behind it.
     #[derive(Clone, Debug)]
@@ -210,19 +213,23 @@ mod tests {
             }
             let before = from.checked_sub(1).map(|before| &sent[before]);
             let (stretch, bytes) = stretch(&sent[from..cut], before, first);
-            for notable in stretch.look(&bytes, first).unwrap().found {
+            for notable in stretch.scan_deletions(&bytes, first).unwrap().found {
                 if notable.what == DeletionKind::Delete {
-                    let run =
-                        DeletionRun { nth: 0, replid: stretch.replid, piece: stretch.piece(notable), usual: None };
+                    let run = DeletionRun {
+                        sequence: 0,
+                        replid: stretch.replid,
+                        piece: stretch.time_deletion(notable),
+                        usual_rate: None,
+                    };
                     ended.extend(runs.add(run).0);
                 } else {
-                    runs.emptied(&notable);
+                    runs.record_flush(&notable);
                 }
             }
-            ended.extend(runs.over(stretch.ended_at));
+            ended.extend(runs.end_before(stretch.ended_at));
             (first, from) = (stretch.last, cut);
         }
-        ended.extend(runs.end());
+        ended.extend(runs.finish());
         let told = |DeletionRun { piece, .. }: DeletionRun| {
             let Deletion { before, db, keys, commands, .. } = piece.notable;
             let mut offset = START;
@@ -239,7 +246,7 @@ mod tests {
     }
 
     fn command(words: &[&str]) -> Vec<u8> {
-        encode(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+        encode_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     }
 
     fn del(keys: usize) -> Vec<u8> {

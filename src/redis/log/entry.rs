@@ -6,7 +6,7 @@ use crate::redis::archive::StreamPosition;
 use crate::redis::wire::ReplicationId;
 
 /// Keys that must be deleted together to be told, unless asked otherwise.
-pub const MANY_KEYS: u64 = 1000;
+pub const DEFAULT_MIN_DELETED_KEYS: u64 = 1000;
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
@@ -56,7 +56,7 @@ impl LogEntryKind {
 
     /// Whether it is told without being asked for.
     #[must_use]
-    pub const fn is_usual(self) -> bool {
+    pub const fn is_shown_by_default(self) -> bool {
         !matches!(self, LogEntryKind::Snapshot)
     }
 }
@@ -102,11 +102,11 @@ pub struct LogQuery {
 impl LogQuery {
     /// Whether this is among what was asked for.
     #[must_use]
-    pub fn wants(&self, happening: &LogEntry) -> bool {
+    pub fn matches(&self, happening: &LogEntry) -> bool {
         let after = self.since.is_none_or(|since| happening.end_time.unwrap_or(happening.time) >= since);
         let before = self.until.is_none_or(|until| happening.time <= until);
         let kind = match self.kinds.as_slice() {
-            [] => happening.kind.is_usual(),
+            [] => happening.kind.is_shown_by_default(),
             kinds => kinds.contains(&happening.kind),
         };
         let many = happening.kind != LogEntryKind::Delete || happening.keys >= Some(self.keys);
@@ -115,7 +115,7 @@ impl LogQuery {
 }
 
 /// A span of time in its largest unit.
-pub(super) fn span(span: SignedDuration) -> String {
+pub(super) fn format_span(span: SignedDuration) -> String {
     let seconds = span.as_secs().max(0);
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -126,19 +126,19 @@ pub(super) fn span(span: SignedDuration) -> String {
 }
 
 /// Times are told in microseconds, as all others are; clocks have more.
-pub(super) fn in_micros(happening: LogEntry) -> LogEntry {
+pub(super) fn truncate_times(happening: LogEntry) -> LogEntry {
     let time = Timestamp::from_microsecond(happening.time.as_microsecond()).unwrap_or(happening.time);
     let end_time = happening.end_time.and_then(|time| Timestamp::from_microsecond(time.as_microsecond()).ok());
     LogEntry { time, end_time, ..happening }
 }
 
 /// A history's name as people see it.
-pub(super) fn short(replid: ReplicationId) -> String {
-    StreamPosition::of(replid, 0).history
+pub(super) fn short_replid(replid: ReplicationId) -> String {
+    StreamPosition::new(replid, 0).history
 }
 
 /// Something of which no more is known.
-pub(super) const fn plain(kind: LogEntryKind, time: Timestamp) -> LogEntry {
+pub(super) const fn bare_event(kind: LogEntryKind, time: Timestamp) -> LogEntry {
     LogEntry {
         time,
         end_time: None,

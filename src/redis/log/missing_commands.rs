@@ -29,7 +29,7 @@ pub(super) struct MissingCommands {
 }
 
 /// What is missing before a stretch that does not go on from the one before. `is_first` says that it is the first there is of its history.
-pub(super) fn before(
+pub(super) fn find_missing_before(
     stretch: &StreamStretch,
     is_first: bool,
     before: Option<StretchEnd>,

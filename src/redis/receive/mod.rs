@@ -33,7 +33,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::archive::snapshot::take::{BegunSnapshot, warn_of_trouble};
+use super::archive::snapshot::take::{BegunSnapshot, warn_of_persistence_trouble};
 use super::receive::base_snapshot::{BaseSnapshot, SnapshotTask};
 use super::receive::resume::ResumeState;
 use super::receive::stream_session::{FollowEnd, StreamFollower};
@@ -48,10 +48,10 @@ use crate::redis::wire::{self, RedisConnection, RedisSource, ReplicationId, Serv
 use crate::vault::SkippedRepositories;
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
-const RECONNECT: RetryPolicy =
+const RECONNECT_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 /// How long a clean end may wait for what is on its way to the repositories; the rest stays spooled.
-const FAREWELL: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to receive, and how.
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ pub struct ReceivePosition {
 }
 
 impl ReceivePosition {
-    fn after(stretch: &StreamStretch) -> ReceivePosition {
+    fn from_stretch(stretch: &StreamStretch) -> ReceivePosition {
         ReceivePosition {
             replid: stretch.replid,
             offset: stretch.last,
@@ -147,7 +147,7 @@ impl ReceivePosition {
 ///
 /// # Errors
 /// [`SnapshotError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
-pub async fn run(
+pub async fn receive_stream(
     instance: &Archive,
     settings: &ReceiveSettings,
     observer: &dyn ReceiveObserver,
@@ -167,16 +167,16 @@ pub async fn run(
         shutdown,
         spool,
         uploads,
-        left,
+        resume_state: left,
         position: None,
-        unclosed: None,
-        asked: Duration::ZERO,
-        base,
+        unclosed_file: None,
+        offset_asked_at: Duration::ZERO,
+        base_snapshot: base,
     };
-    let mut backoff = Backoff::new(RECONNECT, clock.elapsed(), seed);
+    let mut backoff = Backoff::new(RECONNECT_POLICY, clock.elapsed(), seed);
     loop {
         let before = receiver.position;
-        let error = match receiver.attempt(&*clock).await {
+        let error = match receiver.connect_and_follow(&*clock).await {
             Ok(()) => break,
             Err(error) => error,
         };
@@ -185,7 +185,7 @@ pub async fn run(
         }
         let away = matches!(&error, SnapshotError::Vault(error) if error.may_pass());
         if error.class() != ErrorClass::Transient && !away {
-            receiver.farewell(&*clock).await;
+            receiver.await_uploads(&*clock).await;
             return Err(error);
         }
         // Where it began anew nothing came on: a snapshot stands further on by itself.
@@ -195,16 +195,16 @@ pub async fn run(
         if receiver.position.is_some_and(came_on) {
             backoff.reset(clock.elapsed());
         }
-        let pause = backoff.pause(clock.elapsed()).unwrap_or(RECONNECT.longest);
+        let pause = backoff.next_pause(clock.elapsed()).unwrap_or(RECONNECT_POLICY.longest);
         // Its causes stand in its words already.
         let pause_text = format!("{:.1} s", pause.as_secs_f64());
         tracing::warn!(%error, pause = pause_text, "the stream of commands broke");
-        if let Err(error) = receiver.pause(&*clock, pause).await {
-            receiver.farewell(&*clock).await;
+        if let Err(error) = receiver.pause_before_retry(&*clock, pause).await {
+            receiver.await_uploads(&*clock).await;
             return Err(error);
         }
     }
-    receiver.farewell(&*clock).await;
+    receiver.await_uploads(&*clock).await;
     Ok(receiver.position)
 }
 
@@ -216,35 +216,35 @@ struct Receiver<'a> {
     spool: Spool,
     uploads: StretchUploads,
     /// What an earlier run left.
-    left: ResumeState,
+    resume_state: ResumeState,
     position: Option<ReceivePosition>,
     /// The stretch that was under way when following ended, until it is read again.
-    unclosed: Option<StretchName>,
+    unclosed_file: Option<StretchName>,
     /// When the server was asked how far it is.
-    asked: Duration,
+    offset_asked_at: Duration,
     /// The snapshot that leads to the position.
-    base: BaseSnapshot,
+    base_snapshot: BaseSnapshot,
 }
 
 impl Receiver<'_> {
     /// Connects and follows the stream until it breaks or is to end.
-    async fn attempt(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
+    async fn connect_and_follow(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
         if *self.shutdown.borrow() {
             return Ok(());
         }
-        self.resume().await?;
-        if let Some(name) = self.unclosed {
-            self.close(name).await?;
+        self.find_resume_position().await?;
+        if let Some(name) = self.unclosed_file {
+            self.put_finished_file(name).await?;
         }
-        self.asked = clock.elapsed();
+        self.offset_asked_at = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
-        warn_of_trouble(&connection, &info);
+        warn_of_persistence_trouble(&connection, &info);
         if let Some(position) = self.position {
-            if let Some(message) = not_yet(&info, &position) {
+            if let Some(message) = waiting_reason(&info, &position) {
                 return Err(wire::RedisError::NotReady { server: connection.peer().to_owned(), message }.into());
             }
-            if let Some((connection, position)) = continued(connection, &info, position).await? {
-                self.retry_base(clock.elapsed()).await;
+            if let Some((connection, position)) = request_continuation(connection, &info, position).await? {
+                self.retry_base_snapshot(clock.elapsed()).await;
                 return self.follow(connection, &info, position, clock).await;
             }
             self.record_gap(&position, &info, clock).await?;
@@ -252,60 +252,62 @@ impl Receiver<'_> {
             drop(connection);
         }
         self.record_unknown_ends().await?;
-        self.start_anew(clock).await
+        self.begin_new_history(clock).await
     }
 
     /// A snapshot, and the stream from its offset on.
-    async fn start_anew(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
-        self.base.forget();
-        let wait = self.base.wait(clock.elapsed());
+    async fn begin_new_history(&mut self, clock: &dyn Clock) -> Result<(), SnapshotError> {
+        self.base_snapshot.reset();
+        let wait = self.base_snapshot.time_until_due(clock.elapsed());
         if !wait.is_zero() {
             tracing::warn!(
                 wait = format!("{:.0} s", wait.as_secs_f64()),
                 "the stream begins anew with a snapshot, which failed before; it is not asked for at once"
             );
-            self.pause(clock, wait).await?;
+            self.pause_before_retry(clock, wait).await?;
             if *self.shutdown.borrow() {
                 return Ok(());
             }
         }
-        match self.begun_anew(clock).await {
+        match self.await_snapshot_start(clock).await {
             Ok((connection, info, position)) => {
-                self.base.hold(clock.elapsed());
-                self.base.follows_from(position.replid, position.offset);
+                self.base_snapshot.delay_retry(clock.elapsed());
+                self.base_snapshot.record_history_start(position.replid, position.offset);
                 self.follow(connection, &info, position, clock).await
             }
             Err(error) => {
-                self.base.pause(clock.elapsed());
+                self.base_snapshot.schedule_retry(clock.elapsed());
                 Err(error)
             }
         }
     }
 
     /// A snapshot that has begun, and the server that goes on from it.
-    async fn begun_anew(
+    async fn await_snapshot_start(
         &mut self,
         clock: &dyn Clock,
     ) -> Result<(RedisConnection, ServerInfo, ReceivePosition), SnapshotError> {
-        let begun = self.begin_base();
+        let begun = self.begin_base_snapshot();
         let begun = tokio::select! {
             begun = begun => begun,
             // A server may prepare it for long. Nobody hears of this error.
             _ = self.shutdown.wait_for(|shutdown| *shutdown) => {
-                self.base.forget();
-                return Err(SnapshotError::Lost);
+                self.base_snapshot.reset();
+                return Err(SnapshotError::WorkerPanicked);
             }
         };
-        let Ok(BegunSnapshot { server, replid, offset, db }) = begun else { return Err(self.base_failed().await) };
-        self.asked = clock.elapsed();
+        let Ok(BegunSnapshot { server, replid, offset, db }) = begun else {
+            return Err(self.base_snapshot_error().await);
+        };
+        self.offset_asked_at = clock.elapsed();
         let (connection, info) = self.settings.source.connect().await?;
         let peer = connection.peer().to_owned();
         let position = ReceivePosition { replid, offset, db, in_transaction: false, follows: None, until: None };
-        let Some((connection, position)) = continued(connection, &info, position).await? else {
+        let Some((connection, position)) = request_continuation(connection, &info, position).await? else {
             let why = format!(
                 "does not continue from the snapshot that {server} has just begun; if that lasts, give it a larger repl-backlog-size"
             );
-            return Err(SnapshotError::Unfit { server: peer, why });
+            return Err(SnapshotError::UnsuitableServer { server: peer, why });
         };
         Ok((connection, info, position))
     }
@@ -322,12 +324,12 @@ impl Receiver<'_> {
         }
         let (server, replid, from) = (connection.peer(), position.replid, position.offset);
         self.observer.event(ReceiveEvent::Streaming { server, replid, from });
-        self.base.follows_from(replid, from);
+        self.base_snapshot.record_history_start(replid, from);
         self.position = Some(position);
-        let following = StreamFollower::begin(self, connection, position, info).await?;
+        let following = StreamFollower::start(self, connection, position, info).await?;
         let (name, ended) = following.run(self, clock).await;
-        self.unclosed = Some(name);
-        self.close(name).await?;
+        self.unclosed_file = Some(name);
+        self.put_finished_file(name).await?;
         match ended {
             FollowEnd::Shutdown => Ok(()),
             FollowEnd::Broken(error) => Err(error),
@@ -336,34 +338,36 @@ impl Receiver<'_> {
 
     /// What is durable of a stretch is what is there when it is read from the disk again, after a sync that did not fail; the rest is asked for
     /// once more. Until then nothing is received: the position is acknowledged as soon as it is followed from.
-    async fn close(&mut self, name: StretchName) -> Result<(), SnapshotError> {
+    async fn put_finished_file(&mut self, name: StretchName) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let read = tokio::task::spawn_blocking(move || {
-            spool.settle(name)?;
+            spool.truncate_torn_tail(name)?;
             spool.end_with_whole_transaction(name, None)?;
-            Ok::<_, crate::postgres::archive::spool::SpoolError>(spool.read(name)?.map(|spooled| spooled.stretch().0))
+            Ok::<_, crate::postgres::archive::spool::SpoolError>(
+                spool.read(name)?.map(|spooled| spooled.into_stretch().0),
+            )
         });
-        let stretch = read.await.map_err(|_panic| SnapshotError::Lost)??;
-        self.unclosed = None;
+        let stretch = read.await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
+        self.unclosed_file = None;
         let Some(stretch) = stretch else { return Ok(()) };
-        self.position = Some(ReceivePosition::after(&stretch));
+        self.position = Some(ReceivePosition::from_stretch(&stretch));
         // An empty one is begun again under the same name, so it must not be on its way then.
         if stretch.first < stretch.last {
-            self.uploads.put(name);
+            self.uploads.enqueue(name);
         }
         Ok(())
     }
 
     /// Begins the file of a stretch, unless there is one of that name with commands that are in no repository yet.
-    async fn begin_file(&mut self, beginning: StretchStart) -> Result<UnfinishedStretch, SnapshotError> {
+    async fn begin_stretch_file(&mut self, beginning: StretchStart) -> Result<UnfinishedStretch, SnapshotError> {
         let name = (beginning.replid, beginning.first);
-        let on_its_way = SnapshotError::OnItsWay { replid: name.0, first: name.1 };
-        if self.uploads.is_on_its_way(name) {
+        let on_its_way = SnapshotError::StillUploading { replid: name.0, first: name.1 };
+        if self.uploads.is_uploading(name) {
             return Err(on_its_way);
         }
         let spool = self.spool.clone();
         let begun = tokio::task::spawn_blocking(move || {
-            let there = spool.read(name)?.map(|spooled| spooled.stretch().0);
+            let there = spool.read(name)?.map(|spooled| spooled.into_stretch().0);
             match there {
                 Some(stretch) if stretch.first < stretch.last => Ok(None),
                 _ => {
@@ -372,22 +376,22 @@ impl Receiver<'_> {
                 }
             }
         });
-        let begun = begun.await.map_err(|_panic| SnapshotError::Lost)??;
+        let begun = begun.await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
         begun.ok_or_else(|| {
-            self.uploads.put(name);
+            self.uploads.enqueue(name);
             on_its_way
         })
     }
 
     /// What may be acknowledged of what is durable here: nothing as long as no snapshot is stored that leads to it, for without one nobody can
     /// restore it. The server takes a smaller offset than before for a sign of life (`replconfCommand`, replication.c).
-    fn safe(&self, durable: u64) -> u64 {
-        if self.base.there { durable } else { 0 }
+    fn acknowledgeable_offset(&self, durable: u64) -> u64 {
+        if self.base_snapshot.has_snapshot { durable } else { 0 }
     }
 
     /// The parts that are waited for at once.
-    fn waits(&mut self) -> (&mut StretchUploads, &mut Option<SnapshotTask>, &mut watch::Receiver<bool>) {
-        (&mut self.uploads, &mut self.base.taking, &mut self.shutdown)
+    fn split_wait_sources(&mut self) -> (&mut StretchUploads, &mut Option<SnapshotTask>, &mut watch::Receiver<bool>) {
+        (&mut self.uploads, &mut self.base_snapshot.attempt, &mut self.shutdown)
     }
 
     async fn record_gap(
@@ -405,21 +409,21 @@ impl Receiver<'_> {
         );
         let (replid, offset, until) = (position.replid, position.offset, position.until);
         let gap = Gap { replid, offset, until, noticed_at: clock.now(), reason };
-        self.record(&gap).await?;
+        self.record_gap_everywhere(&gap).await?;
         self.position = None;
         Ok(())
     }
 
     /// Records a break where that is possible, and later in the other repositories.
-    async fn record(&mut self, gap: &Gap) -> Result<(), SnapshotError> {
-        let absent = SkippedRepositories::of(self.uploads.away());
+    async fn record_gap_everywhere(&mut self, gap: &Gap) -> Result<(), SnapshotError> {
+        let absent = SkippedRepositories::new(self.uploads.unavailable());
         self.instance.record_gap(gap, &absent).await?;
-        absent.places().into_keys().for_each(|place| self.uploads.owe(place, gap));
+        absent.errors().into_keys().for_each(|place| self.uploads.enqueue_gap(place, gap));
         self.observer.event(ReceiveEvent::Gap(gap));
         Ok(())
     }
 
-    async fn pause(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), SnapshotError> {
+    async fn pause_before_retry(&mut self, clock: &dyn Clock, pause: Duration) -> Result<(), SnapshotError> {
         let end = clock.elapsed().saturating_add(pause);
         loop {
             let left = end.saturating_sub(clock.elapsed());
@@ -427,7 +431,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
             tokio::select! {
-                stored = self.uploads.next() => self.observer.event(ReceiveEvent::Stored(&stored?)),
+                stored = self.uploads.next_stored() => self.observer.event(ReceiveEvent::Stored(&stored?)),
                 () = clock.sleep(left) => return Ok(()),
                 _ = self.shutdown.changed() => return Ok(()),
             }
@@ -435,12 +439,12 @@ impl Receiver<'_> {
     }
 
     /// Lets what is on its way arrive.
-    async fn farewell(&mut self, clock: &dyn Clock) {
-        self.base.forget();
-        let end = clock.elapsed().saturating_add(FAREWELL);
-        while self.uploads.outstanding() > 0 {
+    async fn await_uploads(&mut self, clock: &dyn Clock) {
+        self.base_snapshot.reset();
+        let end = clock.elapsed().saturating_add(SHUTDOWN_TIMEOUT);
+        while self.uploads.outstanding_count() > 0 {
             let left = end.saturating_sub(clock.elapsed());
-            match crate::base::clock::timeout(clock, left, self.uploads.next()).await {
+            match crate::base::clock::timeout(clock, left, self.uploads.next_stored()).await {
                 Some(Ok(stored)) => self.observer.event(ReceiveEvent::Stored(&stored)),
                 Some(Err(_)) | None => break,
             }
@@ -449,7 +453,7 @@ impl Receiver<'_> {
 }
 
 /// The position under the name that the server gave it.
-fn renamed(position: ReceivePosition, name: Option<ReplicationId>) -> ReceivePosition {
+fn with_new_replid(position: ReceivePosition, name: Option<ReplicationId>) -> ReceivePosition {
     match name.filter(|name| *name != position.replid) {
         Some(replid) => {
             let before =
@@ -461,24 +465,25 @@ fn renamed(position: ReceivePosition, name: Option<ReplicationId>) -> ReceivePos
 }
 
 /// The stream from the position on, under the name that it has now; `None` if the server cannot continue there.
-async fn continued(
+async fn request_continuation(
     mut connection: RedisConnection,
     info: &ServerInfo,
     position: ReceivePosition,
 ) -> Result<Option<(RedisConnection, ReceivePosition)>, SnapshotError> {
-    if !continues(info, &position) {
+    if !can_continue(info, &position) {
         return Ok(None);
     }
-    let synced = connection.sync(SyncRequest::From(position.replid, position.offset), info.version()).await?;
+    let synced =
+        connection.request_sync(SyncRequest::Continue(position.replid, position.offset), info.version()).await?;
     Ok(match synced {
-        SyncAnswer::Continue(name) => Some((connection, renamed(position, name))),
+        SyncAnswer::Continue(name) => Some((connection, with_new_replid(position, name))),
         SyncAnswer::Full(..) => None,
     })
 }
 
 /// Why the server may continue in a moment though it cannot now: a replica that has just begun has no backlog before its own link is up, and one
 /// that lags comes to where we are. To begin anew would make a gap of that.
-fn not_yet(info: &ServerInfo, position: &ReceivePosition) -> Option<String> {
+fn waiting_reason(info: &ServerInfo, position: &ReceivePosition) -> Option<String> {
     let replica = info.get("role") == Some("slave");
     let same = info.get("master_replid") == Some(position.replid.to_string().as_str());
     let behind = info.number("master_repl_offset").is_some_and(|offset| offset < position.offset);
@@ -492,7 +497,7 @@ fn not_yet(info: &ServerInfo, position: &ReceivePosition) -> Option<String> {
 }
 
 /// Whether the server will continue, by what it says of its backlog; asking it in vain would make it begin a snapshot.
-fn continues(info: &ServerInfo, position: &ReceivePosition) -> bool {
+fn can_continue(info: &ServerInfo, position: &ReceivePosition) -> bool {
     let id = position.replid.to_string();
     let next = position.offset.saturating_add(1);
     let same = info.get("master_replid") == Some(id.as_str());
@@ -507,7 +512,7 @@ fn continues(info: &ServerInfo, position: &ReceivePosition) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{ReceivePosition, continues, not_yet, renamed};
+    use super::{ReceivePosition, can_continue, waiting_reason, with_new_replid};
     use crate::redis::wire::ServerInfo;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -535,10 +540,13 @@ mod tests {
             (150, true, false),
             (151, false, false),
         ] {
-            assert_eq!(continues(&info(A, "-1"), &position(offset)), same, "{offset}");
-            assert_eq!(continues(&info(B, "121"), &position(offset)), failed_over, "{offset}");
+            assert_eq!(can_continue(&info(A, "-1"), &position(offset)), same, "{offset}");
+            assert_eq!(can_continue(&info(B, "121"), &position(offset)), failed_over, "{offset}");
         }
-        assert!(!continues(&ServerInfo::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")), &position(100)));
+        assert!(!can_continue(
+            &ServerInfo::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")),
+            &position(100)
+        ));
     }
 
     #[test]
@@ -557,16 +565,20 @@ mod tests {
             ("slave", "up", B, 99, false),
             ("master", "up", A, 99, false),
         ] {
-            assert_eq!(not_yet(&info(role, link, id, offset), &position(100)).is_some(), waits, "{role} {link} {id}");
+            assert_eq!(
+                waiting_reason(&info(role, link, id, offset), &position(100)).is_some(),
+                waits,
+                "{role} {link} {id}"
+            );
         }
-        assert_eq!(not_yet(&ServerInfo::parse("role:master"), &position(100)), None);
+        assert_eq!(waiting_reason(&ServerInfo::parse("role:master"), &position(100)), None);
     }
 
     #[test]
     fn a_name_that_changes_twice_before_anything_comes_still_follows_the_first() {
-        let b = renamed(position(7), Some(B.parse().unwrap()));
-        let c = renamed(b, Some("cccccccccccccccccccccccccccccccccccccccc".parse().unwrap()));
+        let b = with_new_replid(position(7), Some(B.parse().unwrap()));
+        let c = with_new_replid(b, Some("cccccccccccccccccccccccccccccccccccccccc".parse().unwrap()));
         assert_eq!(c.follows.map(|follows| (follows.replid.to_string(), follows.offset)), Some((A.to_owned(), 7)));
-        assert_eq!(renamed(position(7), None), position(7));
+        assert_eq!(with_new_replid(position(7), None), position(7));
     }
 }

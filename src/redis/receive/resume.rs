@@ -17,9 +17,9 @@ use crate::redis::wire::ReplicationId;
 use crate::vault;
 
 /// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.
-const TRIED: usize = 32;
+const MAX_STRETCHES_TRIED: usize = 32;
 /// Stretches asked about at once.
-const AT_ONCE: usize = 8;
+const MAX_PARALLEL_STRETCH_READS: usize = 8;
 
 /// What is known of where the stream ends.
 #[derive(Debug, Default)]
@@ -29,23 +29,23 @@ pub(super) struct ResumeState {
     /// Whether the position is found.
     resumed: bool,
     /// Histories of whose stretches none opens, and where the last of them begins.
-    unknown: Vec<(ReplicationId, u64)>,
+    unreadable_ends: Vec<(ReplicationId, u64)>,
 }
 
 impl Receiver<'_> {
     /// Puts what an earlier run left, and finds where it ended, unless that is done. If it fails it may be tried again.
-    pub(super) async fn resume(&mut self) -> Result<(), SnapshotError> {
-        if self.left.resumed {
+    pub(super) async fn find_resume_position(&mut self) -> Result<(), SnapshotError> {
+        if self.resume_state.resumed {
             return Ok(());
         }
-        let mut stretches = match self.left.spooled.clone() {
+        let mut stretches = match self.resume_state.spooled.clone() {
             Some(spooled) => spooled,
             None => self.read_spool().await?,
         };
-        stretches.extend(self.stored_ends().await?);
-        self.position = newest(&stretches).map(ReceivePosition::after);
-        if let Some(newest) = newest(&stretches) {
-            self.base.follows_from(newest.replid, newest.first);
+        stretches.extend(self.read_stored_ends().await?);
+        self.position = newest_stretch(&stretches).map(ReceivePosition::from_stretch);
+        if let Some(newest) = newest_stretch(&stretches) {
+            self.base_snapshot.record_history_start(newest.replid, newest.first);
         }
         for stretch in stretches.iter().filter(|stretch| stretch.first == stretch.last) {
             // The newest is made anew under the same name; the others are of no use any more.
@@ -56,8 +56,12 @@ impl Receiver<'_> {
                 self.spool.discard((stretch.replid, stretch.first))?;
             }
         }
-        self.base.look(&self.instance, self.position);
-        self.left = ResumeState { resumed: true, spooled: None, unknown: std::mem::take(&mut self.left.unknown) };
+        self.base_snapshot.search_for_base(&self.instance, self.position);
+        self.resume_state = ResumeState {
+            resumed: true,
+            spooled: None,
+            unreadable_ends: std::mem::take(&mut self.resume_state.unreadable_ends),
+        };
         Ok(())
     }
 
@@ -71,12 +75,12 @@ impl Receiver<'_> {
                 let next = names.get(nth.saturating_add(1)).filter(|next| next.0 == name.0).map(|next| next.1);
                 let read = || {
                     // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
-                    spool.settle(name)?;
+                    spool.truncate_torn_tail(name)?;
                     spool.end_with_whole_transaction(name, next)?;
                     spool.read(name)
                 };
                 match read() {
-                    Ok(Some(spooled)) => stretches.push(spooled.stretch().0),
+                    Ok(Some(spooled)) => stretches.push(spooled.into_stretch().0),
                     Ok(None) => spool.discard(name)?,
                     // One bad place of the disk must not keep all that comes from being received.
                     Err(error) => spool.set_aside(name, &error)?,
@@ -84,40 +88,42 @@ impl Receiver<'_> {
             }
             Ok(stretches)
         };
-        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::Lost)??;
+        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
         for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
-            self.uploads.put((stretch.replid, stretch.first));
+            self.uploads.enqueue((stretch.replid, stretch.first));
         }
-        self.left.spooled = Some(stretches.clone());
+        self.resume_state.spooled = Some(stretches.clone());
         Ok(stretches)
     }
 
     /// The last stretch of each history in the repositories, and the first, which tells what the history follows.
-    async fn stored_ends(&mut self) -> Result<Vec<StreamStretch>, SnapshotError> {
+    async fn read_stored_ends(&mut self) -> Result<Vec<StreamStretch>, SnapshotError> {
         let mut histories: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
         for (replid, first, _) in self.instance.stored_stretches().await? {
             histories.entry(replid).or_default().push(first);
         }
         let mut ends = Vec::new();
-        self.left.unknown.clear();
+        self.resume_state.unreadable_ends.clear();
         for (replid, firsts) in histories {
             // Where two receivers ran, the one that begins last need not be the one that ends last.
             let mut last = Vec::new();
-            for some in firsts.rchunks(AT_ONCE).take(TRIED / AT_ONCE) {
+            for some in
+                firsts.rchunks(MAX_PARALLEL_STRETCH_READS).take(MAX_STRETCHES_TRIED / MAX_PARALLEL_STRETCH_READS)
+            {
                 let read = join_all(some.iter().map(|first| self.instance.stored_stretch(replid, *first))).await;
                 for stretch in read {
-                    last.extend(usable(stretch)?.flatten());
+                    last.extend(ignore_damaged(stretch)?.flatten());
                 }
                 if !last.is_empty() {
                     break;
                 }
             }
             if let (true, Some(last)) = (last.is_empty(), firsts.last()) {
-                self.left.unknown.push((replid, *last));
+                self.resume_state.unreadable_ends.push((replid, *last));
             }
             let first = firsts.first().filter(|first| last.iter().all(|stretch| stretch.first > **first));
             if let Some(first) = first.filter(|_| !last.is_empty()) {
-                ends.extend(usable(self.instance.stored_stretch(replid, *first).await)?.flatten());
+                ends.extend(ignore_damaged(self.instance.stored_stretch(replid, *first).await)?.flatten());
             }
             ends.extend(last);
         }
@@ -126,26 +132,26 @@ impl Receiver<'_> {
 
     /// Records the ends that nobody knows as breaks, as a new snapshot begins.
     pub(super) async fn record_unknown_ends(&mut self) -> Result<(), SnapshotError> {
-        for (replid, offset) in self.left.unknown.clone() {
+        for (replid, offset) in self.resume_state.unreadable_ends.clone() {
             let noticed_at = self.instance.vault().clock().now();
             let reason =
                 "what is stored of the stream from there on does not open; walkeep verify tells more".to_owned();
             let gap = Gap { replid, offset, until: None, noticed_at, reason };
-            self.record(&gap).await?;
+            self.record_gap_everywhere(&gap).await?;
         }
-        self.left.unknown.clear();
+        self.resume_state.unreadable_ends.clear();
         Ok(())
     }
 }
 
 /// Whether one of the newest snapshots leads to the position.
-pub(super) async fn is_based(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
-    let known = instance.known().await?;
+pub(super) async fn has_base_snapshot(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
+    let known = instance.list_known_stretches().await?;
     let before = position.follows.map(|follows| (follows.replid, follows.offset));
     let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
-    for label in instance.labels().await?.iter().rev().take(3) {
-        let Some(snapshot) = usable(instance.snapshot(label).await)?.flatten() else { continue };
-        if usable(instance.comes_to(&snapshot, &known, &ends).await)? == Some(true) {
+    for label in instance.list_snapshot_labels().await?.iter().rev().take(3) {
+        let Some(snapshot) = ignore_damaged(instance.read_snapshot(label).await)?.flatten() else { continue };
+        if ignore_damaged(instance.chain_reaches(&snapshot, &known, &ends).await)? == Some(true) {
             return Ok(true);
         }
     }
@@ -153,7 +159,7 @@ pub(super) async fn is_based(instance: &Archive, position: &ReceivePosition) -> 
 }
 
 /// What was read; nothing, with a warning that names the object, if it is damaged.
-fn usable<T>(read: Result<T, vault::VaultError>) -> Result<Option<T>, SnapshotError> {
+fn ignore_damaged<T>(read: Result<T, vault::VaultError>) -> Result<Option<T>, SnapshotError> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.is_integrity() => {
@@ -166,7 +172,7 @@ fn usable<T>(read: Result<T, vault::VaultError>) -> Result<Option<T>, SnapshotEr
 }
 
 /// The stretch after which the stream goes on.
-fn newest(stretches: &[StreamStretch]) -> Option<&StreamStretch> {
+fn newest_stretch(stretches: &[StreamStretch]) -> Option<&StreamStretch> {
     let mut ends: BTreeMap<ReplicationId, &StreamStretch> = BTreeMap::new();
     for stretch in stretches {
         let end = ends.entry(stretch.replid).or_insert(stretch);
@@ -188,7 +194,7 @@ fn newest(stretches: &[StreamStretch]) -> Option<&StreamStretch> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::newest;
+    use super::newest_stretch;
     use crate::redis::archive::StreamStretch;
     use crate::redis::archive::stream::PreviousHistory;
 
@@ -207,7 +213,7 @@ mod tests {
         let mut all = stretches.to_vec();
         for _ in 0..all.len() {
             all.rotate_left(1);
-            let newest = newest(&all).unwrap();
+            let newest = newest_stretch(&all).unwrap();
             let name = newest.replid.to_string().chars().next().unwrap();
             assert_eq!((name, newest.first, newest.last), (history, first, last), "{all:?}");
         }
@@ -217,7 +223,7 @@ mod tests {
     fn within_a_history_the_last_offset_counts_and_not_the_clock() {
         check(&[stretch('a', 0, 100, 50, None), stretch('a', 100, 200, 40, None)], 'a', 100, 200);
         check(&[stretch('a', 0, 100, 50, None), stretch('a', 100, 100, 40, None)], 'a', 0, 100);
-        assert!(newest(&[]).is_none());
+        assert!(newest_stretch(&[]).is_none());
     }
 
     #[test]

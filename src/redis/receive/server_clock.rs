@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::base::clock::{Clock, ClockMeasurement, FAR, timeout};
+use crate::base::clock::{Clock, ClockMeasurement, OFFSET_WARNING, timeout};
 use crate::redis::wire::{self, MasterClaimant, RedisSource};
 
 /// How often it is asked: a stretch of a busy stream lasts as long.
-const ASK_EVERY: Duration = Duration::from_secs(30);
+const CLOCK_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 /// An answer that takes longer is not waited for. It is time for Sentinels and then for a server that take packets and never answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CLOCK_QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// So many answers of another server running, and the one that is followed is not the one that is meant.
-const ELSEWHERE: u32 = 2;
+const MAX_OTHER_SERVER_ANSWERS: u32 = 2;
 
 /// What is known of the server's clock.
 #[derive(Debug)]
@@ -29,15 +29,15 @@ pub(super) struct RedisServerClock {
     /// The run of the server that is followed.
     run_id: Option<String>,
     /// How many answers running came from another one.
-    elsewhere: u32,
+    other_server_answers: u32,
     /// Whether there are two masters, which was said.
-    split: bool,
-    due: Duration,
-    under_way: Option<JoinHandle<Option<ClockAnswer>>>,
-    last: Option<ClockMeasurement>,
+    two_masters_reported: bool,
+    next_query_at: Duration,
+    query: Option<JoinHandle<Option<ClockAnswer>>>,
+    last_measured: Option<ClockMeasurement>,
     /// Since the stretch under way began.
-    here: Option<ClockMeasurement>,
-    far: bool,
+    stretch_measured: Option<ClockMeasurement>,
+    is_far_off: bool,
 }
 
 #[derive(Debug)]
@@ -47,113 +47,114 @@ enum ClockAnswer {
 }
 
 impl RedisServerClock {
-    pub(super) fn of(source: &RedisSource, run_id: Option<String>, now: Duration) -> RedisServerClock {
+    pub(super) fn new(source: &RedisSource, run_id: Option<String>, now: Duration) -> RedisServerClock {
         let (source, elsewhere, split) = (source.clone(), 0, false);
         RedisServerClock {
             source,
             run_id,
-            elsewhere,
-            split,
-            due: now,
-            under_way: None,
-            last: None,
-            here: None,
-            far: false,
+            other_server_answers: elsewhere,
+            two_masters_reported: split,
+            next_query_at: now,
+            query: None,
+            last_measured: None,
+            stretch_measured: None,
+            is_far_off: false,
         }
     }
 
     /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may stand for several servers.
     pub(super) fn is_elsewhere(&self) -> bool {
-        matches!(self.source, RedisSource::Sentinels(_)) && self.elsewhere >= ELSEWHERE
+        matches!(self.source, RedisSource::Sentinels(_)) && self.other_server_answers >= MAX_OTHER_SERVER_ANSWERS
     }
 
     /// Since the stretch under way began.
-    pub(super) fn known(&self) -> Option<ClockMeasurement> {
-        self.here
+    pub(super) fn stretch_measurement(&self) -> Option<ClockMeasurement> {
+        self.stretch_measured
     }
 
     /// Another stretch begins.
     pub(super) fn begin_stretch(&mut self) {
-        self.here = self.last;
+        self.stretch_measured = self.last_measured;
     }
 
     /// Takes in an answer that has come, and asks if it is time. Called again and again; never waits.
-    pub(super) async fn look(&mut self, clock: &crate::base::clock::SharedClock) {
-        if let Some(ended) = self.under_way.take_if(|asking| asking.is_finished())
+    pub(super) async fn poll(&mut self, clock: &crate::base::clock::SharedClock) {
+        if let Some(ended) = self.query.take_if(|asking| asking.is_finished())
             && let Ok(Some(heard)) = ended.await
         {
-            self.hear(heard);
+            self.handle_answer(heard);
         }
-        if self.under_way.is_none() && clock.elapsed() >= self.due {
-            self.due = clock.elapsed().saturating_add(ASK_EVERY);
+        if self.query.is_none() && clock.elapsed() >= self.next_query_at {
+            self.next_query_at = clock.elapsed().saturating_add(CLOCK_QUERY_INTERVAL);
             let (source, clock) = (self.source.clone(), std::sync::Arc::clone(clock));
-            self.under_way = Some(tokio::spawn(async move { ask(&source, &*clock).await }));
+            self.query = Some(tokio::spawn(async move { query_clock(&source, &*clock).await }));
         }
     }
 
-    fn hear(&mut self, heard: ClockAnswer) {
+    fn handle_answer(&mut self, heard: ClockAnswer) {
         let (run_id, measured) = match heard {
             ClockAnswer::Answer { run_id, measured } => (run_id, measured),
             ClockAnswer::TwoMasters(masters) => {
-                if let Some(said) = self.note_split(&masters) {
+                if let Some(said) = self.record_two_masters(&masters) {
                     tracing::error!("{said}");
                 }
                 return;
             }
         };
-        if std::mem::take(&mut self.split) {
+        if std::mem::take(&mut self.two_masters_reported) {
             tracing::info!("there is one master again");
         }
         let known = run_id.as_ref().zip(self.run_id.as_ref());
         let other = known.is_some_and(|(answered, followed)| answered != followed);
-        self.elsewhere = if other { self.elsewhere.saturating_add(1) } else { 0 };
+        self.other_server_answers = if other { self.other_server_answers.saturating_add(1) } else { 0 };
         // Another server's clock is not this one's.
         if let Some(measured) = measured.filter(|_| !other) {
-            self.note(measured);
+            self.record_measurement(measured);
         }
     }
 
     /// Takes in that there are two masters. What is to be said of it, unless it was said.
-    fn note_split(&mut self, masters: &[MasterClaimant]) -> Option<String> {
-        self.elsewhere = 0;
-        if std::mem::replace(&mut self.split, true) {
+    fn record_two_masters(&mut self, masters: &[MasterClaimant]) -> Option<String> {
+        self.other_server_answers = 0;
+        if std::mem::replace(&mut self.two_masters_reported, true) {
             return None;
         }
         let is_followed = |master: &&MasterClaimant| master.run_id.is_some() && master.run_id == self.run_id;
         let followed = masters.iter().find(is_followed).map_or("neither of them", |master| master.server.as_str());
-        let listed = MasterClaimant::names(masters);
+        let listed = MasterClaimant::list_names(masters);
         Some(format!(
             "two masters at once: {listed} all say they are it. {followed} is followed, and goes on to be; what the others take is not archived, and their \
              data differs: end those that are wrong"
         ))
     }
 
-    fn note(&mut self, measured: ClockMeasurement) {
-        self.last = Some(measured);
-        self.here = Some(self.here.and_then(|before| before.and_then(measured)).unwrap_or(measured));
+    fn record_measurement(&mut self, measured: ClockMeasurement) {
+        self.last_measured = Some(measured);
+        self.stretch_measured =
+            Some(self.stretch_measured.and_then(|before| before.extended_by(measured)).unwrap_or(measured));
         let offset = measured.offset;
-        let far = offset.certain() > FAR;
-        if far && !self.far {
+        let far = offset.certain_skew() > OFFSET_WARNING;
+        if far && !self.is_far_off {
             tracing::warn!(
                 "the server's clock is {offset} this machine's; keys expire by the server's clock: see to NTP on both"
             );
-        } else if self.far && !far {
+        } else if self.is_far_off && !far {
             tracing::info!("the server's clock is {offset} this machine's again");
         }
-        self.far = far;
+        self.is_far_off = far;
     }
 }
 
 impl Drop for RedisServerClock {
     fn drop(&mut self) {
-        if let Some(asking) = self.under_way.take() {
+        if let Some(asking) = self.query.take() {
             asking.abort();
         }
     }
 }
 
-async fn ask(source: &RedisSource, clock: &dyn Clock) -> Option<ClockAnswer> {
-    let asked = timeout(clock, PATIENCE, async {
+async fn query_clock(source: &RedisSource, clock: &dyn Clock) -> Option<ClockAnswer> {
+    let asked = timeout(clock, CLOCK_QUERY_TIMEOUT, async {
         let (mut connection, info) = source.connect().await?;
         let run_id = info.get("run_id").map(str::to_owned);
         Ok::<_, wire::RedisError>(ClockAnswer::Answer { run_id, measured: connection.measure_clock().await? })
@@ -193,19 +194,19 @@ mod tests {
 
     #[test]
     fn two_masters_are_said_once_and_the_one_that_is_followed_is_named() {
-        let mut clock = RedisServerClock::of(&RedisSource::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
+        let mut clock = RedisServerClock::new(&RedisSource::Sentinels(sentinels()), Some("a".into()), Duration::ZERO);
         let master = |server: &str, run_id: &str| MasterClaimant { server: server.into(), run_id: Some(run_id.into()) };
         let masters = [master("new:1", "b"), master("old:1", "a")];
         for _ in 0..2 {
-            let said = clock.note_split(&masters).unwrap();
+            let said = clock.record_two_masters(&masters).unwrap();
             assert!(said.contains("new:1 and old:1") && said.contains("old:1 is followed"), "{said}");
-            clock.hear(answer("b"));
-            clock.hear(ClockAnswer::TwoMasters(masters.to_vec()));
-            assert_eq!(clock.note_split(&masters), None);
-            clock.hear(answer("b"));
+            clock.handle_answer(answer("b"));
+            clock.handle_answer(ClockAnswer::TwoMasters(masters.to_vec()));
+            assert_eq!(clock.record_two_masters(&masters), None);
+            clock.handle_answer(answer("b"));
             assert!(!clock.is_elsewhere(), "some Sentinels still named it");
         }
-        clock.hear(answer("b"));
+        clock.handle_answer(answer("b"));
         assert!(clock.is_elsewhere());
     }
 
@@ -219,9 +220,9 @@ mod tests {
             // One address may stand for several.
             (RedisSource::Fixed(server), &["b", "b", "b"], false),
         ] {
-            let mut clock = RedisServerClock::of(&source, Some("a".into()), Duration::ZERO);
+            let mut clock = RedisServerClock::new(&source, Some("a".into()), Duration::ZERO);
             for run_id in answers {
-                clock.hear(answer(run_id));
+                clock.handle_answer(answer(run_id));
             }
             assert_eq!(clock.is_elsewhere(), elsewhere, "{answers:?}");
         }

@@ -18,19 +18,19 @@ use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 use crate::redis::wire::{RedisConnection, ServerInfo};
 
 /// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
-const SYNC: Duration = Duration::from_secs(1);
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that are held before they are spooled.
-const PENDING: usize = 1 << 20;
+const MAX_PENDING_BYTES: usize = 1 << 20;
 /// How near to each other marks are: what a target time is exact to.
-const MARK: Duration = Duration::from_millis(10);
+const MARK_INTERVAL: Duration = Duration::from_millis(10);
 /// A stretch is cut within a transaction only beyond so many bytes.
-const TRANSACTION: u64 = 64 << 20;
+const MAX_TRANSACTION_BYTES: u64 = 64 << 20;
 
 /// Nothing was read for so long: what came meanwhile has no time.
-const HELD_UP: Duration = Duration::from_secs(1);
+const MIN_READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// Says whether there was anything to wait for. Not slowed down so that others get their turn, as that would look like waiting.
-async fn watched<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
+async fn poll_and_note_wait<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
     let mut read = pin!(tokio::task::unconstrained(read));
     poll_fn(|context| {
         let polled = read.as_mut().poll(context);
@@ -52,32 +52,32 @@ pub(super) struct StreamFollower {
     connection: RedisConnection,
     parser: CommandParser,
     /// `None` only while it is being written.
-    growing: Option<UnfinishedStretch>,
-    name: StretchName,
+    file: Option<UnfinishedStretch>,
+    file_name: StretchName,
     run: Option<ServerRun>,
     server_clock: RedisServerClock,
     /// Bytes from `spooled` on.
     pending: BytesMut,
-    spooled: u64,
+    spooled_offset: u64,
     marks: Vec<ArrivalMark>,
     last_mark: (u64, Duration),
     received_at: Timestamp,
-    heard: Duration,
-    reading: ReadDelays,
+    last_heard_at: Duration,
+    read_delays: ReadDelays,
     /// When nothing lay in the socket, or the server was asked how far it is.
-    drained: Duration,
+    drained_at: Duration,
     /// Whether nothing was read for a second, and since then not all that had come meanwhile.
     held_up: bool,
     /// The offset to which the server had come when it was followed.
-    missed_until: u64,
+    backlog_end: u64,
     synced_at: Duration,
-    begun: Duration,
-    wrote: bool,
-    asked: bool,
+    began_at: Duration,
+    has_written: bool,
+    asked_for_offset: bool,
 }
 
 impl StreamFollower {
-    pub(super) async fn begin(
+    pub(super) async fn start(
         receiver: &mut Receiver<'_>,
         mut connection: RedisConnection,
         position: ReceivePosition,
@@ -98,30 +98,30 @@ impl StreamFollower {
             run: run.clone(),
             missed_until,
         };
-        let growing = receiver.begin_file(beginning).await?;
-        connection.acknowledge(receiver.safe(offset)).await?;
+        let growing = receiver.begin_stretch_file(beginning).await?;
+        connection.acknowledge(receiver.acknowledgeable_offset(offset)).await?;
         Ok(StreamFollower {
             connection,
-            parser: CommandParser::resuming(offset, db, in_transaction, CommandLimits::default()),
-            name: growing.name(),
-            growing: Some(growing),
-            server_clock: RedisServerClock::of(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
+            parser: CommandParser::resume_at(offset, db, in_transaction, CommandLimits::default()),
+            file_name: growing.name(),
+            file: Some(growing),
+            server_clock: RedisServerClock::new(&receiver.settings.source, run.as_ref().map(|run| run.id.clone()), now),
             run,
             pending: BytesMut::new(),
-            spooled: offset,
+            spooled_offset: offset,
             marks: Vec::new(),
             last_mark: (offset, now),
             received_at: at,
-            heard: now,
-            reading: ReadDelays::default(),
-            drained: receiver.asked,
+            last_heard_at: now,
+            read_delays: ReadDelays::default(),
+            drained_at: receiver.offset_asked_at,
             // What was written since it was asked how far it is may come together with what was written before.
             held_up: true,
-            missed_until: missed_until.unwrap_or(0),
+            backlog_end: missed_until.unwrap_or(0),
             synced_at: now,
-            begun: now,
-            wrote: false,
-            asked: false,
+            began_at: now,
+            has_written: false,
+            asked_for_offset: false,
         })
     }
 
@@ -135,73 +135,76 @@ impl StreamFollower {
             }
         };
         // What has come is good, whatever ended it; unless it is the spool that fails.
-        if self.growing.is_some()
-            && let Err(error) = self.commit(true).await
+        if self.file.is_some()
+            && let Err(error) = self.spool_pending(true).await
         {
             ended = FollowEnd::Broken(error);
         } else if matches!(ended, FollowEnd::Shutdown) {
             // The server may be gone; then it asks nobody how far we were.
-            drop(self.connection.acknowledge(receiver.safe(self.spooled)).await);
+            drop(self.connection.acknowledge(receiver.acknowledgeable_offset(self.spooled_offset)).await);
         }
-        (self.name, ended)
+        (self.file_name, ended)
     }
 
     /// One thing that happens; false when it is time to end.
     async fn step(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<bool, SnapshotError> {
-        let due = self.synced_at.saturating_add(SYNC).saturating_sub(clock.elapsed());
-        let (uploads, base, shutdown) = receiver.waits();
+        let due = self.synced_at.saturating_add(SYNC_INTERVAL).saturating_sub(clock.elapsed());
+        let (uploads, base, shutdown) = receiver.split_wait_sources();
         if *shutdown.borrow() {
             return Ok(false);
         }
         let (began, mut waited, mut read) = (clock.elapsed(), false, None);
         tokio::select! {
-            bytes = watched(self.connection.read(), &mut waited) => read = Some(bytes?),
+            bytes = poll_and_note_wait(self.connection.read_stream(), &mut waited) => read = Some(bytes?),
             () = clock.sleep(due) => {
-                self.connection.check_silence(clock.elapsed().saturating_sub(self.heard))?;
-                self.asked = true;
+                self.connection.check_silence(clock.elapsed().saturating_sub(self.last_heard_at))?;
+                self.asked_for_offset = true;
             }
-            stored = uploads.next() => receiver.observer.event(ReceiveEvent::Stored(&stored?)),
-            ended = Receiver::base(base) => receiver.base_ended(ended, clock.elapsed()),
+            stored = uploads.next_stored() => receiver.observer.event(ReceiveEvent::Stored(&stored?)),
+            ended = Receiver::base_snapshot(base) => receiver.finish_base_snapshot(ended, clock.elapsed()),
             _ = shutdown.changed() => return Ok(!*receiver.shutdown.borrow()),
         }
         let woke = clock.elapsed();
         // Then nobody knows when it should have been woken.
-        let overslept = woke > began.saturating_add(due).saturating_add(MARK);
+        let overslept = woke > began.saturating_add(due).saturating_add(MARK_INTERVAL);
         if waited {
-            self.drained = if overslept { began } else { woke };
+            self.drained_at = if overslept { began } else { woke };
         }
         if let Some(bytes) = read {
-            self.take(&bytes, waited && !overslept, clock)?;
+            self.push_bytes(&bytes, waited && !overslept, clock)?;
         }
-        self.server_clock.look(receiver.instance.vault().clock()).await;
+        self.server_clock.poll(receiver.instance.vault().clock()).await;
         if self.server_clock.is_elsewhere() {
             let why =
                 "is not the master that the Sentinels name, though it still sends; theirs is followed from here on";
-            return Err(SnapshotError::Unfit { server: self.connection.peer().to_owned(), why: why.to_owned() });
+            return Err(SnapshotError::UnsuitableServer {
+                server: self.connection.peer().to_owned(),
+                why: why.to_owned(),
+            });
         }
-        if self.asked {
-            self.commit(true).await?;
-            let safe = receiver.safe(self.spooled);
+        if self.asked_for_offset {
+            self.spool_pending(true).await?;
+            let safe = receiver.acknowledgeable_offset(self.spooled_offset);
             self.connection.acknowledge(safe).await?;
             receiver.observer.event(ReceiveEvent::Acknowledged(safe));
-            (self.asked, self.synced_at) = (false, clock.elapsed());
-        } else if self.pending.len() >= PENDING {
-            self.commit(false).await?;
+            (self.asked_for_offset, self.synced_at) = (false, clock.elapsed());
+        } else if self.pending.len() >= MAX_PENDING_BYTES {
+            self.spool_pending(false).await?;
         }
-        if self.is_due(receiver, clock) {
+        if self.is_rotation_due(receiver, clock) {
             self.rotate(receiver, clock).await?;
         }
-        receiver.retry_base(clock.elapsed()).await;
+        receiver.retry_base_snapshot(clock.elapsed()).await;
         Ok(true)
     }
 
     /// `promptly` if they were read as soon as they came.
-    fn take(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), SnapshotError> {
+    fn push_bytes(&mut self, bytes: &Bytes, promptly: bool, clock: &dyn Clock) -> Result<(), SnapshotError> {
         // What came before a pause has the time before the pause, or a target within the pause would leave it out.
-        if clock.elapsed() >= self.last_mark.1.saturating_add(MARK) {
-            self.mark();
+        if clock.elapsed() >= self.last_mark.1.saturating_add(MARK_INTERVAL) {
+            self.add_mark();
         }
-        let (wrote, asked) = (&mut self.wrote, &mut self.asked);
+        let (wrote, asked) = (&mut self.has_written, &mut self.asked_for_offset);
         self.parser.push(bytes, &mut |command| match command.kind {
             CommandKind::Other => *wrote = true,
             CommandKind::GetAck => *asked = true,
@@ -209,51 +212,51 @@ impl StreamFollower {
         })?;
         self.pending.extend_from_slice(bytes);
         self.received_at = clock.now();
-        let silent = clock.elapsed().saturating_sub(self.heard);
-        self.heard = clock.elapsed();
-        self.note_reading(promptly, silent);
-        if self.heard >= self.last_mark.1.saturating_add(MARK) {
-            self.mark();
+        let silent = clock.elapsed().saturating_sub(self.last_heard_at);
+        self.last_heard_at = clock.elapsed();
+        self.record_read_delay(promptly, silent);
+        if self.last_heard_at >= self.last_mark.1.saturating_add(MARK_INTERVAL) {
+            self.add_mark();
         }
         Ok(())
     }
 
     /// Notes for how long what was just read may have lain there, if it was not waited for: since nothing did. `silent`: since the read before.
-    fn note_reading(&mut self, promptly: bool, silent: Duration) {
+    fn record_read_delay(&mut self, promptly: bool, silent: Duration) {
         if promptly {
             self.held_up = false;
             return;
         }
-        let late = self.heard.saturating_sub(self.drained);
-        self.held_up |= silent >= HELD_UP;
-        if late < HELD_UP || !self.held_up {
-            return self.reading.late(late);
+        let late = self.last_heard_at.saturating_sub(self.drained_at);
+        self.held_up |= silent >= MIN_READ_PAUSE;
+        if late < MIN_READ_PAUSE || !self.held_up {
+            return self.read_delays.record_lateness(late);
         }
         let from = SignedDuration::try_from(late).ok().and_then(|late| self.received_at.checked_sub(late).ok());
-        self.reading.held_up(from.unwrap_or(self.received_at), self.received_at);
+        self.read_delays.record_pause(from.unwrap_or(self.received_at), self.received_at);
     }
 
     /// Notes that everything up to the last possible cut has come.
-    fn mark(&mut self) {
+    fn add_mark(&mut self) {
         let Some(cut) = self.parser.cut().filter(|cut| cut.offset > self.last_mark.0) else { return };
         self.marks.push(ArrivalMark { offset: cut.offset, db: cut.db, time: self.received_at });
-        self.last_mark = (cut.offset, self.heard);
+        self.last_mark = (cut.offset, self.last_heard_at);
     }
 
     /// Spools what is pending.
-    async fn commit(&mut self, sync: bool) -> Result<(), SnapshotError> {
-        self.mark();
+    async fn spool_pending(&mut self, sync: bool) -> Result<(), SnapshotError> {
+        self.add_mark();
         let bytes = self.pending.split().freeze();
-        self.spooled = self.spooled.saturating_add(bytes.len() as u64);
+        self.spooled_offset = self.spooled_offset.saturating_add(bytes.len() as u64);
         self.write(bytes, sync).await
     }
 
     async fn write(&mut self, bytes: Bytes, sync: bool) -> Result<(), SnapshotError> {
         // Gone for good if it fails: what is in the file then is found out by reading it.
-        let mut growing = self.growing.take().ok_or(SnapshotError::Lost)?;
+        let mut growing = self.file.take().ok_or(SnapshotError::WorkerPanicked)?;
         let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
-        growing.set_clock(self.server_clock.known());
-        growing.set_reading(self.reading.clone());
+        growing.set_clock(self.server_clock.stretch_measurement());
+        growing.set_read_delays(self.read_delays.clone());
         let written = tokio::task::spawn_blocking(move || {
             if !bytes.is_empty() {
                 growing.append(&bytes, marks, at)?;
@@ -263,46 +266,49 @@ impl StreamFollower {
             }
             Ok::<_, crate::postgres::archive::spool::SpoolError>(growing)
         });
-        self.growing = Some(written.await.map_err(|_panic| SnapshotError::Lost)??);
+        self.file = Some(written.await.map_err(|_panic| SnapshotError::WorkerPanicked)??);
         Ok(())
     }
 
     /// Whether the stretch is to end, and may end here.
-    fn is_due(&self, receiver: &Receiver<'_>, clock: &dyn Clock) -> bool {
+    fn is_rotation_due(&self, receiver: &Receiver<'_>, clock: &dyn Clock) -> bool {
         let boundary = self.parser.boundary();
-        let len = boundary.saturating_sub(self.name.1);
-        let age = clock.elapsed().saturating_sub(self.begun);
+        let len = boundary.saturating_sub(self.file_name.1);
+        let age = clock.elapsed().saturating_sub(self.began_at);
         let settings = receiver.settings;
-        let due =
-            len >= settings.rotate_bytes || (self.wrote && age >= settings.rotate_after) || age >= settings.rotate_idle;
-        let may = boundary >= self.spooled && len > 0 && (!self.parser.in_transaction() || len >= TRANSACTION);
+        let due = len >= settings.rotate_bytes
+            || (self.has_written && age >= settings.rotate_after)
+            || age >= settings.rotate_idle;
+        let may = boundary >= self.spooled_offset
+            && len > 0
+            && (!self.parser.in_transaction() || len >= MAX_TRANSACTION_BYTES);
         due && may
     }
 
     /// Ends the stretch after its last whole command and begins the next one there.
     async fn rotate(&mut self, receiver: &mut Receiver<'_>, clock: &dyn Clock) -> Result<(), SnapshotError> {
         let boundary = self.parser.boundary();
-        let head = usize::try_from(boundary.saturating_sub(self.spooled)).unwrap_or(0).min(self.pending.len());
-        self.mark();
+        let head = usize::try_from(boundary.saturating_sub(self.spooled_offset)).unwrap_or(0).min(self.pending.len());
+        self.add_mark();
         let head = self.pending.split_to(head).freeze();
         self.write(head, true).await?;
-        self.spooled = boundary;
+        self.spooled_offset = boundary;
         let beginning = StretchStart {
-            replid: self.name.0,
+            replid: self.file_name.0,
             first: boundary,
             db: self.parser.db(),
             in_transaction: self.parser.in_transaction(),
             follows: None,
             started_at: self.received_at,
             run: self.run.clone(),
-            missed_until: Some(self.missed_until).filter(|until| *until > boundary),
+            missed_until: Some(self.backlog_end).filter(|until| *until > boundary),
         };
-        let growing = receiver.begin_file(beginning).await?;
-        receiver.uploads.put(self.name);
-        self.name = growing.name();
-        self.growing = Some(growing);
-        (self.begun, self.wrote) = (clock.elapsed(), false);
-        self.reading = ReadDelays::default();
+        let growing = receiver.begin_stretch_file(beginning).await?;
+        receiver.uploads.enqueue(self.file_name);
+        self.file_name = growing.name();
+        self.file = Some(growing);
+        (self.began_at, self.has_written) = (clock.elapsed(), false);
+        self.read_delays = ReadDelays::default();
         self.server_clock.begin_stretch();
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
 
 /// For as long as a repository is away, the stream is spooled.
-const AGAIN: RetryPolicy =
+const UPLOAD_RETRY_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(500), longest: Duration::from_secs(30), total: None };
 
 /// The stretches on their way. Dropped, it leaves what did not arrive in the spool.
@@ -27,9 +27,9 @@ pub(super) struct StretchUploads {
     lanes: Vec<mpsc::UnboundedSender<StretchUploadItem>>,
     results: mpsc::UnboundedReceiver<(StretchName, Result<Option<StreamStretch>, SnapshotError>)>,
     /// In how many repositories each is not yet.
-    missing: OutstandingStretches,
+    outstanding: OutstandingStretches,
     /// What is in the way of those that take nothing now.
-    away: UnavailableRepositories,
+    unavailable: UnavailableRepositories,
     _workers: JoinSet<()>,
 }
 
@@ -54,18 +54,24 @@ impl StretchUploads {
         let lanes = (0..instance.place_count()).map(|place| {
             let (items, mut wanted) = mpsc::unbounded_channel();
             let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
-            let lane = RepositoryUploader { instance: instance.clone(), spool: spool.clone(), place, missing, away };
+            let lane = RepositoryUploader {
+                instance: instance.clone(),
+                spool: spool.clone(),
+                place,
+                outstanding: missing,
+                unavailable: away,
+            };
             let done = done.clone();
             workers.spawn(async move {
                 while let Some(item) = wanted.recv().await {
                     let name = match item {
                         StretchUploadItem::Stretch(name) => name,
                         StretchUploadItem::Gap(gap) => {
-                            lane.record(&gap).await;
+                            lane.put_gap(&gap).await;
                             continue;
                         }
                     };
-                    let Some(result) = lane.carry(name).await.transpose() else { continue };
+                    let Some(result) = lane.upload(name).await.transpose() else { continue };
                     if done.send((name, result)).is_err() {
                         break;
                     }
@@ -73,12 +79,12 @@ impl StretchUploads {
             });
             items
         });
-        StretchUploads { lanes: lanes.collect(), results, missing, away, _workers: workers }
+        StretchUploads { lanes: lanes.collect(), results, outstanding: missing, unavailable: away, _workers: workers }
     }
 
     /// A stretch to which nothing is appended any more. Once is enough.
-    pub(super) fn put(&mut self, name: StretchName) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn enqueue(&mut self, name: StretchName) {
+        let mut missing = self.outstanding.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.contains_key(&name) {
             return;
         }
@@ -91,31 +97,31 @@ impl StretchUploads {
     }
 
     /// A break that is recorded in the repository of this number when it is there again; the next start does not know of it.
-    pub(super) fn owe(&mut self, place: usize, gap: &Gap) {
+    pub(super) fn enqueue_gap(&mut self, place: usize, gap: &Gap) {
         if let Some(lane) = self.lanes.get(place) {
             let _sent = lane.send(StretchUploadItem::Gap(Box::new(gap.clone())));
         }
     }
 
     /// The repositories that take nothing now, by number.
-    pub(super) fn away(&self) -> BTreeMap<usize, vault::VaultError> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn unavailable(&self) -> BTreeMap<usize, vault::VaultError> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn outstanding(&self) -> usize {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).len()
+    pub(super) fn outstanding_count(&self) -> usize {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Whether the file of that name is being read and may be removed at any moment.
-    pub(super) fn is_on_its_way(&self, name: StretchName) -> bool {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
+    pub(super) fn is_uploading(&self, name: StretchName) -> bool {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name)
     }
 
     /// The next stretch that is stored everywhere. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<StreamStretch, SnapshotError> {
+    pub(super) async fn next_stored(&mut self) -> Result<StreamStretch, SnapshotError> {
         loop {
-            let Some((name, result)) = self.results.recv().await else { return Err(SnapshotError::Lost) };
-            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let Some((name, result)) = self.results.recv().await else { return Err(SnapshotError::WorkerPanicked) };
+            self.outstanding.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             if let Some(stretch) = result? {
                 return Ok(stretch);
             }
@@ -128,40 +134,40 @@ struct RepositoryUploader {
     instance: Archive,
     spool: Spool,
     place: usize,
-    missing: OutstandingStretches,
-    away: UnavailableRepositories,
+    outstanding: OutstandingStretches,
+    unavailable: UnavailableRepositories,
 }
 
 impl RepositoryUploader {
     /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
     /// nothing in it.
-    async fn carry(&self, name: StretchName) -> Result<Option<Option<StreamStretch>>, SnapshotError> {
+    async fn upload(&self, name: StretchName) -> Result<Option<Option<StreamStretch>>, SnapshotError> {
         let clock = self.instance.vault().clock();
-        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), name.1);
+        let mut backoff = Backoff::new(UPLOAD_RETRY_POLICY, clock.elapsed(), name.1);
         let (seen, stored) = loop {
-            match self.put(name).await {
+            match self.put_stretch(name).await {
                 Ok(put) => break put,
-                Err(error) => self.wait(&mut backoff, error).await?,
+                Err(error) => self.pause_after_error(&mut backoff, error).await?,
             }
         };
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
-        if !self.was_last(name) {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        if !self.is_last_copy(name) {
             return Ok(None);
         }
         loop {
-            match self.remove(name, seen).await {
+            match self.remove_spooled(name, seen).await {
                 Ok(()) => return Ok(Some(stored)),
-                Err(error) => self.wait(&mut backoff, error).await?,
+                Err(error) => self.pause_after_error(&mut backoff, error).await?,
             }
         }
     }
 
     /// Records a break, however long that takes.
-    async fn record(&self, gap: &Gap) {
+    async fn put_gap(&self, gap: &Gap) {
         let clock = self.instance.vault().clock();
-        let mut backoff = Backoff::new(AGAIN, clock.elapsed(), gap.offset);
+        let mut backoff = Backoff::new(UPLOAD_RETRY_POLICY, clock.elapsed(), gap.offset);
         while let Err(error) = self.instance.record_gap_in(self.place, gap).await {
-            if let Err(error) = self.wait(&mut backoff, error.into()).await {
+            if let Err(error) = self.pause_after_error(&mut backoff, error.into()).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, offset = gap.offset, "a gap is recorded in other repositories alone");
                 return;
@@ -170,15 +176,15 @@ impl RepositoryUploader {
     }
 
     /// Waits for what is in the way to pass, or gives it back if it is nothing of the kind.
-    async fn wait(&self, backoff: &mut Backoff, error: SnapshotError) -> Result<(), SnapshotError> {
+    async fn pause_after_error(&self, backoff: &mut Backoff, error: SnapshotError) -> Result<(), SnapshotError> {
         let clock = self.instance.vault().clock();
-        if !may_pass(&error) {
+        if !is_retryable(&error) {
             return Err(error);
         }
         if let SnapshotError::Vault(error) = &error {
-            self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
+            self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).insert(self.place, error.clone());
         }
-        let pause = backoff.pause(clock.elapsed()).unwrap_or(AGAIN.longest);
+        let pause = backoff.next_pause(clock.elapsed()).unwrap_or(UPLOAD_RETRY_POLICY.longest);
         if error.class() == ErrorClass::Transient {
             tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "a stretch of the stream stays spooled");
         } else {
@@ -189,16 +195,18 @@ impl RepositoryUploader {
         Ok(())
     }
 
-    async fn put(&self, name: StretchName) -> Result<(SpoolFileExtent, Option<StreamStretch>), SnapshotError> {
+    async fn put_stretch(&self, name: StretchName) -> Result<(SpoolFileExtent, Option<StreamStretch>), SnapshotError> {
         let (replid, first) = name;
         let spool = self.spool.clone();
         let read = move || {
             let seen = spool.extent(name)?;
-            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(SpooledStretch::stretch)))
+            Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(SpooledStretch::into_stretch)))
         };
-        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::Lost)??;
+        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
         // It was read before it was put here; without it, somebody took acknowledged bytes away.
-        let Some((seen, (stretch, bytes))) = found else { return Err(SnapshotError::Disturbed { replid, first }) };
+        let Some((seen, (stretch, bytes))) = found else {
+            return Err(SnapshotError::SpoolFileChanged { replid, first });
+        };
         if stretch.last == stretch.first {
             return Ok((seen, None));
         }
@@ -207,8 +215,8 @@ impl RepositoryUploader {
     }
 
     /// Whether all others have it.
-    fn was_last(&self, name: StretchName) -> bool {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+    fn is_last_copy(&self, name: StretchName) -> bool {
+        let mut missing = self.outstanding.lock().unwrap_or_else(PoisonError::into_inner);
         missing.get_mut(&name).is_some_and(|places| {
             *places = places.saturating_sub(1);
             *places == 0
@@ -216,7 +224,7 @@ impl RepositoryUploader {
     }
 
     /// Removes the file, if that is still the one that was read.
-    async fn remove(&self, name: StretchName, seen: SpoolFileExtent) -> Result<(), SnapshotError> {
+    async fn remove_spooled(&self, name: StretchName, seen: SpoolFileExtent) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let remove = move || match spool.extent(name)? {
             Some(now) if now != seen => Ok(false),
@@ -224,14 +232,14 @@ impl RepositoryUploader {
         };
         let removed = tokio::task::spawn_blocking(remove)
             .await
-            .map_err(|_panic| SnapshotError::Lost)?
+            .map_err(|_panic| SnapshotError::WorkerPanicked)?
             .map_err(SnapshotError::Spool)?;
-        if removed { Ok(()) } else { Err(SnapshotError::Disturbed { replid: name.0, first: name.1 }) }
+        if removed { Ok(()) } else { Err(SnapshotError::SpoolFileChanged { replid: name.0, first: name.1 }) }
     }
 }
 
 /// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
-fn may_pass(error: &SnapshotError) -> bool {
+fn is_retryable(error: &SnapshotError) -> bool {
     match error {
         SnapshotError::Vault(error) if error.may_pass() => true,
         error => error.class() == ErrorClass::Transient,

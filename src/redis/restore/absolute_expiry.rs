@@ -20,12 +20,12 @@ pub struct CommandArrivals {
 impl CommandArrivals {
     /// Those of a stretch.
     #[must_use]
-    pub fn of(stretch: &StreamStretch) -> CommandArrivals {
+    pub fn from_stretch(stretch: &StreamStretch) -> CommandArrivals {
         CommandArrivals { marks: stretch.marks.clone(), last: stretch.ended_at }
     }
 
     /// When everything before an offset had come.
-    fn before(&self, offset: u64) -> Timestamp {
+    fn arrival_time(&self, offset: u64) -> Timestamp {
         let nth = self.marks.partition_point(|mark| mark.offset < offset);
         self.marks.get(nth).map_or(self.last, |mark| mark.time)
     }
@@ -33,7 +33,7 @@ impl CommandArrivals {
 
 /// What is to follow a command that ends at offset `end`, whose bytes are what `raw` gives, so that it says when something expires and not how
 /// long it lives.
-pub(super) fn absolute(
+pub(super) fn absolute_expiry(
     name: &[u8],
     end: u64,
     arrivals: &CommandArrivals,
@@ -47,22 +47,22 @@ pub(super) fn absolute(
     // All of it is in memory already.
     let limits = CommandLimits { kept: raw.len(), ..CommandLimits::default() };
     let mut following = None;
-    let parsed = CommandParser::resuming(0, 0, false, limits).push(&raw, &mut |command| {
+    let parsed = CommandParser::resume_at(0, 0, false, limits).push(&raw, &mut |command| {
         let mut words: Vec<&[u8]> = Vec::new();
         for nth in 0.. {
-            let Some(word) = command.argument(nth).and_then(|argument| argument.whole()) else { break };
+            let Some(word) = command.argument(nth).and_then(|argument| argument.complete_value()) else { break };
             words.push(word);
         }
-        following = lasts(&words).and_then(|(key, millis)| {
-            let until = arrivals.before(end).as_millisecond().checked_add(millis)?;
-            Some(resp::encode(&[b"PEXPIREAT", key, until.to_string().as_bytes()]))
+        following = relative_ttl(&words).and_then(|(key, millis)| {
+            let until = arrivals.arrival_time(end).as_millisecond().checked_add(millis)?;
+            Some(resp::encode_command(&[b"PEXPIREAT", key, until.to_string().as_bytes()]))
         });
     });
     parsed.ok().and(following)
 }
 
 /// The key that a command gives so many milliseconds to live; `None` if it says no such thing.
-fn lasts<'w>(words: &[&'w [u8]]) -> Option<(&'w [u8], i64)> {
+fn relative_ttl<'w>(words: &[&'w [u8]]) -> Option<(&'w [u8], i64)> {
     let number = |word: &[u8], unit: i64| std::str::from_utf8(word).ok()?.parse::<i64>().ok()?.checked_mul(unit);
     let named = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     let option = |options: &[&[u8]]| {
@@ -90,17 +90,17 @@ fn lasts<'w>(words: &[&'w [u8]]) -> Option<(&'w [u8], i64)> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{CommandArrivals, absolute};
+    use super::{CommandArrivals, absolute_expiry};
     use crate::redis::archive::ArrivalMark;
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
 
     fn check(command: &str, end: u64, expected: Option<&str>) {
         let mark = |offset, second| ArrivalMark { offset, db: 0, time: Timestamp::from_second(second).unwrap() };
         let arrivals =
             CommandArrivals { marks: vec![mark(100, 10), mark(200, 20)], last: Timestamp::from_second(30).unwrap() };
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        let found = absolute(words[0], end, &arrivals, || encode(&words));
-        let expected = expected.map(|text| encode(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
+        let found = absolute_expiry(words[0], end, &arrivals, || encode_command(&words));
+        let expected = expected.map(|text| encode_command(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>()));
         assert_eq!(found, expected, "{command}");
     }
 

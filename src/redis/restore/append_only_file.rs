@@ -7,7 +7,7 @@
 //! Holds the command under way, if it comes in pieces.
 
 use super::RestoreError;
-use super::absolute_expiry::{CommandArrivals, absolute};
+use super::absolute_expiry::{CommandArrivals, absolute_expiry};
 use crate::base::durable::StagedFile;
 use crate::redis::format::resp::{self, CommandKind, CommandLimits, CommandParser, StreamCut};
 
@@ -51,12 +51,12 @@ pub(super) struct AppendOnlyWriter {
 
 impl AppendOnlyWriter {
     /// Goes on after `len` bytes of `file`, with the commands from `from` on.
-    pub(super) fn begin(file: &mut StagedFile, len: u64, from: StreamCut) -> Result<AppendOnlyWriter, RestoreError> {
-        let select = resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]);
+    pub(super) fn new(file: &mut StagedFile, len: u64, from: StreamCut) -> Result<AppendOnlyWriter, RestoreError> {
+        let select = resp::encode_command(&[b"SELECT", from.db.to_string().as_bytes()]);
         file.write(&select)?;
         let len = len.saturating_add(select.len() as u64);
         Ok(AppendOnlyWriter {
-            commands: CommandParser::at(from, CommandLimits::default()),
+            commands: CommandParser::new(from, CommandLimits::default()),
             held: Vec::new(),
             written: len,
             whole: len,
@@ -67,7 +67,7 @@ impl AppendOnlyWriter {
     }
 
     /// The next bytes of the stream, and when they had come.
-    pub(super) fn push(
+    pub(super) fn push_stream(
         &mut self,
         file: &mut StagedFile,
         bytes: &[u8],
@@ -86,7 +86,7 @@ impl AppendOnlyWriter {
                 let before = if command.start < begin { held.as_slice() } else { &[] };
                 [before, bytes.get(from..to).unwrap_or_default()].concat()
             };
-            let more = absolute(command.name(), command.end, arrivals, raw);
+            let more = absolute_expiry(command.name(), command.end, arrivals, raw);
             if kept {
                 let len = command.end.saturating_sub(command.start);
                 whole = whole.saturating_add(len).saturating_add(more.as_ref().map_or(0, |more| more.len() as u64));
@@ -108,41 +108,41 @@ impl AppendOnlyWriter {
         }
         (self.whole, self.end, self.counts) = (whole, end, counts);
         self.highest_db = highest.max(self.commands.db());
-        self.write(file, bytes, &ends)
+        self.write_commands(file, bytes, &ends)
     }
 
     /// Writes what is kept of `bytes`, in as few pieces as there are gaps.
-    fn write(&mut self, file: &mut StagedFile, bytes: &[u8], ends: &[CommandEnd]) -> Result<(), RestoreError> {
+    fn write_commands(&mut self, file: &mut StagedFile, bytes: &[u8], ends: &[CommandEnd]) -> Result<(), RestoreError> {
         let (mut from, mut to) = (0, 0);
         for CommandEnd { at, kept, more } in ends {
             if !*kept {
-                self.put(file, bytes.get(from..to).unwrap_or_default())?;
+                self.write_bytes(file, bytes.get(from..to).unwrap_or_default())?;
                 self.held.clear();
                 from = *at;
             } else if !self.held.is_empty() {
                 let held = std::mem::take(&mut self.held);
-                self.put(file, &held)?;
+                self.write_bytes(file, &held)?;
             }
             if let Some(more) = more {
-                self.put(file, bytes.get(from..*at).unwrap_or_default())?;
-                self.put(file, more)?;
+                self.write_bytes(file, bytes.get(from..*at).unwrap_or_default())?;
+                self.write_bytes(file, more)?;
                 from = *at;
             }
             to = *at;
         }
-        self.put(file, bytes.get(from..to).unwrap_or_default())?;
+        self.write_bytes(file, bytes.get(from..to).unwrap_or_default())?;
         self.held.extend_from_slice(bytes.get(to..).unwrap_or_default());
         Ok(())
     }
 
-    fn put(&mut self, file: &mut StagedFile, bytes: &[u8]) -> Result<(), RestoreError> {
+    fn write_bytes(&mut self, file: &mut StagedFile, bytes: &[u8]) -> Result<(), RestoreError> {
         file.write(bytes)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         Ok(())
     }
 
     /// Cuts the file where it may be cut.
-    pub(super) fn end(self, file: &mut StagedFile) -> Result<AppendOnlyEnd, RestoreError> {
+    pub(super) fn finish(self, file: &mut StagedFile) -> Result<AppendOnlyEnd, RestoreError> {
         let (len, cut) = self.end;
         if self.written > len {
             file.truncate(len)?;

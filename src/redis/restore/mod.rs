@@ -31,7 +31,7 @@ pub use crate::redis::format::server_version::RedisVersion;
 pub use absolute_expiry::CommandArrivals;
 pub use placement::{DataFileForm, DataFileWriter, PlacedFiles};
 pub use redis_conf::{DataFileNames, RedisConf};
-pub use write::{RestoreOptions, check_room, restore};
+pub use write::{RestoreOptions, check_free_space, restore_instance};
 
 use crate::base::durable;
 use crate::redis::format::{rdb, resp};
@@ -43,7 +43,7 @@ use crate::vault;
 pub enum RestoreError {
     /// There is something where the files are to be.
     #[error("{} is not empty ({found} is there), and a server may load that instead: empty it, or name another folder", dir.display())]
-    NotEmpty {
+    FolderNotEmpty {
         /// The folder.
         dir: PathBuf,
         /// One of the things in it.
@@ -51,7 +51,7 @@ pub enum RestoreError {
     },
     /// The files don't fit.
     #[error("{} has {free} bytes free, and the files take {needed} bytes: make room, or name another folder; nothing was touched", dir.display())]
-    NoRoom {
+    NotEnoughSpace {
         /// The folder, or the one above it that exists.
         dir: PathBuf,
         /// What the files take.
@@ -61,7 +61,7 @@ pub enum RestoreError {
     },
     /// A folder can't be made or looked at.
     #[error("cannot use the folder {}: {source}", path.display())]
-    Folder {
+    OpenFolder {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
@@ -78,10 +78,10 @@ pub enum RestoreError {
     Stream(#[from] resp::RespError),
     /// There are commands, and the form chosen has no place for them.
     #[error("a plain dump holds no commands; this is a bug in walkeep")]
-    NoPlace,
+    NoCutInStream,
     /// A server can't be started.
     #[error("cannot start {}: {source}; name another with --redis-server", program.display())]
-    Start {
+    StartServer {
         /// The program.
         program: PathBuf,
         /// What the operating system said.
@@ -89,15 +89,15 @@ pub enum RestoreError {
     },
     /// It does not say what it is.
     #[error("{} does not say that it is a redis-server: {output:?}", program.display())]
-    NoServer {
+    NotAServerProgram {
         /// The program.
         program: PathBuf,
         /// What it printed instead of its version.
         output: String,
     },
     /// It ended instead of loading.
-    #[error("{program} does not start on the restored files: {}", last_lines(log), program = program.display())]
-    Ended {
+    #[error("{program} does not start on the restored files: {}", last_log_lines(log), program = program.display())]
+    ServerExited {
         /// The program.
         program: PathBuf,
         /// The last of what it said.
@@ -111,7 +111,7 @@ pub enum RestoreError {
     Vault(#[from] vault::VaultError),
     /// The commands end elsewhere than at the target.
     #[error("the commands end at offset {end} instead of {target}: the archive has changed meanwhile; plan again")]
-    Short {
+    StreamTooShort {
         /// Where they end.
         end: u64,
         /// Where they should.
@@ -119,14 +119,14 @@ pub enum RestoreError {
     },
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
+    WorkerPanicked,
     /// It has other keys.
     #[error("the server that was started has not the keys of the snapshot: {0}")]
-    Differs(String),
+    ContentDiffers(String),
 }
 
 /// The reason stands right before the end; what is above it is the server's banner.
-fn last_lines(log: &str) -> String {
+fn last_log_lines(log: &str) -> String {
     let mut lines: Vec<&str> = log.lines().rev().take(3).collect();
     lines.reverse();
     lines.join("; ")
@@ -148,7 +148,7 @@ impl RestoreError {
     pub fn is_integrity(&self) -> bool {
         match self {
             RestoreError::Vault(error) => error.is_integrity(),
-            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::Differs(_) => true,
+            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::ContentDiffers(_) => true,
             _ => false,
         }
     }

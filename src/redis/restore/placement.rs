@@ -15,7 +15,7 @@ const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
 /// What the file under way is called.
-const PARTIAL: &str = "walkeep-partial";
+const PARTIAL_FILE_NAME: &str = "walkeep-partial";
 
 /// What the files are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -32,8 +32,8 @@ pub enum DataFileForm {
 impl DataFileForm {
     /// What a server of this version starts from.
     #[must_use]
-    pub fn of(version: RedisVersion, with_commands: bool) -> DataFileForm {
-        match (with_commands, version.has_parts()) {
+    pub fn for_version(version: RedisVersion, with_commands: bool) -> DataFileForm {
+        match (with_commands, version.has_multi_part_aof()) {
             (false, _) => DataFileForm::Dump,
             (true, false) => DataFileForm::Preamble,
             (true, true) => DataFileForm::Parts,
@@ -91,7 +91,7 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// There is something in `dir`, or it can't be written to.
-    pub fn begin(
+    pub fn new(
         dir: &Path,
         form: DataFileForm,
         names: &DataFileNames,
@@ -99,14 +99,17 @@ impl DataFileWriter {
     ) -> Result<DataFileWriter, RestoreError> {
         let folder = |path: &Path| {
             let path = path.to_owned();
-            move |source| RestoreError::Folder { path, source }
+            move |source| RestoreError::OpenFolder { path, source }
         };
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(dir).map_err(folder(dir))?;
         for entry in fs::read_dir(dir).map_err(folder(dir))? {
             let name = entry.map_err(folder(dir))?.file_name();
             // What file systems put into the root of a volume.
             if name != "lost+found" {
-                return Err(RestoreError::NotEmpty { dir: dir.to_owned(), found: name.to_string_lossy().into_owned() });
+                return Err(RestoreError::FolderNotEmpty {
+                    dir: dir.to_owned(),
+                    found: name.to_string_lossy().into_owned(),
+                });
             }
         }
         if form == DataFileForm::Parts {
@@ -114,7 +117,7 @@ impl DataFileWriter {
             DirBuilder::new().mode(FOLDER_MODE).create(&parts).map_err(folder(&parts))?;
             durable::sync_dir(dir)?;
         }
-        let file = StagedFile::begin(&partial(dir, form, names), FILE_MODE)?;
+        let file = StagedFile::begin(&partial_path(dir, form, names), FILE_MODE)?;
         Ok(DataFileWriter {
             dir: dir.to_owned(),
             names: names.clone(),
@@ -132,7 +135,7 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// They are no RDB, or can't be written.
-    pub fn snapshot(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+    pub fn push_snapshot(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         self.walker.push(bytes)?;
         self.file.write(bytes)?;
         self.len = self.len.saturating_add(bytes.len() as u64);
@@ -143,21 +146,23 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// It isn't whole, or can't be written.
-    pub fn follow(mut self, from: StreamCut) -> Result<DataFileWriter, RestoreError> {
+    pub fn begin_commands(mut self, from: StreamCut) -> Result<DataFileWriter, RestoreError> {
         let walk = self.walker.finish()?;
         self.walker = RdbWalker::new(RdbLimits::default());
         let tail = match self.form {
-            DataFileForm::Dump => return Err(RestoreError::NoPlace),
-            DataFileForm::Preamble => AppendOnlyWriter::begin(&mut self.file, self.len, from)?,
+            DataFileForm::Dump => return Err(RestoreError::NoCutInStream),
+            DataFileForm::Preamble => AppendOnlyWriter::new(&mut self.file, self.len, from)?,
             DataFileForm::Parts => {
                 let base = format!("{}.1.base.rdb", self.names.append_file);
-                let incr =
-                    StagedFile::begin(&partial(&self.dir, self.form, &self.names).with_extension("incr"), FILE_MODE)?;
+                let incr = StagedFile::begin(
+                    &partial_path(&self.dir, self.form, &self.names).with_extension("incr"),
+                    FILE_MODE,
+                )?;
                 let target = self.dir.join(&self.names.append_dir).join(base);
-                std::mem::replace(&mut self.file, incr).create(&target)?;
+                std::mem::replace(&mut self.file, incr).publish_new(&target)?;
                 self.files.push(target);
                 self.bytes = std::mem::take(&mut self.len);
-                AppendOnlyWriter::begin(&mut self.file, 0, from)?
+                AppendOnlyWriter::new(&mut self.file, 0, from)?
             }
         };
         self.tail = Some((tail, walk));
@@ -168,10 +173,10 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// They are no commands, or can't be written.
-    pub fn commands(&mut self, bytes: &[u8], arrivals: &CommandArrivals) -> Result<(), RestoreError> {
+    pub fn push_commands(&mut self, bytes: &[u8], arrivals: &CommandArrivals) -> Result<(), RestoreError> {
         match &mut self.tail {
-            None => Err(RestoreError::NoPlace),
-            Some((tail, _)) => tail.push(&mut self.file, bytes, arrivals),
+            None => Err(RestoreError::NoCutInStream),
+            Some((tail, _)) => tail.push_stream(&mut self.file, bytes, arrivals),
         }
     }
 
@@ -179,18 +184,18 @@ impl DataFileWriter {
     ///
     /// # Errors
     /// The snapshot isn't whole, the commands end elsewhere, or a file can't be put in its place.
-    pub fn end(mut self, to: Option<u64>) -> Result<PlacedFiles, RestoreError> {
+    pub fn finish(mut self, to: Option<u64>) -> Result<PlacedFiles, RestoreError> {
         let (walk, len, tail) = match self.tail.take() {
             None => (self.walker.finish()?, self.len, None),
             Some((tail, walk)) => {
-                let end = tail.end(&mut self.file)?;
+                let end = tail.finish(&mut self.file)?;
                 (walk, end.len, Some(end))
             }
         };
         let (cut, commands) = (tail.as_ref().map(|end| end.cut), tail.as_ref().map_or(0, |end| end.commands));
         // What was replayed is what was planned, or it is not what was asked for, and nobody may start from it.
         if let Some((end, target)) = cut.map(|cut| cut.offset).zip(to).filter(|(end, target)| end != target) {
-            return Err(RestoreError::Short { end, target });
+            return Err(RestoreError::StreamTooShort { end, target });
         }
         let highest = walk.databases.keys().copied().max().unwrap_or(0);
         let highest = highest.max(tail.map_or(0, |end| u64::from(end.highest_db)));
@@ -202,7 +207,7 @@ impl DataFileWriter {
             (DataFileForm::Parts, None) => parts.join(format!("{append_file}.1.base.rdb")),
             (DataFileForm::Parts, Some(_)) => parts.join(format!("{append_file}.1.incr.aof")),
         };
-        self.file.create(&target)?;
+        self.file.publish_new(&target)?;
         self.files.push(target);
         if self.form == DataFileForm::Parts {
             let manifest = parts.join(format!("{append_file}.manifest"));
@@ -225,9 +230,9 @@ impl DataFileWriter {
     }
 }
 
-fn partial(dir: &Path, form: DataFileForm, names: &DataFileNames) -> PathBuf {
+fn partial_path(dir: &Path, form: DataFileForm, names: &DataFileNames) -> PathBuf {
     let folder = if form == DataFileForm::Parts { dir.join(&names.append_dir) } else { dir.to_owned() };
-    folder.join(PARTIAL)
+    folder.join(PARTIAL_FILE_NAME)
 }
 
 /// `getAofManifestAsString` in aof.c.
@@ -245,7 +250,7 @@ fn manifest_lines(append_file: &str, with_commands: bool) -> String {
 fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, RestoreError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| RestoreError::Folder { path, source }
+        move |source| RestoreError::OpenFolder { path, source }
     };
     let owner = fs::metadata(dir).map_err(failed(dir))?;
     if !rustix::process::geteuid().is_root() || owner.uid() == 0 {

@@ -4,7 +4,7 @@ use super::{DataFileForm, PlacedFiles, RedisConf, RedisVersion};
 
 /// The options with which a server starts from what was written.
 #[must_use]
-pub fn options(placed: &PlacedFiles, names: &super::DataFileNames) -> Vec<String> {
+pub fn server_options(placed: &PlacedFiles, names: &super::DataFileNames) -> Vec<String> {
     let mut options = vec!["--dir".to_owned(), placed.dir.display().to_string()];
     let mut set = |name: &str, value: &str| options.extend([format!("--{name}"), value.to_owned()]);
     let usual = super::DataFileNames::default();
@@ -27,10 +27,14 @@ pub fn options(placed: &PlacedFiles, names: &super::DataFileNames) -> Vec<String
 
 /// What is to be known before a server is started: of its configuration, if one was found, of its version, and of the snapshot.
 #[must_use]
-pub fn warnings(placed: &PlacedFiles, conf: Option<(&str, &RedisConf)>, version: RedisVersion) -> Vec<String> {
+pub fn configuration_warnings(
+    placed: &PlacedFiles,
+    conf: Option<(&str, &RedisConf)>,
+    version: RedisVersion,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let walk = &placed.walk;
-    if !version.loads(walk.magic, walk.version) {
+    if !version.can_load(walk.magic, walk.version) {
         let whose = if walk.magic == crate::redis::format::rdb::RdbMagic::Valkey { "Valkey's" } else { "Redis's" };
         warnings.push(format!(
             "{version} does not load this snapshot, which is {whose} RDB version {}: start the server that wrote it, {}",
@@ -39,7 +43,7 @@ pub fn warnings(placed: &PlacedFiles, conf: Option<(&str, &RedisConf)>, version:
         ));
     }
     if let Some((name, conf)) = conf {
-        of_conf(placed, name, conf, &mut warnings);
+        warn_about_conf(placed, name, conf, &mut warnings);
     }
     if placed.owned_by_root {
         let dir = placed.dir.display();
@@ -66,7 +70,7 @@ pub fn warnings(placed: &PlacedFiles, conf: Option<(&str, &RedisConf)>, version:
     warnings
 }
 
-fn of_conf(placed: &PlacedFiles, name: &str, conf: &RedisConf, warnings: &mut Vec<String>) {
+fn warn_about_conf(placed: &PlacedFiles, name: &str, conf: &RedisConf, warnings: &mut Vec<String>) {
     match (placed.form.is_append_only(), conf.append_only) {
         (false, true) => warnings.push(format!(
             "{name} has appendonly yes: a server started with it ignores {} and comes up EMPTY; start with appendonly no, then CONFIG SET \

@@ -18,13 +18,13 @@ use crate::base::clock::SharedClock;
 use crate::redis::wire::{RedisAddress, RedisConnection, RedisEndpoint, RedisLogin, RedisTlsFiles, ServerInfo};
 
 /// Between two looks at a server that loads.
-const PAUSE: Duration = Duration::from_millis(50);
+const LOAD_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long an ended server may take to close its files; then it is killed. It has nothing to write.
-const ENDING: Duration = Duration::from_secs(20);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Lines of a server's log that are kept for the message: a crash report can be long, and the reason stands before it.
-const LOG_LINES: usize = 60;
+const MAX_LOG_LINES: usize = 60;
 /// The longest path of a Unix socket (`sun_path`), with some room.
-const SOCKET_PATH: usize = 100;
+const MAX_SOCKET_PATH_BYTES: usize = 100;
 
 /// What a server had after loading.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -41,20 +41,20 @@ pub struct LoadedData {
 ///
 /// # Errors
 /// It can't be run, or is no server.
-pub async fn version_of(program: &Path) -> Result<RedisVersion, RestoreError> {
+pub async fn query_server_version(program: &Path) -> Result<RedisVersion, RestoreError> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await;
-    let output = output.map_err(|source| RestoreError::Start { program: program.to_owned(), source })?;
+    let output = output.map_err(|source| RestoreError::StartServer { program: program.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let short = || text.chars().take(200).collect();
-    RedisVersion::of_program(&text)
-        .ok_or_else(|| RestoreError::NoServer { program: program.to_owned(), output: short() })
+    RedisVersion::parse_program_output(&text)
+        .ok_or_else(|| RestoreError::NotAServerProgram { program: program.to_owned(), output: short() })
 }
 
 /// Starts `program` on what was written, waits until it has loaded, compares, and ends it again.
 ///
 /// # Errors
 /// It does not load, or has other keys than the snapshot.
-pub async fn check(
+pub async fn check_server_loads(
     program: &Path,
     placed: &PlacedFiles,
     names: &DataFileNames,
@@ -63,15 +63,15 @@ pub async fn check(
     let socket = socket_path(&placed.dir);
     let mut running = TrialServer::start(program, placed, names, &socket)?;
     // On an error it is killed when it is dropped.
-    let (connection, info) = running.loaded(&socket, clock).await?;
-    running.end(connection, clock).await;
-    compare(&info, placed)
+    let (connection, info) = running.await_loaded(&socket, clock).await?;
+    running.shut_down(connection, clock).await;
+    compare_keys(&info, placed)
 }
 
 /// In the folder itself, unless its name is too long.
 fn socket_path(dir: &Path) -> PathBuf {
     let inside = dir.join(".walkeep.sock");
-    if inside.as_os_str().len() < SOCKET_PATH {
+    if inside.as_os_str().len() < MAX_SOCKET_PATH_BYTES {
         return inside;
     }
     PathBuf::from(format!("/tmp/.walkeep-{}.sock", std::process::id()))
@@ -92,21 +92,21 @@ impl TrialServer {
         socket: &Path,
     ) -> Result<TrialServer, RestoreError> {
         let mut command = Command::new(program);
-        command.args(server_options::options(placed, names));
+        command.args(server_options::server_options(placed, names));
         command.args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--logfile", ""]);
         command.args(["--save", "", "--auto-aof-rewrite-percentage", "0", "--aof-load-truncated", "no"]);
         command.args(["--replicaof", "127.0.0.1", "1"]).arg("--unixsocket").arg(socket);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let started = command.spawn();
-        let mut child = started.map_err(|source| RestoreError::Start { program: program.to_owned(), source })?;
-        let log = [child.stdout.take().map(|out| tokio::spawn(last_lines(out)))];
-        let errors = [child.stderr.take().map(|out| tokio::spawn(last_lines(out)))];
+        let mut child = started.map_err(|source| RestoreError::StartServer { program: program.to_owned(), source })?;
+        let log = [child.stdout.take().map(|out| tokio::spawn(read_last_lines(out)))];
+        let errors = [child.stderr.take().map(|out| tokio::spawn(read_last_lines(out)))];
         let log = log.into_iter().chain(errors).flatten().collect();
         Ok(TrialServer { program: program.to_owned(), child, log })
     }
 
     /// Waits until the server has loaded everything, however long that takes.
-    async fn loaded(
+    async fn await_loaded(
         &mut self,
         socket: &Path,
         clock: &SharedClock,
@@ -119,35 +119,35 @@ impl TrialServer {
         );
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(self.ended(status).await);
+                return Err(self.exit_error(status).await);
             }
             if let Ok(mut connection) = RedisConnection::connect(&server).await {
-                match connection.info().await {
+                match connection.query_info().await {
                     Ok(info) if info.get("loading") == Some("0") => return Ok((connection, info)),
                     // It loads, or it ends: the next look tells.
                     Ok(_) | Err(_) => {}
                 }
             }
-            clock.sleep(PAUSE).await;
+            clock.sleep(LOAD_POLL_INTERVAL).await;
         }
     }
 
-    async fn ended(&mut self, status: ExitStatus) -> RestoreError {
+    async fn exit_error(&mut self, status: ExitStatus) -> RestoreError {
         let mut log = Vec::new();
         for lines in self.log.drain(..) {
             log.extend(lines.await.unwrap_or_default());
         }
         log.push(format!("{} ended with {status}", self.program.display()));
-        RestoreError::Ended { program: self.program.clone(), log: log.join("\n") }
+        RestoreError::ServerExited { program: self.program.clone(), log: log.join("\n") }
     }
 
     /// Ends the server, which has nothing to save.
-    async fn end(mut self, mut connection: RedisConnection, clock: &SharedClock) {
+    async fn shut_down(mut self, mut connection: RedisConnection, clock: &SharedClock) {
         // There is no answer: the connection closes.
         drop(connection.call(&[b"SHUTDOWN", b"NOSAVE"]).await);
         let ended = tokio::select! {
             ended = self.child.wait() => ended.is_ok(),
-            () = clock.sleep(ENDING) => false,
+            () = clock.sleep(SHUTDOWN_TIMEOUT) => false,
         };
         if !ended {
             tracing::warn!("the server that was started to check does not end by itself and is killed");
@@ -156,14 +156,14 @@ impl TrialServer {
     }
 }
 
-async fn last_lines(out: impl AsyncRead + Unpin) -> Vec<String> {
+async fn read_last_lines(out: impl AsyncRead + Unpin) -> Vec<String> {
     let (mut lines, mut last) = (BufReader::new(out).lines(), std::collections::VecDeque::new());
     while let Ok(Some(line)) = lines.next_line().await {
         // A server that cannot load a file checks it, and says what it counted in it.
         if line.starts_with('[') {
             continue;
         }
-        if last.len() == LOG_LINES {
+        if last.len() == MAX_LOG_LINES {
             last.pop_front();
         }
         last.push_back(line);
@@ -171,7 +171,7 @@ async fn last_lines(out: impl AsyncRead + Unpin) -> Vec<String> {
     last.into()
 }
 
-fn compare(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, RestoreError> {
+fn compare_keys(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, RestoreError> {
     let count = |number: u64| {
         let line = info.get(&format!("db{number}"))?;
         line.split(',').find_map(|part| part.strip_prefix("keys="))?.parse::<u64>().ok()
@@ -183,7 +183,7 @@ fn compare(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, Restor
     let read =
         info.number("aof_current_size").filter(|read| placed.form != DataFileForm::Dump && *read != placed.bytes);
     if let Some(read) = read {
-        return Err(RestoreError::Differs(format!(
+        return Err(RestoreError::ContentDiffers(format!(
             "{server} has loaded {read} bytes of append-only files, of {} that were written",
             placed.bytes
         )));
@@ -197,18 +197,18 @@ fn compare(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, Restor
             .filter(|(_, keys)| *keys > 0)
             .collect();
         if keys != expected {
-            return Err(RestoreError::Differs(format!(
+            return Err(RestoreError::ContentDiffers(format!(
                 "{} has {}, the snapshot {}",
                 server,
-                listed(&keys),
-                listed(&expected)
+                list_key_counts(&keys),
+                list_key_counts(&expected)
             )));
         }
     }
     Ok(LoadedData { server, keys, compared })
 }
 
-fn listed(keys: &BTreeMap<u64, u64>) -> String {
+fn list_key_counts(keys: &BTreeMap<u64, u64>) -> String {
     match keys.is_empty() {
         true => "no keys".to_owned(),
         false => keys.iter().map(|(db, keys)| format!("{keys} in db{db}")).collect::<Vec<_>>().join(", "),

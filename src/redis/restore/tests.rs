@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::redis::format::rdb::RdbLimits;
-use crate::redis::format::resp::{StreamCut, encode};
+use crate::redis::format::resp::{StreamCut, encode_command};
 use crate::redis::wire::ServerFlavour;
 
 fn dump() -> Vec<u8> {
@@ -13,7 +13,7 @@ fn dump() -> Vec<u8> {
 }
 
 fn command(words: &[&str]) -> Vec<u8> {
-    encode(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+    encode_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
 }
 
 /// All at the second 1000.
@@ -23,7 +23,7 @@ fn arrivals() -> CommandArrivals {
         "replid": "0".repeat(40), "first": 0, "last": 0, "db": 0, "in_transaction": false, "db_after": 0,
         "in_transaction_after": false, "follows": null, "started_at": at, "ended_at": at, "writes": 0, "marks": [],
     });
-    CommandArrivals::of(&serde_json::from_value(stretch).unwrap())
+    CommandArrivals::from_stretch(&serde_json::from_value(stretch).unwrap())
 }
 
 fn redis(text: &str) -> RedisVersion {
@@ -43,22 +43,18 @@ fn placed_up_to(
 ) -> (tempfile::TempDir, Result<PlacedFiles, RestoreError>) {
     let scratch = tempfile::tempdir().unwrap();
     let place = || {
-        let mut place = DataFileWriter::begin(
-            &scratch.path().join("redis"),
-            form,
-            &DataFileNames::default(),
-            RdbLimits::default(),
-        )?;
+        let mut place =
+            DataFileWriter::new(&scratch.path().join("redis"), form, &DataFileNames::default(), RdbLimits::default())?;
         for piece in dump().chunks(size) {
-            place.snapshot(piece)?;
+            place.push_snapshot(piece)?;
         }
         if form != DataFileForm::Dump {
-            place = place.follow(StreamCut { offset: 1000, db: 3 })?;
+            place = place.begin_commands(StreamCut { offset: 1000, db: 3 })?;
             for piece in stream.chunks(size) {
-                place.commands(piece, &arrivals())?;
+                place.push_commands(piece, &arrivals())?;
             }
         }
-        place.end(to)
+        place.finish(to)
     };
     let placed = place();
     (scratch, placed)
@@ -79,7 +75,7 @@ fn a_dump_alone() {
     assert_eq!(names(&dir), ["dump.rdb"]);
     assert_eq!(std::fs::read(dir.join("dump.rdb")).unwrap(), dump());
     assert_eq!((placed.walk.keys(), placed.commands, placed.end, placed.bytes), (3, 0, None, dump().len() as u64));
-    assert_eq!(server_options::options(&placed, &DataFileNames::default())[2..], ["--appendonly", "no"]);
+    assert_eq!(server_options::server_options(&placed, &DataFileNames::default())[2..], ["--appendonly", "no"]);
 }
 
 /// The traffic between servers is left out, the stream's database comes first, and nothing of an open transaction is there.
@@ -135,10 +131,10 @@ fn what_cannot_be_restored_leaves_nothing_that_a_server_loads() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("redis");
     let mut place =
-        DataFileWriter::begin(&dir, DataFileForm::Parts, &DataFileNames::default(), RdbLimits::default()).unwrap();
-    place.snapshot(&dump()[..100]).unwrap();
+        DataFileWriter::new(&dir, DataFileForm::Parts, &DataFileNames::default(), RdbLimits::default()).unwrap();
+    place.push_snapshot(&dump()[..100]).unwrap();
     assert!(matches!(
-        place.follow(StreamCut { offset: 0, db: 0 }),
+        place.begin_commands(StreamCut { offset: 0, db: 0 }),
         Err(RestoreError::Rdb(rdb::RdbError::Truncated { at: 100 }))
     ));
     assert_eq!(names(&dir.join("appendonlydir")), [""; 0]);
@@ -159,7 +155,7 @@ fn commands_that_end_before_the_target_are_not_left_as_if_they_were_all() {
     for (form, left) in [(DataFileForm::Parts, &["appendonlydir"][..]), (DataFileForm::Preamble, &[])] {
         let (scratch, short) = placed_up_to(Some(end + 1), form, &stream, 1000);
         assert!(
-            matches!(short, Err(RestoreError::Short { end: at, target }) if at == end && target == end + 1),
+            matches!(short, Err(RestoreError::StreamTooShort { end: at, target }) if at == end && target == end + 1),
             "{short:?}"
         );
         let dir = scratch.path().join("redis");
@@ -176,15 +172,15 @@ fn a_folder_with_anything_in_it_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     std::fs::create_dir(scratch.path().join("lost+found")).unwrap();
     drop(
-        DataFileWriter::begin(scratch.path(), DataFileForm::Dump, &DataFileNames::default(), RdbLimits::default())
+        DataFileWriter::new(scratch.path(), DataFileForm::Dump, &DataFileNames::default(), RdbLimits::default())
             .unwrap(),
     );
     for stray in ["dump.rdb", "appendonlydir", ".hidden"] {
         let path = scratch.path().join(stray);
         std::fs::write(&path, b"old").unwrap();
         let refused =
-            DataFileWriter::begin(scratch.path(), DataFileForm::Dump, &DataFileNames::default(), RdbLimits::default());
-        assert!(matches!(refused, Err(RestoreError::NotEmpty { found, .. }) if found == stray));
+            DataFileWriter::new(scratch.path(), DataFileForm::Dump, &DataFileNames::default(), RdbLimits::default());
+        assert!(matches!(refused, Err(RestoreError::FolderNotEmpty { found, .. }) if found == stray));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         std::fs::remove_file(path).unwrap();
     }
@@ -195,7 +191,8 @@ fn a_configuration_that_would_ignore_the_files_is_named() {
     let (_scratch, placed_dump) = placed(DataFileForm::Dump, &[], 1000);
     let placed_dump = placed_dump.unwrap();
     let said = |placed: &PlacedFiles, conf: &str, version| {
-        server_options::warnings(placed, Some(("redis.conf", &RedisConf::parse(conf))), redis(version)).join("\n")
+        server_options::configuration_warnings(placed, Some(("redis.conf", &RedisConf::parse(conf))), redis(version))
+            .join("\n")
     };
     let dir = format!("dir {}\n", placed_dump.dir.display());
     let root = if placed_dump.owned_by_root { "root" } else { "" };
@@ -218,7 +215,7 @@ fn each_version_has_its_form() {
         (redis("7.0.15"), DataFileForm::Parts),
         (valkey, DataFileForm::Parts),
     ] {
-        assert_eq!(DataFileForm::of(version, true), form);
-        assert_eq!(DataFileForm::of(version, false), DataFileForm::Dump);
+        assert_eq!(DataFileForm::for_version(version, true), form);
+        assert_eq!(DataFileForm::for_version(version, false), DataFileForm::Dump);
     }
 }

@@ -22,17 +22,17 @@ pub struct RestoreOptions {
 /// Whether what is to be written fits where `dir` is or would be, before anything is. What a server adds when it starts comes on top.
 ///
 /// # Errors
-/// [`RestoreError::NoRoom`], or nobody can say.
-pub fn check_room(reach: &RestoreRoute, dir: &Path) -> Result<(), RestoreError> {
-    has_room(reach.snapshot.logical_bytes.saturating_add(reach.command_bytes()), dir)
+/// [`RestoreError::NotEnoughSpace`], or nobody can say.
+pub fn check_free_space(reach: &RestoreRoute, dir: &Path) -> Result<(), RestoreError> {
+    ensure_free_space(reach.snapshot.logical_bytes.saturating_add(reach.command_bytes()), dir)
 }
 
-fn has_room(needed: u64, dir: &Path) -> Result<(), RestoreError> {
+fn ensure_free_space(needed: u64, dir: &Path) -> Result<(), RestoreError> {
     let dir = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     let room = rustix::fs::statvfs(dir)
-        .map_err(|error| RestoreError::Folder { path: dir.to_owned(), source: error.into() })?;
+        .map_err(|error| RestoreError::OpenFolder { path: dir.to_owned(), source: error.into() })?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
-    if free < needed { Err(RestoreError::NoRoom { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
+    if free < needed { Err(RestoreError::NotEnoughSpace { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
 }
 
 /// Writes what a server starts from. `progress` hears how many bytes of how many are written.
@@ -41,36 +41,36 @@ fn has_room(needed: u64, dir: &Path) -> Result<(), RestoreError> {
 ///
 /// # Errors
 /// Something is missing or damaged, or can't be written. Nothing that a server would load is complete then.
-pub async fn restore(
+pub async fn restore_instance(
     instance: &Archive,
     reach: &RestoreRoute,
     wishes: RestoreOptions,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<PlacedFiles, RestoreError> {
-    let form = DataFileForm::of(wishes.version, reach.command_bytes() > 0);
+    let form = DataFileForm::for_version(wishes.version, reach.command_bytes() > 0);
     let now = instance.vault().clock().now().as_millisecond();
     let limits = RdbLimits { expired_by: Some(now), ..RdbLimits::default() };
     let total = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
     let mut done = 0_u64;
-    let mut place = on_a_thread(move || DataFileWriter::begin(&wishes.dir, form, &wishes.names, limits)).await?;
+    let mut place = run_blocking(move || DataFileWriter::new(&wishes.dir, form, &wishes.names, limits)).await?;
     for number in 0..reach.snapshot.parts.len() {
-        let bytes = instance.part(&reach.snapshot, number).await?;
+        let bytes = instance.read_part(&reach.snapshot, number).await?;
         done = done.saturating_add(bytes.len() as u64);
-        place = on_a_thread(move || {
-            place.snapshot(&bytes)?;
+        place = run_blocking(move || {
+            place.push_snapshot(&bytes)?;
             Ok(place)
         })
         .await?;
         progress(done, total);
     }
     if let (true, Some(from)) = (form.is_append_only(), reach.from) {
-        place = on_a_thread(move || place.follow(from)).await?;
+        place = run_blocking(move || place.begin_commands(from)).await?;
         for (number, stretch) in reach.stretches.iter().enumerate() {
-            let arrivals = CommandArrivals::of(stretch);
-            let bytes: Bytes = instance.commands_of(reach, number).await?;
+            let arrivals = CommandArrivals::from_stretch(stretch);
+            let bytes: Bytes = instance.read_route_commands(reach, number).await?;
             done = done.saturating_add(bytes.len() as u64);
-            place = on_a_thread(move || {
-                place.commands(&bytes, &arrivals)?;
+            place = run_blocking(move || {
+                place.push_commands(&bytes, &arrivals)?;
                 Ok(place)
             })
             .await?;
@@ -78,28 +78,28 @@ pub async fn restore(
         }
     }
     let to = reach.to.map(|to| to.offset);
-    on_a_thread(move || place.end(to)).await
+    run_blocking(move || place.finish(to)).await
 }
 
 /// Files are written where waiting for a disk keeps nobody else waiting.
-async fn on_a_thread<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
 ) -> Result<T, RestoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panic| RestoreError::Lost)?
+    tokio::task::spawn_blocking(work).await.map_err(|_panic| RestoreError::WorkerPanicked)?
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{RestoreError, has_room};
+    use super::{RestoreError, ensure_free_space};
 
     #[test]
     fn what_does_not_fit_is_not_begun() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
-        has_room(1, &below).unwrap();
-        let refused = has_room(1 << 62, &below).unwrap_err();
+        ensure_free_space(1, &below).unwrap();
+        let refused = ensure_free_space(1 << 62, &below).unwrap_err();
         assert!(
-            matches!(&refused, RestoreError::NoRoom { dir: at, needed, .. } if at == dir.path() && *needed == 1 << 62),
+            matches!(&refused, RestoreError::NotEnoughSpace { dir: at, needed, .. } if at == dir.path() && *needed == 1 << 62),
             "{refused}"
         );
         assert!(!below.exists());

@@ -1,6 +1,6 @@
 //! Retention of a Redis instance: snapshots and the stream behind them, in each repository by itself.
 //!
-//! [`decide`] is pure. Of the snapshots that are older than the window, the newest one stays that leads to each history which is still written, and
+//! [`decide_instance_retention`] is pure. Of the snapshots that are older than the window, the newest one stays that leads to each history which is still written, and
 //! the newest of all; whatever else is older goes. Of the stream everything stays that comes after a kept snapshot, on its history and on those
 //! that go on from it, and whatever is younger than the window itself. That one history goes on from another is told by the offsets: what a
 //! replication id and an offset name is one state, whichever bytes are there. Stretches may overlap,
@@ -22,11 +22,11 @@ use crate::redis::wire::ReplicationId;
 use crate::vault::repository::key::KeyPrefix;
 use crate::vault::repository::{ObjectInfo, Repository};
 use crate::vault::retention::{
-    CleanupReport, KeepReason, ObjectTotals, RetentionError as Error, RetentionOptions, before,
+    CleanupReport, KeepReason, ObjectTotals, RetentionError as Error, RetentionOptions, before_window,
 };
 
 /// Stretches asked about at once.
-const AT_ONCE: usize = 16;
+const MAX_PARALLEL_STRETCH_READS: usize = 16;
 
 /// A snapshot, as far as retention cares.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,7 +60,7 @@ pub struct RetentionInput<'a> {
 
 impl RetentionInput<'_> {
     /// Whether the state at `from` is a state on the way to `to`.
-    fn leads(&self, from: (ReplicationId, u64), to: (ReplicationId, u64)) -> bool {
+    fn history_leads_to(&self, from: (ReplicationId, u64), to: (ReplicationId, u64)) -> bool {
         let (mut replid, mut offset) = to;
         // No history goes on from itself; should a record say so, this ends nevertheless.
         for _ in 0..=self.follows.len() {
@@ -90,10 +90,10 @@ pub struct RetentionDecision {
 impl RetentionDecision {
     /// Whether a stretch may go that ends there, if it is known where.
     #[must_use]
-    pub fn lets_go(&self, replid: ReplicationId, end: Option<u64>, arrived: Timestamp) -> bool {
+    pub fn may_remove(&self, replid: ReplicationId, end: Option<u64>, arrived: Timestamp) -> bool {
         // Without a snapshot there is no telling what somebody restores from.
         let any = !self.keep.is_empty();
-        let young = arrived >= before(self.since);
+        let young = arrived >= before_window(self.since);
         let needed = match self.floors.get(&replid) {
             Some(floor) => end.is_none_or(|end| end > *floor),
             None => self.unknown.contains(&replid),
@@ -104,8 +104,8 @@ impl RetentionDecision {
 
 /// Decides.
 #[must_use]
-pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
-    let begin = before(world.since);
+pub fn decide_instance_retention(world: RetentionInput<'_>) -> RetentionDecision {
+    let begin = before_window(world.since);
     let mut old: Vec<&RetentionSnapshot> = world.snapshots.iter().filter(|base| base.at < begin).collect();
     old.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.label.cmp(&b.label)));
     let mut verdict =
@@ -117,7 +117,8 @@ pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     let whole = || old.iter().rev().filter(|base| base.whole);
     let lives = |stretches: &BTreeMap<u64, Timestamp>| stretches.values().any(|arrived| *arrived >= begin);
     let living = world.stretches.iter().filter(|(_, stretches)| lives(stretches)).map(|(replid, _)| *replid);
-    let anchor = |replid| whole().find(|base| base.place.is_some_and(|place| world.leads(place, (replid, u64::MAX))));
+    let anchor =
+        |replid| whole().find(|base| base.place.is_some_and(|place| world.history_leads_to(place, (replid, u64::MAX))));
     let anchors: Vec<&&RetentionSnapshot> =
         living.filter_map(anchor).chain(whole().next()).chain(whole().find(|base| base.own)).collect();
     verdict.keep.extend(anchors.iter().map(|base| (base.label.clone(), KeepReason::Anchor)));
@@ -134,7 +135,7 @@ pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
         };
         need(replid, offset);
         let behind = world.stretches.keys().filter(|history| **history != replid);
-        for history in behind.filter(|history| world.leads((replid, offset), (**history, u64::MAX))) {
+        for history in behind.filter(|history| world.history_leads_to((replid, offset), (**history, u64::MAX))) {
             need(*history, 0);
         }
     }
@@ -177,26 +178,36 @@ pub struct InstanceCleanup {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn run(
+pub async fn clean_up_instance(
     instance: &Archive,
     wish: &RetentionOptions,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<CleanupReport<InstanceCleanup>, Error> {
     let vault = instance.vault();
-    let mut report = CleanupReport::of(vault, wish);
-    let (follows, unknown) = follows(instance).await?;
+    let mut report = CleanupReport::new(vault, wish);
+    let (follows, unknown) = read_history_links(instance).await?;
     for (name, repository) in vault.repositories() {
-        let Some((since, young)) = report.window(vault, wish, name) else { continue };
+        let Some((since, young)) = report.repository_window(vault, wish, name) else { continue };
         let dry_run = wish.dry_run;
         let (follows, unknown) = (&follows, &unknown);
-        let sweep = InstanceSweep { instance, name, repository, since, young, dry_run, progress, follows, unknown };
+        let sweep = InstanceSweep {
+            instance,
+            name,
+            repository,
+            since,
+            grace_start: young,
+            dry_run,
+            progress,
+            follows,
+            unreadable_histories: unknown,
+        };
         report.repositories.push(sweep.run().await?);
     }
     Ok(report)
 }
 
 /// Which history goes on from which, and those of which that can't be read: the first stretch that any repository has of each says it.
-async fn follows(
+async fn read_history_links(
     instance: &Archive,
 ) -> Result<(BTreeMap<ReplicationId, PreviousHistory>, BTreeSet<ReplicationId>), Error> {
     let mut firsts: BTreeMap<ReplicationId, u64> = BTreeMap::new();
@@ -222,11 +233,11 @@ struct InstanceSweep<'a> {
     repository: &'a Repository,
     since: Timestamp,
     /// What is younger than this may belong to a snapshot under way.
-    young: Timestamp,
+    grace_start: Timestamp,
     dry_run: bool,
     progress: &'a (dyn Fn(u64) + Sync),
     follows: &'a BTreeMap<ReplicationId, PreviousHistory>,
-    unknown: &'a BTreeSet<ReplicationId>,
+    unreadable_histories: &'a BTreeSet<ReplicationId>,
 }
 
 /// What a repository has of the stream.
@@ -247,9 +258,9 @@ impl InstanceSweep<'_> {
             notes: Vec::new(),
         };
         // The parts first: a snapshot that ends meanwhile has its manifest by the time manifests are looked for.
-        let parts = self.parts().await?;
-        let stream = self.stream().await?;
-        let (bases, unreadable) = self.bases(&parts, &mut cleaned.notes).await?;
+        let parts = self.list_parts().await?;
+        let stream = self.list_stretches().await?;
+        let (bases, unreadable) = self.read_snapshots(&parts, &mut cleaned.notes).await?;
         let verdict = self.decide(&bases, &stream);
         let kept = |base: &RetentionSnapshot| verdict.keep.get(&base.label).copied();
         cleaned.snapshots = bases
@@ -268,7 +279,7 @@ impl InstanceSweep<'_> {
             let why =
                 "a snapshot's manifest cannot be read, so nothing of the stream is removed; walkeep verify says more";
             cleaned.notes.push(why.to_owned());
-            stream.values().flat_map(BTreeMap::values).for_each(|object| cleaned.stream_kept.add(object));
+            stream.values().flat_map(BTreeMap::values).for_each(|object| cleaned.stream_kept.add_object(object));
         }
         for (label, objects) in parts.iter().filter(|(label, _)| !unreadable.contains(*label)) {
             if !verdict.keep.contains_key(label) {
@@ -279,32 +290,32 @@ impl InstanceSweep<'_> {
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectInfo>, Error> {
-        self.repository.list(prefix).await.map_err(|error| Error::of(self.name, error))
+        self.repository.list(prefix).await.map_err(|error| Error::in_repository(self.name, error))
     }
 
     async fn remove(&self, object: &ObjectInfo) -> Result<(), Error> {
         if !self.dry_run {
-            self.repository.delete(&object.key).await.map_err(|error| Error::of(self.name, error))?;
+            self.repository.delete(&object.key).await.map_err(|error| Error::in_repository(self.name, error))?;
             (self.progress)(object.len);
         }
         Ok(())
     }
 
-    async fn parts(&self) -> Result<StoredParts, Error> {
+    async fn list_parts(&self) -> Result<StoredParts, Error> {
         let mut found = StoredParts::new();
         for object in self.list(&self.instance.layout().parts()).await? {
             // What is not understood stays.
-            if let Some(InstanceObject::Part(label, _)) = self.instance.layout().object(&object.key) {
+            if let Some(InstanceObject::Part(label, _)) = self.instance.layout().parse_key(&object.key) {
                 found.entry(label).or_default().push(object);
             }
         }
         Ok(found)
     }
 
-    async fn stream(&self) -> Result<StoredStretches, Error> {
+    async fn list_stretches(&self) -> Result<StoredStretches, Error> {
         let mut found = StoredStretches::new();
         for object in self.list(&self.instance.layout().streams()).await? {
-            if let Some(InstanceObject::Commands(replid, first)) = self.instance.layout().object(&object.key)
+            if let Some(InstanceObject::Commands(replid, first)) = self.instance.layout().parse_key(&object.key)
                 && let Ok(replid) = replid.parse()
             {
                 found.entry(replid).or_default().insert(first, object);
@@ -314,16 +325,16 @@ impl InstanceSweep<'_> {
     }
 
     /// The snapshots of this repository, and those whose manifest can't be read.
-    async fn bases(
+    async fn read_snapshots(
         &self,
         parts: &StoredParts,
         notes: &mut Vec<String>,
     ) -> Result<(Vec<(RetentionSnapshot, ObjectInfo)>, BTreeSet<String>), Error> {
         let (mut found, mut unreadable) = (Vec::new(), BTreeSet::new());
         for object in self.list(&self.instance.layout().snapshots()).await? {
-            let Some(InstanceObject::Snapshot(label)) = self.instance.layout().object(&object.key) else { continue };
-            match self.instance.snapshot(&label).await {
-                Ok(Some(snapshot)) => found.push((base(&snapshot, parts.get(&label)), object)),
+            let Some(InstanceObject::Snapshot(label)) = self.instance.layout().parse_key(&object.key) else { continue };
+            match self.instance.read_snapshot(&label).await {
+                Ok(Some(snapshot)) => found.push((retention_snapshot(&snapshot, parts.get(&label)), object)),
                 Ok(None) => {}
                 Err(error) if error.is_integrity() => {
                     notes.push(format!("snapshot {label} cannot be read and is left alone: {error}"));
@@ -341,11 +352,11 @@ impl InstanceSweep<'_> {
             objects.iter().map(|(first, object)| (*first, object.modified)).collect::<BTreeMap<_, _>>()
         };
         let stretches = stream.iter().map(|(replid, objects)| (*replid, arrived(objects))).collect();
-        decide(RetentionInput {
+        decide_instance_retention(RetentionInput {
             snapshots: &snapshots,
             stretches: &stretches,
             follows: self.follows,
-            unknown: self.unknown,
+            unknown: self.unreadable_histories,
             since: self.since,
         })
     }
@@ -361,16 +372,16 @@ impl InstanceSweep<'_> {
             let (go, stay): (Vec<_>, Vec<_>) = objects
                 .iter()
                 .zip(nexts)
-                .partition(|((_, object), next)| verdict.lets_go(*replid, *next, object.modified));
-            stay.iter().for_each(|((_, object), _)| cleaned.stream_kept.add(object));
-            for some in go.chunks(AT_ONCE) {
-                let ends = some.iter().map(|((first, _), next)| self.end_of(*replid, **first, *next));
+                .partition(|((_, object), next)| verdict.may_remove(*replid, *next, object.modified));
+            stay.iter().for_each(|((_, object), _)| cleaned.stream_kept.add_object(object));
+            for some in go.chunks(MAX_PARALLEL_STRETCH_READS) {
+                let ends = some.iter().map(|((first, _), next)| self.stretch_end(*replid, **first, *next));
                 for (((_, object), _), end) in some.iter().zip(join_all(ends).await) {
-                    if verdict.lets_go(*replid, end?, object.modified) {
+                    if verdict.may_remove(*replid, end?, object.modified) {
                         self.remove(object).await?;
-                        cleaned.stream.add(object);
+                        cleaned.stream.add_object(object);
                     } else {
-                        cleaned.stream_kept.add(object);
+                        cleaned.stream_kept.add_object(object);
                     }
                 }
             }
@@ -380,8 +391,8 @@ impl InstanceSweep<'_> {
 
     /// Where a stretch ends. That may be beyond where the next one begins, if two receivers ran; where the next one begins counts for one that
     /// does not open.
-    async fn end_of(&self, replid: ReplicationId, first: u64, next: Option<u64>) -> Result<Option<u64>, Error> {
-        match self.instance.stretch_in(self.name, replid, first).await {
+    async fn stretch_end(&self, replid: ReplicationId, first: u64, next: Option<u64>) -> Result<Option<u64>, Error> {
+        match self.instance.read_stretch_from(self.name, replid, first).await {
             Ok(stretch) => Ok(stretch.map(|stretch| stretch.last).or(next)),
             Err(error) if error.is_integrity() => Ok(next),
             Err(error) => Err(error.into()),
@@ -390,18 +401,18 @@ impl InstanceSweep<'_> {
 
     async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut InstanceCleanup) -> Result<(), Error> {
         for object in objects {
-            if object.modified >= self.young {
-                cleaned.parts_waiting.add(object);
+            if object.modified >= self.grace_start {
+                cleaned.parts_waiting.add_object(object);
             } else {
                 self.remove(object).await?;
-                cleaned.parts.add(object);
+                cleaned.parts.add_object(object);
             }
         }
         Ok(())
     }
 }
 
-fn base(snapshot: &SnapshotManifest, parts: Option<&Vec<ObjectInfo>>) -> RetentionSnapshot {
+fn retention_snapshot(snapshot: &SnapshotManifest, parts: Option<&Vec<ObjectInfo>>) -> RetentionSnapshot {
     let there: Vec<u64> = parts.into_iter().flatten().map(|object| object.len).collect();
     let named: Vec<u64> = snapshot.parts.iter().map(|part| part.stored).collect();
     let own = matches!(snapshot.origin, SnapshotOrigin::Replication { .. });

@@ -9,7 +9,7 @@ use crate::redis::archive::{StreamHole, StreamStretch};
 use crate::redis::wire::ReplicationId;
 
 /// One that another repository has had for longer than this does not come any more, unless it waits in the spool.
-pub(super) const ON_ITS_WAY: SignedDuration = SignedDuration::from_mins(10);
+pub(super) const UPLOAD_GRACE: SignedDuration = SignedDuration::from_mins(10);
 
 /// A stretch that was listed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -23,14 +23,14 @@ pub(super) struct ListedStretch {
 }
 
 impl ListedStretch {
-    pub(super) fn of(stretch: &StreamStretch) -> ListedStretch {
+    pub(super) fn from_stretch(stretch: &StreamStretch) -> ListedStretch {
         let follows = stretch.follows.map(|PreviousHistory { replid, offset }| (replid, offset));
         let StreamStretch { replid, first, last, ended_at, .. } = *stretch;
         ListedStretch { replid, first, last: Some(last), follows, ended_at }
     }
 
     /// Where a snapshot stands: the stream goes on from there.
-    pub(super) fn snapshot(replid: ReplicationId, offset: u64, at: Timestamp) -> ListedStretch {
+    pub(super) fn from_snapshot(replid: ReplicationId, offset: u64, at: Timestamp) -> ListedStretch {
         ListedStretch { replid, first: offset, last: Some(offset), follows: None, ended_at: at }
     }
 
@@ -38,7 +38,7 @@ impl ListedStretch {
         self.last == Some(self.first)
     }
 
-    pub(super) fn unread(replid: ReplicationId, first: u64) -> ListedStretch {
+    pub(super) fn unreadable(replid: ReplicationId, first: u64) -> ListedStretch {
         ListedStretch { replid, first, last: None, follows: None, ended_at: Timestamp::UNIX_EPOCH }
     }
 }
@@ -47,7 +47,7 @@ impl ListedStretch {
 type HistoryEnds = BTreeMap<ReplicationId, Option<u64>>;
 
 /// What is missing between these stretches and snapshots, all of one repository.
-pub(super) fn holes(pieces: &[ListedStretch]) -> Vec<StreamHole> {
+pub(super) fn find_holes(pieces: &[ListedStretch]) -> Vec<StreamHole> {
     let mut sorted = pieces.to_vec();
     sorted.sort_unstable();
     let mut holes = Vec::new();
@@ -69,8 +69,8 @@ pub(super) fn holes(pieces: &[ListedStretch]) -> Vec<StreamHole> {
 }
 
 /// What each repository lacks at the end of a history that another has: by the repository's number.
-pub(super) fn tails(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
-    let arrived = |piece: &&ListedStretch| now.duration_since(piece.ended_at) > ON_ITS_WAY;
+pub(super) fn find_missing_tails(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
+    let arrived = |piece: &&ListedStretch| now.duration_since(piece.ended_at) > UPLOAD_GRACE;
     let mut tails = Vec::new();
     for (number, own) in all.iter().enumerate() {
         let mut ends = HistoryEnds::new();
@@ -100,9 +100,9 @@ struct HistoryExtent {
 }
 
 /// What has had the time to arrive everywhere, oldest first.
-fn histories(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(ReplicationId, HistoryExtent)> {
+fn collect_histories(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(ReplicationId, HistoryExtent)> {
     let mut found: BTreeMap<ReplicationId, HistoryExtent> = BTreeMap::new();
-    for piece in all.iter().flatten().filter(|piece| now.duration_since(piece.ended_at) > ON_ITS_WAY) {
+    for piece in all.iter().flatten().filter(|piece| now.duration_since(piece.ended_at) > UPLOAD_GRACE) {
         let Some(last) = piece.last.filter(|_| !piece.is_snapshot()) else { continue };
         let (first, follows, at) = (piece.first, piece.follows, piece.ended_at);
         let history =
@@ -122,8 +122,8 @@ fn histories(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(ReplicationId, 
 ///
 /// Retention may have taken what is old. But it takes nothing that a snapshot leads to which it leaves, and manifests before all else. So a history is
 /// missed to which a snapshot leads that is there, over others that go on from one another, and one that is newer than all that is there.
-pub(super) fn beginnings(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
-    let histories = histories(all, now);
+pub(super) fn find_missing_beginnings(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
+    let histories = collect_histories(all, now);
     let mut found = Vec::new();
     for (number, own) in all.iter().enumerate() {
         let Some(newest) = own.iter().map(|piece| piece.ended_at).max() else { continue };
@@ -154,7 +154,7 @@ pub(super) fn beginnings(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usi
 mod tests {
     use jiff::Timestamp;
 
-    use super::{ListedStretch, StreamHole, beginnings, holes, tails};
+    use super::{ListedStretch, StreamHole, find_holes, find_missing_beginnings, find_missing_tails};
     use crate::redis::wire::ReplicationId;
 
     fn id(digit: char) -> ReplicationId {
@@ -186,34 +186,34 @@ mod tests {
             // Another history has nothing to do with these.
             piece('c', 9000, 9100),
         ];
-        assert_eq!(holes(&whole), []);
-        assert_eq!(holes(&[]), []);
+        assert_eq!(find_holes(&whole), []);
+        assert_eq!(find_holes(&[]), []);
         // What retention took from the front is not missed.
-        assert_eq!(holes(&whole[2..]), []);
-        assert_eq!(holes(&whole[3..]), []);
+        assert_eq!(find_holes(&whole[2..]), []);
+        assert_eq!(find_holes(&whole[3..]), []);
     }
 
     #[test]
     fn what_is_missing_between_them_is_named() {
         let follows = Some((id('a'), 400));
         let b = ListedStretch { follows, ..piece('b', 400, 500) };
-        assert_eq!(holes(&[piece('a', 300, 400), piece('a', 100, 200), b]), [hole('a', 200, 300)]);
-        assert_eq!(holes(&[piece('a', 100, 200), b]), [hole('a', 200, 400)]);
+        assert_eq!(find_holes(&[piece('a', 300, 400), piece('a', 100, 200), b]), [hole('a', 200, 300)]);
+        assert_eq!(find_holes(&[piece('a', 100, 200), b]), [hole('a', 200, 400)]);
         // One that could not be read may reach as far as the next one.
-        let unread = ListedStretch::unread(id('a'), 200);
-        assert_eq!(holes(&[piece('a', 100, 200), unread, piece('a', 300, 400), b]), []);
-        assert_eq!(holes(&[piece('a', 100, 200), unread, b]), []);
-        assert_eq!(holes(&[unread, piece('a', 300, 350), b]), [hole('a', 350, 400)]);
+        let unread = ListedStretch::unreadable(id('a'), 200);
+        assert_eq!(find_holes(&[piece('a', 100, 200), unread, piece('a', 300, 400), b]), []);
+        assert_eq!(find_holes(&[piece('a', 100, 200), unread, b]), []);
+        assert_eq!(find_holes(&[unread, piece('a', 300, 350), b]), [hole('a', 350, 400)]);
     }
 
     #[test]
     fn the_stretch_behind_a_snapshot_is_missed() {
-        let snapshot = ListedStretch::snapshot(id('a'), 100, Timestamp::UNIX_EPOCH);
-        assert_eq!(holes(&[snapshot, piece('a', 200, 300)]), [hole('a', 100, 200)]);
-        assert_eq!(holes(&[snapshot, piece('a', 100, 200)]), []);
-        assert_eq!(holes(&[snapshot, piece('a', 50, 200)]), []);
+        let snapshot = ListedStretch::from_snapshot(id('a'), 100, Timestamp::UNIX_EPOCH);
+        assert_eq!(find_holes(&[snapshot, piece('a', 200, 300)]), [hole('a', 100, 200)]);
+        assert_eq!(find_holes(&[snapshot, piece('a', 100, 200)]), []);
+        assert_eq!(find_holes(&[snapshot, piece('a', 50, 200)]), []);
         // Behind it nobody may ever have received.
-        assert_eq!(holes(&[piece('b', 200, 300), snapshot]), []);
+        assert_eq!(find_holes(&[piece('b', 200, 300), snapshot]), []);
     }
 
     #[test]
@@ -221,14 +221,20 @@ mod tests {
         let now = Timestamp::from_second(10_000).unwrap();
         let whole = vec![piece('a', 100, 200), piece('a', 200, 300)];
         let short = vec![piece('a', 100, 200)];
-        assert_eq!(tails(&[whole.clone(), short.clone(), vec![]], now), [(1, hole('a', 200, 300))]);
-        assert_eq!(tails(&[whole.clone(), short], Timestamp::from_second(1500).unwrap()), []);
-        assert_eq!(tails(&[whole.clone(), vec![piece('a', 200, 300)]], now), []);
-        assert_eq!(tails(&[whole.clone(), vec![piece('a', 100, 200), ListedStretch::unread(id('a'), 200)]], now), []);
+        assert_eq!(find_missing_tails(&[whole.clone(), short.clone(), vec![]], now), [(1, hole('a', 200, 300))]);
+        assert_eq!(find_missing_tails(&[whole.clone(), short], Timestamp::from_second(1500).unwrap()), []);
+        assert_eq!(find_missing_tails(&[whole.clone(), vec![piece('a', 200, 300)]], now), []);
+        assert_eq!(
+            find_missing_tails(
+                &[whole.clone(), vec![piece('a', 100, 200), ListedStretch::unreadable(id('a'), 200)]],
+                now
+            ),
+            []
+        );
         // A snapshot and nothing behind it.
-        let snapshot = |offset| ListedStretch::snapshot(id('a'), offset, Timestamp::UNIX_EPOCH);
-        assert_eq!(tails(&[whole.clone(), vec![snapshot(100)]], now), [(1, hole('a', 100, 300))]);
-        assert_eq!(tails(&[whole, vec![snapshot(300)], vec![snapshot(500)]], now), []);
+        let snapshot = |offset| ListedStretch::from_snapshot(id('a'), offset, Timestamp::UNIX_EPOCH);
+        assert_eq!(find_missing_tails(&[whole.clone(), vec![snapshot(100)]], now), [(1, hole('a', 100, 300))]);
+        assert_eq!(find_missing_tails(&[whole, vec![snapshot(300)], vec![snapshot(500)]], now), []);
     }
 
     #[test]
@@ -248,7 +254,7 @@ mod tests {
             let whole = vec![a, b, more_of_b, c, d];
             let all = [whole, own.to_vec()];
             let expected: Vec<_> = expected.iter().map(|hole| (1, *hole)).collect();
-            assert_eq!(beginnings(&all, Timestamp::from_second(second).unwrap()), expected, "{own:?}");
+            assert_eq!(find_missing_beginnings(&all, Timestamp::from_second(second).unwrap()), expected, "{own:?}");
         };
         let (no_b, no_c, no_d) = (hole('b', 400, 600), hole('c', 600, 700), hole('d', 7000, 7100));
         check(&[a], now, &[no_b, no_c, no_d]);
@@ -259,7 +265,7 @@ mod tests {
         check(&[a], 2000 + 600, &[]);
         // Where a snapshot leads there, what it has since does not hide it, nor that it has the end.
         let snapshot =
-            |offset, second| ListedStretch::snapshot(id('a'), offset, Timestamp::from_second(second).unwrap());
+            |offset, second| ListedStretch::from_snapshot(id('a'), offset, Timestamp::from_second(second).unwrap());
         let (s, e) = (snapshot(100, 900), at(piece('e', 1, 2), 9500));
         check(&[s, a, e], now, &[no_b, no_c]);
         check(&[s, a, b, more_of_b, e], now, &[no_c]);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::verify::continuity::{ListedStretch, ON_ITS_WAY, beginnings, holes, tails};
+use super::verify::continuity::{ListedStretch, UPLOAD_GRACE, find_holes, find_missing_beginnings, find_missing_tails};
 use crate::redis::archive::layout::InstanceObject;
 use crate::redis::archive::{
     Archive, ArchiveIdentity, Gap, SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamHole, StreamStretch,
@@ -24,7 +24,7 @@ use crate::redis::format::resp::{self, CommandParser};
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, Repository};
 use crate::vault::seal::{OpenedObject, SealedKind};
-use crate::vault::verify::{DamagedObject, VerifyError, VerifyOptions, VerifyProgress, open};
+use crate::vault::verify::{DamagedObject, VerifyError, VerifyOptions, VerifyProgress, open_checked};
 
 /// What one repository holds of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -72,7 +72,7 @@ pub struct MissingFromRepository {
 }
 
 impl MissingFromRepository {
-    fn of(repository: &str, hole: StreamHole) -> MissingFromRepository {
+    fn from_hole(repository: &str, hole: StreamHole) -> MissingFromRepository {
         MissingFromRepository::new(repository, hole.to_string())
     }
 
@@ -101,8 +101,8 @@ pub async fn verify_instance(
     // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
     let begun = vault.clock().now();
     // Nor is what waits here for a repository that was away.
-    let spooled = instance.known().await.ok();
-    let is_missed = |hole: &StreamHole| !spooled.as_ref().is_some_and(|known| known.is_on_its_way(hole));
+    let spooled = instance.list_known_stretches().await.ok();
+    let is_missed = |hole: &StreamHole| !spooled.as_ref().is_some_and(|known| known.is_spooled(hole));
     let mut settled_somewhere = false;
     for (name, repository) in vault.repositories() {
         let counts = InstanceObjectCounts { repository: name.to_owned(), ..InstanceObjectCounts::default() };
@@ -114,12 +114,12 @@ pub async fn verify_instance(
         let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
         let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, SnapshotOrigin::Replication { .. }));
         let stands = |snapshot: &SnapshotManifest| {
-            Some(ListedStretch::snapshot(snapshot.replid?, snapshot.offset?, snapshot.at))
+            Some(ListedStretch::from_snapshot(snapshot.replid?, snapshot.offset?, snapshot.at))
         };
         let all: Vec<ListedStretch> = subject.pieces.iter().copied().chain(sent.filter_map(stands)).collect();
-        let holes = holes(&all).into_iter().filter(|hole| !hole.is_known(snapshots, gaps) && is_missed(hole));
-        report.holes.extend(holes.map(|hole| MissingFromRepository::of(name, hole)));
-        let settled = |snapshot: &SnapshotManifest| begun.duration_since(snapshot.finished_at) > ON_ITS_WAY;
+        let holes = find_holes(&all).into_iter().filter(|hole| !hole.is_explained(snapshots, gaps) && is_missed(hole));
+        report.holes.extend(holes.map(|hole| MissingFromRepository::from_hole(name, hole)));
+        let settled = |snapshot: &SnapshotManifest| begun.duration_since(snapshot.finished_at) > UPLOAD_GRACE;
         settled_somewhere |= snapshots.iter().any(settled);
         pieces_of_all.push(all);
         subject.gaps.retain(|gap| !report.gaps.contains(gap));
@@ -127,10 +127,11 @@ pub async fn verify_instance(
         report.damage.append(&mut subject.damage);
         report.repositories.push(subject.counts);
     }
-    let lacking = tails(&pieces_of_all, begun).into_iter().chain(beginnings(&pieces_of_all, begun));
+    let lacking =
+        find_missing_tails(&pieces_of_all, begun).into_iter().chain(find_missing_beginnings(&pieces_of_all, begun));
     for (number, hole) in lacking.filter(|(_, hole)| is_missed(hole)) {
         let name = report.repositories.get(number).map_or("?", |counts| counts.repository.as_str());
-        report.holes.push(MissingFromRepository::of(name, hole));
+        report.holes.push(MissingFromRepository::from_hole(name, hole));
     }
     if options.backup.is_none() && settled_somewhere {
         // Retention leaves the newest snapshot in each.
@@ -164,37 +165,37 @@ struct InstanceVerifier<'a> {
 impl InstanceVerifier<'_> {
     /// Everything, or the snapshot of this label alone. Says whether there was such a snapshot.
     async fn run(&mut self, only: Option<&str>) -> Result<bool, VerifyError> {
-        let listed = self.listed().await?;
-        let found = self.objects(&listed, only).await?;
-        self.settle().await?;
+        let listed = self.list_objects().await?;
+        let found = self.verify_objects(&listed, only).await?;
+        self.settle_continuity().await?;
         Ok(found)
     }
 
-    async fn listed(&self) -> Result<Vec<ObjectKey>, VerifyError> {
+    async fn list_objects(&self) -> Result<Vec<ObjectKey>, VerifyError> {
         let all = self.instance.layout().all();
-        let listed = self.repository.list(&all).await.map_err(|error| self.named(error))?;
+        let listed = self.repository.list(&all).await.map_err(|error| self.with_repository_name(error))?;
         Ok(listed.into_iter().map(|object| object.key).collect())
     }
 
     /// Settles what was not there: it is missing only if what names it still is there.
-    async fn settle(&mut self) -> Result<(), VerifyError> {
+    async fn settle_continuity(&mut self) -> Result<(), VerifyError> {
         if self.gone.is_empty() && self.damage.is_empty() {
             return Ok(());
         }
-        let listed: HashSet<ObjectKey> = self.listed().await?.into_iter().collect();
+        let listed: HashSet<ObjectKey> = self.list_objects().await?.into_iter().collect();
         // Damaged and then gone is nobody's concern any more.
         self.damage.retain(|damage| listed.iter().any(|key| key.as_str() == damage.object));
         for (key, by) in std::mem::take(&mut self.gone) {
             if listed.contains(&by) {
-                self.damaged(&key, "it is missing");
+                self.record_damage(&key, "it is missing");
             }
         }
         Ok(())
     }
 
-    async fn objects(&mut self, listed: &[ObjectKey], only: Option<&str>) -> Result<bool, VerifyError> {
+    async fn verify_objects(&mut self, listed: &[ObjectKey], only: Option<&str>) -> Result<bool, VerifyError> {
         let mut found = false;
-        let is = |key: &&ObjectKey| matches!(self.instance.layout().object(key), Some(InstanceObject::Snapshot(_)));
+        let is = |key: &&ObjectKey| matches!(self.instance.layout().parse_key(key), Some(InstanceObject::Snapshot(_)));
         let identity = self.instance.layout().identity();
         if only.is_none()
             && !listed.contains(&identity)
@@ -204,117 +205,117 @@ impl InstanceVerifier<'_> {
             self.gone.push((identity, snapshot.clone()));
         }
         for key in listed {
-            match self.instance.layout().object(key) {
+            match self.instance.layout().parse_key(key) {
                 Some(InstanceObject::Snapshot(label)) if only.is_none_or(|only| only == label) => {
                     found = true;
-                    self.snapshot(key).await?;
+                    self.verify_snapshot(key).await?;
                 }
                 // Parts are read with their snapshot. One under way has no manifest yet.
                 Some(InstanceObject::Part(..) | InstanceObject::Snapshot(_)) => {}
                 _ if only.is_some() => {}
                 Some(InstanceObject::Commands(replid, first)) => {
-                    let read = self.commands(key).await?;
-                    let unread = || replid.parse().ok().map(|replid| ListedStretch::unread(replid, first));
+                    let read = self.verify_stretch(key).await?;
+                    let unread = || replid.parse().ok().map(|replid| ListedStretch::unreadable(replid, first));
                     self.pieces.extend(read.or_else(unread));
                 }
                 Some(InstanceObject::Gap(..)) => {
-                    let gap = self.value::<Gap>(SealedKind::Gap, key).await?;
+                    let gap = self.read_value::<Gap>(SealedKind::Gap, key).await?;
                     self.gaps.extend(gap);
                 }
                 Some(InstanceObject::Identity) => {
-                    let _readable = self.value::<ArchiveIdentity>(SealedKind::Instance, key).await?;
+                    let _readable = self.read_value::<ArchiveIdentity>(SealedKind::Instance, key).await?;
                 }
-                None => self.damaged(key, "no object of walkeep has such a name; it may be somebody else's"),
+                None => self.record_damage(key, "no object of walkeep has such a name; it may be somebody else's"),
             }
         }
         Ok(found)
     }
 
-    async fn snapshot(&mut self, manifest: &ObjectKey) -> Result<(), VerifyError> {
-        let Some(snapshot) = self.value::<SnapshotManifest>(SealedKind::Snapshot, manifest).await? else {
+    async fn verify_snapshot(&mut self, manifest: &ObjectKey) -> Result<(), VerifyError> {
+        let Some(snapshot) = self.read_value::<SnapshotManifest>(SealedKind::Snapshot, manifest).await? else {
             return Ok(());
         };
         let (mut walker, mut whole) = (Some(RdbWalker::new(rdb::RdbLimits::default())), true);
         for (number, part) in (0..).zip(&snapshot.parts) {
             let Ok(key) = self.instance.layout().part(&snapshot.label, number) else { continue };
-            match self.part(&key, part, manifest).await? {
+            match self.verify_part(&key, part, manifest).await? {
                 None => whole = false,
-                Some(bytes) => walker = self.walked(&key, walker, bytes).await,
+                Some(bytes) => walker = self.walk_part(&key, walker, bytes).await,
             }
             whole &= walker.is_some();
         }
         let Some(walker) = walker.filter(|_| whole) else { return Ok(()) };
         match walker.finish() {
-            Ok(walk) if same(&walk, &snapshot.walk) => {
+            Ok(walk) if same_content(&walk, &snapshot.walk) => {
                 self.counts.snapshots = self.counts.snapshots.saturating_add(1);
                 self.snapshots.push(snapshot);
             }
-            Ok(_) => self.damaged(manifest, "its parts hold other keys than it says"),
-            Err(error) => self.damaged(manifest, error),
+            Ok(_) => self.record_damage(manifest, "its parts hold other keys than it says"),
+            Err(error) => self.record_damage(manifest, error),
         }
         Ok(())
     }
 
-    async fn part(
+    async fn verify_part(
         &mut self,
         key: &ObjectKey,
         part: &SnapshotPart,
         by: &ObjectKey,
     ) -> Result<Option<Bytes>, VerifyError> {
-        let Some(opened) = self.opened(SealedKind::RdbPart, key, by).await? else { return Ok(None) };
+        let Some(opened) = self.open_object(SealedKind::RdbPart, key, by).await? else { return Ok(None) };
         let content = blake3::Hash::from_bytes(opened.content).to_hex();
         if opened.plain.len() as u64 != part.len || content.as_str() != part.content {
-            self.damaged(key, "it is not the part that the snapshot names");
+            self.record_damage(key, "it is not the part that the snapshot names");
             return Ok(None);
         }
         self.counts.parts = self.counts.parts.saturating_add(1);
         Ok(Some(opened.plain))
     }
 
-    async fn walked(&mut self, key: &ObjectKey, walker: Option<RdbWalker>, bytes: Bytes) -> Option<RdbWalker> {
+    async fn walk_part(&mut self, key: &ObjectKey, walker: Option<RdbWalker>, bytes: Bytes) -> Option<RdbWalker> {
         let mut walker = walker?;
         let walked = tokio::task::spawn_blocking(move || walker.push(&bytes).map(|()| walker)).await;
         match walked {
             Ok(Ok(walker)) => Some(walker),
             Ok(Err(error)) => {
-                self.damaged(key, error);
+                self.record_damage(key, error);
                 None
             }
             Err(_panic) => {
-                self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep");
+                self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep");
                 None
             }
         }
     }
 
     /// A stretch; `None` if it is not there or not right.
-    async fn commands(&mut self, key: &ObjectKey) -> Result<Option<ListedStretch>, VerifyError> {
-        let Some(opened) = self.opened(SealedKind::Commands, key, key).await? else { return Ok(None) };
-        let checked = tokio::task::spawn_blocking(move || parse(&opened.metadata, &opened.plain)).await;
+    async fn verify_stretch(&mut self, key: &ObjectKey) -> Result<Option<ListedStretch>, VerifyError> {
+        let Some(opened) = self.open_object(SealedKind::Commands, key, key).await? else { return Ok(None) };
+        let checked = tokio::task::spawn_blocking(move || parse_stretch(&opened.metadata, &opened.plain)).await;
         match checked {
             Ok(Ok(piece)) => {
                 self.counts.stretches = self.counts.stretches.saturating_add(1);
                 return Ok(Some(piece));
             }
-            Ok(Err(what)) => self.damaged(key, what),
-            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+            Ok(Err(what)) => self.record_damage(key, what),
+            Err(_panic) => self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep"),
         }
         Ok(None)
     }
 
     /// An object's content as a value; `None` if it is damaged.
-    async fn value<T: DeserializeOwned>(
+    async fn read_value<T: DeserializeOwned>(
         &mut self,
         kind: SealedKind,
         key: &ObjectKey,
     ) -> Result<Option<T>, VerifyError> {
-        let Some(opened) = self.opened(kind, key, key).await? else { return Ok(None) };
+        let Some(opened) = self.open_object(kind, key, key).await? else { return Ok(None) };
         let value = serde_json::from_slice(&opened.plain);
-        Ok(value.map_err(|error| self.damaged(key, error)).ok())
+        Ok(value.map_err(|error| self.record_damage(key, error)).ok())
     }
 
     /// An object opened, which `by` names; `None` if it is not there or damaged.
-    async fn opened(
+    async fn open_object(
         &mut self,
         kind: SealedKind,
         key: &ObjectKey,
@@ -327,49 +328,49 @@ impl InstanceVerifier<'_> {
                 return Ok(None);
             }
             Err(error @ repository::RepositoryError::Corrupt { .. }) => {
-                self.damaged(key, error);
+                self.record_damage(key, error);
                 return Ok(None);
             }
-            Err(error) => return Err(self.named(error)),
+            Err(error) => return Err(self.with_repository_name(error)),
         };
-        self.progress.add(bytes.len() as u64);
+        self.progress.add_object(bytes.len() as u64);
         self.counts.bytes = self.counts.bytes.saturating_add(bytes.len() as u64);
         let (protection, name) = (Arc::clone(self.instance.vault().protection()), key.clone());
-        match tokio::task::spawn_blocking(move || open(kind, &name, &bytes, &protection)).await {
+        match tokio::task::spawn_blocking(move || open_checked(kind, &name, &bytes, &protection)).await {
             Ok(Ok(opened)) => return Ok(Some(opened)),
-            Ok(Err(what)) => self.damaged(key, what),
-            Err(_panic) => self.damaged(key, "a worker thread gave up on it; this is a bug in walkeep"),
+            Ok(Err(what)) => self.record_damage(key, what),
+            Err(_panic) => self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep"),
         }
         Ok(None)
     }
 
-    fn damaged(&mut self, object: &ObjectKey, what: impl ToString) {
+    fn record_damage(&mut self, object: &ObjectKey, what: impl ToString) {
         let repository = self.counts.repository.clone();
         let damage = DamagedObject { repository, object: object.to_string(), what: what.to_string() };
         tracing::error!(repository = damage.repository, object = damage.object, what = damage.what, "damaged");
         self.damage.push(damage);
     }
 
-    fn named(&self, source: repository::RepositoryError) -> VerifyError {
+    fn with_repository_name(&self, source: repository::RepositoryError) -> VerifyError {
         VerifyError::Repository { name: self.counts.repository.clone(), source: Arc::new(source) }
     }
 }
 
 /// Whether two walks found the same. One that stopped at something it did not know may have stopped elsewhere.
-fn same(a: &RdbSummary, b: &RdbSummary) -> bool {
+fn same_content(a: &RdbSummary, b: &RdbSummary) -> bool {
     let stopped = a.stopped.is_some() || b.stopped.is_some();
     a.bytes == b.bytes && (stopped || (&a.databases, a.functions, a.version) == (&b.databases, b.functions, b.version))
 }
 
 /// Parses a stretch again, and compares with what it says of itself.
-fn parse(metadata: &[u8], plain: &[u8]) -> Result<ListedStretch, String> {
+fn parse_stretch(metadata: &[u8], plain: &[u8]) -> Result<ListedStretch, String> {
     let stretch: StreamStretch = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
     let mut commands =
-        CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, resp::CommandLimits::default());
+        CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, resp::CommandLimits::default());
     commands.push(plain, &mut |_| {}).map_err(|error| error.to_string())?;
     let found = (commands.boundary(), commands.offset(), commands.db(), commands.in_transaction());
     if found == (stretch.last, stretch.last, stretch.db_after, stretch.in_transaction_after) {
-        Ok(ListedStretch::of(&stretch))
+        Ok(ListedStretch::from_stretch(&stretch))
     } else {
         Err("its commands end elsewhere than it says".to_owned())
     }
@@ -381,15 +382,15 @@ fn parse(metadata: &[u8], plain: &[u8]) -> Result<ListedStretch, String> {
 pub fn fuzz(data: &[u8]) {
     let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
     let Some((metadata, plain)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return };
-    let right = parse(metadata, plain).is_ok();
+    let right = parse_stretch(metadata, plain).is_ok();
     let Ok(stretch) = serde_json::from_slice::<StreamStretch>(metadata) else { return };
     let again = serde_json::to_vec(&stretch).unwrap_or_default();
     assert_eq!(serde_json::from_slice(&again).ok().as_ref(), Some(&stretch), "another stretch when written again");
-    assert_eq!(parse(&again, plain).is_ok(), right);
+    assert_eq!(parse_stretch(&again, plain).is_ok(), right);
     if stretch.first.checked_add(plain.len() as u64).is_none() {
         return;
     }
-    let Ok(seen) = stretch.look(plain, 1) else { return };
+    let Ok(seen) = stretch.scan_deletions(plain, 1) else { return };
     for notable in &seen.found {
         let within = stretch.first <= notable.before && notable.before < notable.end;
         assert!(within && (notable.end <= stretch.last || !right), "{notable:?} is not in the stretch");
@@ -407,7 +408,7 @@ mod tests {
     use crate::redis::archive::stream::PreviousHistory;
     use crate::redis::archive::{SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamStretch};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
     use crate::redis::wire::ServerFlavour;
     use crate::vault::SkippedRepositories;
     use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind};
@@ -422,9 +423,9 @@ mod tests {
         walker.push(RDB).unwrap();
         let key = instance.layout().part(label, 0).unwrap();
         let binding = ObjectBinding::new(SealedKind::RdbPart, key.as_str());
-        let sealed = seal::seal(&[RDB], &SealSpec::new(&binding), instance.vault().protection()).unwrap();
+        let sealed = seal::seal_object(&[RDB], &SealSpec::new(&binding), instance.vault().protection()).unwrap();
         instance.vault().put_sealed(&key, &sealed).await.unwrap();
-        instance.introduce(ServerFlavour::Redis, &SkippedRepositories::default()).await.unwrap();
+        instance.put_identity(ServerFlavour::Redis, &SkippedRepositories::default()).await.unwrap();
         let at = Timestamp::UNIX_EPOCH;
         let snapshot = SnapshotManifest {
             format: 1,
@@ -440,7 +441,7 @@ mod tests {
             offset: None,
             db: 0,
             walk: walker.finish().unwrap(),
-            parts: vec![SnapshotPart::of(&sealed)],
+            parts: vec![SnapshotPart::from_sealed(&sealed)],
             logical_bytes: RDB.len() as u64,
             stored_bytes: sealed.len,
         };
@@ -468,7 +469,7 @@ mod tests {
             pieces: vec![],
         };
         // All of the first and the parts of the second have gone since; the manifest of the second goes while they are looked for.
-        let listed = subject.listed().await.unwrap();
+        let listed = subject.list_objects().await.unwrap();
         let (snapshot, part) = (
             |label: &str| instance.layout().snapshot(label).unwrap(),
             |label: &str| instance.layout().part(label, 0).unwrap(),
@@ -476,9 +477,9 @@ mod tests {
         for key in [snapshot("20260101T000000.000Z"), part("20260101T000000.000Z"), part("20260102T000000.000Z")] {
             instance.vault().delete(&key).await.unwrap();
         }
-        subject.objects(&listed, None).await.unwrap();
+        subject.verify_objects(&listed, None).await.unwrap();
         instance.vault().delete(&snapshot("20260102T000000.000Z")).await.unwrap();
-        subject.settle().await.unwrap();
+        subject.settle_continuity().await.unwrap();
         assert_eq!((subject.damage, subject.counts.snapshots), (vec![], 1));
 
         // A part whose manifest stays is missing.
@@ -494,7 +495,7 @@ mod tests {
         follows: Option<PreviousHistory>,
         second: i64,
     ) {
-        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]));
+        let bytes = Bytes::from(encode_command(&[b"SET", b"a", b"1"]));
         let at = Timestamp::from_second(second).unwrap();
         let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": history.to_string().repeat(40), "first": first, "last": first + bytes.len() as u64, "db": 0,

@@ -7,7 +7,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 /// The port of a Redis that is not told otherwise.
-const PORT: u16 = 6379;
+const DEFAULT_REDIS_PORT: u16 = 6379;
 
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -72,22 +72,22 @@ pub struct RedisLogin {
 pub struct RedisUrlError(&'static str);
 
 /// What is said where a password seems to stand in a URL as it is.
-const IN_PASSWORD: &str =
+const PASSWORD_IN_URL_ADVICE: &str =
     "this is no URL; where the password holds @ / ? # : or %, write %40 %2F %3F %23 %3A or %25 for it";
 
 /// Reads a URL.
 ///
 /// # Errors
 /// [`RedisUrlError`] says what is wrong, without the URL.
-pub fn parse_url(text: &str) -> Result<(RedisAddress, RedisLogin), RedisUrlError> {
-    let no_url = if text.contains('@') { IN_PASSWORD } else { "this is no URL" };
+pub fn parse_redis_url(text: &str) -> Result<(RedisAddress, RedisLogin), RedisUrlError> {
+    let no_url = if text.contains('@') { PASSWORD_IN_URL_ADVICE } else { "this is no URL" };
     let url = Url::parse(text).ok().ok_or(RedisUrlError(no_url))?;
     // Such a character ends the part that the password stands in, so that the @ behind it comes where none belongs.
     let beyond = [Some(url.path()).filter(|_| !url.scheme().contains("unix")), url.query(), url.fragment()];
     if beyond.into_iter().flatten().any(|part| part.contains('@')) {
-        return Err(RedisUrlError(IN_PASSWORD));
+        return Err(RedisUrlError(PASSWORD_IN_URL_ADVICE));
     }
-    let decoded = |part: &str, what| decode(part).ok_or(RedisUrlError(what));
+    let decoded = |part: &str, what| percent_decode(part).ok_or(RedisUrlError(what));
     let user = decoded(url.username(), "the user holds a bad %-sequence")?;
     let password = url.password().map(|word| decoded(word, "the password holds a bad %-sequence")).transpose()?;
     let login = RedisLogin { user: (!user.is_empty()).then_some(user), password: password.map(RedisPassword::new) };
@@ -118,11 +118,11 @@ pub fn parse_url(text: &str) -> Result<(RedisAddress, RedisLogin), RedisUrlError
     if !matches!(url.path(), "" | "/" | "/0") {
         return Err(RedisUrlError("it names a database, but all of them are backed up together; leave that out"));
     }
-    Ok((RedisAddress::Tcp { host, port: url.port().unwrap_or(PORT), tls }, login))
+    Ok((RedisAddress::Tcp { host, port: url.port().unwrap_or(DEFAULT_REDIS_PORT), tls }, login))
 }
 
 /// Undoes `%XX`; `None` where that makes no text.
-fn decode(text: &str) -> Option<String> {
+fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -139,7 +139,7 @@ fn decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{RedisAddress, RedisLogin, RedisPassword, parse_url};
+    use super::{RedisAddress, RedisLogin, RedisPassword, parse_redis_url};
 
     fn tcp(host: &str, port: u16, tls: bool) -> RedisAddress {
         RedisAddress::Tcp { host: host.into(), port, tls }
@@ -160,7 +160,7 @@ mod tests {
             ("unix:///run/a@b.sock", RedisAddress::Unix("/run/a@b.sock".into()), login(None, None)),
             ("unix:///run/redis/a%20b.sock", RedisAddress::Unix("/run/redis/a b.sock".into()), login(None, None)),
         ] {
-            assert_eq!(parse_url(text), Ok((address, expected)), "{text}");
+            assert_eq!(parse_redis_url(text), Ok((address, expected)), "{text}");
         }
         assert_eq!(tcp("::1", 1, false).to_string(), "[::1]:1");
     }
@@ -181,11 +181,11 @@ mod tests {
             ("redis://", "no host"),
             ("redis://u:hunter2%zz@h", "bad %-sequence"),
         ] {
-            let error = parse_url(text).unwrap_err();
+            let error = parse_redis_url(text).unwrap_err();
             assert!(error.to_string().contains(says), "{text}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
-        let (_, login) = parse_url("redis://u:hunter2@h").unwrap();
+        let (_, login) = parse_redis_url("redis://u:hunter2@h").unwrap();
         assert!(!format!("{login:?}").contains("hunter2"));
     }
 }

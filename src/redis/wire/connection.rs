@@ -11,23 +11,23 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::address::{RedisAddress, RedisLogin, RedisPassword};
-use super::error::{FIRST, RedisError};
+use super::error::{FIRST_REPLY, RedisError};
 use super::info::ServerInfo;
 use super::tls::{self, RedisTlsFiles};
 use crate::base::clock::{Clock, SharedClock, timeout};
-use crate::redis::format::resp::{RedisReply, encode};
+use crate::redis::format::resp::{RedisReply, encode_command};
 
 /// A host that drops packets would hold us for the two minutes of the kernel's own patience.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The silence after which a server counts as gone: Redis's own `repl-timeout`, six times its `repl-ping-replica-period`, and while a
 /// snapshot is prepared a line feed comes every second.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What one read may bring. A socket's buffer is a few hundred KiB; more would not come at once.
-const READ: usize = 512 << 10;
+const READ_BUFFER_BYTES: usize = 512 << 10;
 /// With less room than this a new buffer is begun.
-const ROOM: usize = 64 << 10;
+const MIN_BUFFER_ROOM_BYTES: usize = 64 << 10;
 /// The longest reply held in memory.
-const REPLY: usize = 32 << 20;
+const MAX_REPLY_BYTES: usize = 32 << 20;
 
 trait RedisSocket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> RedisSocket for S {}
@@ -51,7 +51,7 @@ impl RedisEndpoint {
     /// A server with the usual limits.
     #[must_use]
     pub fn new(address: RedisAddress, login: RedisLogin, tls: RedisTlsFiles, clock: SharedClock) -> RedisEndpoint {
-        RedisEndpoint { address, login, tls, clock, silence: SILENCE }
+        RedisEndpoint { address, login, tls, clock, silence: SILENCE_TIMEOUT }
     }
 }
 
@@ -79,7 +79,7 @@ impl RedisConnection {
     /// The server can't be reached, or does not let us in.
     pub async fn connect(server: &RedisEndpoint) -> Result<RedisConnection, RedisError> {
         let peer = server.address.to_string();
-        let dialled = timeout(&*server.clock, CONNECT, dial(server, &peer)).await;
+        let dialled = timeout(&*server.clock, CONNECT_TIMEOUT, open_socket(server, &peer)).await;
         let (tls, tcp) = match server.address {
             RedisAddress::Tcp { tls, .. } => (tls, true),
             RedisAddress::Unix(_) => (false, false),
@@ -92,7 +92,7 @@ impl RedisConnection {
         let socket = dialled.ok_or_else(|| RedisError::Silent {
             server: peer.clone(),
             during,
-            seconds: CONNECT.as_secs(),
+            seconds: CONNECT_TIMEOUT.as_secs(),
         })??;
         let (clock, silence) = (Arc::clone(&server.clock), server.silence);
         let mut connection =
@@ -127,9 +127,9 @@ impl RedisConnection {
     /// An error reply, as what it means; or the connection.
     pub async fn call(&mut self, arguments: &[&[u8]]) -> Result<RedisReply, RedisError> {
         let command = String::from_utf8_lossy(arguments.first().copied().unwrap_or_default()).into_owned();
-        self.send(&encode(arguments)).await?;
-        match self.reply("a reply was awaited").await? {
-            RedisReply::Error(message) => Err(RedisError::of_reply(&self.peer, &command, &message)),
+        self.send(&encode_command(arguments)).await?;
+        match self.read_reply("a reply was awaited").await? {
+            RedisReply::Error(message) => Err(RedisError::from_reply(&self.peer, &command, &message)),
             reply => Ok(reply),
         }
     }
@@ -138,7 +138,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// As [`RedisConnection::call`].
-    pub async fn info(&mut self) -> Result<ServerInfo, RedisError> {
+    pub async fn query_info(&mut self) -> Result<ServerInfo, RedisError> {
         let reply = self.call(&[b"INFO"]).await?;
         let text = match &reply {
             RedisReply::Bulk(bytes) => String::from_utf8_lossy(bytes),
@@ -152,7 +152,7 @@ impl RedisConnection {
     /// # Errors
     /// The server has been silent for too long.
     pub fn check_silence(&self, silence: Duration) -> Result<(), RedisError> {
-        if silence < self.silence { Ok(()) } else { Err(self.silent("the stream was followed")) }
+        if silence < self.silence { Ok(()) } else { Err(self.silence_error("the stream was followed")) }
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), RedisError> {
@@ -162,13 +162,13 @@ impl RedisConnection {
         };
         match timeout(&*self.clock, self.silence, sent).await {
             Some(Ok(())) => Ok(()),
-            Some(Err(source)) => Err(self.broken(source, "something was sent")),
-            None => Err(self.silent("something was sent")),
+            Some(Err(source)) => Err(self.io_error(source, "something was sent")),
+            None => Err(self.silence_error("something was sent")),
         }
     }
 
     /// Line feeds that come before a reply are signs of life.
-    pub(super) async fn reply(&mut self, during: &'static str) -> Result<RedisReply, RedisError> {
+    pub(super) async fn read_reply(&mut self, during: &'static str) -> Result<RedisReply, RedisError> {
         loop {
             self.skip_line_feeds();
             match RedisReply::parse(&self.input).map_err(|error| RedisError::resp(&self.peer, &error))? {
@@ -177,10 +177,13 @@ impl RedisConnection {
                     self.spoke = true;
                     return Ok(reply);
                 }
-                None if self.input.len() > REPLY => {
-                    return Err(RedisError::protocol(&self.peer, format!("a reply of more than {REPLY} bytes")));
+                None if self.input.len() > MAX_REPLY_BYTES => {
+                    return Err(RedisError::protocol(
+                        &self.peer,
+                        format!("a reply of more than {MAX_REPLY_BYTES} bytes"),
+                    ));
                 }
-                None => self.fill(during).await?,
+                None => self.read_more(during).await?,
             }
         }
     }
@@ -191,29 +194,29 @@ impl RedisConnection {
     }
 
     /// Reads more. Cancel safe.
-    pub(super) async fn fill(&mut self, during: &'static str) -> Result<(), RedisError> {
-        if self.input.capacity().saturating_sub(self.input.len()) < ROOM {
-            self.input.reserve(READ);
+    pub(super) async fn read_more(&mut self, during: &'static str) -> Result<(), RedisError> {
+        if self.input.capacity().saturating_sub(self.input.len()) < MIN_BUFFER_ROOM_BYTES {
+            self.input.reserve(READ_BUFFER_BYTES);
         }
-        let during = if self.spoke { during } else { FIRST };
+        let during = if self.spoke { during } else { FIRST_REPLY };
         let read = timeout(&*self.clock, self.silence, self.socket.read_buf(&mut self.input)).await;
         match read {
             Some(Ok(0)) => Err(RedisError::Closed { server: self.peer.clone(), during }),
             Some(Ok(_)) => Ok(()),
-            Some(Err(source)) => Err(self.broken(source, during)),
-            None => Err(self.silent(during)),
+            Some(Err(source)) => Err(self.io_error(source, during)),
+            None => Err(self.silence_error(during)),
         }
     }
 
     /// The bytes that have come, at least one. Cancel safe.
-    pub(super) async fn bytes(&mut self, during: &'static str) -> Result<Bytes, RedisError> {
+    pub(super) async fn read_bytes(&mut self, during: &'static str) -> Result<Bytes, RedisError> {
         if self.input.is_empty() {
-            self.fill(during).await?;
+            self.read_more(during).await?;
         }
         Ok(self.input.split().freeze())
     }
 
-    fn broken(&self, source: io::Error, during: &'static str) -> RedisError {
+    fn io_error(&self, source: io::Error, during: &'static str) -> RedisError {
         let server = self.peer.clone();
         match source.kind() {
             // How an output buffer that is full, or a kill, looks from here.
@@ -224,12 +227,12 @@ impl RedisConnection {
         }
     }
 
-    fn silent(&self, during: &'static str) -> RedisError {
+    fn silence_error(&self, during: &'static str) -> RedisError {
         RedisError::Silent { server: self.peer.clone(), during, seconds: self.silence.as_secs() }
     }
 }
 
-async fn dial(server: &RedisEndpoint, peer: &str) -> Result<Box<dyn RedisSocket>, RedisError> {
+async fn open_socket(server: &RedisEndpoint, peer: &str) -> Result<Box<dyn RedisSocket>, RedisError> {
     let failed = |source| RedisError::socket(peer, source);
     let (host, port, tls) = match &server.address {
         RedisAddress::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
@@ -240,7 +243,7 @@ async fn dial(server: &RedisEndpoint, peer: &str) -> Result<Box<dyn RedisSocket>
     if !tls {
         return Ok(Box::new(stream));
     }
-    let config = tls::client_config(&server.tls)?;
+    let config = tls::tls_client_config(&server.tls)?;
     let name = ServerName::try_from(host.to_owned()).map_err(|bad| failed(io::Error::other(bad)))?;
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     Ok(Box::new(connected.map_err(failed)?))

@@ -18,7 +18,7 @@ pub enum RedisError {
         source: io::Error,
     },
     /// It closed the connection.
-    #[error("Redis at {server} closed the connection while {during}{}", remark(during))]
+    #[error("Redis at {server} closed the connection while {during}{}", disconnect_remark(during))]
     Closed {
         /// Which server.
         server: String,
@@ -96,7 +96,7 @@ pub enum RedisError {
     /// Several servers say that they are the master.
     #[error(
         "two masters at once: {} all say they are master of {master:?}; their data differs, and walkeep does not guess which is right",
-        MasterClaimant::names(masters)
+        MasterClaimant::list_names(masters)
     )]
     TwoMasters {
         /// Which.
@@ -121,18 +121,18 @@ pub struct MasterClaimant {
 impl MasterClaimant {
     /// The addresses of several, for messages.
     #[must_use]
-    pub fn names(several: &[MasterClaimant]) -> String {
+    pub fn list_names(several: &[MasterClaimant]) -> String {
         several.iter().map(|one| one.server.as_str()).collect::<Vec<_>>().join(" and ")
     }
 }
 
 /// Before anything was answered.
-pub(super) const FIRST: &str = "its first reply was awaited";
+pub(super) const FIRST_REPLY: &str = "its first reply was awaited";
 
 /// Why a server may have hung up.
-fn remark(during: &str) -> &'static str {
+fn disconnect_remark(during: &str) -> &'static str {
     match during {
-        FIRST => "; is this a TLS port? then write rediss://",
+        FIRST_REPLY => "; is this a TLS port? then write rediss://",
         "a reply was awaited" => "; its log says why",
         _ => "; its log says why (a replica that reads too slowly is cut off by client-output-buffer-limit)",
     }
@@ -182,7 +182,7 @@ impl RedisError {
     }
 
     /// What an error reply means: its first word says it.
-    pub(super) fn of_reply(server: &str, command: &str, message: &str) -> RedisError {
+    pub(super) fn from_reply(server: &str, command: &str, message: &str) -> RedisError {
         // A server that does not know the command repeats what came with it: the password.
         let shown = if command == "AUTH" { message.split(", with args").next().unwrap_or_default() } else { message };
         let (server, message) = (server.to_owned(), shown.to_owned());
@@ -227,7 +227,7 @@ mod tests {
 
     use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-    use super::{FIRST, RedisError};
+    use super::{FIRST_REPLY, RedisError};
     use crate::base::retry::ErrorClass;
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn who_hangs_up_at_once_may_want_tls_and_who_hangs_up_later_may_be_too_slow_for() {
         let closed = |during| RedisError::Closed { server: "h:1".into(), during }.to_string();
-        assert!(closed(FIRST).ends_with("awaited; is this a TLS port? then write rediss://"));
+        assert!(closed(FIRST_REPLY).ends_with("awaited; is this a TLS port? then write rediss://"));
         assert!(closed("a reply was awaited").ends_with("awaited; its log says why"));
         assert!(closed("the stream was followed").contains("client-output-buffer-limit"));
     }
@@ -261,7 +261,7 @@ mod tests {
             "ERR unknown command `AUTH`, with args beginning with: `walkeep`, `s3cret`, ",
             "ERR unknown command 'AUTH', with args beginning with: 'walkeep' 's3cret' ",
         ] {
-            let error = RedisError::of_reply("h:1", "AUTH", message);
+            let error = RedisError::from_reply("h:1", "AUTH", message);
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("unknown command") && !shown.contains("s3cret"), "{shown}");
         }
@@ -280,13 +280,13 @@ mod tests {
             ("NOPERM this user has no permissions to run the 'psync' command", ErrorClass::Permanent),
             ("ERR unknown command 'PSYNC'", ErrorClass::Permanent),
         ] {
-            let error = RedisError::of_reply("h:1", "PSYNC", message);
+            let error = RedisError::from_reply("h:1", "PSYNC", message);
             assert_eq!(error.class(), class, "{error}");
             assert!(error.to_string().contains(message), "{error}");
         }
         // Said to whatever is asked first.
         assert_eq!(
-            RedisError::of_reply("h:1", "AUTH", "ERR max number of clients reached").class(),
+            RedisError::from_reply("h:1", "AUTH", "ERR max number of clients reached").class(),
             ErrorClass::Transient
         );
     }

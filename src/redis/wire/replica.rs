@@ -11,14 +11,14 @@ use bytes::{Bytes, BytesMut};
 use super::connection::RedisConnection;
 use super::error::RedisError;
 use super::info::ServerInfo;
-use crate::redis::format::resp::{RedisReply, encode};
+use crate::redis::format::resp::{RedisReply, encode_command};
 
 /// Bytes of the mark that ends a snapshot of unknown length (`CONFIG_RUN_ID_SIZE`, server.h).
-const MARK: usize = 40;
+const EOF_MARK_BYTES: usize = 40;
 /// `$` and a length, or `$EOF:` and the mark.
-const HEADER: usize = 128;
+const MAX_HEADER_BYTES: usize = 128;
 /// No snapshot is longer; a length beyond is damage.
-const LONGEST: u64 = 1 << 46;
+const MAX_SNAPSHOT_BYTES: u64 = 1 << 46;
 
 /// The name of a history of writes, which a server shares with its replicas.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -35,7 +35,7 @@ impl FromStr for ReplicationId {
 
     fn from_str(text: &str) -> Result<ReplicationId, BadReplicationId> {
         let bad = || BadReplicationId(text.chars().take(64).collect());
-        if text.len() != MARK || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if text.len() != EOF_MARK_BYTES || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad());
         }
         let mut id = [0; 20];
@@ -79,7 +79,7 @@ pub enum SyncRequest {
     /// A snapshot and nothing after it, so that the server need not keep the stream for us meanwhile.
     Snapshot,
     /// The stream alone, from this offset of this history on.
-    From(ReplicationId, u64),
+    Continue(ReplicationId, u64),
 }
 
 /// What a server does about it.
@@ -95,9 +95,9 @@ pub enum SyncAnswer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReplicaPermission {
     /// The server has let us.
-    Proved,
+    Granted,
     /// Nobody could say without making the server begin a snapshot.
-    Unproved,
+    Unknown,
 }
 
 impl RedisConnection {
@@ -106,7 +106,7 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The server refuses, or the connection broke.
-    pub async fn may_follow(mut self, info: &ServerInfo) -> Result<ReplicaPermission, RedisError> {
+    pub async fn check_replica_permission(mut self, info: &ServerInfo) -> Result<ReplicaPermission, RedisError> {
         let replid = info.get("master_replid").and_then(|id| id.parse().ok());
         let offset = info.number("master_repl_offset");
         let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
@@ -115,18 +115,18 @@ impl RedisConnection {
         if let (true, Some(replid), Some(offset)) = (active, replid, offset)
             && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
         {
-            self.sync(SyncRequest::From(replid, offset), info.version()).await?;
-            return Ok(ReplicaPermission::Proved);
+            self.request_sync(SyncRequest::Continue(replid, offset), info.version()).await?;
+            return Ok(ReplicaPermission::Granted);
         }
         let Ok(RedisReply::Bulk(user)) = self.call(&[b"ACL", b"WHOAMI"]).await else {
-            return Ok(ReplicaPermission::Unproved);
+            return Ok(ReplicaPermission::Unknown);
         };
         match self.call(&[b"ACL", b"DRYRUN", &user, b"PSYNC", b"?", b"-1"]).await {
-            Ok(RedisReply::Status(_)) => Ok(ReplicaPermission::Proved),
+            Ok(RedisReply::Status(_)) => Ok(ReplicaPermission::Granted),
             Ok(RedisReply::Bulk(why)) => {
-                Err(RedisError::of_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
+                Err(RedisError::from_reply(self.peer(), "PSYNC", &format!("NOPERM {}", String::from_utf8_lossy(&why))))
             }
-            Ok(_) | Err(RedisError::Refused { .. } | RedisError::Login { .. }) => Ok(ReplicaPermission::Unproved),
+            Ok(_) | Err(RedisError::Refused { .. } | RedisError::Login { .. }) => Ok(ReplicaPermission::Unknown),
             Err(error) => Err(error),
         }
     }
@@ -136,29 +136,29 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The server refuses, is not ready, or the connection broke.
-    pub async fn sync(&mut self, wish: SyncRequest, version: &str) -> Result<SyncAnswer, RedisError> {
+    pub async fn request_sync(&mut self, wish: SyncRequest, version: &str) -> Result<SyncAnswer, RedisError> {
         // No `PING` before, as replicas send: a server whose own saves fail refuses it (`MISCONF`), and none of this.
         self.call(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]).await?;
         // Options that older servers do not have; all goes well without.
-        self.optional(&[b"REPLCONF", b"version", version.as_bytes()]).await?;
+        self.call_ignoring_errors(&[b"REPLCONF", b"version", version.as_bytes()]).await?;
         if wish == SyncRequest::Snapshot {
-            self.optional(&[b"REPLCONF", b"rdb-only", b"1"]).await?;
+            self.call_ignoring_errors(&[b"REPLCONF", b"rdb-only", b"1"]).await?;
         }
         let (id, next) = match wish {
             SyncRequest::Snapshot => ("?".to_owned(), "-1".to_owned()),
-            SyncRequest::From(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
+            SyncRequest::Continue(id, offset) => (id.to_string(), offset.saturating_add(1).to_string()),
         };
-        self.send(&encode(&[b"PSYNC", id.as_bytes(), next.as_bytes()])).await?;
-        let answer = match self.reply("it prepared a synchronisation").await? {
+        self.send(&encode_command(&[b"PSYNC", id.as_bytes(), next.as_bytes()])).await?;
+        let answer = match self.read_reply("it prepared a synchronisation").await? {
             RedisReply::Status(answer) => answer,
-            RedisReply::Error(message) => return Err(RedisError::of_reply(self.peer(), "PSYNC", &message)),
+            RedisReply::Error(message) => return Err(RedisError::from_reply(self.peer(), "PSYNC", &message)),
             other => return Err(RedisError::protocol(self.peer(), format!("PSYNC is answered with {other:?}"))),
         };
-        parse_answer(&answer)
+        parse_sync_answer(&answer)
             .ok_or_else(|| RedisError::protocol(self.peer(), format!("PSYNC is answered with {answer:?}")))
     }
 
-    async fn optional(&mut self, arguments: &[&[u8]]) -> Result<(), RedisError> {
+    async fn call_ignoring_errors(&mut self, arguments: &[&[u8]]) -> Result<(), RedisError> {
         match self.call(arguments).await {
             Ok(_) | Err(RedisError::Refused { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -169,23 +169,23 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The server gave up, or the connection broke.
-    pub async fn transfer(&mut self) -> Result<SnapshotTransfer, RedisError> {
+    pub async fn begin_transfer(&mut self) -> Result<SnapshotTransfer, RedisError> {
         let during = "a snapshot was awaited";
         loop {
             self.skip_line_feeds();
-            if let Some(end) = self.input.iter().take(HEADER).position(|byte| *byte == b'\n') {
+            if let Some(end) = self.input.iter().take(MAX_HEADER_BYTES).position(|byte| *byte == b'\n') {
                 let line = self.input.split_to(end.saturating_add(1));
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 if let Some(message) = line.strip_prefix('-') {
-                    return Err(RedisError::of_reply(self.peer(), "PSYNC", message));
+                    return Err(RedisError::from_reply(self.peer(), "PSYNC", message));
                 }
                 let wrong = || RedisError::protocol(self.peer(), format!("a snapshot begins with {line:?}"));
-                return SnapshotTransfer::begin(&line).ok_or_else(wrong);
+                return SnapshotTransfer::parse_header(&line).ok_or_else(wrong);
             }
-            if self.input.len() >= HEADER {
+            if self.input.len() >= MAX_HEADER_BYTES {
                 return Err(RedisError::protocol(self.peer(), "no line before the snapshot"));
             }
-            self.fill(during).await?;
+            self.read_more(during).await?;
         }
     }
 
@@ -193,15 +193,15 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection broke before the end.
-    pub async fn snapshot_bytes(&mut self, transfer: &mut SnapshotTransfer) -> Result<Option<Bytes>, RedisError> {
+    pub async fn read_snapshot(&mut self, transfer: &mut SnapshotTransfer) -> Result<Option<Bytes>, RedisError> {
         loop {
-            if let Some(bytes) = transfer.take(&mut self.input) {
+            if let Some(bytes) = transfer.split_payload(&mut self.input) {
                 return Ok(Some(bytes));
             }
             if transfer.ended {
                 return Ok(None);
             }
-            self.fill("a snapshot was under way").await?;
+            self.read_more("a snapshot was under way").await?;
         }
     }
 
@@ -209,8 +209,8 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn read(&mut self) -> Result<Bytes, RedisError> {
-        self.bytes("the stream was followed").await
+    pub async fn read_stream(&mut self) -> Result<Bytes, RedisError> {
+        self.read_bytes("the stream was followed").await
     }
 
     /// Tells the server how far the stream is safe here. Also what makes it begin the stream after a snapshot of unknown length.
@@ -218,11 +218,11 @@ impl RedisConnection {
     /// # Errors
     /// The connection broke.
     pub async fn acknowledge(&mut self, offset: u64) -> Result<(), RedisError> {
-        self.send(&encode(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()])).await
+        self.send(&encode_command(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()])).await
     }
 }
 
-fn parse_answer(answer: &str) -> Option<SyncAnswer> {
+fn parse_sync_answer(answer: &str) -> Option<SyncAnswer> {
     let words: Vec<&str> = answer.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["FULLRESYNC", id, offset] => Some(SyncAnswer::Full(id.parse().ok()?, offset.parse().ok()?)),
@@ -237,7 +237,7 @@ enum TransferForm {
     /// From a file: so many bytes are still to come.
     Length(u64),
     /// Straight from the server's memory: until these bytes.
-    Marked([u8; MARK]),
+    Marked([u8; EOF_MARK_BYTES]),
 }
 
 /// A snapshot on its way.
@@ -250,13 +250,13 @@ pub struct SnapshotTransfer {
 
 impl SnapshotTransfer {
     /// From the line before the snapshot.
-    fn begin(line: &str) -> Option<SnapshotTransfer> {
+    fn parse_header(line: &str) -> Option<SnapshotTransfer> {
         let rest = line.strip_prefix('$')?;
         if let Some(mark) = rest.strip_prefix("EOF:") {
             let form = TransferForm::Marked(mark.as_bytes().try_into().ok()?);
             return Some(SnapshotTransfer { form, len: None, ended: false });
         }
-        let len = rest.parse().ok().filter(|len| *len <= LONGEST)?;
+        let len = rest.parse().ok().filter(|len| *len <= MAX_SNAPSHOT_BYTES)?;
         Some(SnapshotTransfer { form: TransferForm::Length(len), len: Some(len), ended: len == 0 })
     }
 
@@ -276,7 +276,7 @@ impl SnapshotTransfer {
     ///
     /// The mark may be cut by any read, so as many bytes as it has are held back. After it the server sends nothing until it is
     /// acknowledged (`repl_put_online_on_ack`), so it is looked for at the end alone, as `readSyncBulkPayload` does.
-    fn take(&mut self, input: &mut BytesMut) -> Option<Bytes> {
+    fn split_payload(&mut self, input: &mut BytesMut) -> Option<Bytes> {
         if self.ended {
             return None;
         }
@@ -288,7 +288,7 @@ impl SnapshotTransfer {
                 input.split_to(len)
             }
             TransferForm::Marked(mark) => {
-                let body = input.len().saturating_sub(MARK);
+                let body = input.len().saturating_sub(EOF_MARK_BYTES);
                 let taken = input.split_to(body);
                 if input.as_ref() == mark.as_slice() {
                     input.clear();
@@ -303,18 +303,18 @@ impl SnapshotTransfer {
 
 #[cfg(test)]
 mod tests {
-    use super::{ReplicationId, SnapshotTransfer, SyncAnswer, parse_answer};
+    use super::{ReplicationId, SnapshotTransfer, SyncAnswer, parse_sync_answer};
     use bytes::BytesMut;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     /// Feeds `bytes` in pieces that end at `cuts`; what came out, and what was left.
     fn transferred(line: &str, bytes: &[u8], cuts: &[usize]) -> (Vec<u8>, bool, Vec<u8>) {
-        let mut transfer = SnapshotTransfer::begin(line).unwrap();
+        let mut transfer = SnapshotTransfer::parse_header(line).unwrap();
         let (mut input, mut out, mut from) = (BytesMut::new(), Vec::new(), 0);
         for to in cuts.iter().copied().chain([bytes.len()]) {
             input.extend_from_slice(&bytes[from..to]);
-            while let Some(taken) = transfer.take(&mut input) {
+            while let Some(taken) = transfer.split_payload(&mut input) {
                 out.extend_from_slice(&taken);
             }
             from = to;
@@ -350,14 +350,14 @@ mod tests {
     fn answers_are_what_a_master_gives() {
         let id: ReplicationId = ID.parse().unwrap();
         assert_eq!(id.to_string(), ID);
-        assert_eq!(parse_answer(&format!("FULLRESYNC {ID} 42")), Some(SyncAnswer::Full(id, 42)));
-        assert_eq!(parse_answer("CONTINUE"), Some(SyncAnswer::Continue(None)));
-        assert_eq!(parse_answer(&format!("CONTINUE {ID}")), Some(SyncAnswer::Continue(Some(id))));
+        assert_eq!(parse_sync_answer(&format!("FULLRESYNC {ID} 42")), Some(SyncAnswer::Full(id, 42)));
+        assert_eq!(parse_sync_answer("CONTINUE"), Some(SyncAnswer::Continue(None)));
+        assert_eq!(parse_sync_answer(&format!("CONTINUE {ID}")), Some(SyncAnswer::Continue(Some(id))));
         for wrong in ["", "FULLRESYNC", "FULLRESYNC x 1", &format!("FULLRESYNC {ID} -1"), "OK", "CONTINUE x"] {
-            assert_eq!(parse_answer(wrong), None, "{wrong}");
+            assert_eq!(parse_sync_answer(wrong), None, "{wrong}");
         }
         for wrong in ["", "$", "$-1", "$99999999999999999", "$EOF:", "$EOF:short", ":5"] {
-            assert!(SnapshotTransfer::begin(wrong).is_none(), "{wrong}");
+            assert!(SnapshotTransfer::parse_header(wrong).is_none(), "{wrong}");
         }
     }
 }

@@ -19,12 +19,12 @@ use crate::base::clock::timeout;
 use crate::redis::format::resp::RedisReply;
 
 /// A replica must have heard from its master within so many seconds: twice the master's own pings.
-const HEARD_WITHIN: u64 = 20;
+const MAX_MASTER_SILENCE_SECONDS: u64 = 20;
 /// A replica may lag by this many bytes: a moment of a busy server.
-const LAG: u64 = 16 << 20;
+const MAX_REPLICA_LAG_BYTES: u64 = 16 << 20;
 
 /// A Sentinel has its answer in memory. One that takes longer is down, and the others know as much.
-const ANSWER: Duration = Duration::from_secs(5);
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sentinels, and the name under which they know the master.
 #[derive(Clone, Debug)]
@@ -62,8 +62,8 @@ impl RedisSource {
     /// It can't be found or reached.
     pub async fn connect(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         match self {
-            RedisSource::Fixed(server) => open(server).await,
-            RedisSource::Sentinels(sentinels) => sentinels.master().await,
+            RedisSource::Fixed(server) => connect_and_query(server).await,
+            RedisSource::Sentinels(sentinels) => sentinels.connect_to_master().await,
         }
     }
 
@@ -73,13 +73,13 @@ impl RedisSource {
     /// Nothing can be found or reached.
     pub async fn connect_for_snapshot(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         let sentinels = match self {
-            RedisSource::Fixed(server) => return open(server).await,
+            RedisSource::Fixed(server) => return connect_and_query(server).await,
             RedisSource::Sentinels(sentinels) => sentinels,
         };
-        let master = sentinels.master().await?;
+        let master = sentinels.connect_to_master().await?;
         let offset = master.1.number("master_repl_offset").unwrap_or(0);
-        for address in sentinels.replicas().await {
-            let opened = match open(&sentinels.at(address)).await {
+        for address in sentinels.list_replicas().await {
+            let opened = match connect_and_query(&sentinels.endpoint_at(address)).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     tracing::warn!(%error, "a replica is passed over");
@@ -90,7 +90,8 @@ impl RedisSource {
             let same = opened.1.get("master_replid") == master.1.get("master_replid");
             // One whose own saves fail, for a full disk say, would fail with this one also.
             let saves = opened.1.persistence_trouble().is_none();
-            if opened.1.is_healthy_replica(HEARD_WITHIN) && same && lag <= LAG && saves {
+            if opened.1.is_healthy_replica(MAX_MASTER_SILENCE_SECONDS) && same && lag <= MAX_REPLICA_LAG_BYTES && saves
+            {
                 return Ok(opened);
             }
         }
@@ -98,9 +99,9 @@ impl RedisSource {
     }
 }
 
-async fn open(server: &RedisEndpoint) -> Result<(RedisConnection, ServerInfo), RedisError> {
+async fn connect_and_query(server: &RedisEndpoint) -> Result<(RedisConnection, ServerInfo), RedisError> {
     let mut connection = RedisConnection::connect(server).await?;
-    let info = connection.info().await?;
+    let info = connection.query_info().await?;
     if info.number("loading") == Some(1) {
         let message = "it is loading its data".to_owned();
         return Err(RedisError::NotReady { server: connection.peer().to_owned(), message });
@@ -116,31 +117,32 @@ impl Sentinels {
         Sentinels { addresses, master, login, server, knew: Arc::default() }
     }
 
-    fn at(&self, address: RedisAddress) -> RedisEndpoint {
+    fn endpoint_at(&self, address: RedisAddress) -> RedisEndpoint {
         RedisEndpoint { address, ..self.server.clone() }
     }
 
-    fn tls(&self) -> bool {
+    fn uses_tls(&self) -> bool {
         matches!(self.server.address, RedisAddress::Tcp { tls: true, .. })
     }
 
-    async fn ask(&self, sentinel: &RedisAddress, command: &[u8]) -> Result<RedisReply, RedisError> {
-        let server = RedisEndpoint { login: self.login.clone(), ..self.at(sentinel.clone()) };
-        let answer = timeout(&*self.server.clock, ANSWER, async {
+    async fn query_sentinel(&self, sentinel: &RedisAddress, command: &[u8]) -> Result<RedisReply, RedisError> {
+        let server = RedisEndpoint { login: self.login.clone(), ..self.endpoint_at(sentinel.clone()) };
+        let answer = timeout(&*self.server.clock, SENTINEL_TIMEOUT, async {
             let mut connection = RedisConnection::connect(&server).await?;
             connection.call(&[b"SENTINEL", command, self.master.as_bytes()]).await
         });
         let during = "it was asked for the master";
-        let silent = || RedisError::Silent { server: sentinel.to_string(), during, seconds: ANSWER.as_secs() };
+        let silent =
+            || RedisError::Silent { server: sentinel.to_string(), during, seconds: SENTINEL_TIMEOUT.as_secs() };
         answer.await.ok_or_else(silent)?
     }
 
     /// Whom any Sentinel names.
-    async fn named(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<RedisAddress>, RedisError> {
-        let asked = self.addresses.iter().map(|sentinel| self.ask(sentinel, b"get-master-addr-by-name"));
+    async fn find_named_masters(&self, troubles: &mut Vec<String>) -> Result<BTreeSet<RedisAddress>, RedisError> {
+        let asked = self.addresses.iter().map(|sentinel| self.query_sentinel(sentinel, b"get-master-addr-by-name"));
         let (mut named, mut strangers) = (BTreeSet::new(), 0_usize);
         for (sentinel, answer) in self.addresses.iter().zip(join_all(asked).await) {
-            match answer.map(|reply| pair(&reply, self.tls())) {
+            match answer.map(|reply| parse_address_pair(&reply, self.uses_tls())) {
                 Ok(Some(address)) => drop(named.insert(address)),
                 Ok(None) => {
                     strangers = strangers.saturating_add(1);
@@ -158,13 +160,14 @@ impl Sentinels {
     }
 
     /// The master, connected, by what the Sentinels say and what it says itself.
-    async fn master(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
+    async fn connect_to_master(&self) -> Result<(RedisConnection, ServerInfo), RedisError> {
         let mut troubles = Vec::new();
-        let named = self.named(&mut troubles).await?;
+        let named = self.find_named_masters(&mut troubles).await?;
         if named.is_empty() {
             return Err(RedisError::Sentinel(format!("no Sentinel names the master: {}", troubles.join("; "))));
         }
-        let opened = named.into_iter().map(|address| async move { open(&self.at(address)).await });
+        let opened =
+            named.into_iter().map(|address| async move { connect_and_query(&self.endpoint_at(address)).await });
         let mut masters = Vec::new();
         for opened in join_all(opened).await {
             match opened {
@@ -201,10 +204,15 @@ impl Sentinels {
     }
 
     /// The replicas that the first Sentinel that answers holds to be well.
-    async fn replicas(&self) -> Vec<RedisAddress> {
+    async fn list_replicas(&self) -> Vec<RedisAddress> {
         for sentinel in &self.addresses {
-            if let Ok(reply) = self.ask(sentinel, b"replicas").await {
-                return reply.elements().unwrap_or_default().iter().filter_map(|r| replica(r, self.tls())).collect();
+            if let Ok(reply) = self.query_sentinel(sentinel, b"replicas").await {
+                return reply
+                    .elements()
+                    .unwrap_or_default()
+                    .iter()
+                    .filter_map(|r| parse_healthy_replica(r, self.uses_tls()))
+                    .collect();
             }
         }
         Vec::new()
@@ -212,7 +220,7 @@ impl Sentinels {
 }
 
 /// Host and port as `SENTINEL get-master-addr-by-name` gives them.
-fn pair(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
+fn parse_address_pair(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
     match reply.elements()? {
         [host, port] => {
             Some(RedisAddress::Tcp { host: host.text()?.to_owned(), port: port.text()?.parse().ok()?, tls })
@@ -222,7 +230,7 @@ fn pair(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
 }
 
 /// One element of `SENTINEL replicas`: names and values in turn (`addReplySentinelRedisInstance`, sentinel.c).
-fn replica(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
+fn parse_healthy_replica(reply: &RedisReply, tls: bool) -> Option<RedisAddress> {
     let fields: BTreeMap<&str, &str> = reply
         .elements()?
         .chunks_exact(2)
@@ -241,10 +249,10 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::Notify;
 
-    use super::{Sentinels, pair, replica};
+    use super::{Sentinels, parse_address_pair, parse_healthy_replica};
     use crate::base::clock::SystemClock;
     use crate::base::retry::ErrorClass;
-    use crate::redis::format::resp::{RedisReply, encode};
+    use crate::redis::format::resp::{RedisReply, encode_command};
     use crate::redis::wire::{RedisAddress, RedisEndpoint, RedisError, RedisLogin, RedisTlsFiles};
 
     /// Something that says the same to whatever it is asked.
@@ -289,7 +297,7 @@ mod tests {
 
         /// What a Sentinel says that names this one.
         fn named(&self) -> Vec<u8> {
-            encode(&[b"127.0.0.1", self.port.to_string().as_bytes()])
+            encode_command(&[b"127.0.0.1", self.port.to_string().as_bytes()])
         }
     }
 
@@ -306,7 +314,7 @@ mod tests {
         let (one, two) = (Stub::master("a").await, Stub::master("b").await);
         let second = Stub::start(two.named(), None).await;
         let first = Stub::start(one.named(), Some(&second)).await;
-        let error = sentinels(&[&first, &second]).master().await.map(|(_, info)| info).unwrap_err();
+        let error = sentinels(&[&first, &second]).connect_to_master().await.map(|(_, info)| info).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Transient);
         let said = error.to_string();
         let RedisError::TwoMasters { masters, .. } = error else { panic!("{said}") };
@@ -322,11 +330,11 @@ mod tests {
         let master = Stub::master("a").await;
         let sentinel = Stub::start(b"*-1\r\n".to_vec(), None).await;
         let asked = sentinels(&[&sentinel]);
-        let unknown = || async { asked.master().await.map(|(_, info)| info).unwrap_err() };
+        let unknown = || async { asked.connect_to_master().await.map(|(_, info)| info).unwrap_err() };
         let error = unknown().await;
         assert!(matches!(error, RedisError::UnknownMaster { .. }) && error.class() == ErrorClass::Permanent, "{error}");
         *sentinel.says.lock().unwrap() = master.named();
-        asked.master().await.unwrap();
+        asked.connect_to_master().await.unwrap();
         *sentinel.says.lock().unwrap() = b"*-1\r\n".to_vec();
         let error = unknown().await;
         assert!(error.class() == ErrorClass::Transient && error.to_string().contains("knows no master"), "{error}");
@@ -340,13 +348,13 @@ mod tests {
     fn only_a_well_replica_is_taken() {
         let address = Some(RedisAddress::Tcp { host: "10.0.0.2".into(), port: 6380, tls: false });
         let fields = ["ip", "10.0.0.2", "port", "6380", "flags", "slave", "master-link-status", "ok"];
-        assert_eq!(replica(&texts(&fields), false), address);
+        assert_eq!(parse_healthy_replica(&texts(&fields), false), address);
         for (nth, value) in [(3, "0"), (3, "x"), (5, "s_down,slave,disconnected"), (7, "err")] {
             let mut fields = fields;
             fields[nth] = value;
-            assert_eq!(replica(&texts(&fields), false), None, "{value}");
+            assert_eq!(parse_healthy_replica(&texts(&fields), false), None, "{value}");
         }
-        assert_eq!(pair(&texts(&["10.0.0.2", "6380"]), false), address);
-        assert_eq!(pair(&RedisReply::Null, false), None);
+        assert_eq!(parse_address_pair(&texts(&["10.0.0.2", "6380"]), false), address);
+        assert_eq!(parse_address_pair(&RedisReply::Null, false), None);
     }
 }

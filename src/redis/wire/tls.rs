@@ -33,11 +33,11 @@ pub enum RedisTlsError {
 }
 
 /// The client's side of TLS.
-pub(super) fn client_config(files: &RedisTlsFiles) -> Result<ClientConfig, RedisTlsError> {
+pub(super) fn tls_client_config(files: &RedisTlsFiles) -> Result<ClientConfig, RedisTlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     let found = match &files.ca {
-        Some(path) => pem::certificates("CA file", path)?,
+        Some(path) => pem::read_certificates("CA file", path)?,
         None => rustls_native_certs::load_native_certs().certs,
     };
     if roots.add_parsable_certificates(found).0 == 0 {
@@ -48,7 +48,7 @@ pub(super) fn client_config(files: &RedisTlsFiles) -> Result<ClientConfig, Redis
     let (Some(certificate), Some(key)) = (&files.certificate, &files.key) else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain = pem::certificates("client certificate", certificate)?;
-    let key = pem::key("client key", key)?;
+    let chain = pem::read_certificates("client certificate", certificate)?;
+    let key = pem::read_private_key("client key", key)?;
     Ok(builder.with_client_auth_cert(chain, key)?)
 }

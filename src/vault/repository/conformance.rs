@@ -83,17 +83,17 @@ async fn listed_in_order(repository: &Repository) {
     assert!(listed.iter().all(|object| object.len == 1 && object.modified > Timestamp::UNIX_EPOCH));
     let middle = &listed[17].key;
     assert_eq!(repository.list_after(&under, middle).await.unwrap(), listed[18..]);
-    let level = repository.level(&under).await.unwrap();
-    let expected = ["00", "01", "02"].map(|part| under.below(part).unwrap());
+    let level = repository.list_level(&under).await.unwrap();
+    let expected = ["00", "01", "02"].map(|part| under.child(part).unwrap());
     assert_eq!((level.prefixes.as_slice(), level.objects.len()), (&expected[..], 0));
-    let last = repository.level(&expected[2]).await.unwrap();
+    let last = repository.list_level(&expected[2]).await.unwrap();
     assert_eq!(last.objects, listed[32..]);
     assert!(
         repository.list(&KeyPrefix::all()).await.unwrap().iter().any(|object| object.key.as_str() == "walkeep.json")
     );
     let nowhere = key("nobody/x").parent();
     assert!(repository.list(&nowhere).await.unwrap().is_empty());
-    assert!(repository.level(&nowhere).await.unwrap().prefixes.is_empty());
+    assert!(repository.list_level(&nowhere).await.unwrap().prefixes.is_empty());
 }
 
 async fn removed(repository: &Repository) {
@@ -248,24 +248,24 @@ async fn a_server_that_is_not_there_is_told_from_an_object_that_is_not() {
 }
 
 async fn faulty() -> (Repository, FaultStore) {
-    let store = FaultStore::over(Arc::new(InMemory::new()));
+    let store = FaultStore::wrap(Arc::new(InMemory::new()));
     let mut options = RepositoryOptions::new();
     options.clock = Arc::new(ManualClock::jumping_from(Timestamp::UNIX_EPOCH));
-    let repository = Repository::over(Arc::new(store.clone()), &options).await.unwrap();
-    store.take_calls();
+    let repository = Repository::create_in_store(Arc::new(store.clone()), &options).await.unwrap();
+    store.drain_calls();
     (repository, store)
 }
 
 #[tokio::test]
 async fn a_lost_answer_is_settled_by_content() {
     let (repository, store) = faulty().await;
-    store.script([Some(InjectedFault::LoseAnswer)]);
+    store.set_script([Some(InjectedFault::LoseAnswer)]);
     assert_eq!(repository.put_new(&key("main/a"), parts(b"mine")).await.unwrap(), PutOutcome::Created);
     // The same, but somebody else was there first: their bytes, which only look alike at the end.
     let theirs = Bytes::from([vec![1; 5000], vec![0; 5000]].concat());
     let ours = Bytes::from([vec![2; 5000], vec![0; 5000]].concat());
     repository.put_new(&key("main/b"), vec![theirs.clone()]).await.unwrap();
-    store.script([Some(InjectedFault::Refuse)]);
+    store.set_script([Some(InjectedFault::Refuse)]);
     assert_eq!(repository.put_new(&key("main/b"), vec![ours]).await.unwrap(), PutOutcome::Exists);
     assert_eq!(repository.get(&key("main/b")).await.unwrap(), theirs);
 }
@@ -273,25 +273,25 @@ async fn a_lost_answer_is_settled_by_content() {
 #[tokio::test]
 async fn what_never_answers_is_an_error_in_the_end_and_not_for_ever() {
     let (repository, store) = faulty().await;
-    store.script(std::iter::repeat_n(Some(InjectedFault::Hang), 1000));
+    store.set_script(std::iter::repeat_n(Some(InjectedFault::Hang), 1000));
     let error = repository.put_new(&key("main/a"), parts(b"x")).await.unwrap_err();
     assert!(matches!(error, RepositoryError::Unavailable { .. }), "{error}");
     let error = repository.get(&key("main/a")).await.unwrap_err();
     assert!(matches!(error, RepositoryError::Unavailable { .. }), "never 'not found': {error}");
     assert!(repository.head(&key("main/a")).await.is_err());
-    assert!(repository.level(&KeyPrefix::all()).await.is_err());
-    assert!(store.take_calls().len() < 20, "each call stops trying after a minute or so");
+    assert!(repository.list_level(&KeyPrefix::all()).await.is_err());
+    assert!(store.drain_calls().len() < 20, "each call stops trying after a minute or so");
 }
 
 #[tokio::test]
 async fn a_read_is_tried_again() {
     let (repository, store) = faulty().await;
     repository.put_new(&key("main/a"), parts(b"x")).await.unwrap();
-    store.script([Some(InjectedFault::Refuse), Some(InjectedFault::LoseAnswer), Some(InjectedFault::Hang)]);
+    store.set_script([Some(InjectedFault::Refuse), Some(InjectedFault::LoseAnswer), Some(InjectedFault::Hang)]);
     assert_eq!(repository.get(&key("main/a")).await.unwrap(), &b"x"[..]);
-    store.script([Some(InjectedFault::Refuse)]);
+    store.set_script([Some(InjectedFault::Refuse)]);
     assert_eq!(repository.list(&KeyPrefix::all()).await.unwrap().len(), 2);
-    store.script([Some(InjectedFault::LoseAnswer)]);
+    store.set_script([Some(InjectedFault::LoseAnswer)]);
     repository.delete(&key("main/a")).await.unwrap();
     assert_eq!(repository.head(&key("main/a")).await.unwrap(), None);
 }
@@ -305,8 +305,8 @@ async fn only_old_leftovers_are_swept_and_no_object() {
         std::fs::write(dir.path().join(leftover), "half").unwrap();
     }
     std::fs::write(dir.path().join("main/wal/c#d"), "not the store's").unwrap();
-    assert_eq!(repository.sweep(Duration::from_secs(3600)).await.unwrap(), 0, "a writer may be at it");
-    assert_eq!(repository.sweep(Duration::ZERO).await.unwrap(), 2);
+    assert_eq!(repository.sweep_orphans(Duration::from_secs(3600)).await.unwrap(), 0, "a writer may be at it");
+    assert_eq!(repository.sweep_orphans(Duration::ZERO).await.unwrap(), 2);
     assert!(dir.path().join("main/wal/c#d").exists());
     assert_eq!(repository.get(&key("main/wal/a")).await.unwrap(), &b"x"[..]);
     assert_eq!(repository.list(&key("main/x").parent()).await.unwrap().len(), 1, "what is not ours is not listed");
@@ -328,13 +328,13 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (repository, store) = faulty().await;
-            store.script(script);
+            store.set_script(script);
             let it = key("main/a");
             let mut first: Option<u8> = None;
             for content in writers {
                 let told = repository.put_new(&it, vec![Bytes::from(vec![content; 6000])]).await;
                 let now = futures_util::FutureExt::now_or_never(async {
-                    store.script([]);
+                    store.set_script([]);
                     repository.get(&it).await.ok().map(|bytes| bytes[0])
                 }).unwrap();
                 if let (Some(before), Some(now)) = (first, now) {

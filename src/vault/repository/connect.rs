@@ -45,11 +45,11 @@ pub(super) fn connect(
     intent: ConnectIntent,
 ) -> Result<RetryingStore, RepositoryError> {
     if url.starts_with('/') {
-        return local(Path::new(url), options, intent);
+        return connect_local(Path::new(url), options, intent);
     }
-    let parsed = Url::parse(url).map_err(|e| bad(url, &e))?;
-    let shown = redacted(&parsed);
-    let bad = |why: &dyn Display| bad(&shown, why);
+    let parsed = Url::parse(url).map_err(|e| bad_url(url, &e))?;
+    let shown = redacted_url(&parsed);
+    let bad = |why: &dyn Display| bad_url(&shown, why);
     let base = || StorePath::from_url_path(parsed.path()).map_err(|e| bad(&e));
     let remote = |make: StoreFactory, suffix_ranges| {
         // The network client uses the process's provider; if another part has set it already, that is as good.
@@ -65,7 +65,7 @@ pub(super) fn connect(
     };
     match parsed.scheme() {
         "file" => match parsed.to_file_path() {
-            Ok(path) if path.parent().is_some() => local(&path, options, intent),
+            Ok(path) if path.parent().is_some() => connect_local(&path, options, intent),
             _ => Err(bad(&"a local repository is written file:///absolute/path")),
         },
         "memory" => Ok(RetryingStore::new(
@@ -78,60 +78,64 @@ pub(super) fn connect(
         "s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" if parsed.host_str().is_none_or(str::is_empty) => {
             Err(bad(&"the bucket is missing; write scheme://bucket/path"))
         }
-        "s3" | "s3a" => remote(s3, true),
-        "gs" => remote(gs, true),
+        "s3" | "s3a" => remote(connect_s3, true),
+        "gs" => remote(connect_gs, true),
         // Azure's client refuses to ask for "the last n bytes".
-        "az" | "azure" | "abfs" | "abfss" => remote(azure, false),
+        "az" | "azure" | "abfs" | "abfss" => remote(connect_azure, false),
         other => Err(bad(&format_args!("{other:?} is none of file, s3, gs and az"))),
     }
 }
 
-fn local(path: &Path, options: &RepositoryOptions, intent: ConnectIntent) -> Result<RetryingStore, RepositoryError> {
+fn connect_local(
+    path: &Path,
+    options: &RepositoryOptions,
+    intent: ConnectIntent,
+) -> Result<RetryingStore, RepositoryError> {
     let url: Arc<str> = format!("file://{}", path.display()).into();
     let call = StoreCall { action: "open", key: "", url: &url };
     if intent == ConnectIntent::Create {
         // Only the owner: WAL holds what the tables hold, and encryption may be off.
-        durable::create_dir_all(path, 0o700).map_err(|e| call.file(e))?;
+        durable::create_dir_all(path, 0o700).map_err(|e| call.file_error(e))?;
         let foreign = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        if foreign && !path.join(key::marker().as_str()).exists() {
-            return Err(bad(&url, &"the folder holds other files; choose an empty or a new one"));
+        if foreign && !path.join(key::marker_key().as_str()).exists() {
+            return Err(bad_url(&url, &"the folder holds other files; choose an empty or a new one"));
         }
     }
     if !path.is_dir() {
         return Err(RepositoryError::NoRepository { url });
     }
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|e| call.store(e))?.with_fsync(true);
+    let store = LocalFileSystem::new_with_prefix(path).map_err(|e| call.store_error(e))?.with_fsync(true);
     let root: PathBuf = path.to_owned();
     Ok(RetryingStore::new(Arc::new(store), StorePath::default(), ObjectStoreKind::Local { root }, url, options))
 }
 
-fn s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry());
-    for (key, value) in settings::<AmazonS3ConfigKey>(url, options, "AWS_")? {
+fn connect_s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+    let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry_config());
+    for (key, value) in store_settings::<AmazonS3ConfigKey>(url, options, "AWS_")? {
         builder = builder.with_config(key, value);
     }
-    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad(url, &e))
+    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
 }
 
-fn gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry());
-    for (key, value) in settings::<GoogleConfigKey>(url, options, "GOOGLE_")? {
+fn connect_gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+    let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry_config());
+    for (key, value) in store_settings::<GoogleConfigKey>(url, options, "GOOGLE_")? {
         builder = builder.with_config(key, value);
     }
-    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad(url, &e))
+    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
 }
 
-fn azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry());
-    for (key, value) in settings::<AzureConfigKey>(url, options, "AZURE_")? {
+fn connect_azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+    let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry_config());
+    for (key, value) in store_settings::<AzureConfigKey>(url, options, "AZURE_")? {
         builder = builder.with_config(key, value);
     }
-    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad(url, &e))
+    builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
 }
 
 /// The store's settings: those of the environment that begin with its prefix and that it knows, then the explicit ones, all of which it
 /// must know.
-fn settings<K: FromStr>(
+fn store_settings<K: FromStr>(
     url: &str,
     options: &RepositoryOptions,
     prefix: &str,
@@ -146,7 +150,7 @@ fn settings<K: FromStr>(
         settings.extend(known(&name).map(|key| (key, value)));
     }
     for (name, value) in &options.settings {
-        let key = known(name).ok_or_else(|| bad(url, &format_args!("it has no setting {name:?}")))?;
+        let key = known(name).ok_or_else(|| bad_url(url, &format_args!("it has no setting {name:?}")))?;
         settings.push((key, value.clone()));
     }
     Ok(settings)
@@ -154,17 +158,17 @@ fn settings<K: FromStr>(
 
 /// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::RepositoryLimits`] gives a
 /// call, so that the call's own loop still gets a turn.
-fn retry() -> RetryConfig {
+fn retry_config() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: Duration::from_secs(30) }
 }
 
-fn bad(url: &str, why: &dyn Display) -> RepositoryError {
-    let shown = Url::parse(url).map_or_else(|_| url.to_owned(), |url| redacted(&url));
+fn bad_url(url: &str, why: &dyn Display) -> RepositoryError {
+    let shown = Url::parse(url).map_or_else(|_| url.to_owned(), |url| redacted_url(&url));
     RepositoryError::BadUrl { url: shown.into(), why: why.to_string() }
 }
 
 /// The URL without a password or a query, which may be a signature.
-fn redacted(url: &Url) -> String {
+fn redacted_url(url: &Url) -> String {
     let mut shown = url.clone();
     // Refused only where there can be no user or password.
     let _no_user = shown.set_password(None).is_err();

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use super::FORMAT;
+use super::REPOSITORY_FORMAT;
 use super::key::ObjectKey;
 use crate::base::retry::ErrorClass;
 
@@ -73,13 +73,13 @@ pub enum RepositoryError {
     },
     /// There is a repository already.
     #[error("there is a repository at {url} already")]
-    AlreadyThere {
+    RepositoryExists {
         /// Where it is.
         url: Arc<str>,
     },
     /// The repository was made by a newer program.
     #[error(
-        "the repository {url} has format {found} and this program knows formats up to {FORMAT}; use a newer walkeep"
+        "the repository {url} has format {found} and this program knows formats up to {REPOSITORY_FORMAT}; use a newer walkeep"
     )]
     NewerFormat {
         /// Where it is.
@@ -121,7 +121,7 @@ impl RepositoryError {
         match self {
             // A full store is emptied by someone while the receiver waits; nothing else can be done about it.
             RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => ErrorClass::Transient,
-            RepositoryError::AlreadyThere { .. } => ErrorClass::Conflict,
+            RepositoryError::RepositoryExists { .. } => ErrorClass::Conflict,
             RepositoryError::NotFound { .. }
             | RepositoryError::Denied { .. }
             | RepositoryError::Corrupt { .. }
@@ -142,46 +142,46 @@ pub(super) struct StoreCall<'a> {
 
 impl StoreCall<'_> {
     /// The error of a call about which nothing but `why` is known.
-    pub(super) fn unavailable(&self, why: StoreFailure) -> RepositoryError {
+    pub(super) fn unavailable_error(&self, why: StoreFailure) -> RepositoryError {
         RepositoryError::Unavailable { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
     }
 
     /// Sorts a store's error. [`object_store::Error::AlreadyExists`] is not expected here.
-    pub(super) fn store(&self, error: object_store::Error) -> RepositoryError {
+    pub(super) fn store_error(&self, error: object_store::Error) -> RepositoryError {
         use object_store::Error as Store;
         let kind = io_kind(&error);
         let why = StoreFailure::Store(Box::new(error));
         match (&why, kind) {
-            (StoreFailure::Store(error), _) if matches!(**error, Store::NotFound { .. }) => self.not_found(),
-            (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => self.full(),
-            (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => self.denied(why),
+            (StoreFailure::Store(error), _) if matches!(**error, Store::NotFound { .. }) => self.not_found_error(),
+            (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => self.full_error(),
+            (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => self.denied_error(why),
             (StoreFailure::Store(error), _)
                 if matches!(**error, Store::PermissionDenied { .. } | Store::Unauthenticated { .. }) =>
             {
-                self.denied(why)
+                self.denied_error(why)
             }
-            _ => self.unavailable(why),
+            _ => self.unavailable_error(why),
         }
     }
 
     /// Sorts a file system's error.
-    pub(super) fn file(&self, error: crate::base::durable::DurableError) -> RepositoryError {
+    pub(super) fn file_error(&self, error: crate::base::durable::DurableError) -> RepositoryError {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => self.denied(error.into()),
-            _ => self.unavailable(error.into()),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full_error(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => self.denied_error(error.into()),
+            _ => self.unavailable_error(error.into()),
         }
     }
 
-    fn full(&self) -> RepositoryError {
+    fn full_error(&self) -> RepositoryError {
         RepositoryError::Full { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url) }
     }
 
-    fn denied(&self, why: StoreFailure) -> RepositoryError {
+    fn denied_error(&self, why: StoreFailure) -> RepositoryError {
         RepositoryError::Denied { action: self.action, key: self.key.to_owned(), url: Arc::clone(self.url), why }
     }
 
-    fn not_found(&self) -> RepositoryError {
+    fn not_found_error(&self) -> RepositoryError {
         match ObjectKey::parse(self.key) {
             Ok(key) => RepositoryError::NotFound { key, url: Arc::clone(self.url) },
             Err(_prefix) => RepositoryError::NoRepository { url: Arc::clone(self.url) },

@@ -35,38 +35,38 @@ pub(crate) struct FaultStore {
 }
 
 impl FaultStore {
-    pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> FaultStore {
+    pub(crate) fn wrap(inner: Arc<dyn ObjectStore>) -> FaultStore {
         FaultStore { inner, script: Arc::default(), calls: Arc::default() }
     }
 
     /// What the next calls meet.
-    pub(crate) fn script(&self, faults: impl IntoIterator<Item = Option<InjectedFault>>) {
+    pub(crate) fn set_script(&self, faults: impl IntoIterator<Item = Option<InjectedFault>>) {
         *self.script.lock().unwrap() = faults.into_iter().collect();
     }
 
     /// The calls since the last look: the operation and the object.
-    pub(crate) fn take_calls(&self) -> Vec<String> {
+    pub(crate) fn drain_calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
 
-    fn next(&self, operation: &str, path: &str) -> Option<InjectedFault> {
+    fn next_fault(&self, operation: &str, path: &str) -> Option<InjectedFault> {
         self.calls.lock().unwrap().push(format!("{operation} {path}"));
         self.script.lock().unwrap().pop_front().flatten()
     }
 }
 
-fn planted() -> Error {
+fn injected_error() -> Error {
     Error::Generic { store: "fault", source: "planted".into() }
 }
 
 /// Runs `call` as the fault has it.
-async fn run<T>(fault: Option<InjectedFault>, call: impl Future<Output = Result<T>>) -> Result<T> {
+async fn run_with_fault<T>(fault: Option<InjectedFault>, call: impl Future<Output = Result<T>>) -> Result<T> {
     match fault {
         None => call.await,
-        Some(InjectedFault::Refuse) => Err(planted()),
+        Some(InjectedFault::Refuse) => Err(injected_error()),
         Some(InjectedFault::LoseAnswer) => {
             drop(call.await);
-            Err(planted())
+            Err(injected_error())
         }
         Some(InjectedFault::Hang) => std::future::pending().await,
         Some(InjectedFault::Absent) => Err(Error::NotFound { path: String::new(), source: "planted".into() }),
@@ -83,53 +83,53 @@ impl fmt::Display for FaultStore {
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        run(self.next("put", path.as_ref()), self.inner.put_opts(path, payload, options)).await
+        run_with_fault(self.next_fault("put", path.as_ref()), self.inner.put_opts(path, payload, options)).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        run(self.next("multipart", path.as_ref()), self.inner.put_multipart_opts(path, options)).await
+        run_with_fault(self.next_fault("multipart", path.as_ref()), self.inner.put_multipart_opts(path, options)).await
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        run(self.next("get", path.as_ref()), self.inner.get_opts(path, options)).await
+        run_with_fault(self.next_fault("get", path.as_ref()), self.inner.get_opts(path, options)).await
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<bytes::Bytes>> {
-        run(self.next("get", path.as_ref()), self.inner.get_ranges(path, ranges)).await
+        run_with_fault(self.next_fault("get", path.as_ref()), self.inner.get_ranges(path, ranges)).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        match self.next("delete", "") {
+        match self.next_fault("delete", "") {
             None => self.inner.delete_stream(paths),
-            Some(InjectedFault::LoseAnswer) => self.inner.delete_stream(paths).map(|_| Err(planted())).boxed(),
-            Some(_) => futures_util::stream::iter([Err(planted())]).boxed(),
+            Some(InjectedFault::LoseAnswer) => self.inner.delete_stream(paths).map(|_| Err(injected_error())).boxed(),
+            Some(_) => futures_util::stream::iter([Err(injected_error())]).boxed(),
         }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.next("list", prefix.map_or("", AsRef::as_ref)) {
+        match self.next_fault("list", prefix.map_or("", AsRef::as_ref)) {
             None => self.inner.list(prefix),
-            Some(_) => futures_util::stream::iter([Err(planted())]).boxed(),
+            Some(_) => futures_util::stream::iter([Err(injected_error())]).boxed(),
         }
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.next("list", prefix.map_or("", AsRef::as_ref)) {
+        match self.next_fault("list", prefix.map_or("", AsRef::as_ref)) {
             None => self.inner.list_with_offset(prefix, offset),
-            Some(_) => futures_util::stream::iter([Err(planted())]).boxed(),
+            Some(_) => futures_util::stream::iter([Err(injected_error())]).boxed(),
         }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let fault = self.next("list", prefix.map_or("", AsRef::as_ref));
-        run(fault, self.inner.list_with_delimiter(prefix)).await
+        let fault = self.next_fault("list", prefix.map_or("", AsRef::as_ref));
+        run_with_fault(fault, self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        run(self.next("copy", from.as_ref()), self.inner.copy_opts(from, to, options)).await
+        run_with_fault(self.next_fault("copy", from.as_ref()), self.inner.copy_opts(from, to, options)).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: object_store::RenameOptions) -> Result<()> {
-        run(self.next("rename", from.as_ref()), self.inner.rename_opts(from, to, options)).await
+        run_with_fault(self.next_fault("rename", from.as_ref()), self.inner.rename_opts(from, to, options)).await
     }
 }

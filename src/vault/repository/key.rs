@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-const MARKER: &str = "walkeep.json";
+const MARKER_NAME: &str = "walkeep.json";
 
 /// The folder of the key objects.
-pub(crate) const KEYS: &str = "keys";
+pub(crate) const KEYS_FOLDER: &str = "keys";
 
 /// The name of one object, relative to the repository's root: parts separated by single slashes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +26,7 @@ pub struct KeyPrefix(String);
 pub struct ObjectKeyError(String);
 
 /// The longest key. S3 takes 1024 bytes; half of it is left for the repository's own path in the bucket.
-const KEY_MAX: usize = 512;
+const MAX_KEY_BYTES: usize = 512;
 
 impl ObjectKey {
     /// Reads a key as a listing gives it.
@@ -34,7 +34,7 @@ impl ObjectKey {
     /// # Errors
     /// [`ObjectKeyError`] if no object of ours can have this name; it may be somebody else's file.
     pub fn parse(key: &str) -> Result<ObjectKey, ObjectKeyError> {
-        if key.len() <= KEY_MAX && key.split('/').all(is_part) {
+        if key.len() <= MAX_KEY_BYTES && key.split('/').all(is_part) {
             Ok(ObjectKey(key.to_owned()))
         } else {
             Err(ObjectKeyError(key.to_owned()))
@@ -62,14 +62,14 @@ impl ObjectKey {
 
 impl ObjectKey {
     /// A key put together from parts that are known to be good.
-    pub(crate) const fn of_parts(key: String) -> ObjectKey {
+    pub(crate) const fn from_parts(key: String) -> ObjectKey {
         ObjectKey(key)
     }
 }
 
 impl KeyPrefix {
     /// A prefix put together from parts that are known to be good.
-    pub(crate) const fn of_parts(prefix: String) -> KeyPrefix {
+    pub(crate) const fn from_parts(prefix: String) -> KeyPrefix {
         KeyPrefix(prefix)
     }
 
@@ -89,23 +89,23 @@ impl KeyPrefix {
     ///
     /// # Errors
     /// [`ObjectKeyError`] if it is not a single part or too long.
-    pub fn object(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
+    pub fn object_key(&self, name: &str) -> Result<ObjectKey, ObjectKeyError> {
         if !is_part(name) {
             return Err(ObjectKeyError(name.to_owned()));
         }
-        ObjectKey::parse(&joined(&self.0, name))
+        ObjectKey::parse(&join_parts(&self.0, name))
     }
 
     /// The prefix of what stands under `name` right under this prefix.
     ///
     /// # Errors
     /// [`ObjectKeyError`] if it is not a single part or too long.
-    pub fn below(&self, name: &str) -> Result<KeyPrefix, ObjectKeyError> {
-        self.object(name).map(|key| KeyPrefix(key.0))
+    pub fn child(&self, name: &str) -> Result<KeyPrefix, ObjectKeyError> {
+        self.object_key(name).map(|key| KeyPrefix(key.0))
     }
 }
 
-fn joined(prefix: &str, name: &str) -> String {
+fn join_parts(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
 }
 
@@ -141,22 +141,22 @@ impl fmt::Debug for KeyPrefix {
 
 /// The object that makes a folder a repository: its format version and identity.
 #[must_use]
-pub fn marker() -> ObjectKey {
-    ObjectKey(MARKER.to_owned())
+pub fn marker_key() -> ObjectKey {
+    ObjectKey(MARKER_NAME.to_owned())
 }
 
 /// All wrapped epoch keys.
 #[must_use]
-pub fn keys() -> KeyPrefix {
-    KeyPrefix(KEYS.to_owned())
+pub fn keys_prefix() -> KeyPrefix {
+    KeyPrefix(KEYS_FOLDER.to_owned())
 }
 
 /// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the next number.
 ///
 /// # Errors
 /// [`ObjectKeyError`] if `id` cannot stand in a name.
-pub fn epoch_key(id: &str, generation: u32) -> Result<ObjectKey, ObjectKeyError> {
-    keys().object(&format!("{id}.{generation}"))
+pub fn epoch_key_object(id: &str, generation: u32) -> Result<ObjectKey, ObjectKeyError> {
+    keys_prefix().object_key(&format!("{id}.{generation}"))
 }
 
 #[cfg(test)]
@@ -168,6 +168,6 @@ mod tests {
         for wrong in ["", "/", "a//b", "a/", "/a", "..", "a/../b", ".", "a#1", "a b", "ä", "a\0", &"a/".repeat(300)] {
             assert!(ObjectKey::parse(wrong).is_err(), "{wrong:?}");
         }
-        assert!(KeyPrefix::all().object("a/b").is_err());
+        assert!(KeyPrefix::all().object_key("a/b").is_err());
     }
 }

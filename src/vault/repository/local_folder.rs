@@ -18,7 +18,7 @@ pub(super) struct SyncedFolders(Mutex<BTreeSet<PathBuf>>);
 
 impl SyncedFolders {
     /// Makes the names of all folders between `root` and the file `path` durable, once for each folder that is not long there.
-    pub(super) fn folders(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
+    pub(super) fn sync_folders(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
         let known = |dir: &Path| self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(dir);
         let mut fresh = Vec::new();
         for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(root) && *dir != root) {
@@ -26,7 +26,7 @@ impl SyncedFolders {
                 break;
             }
             let made = fs::metadata(dir).and_then(|metadata| metadata.created());
-            if !made.is_ok_and(|made| long_ago(made, now)) {
+            if !made.is_ok_and(|made| is_long_ago(made, now)) {
                 // The name of `dir` is kept in the folder above it.
                 durable::sync_dir(dir.parent().unwrap_or(root))?;
             }
@@ -37,27 +37,27 @@ impl SyncedFolders {
     }
 
     /// Makes the file `path`, which somebody else wrote, durable under its name.
-    pub(super) fn file(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
+    pub(super) fn sync_file(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
         let written = fs::metadata(path).and_then(|metadata| metadata.modified());
-        if !written.is_ok_and(|written| long_ago(written, now)) {
+        if !written.is_ok_and(|written| is_long_ago(written, now)) {
             durable::sync_file(path)?;
             durable::sync_dir(path.parent().unwrap_or(root))?;
         }
-        self.folders(root, path, now)
+        self.sync_folders(root, path, now)
     }
 }
 
 /// What is older than this was written back by the kernel, whether its writer lived to sync it or not: four times the longest interval at
 /// which any of the usual file systems commits by itself (ext4 5 seconds, XFS and btrfs 30). The syncs saved are most of the time that a push
 /// of a segment takes which is there already.
-const WRITTEN_BACK: Duration = Duration::from_secs(120);
+const WRITEBACK_TIME: Duration = Duration::from_secs(120);
 
-fn long_ago(moment: SystemTime, now: SystemTime) -> bool {
-    now.duration_since(moment).is_ok_and(|age| age > WRITTEN_BACK)
+fn is_long_ago(moment: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(moment).is_ok_and(|age| age > WRITEBACK_TIME)
 }
 
 /// Removes the `name#N` files under `root` that were last written before `limit`, and counts them.
-pub(super) fn sweep(root: &Path, now: SystemTime, age: Duration) -> std::io::Result<u64> {
+pub(super) fn sweep_orphans(root: &Path, now: SystemTime, age: Duration) -> std::io::Result<u64> {
     let mut removed = 0;
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -35,7 +35,7 @@ use key::{KeyPrefix, ObjectKey};
 use retrying_store::RetryingStore;
 
 /// The layout that this program writes. It reads this one and older ones; there are none older yet.
-pub const FORMAT: u32 = 1;
+pub const REPOSITORY_FORMAT: u32 = 1;
 
 /// What a repository is opened with.
 #[derive(Clone)]
@@ -187,7 +187,7 @@ impl Repository {
     /// Makes a new repository at `url`.
     ///
     /// # Errors
-    /// [`RepositoryError::AlreadyThere`] if there is one, and whatever stands in the way of writing.
+    /// [`RepositoryError::RepositoryExists`] if there is one, and whatever stands in the way of writing.
     pub async fn create(url: &str, options: &RepositoryOptions) -> Result<Repository, RepositoryError> {
         let store = connect::connect(url, options, connect::ConnectIntent::Create)?;
         Repository::create_in(store, &options.clock).await
@@ -212,37 +212,37 @@ impl Repository {
 
     /// A new repository in a store that a test has made.
     #[cfg(test)]
-    pub(crate) async fn over(
+    pub(crate) async fn create_in_store(
         inner: Arc<dyn object_store::ObjectStore>,
         options: &RepositoryOptions,
     ) -> Result<Repository, RepositoryError> {
         let kind = retrying_store::ObjectStoreKind::Remote { suffix_ranges: true };
         let store = RetryingStore::new(inner, object_store::path::Path::default(), kind, "test://".into(), options);
         match Repository::create_in(store, &options.clock).await {
-            Err(RepositoryError::AlreadyThere { .. }) => unreachable!("a test's store is empty"),
+            Err(RepositoryError::RepositoryExists { .. }) => unreachable!("a test's store is empty"),
             created => created,
         }
     }
 
     async fn create_in(store: RetryingStore, clock: &SharedClock) -> Result<Repository, RepositoryError> {
         let id = RepositoryId(rand::random());
-        let marker = RepositoryMarker { format: FORMAT, repository_id: id, created_at: clock.now() };
-        let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker(), &e))?;
+        let marker = RepositoryMarker { format: REPOSITORY_FORMAT, repository_id: id, created_at: clock.now() };
+        let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker_key(), &e))?;
         text.push(b'\n');
-        match store.put_new(&key::marker(), vec![Bytes::from(text)]).await? {
+        match store.put_new(&key::marker_key(), vec![Bytes::from(text)]).await? {
             PutOutcome::Created => Ok(Repository { store: Arc::new(store), id }),
-            PutOutcome::Exists => Err(RepositoryError::AlreadyThere { url: store.url() }),
+            PutOutcome::Exists => Err(RepositoryError::RepositoryExists { url: store.url() }),
         }
     }
 
     async fn open_in(store: RetryingStore) -> Result<Repository, RepositoryError> {
-        let text = match store.get(&key::marker()).await {
+        let text = match store.get(&key::marker_key()).await {
             Err(RepositoryError::NotFound { url, .. }) => return Err(RepositoryError::NoRepository { url }),
             other => other?,
         };
-        let corrupt = |e: serde_json::Error| store.corrupt(&key::marker(), &e);
+        let corrupt = |e: serde_json::Error| store.corrupt(&key::marker_key(), &e);
         let RepositoryMarkerFormat { format } = serde_json::from_slice(&text).map_err(corrupt)?;
-        if format > FORMAT {
+        if format > REPOSITORY_FORMAT {
             return Err(RepositoryError::NewerFormat { url: store.url(), found: format });
         }
         let marker: RepositoryMarker = serde_json::from_slice(&text).map_err(corrupt)?;
@@ -276,8 +276,8 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn settle(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
-        self.store.settle(key).await
+    pub async fn make_durable(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
+        self.store.make_durable(key).await
     }
 
     /// A whole object.
@@ -333,8 +333,8 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::list`].
-    pub async fn level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
-        self.store.level(prefix).await
+    pub async fn list_level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
+        self.store.list_level(prefix).await
     }
 
     /// Removes an object, durably; one that is not there counts as removed.
@@ -349,8 +349,8 @@ impl Repository {
     ///
     /// # Errors
     /// What stood in the way.
-    pub async fn sweep(&self, age: Duration) -> Result<u64, RepositoryError> {
-        self.store.sweep(age).await
+    pub async fn sweep_orphans(&self, age: Duration) -> Result<u64, RepositoryError> {
+        self.store.sweep_orphans(age).await
     }
 }
 
@@ -369,7 +369,10 @@ mod tests {
         let options = RepositoryOptions::new();
         assert!(matches!(Repository::open(&url(&dir), &options).await, Err(RepositoryError::NoRepository { .. })));
         let created = Repository::create(&url(&dir), &options).await.unwrap();
-        assert!(matches!(Repository::create(&url(&dir), &options).await, Err(RepositoryError::AlreadyThere { .. })));
+        assert!(matches!(
+            Repository::create(&url(&dir), &options).await,
+            Err(RepositoryError::RepositoryExists { .. })
+        ));
         let opened = Repository::open(&url(&dir), &options).await.unwrap();
         assert_eq!(created.id(), opened.id());
         let path = dir.path().join("new/repo");
@@ -432,6 +435,6 @@ mod tests {
         let key = key::ObjectKey::parse("main/cluster").unwrap();
         let error = repository.put_new(&key, vec![Bytes::from_static(b"x")]).await.unwrap_err();
         assert!(matches!(error, RepositoryError::Unavailable { .. }), "{error}");
-        assert_ne!(repository.put_new(&key::marker(), vec![]).await.unwrap(), PutOutcome::Created);
+        assert_ne!(repository.put_new(&key::marker_key(), vec![]).await.unwrap(), PutOutcome::Created);
     }
 }

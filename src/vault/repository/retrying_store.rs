@@ -43,7 +43,7 @@ pub(super) struct RetryingStore {
 }
 
 /// How much of the end of an object is compared before all of it: enough to hold a trailer's tag, small enough to be one packet or two.
-const SUFFIX_COMPARED: u64 = 4096;
+const COMPARED_SUFFIX_BYTES: u64 = 4096;
 
 impl RetryingStore {
     pub(super) fn new(
@@ -75,18 +75,18 @@ impl RetryingStore {
         loop {
             let error = match self.create(&call, key, &payload).await {
                 Ok(()) => {
-                    self.sync(&call, key, false).await?;
+                    self.sync_local_object(&call, key, false).await?;
                     return Ok(PutOutcome::Created);
                 }
                 Err(CreateRefusal::Exists) => {
-                    self.sync(&call, key, true).await?;
-                    let ours = may_be_ours && self.holds(key, &payload).await?;
+                    self.sync_local_object(&call, key, true).await?;
+                    let ours = may_be_ours && self.has_same_bytes(key, &payload).await?;
                     return Ok(if ours { PutOutcome::Created } else { PutOutcome::Exists });
                 }
                 Err(CreateRefusal::Error(error)) => error,
             };
             may_be_ours = true;
-            match backoff.pause(self.clock.elapsed()) {
+            match backoff.next_pause(self.clock.elapsed()) {
                 Some(pause) if error.class() == ErrorClass::Transient => self.clock.sleep(pause).await,
                 _ => return Err(error),
             }
@@ -94,11 +94,11 @@ impl RetryingStore {
     }
 
     async fn create(&self, call: &StoreCall<'_>, key: &ObjectKey, payload: &PutPayload) -> Result<(), CreateRefusal> {
-        if matches!(self.kind, ObjectStoreKind::Local { .. }) && *key != key::marker() {
-            self.prove_there(call).await.map_err(CreateRefusal::Error)?;
+        if matches!(self.kind, ObjectStoreKind::Local { .. }) && *key != key::marker_key() {
+            self.check_repository_present(call).await.map_err(CreateRefusal::Error)?;
         }
         let path = self.path(key);
-        let limit = self.limit(payload.content_length() as u64);
+        let limit = self.call_timeout(payload.content_length() as u64);
         let options = PutOptions::from(PutMode::Create);
         let put = self.inner.put_opts(&path, payload.clone(), options);
         match timeout(&*self.clock, limit, put).await {
@@ -106,50 +106,55 @@ impl RetryingStore {
             Some(Err(object_store::Error::AlreadyExists { .. })) => Err(CreateRefusal::Exists),
             // Azure says so when two creates race.
             Some(Err(object_store::Error::Precondition { .. })) => Err(CreateRefusal::Exists),
-            Some(Err(error)) => Err(CreateRefusal::Error(match call.store(error) {
+            Some(Err(error)) => Err(CreateRefusal::Error(match call.store_error(error) {
                 // A write that finds nothing: the bucket itself is missing.
                 RepositoryError::NotFound { url, .. } => RepositoryError::NoRepository { url },
                 error => error,
             })),
-            None => Err(CreateRefusal::Error(call.unavailable(StoreFailure::TimedOut(limit.as_secs())))),
+            None => Err(CreateRefusal::Error(call.unavailable_error(StoreFailure::TimedOut(limit.as_secs())))),
         }
     }
 
     /// Proves that the repository is in its folder. A disk that was unmounted leaves the empty folder it was mounted on, in which the client would
     /// make all folders anew; what is put there is hidden when the disk is back.
-    async fn prove_there(&self, call: &StoreCall<'_>) -> Result<(), RepositoryError> {
-        let marker = self.path(&key::marker());
+    async fn check_repository_present(&self, call: &StoreCall<'_>) -> Result<(), RepositoryError> {
+        let marker = self.path(&key::marker_key());
         let options = GetOptions { head: true, ..GetOptions::default() };
-        match self.limited(call, 0, self.inner.get_opts(&marker, options)).await {
+        match self.call_with_limit(call, 0, self.inner.get_opts(&marker, options)).await {
             Err(RepositoryError::NotFound { url, .. }) => Err(RepositoryError::NoRepository { url }),
             looked => looked.map(drop),
         }
     }
 
     /// Whether the object holds exactly these bytes. The end is compared first: there a sealed object differs from every other.
-    async fn holds(&self, key: &ObjectKey, payload: &PutPayload) -> Result<bool, RepositoryError> {
+    async fn has_same_bytes(&self, key: &ObjectKey, payload: &PutPayload) -> Result<bool, RepositoryError> {
         let expected_len = payload.content_length() as u64;
-        let (suffix, len) = self.get_suffix(key, SUFFIX_COMPARED).await?;
+        let (suffix, len) = self.get_suffix(key, COMPARED_SUFFIX_BYTES).await?;
         let from = usize::try_from(len.saturating_sub(suffix.len() as u64)).unwrap_or(usize::MAX);
-        if len != expected_len || !same(payload, from, &suffix) {
+        if len != expected_len || !payload_equals(payload, from, &suffix) {
             return Ok(false);
         }
-        Ok(from == 0 || same(payload, 0, &self.get(key).await?))
+        Ok(from == 0 || payload_equals(payload, 0, &self.get(key).await?))
     }
 
-    pub(super) async fn settle(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
-        self.sync(&self.call("sync", key), key, true).await
+    pub(super) async fn make_durable(&self, key: &ObjectKey) -> Result<(), RepositoryError> {
+        self.sync_local_object(&self.call("sync", key), key, true).await
     }
 
     /// Makes what a put found or made in a local folder durable under its name.
-    async fn sync(&self, call: &StoreCall<'_>, key: &ObjectKey, by_another: bool) -> Result<(), RepositoryError> {
+    async fn sync_local_object(
+        &self,
+        call: &StoreCall<'_>,
+        key: &ObjectKey,
+        by_another: bool,
+    ) -> Result<(), RepositoryError> {
         let ObjectStoreKind::Local { root } = &self.kind else { return Ok(()) };
         let (root, path, synced) = (root.clone(), root.join(key.as_str()), Arc::clone(&self.synced));
         let now = self.clock.now().into();
         let sync = move || {
-            if by_another { synced.file(&root, &path, now) } else { synced.folders(&root, &path, now) }
+            if by_another { synced.sync_file(&root, &path, now) } else { synced.sync_folders(&root, &path, now) }
         };
-        self.blocking(call, sync).await?.map_err(|e| call.file(e))
+        self.run_blocking(call, sync).await?.map_err(|e| call.file_error(e))
     }
 
     pub(super) async fn get(&self, key: &ObjectKey) -> Result<Bytes, RepositoryError> {
@@ -181,12 +186,12 @@ impl RetryingStore {
         let path = self.path(key);
         let attempt = || async {
             let options = GetOptions { range: range.clone(), ..GetOptions::default() };
-            let found: GetResult = self.limited(&call, 0, self.inner.get_opts(&path, options)).await?;
+            let found: GetResult = self.call_with_limit(&call, 0, self.inner.get_opts(&path, options)).await?;
             let (whole, asked) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
             if asked > self.limits.largest_object {
                 return Err(self.corrupt(key, &format_args!("{whole} bytes are more than any object has")));
             }
-            let bytes = self.limited(&call, asked, found.bytes()).await?;
+            let bytes = self.call_with_limit(&call, asked, found.bytes()).await?;
             Ok((bytes, whole))
         };
         retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await
@@ -197,10 +202,12 @@ impl RetryingStore {
         let path = self.path(key);
         let attempt = || async {
             let options = GetOptions { head: true, ..GetOptions::default() };
-            self.limited(&call, 0, self.inner.get_opts(&path, options)).await
+            self.call_with_limit(&call, 0, self.inner.get_opts(&path, options)).await
         };
         match retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await {
-            Ok(found) => Ok(Some(ObjectInfo { key: key.clone(), len: found.meta.size, modified: moment(&found.meta) })),
+            Ok(found) => {
+                Ok(Some(ObjectInfo { key: key.clone(), len: found.meta.size, modified: modified_at(&found.meta) }))
+            }
             Err(RepositoryError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -222,12 +229,12 @@ impl RetryingStore {
                 None => self.inner.list(Some(&base)),
             };
             let mut objects = Vec::new();
-            while let Some(meta) = self.within(&call, found.next()).await? {
+            while let Some(meta) = self.with_deadline(&call, found.next()).await? {
                 match meta {
                     Ok(meta) => objects.extend(self.info(&meta)),
                     // The folder does not exist yet, or its last object has just been removed.
                     Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(call.store(error)),
+                    Err(error) => return Err(call.store_error(error)),
                 }
             }
             Ok(objects)
@@ -247,7 +254,7 @@ impl RetryingStore {
     ) -> Result<Vec<ObjectInfo>, RepositoryError> {
         let (mut objects, mut folders) = (Vec::new(), vec![prefix.clone()]);
         while let Some(folder) = folders.pop() {
-            let level = self.level(&folder).await?;
+            let level = self.list_level(&folder).await?;
             objects.extend(level.objects.into_iter().filter(|object| object.key > *after));
             // Every key in a folder begins with its path and a slash.
             let later = |below: &KeyPrefix| {
@@ -260,20 +267,20 @@ impl RetryingStore {
         Ok(objects)
     }
 
-    pub(super) async fn level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
+    pub(super) async fn list_level(&self, prefix: &KeyPrefix) -> Result<PrefixListing, RepositoryError> {
         let call = StoreCall { action: "list", key: prefix.as_str(), url: &self.url };
         let base = self.prefix_path(prefix);
         let attempt = || async {
-            match self.within(&call, self.inner.list_with_delimiter(Some(&base))).await? {
+            match self.with_deadline(&call, self.inner.list_with_delimiter(Some(&base))).await? {
                 Ok(found) => Ok(Some(found)),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(call.store(error)),
+                Err(error) => Err(call.store_error(error)),
             }
         };
         let Some(found) = retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await? else {
             return Ok(PrefixListing::default());
         };
-        let part = |path: &StorePath| prefix.below(path.filename()?).ok();
+        let part = |path: &StorePath| prefix.child(path.filename()?).ok();
         let mut prefixes: Vec<KeyPrefix> = found.common_prefixes.iter().filter_map(part).collect();
         let mut objects: Vec<ObjectInfo> = found.objects.iter().filter_map(|meta| self.info(meta)).collect();
         prefixes.sort_unstable();
@@ -287,24 +294,25 @@ impl RetryingStore {
         let attempt = || async {
             let one = futures_util::stream::iter([Ok(path.clone())]).boxed();
             let mut removed = self.inner.delete_stream(one);
-            match self.within(&call, removed.next()).await? {
+            match self.with_deadline(&call, removed.next()).await? {
                 None | Some(Ok(_) | Err(object_store::Error::NotFound { .. })) => Ok(()),
-                Some(Err(error)) => Err(call.store(error)),
+                Some(Err(error)) => Err(call.store_error(error)),
             }
         };
         retry(&*self.clock, self.backoff(), RepositoryError::class, attempt).await?;
         let ObjectStoreKind::Local { root } = &self.kind else { return Ok(()) };
         // What is removed next may be what this object needed: the order must survive a power cut.
         let folder = root.join(key.parent().as_str());
-        self.blocking(&call, move || crate::base::durable::sync_dir(&folder)).await?.map_err(|e| call.file(e))
+        self.run_blocking(&call, move || crate::base::durable::sync_dir(&folder)).await?.map_err(|e| call.file_error(e))
     }
 
-    pub(super) async fn sweep(&self, age: Duration) -> Result<u64, RepositoryError> {
+    pub(super) async fn sweep_orphans(&self, age: Duration) -> Result<u64, RepositoryError> {
         let ObjectStoreKind::Local { root } = &self.kind else { return Ok(0) };
         let call = StoreCall { action: "sweep", key: "", url: &self.url };
         let (root, now) = (root.clone(), self.clock.now().into());
-        let swept = self.blocking(&call, move || local_folder::sweep(&root, now, age)).await?;
-        swept.map_err(|source| call.store(object_store::Error::Generic { store: "folder", source: source.into() }))
+        let swept = self.run_blocking(&call, move || local_folder::sweep_orphans(&root, now, age)).await?;
+        swept
+            .map_err(|source| call.store_error(object_store::Error::Generic { store: "folder", source: source.into() }))
     }
 
     fn call<'a>(&'a self, action: &'static str, key: &'a ObjectKey) -> StoreCall<'a> {
@@ -326,10 +334,10 @@ impl RetryingStore {
             "" => path,
             base => path.strip_prefix(base)?.strip_prefix('/')?,
         };
-        Some(ObjectInfo { key: ObjectKey::parse(key).ok()?, len: meta.size, modified: moment(meta) })
+        Some(ObjectInfo { key: ObjectKey::parse(key).ok()?, len: meta.size, modified: modified_at(meta) })
     }
 
-    fn limit(&self, bytes: u64) -> Duration {
+    fn call_timeout(&self, bytes: u64) -> Duration {
         self.limits.attempt.saturating_add(Duration::from_secs(bytes / self.limits.slowest.max(1)))
     }
 
@@ -339,32 +347,32 @@ impl RetryingStore {
         Backoff::new(policy, self.clock.elapsed(), rand::random())
     }
 
-    async fn within<F: Future>(&self, call: &StoreCall<'_>, future: F) -> Result<F::Output, RepositoryError> {
-        let limit = self.limit(0);
+    async fn with_deadline<F: Future>(&self, call: &StoreCall<'_>, future: F) -> Result<F::Output, RepositoryError> {
+        let limit = self.call_timeout(0);
         timeout(&*self.clock, limit, future)
             .await
-            .ok_or_else(|| call.unavailable(StoreFailure::TimedOut(limit.as_secs())))
+            .ok_or_else(|| call.unavailable_error(StoreFailure::TimedOut(limit.as_secs())))
     }
 
-    async fn limited<T>(
+    async fn call_with_limit<T>(
         &self,
         call: &StoreCall<'_>,
         bytes: u64,
         future: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, RepositoryError> {
-        let limit = self.limit(bytes);
+        let limit = self.call_timeout(bytes);
         match timeout(&*self.clock, limit, future).await {
-            Some(result) => result.map_err(|e| call.store(e)),
-            None => Err(call.unavailable(StoreFailure::TimedOut(limit.as_secs()))),
+            Some(result) => result.map_err(|e| call.store_error(e)),
+            None => Err(call.unavailable_error(StoreFailure::TimedOut(limit.as_secs()))),
         }
     }
 
-    async fn blocking<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &self,
         call: &StoreCall<'_>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RepositoryError> {
-        tokio::task::spawn_blocking(work).await.map_err(|_panicked| call.unavailable(StoreFailure::GivenUp))
+        tokio::task::spawn_blocking(work).await.map_err(|_panicked| call.unavailable_error(StoreFailure::GivenUp))
     }
 }
 
@@ -375,7 +383,7 @@ enum CreateRefusal {
 }
 
 /// Whether `payload` from the byte `from` on is exactly `expected`.
-fn same(payload: &PutPayload, from: usize, expected: &[u8]) -> bool {
+fn payload_equals(payload: &PutPayload, from: usize, expected: &[u8]) -> bool {
     let (mut skip, mut rest) = (from, expected);
     for part in payload.iter() {
         let cut = skip.min(part.len());
@@ -386,6 +394,6 @@ fn same(payload: &PutPayload, from: usize, expected: &[u8]) -> bool {
     rest.is_empty()
 }
 
-fn moment(meta: &ObjectMeta) -> Timestamp {
+fn modified_at(meta: &ObjectMeta) -> Timestamp {
     Timestamp::from_microsecond(meta.last_modified.timestamp_micros()).unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -13,10 +13,10 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 /// Bytes of a tag.
-pub(super) const TAG: usize = 16;
+pub(super) const TAG_BYTES: usize = 16;
 
 /// HKDF's label for the keys of sealed objects.
-const OBJECT_KEY: &[u8] = b"walkeep sealed object key v1";
+const OBJECT_KEY_LABEL: &[u8] = b"walkeep sealed object key v1";
 
 /// A part of an object that is sealed by itself; its nonce is its kind and number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ impl fmt::Debug for ObjectCipher {
 }
 
 /// HKDF-SHA256 to one 256-bit key.
-pub(super) fn derive(secret: &[u8; 32], salt: &[u8], label: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+pub(super) fn derive_key(secret: &[u8; 32], salt: &[u8], label: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     let expanded = Hkdf::<Sha256>::new(Some(salt), secret).expand_multi_info(label, key.as_mut_slice());
     debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8160 bytes");
@@ -71,33 +71,33 @@ pub(super) fn derive(secret: &[u8; 32], salt: &[u8], label: &[&[u8]]) -> Zeroizi
 }
 
 /// AES-256-GCM under `key`.
-pub(super) fn gcm(key: &[u8; 32]) -> Aes256Gcm {
+pub(super) fn aes_gcm(key: &[u8; 32]) -> Aes256Gcm {
     Aes256Gcm::new(key.into())
 }
 
 impl ObjectCipher {
     /// The cipher of the object with this salt under this epoch key.
-    pub(super) fn of_object(epoch: &[u8; 32], salt: &[u8; 32]) -> ObjectCipher {
-        ObjectCipher::Gcm(Box::new(gcm(&derive(epoch, salt, &[OBJECT_KEY]))))
+    pub(super) fn for_object(epoch: &[u8; 32], salt: &[u8; 32]) -> ObjectCipher {
+        ObjectCipher::Gcm(Box::new(aes_gcm(&derive_key(epoch, salt, &[OBJECT_KEY_LABEL]))))
     }
 
     /// The bytes a part of `len` bytes grows by.
-    pub(super) const fn growth(&self, part: SealedPart) -> usize {
+    pub(super) const fn overhead_bytes(&self, part: SealedPart) -> usize {
         match (self, part) {
             (ObjectCipher::Clear, SealedPart::Frame(_)) => 0,
-            (ObjectCipher::Gcm(_), _) | (ObjectCipher::Clear, SealedPart::Trailer) => TAG,
+            (ObjectCipher::Gcm(_), _) | (ObjectCipher::Clear, SealedPart::Trailer) => TAG_BYTES,
         }
     }
 
     /// Encrypts `plain`; the tag, if the part has one, comes after it.
     pub(super) fn seal(&self, part: SealedPart, associated: &[u8], plain: &[u8]) -> Result<Vec<u8>, TagMismatchError> {
-        let mut sealed = vec![0; plain.len().saturating_add(self.growth(part))];
+        let mut sealed = vec![0; plain.len().saturating_add(self.overhead_bytes(part))];
         let Some((body, tag)) = sealed.split_at_mut_checked(plain.len()) else { return Err(TagMismatchError) };
         match self {
             ObjectCipher::Clear => {
                 body.copy_from_slice(plain);
                 if part == SealedPart::Trailer {
-                    tag.copy_from_slice(&checksum(associated, plain));
+                    tag.copy_from_slice(&clear_trailer_checksum(associated, plain));
                 }
             }
             ObjectCipher::Gcm(cipher) => {
@@ -119,20 +119,20 @@ impl ObjectCipher {
         sealed: &[u8],
         plain: &mut [u8],
     ) -> Result<(), TagMismatchError> {
-        if sealed.len() != plain.len().saturating_add(self.growth(part)) {
+        if sealed.len() != plain.len().saturating_add(self.overhead_bytes(part)) {
             return Err(TagMismatchError);
         }
         let (body, tag) = sealed.split_at_checked(plain.len()).ok_or(TagMismatchError)?;
         match self {
             ObjectCipher::Clear => {
-                if part == SealedPart::Trailer && checksum(associated, body) != tag {
+                if part == SealedPart::Trailer && clear_trailer_checksum(associated, body) != tag {
                     return Err(TagMismatchError);
                 }
                 plain.copy_from_slice(body);
                 Ok(())
             }
             ObjectCipher::Gcm(cipher) => {
-                let tag: [u8; TAG] = tag.try_into().map_err(|_length| TagMismatchError)?;
+                let tag: [u8; TAG_BYTES] = tag.try_into().map_err(|_length| TagMismatchError)?;
                 let buffer = InOutBuf::new(body, plain).map_err(|_unequal| TagMismatchError)?;
                 cipher
                     .decrypt_inout_detached(&part.nonce().into(), associated, buffer, &tag.into())
@@ -143,10 +143,10 @@ impl ObjectCipher {
 }
 
 /// What stands in the place of the trailer's tag where nothing is encrypted.
-pub(super) fn checksum(associated: &[u8], body: &[u8]) -> [u8; TAG] {
+pub(super) fn clear_trailer_checksum(associated: &[u8], body: &[u8]) -> [u8; TAG_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(associated).update(body);
-    let mut tag = [0; TAG];
+    let mut tag = [0; TAG_BYTES];
     hasher.finalize_xof().fill(&mut tag);
     tag
 }
@@ -155,30 +155,30 @@ pub(super) fn checksum(associated: &[u8], body: &[u8]) -> [u8; TAG] {
 mod tests {
     use aes_gcm::aead::{Aead, Payload};
 
-    use super::{ObjectCipher, SealedPart, derive, gcm};
+    use super::{ObjectCipher, SealedPart, aes_gcm, derive_key};
 
     /// Expected value by Python's `hmac` and `hashlib`, after RFC 5869.
     #[test]
     fn derives_as_rfc_5869_says() {
         let secret: [u8; 32] = core::array::from_fn(|n| u8::try_from(n).unwrap());
         let expected = "d6e7dbbc42415c6a2f98eae798282cb58a13cbafbe12063d4a5702d6e6c4f5f1";
-        let key = derive(&secret, b"salt", &[b"walkeep sealed ", b"object key v1"]);
+        let key = derive_key(&secret, b"salt", &[b"walkeep sealed ", b"object key v1"]);
         assert_eq!(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expected);
     }
 
     #[test]
     fn seals_what_the_plain_aead_interface_opens() {
-        let cipher = ObjectCipher::of_object(&[1; 32], &[2; 32]);
+        let cipher = ObjectCipher::for_object(&[1; 32], &[2; 32]);
         let sealed = cipher.seal(SealedPart::Frame(7), b"what", b"plain").unwrap();
-        let key = derive(&[1; 32], &[2; 32], &[b"walkeep sealed object key v1"]);
+        let key = derive_key(&[1; 32], &[2; 32], &[b"walkeep sealed object key v1"]);
         let nonce = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
-        let opened = gcm(&key).decrypt(&nonce.into(), Payload { msg: &sealed, aad: b"what" }).unwrap();
+        let opened = aes_gcm(&key).decrypt(&nonce.into(), Payload { msg: &sealed, aad: b"what" }).unwrap();
         assert_eq!(opened, b"plain");
     }
 
     #[test]
     fn nothing_comes_out_before_the_tag_verifies() {
-        let cipher = ObjectCipher::of_object(&[1; 32], &[2; 32]);
+        let cipher = ObjectCipher::for_object(&[1; 32], &[2; 32]);
         let mut sealed = cipher.seal(SealedPart::Frame(7), b"what", b"plain").unwrap();
         sealed[0] ^= 1;
         let mut plain = [0; 5];
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        let cipher = ObjectCipher::of_object(&[1; 32], &[2; 32]);
+        let cipher = ObjectCipher::for_object(&[1; 32], &[2; 32]);
         assert_eq!(format!("{cipher:?}"), "AES-256-GCM (key redacted)");
     }
 }

@@ -11,14 +11,14 @@ use std::str::FromStr;
 use zstd::bulk::{Compressor, Decompressor};
 
 /// The level of [`CompressionLevel::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3 and is 1.7 times as fast.
-const DEFAULT: i32 = 1;
+const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
 /// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time, too.
-const WORTH: usize = 16;
+const MIN_SAVING_FRACTION: usize = 16;
 
 /// So much from the middle of a frame is tried first where the frame before it was not worth it: noise comes in gigabytes (what is compressed or
 /// encrypted already), and trying costs more than all else that is done with it.
-const SAMPLE: usize = 64 << 10;
+const SAMPLE_BYTES: usize = 64 << 10;
 
 /// How hard to compress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,21 +26,21 @@ pub enum CompressionLevel {
     /// As the load allows: [`AdaptiveLevel`] where work is queued, else zstd's level 1.
     #[default]
     Auto,
-    /// Always this zstd level, from [`CompressionLevel::FASTEST`] to [`CompressionLevel::BEST`].
+    /// Always this zstd level, from [`CompressionLevel::FASTEST_ZSTD_LEVEL`] to [`CompressionLevel::BEST_ZSTD_LEVEL`].
     Fixed(i32),
 }
 
 impl CompressionLevel {
     /// The fastest level that may be configured.
-    pub const FASTEST: i32 = -7;
+    pub const FASTEST_ZSTD_LEVEL: i32 = -7;
     /// The best level that may be configured; zstd's levels beyond it need far more memory.
-    pub const BEST: i32 = 19;
+    pub const BEST_ZSTD_LEVEL: i32 = 19;
 
     /// The level as zstd counts it.
     #[must_use]
-    pub const fn zstd(self) -> i32 {
+    pub const fn zstd_level(self) -> i32 {
         match self {
-            CompressionLevel::Auto => DEFAULT,
+            CompressionLevel::Auto => DEFAULT_ZSTD_LEVEL,
             CompressionLevel::Fixed(level) => level,
         }
     }
@@ -68,7 +68,10 @@ impl FromStr for CompressionLevel {
             return Ok(CompressionLevel::Auto);
         }
         match text.parse::<i32>() {
-            Ok(level) if level != 0 && (CompressionLevel::FASTEST..=CompressionLevel::BEST).contains(&level) => {
+            Ok(level)
+                if level != 0
+                    && (CompressionLevel::FASTEST_ZSTD_LEVEL..=CompressionLevel::BEST_ZSTD_LEVEL).contains(&level) =>
+            {
                 Ok(CompressionLevel::Fixed(level))
             }
             _ => Err(ParseCompressionLevelError(text.to_owned())),
@@ -88,11 +91,11 @@ pub struct AdaptiveLevel {
 
 /// From fast to good. Negative levels leave out the entropy stage by degrees. Beyond 3 the gain on WAL is small, and the processor is usually
 /// the database's.
-const LADDER: [i32; 5] = [-5, -3, -1, 1, 3];
+const ADAPTIVE_LEVELS: [i32; 5] = [-5, -3, -1, 1, 3];
 /// Where a new controller starts: level 1.
-const START: usize = 3;
+const START_STEP: usize = 3;
 /// So many observations of a nearly empty queue in a row before it compresses better.
-const PATIENCE: u32 = 8;
+const IDLE_OBSERVATIONS: u32 = 8;
 
 impl Default for AdaptiveLevel {
     fn default() -> AdaptiveLevel {
@@ -104,7 +107,7 @@ impl AdaptiveLevel {
     /// A controller that has seen nothing yet: zstd's level 1.
     #[must_use]
     pub const fn new() -> AdaptiveLevel {
-        AdaptiveLevel { step: START, idle: 0 }
+        AdaptiveLevel { step: START_STEP, idle: 0 }
     }
 
     /// Takes note that `queued` of at most `capacity` items wait to be compressed; asked once an item.
@@ -115,8 +118,8 @@ impl AdaptiveLevel {
             self.idle = 0;
         } else if queued <= capacity {
             self.idle = self.idle.saturating_add(1);
-            if self.idle >= PATIENCE {
-                self.step = LADDER.len().saturating_sub(1).min(self.step.saturating_add(1));
+            if self.idle >= IDLE_OBSERVATIONS {
+                self.step = ADAPTIVE_LEVELS.len().saturating_sub(1).min(self.step.saturating_add(1));
                 self.idle = 0;
             }
         } else {
@@ -127,7 +130,7 @@ impl AdaptiveLevel {
     /// The level for the next item.
     #[must_use]
     pub fn level(&self) -> CompressionLevel {
-        CompressionLevel::Fixed(LADDER.get(self.step).copied().unwrap_or(DEFAULT))
+        CompressionLevel::Fixed(ADAPTIVE_LEVELS.get(self.step).copied().unwrap_or(DEFAULT_ZSTD_LEVEL))
     }
 }
 
@@ -149,22 +152,22 @@ thread_local! {
 }
 
 /// Compresses `plain` and hands the result to `then`: `Some` bytes, or `None` where compression does not pay and `plain` is to be stored.
-pub(super) fn compressed<R>(
+pub(super) fn with_compressed<R>(
     plain: &[u8],
     level: CompressionLevel,
     then: impl FnOnce(Option<&[u8]>) -> R,
 ) -> io::Result<R> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let compressor = compressor(&mut scratch.compressor, level.zstd())?;
+        let compressor = compressor_at_level(&mut scratch.compressor, level.zstd_level())?;
         scratch.buffer.clear();
         scratch.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         let mut pays = |plain: &[u8]| {
             scratch.buffer.clear();
             let len = compressor.compress_to_buffer(plain, &mut scratch.buffer)?;
-            Ok::<_, io::Error>(len < plain.len().saturating_sub(plain.len() / WORTH))
+            Ok::<_, io::Error>(len < plain.len().saturating_sub(plain.len() / MIN_SAVING_FRACTION))
         };
-        let middle = plain.len().saturating_sub(SAMPLE) / 2;
-        let sample = plain.get(middle..middle.saturating_add(SAMPLE)).filter(|_| plain.len() >= 4 * SAMPLE);
+        let middle = plain.len().saturating_sub(SAMPLE_BYTES) / 2;
+        let sample = plain.get(middle..middle.saturating_add(SAMPLE_BYTES)).filter(|_| plain.len() >= 4 * SAMPLE_BYTES);
         let hopeless = match sample.filter(|_| scratch.noise) {
             Some(sample) => !pays(sample)?,
             None => false,
@@ -175,7 +178,7 @@ pub(super) fn compressed<R>(
     })
 }
 
-fn compressor(slot: &mut CachedCompressor, level: i32) -> io::Result<&mut Compressor<'static>> {
+fn compressor_at_level(slot: &mut CachedCompressor, level: i32) -> io::Result<&mut Compressor<'static>> {
     let fresh = match slot.take() {
         Some((used, kept)) if used == level => (used, kept),
         Some((_, mut kept)) => {
@@ -190,7 +193,7 @@ fn compressor(slot: &mut CachedCompressor, level: i32) -> io::Result<&mut Compre
 /// Lets `fill` write `len` compressed bytes into a buffer of this thread, then decompresses them into `plain`.
 ///
 /// `Ok(false)` if they are not what compresses to exactly `plain.len()` bytes. Never writes, or allocates, beyond `plain` and `len`.
-pub(super) fn decompressed<E>(
+pub(super) fn decompress_from<E>(
     len: usize,
     plain: &mut [u8],
     fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
@@ -212,7 +215,7 @@ pub(super) fn decompressed<E>(
 
 #[cfg(test)]
 mod tests {
-    use super::{AdaptiveLevel, CompressionLevel, compressed, decompressed};
+    use super::{AdaptiveLevel, CompressionLevel, decompress_from, with_compressed};
 
     #[test]
     fn levels_are_read_as_written() {
@@ -233,9 +236,9 @@ mod tests {
     #[test]
     fn noise_is_stored_as_it_is() {
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(100_000);
-        assert!(compressed(&noise, CompressionLevel::Auto, |smaller| smaller.is_none()).unwrap());
+        assert!(with_compressed(&noise, CompressionLevel::Auto, |smaller| smaller.is_none()).unwrap());
         assert!(
-            compressed(&[7; 100_000], CompressionLevel::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100))
+            with_compressed(&[7; 100_000], CompressionLevel::Auto, |smaller| smaller.is_some_and(|s| s.len() < 100))
                 .unwrap()
         );
     }
@@ -244,7 +247,7 @@ mod tests {
     fn after_noise_a_frame_is_compressed_all_the_same_if_that_pays() {
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(1 << 20);
         let stored =
-            |plain: &[u8]| compressed(plain, CompressionLevel::Auto, |smaller| smaller.map(<[u8]>::len)).unwrap();
+            |plain: &[u8]| with_compressed(plain, CompressionLevel::Auto, |smaller| smaller.map(<[u8]>::len)).unwrap();
         let text: Vec<u8> = (0..1 << 18_u32).flat_map(|n: u32| (n % 977).to_le_bytes()).collect();
         let alone = stored(&text);
         assert!(alone.is_some_and(|len| len < 1 << 19));
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn a_level_of_its_own_does_not_stick_to_the_thread() {
         let text: Vec<u8> = (0..200_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
-        let at = |level| compressed(&text, CompressionLevel::Fixed(level), |s| s.unwrap().to_vec()).unwrap();
+        let at = |level| with_compressed(&text, CompressionLevel::Fixed(level), |s| s.unwrap().to_vec()).unwrap();
         let (fast, best, again) = (at(-5), at(12), at(-5));
         assert!(best.len() < fast.len());
         assert_eq!(fast, again);
@@ -269,14 +272,14 @@ mod tests {
 
     #[test]
     fn what_decompresses_to_another_length_is_refused() {
-        let stored = compressed(&[7; 1000], CompressionLevel::Auto, |s| s.unwrap().to_vec()).unwrap();
+        let stored = with_compressed(&[7; 1000], CompressionLevel::Auto, |s| s.unwrap().to_vec()).unwrap();
         let try_len = |plain_len: usize| {
             let mut plain = vec![0; plain_len];
             let fill = |buffer: &mut [u8]| {
                 buffer.copy_from_slice(&stored);
                 Ok::<(), ()>(())
             };
-            decompressed(stored.len(), &mut plain, fill).unwrap()
+            decompress_from(stored.len(), &mut plain, fill).unwrap()
         };
         assert!(try_len(1000));
         assert!(!try_len(999));

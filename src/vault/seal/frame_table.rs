@@ -15,30 +15,30 @@ use super::keys::EpochKeyId;
 use super::{ObjectBinding, ObjectPart, OpenFault, SealedKind};
 
 /// How an object begins; the byte after it is the format's version.
-const MAGIC: [u8; 7] = *b"walkeep";
+const OBJECT_MAGIC: [u8; 7] = *b"walkeep";
 /// The version this module writes, and the newest it reads.
-const VERSION: u8 = 1;
+const OBJECT_VERSION: u8 = 1;
 /// How an object ends.
-pub const END: [u8; 4] = *b"sEAL";
+pub const OBJECT_END: [u8; 4] = *b"sEAL";
 
 /// Bytes of the header.
-pub(super) const HEADER: usize = 64;
+pub(super) const HEADER_BYTES: usize = 64;
 /// Bytes of the footer.
-pub(super) const FOOTER: usize = 96;
+pub(super) const FOOTER_BYTES: usize = 96;
 /// Bytes of an entry of the frame table.
-pub(super) const ENTRY: usize = 8;
+pub(super) const FRAME_ENTRY_BYTES: usize = 8;
 
 /// The largest trailer, compressed or not: the digest of a 1 GiB segment of the smallest transactions takes less than half of it.
-pub const MAX_TRAILER: usize = 64 << 20;
+pub const MAX_TRAILER_BYTES: usize = 64 << 20;
 /// Frames are a power of two of at least this many bytes.
-pub const MIN_FRAME: u32 = 4 << 10;
+pub const MIN_FRAME_BYTES: u32 = 4 << 10;
 /// Frames are a power of two of at most this many bytes.
-pub const MAX_FRAME: u32 = 4 << 20;
+pub const MAX_FRAME_BYTES: u32 = 4 << 20;
 
 /// What a frame may be longer by than its plaintext: a tag.
-const TAG: u32 = 16;
+const MAX_FRAME_GROWTH_BYTES: u32 = 16;
 /// The top bit of a stored length: set if the plaintext was compressed.
-const COMPRESSED: u32 = 1 << 31;
+const COMPRESSED_BIT: u32 = 1 << 31;
 
 /// What an object begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,9 +52,9 @@ pub(super) struct ObjectHeader {
 }
 
 impl ObjectHeader {
-    pub(super) fn to_bytes(&self) -> [u8; HEADER] {
-        let mut bytes = [0; HEADER];
-        let fields = MAGIC.into_iter().chain([VERSION, self.kind.code(), u8::from(self.encrypted), 0, 0]);
+    pub(super) fn to_bytes(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let fields = OBJECT_MAGIC.into_iter().chain([OBJECT_VERSION, self.kind.code(), u8::from(self.encrypted), 0, 0]);
         let fields = fields.chain(self.frame_size.to_le_bytes()).chain(*self.key.as_bytes()).chain(self.salt);
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         bytes
@@ -62,12 +62,12 @@ impl ObjectHeader {
 
     pub(super) fn parse(bytes: &[u8]) -> Result<ObjectHeader, OpenFault> {
         let magic: [u8; 7] = array(bytes, 0).ok_or(OpenFault::NotSealed)?;
-        if magic != MAGIC {
+        if magic != OBJECT_MAGIC {
             return Err(OpenFault::NotSealed);
         }
         let damaged = OpenFault::Damaged(ObjectPart::Header);
         let [version, kind, cipher, zero, zero_too]: [u8; 5] = array(bytes, 7).ok_or(damaged)?;
-        if version != VERSION {
+        if version != OBJECT_VERSION {
             return Err(OpenFault::Newer(version));
         }
         let frame_size = number(bytes, 12).ok_or(damaged)?;
@@ -77,13 +77,13 @@ impl ObjectHeader {
         let sound = cipher <= 1
             && (zero, zero_too) == (0, 0)
             && (cipher == 1) == (key != EpochKeyId::NONE)
-            && (MIN_FRAME..=MAX_FRAME).contains(&frame_size)
+            && (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&frame_size)
             && frame_size.is_power_of_two();
         if sound { Ok(ObjectHeader { kind, key, encrypted: cipher == 1, frame_size, salt }) } else { Err(damaged) }
     }
 
     /// What every tag of the object authenticates beside its own part: the header, and through `binding` the object's name.
-    pub(super) fn context(&self, binding: &ObjectBinding) -> [u8; 32] {
+    pub(super) fn authenticated_context(&self, binding: &ObjectBinding) -> [u8; 32] {
         Sha256::new().chain_update(self.to_bytes()).chain_update(binding.subject().as_bytes()).finalize().into()
     }
 }
@@ -97,11 +97,11 @@ pub(super) struct StoredLen {
 
 impl StoredLen {
     fn to_bits(self) -> u32 {
-        self.len & !COMPRESSED | if self.compressed { COMPRESSED } else { 0 }
+        self.len & !COMPRESSED_BIT | if self.compressed { COMPRESSED_BIT } else { 0 }
     }
 
     fn from_bits(bits: u32) -> StoredLen {
-        StoredLen { len: bits & !COMPRESSED, compressed: bits & COMPRESSED != 0 }
+        StoredLen { len: bits & !COMPRESSED_BIT, compressed: bits & COMPRESSED_BIT != 0 }
     }
 }
 
@@ -161,27 +161,27 @@ pub(super) struct ObjectFooter {
 }
 
 impl ObjectFooter {
-    pub(super) fn to_bytes(&self) -> [u8; FOOTER] {
-        let mut bytes = [0; FOOTER];
+    pub(super) fn to_bytes(&self) -> [u8; FOOTER_BYTES] {
+        let mut bytes = [0; FOOTER_BYTES];
         let fields = self.header.to_bytes().into_iter().chain(self.frames.to_le_bytes());
         let fields = fields.chain(self.trailer.to_bits().to_le_bytes()).chain(self.trailer_plain.to_le_bytes());
         let fields = fields.chain(self.crc.to_le_bytes()).chain(self.plain_len.to_le_bytes());
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        let (covered, rest) = bytes.split_at_mut(FOOTER - 8);
+        let (covered, rest) = bytes.split_at_mut(FOOTER_BYTES - 8);
         let (crc, end) = rest.split_at_mut(4);
         crc.copy_from_slice(&crc32fast::hash(covered).to_le_bytes());
-        end.copy_from_slice(&END);
+        end.copy_from_slice(&OBJECT_END);
         bytes
     }
 
-    /// Reads the last [`FOOTER`] bytes of an object of `object_len` bytes. What it returns fits the object's length and the limits of its kind.
+    /// Reads the last [`FOOTER_BYTES`] bytes of an object of `object_len` bytes. What it returns fits the object's length and the limits of its kind.
     pub(super) fn parse(bytes: &[u8], object_len: u64) -> Result<ObjectFooter, OpenFault> {
         let damaged = OpenFault::Damaged(ObjectPart::Footer);
-        if array(bytes, FOOTER - 4) != Some(END) || bytes.len() != FOOTER {
+        if array(bytes, FOOTER_BYTES - 4) != Some(OBJECT_END) || bytes.len() != FOOTER_BYTES {
             return Err(OpenFault::NoEnd);
         }
-        let covered = bytes.get(..FOOTER - 8).ok_or(damaged)?;
-        if number(bytes, FOOTER - 8) != Some(crc32fast::hash(covered)) {
+        let covered = bytes.get(..FOOTER_BYTES - 8).ok_or(damaged)?;
+        if number(bytes, FOOTER_BYTES - 8) != Some(crc32fast::hash(covered)) {
             return Err(damaged);
         }
         let header = ObjectHeader::parse(bytes)?;
@@ -197,15 +197,15 @@ impl ObjectFooter {
             return Err(OpenFault::TooLarge { len: footer.plain_len, max: footer.header.kind.max_len() });
         }
         let sound = u64::from(footer.frames) == frame_count(footer.plain_len, footer.header.frame_size)
-            && usize::try_from(footer.trailer.len).is_ok_and(|len| len <= MAX_TRAILER)
-            && usize::try_from(footer.trailer_plain).is_ok_and(|len| len <= MAX_TRAILER)
-            && (HEADER as u64).saturating_add(footer.tail_len()) <= object_len;
+            && usize::try_from(footer.trailer.len).is_ok_and(|len| len <= MAX_TRAILER_BYTES)
+            && usize::try_from(footer.trailer_plain).is_ok_and(|len| len <= MAX_TRAILER_BYTES)
+            && (HEADER_BYTES as u64).saturating_add(footer.tail_len()) <= object_len;
         if sound { Ok(footer) } else { Err(damaged) }
     }
 
     /// Bytes from the frame table to the object's end.
     pub(super) fn tail_len(&self) -> u64 {
-        (u64::from(self.frames) * ENTRY as u64) + u64::from(self.trailer.len) + FOOTER as u64
+        (u64::from(self.frames) * FRAME_ENTRY_BYTES as u64) + u64::from(self.trailer.len) + FOOTER_BYTES as u64
     }
 
     /// What the trailer's tag authenticates: what the object is, the footer's lengths, and the frame table.
@@ -223,15 +223,15 @@ impl ObjectFooter {
     /// The frame table, read; refuses one whose frames do not fill the object from the header to the table.
     pub(super) fn frames(&self, table: &[u8], object_len: u64) -> Result<Vec<FrameEntry>, OpenFault> {
         let damaged = OpenFault::Damaged(ObjectPart::Trailer);
-        let mut frames = Vec::with_capacity(table.len() / ENTRY);
-        let mut offset = HEADER as u64;
-        for (index, entry) in table.chunks_exact(ENTRY).enumerate() {
+        let mut frames = Vec::with_capacity(table.len() / FRAME_ENTRY_BYTES);
+        let mut offset = HEADER_BYTES as u64;
+        for (index, entry) in table.chunks_exact(FRAME_ENTRY_BYTES).enumerate() {
             let stored = StoredLen::from_bits(number(entry, 0).ok_or(damaged)?);
             let plain_len = frame_len(self.plain_len, self.header.frame_size, index as u64);
             let crc = number(entry, 4).ok_or(damaged)?;
             let last = index.saturating_add(1) as u64 == u64::from(self.frames);
             // What is compressed is smaller than its plaintext, so nothing is longer than plaintext and tag.
-            if stored.len > plain_len.saturating_add(TAG) {
+            if stored.len > plain_len.saturating_add(MAX_FRAME_GROWTH_BYTES) {
                 return Err(damaged);
             }
             frames.push(FrameEntry { offset, stored, crc, plain_len, last });

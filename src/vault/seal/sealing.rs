@@ -6,11 +6,12 @@ use std::io;
 use bytes::Bytes;
 
 use super::cipher::{ObjectCipher, SealedPart, TagMismatchError};
-use super::compress::{CompressionLevel, compressed};
+use super::compress::{CompressionLevel, with_compressed};
 use super::frame_table::{
-    FrameEntry, MAX_FRAME, MAX_TRAILER, MIN_FRAME, ObjectFooter, ObjectHeader, StoredLen, frame_count, frame_len,
+    FrameEntry, MAX_FRAME_BYTES, MAX_TRAILER_BYTES, MIN_FRAME_BYTES, ObjectFooter, ObjectHeader, StoredLen,
+    frame_count, frame_len,
 };
-use super::keys::{EpochKeyId, ObjectEncryption, RandomnessError, random};
+use super::keys::{EpochKeyId, ObjectEncryption, RandomnessError, random_bytes};
 use super::{ObjectBinding, content_hash, frame_table};
 use crate::base::scoped_threads;
 
@@ -21,7 +22,7 @@ pub struct SealSpec<'a> {
     pub binding: &'a ObjectBinding,
     /// How hard to compress.
     pub level: CompressionLevel,
-    /// Plaintext bytes a frame: a power of two from [`MIN_FRAME`] to [`MAX_FRAME`]. Smaller frames read faster at random and compress worse: 3 % worse
+    /// Plaintext bytes a frame: a power of two from [`MIN_FRAME_BYTES`] to [`MAX_FRAME_BYTES`]. Smaller frames read faster at random and compress worse: 3 % worse
     /// at 1 MiB than in one piece, on WAL.
     pub frame_size: u32,
     /// What the object says about itself; readable from the trailer alone.
@@ -35,7 +36,7 @@ pub struct SealSpec<'a> {
 
 impl<'a> SealSpec<'a> {
     /// The usual frame, 1 MiB.
-    pub const FRAME: u32 = 1 << 20;
+    pub const DEFAULT_FRAME_BYTES: u32 = 1 << 20;
 
     /// The usual: level [`CompressionLevel::Auto`], frames of 1 MiB, no metadata, the calling thread alone.
     #[must_use]
@@ -43,7 +44,7 @@ impl<'a> SealSpec<'a> {
         SealSpec {
             binding,
             level: CompressionLevel::Auto,
-            frame_size: SealSpec::FRAME,
+            frame_size: SealSpec::DEFAULT_FRAME_BYTES,
             metadata: &[],
             threads: 1,
             content: true,
@@ -86,7 +87,7 @@ pub enum SealError {
         max: u64,
     },
     /// More metadata than fits a trailer.
-    #[error("{binding} would have {len} bytes of metadata; at most {MAX_TRAILER} are allowed")]
+    #[error("{binding} would have {len} bytes of metadata; at most {MAX_TRAILER_BYTES} are allowed")]
     MetadataTooLarge {
         /// What it was to be.
         binding: ObjectBinding,
@@ -94,7 +95,9 @@ pub enum SealError {
         len: usize,
     },
     /// A frame size outside the format.
-    #[error("frames of {0} bytes are not allowed; the size is a power of two from {MIN_FRAME} to {MAX_FRAME}")]
+    #[error(
+        "frames of {0} bytes are not allowed; the size is a power of two from {MIN_FRAME_BYTES} to {MAX_FRAME_BYTES}"
+    )]
     FrameSize(u32),
     /// No random numbers for the salt.
     #[error(transparent)]
@@ -118,26 +121,30 @@ pub enum SealError {
 ///
 /// # Errors
 /// [`SealError`]: beyond the limits, or the system is out of memory or random numbers.
-pub fn seal(plain: &[&[u8]], spec: &SealSpec<'_>, protection: &ObjectEncryption) -> Result<SealedObject, SealError> {
-    seal_salted(plain, spec, protection, random()?)
+pub fn seal_object(
+    plain: &[&[u8]],
+    spec: &SealSpec<'_>,
+    protection: &ObjectEncryption,
+) -> Result<SealedObject, SealError> {
+    seal_salted(plain, spec, protection, random_bytes()?)
 }
 
-/// [`seal`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile. It is told the
+/// [`seal_object`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile. It is told the
 /// plaintext's BLAKE3, as in [`SealedObject::content`]. [`SealSpec::metadata`] is not used.
 ///
 /// # Errors
-/// As [`seal`].
+/// As [`seal_object`].
 pub fn seal_with(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
     protection: &ObjectEncryption,
     metadata: impl FnOnce([u8; 32]) -> Vec<u8>,
 ) -> Result<SealedObject, SealError> {
-    let salt = random()?;
+    let salt = random_bytes()?;
     seal_parts(plain, spec, protection, salt, |content| Cow::Owned(metadata(content)))
 }
 
-/// [`seal`] with the salt given: the same salt twice under one key would repeat nonces, so only tests do it.
+/// [`seal_object`] with the salt given: the same salt twice under one key would repeat nonces, so only tests do it.
 pub(super) fn seal_salted(
     plain: &[&[u8]],
     spec: &SealSpec<'_>,
@@ -159,30 +166,30 @@ fn seal_parts<'m>(
     check_limits(pieces.len, spec)?;
     let (key, cipher) = match protection {
         ObjectEncryption::Encrypted(ring) => {
-            (ring.current().0, ObjectCipher::of_object(ring.current().1.secret(), &salt))
+            (ring.current().0, ObjectCipher::for_object(ring.current().1.secret(), &salt))
         }
         ObjectEncryption::None => (EpochKeyId::NONE, ObjectCipher::Clear),
     };
     let encrypted = matches!(protection, ObjectEncryption::Encrypted(_));
     let header = ObjectHeader { kind: spec.binding.kind(), key, encrypted, frame_size: spec.frame_size, salt };
     let hashed = spec.content || !encrypted;
-    let sealer = Sealer { spec, cipher, context: header.context(spec.binding), pieces, hashed };
+    let sealer = Sealer { spec, cipher, context: header.authenticated_context(spec.binding), pieces, hashed };
 
-    let sealed = sealer.frames()?;
+    let sealed = sealer.seal_frames()?;
     let content = match sealed.as_slice() {
         _ if !hashed => [0; 32],
         [] => *blake3::hash(&[]).as_bytes(),
         [only] => only.content,
         several => {
             let values: Vec<[u8; 32]> = several.iter().map(|frame| frame.content).collect();
-            content_hash::root(&values, sealer.pieces.len, spec.frame_size)
+            content_hash::root_hash(&values, sealer.pieces.len, spec.frame_size)
         }
     };
     let frames: Vec<FrameEntry> = sealed.iter().map(|sealed| sealed.frame).collect();
     let table = frame_table::table_bytes(&frames);
     let metadata = metadata(content);
     check_metadata(metadata.len(), spec)?;
-    let tail = sealer.tail(header.clone(), &table, &[content.as_slice(), &metadata].concat())?;
+    let tail = sealer.seal_tail(header.clone(), &table, &[content.as_slice(), &metadata].concat())?;
 
     let mut parts = Vec::with_capacity(sealed.len().saturating_add(2));
     parts.push(Bytes::copy_from_slice(&header.to_bytes()));
@@ -194,7 +201,7 @@ fn seal_parts<'m>(
 
 fn check_metadata(len: usize, spec: &SealSpec<'_>) -> Result<(), SealError> {
     // Room for the content hash, and for the tag and what zstd adds to noise.
-    if len > MAX_TRAILER - (1 << 20) {
+    if len > MAX_TRAILER_BYTES - (1 << 20) {
         return Err(SealError::MetadataTooLarge { binding: spec.binding.clone(), len });
     }
     Ok(())
@@ -205,7 +212,7 @@ fn check_limits(len: u64, spec: &SealSpec<'_>) -> Result<(), SealError> {
     if len > max {
         return Err(SealError::TooLarge { binding: spec.binding.clone(), len, max });
     }
-    if !spec.frame_size.is_power_of_two() || !(MIN_FRAME..=MAX_FRAME).contains(&spec.frame_size) {
+    if !spec.frame_size.is_power_of_two() || !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&spec.frame_size) {
         return Err(SealError::FrameSize(spec.frame_size));
     }
     Ok(())
@@ -228,13 +235,13 @@ struct SealedFrame {
 }
 
 impl Sealer<'_> {
-    fn frames(&self) -> Result<Vec<SealedFrame>, SealError> {
+    fn seal_frames(&self) -> Result<Vec<SealedFrame>, SealError> {
         // At most a million: `Kind::max_len` over `MIN_FRAME`.
         let count = usize::try_from(frame_count(self.pieces.len, self.spec.frame_size)).unwrap_or(usize::MAX);
-        scoped_threads::map(0..count, self.spec.threads, |number| self.frame(number, count))
+        scoped_threads::map_on_threads(0..count, self.spec.threads, |number| self.seal_frame(number, count))
     }
 
-    fn frame(&self, index: usize, count: usize) -> Result<SealedFrame, SealError> {
+    fn seal_frame(&self, index: usize, count: usize) -> Result<SealedFrame, SealError> {
         let number = index as u64;
         let offset = number.saturating_mul(u64::from(self.spec.frame_size));
         let plain_len = frame_len(self.pieces.len, self.spec.frame_size, number);
@@ -242,7 +249,7 @@ impl Sealer<'_> {
         let content = match (self.hashed, count) {
             (false, _) => [0; 32],
             (true, 1) => *blake3::hash(&plain).as_bytes(),
-            (true, _) => content_hash::subtree(&[&plain], offset),
+            (true, _) => content_hash::subtree_hash(&[&plain], offset),
         };
         let last = index.saturating_add(1) == count;
         let bytes = self.encrypt(&plain, |stored, bytes| {
@@ -258,12 +265,12 @@ impl Sealer<'_> {
     }
 
     /// Frame table, trailer and footer.
-    fn tail(&self, header: ObjectHeader, table: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    fn seal_tail(&self, header: ObjectHeader, table: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let (mut footer, trailer) = self.encrypt(plain, |stored, bytes| {
-            let len = bytes.len().saturating_add(self.cipher.growth(SealedPart::Trailer));
+            let len = bytes.len().saturating_add(self.cipher.overhead_bytes(SealedPart::Trailer));
             let footer = ObjectFooter {
                 header: header.clone(),
-                frames: u32::try_from(table.len() / frame_table::ENTRY).unwrap_or(u32::MAX),
+                frames: u32::try_from(table.len() / frame_table::FRAME_ENTRY_BYTES).unwrap_or(u32::MAX),
                 trailer: StoredLen { len: u32::try_from(len).unwrap_or(u32::MAX), ..stored },
                 trailer_plain: u32::try_from(plain.len()).unwrap_or(u32::MAX),
                 crc: 0,
@@ -273,7 +280,7 @@ impl Sealer<'_> {
             self.cipher.seal(SealedPart::Trailer, &associated, bytes).map(|sealed| (footer, sealed))
         })?;
         let mut tail =
-            Vec::with_capacity(table.len().saturating_add(trailer.len()).saturating_add(frame_table::FOOTER));
+            Vec::with_capacity(table.len().saturating_add(trailer.len()).saturating_add(frame_table::FOOTER_BYTES));
         tail.extend_from_slice(table);
         tail.extend_from_slice(&trailer);
         footer.crc = crc32fast::hash(&tail);
@@ -287,7 +294,7 @@ impl Sealer<'_> {
         plain: &[u8],
         seal: impl FnOnce(StoredLen, &[u8]) -> Result<R, TagMismatchError>,
     ) -> Result<R, SealError> {
-        let sealed = compressed(plain, self.spec.level, |smaller| {
+        let sealed = with_compressed(plain, self.spec.level, |smaller| {
             let stored = StoredLen { len: 0, compressed: smaller.is_some() };
             seal(stored, smaller.unwrap_or(plain))
         });

@@ -6,7 +6,7 @@ use super::keys::{EpochKey, EpochKeyId, KeyRing};
 use super::sealing::seal_salted;
 use super::{
     CompressionLevel, ObjectBinding, ObjectEncryption, ObjectPart, OpenError, OpenFault, OpenedObject, SealError,
-    SealSpec, SealedKind, SuffixOutcome, Trailer, check, open, read_trailer, seal,
+    SealSpec, SealedKind, SuffixOutcome, Trailer, check_without_key, open_object, read_trailer, seal_object,
 };
 
 fn ring(byte: u8) -> ObjectEncryption {
@@ -27,11 +27,11 @@ fn plain(len: usize) -> Vec<u8> {
 fn sealed(plain: &[u8], protection: &ObjectEncryption) -> Vec<u8> {
     let binding = binding();
     let spec = SealSpec { frame_size: 4096, metadata: b"about it", threads: 2, ..SealSpec::new(&binding) };
-    seal(&[plain], &spec, protection).unwrap().to_bytes().to_vec()
+    seal_object(&[plain], &spec, protection).unwrap().to_bytes().to_vec()
 }
 
 fn opened(object: &[u8], protection: &ObjectEncryption) -> Result<OpenedObject, OpenError> {
-    open(object, &binding(), protection, 2)
+    open_object(object, &binding(), protection, 2)
 }
 
 fn fault(object: &[u8], protection: &ObjectEncryption) -> OpenFault {
@@ -55,7 +55,7 @@ fn gives_back_what_was_sealed() {
             assert_eq!(opened.plain, plain);
             assert_eq!(opened.metadata, b"about it");
             assert_eq!(opened.content, *blake3::hash(&plain).as_bytes());
-            let checked = check(&object).unwrap();
+            let checked = check_without_key(&object).unwrap();
             assert_eq!(
                 (checked.kind, checked.plain_len, checked.key),
                 (SealedKind::Wal, len as u64, protection.current_id())
@@ -69,7 +69,7 @@ fn the_content_hash_may_be_left_out_where_tags_say_as_much() {
     let (plain, binding) = (plain(20_000), binding());
     let spec = SealSpec { content: false, frame_size: 4096, ..SealSpec::new(&binding) };
     for (protection, left_out) in [(ring(1), true), (ObjectEncryption::None, false)] {
-        let object = seal(&[&plain], &spec, &protection).unwrap();
+        let object = seal_object(&[&plain], &spec, &protection).unwrap();
         assert_eq!(object.content == [0; 32], left_out);
         let opened = opened(&object.to_bytes(), &protection).unwrap();
         assert_eq!((opened.plain, opened.content), (plain.clone().into(), object.content));
@@ -83,7 +83,7 @@ fn any_flipped_bit_is_found() {
         for bit in 0..object.len() * 8 {
             object[bit / 8] ^= 1 << (bit % 8);
             assert!(opened(&object, &protection).is_err(), "bit {bit} of {} bytes", object.len());
-            assert!(check(&object).is_err(), "bit {bit}, without the key");
+            assert!(check_without_key(&object).is_err(), "bit {bit}, without the key");
             object[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -124,14 +124,14 @@ fn reordered_and_exchanged_frames_are_found_behind_mended_checksums() {
     swapped[entry(1)].copy_from_slice(&one[entry(2)]);
     swapped[entry(2)].copy_from_slice(&one[entry(1)]);
     mend(&mut swapped);
-    check(&swapped).unwrap();
+    check_without_key(&swapped).unwrap();
     assert_eq!(fault(&swapped, &ring(1)), OpenFault::NotAuthentic(ObjectPart::Trailer));
 
     let mut exchanged = one.clone();
     exchanged[frame(3)].copy_from_slice(&two[frame(3)]);
     exchanged[entry(3)].copy_from_slice(&two[entry(3)]);
     mend(&mut exchanged);
-    check(&exchanged).unwrap();
+    check_without_key(&exchanged).unwrap();
     assert_eq!(fault(&exchanged, &ring(1)), OpenFault::NotAuthentic(ObjectPart::Trailer));
 
     // By a range request the frames are read without the rest: their own tags find it.
@@ -160,11 +160,14 @@ fn an_object_opens_under_its_own_name_and_key_alone() {
         let object = sealed(&plain(9000), &protection);
         let moved = ObjectBinding::new(SealedKind::Wal, "main/wal/00000001/00000000/000000010000000000000008");
         assert_eq!(
-            open(&object, &moved, &protection, 1).unwrap_err().fault,
+            open_object(&object, &moved, &protection, 1).unwrap_err().fault,
             OpenFault::NotAuthentic(ObjectPart::Trailer)
         );
         let other = ObjectBinding::new(SealedKind::Pack, binding().subject());
-        assert_eq!(open(&object, &other, &protection, 1).unwrap_err().fault, OpenFault::WrongKind(SealedKind::Wal));
+        assert_eq!(
+            open_object(&object, &other, &protection, 1).unwrap_err().fault,
+            OpenFault::WrongKind(SealedKind::Wal)
+        );
     }
     let object = sealed(&plain(9000), &ring(1));
     assert_eq!(fault(&object, &ring(2)), OpenFault::UnknownKey(EpochKeyId::from_bytes([1; 16])));
@@ -227,11 +230,11 @@ fn limits_are_kept() {
     let (probe, wal) = (ObjectBinding::new(SealedKind::Probe, "p"), binding());
     let long = vec![0; (1 << 20) + 1];
     assert!(
-        matches!(seal(&[&long], &SealSpec::new(&probe), &ring(1)), Err(SealError::TooLarge { len, .. }) if len == (1 << 20) + 1)
+        matches!(seal_object(&[&long], &SealSpec::new(&probe), &ring(1)), Err(SealError::TooLarge { len, .. }) if len == (1 << 20) + 1)
     );
     for frame_size in [0, 1, 2048, 5000, 8 << 20] {
         let spec = SealSpec { frame_size, ..SealSpec::new(&wal) };
-        assert!(matches!(seal(&[b"x"], &spec, &ring(1)), Err(SealError::FrameSize(_))));
+        assert!(matches!(seal_object(&[b"x"], &spec, &ring(1)), Err(SealError::FrameSize(_))));
     }
     // A forged length beyond what the kind allows is refused before anything is allocated.
     let mut object = sealed(&plain(9000), &ObjectEncryption::None);
@@ -256,12 +259,12 @@ fn debug_shows_neither_key_nor_content() {
 fn the_golden_object_opens() {
     let golden = include_bytes!("testdata/object-v1.bin");
     let binding = ObjectBinding::new(SealedKind::WalFile, "main/wal/00000002/files/00000002.history");
-    let opened = open(golden, &binding, &ring(0x42), 1).unwrap();
+    let opened = open_object(golden, &binding, &ring(0x42), 1).unwrap();
     assert_eq!(opened.plain, golden_plain());
     assert_eq!(opened.metadata, b"golden metadata");
 
     let clear = include_bytes!("testdata/object-v1-clear.bin");
-    assert_eq!(open(clear, &binding, &ObjectEncryption::None, 1).unwrap().plain, golden_plain());
+    assert_eq!(open_object(clear, &binding, &ObjectEncryption::None, 1).unwrap().plain, golden_plain());
 }
 
 fn golden_plain() -> Vec<u8> {
@@ -319,11 +322,11 @@ proptest! {
         let protection = if encrypted { ring(3) } else { ObjectEncryption::None };
         let binding = binding();
         let spec = SealSpec { frame_size: 1 << frame_bits, threads, level: CompressionLevel::Fixed(level), ..SealSpec::new(&binding) };
-        let object = seal(&pieces, &spec, &protection).unwrap();
+        let object = seal_object(&pieces, &spec, &protection).unwrap();
         let bytes = object.to_bytes();
         prop_assert_eq!(object.len, bytes.len() as u64);
         prop_assert_eq!(object.content, *blake3::hash(&plain).as_bytes());
-        prop_assert_eq!(&open(&bytes, &binding, &protection, threads).unwrap().plain[..], &plain[..]);
+        prop_assert_eq!(&open_object(&bytes, &binding, &protection, threads).unwrap().plain[..], &plain[..]);
     }
 
     #[test]

@@ -242,7 +242,7 @@ async fn wrong(cluster: &Cluster, questions: usize) -> Vec<ClockOffset> {
         };
         let came = clock.now();
         let shown = keepalive.sent_at.to_timestamp().expect("a time");
-        let offset = ClockOffset::of_answer(shown, came, clock.elapsed() - sent);
+        let offset = ClockOffset::from_answer(shown, came, clock.elapsed() - sent);
         if !(offset.low..=offset.high).contains(&0) {
             wrong.push(offset);
         }

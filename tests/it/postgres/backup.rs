@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use walkeep::base::clock::SystemClock;
 use walkeep::postgres::archive::Archive;
-use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, file_hash, pack_binding, value};
+use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, chunk_subtree_hash, file_hash, pack_binding};
 use walkeep::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest};
 use walkeep::postgres::backup::{self, BackupError, BackupProgress};
 use walkeep::postgres::format::backup_label::TablespaceMap;
@@ -52,7 +52,7 @@ async fn try_take(
 ) -> Result<BackupSummary, BackupError> {
     let options = backup::BackupOptions { wal_limit, ..backup::BackupOptions::default() };
     let mut last = BackupProgress::Checkpoint;
-    let summary = backup::run(archive, &server(cluster), &options, &mut |now| last = now).await?;
+    let summary = backup::take_backup(archive, &server(cluster), &options, &mut |now| last = now).await?;
     assert_eq!(last, BackupProgress::WaitingForWal);
     Ok(summary)
 }
@@ -66,7 +66,7 @@ async fn manifest(archive: &Archive, label: &str) -> Manifest {
 /// Puts a backup and its WAL back, ready to be started, and checks every hash on the way.
 async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str) -> std::path::PathBuf {
     let manifest = manifest(archive, label).await;
-    let namer = ChunkNamer::of(archive.vault().protection(), manifest.summary.naming_key).unwrap();
+    let namer = ChunkNamer::for_epoch_key(archive.vault().protection(), manifest.summary.naming_key).unwrap();
     let mut packs: HashMap<PackId, Pack> = HashMap::new();
     for id in &manifest.packs {
         let (key, _) = pack_binding(archive.layout(), *id).unwrap();
@@ -88,7 +88,7 @@ async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str)
                 let (mut content, mut values) = (Vec::new(), Vec::new());
                 for chunk in chunks.iter().map(|chunk| manifest.chunks[*chunk as usize]) {
                     let bytes = packs[&manifest.packs[chunk.pack as usize]].chunk(&chunk).unwrap();
-                    let value = value(&[&bytes], content.len() as u64, *len);
+                    let value = chunk_subtree_hash(&[&bytes], content.len() as u64, *len);
                     assert_eq!(namer.name(&value), chunk.name, "{}", path.display());
                     values.push(value);
                     content.extend_from_slice(&bytes);
@@ -235,7 +235,10 @@ async fn a_standby_is_backed_up_once_the_primary_ends_the_segment() {
     let archive = archive(&scratch, true).await;
 
     let error = try_take(&archive, &standby, Duration::from_secs(2)).await.unwrap_err();
-    assert!(matches!(error, BackupError::NoWal { .. }) && error.to_string().contains("pg_switch_wal()"), "{error}");
+    assert!(
+        matches!(error, BackupError::WalMissing { .. }) && error.to_string().contains("pg_switch_wal()"),
+        "{error}"
+    );
     let manifests = archive.vault().list(&archive.layout().backups(), None).await.unwrap().objects;
     assert!(manifests.is_empty(), "a backup without its WAL is none");
 
@@ -267,7 +270,7 @@ async fn a_damaged_page_is_found_and_another_cluster_refused() {
     fs::write(&file, content).unwrap();
     cluster.start_again();
     let error = try_take(&archive, &cluster, Duration::from_secs(60)).await.unwrap_err();
-    assert!(matches!(&error, BackupError::Checksums { count: 1, block: 5, .. }), "{error}");
+    assert!(matches!(&error, BackupError::DamagedPages { count: 1, block: 5, .. }), "{error}");
     assert!(error.is_integrity());
 
     let other = Cluster::start(QUICK, Options::default().segment_size_mb(1));
@@ -291,7 +294,7 @@ async fn given_up_half_way_there_is_no_backup() {
                 seen.send_replace(stored);
             }
         };
-        backup::run(&task_archive, &info, &options, &mut note).await
+        backup::take_backup(&task_archive, &info, &options, &mut note).await
     });
     stored.wait_for(|stored| *stored > 0).await.unwrap();
     task.abort();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use walkeep::postgres::format::datadir::{PathClass, classify};
+use walkeep::postgres::format::datadir::{PathClass, classify_path};
 use walkeep::postgres::format::page::{DEFAULT_BLOCK_SIZE, verify_checksum};
 use walkeep::postgres::format::pg_control::{DbState, PgControl};
 
@@ -15,7 +15,7 @@ fn wrong_pages(data: &Path) -> (usize, Vec<(String, u32)>) {
     let (mut pages, mut wrong) = (0, Vec::new());
     for path in files(data) {
         let name = path.strip_prefix(data).unwrap().to_str().unwrap().to_owned();
-        let PathClass::Relation(file) = classify(&name) else { continue };
+        let PathClass::Relation(file) = classify_path(&name) else { continue };
         let first = file.first_block(control.relation_segment_blocks).unwrap();
         for (block, page) in (first..).zip(fs::read(&path).unwrap().chunks(DEFAULT_BLOCK_SIZE)) {
             pages += 1;

@@ -18,7 +18,7 @@ use walkeep::postgres::format::segment::{SegmentName, SegmentSize};
 use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::format::timeline::{TimelineId, TimelinePath};
 use walkeep::postgres::index::{ContrecordState, IndexEntry, PathSearch, SegmentId, WalIndex};
-use walkeep::postgres::wal::digest::{SegmentDigest, digest};
+use walkeep::postgres::wal::digest::{SegmentDigest, digest_segment};
 use walkeep::postgres::wal::event::Xid;
 
 const NAME: &str = "main";
@@ -39,7 +39,7 @@ impl Wal {
             let file = entry.file_name().into_string().unwrap();
             let Some(name) = SegmentName::parse(&file).filter(|_| file.as_str() <= last) else { continue };
             let bytes = Bytes::from(std::fs::read(entry.path()).unwrap());
-            let digest = digest(&bytes, name, size).unwrap();
+            let digest = digest_segment(&bytes, name, size).unwrap();
             segments.insert(name, (bytes, Arc::new(digest)));
         }
         Wal { size, segments }
@@ -133,10 +133,10 @@ fn every_search_finds_what_pg_waldump_reads() {
     let (mut counted, mut straddling) = (0, 0);
     let count = |stretch: walkeep::postgres::index::PathSegment| {
         counted += stretch.summary.endings;
-        straddling += u32::from(matches!(stretch.summary.joint, ContrecordState::Whole { ending: Some(_), .. }));
+        straddling += u32::from(matches!(stretch.summary.contrecord, ContrecordState::Whole { ending: Some(_), .. }));
         std::ops::ControlFlow::Continue(())
     };
-    along.walk(oracle.begin, oracle.end, count).unwrap();
+    along.walk_segments(oracle.begin, oracle.end, count).unwrap();
     println!("{} segments, {counted} endings, {straddling} of them in two segments", wal.segments.len());
     assert_eq!(counted, oracle.endings.len() as u64);
     assert!(straddling > 0, "a commit lies in two segments");
@@ -214,8 +214,13 @@ fn forgets_and_recovers(index: WalIndex, wal: &Wal, scratch: &Scratch, random: &
         let mut found = Vec::new();
         let along = PathSearch::new(&view, &path).unwrap();
         along
-            .walk(begin, end, |stretch| {
-                found.push((stretch.place, stretch.summary.endings, stretch.summary.latest, stretch.summary.joint));
+            .walk_segments(begin, end, |stretch| {
+                found.push((
+                    stretch.place,
+                    stretch.summary.endings,
+                    stretch.summary.latest,
+                    stretch.summary.contrecord,
+                ));
                 std::ops::ControlFlow::Continue(())
             })
             .unwrap();
@@ -225,7 +230,7 @@ fn forgets_and_recovers(index: WalIndex, wal: &Wal, scratch: &Scratch, random: &
     drop(index);
     let dir = scratch.join("index");
     std::fs::remove_dir_all(&dir).unwrap();
-    let index = WalIndex::anew(&dir, &["r".to_owned()]).unwrap();
+    let index = WalIndex::recreate(&dir, &["r".to_owned()]).unwrap();
     ingest(&index, wal, random);
     assert_eq!(summaries(&index), before);
 }

@@ -49,7 +49,7 @@ impl Home {
         settings.end = Some(end.parse().unwrap());
         let (_running, shutdown) = watch::channel(false);
         let archive = self.archive().await;
-        let run = receive::run(&archive, &settings, &(), shutdown);
+        let run = receive::receive(&archive, &settings, &(), shutdown);
         tokio::time::timeout(Duration::from_secs(60), run).await.expect("it never ended").unwrap()
     }
 
@@ -73,8 +73,8 @@ impl Home {
         let spool = Spool::open(&self.scratch.join("state"), self.archive().await.as_ref()).unwrap();
         let size = SegmentSize::new(MIB).unwrap();
         let mut whole = 0;
-        for name in spool.list().unwrap() {
-            let bytes = spool.read(name, size).unwrap();
+        for name in spool.list_segments().unwrap() {
+            let bytes = spool.read_segment(name, size).unwrap();
             let server = fs::read(cluster.pg_wal().join(name.to_string())).unwrap();
             assert!(server.starts_with(&bytes), "{name} differs from the server's");
             whole += usize::from(bytes.len() == size.len());
@@ -85,7 +85,12 @@ impl Home {
     async fn spooled(&self, size: u64) -> Vec<(SegmentName, usize)> {
         let spool = Spool::open(&self.scratch.join("state"), self.archive().await.as_ref()).unwrap();
         let size = SegmentSize::new(size).unwrap();
-        spool.list().unwrap().into_iter().map(|name| (name, spool.read(name, size).unwrap().len())).collect()
+        spool
+            .list_segments()
+            .unwrap()
+            .into_iter()
+            .map(|name| (name, spool.read_segment(name, size).unwrap().len()))
+            .collect()
     }
 }
 
@@ -140,7 +145,7 @@ impl Background {
         let notes = Arc::new(Notes::default());
         let (stop, shutdown) = watch::channel(false);
         let (archive, observer) = (home.archive().await, Arc::clone(&notes));
-        let task = tokio::spawn(async move { receive::run(&archive, &settings, &*observer, shutdown).await });
+        let task = tokio::spawn(async move { receive::receive(&archive, &settings, &*observer, shutdown).await });
         Background { notes, stop, task }
     }
 
@@ -311,7 +316,7 @@ async fn a_standby_that_is_promoted_goes_on_streaming() {
     let archive = home.archive().await;
     let of_standby = archive.list_segments(TimelineId::FIRST, None).await.unwrap().found;
     for (name, _) in &of_standby {
-        assert_eq!(archive.clocks(*name).await.unwrap(), [], "{name}");
+        assert_eq!(archive.clock_measurements(*name).await.unwrap(), [], "{name}");
     }
     assert!(!of_standby.is_empty());
     // What had come of the segment in which the first timeline ended is kept, though nobody may ever ask for it.
@@ -437,7 +442,7 @@ async fn a_server_set_back_to_an_older_state_is_noticed() {
     cluster.sql("insert into t select generate_series(1, 100)");
     let receiver = Background::start(&home, home.settings(&cluster.conninfo())).await;
     let error = tokio::time::timeout(Duration::from_secs(60), receiver.task).await.unwrap().unwrap().unwrap_err();
-    assert!(matches!(error, ReceiveError::Stream { .. }), "{error}");
+    assert!(matches!(error, ReceiveError::Assemble { .. }), "{error}");
 }
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -608,7 +613,7 @@ async fn victim() {
     let home = PathBuf::from(home);
     let archive = open_archive(&home).await;
     let (_running, shutdown) = watch::channel(false);
-    let outcome = receive::run(&archive, &settings(&home, conninfo.to_str().unwrap()), &(), shutdown).await;
+    let outcome = receive::receive(&archive, &settings(&home, conninfo.to_str().unwrap()), &(), shutdown).await;
     panic!("the victim ended by itself: {outcome:?}");
 }
 
@@ -669,14 +674,15 @@ async fn assert_safe(home: &Home, cluster: &Cluster, until: Lsn) {
     let size = SegmentSize::new(MIB).unwrap();
     let archived = home.compare(cluster, 1).await;
     let spool = Spool::open(&home.scratch.join("state"), &archive).unwrap();
-    let Some(first) = archived.iter().chain(&spool.list().unwrap()).filter_map(|name| name.number(size)).min() else {
+    let Some(first) = archived.iter().chain(&spool.list_segments().unwrap()).filter_map(|name| name.number(size)).min()
+    else {
         return;
     };
     let mut number = first;
     while number.start(size) < until {
         let name = SegmentName::new(TimelineId::FIRST, number, size).unwrap();
         if !archived.contains(&name) {
-            let spooled = spool.read(name, size).unwrap();
+            let spooled = spool.read_segment(name, size).unwrap();
             let have = number.start(size).checked_add(spooled.len() as u64).unwrap();
             assert!(have >= until.min(number.end(size)), "{until} was acknowledged, and {name} is here up to {have}");
             let server = fs::read(cluster.pg_wal().join(name.to_string())).unwrap();

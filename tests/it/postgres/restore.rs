@@ -87,7 +87,7 @@ impl Rig {
 
     async fn backup(&self, cluster: &Cluster) -> String {
         let server = Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).unwrap();
-        backup::run(&self.archive, &server, &backup::BackupOptions::default(), &mut |_| {}).await.unwrap().label
+        backup::take_backup(&self.archive, &server, &backup::BackupOptions::default(), &mut |_| {}).await.unwrap().label
     }
 
     /// Everything written so far is in the archive.
@@ -98,11 +98,11 @@ impl Rig {
     }
 
     async fn index(&self) -> Arc<WalIndex> {
-        reindex::open(&self.archive, &self.scratch.join("index")).await.unwrap().0
+        reindex::open_index(&self.archive, &self.scratch.join("index")).await.unwrap().0
     }
 
     async fn plan(&self, request: RestoreRequest) -> RestorePlan {
-        restore::plan(&self.archive, &self.index().await, None, request).await.unwrap()
+        restore::plan_restore(&self.archive, &self.index().await, None, request).await.unwrap()
     }
 
     async fn place(
@@ -155,7 +155,7 @@ async fn feed(archive: &Arc<Archive>, folder: &Path) {
     names.sort();
     for name in names.iter().filter(|name| !name.starts_with('.')) {
         let file = WalFileName::parse(name).unwrap();
-        archive.put(&file, fs::read(folder.join(name)).unwrap().into()).await.unwrap();
+        archive.put_wal_file(&file, fs::read(folder.join(name)).unwrap().into()).await.unwrap();
     }
 }
 
@@ -382,7 +382,7 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     let (reached, _server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
-        matches!(&error, ServerStartError::Ended { last_words, .. } if last_words.contains("could not restore file")),
+        matches!(&error, ServerStartError::ServerEnded { last_words, .. } if last_words.contains("could not restore file")),
         "{error}"
     );
 }
@@ -411,7 +411,10 @@ async fn settings_that_were_raised_after_the_backup_are_raised_in_the_restored_s
     fs::write(&auto_conf, text.replace("max_connections = '70'", "max_connections = '25'")).unwrap();
     let (reached, _server) = rig.started(&plan, "low", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
-    assert!(matches!(&error, ServerStartError::Stuck { why, .. } if why.contains("max_connections = 25")), "{error}");
+    assert!(
+        matches!(&error, ServerStartError::ServerStuck { why, .. } if why.contains("max_connections = 25")),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,13 +443,13 @@ async fn a_restore_follows_the_timeline_it_was_told() {
     assert_eq!((plan.timeline.get(), reached.timeline.get()), (1, 3), "2 is taken, as the archive tells the server");
     assert_eq!(rows(&server), "1,2,3,4,10");
     // Over the fork: from the backup before it to a target after it, and to one before.
-    let first = restore::backups(&rig.archive).await.unwrap()[0].label.clone();
+    let first = restore::backup_summaries(&rig.archive).await.unwrap()[0].label.clone();
     let (plan, _, server) = rig.restored(on("latest").from_backup(Some(first)), "over").await;
     assert_eq!(plan.timeline.get(), 2);
     assert_eq!(rows(&server), "1,2,3,4,20,21");
     let (_, _, server) = rig.restored(request(time(&steps.between)), "before").await;
     assert_eq!(rows(&server), "1,2");
-    let unknown = restore::plan(&rig.archive, &rig.index().await, None, on("7")).await.unwrap_err();
+    let unknown = restore::plan_restore(&rig.archive, &rig.index().await, None, on("7")).await.unwrap_err();
     assert!(unknown.to_string().contains("the history of timeline 7"), "{unknown}");
 }
 

@@ -108,7 +108,7 @@ impl ArchivedLog for Log {
         Ok(self.endings(path).find(|ending| ending.lsn >= from))
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
+    fn replay_chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
         let (first, last) = (from.get() >> 20, to.map_or(200, |to| to.get() >> 20));
         let gone = (first..=last).find(|segment| self.there(path, *segment).is_none());
         let end = gone.map_or(Lsn::new((last + 1) << 20), |segment| Lsn::new(segment << 20));
@@ -123,15 +123,15 @@ impl ArchivedLog for Log {
         Ok(ReplayChain { obstacle: obstacle.filter(|_| to.is_some()), segments: 1, bytes: 1, records: 1, end: reached })
     }
 
-    fn tablespaces(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
+    fn created_tablespaces(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
         Ok(Vec::new())
     }
 
-    fn unreadable(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
+    fn unreadable_end(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         Ok(None)
     }
 
-    fn demands(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<WalRequirements, RestoreError> {
+    fn wal_requirements(&self, _: &TimelinePath, _: Lsn, _: Lsn) -> Result<WalRequirements, RestoreError> {
         Ok(WalRequirements::default())
     }
 }
@@ -163,7 +163,7 @@ fn planned(log: &Log, bases: &[RetentionBackup], request: &RestoreRequest) -> Op
         })
         .collect();
     let world = plan::PlanInput { cluster: "main", bases: &bases, histories: &log.histories, facts: log };
-    plan::plan(world, request).ok().filter(|plan| plan.reachable)
+    plan::make_plan(world, request).ok().filter(|plan| plan.reachable)
 }
 
 fn world() -> impl Strategy<Value = (Log, Vec<RetentionBackup>, u64)> {
@@ -201,7 +201,7 @@ fn world() -> impl Strategy<Value = (Log, Vec<RetentionBackup>, u64)> {
                 if !path.contains(tli(timeline), start) || !path.contains(tli(timeline), stop) {
                     continue;
                 }
-                let whole = log.chain(&path, start, Some(stop)).unwrap().obstacle.is_none();
+                let whole = log.replay_chain(&path, start, Some(stop)).unwrap().obstacle.is_none();
                 let finished_at = ended.checked_add(SignedDuration::from_mins(skew)).unwrap();
                 let label = format!("b{number}-{timeline}");
                 bases.push(RetentionBackup {
@@ -234,7 +234,7 @@ proptest! {
         let kept: Vec<RetentionBackup> = bases.iter().filter(|base| verdict.keep.contains_key(&base.label)).cloned().collect();
         prop_assert_eq!(kept.len() + verdict.expire.len(), bases.len());
         let mut less = log.clone();
-        less.commits.retain(|(timeline, segment), time| !verdict.lets_go(tli(*timeline), SegmentNo::new(*segment), *time));
+        less.commits.retain(|(timeline, segment), time| !verdict.may_remove(tli(*timeline), SegmentNo::new(*segment), *time));
         for ((timeline, segment), time) in log.commits.iter().filter(|(_, time)| **time >= since) {
             for target in [RecoveryTarget::Lsn(record(*segment)), RecoveryTarget::Time(PgTime::from_timestamp(*time))] {
                 for choice in [TargetTimeline::Latest, TargetTimeline::Id(tli(*timeline))] {

@@ -222,8 +222,8 @@ impl Log {
                 let most = [64, 5000, 131_072][random.random_range(0..3)];
                 let (piece, after) = rest.split_at(random.random_range(1..=most).min(rest.len()));
                 rest = after;
-                let mut feed = decoder.feed(piece);
-                while let Some(record) = feed.next().unwrap() {
+                let mut feed = decoder.feed_bytes(piece);
+                while let Some(record) = feed.next_record().unwrap() {
                     let meaning = interpret(&record, major).unwrap();
                     let text = spelled(meaning.ending.as_ref(), meaning.event.as_ref());
                     told.insert(record.lsn.get(), (record.header.xid, text));
@@ -240,7 +240,7 @@ impl Log {
             .segments
             .iter()
             .map(|(name, bytes)| {
-                let digest = digest::digest(bytes, *name, self.size).unwrap();
+                let digest = digest::digest_segment(bytes, *name, self.size).unwrap();
                 assert_eq!(digest.state, SegmentState::Checked, "{name}");
                 assert!(!digest.ends_early(), "{name} ends at {}", digest.valid_until);
                 assert_eq!(SegmentDigest::from_bytes(&digest.to_bytes()).unwrap(), digest);
@@ -259,11 +259,11 @@ impl Log {
             digest.endings.iter().for_each(|ending| tell(ending.lsn, Some(ending), None));
             digest.events.iter().for_each(|event| tell(event.lsn, None, Some(event)));
             let parts: Vec<&SegmentDigest> = digests[n..].iter().collect();
-            if let Some(joined) = digest::join(&parts).unwrap() {
+            if let Some(joined) = digest::join_record(&parts).unwrap() {
                 tell(joined.lsn, joined.meaning.ending.as_ref(), joined.meaning.event.as_ref());
             }
             if let Some(next) = digests.get(n + 1) {
-                digest::follows(digest, next).unwrap();
+                digest::check_follows(digest, next).unwrap();
             }
             let times = || digest.endings.iter().map(|ending| ending.time);
             assert_eq!((digest.earliest, digest.latest), (times().min(), times().max()));
@@ -479,7 +479,7 @@ fn checkpoint_time(cluster: &Cluster, log: &Log) {
     let last = cluster.switch_wal();
     let again = Log::read(&cluster.pg_wal(), &last);
     assert_eq!(again.start(), log.start());
-    let digests = again.segments.iter().map(|(name, bytes)| digest::digest(bytes, *name, again.size).unwrap());
+    let digests = again.segments.iter().map(|(name, bytes)| digest::digest_segment(bytes, *name, again.size).unwrap());
     let events: Vec<WalEvent> = digests.flat_map(|digest| digest.events).collect();
     let event = events.iter().find(|event| event.lsn.get() == lsn(at)).unwrap();
     let WalEventKind::Checkpoint(checkpoint) = &event.kind else { panic!("{event:?}") };
@@ -502,16 +502,17 @@ fn a_new_timeline_goes_on_with_the_log_of_the_old() {
     oracle.compare(&log.decode(&mut SmallRng::seed_from_u64(8)));
     oracle.compare(&log.digests());
 
-    let first = digest::digest(&log.segments[0].1, log.segments[0].0, log.size).unwrap();
+    let first = digest::digest_segment(&log.segments[0].1, log.segments[0].0, log.size).unwrap();
     let fork = first.events.iter().find_map(|event| event.kind.new_timeline()).unwrap();
     assert_eq!((fork.0.get(), fork.1.get()), (1, 2));
     let before = first.segment.previous().unwrap();
     let name = SegmentName::new(TimelineId::FIRST, before, log.size).unwrap();
-    let earlier = digest::digest(&fs::read(primary.pg_wal().join(name.to_string())).unwrap(), name, log.size).unwrap();
-    digest::follows(&earlier, &first).unwrap();
+    let earlier =
+        digest::digest_segment(&fs::read(primary.pg_wal().join(name.to_string())).unwrap(), name, log.size).unwrap();
+    digest::check_follows(&earlier, &first).unwrap();
 
     // The new segment under the old timeline's name is refused: the log in it is that of the new one.
     let old = SegmentName::new(TimelineId::FIRST, first.segment.next(), log.size).unwrap();
-    let refused = digest::digest(&log.segments[1].1, old, log.size);
+    let refused = digest::digest_segment(&log.segments[1].1, old, log.size);
     assert!(matches!(refused, Err(digest::DigestError::Timeline { found: 2, .. })), "{refused:?}");
 }

@@ -28,7 +28,7 @@ fn label(backup: &Value) -> &str {
 }
 
 fn no_snapshot(site: &Site) {
-    let labels = block_on(async { instance(site).await.labels().await.expect("asked") });
+    let labels = block_on(async { instance(site).await.list_snapshot_labels().await.expect("asked") });
     assert!(labels.is_empty(), "{labels:?}");
 }
 
@@ -205,7 +205,7 @@ fn a_file_is_imported_as_it_is_and_a_damaged_one_is_not() {
     let path = path.display().to_string();
     let label = site.walkeep(&["-q", "backup", "redis", "--from-file", &path]).expect_ok();
     assert_eq!(rdb_of(&site, label.trim()), bytes);
-    let labels = || block_on(async { instance(&site).await.labels().await.expect("asked") });
+    let labels = || block_on(async { instance(&site).await.list_snapshot_labels().await.expect("asked") });
     for (len, flip) in [(bytes.len() - 1, None), (bytes.len(), Some(bytes.len() / 2)), (5, None), (0, None)] {
         let mut wrong = bytes[..len].to_vec();
         if let Some(at) = flip {

@@ -377,6 +377,6 @@ fn a_failover_is_told() {
     assert_eq!(restored(&site, QUICK_REDIS, &events[0]).0.digest(), digest);
     // The snapshot before the failover leads to behind it.
     assert_eq!(restored(&site, QUICK_REDIS, &events[1]).0.ask(&["-n", "4", "GET", "d"]), "4");
-    let known = block_on(async { instance(&site).await.known().await.expect("known") });
+    let known = block_on(async { instance(&site).await.list_known_stretches().await.expect("known") });
     assert_eq!(known.histories().count(), 2);
 }

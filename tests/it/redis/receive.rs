@@ -17,10 +17,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn reach(site: &Site, wanted: RedisTarget) -> Result<(RestoreRoute, Vec<u8>), String> {
     block_on(async {
         let instance = instance(site).await;
-        let reach = instance.reach(wanted, None).await.expect("asked").map_err(|no| no.reason)?;
+        let reach = instance.resolve_target(wanted, None).await.expect("asked").map_err(|no| no.reason)?;
         let mut commands = Vec::new();
         for number in 0..reach.stretches.len() {
-            commands.extend_from_slice(&instance.commands_of(&reach, number).await.expect("commands"));
+            commands.extend_from_slice(&instance.read_route_commands(&reach, number).await.expect("commands"));
         }
         assert_eq!(commands.len() as u64, reach.command_bytes());
         Ok((reach, commands))
@@ -45,7 +45,7 @@ pub(crate) fn restored(site: &Site, wanted: RedisTarget) -> RedisServer {
         });
         // What is meant for replicas alone is refused in other places; a server that loads commands knows it.
         socket
-            .write_all(&walkeep::redis::format::resp::encode(&[b"SELECT", from.db.to_string().as_bytes()]))
+            .write_all(&walkeep::redis::format::resp::encode_command(&[b"SELECT", from.db.to_string().as_bytes()]))
             .expect("write");
         socket.write_all(&commands).expect("write");
         socket.shutdown(std::net::Shutdown::Write).expect("end");
@@ -279,8 +279,9 @@ fn a_failover_is_followed_without_a_gap_and_snapshots_come_from_a_replica() {
         based(&receiver);
         let taken = site.walkeep(&["backup", "redis", "--json"]).json();
         let label = taken["label"].as_str().expect("a label").to_owned();
-        let origin =
-            block_on(async { instance(&site).await.snapshot(&label).await.expect("asked").expect("there").origin });
+        let origin = block_on(async {
+            instance(&site).await.read_snapshot(&label).await.expect("asked").expect("there").origin
+        });
         assert!(format!("{origin:?}").contains(&format!("127.0.0.1:{}", replica.port)), "{version}: {origin:?}");
         for round in 0..5 {
             work(&master, round);

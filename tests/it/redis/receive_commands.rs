@@ -31,7 +31,7 @@ fn transact(server: &RedisServer) {
 
 /// Where the state stands that is reached, without its bytes.
 fn offset(site: &Site, wanted: RedisTarget) -> Result<u64, String> {
-    let reached = block_on(async { instance(site).await.reach(wanted, None).await.expect("asked") });
+    let reached = block_on(async { instance(site).await.resolve_target(wanted, None).await.expect("asked") });
     reached.map(|reached| reached.to.expect("a place").offset).map_err(|not| not.reason)
 }
 

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng};
 use walkeep::base::clock::SystemClock;
 use walkeep::redis::format::rdb::{self, RdbChecksum, RdbLimits, RdbSummary, RdbValueKind, RdbWalker};
 use walkeep::redis::format::resp::StreamCut;
-use walkeep::redis::restore::server_start::{LoadedData, check, version_of};
+use walkeep::redis::restore::server_start::{LoadedData, check_server_loads, query_server_version};
 use walkeep::redis::restore::{
     CommandArrivals, DataFileForm, DataFileNames, DataFileWriter, PlacedFiles, RedisVersion, RestoreError,
     server_options,
@@ -25,7 +25,7 @@ use crate::support::redis::{RedisServer, VERSIONS, block_on, debug, program, sit
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn version(version: &str) -> RedisVersion {
-    block_on(version_of(&program(version, "redis-server"))).expect("a version")
+    block_on(query_server_version(&program(version, "redis-server"))).expect("a version")
 }
 
 fn has_field_expiry(version: &str) -> bool {
@@ -141,13 +141,18 @@ fn the_servers_own_check_agrees_on_files_from_elsewhere() {
 fn place_dump(dir: &Path, bytes: &[u8]) -> Result<PlacedFiles, RestoreError> {
     let now = jiff::Timestamp::now().as_millisecond();
     let limits = RdbLimits { expired_by: Some(now), ..RdbLimits::default() };
-    let mut place = DataFileWriter::begin(dir, DataFileForm::Dump, &DataFileNames::default(), limits)?;
-    place.snapshot(bytes)?;
-    place.end(None)
+    let mut place = DataFileWriter::new(dir, DataFileForm::Dump, &DataFileNames::default(), limits)?;
+    place.push_snapshot(bytes)?;
+    place.finish(None)
 }
 
 fn checked(name: &str, placed: &PlacedFiles) -> Result<LoadedData, RestoreError> {
-    block_on(check(&program(name, "redis-server"), placed, &DataFileNames::default(), &SystemClock::shared()))
+    block_on(check_server_loads(
+        &program(name, "redis-server"),
+        placed,
+        &DataFileNames::default(),
+        &SystemClock::shared(),
+    ))
 }
 
 /// Which server loads whose dump is told before it is tried, and told right.
@@ -160,13 +165,15 @@ fn who_loads_what_is_known() {
         for reader in VERSIONS {
             let scratch = Scratch::new();
             let placed = place_dump(&scratch.directory("redis"), &bytes).expect("placed");
-            let loads = version(reader).loads(placed.walk.magic, placed.walk.version);
-            let warned = server_options::warnings(&placed, None, version(reader)).join("\n").contains("does not load");
+            let loads = version(reader).can_load(placed.walk.magic, placed.walk.version);
+            let warned = server_options::configuration_warnings(&placed, None, version(reader))
+                .join("\n")
+                .contains("does not load");
             let loaded = checked(reader, &placed);
             assert_eq!((loaded.is_ok(), warned), (loads, !loads), "{reader} on a dump of {writer}: {loaded:?}");
             match loaded {
                 Ok(loaded) => assert_eq!((loaded.compared, loaded.keys[&0]), (true, 2)),
-                Err(RestoreError::Ended { log, .. }) => {
+                Err(RestoreError::ServerExited { log, .. }) => {
                     assert!(log.contains("RDB format version") || log.contains("Wrong signature"), "{log}")
                 }
                 Err(other) => panic!("{other}"),
@@ -187,7 +194,7 @@ fn expired_keys_are_explained() {
         let dir = scratch.directory("redis");
         let placed = place_dump(&dir, &saved(&server)).expect("placed");
         assert_eq!((placed.walk.databases[&0].keys, placed.walk.databases[&0].expired), (4, 2), "{name}");
-        let warnings = server_options::warnings(&placed, None, version(name)).join("\n");
+        let warnings = server_options::configuration_warnings(&placed, None, version(name)).join("\n");
         assert!(warnings.contains("2 keys of the snapshot have expired"), "{warnings}");
         let before = std::fs::read(dir.join("dump.rdb")).expect("the dump");
         assert_eq!(checked(name, &placed).expect("loaded").keys[&0], 4, "{name}: all of them, as in the file");
@@ -198,7 +205,7 @@ fn expired_keys_are_explained() {
 
 /// A server as the user is told to start it.
 fn started(name: &str, placed: &PlacedFiles) -> RedisServer {
-    let options = server_options::options(placed, &DataFileNames::default());
+    let options = server_options::server_options(placed, &DataFileNames::default());
     let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
     options.extend(debug(name));
     RedisServer::start(name, &options)
@@ -220,16 +227,17 @@ impl Recording {
             let server =
                 RedisEndpoint::new(address, RedisLogin::default(), RedisTlsFiles::default(), SystemClock::shared());
             let mut connection = RedisConnection::connect(&server).await.expect("connected");
-            let version = connection.info().await.expect("INFO").version().to_owned();
+            let version = connection.query_info().await.expect("INFO").version().to_owned();
             // A history that it never had: it sends all it has, and goes on.
-            let unknown = SyncRequest::From("f".repeat(40).parse().expect("a name"), 0);
-            let SyncAnswer::Full(_, offset) = connection.sync(unknown, &version).await.expect("a synchronisation")
+            let unknown = SyncRequest::Continue("f".repeat(40).parse().expect("a name"), 0);
+            let SyncAnswer::Full(_, offset) =
+                connection.request_sync(unknown, &version).await.expect("a synchronisation")
             else {
                 panic!("no snapshot")
             };
-            let mut transfer = connection.transfer().await.expect("a transfer");
+            let mut transfer = connection.begin_transfer().await.expect("a transfer");
             let mut rdb = Vec::new();
-            while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await.expect("the snapshot") {
+            while let Some(bytes) = connection.read_snapshot(&mut transfer).await.expect("the snapshot") {
                 rdb.extend_from_slice(&bytes);
             }
             connection.acknowledge(offset).await.expect("acknowledged");
@@ -243,7 +251,7 @@ impl Recording {
             let mut again = tokio::time::interval(Duration::from_millis(100));
             loop {
                 tokio::select! {
-                    bytes = connection.read() => match bytes {
+                    bytes = connection.read_stream() => match bytes {
                         Ok(bytes) => into.lock().expect("the stream").extend_from_slice(&bytes),
                         Err(_) => return,
                     },
@@ -265,20 +273,19 @@ impl Recording {
     }
 
     fn place(&self, name: &str, dir: &Path, offset: u64) -> PlacedFiles {
-        let form = DataFileForm::of(version(name), offset > self.begin.offset);
-        let mut place =
-            DataFileWriter::begin(dir, form, &DataFileNames::default(), RdbLimits::default()).expect("begun");
+        let form = DataFileForm::for_version(version(name), offset > self.begin.offset);
+        let mut place = DataFileWriter::new(dir, form, &DataFileNames::default(), RdbLimits::default()).expect("begun");
         for piece in self.rdb.chunks(4096) {
-            place.snapshot(piece).expect("the snapshot");
+            place.push_snapshot(piece).expect("the snapshot");
         }
         if form != DataFileForm::Dump {
-            place = place.follow(self.begin).expect("a whole snapshot");
+            place = place.begin_commands(self.begin).expect("a whole snapshot");
             let arrivals = arrived_now(offset);
             for piece in self.up_to(offset).chunks(777) {
-                place.commands(piece, &arrivals).expect("the commands");
+                place.push_commands(piece, &arrivals).expect("the commands");
             }
         }
-        place.end(None).expect("placed")
+        place.finish(None).expect("placed")
     }
 }
 
@@ -289,7 +296,7 @@ fn arrived_now(last: u64) -> CommandArrivals {
         "replid": "0".repeat(40), "first": 0, "last": last, "db": 0, "in_transaction": false, "db_after": 0,
         "in_transaction_after": false, "follows": null, "started_at": now, "ended_at": now, "writes": 0, "marks": [],
     });
-    CommandArrivals::of(&serde_json::from_value(stretch).expect("a stretch"))
+    CommandArrivals::from_stretch(&serde_json::from_value(stretch).expect("a stretch"))
 }
 
 /// One random change of a workload, as a client would make it.
@@ -583,7 +590,7 @@ fn a_server_that_does_not_come_up_is_told_with_its_log() {
     let scratch = Scratch::new();
     let placed = place_dump(&scratch.directory("redis"), &saved(&server)).expect("placed");
     std::fs::write(&placed.files[0], b"REDIS0010 and nothing more").expect("written");
-    let Err(RestoreError::Ended { log, .. }) = checked("7.0", &placed) else { panic!("it loads") };
+    let Err(RestoreError::ServerExited { log, .. }) = checked("7.0", &placed) else { panic!("it loads") };
     assert!(log.contains("ended with"), "{log}");
     let other = PlacedFiles { walk: walk(&saved(&RedisServer::start("7.0", &[]))).expect("a dump"), ..placed };
     std::fs::write(&other.files[0], saved(&server)).expect("written");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use walkeep::redis::archive::stream::PreviousHistory;
-use walkeep::redis::retention::{RetentionInput, RetentionSnapshot, decide};
+use walkeep::redis::retention::{RetentionInput, RetentionSnapshot, decide_instance_retention};
 use walkeep::redis::wire::ReplicationId;
 
 use crate::support::process::{self, Finished, Orphan, Running, until};
@@ -149,13 +149,13 @@ impl Story {
             unknown: &unknown,
             since: hour(since),
         };
-        let verdict = decide(world);
+        let verdict = decide_instance_retention(world);
         let mut less = self.clone();
         less.snapshots.retain(|base| verdict.keep.contains_key(&base.label));
         less.parts.retain(|part| {
             // The program asks each for its end that would go if it ended where the next one begins.
             let next = stretches[&id(part.history)].range(part.first + 1..).next().map(|(first, _)| *first);
-            let goes = |end| verdict.lets_go(id(part.history), end, hour(part.ended));
+            let goes = |end| verdict.may_remove(id(part.history), end, hour(part.ended));
             !(goes(next) && goes(Some(part.last)))
         });
         less

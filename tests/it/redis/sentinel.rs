@@ -58,7 +58,7 @@ fn sentinels_have_a_login_of_their_own() {
 fn taken_from(site: &Site) -> u16 {
     let taken = site.walkeep(&["backup", "redis", "--json"]).json();
     let label = taken["label"].as_str().expect("a label");
-    let snapshot = block_on(async { instance(site).await.snapshot(label).await.expect("asked").expect("there") });
+    let snapshot = block_on(async { instance(site).await.read_snapshot(label).await.expect("asked").expect("there") });
     let SnapshotOrigin::Replication { server, .. } = snapshot.origin else { panic!("{:?}", snapshot.origin) };
     server.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }

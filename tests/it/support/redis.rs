@@ -360,10 +360,10 @@ pub(crate) async fn instance(site: &Site) -> walkeep::redis::archive::Archive {
 pub(crate) fn rdb_of(site: &Site, label: &str) -> Vec<u8> {
     block_on(async {
         let instance = instance(site).await;
-        let snapshot = instance.snapshot(label).await.expect("asked").expect("the snapshot");
+        let snapshot = instance.read_snapshot(label).await.expect("asked").expect("the snapshot");
         let mut file = Vec::new();
         for number in 0..snapshot.parts.len() {
-            file.extend_from_slice(&instance.part(&snapshot, number).await.expect("a part"));
+            file.extend_from_slice(&instance.read_part(&snapshot, number).await.expect("a part"));
         }
         assert_eq!(file.len() as u64, snapshot.logical_bytes);
         file

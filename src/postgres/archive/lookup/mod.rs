@@ -48,7 +48,7 @@ pub enum LookupError<E> {
     Index(#[from] index::IndexError),
     /// A segment could not be read.
     #[error("cannot look into a segment")]
-    Source(#[source] E),
+    Segments(#[source] E),
 }
 
 /// The log of a stretch, whole or not.
@@ -74,8 +74,8 @@ pub struct RecordSpan {
 }
 
 /// The record that reaches into a segment from the one before, where both parts are there.
-fn joint(stretch: &PathSegment) -> Option<RecordSpan> {
-    match (&stretch.summary.joint, &stretch.summary.digest.head) {
+fn contrecord_span(stretch: &PathSegment) -> Option<RecordSpan> {
+    match (&stretch.summary.contrecord, &stretch.summary.digest.head) {
         (ContrecordState::Whole { start, .. }, Some(head)) => Some(RecordSpan { lsn: *start, end: head.end }),
         _ => None,
     }
@@ -111,7 +111,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         from: Lsn,
         time: PgTime,
     ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
-        self.first(path, from, SegmentFilter::EndingAfter(time), |ending| ending.time > time)
+        self.first_ending(path, from, SegmentFilter::EndingAfter(time), |ending| ending.time > time)
     }
 
     /// The first commit or abort of `xid` from `from` on (`recoveryStopsAfter`).
@@ -124,7 +124,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         from: Lsn,
         xid: Xid,
     ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
-        self.first(path, from, SegmentFilter::Xid(xid.get()), |ending| ending.xid == xid)
+        self.first_ending(path, from, SegmentFilter::Xid(xid.get()), |ending| ending.xid == xid)
     }
 
     /// The first commit from `from` on.
@@ -132,7 +132,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     /// # Errors
     /// What index or source say.
     pub fn commit_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
-        self.first(path, from, SegmentFilter::Ending, |ending| ending.kind.is_commit())
+        self.first_ending(path, from, SegmentFilter::Ending, |ending| ending.kind.is_commit())
     }
 
     /// The last commit that starts before `before`.
@@ -147,9 +147,11 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         // A record that starts before `before` may end in the next segment, and is found there.
         let mut limit = along.segment_size().segment_of(before).next().next();
-        while let Some(stretch) = along.previous(limit, SegmentFilter::Ending)? {
-            let found =
-                self.endings(&stretch)?.into_iter().rfind(|ending| ending.lsn < before && ending.kind.is_commit());
+        while let Some(stretch) = along.previous_segment(limit, SegmentFilter::Ending)? {
+            let found = self
+                .endings_in_segment(&stretch)?
+                .into_iter()
+                .rfind(|ending| ending.lsn < before && ending.kind.is_commit());
             if found.is_some() {
                 return Ok(found);
             }
@@ -158,7 +160,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         Ok(None)
     }
 
-    fn first(
+    fn first_ending(
         &self,
         path: &TimelinePath,
         from: Lsn,
@@ -167,8 +169,9 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     ) -> Result<Option<TransactionEnd>, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         let mut segment = along.segment_size().segment_of(from);
-        while let Some(stretch) = along.next(segment, want)? {
-            let found = self.endings(&stretch)?.into_iter().find(|ending| ending.lsn >= from && meets(ending));
+        while let Some(stretch) = along.next_segment(segment, want)? {
+            let found =
+                self.endings_in_segment(&stretch)?.into_iter().find(|ending| ending.lsn >= from && meets(ending));
             if found.is_some() {
                 return Ok(found);
             }
@@ -178,11 +181,11 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     }
 
     /// The endings that the path takes from a segment, in log order: first the one whose record began in the segment before.
-    fn endings(&self, stretch: &PathSegment) -> Result<Vec<TransactionEnd>, LookupError<S::Error>> {
-        let joined = stretch.summary.joined_ending();
+    fn endings_in_segment(&self, stretch: &PathSegment) -> Result<Vec<TransactionEnd>, LookupError<S::Error>> {
+        let joined = stretch.summary.contrecord_ending();
         let mut endings: Vec<TransactionEnd> = joined.into_iter().copied().collect();
         if stretch.summary.endings > endings.len() as u64 {
-            let digest = self.source.digest(stretch.place).map_err(LookupError::Source)?;
+            let digest = self.source.digest(stretch.place).map_err(LookupError::Segments)?;
             endings.extend_from_slice(&digest.endings);
         }
         endings.retain(|ending| ending.end_lsn <= stretch.to);
@@ -194,12 +197,12 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn begin_of(&self, path: &TimelinePath, time: PgTime) -> Result<Lsn, LookupError<S::Error>> {
+    pub fn search_start(&self, path: &TimelinePath, time: PgTime) -> Result<Lsn, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(Lsn::INVALID) };
-        let first = along.next(SegmentNo::new(0), SegmentFilter::EndingAfter(time))?;
+        let first = along.next_segment(SegmentNo::new(0), SegmentFilter::EndingAfter(time))?;
         let limit = first.map_or(SegmentNo::new(u64::MAX), |stretch| stretch.place.segment);
         // What is no ending, a restore point say, may stand in segments without any.
-        Ok(along.previous(limit, SegmentFilter::Ending)?.map_or(Lsn::INVALID, |stretch| stretch.from))
+        Ok(along.previous_segment(limit, SegmentFilter::Ending)?.map_or(Lsn::INVALID, |stretch| stretch.from))
     }
 
     /// Events of these kinds ([`crate::postgres::wal::event::WalEventKind::tag`]) whose records start from `from` on and before `to`, in log order, and no more
@@ -225,7 +228,9 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     /// What index or source say.
     pub fn major_at(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<MajorVersion>, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
-        Ok(along.segment_of(lsn)?.and_then(|stretch| MajorVersion::from_magic(stretch.summary.digest.page_magic)))
+        Ok(along
+            .segment_containing(lsn)?
+            .and_then(|stretch| MajorVersion::from_magic(stretch.summary.digest.page_magic)))
     }
 
     /// The first restore point called `name` from `from` on.
@@ -249,12 +254,14 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     pub fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
         let mut segment = along.segment_size().segment_of(from);
-        while let Some(stretch) = along.next(segment, SegmentFilter::Any)? {
-            if let Some(record) = joint(&stretch).filter(|record| record.lsn >= from && record.end <= stretch.to) {
+        while let Some(stretch) = along.next_segment(segment, SegmentFilter::Any)? {
+            if let Some(record) =
+                contrecord_span(&stretch).filter(|record| record.lsn >= from && record.end <= stretch.to)
+            {
                 return Ok(Some(record));
             }
             if stretch.summary.digest.last_record.is_some_and(|last| last >= from) {
-                let found = self.scan(&stretch, |record| record.lsn >= from)?;
+                let found = self.find_record(&stretch, |record| record.lsn >= from)?;
                 if found.is_some_and(|record| record.end <= stretch.to) {
                     return Ok(found);
                 }
@@ -273,11 +280,11 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
             return Ok(None);
         };
         let mut limit = along.segment_size().segment_of(Lsn::new(last_byte)).next();
-        while let Some(stretch) = along.previous(limit, SegmentFilter::Any)? {
+        while let Some(stretch) = along.previous_segment(limit, SegmentFilter::Any)? {
             let bound = end.min(stretch.to);
-            let found = match self.last_within(&stretch, bound)? {
+            let found = match self.last_record_within(&stretch, bound)? {
                 Some(lsn) => Some(lsn),
-                None => joint(&stretch).filter(|record| record.end <= bound).map(|record| record.lsn),
+                None => contrecord_span(&stretch).filter(|record| record.end <= bound).map(|record| record.lsn),
             };
             if found.is_some() {
                 return Ok(found);
@@ -288,7 +295,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     }
 
     /// The last record that starts in the segment and ends at `bound` or before.
-    fn last_within(&self, stretch: &PathSegment, bound: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
+    fn last_record_within(&self, stretch: &PathSegment, bound: Lsn) -> Result<Option<Lsn>, LookupError<S::Error>> {
         let digest = &stretch.summary.digest;
         let (Some(first), Some(last)) = (digest.first_record, digest.last_record) else { return Ok(None) };
         let whole = match &digest.state {
@@ -299,7 +306,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
             return Ok(whole.then_some(last));
         }
         let mut before = None;
-        self.scan(stretch, |record| {
+        self.find_record(stretch, |record| {
             if record.end_lsn <= bound {
                 before = Some(record.lsn);
             }
@@ -310,15 +317,15 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
 
     /// The first record of a segment that `stop` says yes to. Damage ends the search: what is before it was
     /// looked at.
-    fn scan(
+    fn find_record(
         &self,
         stretch: &PathSegment,
         mut stop: impl FnMut(&WalRecord<'_>) -> bool,
     ) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
-        let bytes = self.source.segment(stretch.place).map_err(LookupError::Source)?;
+        let bytes = self.source.segment(stretch.place).map_err(LookupError::Segments)?;
         let mut decoder = WalDecoder::new(stretch.from, stretch.place.timeline, self.segment_size());
-        let mut feed = decoder.feed(&bytes);
-        while let Ok(Some(record)) = feed.next() {
+        let mut feed = decoder.feed_bytes(&bytes);
+        while let Ok(Some(record)) = feed.next_record() {
             if stop(&record) {
                 return Ok(Some(RecordSpan { lsn: record.lsn, end: record.end_lsn }));
             }
@@ -330,7 +337,12 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<WalChain, LookupError<S::Error>> {
+    pub fn wal_chain(
+        &self,
+        path: &TimelinePath,
+        from: Lsn,
+        to: Option<Lsn>,
+    ) -> Result<WalChain, LookupError<S::Error>> {
         let limit = to.unwrap_or(Lsn::MAX);
         let Some(along) = PathSearch::new(&self.view, path) else {
             let hole = WalHole { timeline: path.timeline_at(from), from, to: limit, why: WalDefect::Missing };
@@ -344,7 +356,7 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         hole.from = hole.from.max(from);
         let end = hole.from;
         // Without a limit the last hole reaches to the end of all positions, and is none.
-        let is_end = to.is_none() && hole.why == WalDefect::Missing && !self.goes_on(&along, hole.from)?;
+        let is_end = to.is_none() && hole.why == WalDefect::Missing && !self.has_next_segment(&along, hole.from)?;
         Ok(WalChain { hole: Some(hole).filter(|_| !is_end), segments: found.segments, records: found.records, end })
     }
 
@@ -352,18 +364,18 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn opens(&self, path: &TimelinePath, lsn: Lsn) -> Result<(), LookupError<S::Error>> {
+    pub fn check_opens(&self, path: &TimelinePath, lsn: Lsn) -> Result<(), LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(()) };
-        let Some(stretch) = along.segment_of(lsn)? else { return Ok(()) };
-        self.source.digest(stretch.place).map(drop).map_err(LookupError::Source)
+        let Some(stretch) = along.segment_containing(lsn)? else { return Ok(()) };
+        self.source.digest(stretch.place).map(drop).map_err(LookupError::Segments)
     }
 
     /// Whether the path has a segment after the one with the byte before `lsn`.
-    fn goes_on(&self, along: &PathSearch<'_>, lsn: Lsn) -> Result<bool, LookupError<S::Error>> {
+    fn has_next_segment(&self, along: &PathSearch<'_>, lsn: Lsn) -> Result<bool, LookupError<S::Error>> {
         let last =
             lsn.get().checked_sub(1).map_or(SegmentNo::new(0), |byte| along.segment_size().segment_of(Lsn::new(byte)));
         let mut more = false;
-        along.walk(last.end(along.segment_size()), Lsn::MAX, |_| {
+        along.walk_segments(last.end(along.segment_size()), Lsn::MAX, |_| {
             more = true;
             std::ops::ControlFlow::Break(())
         })?;
@@ -374,14 +386,14 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn parameters(
+    pub fn parameter_maxima(
         &self,
         path: &TimelinePath,
         from: Lsn,
         to: Lsn,
     ) -> Result<ParameterMaxima, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(ParameterMaxima::default()) };
-        Ok(along.parameters(from, to)?)
+        Ok(along.parameter_maxima(from, to)?)
     }
 }
 
@@ -397,7 +409,7 @@ mod tests {
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SegmentNo;
     use crate::postgres::format::time::PgTime;
-    use crate::postgres::index::test_archive::{FIRST, NAME, TestArchive, recipe};
+    use crate::postgres::index::test_archive::{CLUSTER_NAME, FIRST_SEGMENT, TestArchive, any_recipe};
     use crate::postgres::index::{IndexView, SegmentId, WalDefect};
     use crate::postgres::wal::digest::SegmentDigest;
     use crate::postgres::wal::event::{TransactionEnd, WalEventKind, Xid};
@@ -421,13 +433,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_answer_is_that_of_a_scan_of_the_whole_log(
-            recipe in recipe(), shuffle in any::<u64>(), place in 0..400_u64, time in -60..4000_i64, pick in any::<usize>(),
+            recipe in any_recipe(), shuffle in any::<u64>(), place in 0..400_u64, time in -60..4000_i64, pick in any::<usize>(),
         ) {
-            let world = recipe.world();
+            let world = recipe.build();
             let memory = world.index(shuffle);
-            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let lookup = WalLookup::new(IndexView::new(&memory, CLUSTER_NAME).unwrap(), Archive(&world, Cell::new(0)));
             let all = world.endings();
-            let (path, from) = (&world.path, SegmentNo::new(FIRST).start(world.size).saturating_add(place * world.size.get() / 16 + 8));
+            let (path, from) = (&world.path, SegmentNo::new(FIRST_SEGMENT).start(world.size).saturating_add(place * world.size.get() / 16 + 8));
             // Half of the times are those of an ending, where "after" and "not before" part.
             let exact = all.get(pick % all.len().max(1)).filter(|_| pick % 2 == 0).map(|ending| ending.time);
             let time = exact.unwrap_or(PgTime::from_pg_micros(time));
@@ -444,11 +456,11 @@ mod tests {
         }
 
         #[test]
-        fn a_timeline_that_was_left_goes_on_in_the_copy_of_those_that_left_it(recipe in recipe(), pick in any::<usize>(), shuffle in any::<u64>()) {
-            let mut world = recipe.world();
-            world.take_way_to(pick);
+        fn a_timeline_that_was_left_goes_on_in_the_copy_of_those_that_left_it(recipe in any_recipe(), pick in any::<usize>(), shuffle in any::<u64>()) {
+            let mut world = recipe.build();
+            world.switch_path_to(pick);
             let memory = world.index(shuffle);
-            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let lookup = WalLookup::new(IndexView::new(&memory, CLUSTER_NAME).unwrap(), Archive(&world, Cell::new(0)));
             let (all, path) = (world.endings(), &world.path);
             let last = all.iter().copied().rfind(|ending| ending.kind.is_commit());
             prop_assert_eq!(lookup.commit_before(path, Lsn::MAX).unwrap(), last);
@@ -470,18 +482,18 @@ mod tests {
                 while let Some((_, end)) = world.segments().iter().find(|(place, end)| place.segment.start(world.size) <= reached && reached < *end) {
                     reached = *end;
                 }
-                prop_assert_eq!(lookup.chain(path, begin, None).unwrap().end, reached);
+                prop_assert_eq!(lookup.wal_chain(path, begin, None).unwrap().end, reached);
             }
         }
 
         #[test]
         fn a_chain_ends_at_the_first_hole_and_the_end_of_the_archive_is_none(
-            recipe in recipe(), from in 0..20_u64, len in 1..20_u64, inside in 0..8_u64,
+            recipe in any_recipe(), from in 0..20_u64, len in 1..20_u64, inside in 0..8_u64,
         ) {
-            let world = recipe.world();
+            let world = recipe.build();
             let memory = world.index(1);
-            let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
-            let from = SegmentNo::new(FIRST + from).start(world.size).saturating_add(inside * world.size.get() / 8);
+            let lookup = WalLookup::new(IndexView::new(&memory, CLUSTER_NAME).unwrap(), Archive(&world, Cell::new(0)));
+            let from = SegmentNo::new(FIRST_SEGMENT + from).start(world.size).saturating_add(inside * world.size.get() / 8);
             let to = from.saturating_add(len * world.size.get());
             let mut reached = from;
             let segments = world.segments();
@@ -489,10 +501,10 @@ mod tests {
                 reached = *end;
             }
             let later = segments.iter().any(|(place, _)| place.segment.start(world.size) > reached);
-            let open = lookup.chain(&world.path, from, None).unwrap();
+            let open = lookup.wal_chain(&world.path, from, None).unwrap();
             prop_assert_eq!(open.end, reached);
             prop_assert_eq!(open.hole.map(|hole| (hole.from, hole.why)), later.then_some((reached, WalDefect::Missing)));
-            let closed = lookup.chain(&world.path, from, Some(to)).unwrap();
+            let closed = lookup.wal_chain(&world.path, from, Some(to)).unwrap();
             prop_assert_eq!(closed.end, reached.min(to));
             prop_assert_eq!(closed.hole.is_none(), reached >= to);
         }
@@ -516,7 +528,7 @@ mod tests {
         let path = crate::postgres::format::timeline::TimelinePath::first();
         let world = TestArchive { digests: digests.collect(), path, size };
         let memory = world.index(1);
-        let lookup = WalLookup::new(IndexView::new(&memory, NAME).unwrap(), Archive(&world, Cell::new(0)));
+        let lookup = WalLookup::new(IndexView::new(&memory, CLUSTER_NAME).unwrap(), Archive(&world, Cell::new(0)));
         let found = lookup.ending_after(&world.path, Lsn::INVALID, PgTime::from_pg_micros(1_700_500)).unwrap();
         assert_eq!(found.map(|ending| ending.xid), Some(Xid::new(1704)));
         assert_eq!(lookup.source.1.get(), 1, "one segment is looked into");

@@ -7,21 +7,21 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::index::path_search::{PathSearch, SegmentFilter};
-use crate::postgres::wal::catalog::{RowCounts, counted, invalidates};
+use crate::postgres::wal::catalog::{RowCounts, counted_rows, invalidates};
 use crate::postgres::wal::event::{RelFileLocator, TransactionEnd, WalEventKind, Xid, interpret};
 use crate::postgres::wal::page::MajorVersion;
-use crate::postgres::wal::record::{HEADER, RMGR_INFO, RecordHeader, rmgr};
+use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RMGR_INFO, RecordHeader, rmgr};
 
 /// Whether a record changes a tuple in its place, which no abort undoes.
-fn is_in_place(header: &RecordHeader) -> bool {
-    header.rmgr == rmgr::HEAP && header.info & RMGR_INFO & 0x70 == 0x70
+fn is_in_place_update(header: &RecordHeader) -> bool {
+    header.rmgr == rmgr::SMGR_TRUNCATE_HEAP && header.info & RMGR_INFO & 0x70 == 0x70
 }
 
 /// Segments that are looked through for what should be near.
-const NOT_FAR: u64 = 16;
+const NEARBY_SEGMENTS: u64 = 16;
 
 /// The kind of dropped databases ([`WalEventKind::tag`]).
-const DROP_DATABASE: u8 = 13;
+const DROP_DATABASE_TAG: u8 = 13;
 
 impl<S: SegmentSource> WalLookup<'_, S> {
     /// The record by which what stands at `lsn` took effect: where its transaction ended, or the record itself where it belongs to none. `None` if
@@ -30,17 +30,18 @@ impl<S: SegmentSource> WalLookup<'_, S> {
     /// # Errors
     /// What index or source say.
     pub fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, LookupError<S::Error>> {
-        if let Some(ending) = self.first(path, lsn, SegmentFilter::Ending, |_| true)?.filter(|ending| ending.lsn == lsn)
+        if let Some(ending) =
+            self.first_ending(path, lsn, SegmentFilter::Ending, |_| true)?.filter(|ending| ending.lsn == lsn)
         {
             return self.effect_of_ending(path, &ending).map(Some);
         }
         let Some((record, header)) = self.record_at(path, lsn)? else { return Ok(None) };
-        if header.xid == 0 || is_in_place(&header) {
+        if header.xid == 0 || is_in_place_update(&header) {
             return Ok(Some(record));
         }
         let ended = match self.ending_of(path, record.end, Xid::new(header.xid))? {
             Some(ending) => Some(ending),
-            None => self.ending_with(path, record.end, Xid::new(header.xid))?,
+            None => self.ending_of_subtransaction(path, record.end, Xid::new(header.xid))?,
         };
         ended.map(|ending| self.effect_of_ending(path, &ending)).transpose()
     }
@@ -51,8 +52,8 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         path: &TimelinePath,
         ending: &TransactionEnd,
     ) -> Result<RecordSpan, LookupError<S::Error>> {
-        let from = Lsn::new(ending.lsn.get().saturating_sub(NOT_FAR.saturating_mul(self.segment_size().get())));
-        let dropped = self.events(path, &[DROP_DATABASE], from, ending.lsn, usize::MAX)?;
+        let from = Lsn::new(ending.lsn.get().saturating_sub(NEARBY_SEGMENTS.saturating_mul(self.segment_size().get())));
+        let dropped = self.events(path, &[DROP_DATABASE_TAG], from, ending.lsn, usize::MAX)?;
         let Some((event, database)) = dropped.iter().find_map(|event| match event.kind {
             WalEventKind::DropDatabase { database } if event.xid == ending.xid => Some((event, database)),
             _ => None,
@@ -68,7 +69,7 @@ impl<S: SegmentSource> WalLookup<'_, S> {
 
     /// The end of the transaction that `part` is a subtransaction of, if it comes soon. Looks into the segments' bytes: nothing else says whose
     /// a subtransaction is.
-    fn ending_with(
+    fn ending_of_subtransaction(
         &self,
         path: &TimelinePath,
         from: Lsn,
@@ -78,10 +79,10 @@ impl<S: SegmentSource> WalLookup<'_, S> {
             return Ok(None);
         };
         let mut segment = along.segment_size().segment_of(from);
-        for _ in 0..NOT_FAR {
-            let Some(stretch) = along.next(segment, SegmentFilter::Ending)? else { return Ok(None) };
+        for _ in 0..NEARBY_SEGMENTS {
+            let Some(stretch) = along.next_segment(segment, SegmentFilter::Ending)? else { return Ok(None) };
             let mut found = None;
-            self.scan(&stretch, |record| {
+            self.find_record(&stretch, |record| {
                 if record.lsn >= from && record.header.rmgr == rmgr::TRANSACTION {
                     let meaning = interpret(record, major).unwrap_or_default();
                     found = meaning.ending.filter(|_| meaning.subtransactions.contains(&part));
@@ -112,8 +113,9 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         };
         let last = along.segment_size().segment_of(before);
         for segment in [Some(last), last.previous()].into_iter().flatten() {
-            let Some(stretch) = along.segment(segment)? else { break };
-            let found = self.scan(&stretch, |record| record.lsn >= before || invalidates(record, database, major))?;
+            let Some(stretch) = along.segment_by_number(segment)? else { break };
+            let found =
+                self.find_record(&stretch, |record| record.lsn >= before || invalidates(record, database, major))?;
             if let Some(record) = found.filter(|record| record.lsn < before) {
                 return Ok(Some(record.lsn));
             }
@@ -125,7 +127,7 @@ impl<S: SegmentSource> WalLookup<'_, S> {
     ///
     /// # Errors
     /// What index or source say.
-    pub fn rows_of(
+    pub fn count_rows_of(
         &self,
         path: &TimelinePath,
         segment: SegmentNo,
@@ -133,11 +135,11 @@ impl<S: SegmentSource> WalLookup<'_, S> {
     ) -> Result<HashMap<RelFileLocator, RowCounts>, LookupError<S::Error>> {
         let mut rows: HashMap<RelFileLocator, RowCounts> = HashMap::new();
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(rows) };
-        let Some(stretch) = along.segment(segment)? else { return Ok(rows) };
+        let Some(stretch) = along.segment_by_number(segment)? else { return Ok(rows) };
         let Some(major) = MajorVersion::from_magic(stretch.summary.digest.page_magic) else { return Ok(rows) };
-        self.scan(&stretch, |record| {
+        self.find_record(&stretch, |record| {
             if xids.contains(&Xid::new(record.header.xid))
-                && let Some((_, file, counts)) = counted(record, major)
+                && let Some((_, file, counts)) = counted_rows(record, major)
             {
                 rows.entry(file).or_default().add(counts);
             }
@@ -153,9 +155,9 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         lsn: Lsn,
     ) -> Result<Option<(RecordSpan, RecordHeader)>, LookupError<S::Error>> {
         let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
-        let Some(stretch) = along.segment_of(lsn)? else { return Ok(None) };
+        let Some(stretch) = along.segment_containing(lsn)? else { return Ok(None) };
         let mut header = None;
-        let found = self.scan(&stretch, |record| {
+        let found = self.find_record(&stretch, |record| {
             header = Some(record.header);
             record.lsn >= lsn
         })?;
@@ -164,7 +166,7 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         }
         // It runs over the segment's end.
         let Some(tail) = stretch.summary.digest.tail.filter(|tail| tail.start == lsn) else { return Ok(None) };
-        let writer = tail.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
+        let writer = tail.bytes.first_chunk::<RECORD_HEADER_BYTES>().map(RecordHeader::parse);
         let whole = self.record_from(path, lsn)?.filter(|record| record.lsn == lsn);
         Ok(whole.zip(writer))
     }

@@ -4,39 +4,39 @@ use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::{BackupSummary, EntryContent, FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestError};
+use super::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestError};
 use crate::postgres::archive::chunks::{ChunkName, PackId};
 
 /// PostgreSQL's `MAXPGPATH`; nothing in a data directory has a longer path.
-const MAX_PATH: usize = 4096;
+const MAX_PATH_BYTES: usize = 4096;
 /// `backup_label` and `tablespace_map` are a few lines.
-const MAX_LABEL: usize = 16 << 20;
+const MAX_LABEL_BYTES: usize = 16 << 20;
 
-const DIRECTORY: u64 = 0;
-const LINK: u64 = 1;
-const FILE: u64 = 2;
+const DIRECTORY_TAG: u64 = 0;
+const LINK_TAG: u64 = 1;
+const FILE_TAG: u64 = 2;
 
 impl Manifest {
     /// All but the summary, as the plaintext of the manifest's object.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.chunks.len().saturating_mul(38).saturating_add(self.entries.len() * 96));
-        number(&mut out, u64::from(FORMAT));
-        number(&mut out, self.packs.len() as u64);
+        put_number(&mut out, u64::from(MANIFEST_FORMAT));
+        put_number(&mut out, self.packs.len() as u64);
         self.packs.iter().for_each(|pack| out.extend_from_slice(pack.as_bytes()));
-        number(&mut out, self.chunks.len() as u64);
+        put_number(&mut out, self.chunks.len() as u64);
         for chunk in &self.chunks {
             out.extend_from_slice(chunk.name.as_bytes());
-            [chunk.pack, chunk.offset, chunk.len].into_iter().for_each(|field| number(&mut out, u64::from(field)));
+            [chunk.pack, chunk.offset, chunk.len].into_iter().for_each(|field| put_number(&mut out, u64::from(field)));
         }
-        number(&mut out, self.entries.len() as u64);
-        self.entries.iter().for_each(|one| entry(&mut out, one));
-        bytes(&mut out, &self.backup_label);
+        put_number(&mut out, self.entries.len() as u64);
+        self.entries.iter().for_each(|one| put_entry(&mut out, one));
+        put_bytes(&mut out, &self.backup_label);
         match &self.tablespace_map {
-            None => number(&mut out, 0),
+            None => put_number(&mut out, 0),
             Some(map) => {
-                number(&mut out, 1);
-                bytes(&mut out, map);
+                put_number(&mut out, 1);
+                put_bytes(&mut out, map);
             }
         }
         out
@@ -51,22 +51,24 @@ impl Manifest {
     /// [`ManifestError`].
     pub fn from_bytes(summary: BackupSummary, data: &[u8]) -> Result<Manifest, ManifestError> {
         let mut input = ManifestReader { data, at: 0 };
-        let format = input.number()?;
-        if format != u64::from(FORMAT) {
+        let format = input.read_number()?;
+        if format != u64::from(MANIFEST_FORMAT) {
             return Err(ManifestError::Newer(format));
         }
-        let packs =
-            (0..input.count(16)?).map(|_| input.array().map(PackId::from_bytes)).collect::<Result<Vec<_>, _>>()?;
-        let chunks = (0..input.count(35)?).map(|_| input.chunk(packs.len())).collect::<Result<Vec<_>, _>>()?;
-        let entries = (0..input.count(4)?).map(|_| input.entry(&chunks)).collect::<Result<Vec<_>, _>>()?;
+        let packs = (0..input.read_count(16)?)
+            .map(|_| input.read_array().map(PackId::from_bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let chunks =
+            (0..input.read_count(35)?).map(|_| input.read_chunk(packs.len())).collect::<Result<Vec<_>, _>>()?;
+        let entries = (0..input.read_count(4)?).map(|_| input.read_entry(&chunks)).collect::<Result<Vec<_>, _>>()?;
         let mut seen = HashSet::with_capacity(entries.len());
         if !entries.iter().all(|entry| seen.insert(entry.path.as_path())) {
             return Err(input.malformed("a path that comes twice"));
         }
-        let backup_label = input.bytes(MAX_LABEL)?.to_vec();
-        let tablespace_map = match input.number()? {
+        let backup_label = input.read_bytes(MAX_LABEL_BYTES)?.to_vec();
+        let tablespace_map = match input.read_number()? {
             0 => None,
-            1 => Some(input.bytes(MAX_LABEL)?.to_vec()),
+            1 => Some(input.read_bytes(MAX_LABEL_BYTES)?.to_vec()),
             _ => return Err(input.malformed("neither a tablespace map nor none")),
         };
         if input.at != data.len() {
@@ -76,32 +78,32 @@ impl Manifest {
     }
 }
 
-fn entry(out: &mut Vec<u8>, entry: &ManifestEntry) {
-    bytes(out, entry.path.as_os_str().as_bytes());
-    number(out, u64::from(entry.mode));
-    number(out, zigzag(entry.modified));
+fn put_entry(out: &mut Vec<u8>, entry: &ManifestEntry) {
+    put_bytes(out, entry.path.as_os_str().as_bytes());
+    put_number(out, u64::from(entry.mode));
+    put_number(out, zigzag(entry.modified));
     match &entry.content {
-        EntryContent::Directory => number(out, DIRECTORY),
+        EntryContent::Directory => put_number(out, DIRECTORY_TAG),
         EntryContent::Link(target) => {
-            number(out, LINK);
-            bytes(out, target.as_os_str().as_bytes());
+            put_number(out, LINK_TAG);
+            put_bytes(out, target.as_os_str().as_bytes());
         }
         EntryContent::File { len, hash, chunks } => {
-            number(out, FILE);
-            number(out, *len);
+            put_number(out, FILE_TAG);
+            put_number(out, *len);
             out.extend_from_slice(hash);
-            number(out, chunks.len() as u64);
+            put_number(out, chunks.len() as u64);
             // Most chunks follow the one before: one byte each.
             let mut expected = 0_i64;
             for chunk in chunks {
-                number(out, zigzag(i64::from(*chunk).saturating_sub(expected)));
+                put_number(out, zigzag(i64::from(*chunk).saturating_sub(expected)));
                 expected = i64::from(*chunk).saturating_add(1);
             }
         }
     }
 }
 
-fn number(out: &mut Vec<u8>, mut value: u64) {
+fn put_number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -109,8 +111,8 @@ fn number(out: &mut Vec<u8>, mut value: u64) {
     out.push(value.to_le_bytes()[0]);
 }
 
-fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, bytes.len() as u64);
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
@@ -133,7 +135,7 @@ impl<'a> ManifestReader<'a> {
         ManifestError::Malformed { what, at: self.at }
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], ManifestError> {
+    fn read_slice(&mut self, len: usize) -> Result<&'a [u8], ManifestError> {
         let end = self.at.checked_add(len);
         let Some((taken, end)) = end.and_then(|end| Some((self.data.get(self.at..end)?, end))) else {
             return Err(self.malformed("the end"));
@@ -142,15 +144,15 @@ impl<'a> ManifestReader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
-        let taken = self.take(N)?;
+    fn read_array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        let taken = self.read_slice(N)?;
         taken.try_into().map_err(|_length| self.malformed("the end"))
     }
 
-    fn number(&mut self) -> Result<u64, ManifestError> {
+    fn read_number(&mut self) -> Result<u64, ManifestError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
-            let [byte] = self.array()?;
+            let [byte] = self.read_array()?;
             let part = u64::from(byte & 0x7F);
             if (part << shift) >> shift != part {
                 return Err(self.malformed("a number beyond 64 bits"));
@@ -163,59 +165,61 @@ impl<'a> ManifestReader<'a> {
         Err(self.malformed("a number beyond 64 bits"))
     }
 
-    fn small(&mut self) -> Result<u32, ManifestError> {
-        let value = self.number()?;
+    fn read_u32(&mut self) -> Result<u32, ManifestError> {
+        let value = self.read_number()?;
         u32::try_from(value).map_err(|_large| self.malformed("a number beyond 32 bits"))
     }
 
     /// A count of things that take at least `each` bytes, so that a false one is found before anything is allocated for it.
-    fn count(&mut self, each: usize) -> Result<usize, ManifestError> {
-        let count = self.number()?;
+    fn read_count(&mut self, each: usize) -> Result<usize, ManifestError> {
+        let count = self.read_number()?;
         match usize::try_from(count) {
             Ok(count) if count <= self.data.len().saturating_sub(self.at) / each => Ok(count),
             _ => Err(self.malformed("a count beyond the end")),
         }
     }
 
-    fn bytes(&mut self, max: usize) -> Result<&'a [u8], ManifestError> {
-        match usize::try_from(self.number()?) {
-            Ok(len) if len <= max => self.take(len),
+    fn read_bytes(&mut self, max: usize) -> Result<&'a [u8], ManifestError> {
+        match usize::try_from(self.read_number()?) {
+            Ok(len) if len <= max => self.read_slice(len),
             _ => Err(self.malformed("a length beyond its limit")),
         }
     }
 
-    fn chunk(&mut self, packs: usize) -> Result<ManifestChunk, ManifestError> {
-        let name = ChunkName::from_bytes(self.array()?);
-        let chunk = ManifestChunk { name, pack: self.small()?, offset: self.small()?, len: self.small()? };
+    fn read_chunk(&mut self, packs: usize) -> Result<ManifestChunk, ManifestError> {
+        let name = ChunkName::from_bytes(self.read_array()?);
+        let chunk = ManifestChunk { name, pack: self.read_u32()?, offset: self.read_u32()?, len: self.read_u32()? };
         if chunk.pack as usize >= packs || chunk.len == 0 || chunk.offset.checked_add(chunk.len).is_none() {
             return Err(self.malformed("a chunk that is nowhere"));
         }
         Ok(chunk)
     }
 
-    fn entry(&mut self, chunks: &[ManifestChunk]) -> Result<ManifestEntry, ManifestError> {
-        let path = PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()));
+    fn read_entry(&mut self, chunks: &[ManifestChunk]) -> Result<ManifestEntry, ManifestError> {
+        let path = PathBuf::from(std::ffi::OsString::from_vec(self.read_bytes(MAX_PATH_BYTES)?.to_vec()));
         if !is_inside(&path) {
             return Err(self.malformed("a path that leads out of the data directory"));
         }
-        let mode = self.small()?;
-        let modified = unzigzag(self.number()?);
-        let content = match self.number()? {
-            DIRECTORY => EntryContent::Directory,
-            LINK => EntryContent::Link(PathBuf::from(std::ffi::OsString::from_vec(self.bytes(MAX_PATH)?.to_vec()))),
-            FILE => self.file(chunks)?,
+        let mode = self.read_u32()?;
+        let modified = unzigzag(self.read_number()?);
+        let content = match self.read_number()? {
+            DIRECTORY_TAG => EntryContent::Directory,
+            LINK_TAG => EntryContent::Link(PathBuf::from(std::ffi::OsString::from_vec(
+                self.read_bytes(MAX_PATH_BYTES)?.to_vec(),
+            ))),
+            FILE_TAG => self.read_file(chunks)?,
             _ => return Err(self.malformed("neither file, directory nor link")),
         };
         Ok(ManifestEntry { path, mode, modified, content })
     }
 
-    fn file(&mut self, chunks: &[ManifestChunk]) -> Result<EntryContent, ManifestError> {
-        let (len, hash) = (self.number()?, self.array()?);
-        let count = self.count(1)?;
+    fn read_file(&mut self, chunks: &[ManifestChunk]) -> Result<EntryContent, ManifestError> {
+        let (len, hash) = (self.read_number()?, self.read_array()?);
+        let count = self.read_count(1)?;
         let mut indexes = Vec::with_capacity(count);
         let (mut expected, mut sum) = (0_i64, 0_u64);
         for _ in 0..count {
-            let index = unzigzag(self.number()?).checked_add(expected).and_then(|index| u32::try_from(index).ok());
+            let index = unzigzag(self.read_number()?).checked_add(expected).and_then(|index| u32::try_from(index).ok());
             let chunk = index.and_then(|index| Some((index, chunks.get(index as usize)?)));
             let Some((index, chunk)) = chunk else { return Err(self.malformed("a chunk that is not in the list")) };
             indexes.push(index);

@@ -25,18 +25,18 @@ pub use codec::fuzz;
 
 /// A summary for the tests of others.
 #[cfg(test)]
-pub(crate) fn sample() -> BackupSummary {
+pub(crate) fn sample_summary() -> BackupSummary {
     BackupSummary::from_bytes(codec::FUZZ_SUMMARY.as_bytes()).unwrap()
 }
 
 /// The format of summary and manifest that this program writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+pub const MANIFEST_FORMAT: u32 = 1;
 
 /// What a list shows of a backup, and what planning needs: small, and readable without the files.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BackupSummary {
-    /// The format of what follows: [`FORMAT`].
+    /// The format of what follows: [`MANIFEST_FORMAT`].
     pub format: u32,
     /// The backup's name.
     pub label: String,
@@ -164,7 +164,9 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Of a later format.
-    #[error("the manifest is of format {0}, this version knows format {FORMAT}; use a newer version of walkeep")]
+    #[error(
+        "the manifest is of format {0}, this version knows format {MANIFEST_FORMAT}; use a newer version of walkeep"
+    )]
     Newer(u64),
     /// Not of the form.
     #[error("the manifest makes no sense: {what} at byte {at}; it was written by a faulty program")]
@@ -198,7 +200,7 @@ impl BackupSummary {
         }
         let wrong = |error: serde_json::Error| ManifestError::Summary(error.to_string());
         let Format { format } = serde_json::from_slice(bytes).map_err(wrong)?;
-        if format != FORMAT {
+        if format != MANIFEST_FORMAT {
             return Err(ManifestError::Newer(u64::from(format)));
         }
         serde_json::from_slice(bytes).map_err(wrong)

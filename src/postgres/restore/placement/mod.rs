@@ -19,12 +19,12 @@ use futures_util::stream::{self, TryStreamExt};
 
 use super::archived_log::CreatedTablespace;
 use super::delta;
-use super::destination::{CheckedDestination, DestinationError, MARKER, at};
+use super::destination::{CheckedDestination, DestinationError, RESTORE_MARKER, io_error};
 use super::recovery_settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::base::durable::{self, Filesystem};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::chunks::{
-    CHUNK, ChunkSubtreeHash, Pack, PackError, PackId, file_hash, pack_binding, value,
+    CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, PackId, chunk_subtree_hash, file_hash, pack_binding,
 };
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
 use crate::postgres::archive::{self, Archive};
@@ -33,18 +33,18 @@ use crate::vault;
 use crate::vault::seal::SealedKind;
 
 /// What `pg_control` is called until all else is in place.
-const CONTROL_STAGED: &str = "pg_control.walkeep";
-const CONTROL: &str = "global/pg_control";
+const STAGED_PG_CONTROL_NAME: &str = "pg_control.walkeep";
+const PG_CONTROL_PATH: &str = "global/pg_control";
 
 /// Packs that are fetched or placed at the same time; each is up to 32 MiB, and as much again while it is opened.
-const PACKS_AT_ONCE: usize = 4;
+const PACKS_IN_FLIGHT: usize = 4;
 
 /// Why files are not in their places.
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
     /// Where they should go.
     #[error(transparent)]
-    Ground(#[from] DestinationError),
+    Destination(#[from] DestinationError),
     /// A file could not be made durable or renamed.
     #[error(transparent)]
     Durable(#[from] durable::DurableError),
@@ -69,7 +69,7 @@ pub enum PlacementError {
     #[error(
         "{path} was restored, and its content is not what was backed up: the disk or the memory of this machine is at fault"
     )]
-    Differs {
+    HashDiffers {
         /// The file.
         path: PathBuf,
     },
@@ -78,7 +78,7 @@ pub enum PlacementError {
     Control(#[from] PgControlError),
     /// The program is ending.
     #[error("the restore was interrupted; what it left cannot be started")]
-    Stopped,
+    WorkerLost,
 }
 
 impl From<vault::VaultError> for PlacementError {
@@ -139,8 +139,8 @@ impl std::fmt::Debug for Placement {
 }
 
 /// Whether a file of the backup is left out: it would make the restored server a standby, or is written anew.
-pub(super) fn left_out(path: &Path) -> bool {
-    [STANDBY_SIGNAL, RECOVERY_SIGNAL, MARKER].iter().any(|name| path == Path::new(name))
+pub(super) fn is_left_out(path: &Path) -> bool {
+    [STANDBY_SIGNAL, RECOVERY_SIGNAL, RESTORE_MARKER].iter().any(|name| path == Path::new(name))
 }
 
 impl Placement {
@@ -154,7 +154,7 @@ impl Placement {
         let mut targets = BTreeMap::new();
         for (entry_number, entry) in (0_u32..).zip(&manifest.entries) {
             let EntryContent::File { hash, chunks, .. } = &entry.content else { continue };
-            if left_out(&entry.path) {
+            if is_left_out(&entry.path) {
                 continue;
             }
             let mut offset = 0_u64;
@@ -165,7 +165,7 @@ impl Placement {
                 offset = offset.saturating_add(u64::from(chunk.len));
             }
             let target = TargetFile {
-                path: staged(&ground, entry),
+                path: staged_path(&ground, entry),
                 mode: entry.mode,
                 hash: *hash,
                 len: offset,
@@ -194,8 +194,8 @@ impl Placement {
 
     /// Where a tablespace was put, if outside the data directory.
     #[must_use]
-    pub fn space(&self, oid: u32) -> Option<&Path> {
-        self.ground.spaces().get(&oid).filter(|_| !self.ground.is_in_place(oid)).map(PathBuf::as_path)
+    pub fn tablespace_path(&self, oid: u32) -> Option<&Path> {
+        self.ground.tablespaces().get(&oid).filter(|_| !self.ground.is_in_place(oid)).map(PathBuf::as_path)
     }
 
     /// Bytes placed so far.
@@ -210,18 +210,18 @@ impl Placement {
     }
 
     /// Makes the data directory, and in it the marker, locked.
-    fn mark(&self, again: bool) -> Result<(), PlacementError> {
+    fn create_marker(&self, again: bool) -> Result<(), PlacementError> {
         if self.marker.get().is_some() {
             return Ok(());
         }
         let pgdata = self.ground.pgdata();
-        self.ground.make_dir(pgdata, self.mode())?;
-        let marker = pgdata.join(MARKER);
+        self.ground.create_dir(pgdata, self.mode())?;
+        let marker = pgdata.join(RESTORE_MARKER);
         if !again || !marker.exists() {
-            durable::write_new(&marker, delta::marker(self.manifest.summary.system_id).as_bytes(), 0o600)?;
+            durable::write_new(&marker, delta::marker_text(self.manifest.summary.system_id).as_bytes(), 0o600)?;
         }
-        let file = File::open(&marker).map_err(at("open", &marker))?;
-        let locked = match FileLock::take(file) {
+        let file = File::open(&marker).map_err(io_error("open", &marker))?;
+        let locked = match FileLock::acquire(file) {
             Ok(locked) => Some(locked),
             Err(TryLockError::WouldBlock) => return Err(DestinationError::Busy { path: pgdata.to_owned() }.into()),
             // Some file systems have no locks; then the marker alone must do.
@@ -236,39 +236,39 @@ impl Placement {
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub fn take_over(&self) -> Result<Vec<String>, PlacementError> {
-        self.mark(true)?;
-        delta::disarm(self.ground.pgdata())?;
-        let staged = Path::new(CONTROL).with_file_name(CONTROL_STAGED);
-        Ok(delta::clean(&self.ground, &self.manifest, &staged)?.notes)
+    pub fn take_over_directory(&self) -> Result<Vec<String>, PlacementError> {
+        self.create_marker(true)?;
+        delta::make_unstartable(self.ground.pgdata())?;
+        let staged = Path::new(PG_CONTROL_PATH).with_file_name(STAGED_PG_CONTROL_NAME);
+        Ok(delta::remove_extra_files(&self.ground, &self.manifest, &staged)?.notes)
     }
 
     /// Makes the directories, links and empty files. From here on the marker stands.
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub fn lay_out(&self) -> Result<(), PlacementError> {
+    pub fn create_layout(&self) -> Result<(), PlacementError> {
         let (ground, entries, mode) = (&self.ground, &self.manifest.entries, self.mode());
-        self.mark(false)?;
-        for (&oid, path) in ground.spaces() {
-            ground.make_dir(path, mode)?;
+        self.create_marker(false)?;
+        for (&oid, path) in ground.tablespaces() {
+            ground.create_dir(path, mode)?;
             let link = ground.pgdata().join("pg_tblspc").join(oid.to_string());
             if !ground.is_in_place(oid) {
-                ground.make_dir(&ground.pgdata().join("pg_tblspc"), mode)?;
-                make_link(path, &link)?;
+                ground.create_dir(&ground.pgdata().join("pg_tblspc"), mode)?;
+                create_link(path, &link)?;
             }
         }
-        let places = std::iter::once(ground.pgdata()).chain(ground.spaces().values().map(PathBuf::as_path));
-        let filesystems = places.map(Filesystem::of).collect::<Result<Vec<_>, _>>()?;
+        let places = std::iter::once(ground.pgdata()).chain(ground.tablespaces().values().map(PathBuf::as_path));
+        let filesystems = places.map(Filesystem::containing).collect::<Result<Vec<_>, _>>()?;
         let _only_once = self.filesystems.set(filesystems);
         for entry in entries {
-            self.lay_out_entry(entry)?;
+            self.create_entry(entry)?;
         }
         // BASE_BACKUP has it as an empty directory; without it the server does not start.
-        ground.make_dir(&ground.pgdata().join("pg_wal"), mode)?;
+        ground.create_dir(&ground.pgdata().join("pg_wal"), mode)?;
         for target in self.targets.values().filter(|target| target.pieces == 0) {
-            self.create(target)?.set_len(0).map_err(at("cut", &target.path))?;
-            target.check(&[])?;
+            self.create_file(target)?.set_len(0).map_err(io_error("cut", &target.path))?;
+            target.check_hash(&[])?;
         }
         Ok(())
     }
@@ -277,26 +277,26 @@ impl Placement {
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub fn make_spaces(&self, made: &[CreatedTablespace]) -> Result<(), PlacementError> {
+    pub fn create_tablespaces(&self, made: &[CreatedTablespace]) -> Result<(), PlacementError> {
         for space in made.iter().map(|made| Path::new(&made.location)).filter(|space| !space.exists()) {
-            self.ground.make_dir(space, 0o700)?;
+            self.ground.create_dir(space, 0o700)?;
         }
         Ok(())
     }
 
-    fn lay_out_entry(&self, entry: &ManifestEntry) -> Result<(), PlacementError> {
+    fn create_entry(&self, entry: &ManifestEntry) -> Result<(), PlacementError> {
         let path = self.ground.path_of(&entry.path);
         match &entry.content {
-            EntryContent::Directory => self.ground.make_dir(&path, entry.mode)?,
+            EntryContent::Directory => self.ground.create_dir(&path, entry.mode)?,
             // The links of tablespaces are made by what the restore was told, not by what the backup remembers.
             EntryContent::Link(_) if entry.path.starts_with("pg_tblspc") => {}
-            EntryContent::Link(to) => make_link(to, &path)?,
+            EntryContent::Link(to) => create_link(to, &path)?,
             EntryContent::File { .. } => {}
         }
         Ok(())
     }
 
-    fn create(&self, target: &TargetFile) -> Result<File, PlacementError> {
+    fn create_file(&self, target: &TargetFile) -> Result<File, PlacementError> {
         let (path, mode) = (&target.path, target.mode);
         // Several threads may come with pieces of one file; the first creates it.
         let file = OpenOptions::new()
@@ -305,8 +305,8 @@ impl Placement {
             .truncate(false)
             .mode(mode)
             .open(path)
-            .map_err(at("create", path))?;
-        self.ground.own(path, mode)?;
+            .map_err(io_error("create", path))?;
+        self.ground.set_mode_and_owner(path, mode)?;
         Ok(file)
     }
 
@@ -314,8 +314,8 @@ impl Placement {
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub async fn fill(self: &Arc<Self>, archive: &Arc<Archive>) -> Result<(), PlacementError> {
-        let packs = self.manifest.packs.iter().enumerate().filter(|(number, _)| self.has_pieces(*number));
+    pub async fn write_packs(self: &Arc<Self>, archive: &Arc<Archive>) -> Result<(), PlacementError> {
+        let packs = self.manifest.packs.iter().enumerate().filter(|(number, _)| self.has_chunks_of(*number));
         let work = packs.map(|(number, id)| {
             let (placement, archive, id) = (Arc::clone(self), Arc::clone(archive), *id);
             Ok(async move {
@@ -324,20 +324,24 @@ impl Placement {
                     archive.vault().get_object(SealedKind::Pack, &key).await?.ok_or(PlacementError::PackMissing(id))?;
                 let pack = Pack::from_opened(id, opened)?;
                 let written = tokio::task::spawn_blocking(move || placement.write_pack(number, &pack));
-                written.await.map_err(|_gone| PlacementError::Stopped)?
+                written.await.map_err(|_gone| PlacementError::WorkerLost)?
             })
         });
-        stream::iter(work).map_ok(|future| future).try_buffer_unordered(PACKS_AT_ONCE).try_collect::<Vec<()>>().await?;
+        stream::iter(work)
+            .map_ok(|future| future)
+            .try_buffer_unordered(PACKS_IN_FLIGHT)
+            .try_collect::<Vec<()>>()
+            .await?;
         Ok(())
     }
 
-    fn has_pieces(&self, pack: usize) -> bool {
+    fn has_chunks_of(&self, pack: usize) -> bool {
         self.by_pack.get(pack).is_some_and(|pieces| pieces.iter().any(|piece| !self.is_kept(piece)))
     }
 
     /// Whether a piece was in its place before.
     fn is_kept(&self, piece: &ChunkPlacement) -> bool {
-        let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
+        let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK_BYTES)).unwrap_or(usize::MAX);
         let target = self.targets.get(&piece.entry);
         target.is_some_and(|target| target.lock().kept.get(at_chunk).is_some_and(|kept| *kept))
     }
@@ -347,34 +351,34 @@ impl Placement {
         let pieces = self.by_pack.get(number).map_or(&[][..], Vec::as_slice);
         for pieces in pieces.chunk_by(|one, other| one.entry == other.entry) {
             let Some(target) = pieces.first().and_then(|piece| self.targets.get(&piece.entry)) else { continue };
-            self.write_pieces(target, pieces, pack)?;
+            self.write_chunks(target, pieces, pack)?;
         }
         Ok(())
     }
 
-    fn write_pieces(&self, target: &TargetFile, pieces: &[ChunkPlacement], pack: &Pack) -> Result<(), PlacementError> {
+    fn write_chunks(&self, target: &TargetFile, pieces: &[ChunkPlacement], pack: &Pack) -> Result<(), PlacementError> {
         let pieces: Vec<&ChunkPlacement> = pieces.iter().filter(|piece| !self.is_kept(piece)).collect();
         if pieces.is_empty() {
             return Ok(());
         }
-        let file = self.create(target)?;
+        let file = self.create_file(target)?;
         let mut values = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let broken = || PlacementError::Manifest { label: self.manifest.summary.label.clone(), what: "a chunk" };
             let chunk = self.manifest.chunks.get(piece.chunk as usize).ok_or_else(broken)?;
             let content = pack.chunk(chunk)?;
-            let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK)).unwrap_or(usize::MAX);
-            values.push((at_chunk, value(&[&content], piece.offset, target.len)));
-            file.write_all_at(&content, piece.offset).map_err(at("write", &target.path))?;
+            let at_chunk = usize::try_from(piece.offset / u64::from(CHUNK_BYTES)).unwrap_or(usize::MAX);
+            values.push((at_chunk, chunk_subtree_hash(&[&content], piece.offset, target.len)));
+            file.write_all_at(&content, piece.offset).map_err(io_error("write", &target.path))?;
             self.placed.fetch_add(u64::from(chunk.len), Ordering::Relaxed);
         }
-        target.take(&values)
+        target.record_chunks(&values)
     }
 
     fn check_whole(&self) -> Result<(), PlacementError> {
         let whole = |target: &&TargetFile| target.lock().count == target.pieces;
         match self.targets.values().find(|target| !whole(target)) {
-            Some(target) => Err(PlacementError::Differs { path: target.path.clone() }),
+            Some(target) => Err(PlacementError::HashDiffers { path: target.path.clone() }),
             None => Ok(()),
         }
     }
@@ -383,10 +387,10 @@ impl Placement {
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<(), PlacementError> {
+    pub fn write_extra_file(&self, name: &str, bytes: &[u8]) -> Result<(), PlacementError> {
         let path = self.ground.pgdata().join(name);
-        durable::replace(&path, bytes, 0o600)?;
-        Ok(self.ground.own(&path, 0o600)?)
+        durable::replace_file(&path, bytes, 0o600)?;
+        Ok(self.ground.set_mode_and_owner(&path, 0o600)?)
     }
 
     /// A small text file of those that were placed; empty if there is none.
@@ -398,7 +402,7 @@ impl Placement {
         match fs::read(&path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            Err(error) => Err(at("read", &path)(error).into()),
+            Err(error) => Err(io_error("read", &path)(error).into()),
         }
     }
 
@@ -409,30 +413,30 @@ impl Placement {
     pub fn finish(&self) -> Result<PgControl, PlacementError> {
         self.check_whole()?;
         let pgdata = self.ground.pgdata();
-        let staged = pgdata.join("global").join(CONTROL_STAGED);
-        let control = PgControl::parse(&fs::read(&staged).map_err(at("read", &staged))?)?;
+        let staged = pgdata.join("global").join(STAGED_PG_CONTROL_NAME);
+        let control = PgControl::parse(&fs::read(&staged).map_err(io_error("read", &staged))?)?;
         for filesystem in self.filesystems.get().into_iter().flatten() {
             filesystem.sync()?;
         }
-        durable::rename(&staged, &pgdata.join(CONTROL))?;
-        let marker = pgdata.join(MARKER);
-        fs::remove_file(&marker).map_err(at("remove", &marker))?;
+        durable::rename(&staged, &pgdata.join(PG_CONTROL_PATH))?;
+        let marker = pgdata.join(RESTORE_MARKER);
+        fs::remove_file(&marker).map_err(io_error("remove", &marker))?;
         durable::sync_dir(pgdata)?;
         Ok(control)
     }
 }
 
 /// A link, unless it is there already.
-fn make_link(to: &Path, path: &Path) -> Result<(), DestinationError> {
+fn create_link(to: &Path, path: &Path) -> Result<(), DestinationError> {
     if fs::read_link(path).is_ok_and(|is| is == to) {
         return Ok(());
     }
-    std::os::unix::fs::symlink(to, path).map_err(at("create", path))
+    std::os::unix::fs::symlink(to, path).map_err(io_error("create", path))
 }
 
-fn staged(ground: &CheckedDestination, entry: &ManifestEntry) -> PathBuf {
+fn staged_path(ground: &CheckedDestination, entry: &ManifestEntry) -> PathBuf {
     let path = ground.path_of(&entry.path);
-    if entry.path == Path::new(CONTROL) { path.with_file_name(CONTROL_STAGED) } else { path }
+    if entry.path == Path::new(PG_CONTROL_PATH) { path.with_file_name(STAGED_PG_CONTROL_NAME) } else { path }
 }
 
 impl TargetFile {
@@ -441,11 +445,11 @@ impl TargetFile {
     }
 
     /// Notes the values of chunks that were written; with the last of them, checks the file's hash.
-    fn take(&self, values: &[(usize, ChunkSubtreeHash)]) -> Result<(), PlacementError> {
+    fn record_chunks(&self, values: &[(usize, ChunkSubtreeHash)]) -> Result<(), PlacementError> {
         let mut written = self.lock();
         written.values.resize(self.pieces as usize, [0; 32]);
         for (place, value) in values {
-            *written.values.get_mut(*place).ok_or_else(|| self.differs())? = *value;
+            *written.values.get_mut(*place).ok_or_else(|| self.differs_error())? = *value;
         }
         written.count = written.count.saturating_add(u32::try_from(values.len()).unwrap_or(u32::MAX));
         if written.count < self.pieces {
@@ -453,14 +457,14 @@ impl TargetFile {
         }
         let values = std::mem::take(&mut written.values);
         drop(written);
-        self.check(&values)
+        self.check_hash(&values)
     }
 
-    fn check(&self, values: &[ChunkSubtreeHash]) -> Result<(), PlacementError> {
-        if file_hash(values, self.len) == self.hash { Ok(()) } else { Err(self.differs()) }
+    fn check_hash(&self, values: &[ChunkSubtreeHash]) -> Result<(), PlacementError> {
+        if file_hash(values, self.len) == self.hash { Ok(()) } else { Err(self.differs_error()) }
     }
 
-    fn differs(&self) -> PlacementError {
-        PlacementError::Differs { path: self.path.clone() }
+    fn differs_error(&self) -> PlacementError {
+        PlacementError::HashDiffers { path: self.path.clone() }
     }
 }

@@ -8,41 +8,42 @@ use std::sync::atomic::Ordering;
 
 use futures_util::stream::{self, TryStreamExt};
 
-use super::{Placement, PlacementError, TargetFile, at};
+use super::{Placement, PlacementError, TargetFile, io_error};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::chunks::{CHUNK, ChunkNamer, value};
+use crate::postgres::archive::chunks::{CHUNK_BYTES, ChunkNamer, chunk_subtree_hash};
 use crate::postgres::archive::manifest::EntryContent;
 
 /// Files that are read at the same time.
-const FILES_AT_ONCE: usize = 4;
+const FILES_IN_FLIGHT: usize = 4;
 
 impl Placement {
     /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long are cut.
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub async fn reuse(self: &Arc<Self>, archive: &Archive) -> Result<(), PlacementError> {
+    pub async fn reuse_existing(self: &Arc<Self>, archive: &Archive) -> Result<(), PlacementError> {
         // Without the key of the names nothing can be told, and everything is fetched.
-        let Some(namer) = ChunkNamer::of(archive.vault().protection(), self.manifest.summary.naming_key) else {
+        let Some(namer) = ChunkNamer::for_epoch_key(archive.vault().protection(), self.manifest.summary.naming_key)
+        else {
             return Ok(());
         };
         let namer = Arc::new(namer);
         let work = self.targets.keys().map(|&entry| {
             let (placement, namer) = (Arc::clone(self), Arc::clone(&namer));
             Ok(async move {
-                let compared = tokio::task::spawn_blocking(move || placement.compare(entry, &namer));
-                compared.await.map_err(|_gone| PlacementError::Stopped)?
+                let compared = tokio::task::spawn_blocking(move || placement.compare_file(entry, &namer));
+                compared.await.map_err(|_gone| PlacementError::WorkerLost)?
             })
         });
         stream::iter(work)
             .map_ok(|file| file)
-            .try_buffer_unordered(FILES_AT_ONCE)
+            .try_buffer_unordered(FILES_IN_FLIGHT)
             .try_collect::<Vec<()>>()
             .await
             .map(drop)
     }
 
-    fn compare(&self, entry: u32, namer: &ChunkNamer) -> Result<(), PlacementError> {
+    fn compare_file(&self, entry: u32, namer: &ChunkNamer) -> Result<(), PlacementError> {
         let broken = |what| PlacementError::Manifest { label: self.manifest.summary.label.clone(), what };
         let Some(target) = self.targets.get(&entry) else { return Ok(()) };
         let Some(EntryContent::File { chunks, .. }) =
@@ -53,46 +54,46 @@ impl Placement {
         let path = &target.path;
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(at("open", path))?,
+            file => file.map_err(io_error("open", path))?,
         };
-        let len = file.metadata().map_err(at("read", path))?.len();
+        let len = file.metadata().map_err(io_error("read", path))?.len();
         if len > target.len {
-            file.set_len(target.len).map_err(at("cut", path))?;
+            file.set_len(target.len).map_err(io_error("cut", path))?;
         }
         let (mut offset, mut values, mut kept) = (0_u64, Vec::new(), 0_u64);
-        let mut buffer = vec![0; CHUNK as usize];
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
         for (place, number) in chunks.iter().enumerate() {
             let chunk = self.manifest.chunks.get(*number as usize).ok_or_else(|| broken("a chunk"))?;
             let part = buffer.get_mut(..chunk.len as usize).ok_or_else(|| broken("a chunk"))?;
             if offset.saturating_add(u64::from(chunk.len)) > len {
                 break;
             }
-            file.read_exact_at(part, offset).map_err(at("read", path))?;
-            let is = value(&[part], offset, target.len);
+            file.read_exact_at(part, offset).map_err(io_error("read", path))?;
+            let is = chunk_subtree_hash(&[part], offset, target.len);
             if namer.name(&is) == chunk.name {
                 values.push((place, is));
                 kept = kept.saturating_add(u64::from(chunk.len));
             }
             offset = offset.saturating_add(u64::from(chunk.len));
         }
-        self.keep(target, &values)?;
-        self.ground.own(path, target.mode)?;
+        self.keep_chunks(target, &values)?;
+        self.ground.set_mode_and_owner(path, target.mode)?;
         self.placed.fetch_add(kept, Ordering::Relaxed);
         self.reused.fetch_add(kept, Ordering::Relaxed);
         Ok(())
     }
 
-    fn keep(&self, target: &TargetFile, values: &[(usize, [u8; 32])]) -> Result<(), PlacementError> {
+    fn keep_chunks(&self, target: &TargetFile, values: &[(usize, [u8; 32])]) -> Result<(), PlacementError> {
         if values.is_empty() {
             return Ok(());
         }
         let mut written = target.lock();
         written.kept.resize(target.pieces as usize, false);
         for (place, _) in values {
-            *written.kept.get_mut(*place).ok_or_else(|| target.differs())? = true;
+            *written.kept.get_mut(*place).ok_or_else(|| target.differs_error())? = true;
         }
         drop(written);
-        target.take(values)
+        target.record_chunks(values)
     }
 
     /// Bytes that were in their places already.

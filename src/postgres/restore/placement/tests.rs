@@ -8,20 +8,20 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{CONTROL, CONTROL_STAGED, Placement, PlacementError};
+use super::{PG_CONTROL_PATH, Placement, PlacementError, STAGED_PG_CONTROL_NAME};
 use crate::base::clock::SystemClock;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{
-    CHUNK, ChunkNamer, ChunkSubtreeHash, PackBuilder, PackId, file_hash, pack_binding, value,
+    CHUNK_BYTES, ChunkNamer, ChunkSubtreeHash, PackBuilder, PackId, chunk_subtree_hash, file_hash, pack_binding,
 };
 use crate::postgres::archive::manifest::{
-    BackupSummary, EntryContent, FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestTablespace,
+    BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestTablespace,
 };
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::{PgControl, RequiredSettings};
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::restore::destination::{CheckedDestination, Destination, DestinationError, MARKER};
+use crate::postgres::restore::destination::{CheckedDestination, Destination, DestinationError, RESTORE_MARKER};
 use crate::vault::repository::RepositoryOptions;
 use crate::vault::seal::CompressionLevel;
 use crate::vault::{RepositoryLocation, Vault, VaultSettings};
@@ -50,7 +50,7 @@ async fn archive(root: &Path) -> Arc<Archive> {
 
 fn summary(tablespaces: Vec<ManifestTablespace>, namer: &ChunkNamer, logical_bytes: u64) -> BackupSummary {
     BackupSummary {
-        format: FORMAT,
+        format: MANIFEST_FORMAT,
         label: "20261122T020000Z-F".into(),
         system_id: SystemId::new(7),
         server_version: "15.20".into(),
@@ -91,7 +91,7 @@ impl Stored {
     /// several, and the chunks of one are not in the order of the file.
     async fn make() -> Stored {
         let root = tempfile::tempdir().unwrap();
-        let chunk = CHUNK as usize;
+        let chunk = CHUNK_BYTES as usize;
         let large = noise(5 * chunk + 17, 1);
         let files: BTreeMap<PathBuf, Vec<u8>> = [
             ("PG_VERSION", b"15\n".to_vec()),
@@ -124,7 +124,7 @@ impl Stored {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let spaces =
             vec![ManifestTablespace { oid: 16_400, location: root.path().join("old").to_string_lossy().into_owned() }];
-        let namer = ChunkNamer::current(archive.vault().protection());
+        let namer = ChunkNamer::for_current_key(archive.vault().protection());
         let total = files.values().map(|content| content.len() as u64).sum();
         let summary = summary(spaces, &namer, total);
         let manifest =
@@ -138,7 +138,7 @@ impl Stored {
             mapping: vec![(self.root.path().join("old"), self.root.path().join(format!("{name}-space")))],
         };
         let ground =
-            CheckedDestination::survey(&destination, &self.manifest.summary.tablespaces, &self.manifest.entries)?;
+            CheckedDestination::check(&destination, &self.manifest.summary.tablespaces, &self.manifest.entries)?;
         Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
     }
 
@@ -154,13 +154,15 @@ async fn store(
     archive: &Archive,
     files: &BTreeMap<PathBuf, Vec<u8>>,
 ) -> (Vec<PackId>, Vec<ManifestChunk>, Vec<ManifestEntry>) {
-    let namer = ChunkNamer::current(archive.vault().protection());
+    let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let (mut packs, mut chunks, mut entries) = (Vec::new(), Vec::<ManifestChunk>::new(), Vec::new());
     let mut builder = PackBuilder::new().unwrap();
     for (path, content) in files {
-        let parts: Vec<&[u8]> = content.chunks(CHUNK as usize).collect();
-        let values: Vec<ChunkSubtreeHash> =
-            (0..).zip(&parts).map(|(n, part)| value(&[part], n * u64::from(CHUNK), content.len() as u64)).collect();
+        let parts: Vec<&[u8]> = content.chunks(CHUNK_BYTES as usize).collect();
+        let values: Vec<ChunkSubtreeHash> = (0..)
+            .zip(&parts)
+            .map(|(n, part)| chunk_subtree_hash(&[part], n * u64::from(CHUNK_BYTES), content.len() as u64))
+            .collect();
         let mut numbers = vec![0; parts.len()];
         for (n, part) in parts.iter().enumerate().rev() {
             let name = namer.name(&values[n]);
@@ -171,7 +173,7 @@ async fn store(
                 let len = u32::try_from(part.len()).unwrap();
                 chunks.push(ManifestChunk { name, pack: u32::try_from(packs.len()).unwrap(), offset, len });
             }
-            if builder.len() >= 3 * CHUNK as usize {
+            if builder.len() >= 3 * CHUNK_BYTES as usize {
                 packs.push(put(archive, std::mem::replace(&mut builder, PackBuilder::new().unwrap())).await);
             }
         }
@@ -193,13 +195,13 @@ async fn put(archive: &Archive, builder: PackBuilder) -> PackId {
 async fn every_file_is_where_it_belongs_and_pg_control_comes_last() {
     let stored = Stored::make().await;
     let placement = stored.place("data").unwrap();
-    placement.lay_out().unwrap();
-    placement.fill(&stored.archive).await.unwrap();
+    placement.create_layout().unwrap();
+    placement.write_packs(&stored.archive).await.unwrap();
     let global = stored.root.path().join("data/global");
-    assert!(!global.join("pg_control").exists() && global.join(CONTROL_STAGED).exists());
-    assert!(stored.root.path().join("data").join(MARKER).exists());
+    assert!(!global.join("pg_control").exists() && global.join(STAGED_PG_CONTROL_NAME).exists());
+    assert!(stored.root.path().join("data").join(RESTORE_MARKER).exists());
     assert_eq!(placement.read_placed("postgresql.auto.conf").unwrap(), "work_mem = '8MB'\n");
-    placement.write_beside("backup_label", b"label").unwrap();
+    placement.write_extra_file("backup_label", b"label").unwrap();
     placement.finish().unwrap();
 
     for (path, content) in stored.files.iter().filter(|(path, _)| *path != Path::new("standby.signal")) {
@@ -208,8 +210,8 @@ async fn every_file_is_where_it_belongs_and_pg_control_comes_last() {
         assert_eq!(restored.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
     }
     assert!(!stored.restored("data", Path::new("standby.signal")).exists(), "it would make the server a standby");
-    assert!(!stored.root.path().join("data").join(MARKER).exists());
-    assert!(!global.join(CONTROL_STAGED).exists());
+    assert!(!stored.root.path().join("data").join(RESTORE_MARKER).exists());
+    assert!(!global.join(STAGED_PG_CONTROL_NAME).exists());
     let link = fs::read_link(stored.root.path().join("data/pg_tblspc/16400")).unwrap();
     assert!(link.ends_with("data-space"), "{}", link.display());
     assert_eq!(placement.placed(), stored.manifest.summary.logical_bytes);
@@ -232,18 +234,18 @@ async fn a_pack_that_is_damaged_or_gone_stops_the_restore_before_it_could_be_sta
             fs::write(&object, bytes).unwrap();
         }
         let placement = stored.place("data").unwrap();
-        placement.lay_out().unwrap();
-        let error = placement.fill(&stored.archive).await.unwrap_err();
+        placement.create_layout().unwrap();
+        let error = placement.write_packs(&stored.archive).await.unwrap_err();
         let right = if gone {
             matches!(error, PlacementError::PackMissing(_))
         } else {
             matches!(error, PlacementError::Archive(_))
         };
         assert!(right, "{error}");
-        assert!(matches!(placement.finish(), Err(PlacementError::Differs { .. })), "not every file is whole");
-        assert!(!stored.root.path().join("data").join(CONTROL).exists());
+        assert!(matches!(placement.finish(), Err(PlacementError::HashDiffers { .. })), "not every file is whole");
+        assert!(!stored.root.path().join("data").join(PG_CONTROL_PATH).exists());
         let again = stored.place("data").unwrap_err();
-        assert!(matches!(again, PlacementError::Ground(DestinationError::Unfinished { .. })), "{again}");
+        assert!(matches!(again, PlacementError::Destination(DestinationError::UnfinishedRestore { .. })), "{again}");
     }
 }
 
@@ -255,9 +257,9 @@ async fn a_file_that_does_not_come_out_as_its_hash_says_is_refused() {
     // Two whole chunks in each other's place: each is authentic, the file is not.
     chunks.swap(0, 1);
     let placement = stored.place("data").unwrap();
-    placement.lay_out().unwrap();
-    let error = placement.fill(&stored.archive).await.unwrap_err();
-    assert!(matches!(&error, PlacementError::Differs { path } if path.ends_with("base/5/1")), "{error}");
+    placement.create_layout().unwrap();
+    let error = placement.write_packs(&stored.archive).await.unwrap_err();
+    assert!(matches!(&error, PlacementError::HashDiffers { path } if path.ends_with("base/5/1")), "{error}");
 }
 
 #[tokio::test]
@@ -302,15 +304,15 @@ impl Stored {
 
     fn over(&self, name: &str) -> Result<Arc<Placement>, PlacementError> {
         let ground =
-            CheckedDestination::survey_existing(&self.destination(name), &self.manifest)?.expect("something is there");
+            CheckedDestination::check_existing(&self.destination(name), &self.manifest)?.expect("something is there");
         Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
     }
 
     async fn plainly(&self, name: &str) {
         let placement = self.place(name).unwrap();
-        placement.lay_out().unwrap();
-        placement.fill(&self.archive).await.unwrap();
-        placement.write_beside("backup_label", b"label").unwrap();
+        placement.create_layout().unwrap();
+        placement.write_packs(&self.archive).await.unwrap();
+        placement.write_extra_file("backup_label", b"label").unwrap();
         placement.finish().unwrap();
     }
 
@@ -320,14 +322,14 @@ impl Stored {
         let (data, outside) = (self.root.path().join(name), self.root.path().join(format!("{name}-outside")));
         fs::create_dir(&outside).unwrap();
         for file in ["file", "wal", "linked"] {
-            fs::write(outside.join(file), noise(CHUNK as usize, 3)).unwrap();
+            fs::write(outside.join(file), noise(CHUNK_BYTES as usize, 3)).unwrap();
         }
-        fs::write(outside.join("linked"), vec![9; CHUNK as usize]).unwrap();
+        fs::write(outside.join("linked"), vec![9; CHUNK_BYTES as usize]).unwrap();
         let mut large = fs::read(data.join("base/5/1")).unwrap();
-        large[3 * CHUNK as usize + 5] ^= 1;
+        large[3 * CHUNK_BYTES as usize + 5] ^= 1;
         fs::write(data.join("base/5/1"), &large).unwrap();
         let cut = fs::read(data.join("base/5/2")).unwrap();
-        fs::write(data.join("base/5/2"), &cut[..CHUNK as usize + 9]).unwrap();
+        fs::write(data.join("base/5/2"), &cut[..CHUNK_BYTES as usize + 9]).unwrap();
         // A file that is also another's: writing into it would change that.
         fs::remove_file(data.join("base/5/3")).unwrap();
         fs::hard_link(outside.join("linked"), data.join("base/5/3")).unwrap();
@@ -354,19 +356,19 @@ impl Stored {
     /// The first so many steps of a restore over what is there.
     async fn steps(&self, placement: &Arc<Placement>, killed_after: u32, data: &Path) {
         if killed_after > 0 {
-            placement.mark(true).unwrap();
+            placement.create_marker(true).unwrap();
         }
         if killed_after > 1 {
-            crate::postgres::restore::delta::disarm(data).unwrap();
+            crate::postgres::restore::delta::make_unstartable(data).unwrap();
         }
         if killed_after > 2 {
-            placement.take_over().unwrap();
+            placement.take_over_directory().unwrap();
         }
         if killed_after > 3 {
-            placement.lay_out().unwrap();
+            placement.create_layout().unwrap();
         }
         if killed_after > 4 {
-            placement.reuse(&self.archive).await.unwrap();
+            placement.reuse_existing(&self.archive).await.unwrap();
         }
         if killed_after == 6 {
             let (key, _) = pack_binding(self.archive.layout(), self.manifest.packs[1]).unwrap();
@@ -374,12 +376,12 @@ impl Stored {
                 (self.root.path().join("repository").join(key.as_str()), self.root.path().join("aside"));
             fs::copy(&pack, &aside).unwrap();
             fs::remove_file(&pack).unwrap();
-            placement.fill(&self.archive).await.unwrap_err();
+            placement.write_packs(&self.archive).await.unwrap_err();
             assert!(placement.finish().is_err());
             fs::copy(aside, &pack).unwrap();
         }
         if killed_after > 6 {
-            placement.fill(&self.archive).await.unwrap();
+            placement.write_packs(&self.archive).await.unwrap();
         }
     }
 }
@@ -399,24 +401,24 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
         stored.steps(&placement, killed_after, &data).await;
         if killed_after < 2 {
             let mut now = tree(&data);
-            now.remove(Path::new(MARKER));
+            now.remove(Path::new(RESTORE_MARKER));
             assert_eq!(now, before, "it is as it was");
         } else {
-            assert!(!data.join(CONTROL).exists(), "killed after {killed_after}, it could be started");
+            assert!(!data.join(PG_CONTROL_PATH).exists(), "killed after {killed_after}, it could be started");
         }
         if killed_after > 0 {
-            let busy = stored.over(&name).unwrap().take_over().unwrap_err();
-            assert!(matches!(busy, PlacementError::Ground(DestinationError::Busy { .. })), "{busy}");
+            let busy = stored.over(&name).unwrap().take_over_directory().unwrap_err();
+            assert!(matches!(busy, PlacementError::Destination(DestinationError::Busy { .. })), "{busy}");
         }
         drop(placement);
 
         let placement = stored.over(&name).unwrap();
-        placement.take_over().unwrap();
-        placement.lay_out().unwrap();
-        placement.reuse(&stored.archive).await.unwrap();
+        placement.take_over_directory().unwrap();
+        placement.create_layout().unwrap();
+        placement.reuse_existing(&stored.archive).await.unwrap();
         let reused = placement.reused();
-        placement.fill(&stored.archive).await.unwrap();
-        placement.write_beside("backup_label", b"label").unwrap();
+        placement.write_packs(&stored.archive).await.unwrap();
+        placement.write_extra_file("backup_label", b"label").unwrap();
         placement.finish().unwrap();
         let link = data.join("pg_tblspc/16400");
         let mut done = tree(&data);
@@ -429,7 +431,7 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
         assert_eq!(tree(&at(&format!("{name}-outside"))), outside, "no link was followed");
         assert_eq!(placement.placed(), stored.manifest.summary.logical_bytes);
         // Four whole chunks and the rest of one file, one of another, pg_control and auto.conf are there from the start.
-        let least = 5 * u64::from(CHUNK) + 17;
+        let least = 5 * u64::from(CHUNK_BYTES) + 17;
         assert!(reused > least && reused < stored.manifest.summary.logical_bytes || killed_after > 5, "{reused}");
         if killed_after == 7 {
             assert_eq!(reused, stored.manifest.summary.logical_bytes, "all was fetched before");
@@ -446,7 +448,7 @@ async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
         assert_eq!(tree(&stored.root.path().join(name)), before);
         error.to_string()
     };
-    let survey = |name: &str| CheckedDestination::survey_existing(&stored.destination(name), &stored.manifest).unwrap();
+    let survey = |name: &str| CheckedDestination::check_existing(&stored.destination(name), &stored.manifest).unwrap();
     assert!(survey("absent").is_none());
     let other = stored.root.path().join("other");
     fs::create_dir(&other).unwrap();

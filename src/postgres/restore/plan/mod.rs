@@ -17,10 +17,10 @@ use crate::postgres::wal::event::{TransactionEnd, Xid};
 
 use super::RestoreError;
 use super::archived_log::{ArchivedLog, CreatedTablespace, ReplayChain, ReplayObstacle};
-use super::resolve_target::{RecoveryStop, ResolvedTarget, aim};
+use super::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use super::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
 use crate::base::restore_estimate::{RestoreEstimator, RestoreWork};
-use unreachable::{UnreachableTarget, hindered, near_before, no_backup, past_end, unreachable_plan};
+use unreachable::{UnreachableTarget, blocked_by, nearest_before, no_backup, past_end_of_archive, unreachable_plan};
 
 /// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
 /// segment holds a second's work of a busy server.
@@ -175,8 +175,8 @@ impl RestorePlan {
 
     /// Whether it goes to another point than was asked for, which [`RestorePlan::reason`] says.
     #[must_use]
-    pub fn goes_elsewhere(&self) -> bool {
-        self.reachable && self.reason.ends_with(ELSEWHERE)
+    pub fn reaches_other_point(&self) -> bool {
+        self.reachable && self.reason.ends_with(OTHER_POINT_SUFFIX)
     }
 
     /// When the last commit was, if all that is known against the time that was asked for is that nothing has been committed since.
@@ -188,24 +188,24 @@ impl RestorePlan {
 
     /// The same for a machine on which it cannot be carried out, and why.
     #[must_use]
-    pub fn prevented_by(self, why: &dyn std::fmt::Display) -> RestorePlan {
+    pub fn made_unreachable(self, why: &dyn std::fmt::Display) -> RestorePlan {
         RestorePlan { reachable: false, reason: format!("{}, but not there: {why}", self.reason), stop: None, ..self }
     }
 
     /// The same with the time estimated from what this machine has measured.
     #[must_use]
-    pub fn paced(self, pace: &RestoreEstimator) -> RestorePlan {
-        let estimated_seconds = if self.reachable { pace.seconds(&self.work()) } else { 0 };
+    pub fn with_estimate(self, pace: &RestoreEstimator) -> RestorePlan {
+        let estimated_seconds = if self.reachable { pace.estimated_seconds(&self.work()) } else { 0 };
         RestorePlan { estimated_seconds, estimated_from_restores: pace.restores(), ..self }
     }
 
     /// The same for a place with this many bytes free, which may not be enough.
     #[must_use]
-    pub fn placed_where(self, free_bytes: u64, segment: SegmentSize) -> RestorePlan {
+    pub fn with_free_space(self, free_bytes: u64, segment: SegmentSize) -> RestorePlan {
         if !self.reachable {
             return self;
         }
-        let needed_bytes = self.file_bytes.saturating_add(segment.get().saturating_mul(SEGMENTS_AT_A_TIME));
+        let needed_bytes = self.file_bytes.saturating_add(segment.get().saturating_mul(SEGMENTS_DURING_REPLAY));
         let room = DiskRequirement { needed_bytes, free_bytes };
         if room.is_enough() {
             return RestorePlan { room: Some(room), ..self };
@@ -217,10 +217,10 @@ impl RestorePlan {
 }
 
 /// How the reason of a plan ends that goes to another point than was asked for.
-const ELSEWHERE: &str = "; going to the newest point before it";
+const OTHER_POINT_SUFFIX: &str = "; going to the newest point before it";
 
 /// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new timeline.
-const SEGMENTS_AT_A_TIME: u64 = 4;
+const SEGMENTS_DURING_REPLAY: u64 = 4;
 
 /// A backup and the way along which it would be replayed.
 struct BackupCandidate<'a> {
@@ -241,17 +241,17 @@ struct ProvedStop<'a> {
 /// # Errors
 /// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no error but a plan
 /// that says so.
-pub fn plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
-    let candidates = candidates(world, request)?;
-    let outcome = seek(world, request, &candidates)?;
+pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
+    let candidates = backup_candidates(world, request)?;
+    let outcome = prove_first(world, request, &candidates)?;
     match outcome {
-        Ok(proof) => proved(world, request, &proof, format!("{} can be reached", request.target())),
+        Ok(proof) => reachable_plan(world, request, &proof, format!("{} can be reached", request.target())),
         Err(failure) => {
-            let near = near_before(world, &failure, &candidates)?;
+            let near = nearest_before(world, &failure, &candidates)?;
             match near {
                 Some(proof) if request.nearest => {
-                    let reason = format!("{}{ELSEWHERE}", failure.reason);
-                    proved(world, request, &proof, reason)
+                    let reason = format!("{}{OTHER_POINT_SUFFIX}", failure.reason);
+                    reachable_plan(world, request, &proof, reason)
                 }
                 near => unreachable_plan(world, request, &candidates, failure, near),
             }
@@ -269,7 +269,7 @@ fn history_of(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelineHist
 
 /// The way to a timeline, and how it goes on in the first segments of those that left it.
 fn path_to(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelinePath, RestoreError> {
-    Ok(history_of(world, timeline)?.path().left_by(world.histories))
+    Ok(history_of(world, timeline)?.path().with_departures(world.histories))
 }
 
 /// The timeline followed where the choice does not depend on the backup; else the newest.
@@ -283,7 +283,10 @@ fn chosen_timeline(world: PlanInput<'_>, request: &RestoreRequest) -> Result<Tim
 }
 
 /// The backups that can be replayed along the chosen timeline, newest first.
-fn candidates<'a>(world: PlanInput<'a>, request: &RestoreRequest) -> Result<Vec<BackupCandidate<'a>>, RestoreError> {
+fn backup_candidates<'a>(
+    world: PlanInput<'a>,
+    request: &RestoreRequest,
+) -> Result<Vec<BackupCandidate<'a>>, RestoreError> {
     if let Some(label) = &request.backup
         && !world.bases.iter().any(|base| base.label == *label)
     {
@@ -305,7 +308,7 @@ fn candidates<'a>(world: PlanInput<'a>, request: &RestoreRequest) -> Result<Vec<
 }
 
 /// Tries the backups, newest first, and proves the first from which PostgreSQL would stop at a consistent point.
-fn seek<'a>(
+fn prove_first<'a>(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     candidates: &'a [BackupCandidate<'a>],
@@ -313,7 +316,7 @@ fn seek<'a>(
     let mut too_new = None;
     for candidate in candidates {
         let aimed = match request.target() {
-            RecoveryTarget::Latest => match newest_point(world, candidate)? {
+            RecoveryTarget::Latest => match newest_reachable(world, candidate)? {
                 Some(proof) => return Ok(Ok(proof)),
                 None => continue,
             },
@@ -325,18 +328,17 @@ fn seek<'a>(
                     too_new = Some((stop, candidate));
                     continue;
                 }
-                None => aim(world.facts, &candidate.path, request, look_back(world, candidate.base))?,
+                None => resolve_target(world.facts, &candidate.path, request, search_start(world, candidate.base))?,
             },
-            _ => aim(world.facts, &candidate.path, request, candidate.base.start)?,
+            _ => resolve_target(world.facts, &candidate.path, request, candidate.base.start)?,
         };
         match aimed {
             ResolvedTarget::At { stop, until } if is_consistent(stop, until, candidate.base) => {
-                return Ok(
-                    prove(world, candidate, stop, until)?.map_err(|obstacle| hindered(candidate, stop, &obstacle))
-                );
+                return Ok(prove_stop(world, candidate, stop, until)?
+                    .map_err(|obstacle| blocked_by(candidate, stop, &obstacle)));
             }
             ResolvedTarget::At { stop, .. } => too_new = Some((stop, candidate)),
-            ResolvedTarget::PastEnd => return Ok(Err(past_end(world, request, candidate)?)),
+            ResolvedTarget::PastEnd => return Ok(Err(past_end_of_archive(world, request, candidate)?)),
             ResolvedTarget::Absent => {}
         }
     }
@@ -362,7 +364,7 @@ fn first_commit_too_late(
 
 /// Where the search for a time begins: somewhat before the backup, since sessions that commit together get their times in one order and their places
 /// in another. Not from the very beginning of the log, where a clock that once was ahead would hide everything after it.
-fn look_back(world: PlanInput<'_>, base: &PlanBackup) -> Lsn {
+fn search_start(world: PlanInput<'_>, base: &PlanBackup) -> Lsn {
     let size = world.facts.segment_size();
     Lsn::new(base.start.get().saturating_sub(LOOK_BACK_SEGMENTS.saturating_mul(size.get())))
 }
@@ -376,15 +378,15 @@ fn is_consistent(stop: RecoveryStop, until: Lsn, base: &PlanBackup) -> bool {
     }
 }
 
-fn prove<'a>(
+fn prove_stop<'a>(
     world: PlanInput<'_>,
     candidate: &'a BackupCandidate<'a>,
     stop: RecoveryStop,
     until: Lsn,
 ) -> Result<Result<ProvedStop<'a>, ReplayObstacle>, RestoreError> {
     let (path, start) = (&candidate.path, candidate.base.start);
-    let chain = world.facts.chain(path, start, Some(until))?;
-    let demands = world.facts.demands(path, start, until)?;
+    let chain = world.facts.replay_chain(path, start, Some(until))?;
+    let demands = world.facts.wal_requirements(path, start, until)?;
     let minimal = demands.minimal_at.map(|at| ReplayObstacle {
         timeline: path.timeline_at(at),
         from: at,
@@ -393,7 +395,7 @@ fn prove<'a>(
     });
     let mut obstacles: Vec<ReplayObstacle> = chain.obstacle.iter().cloned().chain(minimal).collect();
     if obstacles.is_empty() {
-        obstacles.extend(world.facts.unreadable(path, start, until)?);
+        obstacles.extend(world.facts.unreadable_end(path, start, until)?);
     }
     let first = obstacles.into_iter().min_by_key(|obstacle| obstacle.from);
     Ok(match first {
@@ -403,14 +405,14 @@ fn prove<'a>(
 }
 
 /// The last record that can be reached from a backup, or its own end. `None` if not even that can be.
-fn newest_point<'a>(
+fn newest_reachable<'a>(
     world: PlanInput<'_>,
     candidate: &'a BackupCandidate<'a>,
 ) -> Result<Option<ProvedStop<'a>>, RestoreError> {
     let BackupCandidate { base, path } = candidate;
-    let mut chain = world.facts.chain(path, base.start, None)?;
-    if let Some(at) = world.facts.demands(path, base.start, chain.end)?.minimal_at {
-        chain = world.facts.chain(path, base.start, Some(at))?;
+    let mut chain = world.facts.replay_chain(path, base.start, None)?;
+    if let Some(at) = world.facts.wal_requirements(path, base.start, chain.end)?.minimal_at {
+        chain = world.facts.replay_chain(path, base.start, Some(at))?;
     }
     if chain.end < base.stop {
         return Ok(None);
@@ -420,18 +422,18 @@ fn newest_point<'a>(
     Ok(Some(ProvedStop { candidate, stop, until: chain.end, chain }))
 }
 
-fn proved(
+fn reachable_plan(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     proof: &ProvedStop<'_>,
     reason: String,
 ) -> Result<RestorePlan, RestoreError> {
     let (BackupCandidate { base, path }, facts) = (proof.candidate, world.facts);
-    let demands = facts.demands(path, base.start, proof.until)?;
-    let (last, next) = commits_beside(world, path, proof.stop)?;
-    let tablespaces_made = facts.tablespaces(path, base.start, proof.stop.replayed_below())?;
-    let mut notes = other_timelines::notes(world, path)?;
-    notes.extend(tablespaces_made.iter().map(will_be_made));
+    let demands = facts.wal_requirements(path, base.start, proof.until)?;
+    let (last, next) = commits_around(world, path, proof.stop)?;
+    let tablespaces_made = facts.created_tablespaces(path, base.start, proof.stop.replayed_below())?;
+    let mut notes = other_timelines::other_timeline_notes(world, path)?;
+    notes.extend(tablespaces_made.iter().map(created_tablespace_note));
     let plan = RestorePlan {
         cluster: world.cluster.to_owned(),
         target: request.target().clone(),
@@ -458,17 +460,17 @@ fn proved(
         notes,
         stop: Some(proof.stop),
     };
-    Ok(plan.paced(&RestoreEstimator::default()))
+    Ok(plan.with_estimate(&RestoreEstimator::default()))
 }
 
-fn will_be_made(made: &CreatedTablespace) -> String {
+fn created_tablespace_note(made: &CreatedTablespace) -> String {
     let CreatedTablespace { lsn, tablespace, location, .. } = made;
     format!(
         "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, mapped or not, so that must be empty or new where this is restored"
     )
 }
 
-fn commits_beside(
+fn commits_around(
     world: PlanInput<'_>,
     path: &TimelinePath,
     stop: RecoveryStop,
@@ -484,7 +486,7 @@ fn commits_beside(
 fn hole_follows(facts: &dyn ArchivedLog, path: &TimelinePath, until: Lsn) -> Result<bool, RestoreError> {
     let size = facts.segment_size();
     let next_end = size.segment_of(until).next().end(size);
-    match facts.chain(path, until, Some(next_end))?.obstacle {
+    match facts.replay_chain(path, until, Some(next_end))?.obstacle {
         Some(obstacle) => Ok(facts.record_from(path, obstacle.to)?.is_some()),
         None => Ok(false),
     }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{PlanBackup, PlanInput, RestorePlan, plan};
+use super::{PlanBackup, PlanInput, RestorePlan, make_plan};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
@@ -102,7 +102,7 @@ impl ArchivedLog for Log {
         Ok(self.endings(from).find(|ending| ending.kind.is_commit()))
     }
 
-    fn chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
+    fn replay_chain(&self, path: &TimelinePath, from: Lsn, to: Option<Lsn>) -> Result<ReplayChain, RestoreError> {
         let end = to.unwrap_or(Lsn::MAX).min(self.end());
         let hole = self.missing.iter().find(|(begin, stop)| *begin < end && from < *stop).copied();
         let past = to.filter(|to| *to > self.end()).map(|to| (self.end(), to));
@@ -116,7 +116,7 @@ impl ArchivedLog for Log {
         Ok(ReplayChain { end, segments: 1, records: 1, bytes: end.bytes_since(from), obstacle })
     }
 
-    fn demands(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
+    fn wal_requirements(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<WalRequirements, RestoreError> {
         let mut demands = WalRequirements::default();
         for (lsn, what) in self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to) {
             match what {
@@ -131,7 +131,12 @@ impl ArchivedLog for Log {
         Ok(demands)
     }
 
-    fn tablespaces(&self, _: &TimelinePath, from: Lsn, to: Lsn) -> Result<Vec<CreatedTablespace>, RestoreError> {
+    fn created_tablespaces(
+        &self,
+        _: &TimelinePath,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Vec<CreatedTablespace>, RestoreError> {
         let within = self.records.iter().filter(|(lsn, _)| *lsn >= from && *lsn < to);
         let made = |(lsn, what): &(Lsn, What)| match what {
             What::Tablespace(tablespace) => {
@@ -143,7 +148,7 @@ impl ArchivedLog for Log {
         Ok(within.filter_map(made).collect())
     }
 
-    fn unreadable(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
+    fn unreadable_end(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> Result<Option<ReplayObstacle>, RestoreError> {
         let sealed = self.no_key.filter(|lsn| *lsn == from || span(*lsn).end == to);
         let timeline = path.timeline_at(from);
         Ok(sealed.map(|lsn| ReplayObstacle { timeline, from: lsn, to, why: "its key is gone".to_owned() }))
@@ -178,7 +183,7 @@ fn ask(log: &Log, bases: &[PlanBackup], target: RecoveryTarget, exclusive: bool)
 }
 
 fn asked(log: &Log, bases: &[PlanBackup], request: &RestoreRequest) -> RestorePlan {
-    plan(PlanInput { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
+    make_plan(PlanInput { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
 }
 
 fn time(micros: i64) -> RecoveryTarget {
@@ -237,7 +242,7 @@ fn a_time_after_the_last_ending_is_said_at_once_and_the_newest_point_offered() {
     assert_eq!(near.options, "--target-lsn 0/800000 --target-timeline 1");
     let plan = asked(&log, &bases, &nearest(time(600)));
     assert_eq!((plan.reachable, plan.stop), (true, Some(RecoveryStop::After(at(8)))));
-    assert!(plan.goes_elsewhere() && !asked(&log, &bases, &nearest(time(599))).goes_elsewhere());
+    assert!(plan.reaches_other_point() && !asked(&log, &bases, &nearest(time(599))).reaches_other_point());
 }
 
 #[test]
@@ -349,7 +354,7 @@ fn the_base_is_the_newest_that_is_consistent_before_the_stop() {
     assert_eq!(asked(&log, &bases, &forced).backup.as_deref(), Some("a"));
     let unknown = RestoreRequest::new(RecoveryTarget::Latest, false).unwrap().from_backup(Some("z".into()));
     let world = PlanInput { cluster: "main", bases: &bases, histories: &[], facts: &log };
-    assert!(matches!(plan(world, &unknown), Err(RestoreError::UnknownBackup { .. })));
+    assert!(matches!(make_plan(world, &unknown), Err(RestoreError::UnknownBackup { .. })));
 }
 
 #[test]
@@ -426,9 +431,9 @@ fn a_place_without_room_is_no_place() {
     let (log, bases) = (busy(), [base("a", 1, 2)]);
     let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(4)), false);
     let (size, needed) = (SegmentSize::new(1 << 20).unwrap(), (1 << 30) + (4 << 20));
-    let tight = plan.clone().placed_where(needed, size);
+    let tight = plan.clone().with_free_space(needed, size);
     assert!(tight.reachable && tight.room.unwrap().is_enough());
-    let full = plan.placed_where(needed - 1, size);
+    let full = plan.with_free_space(needed - 1, size);
     assert!(!full.reachable && full.reason.contains("are free"), "{}", full.reason);
 }
 
@@ -440,16 +445,16 @@ fn only_backups_on_the_way_to_the_timeline_count() {
     let bases = [base("a", 1, 2), ahead.clone()];
     let world = PlanInput { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
     let on = |timeline| RestoreRequest::new(RecoveryTarget::Lsn(at(7)), false).unwrap().on_timeline(timeline);
-    let latest = plan(world, &on(TargetTimeline::Latest)).unwrap();
+    let latest = make_plan(world, &on(TargetTimeline::Latest)).unwrap();
     assert_eq!((latest.timeline, latest.backup.as_deref()), (tli(2), Some("a")), "the other is after the fork");
-    let first = plan(world, &on(TargetTimeline::Id(tli(1)))).unwrap();
+    let first = make_plan(world, &on(TargetTimeline::Id(tli(1)))).unwrap();
     assert_eq!((first.timeline, first.backup.as_deref()), (tli(1), Some("ahead")));
-    let current = plan(world, &on(TargetTimeline::Current)).unwrap();
+    let current = make_plan(world, &on(TargetTimeline::Current)).unwrap();
     assert_eq!((current.timeline, current.backup.as_deref()), (tli(1), Some("ahead")));
-    let unknown = plan(world, &on(TargetTimeline::Id(tli(7))));
+    let unknown = make_plan(world, &on(TargetTimeline::Id(tli(7))));
     assert!(matches!(unknown, Err(RestoreError::UnknownTimeline { .. })), "{unknown:?}");
     let lonely = PlanInput { bases: std::slice::from_ref(&ahead), ..world };
-    let none = plan(lonely, &on(TargetTimeline::Latest)).unwrap();
+    let none = make_plan(lonely, &on(TargetTimeline::Latest)).unwrap();
     assert!(none.reason.contains("no backup lies on the way to timeline 2"), "{}", none.reason);
 }
 
@@ -460,12 +465,12 @@ fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
     let bases = [base("a", 1, 2)];
     let world = PlanInput { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
     let on = |timeline| RestoreRequest::new(RecoveryTarget::Lsn(at(7)), false).unwrap().on_timeline(timeline);
-    let latest = plan(world, &on(TargetTimeline::Latest)).unwrap();
+    let latest = make_plan(world, &on(TargetTimeline::Latest)).unwrap();
     let [note] = latest.notes.as_slice() else { panic!("{:?}", latest.notes) };
     assert!(note.contains("timeline 1 has commits") && note.contains("from 0/400000 on"), "{note}");
     assert!(note.contains("--target-timeline 1"), "{note}");
     let alone = PlanInput { histories: &[], ..world };
-    assert!(plan(alone, &on(TargetTimeline::Latest)).unwrap().notes.is_empty());
+    assert!(make_plan(alone, &on(TargetTimeline::Latest)).unwrap().notes.is_empty());
 }
 
 #[test]

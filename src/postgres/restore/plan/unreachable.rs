@@ -2,15 +2,15 @@
 
 use super::other_timelines;
 use super::{
-    BackupCandidate, PlanInput, ProvedStop, ReachablePoint, RestorePlan, chosen_timeline, commits_beside, newest_point,
-    path_to, prove,
+    BackupCandidate, PlanInput, ProvedStop, ReachablePoint, RestorePlan, chosen_timeline, commits_around,
+    newest_reachable, path_to, prove_stop,
 };
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::restore::RestoreError;
 use crate::postgres::restore::archived_log::ReplayObstacle;
-use crate::postgres::restore::resolve_target::{RecoveryStop, ResolvedTarget, aim};
+use crate::postgres::restore::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 
 /// Why there is no proof, and from which candidate on a nearer point may be sought.
@@ -24,7 +24,7 @@ pub(super) struct UnreachableTarget<'a> {
 }
 
 /// Something in the log stands before the target.
-pub(super) fn hindered<'a>(
+pub(super) fn blocked_by<'a>(
     candidate: &'a BackupCandidate<'a>,
     stop: RecoveryStop,
     obstacle: &ReplayObstacle,
@@ -39,7 +39,7 @@ pub(super) fn hindered<'a>(
 }
 
 /// The target is after all that is archived.
-pub(super) fn past_end<'a>(
+pub(super) fn past_end_of_archive<'a>(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     candidate: &'a BackupCandidate<'a>,
@@ -55,7 +55,7 @@ pub(super) fn past_end<'a>(
         ),
         target => format!("{target} is after the end of what is archived on timeline {timeline}; {newest}"),
     };
-    if let Some(elsewhere) = other_timelines::elsewhere(world, request, &candidate.path)? {
+    if let Some(elsewhere) = other_timelines::target_on_other_timeline(world, request, &candidate.path)? {
         reason = format!("{reason}; {elsewhere}");
     }
     Ok(UnreachableTarget { reason, aimed: None, near: Some(candidate), beyond: None })
@@ -75,7 +75,7 @@ pub(super) fn no_backup<'a>(
         None => path_to(world, chosen_timeline(world, request)?)?,
     };
     // From whatever log there is, so that it is known what a backup would have to come before.
-    let stop = match aim(world.facts, &path, request, Lsn::INVALID)? {
+    let stop = match resolve_target(world.facts, &path, request, Lsn::INVALID)? {
         ResolvedTarget::At { stop, .. } => Some(stop),
         ResolvedTarget::PastEnd | ResolvedTarget::Absent => too_new.map(|(stop, _)| stop),
     };
@@ -91,7 +91,7 @@ pub(super) fn no_backup<'a>(
             oldest.base.label, oldest.base.started_at
         ),
         (_, None) => without_candidates(world, request, &path)?,
-        (None, Some(_)) => not_found(world, request, &path)?,
+        (None, Some(_)) => target_not_found(world, request, &path)?,
     };
     let beyond = stop.filter(|_| !candidates.is_empty()).map(|_| Lsn::INVALID);
     Ok(UnreachableTarget { reason, aimed: stop.map(|stop| (stop, path)), near: None, beyond })
@@ -118,16 +118,20 @@ fn without_candidates(
             "no backup{which} lies on the way to timeline {timeline}: {} was taken on timeline {other}, which parted from it at {}; \
              --target-timeline {other} follows that one",
             newest.label,
-            other_timelines::parted(path, &other_path)
+            other_timelines::parting_lsn(path, &other_path)
         )
     })
 }
 
 /// Nothing in the log on the way meets the target.
-fn not_found(world: PlanInput<'_>, request: &RestoreRequest, path: &TimelinePath) -> Result<String, RestoreError> {
+fn target_not_found(
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    path: &TimelinePath,
+) -> Result<String, RestoreError> {
     let target = request.target();
     let timeline = path.target();
-    if let Some(elsewhere) = other_timelines::elsewhere(world, request, path)? {
+    if let Some(elsewhere) = other_timelines::target_on_other_timeline(world, request, path)? {
         return Ok(format!("{target} is not on the way to timeline {timeline}; {elsewhere}"));
     }
     Ok(match target {
@@ -144,14 +148,14 @@ fn not_found(world: PlanInput<'_>, request: &RestoreRequest, path: &TimelinePath
 }
 
 /// The newest point that can be reached before what failed, from the failed candidate or an older one.
-pub(super) fn near_before<'a>(
+pub(super) fn nearest_before<'a>(
     world: PlanInput<'_>,
     failure: &UnreachableTarget<'_>,
     candidates: &'a [BackupCandidate<'a>],
 ) -> Result<Option<ProvedStop<'a>>, RestoreError> {
     let Some(near) = failure.near else { return Ok(None) };
     for candidate in candidates.iter().filter(|candidate| candidate.base.stop <= near.base.stop) {
-        if let Some(proof) = newest_point(world, candidate)? {
+        if let Some(proof) = newest_reachable(world, candidate)? {
             return Ok(Some(proof));
         }
     }
@@ -166,8 +170,8 @@ pub(super) fn unreachable_plan(
     near: Option<ProvedStop<'_>>,
 ) -> Result<RestorePlan, RestoreError> {
     let (last, next) = match (&failure.aimed, &near) {
-        (Some((stop, path)), _) => commits_beside(world, path, *stop)?,
-        (None, Some(proof)) => commits_beside(world, &proof.candidate.path, proof.stop)?,
+        (Some((stop, path)), _) => commits_around(world, path, *stop)?,
+        (None, Some(proof)) => commits_around(world, &proof.candidate.path, proof.stop)?,
         (None, None) => (None, None),
     };
     let nearest_before = near.map(|proof| point_before(world, &proof)).transpose()?;
@@ -199,14 +203,14 @@ pub(super) fn unreachable_plan(
         required_settings: RequiredSettings::default(),
         hole_follows: false,
         tablespaces_made: Vec::new(),
-        notes: other_timelines::notes(world, &path)?,
+        notes: other_timelines::other_timeline_notes(world, &path)?,
         stop: None,
     })
 }
 
 fn point_before(world: PlanInput<'_>, proof: &ProvedStop<'_>) -> Result<ReachablePoint, RestoreError> {
     let BackupCandidate { base, path } = proof.candidate;
-    let (last, _) = commits_beside(world, path, proof.stop)?;
+    let (last, _) = commits_around(world, path, proof.stop)?;
     let (lsn, timeline) = (proof.stop.lsn(), path.target());
     let options = match proof.stop {
         RecoveryStop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
@@ -224,8 +228,8 @@ fn point_after(
     for candidate in candidates.iter().rev().filter(|candidate| candidate.base.stop > beyond) {
         let BackupCandidate { base, path } = candidate;
         let stop = RecoveryStop::Consistent(base.stop);
-        if prove(world, candidate, stop, base.stop)?.is_ok() {
-            let (last, _) = commits_beside(world, path, stop)?;
+        if prove_stop(world, candidate, stop, base.stop)?.is_ok() {
+            let (last, _) = commits_around(world, path, stop)?;
             let options = format!("--target-immediate --backup {}", base.label);
             let time = last.map(|commit| commit.time);
             return Ok(Some(ReachablePoint { lsn: base.stop, time, backup: base.label.clone(), options }));

@@ -43,7 +43,7 @@ pub enum SelectiveRestoreError {
     },
     /// The name is something else's.
     #[error("{name} was {what} at that moment; only tables can be brought back alone")]
-    NoTable {
+    NotATable {
         /// Its name.
         name: TableName,
         /// What it is.
@@ -51,7 +51,7 @@ pub enum SelectiveRestoreError {
     },
     /// The running server has no place for it.
     #[error("{server} has no {what} {name}; {advice}")]
-    NoPlace {
+    MissingInServer {
         /// The running server.
         server: String,
         /// A database or a schema.
@@ -63,7 +63,7 @@ pub enum SelectiveRestoreError {
     },
     /// The running server cannot take it.
     #[error("{server} {why}")]
-    Unfit {
+    UnusableServer {
         /// The running server.
         server: String,
         /// Why.
@@ -88,9 +88,9 @@ pub enum SelectiveRestoreError {
     /// Too little room.
     #[error(
         "{dir} has room for {}, and this takes up to {}: {} of files and as much for the copy on its way; name another place with --scratch-dir",
-        mb(*free), mb(*needed), mb(*files)
+        format_megabytes(*free), format_megabytes(*needed), format_megabytes(*files)
     )]
-    NoRoom {
+    NoSpace {
         /// The scratch directory's parent.
         dir: PathBuf,
         /// What is free.
@@ -126,7 +126,7 @@ pub enum SelectiveRestoreError {
     },
     /// The log contradicts itself.
     #[error("the log cannot be read: {0}; walkeep verify shows where")]
-    Log(String),
+    WalUnusable(String),
     /// What the scratch server said of pages that must be there.
     #[error(
         "the scratch server complains of its own pages: {0}; don't trust this backup before walkeep verify has read it"
@@ -201,10 +201,13 @@ impl SelectiveRestoreError {
     }
 }
 
-pub(super) fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> SelectiveRestoreError + 'a {
+pub(super) fn io_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> SelectiveRestoreError + 'a {
     move |source| SelectiveRestoreError::Io { what, path: path.to_owned(), source }
 }
 
-fn mb(bytes: u64) -> String {
+fn format_megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
 }

@@ -27,30 +27,30 @@ use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::Manifest;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
-use crate::postgres::sql::{SqlSession, identifier, literal};
+use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
 use crate::postgres::wire::Conninfo;
 
 use super::plan::RestorePlan;
 use super::server_start::{ReachedTarget, ServerStart};
 use super::target::RecoveryTargetAction;
 
-use scratch_server::{ScratchContents, ScratchServer, bytes_of, database_of};
+use scratch_server::{ScratchContents, ScratchServer, bytes_of, database_of_path};
 use transfer::{
-    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database, may_create, nearest, no_database, no_relation,
-    roll_back_prepared,
+    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database_error, may_create_databases, nearest_name,
+    require_no_database, require_no_relation, roll_back_prepared,
 };
 use wal_survey::{SurveyRange, WalSurvey};
 
-use error::io;
+use error::io_error;
 
 pub use error::SelectiveRestoreError;
 pub use scratch_server::LeftoverScratch;
 pub use table_rename::TableName;
 
 /// What databases are called while they are being filled.
-const STAGED: &str = "walkeep_restoring_";
+const STAGED_DATABASE_PREFIX: &str = "walkeep_restoring_";
 /// How often work that others do is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is wanted back.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -188,7 +188,7 @@ impl SelectiveRestore {
         wish: SelectiveRestoreOptions,
     ) -> Result<(SelectiveRestore, RestoreLeftovers), SelectiveRestoreError> {
         let server = wish.into.to_string();
-        let unfit = |why: &str| SelectiveRestoreError::Unfit { server: server.clone(), why: why.to_owned() };
+        let unfit = |why: &str| SelectiveRestoreError::UnusableServer { server: server.clone(), why: why.to_owned() };
         let mut info = wish.into.clone();
         if let SelectedObject::Table { database, .. } = &wish.part {
             info.dbname = Some(database.clone());
@@ -197,7 +197,7 @@ impl SelectiveRestore {
             Err(error) if error.sqlstate() == Some("3D000") && matches!(wish.part, SelectedObject::Table { .. }) => {
                 let (name, advice) =
                     (wish.part.database().to_owned(), "bring back the whole database with --database, or name another");
-                return Err(SelectiveRestoreError::NoPlace { server, what: "database", name, advice });
+                return Err(SelectiveRestoreError::MissingInServer { server, what: "database", name, advice });
             }
             connected => connected?,
         };
@@ -205,26 +205,26 @@ impl SelectiveRestore {
             return Err(unfit("is a standby, which takes no writes; name its primary with --into"));
         }
         match &wish.part {
-            SelectedObject::Database { new, .. } => no_database(&sql, new, &server).await?,
-            SelectedObject::Table { new, .. } => no_relation(&sql, new, &server).await?,
+            SelectedObject::Database { new, .. } => require_no_database(&sql, new, &server).await?,
+            SelectedObject::Table { new, .. } => require_no_relation(&sql, new, &server).await?,
         }
-        let running = RunningServer::look(sql).await?;
+        let running = RunningServer::inspect(sql).await?;
         if matches!(wish.part, SelectedObject::Database { .. })
             && !running.superuser
-            && !may_create(&running.sql).await?
+            && !may_create_databases(&running.sql).await?
         {
             return Err(unfit(&format!(
                 "does not let {} create a database; ALTER ROLE {} CREATEDB",
                 running.role,
-                identifier(&running.role)
+                quote_identifier(&running.role)
             )));
         }
         let staged = format!(
             "SELECT datname FROM pg_catalog.pg_database WHERE datname LIKE {}",
-            literal(&format!("{}%", STAGED.replace('_', "\\_")))
+            quote_literal(&format!("{}%", STAGED_DATABASE_PREFIX.replace('_', "\\_")))
         );
         let databases = running.sql.query("the databases", &staged).await?.into_iter().flatten().collect();
-        let scratch = ScratchServer::left_over(&wish.scratch);
+        let scratch = ScratchServer::find_leftovers(&wish.scratch);
         Ok((
             SelectiveRestore { wish, running, scratch: None, staged: None, candidates: Vec::new() },
             RestoreLeftovers { scratch, databases },
@@ -245,17 +245,17 @@ impl SelectiveRestore {
         let Some(label) = plan.backup.as_ref().filter(|_| plan.reachable) else {
             return Err(SelectiveRestoreError::Unreachable(plan.reason.clone()));
         };
-        let manifest = super::manifest(archive, label).await?;
+        let manifest = super::read_manifest(archive, label).await?;
         let catalogs = BackupCatalogs::read(archive, &manifest).await?;
-        self.candidates = self.superusers(&catalogs);
+        self.candidates = self.superuser_candidates(&catalogs);
         let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch)?);
-        let bin = super::server_start::programs(
+        let bin = super::server_start::find_programs(
             manifest.summary.major_version,
             self.wish.bindir.as_deref(),
             &self.wish.search,
         )?;
-        scratch.run_by(bin);
-        let tools = scratch_server::tools(
+        scratch.set_program_dir(bin);
+        let tools = scratch_server::find_programs(
             manifest.summary.major_version.max(self.running.major),
             self.wish.bindir.as_deref(),
             &self.wish.search,
@@ -263,11 +263,11 @@ impl SelectiveRestore {
         let tools = tools
             .ok_or(SelectiveRestoreError::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
         let source = SelectiveRestoreSource { archive, spool, plan, manifest: &manifest, progress };
-        let survey = self.survey(&source, &catalogs).await?;
+        let survey = self.survey_wal(&source, &catalogs).await?;
         let mut notes = Vec::new();
-        let mut wanted = self.wanted(&catalogs, &survey, &mut notes)?;
+        let mut wanted = self.wanted_databases(&catalogs, &survey, &mut notes)?;
         let reached = loop {
-            match self.attempt(&source, &wanted).await? {
+            match self.restore_scratch(&source, &wanted).await? {
                 ScratchAttempt::Good(reached) => break reached,
                 ScratchAttempt::Again(more, why) => {
                     notes.push(why.clone());
@@ -276,8 +276,8 @@ impl SelectiveRestore {
                 }
             }
         };
-        let fetched = bytes_of(manifest.entries.iter().filter(|entry| wanted.has(database_of(&entry.path))));
-        let sql = self.superuser(self.wish.part.database()).await?;
+        let fetched = bytes_of(manifest.entries.iter().filter(|entry| wanted.includes(database_of_path(&entry.path))));
+        let sql = self.connect_as_superuser(self.wish.part.database()).await?;
         notes.extend(roll_back_prepared(&sql).await?);
         notes.extend(self.missing_roles(&sql).await?);
         let bytes = match self.wish.part.clone() {
@@ -287,9 +287,9 @@ impl SelectiveRestore {
                     sql: &sql,
                     from: &name,
                     to: &new,
-                    taken: table_rename::taken(&self.running.sql, &new.schema).await?,
+                    taken: table_rename::taken_names(&self.running.sql, &new.schema).await?,
                 };
-                notes.extend(source.make_ready(&database).await?);
+                notes.extend(source.rename_in_scratch(&database).await?);
                 self.copy_table(sql, &tools, &new, progress).await?
             }
         };
@@ -311,13 +311,13 @@ impl SelectiveRestore {
     /// Ends the scratch server, removes its directory, and drops the database that is half filled, if there is one.
     pub async fn clean_up(mut self) {
         if let Some(name) = self.staged.take() {
-            let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(&name));
+            let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(&name));
             // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done there is nothing to drop.
             let makers = format!(
                 "SELECT pg_catalog.pg_terminate_backend(pid)::text FROM pg_catalog.pg_stat_activity \
                  WHERE pid <> pg_catalog.pg_backend_pid() AND usename = current_user AND state = 'active' \
                  AND pg_catalog.strpos(query, {}) > 0",
-                literal(&name)
+                quote_literal(&name)
             );
             // Its template's mark, if any, and sessions of tools that were killed just now are in the way for a moment.
             for _ in 0..40 {
@@ -332,7 +332,7 @@ impl SelectiveRestore {
                     Ok(false) => {}
                     Err(error) => tracing::warn!(database = name, %error, "cannot drop the unfinished copy yet"),
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
         let scratch = self.scratch.take();
@@ -342,7 +342,7 @@ impl SelectiveRestore {
     }
 
     /// Reads the log, and keeps it where there is room.
-    async fn survey(
+    async fn survey_wal(
         &self,
         source: &SelectiveRestoreSource<'_>,
         catalogs: &BackupCatalogs,
@@ -360,12 +360,12 @@ impl SelectiveRestore {
         };
         let history = history.ok_or(super::RestoreError::UnknownTimeline { timeline: plan.timeline })?;
         let (files, free) = (
-            bytes_of(manifest.entries.iter().filter(|entry| self.may_be_wanted(catalogs, &entry.path))),
-            scratch.room()?,
+            bytes_of(manifest.entries.iter().filter(|entry| self.may_be_needed(catalogs, &entry.path))),
+            scratch.free_bytes()?,
         );
         let needed = files.saturating_mul(2);
         if free < needed {
-            return Err(SelectiveRestoreError::NoRoom { dir: self.wish.scratch.clone(), free, needed, files });
+            return Err(SelectiveRestoreError::NoSpace { dir: self.wish.scratch.clone(), free, needed, files });
         }
         let (size, wal) =
             (manifest.summary.segment_size, plan.wal_segments.saturating_mul(manifest.summary.segment_size.get()));
@@ -375,29 +375,29 @@ impl SelectiveRestore {
             to: manifest.summary.start_lsn.saturating_add(plan.wal_bytes),
             size,
             databases: catalogs.databases_file,
-            keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal()),
+            keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal_dir()),
         };
-        stretch.read(archive, spool, &|done, total| progress(SelectiveRestoreStep::Reading(done, total))).await
+        stretch.survey(archive, spool, &|done, total| progress(SelectiveRestoreStep::Reading(done, total))).await
     }
 
     /// Before the log is read, as far as is known.
-    fn may_be_wanted(&self, catalogs: &BackupCatalogs, path: &Path) -> bool {
-        database_of(path).is_none_or(|oid| {
-            oid < catalog_files::FIRST_NORMAL || catalogs.numbers(self.wish.part.database()).contains(&oid)
+    fn may_be_needed(&self, catalogs: &BackupCatalogs, path: &Path) -> bool {
+        database_of_path(path).is_none_or(|oid| {
+            oid < catalog_files::FIRST_NORMAL_OID || catalogs.database_oids(self.wish.part.database()).contains(&oid)
         })
     }
 
     /// Which databases' files are needed.
-    fn wanted(
+    fn wanted_databases(
         &self,
         catalogs: &BackupCatalogs,
         survey: &WalSurvey,
         notes: &mut Vec<String>,
     ) -> Result<WantedDatabases, SelectiveRestoreError> {
         let name = self.wish.part.database();
-        let numbers = catalogs.numbers(name);
+        let numbers = catalogs.database_oids(name);
         if numbers.is_empty() && !survey.databases_changed && survey.unseen == 0 && !catalogs.databases.is_empty() {
-            return Err(absent_database(name, catalogs.databases.iter().map(|(_, name)| name.clone())));
+            return Err(absent_database_error(name, catalogs.databases.iter().map(|(_, name)| name.clone())));
         }
         if let Some(at) = survey.no_full_pages {
             notes.push(format!(
@@ -409,18 +409,18 @@ impl SelectiveRestore {
     }
 
     /// One scratch restore up to the target.
-    async fn attempt(
+    async fn restore_scratch(
         &mut self,
         source: &SelectiveRestoreSource<'_>,
         wanted: &WantedDatabases,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
         let SelectiveRestoreSource { archive, plan, manifest, progress, .. } = *source;
-        let Some(scratch) = self.scratch.as_mut() else { return Err(super::RestoreError::Stopped.into()) };
-        scratch.empty()?;
+        let Some(scratch) = self.scratch.as_mut() else { return Err(super::RestoreError::WorkerLost.into()) };
+        scratch.clear()?;
         let load = ScratchContents { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
-        load.place(scratch, |oid| wanted.has(Some(oid))).await?;
+        load.place_files(scratch, |oid| wanted.includes(Some(oid))).await?;
         let start = ServerStart {
-            pgdata: scratch.data(),
+            pgdata: scratch.data_dir(),
             bindir: self.wish.bindir.clone(),
             search: self.wish.search.clone(),
             options: Vec::new(),
@@ -430,12 +430,12 @@ impl SelectiveRestore {
         let told = std::sync::Mutex::new(());
         let mut running = std::pin::pin!(start.run(plan, RecoveryTargetAction::Promote, archive.vault().clock()));
         let reached = loop {
-            let pause = archive.vault().clock().sleep(LOOK_EVERY);
+            let pause = archive.vault().clock().sleep(POLL_INTERVAL);
             match futures_util::future::select(&mut running, pause).await {
                 futures_util::future::Either::Left((reached, _)) => break reached?,
                 futures_util::future::Either::Right(_) => {
                     let _one_at_a_time = told.lock();
-                    let lines = scratch_server::read_from(&scratch.asked(), &mut at);
+                    let lines = scratch_server::read_appended(&scratch.request_log(), &mut at);
                     asked = asked.saturating_add(lines.lines().filter(|line| line.len() == 24).count() as u64);
                     let size = manifest.summary.segment_size.get();
                     progress(SelectiveRestoreStep::Replaying(
@@ -445,19 +445,19 @@ impl SelectiveRestore {
                 }
             }
         };
-        self.judge(wanted, manifest, reached).await
+        self.check_restored(wanted, manifest, reached).await
     }
 
     /// Whether what was restored has all that is needed.
-    async fn judge(
+    async fn check_restored(
         &self,
         wanted: &WantedDatabases,
         manifest: &Manifest,
         reached: ReachedTarget,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::Stopped.into()) };
-        let log = scratch_server::log(scratch);
-        if let Some(complaint) = scratch_server::complaint(&log, |oid| wanted.has(Some(oid))) {
+        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::WorkerLost.into()) };
+        let log = scratch_server::read_log(scratch);
+        if let Some(complaint) = scratch_server::page_error_in_log(&log, |oid| wanted.includes(Some(oid))) {
             return match wanted {
                 WantedDatabases::All => Err(SelectiveRestoreError::Pages(complaint)),
                 WantedDatabases::Some(_) => {
@@ -480,12 +480,12 @@ impl SelectiveRestore {
             })
             .collect();
         let Some((oid, _)) = pairs.iter().find(|(_, known)| known == name) else {
-            return Err(absent_database(name, pairs.into_iter().map(|(_, name)| name)));
+            return Err(absent_database_error(name, pairs.into_iter().map(|(_, name)| name)));
         };
         // One that was made after the backup came out of the log whole.
-        let in_backup = manifest.entries.iter().any(|entry| database_of(&entry.path) == Some(*oid));
+        let in_backup = manifest.entries.iter().any(|entry| database_of_path(&entry.path) == Some(*oid));
         match wanted {
-            WantedDatabases::Some(numbers) if in_backup && !wanted.has(Some(*oid)) => {
+            WantedDatabases::Some(numbers) if in_backup && !wanted.includes(Some(*oid)) => {
                 let why = format!(
                     "database {name} had another name when backup {} was taken: its files are fetched now",
                     manifest.summary.label
@@ -496,7 +496,7 @@ impl SelectiveRestore {
         }
     }
 
-    fn superusers(&self, catalogs: &BackupCatalogs) -> Vec<String> {
+    fn superuser_candidates(&self, catalogs: &BackupCatalogs) -> Vec<String> {
         let mut names: Vec<String> = self.running.bootstrap.iter().chain(&catalogs.superusers).cloned().collect();
         names.extend(["postgres".to_owned(), self.running.role.clone()]);
         let mut seen = BTreeSet::new();
@@ -505,7 +505,7 @@ impl SelectiveRestore {
     }
 
     async fn connect(&self, database: &str, roles: &[String]) -> Result<SqlSession, SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::Stopped.into()) };
+        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::WorkerLost.into()) };
         for role in roles {
             match SqlSession::connect(&scratch.conninfo(role, database)?).await {
                 // Invalid authorisation: no such role.
@@ -517,9 +517,10 @@ impl SelectiveRestore {
     }
 
     /// A session in a database of the scratch server that may do everything.
-    async fn superuser(&self, database: &str) -> Result<SqlSession, SelectiveRestoreError> {
+    async fn connect_as_superuser(&self, database: &str) -> Result<SqlSession, SelectiveRestoreError> {
         let sql = self.connect("template1", &self.candidates).await?;
-        let allow = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false", identifier(database));
+        let allow =
+            format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false", quote_identifier(database));
         sql.execute("opening the database in the scratch server", &allow).await?;
         self.connect(database, &self.candidates).await
     }

@@ -9,10 +9,10 @@ use tokio::process::Command;
 use crate::postgres::wire::Conninfo;
 use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSessionAttrs};
 
-use super::{SelectiveRestoreError, io};
+use super::{SelectiveRestoreError, io_error};
 
 /// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole instead.
-const VARIABLES: [&str; 28] = [
+const LIBPQ_VARIABLES: [&str; 28] = [
     "PGHOST",
     "PGHOSTADDR",
     "PGPORT",
@@ -44,7 +44,7 @@ const VARIABLES: [&str; 28] = [
 ];
 
 /// How much of what a tool complains about is kept.
-const COMPLAINTS: u64 = 64 << 10;
+const MAX_STDERR_BYTES: u64 = 64 << 10;
 
 /// One run of a tool.
 #[derive(Debug)]
@@ -58,10 +58,10 @@ impl PgTool {
     pub(super) fn new(bin: &Path, name: &str, info: &Conninfo) -> PgTool {
         let program = bin.join(name);
         let mut command = Command::new(&program);
-        for variable in VARIABLES {
+        for variable in LIBPQ_VARIABLES {
             command.env_remove(variable);
         }
-        for (variable, value) in variables(info) {
+        for (variable, value) in libpq_variables(info) {
             command.env(variable, value);
         }
         command.env("LC_MESSAGES", "C").kill_on_drop(true).current_dir("/");
@@ -82,28 +82,28 @@ impl PgTool {
     /// Runs it to its end. Dropped before that, it is killed.
     pub(super) async fn run(mut self) -> Result<(), SelectiveRestoreError> {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut child = self.command.spawn().map_err(io("run", &self.program))?;
+        let mut child = self.command.spawn().map_err(io_error("run", &self.program))?;
         let mut said = Vec::new();
         if let Some(stderr) = child.stderr.take() {
-            let mut first = stderr.take(COMPLAINTS);
-            first.read_to_end(&mut said).await.map_err(io("read from", &self.program))?;
+            let mut first = stderr.take(MAX_STDERR_BYTES);
+            first.read_to_end(&mut said).await.map_err(io_error("read from", &self.program))?;
             // The rest is read and forgotten, or the tool would wait for ever.
             tokio::io::copy(&mut first.into_inner(), &mut tokio::io::sink())
                 .await
-                .map_err(io("read from", &self.program))?;
+                .map_err(io_error("read from", &self.program))?;
         }
-        let status = child.wait().await.map_err(io("wait for", &self.program))?;
+        let status = child.wait().await.map_err(io_error("wait for", &self.program))?;
         let said = String::from_utf8_lossy(&said);
         if status.success() {
             said.lines().for_each(|line| tracing::warn!(tool = name, "{line}"));
             return Ok(());
         }
-        Err(SelectiveRestoreError::Tool { said: complaint(&said).unwrap_or_else(|| status.to_string()), name })
+        Err(SelectiveRestoreError::Tool { said: first_error(&said).unwrap_or_else(|| status.to_string()), name })
     }
 }
 
 /// The first error and the lines that belong to it, in one.
-fn complaint(said: &str) -> Option<String> {
+fn first_error(said: &str) -> Option<String> {
     let lines: Vec<&str> = said.lines().collect();
     let first = lines.iter().position(|line| line.contains("error:")).unwrap_or(0);
     let words = |line: &str| line.split_once("error: ").map_or(line, |(_, words)| words).trim().to_owned();
@@ -112,7 +112,7 @@ fn complaint(said: &str) -> Option<String> {
 }
 
 /// `info` as libpq takes it from the environment.
-fn variables(info: &Conninfo) -> Vec<(&'static str, String)> {
+fn libpq_variables(info: &Conninfo) -> Vec<(&'static str, String)> {
     let list = |of: &dyn Fn(&crate::postgres::wire::conninfo::ConninfoHost) -> String| {
         info.hosts.iter().map(of).collect::<Vec<_>>().join(",")
     };
@@ -131,7 +131,7 @@ fn variables(info: &Conninfo) -> Vec<(&'static str, String)> {
     some("PGOPTIONS", info.options.clone());
     some("PGREQUIREPEER", info.require_peer.clone());
     some("PGCONNECT_TIMEOUT", info.connect_timeout.map(|limit| limit.as_secs().max(2).to_string()));
-    some("PGSSLMODE", Some(ssl_mode(info.tls.mode).to_owned()));
+    some("PGSSLMODE", Some(ssl_mode_value(info.tls.mode).to_owned()));
     some("PGSSLNEGOTIATION", info.tls.direct.then(|| "direct".to_owned()));
     some("PGSSLCERT", path(&info.tls.cert));
     some("PGSSLKEY", path(&info.tls.key));
@@ -145,21 +145,21 @@ fn variables(info: &Conninfo) -> Vec<(&'static str, String)> {
         },
     );
     some("PGSSLSNI", (!info.tls.sni).then(|| "0".to_owned()));
-    some("PGCHANNELBINDING", Some(channel_binding(info.channel_binding).to_owned()));
+    some("PGCHANNELBINDING", Some(channel_binding_value(info.channel_binding).to_owned()));
     // A copy can only go where one may write.
-    let session = if info.hosts.len() > 1 { Some("read-write") } else { session(info.target_session) };
+    let session = if info.hosts.len() > 1 { Some("read-write") } else { target_session_value(info.target_session) };
     some("PGTARGETSESSIONATTRS", session.map(str::to_owned));
     some(
         "PGREQUIREAUTH",
         info.require_auth
             .as_ref()
-            .map(|methods| methods.iter().map(|method| auth(*method)).collect::<Vec<_>>().join(",")),
+            .map(|methods| methods.iter().map(|method| auth_method_value(*method)).collect::<Vec<_>>().join(",")),
     );
     set.push(("PGAPPNAME", "walkeep".to_owned()));
     set
 }
 
-const fn ssl_mode(mode: SslMode) -> &'static str {
+const fn ssl_mode_value(mode: SslMode) -> &'static str {
     match mode {
         SslMode::Disable => "disable",
         SslMode::Allow => "allow",
@@ -170,7 +170,7 @@ const fn ssl_mode(mode: SslMode) -> &'static str {
     }
 }
 
-const fn channel_binding(binding: ChannelBinding) -> &'static str {
+const fn channel_binding_value(binding: ChannelBinding) -> &'static str {
     match binding {
         ChannelBinding::Disable => "disable",
         ChannelBinding::Prefer => "prefer",
@@ -178,14 +178,14 @@ const fn channel_binding(binding: ChannelBinding) -> &'static str {
     }
 }
 
-const fn session(session: TargetSessionAttrs) -> Option<&'static str> {
+const fn target_session_value(session: TargetSessionAttrs) -> Option<&'static str> {
     match session {
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => Some("read-write"),
         _ => None,
     }
 }
 
-const fn auth(method: AuthMethod) -> &'static str {
+const fn auth_method_value(method: AuthMethod) -> &'static str {
     match method {
         AuthMethod::Password => "password",
         AuthMethod::Md5 => "md5",
@@ -196,13 +196,13 @@ const fn auth(method: AuthMethod) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{complaint, variables};
+    use super::{first_error, libpq_variables};
     use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
     #[test]
     fn tools_are_told_the_same_as_we_are() {
         let text = "host=a,b port=5433 user=u dbname=d password=p sslmode=verify-full sslrootcert=/ca options='-c x=1'";
-        let set = variables(&Conninfo::parse(text, &LibpqEnvironment::new()).unwrap());
+        let set = libpq_variables(&Conninfo::parse(text, &LibpqEnvironment::new()).unwrap());
         let value = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.as_str());
         assert_eq!((value("PGHOST"), value("PGPORT")), (Some("a,b"), Some("5433,5433")));
         assert_eq!((value("PGUSER"), value("PGDATABASE"), value("PGPASSWORD")), (Some("u"), Some("d"), Some("p")));
@@ -214,7 +214,7 @@ mod tests {
     fn the_first_error_is_told() {
         let said =
             "pg_restore: connecting\npg_restore: error: could not execute query: ERROR:  no\nCommand was: CREATE\n";
-        assert_eq!(complaint(said).unwrap(), "could not execute query: ERROR:  no Command was: CREATE");
-        assert_eq!(complaint(""), None);
+        assert_eq!(first_error(said).unwrap(), "could not execute query: ERROR:  no Command was: CREATE");
+        assert_eq!(first_error(""), None);
     }
 }

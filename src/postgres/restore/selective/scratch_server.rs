@@ -26,18 +26,18 @@ use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
 use super::super::plan::RestorePlan;
 use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
-use super::super::server_start::{START_LOG, major_of};
+use super::super::server_start::{START_LOG, major_version_of};
 use super::super::target::RecoveryTargetAction;
-use super::super::{blocking, tablespace_map};
-use super::{SelectiveRestoreError, SelectiveRestoreStep, io};
+use super::super::{run_blocking, tablespace_map};
+use super::{SelectiveRestoreError, SelectiveRestoreStep, io_error};
 
 /// What scratch directories' names begin with.
-const PREFIX: &str = "walkeep-scratch-";
-const LOCK: &str = "lock";
+const SCRATCH_PREFIX: &str = "walkeep-scratch-";
+const LOCK_FILE: &str = "lock";
 /// A socket's path may have 107 bytes (`sun_path`); its file's name takes 18 of them.
-const SOCKET_DIR_MAX: usize = 88;
+const MAX_SOCKET_DIR_BYTES: usize = 88;
 /// The number in the socket's name: nobody else is in that directory.
-const PORT: u16 = 5432;
+const SCRATCH_PORT: u16 = 5432;
 
 /// A directory that goes away with everything in it.
 #[derive(Debug)]
@@ -63,35 +63,35 @@ impl ScratchServer {
     pub(super) fn new(parent: &Path) -> Result<ScratchServer, SelectiveRestoreError> {
         let mut random = [0; 4];
         SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
-        let name = format!("{PREFIX}{:08x}", u32::from_le_bytes(random));
+        let name = format!("{SCRATCH_PREFIX}{:08x}", u32::from_le_bytes(random));
         if !parent.exists() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(io("create", parent))?;
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(io_error("create", parent))?;
         }
-        let parent = parent.canonicalize().map_err(io("find", parent))?;
-        let owner = owner(&parent)?;
+        let parent = parent.canonicalize().map_err(io_error("find", parent))?;
+        let owner = scratch_owner(&parent)?;
         let dir = parent.join(&name);
-        make(&dir, owner)?;
-        let path = dir.join(LOCK);
-        let lock = File::create(&path).map_err(io("create", &path))?;
-        let lock = FileLock::take(lock).map_err(|error| io("lock", &path)(error.into()))?;
+        create_dir(&dir, owner)?;
+        let path = dir.join(LOCK_FILE);
+        let lock = File::create(&path).map_err(io_error("create", &path))?;
+        let lock = FileLock::acquire(lock).map_err(|error| io_error("lock", &path)(error.into()))?;
         let mut sockets = dir.join("s");
-        if sockets.as_os_str().len() > SOCKET_DIR_MAX {
+        if sockets.as_os_str().len() > MAX_SOCKET_DIR_BYTES {
             sockets = Path::new("/tmp").join(&name);
         }
         let scratch = ScratchServer { dir, sockets, owner, bin: None, _lock: lock };
-        make(&scratch.sockets, owner)?;
-        make(&scratch.wal(), owner)?;
+        create_dir(&scratch.sockets, owner)?;
+        create_dir(&scratch.wal_dir(), owner)?;
         Ok(scratch)
     }
 
     /// Directories in `parent` that processes left which were killed.
-    pub(super) fn left_over(parent: &Path) -> Vec<LeftoverScratch> {
+    pub(super) fn find_leftovers(parent: &Path) -> Vec<LeftoverScratch> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX));
         let mut found: Vec<LeftoverScratch> = ours
             .filter_map(|entry| {
                 let dir = entry.path();
-                let _nobody_has_it = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
+                let _nobody_has_it = FileLock::acquire(File::open(dir.join(LOCK_FILE)).ok()?).ok()?;
                 let pid = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
                 let pid = pid.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
                 let server = pid.filter(|pid| Path::new("/proc").join(pid.to_string()).exists());
@@ -106,40 +106,42 @@ impl ScratchServer {
         &self.dir
     }
 
-    pub(super) fn data(&self) -> PathBuf {
+    pub(super) fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
     /// Where segments wait for the server.
-    pub(super) fn wal(&self) -> PathBuf {
+    pub(super) fn wal_dir(&self) -> PathBuf {
         self.dir.join("wal")
     }
 
     /// Where the server notes what it asks for.
-    pub(super) fn asked(&self) -> PathBuf {
+    pub(super) fn request_log(&self) -> PathBuf {
         self.dir.join("asked")
     }
 
     /// Bytes free.
-    pub(super) fn room(&self) -> Result<u64, SelectiveRestoreError> {
-        let room =
-            rustix::fs::statvfs(&self.dir).map_err(|error| io("ask for free space on", &self.dir)(error.into()))?;
+    pub(super) fn free_bytes(&self) -> Result<u64, SelectiveRestoreError> {
+        let room = rustix::fs::statvfs(&self.dir)
+            .map_err(|error| io_error("ask for free space on", &self.dir)(error.into()))?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     /// A directory that the server's user may write to.
-    pub(super) fn directory(&self, name: &str) -> Result<PathBuf, SelectiveRestoreError> {
+    pub(super) fn create_directory(&self, name: &str) -> Result<PathBuf, SelectiveRestoreError> {
         let path = self.dir.join(name);
-        make(&path, self.owner)?;
+        create_dir(&path, self.owner)?;
         Ok(path)
     }
 
     /// Takes away what an attempt left, so that another can be made.
-    pub(super) fn empty(&mut self) -> Result<(), SelectiveRestoreError> {
+    pub(super) fn clear(&mut self) -> Result<(), SelectiveRestoreError> {
         self.stop();
-        for path in [self.data(), self.dir.join("spaces")] {
+        for path in [self.data_dir(), self.dir.join("spaces")] {
             match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", &path)(error)),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(error));
+                }
                 _ => {}
             }
         }
@@ -151,7 +153,7 @@ impl ScratchServer {
         let word = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
         let sockets = self.sockets.to_string_lossy();
         let text = format!(
-            "host='{}' port={PORT} user='{}' dbname='{}' application_name=walkeep sslmode=disable",
+            "host='{}' port={SCRATCH_PORT} user='{}' dbname='{}' application_name=walkeep sslmode=disable",
             word(&sockets),
             word(user),
             word(database)
@@ -161,7 +163,7 @@ impl ScratchServer {
     }
 
     /// Notes which programs run the server, so that they can also end it.
-    pub(super) fn run_by(&mut self, bin: PathBuf) {
+    pub(super) fn set_program_dir(&mut self, bin: PathBuf) {
         self.bin = Some(bin);
     }
 
@@ -177,9 +179,9 @@ impl ScratchServer {
 
     /// Ends the server if one runs: nothing of it is wanted any more.
     pub(super) fn stop(&self) {
-        let Some(bin) = self.bin.as_ref().filter(|_| self.data().join("postmaster.pid").exists()) else { return };
+        let Some(bin) = self.bin.as_ref().filter(|_| self.data_dir().join("postmaster.pid").exists()) else { return };
         let mut command = self.command(&bin.join("pg_ctl"));
-        command.arg("-D").arg(self.data()).args(["-m", "immediate", "-w", "-s", "stop"]);
+        command.arg("-D").arg(self.data_dir()).args(["-m", "immediate", "-w", "-s", "stop"]);
         if let Err(error) = command.status() {
             tracing::warn!(dir = %self.dir.display(), %error, "cannot stop the scratch server");
         }
@@ -206,23 +208,23 @@ impl Drop for ScratchServer {
     }
 }
 
-fn make(path: &Path, owner: Option<(u32, u32)>) -> Result<(), SelectiveRestoreError> {
+fn create_dir(path: &Path, owner: Option<(u32, u32)>) -> Result<(), SelectiveRestoreError> {
     if !path.is_dir() {
-        fs::DirBuilder::new().mode(0o700).create(path).map_err(io("create", path))?;
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(io_error("create", path))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io("set the mode of", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("set the mode of", path))?;
     match owner {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(io("give its owner to", path)),
+        Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(io_error("give its owner to", path)),
         None => Ok(()),
     }
 }
 
 /// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else to `postgres`.
-fn owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
+fn scratch_owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let metadata = parent.metadata().map_err(io("read", parent))?;
+    let metadata = parent.metadata().map_err(io_error("read", parent))?;
     if metadata.uid() != 0 {
         return Ok(Some((metadata.uid(), metadata.gid())));
     }
@@ -237,7 +239,7 @@ fn owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
 }
 
 /// The database that a path of a backup belongs to; `None` for what all share.
-pub(super) fn database_of(path: &Path) -> Option<u32> {
+pub(super) fn database_of_path(path: &Path) -> Option<u32> {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {
         ["base", database, _, ..] | ["pg_tblspc", _, _, database, _, ..] => database.parse().ok(),
@@ -258,52 +260,52 @@ pub(super) struct ScratchContents<'a> {
 impl ScratchContents<'_> {
     /// Places the files that `wanted` says, and of the other databases' only the lengths: sparse files without a byte in them, which
     /// records are replayed over as over new pages.
-    pub(super) async fn place(
+    pub(super) async fn place_files(
         &self,
         scratch: &ScratchServer,
         wanted: impl Fn(u32) -> bool,
     ) -> Result<(), SelectiveRestoreError> {
         let left_out = |entry: &ManifestEntry| {
             matches!(entry.content, EntryContent::File { .. })
-                && database_of(&entry.path).is_some_and(|oid| !wanted(oid))
+                && database_of_path(&entry.path).is_some_and(|oid| !wanted(oid))
         };
         let (holes, entries): (Vec<ManifestEntry>, Vec<ManifestEntry>) =
             self.manifest.entries.iter().cloned().partition(left_out);
         let reduced = Arc::new(Manifest { entries, ..self.manifest.clone() });
         let total = bytes_of(&reduced.entries);
-        let destination = Destination { pgdata: scratch.data(), mapping: self.mapping(scratch)? };
+        let destination = Destination { pgdata: scratch.data_dir(), mapping: self.tablespace_mapping(scratch)? };
         let read = Arc::clone(&reduced);
-        let placement = blocking(move || {
-            let ground = CheckedDestination::survey(&destination, &read.summary.tablespaces, &read.entries)?;
+        let placement = run_blocking(move || {
+            let ground = CheckedDestination::check(&destination, &read.summary.tablespaces, &read.entries)?;
             let placement = Arc::new(Placement::new(read, ground.clone())?);
-            placement.lay_out()?;
-            holes.iter().try_for_each(|entry| hole(&ground, entry))?;
+            placement.create_layout()?;
+            holes.iter().try_for_each(|entry| create_sparse_file(&ground, entry))?;
             Ok::<_, SelectiveRestoreError>(placement)
         })
         .await??;
         let filled = Arc::clone(&placement);
-        let mut filling = std::pin::pin!(filled.fill(self.archive));
+        let mut filling = std::pin::pin!(filled.write_packs(self.archive));
         loop {
             (self.progress)(SelectiveRestoreStep::Placing(placement.placed(), total));
-            let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_EVERY);
+            let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_INTERVAL);
             match futures_util::future::select(&mut filling, pause).await {
                 futures_util::future::Either::Left((filled, _)) => break filled?,
                 futures_util::future::Either::Right(_) => {}
             }
         }
-        let settings = self.settings(scratch, &placement)?;
+        let settings = self.server_settings(scratch, &placement)?;
         let (label, sockets_only) = (self.manifest.backup_label.clone(), "local all all trust\n");
         let map = tablespace_map(&placement, self.manifest)?;
-        blocking(move || {
-            placement.write_beside("backup_label", &label)?;
+        run_blocking(move || {
+            placement.write_extra_file("backup_label", &label)?;
             if let Some(map) = map {
-                placement.write_beside(crate::postgres::format::backup_label::TablespaceMap::FILE, &map)?;
+                placement.write_extra_file(crate::postgres::format::backup_label::TablespaceMap::FILE, &map)?;
             }
-            placement.write_beside(AUTO_CONF, settings.as_bytes())?;
-            placement.write_beside("postgresql.conf", b"")?;
-            placement.write_beside("pg_hba.conf", sockets_only.as_bytes())?;
-            placement.write_beside("pg_ident.conf", b"")?;
-            placement.write_beside(RECOVERY_SIGNAL, b"")?;
+            placement.write_extra_file(AUTO_CONF, settings.as_bytes())?;
+            placement.write_extra_file("postgresql.conf", b"")?;
+            placement.write_extra_file("pg_hba.conf", sockets_only.as_bytes())?;
+            placement.write_extra_file("pg_ident.conf", b"")?;
+            placement.write_extra_file(RECOVERY_SIGNAL, b"")?;
             placement.finish()?;
             Ok::<_, SelectiveRestoreError>(())
         })
@@ -311,19 +313,19 @@ impl ScratchContents<'_> {
     }
 
     /// Every tablespace goes into the scratch directory: its own place may be in use by the running server.
-    fn mapping(&self, scratch: &ScratchServer) -> Result<Vec<(PathBuf, PathBuf)>, SelectiveRestoreError> {
-        let spaces = scratch.directory("spaces")?;
+    fn tablespace_mapping(&self, scratch: &ScratchServer) -> Result<Vec<(PathBuf, PathBuf)>, SelectiveRestoreError> {
+        let spaces = scratch.create_directory("spaces")?;
         let outside = self.manifest.summary.tablespaces.iter().filter(|space| Path::new(&space.location).is_absolute());
         Ok(outside.map(|space| (PathBuf::from(&space.location), spaces.join(space.oid.to_string()))).collect())
     }
 
-    fn settings(&self, scratch: &ScratchServer, placement: &Placement) -> Result<String, SelectiveRestoreError> {
+    fn server_settings(&self, scratch: &ScratchServer, placement: &Placement) -> Result<String, SelectiveRestoreError> {
         let Some(stop) = self.plan.stop else {
             return Err(SelectiveRestoreError::Unreachable(self.plan.reason.clone()));
         };
-        let kept = scratch.wal();
+        let kept = scratch.wal_dir();
         let word = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%"));
-        let (asked, kept) = (word(&scratch.asked()), word(&kept));
+        let (asked, kept) = (word(&scratch.request_log()), word(&kept));
         let required = self.plan.required_settings;
         let recovery = RecoverySettings {
             stop,
@@ -334,7 +336,10 @@ impl ScratchContents<'_> {
                 self.restore_command
             ),
             // Without hot standby, prepared transactions are all that must find room.
-            required: RequiredSettings { max_prepared_transactions: required.max_prepared_transactions, ..none() },
+            required: RequiredSettings {
+                max_prepared_transactions: required.max_prepared_transactions,
+                ..no_required_settings()
+            },
             keep_archiving: false,
             no_read_ahead: true,
         };
@@ -344,14 +349,15 @@ impl ScratchContents<'_> {
         let locks = u64::from(required.max_locks_per_transaction.max(64))
             .saturating_mul(u64::from(required.max_connections.max(100)))
             / 32;
-        let libraries = preloaded(&placement.read_placed("postgresql.conf")?, &placement.read_placed(AUTO_CONF)?);
-        for (name, value) in SETTINGS {
+        let libraries =
+            preloaded_libraries(&placement.read_placed("postgresql.conf")?, &placement.read_placed(AUTO_CONF)?);
+        for (name, value) in SCRATCH_SETTINGS {
             // Writing to a string cannot fail.
             let _written = writeln!(text, "{name} = {value}");
         }
-        let _written = writeln!(text, "port = {PORT}\nunix_socket_directories = '{sockets}'");
+        let _written = writeln!(text, "port = {SCRATCH_PORT}\nunix_socket_directories = '{sockets}'");
         let _written = writeln!(text, "max_locks_per_transaction = {}", locks.clamp(1024, 20_000));
-        let libraries = self.loadable(scratch, libraries);
+        let libraries = self.loadable_libraries(scratch, libraries);
         if !libraries.is_empty() {
             let _written = writeln!(text, "shared_preload_libraries = '{}'", libraries.join(","));
         }
@@ -360,7 +366,7 @@ impl ScratchContents<'_> {
 
     /// Those of the libraries that the server's own programs have. The others are told and left out: extensions that write records of their own
     /// kind stop the replay without theirs, all others only miss functions.
-    fn loadable(&self, scratch: &ScratchServer, libraries: Vec<String>) -> Vec<String> {
+    fn loadable_libraries(&self, scratch: &ScratchServer, libraries: Vec<String>) -> Vec<String> {
         let Some(bin) = &scratch.bin else { return Vec::new() };
         let asked = Command::new(bin.join("pg_config")).arg("--pkglibdir").stdin(Stdio::null()).output();
         let folder = asked.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
@@ -389,7 +395,7 @@ impl ScratchContents<'_> {
 }
 
 /// What a scratch server is set to, whatever the server that was backed up was. Nothing of it must last, and nothing of it may reach out.
-const SETTINGS: [(&str, &str); 25] = [
+const SCRATCH_SETTINGS: [(&str, &str); 25] = [
     ("listen_addresses", "''"),
     ("unix_socket_permissions", "0700"),
     ("max_connections", "32"),
@@ -420,7 +426,7 @@ const SETTINGS: [(&str, &str); 25] = [
     ("wal_level", "replica"),
 ];
 
-const fn none() -> RequiredSettings {
+const fn no_required_settings() -> RequiredSettings {
     RequiredSettings {
         max_connections: 0,
         max_worker_processes: 0,
@@ -431,24 +437,29 @@ const fn none() -> RequiredSettings {
 }
 
 /// `shared_preload_libraries` of a server, the last line that sets it.
-fn preloaded(conf: &str, auto_conf: &str) -> Vec<String> {
-    let value =
-        [auto_conf, conf].into_iter().find_map(|text| recovery_settings::value(text, "shared_preload_libraries"));
+fn preloaded_libraries(conf: &str, auto_conf: &str) -> Vec<String> {
+    let value = [auto_conf, conf]
+        .into_iter()
+        .find_map(|text| recovery_settings::setting_value(text, "shared_preload_libraries"));
     let value = value.unwrap_or_default();
     let names = value.split(',').map(|name| name.trim().trim_matches('"').to_owned());
     names.filter(|name| !name.is_empty()).collect()
 }
 
-fn hole(ground: &CheckedDestination, entry: &ManifestEntry) -> Result<(), SelectiveRestoreError> {
+fn create_sparse_file(ground: &CheckedDestination, entry: &ManifestEntry) -> Result<(), SelectiveRestoreError> {
     let EntryContent::File { len, .. } = entry.content else { return Ok(()) };
     if RelationFile::parse(&entry.path.to_string_lossy()).is_none() {
         return Ok(());
     }
     let path = ground.path_of(&entry.path);
-    let file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io("create", &path))?;
-    file.set_len(len).map_err(io("write", &path))?;
-    Ok(ground.own(&path, 0o600)?)
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error("create", &path))?;
+    file.set_len(len).map_err(io_error("write", &path))?;
+    Ok(ground.set_mode_and_owner(&path, 0o600)?)
 }
 
 /// Bytes of all files among these.
@@ -458,31 +469,32 @@ pub(super) fn bytes_of<'e>(entries: impl IntoIterator<Item = &'e ManifestEntry>)
 }
 
 /// What the scratch server's log complains of pages of databases that are not left out: then the copy is not to be trusted.
-pub(super) fn complaint(log: &str, wanted: impl Fn(u32) -> bool) -> Option<String> {
+pub(super) fn page_error_in_log(log: &str, wanted: impl Fn(u32) -> bool) -> Option<String> {
     let suspicious = log.lines().filter(|line| line.contains("is uninitialized") || line.contains("does not exist"));
     suspicious
         .filter(|line| {
             let Some((_, path)) = line.split_once("of relation ") else { return false };
             let path = path.split_whitespace().next().unwrap_or_default();
-            database_of(Path::new(path)).map_or_else(|| path.starts_with("global/"), &wanted)
+            database_of_path(Path::new(path)).map_or_else(|| path.starts_with("global/"), &wanted)
         })
         .map(str::to_owned)
         .next()
 }
 
 /// The log of a scratch server.
-pub(super) fn log(scratch: &ScratchServer) -> String {
-    String::from_utf8_lossy(&fs::read(scratch.data().join(START_LOG)).unwrap_or_default()).into_owned()
+pub(super) fn read_log(scratch: &ScratchServer) -> String {
+    String::from_utf8_lossy(&fs::read(scratch.data_dir().join(START_LOG)).unwrap_or_default()).into_owned()
 }
 
 /// Programs of this major version or a later one that are no older than `least`.
-pub(super) fn tools(least: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Option<PathBuf> {
+pub(super) fn find_programs(least: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Option<PathBuf> {
     let packaged = (least..least.saturating_add(8)).flat_map(|major| {
         [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from)
     });
     let places = bindir.map(Path::to_path_buf).into_iter().chain(packaged).chain(search.iter().cloned());
     let fits = |place: &PathBuf| {
-        place.join("pg_restore").exists() && major_of(&place.join("pg_dump")).is_some_and(|major| major >= least)
+        place.join("pg_restore").exists()
+            && major_version_of(&place.join("pg_dump")).is_some_and(|major| major >= least)
     };
     places.into_iter().find(fits)
 }
@@ -494,7 +506,7 @@ pub(super) fn bytes_in(path: &Path) -> u64 {
 }
 
 /// Reads what was appended to a file since `at`.
-pub(super) fn read_from(path: &Path, at: &mut u64) -> String {
+pub(super) fn read_appended(path: &Path, at: &mut u64) -> String {
     let Ok(file) = File::open(path) else { return String::new() };
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let mut bytes = vec![0; usize::try_from(len.saturating_sub(*at)).unwrap_or(0)];

@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::postgres::sql::{self, SqlSession, identifier, literal};
+use crate::postgres::sql::{self, SqlSession, quote_identifier, quote_literal};
 
-use super::{SelectiveRestoreError, nearest};
+use super::{SelectiveRestoreError, nearest_name};
 
 /// The longest name (`NAMEDATALEN` less the zero).
-const NAME_MAX: usize = 63;
+const MAX_NAME_BYTES: usize = 63;
 
 /// A table's name with its schema.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -40,7 +40,7 @@ impl TableName {
                 other => last.extend(other.to_lowercase()),
             }
         }
-        let whole = !quoted && parts.iter().all(|part| !part.is_empty() && part.len() <= NAME_MAX);
+        let whole = !quoted && parts.iter().all(|part| !part.is_empty() && part.len() <= MAX_NAME_BYTES);
         match (whole, parts.as_slice()) {
             (true, [name]) => Some(TableName { schema: schema.to_owned(), name: name.clone() }),
             (true, [schema, name]) => Some(TableName { schema: schema.clone(), name: name.clone() }),
@@ -49,8 +49,8 @@ impl TableName {
     }
 
     /// As SQL has it, and as a pattern of `pg_dump` that fits it alone.
-    pub(super) fn sql(&self) -> String {
-        format!("{}.{}", identifier(&self.schema), identifier(&self.name))
+    pub(super) fn to_sql(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
     }
 }
 
@@ -80,8 +80,8 @@ struct TableTraits {
 
 impl ScratchTable<'_> {
     /// Gives the table its new name, with all that belongs to it, and says what stays behind.
-    pub(super) async fn make_ready(mut self, database: &str) -> Result<Vec<String>, SelectiveRestoreError> {
-        let kind = self.find(database).await?;
+    pub(super) async fn rename_in_scratch(mut self, database: &str) -> Result<Vec<String>, SelectiveRestoreError> {
+        let kind = self.inspect_table(database).await?;
         let mut notes = Vec::new();
         if kind.unlogged {
             notes.push(format!(
@@ -90,47 +90,52 @@ impl ScratchTable<'_> {
             ));
         }
         if self.from.schema != self.to.schema {
-            self.run(&format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(&self.to.schema))).await?;
+            self.execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote_identifier(&self.to.schema))).await?;
         }
         let oid = if kind.many {
             notes.push(format!("{} has partitions or children; their rows come back in one ordinary table", self.from));
-            self.copy_many(&kind.oid).await?
+            self.copy_into_one_table(&kind.oid).await?
         } else {
             self.detach(&kind).await?;
-            notes.extend(self.cut_off(&kind.oid).await?);
+            notes.extend(self.drop_dependents(&kind.oid).await?);
             kind.oid
         };
-        self.rename_belongings(&oid).await?;
+        self.rename_dependents(&oid).await?;
         if !kind.many {
             if self.from.schema != self.to.schema {
-                self.run(&format!("ALTER TABLE {} SET SCHEMA {}", self.from.sql(), identifier(&self.to.schema)))
-                    .await?;
+                self.execute(&format!(
+                    "ALTER TABLE {} SET SCHEMA {}",
+                    self.from.to_sql(),
+                    quote_identifier(&self.to.schema)
+                ))
+                .await?;
             }
             let now = TableName { schema: self.to.schema.clone(), name: self.from.name.clone() };
-            self.run(&format!("ALTER TABLE {} RENAME TO {}", now.sql(), identifier(&self.to.name))).await?;
+            self.execute(&format!("ALTER TABLE {} RENAME TO {}", now.to_sql(), quote_identifier(&self.to.name)))
+                .await?;
         }
         Ok(notes)
     }
 
-    async fn run(&self, statement: &str) -> Result<(), SelectiveRestoreError> {
+    async fn execute(&self, statement: &str) -> Result<(), SelectiveRestoreError> {
         Ok(self.sql.execute("preparing the table in the scratch server", statement).await?)
     }
 
-    async fn ask(&self, query: &str) -> Result<Vec<Vec<String>>, SelectiveRestoreError> {
+    async fn query(&self, query: &str) -> Result<Vec<Vec<String>>, SelectiveRestoreError> {
         Ok(self.sql.query("the table in the scratch server", query).await?)
     }
 
-    async fn find(&self, database: &str) -> Result<TableTraits, SelectiveRestoreError> {
-        let (schema, name) = (literal(&self.from.schema), literal(&self.from.name));
+    async fn inspect_table(&self, database: &str) -> Result<TableTraits, SelectiveRestoreError> {
+        let (schema, name) = (quote_literal(&self.from.schema), quote_literal(&self.from.name));
         let query = format!(
             "SELECT c.oid, c.relkind, c.relispartition, c.relpersistence, \
              c.relkind = 'p' OR EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid) \
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = {schema} AND c.relname = {name}"
         );
-        let rows = self.ask(&query).await?;
+        let rows = self.query(&query).await?;
         let Some([oid, kind, partition, persistence, many]) = rows.first().map(Vec::as_slice) else {
-            return Err(self.absent(database).await?);
+            return Err(self.absent_error(database).await?);
         };
         if !matches!(kind.as_str(), "r" | "p") {
             let what = match kind.as_str() {
@@ -141,7 +146,7 @@ impl ScratchTable<'_> {
                 "i" | "I" => "an index",
                 _ => "no table",
             };
-            return Err(SelectiveRestoreError::NoTable { name: self.from.clone(), what });
+            return Err(SelectiveRestoreError::NotATable { name: self.from.clone(), what });
         }
         Ok(TableTraits {
             oid: oid.clone(),
@@ -151,12 +156,12 @@ impl ScratchTable<'_> {
         })
     }
 
-    async fn absent(&self, database: &str) -> Result<SelectiveRestoreError, SelectiveRestoreError> {
+    async fn absent_error(&self, database: &str) -> Result<SelectiveRestoreError, SelectiveRestoreError> {
         let query = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
                      ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' \
                      AND n.nspname <> 'information_schema' ORDER BY 1, 2";
         let tables: Vec<TableName> = self
-            .ask(query)
+            .query(query)
             .await?
             .into_iter()
             .filter_map(|row| {
@@ -165,7 +170,7 @@ impl ScratchTable<'_> {
             })
             .collect();
         let elsewhere = tables.iter().find(|table| table.name == self.from.name).map(ToString::to_string);
-        let near = elsewhere.or_else(|| nearest(&self.from.to_string(), tables.iter().map(ToString::to_string)));
+        let near = elsewhere.or_else(|| nearest_name(&self.from.to_string(), tables.iter().map(ToString::to_string)));
         let hint = match near {
             Some(near) => format!("did you mean {near}?"),
             None if tables.is_empty() => "it had no table at all".to_owned(),
@@ -179,31 +184,32 @@ impl ScratchTable<'_> {
             "SELECT i.inhparent::pg_catalog.regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhrelid = {}",
             kind.oid
         );
-        for row in self.ask(&query).await? {
+        for row in self.query(&query).await? {
             let Some(parent) = row.first() else { continue };
             let statement = if kind.partition {
-                format!("ALTER TABLE {parent} DETACH PARTITION {}", self.from.sql())
+                format!("ALTER TABLE {parent} DETACH PARTITION {}", self.from.to_sql())
             } else {
-                format!("ALTER TABLE {} NO INHERIT {parent}", self.from.sql())
+                format!("ALTER TABLE {} NO INHERIT {parent}", self.from.to_sql())
             };
-            self.run(&statement).await?;
+            self.execute(&statement).await?;
         }
         Ok(())
     }
 
     /// Takes away what would reach beyond the table, and says what that was.
-    async fn cut_off(&self, oid: &str) -> Result<Vec<String>, SelectiveRestoreError> {
+    async fn drop_dependents(&self, oid: &str) -> Result<Vec<String>, SelectiveRestoreError> {
         let mut notes = Vec::new();
         let keys = format!(
             "SELECT conname, pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint \
              WHERE conrelid = {oid} AND contype = 'f' AND conparentid = 0 ORDER BY conname"
         );
-        for row in self.ask(&keys).await? {
+        for row in self.query(&keys).await? {
             let [name, definition] = row.as_slice() else { continue };
-            self.run(&format!("ALTER TABLE {} DROP CONSTRAINT {}", self.from.sql(), identifier(name))).await?;
+            self.execute(&format!("ALTER TABLE {} DROP CONSTRAINT {}", self.from.to_sql(), quote_identifier(name)))
+                .await?;
             notes.push(format!(
                 "foreign key {name} is left out; to add it: ALTER TABLE {} ADD {definition}",
-                self.to.sql()
+                self.to.to_sql()
             ));
         }
         let triggers = format!(
@@ -213,9 +219,9 @@ impl ScratchTable<'_> {
             "SELECT rulename FROM pg_catalog.pg_rewrite WHERE ev_class = {oid} AND rulename <> '_RETURN' ORDER BY rulename"
         );
         for (what, query) in [("TRIGGER", triggers), ("RULE", rules)] {
-            for row in self.ask(&query).await? {
+            for row in self.query(&query).await? {
                 let Some(name) = row.first() else { continue };
-                self.run(&format!("DROP {what} {} ON {}", identifier(name), self.from.sql())).await?;
+                self.execute(&format!("DROP {what} {} ON {}", quote_identifier(name), self.from.to_sql())).await?;
                 notes.push(format!("{} {name} is left out", what.to_lowercase()));
             }
         }
@@ -223,28 +229,28 @@ impl ScratchTable<'_> {
     }
 
     /// All rows of a table with partitions or children in one new table of the new name; its number.
-    async fn copy_many(&self, oid: &str) -> Result<String, SelectiveRestoreError> {
+    async fn copy_into_one_table(&self, oid: &str) -> Result<String, SelectiveRestoreError> {
         let columns = format!(
             "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute \
              WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
         );
-        let columns: Vec<String> = self.ask(&columns).await?.into_iter().flatten().collect();
-        let (from, to, columns) = (self.from.sql(), self.to.sql(), columns.join(", "));
-        self.run(&format!("CREATE TABLE {to} (LIKE {from} INCLUDING ALL EXCLUDING STATISTICS)")).await?;
+        let columns: Vec<String> = self.query(&columns).await?.into_iter().flatten().collect();
+        let (from, to, columns) = (self.from.to_sql(), self.to.to_sql(), columns.join(", "));
+        self.execute(&format!("CREATE TABLE {to} (LIKE {from} INCLUDING ALL EXCLUDING STATISTICS)")).await?;
         if !columns.is_empty() {
             let insert = format!("INSERT INTO {to} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {from}");
-            self.run(&insert).await?;
+            self.execute(&insert).await?;
         }
         let owner = format!("SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class WHERE oid = {oid}");
-        if let Some(owner) = self.ask(&owner).await?.into_iter().flatten().next() {
-            self.run(&format!("ALTER TABLE {to} OWNER TO {}", identifier(&owner))).await?;
+        if let Some(owner) = self.query(&owner).await?.into_iter().flatten().next() {
+            self.execute(&format!("ALTER TABLE {to} OWNER TO {}", quote_identifier(&owner))).await?;
         }
-        let rows = self.ask(&format!("SELECT {}::pg_catalog.regclass::oid", literal(&to))).await?;
+        let rows = self.query(&format!("SELECT {}::pg_catalog.regclass::oid", quote_literal(&to))).await?;
         Ok(rows.into_iter().flatten().next().unwrap_or_default())
     }
 
     /// Indexes and the constraints behind them, owned sequences, and statistics share the schema with those of the table that is there.
-    async fn rename_belongings(&mut self, oid: &str) -> Result<(), SelectiveRestoreError> {
+    async fn rename_dependents(&mut self, oid: &str) -> Result<(), SelectiveRestoreError> {
         let query = format!(
             "SELECT 'INDEX', n.nspname, c.relname FROM pg_catalog.pg_index i \
              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -257,40 +263,40 @@ impl ScratchTable<'_> {
              UNION ALL SELECT 'STATISTICS', n.nspname, s.stxname FROM pg_catalog.pg_statistic_ext s \
              JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = {oid} ORDER BY 1, 2, 3"
         );
-        for row in self.ask(&query).await? {
+        for row in self.query(&query).await? {
             let [what, schema, name] = row.as_slice() else { continue };
-            let new = self.new_name(name);
+            let new = self.unused_name(name);
             self.taken.insert(new.clone());
             if new != *name {
-                let (schema, name, new) = (identifier(schema), identifier(name), identifier(&new));
-                self.run(&format!("ALTER {what} {schema}.{name} RENAME TO {new}")).await?;
+                let (schema, name, new) = (quote_identifier(schema), quote_identifier(name), quote_identifier(&new));
+                self.execute(&format!("ALTER {what} {schema}.{name} RENAME TO {new}")).await?;
             }
         }
         Ok(())
     }
 
-    fn new_name(&self, name: &str) -> String {
+    fn unused_name(&self, name: &str) -> String {
         let rest = name.strip_prefix(self.to.name.as_str()).or_else(|| name.strip_prefix(self.from.name.as_str()));
         let wanted = match rest {
             Some(rest) => format!("{}{rest}", self.to.name),
             None => format!("{}_{name}", self.to.name),
         };
         let mut tries = (0_u32..).map(|n| match n {
-            0 => cut(&wanted, NAME_MAX),
-            n => format!("{}_{n}", cut(&wanted, NAME_MAX - 8)),
+            0 => truncate_to_bytes(&wanted, MAX_NAME_BYTES),
+            n => format!("{}_{n}", truncate_to_bytes(&wanted, MAX_NAME_BYTES - 8)),
         });
         tries.find(|new| !self.taken.contains(new)).unwrap_or(wanted)
     }
 }
 
 /// As many whole characters as fit.
-fn cut(text: &str, bytes: usize) -> String {
+fn truncate_to_bytes(text: &str, bytes: usize) -> String {
     text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= bytes).map(|(_, c)| c).collect()
 }
 
 /// Names that relations and statistics have in a schema of the running server.
-pub(super) async fn taken(sql: &SqlSession, schema: &str) -> Result<BTreeSet<String>, sql::SqlError> {
-    let schema = literal(schema);
+pub(super) async fn taken_names(sql: &SqlSession, schema: &str) -> Result<BTreeSet<String>, sql::SqlError> {
+    let schema = quote_literal(schema);
     let query = format!(
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {schema} UNION SELECT t.typname FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n \
@@ -302,7 +308,7 @@ pub(super) async fn taken(sql: &SqlSession, schema: &str) -> Result<BTreeSet<Str
 
 #[cfg(test)]
 mod tests {
-    use super::{TableName, cut};
+    use super::{TableName, truncate_to_bytes};
 
     #[test]
     fn names_are_read_as_sql_reads_them() {
@@ -319,6 +325,9 @@ mod tests {
 
     #[test]
     fn names_are_cut_between_characters() {
-        assert_eq!((cut("aäb", 2), cut("aäb", 3), cut("aäb", 9)), ("a".into(), "aä".into(), "aäb".into()));
+        assert_eq!(
+            (truncate_to_bytes("aäb", 2), truncate_to_bytes("aäb", 3), truncate_to_bytes("aäb", 9)),
+            ("a".into(), "aä".into(), "aäb".into())
+        );
     }
 }

@@ -11,7 +11,7 @@ use rand::rngs::SysRng;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{Pack, PackError, PackId, pack_binding};
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
-use crate::postgres::sql::{SqlSession, identifier, literal};
+use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
 use crate::postgres::wire::Conninfo;
 use crate::vault::seal::SealedKind;
 
@@ -20,15 +20,15 @@ use super::super::server_start::ReachedTarget;
 use super::pg_tools::PgTool;
 use super::scratch_server::bytes_in;
 use super::{
-    LOOK_EVERY, RunningServer, STAGED, SelectedObject, SelectiveRestore, SelectiveRestoreError, SelectiveRestoreStep,
-    TableName, catalog_files,
+    POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectedObject, SelectiveRestore, SelectiveRestoreError,
+    SelectiveRestoreStep, TableName, catalog_files,
 };
 
 /// A name is in use (`duplicate_database`), and a database has sessions (`object_in_use`).
-const DUPLICATE_DATABASE: &str = "42P04";
-const IN_USE: &str = "55006";
+const DUPLICATE_DATABASE_SQLSTATE: &str = "42P04";
+const OBJECT_IN_USE_SQLSTATE: &str = "55006";
 /// How long sessions that were just closed may linger.
-const LINGER: u32 = 50;
+const MAX_RENAME_ATTEMPTS: u32 = 50;
 
 /// What a backup's catalogs say before they are restored: hints, not proofs.
 #[derive(Debug, Default)]
@@ -45,18 +45,19 @@ impl BackupCatalogs {
         manifest: &Manifest,
     ) -> Result<BackupCatalogs, SelectiveRestoreError> {
         let mut files = BackupFiles { archive, manifest, packs: BTreeMap::new() };
-        let map = files.read("global/pg_filenode.map").await?;
+        let map = files.read_file("global/pg_filenode.map").await?;
         let page_size = usize::try_from(manifest.summary.block_size).unwrap_or(8192);
-        let databases_file = catalog_files::mapped(&map, catalog_files::PG_DATABASE);
+        let databases_file = catalog_files::mapped_file(&map, catalog_files::PG_DATABASE_OID);
         let mut catalogs = BackupCatalogs { databases_file, ..BackupCatalogs::default() };
         if let Some(file) = databases_file {
-            catalogs.databases = catalog_files::names(&files.read(&format!("global/{file}")).await?, page_size);
+            catalogs.databases =
+                catalog_files::read_names(&files.read_file(&format!("global/{file}")).await?, page_size);
         }
-        if let Some(file) = catalog_files::mapped(&map, catalog_files::PG_AUTHID) {
-            let roles = catalog_files::names(&files.read(&format!("global/{file}")).await?, page_size);
+        if let Some(file) = catalog_files::mapped_file(&map, catalog_files::PG_AUTHID_OID) {
+            let roles = catalog_files::read_names(&files.read_file(&format!("global/{file}")).await?, page_size);
             catalogs.superusers = roles
                 .into_iter()
-                .filter(|(oid, _)| *oid == catalog_files::BOOTSTRAP_SUPERUSER)
+                .filter(|(oid, _)| *oid == catalog_files::BOOTSTRAP_SUPERUSER_OID)
                 .map(|(_, name)| name)
                 .collect();
         }
@@ -64,7 +65,7 @@ impl BackupCatalogs {
     }
 
     /// The databases that had this name at some time.
-    pub(super) fn numbers(&self, name: &str) -> BTreeSet<u32> {
+    pub(super) fn database_oids(&self, name: &str) -> BTreeSet<u32> {
         self.databases.iter().filter(|(_, known)| known == name).map(|(oid, _)| *oid).collect()
     }
 }
@@ -78,7 +79,7 @@ struct BackupFiles<'a> {
 
 impl BackupFiles<'_> {
     /// A file's bytes; none if the backup does not have it.
-    async fn read(&mut self, path: &str) -> Result<Vec<u8>, SelectiveRestoreError> {
+    async fn read_file(&mut self, path: &str) -> Result<Vec<u8>, SelectiveRestoreError> {
         let manifest = self.manifest;
         let broken = |what| PlacementError::Manifest { label: manifest.summary.label.clone(), what };
         let found = manifest.entries.iter().find(|entry| entry.path == Path::new(path));
@@ -115,10 +116,12 @@ pub(super) enum WantedDatabases {
 
 impl WantedDatabases {
     /// Whether the files of this database are; what is nobody's always is.
-    pub(super) fn has(&self, database: Option<u32>) -> bool {
+    pub(super) fn includes(&self, database: Option<u32>) -> bool {
         match (self, database) {
             (WantedDatabases::All, _) | (_, None) => true,
-            (WantedDatabases::Some(numbers), Some(oid)) => oid < catalog_files::FIRST_NORMAL || numbers.contains(&oid),
+            (WantedDatabases::Some(numbers), Some(oid)) => {
+                oid < catalog_files::FIRST_NORMAL_OID || numbers.contains(&oid)
+            }
         }
     }
 }
@@ -132,9 +135,9 @@ pub(super) enum ScratchAttempt {
     Again(WantedDatabases, String),
 }
 
-pub(super) fn absent_database(name: &str, known: impl Iterator<Item = String>) -> SelectiveRestoreError {
+pub(super) fn absent_database_error(name: &str, known: impl Iterator<Item = String>) -> SelectiveRestoreError {
     let known: Vec<String> = known.filter(|name| name != "template0" && name != "template1").collect();
-    let hint = match nearest(name, known.iter().cloned()) {
+    let hint = match nearest_name(name, known.iter().cloned()) {
         Some(near) => format!("did you mean {near}? there were {}", known.join(", ")),
         None => format!("there were {}", known.join(", ")),
     };
@@ -142,14 +145,14 @@ pub(super) fn absent_database(name: &str, known: impl Iterator<Item = String>) -
 }
 
 /// The name that is spelled most like `name`, if any is spelled like it at all.
-pub(super) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+pub(super) fn nearest_name(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let scored = known.map(|known| (strsim::jaro_winkler(name, &known), known));
     let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
     (best.0 > 0.8).then_some(best.1)
 }
 
 impl RunningServer {
-    pub(super) async fn look(sql: SqlSession) -> Result<RunningServer, SelectiveRestoreError> {
+    pub(super) async fn inspect(sql: SqlSession) -> Result<RunningServer, SelectiveRestoreError> {
         let privileges = sql.privileges().await?;
         let all = async |question, query: &str| -> Result<BTreeSet<String>, SelectiveRestoreError> {
             Ok(sql.query(question, query).await?.into_iter().flatten().collect())
@@ -163,31 +166,39 @@ impl RunningServer {
     }
 }
 
-pub(super) async fn may_create(sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
+pub(super) async fn may_create_databases(sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
     let query = "SELECT rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
     Ok(sql.query("the role's privileges", query).await?.into_iter().flatten().next().as_deref() == Some("t"))
 }
 
-pub(super) async fn no_database(sql: &SqlSession, name: &str, server: &str) -> Result<(), SelectiveRestoreError> {
-    let query = format!("SELECT datname FROM pg_catalog.pg_database WHERE datname = {}", literal(name));
+pub(super) async fn require_no_database(
+    sql: &SqlSession,
+    name: &str,
+    server: &str,
+) -> Result<(), SelectiveRestoreError> {
+    let query = format!("SELECT datname FROM pg_catalog.pg_database WHERE datname = {}", quote_literal(name));
     if sql.query("the databases", &query).await?.is_empty() {
         return Ok(());
     }
     Err(SelectiveRestoreError::Exists { what: "database", name: name.to_owned(), server: server.to_owned() })
 }
 
-pub(super) async fn no_relation(sql: &SqlSession, name: &TableName, server: &str) -> Result<(), SelectiveRestoreError> {
-    let query = format!("SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = {}", literal(&name.schema));
+pub(super) async fn require_no_relation(
+    sql: &SqlSession,
+    name: &TableName,
+    server: &str,
+) -> Result<(), SelectiveRestoreError> {
+    let query = format!("SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = {}", quote_literal(&name.schema));
     if sql.query("the schemas", &query).await?.is_empty() {
         let advice = "create it, or name a table in another schema with --as";
-        return Err(SelectiveRestoreError::NoPlace {
+        return Err(SelectiveRestoreError::MissingInServer {
             server: server.to_owned(),
             what: "schema",
             name: name.schema.clone(),
             advice,
         });
     }
-    if super::table_rename::taken(sql, &name.schema).await?.contains(&name.name) {
+    if super::table_rename::taken_names(sql, &name.schema).await?.contains(&name.name) {
         return Err(SelectiveRestoreError::Exists {
             what: "relation",
             name: name.to_string(),
@@ -202,7 +213,8 @@ pub(super) async fn roll_back_prepared(sql: &SqlSession) -> Result<Vec<String>, 
     let query = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() ORDER BY gid";
     let mut notes = Vec::new();
     for gid in sql.query("the prepared transactions", query).await?.into_iter().flatten() {
-        sql.execute("rolling back in the scratch server", &format!("ROLLBACK PREPARED {}", literal(&gid))).await?;
+        sql.execute("rolling back in the scratch server", &format!("ROLLBACK PREPARED {}", quote_literal(&gid)))
+            .await?;
         notes.push(format!("transaction {gid:?} was prepared and neither committed nor rolled back at the target: its changes are left out"));
     }
     Ok(notes)
@@ -211,7 +223,7 @@ pub(super) async fn roll_back_prepared(sql: &SqlSession) -> Result<Vec<String>, 
 impl SelectiveRestore {
     /// Roles that own or may use something and are not in the running server: what they own goes to the superuser, and is told.
     pub(super) async fn missing_roles(&self, sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
-        if self.without_owners(sql).await? {
+        if self.must_skip_owners(sql).await? {
             return Ok(vec![format!(
                 "everything will belong to {}, and nobody else is granted anything",
                 self.running.role
@@ -224,7 +236,7 @@ impl SelectiveRestore {
             }
             SelectedObject::Table { name, .. } => format!(
                 "d.dbid = b.oid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = pg_catalog.to_regclass({})",
-                literal(&name.sql())
+                quote_literal(&name.to_sql())
             ),
         };
         let query = format!(
@@ -235,7 +247,7 @@ impl SelectiveRestore {
         let roles = sql.query("the roles", &query).await?.into_iter().flatten();
         let missing: Vec<String> = roles.filter(|role| !self.running.roles.contains(role)).collect();
         for role in &missing {
-            let role = identifier(role);
+            let role = quote_identifier(role);
             let statement = format!("REASSIGN OWNED BY {role} TO CURRENT_USER");
             sql.execute("giving away what a missing role owns", &statement).await?;
             sql.execute("taking away what a missing role may", &format!("DROP OWNED BY {role}")).await?;
@@ -250,15 +262,15 @@ impl SelectiveRestore {
     }
 
     /// Whether owners and grants cannot be brought along: they take a superuser, under the name it had.
-    async fn without_owners(&self, sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
+    async fn must_skip_owners(&self, sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
         let superuser = sql.query("the superuser", "SELECT current_user").await?.into_iter().flatten().next();
         Ok(!self.running.superuser || superuser.is_none_or(|name| !self.running.roles.contains(&name)))
     }
 
     /// Options of `pg_restore` that the two servers' differences ask for.
-    async fn differences(&self, sql: &SqlSession) -> Result<Vec<&'static str>, SelectiveRestoreError> {
+    async fn pg_restore_options(&self, sql: &SqlSession) -> Result<Vec<&'static str>, SelectiveRestoreError> {
         let mut options = vec!["--exit-on-error", "--no-subscriptions"];
-        if self.without_owners(sql).await? {
+        if self.must_skip_owners(sql).await? {
             options.extend(["--no-owner", "--no-acl"]);
         }
         let spaces = sql.query("the tablespaces", "SELECT spcname FROM pg_catalog.pg_tablespace").await?;
@@ -277,12 +289,12 @@ impl SelectiveRestore {
     ) -> Result<u64, SelectiveRestoreError> {
         let mut random = [0; 6];
         SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
-        let staged = random.iter().fold(STAGED.to_owned(), |name, byte| format!("{name}{byte:02x}"));
-        let options = self.differences(&sql).await?;
+        let staged = random.iter().fold(STAGED_DATABASE_PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"));
+        let options = self.pg_restore_options(&sql).await?;
         drop(sql);
         let roles = self.candidates.clone();
         let scratch = self.connect("template1", &roles).await?;
-        rename(&scratch, (name, &staged)).await?;
+        rename_database(&scratch, (name, &staged)).await?;
         let size = database_size(&scratch, &staged).await?;
         let role = scratch
             .query("the superuser", "SELECT current_user")
@@ -292,25 +304,25 @@ impl SelectiveRestore {
             .next()
             .unwrap_or_default();
         drop(scratch);
-        let (from, dump) = self.dump_place(&role, &staged)?;
+        let (from, dump) = self.dump_destination(&role, &staged)?;
         let jobs = self.wish.jobs.max(1).to_string();
         let tool = PgTool::new(tools, "pg_dump", &from)
             .args(["-Fd", "-Z1", "--no-subscriptions", "-j", &jobs, "-f"])
             .arg(&dump);
-        watch(tool.run(), async || progress(SelectiveRestoreStep::Dumping(bytes_in(&dump), size))).await?;
+        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Dumping(bytes_in(&dump), size))).await?;
 
         self.staged = Some(staged.clone());
         let into = &self.wish.into;
         let tool = PgTool::new(tools, "pg_restore", into).args(["--create", "-j", &jobs]).args(options);
-        let tool = tool.arg("-d").arg(maintenance(into)).arg(&dump);
+        let tool = tool.arg("-d").arg(connection_string_for_tool(into)).arg(&dump);
         let running = &self.running.sql;
-        watch(tool.run(), async || {
+        watch_progress(tool.run(), async || {
             let now = database_size(running, &staged).await.unwrap_or(0);
             progress(SelectiveRestoreStep::Loading(now.min(size), size));
         })
         .await?;
-        match rename(running, (&staged, new)).await {
-            Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE) => {
+        match rename_database(running, (&staged, new)).await {
+            Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE_SQLSTATE) => {
                 let server = into.to_string();
                 return Err(SelectiveRestoreError::Exists { what: "database", name: new.to_owned(), server });
             }
@@ -327,8 +339,8 @@ impl SelectiveRestore {
         new: &TableName,
         progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
     ) -> Result<u64, SelectiveRestoreError> {
-        let options = self.differences(&sql).await?;
-        let query = format!("SELECT pg_catalog.pg_total_relation_size({}), current_user", literal(&new.sql()));
+        let options = self.pg_restore_options(&sql).await?;
+        let query = format!("SELECT pg_catalog.pg_total_relation_size({}), current_user", quote_literal(&new.to_sql()));
         let rows = sql.query("the table's size", &query).await?;
         let (size, role) = match rows.into_iter().next().as_deref() {
             Some([size, role]) => (size.parse().unwrap_or(0), role.clone()),
@@ -336,33 +348,38 @@ impl SelectiveRestore {
         };
         drop(sql);
         let database = self.wish.part.database().to_owned();
-        let (from, dump) = self.dump_place(&role, &database)?;
-        let tool = PgTool::new(tools, "pg_dump", &from).args(["-Fc", "-Z1", "--no-publications", "-t"]).arg(new.sql());
+        let (from, dump) = self.dump_destination(&role, &database)?;
+        let tool =
+            PgTool::new(tools, "pg_dump", &from).args(["-Fc", "-Z1", "--no-publications", "-t"]).arg(new.to_sql());
         let tool = tool.arg("-f").arg(&dump);
         let written = || std::fs::metadata(&dump).map_or(0, |metadata| metadata.len());
-        watch(tool.run(), async || progress(SelectiveRestoreStep::Dumping(written(), size))).await?;
+        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Dumping(written(), size))).await?;
 
         let into = Conninfo { dbname: Some(database), ..self.wish.into.clone() };
         let tool =
             PgTool::new(tools, "pg_restore", &into).args(["--single-transaction", "--no-publications"]).args(options);
-        let tool = tool.arg("-d").arg(maintenance(&into)).arg(&dump);
+        let tool = tool.arg("-d").arg(connection_string_for_tool(&into)).arg(&dump);
         // Nothing of it can be seen before it is committed.
-        watch(tool.run(), async || progress(SelectiveRestoreStep::Loading(0, size))).await?;
-        let query = format!("SELECT pg_catalog.pg_total_relation_size({})", literal(&new.sql()));
-        number(&self.running.sql, &query).await
+        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Loading(0, size))).await?;
+        let query = format!("SELECT pg_catalog.pg_total_relation_size({})", quote_literal(&new.to_sql()));
+        query_number(&self.running.sql, &query).await
     }
 
-    fn dump_place(&self, role: &str, database: &str) -> Result<(Conninfo, std::path::PathBuf), SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::super::RestoreError::Stopped.into()) };
+    fn dump_destination(
+        &self,
+        role: &str,
+        database: &str,
+    ) -> Result<(Conninfo, std::path::PathBuf), SelectiveRestoreError> {
+        let Some(scratch) = &self.scratch else { return Err(super::super::RestoreError::WorkerLost.into()) };
         Ok((scratch.conninfo(role, database)?, scratch.path().join("dump")))
     }
 }
 
 /// Waits for `work`, and looks at it now and then.
-async fn watch<T>(work: impl Future<Output = T>, look: impl AsyncFn()) -> T {
+async fn watch_progress<T>(work: impl Future<Output = T>, look: impl AsyncFn()) -> T {
     let mut work = std::pin::pin!(work);
     loop {
-        let pause = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
+        let pause = std::pin::pin!(tokio::time::sleep(POLL_INTERVAL));
         match futures_util::future::select(&mut work, pause).await {
             futures_util::future::Either::Left((done, _)) => return done,
             futures_util::future::Either::Right(_) => look().await,
@@ -371,17 +388,19 @@ async fn watch<T>(work: impl Future<Output = T>, look: impl AsyncFn()) -> T {
 }
 
 /// The database of a connection string as `-d` takes it, whatever is in its name.
-fn maintenance(info: &Conninfo) -> String {
+fn connection_string_for_tool(info: &Conninfo) -> String {
     let name = info.dbname.clone().or_else(|| info.user.clone()).unwrap_or_else(|| "postgres".to_owned());
     format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// Sessions that were just closed may still be there for a moment.
-async fn rename(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), SelectiveRestoreError> {
-    let statement = format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to));
-    for _ in 0..LINGER {
+async fn rename_database(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), SelectiveRestoreError> {
+    let statement = format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to));
+    for _ in 0..MAX_RENAME_ATTEMPTS {
         match sql.execute("renaming the database", &statement).await {
-            Err(error) if error.sqlstate() == Some(IN_USE) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) if error.sqlstate() == Some(OBJECT_IN_USE_SQLSTATE) => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             renamed => return Ok(renamed?),
         }
     }
@@ -391,12 +410,12 @@ async fn rename(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), Select
 async fn database_size(sql: &SqlSession, name: &str) -> Result<u64, SelectiveRestoreError> {
     let query = format!(
         "SELECT pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database WHERE datname = {}",
-        literal(name)
+        quote_literal(name)
     );
-    number(sql, &query).await
+    query_number(sql, &query).await
 }
 
-async fn number(sql: &SqlSession, query: &str) -> Result<u64, SelectiveRestoreError> {
+async fn query_number(sql: &SqlSession, query: &str) -> Result<u64, SelectiveRestoreError> {
     let rows = sql.query("a size", query).await?;
     Ok(rows.into_iter().flatten().next().and_then(|size| size.parse().ok()).unwrap_or(0))
 }

@@ -17,15 +17,15 @@ use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalF
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::wal::decode::WalDecoder;
 use crate::postgres::wal::page::MajorVersion;
-use crate::postgres::wal::record::{HEADER, RMGR_INFO, WalRecord, rmgr};
+use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RMGR_INFO, WalRecord, rmgr};
 
-use super::{SelectiveRestoreError, io};
+use super::{SelectiveRestoreError, io_error};
 
 /// A resource manager that only a restore of a part looks into (`rmgrlist.h`).
-const RELATION_MAP: u8 = 7;
+const RELATION_MAP_RMGR: u8 = 7;
 
 /// Bytes of segments that may be on their way at once.
-const FETCH_BYTES: u64 = 256 << 20;
+const MAX_FETCH_BYTES: u64 = 256 << 20;
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -53,39 +53,43 @@ pub(super) struct SurveyRange<'a> {
 }
 
 impl SurveyRange<'_> {
-    fn numbers(&self) -> impl Iterator<Item = SegmentNo> + use<> {
+    fn segment_numbers(&self) -> impl Iterator<Item = SegmentNo> + use<> {
         let (size, last) = (self.size, self.size.segment_of(self.to));
         let first = size.segment_of(self.from);
         std::iter::successors(Some(first), |number| Some(number.next())).take_while(move |number| *number <= last)
     }
 
     /// Reads it all. `progress` is told bytes read and bytes in all.
-    pub(super) async fn read(
+    pub(super) async fn survey(
         &self,
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<WalSurvey, SelectiveRestoreError> {
-        let total = (self.numbers().count() as u64).saturating_mul(self.size.get());
-        let at_once = usize::try_from(FETCH_BYTES / self.size.get()).unwrap_or(1).clamp(1, 4);
+        let total = (self.segment_numbers().count() as u64).saturating_mul(self.size.get());
+        let at_once = usize::try_from(MAX_FETCH_BYTES / self.size.get()).unwrap_or(1).clamp(1, 4);
         let begin = self.size.segment_of(self.from).start(self.size);
         let reader = SurveyReader {
             decoder: WalDecoder::new(begin, self.path.target(), self.size),
-            databases: self.databases.map(pattern),
+            databases: self.databases.map(catalog_file_pattern),
             survey: WalSurvey::default(),
         };
         let mut reader = Some(reader);
         let done = AtomicU64::new(0);
         let mut fetched = std::pin::pin!(
-            stream::iter(self.numbers()).map(|number| self.fetch(archive, spool, number)).buffered(at_once)
+            stream::iter(self.segment_numbers())
+                .map(|number| self.fetch_segment(archive, spool, number))
+                .buffered(at_once)
         );
         while let Some(segment) = fetched.next().await {
             let Some(mut now) = reader.take() else { break };
             match segment? {
                 Some((name, bytes)) => {
                     let keep = self.keep.as_ref().map(|folder| folder.join(name.to_string()));
-                    reader =
-                        Some(super::super::blocking(move || now.take(&bytes, keep.as_deref()).map(|()| now)).await??);
+                    reader = Some(
+                        super::super::run_blocking(move || now.read_segment(&bytes, keep.as_deref()).map(|()| now))
+                            .await??,
+                    );
                 }
                 None => {
                     now.survey.unseen = now.survey.unseen.saturating_add(1);
@@ -98,7 +102,7 @@ impl SurveyRange<'_> {
     }
 
     /// A segment as the server would get it: from the newest timeline that has it, or what there is of it.
-    async fn fetch(
+    async fn fetch_segment(
         &self,
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
@@ -113,7 +117,7 @@ impl SurveyRange<'_> {
         for name in names() {
             let mut bytes = archive.file(&WalFileName::Partial(name)).await?;
             if bytes.is_none() {
-                bytes = archive.received(spool, name).await?.map(|(bytes, _)| bytes);
+                bytes = archive.read_unfinished(spool, name).await?.map(|(bytes, _)| bytes);
             }
             if let Some(bytes) = bytes.filter(|bytes| bytes.len() == self.size.len()) {
                 return Ok(Some((name, bytes)));
@@ -124,9 +128,9 @@ impl SurveyRange<'_> {
 }
 
 /// How records name a shared catalog of this file: tablespace, no database, file.
-fn pattern(file: u32) -> [u8; 12] {
+fn catalog_file_pattern(file: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&crate::postgres::format::datadir::DataDirRelation::GLOBAL_TABLESPACE.to_le_bytes());
+    bytes[..4].copy_from_slice(&crate::postgres::format::datadir::DataDirRelation::GLOBAL_TABLESPACE_OID.to_le_bytes());
     bytes[8..].copy_from_slice(&file.to_le_bytes());
     bytes
 }
@@ -138,9 +142,9 @@ struct SurveyReader {
 }
 
 impl SurveyReader {
-    fn take(&mut self, segment: &[u8], keep: Option<&Path>) -> Result<(), SelectiveRestoreError> {
+    fn read_segment(&mut self, segment: &[u8], keep: Option<&Path>) -> Result<(), SelectiveRestoreError> {
         if let Some(path) = keep {
-            std::fs::write(path, segment).map_err(io("write", path))?;
+            std::fs::write(path, segment).map_err(io_error("write", path))?;
         }
         // After a segment that was not found, or the end of the log, nothing more is known of what follows.
         if self.survey.unseen > 0 || self.decoder.end().is_some() {
@@ -154,16 +158,18 @@ impl SurveyReader {
             major = MajorVersion::from_magic(magic);
         }
         let Some(major) = major else { return Ok(()) };
-        let mut feed = decoder.feed(segment);
-        while let Some(record) = feed.next().map_err(|error| SelectiveRestoreError::Log(error.to_string()))? {
-            survey.note(&record, major, databases.as_ref());
+        let mut feed = decoder.feed_bytes(segment);
+        while let Some(record) =
+            feed.next_record().map_err(|error| SelectiveRestoreError::WalUnusable(error.to_string()))?
+        {
+            survey.note_record(&record, major, databases.as_ref());
         }
         Ok(())
     }
 }
 
 impl WalSurvey {
-    fn note(&mut self, record: &WalRecord<'_>, major: MajorVersion, databases: Option<&[u8; 12]>) {
+    fn note_record(&mut self, record: &WalRecord<'_>, major: MajorVersion, databases: Option<&[u8; 12]>) {
         let op = record.header.info & RMGR_INFO;
         let main = || record.main_data(major).unwrap_or_default();
         match record.header.rmgr {
@@ -185,10 +191,13 @@ impl WalSurvey {
                     self.copied.extend(main().get(8..).and_then(<[u8]>::first_chunk).map(|n| u32::from_le_bytes(*n)));
                 }
             }
-            RELATION_MAP => self.databases_changed = true,
-            rmgr::HEAP | 9 if !self.databases_changed => {
+            RELATION_MAP_RMGR => self.databases_changed = true,
+            rmgr::SMGR_TRUNCATE_HEAP | 9 if !self.databases_changed => {
                 // A block's reference stands at the front, behind at most eleven bytes.
-                let front = record.bytes.get(HEADER..record.bytes.len().min(HEADER + 40)).unwrap_or_default();
+                let front = record
+                    .bytes
+                    .get(RECORD_HEADER_BYTES..record.bytes.len().min(RECORD_HEADER_BYTES + 40))
+                    .unwrap_or_default();
                 self.databases_changed =
                     databases.is_none_or(|pattern| front.windows(pattern.len()).any(|window| window == pattern));
             }

@@ -14,10 +14,10 @@ use crate::postgres::format::timeline::TimelineId;
 pub use error::DecodeError;
 
 use super::page::{
-    ALL_FLAGS, DEFAULT_PAGE, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, HAS_LONG_HEADER, LONG_HEADER,
-    MajorVersion, SHORT_HEADER, WalPageHeader,
+    ALL_FLAGS, DEFAULT_WAL_PAGE_BYTES, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, HAS_LONG_HEADER,
+    LONG_PAGE_HEADER_BYTES, MajorVersion, SHORT_PAGE_HEADER_BYTES, WalPageHeader,
 };
-use super::record::{HEADER, MAX_LEN, MIN_LEN, RecordHeader, WalRecord, crc};
+use super::record::{MAX_RECORD_BYTES, MIN_RECORD_BYTES, RECORD_HEADER_BYTES, RecordHeader, WalRecord, record_crc};
 
 /// The log's end, as it shows in a segment that was not filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +105,7 @@ impl WalDecoder {
             timeline,
             position: start.get(),
             page_end: start.get(),
-            page_size: u64::from(DEFAULT_PAGE),
+            page_size: u64::from(DEFAULT_WAL_PAGE_BYTES),
             major: None,
             system_id: None,
             page_timeline: 0,
@@ -120,8 +120,8 @@ impl WalDecoder {
         }
     }
 
-    /// Takes the next piece. The records in it are to be asked for with [`DecoderFeed::next`] until there are none; what then remains of it is kept.
-    pub const fn feed<'d, 'i>(&'d mut self, input: &'i [u8]) -> DecoderFeed<'d, 'i> {
+    /// Takes the next piece. The records in it are to be asked for with [`DecoderFeed::next_record`] until there are none; what then remains of it is kept.
+    pub const fn feed_bytes<'d, 'i>(&'d mut self, input: &'i [u8]) -> DecoderFeed<'d, 'i> {
         DecoderFeed { decoder: self, input }
     }
 
@@ -171,38 +171,38 @@ impl<'i> DecoderFeed<'_, 'i> {
     /// # Errors
     /// [`DecodeError`] where the log is damaged; the same again on every call after it.
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend what it yields")]
-    pub fn next(&mut self) -> Result<Option<WalRecord<'_>>, DecodeError> {
+    pub fn next_record(&mut self) -> Result<Option<WalRecord<'_>>, DecodeError> {
         loop {
             match self.decoder.state {
-                DecoderState::Between => match self.between() {
-                    Ok(DecodeStep::Whole(bytes)) => return Ok(Some(self.decoder.whole(bytes))),
+                DecoderState::Between => match self.read_next_record() {
+                    Ok(DecodeStep::Whole(bytes)) => return Ok(Some(self.decoder.record_in_input(bytes))),
                     Ok(DecodeStep::On) => {}
                     Ok(DecodeStep::More) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
-                DecoderState::Within => match self.within() {
-                    Ok(DecodeStep::Whole(_)) => return Ok(Some(self.decoder.joined())),
+                DecoderState::Within => match self.collect_record() {
+                    Ok(DecodeStep::Whole(_)) => return Ok(Some(self.decoder.collected_record())),
                     Ok(DecodeStep::On) => {}
                     Ok(DecodeStep::More) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
-                DecoderState::Page => match self.page() {
+                DecoderState::Page => match self.read_page_header() {
                     Ok(true) => {}
                     Ok(false) => return Ok(None),
                     Err(error) => return self.fail(error),
                 },
                 DecoderState::Head => {
-                    if !self.head() {
+                    if !self.skip_earlier_record() {
                         return Ok(None);
                     }
                 }
                 DecoderState::Skip => {
-                    if !self.skip() {
+                    if !self.skip_after_switch() {
                         return Ok(None);
                     }
                 }
                 DecoderState::Ended(_) => {
-                    self.take(self.input.len());
+                    self.take_bytes(self.input.len());
                     return Ok(None);
                 }
                 DecoderState::Failed(error) => return Err(error),
@@ -217,7 +217,7 @@ impl<'i> DecoderFeed<'_, 'i> {
 
     /// Takes up to `len` bytes of the piece.
     #[inline]
-    fn take(&mut self, len: usize) -> &'i [u8] {
+    fn take_bytes(&mut self, len: usize) -> &'i [u8] {
         let (taken, rest) = self.input.split_at_checked(len).unwrap_or((self.input, &[]));
         self.input = rest;
         self.decoder.position = self.decoder.position.saturating_add(taken.len() as u64);
@@ -232,18 +232,18 @@ impl<'i> DecoderFeed<'_, 'i> {
     }
 
     /// Reads and checks a page header; `false` if the piece ends before it does.
-    fn page(&mut self) -> Result<bool, DecodeError> {
+    fn read_page_header(&mut self) -> Result<bool, DecodeError> {
         let at = self.decoder.position.saturating_sub(self.decoder.header.len() as u64);
         loop {
             let want = match self.decoder.header.get(2) {
-                Some(flags) if u16::from(*flags) & HAS_LONG_HEADER != 0 => LONG_HEADER,
-                _ => SHORT_HEADER,
+                Some(flags) if u16::from(*flags) & HAS_LONG_HEADER != 0 => LONG_PAGE_HEADER_BYTES,
+                _ => SHORT_PAGE_HEADER_BYTES,
             };
             let missing = want.saturating_sub(self.decoder.header.len());
             if missing == 0 {
                 break;
             }
-            let taken = self.take(missing);
+            let taken = self.take_bytes(missing);
             if taken.is_empty() {
                 return Ok(false);
             }
@@ -259,10 +259,10 @@ impl<'i> DecoderFeed<'_, 'i> {
 
     /// At a record boundary: the next record, where it lies if it lies whole in this page and piece.
     #[inline]
-    fn between(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
+    fn read_next_record(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
         // A decoder's position cannot wrap: the log's would have.
         let padding = (self.decoder.position.wrapping_neg() & 7) as usize;
-        if padding != 0 && self.take(padding).len() < padding {
+        if padding != 0 && self.take_bytes(padding).len() < padding {
             return Ok(DecodeStep::More);
         }
         if self.decoder.position >= self.decoder.page_end {
@@ -274,15 +274,15 @@ impl<'i> DecoderFeed<'_, 'i> {
             return Ok(DecodeStep::More);
         }
         self.decoder.record_start = Lsn::new(self.decoder.position);
-        if let Some((fixed, _)) = slice.split_first_chunk::<HEADER>() {
+        if let Some((fixed, _)) = slice.split_first_chunk::<RECORD_HEADER_BYTES>() {
             let header = RecordHeader::parse(fixed);
             if header.total_len == 0 {
-                return Ok(self.decoder.zeros());
+                return Ok(self.decoder.end_at_zeros());
             }
             self.decoder.check_header(&header)?;
             if let Some(bytes) = slice.get(..header.total_len as usize) {
                 self.decoder.check_crc(&header, bytes)?;
-                self.take(bytes.len());
+                self.take_bytes(bytes.len());
                 return Ok(DecodeStep::Whole(bytes));
             }
         }
@@ -293,13 +293,13 @@ impl<'i> DecoderFeed<'_, 'i> {
     }
 
     /// Collects a record that is divided.
-    fn within(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
+    fn collect_record(&mut self) -> Result<DecodeStep<'i>, DecodeError> {
         let had = self.decoder.record.len();
-        let header = self.decoder.record.first_chunk::<HEADER>().map(RecordHeader::parse);
+        let header = self.decoder.record.first_chunk::<RECORD_HEADER_BYTES>().map(RecordHeader::parse);
         let want = match header {
             Some(header) => header.total_len as usize,
             None if had < 4 => 4,
-            None => HEADER,
+            None => RECORD_HEADER_BYTES,
         };
         // Asked first: a record may end where the page does, and nothing of it is then looked for on the next.
         if let Some(header) = header.filter(|_| had >= want) {
@@ -311,20 +311,20 @@ impl<'i> DecoderFeed<'_, 'i> {
             return Ok(DecodeStep::On);
         }
         let slice = self.in_page();
-        let taken = self.take(want.saturating_sub(had).min(slice.len()));
+        let taken = self.take_bytes(want.saturating_sub(had).min(slice.len()));
         if taken.is_empty() {
             return Ok(DecodeStep::More);
         }
         self.decoder.record.extend_from_slice(taken);
         if had < 4 && self.decoder.record.len() == 4 {
             if self.decoder.record == [0; 4] {
-                return Ok(self.decoder.zeros());
+                return Ok(self.decoder.end_at_zeros());
             }
             let total_len = self.decoder.record.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len));
             self.decoder.check_length(total_len)?;
         }
-        if had < HEADER
-            && let Some(fixed) = self.decoder.record.first_chunk::<HEADER>()
+        if had < RECORD_HEADER_BYTES
+            && let Some(fixed) = self.decoder.record.first_chunk::<RECORD_HEADER_BYTES>()
         {
             let header = RecordHeader::parse(fixed);
             self.decoder.check_header(&header)?;
@@ -333,14 +333,14 @@ impl<'i> DecoderFeed<'_, 'i> {
     }
 
     /// Passes over the rest of a record from before the first page; `false` if the piece ends first.
-    fn head(&mut self) -> bool {
+    fn skip_earlier_record(&mut self) -> bool {
         if self.decoder.head_left == 0 {
             self.decoder.state = DecoderState::Between;
         } else if self.decoder.position >= self.decoder.page_end {
             self.decoder.state = DecoderState::Page;
         } else {
             let left = usize::try_from(self.decoder.head_left).unwrap_or(usize::MAX);
-            let taken = self.take(left.min(self.in_page().len())).len();
+            let taken = self.take_bytes(left.min(self.in_page().len())).len();
             self.decoder.head_left = self.decoder.head_left.saturating_sub(taken as u64);
             return taken > 0;
         }
@@ -348,13 +348,13 @@ impl<'i> DecoderFeed<'_, 'i> {
     }
 
     /// Passes over the rest of a switched segment; `false` if the piece ends first.
-    fn skip(&mut self) -> bool {
+    fn skip_after_switch(&mut self) -> bool {
         let left = self.decoder.page_end.saturating_sub(self.decoder.position);
         if left == 0 {
             self.decoder.state = DecoderState::Page;
             return true;
         }
-        !self.take(usize::try_from(left).unwrap_or(usize::MAX)).is_empty()
+        !self.take_bytes(usize::try_from(left).unwrap_or(usize::MAX)).is_empty()
     }
 }
 
@@ -371,23 +371,23 @@ enum DecodeStep<'a> {
 impl WalDecoder {
     /// A record in the input, whose bytes were already taken.
     #[inline]
-    fn whole<'a>(&mut self, bytes: &'a [u8]) -> WalRecord<'a> {
-        let fixed = bytes.first_chunk::<HEADER>().unwrap_or(&[0; HEADER]);
+    fn record_in_input<'a>(&mut self, bytes: &'a [u8]) -> WalRecord<'a> {
+        let fixed = bytes.first_chunk::<RECORD_HEADER_BYTES>().unwrap_or(&[0; RECORD_HEADER_BYTES]);
         let header = RecordHeader::parse(fixed);
-        self.finish(header);
+        self.finish_record(header);
         WalRecord { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes }
     }
 
     /// The record in `record`. It stays there until the next one begins; `pending` must not show it.
-    fn joined(&mut self) -> WalRecord<'_> {
-        let fixed = self.record.first_chunk::<HEADER>().unwrap_or(&[0; HEADER]);
+    fn collected_record(&mut self) -> WalRecord<'_> {
+        let fixed = self.record.first_chunk::<RECORD_HEADER_BYTES>().unwrap_or(&[0; RECORD_HEADER_BYTES]);
         let header = RecordHeader::parse(fixed);
-        self.finish(header);
+        self.finish_record(header);
         WalRecord { lsn: self.record_start, end_lsn: self.end_of_record(), header, bytes: &self.record }
     }
 
     #[inline]
-    fn finish(&mut self, header: RecordHeader) {
+    fn finish_record(&mut self, header: RecordHeader) {
         self.last = Some(self.record_start);
         self.last_end = round_up(self.position, 8);
         self.divided = false;
@@ -406,7 +406,7 @@ impl WalDecoder {
     }
 
     /// A length of zero where a record should be: nothing was ever written here.
-    fn zeros(&mut self) -> DecodeStep<'static> {
+    fn end_at_zeros(&mut self) -> DecodeStep<'static> {
         self.divided = false;
         self.state = DecoderState::Ended(LogEnd { at: self.record_start, seen_at: self.record_start });
         DecodeStep::On
@@ -430,7 +430,7 @@ impl WalDecoder {
 
     #[inline]
     fn check_length(&self, total_len: u32) -> Result<(), DecodeError> {
-        if (MIN_LEN..=MAX_LEN).contains(&total_len) {
+        if (MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&total_len) {
             return Ok(());
         }
         Err(DecodeError::Header { at: self.record_start, problem: "a length that no record has" })
@@ -438,8 +438,8 @@ impl WalDecoder {
 
     #[inline]
     fn check_crc(&self, header: &RecordHeader, bytes: &[u8]) -> Result<(), DecodeError> {
-        let computed = match bytes.split_first_chunk::<HEADER>() {
-            Some((fixed, body)) => crc(fixed, body),
+        let computed = match bytes.split_first_chunk::<RECORD_HEADER_BYTES>() {
+            Some((fixed, body)) => record_crc(fixed, body),
             None => 0,
         };
         if computed == header.crc {
@@ -459,7 +459,7 @@ impl WalDecoder {
         self.check_page(header, at)?;
         self.page_timeline = header.timeline;
         self.page_end = at.get().saturating_add(self.page_size);
-        self.turn_to_first(header, at)
+        self.enter_first_record(header, at)
     }
 
     /// Whether the page is zero, or was last written in the segment's former life: the log ends before it.
@@ -509,16 +509,16 @@ impl WalDecoder {
     }
 
     /// What stands first in the page: the rest of a record, or a new one (`XLogDecodeNextRecord`).
-    fn turn_to_first(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
+    fn enter_first_record(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
         let wrong = |problem| Err(DecodeError::Continuation { at, problem });
-        if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+        if header.has_flags(FIRST_IS_OVERWRITE_CONTRECORD) {
             // A crash cut the record, and the server wrote this page in the place of its rest (`CreateOverwriteContrecordRecord`).
             self.divided = false;
             self.head_left = 0;
         }
         let expected = if self.divided { self.record_left() } else { self.head_left };
         let first = !std::mem::replace(&mut self.started, true);
-        match (header.has(FIRST_IS_CONTRECORD), expected) {
+        match (header.has_flags(FIRST_IS_CONTRECORD), expected) {
             (true, 0) if first => {
                 self.head_left = u64::from(header.remaining);
                 self.state = DecoderState::Head;
@@ -564,9 +564,9 @@ pub fn fuzz(data: &[u8]) {
         let mut decoder = WalDecoder::new(start, timeline, size);
         let (mut records, mut error) = (Vec::new(), None);
         for piece in log.chunks(piece.max(1)) {
-            let mut feed = decoder.feed(piece);
+            let mut feed = decoder.feed_bytes(piece);
             loop {
-                match feed.next() {
+                match feed.next_record() {
                     Ok(Some(record)) => records.push((record.lsn, record.end_lsn, record.bytes.to_vec())),
                     Ok(None) => break,
                     Err(found) => {

@@ -6,7 +6,7 @@ use crate::postgres::format::segment::SegmentNo;
 use super::{RecordFragment, SegmentDigest};
 use crate::postgres::wal::event::{RecordBodyError, RecordMeaning, interpret_front};
 use crate::postgres::wal::page::MajorVersion;
-use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord, finish_crc};
+use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord, finish_crc};
 
 /// A record that lies in more than one segment, made whole again.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,13 +34,13 @@ pub enum JoinError {
     },
     /// They belong to two clusters, or one was rebuilt with other sizes.
     #[error("the segments before and after {at} belong to different clusters")]
-    Strangers {
+    OtherCluster {
         /// Their border.
         at: Lsn,
     },
     /// The earlier one's log stops before its end.
     #[error("the log before {at} stops at {stops} already")]
-    Stops {
+    EndsEarly {
         /// The border.
         at: Lsn,
         /// Where it stops.
@@ -93,20 +93,20 @@ pub enum JoinError {
 /// # Errors
 /// [`JoinError`] for the first thing that does not fit. What neither segment can know, like the record before one that fills a whole
 /// segment, is not checked.
-pub fn follows(earlier: &SegmentDigest, later: &SegmentDigest) -> Result<(), JoinError> {
+pub fn check_follows(earlier: &SegmentDigest, later: &SegmentDigest) -> Result<(), JoinError> {
     let at = earlier.end();
     if later.segment != earlier.segment.next() {
         return Err(JoinError::NotNeighbours { after: earlier.segment, found: later.segment });
     }
     let kin = |d: &SegmentDigest| (d.system_id, d.segment_size, d.page_magic);
     if kin(earlier) != kin(later) {
-        return Err(JoinError::Strangers { at });
+        return Err(JoinError::OtherCluster { at });
     }
     if earlier.ends_early() {
-        return Err(JoinError::Stops { at, stops: earlier.valid_until });
+        return Err(JoinError::EndsEarly { at, stops: earlier.valid_until });
     }
     let parts = || Err(JoinError::Parts { at });
-    match (continues(earlier), &later.head) {
+    match (continued_bytes(earlier), &later.head) {
         (_, None) if later.overwrites => {}
         (None, None) => {}
         (Some(left), Some(head)) if left == head.total => {}
@@ -123,7 +123,7 @@ pub fn follows(earlier: &SegmentDigest, later: &SegmentDigest) -> Result<(), Joi
 }
 
 /// How many bytes of a record go on in the next segment.
-fn continues(digest: &SegmentDigest) -> Option<u32> {
+fn continued_bytes(digest: &SegmentDigest) -> Option<u32> {
     let open = |part: &RecordFragment| part.total.checked_sub(part.held).filter(|left| *left > 0);
     match &digest.tail {
         Some(tail) => open(tail),
@@ -136,15 +136,15 @@ fn continues(digest: &SegmentDigest) -> Option<u32> {
 ///
 /// # Errors
 /// [`JoinError`] if the parts don't fit or are not what was written.
-pub fn join(parts: &[&SegmentDigest]) -> Result<Option<JoinedRecord>, JoinError> {
+pub fn join_record(parts: &[&SegmentDigest]) -> Result<Option<JoinedRecord>, JoinError> {
     let Some((first, rest)) = parts.split_first() else { return Ok(None) };
     let Some(tail) = &first.tail else { return Ok(None) };
-    let mut whole = RecordParts::begin(tail);
+    let mut whole = RecordParts::from_tail(tail);
     let mut earlier = *first;
     for &later in rest {
-        follows(earlier, later)?;
+        check_follows(earlier, later)?;
         let Some(head) = &later.head else { return Ok(None) };
-        whole.add(head);
+        whole.add_fragment(head);
         earlier = later;
         if whole.have >= tail.total {
             break;
@@ -178,13 +178,13 @@ struct RecordParts<'a> {
 }
 
 impl<'a> RecordParts<'a> {
-    fn begin(tail: &'a RecordFragment) -> RecordParts<'a> {
+    fn from_tail(tail: &'a RecordFragment) -> RecordParts<'a> {
         let mut whole = RecordParts { parts: Vec::new(), front: Vec::new(), gap: false, have: 0, end: tail.end };
-        whole.add(tail);
+        whole.add_fragment(tail);
         whole
     }
 
-    fn add(&mut self, part: &'a RecordFragment) {
+    fn add_fragment(&mut self, part: &'a RecordFragment) {
         if !self.gap {
             self.front.extend_from_slice(&part.bytes);
         }
@@ -196,9 +196,9 @@ impl<'a> RecordParts<'a> {
 
     /// The header, and the CRC over all parts: of what was not kept, the digests hold a CRC of its own.
     fn crc(&self) -> Option<(RecordHeader, u32)> {
-        let fixed = self.front.first_chunk::<HEADER>()?;
+        let fixed = self.front.first_chunk::<RECORD_HEADER_BYTES>()?;
         let mut crc = 0;
-        let mut skip = HEADER;
+        let mut skip = RECORD_HEADER_BYTES;
         for part in &self.parts {
             let body = part.bytes.get(skip.min(part.bytes.len())..)?;
             skip = skip.saturating_sub(part.bytes.len());

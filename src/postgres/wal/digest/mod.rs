@@ -1,6 +1,6 @@
 //! The digest of a segment: what is in it, without reading it again.
 //!
-//! [`digest`] makes it from the bytes of one whole segment and nothing else, so that a segment which arrives alone, as `archive_command`
+//! [`digest_segment`] makes it from the bytes of one whole segment and nothing else, so that a segment which arrives alone, as `archive_command`
 //! hands them over, has the same digest as one from a stream. It is stored in the trailer of the segment's object ([`SegmentDigest::to_bytes`]); the
 //! index is built from these alone. A record that runs over a segment's end is in neither segment's digest: each keeps its part as a
 //! [`RecordFragment`], and [`continuation`] makes the record of them, with its CRC checked.
@@ -17,9 +17,9 @@ use crate::postgres::format::timeline::TimelineId;
 
 use super::event::{TransactionEnd, WalEvent};
 
-pub use codec::{DigestFormatError, fuzz, note, with_note};
-pub use continuation::{JoinError, JoinedRecord, follows, join};
-pub use scan::{DigestError, ScannedSegment, digest, scan};
+pub use codec::{DigestFormatError, fuzz, note_after_digest, with_note};
+pub use continuation::{JoinError, JoinedRecord, check_follows, join_record};
+pub use scan::{DigestError, ScannedSegment, digest_segment, scan_segment};
 
 /// What one segment contains.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,7 +98,7 @@ pub struct RecordFragment {
     pub total: u32,
     /// Bytes of the record in this segment, page headers aside.
     pub held: u32,
-    /// The first of those bytes: of a head [`MAX_FRAGMENT`] at the most, of a tail that means nothing to us only the record's header.
+    /// The first of those bytes: of a head [`MAX_FRAGMENT_BYTES`] at the most, of a tail that means nothing to us only the record's header.
     pub bytes: Vec<u8>,
     /// CRC-32C of the bytes that are held and not kept, so that the whole record's CRC can still be checked.
     pub rest_crc: u32,
@@ -106,7 +106,7 @@ pub struct RecordFragment {
 
 /// The most bytes a fragment keeps. Commits of some ten thousand subtransactions fit; of larger ones the front is enough for all but the xid of
 /// a prepared one.
-pub const MAX_FRAGMENT: usize = 64 << 10;
+pub const MAX_FRAGMENT_BYTES: usize = 64 << 10;
 
 /// The most drops, rewrites and truncations that a digest lists. Sessions that make and drop temporary tables all the time write a few
 /// thousand into a segment of 16 MiB.

@@ -7,23 +7,23 @@ use std::collections::{HashMap, HashSet};
 
 use super::SegmentDigest;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::wal::catalog::{Catalog, RowCounts, change, counted};
+use crate::postgres::wal::catalog::{Catalog, RowCounts, catalog_change, counted_rows};
 use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, RelFileLocator, TransactionEnd, WalEvent, WalEventKind, Xid};
 use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{RMGR_INFO, WalRecord, rmgr};
 
 /// Fewer rows of a table than this in one segment are not listed: a transaction's work in a segment is what is counted, and most transactions
 /// change a row or two.
-const FEW: u64 = 8;
+const MIN_LISTED_ROWS: u64 = 8;
 /// As few for rows that were only inserted, which no one needs to undo one by one.
-const FEW_INSERTED: u64 = 64;
+const MIN_LISTED_INSERTED_ROWS: u64 = 64;
 /// The most that a segment lists of rows.
-const MAX_ROWS: usize = 256;
+const MAX_ROW_EVENTS: usize = 256;
 /// The most that a segment lists of changes in catalogs. A session that makes and drops temporary tables all the time fills a segment with some
 /// thousands, and of those only that they are temporary is of interest.
-const MAX_CATALOG: usize = 4096;
+const MAX_CATALOG_EVENTS: usize = 4096;
 /// Transactions that are found at once. Those whose numbers share the low bits make room for one another.
-const SLOTS: usize = 256;
+const TRANSACTION_SLOTS: usize = 256;
 
 /// What one transaction did to one table.
 #[derive(Clone, Copy)]
@@ -36,8 +36,8 @@ struct TableRows {
 
 impl TableRows {
     const fn is_worth_listing(&self) -> bool {
-        self.counts.updated.saturating_add(self.counts.deleted) >= FEW
-            || self.counts.inserted >= FEW_INSERTED
+        self.counts.updated.saturating_add(self.counts.deleted) >= MIN_LISTED_ROWS
+            || self.counts.inserted >= MIN_LISTED_INSERTED_ROWS
             || self.counts.pages > 0
     }
 
@@ -71,7 +71,7 @@ impl RowTally {
     pub(super) fn new(major: MajorVersion) -> RowTally {
         RowTally {
             major,
-            slots: vec![TransactionSlot::default(); SLOTS],
+            slots: vec![TransactionSlot::default(); TRANSACTION_SLOTS],
             spilled: HashMap::new(),
             rows: Vec::new(),
             others: Vec::new(),
@@ -83,21 +83,21 @@ impl RowTally {
 
     /// Takes a record up, whatever it is.
     #[inline]
-    pub(super) fn see(&mut self, record: &WalRecord<'_>) {
-        if let Some((xid, file, counts)) = counted(record, self.major) {
-            if Catalog::of(file).is_some() {
-                self.note_catalog(record);
+    pub(super) fn observe_record(&mut self, record: &WalRecord<'_>) {
+        if let Some((xid, file, counts)) = counted_rows(record, self.major) {
+            if Catalog::from_file(file).is_some() {
+                self.add_catalog_change(record);
             } else {
-                self.add(record, xid, file, counts);
+                self.add_rows(record, xid, file, counts);
             }
         } else if record.header.rmgr == rmgr::DATABASE {
-            self.others.extend(created(record, self.major));
+            self.others.extend(database_created(record, self.major));
         }
     }
 
     #[inline]
-    fn add(&mut self, record: &WalRecord<'_>, xid: Xid, file: RelFileLocator, counts: RowCounts) {
-        let Some(slot) = self.slots.get_mut(xid.get() as usize % SLOTS) else { return };
+    fn add_rows(&mut self, record: &WalRecord<'_>, xid: Xid, file: RelFileLocator, counts: RowCounts) {
+        let Some(slot) = self.slots.get_mut(xid.get() as usize % TRANSACTION_SLOTS) else { return };
         if slot.xid != xid.get() {
             if !slot.entries.is_empty() {
                 self.spilled.insert(slot.xid, std::mem::take(&mut slot.entries));
@@ -116,9 +116,9 @@ impl RowTally {
         }
     }
 
-    fn note_catalog(&mut self, record: &WalRecord<'_>) {
-        let Some(change) = change(record, self.major) else { return };
-        if self.catalog.len() < MAX_CATALOG {
+    fn add_catalog_change(&mut self, record: &WalRecord<'_>) {
+        let Some(change) = catalog_change(record, self.major) else { return };
+        if self.catalog.len() < MAX_CATALOG_EVENTS {
             self.named.insert(record.header.xid);
             let xid = Xid::new(record.header.xid);
             self.catalog.push(WalEvent {
@@ -131,10 +131,10 @@ impl RowTally {
     }
 
     /// A transaction has ended, and its subtransactions with it.
-    pub(super) fn ended(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
+    pub(super) fn end_transaction(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
         let commits = ending.kind.is_commit();
         let top = ending.xid;
-        if let Some(slot) = self.slots.get_mut(top.get() as usize % SLOTS)
+        if let Some(slot) = self.slots.get_mut(top.get() as usize % TRANSACTION_SLOTS)
             && slot.xid == top.get()
             && subtransactions.is_empty()
         {
@@ -143,7 +143,7 @@ impl RowTally {
             self.rows.extend(worth.map(|entry| entry.event(top, true)));
             slot.entries.clear();
         } else {
-            self.ended_with_others(ending, subtransactions);
+            self.end_with_subtransactions(ending, subtransactions);
         }
         if !self.named.is_empty() {
             for xid in subtransactions.iter().chain([&top]).filter(|xid| self.named.contains(&xid.get())) {
@@ -152,11 +152,11 @@ impl RowTally {
         }
     }
 
-    fn ended_with_others(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
-        let mut all = self.take(ending.xid).unwrap_or_default();
+    fn end_with_subtransactions(&mut self, ending: &TransactionEnd, subtransactions: &[Xid]) {
+        let mut all = self.remove_transaction(ending.xid).unwrap_or_default();
         let mut unseen = Vec::new();
         for sub in subtransactions {
-            let entries = self.take(*sub);
+            let entries = self.remove_transaction(*sub);
             let elsewhere = match &entries {
                 Some(entries) => entries.iter().any(TableRows::is_worth_listing),
                 None => !self.named.contains(&sub.get()),
@@ -187,8 +187,8 @@ impl RowTally {
         }
     }
 
-    fn take(&mut self, xid: Xid) -> Option<Vec<TableRows>> {
-        let slot = self.slots.get_mut(xid.get() as usize % SLOTS)?;
+    fn remove_transaction(&mut self, xid: Xid) -> Option<Vec<TableRows>> {
+        let slot = self.slots.get_mut(xid.get() as usize % TRANSACTION_SLOTS)?;
         if slot.xid == xid.get() && !slot.entries.is_empty() {
             return Some(std::mem::take(&mut slot.entries));
         }
@@ -202,13 +202,13 @@ impl RowTally {
             let worth = entries.iter().filter(|entry| entry.is_worth_listing());
             self.rows.extend(worth.map(|entry| entry.event(Xid::new(xid), false)));
         }
-        if self.rows.len() > MAX_ROWS {
+        if self.rows.len() > MAX_ROW_EVENTS {
             let weight = |event: &WalEvent| match &event.kind {
                 WalEventKind::Rows { counts, .. } => counts.rows(),
                 _ => 0,
             };
             self.rows.sort_by_key(|event| (std::cmp::Reverse(weight(event)), event.lsn));
-            self.rows.truncate(MAX_ROWS);
+            self.rows.truncate(MAX_ROW_EVENTS);
         }
         let fates = self.fates;
         self.catalog.retain_mut(|event| match (fates.get(&event.xid.get()), &mut event.kind) {
@@ -228,7 +228,7 @@ impl RowTally {
 }
 
 /// `XLOG_DBASE_CREATE`, of which there are two since 15 (`dbcommands_xlog.h`).
-fn created(record: &WalRecord<'_>, major: MajorVersion) -> Option<WalEvent> {
+fn database_created(record: &WalRecord<'_>, major: MajorVersion) -> Option<WalEvent> {
     let op = record.header.info & RMGR_INFO;
     if op != 0 && (op != 0x10 || major < MajorVersion::V15) {
         return None;

@@ -4,14 +4,14 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
 use super::row_counts::RowTally;
-use super::{MAX_EVENTS, MAX_FRAGMENT, RecordFragment, SegmentDigest, SegmentState};
-use crate::postgres::wal::catalog::{FILE_SHOWS, may_count, may_name};
+use super::{MAX_EVENTS, MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
+use crate::postgres::wal::catalog::{FILE_VISIBLE_BYTES, may_change_names, may_count};
 use crate::postgres::wal::decode::{LogEnd, PendingRecord, WalDecoder};
-use crate::postgres::wal::event::{RecordMeaning, WalEvent, WalEventKind, interesting, interpret};
+use crate::postgres::wal::event::{RecordMeaning, WalEvent, WalEventKind, interpret, may_matter};
 use crate::postgres::wal::page::{
     FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LongPageHeader, MajorVersion, WalPageHeader, plausible_magic,
 };
-use crate::postgres::wal::record::{HEADER, RecordHeader, WalRecord};
+use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 
 /// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in [`SegmentDigest::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,14 +84,14 @@ pub struct ScannedSegment<'a> {
 impl ScannedSegment<'_> {
     /// The digest, its bytes hashed here.
     #[must_use]
-    pub fn hashed(self) -> SegmentDigest {
+    pub fn with_own_hash(self) -> SegmentDigest {
         SegmentDigest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
     }
 
     /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is wanted.
     #[must_use]
     pub fn with_hash_of_all(self, hash: [u8; 32]) -> SegmentDigest {
-        if self.is_whole { SegmentDigest { content: hash, ..self.digest } } else { self.hashed() }
+        if self.is_whole { SegmentDigest { content: hash, ..self.digest } } else { self.with_own_hash() }
     }
 }
 
@@ -99,28 +99,28 @@ impl ScannedSegment<'_> {
 ///
 /// # Errors
 /// [`DigestError`] if it is not that segment at all.
-pub fn digest(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<SegmentDigest, DigestError> {
-    scan(segment, name, size).map(ScannedSegment::hashed)
+pub fn digest_segment(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<SegmentDigest, DigestError> {
+    scan_segment(segment, name, size).map(ScannedSegment::with_own_hash)
 }
 
-/// [`digest`] but for the hash.
+/// [`digest_segment`] but for the hash.
 ///
 /// # Errors
-/// As [`digest`].
-pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<ScannedSegment<'_>, DigestError> {
-    let (first, long, mut digest) = begin(segment, name, size)?;
+/// As [`digest_segment`].
+pub fn scan_segment(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<ScannedSegment<'_>, DigestError> {
+    let (first, long, mut digest) = begin_digest(segment, name, size)?;
     if MajorVersion::from_magic(first.magic).is_none() {
         digest.state = SegmentState::Opaque;
         return Ok(ScannedSegment { digest, meaningful: segment, is_whole: true });
     }
     let start = digest.start();
     let mut decoder = WalDecoder::new(start, digest.timeline, size);
-    digest.state = match records(&mut digest, &mut decoder, segment) {
-        Ok(()) => finish(&mut digest, &decoder, segment, &first),
+    digest.state = match scan_records(&mut digest, &mut decoder, segment) {
+        Ok(()) => finish_digest(&mut digest, &decoder, segment, &first),
         Err(state) => state,
     };
     if digest.state == SegmentState::Checked || digest.first_record.is_some() {
-        match head(segment, &first, long.page_size as usize, start) {
+        match head_fragment(segment, &first, long.page_size as usize, start) {
             SegmentHead::Rest(fragment) => digest.head = Some(fragment),
             SegmentHead::Void => digest.overwrites = true,
             SegmentHead::None => {}
@@ -137,7 +137,7 @@ pub fn scan(segment: &[u8], name: SegmentName, size: SegmentSize) -> Result<Scan
 }
 
 /// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is found yet.
-fn begin(
+fn begin_digest(
     segment: &[u8],
     name: SegmentName,
     size: SegmentSize,
@@ -189,7 +189,7 @@ fn begin(
 }
 
 /// Runs through the records and takes up what they mean.
-fn records(digest: &mut SegmentDigest, decoder: &mut WalDecoder, segment: &[u8]) -> Result<(), SegmentState> {
+fn scan_records(digest: &mut SegmentDigest, decoder: &mut WalDecoder, segment: &[u8]) -> Result<(), SegmentState> {
     let major = MajorVersion::from_magic(digest.page_magic).ok_or(SegmentState::Opaque)?;
     let mut tally = RowTally::new(major);
     let read = each_record(digest, decoder, segment, &mut tally);
@@ -204,10 +204,10 @@ fn each_record(
     tally: &mut RowTally,
 ) -> Result<(), SegmentState> {
     let major = MajorVersion::from_magic(digest.page_magic).ok_or(SegmentState::Opaque)?;
-    let mut feed = decoder.feed(segment);
+    let mut feed = decoder.feed_bytes(segment);
     let mut last = None;
-    while let Some(record) = feed.next().map_err(|error| broken(error.at(), &error))? {
-        tally.see(&record);
+    while let Some(record) = feed.next_record().map_err(|error| broken_state(error.at(), &error))? {
+        tally.observe_record(&record);
         if last.is_none() {
             digest.first_record = Some(record.lsn);
             digest.first_prev = Some(record.header.prev);
@@ -215,27 +215,27 @@ fn each_record(
         last = Some(record.lsn);
         digest.last_record = last;
         digest.records = digest.records.saturating_add(1);
-        if interesting(&record.header) {
-            note(digest, tally, &record, major)?;
+        if may_matter(&record.header) {
+            note_record(digest, tally, &record, major)?;
         }
     }
     Ok(())
 }
 
-fn broken(at: Lsn, why: &dyn std::fmt::Display) -> SegmentState {
+fn broken_state(at: Lsn, why: &dyn std::fmt::Display) -> SegmentState {
     SegmentState::Broken { at, why: why.to_string() }
 }
 
-fn note(
+fn note_record(
     digest: &mut SegmentDigest,
     tally: &mut RowTally,
     record: &WalRecord<'_>,
     major: MajorVersion,
 ) -> Result<(), SegmentState> {
     let RecordMeaning { ending, event, subtransactions } =
-        interpret(record, major).map_err(|error| broken(error.at, &error))?;
+        interpret(record, major).map_err(|error| broken_state(error.at, &error))?;
     if let Some(ending) = &ending {
-        tally.ended(ending, &subtransactions);
+        tally.end_transaction(ending, &subtransactions);
     }
     digest.endings.extend(ending);
     let Some(event) = event else { return Ok(()) };
@@ -263,10 +263,15 @@ const fn is_plentiful(event: &WalEvent) -> bool {
 }
 
 /// Settles where the log ends in the segment, and what of it belongs to the next one.
-fn finish(digest: &mut SegmentDigest, decoder: &WalDecoder, segment: &[u8], first: &WalPageHeader) -> SegmentState {
+fn finish_digest(
+    digest: &mut SegmentDigest,
+    decoder: &WalDecoder,
+    segment: &[u8],
+    first: &WalPageHeader,
+) -> SegmentState {
     if let Some(end) = decoder.end() {
         digest.valid_until = end.at;
-        return match goes_on_after(segment, digest, end, decoder.page_size(), first.magic) {
+        return match wal_after_end(segment, digest, end, decoder.page_size(), first.magic) {
             Some(later) => SegmentState::Broken {
                 at: end.at,
                 why: format!("the log seems to end at {}, but goes on at {later}: a part of it is missing", end.at),
@@ -286,13 +291,13 @@ fn finish(digest: &mut SegmentDigest, decoder: &WalDecoder, segment: &[u8], firs
                 .and_then(|prev| prev.first_chunk())
                 .map(|prev| Lsn::new(u64::from_le_bytes(*prev)));
         }
-        digest.tail = Some(tail(&pending, digest.end()));
+        digest.tail = Some(tail_fragment(&pending, digest.end()));
     }
     SegmentState::Checked
 }
 
 /// Where there is log after what looks like its end: not just zeros in the rest of the page, or a page that is in its place.
-fn goes_on_after(segment: &[u8], digest: &SegmentDigest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
+fn wal_after_end(segment: &[u8], digest: &SegmentDigest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
     let start = digest.start();
     let within = end.seen_at.bytes_since(start);
     let next_page = within.checked_next_multiple_of(page_size)?;
@@ -310,18 +315,18 @@ fn goes_on_after(segment: &[u8], digest: &SegmentDigest, end: LogEnd, page_size:
         .map(|(_, at)| Lsn::new(at))
 }
 
-fn tail(pending: &PendingRecord<'_>, end: Lsn) -> RecordFragment {
+fn tail_fragment(pending: &PendingRecord<'_>, end: Lsn) -> RecordFragment {
     let total = pending.bytes.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-    let header = pending.bytes.first_chunk::<HEADER>().map(RecordHeader::parse);
+    let header = pending.bytes.first_chunk::<RECORD_HEADER_BYTES>().map(RecordHeader::parse);
     let keep = match header {
-        Some(header) if !interesting(&header) && !may_name(pending.bytes) => {
+        Some(header) if !may_matter(&header) && !may_change_names(pending.bytes) => {
             if may_count(&header) {
-                FILE_SHOWS
+                FILE_VISIBLE_BYTES
             } else {
-                HEADER
+                RECORD_HEADER_BYTES
             }
         }
-        _ => MAX_FRAGMENT,
+        _ => MAX_FRAGMENT_BYTES,
     };
     let (kept, rest) = pending.bytes.split_at_checked(keep).unwrap_or((pending.bytes, &[]));
     RecordFragment {
@@ -343,11 +348,11 @@ enum SegmentHead {
 }
 
 /// Gathers the rest of a record from before from the segment's first pages, whose headers the decoder has found right.
-fn head(segment: &[u8], first: &WalPageHeader, page_size: usize, start: Lsn) -> SegmentHead {
-    if first.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+fn head_fragment(segment: &[u8], first: &WalPageHeader, page_size: usize, start: Lsn) -> SegmentHead {
+    if first.has_flags(FIRST_IS_OVERWRITE_CONTRECORD) {
         return SegmentHead::Void;
     }
-    if !first.has(FIRST_IS_CONTRECORD) {
+    if !first.has_flags(FIRST_IS_CONTRECORD) {
         return SegmentHead::None;
     }
     let mut fragment = RecordFragment {
@@ -361,13 +366,13 @@ fn head(segment: &[u8], first: &WalPageHeader, page_size: usize, start: Lsn) -> 
     let mut position = 0_usize;
     for page in segment.chunks(page_size) {
         let Some(header) = WalPageHeader::parse(page) else { break };
-        if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+        if header.has_flags(FIRST_IS_OVERWRITE_CONTRECORD) {
             return SegmentHead::Void;
         }
         let body = page.get(header.size()..).unwrap_or_default();
         let left = fragment.total.saturating_sub(fragment.held) as usize;
         let part = body.get(..left).unwrap_or(body);
-        let (keep, rest) = part.split_at(part.len().min(MAX_FRAGMENT.saturating_sub(fragment.bytes.len())));
+        let (keep, rest) = part.split_at(part.len().min(MAX_FRAGMENT_BYTES.saturating_sub(fragment.bytes.len())));
         fragment.bytes.extend_from_slice(keep);
         fragment.rest_crc = crc32c::crc32c_append(fragment.rest_crc, rest);
         fragment.held = fragment.held.saturating_add(u32::try_from(part.len()).unwrap_or(u32::MAX));

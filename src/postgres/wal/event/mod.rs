@@ -13,7 +13,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::catalog::{CatalogChange, RowCounts};
 
 pub use parse::{RecordBodyError, RecordMeaning, fuzz, interpret};
-pub(super) use parse::{interesting, interpret_front};
+pub(super) use parse::{interpret_front, may_matter};
 
 /// A transaction's number (`TransactionId`), 32 bits; 0 where there is none, as in the commit of a transaction that wrote nothing of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,7 @@ use super::{
 use crate::postgres::wal::byte_reader::ByteReader;
 use crate::postgres::wal::catalog::{self, Catalog};
 use crate::postgres::wal::page::MajorVersion;
-use crate::postgres::wal::record::{HEADER, RMGR_INFO, RecordHeader, RecordLayout, WalRecord, rmgr};
+use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RMGR_INFO, RecordHeader, RecordLayout, WalRecord, rmgr};
 
 /// What a record says to us: a commit may be an ending and, if it dropped something, an event besides.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -39,7 +39,7 @@ const UNIX_TO_PG_SECONDS: i64 = 946_684_800;
 
 /// Whether a record of this header can mean anything to us; all others need not be looked into.
 #[inline]
-pub(in crate::postgres::wal) fn interesting(header: &RecordHeader) -> bool {
+pub(in crate::postgres::wal) fn may_matter(header: &RecordHeader) -> bool {
     let op = header.info & RMGR_INFO;
     match header.rmgr {
         rmgr::XLOG => matches!(op, 0x00 | 0x10 | 0x40 | 0x50 | 0x60 | 0x70 | 0x80 | 0x90 | 0xD0),
@@ -47,7 +47,7 @@ pub(in crate::postgres::wal) fn interesting(header: &RecordHeader) -> bool {
         rmgr::STORAGE => op == 0x20,
         rmgr::DATABASE => matches!(op, 0x10 | 0x20),
         rmgr::TABLESPACE => op == 0x00,
-        rmgr::HEAP => op & 0x70 == 0x30,
+        rmgr::SMGR_TRUNCATE_HEAP => op & 0x70 == 0x30,
         _ => false,
     }
 }
@@ -57,10 +57,10 @@ pub(in crate::postgres::wal) fn interesting(header: &RecordHeader) -> bool {
 /// # Errors
 /// [`RecordBodyError`] if its body is not of the form that `major` writes.
 pub fn interpret(record: &WalRecord<'_>, major: MajorVersion) -> Result<RecordMeaning, RecordBodyError> {
-    if !interesting(&record.header) {
+    if !may_matter(&record.header) {
         return Ok(RecordMeaning::default());
     }
-    read(record, major).ok_or(RecordBodyError { at: record.lsn, what: name(&record.header) })
+    read_body(record, major).ok_or(RecordBodyError { at: record.lsn, what: rmgr_name(&record.header) })
 }
 
 /// As [`interpret`], of a record of which only the first bytes were kept. The CRC was checked over all of them. What lies beyond is left
@@ -71,13 +71,13 @@ pub(in crate::postgres::wal) fn interpret_front(
 ) -> Result<RecordMeaning, RecordBodyError> {
     let whole = usize::try_from(record.header.total_len).is_ok_and(|len| record.bytes.len() >= len);
     if let Some((xid, file, counts)) =
-        catalog::counted(record, major).filter(|(_, file, _)| Catalog::of(*file).is_none())
+        catalog::counted_rows(record, major).filter(|(_, file, _)| Catalog::from_file(*file).is_none())
     {
         let kind = WalEventKind::Rows { file, counts, ended: false };
         let event = WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid, kind };
         return Ok(RecordMeaning { event: Some(event), ..RecordMeaning::default() });
     }
-    if whole && let Some(change) = catalog::change(record, major) {
+    if whole && let Some(change) = catalog::catalog_change(record, major) {
         let kind = WalEventKind::Catalog(Box::new(change));
         let event = WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind };
         return Ok(RecordMeaning { event: Some(event), ..RecordMeaning::default() });
@@ -87,21 +87,21 @@ pub(in crate::postgres::wal) fn interpret_front(
     }
     let front = || -> Option<RecordMeaning> {
         let kind = ending_kind(record.header.info & RMGR_INFO)?;
-        let full = usize::try_from(record.header.total_len).ok()?.checked_sub(HEADER)?;
-        let layout = RecordLayout::parse(record.bytes.get(HEADER..)?, full, major)?;
-        let mut main = ByteReader::new(record.bytes.get(HEADER.checked_add(layout.main_at)?..)?);
+        let full = usize::try_from(record.header.total_len).ok()?.checked_sub(RECORD_HEADER_BYTES)?;
+        let layout = RecordLayout::parse(record.bytes.get(RECORD_HEADER_BYTES..)?, full, major)?;
+        let mut main = ByteReader::new(record.bytes.get(RECORD_HEADER_BYTES.checked_add(layout.main_at)?..)?);
         let time = PgTime::from_pg_micros(main.i64()?);
         let ending = Some(ending(record, kind, Xid::new(record.header.xid), time));
         Some(RecordMeaning { ending, ..RecordMeaning::default() })
     };
-    if interesting(&record.header) {
-        front().ok_or(RecordBodyError { at: record.lsn, what: name(&record.header) })
+    if may_matter(&record.header) {
+        front().ok_or(RecordBodyError { at: record.lsn, what: rmgr_name(&record.header) })
     } else {
         Ok(RecordMeaning::default())
     }
 }
 
-fn name(header: &RecordHeader) -> &'static str {
+fn rmgr_name(header: &RecordHeader) -> &'static str {
     match header.rmgr {
         rmgr::XLOG => "XLOG",
         rmgr::TRANSACTION => "transaction",
@@ -112,18 +112,18 @@ fn name(header: &RecordHeader) -> &'static str {
     }
 }
 
-fn read(record: &WalRecord<'_>, major: MajorVersion) -> Option<RecordMeaning> {
+fn read_body(record: &WalRecord<'_>, major: MajorVersion) -> Option<RecordMeaning> {
     let mut main = ByteReader::new(record.main_data(major)?);
     let op = record.header.info & RMGR_INFO;
     let kind = match record.header.rmgr {
-        rmgr::TRANSACTION => return transaction(record, &mut main, major),
-        rmgr::XLOG => Some(xlog(op, &mut main)?),
-        rmgr::STORAGE => file_emptied(&mut main)?,
+        rmgr::TRANSACTION => return read_transaction(record, &mut main, major),
+        rmgr::XLOG => Some(read_xlog(op, &mut main)?),
+        rmgr::STORAGE => read_smgr_truncate(&mut main)?,
         // In 15 a second way to create a database took the number that DROP had before (`dbcommands_xlog.h`).
         rmgr::DATABASE if op == 0x10 && major >= MajorVersion::V15 => None,
         rmgr::DATABASE => Some(WalEventKind::DropDatabase { database: main.u32()? }),
-        rmgr::TABLESPACE => Some(create_tablespace(&mut main)?),
-        _ => Some(truncate(&mut main)?),
+        rmgr::TABLESPACE => Some(read_create_tablespace(&mut main)?),
+        _ => Some(read_truncate(&mut main)?),
     };
     let event =
         kind.map(|kind| WalEvent { lsn: record.lsn, end_lsn: record.end_lsn, xid: Xid::new(record.header.xid), kind });
@@ -131,7 +131,7 @@ fn read(record: &WalRecord<'_>, major: MajorVersion) -> Option<RecordMeaning> {
 }
 
 /// `xl_tblspc_create_rec` (`tablespace.h`), the same from 13 to 18: the number, and the path up to a zero.
-fn create_tablespace(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
+fn read_create_tablespace(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     let tablespace = main.u32()?;
     let path = main.rest();
     let end = path.iter().position(|&byte| byte == 0)?;
@@ -156,7 +156,7 @@ fn ending(record: &WalRecord<'_>, kind: TransactionEndKind, xid: Xid, time: PgTi
 }
 
 /// Commits and aborts (`ParseCommitRecord`, `ParseAbortRecord` in `xactdesc.c`).
-fn transaction(record: &WalRecord<'_>, main: &mut ByteReader<'_>, major: MajorVersion) -> Option<RecordMeaning> {
+fn read_transaction(record: &WalRecord<'_>, main: &mut ByteReader<'_>, major: MajorVersion) -> Option<RecordMeaning> {
     const HAS_INFO: u8 = 0x80;
     let kind = ending_kind(record.header.info & RMGR_INFO)?;
     let time = PgTime::from_pg_micros(main.i64()?);
@@ -201,26 +201,30 @@ impl TransactionBody {
             main.u32()?;
         }
         if flags & HAS_SUBXACTS != 0 {
-            let (_, items) = main.items(4)?;
+            let (_, items) = main.take_items(4)?;
             body.subtransactions =
                 items.as_chunks::<4>().0.iter().map(|xid| Xid::new(u32::from_le_bytes(*xid))).collect();
         }
         if flags & HAS_FILES != 0 {
-            let (total, items) = main.items(12)?;
+            let (total, items) = main.take_items(12)?;
             body.files_total = total;
-            body.files =
-                items.chunks_exact(12).take(MAX_ITEMS).map_while(|item| relation(&mut ByteReader::new(item))).collect();
+            body.files = items
+                .chunks_exact(12)
+                .take(MAX_ITEMS)
+                .map_while(|item| read_relation(&mut ByteReader::new(item)))
+                .collect();
         }
         if flags & HAS_DROPPED_STATS != 0 && major >= MajorVersion::V15 {
             // The object's number became 64 bits wide in 18, in two halves (`xl_xact_stats_item`).
             let wide = major >= MajorVersion::V18;
             let size = if wide { 16 } else { 12 };
-            let (total, items) = main.items(size)?;
+            let (total, items) = main.take_items(size)?;
             body.objects_total = total;
-            body.objects = items.chunks_exact(size).take(MAX_ITEMS).map_while(|item| object(item, wide)).collect();
+            body.objects =
+                items.chunks_exact(size).take(MAX_ITEMS).map_while(|item| read_dropped_object(item, wide)).collect();
         }
         if flags & HAS_INVALIDATIONS != 0 && kind.is_commit() {
-            main.items(16)?;
+            main.take_items(16)?;
         }
         if flags & HAS_TWOPHASE != 0 {
             body.prepared_xid = Some(main.u32()?);
@@ -246,11 +250,11 @@ impl TransactionBody {
     }
 }
 
-fn relation(item: &mut ByteReader<'_>) -> Option<RelFileLocator> {
+fn read_relation(item: &mut ByteReader<'_>) -> Option<RelFileLocator> {
     Some(RelFileLocator { tablespace: item.u32()?, database: item.u32()?, filenode: item.u32()? })
 }
 
-fn object(item: &[u8], wide: bool) -> Option<DroppedObject> {
+fn read_dropped_object(item: &[u8], wide: bool) -> Option<DroppedObject> {
     let mut item = ByteReader::new(item);
     let kind = DroppedObjectKind::from_number(item.u32()?);
     let database = item.u32()?;
@@ -283,12 +287,12 @@ impl DroppedObjectKind {
 }
 
 /// Records of resource manager XLOG (`xlog_desc`, `pg_control.h`).
-fn xlog(op: u8, main: &mut ByteReader<'_>) -> Option<WalEventKind> {
+fn read_xlog(op: u8, main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     Some(match op {
-        0x00 | 0x10 => WalEventKind::Checkpoint(checkpoint(main, op == 0x00)?),
+        0x00 | 0x10 => WalEventKind::Checkpoint(read_checkpoint(main, op == 0x00)?),
         0x40 => WalEventKind::Switch,
         0x50 => WalEventKind::BackupEnd { start: Lsn::new(main.u64()?) },
-        0x60 => WalEventKind::Parameters(parameters(main)?),
+        0x60 => WalEventKind::Parameters(read_parameters(main)?),
         0x70 => {
             let time = PgTime::from_pg_micros(main.i64()?);
             let name: [u8; 64] = main.array()?;
@@ -309,18 +313,18 @@ fn xlog(op: u8, main: &mut ByteReader<'_>) -> Option<WalEventKind> {
 }
 
 /// `CheckPoint` up to its time, whose place did not change from 13 to 18: in 17 `wal_level` came into what had been padding.
-fn checkpoint(main: &mut ByteReader<'_>, shutdown: bool) -> Option<CheckpointRecord> {
+fn read_checkpoint(main: &mut ByteReader<'_>, shutdown: bool) -> Option<CheckpointRecord> {
     let redo = Lsn::new(main.u64()?);
     let timeline = TimelineId::new(main.u32()?)?;
     let previous_timeline = TimelineId::new(main.u32()?)?;
     let full_page_writes = main.u8()? != 0;
-    main.take(47)?;
+    main.take_bytes(47)?;
     let seconds = main.i64()?.saturating_sub(UNIX_TO_PG_SECONDS);
     let time = PgTime::from_pg_micros(seconds.saturating_mul(1_000_000));
     Some(CheckpointRecord { shutdown, redo, timeline, previous_timeline, time, full_page_writes })
 }
 
-fn parameters(main: &mut ByteReader<'_>) -> Option<WalParameters> {
+fn read_parameters(main: &mut ByteReader<'_>) -> Option<WalParameters> {
     Some(WalParameters {
         max_connections: main.u32()?,
         max_worker_processes: main.u32()?,
@@ -339,21 +343,21 @@ fn parameters(main: &mut ByteReader<'_>) -> Option<WalParameters> {
 }
 
 /// `xl_smgr_truncate`. Only a file cut to nothing is of interest: VACUUM cuts empty ends off tables all day.
-fn file_emptied(main: &mut ByteReader<'_>) -> Option<Option<WalEventKind>> {
+fn read_smgr_truncate(main: &mut ByteReader<'_>) -> Option<Option<WalEventKind>> {
     const HEAP: u32 = 0x0001;
     let blocks = main.u32()?;
-    let file = relation(main)?;
+    let file = read_relation(main)?;
     let flags = main.u32()?;
     Some((blocks == 0 && flags & HEAP != 0).then_some(WalEventKind::FileEmptied { file }))
 }
 
 /// `xl_heap_truncate`: the flags' byte stands before relation ids that are aligned to four.
-fn truncate(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
+fn read_truncate(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     let database = main.u32()?;
     let total = main.u32()?;
     let flags = main.u8()?;
-    main.take(3)?;
-    let ids = main.take(usize::try_from(total).ok()?.checked_mul(4)?)?;
+    main.take_bytes(3)?;
+    let ids = main.take_bytes(usize::try_from(total).ok()?.checked_mul(4)?)?;
     let relations = ids.as_chunks::<4>().0.iter().take(MAX_ITEMS).map(|id| u32::from_le_bytes(*id)).collect();
     Some(WalEventKind::Truncate {
         database,
@@ -368,7 +372,7 @@ fn truncate(main: &mut ByteReader<'_>) -> Option<WalEventKind> {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some((&[choice], bytes)) = data.split_first_chunk::<1>() else { return };
-    let Some(chunk) = bytes.first_chunk::<HEADER>() else { return };
+    let Some(chunk) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else { return };
     let Some(&major) = MajorVersion::ALL.get(usize::from(choice) % MajorVersion::ALL.len()) else { return };
     let header = RecordHeader::parse(chunk);
     let record = WalRecord { lsn: Lsn::new(40), end_lsn: Lsn::new(80), header, bytes };

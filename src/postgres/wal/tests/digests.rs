@@ -5,14 +5,14 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::wal::digest::{
-    DigestError, JoinError, MAX_FRAGMENT, SegmentDigest, SegmentState, digest, follows, join,
+    DigestError, JoinError, MAX_FRAGMENT_BYTES, SegmentDigest, SegmentState, check_follows, digest_segment, join_record,
 };
 use crate::postgres::wal::event::{TransactionEndKind, WalEventKind, Xid};
 
 const MIB: u64 = 1 << 20;
 
 fn digests(writer: &Writer) -> Vec<SegmentDigest> {
-    let digest = |(name, bytes): &(SegmentName, Vec<u8>)| digest(bytes, *name, writer.segment_size()).unwrap();
+    let digest = |(name, bytes): &(SegmentName, Vec<u8>)| digest_segment(bytes, *name, writer.segment_size()).unwrap();
     writer.segments().iter().map(digest).collect()
 }
 
@@ -45,8 +45,8 @@ fn a_commit_over_the_border_is_joined_wherever_it_is_cut() {
             first.tail.as_ref().map(|tail| (tail.start, tail.held)),
             Some((lsn, u32::try_from(before).unwrap()))
         );
-        follows(first, second).unwrap();
-        let joined = join(&[first, second]).unwrap().unwrap();
+        check_follows(first, second).unwrap();
+        let joined = join_record(&[first, second]).unwrap().unwrap();
         let ending = joined.meaning.ending.unwrap();
         assert_eq!((ending.lsn, ending.xid, ending.time), (lsn, Xid::new(42), PgTime::from_pg_micros(77)));
         assert_eq!(ending.end_lsn, second.first_record.unwrap());
@@ -66,14 +66,14 @@ fn a_damaged_part_does_not_join() {
         let mut damaged = digests.clone();
         let fragment = if part == 0 { damaged[0].tail.as_mut() } else { damaged[1].head.as_mut() };
         fragment.unwrap().bytes[byte] ^= 1;
-        let error = join(&[&damaged[0], &damaged[1]]).unwrap_err();
+        let error = join_record(&[&damaged[0], &damaged[1]]).unwrap_err();
         assert!(matches!(error, JoinError::Crc { at, .. } if at == lsn), "{error}");
     }
     let mut other = digests.clone();
     other[1].head.as_mut().unwrap().total += 1;
-    assert!(matches!(join(&[&other[0], &other[1]]), Err(JoinError::Parts { .. })));
-    assert!(matches!(join(&[&digests[0]]), Err(JoinError::Unfinished { at, .. }) if at == lsn));
-    assert!(matches!(join(&[&digests[0], &digests[0]]), Err(JoinError::NotNeighbours { .. })));
+    assert!(matches!(join_record(&[&other[0], &other[1]]), Err(JoinError::Parts { .. })));
+    assert!(matches!(join_record(&[&digests[0]]), Err(JoinError::Unfinished { at, .. }) if at == lsn));
+    assert!(matches!(join_record(&[&digests[0], &digests[0]]), Err(JoinError::NotNeighbours { .. })));
 }
 
 /// A commit of so many subtransactions that it fills whole segments. Fragments keep its front; its CRC is checked over all of it all the same.
@@ -91,17 +91,23 @@ fn a_record_of_several_segments_is_joined_from_all_of_them() {
         assert!(digests.len() >= 3);
         assert!(digests.iter().all(|digest| digest.state == SegmentState::Checked), "{:?}", digests[1].state);
         assert_eq!((digests[1].first_record, digests[1].records, digests[1].tail.is_some()), (None, 0, false));
-        assert!(digests.iter().flat_map(|d| [&d.head, &d.tail]).flatten().all(|part| part.bytes.len() <= MAX_FRAGMENT));
-        digests.windows(2).for_each(|pair| follows(&pair[0], &pair[1]).unwrap());
+        assert!(
+            digests
+                .iter()
+                .flat_map(|d| [&d.head, &d.tail])
+                .flatten()
+                .all(|part| part.bytes.len() <= MAX_FRAGMENT_BYTES)
+        );
+        digests.windows(2).for_each(|pair| check_follows(&pair[0], &pair[1]).unwrap());
         let parts: Vec<&SegmentDigest> = digests.iter().collect();
-        let joined = join(&parts).unwrap().unwrap();
+        let joined = join_record(&parts).unwrap().unwrap();
         let ending = joined.meaning.ending.unwrap();
         assert_eq!((joined.lsn, ending.time, ending.xid), (lsn, PgTime::from_pg_micros(77), Xid::new(42)));
-        assert_eq!(join(&parts[..3]).unwrap().unwrap(), joined, "no more parts than it needs");
-        assert!(matches!(join(&parts[..2]), Err(JoinError::Unfinished { .. })));
+        assert_eq!(join_record(&parts[..3]).unwrap().unwrap(), joined, "no more parts than it needs");
+        assert!(matches!(join_record(&parts[..2]), Err(JoinError::Unfinished { .. })));
         let mut damaged = digests.clone();
         damaged[2].head.as_mut().unwrap().rest_crc ^= 1;
-        assert!(matches!(join(&damaged.iter().collect::<Vec<_>>()), Err(JoinError::Crc { .. })));
+        assert!(matches!(join_record(&damaged.iter().collect::<Vec<_>>()), Err(JoinError::Crc { .. })));
     }
 }
 
@@ -120,7 +126,7 @@ fn what_follows_a_switch_is_not_content() {
 
     let mut third = writer.segments();
     third[0].1[0x40] ^= 1;
-    let broken = digest(&third[0].1, third[0].0, writer.segment_size()).unwrap();
+    let broken = digest_segment(&third[0].1, third[0].0, writer.segment_size()).unwrap();
     assert!(matches!(broken.state, SegmentState::Broken { .. }));
     assert_ne!(broken.content, one.content);
 }
@@ -143,14 +149,14 @@ fn a_log_that_stops_is_told_from_one_with_a_hole() {
     let mut segments = whole.segments();
     let page = usize::try_from(PAGE).unwrap();
     segments[0].1[3 * page..4 * page].fill(0);
-    let hole = digest(&segments[0].1, segments[0].0, whole.segment_size()).unwrap();
+    let hole = digest_segment(&segments[0].1, segments[0].0, whole.segment_size()).unwrap();
     assert!(matches!(hole.state, SegmentState::Broken { .. }), "{:?}", hole.state);
     assert!(hole.records > 0, "what stands before the hole is listed");
 
     // Something else than zeros in the rest of the last page.
     let mut garbage = writer.segments();
     garbage[0].1[usize::try_from(end - MIB).unwrap() + 100] = 1;
-    let found = digest(&garbage[0].1, garbage[0].0, writer.segment_size()).unwrap();
+    let found = digest_segment(&garbage[0].1, garbage[0].0, writer.segment_size()).unwrap();
     assert!(matches!(found.state, SegmentState::Broken { .. }));
 }
 
@@ -168,9 +174,9 @@ fn a_void_record_at_the_border_is_no_part_of_the_log() {
         writer.switch();
         let digests = digests(&writer);
         assert_eq!(digests[0].tail.as_ref().map(|tail| tail.start), Some(cut));
-        digests.windows(2).for_each(|pair| follows(&pair[0], &pair[1]).unwrap());
+        digests.windows(2).for_each(|pair| check_follows(&pair[0], &pair[1]).unwrap());
         let parts: Vec<&SegmentDigest> = digests.iter().collect();
-        assert_eq!(join(&parts), Ok(None), "{pages} pages after the border");
+        assert_eq!(join_record(&parts), Ok(None), "{pages} pages after the border");
         let after = &digests[if pages < MIB / PAGE { 1 } else { 2 }];
         assert!(after.overwrites && after.head.is_none(), "{pages} pages after the border");
         let event = &after.events[0];
@@ -189,15 +195,15 @@ fn neighbours_that_are_not_one_log_are_told_apart() {
     writer.switch();
     let digests = digests(&writer);
     let (first, second) = (&digests[0], &digests[1]);
-    follows(first, second).unwrap();
+    check_follows(first, second).unwrap();
     let other = SegmentDigest { first_prev: Some(Lsn::new(64)), ..second.clone() };
-    assert!(matches!(follows(first, &other), Err(JoinError::Chain { .. })));
+    assert!(matches!(check_follows(first, &other), Err(JoinError::Chain { .. })));
     let other = SegmentDigest { head: None, ..second.clone() };
-    assert!(matches!(follows(first, &other), Err(JoinError::Parts { .. })));
+    assert!(matches!(check_follows(first, &other), Err(JoinError::Parts { .. })));
     let other = SegmentDigest { page_magic: 0xD106, ..second.clone() };
-    assert!(matches!(follows(first, &other), Err(JoinError::Strangers { .. })));
+    assert!(matches!(check_follows(first, &other), Err(JoinError::OtherCluster { .. })));
     let other = SegmentDigest { valid_until: first.last_record.unwrap(), ..first.clone() };
-    assert!(matches!(follows(&other, second), Err(JoinError::Stops { .. })));
+    assert!(matches!(check_follows(&other, second), Err(JoinError::EndsEarly { .. })));
 }
 
 #[test]
@@ -208,22 +214,25 @@ fn what_is_not_the_named_segment_is_refused() {
     let (name, bytes) = writer.segments().remove(0);
     let size = writer.segment_size();
     let named = |text: &str| SegmentName::parse(text).unwrap();
-    assert_eq!(digest(&bytes, name, size).unwrap().system_id.get(), SYSTEM);
-    assert!(matches!(digest(&bytes[1..], name, size), Err(DigestError::Length { .. })));
-    assert!(matches!(digest(&bytes, named("000000010000000000000002"), size), Err(DigestError::Address { .. })));
-    assert!(matches!(digest(&bytes, named("000000010000000000001000"), size), Err(DigestError::Name { .. })));
-    assert!(matches!(digest(&vec![0; bytes.len()], name, size), Err(DigestError::NotWal { magic: 0, .. })));
+    assert_eq!(digest_segment(&bytes, name, size).unwrap().system_id.get(), SYSTEM);
+    assert!(matches!(digest_segment(&bytes[1..], name, size), Err(DigestError::Length { .. })));
+    assert!(matches!(
+        digest_segment(&bytes, named("000000010000000000000002"), size),
+        Err(DigestError::Address { .. })
+    ));
+    assert!(matches!(digest_segment(&bytes, named("000000010000000000001000"), size), Err(DigestError::Name { .. })));
+    assert!(matches!(digest_segment(&vec![0; bytes.len()], name, size), Err(DigestError::NotWal { magic: 0, .. })));
     let mut later = Writer::new(MIB);
     later.timeline = 2;
     later.commit(1, 1);
     later.switch();
-    let refused = digest(&later.segments()[0].1, name, size);
+    let refused = digest_segment(&later.segments()[0].1, name, size);
     assert!(matches!(refused, Err(DigestError::Timeline { found: 2, .. })), "{refused:?}");
     let mut big = Writer::new(0);
     big.size = 2 * MIB;
     big.commit(1, 1);
     big.switch();
-    let refused = digest(&big.out[..bytes.len()], named("000000010000000000000000"), size);
+    let refused = digest_segment(&big.out[..bytes.len()], named("000000010000000000000000"), size);
     assert!(matches!(refused, Err(DigestError::SegmentSize { .. })), "{refused:?}");
 }
 
@@ -235,7 +244,7 @@ fn an_unknown_magic_is_opaque() {
     writer.switch();
     let (name, mut bytes) = writer.segments().remove(0);
     bytes[0] = 0x20;
-    let found = digest(&bytes, name, writer.segment_size()).unwrap();
+    let found = digest_segment(&bytes, name, writer.segment_size()).unwrap();
     assert_eq!((&found.state, found.page_magic, found.system_id.get()), (&SegmentState::Opaque, 0xD120, SYSTEM));
     assert_eq!((found.records, found.valid_until), (0, found.end()));
     assert_eq!(SegmentDigest::from_bytes(&found.to_bytes()), Ok(found));

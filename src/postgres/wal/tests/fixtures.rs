@@ -1,7 +1,7 @@
 //! WAL of real servers, one pair of segments for each major, beside what that major's own `pg_waldump` printed of it.
 
 use super::super::decode::WalDecoder;
-use super::super::digest::{SegmentDigest, SegmentState, digest, join, scan};
+use super::super::digest::{SegmentDigest, SegmentState, digest_segment, join_record, scan_segment};
 use super::super::event::{TransactionEnd, WalEvent, WalEventKind};
 use super::super::page::MajorVersion;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
@@ -99,13 +99,13 @@ fn every_major_is_read_as_its_own_pg_waldump_reads_it() {
     for ((segments, waldump), major) in fixtures().into_iter().zip(MajorVersion::ALL) {
         let size = SegmentSize::new(1 << 20).unwrap();
         let digests: Vec<SegmentDigest> =
-            segments.iter().map(|(name, bytes)| digest(bytes, *name, size).unwrap()).collect();
+            segments.iter().map(|(name, bytes)| digest_segment(bytes, *name, size).unwrap()).collect();
         let [first, second] = digests.as_slice() else { panic!("two segments") };
         assert_eq!(
             (MajorVersion::from_magic(first.page_magic), &first.state, &second.state),
             (Some(major), &SegmentState::Checked, &SegmentState::Checked)
         );
-        let joined = join(&[first, second]).unwrap();
+        let joined = join_record(&[first, second]).unwrap();
         let records = first.records + second.records + u64::from(joined.is_some());
         assert_eq!(format!("{records} records"), waldump.lines().next().unwrap(), "{major:?}");
 
@@ -119,15 +119,15 @@ fn every_major_is_read_as_its_own_pg_waldump_reads_it() {
             let meaningful = usize::try_from(digest.valid_until.bytes_since(digest.start())).unwrap();
             assert_eq!(digest.content, *blake3::hash(&bytes[..meaningful]).as_bytes());
             let hash = *blake3::hash(bytes).as_bytes();
-            assert_eq!(scan(bytes, *name, size).unwrap().with_hash_of_all(hash), *digest, "{major:?}");
+            assert_eq!(scan_segment(bytes, *name, size).unwrap().with_hash_of_all(hash), *digest, "{major:?}");
         }
 
         let mut decoder = WalDecoder::new(first.start(), first.timeline, size);
         let mut decoded = 0;
         for (_, bytes) in &segments {
             for piece in bytes.chunks(5_003) {
-                let mut feed = decoder.feed(piece);
-                while feed.next().unwrap().is_some() {
+                let mut feed = decoder.feed_bytes(piece);
+                while feed.next_record().unwrap().is_some() {
                     decoded += 1;
                 }
             }

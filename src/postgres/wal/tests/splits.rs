@@ -23,9 +23,9 @@ fn decode(writer: &Writer, log: &[u8], pieces: &[usize]) -> Decoded {
     while !rest.is_empty() {
         let (piece, after) = rest.split_at(pieces.next().unwrap().clamp(1, rest.len()));
         rest = after;
-        let mut feed = decoder.feed(piece);
+        let mut feed = decoder.feed_bytes(piece);
         loop {
-            match feed.next() {
+            match feed.next_record() {
                 Ok(Some(record)) => {
                     assert_eq!(record.bytes.len(), record.header.total_len as usize);
                     let (lsn, end) = (record.lsn.get(), record.end_lsn.get());
@@ -34,7 +34,10 @@ fn decode(writer: &Writer, log: &[u8], pieces: &[usize]) -> Decoded {
                 Ok(None) => break,
                 Err(found) => {
                     error = Some(found);
-                    assert!(matches!(feed.next(), Err(again) if again == found), "the first error is the last word");
+                    assert!(
+                        matches!(feed.next_record(), Err(again) if again == found),
+                        "the first error is the last word"
+                    );
                     break;
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! What the stream had brought by a time is told by its marks, in the order of the stream: the target is the last mark before the first one that
 //! is later than the time asked for. So a clock that was set back makes the target earlier, never one that holds what came after.
-//! A time counts as covered only if something shows that the stream was followed at that time ([`pauses`]) and beyond it. Every stretch on the
+//! A time counts as covered only if something shows that the stream was followed at that time ([`unrecorded_intervals`]) and beyond it. Every stretch on the
 //! way is looked at: a hole between two of them, or one that is damaged, ends the way there.
 
 pub(crate) mod offset_target;
@@ -27,15 +27,15 @@ use crate::redis::wire::ReplicationId;
 use crate::vault::VaultError;
 
 /// Stretches asked about at once.
-const AT_ONCE: usize = 16;
+const MAX_PARALLEL_STRETCH_READS: usize = 16;
 /// Stretches that may begin within another one: as many as a second receiver cuts whose connection breaks four times a second, in the half minute
 /// that a stretch with writes takes.
-const WITHIN_ONE: usize = 128;
+const MAX_OVERLAPPING_STRETCHES: usize = 128;
 /// A server that has nothing to say says so every ten seconds (`repl-ping-replica-period`).
-const SILENT: SignedDuration = SignedDuration::from_secs(15);
+const MAX_SERVER_SILENCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// What a server has kept is sent as soon as it is asked for.
-const AT_ONCE_WITHIN: SignedDuration = SignedDuration::from_secs(3);
+const BACKLOG_TRANSFER_TIME: SignedDuration = SignedDuration::from_secs(3);
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +80,7 @@ impl RestoreRoute {
 
     /// The offset up to which the stretches before this one lead: what it has before is there already.
     #[must_use]
-    pub fn led_to(&self, number: usize) -> u64 {
+    pub fn stretch_start_offset(&self, number: usize) -> u64 {
         let before = number.checked_sub(1).and_then(|before| self.stretches.get(before)).map(|stretch| stretch.last);
         before.or(self.from.map(|from| from.offset)).unwrap_or_default()
     }
@@ -105,7 +105,7 @@ pub struct UnreachableState {
 
 impl UnreachableState {
     /// The same, with the snapshots that could not be used.
-    fn because_of(mut self, lacking: &MissingParts) -> UnreachableState {
+    fn explain_missing_parts(mut self, lacking: &MissingParts) -> UnreachableState {
         for (label, what) in lacking {
             self.reason.push_str(&format!("; snapshot {label} cannot be used, for {what}"));
         }
@@ -119,33 +119,33 @@ type SpooledStretches = BTreeMap<(ReplicationId, u64), StreamStretch>;
 /// All stretches by name, and what this machine's spool adds.
 #[derive(Clone, Debug)]
 pub struct KnownStretches {
-    names: BTreeMap<ReplicationId, Vec<u64>>,
+    stretch_firsts: BTreeMap<ReplicationId, Vec<u64>>,
     spooled: SpooledStretches,
-    unasked: UnreachableRepositories,
+    unreachable: UnreachableRepositories,
 }
 
 impl KnownStretches {
     /// The histories, each with the offsets before the first bytes of its stretches, in order.
     pub fn histories(&self) -> impl Iterator<Item = (ReplicationId, &[u64])> {
-        self.names.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
+        self.stretch_firsts.iter().map(|(replid, firsts)| (*replid, firsts.as_slice()))
     }
 
     /// The repositories that may have more.
     #[must_use]
-    pub fn unasked(&self) -> &UnreachableRepositories {
-        &self.unasked
+    pub fn unreachable(&self) -> &UnreachableRepositories {
+        &self.unreachable
     }
 
     /// Where stretches begin that may hold the byte after `offset`, in order.
-    fn before(&self, replid: ReplicationId, offset: u64) -> std::slice::Iter<'_, u64> {
-        let firsts = self.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
+    fn firsts_up_to(&self, replid: ReplicationId, offset: u64) -> std::slice::Iter<'_, u64> {
+        let firsts = self.stretch_firsts.get(&replid).map(Vec::as_slice).unwrap_or_default();
         let end = firsts.partition_point(|first| *first <= offset);
         firsts.get(..end).unwrap_or_default().iter()
     }
 
     /// Whether all of that is in this machine's spool: on its way to a repository that was away.
     #[must_use]
-    pub fn is_on_its_way(&self, hole: &StreamHole) -> bool {
+    pub fn is_spooled(&self, hole: &StreamHole) -> bool {
         let Some(to) = hole.to else { return false };
         let mut at = hole.from;
         while at < to {
@@ -159,13 +159,13 @@ impl KnownStretches {
     }
 
     /// What is missing where a way ends; nothing if nothing of that history comes after it.
-    fn hole(&self, snapshot: &SnapshotManifest, way: &StretchChain) -> Option<StreamHole> {
+    fn find_hole_after(&self, snapshot: &SnapshotManifest, way: &StretchChain) -> Option<StreamHole> {
         let end = way.stretches.last().map(|stretch| (stretch.replid, stretch.last));
         let (replid, from) = end.or(snapshot.replid.zip(snapshot.offset))?;
         if way.damaged {
             return Some(StreamHole { replid, from, to: None });
         }
-        let next = self.names.get(&replid)?.iter().find(|first| **first > from)?;
+        let next = self.stretch_firsts.get(&replid)?.iter().find(|first| **first > from)?;
         Some(StreamHole { replid, from, to: Some(*next) })
     }
 }
@@ -194,7 +194,7 @@ impl std::fmt::Display for StreamHole {
 impl StreamHole {
     /// Whether it is known how it came about: a break was recorded there, or receiving began only behind it, with a snapshot of its own.
     #[must_use]
-    pub fn is_known(&self, snapshots: &[SnapshotManifest], gaps: &[Gap]) -> bool {
+    pub fn is_explained(&self, snapshots: &[SnapshotManifest], gaps: &[Gap]) -> bool {
         let begun = |snapshot: &SnapshotManifest| snapshot.replid == Some(self.replid) && snapshot.offset == self.to;
         let broken = |gap: &Gap| (gap.replid, gap.offset) == (self.replid, self.from);
         self.to.is_some() && (snapshots.iter().any(begun) || gaps.iter().any(broken))
@@ -241,14 +241,14 @@ impl StretchChain {
 }
 
 impl Archive {
-    /// [`Archive::reach`] as far as the repositories tell that answer. Notes the others.
-    pub(super) async fn seek(
+    /// [`Archive::resolve_target`] as far as the repositories tell that answer. Notes the others.
+    pub(super) async fn find_route(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        let (mut snapshots, damaged) = self.snapshots_and_damaged(unasked).await?;
+        let (mut snapshots, damaged) = self.read_snapshots_and_damaged(unasked).await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
         for snapshot in &mut snapshots {
             // Times are written and read to the microsecond, and a time that is named must be one that is reached.
@@ -258,10 +258,10 @@ impl Archive {
         // As it is, the newest one is meant and no other.
         let passed_over = newest_damaged > snapshots.iter().map(|snapshot| &snapshot.label).max();
         if from.is_none() {
-            without_strangers(&mut snapshots);
+            remove_foreign_snapshots(&mut snapshots);
         }
         snapshots.sort_by_key(|snapshot| snapshot.at);
-        let mut lacking = self.lacking_noting(&snapshots, unasked).await?;
+        let mut lacking = self.find_missing_parts_in_reachable(&snapshots, unasked).await?;
         let unfit = |snapshot: &SnapshotManifest| lacking.contains_key(&snapshot.label);
         let meant = wanted == RedisTarget::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
@@ -271,13 +271,13 @@ impl Archive {
             let reason = "a snapshot is not whole".to_owned();
             Err(UnreachableState { reason, nearest_before, nearest_after: None })
         } else {
-            self.reach_from(&snapshots, (wanted, from), unasked).await?
+            self.find_route_from(&snapshots, (wanted, from), unasked).await?
         };
         lacking.extend(damaged);
-        Ok(found.map_err(|not| not.because_of(&lacking)))
+        Ok(found.map_err(|not| not.explain_missing_parts(&lacking)))
     }
 
-    async fn reach_from(
+    async fn find_route_from(
         &self,
         snapshots: &[SnapshotManifest],
         (wanted, from): (RedisTarget, Option<&str>),
@@ -291,21 +291,21 @@ impl Archive {
             return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
         };
         if wanted == RedisTarget::Snapshot {
-            return Ok(Ok(as_it_is(newest)));
+            return Ok(Ok(route_to_snapshot(newest)));
         }
-        let known = self.known().await?;
-        unasked.add(known.unasked());
+        let known = self.list_known_stretches().await?;
+        unasked.merge(known.unreachable());
         let time = match wanted {
             RedisTarget::Time(time) => Some(time),
             RedisTarget::Newest | RedisTarget::Snapshot => None,
-            RedisTarget::Offset(replid, offset) => return self.reach_offset(snapshots, &known, replid, offset).await,
+            RedisTarget::Offset(replid, offset) => return self.resolve_offset(snapshots, &known, replid, offset).await,
         };
         let after = snapshots.iter().map(|snapshot| snapshot.at).filter(|at| time.is_some_and(|time| *at > time)).min();
         let mut failed: Option<UnreachableState> = None;
         for snapshot in snapshots.iter().rev().filter(|snapshot| time.is_none_or(|time| snapshot.at <= time)) {
-            let way = self.way(snapshot, &known, time.map_or(ChainLimit::End, ChainLimit::Time)).await?;
-            let hole = known.hole(snapshot, &way);
-            match target(snapshot, way, time) {
+            let way = self.collect_chain(snapshot, &known, time.map_or(ChainLimit::End, ChainLimit::Time)).await?;
+            let hole = known.find_hole_after(snapshot, &way);
+            match cut_chain_at(snapshot, way, time) {
                 Ok(reach) => {
                     let hole = hole.filter(|_| wanted == RedisTarget::Newest);
                     return Ok(Ok(RestoreRoute { hole, ..reach }));
@@ -343,13 +343,13 @@ impl Archive {
     ///
     /// # Errors
     /// Neither the spool nor a repository gave them.
-    pub async fn commands_of(&self, reach: &RestoreRoute, number: usize) -> Result<Bytes, VaultError> {
+    pub async fn read_route_commands(&self, reach: &RestoreRoute, number: usize) -> Result<Bytes, VaultError> {
         let (Some(stretch), Some(_), Some(to)) = (reach.stretches.get(number), reach.from, reach.to) else {
             return Ok(Bytes::new());
         };
-        let bytes = self.bytes_of(stretch).await?;
+        let bytes = self.read_stretch_bytes(stretch).await?;
         let at = |offset: u64| usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX);
-        let (begin, end) = (at(reach.led_to(number).max(stretch.first)), at(to.offset.min(stretch.last)));
+        let (begin, end) = (at(reach.stretch_start_offset(number).max(stretch.first)), at(to.offset.min(stretch.last)));
         if begin > end || end > bytes.len() {
             let what = format!("what leads to offset {} of history {}", to.offset, stretch.replid);
             return Err(VaultError::Vanished { what });
@@ -361,33 +361,33 @@ impl Archive {
     ///
     /// # Errors
     /// Neither gave them.
-    pub async fn bytes_of(&self, stretch: &StreamStretch) -> Result<Bytes, VaultError> {
+    pub async fn read_stretch_bytes(&self, stretch: &StreamStretch) -> Result<Bytes, VaultError> {
         if let Some(bytes) = self.stored_commands(stretch.replid, stretch.first).await? {
             return Ok(bytes);
         }
         let what = format!("the stream behind offset {} of history {}", stretch.first, stretch.replid);
-        Ok(self.spooled((stretch.replid, stretch.first)).await?.ok_or(VaultError::Vanished { what })?.bytes)
+        Ok(self.read_spooled((stretch.replid, stretch.first)).await?.ok_or(VaultError::Vanished { what })?.bytes)
     }
 
     /// The way behind a snapshot, as far as it leads.
     ///
     /// # Errors
-    /// As [`Archive::reach`].
-    pub async fn behind(&self, snapshot: &SnapshotManifest) -> Result<Vec<StreamStretch>, VaultError> {
-        Ok(self.behind_and_hole(snapshot).await?.0)
+    /// As [`Archive::resolve_target`].
+    pub async fn stretches_after(&self, snapshot: &SnapshotManifest) -> Result<Vec<StreamStretch>, VaultError> {
+        Ok(self.stretches_and_hole_after(snapshot).await?.0)
     }
 
-    /// [`Archive::behind`], and what is missing there if more of the stream is archived.
+    /// [`Archive::stretches_after`], and what is missing there if more of the stream is archived.
     ///
     /// # Errors
-    /// As [`Archive::reach`].
-    pub async fn behind_and_hole(
+    /// As [`Archive::resolve_target`].
+    pub async fn stretches_and_hole_after(
         &self,
         snapshot: &SnapshotManifest,
     ) -> Result<(Vec<StreamStretch>, Option<StreamHole>), VaultError> {
-        let known = self.known().await?;
-        let way = self.way(snapshot, &known, ChainLimit::End).await?;
-        let hole = known.hole(snapshot, &way);
+        let known = self.list_known_stretches().await?;
+        let way = self.collect_chain(snapshot, &known, ChainLimit::End).await?;
+        let hole = known.find_hole_after(snapshot, &way);
         Ok((way.stretches, hole))
     }
 
@@ -395,17 +395,17 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or the spool can't be read.
-    pub async fn known(&self) -> Result<KnownStretches, VaultError> {
+    pub async fn list_known_stretches(&self) -> Result<KnownStretches, VaultError> {
         let mut names: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
         let mut spooled = SpooledStretches::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
-        if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) {
+        if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) {
             let read = move || -> Result<Vec<StreamStretch>, crate::postgres::archive::spool::SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.
                     match spool.read(name) {
-                        Ok(spooled) => all.extend(spooled.map(|spooled| spooled.stretch().0)),
+                        Ok(spooled) => all.extend(spooled.map(|spooled| spooled.into_stretch().0)),
                         // What the others hold is told without it.
                         Err(error) => {
                             tracing::warn!(
@@ -417,7 +417,7 @@ impl Archive {
                 }
                 Ok(all)
             };
-            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| VaultError::Lost)?;
+            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| VaultError::WorkerLost)?;
             for stretch in read.map_err(|error| VaultError::Spool(Arc::new(error)))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
@@ -426,19 +426,22 @@ impl Archive {
             }
         }
         let mut unasked = UnreachableRepositories::default();
-        for (replid, first, _) in self.stored_stretches_noting(&mut unasked).await? {
+        for (replid, first, _) in self.list_stored_stretches(&mut unasked).await? {
             names.entry(replid).or_default().push(first);
         }
         for firsts in names.values_mut() {
             firsts.sort_unstable();
             firsts.dedup();
         }
-        Ok(KnownStretches { names, spooled, unasked })
+        Ok(KnownStretches { stretch_firsts: names, spooled, unreachable: unasked })
     }
 
-    async fn spooled(&self, name: (ReplicationId, u64)) -> Result<Option<SpooledStretch>, VaultError> {
-        let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::existing(dir, self)) else { return Ok(None) };
-        let read = tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| VaultError::Lost)?;
+    async fn read_spooled(&self, name: (ReplicationId, u64)) -> Result<Option<SpooledStretch>, VaultError> {
+        let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) else {
+            return Ok(None);
+        };
+        let read =
+            tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| VaultError::WorkerLost)?;
         read.map_err(|error| VaultError::Spool(Arc::new(error)))
     }
 
@@ -459,20 +462,21 @@ impl Archive {
     }
 
     /// Of the last stretches that begin at or before `offset` one that reaches beyond it, or else the one that reaches furthest. Two receivers that
-    /// run at once cut the same stream at places of their own, so that one stretch may lie within another; of [`WITHIN_ONE`] that begin later an
+    /// run at once cut the same stream at places of their own, so that one stretch may lie within another; of [`MAX_OVERLAPPING_STRETCHES`] that begin later an
     /// older one is found behind. One that does not open is none.
     ///
     /// # Errors
     /// No repository could be asked.
-    pub(super) async fn covering(
+    pub(super) async fn find_covering_stretch(
         &self,
         known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Option<StreamStretch>, VaultError> {
-        let last: Vec<u64> = known.before(replid, offset).rev().take(WITHIN_ONE).copied().collect();
+        let last: Vec<u64> =
+            known.firsts_up_to(replid, offset).rev().take(MAX_OVERLAPPING_STRETCHES).copied().collect();
         let mut found: Option<StreamStretch> = None;
-        for some in last.chunks(AT_ONCE) {
+        for some in last.chunks(MAX_PARALLEL_STRETCH_READS) {
             for stretch in join_all(some.iter().map(|first| self.stretch(known, replid, *first))).await {
                 match stretch {
                     Ok(stretch) => found = found.into_iter().chain(stretch).max_by_key(|stretch| stretch.last),
@@ -490,8 +494,8 @@ impl Archive {
     /// Whether the stream behind a snapshot comes to that offset, or goes on from it under another name. Nothing is kept of what lies between.
     ///
     /// # Errors
-    /// As [`Archive::reach`].
-    pub async fn comes_to(
+    /// As [`Archive::resolve_target`].
+    pub async fn chain_reaches(
         &self,
         snapshot: &SnapshotManifest,
         known: &KnownStretches,
@@ -502,12 +506,12 @@ impl Archive {
             end = Some((stretch.replid, stretch.last));
             true
         };
-        let damaged = self.walk(snapshot, known, &mut step).await?;
+        let damaged = self.walk_chain(snapshot, known, &mut step).await?;
         Ok(!damaged && end.is_some_and(|end| ends.contains(&end)))
     }
 
     /// Stretch after stretch from a snapshot on, until one is beyond what is wanted, or there is none.
-    pub(super) async fn way(
+    pub(super) async fn collect_chain(
         &self,
         snapshot: &SnapshotManifest,
         known: &KnownStretches,
@@ -519,12 +523,12 @@ impl Archive {
             stretches.push(stretch);
             !beyond
         };
-        let damaged = self.walk(snapshot, known, &mut step).await?;
+        let damaged = self.walk_chain(snapshot, known, &mut step).await?;
         Ok(StretchChain { stretches, damaged })
     }
 
     /// Gives stretch after stretch, as long as they are wanted. Whether it ended because the next one does not open.
-    async fn walk(
+    async fn walk_chain(
         &self,
         snapshot: &SnapshotManifest,
         known: &KnownStretches,
@@ -533,9 +537,9 @@ impl Archive {
         let (Some(mut replid), Some(mut offset)) = (snapshot.replid, snapshot.offset) else { return Ok(false) };
         let mut ahead = StretchPrefetch { instance: self, known, fetched: BTreeMap::new() };
         loop {
-            let next = match ahead.next_of(replid, offset).await {
+            let next = match ahead.next_in_history(replid, offset).await {
                 Ok(Some(next)) => Ok(Some(next)),
-                Ok(None) => ahead.next_after(replid, offset).await,
+                Ok(None) => ahead.next_in_following_history(replid, offset).await,
                 Err(error) => Err(error),
             };
             let next = match next {
@@ -566,12 +570,12 @@ struct StretchPrefetch<'i> {
 }
 
 impl StretchPrefetch<'_> {
-    async fn stretch(&mut self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, VaultError> {
+    async fn fetch(&mut self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, VaultError> {
         if !self.fetched.contains_key(&(replid, first)) {
             let (instance, known) = (self.instance, self.known);
-            let firsts = known.names.get(&replid).map(Vec::as_slice).unwrap_or_default();
+            let firsts = known.stretch_firsts.get(&replid).map(Vec::as_slice).unwrap_or_default();
             let next = firsts.partition_point(|other| *other < first);
-            let wanted = firsts.iter().skip(next).take(AT_ONCE).copied();
+            let wanted = firsts.iter().skip(next).take(MAX_PARALLEL_STRETCH_READS).copied();
             let fetch = |first| async move { ((replid, first), instance.stretch(known, replid, first).await) };
             self.fetched = join_all(wanted.map(fetch)).await.into_iter().collect();
         }
@@ -579,28 +583,36 @@ impl StretchPrefetch<'_> {
     }
 
     /// The stretch of the same history that holds the byte after `offset`.
-    async fn next_of(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<StreamStretch>, VaultError> {
-        let Some(first) = self.known.before(replid, offset).next_back() else { return Ok(None) };
-        let newest = self.stretch(replid, *first).await;
+    async fn next_in_history(
+        &mut self,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Option<StreamStretch>, VaultError> {
+        let Some(first) = self.known.firsts_up_to(replid, offset).next_back() else { return Ok(None) };
+        let newest = self.fetch(replid, *first).await;
         if let Ok(Some(stretch)) = &newest
             && stretch.last > offset
         {
             return newest;
         }
-        match self.instance.covering(self.known, replid, offset).await? {
+        match self.instance.find_covering_stretch(self.known, replid, offset).await? {
             Some(stretch) if stretch.last > offset => Ok(Some(stretch)),
             _ => newest.map(|_short| None),
         }
     }
 
     /// The stretch that goes on from there under another name.
-    async fn next_after(&mut self, replid: ReplicationId, offset: u64) -> Result<Option<StreamStretch>, VaultError> {
+    async fn next_in_following_history(
+        &mut self,
+        replid: ReplicationId,
+        offset: u64,
+    ) -> Result<Option<StreamStretch>, VaultError> {
         let known = self.known;
-        for (other, firsts) in known.names.iter().filter(|(other, _)| **other != replid) {
+        for (other, firsts) in known.stretch_firsts.iter().filter(|(other, _)| **other != replid) {
             if firsts.binary_search(&offset).is_err() {
                 continue;
             }
-            if let Some(stretch) = self.stretch(*other, offset).await?
+            if let Some(stretch) = self.fetch(*other, offset).await?
                 && stretch.follows.is_some_and(|follows| (follows.replid, follows.offset) == (replid, offset))
             {
                 return Ok(Some(stretch));
@@ -612,7 +624,7 @@ impl StretchPrefetch<'_> {
 
 /// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another server's dump may be
 /// kept here, and is restored by its label, but it is not the state of this instance at any time.
-pub fn without_strangers(snapshots: &mut Vec<SnapshotManifest>) {
+pub fn remove_foreign_snapshots(snapshots: &mut Vec<SnapshotManifest>) {
     let own = |snapshot: &SnapshotManifest| matches!(snapshot.origin, SnapshotOrigin::Replication { .. });
     let histories: Vec<ReplicationId> = snapshots.iter().filter(|s| own(s)).filter_map(|s| s.replid).collect();
     if snapshots.iter().any(own) {
@@ -623,11 +635,11 @@ pub fn without_strangers(snapshots: &mut Vec<SnapshotManifest>) {
 /// Times at which nobody can say what was there, in order, each with when it was known again: what had been written meanwhile came all at once
 /// when the stream was followed again, or read again by a receiver that was held up.
 #[must_use]
-pub fn pauses(snapshot: &SnapshotManifest, stretches: &[StreamStretch]) -> Vec<(Timestamp, Timestamp)> {
+pub fn unrecorded_intervals(snapshot: &SnapshotManifest, stretches: &[StreamStretch]) -> Vec<(Timestamp, Timestamp)> {
     let mut all = Vec::new();
     let (mut before, mut led_to) = (snapshot.at, snapshot.offset.unwrap_or(0));
     for stretch in stretches {
-        all.extend(missed(stretch, before, led_to));
+        all.extend(untimed_interval(stretch, before, led_to));
         let held_up = stretch.reading.as_ref().filter(|_| stretch.writes > 0);
         all.extend(held_up.into_iter().flat_map(|reading| reading.held_up.iter().copied()));
         (before, led_to) = (stretch.ended_at, stretch.last);
@@ -645,13 +657,15 @@ pub fn pauses(snapshot: &SnapshotManifest, stretches: &[StreamStretch]) -> Vec<(
 }
 
 /// The time that lies between a stretch and what is there before it, which leads to an offset, if anything was written in it.
-fn missed(stretch: &StreamStretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
+fn untimed_interval(stretch: &StreamStretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
     let began = stretch.started_at;
     match stretch.missed {
         // The first versions did not say how far the server had come.
         None => {
-            let at_once = || stretch.marks.first().is_none_or(|mark| mark.time.duration_since(began) <= AT_ONCE_WITHIN);
-            (began.duration_since(before) > SILENT && stretch.writes > 0 && at_once()).then_some((before, began))
+            let at_once =
+                || stretch.marks.first().is_none_or(|mark| mark.time.duration_since(began) <= BACKLOG_TRANSFER_TIME);
+            (began.duration_since(before) > MAX_SERVER_SILENCE && stretch.writes > 0 && at_once())
+                .then_some((before, began))
         }
         Some(missed) if missed.writes > 0 && missed.until > led_to => {
             let caught_up = stretch.marks.iter().find(|mark| mark.offset >= missed.until);
@@ -661,7 +675,7 @@ fn missed(stretch: &StreamStretch, before: Timestamp, led_to: u64) -> Option<(Ti
     }
 }
 
-pub(super) fn as_it_is(snapshot: &SnapshotManifest) -> RestoreRoute {
+pub(super) fn route_to_snapshot(snapshot: &SnapshotManifest) -> RestoreRoute {
     let cut = snapshot.offset.map(|offset| StreamCut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
     let late = Duration::ZERO;
@@ -678,19 +692,20 @@ struct ChainTooShort {
 }
 
 /// The target on the way: at a time, or at its end.
-fn target(
+fn cut_chain_at(
     snapshot: &SnapshotManifest,
     way: StretchChain,
     time: Option<Timestamp>,
 ) -> Result<RestoreRoute, ChainTooShort> {
-    let base = as_it_is(snapshot);
+    let base = route_to_snapshot(snapshot);
     let ends = |followed_to| ChainTooShort { followed_to, followed_from: None };
     let Some(from) = base.from else {
         return if time.is_none_or(|time| time == snapshot.at) { Ok(base) } else { Err(ends(snapshot.at)) };
     };
     if let Some(time) = time
-        && let Some((to, again)) =
-            pauses(snapshot, &way.stretches).into_iter().find(|(to, again)| (*to < time) && (time < *again))
+        && let Some((to, again)) = unrecorded_intervals(snapshot, &way.stretches)
+            .into_iter()
+            .find(|(to, again)| (*to < time) && (time < *again))
     {
         // The first microsecond that is not before.
         let again = Timestamp::from_microsecond(again.as_microsecond().saturating_add(1)).unwrap_or(again);

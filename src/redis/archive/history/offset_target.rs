@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::{ChainLimit, KnownStretches, RestoreRoute, StretchChain, UnreachableState, as_it_is};
+use super::{ChainLimit, KnownStretches, RestoreRoute, StretchChain, UnreachableState, route_to_snapshot};
 use crate::redis::archive::Archive;
 use crate::redis::archive::snapshot::SnapshotManifest;
 use crate::redis::archive::stream::StreamStretch;
@@ -14,7 +14,7 @@ use crate::redis::wire::ReplicationId;
 use crate::vault::VaultError;
 
 /// Digits of a replication id that tell it from all others of an instance.
-const DIGITS: usize = 8;
+const REPLID_PREFIX_DIGITS: usize = 8;
 
 /// A place in the stream: `OFFSET@HISTORY`, the beginning of the history's replication id, or `OFFSET` alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,8 +57,8 @@ impl fmt::Display for StreamPosition {
 impl StreamPosition {
     /// This place of this history, as short as it can be said.
     #[must_use]
-    pub fn of(replid: ReplicationId, offset: u64) -> StreamPosition {
-        StreamPosition { offset, history: replid.to_string().chars().take(DIGITS).collect() }
+    pub fn new(replid: ReplicationId, offset: u64) -> StreamPosition {
+        StreamPosition { offset, history: replid.to_string().chars().take(REPLID_PREFIX_DIGITS).collect() }
     }
 }
 
@@ -66,22 +66,22 @@ impl Archive {
     /// The histories that a place may be meant to be in: those that have it and are so named.
     ///
     /// # Errors
-    /// No repository could be asked. [`VaultError::Unasked`] if none has it as far as the others tell, and not all could be asked.
-    pub async fn histories_at(&self, position: &StreamPosition) -> Result<Vec<ReplicationId>, VaultError> {
+    /// No repository could be asked. [`VaultError::NotAllAnswered`] if none has it as far as the others tell, and not all could be asked.
+    pub async fn find_histories_at(&self, position: &StreamPosition) -> Result<Vec<ReplicationId>, VaultError> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
-        let known = self.known().await?;
-        let mut unasked = known.unasked().clone();
+        let known = self.list_known_stretches().await?;
+        let mut unasked = known.unreachable().clone();
         let mut found = Vec::new();
         for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
-            let stretch = self.covering(&known, replid, position.offset).await?;
+            let stretch = self.find_covering_stretch(&known, replid, position.offset).await?;
             found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
         }
-        for snapshot in self.snapshots_and_damaged(&mut unasked).await?.0 {
+        for snapshot in self.read_snapshots_and_damaged(&mut unasked).await?.0 {
             let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
             found.extend(here);
         }
         if found.is_empty() {
-            unasked.none()?;
+            unasked.ensure_empty()?;
         }
         found.sort_unstable();
         found.dedup();
@@ -91,19 +91,19 @@ impl Archive {
     /// Whether any of these snapshots leads to a place.
     ///
     /// # Errors
-    /// As [`Archive::reach`].
-    pub async fn leads_to(
+    /// As [`Archive::resolve_target`].
+    pub async fn any_snapshot_reaches(
         &self,
         snapshots: &[SnapshotManifest],
         known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
     ) -> Result<bool, VaultError> {
-        Ok(self.way_to(snapshots, known, replid, offset).await?.is_some())
+        Ok(self.find_chain_to(snapshots, known, replid, offset).await?.is_some())
     }
 
     /// The newest snapshot that leads to a place, and the way from it to the stretch that has the place.
-    async fn way_to<'s>(
+    async fn find_chain_to<'s>(
         &self,
         snapshots: &'s [SnapshotManifest],
         known: &KnownStretches,
@@ -112,7 +112,7 @@ impl Archive {
     ) -> Result<Option<(&'s SnapshotManifest, StretchChain)>, VaultError> {
         let before = |snapshot: &&SnapshotManifest| snapshot.offset.is_some_and(|at| at <= offset);
         for snapshot in snapshots.iter().rev().filter(before) {
-            let mut way = self.way(snapshot, known, ChainLimit::Offset(offset)).await?;
+            let mut way = self.collect_chain(snapshot, known, ChainLimit::Offset(offset)).await?;
             let has =
                 |stretch: &StreamStretch| stretch.replid == replid && (stretch.first..=stretch.last).contains(&offset);
             if let Some(nth) = way.stretches.iter().position(has) {
@@ -127,24 +127,24 @@ impl Archive {
     }
 
     /// Finds the way to the last place at or before `offset` where the stream may be cut.
-    pub(super) async fn reach_offset(
+    pub(super) async fn resolve_offset(
         &self,
         snapshots: &[SnapshotManifest],
         known: &KnownStretches,
         replid: ReplicationId,
         offset: u64,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        let Some((snapshot, mut way)) = self.way_to(snapshots, known, replid, offset).await? else {
+        let Some((snapshot, mut way)) = self.find_chain_to(snapshots, known, replid, offset).await? else {
             let reason = format!("no snapshot leads to offset {offset} of history {replid}");
             return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
         };
-        let base = as_it_is(snapshot);
+        let base = route_to_snapshot(snapshot);
         let Some(from) = base.from else { return Ok(Ok(base)) };
         while let Some(stretch) = way.stretches.last() {
             let ahead = way.stretches.iter().rev().nth(1).map_or(from.offset, |ahead| ahead.last.max(from.offset));
-            if let Some(to) = self.cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
+            if let Some(to) = self.find_cut_before(stretch, offset).await?.filter(|to| to.offset > ahead) {
                 let at = stretch.time_at(to.offset.saturating_sub(1));
-                let before = self.next_time(known, stretch, to.offset).await?;
+                let before = self.find_next_arrival(known, stretch, to.offset).await?;
                 return Ok(Ok(RestoreRoute { stretches: way.stretches, to: Some(to), at, before, ..base }));
             }
             // A transaction that began in the stretch before.
@@ -154,21 +154,21 @@ impl Archive {
     }
 
     /// The last place in a stretch, at or before `offset`, where the stream may be cut.
-    async fn cut_before(&self, stretch: &StreamStretch, offset: u64) -> Result<Option<StreamCut>, VaultError> {
-        let bytes = self.bytes_of(stretch).await?;
+    async fn find_cut_before(&self, stretch: &StreamStretch, offset: u64) -> Result<Option<StreamCut>, VaultError> {
+        let bytes = self.read_stretch_bytes(stretch).await?;
         let len = usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX).min(bytes.len());
         let mut parser =
-            CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
+            CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
         let parsed = tokio::task::spawn_blocking(move || {
             parser.push(&bytes.slice(..len), &mut |_| {})?;
             Ok::<_, crate::redis::format::resp::RespError>(parser.cut())
         });
-        let parsed = parsed.await.map_err(|_panic| VaultError::Lost)?;
-        parsed.map_err(|error| self.unreadable(&self.layout().streams_name(), error.to_string()))
+        let parsed = parsed.await.map_err(|_panic| VaultError::WorkerLost)?;
+        parsed.map_err(|error| self.unreadable_error(&self.layout().streams_name(), error.to_string()))
     }
 
     /// When what comes after `offset`, in this stretch or the next one, had come.
-    async fn next_time(
+    async fn find_next_arrival(
         &self,
         known: &KnownStretches,
         stretch: &StreamStretch,
@@ -177,7 +177,7 @@ impl Archive {
         if offset < stretch.last {
             return Ok(Some(stretch.time_at(offset)));
         }
-        let next = self.covering(known, stretch.replid, offset).await?;
+        let next = self.find_covering_stretch(known, stretch.replid, offset).await?;
         Ok(next.filter(|next| next.last > offset).map(|next| next.time_at(offset)))
     }
 }
@@ -187,14 +187,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Archive, StreamPosition, StreamStretch};
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
     use crate::vault::testing::create;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     /// A stretch of so many commands, of 27 bytes each.
     async fn put(instance: &Archive, first: u64, commands: usize) {
-        let bytes = Bytes::from(encode(&[b"SET", b"a", b"1"]).repeat(commands));
+        let bytes = Bytes::from(encode_command(&[b"SET", b"a", b"1"]).repeat(commands));
         let stretch: StreamStretch = serde_json::from_value(serde_json::json!({
             "replid": ID, "first": first, "last": first + bytes.len() as u64, "db": 0, "in_transaction": false,
             "db_after": 0, "in_transaction_after": false, "follows": null, "started_at": "2026-11-22T14:00:00Z",
@@ -213,9 +213,9 @@ mod tests {
         for nth in 1..40 {
             put(&instance, 100 + 27 * nth, 1).await;
         }
-        let (known, replid) = (instance.known().await.unwrap(), ID.parse().unwrap());
+        let (known, replid) = (instance.list_known_stretches().await.unwrap(), ID.parse().unwrap());
         let has = async |offset| {
-            let found = instance.covering(&known, replid, offset).await.unwrap().unwrap();
+            let found = instance.find_covering_stretch(&known, replid, offset).await.unwrap().unwrap();
             (found.first, found.last)
         };
         assert_eq!(has(100 + 27 * 40).await, (100, 100 + 27 * 41), "all others end there");
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_place_is_read_as_it_is_written() {
         let replid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
-        assert_eq!(StreamPosition::of(replid, 84213).to_string(), "84213@01234567");
+        assert_eq!(StreamPosition::new(replid, 84213).to_string(), "84213@01234567");
         for text in ["84213@01234567", "0", "18446744073709551615@f"] {
             assert_eq!(text.parse::<StreamPosition>().unwrap().to_string(), text);
         }

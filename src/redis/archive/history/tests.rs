@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::super::snapshot::{SnapshotManifest, SnapshotOrigin};
 use super::super::stream::{ReadDelays, UntimedBacklog};
-use super::{ArrivalMark, StreamStretch, StretchChain, pauses, target, without_strangers};
+use super::{ArrivalMark, StreamStretch, StretchChain, cut_chain_at, remove_foreign_snapshots, unrecorded_intervals};
 use crate::redis::format::rdb::{RdbLimits, RdbWalker};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -62,7 +62,7 @@ fn stretch(first: u64, last: u64, ended: i64, marks: &[(u64, i64)]) -> StreamStr
 /// Offset and number of stretches, or where the way ends.
 fn check(way: &[StreamStretch], time: Option<i64>) -> Result<(u64, usize), i64> {
     let way = StretchChain { stretches: way.to_vec(), damaged: false };
-    let reach = target(&snapshot(), way, time.map(at)).map_err(|short| short.followed_to.as_second())?;
+    let reach = cut_chain_at(&snapshot(), way, time.map(at)).map_err(|short| short.followed_to.as_second())?;
     Ok((reach.to.unwrap().offset, reach.stretches.len()))
 }
 
@@ -109,7 +109,7 @@ fn a_time_at_which_nobody_received_is_not_known() {
         ..stretch(first, last, ended, &[(last - 10, mark), (last, ended)])
     };
     let way = [stretch(100, 200, 11, 20, 1, 12), stretch(200, 300, 80, 90, 1, 81)];
-    assert_eq!(pauses(&snapshot(), &way), [(at(20), at(80))]);
+    assert_eq!(unrecorded_intervals(&snapshot(), &way), [(at(20), at(80))]);
     for (time, expected) in [(20, Ok((200, 1))), (21, Err(20)), (79, Err(20)), (80, Ok((200, 1))), (90, Ok((300, 2)))] {
         assert_eq!(check(&way, Some(time)), expected, "{time}");
     }
@@ -133,7 +133,7 @@ fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
     // Caught up at 24, with offset 280.
     let after = again(200, 300, 30, missed(280, 2), &[(220, 23), (280, 24), (300, 30)]);
     let way = [before.clone(), after];
-    assert_eq!(pauses(&snapshot(), &way), [(at(20), at(24))]);
+    assert_eq!(unrecorded_intervals(&snapshot(), &way), [(at(20), at(24))]);
     for (time, expected) in [(20, Ok((200, 1))), (21, Err(20)), (23, Err(20)), (24, Ok((280, 2)))] {
         assert_eq!(check(&way, Some(time)), expected, "{time}");
     }
@@ -145,15 +145,15 @@ fn what_a_server_wrote_while_nobody_followed_it_has_no_time() {
         again(200, 300, 26, missed(350, 9), &[(220, 23), (300, 26)]),
         again(300, 400, 40, missed(350, 1), &[(340, 27), (360, 28), (400, 40)]),
     );
-    assert_eq!(pauses(&snapshot(), &[before.clone(), some.clone(), rest.clone()]), [(at(20), at(28))]);
+    assert_eq!(unrecorded_intervals(&snapshot(), &[before.clone(), some.clone(), rest.clone()]), [(at(20), at(28))]);
     assert_eq!(check(&[before.clone(), some.clone(), rest], Some(26)), Err(20));
-    assert_eq!(pauses(&snapshot(), &[before.clone(), some]), [(at(20), at(26))]);
+    assert_eq!(unrecorded_intervals(&snapshot(), &[before.clone(), some]), [(at(20), at(26))]);
     // Another receiver's stretch has it all already.
     let other = again(150, 300, 30, missed(200, 5), &[(200, 23), (300, 30)]);
-    assert_eq!(pauses(&snapshot(), &[before, other]), []);
+    assert_eq!(unrecorded_intervals(&snapshot(), &[before, other]), []);
     // The snapshot is younger than what was missed.
     let old = again(50, 300, 30, missed(100, 5), &[(100, 11), (300, 30)]);
-    assert_eq!(pauses(&snapshot(), &[old]), []);
+    assert_eq!(unrecorded_intervals(&snapshot(), &[old]), []);
 }
 
 #[test]
@@ -164,13 +164,13 @@ fn a_receiver_that_was_held_up_does_not_know_what_was_there_meanwhile() {
         ..stretch(100, 400, 40, &[(150, 12), (200, 20), (400, 25)])
     };
     let held = [read(7, &[(5, 11), (20, 24), (22, 25)], 3)];
-    assert_eq!(pauses(&snapshot(), &held), [(at(10), at(11)), (at(20), at(25))]);
+    assert_eq!(unrecorded_intervals(&snapshot(), &held), [(at(10), at(11)), (at(20), at(25))]);
     assert_eq!((check(&held, Some(23)), check(&held, Some(25))), (Err(20), Ok((400, 1))));
-    assert_eq!(pauses(&snapshot(), &[read(7, &[(20, 24)], 0)]), []);
+    assert_eq!(unrecorded_intervals(&snapshot(), &[read(7, &[(20, 24)], 0)]), []);
     // What lay unread at the target is told by the stretch it is in, and by the one that comes next.
     let late = |way: &[StreamStretch], second| {
         let way = StretchChain { stretches: way.to_vec(), damaged: false };
-        target(&snapshot(), way, Some(at(second))).unwrap().late.as_millis()
+        cut_chain_at(&snapshot(), way, Some(at(second))).unwrap().late.as_millis()
     };
     let next = StreamStretch {
         reading: Some(ReadDelays { late_ms: 90, held_up: vec![] }),
@@ -189,7 +189,7 @@ fn another_servers_dump_is_never_the_newest_state() {
     };
     let file = |label: &str, replid| SnapshotManifest { label: label.into(), replid, ..snapshot() };
     let left = |mut all: Vec<SnapshotManifest>| {
-        without_strangers(&mut all);
+        remove_foreign_snapshots(&mut all);
         all.into_iter().map(|snapshot| snapshot.label).collect::<Vec<_>>()
     };
     let same = ID.parse().ok();

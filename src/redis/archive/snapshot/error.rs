@@ -35,7 +35,7 @@ pub enum SnapshotError {
     Stream(#[from] resp::RespError),
     /// A file to import can't be read.
     #[error("cannot read {}: {source}", path.display())]
-    File {
+    ReadFile {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
@@ -46,7 +46,7 @@ pub enum SnapshotError {
     Spool(#[from] SpoolError),
     /// The server does not do what a replica needs.
     #[error("Redis at {server} {why}")]
-    Unfit {
+    UnsuitableServer {
         /// Which server.
         server: String,
         /// What is in the way, and what to do.
@@ -56,7 +56,7 @@ pub enum SnapshotError {
     #[error(
         "the stream from offset {first} of history {replid} on is still in the spool, on its way to the repositories; it is gone on with after that"
     )]
-    OnItsWay {
+    StillUploading {
         /// The history.
         replid: ReplicationId,
         /// Where it begins.
@@ -67,7 +67,7 @@ pub enum SnapshotError {
         "the spool file of the stream from offset {first} of history {replid} on was changed or removed by another process before all repositories had it; \
          let nothing else work in the state-dir"
     )]
-    Disturbed {
+    SpoolFileChanged {
         /// The history.
         replid: ReplicationId,
         /// Where it begins.
@@ -75,7 +75,7 @@ pub enum SnapshotError {
     },
     /// A worker thread panicked.
     #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    Lost,
+    WorkerPanicked,
 }
 
 impl SnapshotError {
@@ -87,15 +87,15 @@ impl SnapshotError {
             SnapshotError::Vault(error) => error.class(),
             SnapshotError::Spool(SpoolError::InUse { .. }) => ErrorClass::Permanent,
             // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
-            SnapshotError::Spool(_) | SnapshotError::Unfit { .. } | SnapshotError::OnItsWay { .. } => {
+            SnapshotError::Spool(_) | SnapshotError::UnsuitableServer { .. } | SnapshotError::StillUploading { .. } => {
                 ErrorClass::Transient
             }
             // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
             SnapshotError::Rdb { .. }
             | SnapshotError::Stream(_)
             | SnapshotError::Seal(_)
-            | SnapshotError::File { .. } => ErrorClass::Permanent,
-            SnapshotError::Disturbed { .. } | SnapshotError::Lost => ErrorClass::Permanent,
+            | SnapshotError::ReadFile { .. } => ErrorClass::Permanent,
+            SnapshotError::SpoolFileChanged { .. } | SnapshotError::WorkerPanicked => ErrorClass::Permanent,
         }
     }
 
@@ -107,10 +107,12 @@ impl SnapshotError {
             SnapshotError::Vault(error) => error.is_integrity(),
             SnapshotError::Server(_)
             | SnapshotError::Seal(_)
-            | SnapshotError::File { .. }
+            | SnapshotError::ReadFile { .. }
             | SnapshotError::Spool(_)
-            | SnapshotError::Unfit { .. } => false,
-            SnapshotError::OnItsWay { .. } | SnapshotError::Disturbed { .. } | SnapshotError::Lost => false,
+            | SnapshotError::UnsuitableServer { .. } => false,
+            SnapshotError::StillUploading { .. }
+            | SnapshotError::SpoolFileChanged { .. }
+            | SnapshotError::WorkerPanicked => false,
         }
     }
 }

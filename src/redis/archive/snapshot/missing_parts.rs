@@ -15,11 +15,11 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn lacking(&self, snapshots: &[SnapshotManifest]) -> Result<MissingParts, VaultError> {
-        self.lacking_noting(snapshots, &mut UnreachableRepositories::default()).await
+    pub async fn find_missing_parts(&self, snapshots: &[SnapshotManifest]) -> Result<MissingParts, VaultError> {
+        self.find_missing_parts_in_reachable(snapshots, &mut UnreachableRepositories::default()).await
     }
 
-    pub(crate) async fn lacking_noting(
+    pub(crate) async fn find_missing_parts_in_reachable(
         &self,
         snapshots: &[SnapshotManifest],
         unasked: &mut UnreachableRepositories,
@@ -27,18 +27,18 @@ impl Archive {
         let parts = self.layout.parts();
         let lists = join_all(self.vault.places.iter().map(|place| {
             let parts = &parts;
-            async move { place.repository()?.list(parts).await.map_err(|error| place.named(error)) }
+            async move { place.repository()?.list(parts).await.map_err(|error| place.repository_error(error)) }
         }))
         .await;
-        let (lists, silent) = self.vault.answers(lists)?;
-        unasked.note(silent);
+        let (lists, silent) = self.vault.collect_answers(lists)?;
+        unasked.insert(silent);
         let mut there: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for object in lists.into_iter().flatten() {
             there.entry(object.key.to_string()).or_default().push(object.len);
         }
         let mut lacking = MissingParts::new();
         for snapshot in snapshots {
-            if let Some(what) = self.lacks(snapshot, &there) {
+            if let Some(what) = self.describe_missing_part(snapshot, &there) {
                 tracing::warn!(label = snapshot.label, what, "this snapshot cannot be restored");
                 lacking.insert(snapshot.label.clone(), what);
             }
@@ -47,7 +47,7 @@ impl Archive {
     }
 
     /// The first part that is not there as it was stored.
-    fn lacks(&self, snapshot: &SnapshotManifest, there: &BTreeMap<String, Vec<u64>>) -> Option<String> {
+    fn describe_missing_part(&self, snapshot: &SnapshotManifest, there: &BTreeMap<String, Vec<u64>>) -> Option<String> {
         (0..).zip(&snapshot.parts).find_map(|(number, part)| {
             let key = self.layout.part(&snapshot.label, number).ok()?;
             match there.get(key.as_str()) {

@@ -18,7 +18,7 @@ use crate::vault::seal::SealedKind;
 use crate::vault::{SkippedRepositories, VaultError};
 
 /// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
-pub const PART: usize = 32 << 20;
+pub const SNAPSHOT_PART_BYTES: usize = 32 << 20;
 
 /// Where a snapshot came from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,12 +96,12 @@ impl Archive {
         snapshot: &SnapshotManifest,
         absent: &SkippedRepositories,
     ) -> Result<(), VaultError> {
-        let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.unnamed(&bad))?;
+        let key = self.layout.snapshot(&snapshot.label).map_err(|bad| self.bad_key_error(&bad))?;
         match self.put(SealedKind::Snapshot, &key, snapshot, absent).await? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => {
                 let why = "holds another snapshot of the same moment; take this one again".to_owned();
-                Err(VaultError::Taken { name: self.name().to_string(), key, why })
+                Err(VaultError::NameTaken { name: self.name().to_string(), key, why })
             }
         }
     }
@@ -110,12 +110,15 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn labels(&self) -> Result<Vec<String>, VaultError> {
-        self.labels_noting(&mut UnreachableRepositories::default()).await
+    pub async fn list_snapshot_labels(&self) -> Result<Vec<String>, VaultError> {
+        self.list_snapshot_labels_in_reachable(&mut UnreachableRepositories::default()).await
     }
 
-    pub(super) async fn labels_noting(&self, unasked: &mut UnreachableRepositories) -> Result<Vec<String>, VaultError> {
-        let objects = self.listed(&self.layout.snapshots(), unasked).await?;
+    pub(super) async fn list_snapshot_labels_in_reachable(
+        &self,
+        unasked: &mut UnreachableRepositories,
+    ) -> Result<Vec<String>, VaultError> {
+        let objects = self.list_reachable(&self.layout.snapshots(), unasked).await?;
         Ok(objects.iter().map(|object| object.key.file_name().to_owned()).collect())
     }
 
@@ -123,7 +126,7 @@ impl Archive {
     ///
     /// # Errors
     /// No repository could be asked, or the manifest does not open.
-    pub async fn snapshot(&self, label: &str) -> Result<Option<SnapshotManifest>, VaultError> {
+    pub async fn read_snapshot(&self, label: &str) -> Result<Option<SnapshotManifest>, VaultError> {
         let Ok(key) = self.layout.snapshot(label) else { return Ok(None) };
         self.get(SealedKind::Snapshot, &key).await
     }
@@ -131,19 +134,19 @@ impl Archive {
     /// All snapshots, oldest first. One whose manifest is damaged is passed over with a warning, unless all are.
     ///
     /// # Errors
-    /// As [`Archive::snapshot`].
-    pub async fn snapshots(&self) -> Result<Vec<SnapshotManifest>, VaultError> {
-        Ok(self.snapshots_and_damaged(&mut UnreachableRepositories::default()).await?.0)
+    /// As [`Archive::read_snapshot`].
+    pub async fn read_snapshots(&self) -> Result<Vec<SnapshotManifest>, VaultError> {
+        Ok(self.read_snapshots_and_damaged(&mut UnreachableRepositories::default()).await?.0)
     }
 
-    /// [`Archive::snapshots`], and of those that were passed over the labels, each with what is wrong.
-    pub(super) async fn snapshots_and_damaged(
+    /// [`Archive::read_snapshots`], and of those that were passed over the labels, each with what is wrong.
+    pub(super) async fn read_snapshots_and_damaged(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<(Vec<SnapshotManifest>, MissingParts), VaultError> {
         let (mut snapshots, mut damaged, mut last) = (Vec::new(), MissingParts::new(), None);
-        for label in self.labels_noting(unasked).await? {
-            match self.snapshot(&label).await {
+        for label in self.list_snapshot_labels_in_reachable(unasked).await? {
+            match self.read_snapshot(&label).await {
                 Ok(snapshot) => snapshots.extend(snapshot),
                 Err(error) if error.is_integrity() => {
                     tracing::warn!(
@@ -167,18 +170,18 @@ impl Archive {
     ///
     /// # Errors
     /// No repository gave it, or it is not the part that the manifest names.
-    pub async fn part(&self, snapshot: &SnapshotManifest, number: usize) -> Result<Bytes, VaultError> {
+    pub async fn read_part(&self, snapshot: &SnapshotManifest, number: usize) -> Result<Bytes, VaultError> {
         let label = &snapshot.label;
         let numbered = u32::try_from(number).unwrap_or(u32::MAX);
-        let key = self.layout.part(label, numbered).map_err(|bad| self.unnamed(&bad))?;
+        let key = self.layout.part(label, numbered).map_err(|bad| self.bad_key_error(&bad))?;
         let Some(part) = snapshot.parts.get(number) else {
-            return Err(self.unreadable(&key, format!("the manifest of {label} names no such part")));
+            return Err(self.unreadable_error(&key, format!("the manifest of {label} names no such part")));
         };
         let Some(opened) = self.vault.get_object(SealedKind::RdbPart, &key).await? else {
             return Err(VaultError::Vanished { what: key.to_string() });
         };
-        if opened.plain.len() as u64 != part.len || hex(&opened.content) != part.content {
-            return Err(self.unreadable(&key, format!("it is not the part that the manifest of {label} names")));
+        if opened.plain.len() as u64 != part.len || format_hex(&opened.content) != part.content {
+            return Err(self.unreadable_error(&key, format!("it is not the part that the manifest of {label} names")));
         }
         Ok(opened.plain)
     }
@@ -186,15 +189,15 @@ impl Archive {
 
 /// A digest as the manifest writes it.
 #[must_use]
-pub(super) fn hex(digest: &[u8; 32]) -> String {
+pub(super) fn format_hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from_bytes(*digest).to_hex().to_string()
 }
 
 impl SnapshotPart {
     /// A part that was sealed.
     #[must_use]
-    pub fn of(sealed: &crate::vault::seal::SealedObject) -> SnapshotPart {
-        SnapshotPart { len: sealed.plain_len, content: hex(&sealed.content), stored: sealed.len }
+    pub fn from_sealed(sealed: &crate::vault::seal::SealedObject) -> SnapshotPart {
+        SnapshotPart { len: sealed.plain_len, content: format_hex(&sealed.content), stored: sealed.len }
     }
 }
 
@@ -225,7 +228,7 @@ mod tests {
         let (len, rest) = seed.split_first_chunk::<2>().unwrap();
         let (metadata, plain) = rest.split_at(usize::from(u16::from_le_bytes(*len)));
         let stretch: StreamStretch = serde_json::from_slice(metadata).unwrap();
-        let found = stretch.look(plain, 1).unwrap().found;
+        let found = stretch.scan_deletions(plain, 1).unwrap().found;
         assert_eq!((stretch.last - stretch.first, found.len()), (plain.len() as u64, 2));
     }
 }

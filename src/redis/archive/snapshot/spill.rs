@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::vault::seal::SealedObject;
 
 /// So much room is left to the spool of the stream, and to whoever else works on this disk.
-const RESERVE: u64 = 1 << 30;
+const FREE_SPACE_RESERVE_BYTES: u64 = 1 << 30;
 
 /// A folder in which they may wait.
 #[derive(Clone, Debug)]
@@ -32,13 +32,13 @@ pub(super) struct SpilledPart {
 }
 
 impl PartSpill {
-    pub(super) fn within(state_dir: &Path) -> PartSpill {
-        PartSpill { dir: state_dir.to_owned(), reserve: RESERVE }
+    pub(super) fn new(state_dir: &Path) -> PartSpill {
+        PartSpill { dir: state_dir.to_owned(), reserve: FREE_SPACE_RESERVE_BYTES }
     }
 
     /// Writes a part, if there is room; gives it back if there is not, or it cannot be written. Blocks.
-    pub(super) fn put(&self, sealed: SealedObject) -> Result<SpilledPart, SealedObject> {
-        match self.written(&sealed) {
+    pub(super) fn spill(&self, sealed: SealedObject) -> Result<SpilledPart, SealedObject> {
+        match self.write_file(&sealed) {
             Ok(Some((file, len))) => Ok(SpilledPart { file, len, of: SealedObject { parts: Vec::new(), ..sealed } }),
             Ok(None) => Err(sealed),
             Err(error) => {
@@ -48,7 +48,7 @@ impl PartSpill {
         }
     }
 
-    fn written(&self, sealed: &SealedObject) -> io::Result<Option<(File, usize)>> {
+    fn write_file(&self, sealed: &SealedObject) -> io::Result<Option<(File, usize)>> {
         fs::create_dir_all(&self.dir)?;
         let room = rustix::fs::statvfs(&self.dir)?;
         let Ok(len) = usize::try_from(sealed.len) else { return Ok(None) };
@@ -83,18 +83,18 @@ mod tests {
     fn what_waits_is_the_same_afterwards_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let binding = ObjectBinding::new(SealedKind::RdbPart, "cache/x");
-        let sealed = || seal::seal(&[&[7; 3 << 20]], &SealSpec::new(&binding), &ObjectEncryption::None).unwrap();
-        let aside = PartSpill { reserve: 0, ..PartSpill::within(&dir.path().join("new")) };
+        let sealed = || seal::seal_object(&[&[7; 3 << 20]], &SealSpec::new(&binding), &ObjectEncryption::None).unwrap();
+        let aside = PartSpill { reserve: 0, ..PartSpill::new(&dir.path().join("new")) };
         let part = sealed();
         let (bytes, content) = (part.to_bytes(), part.content);
-        let waiting = aside.put(part).unwrap();
+        let waiting = aside.spill(part).unwrap();
         assert_eq!(std::fs::read_dir(&aside.dir).unwrap().count(), 0);
         let again = waiting.read().unwrap();
         assert_eq!((again.to_bytes(), again.content, again.len), (bytes.clone(), content, bytes.len() as u64));
         // Too little room, or none that can be written to: it is given back.
         let full = PartSpill { reserve: u64::MAX, ..aside.clone() };
-        assert_eq!(full.put(sealed()).unwrap_err().content, content);
+        assert_eq!(full.spill(sealed()).unwrap_err().content, content);
         std::fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(PartSpill::within(&dir.path().join("file")).put(sealed()).unwrap_err().content, content);
+        assert_eq!(PartSpill::new(&dir.path().join("file")).spill(sealed()).unwrap_err().content, content);
     }
 }

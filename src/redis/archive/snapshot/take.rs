@@ -1,6 +1,6 @@
 //! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
 //!
-//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`IN_FLIGHT`] parts and one more; and
+//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`MAX_SEALED_PARTS`] parts and one more; and
 //! what the walker looks into. Where a repository takes them more slowly than the server sends, parts wait on this machine's disk (`aside`), and
 //! the server waits only when there is no room there.
 
@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::spill::PartSpill;
 use crate::base::clock::{SharedClock, timeout};
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::{Archive, PART, SnapshotManifest, SnapshotOrigin, SnapshotPart};
+use crate::redis::archive::{Archive, SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart};
 use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
 use crate::redis::wire::{
     RedisConnection, RedisSource, ReplicationId, ServerFlavour, ServerInfo, SnapshotTransfer, SyncAnswer, SyncRequest,
@@ -28,19 +28,19 @@ use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind, SealedObject
 use crate::vault::{self, SkippedRepositories};
 
 /// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
-const IN_FLIGHT: usize = 2;
+const MAX_SEALED_PARTS: usize = 2;
 /// What a file says of itself stands within so many bytes of its beginning.
-const HEAD: usize = 16 << 10;
+const FILE_HEAD_BYTES: usize = 16 << 10;
 /// A week: no server writes a snapshot for longer.
-const MAX_SINCE: i64 = 7 * 24 * 60 * 60;
+const MAX_BGSAVE_SECONDS: i64 = 7 * 24 * 60 * 60;
 /// A part waits so long for its place in memory before it goes to the disk: a repository that is only now and then slower is not worth a second copy.
-const PATIENCE: Duration = Duration::from_millis(250);
+const SPILL_DELAY: Duration = Duration::from_millis(250);
 /// Pieces of a file.
-const PIECE: usize = 1 << 20;
+const FILE_READ_BYTES: usize = 1 << 20;
 /// Bytes handed to the walker at once: a server sends pieces of 16 KiB, each of which would wake it.
-const WALKED: usize = 256 << 10;
+const WALK_BATCH_BYTES: usize = 256 << 10;
 /// How many such lots wait for the walker.
-const WALK_QUEUE: usize = 32;
+const WALK_QUEUE_BATCHES: usize = 32;
 
 /// Where the RDB file comes from.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub struct BegunSnapshot {
 ///
 /// # Errors
 /// The transfer was refused, cut short or damaged, or no repository took a part. Nothing is visible then.
-pub async fn take(
+pub async fn take_snapshot(
     instance: &Archive,
     input: SnapshotSource<'_>,
     begun: Option<oneshot::Sender<BegunSnapshot>>,
@@ -91,37 +91,37 @@ pub async fn take(
 ) -> Result<SnapshotManifest, SnapshotError> {
     let clock = Arc::clone(instance.vault().clock());
     let started_at = clock.now();
-    let label = label(started_at);
+    let label = snapshot_label(started_at);
     progress(SnapshotProgress::Waiting);
-    let mut intake = PartWriter::begin(instance, &label, absent);
+    let mut intake = PartWriter::new(instance, &label, absent);
     let described = match input {
         SnapshotSource::Server(source) => {
             let connected = source.connect_for_snapshot().await?;
-            from_server(connected, begun, &mut intake, progress, &*clock).await?
+            take_from_server(connected, begun, &mut intake, progress, &*clock).await?
         }
         SnapshotSource::Master(source) => {
             let connected = source.connect().await?;
-            from_server(connected, begun, &mut intake, progress, &*clock).await?
+            take_from_server(connected, begun, &mut intake, progress, &*clock).await?
         }
-        SnapshotSource::File(path) => from_file(path, &mut intake, progress).await?,
+        SnapshotSource::File(path) => take_from_file(path, &mut intake, progress).await?,
     };
     progress(SnapshotProgress::Storing);
-    let origin_name = described.name();
-    let (parts, walk) = intake.end().await.map_err(|error| error.named(&origin_name))?;
+    let origin_name = described.describe_server();
+    let (parts, walk) = intake.finish().await.map_err(|error| error.into_snapshot_error(&origin_name))?;
     for warning in walk.warnings() {
         tracing::warn!(label, "the snapshot {warning}");
     }
-    let snapshot = described.snapshot(label, (started_at, clock.now()), walk, parts);
-    instance.introduce(snapshot.flavour, absent).await?;
+    let snapshot = described.into_manifest(label, (started_at, clock.now()), walk, parts);
+    instance.put_identity(snapshot.flavour, absent).await?;
     instance.put_snapshot(&snapshot, absent).await?;
-    for error in absent.places().values() {
+    for error in absent.errors().values() {
         tracing::warn!(label = snapshot.label, %error, "the snapshot is not in this repository");
     }
     Ok(snapshot)
 }
 
 /// The name of a snapshot begun at `time`; sorts by it.
-fn label(time: Timestamp) -> String {
+fn snapshot_label(time: Timestamp) -> String {
     time.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S.%3fZ").to_string()
 }
 
@@ -136,14 +136,14 @@ struct SnapshotDescription {
 }
 
 impl SnapshotDescription {
-    fn name(&self) -> String {
+    fn describe_server(&self) -> String {
         match &self.origin {
             SnapshotOrigin::Replication { server, .. } => format!("Redis at {server}"),
             SnapshotOrigin::File { path } => path.clone(),
         }
     }
 
-    fn snapshot(
+    fn into_manifest(
         self,
         label: String,
         times: (Timestamp, Timestamp),
@@ -182,32 +182,32 @@ impl SnapshotDescription {
     }
 }
 
-async fn from_server(
+async fn take_from_server(
     (mut connection, info): (RedisConnection, ServerInfo),
     begun: Option<oneshot::Sender<BegunSnapshot>>,
     intake: &mut PartWriter,
     progress: &mut (dyn FnMut(SnapshotProgress) + Send),
     clock: &dyn crate::base::clock::Clock,
 ) -> Result<SnapshotDescription, SnapshotError> {
-    warn_of_trouble(&connection, &info);
-    let (replid, offset) = match connection.sync(SyncRequest::Snapshot, info.version()).await? {
+    warn_of_persistence_trouble(&connection, &info);
+    let (replid, offset) = match connection.request_sync(SyncRequest::Snapshot, info.version()).await? {
         SyncAnswer::Full(replid, offset) => (replid, offset),
         SyncAnswer::Continue(_) => {
             let (server, why) = (connection.peer().to_owned(), "continues a stream that was not asked for".to_owned());
-            return Err(SnapshotError::Unfit { server, why });
+            return Err(SnapshotError::UnsuitableServer { server, why });
         }
     };
-    let at = state_at(clock.now(), offset, &info);
+    let at = snapshot_time(clock.now(), offset, &info);
     let mut announced =
         begun.map(|to| (to, BegunSnapshot { server: connection.peer().to_owned(), replid, offset, db: 0 }));
     if info.is_master() {
         // It says `SELECT` before the first command behind a snapshot.
-        announce(&mut announced, 0);
+        announce_begun(&mut announced, 0);
     }
-    let transfer = connection.transfer().await?;
+    let transfer = connection.begin_transfer().await?;
     let total = transfer.len();
     let tell = &mut |done| progress(SnapshotProgress::Bytes(done, total));
-    receive(&mut connection, transfer, intake, &mut announced, tell).await?;
+    receive_snapshot(&mut connection, transfer, intake, &mut announced, tell).await?;
     let role = info.get("role").unwrap_or("?").to_owned();
     Ok(SnapshotDescription {
         origin: SnapshotOrigin::Replication { server: connection.peer().to_owned(), role },
@@ -221,20 +221,20 @@ async fn from_server(
 
 /// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down for somebody else
 /// (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
-fn state_at(now: Timestamp, offset: u64, info: &ServerInfo) -> Timestamp {
+fn snapshot_time(now: Timestamp, offset: u64, info: &ServerInfo) -> Timestamp {
     if info.number("master_repl_offset").is_none_or(|before| before <= offset) {
         return now;
     }
     // Whole seconds, so one of them may be too many.
     let since = info.number("rdb_current_bgsave_time_sec").and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
-    let since = SignedDuration::from_secs(since.saturating_sub(1).clamp(0, MAX_SINCE));
+    let since = SignedDuration::from_secs(since.saturating_sub(1).clamp(0, MAX_BGSAVE_SECONDS));
     now.checked_sub(since).unwrap_or(now)
 }
 
 /// Who hears that a snapshot has begun, and what.
 type BegunAnnouncement = Option<(oneshot::Sender<BegunSnapshot>, BegunSnapshot)>;
 
-fn announce(announced: &mut BegunAnnouncement, db: u32) {
+fn announce_begun(announced: &mut BegunAnnouncement, db: u32) {
     if let Some((to, begun)) = announced.take() {
         // Nobody listens if the receiver has given up meanwhile; the snapshot is good without.
         drop(to.send(BegunSnapshot { db, ..begun }));
@@ -242,7 +242,7 @@ fn announce(announced: &mut BegunAnnouncement, db: u32) {
 }
 
 /// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on which database that acts.
-async fn receive(
+async fn receive_snapshot(
     connection: &mut RedisConnection,
     mut transfer: SnapshotTransfer,
     intake: &mut PartWriter,
@@ -251,46 +251,49 @@ async fn receive(
 ) -> Result<(), SnapshotError> {
     let mut done = 0_u64;
     let mut beginning = RdbWalker::new(rdb::RdbLimits::default());
-    while let Some(bytes) = connection.snapshot_bytes(&mut transfer).await? {
+    while let Some(bytes) = connection.read_snapshot(&mut transfer).await? {
         if announced.is_some() {
             // What is wrong with it is found by the one who walks it all.
-            drop(beginning.push(bytes.get(..HEAD).unwrap_or(&bytes)));
+            drop(beginning.push(bytes.get(..FILE_HEAD_BYTES).unwrap_or(&bytes)));
             let db = beginning.stream_database();
-            if db.is_some() || done >= HEAD as u64 {
-                announce(announced, db.unwrap_or(0));
+            if db.is_some() || done >= FILE_HEAD_BYTES as u64 {
+                announce_begun(announced, db.unwrap_or(0));
             }
         }
         done = done.saturating_add(bytes.len() as u64);
-        intake.push(bytes).await.map_err(|error| error.named(&format!("Redis at {}", connection.peer())))?;
+        intake
+            .push(bytes)
+            .await
+            .map_err(|error| error.into_snapshot_error(&format!("Redis at {}", connection.peer())))?;
         progress(done);
     }
-    announce(announced, 0);
+    announce_begun(announced, 0);
     Ok(())
 }
 
 /// The server's own persistence is its own business, but a BGSAVE that fails in silence is how data is lost.
-pub(crate) fn warn_of_trouble(connection: &RedisConnection, info: &ServerInfo) {
+pub(crate) fn warn_of_persistence_trouble(connection: &RedisConnection, info: &ServerInfo) {
     if let Some(trouble) = info.persistence_trouble() {
         tracing::warn!(server = connection.peer(), "{trouble}");
     }
 }
 
-async fn from_file(
+async fn take_from_file(
     path: &Path,
     intake: &mut PartWriter,
     progress: &mut (dyn FnMut(SnapshotProgress) + Send),
 ) -> Result<SnapshotDescription, SnapshotError> {
-    let failed = |source| SnapshotError::File { path: PathBuf::from(path), source };
+    let failed = |source| SnapshotError::ReadFile { path: PathBuf::from(path), source };
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
     let total = file.metadata().await.map_err(failed)?.len();
     let mut done = 0_u64;
     loop {
-        let mut piece = bytes::BytesMut::with_capacity(PIECE);
+        let mut piece = bytes::BytesMut::with_capacity(FILE_READ_BYTES);
         if file.read_buf(&mut piece).await.map_err(failed)? == 0 {
             break;
         }
         done = done.saturating_add(piece.len() as u64);
-        intake.push(piece.freeze()).await.map_err(|error| error.named(&path.display().to_string()))?;
+        intake.push(piece.freeze()).await.map_err(|error| error.into_snapshot_error(&path.display().to_string()))?;
         progress(SnapshotProgress::Bytes(done, Some(total)));
     }
     let origin = SnapshotOrigin::File { path: path.display().to_string() };
@@ -304,7 +307,7 @@ enum PartWriteError {
 }
 
 impl PartWriteError {
-    fn named(self, origin: &str) -> SnapshotError {
+    fn into_snapshot_error(self, origin: &str) -> SnapshotError {
         match self {
             PartWriteError::Rdb(source) => SnapshotError::Rdb { origin: origin.to_owned(), source },
             PartWriteError::Other(error) => error,
@@ -325,21 +328,21 @@ struct PartWriter {
     absent: Arc<SkippedRepositories>,
     part: Vec<u8>,
     /// Gives the memory of the part before back, once that is sealed.
-    emptied: Option<oneshot::Receiver<Vec<u8>>>,
-    next: u32,
-    puts: JoinSet<Result<(u32, SnapshotPart), SnapshotError>>,
-    done: Vec<(u32, SnapshotPart)>,
+    returned_buffer: Option<oneshot::Receiver<Vec<u8>>>,
+    next_part: u32,
+    pending_puts: JoinSet<Result<(u32, SnapshotPart), SnapshotError>>,
+    stored_parts: Vec<(u32, SnapshotPart)>,
     room: PartQueue,
     /// What the walker gets next.
-    lot: Vec<Bytes>,
-    lot_len: usize,
-    walk: Option<mpsc::Sender<Vec<Bytes>>>,
+    walk_batch: Vec<Bytes>,
+    walk_batch_bytes: usize,
+    walk_sender: Option<mpsc::Sender<Vec<Bytes>>>,
     walker: JoinHandle<Result<RdbSummary, rdb::RdbError>>,
 }
 
 impl PartWriter {
-    fn begin(instance: &Archive, label: &str, absent: &Arc<SkippedRepositories>) -> PartWriter {
-        let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE);
+    fn new(instance: &Archive, label: &str, absent: &Arc<SkippedRepositories>) -> PartWriter {
+        let (walk, mut lots) = mpsc::channel::<Vec<Bytes>>(WALK_QUEUE_BATCHES);
         let walker = tokio::task::spawn_blocking(move || {
             let mut walker = RdbWalker::new(rdb::RdbLimits::default());
             while let Some(lot) = lots.blocking_recv() {
@@ -352,52 +355,55 @@ impl PartWriter {
             label: label.to_owned(),
             absent: Arc::clone(absent),
             part: Vec::new(),
-            emptied: None,
-            next: 0,
-            puts: JoinSet::new(),
-            done: Vec::new(),
-            room: PartQueue::of(instance),
-            lot: Vec::new(),
-            lot_len: 0,
-            walk: Some(walk),
+            returned_buffer: None,
+            next_part: 0,
+            pending_puts: JoinSet::new(),
+            stored_parts: Vec::new(),
+            room: PartQueue::new(instance),
+            walk_batch: Vec::new(),
+            walk_batch_bytes: 0,
+            walk_sender: Some(walk),
             walker,
         }
     }
 
     async fn push(&mut self, mut bytes: Bytes) -> Result<(), PartWriteError> {
-        self.lot.push(bytes.clone());
-        self.lot_len = self.lot_len.saturating_add(bytes.len());
-        if self.lot_len >= WALKED && !self.hand_over().await {
+        self.walk_batch.push(bytes.clone());
+        self.walk_batch_bytes = self.walk_batch_bytes.saturating_add(bytes.len());
+        if self.walk_batch_bytes >= WALK_BATCH_BYTES && !self.flush_to_walker().await {
             // The walker ends early only at what it cannot walk.
-            return Err(self.walked().await.err().unwrap_or(PartWriteError::Other(SnapshotError::Lost)));
+            return Err(self.finish_walk().await.err().unwrap_or(PartWriteError::Other(SnapshotError::WorkerPanicked)));
         }
         while !bytes.is_empty() {
             // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly emptier than they are large,
             // are free at once.
-            self.part.reserve_exact(PART.saturating_sub(self.part.len()));
-            self.part.extend_from_slice(&bytes.split_to(PART.saturating_sub(self.part.len()).min(bytes.len())));
-            if self.part.len() == PART {
-                self.put().await?;
+            self.part.reserve_exact(SNAPSHOT_PART_BYTES.saturating_sub(self.part.len()));
+            self.part.extend_from_slice(
+                &bytes.split_to(SNAPSHOT_PART_BYTES.saturating_sub(self.part.len()).min(bytes.len())),
+            );
+            if self.part.len() == SNAPSHOT_PART_BYTES {
+                self.store_part().await?;
             }
         }
         Ok(())
     }
 
     /// Sends the part under way off; waits while others are being sealed, or have no room.
-    async fn put(&mut self) -> Result<(), SnapshotError> {
-        let sealing = Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| SnapshotError::Lost)?;
-        while let Some(done) = self.puts.try_join_next() {
-            self.done.push(done.map_err(|_panic| SnapshotError::Lost)??);
+    async fn store_part(&mut self) -> Result<(), SnapshotError> {
+        let sealing =
+            Arc::clone(&self.room.sealing).acquire_owned().await.map_err(|_closed| SnapshotError::WorkerPanicked)?;
+        while let Some(done) = self.pending_puts.try_join_next() {
+            self.stored_parts.push(done.map_err(|_panic| SnapshotError::WorkerPanicked)??);
         }
         let (instance, label, absent) = (self.instance.clone(), self.label.clone(), Arc::clone(&self.absent));
-        let (room, number) = (self.room.clone(), self.next);
-        self.next = self.next.saturating_add(1);
+        let (room, number) = (self.room.clone(), self.next_part);
+        self.next_part = self.next_part.saturating_add(1);
         let (empty, emptied) = oneshot::channel();
-        let before = self.emptied.replace(emptied);
+        let before = self.returned_buffer.replace(emptied);
         let plain = std::mem::take(&mut self.part);
-        self.puts.spawn(async move {
+        self.pending_puts.spawn(async move {
             let (key, sealed) = seal_part(&instance, (&label, number), plain, empty).await?;
-            let (sealed, _place) = room.wait(sealed, sealing).await?;
+            let (sealed, _place) = room.await_slot(sealed, sealing).await?;
             put_part(&instance, key, sealed, &absent).await.map(|part| (number, part))
         });
         if let Some(before) = before {
@@ -408,36 +414,36 @@ impl PartWriter {
     }
 
     /// Whether the walker took what there is for it.
-    async fn hand_over(&mut self) -> bool {
-        self.lot_len = 0;
-        match &self.walk {
-            Some(walk) => walk.send(std::mem::take(&mut self.lot)).await.is_ok(),
+    async fn flush_to_walker(&mut self) -> bool {
+        self.walk_batch_bytes = 0;
+        match &self.walk_sender {
+            Some(walk) => walk.send(std::mem::take(&mut self.walk_batch)).await.is_ok(),
             None => false,
         }
     }
 
-    async fn walked(&mut self) -> Result<RdbSummary, PartWriteError> {
+    async fn finish_walk(&mut self) -> Result<RdbSummary, PartWriteError> {
         // One that has ended already says why itself.
-        let _taken = self.hand_over().await;
-        self.walk = None;
+        let _taken = self.flush_to_walker().await;
+        self.walk_sender = None;
         match (&mut self.walker).await {
             Ok(Ok(walk)) => Ok(walk),
             Ok(Err(error)) => Err(PartWriteError::Rdb(error)),
-            Err(_panic) => Err(PartWriteError::Other(SnapshotError::Lost)),
+            Err(_panic) => Err(PartWriteError::Other(SnapshotError::WorkerPanicked)),
         }
     }
 
     /// Every part is put, and the walk is over.
-    async fn end(mut self) -> Result<(Vec<SnapshotPart>, RdbSummary), PartWriteError> {
-        let walk = self.walked().await?;
+    async fn finish(mut self) -> Result<(Vec<SnapshotPart>, RdbSummary), PartWriteError> {
+        let walk = self.finish_walk().await?;
         if !self.part.is_empty() {
-            self.put().await?;
+            self.store_part().await?;
         }
-        while let Some(done) = self.puts.join_next().await {
-            self.done.push(done.map_err(|_panic| SnapshotError::Lost)??);
+        while let Some(done) = self.pending_puts.join_next().await {
+            self.stored_parts.push(done.map_err(|_panic| SnapshotError::WorkerPanicked)??);
         }
-        self.done.sort_unstable_by_key(|(number, _)| *number);
-        Ok((self.done.into_iter().map(|(_, part)| part).collect(), walk))
+        self.stored_parts.sort_unstable_by_key(|(number, _)| *number);
+        Ok((self.stored_parts.into_iter().map(|(_, part)| part).collect(), walk))
     }
 }
 
@@ -449,42 +455,43 @@ struct PartQueue {
     /// To be in memory, sealed.
     memory: Arc<Semaphore>,
     /// Where those wait that have no place there.
-    aside: Option<PartSpill>,
+    spill: Option<PartSpill>,
     clock: SharedClock,
 }
 
 impl PartQueue {
-    fn of(instance: &Archive) -> PartQueue {
-        let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(IN_FLIGHT)));
+    fn new(instance: &Archive) -> PartQueue {
+        let (sealing, memory) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_SEALED_PARTS)));
         let clock = Arc::clone(instance.vault().clock());
-        PartQueue { sealing, memory, aside: instance.state_dir().map(PartSpill::within), clock }
+        PartQueue { sealing, memory, spill: instance.state_dir().map(PartSpill::new), clock }
     }
 
     /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
     /// keeps them, and so the server, waiting.
-    async fn wait(
+    async fn await_slot(
         self,
         sealed: SealedObject,
         sealing: OwnedSemaphorePermit,
     ) -> Result<(SealedObject, OwnedSemaphorePermit), SnapshotError> {
-        let place = timeout(&*self.clock, PATIENCE, Arc::clone(&self.memory).acquire_owned()).await;
-        let sealed = match (place, self.aside) {
-            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| SnapshotError::Lost)?)),
+        let place = timeout(&*self.clock, SPILL_DELAY, Arc::clone(&self.memory).acquire_owned()).await;
+        let sealed = match (place, self.spill) {
+            (Some(place), _) => return Ok((sealed, place.map_err(|_closed| SnapshotError::WorkerPanicked)?)),
             (None, None) => Err(sealed),
-            (None, Some(aside)) => {
-                tokio::task::spawn_blocking(move || aside.put(sealed)).await.map_err(|_panic| SnapshotError::Lost)?
-            }
+            (None, Some(aside)) => tokio::task::spawn_blocking(move || aside.spill(sealed))
+                .await
+                .map_err(|_panic| SnapshotError::WorkerPanicked)?,
         };
         let kept = sealed.is_err().then_some(sealing);
-        let place = self.memory.acquire_owned().await.map_err(|_closed| SnapshotError::Lost)?;
+        let place = self.memory.acquire_owned().await.map_err(|_closed| SnapshotError::WorkerPanicked)?;
         drop(kept);
         match sealed {
             Err(sealed) => Ok((sealed, place)),
             Ok(waiting) => {
-                let read =
-                    tokio::task::spawn_blocking(move || waiting.read()).await.map_err(|_panic| SnapshotError::Lost)?;
+                let read = tokio::task::spawn_blocking(move || waiting.read())
+                    .await
+                    .map_err(|_panic| SnapshotError::WorkerPanicked)?;
                 let path = PathBuf::from("a part of the snapshot that waited in the state-dir");
-                Ok((read.map_err(|source| SnapshotError::File { path, source })?, place))
+                Ok((read.map_err(|source| SnapshotError::ReadFile { path, source })?, place))
             }
         }
     }
@@ -497,7 +504,7 @@ async fn seal_part(
     mut plain: Vec<u8>,
     emptied: oneshot::Sender<Vec<u8>>,
 ) -> Result<(ObjectKey, SealedObject), SnapshotError> {
-    let key = instance.layout().part(label, number).map_err(|bad| vault::VaultError::Content {
+    let key = instance.layout().part(label, number).map_err(|bad| vault::VaultError::MalformedContent {
         name: instance.name().to_string(),
         key: instance.layout().identity(),
         why: bad.to_string(),
@@ -506,13 +513,13 @@ async fn seal_part(
     let binding = ObjectBinding::new(SealedKind::RdbPart, key.as_str());
     let sealed = tokio::task::spawn_blocking(move || {
         let spec = SealSpec { level: vault.level(), threads: vault.threads(), ..SealSpec::new(&binding) };
-        let sealed = seal::seal(&[&plain], &spec, vault.protection());
+        let sealed = seal::seal_object(&[&plain], &spec, vault.protection());
         plain.clear();
         // Nobody takes it after the last part.
         drop(emptied.send(plain));
         sealed
     });
-    Ok((key, sealed.await.map_err(|_panic| SnapshotError::Lost)??))
+    Ok((key, sealed.await.map_err(|_panic| SnapshotError::WorkerPanicked)??))
 }
 
 async fn put_part(
@@ -521,17 +528,18 @@ async fn put_part(
     sealed: SealedObject,
     absent: &SkippedRepositories,
 ) -> Result<SnapshotPart, SnapshotError> {
-    if instance.vault().put_where_present(&key, &sealed, absent).await? == crate::vault::repository::PutOutcome::Exists
+    if instance.vault().put_where_not_skipped(&key, &sealed, absent).await?
+        == crate::vault::repository::PutOutcome::Exists
     {
         let why = "is a part of another snapshot of the same moment; take this one again".to_owned();
-        return Err(vault::VaultError::Taken { name: instance.name().to_string(), key, why }.into());
+        return Err(vault::VaultError::NameTaken { name: instance.name().to_string(), key, why }.into());
     }
-    Ok(SnapshotPart::of(&sealed))
+    Ok(SnapshotPart::from_sealed(&sealed))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{label, put_part, seal_part, state_at};
+    use super::{put_part, seal_part, snapshot_label, snapshot_time};
     use crate::redis::archive::Archive;
     use crate::redis::archive::snapshot::error::SnapshotError;
     use crate::redis::wire::ServerInfo;
@@ -552,7 +560,7 @@ mod tests {
         };
         put().await.unwrap();
         let error = put().await.unwrap_err();
-        assert!(matches!(error, SnapshotError::Vault(vault::VaultError::Taken { .. })), "{error}");
+        assert!(matches!(error, SnapshotError::Vault(vault::VaultError::NameTaken { .. })), "{error}");
         assert!(error.to_string().ends_with("take this one again"), "{error}");
     }
 
@@ -561,7 +569,7 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let at = |offset, seconds: &str| {
             let info = format!("master_repl_offset:500\nrdb_current_bgsave_time_sec:{seconds}\n");
-            state_at(now, offset, &ServerInfo::parse(&info)).as_second()
+            snapshot_time(now, offset, &ServerInfo::parse(&info)).as_second()
         };
         assert_eq!((at(500, "7"), at(501, "7"), at(499, "7")), (1000, 1000, 994));
         assert_eq!((at(499, "-1"), at(499, "0"), at(499, "1"), at(499, "x")), (1000, 1000, 1000, 1000));
@@ -569,7 +577,7 @@ mod tests {
 
     #[test]
     fn labels_sort_by_time() {
-        let of = |ms| label(Timestamp::from_millisecond(ms).unwrap());
+        let of = |ms| snapshot_label(Timestamp::from_millisecond(ms).unwrap());
         assert_eq!(of(1_795_312_800_123), "20261122T020000.123Z");
         assert!(of(999) < of(1000) && of(1000) < of(60_000));
     }

@@ -13,13 +13,13 @@ use super::{ArrivalMark, StreamStretch};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser, ReplicatedCommand, RespError};
 
 /// A command or transaction that deletes so many keys begins a piece of its own, so that its very beginning is known.
-pub const LARGE: u64 = 100;
+pub const LARGE_DELETION_KEYS: u64 = 100;
 /// What comes within this time of each other belongs together.
-pub const TOGETHER: SignedDuration = SignedDuration::from_secs(1);
-/// From so many on, flushes that repeat themselves within [`TOGETHER`] are counted instead of listed.
-const LISTED: usize = 256;
+pub const MAX_PAUSE_WITHIN_DELETION: SignedDuration = SignedDuration::from_secs(1);
+/// From so many on, flushes that repeat themselves within [`MAX_PAUSE_WITHIN_DELETION`] are counted instead of listed.
+const MAX_LISTED_FLUSHES: usize = 256;
 /// No stretch lists more: it keeps the metadata of an object small, whatever comes.
-const MOST: usize = 4096;
+const MAX_DELETIONS_PER_STRETCH: usize = 4096;
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl StreamStretch {
 
     /// What was noted, with its times.
     #[must_use]
-    pub fn piece(&self, notable: Deletion) -> TimedDeletion {
+    pub fn time_deletion(&self, notable: Deletion) -> TimedDeletion {
         let (from, to) = (self.time_at(notable.before), self.time_at(notable.end.saturating_sub(1)));
         // What goes on with a transaction that began in the stretch before.
         let goes_on = self.in_transaction && notable.before == self.first;
@@ -85,15 +85,15 @@ impl StreamStretch {
     ///
     /// # Errors
     /// The bytes are no commands.
-    pub fn look(&self, bytes: &[u8], from: u64) -> Result<StretchDeletions, RespError> {
-        let mut scan = DeletionScanner::begin(self.first, self.in_transaction, &self.marks, self.ended_at);
-        let mut parser = CommandParser::resuming(self.first, self.db, self.in_transaction, CommandLimits::default());
+    pub fn scan_deletions(&self, bytes: &[u8], from: u64) -> Result<StretchDeletions, RespError> {
+        let mut scan = DeletionScanner::new(self.first, self.in_transaction, &self.marks, self.ended_at);
+        let mut parser = CommandParser::resume_at(self.first, self.db, self.in_transaction, CommandLimits::default());
         parser.push(bytes, &mut |command| {
             if command.start >= from {
-                scan.see(command);
+                scan.push_command(command);
             }
         })?;
-        Ok(scan.end())
+        Ok(scan.finish())
     }
 }
 
@@ -123,16 +123,16 @@ impl TimedDeletion {
 
     /// Whether the next one is noted with it.
     #[must_use]
-    pub fn takes(&self, next: &TimedDeletion) -> bool {
-        let second = self.from.as_second() == next.from.as_second() && near(self.to, next.from);
-        second && !(next.notable.keys >= LARGE && self.notable.keys < LARGE)
+    pub fn joins(&self, next: &TimedDeletion) -> bool {
+        let second = self.from.as_second() == next.from.as_second() && is_within_pause(self.to, next.from);
+        second && !(next.notable.keys >= LARGE_DELETION_KEYS && self.notable.keys < LARGE_DELETION_KEYS)
     }
 }
 
 /// Whether `later` is only just after `earlier`, or a clock was set back between them.
 #[must_use]
-pub fn near(earlier: Timestamp, later: Timestamp) -> bool {
-    later.duration_since(earlier) <= TOGETHER
+pub fn is_within_pause(earlier: Timestamp, later: Timestamp) -> bool {
+    later.duration_since(earlier) <= MAX_PAUSE_WITHIN_DELETION
 }
 
 /// Up to where databases were emptied.
@@ -144,7 +144,7 @@ pub struct FlushedOffsets {
 
 impl FlushedOffsets {
     /// Notes a flush.
-    pub fn note(&mut self, flush: &Deletion) {
+    pub fn record_flush(&mut self, flush: &Deletion) {
         if flush.what == DeletionKind::FlushAll {
             self.all = self.all.max(flush.end);
             self.each.clear();
@@ -157,7 +157,7 @@ impl FlushedOffsets {
     /// Whether something that goes on from `end` to `before` was parted by a flush: who goes back to before the deletions after it is not asked
     /// whether those before it are to be undone as well. Flushes that are counted together part all that lies among them.
     #[must_use]
-    pub fn parts(&self, db: u32, end: u64, before: u64) -> bool {
+    pub fn separates(&self, db: u32, end: u64, before: u64) -> bool {
         let until = self.each.get(&db).copied().unwrap_or_default().max(self.all);
         until > end || until > before
     }
@@ -184,7 +184,7 @@ pub(super) struct DeletionScanner<'m> {
 }
 
 impl<'m> DeletionScanner<'m> {
-    pub(super) fn begin(
+    pub(super) fn new(
         first: u64,
         in_transaction: bool,
         marks: &'m [ArrivalMark],
@@ -207,14 +207,14 @@ impl<'m> DeletionScanner<'m> {
         }
     }
 
-    pub(super) fn see(&mut self, command: &ReplicatedCommand<'_>) {
+    pub(super) fn push_command(&mut self, command: &ReplicatedCommand<'_>) {
         let before = if command.in_transaction {
             *self.transaction.get_or_insert(command.start)
         } else {
             self.transaction = None;
             command.start
         };
-        if let Some(what) = what(command) {
+        if let Some(what) = deletion_kind(command) {
             let keys = if what == DeletionKind::Delete { command.count.saturating_sub(1) } else { 0 };
             let notable = Deletion { what, before, end: command.end, db: command.db, keys, commands: 1 };
             let at = time_at(self.marks, self.ended_at, command.start);
@@ -224,84 +224,84 @@ impl<'m> DeletionScanner<'m> {
                 DeletionKind::Delete => {
                     self.unit.entry(command.db).and_modify(|unit| unit.extend(&piece)).or_insert(piece);
                 }
-                DeletionKind::FlushDb => self.flush(piece, Some(command.db)),
-                DeletionKind::FlushAll => self.flush(piece, None),
+                DeletionKind::FlushDb => self.add_flush(piece, Some(command.db)),
+                DeletionKind::FlushAll => self.add_flush(piece, None),
             }
         }
         if !command.in_transaction || command.kind == CommandKind::Exec {
             self.transaction = None;
             self.close_units(None);
-            if self.open.len() > MOST {
-                self.close(None);
+            if self.open.len() > MAX_DELETIONS_PER_STRETCH {
+                self.close_open_deletions(None);
             }
         }
     }
 
     /// Ends the units of this database, or of all.
     fn close_units(&mut self, only: Option<u32>) {
-        while let Some((db, unit)) = take(&mut self.unit, only) {
+        while let Some((db, unit)) = pop_entry(&mut self.unit, only) {
             match self.open.get_mut(&db) {
-                Some(open) if open.takes(&unit) => open.extend(&unit),
+                Some(open) if open.joins(&unit) => open.extend(&unit),
                 _ => {
                     if let Some(done) = self.open.insert(db, unit) {
-                        self.push(done);
+                        self.add_deletion(done);
                     }
                 }
             }
         }
     }
 
-    fn close(&mut self, only: Option<u32>) {
+    fn close_open_deletions(&mut self, only: Option<u32>) {
         self.close_units(only);
-        while let Some((_, done)) = take(&mut self.open, only) {
-            self.push(done);
+        while let Some((_, done)) = pop_entry(&mut self.open, only) {
+            self.add_deletion(done);
         }
     }
 
-    fn push(&mut self, done: TimedDeletion) {
+    fn add_deletion(&mut self, done: TimedDeletion) {
         self.found.push(done);
-        if self.found.len() >= MOST.saturating_mul(2) {
-            self.thin();
+        if self.found.len() >= MAX_DELETIONS_PER_STRETCH.saturating_mul(2) {
+            self.drop_smallest();
         }
     }
 
     /// Adds a flush, to an earlier one of the same kind if that was only just and there are many.
-    fn flush(&mut self, flush: TimedDeletion, db: Option<u32>) {
-        self.close(db);
+    fn add_flush(&mut self, flush: TimedDeletion, db: Option<u32>) {
+        self.close_open_deletions(db);
         let (what, db) = (flush.notable.what, flush.notable.db);
         let same = |earlier: &&mut TimedDeletion| earlier.notable.what == what && earlier.notable.db == db;
-        let earlier = if self.flushes >= LISTED {
-            let mut recent = self.found.iter_mut().rev().take(2 * LISTED);
-            recent.find(same).filter(|earlier| near(earlier.to, flush.from))
+        let earlier = if self.flushes >= MAX_LISTED_FLUSHES {
+            let mut recent = self.found.iter_mut().rev().take(2 * MAX_LISTED_FLUSHES);
+            recent.find(same).filter(|earlier| is_within_pause(earlier.to, flush.from))
         } else {
             None
         };
         match earlier {
             Some(earlier) => earlier.extend(&flush),
-            None if self.flushes >= MOST => self.more = true,
+            None if self.flushes >= MAX_DELETIONS_PER_STRETCH => self.more = true,
             None => {
                 self.flushes = self.flushes.saturating_add(1);
-                self.push(flush);
+                self.add_deletion(flush);
             }
         }
     }
 
     /// Makes the list short again: of deletions what belongs together becomes one, and where that is not enough the smallest go, but never one
     /// that may go on in another stretch.
-    fn thin(&mut self) {
+    fn drop_smallest(&mut self) {
         let mut joined: Vec<TimedDeletion> = Vec::new();
         let (mut last, mut emptied) = (BTreeMap::<u32, usize>::new(), FlushedOffsets::default());
         self.found.sort_by_key(|piece| (piece.notable.before, piece.notable.end));
         for piece in self.found.drain(..) {
             let Deletion { what, db, before, .. } = piece.notable;
             if what != DeletionKind::Delete {
-                emptied.note(&piece.notable);
+                emptied.record_flush(&piece.notable);
                 joined.push(piece);
                 continue;
             }
             let earlier = last.get(&db).and_then(|nth| joined.get_mut(*nth));
             let goes_on = |earlier: &&mut TimedDeletion| {
-                near(earlier.to, piece.from) && !emptied.parts(db, earlier.notable.end, before)
+                is_within_pause(earlier.to, piece.from) && !emptied.separates(db, earlier.notable.end, before)
             };
             if let Some(earlier) = earlier.filter(goes_on) {
                 earlier.extend(&piece);
@@ -312,14 +312,14 @@ impl<'m> DeletionScanner<'m> {
         }
         self.found = joined;
         let (began, latest) = (self.began, self.latest);
-        self.leave_out(&|piece| !near(began, piece.from) && !near(piece.to, latest));
+        self.drop_matching(&|piece| !is_within_pause(began, piece.from) && !is_within_pause(piece.to, latest));
         // More flushes than anybody can have meant.
-        self.leave_out(&|_| true);
+        self.drop_matching(&|_| true);
     }
 
     /// Leaves out the smallest deletions among those that may go, until the list is short enough.
-    fn leave_out(&mut self, may_go: &dyn Fn(&TimedDeletion) -> bool) {
-        let mut excess = self.found.len().saturating_sub(MOST);
+    fn drop_matching(&mut self, may_go: &dyn Fn(&TimedDeletion) -> bool) {
+        let mut excess = self.found.len().saturating_sub(MAX_DELETIONS_PER_STRETCH);
         let may_go = |piece: &TimedDeletion| piece.notable.what == DeletionKind::Delete && may_go(piece);
         let mut sizes: Vec<u64> =
             self.found.iter().filter(|piece| may_go(piece)).map(|piece| piece.notable.keys).collect();
@@ -340,10 +340,10 @@ impl<'m> DeletionScanner<'m> {
         self.more = true;
     }
 
-    pub(super) fn end(mut self) -> StretchDeletions {
-        self.close(None);
-        if self.found.len() > MOST {
-            self.thin();
+    pub(super) fn finish(mut self) -> StretchDeletions {
+        self.close_open_deletions(None);
+        if self.found.len() > MAX_DELETIONS_PER_STRETCH {
+            self.drop_smallest();
         }
         let mut found: Vec<Deletion> = self.found.into_iter().map(|piece| piece.notable).collect();
         found.sort_by_key(|notable| (notable.before, notable.end));
@@ -352,14 +352,14 @@ impl<'m> DeletionScanner<'m> {
 }
 
 /// Takes out one entry, of this database or of any.
-fn take(from: &mut BTreeMap<u32, TimedDeletion>, only: Option<u32>) -> Option<(u32, TimedDeletion)> {
+fn pop_entry(from: &mut BTreeMap<u32, TimedDeletion>, only: Option<u32>) -> Option<(u32, TimedDeletion)> {
     match only {
         Some(db) => from.remove_entry(&db),
         None => from.pop_first(),
     }
 }
 
-fn what(command: &ReplicatedCommand<'_>) -> Option<DeletionKind> {
+fn deletion_kind(command: &ReplicatedCommand<'_>) -> Option<DeletionKind> {
     let name = command.name();
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
     match name.len() {
@@ -375,9 +375,9 @@ fn what(command: &ReplicatedCommand<'_>) -> Option<DeletionKind> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{ArrivalMark, Deletion, DeletionKind, LISTED, MOST, StretchDeletions};
+    use super::{ArrivalMark, Deletion, DeletionKind, MAX_DELETIONS_PER_STRETCH, MAX_LISTED_FLUSHES, StretchDeletions};
     use crate::redis::archive::StreamStretch;
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
 
     const START: u64 = 1000;
 
@@ -409,11 +409,11 @@ mod tests {
             missed: None,
             reading: None,
         };
-        (stretch.look(&bytes, START).unwrap(), starts)
+        (stretch.scan_deletions(&bytes, START).unwrap(), starts)
     }
 
     fn command(words: &[&str]) -> Vec<u8> {
-        encode(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+        encode_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     }
 
     fn del(keys: usize) -> Vec<u8> {
@@ -489,22 +489,22 @@ mod tests {
     fn whatever_comes_the_list_stays_short() {
         let flush: Vec<_> = (0..10_000).map(|_| (command(&["FLUSHDB"]), 5000)).collect();
         let (found, _) = look(&flush, false);
-        assert_eq!((found.found.len(), found.more), (LISTED, false));
+        assert_eq!((found.found.len(), found.more), (MAX_LISTED_FLUSHES, false));
         assert_eq!(found.found.iter().map(|notable| notable.commands).sum::<u64>(), 10_000);
         let flush: Vec<_> = (0..10_000).map(|n| (command(&["FLUSHDB"]), 5000 * n)).collect();
         let (found, _) = look(&flush, false);
-        assert_eq!((found.found.len(), found.more), (MOST, true));
+        assert_eq!((found.found.len(), found.more), (MAX_DELETIONS_PER_STRETCH, true));
         // One that goes on is counted to the last key.
         let series: Vec<_> = (0..50_000).map(|n| (del(1), 500 * n)).collect();
         let (found, starts) = look(&series, false);
-        assert!(found.found.len() <= 2 * MOST && !found.more, "{}", found.found.len());
+        assert!(found.found.len() <= 2 * MAX_DELETIONS_PER_STRETCH && !found.more, "{}", found.found.len());
         assert_eq!(found.found[0].before, starts[0]);
         assert_eq!(found.found.iter().map(|notable| notable.keys).sum::<u64>(), 50_000);
         // The largest stay, and what reaches the ends.
         let many: Vec<_> =
             (0..20_000).map(|n| (del(if n % 100 == 50 { 30 } else { 1 + n % 3 }), 5000 * n as i64)).collect();
         let (found, starts) = look(&many, false);
-        assert!(found.more && found.found.len() <= MOST, "{}", found.found.len());
+        assert!(found.more && found.found.len() <= MAX_DELETIONS_PER_STRETCH, "{}", found.found.len());
         assert_eq!(found.found.iter().filter(|notable| notable.keys == 30).count(), 200);
         assert_eq!((found.found[0].before, found.found.last().unwrap().before), (starts[0], starts[19_999]));
         let kept: Vec<u64> = found.found.iter().map(|notable| notable.before).collect();

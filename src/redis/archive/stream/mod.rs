@@ -84,17 +84,17 @@ pub struct ReadDelays {
 }
 
 /// The most times that are kept of one stretch: it lasts half a minute, unless nothing is written.
-const HELD_UP: usize = 16;
+const MAX_RECORDED_PAUSES: usize = 16;
 
 impl ReadDelays {
     /// What had come lay unread so long.
-    pub fn late(&mut self, by: Duration) {
+    pub fn record_lateness(&mut self, by: Duration) {
         self.late_ms = self.late_ms.max(u32::try_from(by.as_millis()).unwrap_or(u32::MAX).saturating_add(1));
     }
 
     /// Nothing, or not all that was there, was read in that time.
-    pub fn held_up(&mut self, from: Timestamp, to: Timestamp) {
-        let full = self.held_up.len() >= HELD_UP;
+    pub fn record_pause(&mut self, from: Timestamp, to: Timestamp) {
+        let full = self.held_up.len() >= MAX_RECORDED_PAUSES;
         match self.held_up.last_mut() {
             Some((_, end)) if full || from <= *end => *end = to.max(*end),
             _ => self.held_up.push((from, to)),
@@ -148,7 +148,7 @@ pub struct StreamStretch {
 
 /// How often an object that is there when it is put and gone when it is read is put again. Once is what another receiver makes of it that replaces a
 /// damaged one just then.
-const GONE_AGAIN: u32 = 5;
+const MAX_PUT_ATTEMPTS: u32 = 5;
 
 /// A stretch that is to be stored.
 #[derive(Clone, Debug)]
@@ -159,11 +159,11 @@ struct StretchToStore {
 
 impl StretchToStore {
     /// What comes after `from`, as a stretch of its own; `None` if the stream may not be cut there.
-    fn after(self, from: u64) -> Option<StretchToStore> {
+    fn cut_after(self, from: u64) -> Option<StretchToStore> {
         let StretchToStore { stretch, bytes } = self;
         let at = usize::try_from(from.checked_sub(stretch.first)?).ok()?;
         let mut parser =
-            CommandParser::resuming(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
+            CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
         parser.push(bytes.get(..at)?, &mut |_| {}).ok()?;
         let (before, marks): (Vec<ArrivalMark>, Vec<ArrivalMark>) =
             stretch.marks.into_iter().partition(|mark| mark.offset <= from);
@@ -179,7 +179,7 @@ impl StretchToStore {
         };
         let (ended_at, clock, reading) = (stretch.ended_at, stretch.clock, stretch.reading);
         let spooled = SpooledStretch { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
-        let (stretch, bytes) = spooled.stretch();
+        let (stretch, bytes) = spooled.into_stretch();
         (parser.boundary() == from).then_some(StretchToStore { stretch, bytes })
     }
 }
@@ -187,20 +187,20 @@ impl StretchToStore {
 /// What a place has where a stretch is to be stored.
 enum StoredCopy {
     /// All of it.
-    Whole,
+    Complete,
     /// Its beginning; this is the rest.
-    Beginning(Box<StretchToStore>),
+    Prefix(Box<StretchToStore>),
     /// Nothing any more.
-    Gone,
+    Vanished,
 }
 
-fn taken(place: &VaultRepository, key: &ObjectKey, what: &str) -> VaultError {
+fn conflict_error(place: &VaultRepository, key: &ObjectKey, what: &str) -> VaultError {
     let why = format!(
         "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
          give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps what was received here; \
          `walkeep verify` tells whether what is stored is right"
     );
-    VaultError::Taken { name: place.name.clone(), key: key.clone(), why }
+    VaultError::NameTaken { name: place.name.clone(), key: key.clone(), why }
 }
 
 impl Archive {
@@ -223,38 +223,38 @@ impl Archive {
         stretch: &StreamStretch,
         bytes: Bytes,
     ) -> Result<PutOutcome, VaultError> {
-        let place = self.vault().places.get(place).ok_or(VaultError::NoPlace)?;
+        let place = self.vault().places.get(place).ok_or(VaultError::NoRepository)?;
         // Nothing is sealed for one that is not there.
         place.repository()?;
         let mut given = StretchToStore { stretch: stretch.clone(), bytes };
         let (mut replaced, mut gone) = (None, 0);
         loop {
             let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
-            if place.put(&key, &self.sealed(&given).await?).await? == PutOutcome::Created {
+            if place.put(&key, &self.seal_stretch(&given).await?).await? == PutOutcome::Created {
                 return Ok(PutOutcome::Created);
             }
-            match self.there(place, &key, &given).await {
-                Ok(StoredCopy::Whole) => {
+            match self.compare_stored(place, &key, &given).await {
+                Ok(StoredCopy::Complete) => {
                     // It may have been put a moment ago by another process that has not synced its folder yet.
-                    place.settle(&key).await?;
+                    place.make_durable(&key).await?;
                     return Ok(PutOutcome::Exists);
                 }
-                Ok(StoredCopy::Gone) if gone < GONE_AGAIN => gone += 1,
-                Ok(StoredCopy::Gone) => {
+                Ok(StoredCopy::Vanished) if gone < MAX_PUT_ATTEMPTS => gone += 1,
+                Ok(StoredCopy::Vanished) => {
                     let why = "is there when it is put and gone when it is read, again and again; what removes it?";
-                    return Err(VaultError::Taken { name: place.name.clone(), key, why: why.to_owned() });
+                    return Err(VaultError::NameTaken { name: place.name.clone(), key, why: why.to_owned() });
                 }
-                Ok(StoredCopy::Beginning(rest)) => {
+                Ok(StoredCopy::Prefix(rest)) => {
                     tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
                     given = *rest;
                 }
                 // Not what another key may open. Its bytes are here, and in the spool until they are stored.
-                Err(VaultError::Sealed { source, .. })
+                Err(VaultError::CannotOpen { source, .. })
                     if matches!(source.fault, OpenFault::Damaged(_) | OpenFault::NoEnd)
                         && replaced != Some(key.clone()) =>
                 {
                     tracing::warn!(place = place.name, %key, error = %source, "replaced by what was received again");
-                    place.repository()?.delete(&key).await.map_err(|error| place.named(error))?;
+                    place.repository()?.delete(&key).await.map_err(|error| place.repository_error(error))?;
                     replaced = Some(key);
                 }
                 Err(error) => return Err(error),
@@ -262,36 +262,38 @@ impl Archive {
         }
     }
 
-    async fn sealed(&self, given: &StretchToStore) -> Result<SealedObject, VaultError> {
+    async fn seal_stretch(&self, given: &StretchToStore) -> Result<SealedObject, VaultError> {
         let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
-        let metadata = serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable(&key, error.to_string()))?;
+        let metadata =
+            serde_json::to_vec(&given.stretch).map_err(|error| self.unreadable_error(&key, error.to_string()))?;
         self.vault().seal_object(SealedKind::Commands, &key, vec![given.bytes.clone()], metadata).await
     }
 
     /// What a place has of a stretch that had something under this key already.
-    async fn there(
+    async fn compare_stored(
         &self,
         place: &VaultRepository,
         key: &ObjectKey,
         given: &StretchToStore,
     ) -> Result<StoredCopy, VaultError> {
         let Some(there) = place.get(SealedKind::Commands, key, self.vault()).await? else {
-            return Ok(StoredCopy::Gone);
+            return Ok(StoredCopy::Vanished);
         };
         let there = there.plain;
         let common = there.len().min(given.bytes.len());
         if let Some(at) = there.iter().zip(&given.bytes).position(|(there, given)| there != given) {
             let offset = given.stretch.first.saturating_add(at as u64);
-            return Err(taken(place, key, &format!("holds another stream from offset {offset} on")));
+            return Err(conflict_error(place, key, &format!("holds another stream from offset {offset} on")));
         }
         if common == given.bytes.len() {
-            return Ok(StoredCopy::Whole);
+            return Ok(StoredCopy::Complete);
         }
         let from = given.stretch.first.saturating_add(common as u64);
-        let rest = given.clone().after(from).filter(|_| common > 0);
-        let within =
-            || taken(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"));
-        rest.map(|rest| StoredCopy::Beginning(Box::new(rest))).ok_or_else(within)
+        let rest = given.clone().cut_after(from).filter(|_| common > 0);
+        let within = || {
+            conflict_error(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"))
+        };
+        rest.map(|rest| StoredCopy::Prefix(Box::new(rest))).ok_or_else(within)
     }
 
     /// What a stored stretch says of itself.
@@ -301,7 +303,7 @@ impl Archive {
     pub async fn stored_stretch(&self, replid: ReplicationId, first: u64) -> Result<Option<StreamStretch>, VaultError> {
         let key = self.commands_key(replid, first)?;
         let trailer = self.vault().get_trailer(SealedKind::Commands, &key).await?;
-        trailer.map(|trailer| self.told(&key, &trailer)).transpose()
+        trailer.map(|trailer| self.parse_stretch_metadata(&key, &trailer)).transpose()
     }
 
     /// What a stretch says of itself that is stored in the repository of this name: where two receivers ran, another one may hold more under the
@@ -309,20 +311,21 @@ impl Archive {
     ///
     /// # Errors
     /// The repository did not give it, or it does not open.
-    pub async fn stretch_in(
+    pub async fn read_stretch_from(
         &self,
         repository: &str,
         replid: ReplicationId,
         first: u64,
     ) -> Result<Option<StreamStretch>, VaultError> {
-        let place = self.vault().places.iter().find(|place| place.name == repository).ok_or(VaultError::NoPlace)?;
+        let place =
+            self.vault().places.iter().find(|place| place.name == repository).ok_or(VaultError::NoRepository)?;
         let key = self.commands_key(replid, first)?;
         let trailer = place.trailer(SealedKind::Commands, &key, self.vault()).await?;
-        trailer.map(|(trailer, _)| self.told(&key, &trailer)).transpose()
+        trailer.map(|(trailer, _)| self.parse_stretch_metadata(&key, &trailer)).transpose()
     }
 
-    fn told(&self, key: &ObjectKey, trailer: &Trailer) -> Result<StreamStretch, VaultError> {
-        serde_json::from_slice(trailer.metadata()).map_err(|error| self.unreadable(key, error.to_string()))
+    fn parse_stretch_metadata(&self, key: &ObjectKey, trailer: &Trailer) -> Result<StreamStretch, VaultError> {
+        serde_json::from_slice(trailer.metadata()).map_err(|error| self.unreadable_error(key, error.to_string()))
     }
 
     /// The bytes of a stored stretch.
@@ -339,15 +342,15 @@ impl Archive {
     /// # Errors
     /// No repository could be asked.
     pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
-        self.stored_stretches_noting(&mut UnreachableRepositories::default()).await
+        self.list_stored_stretches(&mut UnreachableRepositories::default()).await
     }
 
-    pub(super) async fn stored_stretches_noting(
+    pub(super) async fn list_stored_stretches(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
-        let objects = self.listed(&self.layout().streams(), unasked).await?;
-        let name = |key: &ObjectKey| match self.layout().object(key)? {
+        let objects = self.list_reachable(&self.layout().streams(), unasked).await?;
+        let name = |key: &ObjectKey| match self.layout().parse_key(key)? {
             InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
             _ => None,
         };
@@ -358,7 +361,7 @@ impl Archive {
     }
 
     fn commands_key(&self, replid: ReplicationId, first: u64) -> Result<ObjectKey, VaultError> {
-        self.layout().commands(&replid.to_string(), first).map_err(|bad| self.unnamed(&bad))
+        self.layout().commands(&replid.to_string(), first).map_err(|bad| self.bad_key_error(&bad))
     }
 }
 
@@ -372,7 +375,7 @@ mod tests {
     use crate::base::retry::ErrorClass;
     use crate::redis::archive::Archive;
     use crate::redis::archive::stream::spool::{SpooledStretch, StretchStart};
-    use crate::redis::format::resp::{CommandLimits, CommandParser, encode};
+    use crate::redis::format::resp::{CommandLimits, CommandParser, encode_command};
     use crate::vault::VaultError;
     use crate::vault::repository::PutOutcome;
     use crate::vault::repository::fault_store::InjectedFault;
@@ -396,7 +399,7 @@ mod tests {
         ];
         let (mut bytes, mut ends, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for (nth, command) in commands.iter().enumerate() {
-            bytes.extend(encode(command));
+            bytes.extend(encode_command(command));
             let offset = FIRST + bytes.len() as u64;
             ends.push(offset);
             if !(3..6).contains(&nth) {
@@ -412,9 +415,9 @@ mod tests {
     fn spooled(bytes: &[u8], marks: Vec<ArrivalMark>) -> (StreamStretch, Bytes) {
         let (started_at, ended_at) = (Timestamp::from_second(90).unwrap(), Timestamp::from_second(200).unwrap());
         let replid = ID.parse().unwrap();
-        let beginning = StretchStart { first: FIRST, ..StretchStart::of(replid, started_at) };
+        let beginning = StretchStart { first: FIRST, ..StretchStart::new(replid, started_at) };
         let bytes = Bytes::copy_from_slice(bytes);
-        SpooledStretch { beginning, bytes, marks, ended_at, clock: None, reading: None }.stretch()
+        SpooledStretch { beginning, bytes, marks, ended_at, clock: None, reading: None }.into_stretch()
     }
 
     /// The beginning of it, as another receiver had it.
@@ -452,7 +455,7 @@ mod tests {
                 assert_eq!(end, (stretch.first, stretch.db, stretch.in_transaction));
             }
             let mut parser =
-                CommandParser::resuming(first, stretch.db, stretch.in_transaction, CommandLimits::default());
+                CommandParser::resume_at(first, stretch.db, stretch.in_transaction, CommandLimits::default());
             parser.push(&own, &mut |_| {}).unwrap();
             let end = (parser.boundary(), parser.db(), parser.in_transaction());
             assert_eq!(end, (stretch.last, stretch.db_after, stretch.in_transaction_after));
@@ -498,7 +501,7 @@ mod tests {
         assert_eq!(refused.class(), ErrorClass::Permanent);
         let said = refused.to_string();
         assert!(
-            matches!(refused, VaultError::Taken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
+            matches!(refused, VaultError::NameTaken { .. }) && said.contains(&format!("offset {}", FIRST + at as u64)),
             "{said}"
         );
         assert!(said.contains("another receiver") && said.contains("spool keeps") && !said.contains("newer"), "{said}");
@@ -534,18 +537,21 @@ mod tests {
         assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), PutOutcome::Created);
         // The name is taken, by other bytes at its end, and then there is nothing.
         let gone = [None, None, Some(InjectedFault::Absent)];
-        store.script(gone);
+        store.set_script(gone);
         assert_eq!(put(&instance, &stretch, bytes.clone()).await.unwrap(), PutOutcome::Exists);
-        store.script(gone.repeat(100));
+        store.set_script(gone.repeat(100));
         let error = put(&instance, &stretch, bytes).await.unwrap_err();
-        assert!(matches!(error, VaultError::Taken { .. }) && error.to_string().contains("again and again"), "{error}");
+        assert!(
+            matches!(error, VaultError::NameTaken { .. }) && error.to_string().contains("again and again"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn a_stretch_that_has_vanished_is_not_said_to_be_in_an_index() {
         let dir = tempfile::tempdir().unwrap();
         let instance = Archive::new(create(&[&dir], None).await, "main".parse().unwrap());
-        let error = instance.bytes_of(&received().0).await.unwrap_err();
+        let error = instance.read_stretch_bytes(&received().0).await.unwrap_err();
         let said = error.to_string();
         assert!(matches!(error, VaultError::Vanished { .. }) && said.contains("behind offset 1000"), "{said}");
         assert!(!said.contains("index"), "{said}");
@@ -561,7 +567,7 @@ mod tests {
         let (stretch, bytes, ends) = received();
         for from in FIRST..stretch.last {
             let given = StretchToStore { stretch: stretch.clone(), bytes: bytes.clone() };
-            assert_eq!(given.after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
+            assert_eq!(given.cut_after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
 //! be safe. What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it; such a file is
-//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`SpooledStretch::stretch`] leaves that part out, and the
+//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`SpooledStretch::into_stretch`] leaves that part out, and the
 //! server is asked for it again.
 //!
 //! All calls block.
@@ -33,15 +33,15 @@ use crate::redis::wire::ReplicationId;
 use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealSpec, SealedKind};
 
 /// The most plaintext in one frame.
-const MAX_FRAME: usize = 4 << 20;
+const MAX_FRAME_PLAIN_BYTES: usize = 4 << 20;
 /// The most bytes a frame has on disk, were it to defy compression, with marks for each of its bytes' milliseconds.
-const MAX_STORED: usize = MAX_FRAME + (4 << 20);
-const SUFFIX: &str = ".commands";
+const MAX_FRAME_STORED_BYTES: usize = MAX_FRAME_PLAIN_BYTES + (4 << 20);
+const SPOOL_FILE_SUFFIX: &str = ".commands";
 /// What is added to the name of a file that does not open to its end.
-const DAMAGED: &str = "damaged";
+const DAMAGED_FILE_SUFFIX: &str = "damaged";
 
 /// What is added to the name of a file that is to take the place of one.
-const SHORTER: &str = "shorter";
+const SHORTENED_FILE_SUFFIX: &str = "shorter";
 
 /// What a stretch begins with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub struct StretchStart {
 
 impl StretchStart {
     /// The beginning of a history, of which nothing more is known.
-    pub(crate) fn of(replid: ReplicationId, started_at: Timestamp) -> StretchStart {
+    pub(crate) fn new(replid: ReplicationId, started_at: Timestamp) -> StretchStart {
         let (first, db, in_transaction) = (0, 0, false);
         StretchStart { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
     }
@@ -116,9 +116,9 @@ pub struct SpooledStretch {
 
 impl SpooledStretch {
     /// The offset before a transaction that is open at the end; `None` if none is, or it does not begin here.
-    fn cut(&self) -> Option<u64> {
+    fn last_cut_offset(&self) -> Option<u64> {
         let StretchStart { first, db, in_transaction, .. } = self.beginning;
-        let mut parser = CommandParser::resuming(first, db, in_transaction, CommandLimits::default());
+        let mut parser = CommandParser::resume_at(first, db, in_transaction, CommandLimits::default());
         // What is wrong with the bytes is said when they are used.
         drop(parser.push(&self.bytes, &mut |_| {}));
         let cut = parser.cut().filter(|_| parser.in_transaction())?;
@@ -127,14 +127,14 @@ impl SpooledStretch {
 
     /// The stretch up to its last whole command, and its bytes.
     #[must_use]
-    pub fn stretch(self) -> (StreamStretch, Bytes) {
+    pub fn into_stretch(self) -> (StreamStretch, Bytes) {
         let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = self;
         let StretchStart { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
-        let mut parser = CommandParser::resuming(first, db, in_transaction, CommandLimits::default());
+        let mut parser = CommandParser::resume_at(first, db, in_transaction, CommandLimits::default());
         let (mut writes, mut missed) = (0_u64, missed_until.map(|until| UntimedBacklog { until, writes: 0 }));
-        let mut scan = DeletionScanner::begin(first, in_transaction, &marks, ended_at);
+        let mut scan = DeletionScanner::new(first, in_transaction, &marks, ended_at);
         let parsed = parser.push(&bytes, &mut |command| {
-            scan.see(command);
+            scan.push_command(command);
             let write = u64::from(command.kind == CommandKind::Other);
             writes = writes.saturating_add(write);
             if let Some(missed) = missed.as_mut().filter(|missed| command.end <= missed.until) {
@@ -144,7 +144,7 @@ impl SpooledStretch {
         if let Err(error) = parsed {
             tracing::error!(%replid, %error, "the spooled stream is used up to there");
         }
-        let notable = Some(scan.end());
+        let notable = Some(scan.finish());
         let last = parser.boundary();
         let len = usize::try_from(last.saturating_sub(first)).unwrap_or(0).min(bytes.len());
         marks.retain(|mark| mark.offset <= last);
@@ -177,7 +177,7 @@ impl Spool {
     /// # Errors
     /// The directory can't be made.
     pub fn open(state_dir: &Path, instance: &Archive) -> Result<Spool, SpoolError> {
-        let spool = Spool::at(state_dir, instance);
+        let spool = Spool::new(state_dir, instance);
         durable::create_dir_all(&spool.dir, 0o700)?;
         Ok(spool)
     }
@@ -188,7 +188,7 @@ impl Spool {
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
         // With a state-dir of its own it would store the same stretches a second time.
-        SpoolLock::take(
+        SpoolLock::acquire(
             &self.dir,
             "end it: one instance has one receiver, and another server a [redis.NAME] of its own",
         )
@@ -196,11 +196,11 @@ impl Spool {
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
     #[must_use]
-    pub fn existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
-        Some(Spool::at(state_dir, instance)).filter(|spool| spool.dir.is_dir())
+    pub fn open_existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
+        Some(Spool::new(state_dir, instance)).filter(|spool| spool.dir.is_dir())
     }
 
-    fn at(state_dir: &Path, instance: &Archive) -> Spool {
+    fn new(state_dir: &Path, instance: &Archive) -> Spool {
         let name = instance.name().to_string();
         Spool {
             dir: state_dir.join("spool").join(&name),
@@ -210,7 +210,7 @@ impl Spool {
     }
 
     fn path(&self, (replid, first): StretchName) -> PathBuf {
-        self.dir.join(format!("{replid}.{first:020}{SUFFIX}"))
+        self.dir.join(format!("{replid}.{first:020}{SPOOL_FILE_SUFFIX}"))
     }
 
     fn binding(&self, (replid, first): StretchName, frame: u64) -> ObjectBinding {
@@ -218,10 +218,15 @@ impl Spool {
     }
 
     /// A frame as it is in the file, with its length.
-    fn sealed(&self, (name, number): (StretchName, u64), bytes: &[u8], metadata: &[u8]) -> Result<Vec<u8>, SpoolError> {
+    fn seal_frame(
+        &self,
+        (name, number): (StretchName, u64),
+        bytes: &[u8],
+        metadata: &[u8],
+    ) -> Result<Vec<u8>, SpoolError> {
         let binding = self.binding(name, number);
         let spec = SealSpec { level: CompressionLevel::Fixed(-5), metadata, ..SealSpec::new(&binding) };
-        let sealed = seal::seal(&[bytes], &spec, &self.protection)?;
+        let sealed = seal::seal_object(&[bytes], &spec, &self.protection)?;
         let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
         stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
         sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));
@@ -233,11 +238,11 @@ impl Spool {
     /// # Errors
     /// The directory can't be read.
     pub fn list(&self) -> Result<Vec<StretchName>, SpoolError> {
-        let failed = |source| SpoolError::File { action: "list", path: self.dir.clone(), source };
+        let failed = |source| SpoolError::Io { action: "list", path: self.dir.clone(), source };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)?.split_once('.'));
+            let name = name.to_str().and_then(|name| name.strip_suffix(SPOOL_FILE_SUFFIX)?.split_once('.'));
             names.extend(name.and_then(|(replid, first)| Some((replid.parse().ok()?, first.parse().ok()?))));
         }
         names.sort_unstable();
@@ -249,28 +254,32 @@ impl Spool {
     /// # Errors
     /// The file is there and can't be read.
     pub fn read(&self, name: StretchName) -> Result<Option<SpooledStretch>, SpoolError> {
-        Ok(self.look(name)?.0)
+        Ok(self.read_and_check_tail(name)?.0)
     }
 
     /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
-    fn look(&self, name: StretchName) -> Result<(Option<SpooledStretch>, bool), SpoolError> {
+    fn read_and_check_tail(&self, name: StretchName) -> Result<(Option<SpooledStretch>, bool), SpoolError> {
         let path = self.path(name);
         let mut file = match File::open(&path) {
             Ok(file) => BufReader::with_capacity(1 << 20, file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
-            Err(source) => return Err(SpoolError::File { action: "open", path, source }),
+            Err(source) => return Err(SpoolError::Io { action: "open", path, source }),
         };
-        self.frames(name, &mut file).map_err(|source| SpoolError::File { action: "read", path, source })
+        self.read_frames(name, &mut file).map_err(|source| SpoolError::Io { action: "read", path, source })
     }
 
     /// The same of any bytes.
-    fn frames(&self, name: StretchName, file: &mut (impl Read + Seek)) -> io::Result<(Option<SpooledStretch>, bool)> {
+    fn read_frames(
+        &self,
+        name: StretchName,
+        file: &mut (impl Read + Seek),
+    ) -> io::Result<(Option<SpooledStretch>, bool)> {
         let mut spooled: Option<SpooledStretch> = None;
         let (mut bytes, mut good) = (BytesMut::new(), 0_u64);
         for number in 0.. {
             let stored = read_frame(file)?;
             let opened = stored.and_then(|stored| {
-                let opened = seal::open(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
+                let opened = seal::open_object(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
                 let frame = serde_json::from_slice::<StretchFrame>(&opened.metadata).ok()?;
                 Some((stored.len() as u64, opened.plain, frame))
             });
@@ -302,11 +311,11 @@ impl Spool {
     /// # Errors
     /// What the operating system said.
     pub fn discard(&self, name: StretchName) -> Result<(), SpoolError> {
-        if !self.look(name)?.1 {
+        if !self.read_and_check_tail(name)?.1 {
             return self.remove(name);
         }
         let path = self.path(name);
-        let aside = path.with_added_extension(DAMAGED);
+        let aside = path.with_added_extension(DAMAGED_FILE_SUFFIX);
         tracing::error!(
             file = %aside.display(),
             "a spooled stretch of the stream does not open to its end: the disk has changed it; what opens is used, the file is kept under this \
@@ -321,7 +330,7 @@ impl Spool {
     /// What the operating system said.
     pub fn set_aside(&self, name: StretchName, why: &SpoolError) -> Result<(), SpoolError> {
         let path = self.path(name);
-        let aside = path.with_added_extension(DAMAGED);
+        let aside = path.with_added_extension(DAMAGED_FILE_SUFFIX);
         tracing::error!(
             file = %aside.display(),
             error = why as &dyn std::error::Error,
@@ -340,7 +349,7 @@ impl Spool {
     pub fn end_with_whole_transaction(&self, name: StretchName, next: Option<u64>) -> Result<(), SpoolError> {
         let Some(spooled) = self.read(name)? else { return Ok(()) };
         let end = name.1.saturating_add(spooled.bytes.len() as u64);
-        let Some(cut) = spooled.cut().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
+        let Some(cut) = spooled.last_cut_offset().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
         if let Err(error) = self.shorten(name, spooled, cut) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(
@@ -353,7 +362,7 @@ impl Spool {
 
     fn shorten(&self, name: StretchName, spooled: SpooledStretch, cut: u64) -> Result<(), SpoolError> {
         let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
-        let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTER));
+        let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTENED_FILE_SUFFIX));
         marks.retain(|mark| mark.offset <= cut);
         let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.1)).unwrap_or(0)).unwrap_or_default();
         let written = self.begin_at(beginning, whole.clone()).and_then(|mut growing| {
@@ -384,11 +393,11 @@ impl Spool {
     ///
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
-    pub fn settle(&self, name: StretchName) -> Result<(), SpoolError> {
+    pub fn truncate_torn_tail(&self, name: StretchName) -> Result<(), SpoolError> {
         let path = self.path(name);
         let failed = |action| {
             let path = path.clone();
-            move |source: io::Error| SpoolError::File { action, path, source }
+            move |source: io::Error| SpoolError::Io { action, path, source }
         };
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -412,7 +421,7 @@ impl Spool {
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some((metadata.ino(), metadata.len()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(SpoolError::File { action: "look at", path, source }),
+            Err(source) => Err(SpoolError::Io { action: "look at", path, source }),
         }
     }
 
@@ -429,13 +438,14 @@ impl Spool {
         let name = (beginning.replid, beginning.first);
         remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = opened.map_err(|source| SpoolError::File { action: "create", path: path.clone(), source })?;
+        let file = opened.map_err(|source| SpoolError::Io { action: "create", path: path.clone(), source })?;
         durable::sync_dir(&self.dir)?;
         let at = beginning.started_at;
         let mut growing =
             UnfinishedStretch { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
         let marks = Vec::new();
-        growing.frame(&[], &StretchFrame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
+        growing
+            .append_frame(&[], &StretchFrame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
         Ok(growing)
     }
 }
@@ -444,7 +454,7 @@ impl Spool {
 fn remove_file(path: &Path) -> Result<(), SpoolError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(SpoolError::File { action: "remove", path: path.to_owned(), source })
+            Err(SpoolError::Io { action: "remove", path: path.to_owned(), source })
         }
         _ => Ok(()),
     }
@@ -456,7 +466,7 @@ fn read_frame(reader: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     reader.take(4).read_to_end(&mut stored)?;
     let Ok(len) = <[u8; 4]>::try_from(stored.as_slice()) else { return Ok(None) };
     let len = u32::from_le_bytes(len);
-    if len as usize > MAX_STORED {
+    if len as usize > MAX_FRAME_STORED_BYTES {
         return Ok(None);
     }
     stored.clear();
@@ -470,7 +480,9 @@ fn is_torn(rest: &[u8]) -> bool {
     let cut = || {
         let Some((len, frame)) = rest.split_first_chunk::<4>() else { return true };
         let len = u32::from_le_bytes(*len) as usize;
-        frame.len() < len && len <= MAX_STORED && !frame.windows(seal::END.len()).any(|window| window == seal::END)
+        frame.len() < len
+            && len <= MAX_FRAME_STORED_BYTES
+            && !frame.windows(seal::OBJECT_END.len()).any(|window| window == seal::OBJECT_END)
     };
     rest.iter().all(|byte| *byte == 0) || cut()
 }
@@ -500,7 +512,7 @@ impl UnfinishedStretch {
     }
 
     /// How promptly the stretch was read so far; said likewise.
-    pub fn set_reading(&mut self, reading: ReadDelays) {
+    pub fn set_read_delays(&mut self, reading: ReadDelays) {
         self.reading = Some(reading);
     }
 
@@ -509,21 +521,21 @@ impl UnfinishedStretch {
     /// # Errors
     /// What the operating system said. The file may then end in half a frame, and nothing may be appended to it any more.
     pub fn append(&mut self, bytes: &[u8], marks: Vec<ArrivalMark>, at: Timestamp) -> Result<(), SpoolError> {
-        let last = bytes.len().div_ceil(MAX_FRAME).saturating_sub(1);
+        let last = bytes.len().div_ceil(MAX_FRAME_PLAIN_BYTES).saturating_sub(1);
         let mut marks = Some(marks);
-        for (nth, piece) in bytes.chunks(MAX_FRAME).enumerate() {
+        for (nth, piece) in bytes.chunks(MAX_FRAME_PLAIN_BYTES).enumerate() {
             // Marks must not be read without the bytes before them.
             let marks = if nth == last { marks.take().unwrap_or_default() } else { Vec::new() };
             let (clock, reading) = (self.clock, self.reading.clone());
-            self.frame(piece, &StretchFrame { beginning: None, marks, at, clock, reading })?;
+            self.append_frame(piece, &StretchFrame { beginning: None, marks, at, clock, reading })?;
         }
         Ok(())
     }
 
-    fn frame(&mut self, bytes: &[u8], frame: &StretchFrame) -> Result<(), SpoolError> {
-        let failed = |source| SpoolError::File { action: "write", path: self.path.clone(), source };
+    fn append_frame(&mut self, bytes: &[u8], frame: &StretchFrame) -> Result<(), SpoolError> {
+        let failed = |source| SpoolError::Io { action: "write", path: self.path.clone(), source };
         let metadata = serde_json::to_vec(frame).map_err(|error| failed(error.into()))?;
-        let stored = self.spool.sealed((self.name, self.frames), bytes, &metadata)?;
+        let stored = self.spool.seal_frame((self.name, self.frames), bytes, &metadata)?;
         self.file.write_all(&stored).map_err(failed)?;
         self.frames = self.frames.saturating_add(1);
         Ok(())
@@ -534,7 +546,7 @@ impl UnfinishedStretch {
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(|source| SpoolError::File { action: "fsync", path: self.path.clone(), source })
+        self.file.sync_data().map_err(|source| SpoolError::Io { action: "fsync", path: self.path.clone(), source })
     }
 }
 
@@ -549,20 +561,20 @@ pub fn fuzz(data: &[u8]) {
     let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(ObjectEncryption::None) };
     let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
     let name = (replid, first);
-    let read = |file: &[u8]| spool.frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
+    let read = |file: &[u8]| spool.read_frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
     if choice & 1 == 0 {
-        let kept = read(rest).0.map(SpooledStretch::stretch);
+        let kept = read(rest).0.map(SpooledStretch::into_stretch);
         assert!(kept.is_none_or(|(stretch, bytes)| stretch.last.saturating_sub(stretch.first) == bytes.len() as u64));
         return;
     }
     let (started_at, pieces) = (Timestamp::UNIX_EPOCH, rest.len().div_ceil(4).max(1));
-    let beginning = StretchStart { first, ..StretchStart::of(replid, started_at) };
+    let beginning = StretchStart { first, ..StretchStart::new(replid, started_at) };
     let (mut file, mut ends, mut beginning) = (Vec::new(), Vec::new(), Some(beginning));
     for (number, piece) in std::iter::once(rest.get(..0).unwrap_or_default()).chain(rest.chunks(pieces)).enumerate() {
         let frame =
             StretchFrame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
         let metadata = serde_json::to_vec(&frame).unwrap_or_default();
-        file.extend(spool.sealed((name, number as u64), piece, &metadata).unwrap_or_default());
+        file.extend(spool.seal_frame((name, number as u64), piece, &metadata).unwrap_or_default());
         ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
     }
     let at = usize::from(u16::from_le_bytes(*at)) % file.len().max(1);
@@ -573,7 +585,7 @@ pub fn fuzz(data: &[u8]) {
         file.resize(at.saturating_add(usize::from(*mask)), 0);
         let (found, damaged) = read(&file);
         // A frame may have the bytes that end one in what it holds; such a file is kept in vain.
-        let harmless = mask == &0 && !rest.windows(seal::END.len()).any(|window| window == seal::END);
+        let harmless = mask == &0 && !rest.windows(seal::OBJECT_END.len()).any(|window| window == seal::OBJECT_END);
         assert!(!damaged || !harmless, "a file as a crash leaves it is not removed");
         (found, damaged, whole)
     } else {
@@ -587,7 +599,7 @@ pub fn fuzz(data: &[u8]) {
     assert!(bytes >= whole || damaged, "{bytes:?} of {whole:?} bytes open, and the file is not kept");
     if let Some(found) = found {
         assert!(rest.starts_with(&found.bytes), "what is read was not written");
-        let (stretch, bytes) = found.clone().stretch();
+        let (stretch, bytes) = found.clone().into_stretch();
         assert!(found.bytes.starts_with(&bytes) && stretch.last == first.saturating_add(bytes.len() as u64));
     }
 }
@@ -600,7 +612,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{ArrivalMark, Spool, StretchStart};
-    use crate::redis::format::resp::encode;
+    use crate::redis::format::resp::encode_command;
     use crate::vault::seal::ObjectEncryption;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -611,7 +623,7 @@ mod tests {
 
     fn beginning(first: u64) -> StretchStart {
         let replid = ID.parse().unwrap();
-        StretchStart { first, db: 2, ..StretchStart::of(replid, Timestamp::UNIX_EPOCH) }
+        StretchStart { first, db: 2, ..StretchStart::new(replid, Timestamp::UNIX_EPOCH) }
     }
 
     #[test]
@@ -619,18 +631,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
         let mut growing = spool.begin(beginning(100)).unwrap();
-        let commands = [encode(&[b"SELECT", b"5"]), encode(&[b"SET", b"a", b"1"]), encode(&[b"PING"])].concat();
+        let commands =
+            [encode_command(&[b"SELECT", b"5"]), encode_command(&[b"SET", b"a", b"1"]), encode_command(&[b"PING"])]
+                .concat();
         let end = 100 + commands.len() as u64;
         let mark = ArrivalMark { offset: end, db: 5, time: Timestamp::UNIX_EPOCH };
         let late = Timestamp::from_second(9).unwrap();
         growing.append(&commands, vec![mark], Timestamp::UNIX_EPOCH).unwrap();
         let offset = crate::base::clock::ClockOffset { low: -3, high: 5 };
-        let clock = Some(crate::base::clock::ClockMeasurement::once(late, offset));
+        let clock = Some(crate::base::clock::ClockMeasurement::single(late, offset));
         growing.set_clock(clock);
         growing.append(b"*1\r\n$4\r\nPI", vec![], late).unwrap();
         growing.sync().unwrap();
         assert_eq!(spool.list().unwrap(), [growing.name()]);
-        let (stretch, bytes) = spool.read(growing.name()).unwrap().unwrap().stretch();
+        let (stretch, bytes) = spool.read(growing.name()).unwrap().unwrap().into_stretch();
         assert_eq!(bytes, commands);
         assert_eq!((stretch.first, stretch.last, stretch.db, stretch.db_after), (100, end, 2, 5));
         assert_eq!((stretch.writes, stretch.marks, stretch.ended_at, stretch.clock), (1, vec![mark], late, clock));
@@ -647,7 +661,7 @@ mod tests {
         let path = growing.path.clone();
         let mut ends = vec![(fs::metadata(&path).unwrap().len(), 0)];
         for n in 1..6_u64 {
-            growing.append(&encode(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
+            growing.append(&encode_command(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
             ends.push((fs::metadata(&path).unwrap().len(), 14 * n));
         }
         let whole = fs::read(&path).unwrap();
@@ -668,9 +682,9 @@ mod tests {
     fn a_transaction_that_is_open_at_the_end_is_taken_away() {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
-        let (before, after) = (encode(&[b"SET", b"a", b"1"]), encode(&[b"SET", b"b", b"2"]));
-        let open = [encode(&[b"MULTI"]), encode(&[b"INCR", b"a"])].concat();
-        let closed = [open.clone(), encode(&[b"EXEC"])].concat();
+        let (before, after) = (encode_command(&[b"SET", b"a", b"1"]), encode_command(&[b"SET", b"b", b"2"]));
+        let open = [encode_command(&[b"MULTI"]), encode_command(&[b"INCR", b"a"])].concat();
+        let closed = [open.clone(), encode_command(&[b"EXEC"])].concat();
         let end = 100 + before.len() as u64;
         let half = &after[..after.len() - 3];
         for (bytes, in_transaction, next, left) in [
@@ -687,7 +701,7 @@ mod tests {
             let mark = |offset| ArrivalMark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
             growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
             spool.end_with_whole_transaction(growing.name(), next).unwrap();
-            let (stretch, its) = spool.read(growing.name()).unwrap().unwrap().stretch();
+            let (stretch, its) = spool.read(growing.name()).unwrap().unwrap().into_stretch();
             assert_eq!((its.len(), &its[..]), (left, &bytes[..left]));
             let empty = left == 0;
             assert_eq!(
@@ -710,7 +724,7 @@ mod tests {
         let mut growing = spool.begin(beginning(0)).unwrap();
         let (name, path) = (growing.name(), growing.path.clone());
         for _ in 0..3 {
-            growing.append(&encode(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
+            growing.append(&encode_command(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
         }
         let whole = fs::read(&path).unwrap();
         let aside = path.with_added_extension("damaged");

@@ -1,10 +1,10 @@
 //! The walk through the body: a stack of steps still to take, and the bytes at hand.
 
-use super::grammar::{self, RdbStep, RdbStringRole, STREAM_NODE};
+use super::grammar::{self, RdbStep, RdbStringRole, STREAM_NODE_STEPS};
 use super::lengths::{self, StringHead};
 use super::summary::{RdbSummary, RdbValueKind};
-use super::walker::{RdbStepResult, count};
-use super::{MAX_DATABASES, MAX_NAME, MAX_NAMES, RdbLimits, listpack, lzf, ziplist};
+use super::walker::{RdbStepResult, byte_count};
+use super::{MAX_DATABASES, MAX_NAME_BYTES, MAX_NAMES, RdbLimits, listpack, lzf, ziplist};
 
 /// What is wrong.
 type RdbFault = &'static str;
@@ -51,12 +51,12 @@ impl RdbBodyWalker {
     }
 
     /// Takes one step.
-    pub(super) fn take(&mut self, input: &[u8], walk: &mut RdbSummary) -> Result<RdbStepResult, RdbFault> {
+    pub(super) fn walk(&mut self, input: &[u8], walk: &mut RdbSummary) -> Result<RdbStepResult, RdbFault> {
         if let Some(long) = self.long.take() {
-            return self.go_on(long, input, walk).map(RdbStepResult::Used);
+            return self.continue_long_string(long, input, walk).map(RdbStepResult::Used);
         }
-        let Some(step) = self.stack.pop() else { return Ok(self.code(input, walk)) };
-        let taken = self.step(step, input, walk)?;
+        let Some(step) = self.stack.pop() else { return Ok(self.read_opcode(input, walk)) };
+        let taken = self.take_step(step, input, walk)?;
         if taken == RdbStepResult::Cut {
             self.stack.push(step);
         }
@@ -64,17 +64,17 @@ impl RdbBodyWalker {
     }
 
     /// An opcode, or the type of a key.
-    fn code(&mut self, input: &[u8], walk: &RdbSummary) -> RdbStepResult {
+    fn read_opcode(&mut self, input: &[u8], walk: &RdbSummary) -> RdbStepResult {
         let Some(code) = input.first() else { return RdbStepResult::Cut };
-        if *code == grammar::END {
+        if *code == grammar::END_OPCODE {
             return RdbStepResult::End(1);
         }
-        if let Some(steps) = grammar::opcode(walk.magic, *code) {
-            self.plan(steps);
-        } else if let Some((kind, steps)) = grammar::value(walk.magic, *code) {
+        if let Some(steps) = grammar::opcode_steps(walk.magic, *code) {
+            self.push_steps(steps);
+        } else if let Some((kind, steps)) = grammar::value_steps(walk.magic, *code) {
             self.key.code = *code;
             self.stack.push(RdbStep::Key(kind));
-            self.plan(steps);
+            self.push_steps(steps);
             self.stack.push(RdbStep::Text(RdbStringRole::Any));
         } else {
             return RdbStepResult::Unknown(1, *code);
@@ -82,14 +82,14 @@ impl RdbBodyWalker {
         RdbStepResult::Used(1)
     }
 
-    fn plan(&mut self, steps: &[RdbStep]) {
+    fn push_steps(&mut self, steps: &[RdbStep]) {
         self.stack.extend(steps.iter().rev());
     }
 
-    fn step(&mut self, step: RdbStep, input: &[u8], walk: &mut RdbSummary) -> Result<RdbStepResult, RdbFault> {
+    fn take_step(&mut self, step: RdbStep, input: &[u8], walk: &mut RdbSummary) -> Result<RdbStepResult, RdbFault> {
         match step {
-            RdbStep::Text(text) => self.text(text, input, walk),
-            RdbStep::Skip(bytes) => Ok(RdbStepResult::Used(self.skip(bytes, input))),
+            RdbStep::Text(text) => self.take_string(text, input, walk),
+            RdbStep::Skip(bytes) => Ok(RdbStepResult::Used(self.skip_bytes(bytes, input))),
             RdbStep::Double => match input.first_chunk() {
                 None => Ok(RdbStepResult::Cut),
                 Some(raw) if f64::from_le_bytes(*raw).is_nan() => Err("a score is not a number"),
@@ -107,7 +107,7 @@ impl RdbBodyWalker {
             RdbStep::Again(0, _) => Ok(RdbStepResult::Used(0)),
             RdbStep::Again(times, steps) => {
                 self.stack.push(RdbStep::Again(times.saturating_sub(1), steps));
-                self.plan(steps);
+                self.push_steps(steps);
                 Ok(RdbStepResult::Used(0))
             }
             RdbStep::Seconds => Ok(input.first_chunk().map_or(RdbStepResult::Cut, |raw| {
@@ -123,15 +123,15 @@ impl RdbBodyWalker {
                 Err("consumers of a stream have more pending entries than their group")
             }
             RdbStep::GroupEnd => Ok(RdbStepResult::Used(0)),
-            step => match lengths::length(input)? {
+            step => match lengths::read_length(input)? {
                 None => Ok(RdbStepResult::Cut),
-                Some((number, used)) => self.number(step, number, used, walk),
+                Some((number, used)) => self.take_number(step, number, used, walk),
             },
         }
     }
 
     /// A step that begins with a number.
-    fn number(
+    fn take_number(
         &mut self,
         step: RdbStep,
         number: u64,
@@ -152,7 +152,7 @@ impl RdbBodyWalker {
             }),
             RdbStep::StreamNodes => {
                 self.key.stream_nodes = number;
-                self.stack.push(RdbStep::Again(number, STREAM_NODE));
+                self.stack.push(RdbStep::Again(number, STREAM_NODE_STEPS));
             }
             RdbStep::StreamLength if number > 0 && self.key.stream_nodes == 0 => {
                 return Err("a stream has a length and no entries");
@@ -172,10 +172,10 @@ impl RdbBodyWalker {
             // RDB_MODULE_OPCODE_EOF, _SINT, _UINT, _FLOAT, _DOUBLE, _STRING.
             RdbStep::ModuleValue => match number {
                 0 => {}
-                1 | 2 => self.plan(&[RdbStep::Number, RdbStep::ModuleValue]),
-                3 => self.plan(&[RdbStep::Skip(4), RdbStep::ModuleValue]),
-                4 => self.plan(&[RdbStep::Skip(8), RdbStep::ModuleValue]),
-                5 => self.plan(&[RdbStep::Text(RdbStringRole::Any), RdbStep::ModuleValue]),
+                1 | 2 => self.push_steps(&[RdbStep::Number, RdbStep::ModuleValue]),
+                3 => self.push_steps(&[RdbStep::Skip(4), RdbStep::ModuleValue]),
+                4 => self.push_steps(&[RdbStep::Skip(8), RdbStep::ModuleValue]),
+                5 => self.push_steps(&[RdbStep::Text(RdbStringRole::Any), RdbStep::ModuleValue]),
                 code => return Ok(RdbStepResult::Unknown(used, u8::try_from(code).unwrap_or(u8::MAX))),
             },
             RdbStep::Database => self.database = number,
@@ -204,19 +204,24 @@ impl RdbBodyWalker {
     }
 
     /// Bytes that may be anything.
-    fn skip(&mut self, bytes: u64, input: &[u8]) -> usize {
+    fn skip_bytes(&mut self, bytes: u64, input: &[u8]) -> usize {
         match usize::try_from(bytes) {
             Ok(bytes) if bytes <= input.len() => bytes,
             _ => {
-                self.long = Some(LongString::Skip { left: bytes.saturating_sub(count(input.len())) });
+                self.long = Some(LongString::Skip { left: bytes.saturating_sub(byte_count(input.len())) });
                 input.len()
             }
         }
     }
 
     /// A string: its head, and its content if that is at hand, else the beginning of it.
-    fn text(&mut self, text: RdbStringRole, input: &[u8], walk: &mut RdbSummary) -> Result<RdbStepResult, RdbFault> {
-        let Some((head, used)) = lengths::head(input)? else { return Ok(RdbStepResult::Cut) };
+    fn take_string(
+        &mut self,
+        text: RdbStringRole,
+        input: &[u8],
+        walk: &mut RdbSummary,
+    ) -> Result<RdbStepResult, RdbFault> {
+        let Some((head, used)) = lengths::read_string_head(input)? else { return Ok(RdbStepResult::Cut) };
         match text {
             RdbStringRole::AuxName => self.aux.clear(),
             RdbStringRole::Library => walk.functions = walk.functions.saturating_add(1),
@@ -225,20 +230,20 @@ impl RdbBodyWalker {
         }
         let (stored, plain) = match head {
             StringHead::Integer(number) => {
-                self.integer(text, number, walk)?;
+                self.check_integer(text, number, walk)?;
                 return Ok(RdbStepResult::Used(used));
             }
             StringHead::Plain(bytes) => (bytes, None),
             StringHead::Compressed { stored, plain } => (stored, Some(plain)),
         };
-        let long = self.long_text(text, stored, plain, walk)?;
+        let long = self.begin_long_string(text, stored, plain, walk)?;
         let body = input.get(used..).unwrap_or_default();
-        let more = self.go_on(long, body, walk)?;
+        let more = self.continue_long_string(long, body, walk)?;
         Ok(RdbStepResult::Used(used.saturating_add(more)))
     }
 
     /// What to do with a string of such a length.
-    fn long_text(
+    fn begin_long_string(
         &mut self,
         text: RdbStringRole,
         stored: u64,
@@ -246,11 +251,11 @@ impl RdbBodyWalker {
         walk: &mut RdbSummary,
     ) -> Result<LongString, RdbFault> {
         let limit = match text {
-            RdbStringRole::AuxName | RdbStringRole::AuxValue => MAX_NAME,
+            RdbStringRole::AuxName | RdbStringRole::AuxValue => MAX_NAME_BYTES,
             RdbStringRole::StreamId if plain.unwrap_or(stored) != 16 => {
                 return Err("the id of a stream's node is no id");
             }
-            _ => count(self.limits.nested),
+            _ => byte_count(self.limits.nested),
         };
         let fits = stored <= limit && plain.unwrap_or(0) <= limit;
         if let (true, true, Ok(left)) = (text.is_looked_into(), fits, usize::try_from(stored)) {
@@ -269,14 +274,19 @@ impl RdbBodyWalker {
     }
 
     /// More of a string.
-    fn go_on(&mut self, long: LongString, input: &[u8], walk: &mut RdbSummary) -> Result<usize, RdbFault> {
+    fn continue_long_string(
+        &mut self,
+        long: LongString,
+        input: &[u8],
+        walk: &mut RdbSummary,
+    ) -> Result<usize, RdbFault> {
         match long {
-            LongString::Skip { left } => Ok(self.skip(left, input)),
+            LongString::Skip { left } => Ok(self.skip_bytes(left, input)),
             LongString::Compressed { left, mut check } => {
                 let used = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
                 check.push(input.get(..used).unwrap_or_default())?;
-                match left.saturating_sub(count(used)) {
-                    0 => check.end()?,
+                match left.saturating_sub(byte_count(used)) {
+                    0 => check.finish()?,
                     left => self.long = Some(LongString::Compressed { left, check }),
                 }
                 Ok(used)
@@ -287,10 +297,10 @@ impl RdbBodyWalker {
                     bytes.extend_from_slice(piece);
                     self.long = Some(LongString::Keep { left: left.saturating_sub(piece.len()), plain, text, bytes });
                 } else if bytes.is_empty() {
-                    self.content(text, piece, plain, walk)?;
+                    self.check_content(text, piece, plain, walk)?;
                 } else {
                     bytes.extend_from_slice(piece);
-                    self.content(text, &bytes, plain, walk)?;
+                    self.check_content(text, &bytes, plain, walk)?;
                 }
                 Ok(input.len().saturating_sub(rest.len()))
             }
@@ -298,7 +308,7 @@ impl RdbBodyWalker {
     }
 
     /// A string that is looked into.
-    fn content(
+    fn check_content(
         &mut self,
         text: RdbStringRole,
         bytes: &[u8],
@@ -313,14 +323,14 @@ impl RdbBodyWalker {
                 0
             }
             RdbStringRole::AuxValue => {
-                self.remember(String::from_utf8_lossy(bytes).into_owned(), walk);
+                self.remember_name(String::from_utf8_lossy(bytes).into_owned(), walk);
                 0
             }
-            RdbStringRole::Listpack(group) => listpack::check(bytes, group)?,
-            RdbStringRole::StreamListpack => listpack::check_stream(bytes)?,
-            RdbStringRole::Ziplist(group) => ziplist::check(bytes, group)?,
-            RdbStringRole::Zipmap => ziplist::check_map(bytes)?,
-            RdbStringRole::Integers => ziplist::check_integers(bytes)?,
+            RdbStringRole::Listpack(group) => listpack::check_listpack(bytes, group)?,
+            RdbStringRole::StreamListpack => listpack::check_stream_listpack(bytes)?,
+            RdbStringRole::Ziplist(group) => ziplist::check_ziplist(bytes, group)?,
+            RdbStringRole::Zipmap => ziplist::check_zipmap(bytes)?,
+            RdbStringRole::Integers => ziplist::check_intset(bytes)?,
             RdbStringRole::Any | RdbStringRole::Element | RdbStringRole::Library | RdbStringRole::StreamId => 0,
         };
         self.key.elements = self.key.elements.saturating_add(elements);
@@ -328,7 +338,7 @@ impl RdbBodyWalker {
     }
 
     /// A string that is written as a number.
-    fn integer(&mut self, text: RdbStringRole, number: i64, walk: &mut RdbSummary) -> Result<(), RdbFault> {
+    fn check_integer(&mut self, text: RdbStringRole, number: i64, walk: &mut RdbSummary) -> Result<(), RdbFault> {
         match text {
             RdbStringRole::Any | RdbStringRole::Element | RdbStringRole::Library => Ok(()),
             RdbStringRole::AuxName => {
@@ -336,14 +346,14 @@ impl RdbBodyWalker {
                 Ok(())
             }
             RdbStringRole::AuxValue => {
-                self.remember(number.to_string(), walk);
+                self.remember_name(number.to_string(), walk);
                 Ok(())
             }
             _ => Err("a number stands where a nested encoding belongs"),
         }
     }
 
-    fn remember(&mut self, value: String, walk: &mut RdbSummary) {
+    fn remember_name(&mut self, value: String, walk: &mut RdbSummary) {
         if !self.aux.is_empty() && walk.aux.len() < MAX_NAMES {
             walk.aux.insert(std::mem::take(&mut self.aux), value);
         }

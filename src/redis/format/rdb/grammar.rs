@@ -64,48 +64,61 @@ pub(super) enum RdbStep {
     Key(RdbValueKind),
 }
 
-const STRING: RdbStep = RdbStep::Text(RdbStringRole::Any);
+const STRING_STEP: RdbStep = RdbStep::Text(RdbStringRole::Any);
 
-const ID: RdbStep = RdbStep::Skip(16);
-const TIME: RdbStep = RdbStep::Skip(8);
+const STREAM_ID_STEP: RdbStep = RdbStep::Skip(16);
+const TIME_STEP: RdbStep = RdbStep::Skip(8);
 
-const CONSUMER_PENDING: RdbStep = RdbStep::ConsumerPending(&[ID]);
-const PENDING: RdbStep = RdbStep::GroupPending(&[ID, TIME, RdbStep::Number]);
+const CONSUMER_PENDING_STEP: RdbStep = RdbStep::ConsumerPending(&[STREAM_ID_STEP]);
+const GROUP_PENDING_STEP: RdbStep = RdbStep::GroupPending(&[STREAM_ID_STEP, TIME_STEP, RdbStep::Number]);
 /// Name, seen, pending.
-const CONSUMERS: RdbStep = RdbStep::Times(&[STRING, TIME, CONSUMER_PENDING]);
+const CONSUMERS_STEP: RdbStep = RdbStep::Times(&[STRING_STEP, TIME_STEP, CONSUMER_PENDING_STEP]);
 /// Name, seen, active, pending.
-const CONSUMERS_3: RdbStep = RdbStep::Times(&[STRING, TIME, TIME, CONSUMER_PENDING]);
+const CONSUMERS_3_STEP: RdbStep = RdbStep::Times(&[STRING_STEP, TIME_STEP, TIME_STEP, CONSUMER_PENDING_STEP]);
 
 // A group: name, last id in two numbers, since 2 how many entries it has read, pending entries, consumers.
-const GROUPS: RdbStep =
-    RdbStep::Times(&[STRING, RdbStep::Number, RdbStep::Number, PENDING, CONSUMERS, RdbStep::GroupEnd]);
-const GROUPS_2: RdbStep =
-    RdbStep::Times(&[STRING, RdbStep::Number, RdbStep::Number, RdbStep::Number, PENDING, CONSUMERS, RdbStep::GroupEnd]);
-const GROUPS_3: RdbStep = RdbStep::Times(&[
-    STRING,
+const GROUPS_STEP: RdbStep = RdbStep::Times(&[
+    STRING_STEP,
+    RdbStep::Number,
+    RdbStep::Number,
+    GROUP_PENDING_STEP,
+    CONSUMERS_STEP,
+    RdbStep::GroupEnd,
+]);
+const GROUPS_2_STEP: RdbStep = RdbStep::Times(&[
+    STRING_STEP,
     RdbStep::Number,
     RdbStep::Number,
     RdbStep::Number,
-    PENDING,
-    CONSUMERS_3,
+    GROUP_PENDING_STEP,
+    CONSUMERS_STEP,
+    RdbStep::GroupEnd,
+]);
+const GROUPS_3_STEP: RdbStep = RdbStep::Times(&[
+    STRING_STEP,
+    RdbStep::Number,
+    RdbStep::Number,
+    RdbStep::Number,
+    GROUP_PENDING_STEP,
+    CONSUMERS_3_STEP,
     RdbStep::GroupEnd,
 ]);
 
-pub(super) const STREAM_NODE: &[RdbStep] =
+pub(super) const STREAM_NODE_STEPS: &[RdbStep] =
     &[RdbStep::Text(RdbStringRole::StreamId), RdbStep::Text(RdbStringRole::StreamListpack)];
 
 /// What is made of a type byte: what the key holds, and the steps through it. `None` for a type that is not known.
 ///
 /// Types 22 and up mean other things to Redis (hashes with field expiry, first as in 7.4's release candidates) and Valkey.
-pub(super) fn value(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static [RdbStep])> {
+pub(super) fn value_steps(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static [RdbStep])> {
     const NUMBER: RdbStep = RdbStep::Number;
     Some(match (code, magic) {
-        (0, _) => (RdbValueKind::String, &[STRING]),
-        (1, _) => (RdbValueKind::List, &[RdbStep::Elements(&[STRING])]),
-        (2, _) => (RdbValueKind::Set, &[RdbStep::Elements(&[STRING])]),
-        (3, _) => (RdbValueKind::SortedSet, &[RdbStep::Elements(&[STRING, RdbStep::Decimal])]),
-        (4, _) => (RdbValueKind::Hash, &[RdbStep::Elements(&[STRING, STRING])]),
-        (5, _) => (RdbValueKind::SortedSet, &[RdbStep::Elements(&[STRING, RdbStep::Double])]),
+        (0, _) => (RdbValueKind::String, &[STRING_STEP]),
+        (1, _) => (RdbValueKind::List, &[RdbStep::Elements(&[STRING_STEP])]),
+        (2, _) => (RdbValueKind::Set, &[RdbStep::Elements(&[STRING_STEP])]),
+        (3, _) => (RdbValueKind::SortedSet, &[RdbStep::Elements(&[STRING_STEP, RdbStep::Decimal])]),
+        (4, _) => (RdbValueKind::Hash, &[RdbStep::Elements(&[STRING_STEP, STRING_STEP])]),
+        (5, _) => (RdbValueKind::SortedSet, &[RdbStep::Elements(&[STRING_STEP, RdbStep::Double])]),
         (7, _) => (RdbValueKind::Module, &[RdbStep::ModuleName, RdbStep::ModuleValue]),
         (9, _) => (RdbValueKind::Hash, &[RdbStep::Text(RdbStringRole::Zipmap)]),
         (10, _) => (RdbValueKind::List, &[RdbStep::Text(RdbStringRole::Ziplist(1))]),
@@ -113,7 +126,7 @@ pub(super) fn value(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static
         (12, _) => (RdbValueKind::SortedSet, &[RdbStep::Text(RdbStringRole::Ziplist(2))]),
         (13, _) => (RdbValueKind::Hash, &[RdbStep::Text(RdbStringRole::Ziplist(2))]),
         (14, _) => (RdbValueKind::List, &[RdbStep::Times(&[RdbStep::Text(RdbStringRole::Ziplist(1))])]),
-        (15, _) => (RdbValueKind::Stream, &[RdbStep::StreamNodes, RdbStep::StreamLength, NUMBER, NUMBER, GROUPS]),
+        (15, _) => (RdbValueKind::Stream, &[RdbStep::StreamNodes, RdbStep::StreamLength, NUMBER, NUMBER, GROUPS_STEP]),
         (16, _) => (RdbValueKind::Hash, &[RdbStep::Text(RdbStringRole::Listpack(2))]),
         (17, _) => (RdbValueKind::SortedSet, &[RdbStep::Text(RdbStringRole::Listpack(2))]),
         (18, _) => (RdbValueKind::List, &[RdbStep::Times(&[RdbStep::ListNode])]),
@@ -130,7 +143,7 @@ pub(super) fn value(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static
                 NUMBER,
                 NUMBER,
                 NUMBER,
-                GROUPS_2,
+                GROUPS_2_STEP,
             ],
         ),
         (20, _) => (RdbValueKind::Set, &[RdbStep::Text(RdbStringRole::Listpack(1))]),
@@ -146,15 +159,17 @@ pub(super) fn value(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static
                 NUMBER,
                 NUMBER,
                 NUMBER,
-                GROUPS_3,
+                GROUPS_3_STEP,
             ],
         ),
-        (22, RdbMagic::Redis) => (RdbValueKind::Hash, &[RdbStep::Elements(&[NUMBER, STRING, STRING])]),
-        (22, RdbMagic::Valkey) => (RdbValueKind::Hash, &[RdbStep::Elements(&[STRING, STRING, TIME])]),
+        (22, RdbMagic::Redis) => (RdbValueKind::Hash, &[RdbStep::Elements(&[NUMBER, STRING_STEP, STRING_STEP])]),
+        (22, RdbMagic::Valkey) => (RdbValueKind::Hash, &[RdbStep::Elements(&[STRING_STEP, STRING_STEP, TIME_STEP])]),
         (23, RdbMagic::Redis) => (RdbValueKind::Hash, &[RdbStep::Text(RdbStringRole::Listpack(3))]),
         // The earliest expiry of a field, to which the others are relative.
-        (24, RdbMagic::Redis) => (RdbValueKind::Hash, &[TIME, RdbStep::Elements(&[NUMBER, STRING, STRING])]),
-        (25, RdbMagic::Redis) => (RdbValueKind::Hash, &[TIME, RdbStep::Text(RdbStringRole::Listpack(3))]),
+        (24, RdbMagic::Redis) => {
+            (RdbValueKind::Hash, &[TIME_STEP, RdbStep::Elements(&[NUMBER, STRING_STEP, STRING_STEP])])
+        }
+        (25, RdbMagic::Redis) => (RdbValueKind::Hash, &[TIME_STEP, RdbStep::Text(RdbStringRole::Listpack(3))]),
         _ => return None,
     })
 }
@@ -164,10 +179,10 @@ pub(super) fn has_field_expiry(code: u8) -> bool {
     matches!(code, 22..=25)
 }
 
-pub(super) const END: u8 = 255;
+pub(super) const END_OPCODE: u8 = 255;
 
 /// The steps after an opcode that comes before keys or between them. `None` for one that is not known.
-pub(super) fn opcode(magic: RdbMagic, code: u8) -> Option<&'static [RdbStep]> {
+pub(super) fn opcode_steps(magic: RdbMagic, code: u8) -> Option<&'static [RdbStep]> {
     const NUMBER: RdbStep = RdbStep::Number;
     Some(match (code, magic) {
         (254, _) => &[RdbStep::Database],
@@ -184,7 +199,7 @@ pub(super) fn opcode(magic: RdbMagic, code: u8) -> Option<&'static [RdbStep]> {
         // Slot, its keys, its keys that expire: a hint.
         (244, _) => &[NUMBER, NUMBER, NUMBER],
         // A migration of slots under way: its name, the slots from and to.
-        (243, RdbMagic::Valkey) => &[STRING, RdbStep::Times(&[NUMBER, NUMBER])],
+        (243, RdbMagic::Valkey) => &[STRING_STEP, RdbStep::Times(&[NUMBER, NUMBER])],
         _ => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! The small pieces that everything in an RDB file is made of: lengths and the heads of strings (`rdbLoadLenByRef`).
 
 /// A number, and how many bytes it took. `None` if more bytes are needed.
-pub(super) fn length(input: &[u8]) -> Result<Option<(u64, usize)>, &'static str> {
+pub(super) fn read_length(input: &[u8]) -> Result<Option<(u64, usize)>, &'static str> {
     let Some((first, rest)) = input.split_first() else { return Ok(None) };
     Ok(match first {
         0..0x40 => Some((u64::from(*first), 1)),
@@ -24,19 +24,19 @@ pub(super) enum StringHead {
 }
 
 /// The head of a string, and how many bytes it took: 19 at most. `None` if more bytes are needed.
-pub(super) fn head(input: &[u8]) -> Result<Option<(StringHead, usize)>, &'static str> {
+pub(super) fn read_string_head(input: &[u8]) -> Result<Option<(StringHead, usize)>, &'static str> {
     let Some((first, rest)) = input.split_first() else { return Ok(None) };
     Ok(match first {
         0xc0 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i8::from_le_bytes(*raw))), 2)),
         0xc1 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i16::from_le_bytes(*raw))), 3)),
         0xc2 => rest.first_chunk().map(|raw| (StringHead::Integer(i64::from(i32::from_le_bytes(*raw))), 5)),
         0xc3 => {
-            let Some((stored, used)) = length(rest)? else { return Ok(None) };
-            let Some((plain, more)) = length(rest.get(used..).unwrap_or_default())? else { return Ok(None) };
+            let Some((stored, used)) = read_length(rest)? else { return Ok(None) };
+            let Some((plain, more)) = read_length(rest.get(used..).unwrap_or_default())? else { return Ok(None) };
             Some((StringHead::Compressed { stored, plain }, used.saturating_add(more).saturating_add(1)))
         }
         0xc4.. => return Err("a string of an unknown form"),
-        _ => length(input)?.map(|(len, used)| (StringHead::Plain(len), used)),
+        _ => read_length(input)?.map(|(len, used)| (StringHead::Plain(len), used)),
     })
 }
 
@@ -64,11 +64,11 @@ mod tests {
             (&[0x81, 0, 0, 0, 1, 0, 0, 0, 0], 1 << 32),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(length(bytes), Ok(Some((expected, bytes.len()))));
-            assert_eq!(length(&bytes[..bytes.len() - 1]), Ok(None));
+            assert_eq!(read_length(bytes), Ok(Some((expected, bytes.len()))));
+            assert_eq!(read_length(&bytes[..bytes.len() - 1]), Ok(None));
         }
-        assert!(length(&[0x82]).is_err());
-        assert!(length(&[0xc0]).is_err());
+        assert!(read_length(&[0x82]).is_err());
+        assert!(read_length(&[0xc0]).is_err());
     }
 
     #[test]
@@ -81,10 +81,10 @@ mod tests {
             (&[0xc3, 0x05, 0x40, 0xff], StringHead::Compressed { stored: 5, plain: 255 }),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(head(bytes), Ok(Some((expected, bytes.len()))));
-            assert_eq!(head(&bytes[..bytes.len() - 1]), Ok(None));
+            assert_eq!(read_string_head(bytes), Ok(Some((expected, bytes.len()))));
+            assert_eq!(read_string_head(&bytes[..bytes.len() - 1]), Ok(None));
         }
-        assert!(head(&[0xc4]).is_err());
+        assert!(read_string_head(&[0xc4]).is_err());
     }
 
     /// The example in `moduleTypeEncodeId`'s neighbourhood: RedisJSON's type.

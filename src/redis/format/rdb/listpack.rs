@@ -3,13 +3,13 @@
 //! A listpack is a length, a count, entries and `ff`; every entry is followed by its own length, to be read backwards.
 
 /// Bytes before the first entry: total length, number of entries.
-const HEADER: usize = 6;
+const LISTPACK_HEADER_BYTES: usize = 6;
 
 /// More entries than the header's sixteen bits can say.
-const UNKNOWN: u16 = u16::MAX;
+const UNKNOWN_ENTRY_COUNT: u16 = u16::MAX;
 
-pub(super) const BROKEN: &str = "a listpack inside is damaged";
-pub(super) const BROKEN_STREAM: &str = "a listpack inside a stream is damaged";
+pub(super) const BROKEN_LISTPACK: &str = "a listpack inside is damaged";
+pub(super) const BROKEN_STREAM_LISTPACK: &str = "a listpack inside a stream is damaged";
 
 /// An entry of a listpack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +23,9 @@ struct ListpackEntries<'a> {
 }
 
 /// The entries, and how many the header says there are.
-fn open(bytes: &[u8]) -> Option<(ListpackEntries<'_>, u16)> {
-    let (header, rest) = bytes.split_at_checked(HEADER)?;
-    let [a, b, c, d, e, f] = *header.first_chunk::<HEADER>()?;
+fn open_listpack(bytes: &[u8]) -> Option<(ListpackEntries<'_>, u16)> {
+    let (header, rest) = bytes.split_at_checked(LISTPACK_HEADER_BYTES)?;
+    let [a, b, c, d, e, f] = *header.first_chunk::<LISTPACK_HEADER_BYTES>()?;
     if usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()? != bytes.len() {
         return None;
     }
@@ -36,11 +36,11 @@ fn open(bytes: &[u8]) -> Option<(ListpackEntries<'_>, u16)> {
 impl<'a> ListpackEntries<'a> {
     /// The next entry; `None` at the end, an error where none can be read.
     fn next(&mut self) -> Result<Option<ListpackEntry<'a>>, ()> {
-        if self.rest.is_empty() { Ok(None) } else { self.take().map(Some).ok_or(()) }
+        if self.rest.is_empty() { Ok(None) } else { self.next_entry().map(Some).ok_or(()) }
     }
 
-    fn take(&mut self) -> Option<ListpackEntry<'a>> {
-        let (entry, len) = decode(self.rest)?;
+    fn next_entry(&mut self) -> Option<ListpackEntry<'a>> {
+        let (entry, len) = decode_entry(self.rest)?;
         let (body, rest) = self.rest.split_at_checked(len)?;
         let back = backward_length_size(len);
         let (length, rest) = rest.split_at_checked(back)?;
@@ -60,7 +60,7 @@ impl<'a> ListpackEntries<'a> {
     }
 
     fn skip(&mut self, entries: i64) -> Option<()> {
-        (0..entries).try_for_each(|_| self.take().map(drop))
+        (0..entries).try_for_each(|_| self.next_entry().map(drop))
     }
 }
 
@@ -76,7 +76,7 @@ fn backward_length_size(len: usize) -> usize {
 }
 
 /// An entry and how long it is, without the length after it.
-fn decode(bytes: &[u8]) -> Option<(ListpackEntry<'_>, usize)> {
+fn decode_entry(bytes: &[u8]) -> Option<(ListpackEntry<'_>, usize)> {
     let (first, rest) = bytes.split_first()?;
     let first_bits = |mask: u8| usize::from(first & mask);
     let string = |header: usize, len: usize| {
@@ -104,35 +104,35 @@ fn decode(bytes: &[u8]) -> Option<(ListpackEntry<'_>, usize)> {
 }
 
 /// Checks a listpack that holds groups of `group` entries, and says how many groups.
-pub(super) fn check(bytes: &[u8], group: u64) -> Result<u64, &'static str> {
-    let (mut entries, told) = open(bytes).ok_or(BROKEN)?;
+pub(super) fn check_listpack(bytes: &[u8], group: u64) -> Result<u64, &'static str> {
+    let (mut entries, told) = open_listpack(bytes).ok_or(BROKEN_LISTPACK)?;
     let mut found = 0_u64;
-    while entries.next().map_err(|()| BROKEN)?.is_some() {
+    while entries.next().map_err(|()| BROKEN_LISTPACK)?.is_some() {
         found = found.saturating_add(1);
     }
-    if told != UNKNOWN && u64::from(told) != found {
-        return Err(BROKEN);
+    if told != UNKNOWN_ENTRY_COUNT && u64::from(told) != found {
+        return Err(BROKEN_LISTPACK);
     }
     match (found.checked_div(group), found.checked_rem(group)) {
         (Some(groups), Some(0)) => Ok(groups),
-        _ => Err(BROKEN),
+        _ => Err(BROKEN_LISTPACK),
     }
 }
 
 /// An entry of a stream that has the master entry's fields.
-const SAME_FIELDS: i64 = 2;
+const SAME_FIELDS_FLAG: i64 = 2;
 
 /// Checks a stream's listpack: the master entry, then entries and deleted entries as counted there (`streamValidateListpackIntegrity`).
-pub(super) fn check_stream(bytes: &[u8]) -> Result<u64, &'static str> {
-    let (entries, told) = open(bytes).ok_or(BROKEN_STREAM)?;
-    check(bytes, 1)?;
+pub(super) fn check_stream_listpack(bytes: &[u8]) -> Result<u64, &'static str> {
+    let (entries, told) = open_listpack(bytes).ok_or(BROKEN_STREAM_LISTPACK)?;
+    check_listpack(bytes, 1)?;
     if told == 0 {
-        return Err(BROKEN_STREAM);
+        return Err(BROKEN_STREAM_LISTPACK);
     }
-    stream_entries(entries).ok_or(BROKEN_STREAM)
+    count_stream_entries(entries).ok_or(BROKEN_STREAM_LISTPACK)
 }
 
-fn stream_entries(mut list: ListpackEntries<'_>) -> Option<u64> {
+fn count_stream_entries(mut list: ListpackEntries<'_>) -> Option<u64> {
     let live = list.integer()?;
     let deleted = list.integer()?;
     let master_fields = list.integer()?;
@@ -143,7 +143,7 @@ fn stream_entries(mut list: ListpackEntries<'_>) -> Option<u64> {
         // The difference to the master's id.
         list.integer()?;
         list.integer()?;
-        let (fields, parts) = if flags & SAME_FIELDS != 0 {
+        let (fields, parts) = if flags & SAME_FIELDS_FLAG != 0 {
             (master_fields, master_fields.checked_add(3)?)
         } else {
             let fields = list.integer()?;
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn list(entries: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = vec![0; LISTPACK_HEADER_BYTES];
         for entry in entries {
             bytes.extend_from_slice(entry);
         }
@@ -186,24 +186,24 @@ mod tests {
             (&[0xf4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], i64::MAX),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(decode(bytes), Some((ListpackEntry::Int(expected), bytes.len())), "{bytes:x?}");
+            assert_eq!(decode_entry(bytes), Some((ListpackEntry::Int(expected), bytes.len())), "{bytes:x?}");
         }
     }
 
     #[test]
     fn what_is_no_listpack() {
         let good = list(&[&[1, 1], &[0x82, b'a', b'b', 3]]);
-        assert_eq!(check(&good, 1), Ok(2));
-        assert_eq!(check(&good, 2), Ok(1));
-        assert_eq!(check(&good, 3), Err(BROKEN), "not a multiple");
-        assert_eq!(check(&list(&[]), 2), Ok(0));
+        assert_eq!(check_listpack(&good, 1), Ok(2));
+        assert_eq!(check_listpack(&good, 2), Ok(1));
+        assert_eq!(check_listpack(&good, 3), Err(BROKEN_LISTPACK), "not a multiple");
+        assert_eq!(check_listpack(&list(&[]), 2), Ok(0));
         for at in 0..good.len() {
             // Of all bytes only the content of the string may be anything.
             let mut bad = good.clone();
             bad[at] ^= 0x40;
             let content = (9..11).contains(&at) || at == 6;
-            assert_eq!(check(&bad, 1).is_ok(), content, "byte {at}");
-            assert!(check(&good[..at], 1).is_err(), "{at} bytes");
+            assert_eq!(check_listpack(&bad, 1).is_ok(), content, "byte {at}");
+            assert!(check_listpack(&good[..at], 1).is_err(), "{at} bytes");
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
                 let high = if at == back - 1 { 0 } else { 0x80 };
                 entry.push(high | u8::try_from(whole >> (7 * at) & 0x7f).unwrap());
             }
-            assert_eq!(check(&list(&[&entry]), 1), Ok(1), "{len}");
+            assert_eq!(check_listpack(&list(&[&entry]), 1), Ok(1), "{len}");
         }
     }
 
@@ -234,14 +234,14 @@ mod tests {
         parts.extend([int(2).into(), int(0).into(), int(0).into(), v.into(), int(4).into()]);
         parts.extend([int(1).into(), int(0).into(), int(1).into(), int(1).into(), f.into(), v.into(), int(6).into()]);
         let bytes = |parts: &[Vec<u8>]| list(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        assert_eq!(check_stream(&bytes(&parts)), Ok(1));
+        assert_eq!(check_stream_listpack(&bytes(&parts)), Ok(1));
         for (at, wrong) in [(0, 2), (2, 2), (4, 1), (9, 5), (16, 1)] {
             let mut parts = parts.clone();
             parts[at] = int(wrong).into();
-            assert_eq!(check_stream(&bytes(&parts)), Err(BROKEN_STREAM), "part {at}");
+            assert_eq!(check_stream_listpack(&bytes(&parts)), Err(BROKEN_STREAM_LISTPACK), "part {at}");
         }
         parts.pop();
-        assert_eq!(check_stream(&bytes(&parts)), Err(BROKEN_STREAM));
-        assert_eq!(check_stream(&list(&[])), Err(BROKEN_STREAM));
+        assert_eq!(check_stream_listpack(&bytes(&parts)), Err(BROKEN_STREAM_LISTPACK));
+        assert_eq!(check_stream_listpack(&list(&[])), Err(BROKEN_STREAM_LISTPACK));
     }
 }

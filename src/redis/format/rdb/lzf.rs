@@ -4,7 +4,7 @@
 //! [`decompress`] is for what must be looked into.
 
 /// Why a compressed string is none.
-pub(super) const BROKEN: &str = "an LZF string does not decompress";
+pub(super) const BROKEN_LZF: &str = "an LZF string does not decompress";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LzfState {
@@ -44,7 +44,7 @@ impl LzfChecker {
                     continue;
                 }
                 LzfState::Control if *byte < 32 => {
-                    self.produce(u64::from(*byte).saturating_add(1))?;
+                    self.add_output(u64::from(*byte).saturating_add(1))?;
                     LzfState::Literals(byte.saturating_add(1))
                 }
                 LzfState::Control => match (u64::from(byte >> 5), u64::from(byte & 31) << 8) {
@@ -54,9 +54,9 @@ impl LzfChecker {
                 LzfState::Length(length, high) => LzfState::Distance(length.saturating_add(u64::from(*byte)), high),
                 LzfState::Distance(length, high) => {
                     if high.saturating_add(u64::from(*byte)) >= self.produced {
-                        return Err(BROKEN);
+                        return Err(BROKEN_LZF);
                     }
-                    self.produce(length.saturating_add(2))?;
+                    self.add_output(length.saturating_add(2))?;
                     LzfState::Control
                 }
             };
@@ -65,13 +65,13 @@ impl LzfChecker {
         Ok(())
     }
 
-    pub(super) fn end(&self) -> Result<(), &'static str> {
-        if self.state == LzfState::Control && self.produced == self.plain { Ok(()) } else { Err(BROKEN) }
+    pub(super) fn finish(&self) -> Result<(), &'static str> {
+        if self.state == LzfState::Control && self.produced == self.plain { Ok(()) } else { Err(BROKEN_LZF) }
     }
 
-    fn produce(&mut self, bytes: u64) -> Result<(), &'static str> {
+    fn add_output(&mut self, bytes: u64) -> Result<(), &'static str> {
         self.produced = self.produced.saturating_add(bytes);
-        if self.produced > self.plain { Err(BROKEN) } else { Ok(()) }
+        if self.produced > self.plain { Err(BROKEN_LZF) } else { Ok(()) }
     }
 }
 
@@ -80,18 +80,18 @@ pub(super) fn decompress(mut input: &[u8], plain: usize) -> Result<Vec<u8>, &'st
     let mut output = Vec::with_capacity(plain.min(input.len().saturating_mul(4)));
     while let Some((control, rest)) = input.split_first() {
         if *control < 32 {
-            let (run, rest) = rest.split_at_checked(usize::from(*control).saturating_add(1)).ok_or(BROKEN)?;
+            let (run, rest) = rest.split_at_checked(usize::from(*control).saturating_add(1)).ok_or(BROKEN_LZF)?;
             output.extend_from_slice(run);
             input = rest;
         } else {
             let (mut length, mut rest) = (usize::from(control >> 5), rest);
             if length == 7 {
-                let (more, after) = rest.split_first().ok_or(BROKEN)?;
+                let (more, after) = rest.split_first().ok_or(BROKEN_LZF)?;
                 (length, rest) = (length.saturating_add(usize::from(*more)), after);
             }
-            let (low, after) = rest.split_first().ok_or(BROKEN)?;
+            let (low, after) = rest.split_first().ok_or(BROKEN_LZF)?;
             let back = (usize::from(control & 31) << 8).saturating_add(usize::from(*low)).saturating_add(1);
-            let from = output.len().checked_sub(back).ok_or(BROKEN)?;
+            let from = output.len().checked_sub(back).ok_or(BROKEN_LZF)?;
             // What is referred to may overlap what is being written: then it repeats.
             let mut left = length.saturating_add(2);
             while left > 0 {
@@ -102,10 +102,10 @@ pub(super) fn decompress(mut input: &[u8], plain: usize) -> Result<Vec<u8>, &'st
             input = after;
         }
         if output.len() > plain {
-            return Err(BROKEN);
+            return Err(BROKEN_LZF);
         }
     }
-    if output.len() == plain { Ok(output) } else { Err(BROKEN) }
+    if output.len() == plain { Ok(output) } else { Err(BROKEN_LZF) }
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
     fn check(input: &[u8], plain: u64) -> Result<(), &'static str> {
         let mut check = LzfChecker::new(plain);
         check.push(input)?;
-        check.end()
+        check.finish()
     }
 
     #[test]
@@ -126,11 +126,11 @@ mod tests {
         let input = [1, b'a', b'b', 4 << 5, 1];
         assert_eq!(decompress(&input, 8).unwrap(), b"abababab");
         assert_eq!(check(&input, 8), Ok(()));
-        assert_eq!(check(&input, 9), Err(BROKEN));
+        assert_eq!(check(&input, 9), Err(BROKEN_LZF));
         assert!(decompress(&input, 7).is_err());
         // Three back of two.
         assert!(decompress(&[1, b'a', b'b', 4 << 5, 2], 8).is_err());
-        assert_eq!(check(&[1, b'a', b'b', 4 << 5, 2], 8), Err(BROKEN));
+        assert_eq!(check(&[1, b'a', b'b', 4 << 5, 2], 8), Err(BROKEN_LZF));
     }
 
     proptest! {
@@ -143,7 +143,7 @@ mod tests {
             for plain in lengths.chain([3, 17]) {
                 let mut check = LzfChecker::new(u64::try_from(plain).unwrap());
                 let (head, tail) = input.split_at(at.min(input.len()));
-                let checked = check.push(head).and_then(|()| check.push(tail)).and_then(|()| check.end());
+                let checked = check.push(head).and_then(|()| check.push(tail)).and_then(|()| check.finish());
                 prop_assert_eq!(checked.is_ok(), decompress(&input, plain).is_ok(), "{}", plain);
             }
         }

@@ -46,7 +46,7 @@ const MAX_DATABASES: usize = 1 << 14;
 
 /// Auxiliary fields and modules that are remembered, at most, and their length.
 const MAX_NAMES: usize = 256;
-const MAX_NAME: u64 = 4096;
+const MAX_NAME_BYTES: u64 = 4096;
 
 /// Bytes that are no RDB file, or a damaged one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

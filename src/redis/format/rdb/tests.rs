@@ -57,7 +57,7 @@ fn every_file_has_the_keys_that_others_found_in_it() {
     for (name, bytes, expected) in files {
         let walk = walk(&bytes);
         if name == DAMAGED {
-            assert!(matches!(walk, Err(RdbError::Damaged { what: ziplist::BROKEN_MAP, .. })), "{walk:?}");
+            assert!(matches!(walk, Err(RdbError::Damaged { what: ziplist::BROKEN_ZIPMAP, .. })), "{walk:?}");
             continue;
         }
         let walk = walk.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -103,12 +103,12 @@ fn resummed(mut bytes: Vec<u8>) -> Vec<u8> {
 #[test]
 fn damage_inside_is_found_behind_a_right_checksum() {
     let cases = [
-        ("hdt3213/listpack.rdb", listpack::BROKEN),
-        ("hdt3213/set_listpack.rdb", listpack::BROKEN),
-        ("hdt3213/stream_listoacks_3.rdb", listpack::BROKEN_STREAM),
-        ("rdbtools/ziplist_with_integers.rdb", ziplist::BROKEN),
-        ("rdbtools/intset_32.rdb", ziplist::BROKEN_SET),
-        ("rdbtools/easily_compressible_string_key.rdb", lzf::BROKEN),
+        ("hdt3213/listpack.rdb", listpack::BROKEN_LISTPACK),
+        ("hdt3213/set_listpack.rdb", listpack::BROKEN_LISTPACK),
+        ("hdt3213/stream_listoacks_3.rdb", listpack::BROKEN_STREAM_LISTPACK),
+        ("rdbtools/ziplist_with_integers.rdb", ziplist::BROKEN_ZIPLIST),
+        ("rdbtools/intset_32.rdb", ziplist::BROKEN_INTSET),
+        ("rdbtools/easily_compressible_string_key.rdb", lzf::BROKEN_LZF),
     ];
     for (name, what) in cases {
         let bytes = std::fs::read(fixtures().join(name)).unwrap();
@@ -225,7 +225,7 @@ fn memory_is_bounded() {
     let walked = walk_in(&[&file], RdbLimits { nested: 1 << 10, expired_by: None }).unwrap();
     assert_eq!((walked.unwalked, walked.databases[&0].empty), (1, 0));
     assert!(walked.warnings()[0].contains("larger"));
-    assert!(matches!(walk(&file), Err(RdbError::Damaged { what: listpack::BROKEN, .. })));
+    assert!(matches!(walk(&file), Err(RdbError::Damaged { what: listpack::BROKEN_LISTPACK, .. })));
 }
 
 #[test]

@@ -9,16 +9,16 @@ use super::summary::{RdbChecksum, RdbMagic, RdbSummary, WalkStop};
 use super::{RdbError, RdbLimits, crc64};
 
 /// More than the longest piece that must be seen whole to take a step: the head of a compressed string has 19 bytes.
-const TOKEN: usize = 24;
+const MAX_TOKEN_BYTES: usize = 24;
 
 /// Walked and then summed in one go, while it is in the cache.
-const CHUNK: usize = 64 << 10;
+const WALK_CHUNK_BYTES: usize = 64 << 10;
 
 /// Version 5 brought the checksum.
-const FIRST_WITH_CHECKSUM: u32 = 5;
+const FIRST_VERSION_WITH_CHECKSUM: u32 = 5;
 
-const HEADER: usize = 9;
-const SUM: usize = 8;
+const RDB_HEADER_BYTES: usize = 9;
+const CHECKSUM_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RdbWalkPhase {
@@ -48,7 +48,7 @@ pub(super) enum RdbStepResult {
 pub struct RdbWalker {
     phase: RdbWalkPhase,
     steps: RdbBodyWalker,
-    /// A piece that was cut, less than [`TOKEN`] bytes.
+    /// A piece that was cut, less than [`MAX_TOKEN_BYTES`] bytes.
     cut: Vec<u8>,
     /// The header while it comes in; later the last bytes, which may be the checksum.
     tail: Vec<u8>,
@@ -98,7 +98,7 @@ impl RdbWalker {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let done = bytes.chunks(CHUNK).try_for_each(|chunk| self.take(chunk));
+        let done = bytes.chunks(WALK_CHUNK_BYTES).try_for_each(|chunk| self.push_chunk(chunk));
         done.inspect_err(|error| self.failed = Some(error.clone()))
     }
 
@@ -134,46 +134,46 @@ impl RdbWalker {
 
     /// What is not understood still ends in the end's code and the checksum.
     fn finish_opaque(&mut self) -> Result<(), RdbError> {
-        let Some(([grammar::END], sum)) = self.tail.split_last_chunk::<SUM>() else {
+        let Some(([grammar::END_OPCODE], sum)) = self.tail.split_last_chunk::<CHECKSUM_BYTES>() else {
             return Err(RdbError::Truncated { at: self.walk.bytes });
         };
-        self.walk.checksum = compare(u64::from_le_bytes(*sum), crc64(self.crc, &[grammar::END]))?;
+        self.walk.checksum = compare_checksums(u64::from_le_bytes(*sum), crc64(self.crc, &[grammar::END_OPCODE]))?;
         if let Some(stopped) = &mut self.walk.stopped {
             stopped.opaque = self.walk.bytes.saturating_sub(stopped.at);
         }
         Ok(())
     }
 
-    fn take(&mut self, chunk: &[u8]) -> Result<(), RdbError> {
+    fn push_chunk(&mut self, chunk: &[u8]) -> Result<(), RdbError> {
         let mut rest = chunk;
         while !rest.is_empty() {
             let used = match self.phase {
-                RdbWalkPhase::Header => self.header(rest)?,
-                RdbWalkPhase::Body => self.body(rest)?,
-                RdbWalkPhase::Opaque => self.opaque(rest),
-                RdbWalkPhase::Checksum => self.checksum(rest)?,
+                RdbWalkPhase::Header => self.read_header(rest)?,
+                RdbWalkPhase::Body => self.walk_body(rest)?,
+                RdbWalkPhase::Opaque => self.skip_opaque(rest),
+                RdbWalkPhase::Checksum => self.check_checksum(rest)?,
                 RdbWalkPhase::Done => return Err(RdbError::Trailing { at: self.walk.bytes }),
             };
-            self.walk.bytes = self.walk.bytes.saturating_add(count(used));
+            self.walk.bytes = self.walk.bytes.saturating_add(byte_count(used));
             rest = rest.get(used..).unwrap_or_default();
         }
         Ok(())
     }
 
     /// Collects up to `wanted` bytes in `tail`, and says how many of `bytes` that took.
-    fn collect(&mut self, bytes: &[u8], wanted: usize) -> usize {
+    fn collect_bytes(&mut self, bytes: &[u8], wanted: usize) -> usize {
         let used = bytes.len().min(wanted.saturating_sub(self.tail.len()));
         self.tail.extend_from_slice(bytes.get(..used).unwrap_or_default());
         used
     }
 
-    fn header(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
-        let used = self.collect(bytes, HEADER);
-        if self.tail.len() == HEADER {
+    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
+        let used = self.collect_bytes(bytes, RDB_HEADER_BYTES);
+        if self.tail.len() == RDB_HEADER_BYTES {
             let bad = || RdbError::Header { found: String::from_utf8_lossy(&self.tail).into_owned() };
-            (self.walk.magic, self.walk.version) = magic(&self.tail).ok_or_else(bad)?;
+            (self.walk.magic, self.walk.version) = parse_magic(&self.tail).ok_or_else(bad)?;
             self.crc = crc64(0, &self.tail);
-            self.at = count(HEADER);
+            self.at = byte_count(RDB_HEADER_BYTES);
             self.tail.clear();
             self.phase = RdbWalkPhase::Body;
         }
@@ -181,7 +181,7 @@ impl RdbWalker {
     }
 
     /// Walks until the bytes are used up or the body ends, and sums what was walked.
-    fn body(&mut self, input: &[u8]) -> Result<usize, RdbError> {
+    fn walk_body(&mut self, input: &[u8]) -> Result<usize, RdbError> {
         let mut rest = input;
         while !rest.is_empty() && self.phase == RdbWalkPhase::Body {
             let held = self.cut.len();
@@ -189,11 +189,11 @@ impl RdbWalker {
                 self.start = self.at;
             }
             let taken = if held == 0 {
-                self.steps.take(rest, &mut self.walk)
+                self.steps.walk(rest, &mut self.walk)
             } else {
                 // A piece was cut: its bytes so far, and enough more.
-                self.cut.extend_from_slice(rest.get(..TOKEN.min(rest.len())).unwrap_or_default());
-                self.steps.take(&self.cut, &mut self.walk)
+                self.cut.extend_from_slice(rest.get(..MAX_TOKEN_BYTES.min(rest.len())).unwrap_or_default());
+                self.steps.walk(&self.cut, &mut self.walk)
             };
             let taken = taken.map_err(|what| RdbError::Damaged { at: self.start, what })?;
             let used = match taken {
@@ -209,7 +209,7 @@ impl RdbWalker {
                 }
                 RdbStepResult::Used(used) => used,
                 RdbStepResult::End(used) => {
-                    let summed = self.walk.version >= FIRST_WITH_CHECKSUM;
+                    let summed = self.walk.version >= FIRST_VERSION_WITH_CHECKSUM;
                     self.phase = if summed { RdbWalkPhase::Checksum } else { RdbWalkPhase::Done };
                     used
                 }
@@ -219,7 +219,7 @@ impl RdbWalker {
                     used
                 }
             };
-            self.at = self.at.saturating_add(count(used));
+            self.at = self.at.saturating_add(byte_count(used));
             self.cut.clear();
             rest = rest.get(used.saturating_sub(held)..).unwrap_or_default();
         }
@@ -229,8 +229,8 @@ impl RdbWalker {
     }
 
     /// Sums all but the last bytes, which are held back: the end's code and the checksum, if this is the end.
-    fn opaque(&mut self, bytes: &[u8]) -> usize {
-        const KEPT: usize = 1 + SUM;
+    fn skip_opaque(&mut self, bytes: &[u8]) -> usize {
+        const KEPT: usize = 1 + CHECKSUM_BYTES;
         let gone = self.tail.len().saturating_add(bytes.len()).saturating_sub(KEPT).min(self.tail.len());
         let late = self.tail.split_off(gone);
         self.crc = crc64(self.crc, &mem::replace(&mut self.tail, late));
@@ -240,10 +240,10 @@ impl RdbWalker {
         bytes.len()
     }
 
-    fn checksum(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
-        let used = self.collect(bytes, SUM);
+    fn check_checksum(&mut self, bytes: &[u8]) -> Result<usize, RdbError> {
+        let used = self.collect_bytes(bytes, CHECKSUM_BYTES);
         if let Some(sum) = self.tail.first_chunk() {
-            self.walk.checksum = compare(u64::from_le_bytes(*sum), self.crc)?;
+            self.walk.checksum = compare_checksums(u64::from_le_bytes(*sum), self.crc)?;
             self.phase = RdbWalkPhase::Done;
         }
         Ok(used)
@@ -251,7 +251,7 @@ impl RdbWalker {
 }
 
 /// Zero stands for none: a server that writes no checksum writes that.
-fn compare(found: u64, computed: u64) -> Result<RdbChecksum, RdbError> {
+fn compare_checksums(found: u64, computed: u64) -> Result<RdbChecksum, RdbError> {
     match found {
         0 => Ok(RdbChecksum::Disabled),
         sum if sum == computed => Ok(RdbChecksum::Verified),
@@ -259,7 +259,7 @@ fn compare(found: u64, computed: u64) -> Result<RdbChecksum, RdbError> {
     }
 }
 
-fn magic(header: &[u8]) -> Option<(RdbMagic, u32)> {
+fn parse_magic(header: &[u8]) -> Option<(RdbMagic, u32)> {
     let (magic, digits) = match header.strip_prefix(b"REDIS") {
         Some(digits) => (RdbMagic::Redis, digits),
         None => (RdbMagic::Valkey, header.strip_prefix(b"VALKEY")?),
@@ -271,6 +271,6 @@ fn magic(header: &[u8]) -> Option<(RdbMagic, u32)> {
     (version > 0).then_some((magic, version))
 }
 
-pub(super) fn count(bytes: usize) -> u64 {
+pub(super) fn byte_count(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }

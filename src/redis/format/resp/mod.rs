@@ -14,7 +14,7 @@ mod reply;
 pub use replication_stream::{
     CommandArgument, CommandKind, CommandLimits, CommandParser, ReplicatedCommand, StreamCut,
 };
-pub use reply::{RedisReply, encode};
+pub use reply::{RedisReply, encode_command};
 
 /// Bytes that are no RESP, or beyond its limits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +68,7 @@ pub enum RespError {
 }
 
 /// A decimal number as RESP writes it: digits, perhaps after a minus sign.
-fn number(text: &[u8], what: &'static str, at: u64) -> Result<i64, RespError> {
+fn parse_number(text: &[u8], what: &'static str, at: u64) -> Result<i64, RespError> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

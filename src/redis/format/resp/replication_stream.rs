@@ -1,6 +1,6 @@
 //! The stream of commands from a server to its replicas: bytes in by any split, commands out with their places.
 
-use super::{RespError, number};
+use super::{RespError, parse_number};
 
 /// What a stream may hold. None of it is allocated; the limits keep damage from being taken for data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ impl Default for CommandLimits {
 }
 
 /// The most arguments of which anything is kept.
-const KEPT_ARGUMENTS: usize = 256;
+const MAX_KEPT_ARGUMENTS: usize = 256;
 
 /// What a command is to somebody who only follows the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +65,7 @@ pub struct CommandArgument<'c> {
 impl<'c> CommandArgument<'c> {
     /// The argument, if all of it was kept.
     #[must_use]
-    pub fn whole(&self) -> Option<&'c [u8]> {
+    pub fn complete_value(&self) -> Option<&'c [u8]> {
         (self.head.len() as u64 == self.len).then_some(self.head)
     }
 }
@@ -123,8 +123,8 @@ impl KeptArguments {
         self.slots.clear();
     }
 
-    fn begin(&mut self, len: u64) {
-        if self.slots.len() < KEPT_ARGUMENTS {
+    fn begin_argument(&mut self, len: u64) {
+        if self.slots.len() < MAX_KEPT_ARGUMENTS {
             let at = self.bytes.len();
             self.slots.push(ArgumentSlot { from: at, to: at, len });
         }
@@ -178,13 +178,13 @@ pub struct CommandParser {
 impl CommandParser {
     /// Begins at a place where the stream may be cut.
     #[must_use]
-    pub fn at(cut: StreamCut, limits: CommandLimits) -> CommandParser {
-        CommandParser { cut: Some(cut), ..CommandParser::resuming(cut.offset, cut.db, false, limits) }
+    pub fn new(cut: StreamCut, limits: CommandLimits) -> CommandParser {
+        CommandParser { cut: Some(cut), ..CommandParser::resume_at(cut.offset, cut.db, false, limits) }
     }
 
     /// Begins before a command, perhaps within a transaction.
     #[must_use]
-    pub fn resuming(offset: u64, db: u32, in_transaction: bool, limits: CommandLimits) -> CommandParser {
+    pub fn resume_at(offset: u64, db: u32, in_transaction: bool, limits: CommandLimits) -> CommandParser {
         CommandParser {
             limits,
             state: CommandParserState::Begin,
@@ -238,26 +238,26 @@ impl CommandParser {
         while let Some(first) = input.first().copied() {
             match self.state {
                 CommandParserState::Begin => {
-                    if self.line(&mut input)? {
-                        self.begin(each)?;
+                    if self.read_line(&mut input)? {
+                        self.begin_command(each)?;
                     }
                 }
                 CommandParserState::Length => {
                     if self.line.is_empty() && first != b'$' {
                         return Err(RespError::Unexpected { at: self.offset, wanted: "'$'", found: first });
                     }
-                    if self.line(&mut input)? {
-                        self.length()?;
+                    if self.read_line(&mut input)? {
+                        self.begin_argument()?;
                     }
                 }
-                CommandParserState::Argument { left } => self.argument(left, &mut input),
-                CommandParserState::End { left } => self.end(left, first, &mut input, each)?,
+                CommandParserState::Argument { left } => self.read_argument(left, &mut input),
+                CommandParserState::End { left } => self.read_terminator(left, first, &mut input, each)?,
             }
         }
         Ok(())
     }
 
-    fn advance<'i>(&mut self, input: &mut &'i [u8], len: usize) -> &'i [u8] {
+    fn consume<'i>(&mut self, input: &mut &'i [u8], len: usize) -> &'i [u8] {
         let (taken, rest) = input.split_at_checked(len).unwrap_or((input, &[]));
         *input = rest;
         self.offset = self.offset.saturating_add(taken.len() as u64);
@@ -265,14 +265,14 @@ impl CommandParser {
     }
 
     /// Moves input to the line under way; true when that has ended.
-    fn line(&mut self, input: &mut &[u8]) -> Result<bool, RespError> {
+    fn read_line(&mut self, input: &mut &[u8]) -> Result<bool, RespError> {
         let limit = self.limits.line;
         let found = input.iter().take(limit.saturating_add(1)).position(|byte| *byte == b'\n');
         let len = found.map_or(input.len(), |at| at.saturating_add(1));
         if self.line.len().saturating_add(len) > limit {
             return Err(RespError::Endless { at: self.offset.saturating_sub(self.line.len() as u64), limit });
         }
-        let taken = self.advance(input, len);
+        let taken = self.consume(input, len);
         self.line.extend_from_slice(taken);
         Ok(found.is_some())
     }
@@ -285,16 +285,16 @@ impl CommandParser {
 
     /// A whole first line: `*3`, or nothing. A command in a line of its own comes from no server, but from damage (`processInlineBuffer`,
     /// networking.c).
-    fn begin(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
+    fn begin_command(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
         self.kept.clear();
         (self.count, self.done) = (0, 0);
         let at = self.start;
         if let Some(count) = self.content().strip_prefix(b"*") {
-            let count = number(count, "a number of arguments", at)?;
+            let count = parse_number(count, "a number of arguments", at)?;
             self.line.clear();
             // `*0` and `*-1` are empty commands to `processMultibulkBuffer`.
             let Some(count) = u64::try_from(count).ok().filter(|count| *count > 0) else {
-                self.complete(each)?;
+                self.finish_command(each)?;
                 return Ok(());
             };
             if count > self.limits.arguments {
@@ -309,35 +309,35 @@ impl CommandParser {
             return Err(RespError::Unexpected { at, wanted: "a command", found });
         }
         self.line.clear();
-        self.complete(each)
+        self.finish_command(each)
     }
 
     /// A whole line with an argument's length.
-    fn length(&mut self) -> Result<(), RespError> {
+    fn begin_argument(&mut self) -> Result<(), RespError> {
         let at = self.offset.saturating_sub(self.line.len() as u64);
         let what = "the length of an argument";
-        let found = number(self.content().strip_prefix(b"$").unwrap_or_default(), what, at)?;
+        let found = parse_number(self.content().strip_prefix(b"$").unwrap_or_default(), what, at)?;
         let limit = self.limits.argument;
         let Some(len) = u64::try_from(found).ok().filter(|len| *len <= limit) else {
             return Err(RespError::TooMuch { at, what, found: i128::from(found), limit });
         };
         self.line.clear();
-        self.kept.begin(len);
+        self.kept.begin_argument(len);
         self.state =
             if len == 0 { CommandParserState::End { left: 2 } } else { CommandParserState::Argument { left: len } };
         Ok(())
     }
 
-    fn argument(&mut self, left: u64, input: &mut &[u8]) {
+    fn read_argument(&mut self, left: u64, input: &mut &[u8]) {
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-        let taken = self.advance(input, len);
+        let taken = self.consume(input, len);
         self.kept.extend(taken, self.done, self.limits.kept);
         let left = left.saturating_sub(taken.len() as u64);
         self.state =
             if left == 0 { CommandParserState::End { left: 2 } } else { CommandParserState::Argument { left } };
     }
 
-    fn end(
+    fn read_terminator(
         &mut self,
         left: u8,
         first: u8,
@@ -348,7 +348,7 @@ impl CommandParser {
         if first != byte {
             return Err(RespError::Unexpected { at: self.offset, wanted, found: first });
         }
-        self.advance(input, 1);
+        self.consume(input, 1);
         if left == 2 {
             self.state = CommandParserState::End { left: 1 };
             return Ok(());
@@ -358,11 +358,11 @@ impl CommandParser {
             self.state = CommandParserState::Length;
             return Ok(());
         }
-        self.complete(each)
+        self.finish_command(each)
     }
 
     /// A whole command.
-    fn complete(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
+    fn finish_command(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
         self.state = CommandParserState::Begin;
         let (start, end) = (self.start, self.offset);
         let mut command = ReplicatedCommand {
@@ -374,7 +374,7 @@ impl CommandParser {
             count: self.count,
             kept: &self.kept,
         };
-        command.kind = kind(&command);
+        command.kind = command_kind(&command);
         match command.kind {
             CommandKind::Multi => {
                 self.in_transaction = true;
@@ -384,7 +384,7 @@ impl CommandParser {
             CommandKind::Select => {
                 let text = command.argument(1).map(|db| db.head).unwrap_or_default();
                 let what = "a database";
-                let db = number(text, what, start)?;
+                let db = parse_number(text, what, start)?;
                 let limit = u64::from(i32::MAX.unsigned_abs());
                 self.db = u32::try_from(db).ok().filter(|db| u64::from(*db) <= limit).ok_or(RespError::TooMuch {
                     at: start,
@@ -404,7 +404,7 @@ impl CommandParser {
     }
 }
 
-fn kind(command: &ReplicatedCommand<'_>) -> CommandKind {
+fn command_kind(command: &ReplicatedCommand<'_>) -> CommandKind {
     let is = |nth: usize, word: &[u8]| command.argument(nth).is_some_and(|a| a.head.eq_ignore_ascii_case(word));
     match command.name().len() {
         0 if command.count == 0 => CommandKind::Empty,
@@ -424,7 +424,7 @@ pub(super) mod fuzz {
     /// Every command and where it all ended, with the bytes pushed in pieces that end at these places.
     pub(in crate::redis::format::resp) fn seen(data: &[u8], cuts: &[usize]) -> Vec<String> {
         let limits = CommandLimits { line: 64, kept: 128, argument: 1 << 20, arguments: 1 << 10 };
-        let mut parser = CommandParser::at(StreamCut { offset: 7, db: 0 }, limits);
+        let mut parser = CommandParser::new(StreamCut { offset: 7, db: 0 }, limits);
         let mut found = Vec::new();
         let mut from = 0;
         for to in cuts.iter().copied().chain([data.len()]) {
@@ -455,10 +455,10 @@ pub(super) mod fuzz {
 #[cfg(test)]
 mod tests {
     use super::{CommandKind, CommandLimits, CommandParser, StreamCut};
-    use crate::redis::format::resp::{RespError, encode};
+    use crate::redis::format::resp::{RespError, encode_command};
 
     fn parser() -> CommandParser {
-        CommandParser::at(StreamCut { offset: 1000, db: 0 }, CommandLimits::default())
+        CommandParser::new(StreamCut { offset: 1000, db: 0 }, CommandLimits::default())
     }
 
     /// Name, kind, database and length of each command.
@@ -474,11 +474,11 @@ mod tests {
     fn every_byte_counts_whatever_it_says() {
         let mut parser = parser();
         let stream = [
-            encode(&[b"PING"]),
+            encode_command(&[b"PING"]),
             b"\n".to_vec(),
-            encode(&[b"SELECT", b"3"]),
-            encode(&[b"SET", b"key", b"a\r\n$5\r\nvalue"]),
-            encode(&[b"replconf", b"getack", b"*"]),
+            encode_command(&[b"SELECT", b"3"]),
+            encode_command(&[b"SET", b"key", b"a\r\n$5\r\nvalue"]),
+            encode_command(&[b"replconf", b"getack", b"*"]),
             b"\r\n".to_vec(),
         ];
         let found = all(&mut parser, &stream.concat()).unwrap();
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn a_command_in_a_line_of_its_own_is_refused() {
         for line in [&b"PING\r\n"[..], b"+3\r\n", b"SET a 1\r\n", b" \r\n"] {
-            let refused = all(&mut parser(), &[&encode(&[b"PING"]), line].concat()).unwrap_err();
+            let refused = all(&mut parser(), &[&encode_command(&[b"PING"]), line].concat()).unwrap_err();
             assert!(matches!(refused, crate::redis::format::resp::RespError::Unexpected { at: 1014, .. }), "{refused}");
         }
     }
@@ -513,27 +513,31 @@ mod tests {
     #[test]
     fn a_transaction_is_never_cut() {
         let mut parser = parser();
-        let before = encode(&[b"SET", b"a", b"1"]);
+        let before = encode_command(&[b"SET", b"a", b"1"]);
         all(&mut parser, &before).unwrap();
         let cut = parser.cut().unwrap();
         assert_eq!(cut.offset, 1000 + before.len() as u64);
-        for command in [encode(&[b"MULTI"]), encode(&[b"SELECT", b"2"]), encode(&[b"DEL", b"a"])] {
+        for command in
+            [encode_command(&[b"MULTI"]), encode_command(&[b"SELECT", b"2"]), encode_command(&[b"DEL", b"a"])]
+        {
             all(&mut parser, &command).unwrap();
             assert_eq!(parser.cut(), Some(cut));
             assert!(parser.in_transaction());
         }
-        all(&mut parser, &encode(&[b"exec"])).unwrap();
+        all(&mut parser, &encode_command(&[b"exec"])).unwrap();
         assert_eq!(parser.cut(), Some(StreamCut { offset: parser.offset(), db: 2 }));
 
-        let mut within = CommandParser::resuming(5, 0, true, CommandLimits::default());
+        let mut within = CommandParser::resume_at(5, 0, true, CommandLimits::default());
         assert_eq!(within.cut(), None);
-        all(&mut within, &encode(&[b"EXEC"])).unwrap();
+        all(&mut within, &encode_command(&[b"EXEC"])).unwrap();
         assert_eq!(within.cut().map(|cut| cut.db), Some(0));
     }
 
     #[test]
     fn any_split_gives_the_same() {
-        let stream = [encode(&[b"MULTI"]), encode(&[b"SET", b"k", &[b'x'; 300]]), encode(&[b"EXEC"])].concat();
+        let stream =
+            [encode_command(&[b"MULTI"]), encode_command(&[b"SET", b"k", &[b'x'; 300]]), encode_command(&[b"EXEC"])]
+                .concat();
         let whole = all(&mut parser(), &stream).unwrap();
         for at in 0..stream.len() {
             let mut parser = parser();
@@ -554,7 +558,9 @@ mod tests {
         }
         assert!(parser.kept.bytes.capacity() <= 2 * CommandLimits::default().kept + 64);
         let mut lengths = Vec::new();
-        parser.push(b"\r\n", &mut |c| lengths.push(c.argument(2).map(|a| (a.len, a.whole().is_none())))).unwrap();
+        parser
+            .push(b"\r\n", &mut |c| lengths.push(c.argument(2).map(|a| (a.len, a.complete_value().is_none()))))
+            .unwrap();
         assert_eq!(lengths, [Some((1 << 30, true))]);
     }
 

@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 
-use super::{RespError, number};
+use super::{RespError, parse_number};
 
 /// How deep arrays may stand in arrays. No command that walkeep sends is answered deeper than three.
-const DEPTH: usize = 8;
+const MAX_REPLY_DEPTH: usize = 8;
 /// A status line, an error, a number.
-const LINE: usize = 64 << 10;
+const MAX_LINE_BYTES: usize = 64 << 10;
 /// The longest single text of a reply: `INFO` with every section of a large server is some 100 KiB.
-const TEXT: u64 = 16 << 20;
+const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// The most elements of one array; each takes three bytes at least before it is believed.
-const ELEMENTS: u64 = 1 << 20;
+const MAX_ARRAY_ELEMENTS: u64 = 1 << 20;
 
 /// A reply of RESP2.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ impl RedisReply {
     /// [`RespError`] if no reply can begin like that.
     pub fn parse(input: &[u8]) -> Result<Option<(RedisReply, usize)>, RespError> {
         let mut at = 0;
-        Ok(parse(input, &mut at, 0)?.map(|reply| (reply, at)))
+        Ok(parse_reply(input, &mut at, 0)?.map(|reply| (reply, at)))
     }
 
     /// The text of a status or bulk reply.
@@ -66,7 +66,7 @@ impl RedisReply {
 
 /// A command as a client sends it.
 #[must_use]
-pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
+pub fn encode_command(arguments: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments {
         bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
@@ -77,35 +77,35 @@ pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The line at `at` without its end; `at` moves behind it.
-fn line<'i>(input: &'i [u8], at: &mut usize) -> Result<Option<&'i [u8]>, RespError> {
+fn read_line<'i>(input: &'i [u8], at: &mut usize) -> Result<Option<&'i [u8]>, RespError> {
     let rest = input.get(*at..).unwrap_or_default();
-    let Some(len) = rest.iter().take(LINE).position(|byte| *byte == b'\n') else {
-        let endless = RespError::Endless { at: *at as u64, limit: LINE };
-        return if rest.len() < LINE { Ok(None) } else { Err(endless) };
+    let Some(len) = rest.iter().take(MAX_LINE_BYTES).position(|byte| *byte == b'\n') else {
+        let endless = RespError::Endless { at: *at as u64, limit: MAX_LINE_BYTES };
+        return if rest.len() < MAX_LINE_BYTES { Ok(None) } else { Err(endless) };
     };
     let line = rest.get(..len).unwrap_or_default();
     *at = at.saturating_add(len).saturating_add(1);
     Ok(Some(line.strip_suffix(b"\r").unwrap_or(line)))
 }
 
-fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<RedisReply>, RespError> {
-    if depth > DEPTH {
-        return Err(RespError::Deep { limit: DEPTH });
+fn parse_reply(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<RedisReply>, RespError> {
+    if depth > MAX_REPLY_DEPTH {
+        return Err(RespError::Deep { limit: MAX_REPLY_DEPTH });
     }
     let begin = *at as u64;
     let Some(first) = input.get(*at).copied() else { return Ok(None) };
     if !b"+-:$*".contains(&first) {
         return Err(RespError::Unexpected { at: begin, wanted: "a reply", found: first });
     }
-    let Some(line) = line(input, at)? else { return Ok(None) };
+    let Some(line) = read_line(input, at)? else { return Ok(None) };
     let rest = line.get(1..).unwrap_or_default();
     let text = || String::from_utf8_lossy(rest).into_owned();
     Ok(Some(match first {
         b'+' => RedisReply::Status(text()),
         b'-' => RedisReply::Error(text()),
-        b':' => RedisReply::Integer(number(rest, "an integer", begin)?),
+        b':' => RedisReply::Integer(parse_number(rest, "an integer", begin)?),
         b'$' => {
-            let Some(len) = length(rest, "the length of a text", begin, TEXT)? else {
+            let Some(len) = parse_length(rest, "the length of a text", begin, MAX_TEXT_BYTES)? else {
                 return Ok(Some(RedisReply::Null));
             };
             let end = at.saturating_add(len);
@@ -119,12 +119,12 @@ fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<RedisReply
             RedisReply::Bulk(bytes)
         }
         _ => {
-            let Some(count) = length(rest, "a number of elements", begin, ELEMENTS)? else {
+            let Some(count) = parse_length(rest, "a number of elements", begin, MAX_ARRAY_ELEMENTS)? else {
                 return Ok(Some(RedisReply::Null));
             };
             let mut elements = Vec::new();
             for _ in 0..count {
-                let Some(element) = parse(input, at, depth.saturating_add(1))? else { return Ok(None) };
+                let Some(element) = parse_reply(input, at, depth.saturating_add(1))? else { return Ok(None) };
                 elements.push(element);
             }
             RedisReply::Array(elements)
@@ -133,8 +133,8 @@ fn parse(input: &[u8], at: &mut usize, depth: usize) -> Result<Option<RedisReply
 }
 
 /// A length up to `limit`; `None` for -1.
-fn length(text: &[u8], what: &'static str, at: u64, limit: u64) -> Result<Option<usize>, RespError> {
-    match number(text, what, at)? {
+fn parse_length(text: &[u8], what: &'static str, at: u64, limit: u64) -> Result<Option<usize>, RespError> {
+    match parse_number(text, what, at)? {
         -1 => Ok(None),
         found => {
             match u64::try_from(found).ok().filter(|len| *len <= limit).and_then(|len| usize::try_from(len).ok()) {
@@ -159,7 +159,7 @@ pub(super) fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{RedisReply, encode};
+    use super::{RedisReply, encode_command};
     use bytes::Bytes;
 
     #[test]
@@ -212,6 +212,6 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_what_a_server_reads() {
-        assert_eq!(encode(&[b"ECHO", b"a\r\n"]), b"*2\r\n$4\r\nECHO\r\n$3\r\na\r\n\r\n");
+        assert_eq!(encode_command(&[b"ECHO", b"a\r\n"]), b"*2\r\n$4\r\nECHO\r\n$3\r\na\r\n\r\n");
     }
 }

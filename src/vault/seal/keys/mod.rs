@@ -19,22 +19,22 @@ use rand::rngs::SysRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::cipher::{TAG, derive, gcm};
+use super::cipher::{TAG_BYTES, aes_gcm, derive_key};
 
 /// What a key file's line begins with.
 const TEXT_PREFIX: &str = "walkeep-key";
 /// The form of that line.
 const TEXT_VERSION: &str = "1";
 /// How a key object begins.
-const MAGIC: [u8; 7] = *b"walkkey";
+const KEY_OBJECT_MAGIC: [u8; 7] = *b"walkkey";
 /// The byte after it: the format's version.
-const VERSION: u8 = 1;
-const WRAPPING_KEY: &[u8] = b"walkeep epoch key wrapping v1";
-const KEK_ID: &[u8] = b"walkeep key-encryption key id v1";
-const PURPOSE: &[u8] = b"walkeep derived key v1: ";
+const KEY_OBJECT_VERSION: u8 = 1;
+const WRAPPING_KEY_LABEL: &[u8] = b"walkeep epoch key wrapping v1";
+const KEK_ID_LABEL: &[u8] = b"walkeep key-encryption key id v1";
+const DERIVED_KEY_LABEL: &[u8] = b"walkeep derived key v1: ";
 
 /// Bytes of a key object.
-pub const WRAPPED_LEN: usize = 116;
+pub const KEY_OBJECT_BYTES: usize = 116;
 
 /// The system's random number generator did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ pub const WRAPPED_LEN: usize = 116;
 pub struct RandomnessError;
 
 /// Random bytes from the operating system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], RandomnessError> {
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N], RandomnessError> {
     let mut bytes = [0; N];
     SysRng.try_fill_bytes(&mut bytes).map_err(|_unavailable| RandomnessError)?;
     Ok(bytes)
@@ -69,7 +69,7 @@ pub enum SealKeyError {
     NewerText(String),
     /// The digits and their checksum disagree.
     #[error("the key's checksum does not match: a character of it was changed or lost; compare it with your copy")]
-    Typo,
+    ChecksumMismatch,
     /// Not a key object, or damaged.
     #[error("the key object is damaged; restore it from a copy of the repository")]
     Damaged,
@@ -112,7 +112,7 @@ impl EpochKeyId {
     /// # Errors
     /// [`RandomnessError`].
     pub fn new(created: Timestamp) -> Result<EpochKeyId, RandomnessError> {
-        let mut id: [u8; 16] = random()?;
+        let mut id: [u8; 16] = random_bytes()?;
         let millis = u64::try_from(created.as_millisecond()).unwrap_or(0).to_be_bytes();
         for (to, from) in id.iter_mut().zip(millis.iter().skip(2)) {
             *to = *from;
@@ -142,13 +142,13 @@ impl EpochKeyId {
 
 impl fmt::Display for EpochKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        write_hex(&self.0, f)
     }
 }
 
 impl fmt::Debug for EpochKeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        write_hex(&self.0, f)
     }
 }
 
@@ -184,13 +184,13 @@ pub struct KekId([u8; 8]);
 
 impl fmt::Display for KekId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        write_hex(&self.0, f)
     }
 }
 
 impl fmt::Debug for KekId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        write_hex(&self.0, f)
     }
 }
 
@@ -204,7 +204,7 @@ impl KeyEncryptionKey {
     /// # Errors
     /// [`RandomnessError`].
     pub fn generate() -> Result<KeyEncryptionKey, RandomnessError> {
-        Ok(KeyEncryptionKey(Zeroizing::new(random()?)))
+        Ok(KeyEncryptionKey(Zeroizing::new(random_bytes()?)))
     }
 
     /// Reads a key from the text of a key file: one line `walkeep-key:1:<64 hex digits>:<8 hex digits>`. Blank lines, lines that begin with `#`
@@ -234,7 +234,7 @@ impl KeyEncryptionKey {
         };
         let sum: [u8; 4] = from_hex(sum).ok_or(SealKeyError::NotAKey)?;
         let key = Zeroizing::new(from_hex::<32>(digits).ok_or(SealKeyError::NotAKey)?);
-        if text_checksum(&key) != sum { Err(SealKeyError::Typo) } else { Ok(KeyEncryptionKey(key)) }
+        if text_checksum(&key) != sum { Err(SealKeyError::ChecksumMismatch) } else { Ok(KeyEncryptionKey(key)) }
     }
 
     /// The line for a key file, without a line end.
@@ -248,7 +248,7 @@ impl KeyEncryptionKey {
     /// The key's fingerprint.
     #[must_use]
     pub fn id(&self) -> KekId {
-        let [a, b, c, d, e, f, g, h, ..] = *derive(&self.0, &[], &[KEK_ID]);
+        let [a, b, c, d, e, f, g, h, ..] = *derive_key(&self.0, &[], &[KEK_ID_LABEL]);
         KekId([a, b, c, d, e, f, g, h])
     }
 }
@@ -278,7 +278,7 @@ impl EpochKey {
     /// # Errors
     /// [`RandomnessError`].
     pub fn generate() -> Result<EpochKey, RandomnessError> {
-        Ok(EpochKey(Zeroizing::new(random()?)))
+        Ok(EpochKey(Zeroizing::new(random_bytes()?)))
     }
 
     /// The key with these bytes; for keys that tests fix.
@@ -302,13 +302,13 @@ impl fmt::Debug for EpochKey {
 ///
 /// # Errors
 /// [`RandomnessError`].
-pub fn wrap(
+pub fn wrap_epoch_key(
     id: EpochKeyId,
     key: &EpochKey,
     by: &KeyEncryptionKey,
     repository: &str,
-) -> Result<[u8; WRAPPED_LEN], RandomnessError> {
-    Ok(wrap_with(id, key, by, repository, random()?))
+) -> Result<[u8; KEY_OBJECT_BYTES], RandomnessError> {
+    Ok(wrap_with(id, key, by, repository, random_bytes()?))
 }
 
 fn wrap_with(
@@ -317,22 +317,22 @@ fn wrap_with(
     by: &KeyEncryptionKey,
     repository: &str,
     salt: [u8; 32],
-) -> [u8; WRAPPED_LEN] {
-    let mut wrapped = [0; WRAPPED_LEN];
+) -> [u8; KEY_OBJECT_BYTES] {
+    let mut wrapped = [0; KEY_OBJECT_BYTES];
     let (head, rest) = wrapped.split_at_mut(64);
-    let fields = MAGIC.iter().chain(&[VERSION]).chain(id.as_bytes());
+    let fields = KEY_OBJECT_MAGIC.iter().chain(&[KEY_OBJECT_VERSION]).chain(id.as_bytes());
     for (to, from) in head.iter_mut().zip(fields.chain(&by.id().0).chain(&salt)) {
         *to = *from;
     }
     let (body, rest) = rest.split_at_mut(32);
-    let (tag, _crc) = rest.split_at_mut(TAG);
+    let (tag, _crc) = rest.split_at_mut(TAG_BYTES);
     body.copy_from_slice(key.secret());
-    let cipher = gcm(&derive(&by.0, &salt, &[WRAPPING_KEY]));
+    let cipher = aes_gcm(&derive_key(&by.0, &salt, &[WRAPPING_KEY_LABEL]));
     if let Ok(computed) = cipher.encrypt_inout_detached(&[0; 12].into(), &wrapping_data(head, repository), body.into())
     {
         tag.copy_from_slice(&computed);
     }
-    let (covered, crc) = wrapped.split_at_mut(WRAPPED_LEN - 4);
+    let (covered, crc) = wrapped.split_at_mut(KEY_OBJECT_BYTES - 4);
     crc.copy_from_slice(&crc32fast::hash(covered).to_le_bytes());
     wrapped
 }
@@ -341,7 +341,11 @@ fn wrap_with(
 ///
 /// # Errors
 /// [`SealKeyError`]: damaged, wrapped by another key, of another repository, or forged.
-pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<(EpochKeyId, EpochKey), SealKeyError> {
+pub fn unwrap_epoch_key(
+    object: &[u8],
+    by: &KeyEncryptionKey,
+    repository: &str,
+) -> Result<(EpochKeyId, EpochKey), SealKeyError> {
     let (id, wrapped_by) = wrapped_ids(object)?;
     if wrapped_by != by.id() {
         return Err(SealKeyError::WrongKey { key: id, wrapped_by, given: by.id() });
@@ -349,10 +353,11 @@ pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<
     let (head, rest) = object.split_at_checked(64).ok_or(SealKeyError::Damaged)?;
     let (body, rest) = rest.split_at_checked(32).ok_or(SealKeyError::Damaged)?;
     let salt = head.get(32..).ok_or(SealKeyError::Damaged)?;
-    let tag: [u8; TAG] = rest.get(..TAG).and_then(|tag| tag.try_into().ok()).ok_or(SealKeyError::Damaged)?;
+    let tag: [u8; TAG_BYTES] =
+        rest.get(..TAG_BYTES).and_then(|tag| tag.try_into().ok()).ok_or(SealKeyError::Damaged)?;
     let mut key = Zeroizing::new([0; 32]);
     key.copy_from_slice(body);
-    gcm(&derive(&by.0, salt, &[WRAPPING_KEY]))
+    aes_gcm(&derive_key(&by.0, salt, &[WRAPPING_KEY_LABEL]))
         .decrypt_inout_detached(
             &[0; 12].into(),
             &wrapping_data(head, repository),
@@ -369,14 +374,14 @@ pub fn unwrap(object: &[u8], by: &KeyEncryptionKey, repository: &str) -> Result<
 /// [`SealKeyError::Damaged`] and [`SealKeyError::NewerObject`].
 pub fn wrapped_ids(object: &[u8]) -> Result<(EpochKeyId, KekId), SealKeyError> {
     match object.split_at_checked(7) {
-        Some((magic, [VERSION, ..])) if magic == MAGIC => {}
-        Some((magic, [newer, ..])) if magic == MAGIC && *newer > VERSION => {
+        Some((magic, [KEY_OBJECT_VERSION, ..])) if magic == KEY_OBJECT_MAGIC => {}
+        Some((magic, [newer, ..])) if magic == KEY_OBJECT_MAGIC && *newer > KEY_OBJECT_VERSION => {
             return Err(SealKeyError::NewerObject(*newer));
         }
         _ => return Err(SealKeyError::Damaged),
     }
     let (covered, crc) =
-        object.split_at_checked(WRAPPED_LEN - 4).filter(|(_, crc)| crc.len() == 4).ok_or(SealKeyError::Damaged)?;
+        object.split_at_checked(KEY_OBJECT_BYTES - 4).filter(|(_, crc)| crc.len() == 4).ok_or(SealKeyError::Damaged)?;
     if crc != crc32fast::hash(covered).to_le_bytes() {
         return Err(SealKeyError::Damaged);
     }
@@ -445,17 +450,17 @@ impl ObjectEncryption {
     #[must_use]
     pub fn derived_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         match self {
-            ObjectEncryption::Encrypted(ring) => derived(ring.current().1, purpose),
-            ObjectEncryption::None => derived_without_key(purpose),
+            ObjectEncryption::Encrypted(ring) => derive_from_epoch_key(ring.current().1, purpose),
+            ObjectEncryption::None => derive_without_key(purpose),
         }
     }
 
     /// What [`ObjectEncryption::derived_key`] gave when the key of this name was current. `None` if the ring does not have it.
     #[must_use]
-    pub fn derived_key_of(&self, id: EpochKeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
+    pub fn derived_key_for(&self, id: EpochKeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
         match self {
-            ObjectEncryption::Encrypted(ring) => ring.get(id).map(|key| derived(key, purpose)),
-            ObjectEncryption::None => (id == EpochKeyId::NONE).then(|| derived_without_key(purpose)),
+            ObjectEncryption::Encrypted(ring) => ring.get(id).map(|key| derive_from_epoch_key(key, purpose)),
+            ObjectEncryption::None => (id == EpochKeyId::NONE).then(|| derive_without_key(purpose)),
         }
     }
 
@@ -469,15 +474,15 @@ impl ObjectEncryption {
     }
 }
 
-fn derived(key: &EpochKey, purpose: &str) -> Zeroizing<[u8; 32]> {
-    derive(key.secret(), &[], &[PURPOSE, purpose.as_bytes()])
+fn derive_from_epoch_key(key: &EpochKey, purpose: &str) -> Zeroizing<[u8; 32]> {
+    derive_key(key.secret(), &[], &[DERIVED_KEY_LABEL, purpose.as_bytes()])
 }
 
-fn derived_without_key(purpose: &str) -> Zeroizing<[u8; 32]> {
+fn derive_without_key(purpose: &str) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(blake3::derive_key("walkeep derived key v1, not encrypted", purpose.as_bytes()))
 }
 
-fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 

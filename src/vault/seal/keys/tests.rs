@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, ObjectEncryption, SealKeyError, WRAPPED_LEN, unwrap, wrap,
-    wrap_with, wrapped_ids,
+    EpochKey, EpochKeyId, KEY_OBJECT_BYTES, KeyEncryptionKey, KeyRing, ObjectEncryption, SealKeyError,
+    unwrap_epoch_key, wrap_epoch_key, wrap_with, wrapped_ids,
 };
 
 /// Made with Python's hashlib: `sha256(b"walkeep-key:1:" + digits).hexdigest()[:8]`.
@@ -57,40 +57,43 @@ fn each_wrong_text_says_what_is_wrong() {
     check("hunter2", SealKeyError::NotAKey);
     check(&format!("{TEXT}\n{TEXT}"), SealKeyError::SeveralLines);
     check(&TEXT.replace(":1:", ":2:"), SealKeyError::NewerText("2".into()));
-    check(&TEXT.replace("1c1d", "1d1c"), SealKeyError::Typo);
+    check(&TEXT.replace("1c1d", "1d1c"), SealKeyError::ChecksumMismatch);
     check(&format!("{TEXT}:"), SealKeyError::NotAKey);
 }
 
 #[test]
 fn a_wrapped_key_opens_with_its_key_in_its_repository_alone() {
     let (id, key) = (EpochKeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
-    let object = wrap(id, &key, &fixed(), "repository a").unwrap();
-    let (opened_id, opened) = unwrap(&object, &fixed(), "repository a").unwrap();
+    let object = wrap_epoch_key(id, &key, &fixed(), "repository a").unwrap();
+    let (opened_id, opened) = unwrap_epoch_key(&object, &fixed(), "repository a").unwrap();
     assert_eq!((opened_id, opened.secret()), (id, key.secret()));
     assert_eq!(wrapped_ids(&object).unwrap(), (id, fixed().id()));
     assert!(!object.windows(8).any(|w| w == &key.secret()[..8]), "the key is in the clear");
 
-    assert_eq!(unwrap(&object, &fixed(), "repository b").unwrap_err(), SealKeyError::NotAuthentic(id));
+    assert_eq!(unwrap_epoch_key(&object, &fixed(), "repository b").unwrap_err(), SealKeyError::NotAuthentic(id));
     let other = KeyEncryptionKey::generate().unwrap();
     let expected = SealKeyError::WrongKey { key: id, wrapped_by: fixed().id(), given: other.id() };
-    assert_eq!(unwrap(&object, &other, "repository a").unwrap_err(), expected);
+    assert_eq!(unwrap_epoch_key(&object, &other, "repository a").unwrap_err(), expected);
 }
 
 #[test]
 fn any_flipped_bit_or_cut_of_a_key_object_is_found() {
     let (id, key) = (EpochKeyId::new(Timestamp::UNIX_EPOCH).unwrap(), EpochKey::generate().unwrap());
-    let object = wrap(id, &key, &fixed(), "r").unwrap();
-    for bit in 0..WRAPPED_LEN * 8 {
+    let object = wrap_epoch_key(id, &key, &fixed(), "r").unwrap();
+    for bit in 0..KEY_OBJECT_BYTES * 8 {
         let mut changed = object;
         changed[bit / 8] ^= 1 << (bit % 8);
-        assert!(unwrap(&changed, &fixed(), "r").is_err(), "bit {bit}");
+        assert!(unwrap_epoch_key(&changed, &fixed(), "r").is_err(), "bit {bit}");
         // A forger mends the checksum; the tag finds him.
-        let crc = crc32fast::hash(&changed[..WRAPPED_LEN - 4]).to_le_bytes();
-        changed[WRAPPED_LEN - 4..].copy_from_slice(&crc);
-        assert!(bit >= (WRAPPED_LEN - 4) * 8 || unwrap(&changed, &fixed(), "r").is_err(), "bit {bit}, checksum mended");
+        let crc = crc32fast::hash(&changed[..KEY_OBJECT_BYTES - 4]).to_le_bytes();
+        changed[KEY_OBJECT_BYTES - 4..].copy_from_slice(&crc);
+        assert!(
+            bit >= (KEY_OBJECT_BYTES - 4) * 8 || unwrap_epoch_key(&changed, &fixed(), "r").is_err(),
+            "bit {bit}, checksum mended"
+        );
     }
-    for len in 0..WRAPPED_LEN {
-        assert!(unwrap(&object[..len], &fixed(), "r").is_err(), "cut to {len}");
+    for len in 0..KEY_OBJECT_BYTES {
+        assert!(unwrap_epoch_key(&object[..len], &fixed(), "r").is_err(), "cut to {len}");
     }
     let mut newer = object;
     newer[7] = 2;
@@ -101,7 +104,7 @@ fn any_flipped_bit_or_cut_of_a_key_object_is_found() {
 #[test]
 fn the_golden_key_object_opens() {
     let golden = include_bytes!("../testdata/key-v1.bin");
-    let (id, key) = unwrap(golden, &fixed(), "golden").unwrap();
+    let (id, key) = unwrap_epoch_key(golden, &fixed(), "golden").unwrap();
     assert_eq!(id.to_string(), "019318fafc00101112131415161718ff");
     assert_eq!(key.secret(), &[0x5A; 32]);
     let again = wrap_with(id, &key, &fixed(), "golden", [0xC3; 32]);

@@ -1,8 +1,8 @@
 //! The fuzz target's body.
 
-use super::{check, open, read_trailer};
-use crate::vault::seal::cipher::checksum;
-use crate::vault::seal::frame_table::{FOOTER, HEADER, ObjectFooter, ObjectHeader};
+use super::{check_without_key, open_object, read_trailer};
+use crate::vault::seal::cipher::clear_trailer_checksum;
+use crate::vault::seal::frame_table::{FOOTER_BYTES, HEADER_BYTES, ObjectFooter, ObjectHeader};
 use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyRing, ObjectEncryption};
 use crate::vault::seal::sealing::{SealSpec, seal_salted};
 use crate::vault::seal::{ObjectBinding, SealedKind};
@@ -16,25 +16,25 @@ pub fn fuzz(data: &[u8]) {
     let keyed =
         ObjectEncryption::Encrypted(KeyRing::new(EpochKeyId::from_bytes([7; 16]), EpochKey::from_bytes([7; 32])));
     match choice % 4 {
-        0 => attempt(rest, &binding, &keyed),
-        1 => attempt(rest, &binding, &ObjectEncryption::None),
-        2 => attempt(&mended(rest, &binding), &binding, &ObjectEncryption::None),
-        _ => changed(rest, &binding, if choice & 4 == 0 { &keyed } else { &ObjectEncryption::None }),
+        0 => open_once(rest, &binding, &keyed),
+        1 => open_once(rest, &binding, &ObjectEncryption::None),
+        2 => open_once(&with_valid_framing(rest, &binding), &binding, &ObjectEncryption::None),
+        _ => seal_change_open(rest, &binding, if choice & 4 == 0 { &keyed } else { &ObjectEncryption::None }),
     }
 }
 
-fn attempt(object: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
-    let opened = open(object, binding, protection, 1);
-    assert!(opened.is_err() || check(object).is_ok(), "opens, but fails the check");
+fn open_once(object: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
+    let opened = open_object(object, binding, protection, 1);
+    assert!(opened.is_err() || check_without_key(object).is_ok(), "opens, but fails the check");
     let half = object.get(object.len() / 2..).unwrap_or_default();
     let trailer = read_trailer(half, object.len() as u64, binding, protection);
     drop(trailer);
 }
 
 /// The bytes with a valid header, footer and checksums written over them.
-fn mended(data: &[u8], binding: &ObjectBinding) -> Vec<u8> {
+fn with_valid_framing(data: &[u8], binding: &ObjectBinding) -> Vec<u8> {
     let mut object = data.to_vec();
-    let Some(foot) = object.len().checked_sub(FOOTER).filter(|at| *at >= HEADER) else { return object };
+    let Some(foot) = object.len().checked_sub(FOOTER_BYTES).filter(|at| *at >= HEADER_BYTES) else { return object };
     let header = ObjectHeader {
         kind: SealedKind::Probe,
         key: EpochKeyId::NONE,
@@ -54,11 +54,11 @@ fn mended(data: &[u8], binding: &ObjectBinding) -> Vec<u8> {
         plain_len,
     };
     let start = usize::try_from(footer.tail_len()).ok().and_then(|len| object.len().checked_sub(len));
-    if let Some(start) = start.filter(|start| *start >= HEADER) {
-        let table_end = start.saturating_add(footer.frames as usize * super::ENTRY);
+    if let Some(start) = start.filter(|start| *start >= HEADER_BYTES) {
+        let table_end = start.saturating_add(footer.frames as usize * super::FRAME_ENTRY_BYTES);
         let table = object.get(start..table_end).unwrap_or_default().to_vec();
         let body = object.get(table_end..foot.saturating_sub(16)).unwrap_or_default().to_vec();
-        let tag = checksum(&footer.associated(&header.context(binding), &table), &body);
+        let tag = clear_trailer_checksum(&footer.associated(&header.authenticated_context(binding), &table), &body);
         if let Some(place) = object.get_mut(foot.saturating_sub(16)..foot) {
             place.copy_from_slice(&tag);
         }
@@ -70,7 +70,7 @@ fn mended(data: &[u8], binding: &ObjectBinding) -> Vec<u8> {
 }
 
 /// Seals the first half and changes the object as the second half says: pairs of position and mask.
-fn changed(data: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
+fn seal_change_open(data: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) {
     let (plain, changes) = data.split_at(data.len() / 2);
     let spec = SealSpec {
         frame_size: 4096,
@@ -87,7 +87,7 @@ fn changed(data: &[u8], binding: &ObjectBinding, protection: &ObjectEncryption) 
             *byte ^= mask;
         }
     }
-    match open(&object, binding, protection, 1) {
+    match open_object(&object, binding, protection, 1) {
         Ok(opened) => assert!(object == original && opened.plain == plain, "a changed object opened"),
         Err(_) => assert!(object != original, "an object as it was sealed did not open"),
     }

@@ -8,9 +8,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::cipher::{ObjectCipher, SealedPart};
-use super::compress::decompressed;
+use super::compress::decompress_from;
 use super::frame_table::{
-    ENTRY, FOOTER, FrameEntry, HEADER, MAX_TRAILER, ObjectFooter, ObjectHeader, StoredLen, array,
+    FOOTER_BYTES, FRAME_ENTRY_BYTES, FrameEntry, HEADER_BYTES, MAX_TRAILER_BYTES, ObjectFooter, ObjectHeader,
+    StoredLen, array,
 };
 use super::keys::{EpochKeyId, ObjectEncryption};
 use super::{ObjectBinding, ObjectPart, OpenError, OpenFault, SealedKind, content_hash};
@@ -34,7 +35,7 @@ pub struct OpenedObject {
 ///
 /// # Errors
 /// [`OpenError`], with the part that is at fault.
-pub fn open(
+pub fn open_object(
     object: &[u8],
     binding: &ObjectBinding,
     protection: &ObjectEncryption,
@@ -96,27 +97,27 @@ pub fn read_trailer(
     protection: &ObjectEncryption,
 ) -> Result<SuffixOutcome, OpenError> {
     let name = |fault| OpenError { binding: binding.clone(), fault };
-    if object_len < (HEADER + FOOTER) as u64 {
+    if object_len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
         return Err(name(OpenFault::NoEnd));
     }
-    let Some(foot) = suffix.len().checked_sub(FOOTER).and_then(|at| suffix.get(at..)) else {
-        return Ok(SuffixOutcome::NeedMore(FOOTER as u64));
+    let Some(foot) = suffix.len().checked_sub(FOOTER_BYTES).and_then(|at| suffix.get(at..)) else {
+        return Ok(SuffixOutcome::NeedMore(FOOTER_BYTES as u64));
     };
     let footer = ObjectFooter::parse(foot, object_len).map_err(name)?;
     let tail_len = footer.tail_len();
     let Some(tail) = usize::try_from(tail_len)
         .ok()
         .and_then(|len| suffix.len().checked_sub(len))
-        .and_then(|at| suffix.get(at..suffix.len().saturating_sub(FOOTER)))
+        .and_then(|at| suffix.get(at..suffix.len().saturating_sub(FOOTER_BYTES)))
     else {
         return Ok(SuffixOutcome::NeedMore(tail_len));
     };
-    let cipher = cipher(&footer.header, binding, protection).map_err(name)?;
+    let cipher = object_cipher(&footer.header, binding, protection).map_err(name)?;
     let trailer = open_trailer(&footer, tail, object_len, binding, cipher).map_err(name)?;
     Ok(SuffixOutcome::Ready(Box::new(trailer)))
 }
 
-fn cipher(
+fn object_cipher(
     header: &ObjectHeader,
     binding: &ObjectBinding,
     protection: &ObjectEncryption,
@@ -127,7 +128,7 @@ fn cipher(
     match (protection, header.encrypted) {
         (ObjectEncryption::Encrypted(ring), true) => {
             let key = ring.get(header.key).ok_or(OpenFault::UnknownKey(header.key))?;
-            Ok(ObjectCipher::of_object(key.secret(), &header.salt))
+            Ok(ObjectCipher::for_object(key.secret(), &header.salt))
         }
         (ObjectEncryption::None, false) => Ok(ObjectCipher::Clear),
         (ObjectEncryption::Encrypted(_), false) => Err(OpenFault::NotEncrypted),
@@ -147,8 +148,8 @@ fn open_trailer(
     if crc32fast::hash(tail) != footer.crc {
         return Err(damaged);
     }
-    let (table, sealed) = tail.split_at_checked(footer.frames as usize * ENTRY).ok_or(damaged)?;
-    let context = footer.header.context(binding);
+    let (table, sealed) = tail.split_at_checked(footer.frames as usize * FRAME_ENTRY_BYTES).ok_or(damaged)?;
+    let context = footer.header.authenticated_context(binding);
     let associated = footer.associated(&context, table);
     let mut plain = vec![0; footer.trailer_plain as usize];
     let part = (SealedPart::Trailer, ObjectPart::Trailer);
@@ -173,8 +174,8 @@ fn open_part(
     if !stored.compressed {
         return decrypt(plain);
     }
-    let len = bytes.len().checked_sub(cipher.growth(sealed)).ok_or(OpenFault::Damaged(part))?;
-    if decompressed(len, plain, decrypt)? { Ok(()) } else { Err(OpenFault::Damaged(part)) }
+    let len = bytes.len().checked_sub(cipher.overhead_bytes(sealed)).ok_or(OpenFault::Damaged(part))?;
+    if decompress_from(len, plain, decrypt)? { Ok(()) } else { Err(OpenFault::Damaged(part)) }
 }
 
 impl Trailer {
@@ -218,10 +219,10 @@ impl Trailer {
     /// empty range.
     #[must_use]
     pub fn stored_range(&self, plain: Range<u64>) -> Range<u64> {
-        let frames = self.frames.get(self.frames_of(&plain)).unwrap_or_default();
+        let frames = self.frames.get(self.frames_covering(&plain)).unwrap_or_default();
         match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => first.offset..last.range().end,
-            _ => HEADER as u64..HEADER as u64,
+            _ => HEADER_BYTES as u64..HEADER_BYTES as u64,
         }
     }
 
@@ -233,7 +234,7 @@ impl Trailer {
         if plain.start > plain.end || plain.end > self.plain_len {
             return Err(self.error(OpenFault::OutOfRange { plain_len: self.plain_len }));
         }
-        let frames = self.frames_of(&plain);
+        let frames = self.frames_covering(&plain);
         let skipped = (frames.start as u64).saturating_mul(u64::from(self.header.frame_size));
         let opened = self.open_frames(frames, stored, threads, false)?;
         let at = |position: u64| usize::try_from(position.saturating_sub(skipped)).unwrap_or(usize::MAX);
@@ -241,7 +242,7 @@ impl Trailer {
         Ok(opened.slice(wanted))
     }
 
-    fn frames_of(&self, plain: &Range<u64>) -> Range<usize> {
+    fn frames_covering(&self, plain: &Range<u64>) -> Range<usize> {
         let size = u64::from(self.header.frame_size);
         let bound = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX).min(self.frames.len());
         if plain.start >= plain.end {
@@ -274,14 +275,15 @@ impl Trailer {
         let hashed = all && (self.content != [0; 32] || !self.header.encrypted);
         let mut plain = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let slots = plain.chunks_mut(self.header.frame_size as usize).zip(frames).enumerate();
-        let values = scoped_threads::map(slots, threads, |(index, (slot, frame))| {
+        let values = scoped_threads::map_on_threads(slots, threads, |(index, (slot, frame))| {
             let at = |position: u64| usize::try_from(position.saturating_sub(base)).unwrap_or(usize::MAX);
             let bytes = stored.get(at(frame.range().start)..at(frame.range().end)).unwrap_or_default();
             self.open_frame(first.saturating_add(index) as u64, frame, bytes, slot)?;
             Ok(match (hashed, frames.len()) {
-                (true, 2..) => {
-                    content_hash::subtree(&[slot], (index as u64).saturating_mul(u64::from(self.header.frame_size)))
-                }
+                (true, 2..) => content_hash::subtree_hash(
+                    &[slot],
+                    (index as u64).saturating_mul(u64::from(self.header.frame_size)),
+                ),
                 _ => [0; 32],
             })
         })
@@ -289,7 +291,7 @@ impl Trailer {
         if hashed {
             let content = match values.len() {
                 0 | 1 => *blake3::hash(&plain).as_bytes(),
-                _ => content_hash::root(&values, len, self.header.frame_size),
+                _ => content_hash::root_hash(&values, len, self.header.frame_size),
             };
             if content != self.content {
                 return Err(self.error(OpenFault::Damaged(ObjectPart::Whole)));
@@ -313,7 +315,7 @@ impl Trailer {
     }
 }
 
-/// What [`check`] saw.
+/// What [`check_without_key`] saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckedObject {
     /// What the object says it is.
@@ -328,9 +330,9 @@ pub struct CheckedObject {
 ///
 /// # Errors
 /// The [`OpenFault`], with the part that is damaged.
-pub fn check(object: &[u8]) -> Result<CheckedObject, OpenFault> {
+pub fn check_without_key(object: &[u8]) -> Result<CheckedObject, OpenFault> {
     let header = ObjectHeader::parse(object)?;
-    let foot = object.len().checked_sub(FOOTER).filter(|at| *at >= HEADER).ok_or(OpenFault::NoEnd)?;
+    let foot = object.len().checked_sub(FOOTER_BYTES).filter(|at| *at >= HEADER_BYTES).ok_or(OpenFault::NoEnd)?;
     let footer = ObjectFooter::parse(object.get(foot..).unwrap_or_default(), object.len() as u64)?;
     if footer.header != header {
         return Err(OpenFault::Damaged(ObjectPart::Header));
@@ -340,7 +342,7 @@ pub fn check(object: &[u8]) -> Result<CheckedObject, OpenFault> {
     if crc32fast::hash(tail) != footer.crc {
         return Err(OpenFault::Damaged(ObjectPart::Trailer));
     }
-    let table = tail.get(..footer.frames as usize * ENTRY).ok_or(OpenFault::NoEnd)?;
+    let table = tail.get(..footer.frames as usize * FRAME_ENTRY_BYTES).ok_or(OpenFault::NoEnd)?;
     for (number, frame) in footer.frames(table, object.len() as u64)?.iter().enumerate() {
         let bounds = usize::try_from(frame.range().start).ok().zip(usize::try_from(frame.range().end).ok());
         let bytes = bounds.and_then(|(start, end)| object.get(start..end)).ok_or(OpenFault::NoEnd)?;
@@ -351,4 +353,4 @@ pub fn check(object: &[u8]) -> Result<CheckedObject, OpenFault> {
     Ok(CheckedObject { kind: header.kind, key: header.key, plain_len: footer.plain_len })
 }
 
-const _: () = assert!(MAX_TRAILER < 1 << 31, "trailer lengths have 31 bits");
+const _: () = assert!(MAX_TRAILER_BYTES < 1 << 31, "trailer lengths have 31 bits");

@@ -1,6 +1,6 @@
 //! Events as bytes: a tag, distance, length and xid for each, then the fields of its kind.
 
-use super::{bytes, option, put_bytes, put_option};
+use super::{put_bytes, put_option, read_bytes, read_option};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
@@ -12,15 +12,15 @@ use crate::postgres::wal::event::{
 };
 
 /// A restore point's name has at most 63 bytes; replaced ones may become three.
-const MAX_NAME: usize = 256;
+const MAX_NAME_BYTES: usize = 256;
 /// A path has less than `MAXPGPATH`, 1,024 bytes; replaced ones may become three.
-const MAX_LOCATION: usize = 4096;
+const MAX_LOCATION_BYTES: usize = 4096;
 
-pub(super) fn put(out: &mut Vec<u8>, events: &[WalEvent], start: Lsn) {
+pub(super) fn put_events(out: &mut Vec<u8>, events: &[WalEvent], start: Lsn) {
     put_varint(out, events.len() as u64);
     let mut lsn = start;
     for event in events {
-        out.push(tag(&event.kind));
+        out.push(event_tag(&event.kind));
         put_varint(out, event.lsn.bytes_since(lsn) >> 3);
         put_varint(out, event.end_lsn.bytes_since(event.lsn) >> 3);
         put_varint(out, u64::from(event.xid.get()));
@@ -34,7 +34,7 @@ impl WalEvent {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
-        put(&mut out, std::slice::from_ref(self), Lsn::INVALID);
+        put_events(&mut out, std::slice::from_ref(self), Lsn::INVALID);
         out
     }
 
@@ -42,7 +42,7 @@ impl WalEvent {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<WalEvent> {
         let mut reader = ByteReader::new(bytes);
-        let mut events = read(&mut reader, Lsn::INVALID)?;
+        let mut events = read_events(&mut reader, Lsn::INVALID)?;
         let event = events.pop()?;
         (events.is_empty() && reader.rest().is_empty()).then_some(event)
     }
@@ -52,11 +52,11 @@ impl WalEventKind {
     /// The number that stands for this kind in digests and in the index's keys.
     #[must_use]
     pub fn tag(&self) -> u8 {
-        tag(self)
+        event_tag(self)
     }
 }
 
-fn tag(kind: &WalEventKind) -> u8 {
+fn event_tag(kind: &WalEventKind) -> u8 {
     match kind {
         WalEventKind::Checkpoint(_) => 1,
         WalEventKind::Parameters(_) => 2,
@@ -166,38 +166,39 @@ fn put_change(out: &mut Vec<u8>, change: &CatalogChange) {
     }
 }
 
-fn change(reader: &mut ByteReader<'_>) -> Option<CatalogChange> {
-    let flags = flags(reader, 0x7F)?;
+fn read_change(reader: &mut ByteReader<'_>) -> Option<CatalogChange> {
+    let flags = read_flags(reader, 0x7F)?;
     let catalog = match flags & 3 {
         0 => Catalog::Class,
         1 => Catalog::Database,
         2 => Catalog::Namespace,
         _ => return None,
     };
-    let database = number(reader)?;
+    let database = read_u32(reader)?;
     let mut place = |there: bool| -> Option<Option<TupleId>> {
         if !there {
             return Some(None);
         }
-        Some(Some(TupleId { page: number(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
+        Some(Some(TupleId { page: read_u32(reader)?, item: u16::try_from(reader.varint()?).ok()? }))
     };
     let (old, new) = (place(flags & 8 != 0)?, place(flags & 16 != 0)?);
     let made = match flags >> 5 {
         0 => {
-            let oid = number(reader)?;
-            let name = String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?;
+            let oid = read_u32(reader)?;
+            let name = String::from_utf8(read_bytes(reader, MAX_NAME_BYTES)?.to_vec()).ok()?;
             let relation = match catalog {
                 Catalog::Class => {
-                    let (namespace, filenode) = (number(reader)?, number(reader)?);
+                    let (namespace, filenode) = (read_u32(reader)?, read_u32(reader)?);
                     Some(RelationRow { namespace, filenode, persistence: reader.u8()?, kind: reader.u8()? })
                 }
                 Catalog::Database | Catalog::Namespace => None,
             };
             TupleChange::Row(CatalogRow { oid, name, relation })
         }
-        1 => {
-            TupleChange::Changed { at: u16::try_from(reader.varint()?).ok()?, bytes: bytes(reader, MAX_NAME)?.to_vec() }
-        }
+        1 => TupleChange::Changed {
+            at: u16::try_from(reader.varint()?).ok()?,
+            bytes: read_bytes(reader, MAX_NAME_BYTES)?.to_vec(),
+        },
         2 => TupleChange::Nothing,
         _ => return None,
     };
@@ -251,7 +252,7 @@ fn put_relation(out: &mut Vec<u8>, relation: RelFileLocator) {
     }
 }
 
-pub(super) fn read(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<WalEvent>> {
+pub(super) fn read_events(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<WalEvent>> {
     /// The fewest bytes an event takes.
     const SMALLEST: usize = 4;
     let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= reader.rest().len() / SMALLEST)?;
@@ -261,82 +262,85 @@ pub(super) fn read(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<WalEve
         let tag = reader.u8()?;
         lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
         let end_lsn = lsn.checked_add(reader.varint()?.checked_mul(8)?)?;
-        let xid = Xid::new(number(reader)?);
-        events.push(WalEvent { lsn, end_lsn, xid, kind: kind(tag, reader)? });
+        let xid = Xid::new(read_u32(reader)?);
+        events.push(WalEvent { lsn, end_lsn, xid, kind: read_kind(tag, reader)? });
     }
     Some(events)
 }
 
-fn kind(tag: u8, reader: &mut ByteReader<'_>) -> Option<WalEventKind> {
+fn read_kind(tag: u8, reader: &mut ByteReader<'_>) -> Option<WalEventKind> {
     Some(match tag {
-        1 => WalEventKind::Checkpoint(checkpoint(reader)?),
-        2 => WalEventKind::Parameters(parameters(reader)?),
+        1 => WalEventKind::Checkpoint(read_checkpoint(reader)?),
+        2 => WalEventKind::Parameters(read_parameters(reader)?),
         3 => {
-            let time = time(reader)?;
-            WalEventKind::RestorePoint { name: String::from_utf8(bytes(reader, MAX_NAME)?.to_vec()).ok()?, time }
+            let time = read_time(reader)?;
+            WalEventKind::RestorePoint {
+                name: String::from_utf8(read_bytes(reader, MAX_NAME_BYTES)?.to_vec()).ok()?,
+                time,
+            }
         }
         4 => WalEventKind::EndOfRecovery {
-            time: time(reader)?,
-            timeline: timeline(reader)?,
-            previous: timeline(reader)?,
+            time: read_time(reader)?,
+            timeline: read_timeline(reader)?,
+            previous: read_timeline(reader)?,
         },
         5 => WalEventKind::BackupEnd { start: Lsn::new(reader.varint()?) },
         6 => WalEventKind::Switch,
-        7 => WalEventKind::FullPageWrites { on: flags(reader, 1)? != 0 },
-        8 => WalEventKind::OverwriteContrecord { overwritten: Lsn::new(reader.varint()?), time: time(reader)? },
-        9 => WalEventKind::Drop(removal(reader)?),
-        10 => WalEventKind::Rewrite(removal(reader)?),
+        7 => WalEventKind::FullPageWrites { on: read_flags(reader, 1)? != 0 },
+        8 => WalEventKind::OverwriteContrecord { overwritten: Lsn::new(reader.varint()?), time: read_time(reader)? },
+        9 => WalEventKind::Drop(read_removal(reader)?),
+        10 => WalEventKind::Rewrite(read_removal(reader)?),
         11 => {
-            let database = number(reader)?;
-            let flags = flags(reader, 3)?;
-            let total = number(reader)?;
-            let relations = listed(reader, number)?;
+            let database = read_u32(reader)?;
+            let flags = read_flags(reader, 3)?;
+            let total = read_u32(reader)?;
+            let relations = read_list(reader, read_u32)?;
             let (cascade, restart_identity) = (flags & 1 != 0, flags & 2 != 0);
             WalEventKind::Truncate { database, relations, total, cascade, restart_identity }
         }
-        12 => WalEventKind::FileEmptied { file: relation(reader)? },
-        13 => WalEventKind::DropDatabase { database: number(reader)? },
+        12 => WalEventKind::FileEmptied { file: read_relation(reader)? },
+        13 => WalEventKind::DropDatabase { database: read_u32(reader)? },
         14 => {
-            let file = relation(reader)?;
+            let file = read_relation(reader)?;
             let (inserted, updated, deleted) = (reader.varint()?, reader.varint()?, reader.varint()?);
             let counts = RowCounts { inserted, updated, deleted, pages: reader.varint()? };
-            WalEventKind::Rows { file, counts, ended: flags(reader, 1)? != 0 }
+            WalEventKind::Rows { file, counts, ended: read_flags(reader, 1)? != 0 }
         }
-        15 => WalEventKind::Catalog(Box::new(change(reader)?)),
-        16 => WalEventKind::CreateDatabase { database: number(reader)? },
+        15 => WalEventKind::Catalog(Box::new(read_change(reader)?)),
+        16 => WalEventKind::CreateDatabase { database: read_u32(reader)? },
         17 => {
-            let of = up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(number(reader)?)))?;
+            let of = read_list_up_to(MAX_SUBTRANSACTIONS, reader, |reader| Some(Xid::new(read_u32(reader)?)))?;
             WalEventKind::Subtransactions { of }
         }
         18 => WalEventKind::CreateTablespace {
-            tablespace: number(reader)?,
-            location: String::from_utf8(bytes(reader, MAX_LOCATION)?.to_vec()).ok()?,
+            tablespace: read_u32(reader)?,
+            location: String::from_utf8(read_bytes(reader, MAX_LOCATION_BYTES)?.to_vec()).ok()?,
         },
         _ => return None,
     })
 }
 
-fn number(reader: &mut ByteReader<'_>) -> Option<u32> {
+fn read_u32(reader: &mut ByteReader<'_>) -> Option<u32> {
     u32::try_from(reader.varint()?).ok()
 }
 
-fn time(reader: &mut ByteReader<'_>) -> Option<PgTime> {
+fn read_time(reader: &mut ByteReader<'_>) -> Option<PgTime> {
     Some(PgTime::from_pg_micros(reader.signed()?))
 }
 
-fn timeline(reader: &mut ByteReader<'_>) -> Option<TimelineId> {
-    TimelineId::new(number(reader)?)
+fn read_timeline(reader: &mut ByteReader<'_>) -> Option<TimelineId> {
+    TimelineId::new(read_u32(reader)?)
 }
 
-fn flags(reader: &mut ByteReader<'_>, known: u8) -> Option<u8> {
+fn read_flags(reader: &mut ByteReader<'_>, known: u8) -> Option<u8> {
     reader.u8().filter(|flags| flags & !known == 0)
 }
 
-fn listed<T>(reader: &mut ByteReader<'_>, item: impl Fn(&mut ByteReader<'_>) -> Option<T>) -> Option<Vec<T>> {
-    up_to(MAX_ITEMS, reader, item)
+fn read_list<T>(reader: &mut ByteReader<'_>, item: impl Fn(&mut ByteReader<'_>) -> Option<T>) -> Option<Vec<T>> {
+    read_list_up_to(MAX_ITEMS, reader, item)
 }
 
-fn up_to<T>(
+fn read_list_up_to<T>(
     most: usize,
     reader: &mut ByteReader<'_>,
     item: impl Fn(&mut ByteReader<'_>) -> Option<T>,
@@ -345,22 +349,23 @@ fn up_to<T>(
     (0..count).map(|_| item(reader)).collect()
 }
 
-fn checkpoint(reader: &mut ByteReader<'_>) -> Option<CheckpointRecord> {
-    let flags = flags(reader, 3)?;
+fn read_checkpoint(reader: &mut ByteReader<'_>) -> Option<CheckpointRecord> {
+    let flags = read_flags(reader, 3)?;
     Some(CheckpointRecord {
         shutdown: flags & 1 != 0,
         full_page_writes: flags & 2 != 0,
         redo: Lsn::new(reader.varint()?),
-        timeline: timeline(reader)?,
-        previous_timeline: timeline(reader)?,
-        time: time(reader)?,
+        timeline: read_timeline(reader)?,
+        previous_timeline: read_timeline(reader)?,
+        time: read_time(reader)?,
     })
 }
 
-fn parameters(reader: &mut ByteReader<'_>) -> Option<WalParameters> {
-    let (max_connections, max_worker_processes, max_wal_senders) = (number(reader)?, number(reader)?, number(reader)?);
-    let (max_prepared_transactions, max_locks_per_transaction) = (number(reader)?, number(reader)?);
-    let flags = flags(reader, 0x33)?;
+fn read_parameters(reader: &mut ByteReader<'_>) -> Option<WalParameters> {
+    let (max_connections, max_worker_processes, max_wal_senders) =
+        (read_u32(reader)?, read_u32(reader)?, read_u32(reader)?);
+    let (max_prepared_transactions, max_locks_per_transaction) = (read_u32(reader)?, read_u32(reader)?);
+    let flags = read_flags(reader, 0x33)?;
     Some(WalParameters {
         max_connections,
         max_worker_processes,
@@ -378,22 +383,22 @@ fn parameters(reader: &mut ByteReader<'_>) -> Option<WalParameters> {
     })
 }
 
-fn removal(reader: &mut ByteReader<'_>) -> Option<RemovedObjects> {
-    let time = time(reader)?;
-    let database = match option(reader)? {
+fn read_removal(reader: &mut ByteReader<'_>) -> Option<RemovedObjects> {
+    let time = read_time(reader)?;
+    let database = match read_option(reader)? {
         Some(database) => Some(u32::try_from(database).ok()?),
         None => None,
     };
-    let objects_total = number(reader)?;
-    let objects = listed(reader, |reader| {
-        let kind = DroppedObjectKind::from_number(number(reader)?);
-        Some(DroppedObject { kind, database: number(reader)?, object: reader.varint()? })
+    let objects_total = read_u32(reader)?;
+    let objects = read_list(reader, |reader| {
+        let kind = DroppedObjectKind::from_number(read_u32(reader)?);
+        Some(DroppedObject { kind, database: read_u32(reader)?, object: reader.varint()? })
     })?;
-    let files_total = number(reader)?;
-    let files = listed(reader, relation)?;
+    let files_total = read_u32(reader)?;
+    let files = read_list(reader, read_relation)?;
     Some(RemovedObjects { time, database, objects, objects_total, files, files_total })
 }
 
-fn relation(reader: &mut ByteReader<'_>) -> Option<RelFileLocator> {
-    Some(RelFileLocator { tablespace: number(reader)?, database: number(reader)?, filenode: number(reader)? })
+fn read_relation(reader: &mut ByteReader<'_>) -> Option<RelFileLocator> {
+    Some(RelFileLocator { tablespace: read_u32(reader)?, database: read_u32(reader)?, filenode: read_u32(reader)? })
 }

@@ -13,16 +13,16 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::{MAX_FRAGMENT, RecordFragment, SegmentDigest, SegmentState};
+use super::{MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
 use crate::postgres::wal::byte_reader::{ByteReader, put_signed, put_varint};
 use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 /// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
-const VERSION: u8 = 3;
+const DIGEST_VERSION: u8 = 3;
 /// The version of a digest with a note behind it; the digest itself is of version 3.
-const NOTED: u8 = 4;
+const DIGEST_WITH_NOTE_VERSION: u8 = 4;
 /// The longest reason kept for a broken segment.
-const MAX_WHY: usize = 512;
+const MAX_REASON_BYTES: usize = 512;
 
 /// Bytes that are not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ impl SegmentDigest {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + 6 * self.endings.len() + 64 * self.events.len());
-        out.push(VERSION);
+        out.push(DIGEST_VERSION);
         put_varint(&mut out, u64::from(self.timeline.get()));
         put_varint(&mut out, self.segment.get());
         put_varint(&mut out, u64::from(self.segment_size.get().trailing_zeros()));
@@ -66,8 +66,8 @@ impl SegmentDigest {
             put_fragment(&mut out, fragment.as_ref(), start);
         }
         put_endings(&mut out, &self.endings, start);
-        events::put(&mut out, &self.events, start);
-        events::put(&mut out, &self.changes, start);
+        events::put_events(&mut out, &self.events, start);
+        events::put_events(&mut out, &self.changes, start);
         out
     }
 
@@ -78,7 +78,7 @@ impl SegmentDigest {
             SegmentState::Broken { at, why } => {
                 out.push(2);
                 put_varint(out, at.get());
-                put_bytes(out, why.get(..why.floor_char_boundary(MAX_WHY)).unwrap_or(why).as_bytes());
+                put_bytes(out, why.get(..why.floor_char_boundary(MAX_REASON_BYTES)).unwrap_or(why).as_bytes());
             }
         }
     }
@@ -88,16 +88,16 @@ impl SegmentDigest {
     /// # Errors
     /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Result<SegmentDigest, DigestFormatError> {
-        let (body, _) = split(bytes).ok_or(DigestFormatError::Damaged("note"))?;
+        let (body, _) = split_note(bytes).ok_or(DigestFormatError::Damaged("note"))?;
         let mut reader = ByteReader::new(body);
         let (version, mut digest) = outline(&mut reader)?;
         let (start, end) = (digest.start(), digest.end());
-        digest.head = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
-        digest.tail = fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("tail"))?;
-        digest.endings = endings(&mut reader, start).ok_or(DigestFormatError::Damaged("endings"))?;
-        digest.events = events::read(&mut reader, start).ok_or(DigestFormatError::Damaged("events"))?;
+        digest.head = read_fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("head"))?;
+        digest.tail = read_fragment(&mut reader, start).ok_or(DigestFormatError::Damaged("tail"))?;
+        digest.endings = read_endings(&mut reader, start).ok_or(DigestFormatError::Damaged("endings"))?;
+        digest.events = events::read_events(&mut reader, start).ok_or(DigestFormatError::Damaged("events"))?;
         if version > 1 {
-            digest.changes = events::read(&mut reader, start).ok_or(DigestFormatError::Damaged("changes"))?;
+            digest.changes = events::read_events(&mut reader, start).ok_or(DigestFormatError::Damaged("changes"))?;
         }
         let events = digest.events.last().into_iter().chain(digest.changes.last());
         let last = digest.endings.last().map(|e| e.lsn).into_iter().chain(events.map(|e| e.lsn)).max();
@@ -120,7 +120,7 @@ impl SegmentDigest {
 #[must_use]
 pub fn with_note(mut bytes: Vec<u8>, note: &[u8]) -> Vec<u8> {
     if let (Ok(len @ 1..), Some(version)) = (u16::try_from(note.len()), bytes.first_mut()) {
-        *version = NOTED;
+        *version = DIGEST_WITH_NOTE_VERSION;
         bytes.extend_from_slice(note);
         bytes.extend_from_slice(&len.to_le_bytes());
     }
@@ -129,13 +129,13 @@ pub fn with_note(mut bytes: Vec<u8>, note: &[u8]) -> Vec<u8> {
 
 /// The note behind a digest; empty if there is none.
 #[must_use]
-pub fn note(bytes: &[u8]) -> &[u8] {
-    split(bytes).map_or(&[], |(_, note)| note)
+pub fn note_after_digest(bytes: &[u8]) -> &[u8] {
+    split_note(bytes).map_or(&[], |(_, note)| note)
 }
 
 /// The digest, and the note behind it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    if bytes.first() != Some(&NOTED) {
+fn split_note(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if bytes.first() != Some(&DIGEST_WITH_NOTE_VERSION) {
         return Some((bytes, &[]));
     }
     let (front, len) = bytes.split_last_chunk()?;
@@ -145,7 +145,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The version, and everything before the fragments.
 fn outline(reader: &mut ByteReader<'_>) -> Result<(u8, SegmentDigest), DigestFormatError> {
     let version = match reader.u8() {
-        Some(version @ 1..=NOTED) => version,
+        Some(version @ 1..=DIGEST_WITH_NOTE_VERSION) => version,
         Some(other) => return Err(DigestFormatError::Version(other)),
         None => return Err(DigestFormatError::Damaged("version")),
     };
@@ -169,14 +169,14 @@ fn head_fields(reader: &mut ByteReader<'_>) -> Option<SegmentDigest> {
         1 => SegmentState::Opaque,
         2 => SegmentState::Broken {
             at: Lsn::new(reader.varint()?),
-            why: String::from_utf8(bytes(reader, MAX_WHY)?.to_vec()).ok()?,
+            why: String::from_utf8(read_bytes(reader, MAX_REASON_BYTES)?.to_vec()).ok()?,
         },
         _ => return None,
     };
     let start = segment.start(segment_size);
-    let first_record = position(reader, start)?;
-    let last_record = position(reader, start)?;
-    let first_prev = option(reader)?.map(Lsn::new);
+    let first_record = read_position(reader, start)?;
+    let last_record = read_position(reader, start)?;
+    let first_prev = read_option(reader)?.map(Lsn::new);
     Some(SegmentDigest {
         timeline,
         segment,
@@ -192,8 +192,8 @@ fn head_fields(reader: &mut ByteReader<'_>) -> Option<SegmentDigest> {
         overwrites: flags & 2 != 0,
         records: reader.varint()?,
         omitted_events: reader.varint()?,
-        earliest: time(reader)?,
-        latest: time(reader)?,
+        earliest: read_time(reader)?,
+        latest: read_time(reader)?,
         endings: Vec::new(),
         events: Vec::new(),
         changes: Vec::new(),
@@ -208,12 +208,12 @@ fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
     put_varint(out, value.map_or(0, |value| value.saturating_add(1)));
 }
 
-fn option(reader: &mut ByteReader<'_>) -> Option<Option<u64>> {
+fn read_option(reader: &mut ByteReader<'_>) -> Option<Option<u64>> {
     Some(reader.varint()?.checked_sub(1))
 }
 
-fn position(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<Lsn>> {
-    match option(reader)? {
+fn read_position(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<Lsn>> {
+    match read_option(reader)? {
         Some(offset) => Some(Some(start.checked_add(offset)?)),
         None => Some(None),
     }
@@ -226,7 +226,7 @@ fn put_time(out: &mut Vec<u8>, time: Option<PgTime>) {
     }
 }
 
-fn time(reader: &mut ByteReader<'_>) -> Option<Option<PgTime>> {
+fn read_time(reader: &mut ByteReader<'_>) -> Option<Option<PgTime>> {
     match reader.u8()? {
         0 => Some(None),
         1 => Some(Some(PgTime::from_pg_micros(reader.signed()?))),
@@ -239,9 +239,9 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn bytes<'a>(reader: &mut ByteReader<'a>, limit: usize) -> Option<&'a [u8]> {
+fn read_bytes<'a>(reader: &mut ByteReader<'a>, limit: usize) -> Option<&'a [u8]> {
     let len = usize::try_from(reader.varint()?).ok().filter(|len| *len <= limit)?;
-    reader.take(len)
+    reader.take_bytes(len)
 }
 
 fn put_fragment(out: &mut Vec<u8>, fragment: Option<&RecordFragment>, start: Lsn) {
@@ -256,7 +256,7 @@ fn put_fragment(out: &mut Vec<u8>, fragment: Option<&RecordFragment>, start: Lsn
     }
 }
 
-fn fragment(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<RecordFragment>> {
+fn read_fragment(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<RecordFragment>> {
     match reader.u8()? {
         0 => Some(None),
         1 => {
@@ -266,7 +266,7 @@ fn fragment(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<RecordFrag
                 total: u32::try_from(reader.varint()?).ok()?,
                 held: u32::try_from(reader.varint()?).ok()?,
                 rest_crc: reader.u32()?,
-                bytes: bytes(reader, MAX_FRAGMENT)?.to_vec(),
+                bytes: read_bytes(reader, MAX_FRAGMENT_BYTES)?.to_vec(),
             };
             let kept = u32::try_from(fragment.bytes.len()).ok()?;
             (kept <= fragment.held && fragment.held <= fragment.total).then_some(Some(fragment))
@@ -288,7 +288,7 @@ fn put_endings(out: &mut Vec<u8>, endings: &[TransactionEnd], start: Lsn) {
     }
 }
 
-fn endings(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<TransactionEnd>> {
+fn read_endings(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Vec<TransactionEnd>> {
     /// The fewest bytes an ending takes: what is left bounds how many there can be, and so what is allocated.
     const SMALLEST: usize = 4;
     let count = usize::try_from(reader.varint()?).ok().filter(|count| *count <= reader.rest().len() / SMALLEST)?;
@@ -330,7 +330,7 @@ impl TransactionEndKind {
 /// Fuzz body: any bytes are a digest or are refused; one that was read is written and read to the same.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
-    assert!(note(data).len() <= data.len());
+    assert!(note_after_digest(data).len() <= data.len());
     if let Ok(digest) = SegmentDigest::from_bytes(data) {
         let again = SegmentDigest::from_bytes(&digest.to_bytes());
         assert_eq!(again.as_ref(), Ok(&digest), "written and read back");

@@ -1,7 +1,7 @@
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::{collection, option, proptest};
 
-use super::{DigestFormatError, RecordFragment, SegmentDigest, SegmentState, fuzz, note, with_note};
+use super::{DigestFormatError, RecordFragment, SegmentDigest, SegmentState, fuzz, note_after_digest, with_note};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
@@ -264,7 +264,7 @@ proptest! {
     fn a_note_behind_a_digest_is_no_part_of_it(digest in digest(), text in collection::vec(any::<u8>(), 1..300)) {
         let plain = digest.to_bytes();
         let noted = with_note(plain.clone(), &text);
-        assert_eq!((note(&noted), note(&plain)), (text.as_slice(), [].as_slice()));
+        assert_eq!((note_after_digest(&noted), note_after_digest(&plain)), (text.as_slice(), [].as_slice()));
         assert_eq!(SegmentDigest::from_bytes(&noted), Ok(digest.clone()));
         assert_eq!(SegmentDigest::outline(&noted), SegmentDigest::outline(&plain));
         assert_eq!(with_note(plain.clone(), &[]), plain);
