@@ -5,7 +5,7 @@ usage: bench/peers.py path/to/walkeep [--only receive,push,get,backup,restore,re
 
 Each comparison alternates between the contenders and takes each one's best run. The scratch server (PostgreSQL 15, a pgbench database of
 about 1.5 GB and 1 GB of steady WAL after a base backup) is built once and kept in the cache folder. Peers: PostgreSQL's own pg_receivewal and
-pg_basebackup, and Debian's pgbackrest. For Redis: redis-cli --rdb and a replica, of Redis 7.0 as tests/setup.sh installs it.
+pg_basebackup, and pgbackrest: the one on PATH, or the program that $PGBACKREST names. For Redis: redis-cli --rdb and a replica, of Redis 7.0 as tests/setup.sh installs it.
 """
 
 import argparse
@@ -27,6 +27,19 @@ PG = "/usr/lib/postgresql/15/bin"
 SCALE = 100
 WAL_BYTES = 1 << 30
 SEGMENT = 16 << 20
+PGBACKREST = os.environ.get("PGBACKREST", "pgbackrest")
+
+
+def version_of_pgbackrest():
+    """`pgbackrest 2.45`: what the program itself prints, so that the table cannot name another one than was measured."""
+    try:
+        printed = subprocess.run([PGBACKREST, "version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"pgbackrest of unknown version ({error})"
+    return printed.strip().replace("pgBackRest", "pgbackrest") or "pgbackrest of unknown version"
+
+
+PGBACKREST_NAME = version_of_pgbackrest()
 
 
 def cache_folder(root):
@@ -43,7 +56,7 @@ def become_postgres():
     os.chown(bench, user.pw_uid, user.pw_gid)
     source = open(__file__, encoding="utf-8").read()
     os.execvp("setpriv", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env", "env",
-                          f"WALKEEP_CACHE={cache_folder(True)}", "/usr/bin/python3", "-c", source, *sys.argv[1:]])
+                          f"WALKEEP_CACHE={cache_folder(True)}", f"PGBACKREST={PGBACKREST}", "/usr/bin/python3", "-c", source, *sys.argv[1:]])
 
 
 class Run:
@@ -319,7 +332,7 @@ pg1-socket-path={self.sockets}
 pg1-port={self.server.port}
 pg1-user=postgres
 """)
-        command = ["pgbackrest", f"--config={config}", "--stanza=main"]
+        command = [PGBACKREST, f"--config={config}", "--stanza=main"]
         output_of([*command, "--no-online", "stanza-create"])
         return command
 
@@ -336,10 +349,10 @@ pg1-user=postgres
             ours_again.append(timed([self.walkeep, "archive-push", segment, "--cluster", "main"], env=env))
             starts.append(timed([self.walkeep, "--version"]))
         what = "archive-push one segment, zstd 1, encrypted"
-        against = self.table.add(what, "pgbackrest 2.45", peer)
+        against = self.table.add(what, PGBACKREST_NAME, peer)
         self.table.add(what, "walkeep", ours, against, 0.4)
         what = "archive-push one that is there already"
-        against = self.table.add(what, "pgbackrest 2.45", peer_again)
+        against = self.table.add(what, PGBACKREST_NAME, peer_again)
         self.table.add(what, "walkeep", ours_again, against, 0.25)
         self.table.add(what, "the limit: walkeep --version, which only starts", starts, against)
 
@@ -358,7 +371,7 @@ pg1-user=postgres
             ours.append(timed([self.walkeep, "archive-get", name, f"{folder}/ours", "--cluster", "main"], env=env))
             assert filecmp.cmp(f"{folder}/ours", segment, shallow=False)
         what = "archive-get one segment"
-        against = self.table.add(what, "pgbackrest 2.45", peer)
+        against = self.table.add(what, PGBACKREST_NAME, peer)
         self.table.add(what, "walkeep", ours, against)
 
     def receiver(self, env):
@@ -397,7 +410,7 @@ pg1-user=postgres
         self.backed_up = (pgbackrest, env)
         what = f"full backup of {megabytes(size)}"
         against = self.table.add(what, "pg_basebackup -Ft --compress=server-zstd:1", base, note=f"stored {megabytes(peer_stored)}")
-        self.table.add(what, "pgbackrest 2.45, zstd 1, encrypted", tar)
+        self.table.add(what, f"{PGBACKREST_NAME}, zstd 1, encrypted", tar)
         self.table.add(what, "walkeep", ours, against, 1.0, f"stored {megabytes(stored)}")
         self.table.add("backup again, nothing changed", "walkeep", again, against, None, f"stored {megabytes(grown)} more")
 
@@ -413,7 +426,7 @@ pg1-user=postgres
             ours.append(timed([self.walkeep, "restore", "postgres", "main", "--pgdata", folder, "--target-immediate"], env=env))
             shutil.rmtree(folder)
         what = "restore of that backup"
-        against = self.table.add(what, "pgbackrest 2.45", peer)
+        against = self.table.add(what, PGBACKREST_NAME, peer)
         self.table.add(what, "walkeep", ours, against, 1.0)
 
     def replay(self):
