@@ -343,9 +343,7 @@ impl Receiver<'_> {
         let read = tokio::task::spawn_blocking(move || {
             spool.truncate_torn_tail(name)?;
             spool.end_with_whole_transaction(name, None)?;
-            Ok::<_, crate::postgres::archive::spool::SpoolError>(
-                spool.read(name)?.map(|spooled| spooled.into_stretch().0),
-            )
+            Ok::<_, crate::vault::spool::SpoolError>(spool.read(name)?.map(|spooled| spooled.into_stretch().0))
         });
         let stretch = read.await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
         self.unclosed_file = None;

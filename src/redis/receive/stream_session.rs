@@ -264,7 +264,7 @@ impl StreamFollower {
             if sync {
                 growing.sync()?;
             }
-            Ok::<_, crate::postgres::archive::spool::SpoolError>(growing)
+            Ok::<_, crate::vault::spool::SpoolError>(growing)
         });
         self.file = Some(written.await.map_err(|_panic| SnapshotError::WorkerPanicked)??);
         Ok(())

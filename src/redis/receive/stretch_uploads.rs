@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
-use crate::postgres::archive::spool::SpoolError;
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::stream::spool::{Spool, SpooledStretch, StretchName};
 use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
+use crate::vault::spool::SpoolError;
 
 /// For as long as a repository is away, the stream is spooled.
 const UPLOAD_RETRY_POLICY: RetryPolicy =

@@ -400,7 +400,7 @@ impl Archive {
         let mut spooled = SpooledStretches::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
         if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) {
-            let read = move || -> Result<Vec<StreamStretch>, crate::postgres::archive::spool::SpoolError> {
+            let read = move || -> Result<Vec<StreamStretch>, crate::vault::spool::SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.
