@@ -20,14 +20,15 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::redis::wire::{ReplicationId, ServerFlavour};
+use crate::redis::format::flavour::ServerFlavour;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
 use crate::vault::seal::SealedKind;
 use crate::vault::{SkippedRepositories, Vault, VaultError};
 use layout::{InstanceName, Layout};
 
-pub use history::offset_target::{BadStreamPosition, StreamPosition};
+pub use crate::redis::format::position::{BadStreamPosition, StreamPosition};
 pub use history::{
     KnownStretches, RedisTarget, RestoreRoute, StreamHole, UnreachableState, remove_foreign_snapshots,
     unrecorded_intervals,

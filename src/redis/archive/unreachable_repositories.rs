@@ -142,7 +142,7 @@ mod tests {
             finished_at: at(12),
             at: at(10),
             origin: SnapshotOrigin::File { path: "x".into() },
-            flavour: crate::redis::wire::ServerFlavour::Redis,
+            flavour: crate::redis::format::flavour::ServerFlavour::Redis,
             version: "7".into(),
             run_id: None,
             replid: ID.parse().ok(),

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::redis::archive::stream::deletions::{
     Deletion, FlushedOffsets, LARGE_DELETION_KEYS, TimedDeletion, is_within_pause,
 };
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 
 /// So long a run must have lasted before anything can be unusual in it.
 const MIN_STEADY_TIME: SignedDuration = SignedDuration::from_secs(60);

@@ -22,7 +22,7 @@ use crate::redis::archive::stream::deletions::{Deletion, DeletionKind, StretchDe
 use crate::redis::archive::{
     Archive, Gap, KnownStretches, SnapshotManifest, SnapshotOrigin, StreamPosition, StreamStretch,
 };
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault;
 
 use super::log::deletion_runs::{DeletionRun, OpenDeletionRuns};

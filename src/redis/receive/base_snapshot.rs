@@ -15,7 +15,7 @@ use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::snapshot::take::{BegunSnapshot, SnapshotSource, take_snapshot};
 use crate::redis::archive::{Archive, SnapshotManifest};
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::SkippedRepositories;
 
 /// Pauses after what may be better the next time.
@@ -247,7 +247,7 @@ mod tests {
 
     use super::{BaseSnapshot, PERMANENT_ERROR_PAUSE, SNAPSHOT_RETRY_POLICY};
     use crate::redis::archive::snapshot::error::SnapshotError;
-    use crate::redis::wire::ReplicationId;
+    use crate::redis::format::replication_id::ReplicationId;
 
     fn id(history: char) -> ReplicationId {
         history.to_string().repeat(40).parse().unwrap()

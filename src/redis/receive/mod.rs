@@ -44,7 +44,8 @@ use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::stream::PreviousHistory;
 use crate::redis::archive::stream::spool::{Spool, StretchName, StretchStart, UnfinishedStretch};
 use crate::redis::archive::{Archive, Gap, SnapshotManifest, StreamStretch};
-use crate::redis::wire::{self, RedisConnection, RedisSource, ReplicationId, ServerInfo, SyncAnswer, SyncRequest};
+use crate::redis::format::replication_id::ReplicationId;
+use crate::redis::wire::{self, RedisConnection, RedisSource, ServerInfo, SyncAnswer, SyncRequest};
 use crate::vault::SkippedRepositories;
 
 /// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.

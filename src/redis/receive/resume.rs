@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use super::{ReceivePosition, Receiver};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::{Archive, Gap, StreamStretch};
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault;
 
 /// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::*;
+use crate::redis::format::flavour::ServerFlavour;
 use crate::redis::format::rdb::RdbLimits;
 use crate::redis::format::resp::{StreamCut, encode_command};
-use crate::redis::wire::ServerFlavour;
 
 fn dump() -> Vec<u8> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rdb");

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use crate::redis::archive::layout::InstanceObject;
 use crate::redis::archive::stream::PreviousHistory;
 use crate::redis::archive::{Archive, SnapshotManifest, SnapshotOrigin};
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::repository::key::KeyPrefix;
 use crate::vault::repository::{ObjectInfo, Repository};
 use crate::vault::retention::{

@@ -407,9 +407,9 @@ mod tests {
     use super::{Archive, InstanceObjectCounts, InstanceVerifier, verify_instance};
     use crate::redis::archive::stream::PreviousHistory;
     use crate::redis::archive::{SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamStretch};
+    use crate::redis::format::flavour::ServerFlavour;
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
     use crate::redis::format::resp::encode_command;
-    use crate::redis::wire::ServerFlavour;
     use crate::vault::SkippedRepositories;
     use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind};
     use crate::vault::testing::{create, open};

@@ -22,8 +22,8 @@ use super::snapshot::{SnapshotManifest, SnapshotOrigin};
 use super::stream::spool::{Spool, SpooledStretch};
 use super::stream::{ArrivalMark, StreamStretch};
 use super::{Archive, Gap, UnreachableRepositories};
+use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::StreamCut;
-use crate::redis::wire::ReplicationId;
 use crate::vault::VaultError;
 
 /// Stretches asked about at once.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::base::retry::ErrorClass;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::{rdb, resp};
 use crate::redis::wire;
-use crate::redis::wire::ReplicationId;
 use crate::vault;
 use crate::vault::seal::SealError;
 use crate::vault::spool::SpoolError;

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::missing_parts::MissingParts;
 use super::{Archive, UnreachableRepositories};
+use crate::redis::format::flavour::ServerFlavour;
 use crate::redis::format::rdb::RdbSummary;
-use crate::redis::wire::{ReplicationId, ServerFlavour};
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::repository::PutOutcome;
 use crate::vault::seal::SealedKind;
 use crate::vault::{SkippedRepositories, VaultError};

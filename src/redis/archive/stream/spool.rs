@@ -25,8 +25,8 @@ use super::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, 
 use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
 use crate::redis::archive::Archive;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
-use crate::redis::wire::ReplicationId;
 use crate::vault::seal::{OBJECT_END, ObjectEncryption, SealedKind};
 use crate::vault::spool::{
     FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
