@@ -8,6 +8,7 @@
 //! for a replica that could be promoted.
 
 mod address;
+mod backlog;
 mod info;
 mod connection;
 mod replica;
@@ -19,6 +20,7 @@ mod tls;
 pub use crate::redis::format::flavour::ServerFlavour;
 pub use crate::redis::format::replication_id::ReplicationId;
 pub use address::{RedisAddress, RedisLogin, RedisPassword, RedisUrlError, parse_redis_url};
+pub use backlog::ReplicationBacklog;
 pub use connection::{RedisConnection, RedisEndpoint};
 pub use error::{MasterClaimant, RedisError};
 pub use info::ServerInfo;

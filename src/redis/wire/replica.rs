@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::backlog::ReplicationBacklog;
 use super::connection::RedisConnection;
 use super::error::RedisError;
 use super::info::ServerInfo;
@@ -54,11 +55,8 @@ impl RedisConnection {
     pub async fn check_replica_permission(mut self, info: &ServerInfo) -> Result<ReplicaPermission, RedisError> {
         let replid = info.get("master_replid").and_then(|id| id.parse().ok());
         let offset = info.number("master_repl_offset");
-        let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
-        let held = info.number("repl_backlog_histlen").unwrap_or(0);
-        let active = info.number("repl_backlog_active") == Some(1);
-        if let (true, Some(replid), Some(offset)) = (active, replid, offset)
-            && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
+        if let (Some(replid), Some(offset)) = (replid, offset)
+            && ReplicationBacklog::from_info(info).covers(offset)
         {
             self.request_sync(SyncRequest::Continue(replid, offset), info.version()).await?;
             return Ok(ReplicaPermission::Granted);
