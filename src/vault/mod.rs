@@ -16,6 +16,7 @@ mod key_objects;
 pub mod retention;
 mod error;
 mod skipped_repositories;
+mod unreachable_repositories;
 pub(crate) mod name;
 pub mod seal;
 
@@ -34,6 +35,7 @@ pub(crate) use name::archive_name;
 pub(crate) use sealed_objects::object_binding;
 pub use sealed_objects::{ObjectListing, run_blocking};
 pub use skipped_repositories::SkippedRepositories;
+pub use unreachable_repositories::UnreachableRepositories;
 
 /// A configured repository.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{Deletion, DeletionKind, StretchDeletions};
+use crate::redis::archive::stream::{Deletion, DeletionKind, StretchDeletions};
 use crate::redis::archive::{
     Archive, Gap, KnownStretches, SnapshotManifest, SnapshotOrigin, StreamPosition, StreamStretch,
 };

@@ -2,8 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::{ChainLimit, KnownStretches, RestoreRoute, StretchChain, UnreachableState, route_to_snapshot};
-use crate::redis::archive::Archive;
+use super::chain::{ChainLimit, StretchChain};
+use super::known_stretches::KnownStretches;
+use super::route::{RestoreRoute, UnreachableState, route_to_snapshot};
+use crate::redis::archive::instance::Archive;
 use crate::redis::archive::snapshot::SnapshotManifest;
 use crate::redis::archive::stream::StreamStretch;
 use crate::redis::format::position::StreamPosition;

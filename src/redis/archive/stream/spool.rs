@@ -21,10 +21,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::deletions::DeletionScanner;
-use super::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+use super::stretch::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
 use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
-use crate::redis::archive::Archive;
+use crate::redis::archive::instance::Archive;
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 use crate::vault::seal::{OBJECT_END, ObjectEncryption, SealedKind};
