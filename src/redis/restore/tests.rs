@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::redis::format::flavour::ServerFlavour;
-use crate::redis::format::rdb::RdbLimits;
+use crate::redis::format::rdb::{RdbError, RdbLimits};
 use crate::redis::format::resp::{StreamCut, encode_command};
 
 fn dump() -> Vec<u8> {
@@ -135,7 +135,7 @@ fn what_cannot_be_restored_leaves_nothing_that_a_server_loads() {
     place.push_snapshot(&dump()[..100]).unwrap();
     assert!(matches!(
         place.begin_commands(StreamCut { offset: 0, db: 0 }),
-        Err(RestoreError::Rdb(rdb::RdbError::Truncated { at: 100 }))
+        Err(RestoreError::Rdb(RdbError::Truncated { at: 100 }))
     ));
     assert_eq!(names(&dir.join("appendonlydir")), [""; 0]);
 
