@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::redis::archive::instance::Archive;
-use crate::redis::archive::stream::StreamStretch;
-use crate::redis::archive::stream::spool::{Spool, SpooledStretch};
+use crate::redis::archive::stream::spool::Spool;
+use crate::redis::archive::stream::{SpooledStretch, StreamStretch};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::spool::SpoolError;
 use crate::vault::{UnreachableRepositories, VaultError};

@@ -138,6 +138,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Archive, StreamStretch};
+    use crate::redis::archive::stream::StretchToStore;
     use crate::redis::format::resp::encode_command;
     use crate::vault::testing::create;
 
@@ -152,7 +153,7 @@ mod tests {
             "ended_at": "2026-11-22T14:00:10Z", "writes": commands, "marks": [],
         }))
         .unwrap();
-        instance.put_commands(0, &stretch, bytes).await.unwrap();
+        instance.put_commands(0, &StretchToStore::new(stretch, bytes)).await.unwrap();
     }
 
     /// One receiver's connection broke again and again while another one had the same stretch as one.

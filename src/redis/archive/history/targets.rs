@@ -182,6 +182,7 @@ mod tests {
     use tempfile::TempDir;
 
     use crate::base::retry::ErrorClass;
+    use crate::redis::archive::stream::StretchToStore;
     use crate::redis::archive::{Archive, RedisTarget, SnapshotManifest, SnapshotOrigin, StreamStretch};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
     use crate::redis::format::resp::encode_command;
@@ -231,7 +232,7 @@ mod tests {
         }))
         .unwrap();
         for place in 0..instance.place_count() {
-            instance.put_commands(place, &stretch, bytes.clone()).await.unwrap();
+            instance.put_commands(place, &StretchToStore::new(stretch.clone(), bytes.clone())).await.unwrap();
         }
     }
 

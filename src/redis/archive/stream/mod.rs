@@ -2,9 +2,12 @@
 
 pub mod deletions;
 pub mod spool;
+mod spooled_stretch;
 mod stored;
 mod stretch;
 
+pub use spooled_stretch::{SpooledStretch, StretchStart};
+pub use stored::StretchToStore;
 pub use stretch::{
     ArrivalMark, Deletion, DeletionKind, PreviousHistory, ReadDelays, ServerRun, StreamStretch, StretchDeletions,
     UntimedBacklog,

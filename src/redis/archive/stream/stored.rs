@@ -1,8 +1,9 @@
 //! The stretches in the repositories.
 
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
-use super::spool::{SpooledStretch, StretchStart};
+use super::spooled_stretch::{SpooledStretch, StretchStart};
 use super::stretch::{ArrivalMark, StreamStretch};
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::layout::InstanceObject;
@@ -17,17 +18,30 @@ use crate::vault::{UnreachableRepositories, VaultError, VaultRepository};
 /// damaged one just then.
 const MAX_PUT_ATTEMPTS: u32 = 5;
 
-/// A stretch that is to be stored.
-#[derive(Clone, Debug)]
-struct StretchToStore {
+/// A stretch that is to be stored. It is sealed once, for all repositories that take it.
+#[derive(Debug)]
+pub struct StretchToStore {
     stretch: StreamStretch,
     bytes: Bytes,
+    sealed: OnceCell<SealedObject>,
 }
 
 impl StretchToStore {
+    /// A stretch and its bytes, not sealed yet.
+    #[must_use]
+    pub fn new(stretch: StreamStretch, bytes: Bytes) -> StretchToStore {
+        StretchToStore { stretch, bytes, sealed: OnceCell::new() }
+    }
+
+    /// What the stretch's metadata says.
+    #[must_use]
+    pub fn stretch(&self) -> &StreamStretch {
+        &self.stretch
+    }
+
     /// What comes after `from`, as a stretch of its own; `None` if the stream may not be cut there.
-    fn cut_after(self, from: u64) -> Option<StretchToStore> {
-        let StretchToStore { stretch, bytes } = self;
+    fn cut_after(&self, from: u64) -> Option<StretchToStore> {
+        let (stretch, bytes) = (self.stretch.clone(), &self.bytes);
         let at = usize::try_from(from.checked_sub(stretch.first)?).ok()?;
         let mut parser =
             CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
@@ -47,7 +61,7 @@ impl StretchToStore {
         let (ended_at, clock, reading) = (stretch.ended_at, stretch.clock, stretch.reading);
         let spooled = SpooledStretch { beginning, bytes: bytes.slice(at..), marks, ended_at, clock, reading };
         let (stretch, bytes) = spooled.into_stretch();
-        (parser.boundary() == from).then_some(StretchToStore { stretch, bytes })
+        (parser.boundary() == from).then(|| StretchToStore::new(stretch, bytes))
     }
 }
 
@@ -77,30 +91,27 @@ impl Archive {
         self.vault().places.len()
     }
 
-    /// Stores a stretch and its bytes in the repository of this number. Says whether any of it was new.
+    /// Stores a stretch in the repository of this number. Says whether any of it was new.
     ///
     /// Where it has the beginning of it already, as another receiver left it, the rest is stored behind that as a stretch of its own;
     /// where it has more, that is as good. A stored copy that the disk has damaged is replaced.
     ///
     /// # Errors
     /// It did not take it, or has another stream in its place.
-    pub async fn put_commands(
-        &self,
-        place: usize,
-        stretch: &StreamStretch,
-        bytes: Bytes,
-    ) -> Result<PutOutcome, VaultError> {
+    pub async fn put_commands(&self, place: usize, stretch: &StretchToStore) -> Result<PutOutcome, VaultError> {
         let place = self.vault().places.get(place).ok_or(VaultError::NoRepository)?;
         // Nothing is sealed for one that is not there.
         place.repository()?;
-        let mut given = StretchToStore { stretch: stretch.clone(), bytes };
+        let mut rest: Option<Box<StretchToStore>> = None;
         let (mut replaced, mut gone) = (None, 0);
         loop {
+            let given = rest.as_deref().unwrap_or(stretch);
             let key = self.commands_key(given.stretch.replid, given.stretch.first)?;
-            if place.put(&key, &self.seal_stretch(&given).await?).await? == PutOutcome::Created {
+            let sealed = given.sealed.get_or_try_init(|| self.seal_stretch(given)).await?;
+            if place.put(&key, sealed).await? == PutOutcome::Created {
                 return Ok(PutOutcome::Created);
             }
-            match self.compare_stored(place, &key, &given).await {
+            match self.compare_stored(place, &key, given).await {
                 Ok(StoredCopy::Complete) => {
                     // It may have been put a moment ago by another process that has not synced its folder yet.
                     place.make_durable(&key).await?;
@@ -111,9 +122,12 @@ impl Archive {
                     let why = "is there when it is put and gone when it is read, again and again; what removes it?";
                     return Err(VaultError::NameTaken { name: place.name.clone(), key, why: why.to_owned() });
                 }
-                Ok(StoredCopy::Prefix(rest)) => {
-                    tracing::info!(place = place.name, %key, from = rest.stretch.first, "only the beginning is stored; the rest is stored behind it");
-                    given = *rest;
+                Ok(StoredCopy::Prefix(new)) => {
+                    tracing::info!(
+                        place = place.name, %key, from = new.stretch.first,
+                        "only the beginning is stored; the rest is stored behind it"
+                    );
+                    rest = Some(new);
                 }
                 // Not what another key may open. Its bytes are here, and in the spool until they are stored.
                 Err(VaultError::CannotOpen { source, .. })
@@ -156,7 +170,7 @@ impl Archive {
             return Ok(StoredCopy::Complete);
         }
         let from = given.stretch.first.saturating_add(common as u64);
-        let rest = given.clone().cut_after(from).filter(|_| common > 0);
+        let rest = given.cut_after(from).filter(|_| common > 0);
         let within = || {
             conflict_error(place, key, &format!("ends at offset {from}, within a command, and so holds another stream"))
         };
@@ -241,7 +255,7 @@ mod tests {
     use super::{ArrivalMark, StreamStretch, StretchToStore};
     use crate::base::retry::ErrorClass;
     use crate::redis::archive::Archive;
-    use crate::redis::archive::stream::spool::{SpooledStretch, StretchStart};
+    use crate::redis::archive::stream::spooled_stretch::{SpooledStretch, StretchStart};
     use crate::redis::format::resp::{CommandLimits, CommandParser, encode_command};
     use crate::vault::VaultError;
     use crate::vault::repository::PutOutcome;
@@ -298,7 +312,9 @@ mod tests {
     async fn put(instance: &Archive, stretch: &StreamStretch, bytes: Bytes) -> Result<PutOutcome, VaultError> {
         let mut all = PutOutcome::Exists;
         for place in 0..instance.place_count() {
-            if instance.put_commands(place, stretch, bytes.clone()).await? == PutOutcome::Created {
+            if instance.put_commands(place, &StretchToStore::new(stretch.clone(), bytes.clone())).await?
+                == PutOutcome::Created
+            {
                 all = PutOutcome::Created;
             }
         }
@@ -433,7 +449,7 @@ mod tests {
     fn the_rest_begins_between_two_commands_or_not_at_all() {
         let (stretch, bytes, ends) = received();
         for from in FIRST..stretch.last {
-            let given = StretchToStore { stretch: stretch.clone(), bytes: bytes.clone() };
+            let given = StretchToStore::new(stretch.clone(), bytes.clone());
             assert_eq!(given.cut_after(from).is_some(), from == FIRST || ends.contains(&from), "{from}");
         }
     }
