@@ -10,7 +10,8 @@ use crate::base::findings::{
     format_megabytes, whole_seconds,
 };
 use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, remove_foreign_snapshots};
-use crate::redis::wire::{RedisSource, ReplicationId, ServerInfo};
+use crate::redis::format::replication_id::ReplicationId;
+use crate::redis::wire::{RedisSource, ServerInfo};
 use crate::vault::VaultError;
 
 /// The newest moment that can be restored to.
@@ -334,7 +335,7 @@ mod tests {
             finished_at: ago(119),
             at: ago(120),
             origin: SnapshotOrigin::File { path: "x".into() },
-            flavour: crate::redis::wire::ServerFlavour::Redis,
+            flavour: crate::redis::format::flavour::ServerFlavour::Redis,
             version: "7".into(),
             run_id: None,
             replid,

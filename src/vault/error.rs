@@ -101,7 +101,7 @@ pub enum VaultError {
     },
     /// What this machine has received and not archived yet can't be read.
     #[error(transparent)]
-    Spool(Arc<crate::postgres::archive::spool::SpoolError>),
+    Spool(Arc<crate::vault::spool::SpoolError>),
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoRepository,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{VaultError, VaultRepository};
+use super::error::VaultError;
+use super::vault_repository::VaultRepository;
 use crate::base::clock::Clock;
 use crate::vault::repository::key::{self, ObjectKey};
 use crate::vault::repository::{PutOutcome, Repository};

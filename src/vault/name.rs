@@ -39,17 +39,17 @@ macro_rules! archive_name {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::vault::ArchiveNameError;
+            type Err = $crate::vault::name::ArchiveNameError;
 
-            fn from_str(name: &str) -> Result<$name, $crate::vault::ArchiveNameError> {
+            fn from_str(name: &str) -> Result<$name, $crate::vault::name::ArchiveNameError> {
                 $crate::vault::name::check_archive_name(name).map($name)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = $crate::vault::ArchiveNameError;
+            type Error = $crate::vault::name::ArchiveNameError;
 
-            fn try_from(name: String) -> Result<$name, $crate::vault::ArchiveNameError> {
+            fn try_from(name: String) -> Result<$name, $crate::vault::name::ArchiveNameError> {
                 name.parse()
             }
         }

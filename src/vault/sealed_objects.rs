@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{Vault, VaultError, VaultRepository};
+use super::error::VaultError;
+use super::repositories::Vault;
+use super::vault_repository::VaultRepository;
 use crate::vault::repository::key::{KeyPrefix, ObjectKey};
 use crate::vault::repository::{self, ObjectInfo, PrefixListing, PutOutcome};
 use crate::vault::seal::{

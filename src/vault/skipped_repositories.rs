@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
-use super::{Vault, VaultError};
+use super::error::VaultError;
+use super::repositories::Vault;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedObject;

@@ -169,16 +169,6 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[
     // The socket needs only `base`, and a flow of the PostgreSQL wing is its client.
     ("src/postgres/archive/wal_file.rs", "control"),
     ("src/postgres/archive_push.rs", "control"),
-    // One spool for both wings is to be in the vault.
-    ("src/redis/archive/history/mod.rs", "postgres::archive::spool"),
-    ("src/redis/archive/snapshot/error.rs", "postgres::archive::spool"),
-    ("src/redis/archive/stream/spool.rs", "postgres::archive::spool"),
-    ("src/redis/receive/mod.rs", "postgres::archive::spool"),
-    ("src/redis/receive/stream_session.rs", "postgres::archive::spool"),
-    ("src/redis/receive/stretch_uploads.rs", "postgres::archive::spool"),
-    ("src/vault/error.rs", "postgres::archive::spool"),
-    // The flavour of a server is no matter of its socket.
-    ("src/redis/format/server_version.rs", "redis::wire"),
     // Invariant I8: time-outs and pauses that a test cannot move by hand.
     ("src/cli/progress.rs", "Instant::now"),
     ("src/postgres/restore/selective/mod.rs", "tokio::time"),

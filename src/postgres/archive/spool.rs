@@ -1,131 +1,39 @@
 //! The spool: WAL that has come and is not in the repository yet, durable on this machine.
 //!
-//! One file a segment, `<segment name>.tail`, which grows at its end. Each append is one frame: a length, and the bytes sealed as an object of
-//! their own that is bound to cluster, segment and offset, so nothing lies here in clear and no frame opens in another's place. The order of
-//! effects: create the file, fsync its directory, append frames, fsync the file; only after that are the bytes said to be safe. A crash
-//! leaves whole frames and perhaps the beginning of one more; reading stops at the first frame that does not open, so what is read is always
-//! a prefix of what was appended, and contains all that was synced.
-//!
-//! Two receivers would write over each other's files, so a receiver locks an empty file beside the folder (`flock`).
+//! One file a segment, `<segment name>.tail`, which grows at its end. Each append is one frame of a spool file
+//! (`vault::spool`), bound to cluster, segment and offset. An incomplete or unreadable frame ends what is read, and is
+//! cut off before anything is appended again.
 //!
 //! All calls block. Not known here: who fills the spool, and when a file may go.
 
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Archive;
-use crate::base::durable;
-use crate::base::lock::FileLock;
 use crate::postgres::archive::layout::ClusterName;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
-use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealError, SealSpec, SealedKind};
+use crate::vault::seal::{ObjectEncryption, SealedKind};
+use crate::vault::spool::{
+    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
+    open_for_reading, remove_file, sync_left_file,
+};
 
-/// The most plaintext in one frame: bounds what a reader must hold beside the segment itself.
-const MAX_FRAME_BYTES: usize = 4 << 20;
-
-/// The most bytes a frame has on disk: the plaintext, were it to defy compression, and room for header and trailer.
-const MAX_STORED_FRAME_BYTES: usize = MAX_FRAME_BYTES + (64 << 10);
-
-const SPOOL_FILE_SUFFIX: &str = ".tail";
-
-/// Why WAL, or the commands of an instance, could not be spooled or read back.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The operating system said no.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-    /// Another receiver is at work.
-    #[error(
-        "another `walkeep receive`{} uses {}; {instead}",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display()
-    )]
-    InUse {
-        /// The spool.
-        dir: PathBuf,
-        /// The other one's process, if the kernel tells.
-        pid: Option<u32>,
-        /// What to do.
-        instead: &'static str,
-    },
-    /// A directory could not be made or synced.
-    #[error(transparent)]
-    Durable(#[from] durable::DurableError),
-    /// A frame could not be sealed.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// Bytes that do not continue what is there: a bug.
-    #[error("the spool of {name} holds {held} bytes, and bytes from {offset} on were to be appended")]
-    NotContiguous {
-        /// The segment.
-        name: SegmentName,
-        /// What is there.
-        held: u64,
-        /// What was given.
-        offset: u64,
-    },
-}
-
-/// Keeps other receivers away from a spool for as long as it is there; the operating system lets go of it with the process. What is locked is an
-/// empty file beside the folder, which stays.
-#[derive(Debug)]
-pub struct SpoolLock {
-    _held: FileLock,
-}
-
-impl SpoolLock {
-    /// Locks a spool, for one receiver alone.
-    ///
-    /// # Errors
-    /// [`SpoolError::InUse`] if there is another one; what the operating system said.
-    pub(crate) fn acquire(dir: &Path, instead: &'static str) -> Result<SpoolLock, SpoolError> {
-        let mut path = dir.as_os_str().to_owned();
-        path.push(".lock");
-        let failed = |source| SpoolError::Io { action: "lock", path: PathBuf::from(&path), source };
-        // Open for writing: over NFS nothing else can be locked, and so no folder.
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        match FileLock::acquire(file) {
-            Ok(held) => Ok(SpoolLock { _held: held }),
-            Err(TryLockError::WouldBlock) => {
-                Err(SpoolError::InUse { dir: dir.to_owned(), pid: lock_holder_pid(&metadata), instead })
-            }
-            Err(TryLockError::Error(source)) => Err(failed(source)),
-        }
-    }
-}
-
-/// Which process has locked that file, by `/proc/locks` (proc(5)); `None` where it does not say, as of another container's. Never another process
-/// than that: somebody will end it.
-fn lock_holder_pid(file: &Metadata) -> Option<u32> {
-    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
-    let number = format!("{major:02x}:{minor:02x}:{}", file.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
-        let (pid, file) = (words.next()?, words.next()?);
-        pid.parse().ok().filter(|&pid| pid > 0 && file == number)
-    })
-}
+/// A frame has at most its plaintext, if that defies compression, and room for header and trailer.
+static TAIL_FORMAT: SpoolFormat = SpoolFormat {
+    kind: SealedKind::WalFile,
+    file_suffix: ".tail",
+    max_stored_bytes: MAX_FRAME_PLAIN_BYTES + (64 << 10),
+};
 
 /// The directory of one cluster's tails.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    dir: PathBuf,
-    cluster: ClusterName,
-    protection: Arc<ObjectEncryption>,
+    folder: SpoolFolder,
 }
 
 impl Spool {
@@ -134,15 +42,15 @@ impl Spool {
     /// # Errors
     /// The directory can't be made.
     pub fn open(state_dir: &Path, archive: &Archive) -> Result<Spool, SpoolError> {
-        Spool::in_state_dir(state_dir, archive.cluster().clone(), Arc::clone(archive.vault().protection()))
+        Spool::in_state_dir(state_dir, archive.cluster(), Arc::clone(archive.vault().protection()))
     }
 
     /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
     #[must_use]
     pub fn existing(state_dir: &Path, archive: &Archive) -> Option<Spool> {
-        let cluster = archive.cluster().clone();
-        let dir = state_dir.join("spool").join(cluster.as_str());
-        dir.is_dir().then(|| Spool { dir, cluster, protection: Arc::clone(archive.vault().protection()) })
+        let protection = Arc::clone(archive.vault().protection());
+        let folder = SpoolFolder::in_state_dir(state_dir, archive.cluster().as_str(), &TAIL_FORMAT, protection);
+        folder.exists().then_some(Spool { folder })
     }
 
     /// Takes the spool for one receiver alone.
@@ -150,17 +58,16 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
-        SpoolLock::acquire(&self.dir, "end it, or give this one a state-dir of its own")
+        self.folder.lock("end it, or give this one a state-dir of its own")
     }
 
     fn in_state_dir(
         state_dir: &Path,
-        cluster: ClusterName,
+        cluster: &ClusterName,
         protection: Arc<ObjectEncryption>,
     ) -> Result<Spool, SpoolError> {
-        let dir = state_dir.join("spool").join(cluster.as_str());
-        durable::create_dir_all(&dir, 0o700)?;
-        Ok(Spool { dir, cluster, protection })
+        let folder = SpoolFolder::in_state_dir(state_dir, cluster.as_str(), &TAIL_FORMAT, protection).create()?;
+        Ok(Spool { folder })
     }
 
     /// The segments of which something is spooled, by timeline and position.
@@ -168,14 +75,7 @@ impl Spool {
     /// # Errors
     /// The directory can't be read.
     pub fn list_segments(&self) -> Result<Vec<SegmentName>, SpoolError> {
-        let failed = |source| SpoolError::Io { action: "list", path: self.dir.clone(), source };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            names.extend(
-                name.to_str().and_then(|name| name.strip_suffix(SPOOL_FILE_SUFFIX)).and_then(SegmentName::parse),
-            );
-        }
+        let mut names = self.folder.list(SegmentName::parse)?;
         names.sort_unstable_by_key(ToString::to_string);
         Ok(names)
     }
@@ -186,32 +86,21 @@ impl Spool {
     /// The file is there and can't be read.
     pub fn read_segment(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, SpoolError> {
         let path = self.path(name);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bytes::new()),
-            Err(source) => return Err(SpoolError::Io { action: "open", path, source }),
-        };
-        Ok(self.scan_frames(&mut file, name, size).map_err(|source| SpoolError::Io { action: "read", path, source })?.0)
+        let Some(mut file) = open_for_reading(&path)? else { return Ok(Bytes::new()) };
+        Ok(self.scan_frames(&mut file, name, size).map_err(SpoolError::io("read", &path))?.0)
     }
 
-    /// Opens a segment's file to append to it. What an earlier run left is synced first, as nobody knows whether it ever was, and a torn frame
-    /// at its end is cut off. Also gives what the file holds.
+    /// Opens a segment's file to append to it. What an earlier run left is synced first, because that run may not have
+    /// done it, and a torn frame at its end is cut off. Also returns what the file holds.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn open_for_append(&self, name: SegmentName, size: SegmentSize) -> Result<(SpoolFile, Bytes), SpoolError> {
         let path = self.path(name);
-        let failed = |action: &'static str| {
-            let path = path.clone();
-            move |source| SpoolError::Io { action, path, source }
-        };
+        let failed = |action| SpoolError::io(action, &path);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(failed("open"))?;
-        file.sync_all().map_err(failed("fsync"))?;
-        // Pages that an earlier, failed fsync left in memory but not on disk are read from the disk again.
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(io::Error::from)
-            .map_err(failed("read"))?;
+        sync_left_file(&file, &path)?;
         let (plain, end) = self.scan_frames(&mut file, name, size).map_err(failed("read"))?;
         let len = file.seek(SeekFrom::End(0)).map_err(failed("read"))?;
         if len > end {
@@ -220,86 +109,50 @@ impl Spool {
             file.sync_all().map_err(failed("fsync"))?;
         }
         file.seek(SeekFrom::Start(end)).map_err(failed("read"))?;
-        durable::sync_dir(&self.dir)?;
+        self.folder.sync()?;
         let held = plain.len() as u64;
-        Ok((SpoolFile { file, path, name, held, spool: self.clone() }, plain))
+        Ok((SpoolFile { file: GrowingFile::new(file, path, self.folder.clone()), name, held }, plain))
     }
 
-    /// Removes a segment's file, if there is one. Not synced: should it come back after a power cut, it is found in the repository and removed
-    /// again.
+    /// Removes a segment's file, if there is one. Not synced: should it come back after a power cut, it is found in the
+    /// repository and removed again.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn remove_segment(&self, name: SegmentName) -> Result<(), SpoolError> {
-        let path = self.path(name);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(SpoolError::Io { action: "remove", path, source }),
-        }
+        remove_file(&self.path(name))
     }
 
     fn path(&self, name: SegmentName) -> PathBuf {
-        self.dir.join(format!("{name}{SPOOL_FILE_SUFFIX}"))
-    }
-
-    fn binding(&self, name: SegmentName, offset: u64) -> ObjectBinding {
-        ObjectBinding::new(SealedKind::WalFile, format!("spool/{}/{name}/{offset}", self.cluster.as_str()))
+        self.folder.path(&name.to_string())
     }
 
     /// All whole frames, and the position in the file where they end.
     fn scan_frames(&self, file: &mut File, name: SegmentName, size: SegmentSize) -> io::Result<(Bytes, u64)> {
         let mut plain = BytesMut::new();
-        let mut end = 0;
-        let mut reader = io::BufReader::with_capacity(1 << 20, file);
-        let mut stored = Vec::new();
-        loop {
-            let mut len = [0; 4];
-            if read_full(&mut reader, &mut len)? < len.len() {
-                break;
+        let place = |at: FramePosition| frame_place(name, at.plain_offset);
+        let end = self.folder.read_frames(&mut buffered(file), place, |frame| {
+            let fits = plain.len() + frame.plain.len() <= size.len();
+            if fits {
+                plain.extend_from_slice(&frame.plain);
             }
-            let len = usize::try_from(u32::from_le_bytes(len)).unwrap_or(usize::MAX);
-            if len > MAX_STORED_FRAME_BYTES {
-                break;
-            }
-            stored.resize(len, 0);
-            if read_full(&mut reader, &mut stored)? < len {
-                break;
-            }
-            let binding = self.binding(name, plain.len() as u64);
-            let Ok(frame) = seal::open_object(&stored, &binding, &self.protection, 1) else { break };
-            if plain.len() + frame.plain.len() > size.len() {
-                break;
-            }
-            plain.extend_from_slice(&frame.plain);
-            end += 4 + len as u64;
-        }
+            fits
+        })?;
         Ok((plain.freeze(), end))
     }
 }
 
-/// Reads until the buffer is full or the file ends; gives how much was read.
-fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match reader.read(rest) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// What a frame is bound to, apart from the cluster.
+fn frame_place(name: SegmentName, offset: u64) -> String {
+    format!("{name}/{offset}")
 }
 
 /// One segment's file, open at its end.
 #[derive(Debug)]
 pub struct SpoolFile {
-    file: File,
-    path: PathBuf,
+    file: GrowingFile,
     name: SegmentName,
     held: u64,
-    spool: Spool,
 }
 
 impl SpoolFile {
@@ -315,25 +168,16 @@ impl SpoolFile {
         self.held
     }
 
-    /// Appends `bytes`, which stand at `offset` in the segment. They are safe only after [`SpoolFile::sync`].
+    /// Appends `bytes`, whose position in the segment is `offset`. They are safe only after [`SpoolFile::sync`].
     ///
     /// # Errors
-    /// What the operating system said. The file may then end in half a frame and must be opened anew.
+    /// What the operating system said. The file may then end in half a frame and must be opened again.
     pub fn append(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SpoolError> {
         if offset != self.held {
-            return Err(SpoolError::NotContiguous { name: self.name, held: self.held, offset });
+            return Err(SpoolError::NotContiguous { name: self.name.to_string(), held: self.held, offset });
         }
-        for piece in bytes.chunks(MAX_FRAME_BYTES) {
-            let binding = self.spool.binding(self.name, self.held);
-            let spec = SealSpec { level: CompressionLevel::Fixed(-5), ..SealSpec::new(&binding) };
-            let sealed = seal::seal_object(&[piece], &spec, &self.spool.protection)?;
-            let mut frame = Vec::with_capacity(4 + usize::try_from(sealed.len).unwrap_or(0));
-            frame.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
-            for part in &sealed.parts {
-                frame.extend_from_slice(part);
-            }
-            let written = self.file.write_all(&frame);
-            written.map_err(|source| SpoolError::Io { action: "write", path: self.path.clone(), source })?;
+        for piece in bytes.chunks(MAX_FRAME_PLAIN_BYTES) {
+            self.file.append(&frame_place(self.name, self.held), piece, &[])?;
             self.held += piece.len() as u64;
         }
         Ok(())
@@ -342,9 +186,9 @@ impl SpoolFile {
     /// Makes all that was appended survive a power cut.
     ///
     /// # Errors
-    /// What the operating system said. Nobody knows then what is on the disk: the file must be opened anew.
+    /// What the operating system said. It is then unknown what is on the disk: the file must be opened again.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(|source| SpoolError::Io { action: "fsync", path: self.path.clone(), source })
+        self.file.sync()
     }
 }
 
@@ -361,7 +205,7 @@ mod tests {
     use crate::vault::seal::ObjectEncryption;
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool::in_state_dir(dir, "main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
+        Spool::in_state_dir(dir, &"main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
     }
 
     fn name(text: &str) -> SegmentName {

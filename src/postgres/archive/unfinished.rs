@@ -7,13 +7,14 @@
 use bytes::{Bytes, BytesMut};
 
 use super::pieces::WalPiece;
-use super::spool::{Spool, SpoolError};
+use super::spool::Spool;
 use super::{Archive, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId};
 use crate::postgres::index::{self, IndexView, SegmentId};
 use crate::postgres::wal::digest::{SegmentDigest, digest_segment};
 use crate::vault;
+use crate::vault::spool::SpoolError;
 
 /// A segment that still grows.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,13 +3,13 @@
 use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::ingest::IngestError;
-use crate::postgres::archive::spool::SpoolError;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::{TimelineHistoryError, TimelineId};
 use crate::postgres::wal::assemble::AssembleError;
 use crate::postgres::wire;
 use crate::vault;
+use crate::vault::spool::SpoolError;
 
 /// A failure of the receiver, or of one attempt at it.
 #[derive(Debug, thiserror::Error)]

@@ -11,12 +11,13 @@ use super::error::ReceiveError;
 use super::segment_uploads::{SegmentUploads, UploadedSegment};
 use crate::postgres::archive::ingest::Ingested;
 use crate::postgres::archive::pieces::WalPiece as Copied;
-use crate::postgres::archive::spool::{Spool, SpoolError, SpoolFile};
+use crate::postgres::archive::spool::{Spool, SpoolFile};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::assemble::{PartialSegment, SegmentAssembler, WalSegment};
 use crate::postgres::wire::XLogData;
+use crate::vault::spool::SpoolError;
 
 /// A standby that is not so many segments behind may be waited for.
 const NEAR_STANDBY_SEGMENTS: u64 = 3;

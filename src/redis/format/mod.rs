@@ -2,4 +2,7 @@
 
 pub mod rdb;
 pub mod resp;
+pub(crate) mod flavour;
+pub(crate) mod position;
+pub(crate) mod replication_id;
 pub(crate) mod server_version;

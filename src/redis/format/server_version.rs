@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::redis::format::flavour::ServerFlavour;
 use crate::redis::format::rdb::RdbMagic;
-use crate::redis::wire::ServerFlavour;
 
 /// A server's version, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

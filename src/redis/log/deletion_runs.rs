@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{
-    Deletion, FlushedOffsets, LARGE_DELETION_KEYS, TimedDeletion, is_within_pause,
-};
-use crate::redis::wire::ReplicationId;
+use crate::redis::archive::stream::Deletion;
+use crate::redis::archive::stream::deletions::{FlushedOffsets, LARGE_DELETION_KEYS, TimedDeletion, is_within_pause};
+use crate::redis::format::replication_id::ReplicationId;
 
 /// So long a run must have lasted before anything can be unusual in it.
 const MIN_STEADY_TIME: SignedDuration = SignedDuration::from_secs(60);
@@ -155,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{DeletionRun, OpenDeletionRuns};
-    use crate::redis::archive::stream::deletions::{Deletion, DeletionKind};
+    use crate::redis::archive::stream::{Deletion, DeletionKind};
     use crate::redis::archive::{ArrivalMark, StreamStretch};
     use crate::redis::format::resp::encode_command;
 

@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::StreamPosition;
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::position::StreamPosition;
+use crate::redis::format::replication_id::ReplicationId;
 
 /// Keys that must be deleted together to be told, unless asked otherwise.
 pub const DEFAULT_MIN_DELETED_KEYS: u64 = 1000;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::redis::archive::{SnapshotManifest, StreamStretch};
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 
 /// Where a stretch ended, and when.
 #[derive(Clone, Copy, Debug)]

@@ -18,11 +18,11 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::redis::archive::stream::deletions::{Deletion, DeletionKind, StretchDeletions};
+use crate::redis::archive::stream::{Deletion, DeletionKind, StretchDeletions};
 use crate::redis::archive::{
     Archive, Gap, KnownStretches, SnapshotManifest, SnapshotOrigin, StreamPosition, StreamStretch,
 };
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::vault;
 
 use super::log::deletion_runs::{DeletionRun, OpenDeletionRuns};

@@ -3,20 +3,16 @@
 //! Each attempt makes the server fork and write all it has, so it is not to be wasted: not on a repository that does not take the stream either,
 //! and not again and again where it fails in the same way.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::resume::has_base_snapshot;
-use super::{ReceiveEvent, ReceivePosition, Receiver};
+use super::position::ReceivePosition;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::snapshot::take::{BegunSnapshot, SnapshotSource, take_snapshot};
 use crate::redis::archive::{Archive, SnapshotManifest};
-use crate::redis::wire::ReplicationId;
-use crate::vault::SkippedRepositories;
+use crate::redis::format::replication_id::ReplicationId;
+use crate::vault::VaultError;
 
 /// Pauses after what may be better the next time.
 const SNAPSHOT_RETRY_POLICY: RetryPolicy =
@@ -43,7 +39,7 @@ pub(super) struct BaseSnapshot {
     history_starts: Vec<(ReplicationId, u64)>,
     /// Whether the last one came to nothing: a replica that refuses, or whose disk is so slow that the stream has gone on beyond what the master
     /// keeps, would do so again. The next one comes from the master itself.
-    last_attempt_failed: bool,
+    pub(super) last_attempt_failed: bool,
     backoff: Backoff,
     /// None is begun before.
     next_attempt_at: Duration,
@@ -84,7 +80,7 @@ impl BaseSnapshot {
     }
 
     /// Takes in what was found out, if that is known by now.
-    async fn collect_search_result(&mut self) {
+    pub(super) async fn collect_search_result(&mut self) {
         if let Some(looked) = self.search.take_if(|looking| looking.is_finished()) {
             // Where looking gave up, another snapshot is taken: that is never wrong.
             self.has_snapshot |= looked.await.unwrap_or(false);
@@ -120,7 +116,7 @@ impl BaseSnapshot {
     }
 
     /// Whether one is to be begun now.
-    fn is_due(&self, now: Duration) -> bool {
+    pub(super) fn is_due(&self, now: Duration) -> bool {
         !self.has_snapshot && self.attempt.is_none() && self.search.is_none() && now >= self.next_attempt_at
     }
 
@@ -150,7 +146,7 @@ impl BaseSnapshot {
     }
 
     /// The snapshot under way has ended, well or not. Gives the one that leads to the stream.
-    fn finish_attempt(&mut self, taken: SnapshotTaskResult, now: Duration) -> Option<SnapshotManifest> {
+    pub(super) fn finish_attempt(&mut self, taken: SnapshotTaskResult, now: Duration) -> Option<SnapshotManifest> {
         self.attempt = None;
         match taken {
             Ok(Ok(snapshot)) => {
@@ -190,54 +186,30 @@ impl BaseSnapshot {
     }
 }
 
-impl Receiver<'_> {
-    /// Begins a snapshot beside the stream.
-    pub(super) fn begin_base_snapshot(&mut self) -> oneshot::Receiver<BegunSnapshot> {
-        let (begun, hears) = oneshot::channel();
-        let (instance, source) = (self.instance.clone(), self.settings.source.clone());
-        let absent = Arc::new(SkippedRepositories::new(self.uploads.unavailable()));
-        let from_master = self.base_snapshot.last_attempt_failed;
-        let take = async move {
-            let input = if from_master { SnapshotSource::Master(&source) } else { SnapshotSource::Server(&source) };
-            take_snapshot(&instance, input, Some(begun), &absent, &mut |_| {}).await
-        };
-        self.base_snapshot.attempt = Some(tokio::spawn(take));
-        hears
-    }
-
-    /// Why the snapshot under way came to nothing.
-    pub(super) async fn base_snapshot_error(&mut self) -> SnapshotError {
-        match self.base_snapshot.attempt.take() {
-            Some(taking) => match taking.await {
-                Ok(Err(error)) => error,
-                Ok(Ok(_)) | Err(_) => SnapshotError::WorkerPanicked,
-            },
-            None => SnapshotError::WorkerPanicked,
+/// Whether one of the newest snapshots leads to the position.
+async fn has_base_snapshot(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
+    let known = instance.list_known_stretches().await?;
+    let before = position.follows.map(|follows| (follows.replid, follows.offset));
+    let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
+    for label in instance.list_snapshot_labels().await?.iter().rev().take(3) {
+        let Some(snapshot) = ignore_damaged(instance.read_snapshot(label).await)?.flatten() else { continue };
+        if ignore_damaged(instance.chain_reaches(&snapshot, &known, &ends).await)? == Some(true) {
+            return Ok(true);
         }
     }
+    Ok(false)
+}
 
-    /// The snapshot under way has ended, well or not.
-    pub(super) fn finish_base_snapshot(&mut self, taken: SnapshotTaskResult, now: Duration) {
-        if let Some(snapshot) = self.base_snapshot.finish_attempt(taken, now) {
-            self.observer.event(ReceiveEvent::Snapshot(&snapshot));
+/// What was read; nothing, with a warning that names the object, if it is damaged.
+pub(super) fn ignore_damaged<T>(read: Result<T, VaultError>) -> Result<Option<T>, SnapshotError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_integrity() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "going on without it; walkeep verify tells what else is damaged");
+            Ok(None)
         }
-    }
-
-    /// The snapshot under way; never ready if there is none.
-    pub(super) async fn base_snapshot(taking: &mut Option<SnapshotTask>) -> SnapshotTaskResult {
-        match taking {
-            Some(taking) => taking.await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Begins a snapshot if there is none to begin with, none under way, and the time for the next attempt has come.
-    pub(super) async fn retry_base_snapshot(&mut self, now: Duration) {
-        self.base_snapshot.collect_search_result().await;
-        if !self.base_snapshot.is_due(now) {
-            return;
-        }
-        drop(self.begin_base_snapshot());
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -247,7 +219,7 @@ mod tests {
 
     use super::{BaseSnapshot, PERMANENT_ERROR_PAUSE, SNAPSHOT_RETRY_POLICY};
     use crate::redis::archive::snapshot::error::SnapshotError;
-    use crate::redis::wire::ReplicationId;
+    use crate::redis::format::replication_id::ReplicationId;
 
     fn id(history: char) -> ReplicationId {
         history.to_string().repeat(40).parse().unwrap()

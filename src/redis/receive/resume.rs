@@ -10,27 +10,17 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::{ReceivePosition, Receiver};
+use super::base_snapshot::ignore_damaged;
+use super::position::ReceivePosition;
+use super::receiver::{Receiver, ResumeState};
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::{Archive, Gap, StreamStretch};
-use crate::redis::wire::ReplicationId;
-use crate::vault;
+use crate::redis::archive::{Gap, StreamStretch};
+use crate::redis::format::replication_id::ReplicationId;
 
 /// So many stretches of a history are tried, beginning with its last, before its end counts as unknown.
 const MAX_STRETCHES_TRIED: usize = 32;
 /// Stretches asked about at once.
 const MAX_PARALLEL_STRETCH_READS: usize = 8;
-
-/// What is known of where the stream ends.
-#[derive(Debug, Default)]
-pub(super) struct ResumeState {
-    /// All stretches in the spool, once they were read.
-    spooled: Option<Vec<StreamStretch>>,
-    /// Whether the position is found.
-    resumed: bool,
-    /// Histories of whose stretches none opens, and where the last of them begins.
-    unreadable_ends: Vec<(ReplicationId, u64)>,
-}
 
 impl Receiver<'_> {
     /// Puts what an earlier run left, and finds where it ended, unless that is done. If it fails it may be tried again.
@@ -141,33 +131,6 @@ impl Receiver<'_> {
         }
         self.resume_state.unreadable_ends.clear();
         Ok(())
-    }
-}
-
-/// Whether one of the newest snapshots leads to the position.
-pub(super) async fn has_base_snapshot(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
-    let known = instance.list_known_stretches().await?;
-    let before = position.follows.map(|follows| (follows.replid, follows.offset));
-    let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
-    for label in instance.list_snapshot_labels().await?.iter().rev().take(3) {
-        let Some(snapshot) = ignore_damaged(instance.read_snapshot(label).await)?.flatten() else { continue };
-        if ignore_damaged(instance.chain_reaches(&snapshot, &known, &ends).await)? == Some(true) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// What was read; nothing, with a warning that names the object, if it is damaged.
-fn ignore_damaged<T>(read: Result<T, vault::VaultError>) -> Result<Option<T>, SnapshotError> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.is_integrity() => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "going on without it; walkeep verify tells what else is damaged");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

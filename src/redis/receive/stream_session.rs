@@ -8,14 +8,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
 
+use super::position::ReceivePosition;
+use super::receiver::Receiver;
 use super::server_clock::RedisServerClock;
-use super::{ReceiveEvent, ReceivePosition, Receiver};
+use super::settings::ReceiveEvent;
 use crate::base::clock::Clock;
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::stream::spool::{StretchName, StretchStart, UnfinishedStretch};
+use crate::redis::archive::stream::StretchStart;
+use crate::redis::archive::stream::spool::{StretchName, UnfinishedStretch};
 use crate::redis::archive::{ArrivalMark, ReadDelays, ServerRun};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 use crate::redis::wire::{RedisConnection, ServerInfo};
+use crate::vault::spool::SpoolError;
 
 /// How often what has come is synced and acknowledged, as a replica acknowledges (`replicationCron`).
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -264,7 +268,7 @@ impl StreamFollower {
             if sync {
                 growing.sync()?;
             }
-            Ok::<_, crate::postgres::archive::spool::SpoolError>(growing)
+            Ok::<_, SpoolError>(growing)
         });
         self.file = Some(written.await.map_err(|_panic| SnapshotError::WorkerPanicked)??);
         Ok(())

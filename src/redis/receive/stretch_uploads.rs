@@ -4,18 +4,19 @@
 //! all have leaves the spool.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
-use crate::postgres::archive::spool::SpoolError;
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::stream::spool::{Spool, SpooledStretch, StretchName};
+use crate::redis::archive::stream::spool::{Spool, StretchName};
+use crate::redis::archive::stream::{SpooledStretch, StretchToStore};
 use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
+use crate::vault::spool::SpoolError;
 
 /// For as long as a repository is away, the stream is spooled.
 const UPLOAD_RETRY_POLICY: RetryPolicy =
@@ -45,12 +46,23 @@ type OutstandingStretches = Arc<Mutex<BTreeMap<StretchName, usize>>>;
 /// Which file, and how long.
 type SpoolFileExtent = (u64, u64);
 
+/// A stretch that was read from the spool.
+struct ReadStretch {
+    seen: SpoolFileExtent,
+    stretch: StretchToStore,
+}
+
+/// The stretches that repositories take now, each read, parsed and sealed once for all that take it at the same time. A
+/// repository that lags reads it again, so that memory holds one stretch for each repository, however far apart they are.
+type ReadStretches = Arc<Mutex<BTreeMap<StretchName, Weak<OnceCell<ReadStretch>>>>>;
+
 impl StretchUploads {
     /// The queues hold one entry a spool file, so it is the disk that bounds them.
     pub(super) fn start(instance: &Archive, spool: &Spool) -> StretchUploads {
         let (done, results) = mpsc::unbounded_channel();
         let (missing, away, mut workers) =
             (OutstandingStretches::default(), UnavailableRepositories::default(), JoinSet::new());
+        let reading = ReadStretches::default();
         let lanes = (0..instance.place_count()).map(|place| {
             let (items, mut wanted) = mpsc::unbounded_channel();
             let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
@@ -60,6 +72,7 @@ impl StretchUploads {
                 place,
                 outstanding: missing,
                 unavailable: away,
+                reading: Arc::clone(&reading),
             };
             let done = done.clone();
             workers.spawn(async move {
@@ -136,6 +149,7 @@ struct RepositoryUploader {
     place: usize,
     outstanding: OutstandingStretches,
     unavailable: UnavailableRepositories,
+    reading: ReadStretches,
 }
 
 impl RepositoryUploader {
@@ -196,6 +210,29 @@ impl RepositoryUploader {
     }
 
     async fn put_stretch(&self, name: StretchName) -> Result<(SpoolFileExtent, Option<StreamStretch>), SnapshotError> {
+        let shared = self.share_read_stretch(name);
+        let ReadStretch { seen, stretch: given } = shared.get_or_try_init(|| self.read_spooled(name)).await?;
+        let stretch = given.stretch();
+        if stretch.last == stretch.first {
+            return Ok((*seen, None));
+        }
+        self.instance.put_commands(self.place, given).await?;
+        Ok((*seen, Some(stretch.clone())))
+    }
+
+    /// The place for what is read under this name, which another repository may have filled already.
+    fn share_read_stretch(&self, name: StretchName) -> Arc<OnceCell<ReadStretch>> {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = reading.get(&name).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let shared = Arc::default();
+        reading.insert(name, Arc::downgrade(&shared));
+        shared
+    }
+
+    async fn read_spooled(&self, name: StretchName) -> Result<ReadStretch, SnapshotError> {
         let (replid, first) = name;
         let spool = self.spool.clone();
         let read = move || {
@@ -207,11 +244,7 @@ impl RepositoryUploader {
         let Some((seen, (stretch, bytes))) = found else {
             return Err(SnapshotError::SpoolFileChanged { replid, first });
         };
-        if stretch.last == stretch.first {
-            return Ok((seen, None));
-        }
-        self.instance.put_commands(self.place, &stretch, bytes).await?;
-        Ok((seen, Some(stretch)))
+        Ok(ReadStretch { seen, stretch: StretchToStore::new(stretch, bytes) })
     }
 
     /// Whether all others have it.

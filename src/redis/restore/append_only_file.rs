@@ -6,8 +6,8 @@
 //!
 //! Holds the command under way, if it comes in pieces.
 
-use super::RestoreError;
 use super::absolute_expiry::{CommandArrivals, absolute_expiry};
+use super::error::RestoreError;
 use crate::base::durable::StagedFile;
 use crate::redis::format::resp::{self, CommandKind, CommandLimits, CommandParser, StreamCut};
 

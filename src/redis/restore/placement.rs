@@ -4,11 +4,14 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::absolute_expiry::CommandArrivals;
 use super::append_only_file::AppendOnlyWriter;
-use super::{CommandArrivals, DataFileNames, RedisVersion, RestoreError};
+use super::error::RestoreError;
+use super::redis_conf::DataFileNames;
 use crate::base::durable::{self, StagedFile};
 use crate::redis::format::rdb::{RdbLimits, RdbSummary, RdbWalker};
 use crate::redis::format::resp::StreamCut;
+use crate::redis::format::server_version::RedisVersion;
 
 /// As servers make their own, but for the others, who need not read a restored data set.
 const FILE_MODE: u32 = 0o640;

@@ -1,13 +1,15 @@
 //! What must be set for a server to start from what was written, and what in a configuration would keep it from that.
 
-use super::{DataFileForm, PlacedFiles, RedisConf, RedisVersion};
+use super::placement::{DataFileForm, PlacedFiles};
+use super::redis_conf::{DataFileNames, RedisConf};
+use crate::redis::format::server_version::RedisVersion;
 
 /// The options with which a server starts from what was written.
 #[must_use]
-pub fn server_options(placed: &PlacedFiles, names: &super::DataFileNames) -> Vec<String> {
+pub fn server_options(placed: &PlacedFiles, names: &DataFileNames) -> Vec<String> {
     let mut options = vec!["--dir".to_owned(), placed.dir.display().to_string()];
     let mut set = |name: &str, value: &str| options.extend([format!("--{name}"), value.to_owned()]);
-    let usual = super::DataFileNames::default();
+    let usual = DataFileNames::default();
     set("appendonly", if placed.form.is_append_only() { "yes" } else { "no" });
     match placed.form {
         DataFileForm::Dump if names.dump != usual.dump => set("dbfilename", &names.dump),

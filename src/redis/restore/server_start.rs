@@ -13,8 +13,12 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use super::{DataFileForm, DataFileNames, PlacedFiles, RedisVersion, RestoreError, server_options};
+use super::error::RestoreError;
+use super::placement::{DataFileForm, PlacedFiles};
+use super::redis_conf::DataFileNames;
+use super::server_options;
 use crate::base::clock::SharedClock;
+use crate::redis::format::server_version::RedisVersion;
 use crate::redis::wire::{RedisAddress, RedisConnection, RedisEndpoint, RedisLogin, RedisTlsFiles, ServerInfo};
 
 /// Between two looks at a server that loads.

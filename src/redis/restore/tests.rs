@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::redis::format::rdb::RdbLimits;
+use crate::redis::format::flavour::ServerFlavour;
+use crate::redis::format::rdb::{RdbError, RdbLimits};
 use crate::redis::format::resp::{StreamCut, encode_command};
-use crate::redis::wire::ServerFlavour;
 
 fn dump() -> Vec<u8> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rdb");
@@ -135,7 +135,7 @@ fn what_cannot_be_restored_leaves_nothing_that_a_server_loads() {
     place.push_snapshot(&dump()[..100]).unwrap();
     assert!(matches!(
         place.begin_commands(StreamCut { offset: 0, db: 0 }),
-        Err(RestoreError::Rdb(rdb::RdbError::Truncated { at: 100 }))
+        Err(RestoreError::Rdb(RdbError::Truncated { at: 100 }))
     ));
     assert_eq!(names(&dir.join("appendonlydir")), [""; 0]);
 

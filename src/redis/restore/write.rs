@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{CommandArrivals, DataFileForm, DataFileNames, DataFileWriter, PlacedFiles, RedisVersion, RestoreError};
+use super::absolute_expiry::CommandArrivals;
+use super::error::RestoreError;
+use super::placement::{DataFileForm, DataFileWriter, PlacedFiles};
+use super::redis_conf::DataFileNames;
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::format::rdb::RdbLimits;
+use crate::redis::format::server_version::RedisVersion;
 
 /// Where to, and for whom.
 #[derive(Clone, Debug)]

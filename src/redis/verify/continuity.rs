@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::redis::archive::stream::PreviousHistory;
 use crate::redis::archive::{StreamHole, StreamStretch};
-use crate::redis::wire::ReplicationId;
+use crate::redis::format::replication_id::ReplicationId;
 
 /// One that another repository has had for longer than this does not come any more, unless it waits in the spool.
 pub(super) const UPLOAD_GRACE: SignedDuration = SignedDuration::from_mins(10);
@@ -155,7 +155,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{ListedStretch, StreamHole, find_holes, find_missing_beginnings, find_missing_tails};
-    use crate::redis::wire::ReplicationId;
+    use crate::redis::format::replication_id::ReplicationId;
 
     fn id(digit: char) -> ReplicationId {
         digit.to_string().repeat(40).parse().unwrap()

@@ -406,10 +406,11 @@ mod tests {
 
     use super::{Archive, InstanceObjectCounts, InstanceVerifier, verify_instance};
     use crate::redis::archive::stream::PreviousHistory;
+    use crate::redis::archive::stream::StretchToStore;
     use crate::redis::archive::{SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamStretch};
+    use crate::redis::format::flavour::ServerFlavour;
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
     use crate::redis::format::resp::encode_command;
-    use crate::redis::wire::ServerFlavour;
     use crate::vault::SkippedRepositories;
     use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind};
     use crate::vault::testing::{create, open};
@@ -504,7 +505,7 @@ mod tests {
         }))
         .unwrap();
         for place in 0..instance.place_count() {
-            instance.put_commands(place, &stretch, bytes.clone()).await.unwrap();
+            instance.put_commands(place, &StretchToStore::new(stretch.clone(), bytes.clone())).await.unwrap();
         }
     }
 

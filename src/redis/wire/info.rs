@@ -2,24 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Whose server it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ServerFlavour {
-    /// Redis.
-    Redis,
-    /// Valkey, whose `redis_version` is what it is compatible with.
-    Valkey,
-}
-
-impl std::fmt::Display for ServerFlavour {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            ServerFlavour::Redis => "Redis",
-            ServerFlavour::Valkey => "Valkey",
-        })
-    }
-}
+use crate::redis::format::flavour::ServerFlavour;
 
 /// The lines of `INFO`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

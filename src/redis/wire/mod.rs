@@ -8,6 +8,7 @@
 //! for a replica that could be promoted.
 
 mod address;
+mod backlog;
 mod info;
 mod connection;
 mod replica;
@@ -16,10 +17,13 @@ pub mod sentinel;
 mod server_clock;
 mod tls;
 
+pub use crate::redis::format::flavour::ServerFlavour;
+pub use crate::redis::format::replication_id::ReplicationId;
 pub use address::{RedisAddress, RedisLogin, RedisPassword, RedisUrlError, parse_redis_url};
+pub use backlog::ReplicationBacklog;
 pub use connection::{RedisConnection, RedisEndpoint};
 pub use error::{MasterClaimant, RedisError};
-pub use info::{ServerFlavour, ServerInfo};
-pub use replica::{ReplicaPermission, ReplicationId, SnapshotTransfer, SyncAnswer, SyncRequest};
+pub use info::ServerInfo;
+pub use replica::{ReplicaPermission, SnapshotTransfer, SyncAnswer, SyncRequest};
 pub use sentinel::{RedisSource, Sentinels};
 pub use tls::{RedisTlsError, RedisTlsFiles};

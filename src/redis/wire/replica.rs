@@ -3,14 +3,13 @@
 //! What is sent and answered stands in `syncWithMaster` and `slaveTryPartialResynchronization` (replication.c), seen from the replica;
 //! `syncCommand` and `masterTryPartialResynchronization` are the other side.
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::{Bytes, BytesMut};
 
+use super::backlog::ReplicationBacklog;
 use super::connection::RedisConnection;
 use super::error::RedisError;
 use super::info::ServerInfo;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::{RedisReply, encode_command};
 
 /// Bytes of the mark that ends a snapshot of unknown length (`CONFIG_RUN_ID_SIZE`, server.h).
@@ -19,59 +18,6 @@ const EOF_MARK_BYTES: usize = 40;
 const MAX_HEADER_BYTES: usize = 128;
 /// No snapshot is longer; a length beyond is damage.
 const MAX_SNAPSHOT_BYTES: u64 = 1 << 46;
-
-/// The name of a history of writes, which a server shares with its replicas.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ReplicationId([u8; 20]);
-
-/// What was given is no replication id.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no replication id: 40 hexadecimal digits in lower case")]
-pub struct BadReplicationId(String);
-
-impl FromStr for ReplicationId {
-    type Err = BadReplicationId;
-
-    fn from_str(text: &str) -> Result<ReplicationId, BadReplicationId> {
-        let bad = || BadReplicationId(text.chars().take(64).collect());
-        if text.len() != EOF_MARK_BYTES || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(bad());
-        }
-        let mut id = [0; 20];
-        for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-            *byte = pair.ok_or_else(bad)?;
-        }
-        Ok(ReplicationId(id))
-    }
-}
-
-impl fmt::Display for ReplicationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ReplicationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl TryFrom<String> for ReplicationId {
-    type Error = BadReplicationId;
-
-    fn try_from(text: String) -> Result<ReplicationId, BadReplicationId> {
-        text.parse()
-    }
-}
-
-impl From<ReplicationId> for String {
-    fn from(id: ReplicationId) -> String {
-        id.to_string()
-    }
-}
 
 /// What is asked of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,11 +55,8 @@ impl RedisConnection {
     pub async fn check_replica_permission(mut self, info: &ServerInfo) -> Result<ReplicaPermission, RedisError> {
         let replid = info.get("master_replid").and_then(|id| id.parse().ok());
         let offset = info.number("master_repl_offset");
-        let first = info.number("repl_backlog_first_byte_offset").unwrap_or(u64::MAX);
-        let held = info.number("repl_backlog_histlen").unwrap_or(0);
-        let active = info.number("repl_backlog_active") == Some(1);
-        if let (true, Some(replid), Some(offset)) = (active, replid, offset)
-            && (first..=first.saturating_add(held)).contains(&offset.saturating_add(1))
+        if let (Some(replid), Some(offset)) = (replid, offset)
+            && ReplicationBacklog::from_info(info).covers(offset)
         {
             self.request_sync(SyncRequest::Continue(replid, offset), info.version()).await?;
             return Ok(ReplicaPermission::Granted);

@@ -17,8 +17,9 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::error::{RepositoryError, StoreCall};
+use super::key;
+use super::options::RepositoryOptions;
 use super::retrying_store::{ObjectStoreKind, RetryingStore};
-use super::{RepositoryOptions, key};
 use crate::base::durable;
 
 /// Whether there should be a repository at the URL.
@@ -31,7 +32,7 @@ pub(super) enum ConnectIntent {
 /// Makes the client of one kind of store.
 type StoreFactory = fn(&str, &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError>;
 
-/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what [`super::RepositoryLimits`] still
+/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what [`super::options::RepositoryLimits`] still
 /// allows for the largest object over an ordinary link (350 MB of a compressed 1 GiB segment at 1.2 MB/s). The setting `timeout` changes it.
 const REQUEST_TIMEOUT: &str = "300s";
 
@@ -156,7 +157,7 @@ fn store_settings<K: FromStr>(
     Ok(settings)
 }
 
-/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::RepositoryLimits`] gives a
+/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::options::RepositoryLimits`] gives a
 /// call, so that the call's own loop still gets a turn.
 fn retry_config() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: Duration::from_secs(30) }

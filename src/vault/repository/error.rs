@@ -4,8 +4,8 @@ use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use super::REPOSITORY_FORMAT;
 use super::key::ObjectKey;
+use super::marker::REPOSITORY_FORMAT;
 use crate::base::retry::ErrorClass;
 
 /// Why a call to a repository did not succeed.

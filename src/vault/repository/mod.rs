@@ -10,171 +10,31 @@
 #[cfg(test)]
 mod conformance;
 pub mod key;
+mod listing;
 mod local_folder;
+mod marker;
+mod options;
 mod connect;
 mod error;
 mod retrying_store;
 #[cfg(test)]
 pub(crate) mod fault_store;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use crate::base::clock::{SharedClock, SystemClock};
-use crate::base::retry::RetryPolicy;
+use self::key::{KeyPrefix, ObjectKey};
+use self::marker::{RepositoryMarker, RepositoryMarkerFormat};
+use self::retrying_store::RetryingStore;
+use crate::base::clock::SharedClock;
 
-pub use error::RepositoryError;
-use key::{KeyPrefix, ObjectKey};
-use retrying_store::RetryingStore;
-
-/// The layout that this program writes. It reads this one and older ones; there are none older yet.
-pub const REPOSITORY_FORMAT: u32 = 1;
-
-/// What a repository is opened with.
-#[derive(Clone)]
-pub struct RepositoryOptions {
-    /// The process's environment, of which only the chosen store's own variables are used: `AWS_*`, `GOOGLE_*` or `AZURE_*`.
-    pub environment: BTreeMap<String, String>,
-    /// Settings from the configuration, by `object_store`'s names (`endpoint`, `region`, …). They go before the environment.
-    pub settings: BTreeMap<String, String>,
-    /// Where time comes from.
-    pub clock: SharedClock,
-    /// How long things may take.
-    pub limits: RepositoryLimits,
-}
-
-impl RepositoryOptions {
-    /// No settings, the machine's clock and the ordinary limits.
-    #[must_use]
-    pub fn new() -> RepositoryOptions {
-        RepositoryOptions {
-            environment: BTreeMap::new(),
-            settings: BTreeMap::new(),
-            clock: SystemClock::shared(),
-            limits: RepositoryLimits::default(),
-        }
-    }
-}
-
-impl Default for RepositoryOptions {
-    fn default() -> RepositoryOptions {
-        RepositoryOptions::new()
-    }
-}
-
-impl fmt::Debug for RepositoryOptions {
-    /// Names only: the values hold credentials.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.settings.keys().collect();
-        f.debug_struct("Options").field("settings", &names).field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
-
-/// How long a call may take, and how long it is tried.
-#[derive(Clone, Copy, Debug)]
-pub struct RepositoryLimits {
-    /// One attempt may take this long, and the time that its bytes need at `slowest` besides. A minute: twice what a store's own front end
-    /// waits before it answers with an error, so that the error is seen rather than guessed.
-    pub attempt: Duration,
-    /// The slowest link that is worth waiting for, in bytes a second. At 1 MiB a 16 MiB segment takes the 16 seconds in which a small
-    /// server writes the next one; whoever is slower falls behind for ever.
-    pub slowest: u64,
-    /// How a call over the network is tried again; local files are not, as their errors don't pass. Two minutes in all, so
-    /// that an attempt that hung is followed by another: every caller that can wait longer has a loop of its own, with its own log line.
-    pub network_retry: RetryPolicy,
-    /// No object is larger: a 1 GiB segment that would not compress, and its frame table. A length beyond this is damage or not ours.
-    pub largest_object: u64,
-}
-
-impl Default for RepositoryLimits {
-    fn default() -> RepositoryLimits {
-        RepositoryLimits {
-            attempt: Duration::from_secs(60),
-            slowest: 1 << 20,
-            network_retry: RetryPolicy {
-                first: Duration::from_millis(200),
-                longest: Duration::from_secs(5),
-                total: Some(Duration::from_secs(120)),
-            },
-            largest_object: (1 << 30) + (64 << 20),
-        }
-    }
-}
-
-/// The random number that tells repositories apart.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RepositoryId(u128);
-
-impl fmt::Display for RepositoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl From<RepositoryId> for String {
-    fn from(id: RepositoryId) -> String {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for RepositoryId {
-    type Error = std::num::ParseIntError;
-
-    fn try_from(text: String) -> Result<RepositoryId, std::num::ParseIntError> {
-        u128::from_str_radix(&text, 16).map(RepositoryId)
-    }
-}
-
-/// What `walkeep.json` holds.
-#[derive(Serialize, Deserialize)]
-struct RepositoryMarker {
-    format: u32,
-    repository_id: RepositoryId,
-    created_at: Timestamp,
-}
-
-/// The one field of `walkeep.json` that every format will have.
-#[derive(Deserialize)]
-struct RepositoryMarkerFormat {
-    format: u32,
-}
-
-/// What came of a [`Repository::put_new`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PutOutcome {
-    /// The object is new, whole and durable.
-    Created,
-    /// Something stands under this key already, durable and untouched. Whether it is the same is for the caller to find out.
-    Exists,
-}
-
-/// An object as a listing shows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ObjectInfo {
-    /// Its name.
-    pub key: ObjectKey,
-    /// Its bytes.
-    pub len: u64,
-    /// When it was created, by the store's clock.
-    pub modified: Timestamp,
-}
-
-/// What stands right under a prefix.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PrefixListing {
-    /// The prefixes one part longer, sorted.
-    pub prefixes: Vec<KeyPrefix>,
-    /// The objects, sorted by key.
-    pub objects: Vec<ObjectInfo>,
-}
+pub use self::error::RepositoryError;
+pub use self::listing::{ObjectInfo, PrefixListing, PutOutcome};
+pub use self::marker::{REPOSITORY_FORMAT, RepositoryId};
+pub use self::options::{RepositoryLimits, RepositoryOptions};
 
 /// An open repository. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -225,7 +85,7 @@ impl Repository {
     }
 
     async fn create_in(store: RetryingStore, clock: &SharedClock) -> Result<Repository, RepositoryError> {
-        let id = RepositoryId(rand::random());
+        let id = RepositoryId::random();
         let marker = RepositoryMarker { format: REPOSITORY_FORMAT, repository_id: id, created_at: clock.now() };
         let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker_key(), &e))?;
         text.push(b'\n');

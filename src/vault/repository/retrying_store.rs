@@ -14,8 +14,9 @@ use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Put
 
 use super::error::{RepositoryError, StoreCall, StoreFailure};
 use super::key::{self, KeyPrefix, ObjectKey};
+use super::listing::{ObjectInfo, PrefixListing, PutOutcome};
 use super::local_folder::{self, SyncedFolders};
-use super::{ObjectInfo, PrefixListing, PutOutcome, RepositoryLimits, RepositoryOptions};
+use super::options::{RepositoryLimits, RepositoryOptions};
 use crate::base::clock::{SharedClock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy, retry};
 

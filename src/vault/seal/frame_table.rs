@@ -11,8 +11,9 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use super::binding::{ObjectBinding, SealedKind};
+use super::fault::{ObjectPart, OpenFault};
 use super::keys::EpochKeyId;
-use super::{ObjectBinding, ObjectPart, OpenFault, SealedKind};
 
 /// How an object begins; the byte after it is the format's version.
 const OBJECT_MAGIC: [u8; 7] = *b"walkeep";

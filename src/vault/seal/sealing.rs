@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::binding::ObjectBinding;
 use super::cipher::{ObjectCipher, SealedPart, TagMismatchError};
 use super::compress::{CompressionLevel, with_compressed};
 use super::frame_table::{
@@ -12,7 +13,7 @@ use super::frame_table::{
     frame_count, frame_len,
 };
 use super::keys::{EpochKeyId, ObjectEncryption, RandomnessError, random_bytes};
-use super::{ObjectBinding, content_hash, frame_table};
+use super::{content_hash, frame_table};
 use crate::base::scoped_threads;
 
 /// How to seal one object.

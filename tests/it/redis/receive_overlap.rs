@@ -1,6 +1,7 @@
 //! Two receivers cut one stream at places of their own: stretches that overlap, or lie within another, change nothing of what is restored.
 
 use jiff::Timestamp;
+use walkeep::redis::archive::stream::StretchToStore;
 use walkeep::redis::archive::{RedisTarget, StreamStretch};
 use walkeep::redis::format::resp::StreamCut;
 
@@ -33,7 +34,7 @@ fn store(site: &Site, all: &[Stored]) {
             instance.vault().delete(&key).await.expect("removed");
         }
         for (stretch, bytes) in all {
-            instance.put_commands(0, stretch, bytes.clone().into()).await.expect("put");
+            instance.put_commands(0, &StretchToStore::new(stretch.clone(), bytes.clone().into())).await.expect("put");
         }
     });
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use walkeep::redis::archive::stream::StretchToStore;
 use walkeep::redis::archive::{RedisTarget, StreamStretch};
 
 use super::receive::{acknowledged, based, receiving, restored, work};
@@ -140,7 +141,10 @@ fn a_clock_that_was_set_back_does_not_lead_back_behind_a_failover() {
             let key = instance.layout().commands(&stretch.replid.to_string(), stretch.first).expect("a key");
             instance.vault().delete(&key).await.expect("removed");
             let ended_at = stretch.ended_at + SignedDuration::from_hours(1);
-            instance.put_commands(0, &StreamStretch { ended_at, ..stretch.clone() }, bytes).await.expect("put");
+            instance
+                .put_commands(0, &StretchToStore::new(StreamStretch { ended_at, ..stretch.clone() }, bytes))
+                .await
+                .expect("put");
         }
     });
     promote(&server);

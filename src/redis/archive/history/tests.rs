@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 
 use super::super::snapshot::{SnapshotManifest, SnapshotOrigin};
-use super::super::stream::{ReadDelays, UntimedBacklog};
-use super::{ArrivalMark, StreamStretch, StretchChain, cut_chain_at, remove_foreign_snapshots, unrecorded_intervals};
+use super::super::stream::{ArrivalMark, ReadDelays, StreamStretch, UntimedBacklog};
+use super::chain::StretchChain;
+use super::route::cut_chain_at;
+use super::{remove_foreign_snapshots, unrecorded_intervals};
 use crate::redis::format::rdb::{RdbLimits, RdbWalker};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -24,7 +26,7 @@ fn snapshot() -> SnapshotManifest {
         finished_at: at(12),
         at: at(10),
         origin: SnapshotOrigin::File { path: "x".into() },
-        flavour: crate::redis::wire::ServerFlavour::Redis,
+        flavour: crate::redis::format::flavour::ServerFlavour::Redis,
         version: "7".into(),
         run_id: None,
         replid: ID.parse().ok(),

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use crate::base::retry::ErrorClass;
-use crate::postgres::archive::spool::SpoolError;
+use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::{rdb, resp};
 use crate::redis::wire;
-use crate::redis::wire::ReplicationId;
 use crate::vault;
 use crate::vault::seal::SealError;
+use crate::vault::spool::SpoolError;
 
 /// Why a snapshot or a stream did not come about.
 #[derive(Debug, thiserror::Error)]

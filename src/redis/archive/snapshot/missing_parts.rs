@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use crate::redis::archive::{Archive, SnapshotManifest, UnreachableRepositories};
-use crate::vault::VaultError;
+use super::manifest::SnapshotManifest;
+use crate::redis::archive::instance::Archive;
+use crate::vault::{UnreachableRepositories, VaultError};
 
 /// Snapshots that are not whole, by label, each with what it lacks.
 pub(crate) type MissingParts = BTreeMap<String, String>;

@@ -15,14 +15,15 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::error::SnapshotError;
+use super::manifest::{SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart};
 use super::spill::PartSpill;
 use crate::base::clock::{SharedClock, timeout};
-use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::{Archive, SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart};
+use crate::redis::archive::instance::Archive;
+use crate::redis::format::flavour::ServerFlavour;
 use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
-use crate::redis::wire::{
-    RedisConnection, RedisSource, ReplicationId, ServerFlavour, ServerInfo, SnapshotTransfer, SyncAnswer, SyncRequest,
-};
+use crate::redis::format::replication_id::ReplicationId;
+use crate::redis::wire::{RedisConnection, RedisSource, ServerInfo, SnapshotTransfer, SyncAnswer, SyncRequest};
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind, SealedObject};
 use crate::vault::{self, SkippedRepositories};

@@ -6,10 +6,9 @@
 //! stream that is the same as deleting keys one by one, so a storm of expiries stands out as well.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::{ArrivalMark, StreamStretch};
+use super::stretch::{ArrivalMark, Deletion, DeletionKind, StreamStretch, StretchDeletions};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser, ReplicatedCommand, RespError};
 
 /// A command or transaction that deletes so many keys begins a piece of its own, so that its very beginning is known.
@@ -20,50 +19,6 @@ pub const MAX_PAUSE_WITHIN_DELETION: SignedDuration = SignedDuration::from_secs(
 const MAX_LISTED_FLUSHES: usize = 256;
 /// No stretch lists more: it keeps the metadata of an object small, whatever comes.
 const MAX_DELETIONS_PER_STRETCH: usize = 4096;
-
-/// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeletionKind {
-    /// `FLUSHALL`.
-    FlushAll,
-    /// `FLUSHDB`.
-    FlushDb,
-    /// Keys were deleted by `DEL` or `UNLINK`.
-    Delete,
-}
-
-/// Something that stands out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Deletion {
-    /// What.
-    pub what: DeletionKind,
-    /// The offset before it: where its first command begins, or the transaction around that.
-    pub before: u64,
-    /// The offset after its last command.
-    pub end: u64,
-    /// The database.
-    pub db: u32,
-    /// Keys that were named.
-    pub keys: u64,
-    /// Commands.
-    pub commands: u64,
-}
-
-/// All that stands out in a stretch.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct StretchDeletions {
-    /// Deletions of fewer keys that belong together, and touch neither end of the stretch, were left out.
-    pub floor: u64,
-    /// In the order of the stream.
-    pub found: Vec<Deletion>,
-    /// Whether there was more than could be listed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub more: bool,
-    /// Whether deletions are noted in pieces. The first versions left out every second with fewer keys than `floor`, in the middle of a series too.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub pieces: bool,
-}
 
 impl StreamStretch {
     /// When what begins at `offset` had come.

@@ -1,19 +1,17 @@
 //! The spool of commands: what has come and is in no repository yet, durable on this machine.
 //!
-//! One file a stretch, `<replication id>.<first offset, 20 digits>.commands` in `<state-dir>/spool/<instance>/`, which grows at its end. Each
-//! append is one frame: a length, and the bytes sealed as an object of their own that is bound to instance, file and the frame's number, so
-//! nothing lies here in clear and no frame opens in another's place. The frame's metadata has its marks; that of the first frame, which
-//! has no bytes, says what the stretch begins with.
+//! One file a stretch, `<replication id>.<first offset, 20 digits>.commands` in `<state-dir>/spool/<instance>/`, which
+//! grows at its end. Each append is one frame of a spool file (`vault::spool`), bound to instance, file and the frame's
+//! number. The frame's metadata has its marks. The first frame, which has no bytes, has what the stretch begins with.
 //!
-//! The order of effects is that of the spool of WAL (`archive::spool`): create, fsync the directory, append, fsync; only then are bytes said to
-//! be safe. What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it; such a file is
-//! never removed but set aside ([`Spool::discard`]). The bytes may end within a command: [`SpooledStretch::into_stretch`] leaves that part out, and the
-//! server is asked for it again.
+//! What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it;
+//! such a file is never removed but set aside ([`Spool::discard`]). The bytes may end within a command:
+//! [`SpooledStretch::into_stretch`] leaves that part out, and the server is asked for it again.
 //!
 //! All calls block.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,57 +20,30 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::deletions::DeletionScanner;
-use super::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+use super::spooled_stretch::{SpooledStretch, StretchStart};
+use super::stretch::{ArrivalMark, ReadDelays};
 use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
-use crate::postgres::archive::spool::{SpoolError, SpoolLock};
-use crate::redis::archive::Archive;
-use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
-use crate::redis::wire::ReplicationId;
-use crate::vault::seal::{self, CompressionLevel, ObjectBinding, ObjectEncryption, SealSpec, SealedKind};
+use crate::redis::archive::instance::Archive;
+use crate::redis::format::replication_id::ReplicationId;
+use crate::vault::seal::{OBJECT_END, ObjectEncryption, SealedKind};
+use crate::vault::spool::{
+    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
+    open_for_reading, remove_file, sync_left_file,
+};
 
-/// The most plaintext in one frame.
-const MAX_FRAME_PLAIN_BYTES: usize = 4 << 20;
-/// The most bytes a frame has on disk, were it to defy compression, with marks for each of its bytes' milliseconds.
-const MAX_FRAME_STORED_BYTES: usize = MAX_FRAME_PLAIN_BYTES + (4 << 20);
-const SPOOL_FILE_SUFFIX: &str = ".commands";
+/// A frame has at most its plaintext, if that defies compression, with marks for each of its bytes' milliseconds.
+static COMMANDS_FORMAT: SpoolFormat = SpoolFormat {
+    kind: SealedKind::Commands,
+    file_suffix: ".commands",
+    max_stored_bytes: MAX_FRAME_PLAIN_BYTES + (4 << 20),
+};
+
 /// What is added to the name of a file that does not open to its end.
 const DAMAGED_FILE_SUFFIX: &str = "damaged";
 
 /// What is added to the name of a file that is to take the place of one.
 const SHORTENED_FILE_SUFFIX: &str = "shorter";
-
-/// What a stretch begins with.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StretchStart {
-    /// The history.
-    pub replid: ReplicationId,
-    /// The offset before its first byte, which begins a command.
-    pub first: u64,
-    /// The database that it acts on.
-    pub db: u32,
-    /// Whether a transaction is open.
-    pub in_transaction: bool,
-    /// The history before, if this is the first stretch under a new name.
-    pub follows: Option<PreviousHistory>,
-    /// When.
-    pub started_at: Timestamp,
-    /// From whom.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<ServerRun>,
-    /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub missed_until: Option<u64>,
-}
-
-impl StretchStart {
-    /// The beginning of a history, of which nothing more is known.
-    pub(crate) fn new(replid: ReplicationId, started_at: Timestamp) -> StretchStart {
-        let (first, db, in_transaction) = (0, 0, false);
-        StretchStart { replid, first, db, in_transaction, follows: None, started_at, run: None, missed_until: None }
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct StretchFrame {
@@ -89,87 +60,11 @@ struct StretchFrame {
 /// One instance's spool.
 #[derive(Clone, Debug)]
 pub struct Spool {
-    dir: PathBuf,
-    instance: String,
-    protection: Arc<ObjectEncryption>,
+    folder: SpoolFolder,
 }
 
 /// The name of a spooled stretch: its history and first offset.
 pub type StretchName = (ReplicationId, u64);
-
-/// A file's content.
-#[derive(Clone, Debug)]
-pub struct SpooledStretch {
-    /// What it begins with.
-    pub beginning: StretchStart,
-    /// Its bytes, which may end within a command.
-    pub bytes: Bytes,
-    /// Its marks.
-    pub marks: Vec<ArrivalMark>,
-    /// When the last of it had come.
-    pub ended_at: Timestamp,
-    /// What was measured of the server's clock meanwhile.
-    pub clock: Option<ClockMeasurement>,
-    /// How promptly it was read.
-    pub reading: Option<ReadDelays>,
-}
-
-impl SpooledStretch {
-    /// The offset before a transaction that is open at the end; `None` if none is, or it does not begin here.
-    fn last_cut_offset(&self) -> Option<u64> {
-        let StretchStart { first, db, in_transaction, .. } = self.beginning;
-        let mut parser = CommandParser::resume_at(first, db, in_transaction, CommandLimits::default());
-        // What is wrong with the bytes is said when they are used.
-        drop(parser.push(&self.bytes, &mut |_| {}));
-        let cut = parser.cut().filter(|_| parser.in_transaction())?;
-        Some(cut.offset)
-    }
-
-    /// The stretch up to its last whole command, and its bytes.
-    #[must_use]
-    pub fn into_stretch(self) -> (StreamStretch, Bytes) {
-        let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = self;
-        let StretchStart { replid, first, db, in_transaction, follows, started_at, run, missed_until } = beginning;
-        let mut parser = CommandParser::resume_at(first, db, in_transaction, CommandLimits::default());
-        let (mut writes, mut missed) = (0_u64, missed_until.map(|until| UntimedBacklog { until, writes: 0 }));
-        let mut scan = DeletionScanner::new(first, in_transaction, &marks, ended_at);
-        let parsed = parser.push(&bytes, &mut |command| {
-            scan.push_command(command);
-            let write = u64::from(command.kind == CommandKind::Other);
-            writes = writes.saturating_add(write);
-            if let Some(missed) = missed.as_mut().filter(|missed| command.end <= missed.until) {
-                missed.writes = missed.writes.saturating_add(write);
-            }
-        });
-        if let Err(error) = parsed {
-            tracing::error!(%replid, %error, "the spooled stream is used up to there");
-        }
-        let notable = Some(scan.finish());
-        let last = parser.boundary();
-        let len = usize::try_from(last.saturating_sub(first)).unwrap_or(0).min(bytes.len());
-        marks.retain(|mark| mark.offset <= last);
-        let stretch = StreamStretch {
-            replid,
-            first,
-            last,
-            db,
-            in_transaction,
-            db_after: parser.db(),
-            in_transaction_after: parser.in_transaction(),
-            follows,
-            started_at,
-            ended_at,
-            writes,
-            marks,
-            run,
-            notable,
-            clock,
-            missed,
-            reading,
-        };
-        (stretch, bytes.slice(..len))
-    }
-}
 
 impl Spool {
     /// The spool of `instance` under `state_dir`; made if it isn't there.
@@ -177,9 +72,7 @@ impl Spool {
     /// # Errors
     /// The directory can't be made.
     pub fn open(state_dir: &Path, instance: &Archive) -> Result<Spool, SpoolError> {
-        let spool = Spool::new(state_dir, instance);
-        durable::create_dir_all(&spool.dir, 0o700)?;
-        Ok(spool)
+        Ok(Spool { folder: Spool::folder(state_dir, instance).create()? })
     }
 
     /// Takes the spool for one receiver alone.
@@ -188,49 +81,23 @@ impl Spool {
     /// [`SpoolError::InUse`] if there is another one.
     pub fn lock(&self) -> Result<SpoolLock, SpoolError> {
         // With a state-dir of its own it would store the same stretches a second time.
-        SpoolLock::acquire(
-            &self.dir,
-            "end it: one instance has one receiver, and another server a [redis.NAME] of its own",
-        )
+        self.folder.lock("end it: one instance has one receiver, and another server a [redis.NAME] of its own")
     }
 
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
     #[must_use]
     pub fn open_existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
-        Some(Spool::new(state_dir, instance)).filter(|spool| spool.dir.is_dir())
+        let folder = Spool::folder(state_dir, instance);
+        folder.exists().then_some(Spool { folder })
     }
 
-    fn new(state_dir: &Path, instance: &Archive) -> Spool {
-        let name = instance.name().to_string();
-        Spool {
-            dir: state_dir.join("spool").join(&name),
-            instance: name,
-            protection: Arc::clone(instance.vault().protection()),
-        }
+    fn folder(state_dir: &Path, instance: &Archive) -> SpoolFolder {
+        let protection = Arc::clone(instance.vault().protection());
+        SpoolFolder::in_state_dir(state_dir, &instance.name().to_string(), &COMMANDS_FORMAT, protection)
     }
 
     fn path(&self, (replid, first): StretchName) -> PathBuf {
-        self.dir.join(format!("{replid}.{first:020}{SPOOL_FILE_SUFFIX}"))
-    }
-
-    fn binding(&self, (replid, first): StretchName, frame: u64) -> ObjectBinding {
-        ObjectBinding::new(SealedKind::Commands, format!("spool/{}/{replid}/{first}/{frame}", self.instance))
-    }
-
-    /// A frame as it is in the file, with its length.
-    fn seal_frame(
-        &self,
-        (name, number): (StretchName, u64),
-        bytes: &[u8],
-        metadata: &[u8],
-    ) -> Result<Vec<u8>, SpoolError> {
-        let binding = self.binding(name, number);
-        let spec = SealSpec { level: CompressionLevel::Fixed(-5), metadata, ..SealSpec::new(&binding) };
-        let sealed = seal::seal_object(&[bytes], &spec, &self.protection)?;
-        let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
-        stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
-        sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));
-        Ok(stored)
+        self.folder.path(&format!("{replid}.{first:020}"))
     }
 
     /// All stretches of which something is spooled, by name.
@@ -238,13 +105,10 @@ impl Spool {
     /// # Errors
     /// The directory can't be read.
     pub fn list(&self) -> Result<Vec<StretchName>, SpoolError> {
-        let failed = |source| SpoolError::Io { action: "list", path: self.dir.clone(), source };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(SPOOL_FILE_SUFFIX)?.split_once('.'));
-            names.extend(name.and_then(|(replid, first)| Some((replid.parse().ok()?, first.parse().ok()?))));
-        }
+        let mut names = self.folder.list(|stem| {
+            let (replid, first) = stem.split_once('.')?;
+            Some((replid.parse().ok()?, first.parse().ok()?))
+        })?;
         names.sort_unstable();
         Ok(names)
     }
@@ -260,12 +124,8 @@ impl Spool {
     /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
     fn read_and_check_tail(&self, name: StretchName) -> Result<(Option<SpooledStretch>, bool), SpoolError> {
         let path = self.path(name);
-        let mut file = match File::open(&path) {
-            Ok(file) => BufReader::with_capacity(1 << 20, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
-            Err(source) => return Err(SpoolError::Io { action: "open", path, source }),
-        };
-        self.read_frames(name, &mut file).map_err(|source| SpoolError::Io { action: "read", path, source })
+        let Some(file) = open_for_reading(&path)? else { return Ok((None, false)) };
+        self.read_frames(name, &mut buffered(file)).map_err(SpoolError::io("read", &path))
     }
 
     /// The same of any bytes.
@@ -275,34 +135,29 @@ impl Spool {
         file: &mut (impl Read + Seek),
     ) -> io::Result<(Option<SpooledStretch>, bool)> {
         let mut spooled: Option<SpooledStretch> = None;
-        let (mut bytes, mut good) = (BytesMut::new(), 0_u64);
-        for number in 0.. {
-            let stored = read_frame(file)?;
-            let opened = stored.and_then(|stored| {
-                let opened = seal::open_object(&stored, &self.binding(name, number), &self.protection, 1).ok()?;
-                let frame = serde_json::from_slice::<StretchFrame>(&opened.metadata).ok()?;
-                Some((stored.len() as u64, opened.plain, frame))
-            });
-            let Some((len, plain, frame)) = opened else { break };
+        let mut bytes = BytesMut::new();
+        let place = |at: FramePosition| frame_place(name, at.number);
+        let good = self.folder.read_frames(file, place, |opened| {
+            let Ok(frame) = serde_json::from_slice::<StretchFrame>(&opened.metadata) else { return false };
             match (&mut spooled, frame.beginning) {
                 (None, Some(beginning)) => {
                     let StretchFrame { marks, at: ended_at, clock, reading, .. } = frame;
                     spooled = Some(SpooledStretch { beginning, bytes: Bytes::new(), marks, ended_at, clock, reading });
                 }
                 (Some(spooled), None) => {
-                    bytes.extend_from_slice(&plain);
+                    bytes.extend_from_slice(&opened.plain);
                     spooled.marks.extend(frame.marks);
                     spooled.ended_at = frame.at;
                     spooled.clock = frame.clock.or(spooled.clock);
                     spooled.reading = frame.reading.or(spooled.reading.take());
                 }
-                _ => break,
+                _ => return false,
             }
-            good = good.saturating_add(len).saturating_add(4);
-        }
+            true
+        })?;
         let mut rest = Vec::new();
         file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest))?;
-        Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), !is_torn(&rest)))
+        Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), !self.folder.is_torn(&rest)))
     }
 
     /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a crash is kept beside it, and
@@ -395,21 +250,9 @@ impl Spool {
     /// What the operating system said. Nobody knows then what is on the disk.
     pub fn truncate_torn_tail(&self, name: StretchName) -> Result<(), SpoolError> {
         let path = self.path(name);
-        let failed = |action| {
-            let path = path.clone();
-            move |source: io::Error| SpoolError::Io { action, path, source }
-        };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(failed("open")(source)),
-        };
-        file.sync_all().map_err(failed("fsync"))?;
-        // Pages that an earlier, failed fsync left in memory but not on disk are read from the disk again.
-        let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-        dropped.map_err(io::Error::from).map_err(failed("read"))?;
-        durable::sync_dir(&self.dir)?;
-        Ok(())
+        let Some(file) = open_for_reading(&path)? else { return Ok(()) };
+        sync_left_file(&file, &path)?;
+        self.folder.sync()
     }
 
     /// Which file that is, and how long: another one, or one that grew, differs. `None` if there is none.
@@ -438,11 +281,11 @@ impl Spool {
         let name = (beginning.replid, beginning.first);
         remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = opened.map_err(|source| SpoolError::Io { action: "create", path: path.clone(), source })?;
-        durable::sync_dir(&self.dir)?;
+        let file = opened.map_err(SpoolError::io("create", &path))?;
+        self.folder.sync()?;
         let at = beginning.started_at;
-        let mut growing =
-            UnfinishedStretch { spool: self.clone(), file, path, name, frames: 0, clock: None, reading: None };
+        let file = GrowingFile::new(file, path, self.folder.clone());
+        let mut growing = UnfinishedStretch { file, name, frames: 0, clock: None, reading: None };
         let marks = Vec::new();
         growing
             .append_frame(&[], &StretchFrame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
@@ -450,49 +293,15 @@ impl Spool {
     }
 }
 
-/// Removes a file, if there is one.
-fn remove_file(path: &Path) -> Result<(), SpoolError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(SpoolError::Io { action: "remove", path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The next frame's sealed bytes; `None` where the file ends or makes no sense.
-fn read_frame(reader: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut stored = Vec::new();
-    reader.take(4).read_to_end(&mut stored)?;
-    let Ok(len) = <[u8; 4]>::try_from(stored.as_slice()) else { return Ok(None) };
-    let len = u32::from_le_bytes(len);
-    if len as usize > MAX_FRAME_STORED_BYTES {
-        return Ok(None);
-    }
-    stored.clear();
-    reader.take(u64::from(len)).read_to_end(&mut stored)?;
-    Ok((stored.len() == len as usize).then_some(stored))
-}
-
-/// Whether the rest of a file, which does not open, is what a crash leaves: the beginning of a frame, or room of the file that was never
-/// written. A length that has changed makes a frame seem cut as well, but then the end of one is there.
-fn is_torn(rest: &[u8]) -> bool {
-    let cut = || {
-        let Some((len, frame)) = rest.split_first_chunk::<4>() else { return true };
-        let len = u32::from_le_bytes(*len) as usize;
-        frame.len() < len
-            && len <= MAX_FRAME_STORED_BYTES
-            && !frame.windows(seal::OBJECT_END.len()).any(|window| window == seal::OBJECT_END)
-    };
-    rest.iter().all(|byte| *byte == 0) || cut()
+/// What a frame is bound to, apart from the instance.
+fn frame_place((replid, first): StretchName, number: u64) -> String {
+    format!("{replid}/{first}/{number}")
 }
 
 /// A stretch that grows.
 #[derive(Debug)]
 pub struct UnfinishedStretch {
-    spool: Spool,
-    file: File,
-    path: PathBuf,
+    file: GrowingFile,
     name: StretchName,
     frames: u64,
     clock: Option<ClockMeasurement>,
@@ -533,10 +342,9 @@ impl UnfinishedStretch {
     }
 
     fn append_frame(&mut self, bytes: &[u8], frame: &StretchFrame) -> Result<(), SpoolError> {
-        let failed = |source| SpoolError::Io { action: "write", path: self.path.clone(), source };
-        let metadata = serde_json::to_vec(frame).map_err(|error| failed(error.into()))?;
-        let stored = self.spool.seal_frame((self.name, self.frames), bytes, &metadata)?;
-        self.file.write_all(&stored).map_err(failed)?;
+        let metadata =
+            serde_json::to_vec(frame).map_err(|error| SpoolError::io("write", self.file.path())(error.into()))?;
+        self.file.append(&frame_place(self.name, self.frames), bytes, &metadata)?;
         self.frames = self.frames.saturating_add(1);
         Ok(())
     }
@@ -546,7 +354,7 @@ impl UnfinishedStretch {
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(|source| SpoolError::Io { action: "fsync", path: self.path.clone(), source })
+        self.file.sync()
     }
 }
 
@@ -558,7 +366,8 @@ impl UnfinishedStretch {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
-    let spool = Spool { dir: PathBuf::new(), instance: "fuzz".into(), protection: Arc::new(ObjectEncryption::None) };
+    let protection = Arc::new(ObjectEncryption::None);
+    let spool = Spool { folder: SpoolFolder::new(PathBuf::new(), "fuzz", &COMMANDS_FORMAT, protection) };
     let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
     let name = (replid, first);
     let read = |file: &[u8]| spool.read_frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
@@ -574,7 +383,7 @@ pub fn fuzz(data: &[u8]) {
         let frame =
             StretchFrame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
         let metadata = serde_json::to_vec(&frame).unwrap_or_default();
-        file.extend(spool.seal_frame((name, number as u64), piece, &metadata).unwrap_or_default());
+        file.extend(spool.folder.seal_frame(&frame_place(name, number as u64), piece, &metadata).unwrap_or_default());
         ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
     }
     let at = usize::from(u16::from_le_bytes(*at)) % file.len().max(1);
@@ -585,7 +394,7 @@ pub fn fuzz(data: &[u8]) {
         file.resize(at.saturating_add(usize::from(*mask)), 0);
         let (found, damaged) = read(&file);
         // A frame may have the bytes that end one in what it holds; such a file is kept in vain.
-        let harmless = mask == &0 && !rest.windows(seal::OBJECT_END.len()).any(|window| window == seal::OBJECT_END);
+        let harmless = mask == &0 && !rest.windows(OBJECT_END.len()).any(|window| window == OBJECT_END);
         assert!(!damaged || !harmless, "a file as a crash leaves it is not removed");
         (found, damaged, whole)
     } else {
@@ -611,14 +420,15 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{ArrivalMark, Spool, StretchStart};
+    use super::{ArrivalMark, COMMANDS_FORMAT, Spool, SpoolFolder, StretchStart};
     use crate::redis::format::resp::encode_command;
     use crate::vault::seal::ObjectEncryption;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool { dir: dir.to_owned(), instance: "cache".into(), protection: Arc::new(ObjectEncryption::None) }
+        let protection = Arc::new(ObjectEncryption::None);
+        Spool { folder: SpoolFolder::new(dir.to_owned(), "cache", &COMMANDS_FORMAT, protection) }
     }
 
     fn beginning(first: u64) -> StretchStart {
@@ -658,7 +468,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
         let mut growing = spool.begin(beginning(0)).unwrap();
-        let path = growing.path.clone();
+        let path = growing.file.path().to_owned();
         let mut ends = vec![(fs::metadata(&path).unwrap().len(), 0)];
         for n in 1..6_u64 {
             growing.append(&encode_command(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
@@ -673,7 +483,7 @@ mod tests {
         }
         // Another stretch's file does not open under this name.
         let other = spool.begin(beginning(7)).unwrap();
-        fs::copy(&other.path, &path).unwrap();
+        fs::copy(other.file.path(), &path).unwrap();
         assert!(spool.read(growing.name()).unwrap().is_none());
     }
 
@@ -722,7 +532,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
         let mut growing = spool.begin(beginning(0)).unwrap();
-        let (name, path) = (growing.name(), growing.path.clone());
+        let (name, path) = (growing.name(), growing.file.path().to_owned());
         for _ in 0..3 {
             growing.append(&encode_command(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
         }

@@ -1,10 +1,23 @@
 //! The walk through the body: a stack of steps still to take, and the bytes at hand.
 
 use super::grammar::{self, RdbStep, RdbStringRole, STREAM_NODE_STEPS};
-use super::lengths::{self, StringHead};
+use super::lengths::{self, StringHead, byte_count};
+use super::limits::{MAX_DATABASES, MAX_NAME_BYTES, MAX_NAMES, RdbLimits};
 use super::summary::{RdbSummary, RdbValueKind};
-use super::walker::{RdbStepResult, byte_count};
-use super::{MAX_DATABASES, MAX_NAME_BYTES, MAX_NAMES, RdbLimits, listpack, lzf, ziplist};
+use super::{listpack, lzf, ziplist};
+
+/// What a step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RdbStepResult {
+    /// So many bytes were used.
+    Used(usize),
+    /// More bytes are needed than there are.
+    Cut,
+    /// So many bytes were used, the last of them the end.
+    End(usize),
+    /// So many bytes were used; what comes after this code is not known.
+    Unknown(usize, u8),
+}
 
 /// What is wrong.
 type RdbFault = &'static str;

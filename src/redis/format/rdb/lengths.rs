@@ -50,6 +50,10 @@ pub(super) fn module_name(id: u64) -> String {
     (0..9).rev().map(character).collect()
 }
 
+pub(super) fn byte_count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

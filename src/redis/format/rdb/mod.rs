@@ -10,6 +10,8 @@
 //! Source: `rdb.c`, `rdb.h` of Redis 6 to 8 and Valkey 8 and 9.
 
 mod crc64;
+mod error;
+mod limits;
 #[cfg(test)]
 mod tests;
 mod walker;
@@ -22,70 +24,10 @@ mod ziplist;
 mod grammar;
 
 pub use crc64::update as crc64;
+pub use error::RdbError;
+pub use limits::RdbLimits;
 pub use summary::{RdbChecksum, RdbDatabase, RdbMagic, RdbSummary, RdbValueKind, WalkStop};
 pub use walker::RdbWalker;
-
-/// Bounds of a walk.
-#[derive(Debug, Clone)]
-pub struct RdbLimits {
-    /// The largest nested encoding that is looked into, in bytes, compressed and plain; larger ones are counted and flow by.
-    pub nested: usize,
-    /// Milliseconds since 1970: keys that expire before are counted as expired.
-    pub expired_by: Option<i64>,
-}
-
-impl Default for RdbLimits {
-    /// Servers write nested encodings of 8 to 64 KiB unless told otherwise; 16 MiB is much more, and little to hold.
-    fn default() -> RdbLimits {
-        RdbLimits { nested: 16 << 20, expired_by: None }
-    }
-}
-
-/// Databases that are counted apart, at most. Servers have 16 unless told otherwise.
-const MAX_DATABASES: usize = 1 << 14;
-
-/// Auxiliary fields and modules that are remembered, at most, and their length.
-const MAX_NAMES: usize = 256;
-const MAX_NAME_BYTES: u64 = 4096;
-
-/// Bytes that are no RDB file, or a damaged one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RdbError {
-    /// Neither Redis's nor Valkey's.
-    #[error("this is no RDB file: it begins with {found:?} instead of REDIS or VALKEY and a version")]
-    Header {
-        /// The first nine bytes.
-        found: String,
-    },
-    /// It ends before its end.
-    #[error("the RDB is cut off after {at} bytes: take it again from the server")]
-    Truncated {
-        /// How many bytes there are.
-        at: u64,
-    },
-    /// Something follows its end.
-    #[error("the RDB ends at byte {at}, and more bytes follow")]
-    Trailing {
-        /// The length of the RDB.
-        at: u64,
-    },
-    /// The checksum at the end is another.
-    #[error("the RDB is damaged: its checksum is {found:016x}, its bytes have {computed:016x}")]
-    Checksum {
-        /// What the file says.
-        found: u64,
-        /// What its bytes have.
-        computed: u64,
-    },
-    /// What is there cannot be.
-    #[error("the RDB is damaged at byte {at}: {what}")]
-    Damaged {
-        /// Bytes before it.
-        at: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
-}
 
 /// For fuzzing: walks `data` whole, then in two pieces that must agree with it. The first byte says where to cut.
 pub fn fuzz(data: &[u8]) {

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use super::body::RdbBodyWalker;
+use super::body::{RdbBodyWalker, RdbStepResult};
+use super::crc64::update as crc64;
+use super::error::RdbError;
 use super::grammar;
+use super::lengths::byte_count;
+use super::limits::RdbLimits;
 use super::summary::{RdbChecksum, RdbMagic, RdbSummary, WalkStop};
-use super::{RdbError, RdbLimits, crc64};
 
 /// More than the longest piece that must be seen whole to take a step: the head of a compressed string has 19 bytes.
 const MAX_TOKEN_BYTES: usize = 24;
@@ -28,19 +31,6 @@ enum RdbWalkPhase {
     Opaque,
     Checksum,
     Done,
-}
-
-/// What a step leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RdbStepResult {
-    /// So many bytes were used.
-    Used(usize),
-    /// More bytes are needed than there are.
-    Cut,
-    /// So many bytes were used, the last of them the end.
-    End(usize),
-    /// So many bytes were used; what comes after this code is not known.
-    Unknown(usize, u8),
 }
 
 /// Walks an RDB file that is pushed in pieces.
@@ -269,8 +259,4 @@ fn parse_magic(header: &[u8]) -> Option<(RdbMagic, u32)> {
         sum.checked_mul(10)?.checked_add(digit)
     })?;
     (version > 0).then_some((magic, version))
-}
-
-pub(super) fn byte_count(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The stream of commands from a server to its replicas: bytes in by any split, commands out with their places.
 
-use super::{RespError, parse_number};
+use super::error::{RespError, parse_number};
 
 /// What a stream may hold. None of it is allocated; the limits keep damage from being taken for data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{RespError, parse_number};
+use super::error::{RespError, parse_number};
 
 /// How deep arrays may stand in arrays. No command that walkeep sends is answered deeper than three.
 const MAX_REPLY_DEPTH: usize = 8;

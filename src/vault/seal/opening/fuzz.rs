@@ -1,11 +1,11 @@
 //! The fuzz target's body.
 
 use super::{check_without_key, open_object, read_trailer};
+use crate::vault::seal::binding::{ObjectBinding, SealedKind};
 use crate::vault::seal::cipher::clear_trailer_checksum;
 use crate::vault::seal::frame_table::{FOOTER_BYTES, HEADER_BYTES, ObjectFooter, ObjectHeader};
 use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyRing, ObjectEncryption};
 use crate::vault::seal::sealing::{SealSpec, seal_salted};
-use crate::vault::seal::{ObjectBinding, SealedKind};
 
 /// Opens anything. The first byte chooses: the rest as an object of an encrypted or of a clear repository; the rest with its checksums mended, so
 /// that the parser is reached behind them; or the rest sealed and then changed, which must not open as anything else.

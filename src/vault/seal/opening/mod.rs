@@ -7,14 +7,16 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::binding::{ObjectBinding, SealedKind};
 use super::cipher::{ObjectCipher, SealedPart};
 use super::compress::decompress_from;
+use super::content_hash;
+use super::fault::{ObjectPart, OpenError, OpenFault};
 use super::frame_table::{
     FOOTER_BYTES, FRAME_ENTRY_BYTES, FrameEntry, HEADER_BYTES, MAX_TRAILER_BYTES, ObjectFooter, ObjectHeader,
     StoredLen, array,
 };
 use super::keys::{EpochKeyId, ObjectEncryption};
-use super::{ObjectBinding, ObjectPart, OpenError, OpenFault, SealedKind, content_hash};
 use crate::base::scoped_threads;
 
 /// An opened object.
