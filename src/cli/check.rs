@@ -14,6 +14,7 @@ use super::args::CheckArgs;
 use super::exit::{self, CliError, CliExitCode};
 use super::output::{TextTone, format_bytes, format_duration, terminal_width, wrap_text};
 use super::server::InspectedServer;
+use super::show::shell;
 use super::{check_redis, open};
 use crate::base::clock::{Clock, ClockOffset, OFFSET_WARNING};
 use crate::config::{ClusterConfig, Config, InstanceConfig};
@@ -399,7 +400,7 @@ async fn check_postgres_server(
     let kind = if server.standby { "a standby" } else { "a primary" };
     let (release, peer, role) = (server.release(), &server.peer, &server.privileges.role);
     findings.add_good("connection", format!("PostgreSQL {release} at {peer}, {kind}, as {role}"));
-    let push = format!("{} archive-push %p", open::postgres_command_prefix(&config.path)?);
+    let push = format!("{} archive-push %p", shell::postgres_command_prefix(&config.path)?);
     let mut advice = server.advice(&push);
     advice.sort_by_key(|advice| !advice.needed);
     for advice in &advice {

@@ -15,6 +15,7 @@ use super::exit::{CliError, CliExitCode};
 use super::open;
 use super::output::TextTone;
 use super::server::{InspectedServer, ServerAdvice};
+use super::show::shell;
 use crate::base::durable;
 use crate::config::{self, Config, NewConfig};
 use crate::postgres::archive::layout::ClusterName;
@@ -135,7 +136,7 @@ fn print_report(
     around: &CliContext,
 ) -> anyhow::Result<()> {
     let out = &around.output;
-    let call = open::postgres_command_prefix(&new.path)?;
+    let call = shell::postgres_command_prefix(&new.path)?;
     let push = format!("{call} archive-push %p");
     let done = |what: &str, text: String| out.print_line(format!("  {what:<14} {text}"));
     out.print_line(out.style(TextTone::Strong, format!("{} is set up", args.cluster)))?;

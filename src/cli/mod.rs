@@ -7,6 +7,7 @@
 mod open;
 mod help;
 mod output;
+mod show;
 mod single;
 mod restore_all;
 mod health;

@@ -1,0 +1,3 @@
+//! What people and scripts see: tables, JSON, progress, and lines to copy.
+
+pub(super) mod shell;
