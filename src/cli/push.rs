@@ -1,7 +1,11 @@
 //! `walkeep archive-push`: PostgreSQL waits for this once per segment, so nothing is opened that is not needed.
+//!
+//! If a service runs, the file is handed over to it through the control socket, so that neither keys nor repositories are
+//! opened here. If none does, this process archives the file. Either way, success means durable in every repository.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -9,7 +13,13 @@ use super::CliContext;
 use super::args::ArchivePushArgs;
 use super::exit::{CliError, CliExitCode};
 use super::open;
-use crate::postgres::archive_push;
+use crate::base::clock::Clock;
+use crate::control::{self, ControlError, ControlRequest, ControlResponse};
+use crate::postgres::archive_push::{self, ArchivePushError};
+
+/// How long a service may take for one file that it has accepted. PostgreSQL waits without a limit, and a service that
+/// dies is noticed at once by its connection. This limit is for one that hangs; it is longer than a repository's retries.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
@@ -18,8 +28,7 @@ pub(super) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::R
     let path = std::path::absolute(&args.path).context("cannot tell where the file is")?;
     let name = wal_file_name(&path)?;
     let doing = || format!("cannot archive {name}");
-    let handed =
-        archive_push::push_through_service(&config.state_dir, cluster.name.as_str(), &path, name, &*around.clock).await;
+    let handed = push_through_service(&config.state_dir, cluster.name.as_str(), (&path, name), &*around.clock).await;
     if let Some(identical) = handed.with_context(doing)? {
         tracing::info!(file = name, identical, "archived by the running service");
         return Ok(CliExitCode::Done);
@@ -31,6 +40,34 @@ pub(super) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::R
     }
     tracing::info!(file = name, outcome = ?ingested.outcome, stored_bytes = ingested.stored_bytes, "archived");
     Ok(CliExitCode::Done)
+}
+
+/// Hands the file over to the service of this state directory, if one listens. `Some` once the file is archived, with
+/// whether it was identical to an archived one; `None` if this process has to archive it.
+async fn push_through_service(
+    state_dir: &Path,
+    cluster: &str,
+    (path, name): (&Path, &str),
+    clock: &dyn Clock,
+) -> Result<Option<bool>, ArchivePushError> {
+    let request = ControlRequest::Push { cluster: cluster.to_owned(), path: path.to_owned(), name: name.to_owned() };
+    match control::send_request(state_dir, &request, clock, SERVICE_TIMEOUT).await {
+        Ok(ControlResponse::Pushed { identical }) => Ok(Some(identical)),
+        Ok(ControlResponse::Refused { why, transient }) => Err(ArchivePushError::Refused { why, transient }),
+        Ok(
+            ControlResponse::NotMine
+            | ControlResponse::Pong { .. }
+            | ControlResponse::Status { .. }
+            | ControlResponse::Accepted,
+        ) => Ok(None),
+        Err(ControlError::NotListening { .. }) => Ok(None),
+        Err(error) => {
+            // Archiving must not depend on a service that hangs. If it has archived the file, the file is found to be
+            // identical.
+            tracing::warn!(%error, file = name, "the service does not take the file; archiving it without");
+            Ok(None)
+        }
+    }
 }
 
 /// `%f` is the last part of `%p`.

@@ -166,9 +166,6 @@ pub(crate) const FOREIGN_PAGES: [&str; 1] = ["lz4_Frame_format.md"];
 /// Faults that are excused for now, by file and by what it names. The list may only shrink: an entry that no longer
 /// occurs fails the test.
 pub(crate) const KNOWN: &[(&str, &str)] = &[
-    // The socket needs only `base`, and a flow of the PostgreSQL wing is its client.
-    ("src/postgres/archive/wal_file.rs", "control"),
-    ("src/postgres/archive_push.rs", "control"),
     // One spool for both wings is to be in the vault.
     ("src/redis/archive/history/mod.rs", "postgres::archive::spool"),
     ("src/redis/archive/snapshot/error.rs", "postgres::archive::spool"),
