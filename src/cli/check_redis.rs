@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::check::{CheckFindings, STREAM_SUBJECT};
-use super::output::{format_bytes, format_count, format_duration};
+use super::show::output::{format_bytes, format_count, format_duration};
+use super::verbs::check::{CheckFindings, STREAM_SUBJECT};
 use super::{CliContext, open};
 use crate::config::Config;
 use crate::redis::archive::Archive;
@@ -227,7 +227,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::{ReplicationState, StreamCheckFacts, judge_stream};
-    use crate::cli::check::CheckFindings;
+    use crate::cli::verbs::check::CheckFindings;
     use crate::redis::health::NewestMoment;
     use crate::redis::wire::ServerInfo;
 

@@ -1,44 +1,28 @@
 //! The command line: arguments in, flows called, results shown, exit code out.
 //!
-//! Three stages. [`args`] is the line as it was typed. Each command's file turns that, the configuration and the environment into the
-//! values that a flow wants, calls the flow, and shows what it returned ([`output`], [`progress`]). Errors end in [`exit`], the one table
+//! Three stages. [`args`] is the line as it was typed. Each command's file in [`verbs`] turns that, the configuration and the environment into the
+//! values that a flow wants, calls the flow, and shows what it returned ([`show`]). Errors end in [`exit`], the one table
 //! from errors to exit codes. The flows know nothing of any of this.
 
-mod open;
-mod help;
-mod output;
-mod show;
-mod single;
-mod restore_all;
-mod health;
-mod index;
-mod logging;
-mod init;
 mod args;
-mod check_redis;
-mod progress;
-mod verify;
-mod redis_list;
 mod backup;
-mod skew;
+mod check_redis;
+mod cleanup;
 mod exit;
-mod redis_log;
-mod usage;
-mod receive;
-mod server;
-mod restore;
+mod logging;
+mod one_moment;
+mod open;
+mod plan;
 mod redis;
 mod redis_restore;
-mod moment;
-mod log;
-mod list;
-mod one_moment;
-mod cleanup;
-mod plan;
+mod restore;
+mod restore_all;
+mod server;
+mod show;
+mod single;
+mod skew;
 mod target;
-mod get;
-mod push;
-mod check;
+mod verbs;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -53,9 +37,13 @@ use jiff::tz::TimeZone;
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ConfigError, ProcessEnvironment};
 use args::{BackupArgs, BackupCommand, CliCommand, CommandLine, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use args::{help, time as moment, usage};
 use exit::{CliError, CliExitCode, ExitCodeRule};
 use logging::DefaultLogLevel;
-use output::TerminalOutput;
+use show::list::redis as redis_list;
+use show::output::TerminalOutput;
+use show::{output, progress};
+use verbs::{archive_get, archive_push, check, health, index, init, list, log, receive, verify};
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -105,8 +93,8 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Init(args) => run_single_threaded(init::run(args, around))?,
         CliCommand::Check(args) => run_single_threaded(check::run(args, around))?,
         CliCommand::Receive(args) => run_multi_threaded(receive::run(args, around))?,
-        CliCommand::ArchivePush(args) => run_single_threaded(push::run(args, around))?,
-        CliCommand::ArchiveGet(args) => return run_single_threaded(get::run(args, around)),
+        CliCommand::ArchivePush(args) => run_single_threaded(archive_push::run(args, around))?,
+        CliCommand::ArchiveGet(args) => return run_single_threaded(archive_get::run(args, around)),
         CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
             run_multi_threaded(restore::run_plan(args, around))?
         }

@@ -177,7 +177,7 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[
     // The flavour of a server is no matter of its socket.
     ("src/redis/format/server_version.rs", "redis::wire"),
     // Invariant I8: time-outs and pauses that a test cannot move by hand.
-    ("src/cli/progress.rs", "Instant::now"),
+    ("src/cli/show/progress.rs", "Instant::now"),
     ("src/postgres/restore/selective/mod.rs", "tokio::time"),
     ("src/postgres/restore/selective/transfer.rs", "tokio::time"),
     ("src/postgres/sql.rs", "tokio::time"),

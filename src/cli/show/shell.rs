@@ -54,7 +54,7 @@ mod tests {
     use super::{quote_for_postgres_command, quote_for_shell, shell_command_prefix};
     use crate::base::clock::SystemClock;
     use crate::cli::CliContext;
-    use crate::cli::output::TerminalOutput;
+    use crate::cli::show::output::TerminalOutput;
     use crate::config::{Config, ProcessEnvironment};
 
     #[test]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::args::HealthArgs as Args;
-use super::exit::{self, CliError, CliExitCode};
-use super::open;
-use super::output::{TerminalOutput, TextTone, text_width, wrap_text};
 use crate::base::findings::{Finding, FindingLevel};
+use crate::cli::CliContext;
+use crate::cli::args::HealthArgs as Args;
+use crate::cli::exit::{self, CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, TextTone, text_width, wrap_text};
 use crate::config::{self, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
@@ -23,7 +23,7 @@ struct HealthJson<'d> {
     instances: &'d [redis::health::HealthReport],
 }
 
-pub(super) async fn run(args: Args, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: Args, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let (of_clusters, of_instances) = config.find_all_named(args.name.as_deref())?;
     if of_clusters.is_empty() && of_instances.is_empty() {

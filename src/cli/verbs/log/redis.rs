@@ -5,33 +5,35 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::args::{LogTimeArgs, named_value_parser};
-use super::exit::{CliError, CliExitCode};
-use super::log::{LOG_COLUMNS, LogPage, LogRow, LogSubject};
-use super::output::{TerminalOutput, TextTone, format_count, format_number};
-use super::{help, moment, open};
+use crate::cli::CliContext;
+use crate::cli::args::help;
+use crate::cli::args::time;
+use crate::cli::args::{LogTimeArgs, named_value_parser};
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, TextTone, format_count, format_number};
+use crate::cli::verbs::log::{LOG_COLUMNS, LogPage, LogRow, LogSubject};
 use crate::postgres::format::time::PgTime;
 use crate::redis::log::{self, DEFAULT_MIN_DELETED_KEYS, LogEntry, LogEntryKind, LogQuery};
 
 /// In a Redis or Valkey instance
 #[derive(Args, Debug)]
 #[command(after_help = help::LOG_REDIS_HELP)]
-pub(super) struct LogRedisArgs {
+pub(in crate::cli) struct LogRedisArgs {
     /// The instance [default: the only one configured]
     #[arg(value_name = "INSTANCE")]
-    pub(super) instance: Option<String>,
+    pub(in crate::cli) instance: Option<String>,
     #[command(flatten)]
-    pub(super) span: LogTimeArgs,
+    pub(in crate::cli) span: LogTimeArgs,
     /// Only events of this kind; may be given again [default: all but snapshot]
     #[arg(long = "event", value_name = "KIND", value_parser = event_kind_parser())]
-    pub(super) events: Vec<LogEntryKind>,
+    pub(in crate::cli) events: Vec<LogEntryKind>,
     /// Tell deletions of so many keys in one command, in one transaction, or one after the other
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MIN_DELETED_KEYS, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) keys: u64,
+    pub(in crate::cli) keys: u64,
     /// Print one JSON object a line
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 fn event_kind_parser() -> impl TypedValueParser<Value = LogEntryKind> {
@@ -39,7 +41,7 @@ fn event_kind_parser() -> impl TypedValueParser<Value = LogEntryKind> {
 }
 
 /// `several`: each event says whose it is.
-pub(super) async fn run(args: LogRedisArgs, several: bool, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: LogRedisArgs, several: bool, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let of = config.instance(args.instance.as_deref())?;
     let question = LogQuery {
@@ -63,7 +65,7 @@ pub(super) async fn run(args: LogRedisArgs, several: bool, around: &CliContext) 
 fn parse_time_option(option: &str, text: Option<&str>, around: &CliContext) -> Result<Option<Timestamp>, CliError> {
     let usage = |why: String| CliError::usage(format!("{option}: {why}"));
     let Some(text) = text else { return Ok(None) };
-    let time = moment::parse_time(text, around.clock.now(), &around.local_zone()).map_err(usage)?;
+    let time = time::parse_time(text, around.clock.now(), &around.local_zone()).map_err(usage)?;
     time.to_timestamp().map(Some).ok_or_else(|| usage("beyond every calendar".to_owned()))
 }
 
@@ -125,8 +127,8 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::{LogEntry, LogEntryKind};
-    use crate::cli::log::{LOG_COLUMNS, LogRow, format_row};
-    use crate::cli::output::TerminalOutput;
+    use crate::cli::show::output::TerminalOutput;
+    use crate::cli::verbs::log::{LOG_COLUMNS, LogRow, format_row};
 
     fn flushed() -> LogEntry {
         LogEntry {

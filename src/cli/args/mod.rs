@@ -1,13 +1,16 @@
-//! The command line as it is typed. Nothing is looked up here; [`super::dispatch`] turns these into usable values.
+//! The command line as it is typed. Nothing is looked up here; `cli::dispatch` turns these into usable values.
+
+pub(super) mod help;
+pub(super) mod time;
+pub(super) mod usage;
 
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::help;
-use super::redis_log::LogRedisArgs;
-use super::restore_all::{PlanAllArgs, RestoreAllArgs};
+use crate::cli::restore_all::{PlanAllArgs, RestoreAllArgs};
+use crate::cli::verbs::log::redis::LogRedisArgs;
 use crate::postgres::log::{DEFAULT_MIN_ROWS, LogEntryKind};
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::VerifyArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open::{self, StoreKind};
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, format_number};
-use super::progress::ProgressDisplay;
 use crate::base::clock::Clock;
+use crate::cli::CliContext;
+use crate::cli::args::VerifyArgs;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open::{self, StoreKind};
+use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, format_number};
+use crate::cli::show::progress::ProgressDisplay;
 use crate::config::{Config, InstanceConfig, NamedStore};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::inventory::MissingWal;
@@ -51,7 +51,7 @@ struct InstanceVerifyJson {
     report: InstanceVerifyReport,
 }
 
-pub(super) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let (clusters, instances) = match (args.cluster.as_deref(), &args.backup) {
         // A backup is one thing's.

@@ -11,7 +11,7 @@ use crate::postgres::format::time::PgTime;
 
 /// The zone of a time that names none.
 #[derive(Clone, Debug)]
-pub(super) enum DefaultZone {
+pub(in crate::cli) enum DefaultZone {
     /// The one that was asked for.
     Asked(TimeZone),
     /// The machine's, which is only good to suggest.
@@ -19,7 +19,7 @@ pub(super) enum DefaultZone {
 }
 
 /// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall clock's (`08:00`, `yesterday`).
-pub(super) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
+pub(in crate::cli) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
     let text = text.trim();
     if text.eq_ignore_ascii_case("now") {
         return Ok(PgTime::from_timestamp(now));
@@ -115,7 +115,7 @@ fn missing_zone_message(text: &str, civil: DateTime, now: Timestamp, local: &Tim
 }
 
 /// A zone by its name; `local` is the machine's.
-pub(super) fn parse_zone(name: &str) -> Result<TimeZone, String> {
+pub(in crate::cli) fn parse_zone(name: &str) -> Result<TimeZone, String> {
     match name {
         "local" => Ok(TimeZone::system()),
         "UTC" | "utc" => Ok(TimeZone::UTC),
@@ -127,7 +127,7 @@ pub(super) fn parse_zone(name: &str) -> Result<TimeZone, String> {
 
 /// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as it was typed, and what is no
 /// moment, too.
-pub(super) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
+pub(in crate::cli) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
     let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
     match parse_time(text, now, zone) {
         Ok(meant) if parse_time(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
@@ -138,7 +138,7 @@ pub(super) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> S
 }
 
 /// A moment as PostgreSQL prints it, in the zone asked for, with microseconds.
-pub(super) fn format_time(moment: PgTime, zone: &TimeZone) -> String {
+pub(in crate::cli) fn format_time(moment: PgTime, zone: &TimeZone) -> String {
     match moment.to_timestamp() {
         Some(timestamp) if *zone != TimeZone::UTC => {
             let offset = zone.to_offset(timestamp);

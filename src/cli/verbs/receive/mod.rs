@@ -13,11 +13,11 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::CliContext;
-use super::args::ReceiveArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open;
 use crate::base::retry::ErrorClass;
+use crate::cli::CliContext;
+use crate::cli::args::ReceiveArgs;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
 use crate::config::NamedStore;
 use crate::control::{ControlHandler, ControlListener, ControlRequest, ControlResponse};
 use crate::postgres::archive::Archive;
@@ -33,14 +33,14 @@ use crate::postgres::wal::digest::SegmentDigest;
 /// repository later.
 const INDEX_QUEUE_DIGESTS: usize = 32;
 
-pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = match config.find_named(args.cluster.as_deref())? {
         NamedStore::Cluster(cluster) => cluster,
         NamedStore::Instance(_) if args.end_lsn.is_some() => {
             return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        NamedStore::Instance(instance) => return super::redis::run_receive(&config, instance, around).await,
+        NamedStore::Instance(instance) => return crate::cli::redis::run_receive(&config, instance, around).await,
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(
@@ -79,7 +79,7 @@ pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Resul
 }
 
 /// Ends the receiver cleanly at the first SIGINT or SIGTERM.
-pub(super) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
+pub(in crate::cli) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     Ok(async move {
@@ -142,7 +142,7 @@ impl PushHandler {
             }
             Err(error) => {
                 let transient = error.class() == ErrorClass::Transient;
-                let why = super::exit::error_line(&error.into());
+                let why = crate::cli::exit::error_line(&error.into());
                 tracing::warn!(file = name, error = why, "archive-push was refused");
                 ControlResponse::Refused { why, transient }
             }
@@ -166,7 +166,7 @@ impl IndexFeed {
         let (flag, runtime) = (Arc::clone(&missed), tokio::runtime::Handle::current());
         let work = move || {
             if let Err(error) = run_index_thread(&archive, &dir, &digests, &flag, &runtime) {
-                let error = super::exit::error_line(&error);
+                let error = crate::cli::exit::error_line(&error);
                 tracing::warn!(error, "the index is not kept up to date; commands will read the repository instead");
             }
         };

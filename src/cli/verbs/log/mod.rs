@@ -1,16 +1,19 @@
 //! `walkeep log`: what happened, one line an event, each with the target that undoes it.
 
+pub(in crate::cli) mod redis;
+
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::{LogArgs, LogCommand, LogFilterArgs};
-use super::exit::{self, CliError, CliExitCode};
-use super::output::{TerminalOutput, TextTone, format_number};
-use super::redis_log::LogRedisArgs;
-use super::{moment, open};
+use crate::cli::CliContext;
+use crate::cli::args::time;
+use crate::cli::args::{LogArgs, LogCommand, LogFilterArgs};
+use crate::cli::exit::{self, CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, TextTone, format_number};
+use crate::cli::verbs::log::redis::LogRedisArgs;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::reindex;
 use crate::postgres::archive::spool::Spool;
@@ -22,9 +25,9 @@ use crate::redis::log::DEFAULT_MIN_DELETED_KEYS;
 /// Lines whose columns are made to fit together. What comes after them keeps to their widths.
 const MAX_ALIGNED_ROWS: usize = 500;
 
-pub(super) async fn run(args: LogArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: LogArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let (name, args) = match args.of {
-        Some(LogCommand::Redis(of)) => return super::redis_log::run(of, false, around).await,
+        Some(LogCommand::Redis(of)) => return crate::cli::verbs::log::redis::run(of, false, around).await,
         Some(LogCommand::Postgres(of)) => (of.cluster, of.log),
         None => return log_all_stores(&args.log, around).await,
     };
@@ -75,7 +78,11 @@ async fn log_all_stores(args: &LogFilterArgs, around: &CliContext) -> anyhow::Re
             keys: DEFAULT_MIN_DELETED_KEYS,
             json: args.json,
         };
-        told.push(report_log_result(super::redis_log::run(of, several, around).await, (several, args.json), around)?);
+        told.push(report_log_result(
+            crate::cli::verbs::log::redis::run(of, several, around).await,
+            (several, args.json),
+            around,
+        )?);
     }
     Ok(if told.contains(&CliExitCode::Done) { CliExitCode::Done } else { CliExitCode::NotFound })
 }
@@ -124,7 +131,7 @@ async fn log_cluster(
 
 fn build_query(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, CliError> {
     let moment = |option: &str, text: &Option<String>| -> Result<Option<PgTime>, CliError> {
-        let read = |text: &String| moment::parse_time(text, around.clock.now(), &around.local_zone());
+        let read = |text: &String| time::parse_time(text, around.clock.now(), &around.local_zone());
         text.as_ref().map(read).transpose().map_err(|why| CliError::usage(format!("{option}: {why}")))
     };
     let timeline = |text: &String| {
@@ -143,7 +150,7 @@ fn build_query(args: &LogFilterArgs, around: &CliContext) -> Result<LogQuery, Cl
 }
 
 /// An event as people see it.
-pub(super) trait LogRow: serde::Serialize {
+pub(in crate::cli) trait LogRow: serde::Serialize {
     /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making the others as long.
     const WIDTH: usize = usize::MAX;
     fn cells(&self, out: &TerminalOutput) -> [String; LOG_COLUMNS];
@@ -155,7 +162,7 @@ pub(super) trait LogRow: serde::Serialize {
 /// Of what an event is told.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum LogSubject {
+pub(in crate::cli) enum LogSubject {
     Cluster(String),
     Instance(String),
 }
@@ -170,7 +177,7 @@ struct LogEntryJson<'n, T> {
 }
 
 /// What is shown, as it comes.
-pub(super) struct LogPage<T> {
+pub(in crate::cli) struct LogPage<T> {
     out: TerminalOutput,
     json: bool,
     whose: Option<LogSubject>,
@@ -184,24 +191,24 @@ pub(super) struct LogPage<T> {
     failed: Option<anyhow::Error>,
 }
 
-pub(super) const LOG_COLUMNS: usize = 6;
+pub(in crate::cli) const LOG_COLUMNS: usize = 6;
 /// The column of words, which may be of any length.
 const TEXT_COLUMN: usize = 2;
 
 impl<T: LogRow> LogPage<T> {
-    pub(super) fn new(out: &TerminalOutput, json: bool, restore: String) -> LogPage<T> {
+    pub(in crate::cli) fn new(out: &TerminalOutput, json: bool, restore: String) -> LogPage<T> {
         let out = out.clone();
         let (whose, waiting, widths) = (None, Vec::new(), None);
         LogPage { out, json, whose, restore, waiting, widths, undoable: false, lost: false, failed: None }
     }
 
     /// The same with the name beside each event, where that is not clear.
-    pub(super) fn with_subject(self, whose: Option<LogSubject>) -> LogPage<T> {
+    pub(in crate::cli) fn with_subject(self, whose: Option<LogSubject>) -> LogPage<T> {
         LogPage { whose, ..self }
     }
 
     /// Shows one more event; breaks where nothing can be shown any longer.
-    pub(super) fn add(&mut self, happening: T) -> ControlFlow<()> {
+    pub(in crate::cli) fn add(&mut self, happening: T) -> ControlFlow<()> {
         let shown = if self.json {
             let told = LogEntryJson { whose: self.whose.as_ref(), happening: &happening };
             serde_json::to_string(&told).map_err(Into::into).and_then(|text| self.out.print_line(text))
@@ -220,7 +227,7 @@ impl<T: LogRow> LogPage<T> {
         }
     }
 
-    pub(super) fn finish(&mut self) -> anyhow::Result<()> {
+    pub(in crate::cli) fn finish(&mut self) -> anyhow::Result<()> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -305,7 +312,7 @@ impl LogRow for LogEntry {
 }
 
 /// One line of columns of these widths.
-pub(super) fn format_row(
+pub(in crate::cli) fn format_row(
     happening: &impl LogRow,
     cells: &[String; LOG_COLUMNS],
     widths: [usize; LOG_COLUMNS],
@@ -356,7 +363,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::{LOG_COLUMNS, LogRow as _, format_row};
-    use crate::cli::output::TerminalOutput;
+    use crate::cli::show::output::TerminalOutput;
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::time::PgTime;
     use crate::postgres::format::timeline::TimelineId;

@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 
-use super::CliContext;
-use super::args::CheckArgs;
-use super::exit::{self, CliError, CliExitCode};
-use super::output::{TextTone, format_bytes, format_duration, terminal_width, wrap_text};
-use super::server::InspectedServer;
-use super::show::shell;
-use super::{check_redis, open};
 use crate::base::clock::{Clock, ClockOffset, OFFSET_WARNING};
+use crate::cli::CliContext;
+use crate::cli::args::CheckArgs;
+use crate::cli::check_redis;
+use crate::cli::exit::{self, CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::server::InspectedServer;
+use crate::cli::show::output::{TextTone, format_bytes, format_duration, terminal_width, wrap_text};
+use crate::cli::show::shell;
 use crate::config::{ClusterConfig, Config, InstanceConfig};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::SegmentName;
@@ -80,29 +81,29 @@ struct CheckedStore<'c> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct CheckFindings(Vec<CheckFinding>);
+pub(in crate::cli) struct CheckFindings(Vec<CheckFinding>);
 
 /// What is found of a server that nobody can ask: then it is not proved that its WAL comes.
 const CONNECTION_SUBJECT: &str = "connection";
 /// What is found of whether a Redis instance's commands come.
-pub(super) const STREAM_SUBJECT: &str = "stream";
+pub(in crate::cli) const STREAM_SUBJECT: &str = "stream";
 /// The column at which what is found begins.
 const FINDING_TEXT_COLUMN: usize = 22;
 
 impl CheckFindings {
-    pub(super) fn add_good(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(in crate::cli) fn add_good(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Good, text: text.into(), code: CliExitCode::Done });
     }
 
-    pub(super) fn add_warning(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(in crate::cli) fn add_warning(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Warning, text: text.into(), code: CliExitCode::Done });
     }
 
-    pub(super) fn add_bad(&mut self, what: &'static str, text: impl Into<String>) {
+    pub(in crate::cli) fn add_bad(&mut self, what: &'static str, text: impl Into<String>) {
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text: text.into(), code: CliExitCode::Failed });
     }
 
-    pub(super) fn add_error(&mut self, what: &'static str, error: &anyhow::Error) {
+    pub(in crate::cli) fn add_error(&mut self, what: &'static str, error: &anyhow::Error) {
         let (text, code) = (exit::error_line(error), exit::exit_code(error));
         self.0.push(CheckFinding { what, verdict: CheckVerdict::Bad, text, code });
     }
@@ -125,7 +126,7 @@ impl std::fmt::Display for CheckFindings {
     }
 }
 
-pub(super) async fn run(args: CheckArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: CheckArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let (clusters, instances) = config.find_all_named(args.cluster.as_deref())?;
     let several = clusters.len().saturating_add(instances.len()) > 1;

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::args::{ListArgs, ListCommand};
-use super::exit::CliExitCode;
-use super::open::StoreKind;
-use super::output::{TerminalOutput, TextTone, format_bytes, format_duration, format_number};
-use super::{open, redis_list};
+use crate::cli::CliContext;
+use crate::cli::args::{ListArgs, ListCommand};
+use crate::cli::exit::CliExitCode;
+use crate::cli::open;
+use crate::cli::open::StoreKind;
+use crate::cli::show::list::redis as redis_list;
+use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_duration, format_number};
 use crate::config::Config;
 use crate::postgres::archive::inventory::{
     self, ArchiveInventory, InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow,
@@ -30,7 +31,7 @@ struct ListJson<'r> {
     instances: &'r [redis_list::InstanceInventory],
 }
 
-pub(super) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let all = || (config.clusters.iter().collect(), config.instances.iter().collect());
     let (clusters, instances, json): (Vec<_>, Vec<_>, bool) = match &args.of {

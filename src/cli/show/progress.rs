@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output::{format_bytes, format_duration};
+use crate::cli::show::output::{format_bytes, format_duration};
 
 /// How often a plain line is written: often enough to see that work goes on, seldom enough for a log.
 const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The progress of one piece of work, counted in bytes. It may be told from any thread.
 #[derive(Debug)]
-pub(super) struct ProgressDisplay {
+pub(in crate::cli) struct ProgressDisplay {
     what: String,
     shown: ProgressMode,
     begun: Instant,
@@ -28,7 +28,7 @@ enum ProgressMode {
 
 impl ProgressDisplay {
     /// Begins to show `what` with a total of `total` bytes, zero if it is not known.
-    pub(super) fn new(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
+    pub(in crate::cli) fn new(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
         let begun = Instant::now();
         let shown = if quiet {
             ProgressMode::Nothing
@@ -41,7 +41,7 @@ impl ProgressDisplay {
     }
 
     /// So much is done, of so much in all.
-    pub(super) fn set_done(&self, done: u64, total: u64) {
+    pub(in crate::cli) fn set_done(&self, done: u64, total: u64) {
         match &self.shown {
             ProgressMode::Nothing => {}
             ProgressMode::Bar(bar) => {
@@ -59,7 +59,7 @@ impl ProgressDisplay {
     }
 
     /// What is being done now has another name.
-    pub(super) fn set_stage(&self, what: &str) {
+    pub(in crate::cli) fn set_stage(&self, what: &str) {
         match &self.shown {
             ProgressMode::Nothing => {}
             ProgressMode::Bar(bar) => bar.set_prefix(what.to_owned()),
@@ -68,7 +68,7 @@ impl ProgressDisplay {
     }
 
     /// Takes the bar away, so that what is printed next stands on a clean line.
-    pub(super) fn finish(&self) {
+    pub(in crate::cli) fn finish(&self) {
         if let ProgressMode::Bar(bar) = &self.shown {
             bar.finish_and_clear();
         }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _};
 
-use super::args::CommandLine;
-use super::exit;
+use crate::cli::args::CommandLine;
+use crate::cli::exit;
 use crate::config::{Config, ProcessEnvironment};
 
 /// `walkeep help COMMAND` as `walkeep COMMAND --help`.
-pub(super) fn without_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+pub(in crate::cli) fn without_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
     if arguments.get(1).is_some_and(|first| first == "help") {
         arguments.remove(1);
         arguments.push("--help".into());
@@ -20,7 +20,7 @@ pub(super) fn without_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// What is wrong with a line, and what to write instead.
-pub(super) fn usage_error_line(error: &clap::Error, arguments: &[OsString]) -> String {
+pub(in crate::cli) fn usage_error_line(error: &clap::Error, arguments: &[OsString]) -> String {
     let (path, after) = parsed_commands(arguments);
     match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {

@@ -1,6 +1,6 @@
 //! The examples under each command's `--help`.
 
-pub(super) const OVERVIEW_HELP: &str = "\
+pub(in crate::cli) const OVERVIEW_HELP: &str = "\
 First steps:
   walkeep init --cluster main --repository /srv/archive \\
     --connection 'host=/var/run/postgresql user=walkeep'
@@ -27,7 +27,7 @@ Exit codes:
 
 walkeep COMMAND --help, or walkeep help COMMAND, shows examples for each.";
 
-pub(super) const INIT_HELP: &str = "\
+pub(in crate::cli) const INIT_HELP: &str = "\
 Examples:
   walkeep init --cluster main \\
     --connection 'host=/var/run/postgresql user=walkeep' \\
@@ -38,7 +38,7 @@ Examples:
 Run it as the user that PostgreSQL runs as, so that archive_command can read
 the key. Nothing is overwritten.";
 
-pub(super) const CHECK_HELP: &str = "\
+pub(in crate::cli) const CHECK_HELP: &str = "\
 Examples:
   walkeep check                  # everything that is configured
   walkeep check main --json
@@ -49,7 +49,7 @@ an object in each repository; opens the key. Makes PostgreSQL switch to a new
 WAL segment and waits until it is archived. Of Redis it says whether the
 stream comes here, and whether walkeep receive could go on without a gap.";
 
-pub(super) const RECEIVE_HELP: &str = "\
+pub(in crate::cli) const RECEIVE_HELP: &str = "\
 Examples:
   walkeep receive
   walkeep receive main --end-lsn 0/5000000
@@ -59,7 +59,7 @@ Resumes exactly where the archive ends; for a Redis instance, takes a snapshot
 first and follows its stream. To make commits wait for it, set
 synchronous_standby_names = 'walkeep'.";
 
-pub(super) const ARCHIVE_PUSH_HELP: &str = "\
+pub(in crate::cli) const ARCHIVE_PUSH_HELP: &str = "\
 In postgresql.conf:
   archive_mode = on
   archive_command = 'walkeep archive-push %p'
@@ -67,7 +67,7 @@ In postgresql.conf:
 Ends with 0 only when the file is durable in every repository. The same
 content again is success.";
 
-pub(super) const ARCHIVE_GET_HELP: &str = "\
+pub(in crate::cli) const ARCHIVE_GET_HELP: &str = "\
 In postgresql.conf of a server that recovers, as walkeep restore writes it:
   restore_command = 'walkeep archive-get %f \"%p\"'
 
@@ -75,7 +75,7 @@ Without --standby it ends with 1 only when the file is proved to be beyond the
 end of the archive. Every trouble ends with 200 and more (200 plus the usual
 code), so that PostgreSQL stops instead of ending recovery early.";
 
-pub(super) const BACKUP_HELP: &str = "\
+pub(in crate::cli) const BACKUP_HELP: &str = "\
 Examples:
   walkeep backup postgres
   walkeep backup postgres main --json
@@ -87,13 +87,13 @@ Every backup restores alone. One of PostgreSQL stores only what no earlier one
 has stored; one of Redis is taken as a replica gets it, walked while it comes,
 and stored only if it is whole. The label goes to standard output.";
 
-pub(super) const LIST_HELP: &str = "\
+pub(in crate::cli) const LIST_HELP: &str = "\
 Examples:
   walkeep list
   walkeep list redis cache
   walkeep list postgres main --json";
 
-pub(super) const PLAN_HELP: &str = "\
+pub(in crate::cli) const PLAN_HELP: &str = "\
 Examples:
   walkeep plan postgres  # the newest reachable point
   walkeep plan postgres --target-time '2026-11-22 14:03:00+01'
@@ -104,7 +104,7 @@ Examples:
 
 Ends with 0 if the target can be reached and with 3 if it cannot.";
 
-pub(super) const RESTORE_HELP: &str = "\
+pub(in crate::cli) const RESTORE_HELP: &str = "\
 Examples:
   walkeep restore postgres --pgdata /srv/restored \\
     --target-time '5 minutes ago' --start
@@ -126,7 +126,7 @@ One database or table, into the running server, beside what is there:
 Nothing is touched before the target is proved to be reachable. Run it as the
 user that PostgreSQL is to run as.";
 
-pub(super) const PLAN_REDIS_HELP: &str = "\
+pub(in crate::cli) const PLAN_REDIS_HELP: &str = "\
 Examples:
   walkeep plan redis                                   # the newest moment
   walkeep plan redis --target-time '2026-11-22 14:03:00Z'
@@ -136,7 +136,7 @@ Examples:
 
 Ends with 0 if the target can be reached and with 3 if it cannot.";
 
-pub(super) const RESTORE_REDIS_HELP: &str = "\
+pub(in crate::cli) const RESTORE_REDIS_HELP: &str = "\
 Examples:
   walkeep restore redis --dir /srv/cache --target-time '5 minutes ago' --start
   walkeep restore redis --dir /srv/cache --target-offset 84213@1f3ac09b
@@ -148,7 +148,7 @@ append-only file, and where no commands follow the snapshot a plain dump.rdb.
 A server loads one kind and ignores the others: start it with the options that
 are printed.";
 
-pub(super) const RESTORE_ALL_HELP: &str = "\
+pub(in crate::cli) const RESTORE_ALL_HELP: &str = "\
 Examples:
   walkeep plan all --target-time '5 minutes ago'
   walkeep restore all --pgdata /srv/restored \\
@@ -162,7 +162,7 @@ own clock stamped by then, Redis with the commands that walkeep's receiver had
 by then; what may lie between the two is printed, with what their clocks
 differed by as far as it was measured, and what that rests on.";
 
-pub(super) const LOG_HELP: &str = "\
+pub(in crate::cli) const LOG_HELP: &str = "\
 Examples:
   walkeep log --since '2 hours ago'
   walkeep log postgres main --event drop --event truncate \\
@@ -175,7 +175,7 @@ What happened is read from the archived WAL; the server is not asked. Each
 line ends with the target that restores to just before the event. What an
 aborted transaction did is not shown.";
 
-pub(super) const LOG_REDIS_HELP: &str = "\
+pub(in crate::cli) const LOG_REDIS_HELP: &str = "\
 Examples:
   walkeep log redis --since '2 hours ago'
   walkeep log redis cache --event flush-all --event flush-db
@@ -188,14 +188,14 @@ asked. Each line ends with the target that restores to just before the event.
 A key that expires or is evicted comes as a deletion: a storm of them is told
 as well.";
 
-pub(super) const VERIFY_HELP: &str = "\
+pub(in crate::cli) const VERIFY_HELP: &str = "\
 Examples:
   walkeep verify
   walkeep verify main --backup 20261122T020000Z-F
 
 Ends with 6 if anything is damaged or missing, and names it.";
 
-pub(super) const CLEANUP_HELP: &str = "\
+pub(in crate::cli) const CLEANUP_HELP: &str = "\
 Examples:
   walkeep cleanup --dry-run      # what would go, and why
   walkeep cleanup                # each repository by its own retention
@@ -205,7 +205,7 @@ Examples:
 Nothing goes that a kept backup needs. It may be run beside a backup, and
 again after it was interrupted.";
 
-pub(super) const HEALTH_HELP: &str = "\
+pub(in crate::cli) const HEALTH_HELP: &str = "\
 Examples:
   walkeep health
   walkeep health main --json
@@ -213,7 +213,7 @@ Examples:
 Looks at the archive, each server, PostgreSQL's slot and archiver, and the
 local disks. Changes nothing.";
 
-pub(super) const INDEX_HELP: &str = "\
+pub(in crate::cli) const INDEX_HELP: &str = "\
 Examples:
   walkeep index stats
   walkeep index rebuild

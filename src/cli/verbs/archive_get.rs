@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::ArchiveGetArgs;
-use super::exit::CliError;
-use super::open;
+use crate::cli::CliContext;
+use crate::cli::args::ArchiveGetArgs;
+use crate::cli::exit::CliError;
+use crate::cli::open;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive_get::prefetch::{self, Prefetch};
@@ -18,7 +18,7 @@ use crate::postgres::archive_get::{self, ArchiveGetOutcome, ArchiveGetRequest};
 use crate::postgres::format::segment::SegmentName;
 
 /// The exit code itself: it is PostgreSQL's to read, not a person's.
-pub(super) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {
+pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let archive = Arc::new(open::open_archive(&config, cluster, around).await?);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::{IndexCommand, IndexScopeArgs};
-use super::exit::CliExitCode;
-use super::open;
-use super::output::{TerminalOutput, format_bytes, format_count, format_duration, format_number};
+use crate::cli::CliContext;
+use crate::cli::args::{IndexCommand, IndexScopeArgs};
+use crate::cli::exit::CliExitCode;
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, format_bytes, format_count, format_duration, format_number};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::reindex::{self, ReindexReport};
 use crate::postgres::format::segment::SegmentNo;
@@ -18,7 +18,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::index::key_value_store::ScanOrder;
 use crate::postgres::index::{IndexStats, SegmentId, WalIndex};
 
-pub(super) async fn run(what: IndexCommand, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(what: IndexCommand, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let mut archives = Vec::new();
     for cluster in &config.clusters {

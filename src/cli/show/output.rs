@@ -7,22 +7,22 @@ use anyhow::Context;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use jiff::tz::TimeZone;
 
-use super::moment;
+use crate::cli::args::time;
 use crate::postgres::format::time::PgTime;
 
 /// The width that tables keep to where there is no terminal to ask.
-pub(super) const MAX_ALIGNED_WIDTH: u16 = 100;
+pub(in crate::cli) const MAX_ALIGNED_WIDTH: u16 = 100;
 
 /// Standard output, with or without colours, and the zone in which times are printed.
 #[derive(Clone, Debug)]
-pub(super) struct TerminalOutput {
-    pub(super) styled: bool,
-    pub(super) zone: TimeZone,
+pub(in crate::cli) struct TerminalOutput {
+    pub(in crate::cli) styled: bool,
+    pub(in crate::cli) zone: TimeZone,
 }
 
 /// What a piece of text is, which decides its colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum TextTone {
+pub(in crate::cli) enum TextTone {
     Strong,
     Quiet,
     Good,
@@ -32,17 +32,17 @@ pub(super) enum TextTone {
 
 impl TerminalOutput {
     /// Colours only on a terminal, and not where `NO_COLOR` is set (no-color.org) or the terminal is dumb.
-    pub(super) fn new(zone: TimeZone, no_color: bool) -> TerminalOutput {
+    pub(in crate::cli) fn new(zone: TimeZone, no_color: bool) -> TerminalOutput {
         TerminalOutput { styled: io::stdout().is_terminal() && !no_color, zone }
     }
 
     /// Whether people look at a terminal that can do more than plain text.
-    pub(super) const fn is_styled(&self) -> bool {
+    pub(in crate::cli) const fn is_styled(&self) -> bool {
         self.styled
     }
 
     /// `text` in the colour of its tone.
-    pub(super) fn style(&self, tone: TextTone, text: impl std::fmt::Display) -> String {
+    pub(in crate::cli) fn style(&self, tone: TextTone, text: impl std::fmt::Display) -> String {
         let code = match tone {
             TextTone::Strong => "1",
             TextTone::Quiet => "2",
@@ -54,12 +54,12 @@ impl TerminalOutput {
     }
 
     /// Prints one line. A reader that went away (`| head`) is no error.
-    pub(super) fn print_line(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    pub(in crate::cli) fn print_line(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
         self.write(format_args!("{text}\n"))
     }
 
     /// Prints a value as one JSON document.
-    pub(super) fn print_json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    pub(in crate::cli) fn print_json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value).context("cannot write the answer as JSON")?;
         self.print_line(text)
     }
@@ -74,12 +74,12 @@ impl TerminalOutput {
     }
 
     /// A moment in the zone asked for.
-    pub(super) fn format_time(&self, moment: PgTime) -> String {
-        moment::format_time(moment, &self.zone)
+    pub(in crate::cli) fn format_time(&self, moment: PgTime) -> String {
+        time::format_time(moment, &self.zone)
     }
 
     /// A moment to the second, for tables; the JSON has the microseconds.
-    pub(super) fn format_short_time(&self, moment: PgTime) -> String {
+    pub(in crate::cli) fn format_short_time(&self, moment: PgTime) -> String {
         let text = self.format_time(moment);
         match text.split_once('.') {
             Some((seconds, rest)) => format!("{seconds}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
@@ -88,7 +88,7 @@ impl TerminalOutput {
     }
 
     /// A moment to the millisecond.
-    pub(super) fn format_time_millis(&self, moment: PgTime) -> String {
+    pub(in crate::cli) fn format_time_millis(&self, moment: PgTime) -> String {
         let text = self.format_time(moment);
         match text.split_once('.') {
             Some((seconds, rest)) => {
@@ -100,7 +100,11 @@ impl TerminalOutput {
     }
 
     /// A table with these headings; those that begin with `>` stand at the right of their column.
-    pub(super) fn print_table<const N: usize>(&self, headings: [&str; N], rows: &[[String; N]]) -> anyhow::Result<()> {
+    pub(in crate::cli) fn print_table<const N: usize>(
+        &self,
+        headings: [&str; N],
+        rows: &[[String; N]],
+    ) -> anyhow::Result<()> {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_style(TableComponent::HeaderLines, '─').set_style(TableComponent::MiddleHeaderIntersections, ' ');
@@ -130,7 +134,7 @@ impl TerminalOutput {
 }
 
 /// Bytes as people say them: `512 B`, `1.5 MB`, in powers of 1000, so that they agree with rates and with `ls --si`.
-pub(super) fn format_bytes(bytes: u64) -> String {
+pub(in crate::cli) fn format_bytes(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -156,7 +160,7 @@ pub(super) fn format_bytes(bytes: u64) -> String {
 }
 
 /// A span of time as people say it: `85 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
-pub(super) fn format_duration(time: Duration) -> String {
+pub(in crate::cli) fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{} ms", time.as_millis()),
@@ -170,17 +174,17 @@ pub(super) fn format_duration(time: Duration) -> String {
 }
 
 /// How many columns prose may take: those of the terminal, up to what reads well; the usual where there is none.
-pub(super) fn text_width() -> usize {
+pub(in crate::cli) fn text_width() -> usize {
     terminal_width().map_or(usize::from(MAX_ALIGNED_WIDTH), |columns| columns.min(usize::from(MAX_ALIGNED_WIDTH)))
 }
 
 /// The columns of the terminal that standard output is.
-pub(super) fn terminal_width() -> Option<usize> {
+pub(in crate::cli) fn terminal_width() -> Option<usize> {
     if io::stdout().is_terminal() { Table::new().width().map(usize::from) } else { None }
 }
 
 /// Breaks a text into lines of at most `width` characters, at blanks where it has any.
-pub(super) fn wrap_text(text: &str, width: usize) -> Vec<String> {
+pub(in crate::cli) fn wrap_text(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -195,13 +199,13 @@ pub(super) fn wrap_text(text: &str, width: usize) -> Vec<String> {
 }
 
 /// `1 segment`, `2 segments`.
-pub(super) fn format_count(number: u64, noun: &str) -> String {
+pub(in crate::cli) fn format_count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", format_number(number))
 }
 
 /// A number with thin groups of three, `12 345`.
-pub(super) fn format_number(number: u64) -> String {
+pub(in crate::cli) fn format_number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (nth, digit) in digits.chars().enumerate() {

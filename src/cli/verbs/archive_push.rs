@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::ArchivePushArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open;
 use crate::base::clock::Clock;
+use crate::cli::CliContext;
+use crate::cli::args::ArchivePushArgs;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
 use crate::control::{self, ControlError, ControlRequest, ControlResponse};
 use crate::postgres::archive_push::{self, ArchivePushError};
 
@@ -21,7 +21,7 @@ use crate::postgres::archive_push::{self, ArchivePushError};
 /// dies is noticed at once by its connection. This limit is for one that hangs; it is longer than a repository's retries.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub(super) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     // PostgreSQL gives a path relative to its data directory, which is where it runs us; a service runs elsewhere.

@@ -3,9 +3,9 @@
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::open;
-use super::output::{TerminalOutput, TextTone, format_bytes, format_number};
+use crate::cli::CliContext;
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_number};
 use crate::config::{self, Config};
 use crate::postgres::format::time::PgTime;
 use crate::redis::archive::{Archive, SnapshotManifest, StreamStretch, remove_foreign_snapshots, unrecorded_intervals};
@@ -13,7 +13,7 @@ use crate::redis::wire::ReplicationId;
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
-pub(super) struct InstanceInventory {
+pub(in crate::cli) struct InstanceInventory {
     instance: String,
     flavour: Option<String>,
     backups: Vec<ListedSnapshot>,
@@ -26,7 +26,7 @@ pub(super) struct InstanceInventory {
 
 /// A snapshot; also what `backup redis --json` prints.
 #[derive(serde::Serialize)]
-pub(super) struct ListedSnapshot {
+pub(in crate::cli) struct ListedSnapshot {
     label: String,
     at: Timestamp,
     started_at: Timestamp,
@@ -46,7 +46,7 @@ pub(super) struct ListedSnapshot {
 }
 
 impl ListedSnapshot {
-    pub(super) fn from_manifest(snapshot: &SnapshotManifest) -> ListedSnapshot {
+    pub(in crate::cli) fn from_manifest(snapshot: &SnapshotManifest) -> ListedSnapshot {
         ListedSnapshot {
             label: snapshot.label.clone(),
             at: snapshot.at,
@@ -88,12 +88,12 @@ struct ListedGap {
 
 impl InstanceInventory {
     /// Whether nothing is archived under the name.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::cli) const fn is_empty(&self) -> bool {
         self.flavour.is_none() && self.backups.is_empty()
     }
 }
 
-pub(super) async fn read_inventory(
+pub(in crate::cli) async fn read_inventory(
     config: &Config,
     of: &config::InstanceConfig,
     around: &CliContext,
@@ -185,7 +185,7 @@ fn position_at(
     last.map_or((snapshot.replid, snapshot.offset), |(replid, mark)| (Some(replid), Some(mark.offset)))
 }
 
-pub(super) fn print_inventory(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
     let time = |time: Timestamp| out.format_short_time(PgTime::from_timestamp(time));
     let what = match (&overview.flavour, overview.is_empty()) {
         (Some(flavour), _) => flavour,

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::InitArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open;
-use super::output::TextTone;
-use super::server::{InspectedServer, ServerAdvice};
-use super::show::shell;
 use crate::base::durable;
+use crate::cli::CliContext;
+use crate::cli::args::InitArgs;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::server::{InspectedServer, ServerAdvice};
+use crate::cli::show::output::TextTone;
+use crate::cli::show::shell;
 use crate::config::{self, Config, NewConfig};
 use crate::postgres::archive::layout::ClusterName;
 use crate::vault::Vault;
@@ -28,7 +28,7 @@ const KEY_FILE_NAME: &str = "walkeep.key";
 const OWNER_ONLY_FILE_MODE: u32 = 0o600;
 const OWNER_ONLY_FOLDER_MODE: u32 = 0o700;
 
-pub(super) async fn run(args: InitArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: InitArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let path = config::new_config_path(around.named_config.as_deref(), &around.environment);
     let path = std::path::absolute(&path).context("cannot tell where the configuration goes")?;
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();

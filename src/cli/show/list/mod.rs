@@ -1,0 +1,3 @@
+//! What `walkeep list` shows.
+
+pub(in crate::cli) mod redis;
