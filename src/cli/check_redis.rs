@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::context::CliContext;
+use super::open;
 use super::show::output::{format_bytes, format_count, format_duration};
 use super::verbs::check::{CheckFindings, STREAM_SUBJECT};
-use super::{CliContext, open};
 use crate::config::Config;
 use crate::redis::archive::Archive;
 use crate::redis::health::{self, NewestMoment};

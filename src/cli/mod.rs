@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod check_redis;
 mod cleanup;
+mod context;
 mod exit;
 mod logging;
 mod one_moment;
@@ -27,21 +28,18 @@ mod verbs;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use jiff::tz::TimeZone;
 
-use crate::base::clock::{SharedClock, SystemClock};
-use crate::config::{Config, ConfigError, ProcessEnvironment};
-use args::{BackupArgs, BackupCommand, CliCommand, CommandLine, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use args::command_line::{CliCommand, CommandLine};
+use args::{BackupArgs, BackupCommand, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
 use args::{help, time as moment, usage};
+use context::CliContext;
 use exit::{CliError, CliExitCode, ExitCodeRule};
 use logging::DefaultLogLevel;
 use show::list::redis as redis_list;
-use show::output::TerminalOutput;
 use show::{output, progress};
 use verbs::{archive_get, archive_push, check, health, index, init, list, log, receive, verify};
 
@@ -141,61 +139,4 @@ fn run_single_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 fn run_multi_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
-}
-
-/// What every command is given: the configuration's place, the environment, the clock, and where to print.
-#[derive(Debug)]
-struct CliContext {
-    named_config: Option<PathBuf>,
-    quiet: bool,
-    environment: ProcessEnvironment,
-    clock: SharedClock,
-    /// Whether the output's zone was asked for.
-    zone_asked: bool,
-    output: TerminalOutput,
-}
-
-impl CliContext {
-    fn from_args(global: &args::GlobalArgs) -> Result<CliContext, CliError> {
-        let environment = ProcessEnvironment::from_process();
-        let zone =
-            global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::parse_zone).map_err(CliError::usage)?;
-        let plain = is_color_off(&environment);
-        Ok(CliContext {
-            named_config: global.config.clone(),
-            quiet: global.quiet,
-            zone_asked: global.time_zone.is_some(),
-            output: TerminalOutput::new(zone, plain),
-            clock: SystemClock::shared(),
-            environment,
-        })
-    }
-
-    fn read_config(&self) -> Result<Config, ConfigError> {
-        Config::read(self.named_config.as_deref(), &self.environment)
-    }
-
-    /// A moment as a line to copy can have it.
-    fn absolute_time(&self, moment: &str) -> String {
-        moment::absolute_time(moment, self.clock.now(), &self.local_zone())
-    }
-
-    /// The zone of a time that names none.
-    fn local_zone(&self) -> moment::DefaultZone {
-        let zone = self.output.zone.clone();
-        if self.zone_asked {
-            moment::DefaultZone::Asked(zone)
-        } else {
-            moment::DefaultZone::Machine(TimeZone::system())
-        }
-    }
-
-    fn is_color_off(&self) -> bool {
-        is_color_off(&self.environment)
-    }
-}
-
-/// `NO_COLOR` of no-color.org, and terminals that know no colours.
-fn is_color_off(environment: &ProcessEnvironment) -> bool {
-    environment.get("NO_COLOR").is_some() || environment.get("TERM") == Some("dumb")
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::CliContext;
+use super::context::CliContext;
 use super::exit::{CliError, CliExitCode};
 use crate::config::{self, ClusterConfig, Config, KeySource, ProcessEnvironment, Secret};
 use crate::postgres::archive::Archive;

@@ -1,4 +1,4 @@
-//! Moments as people write them, and as they are printed.
+//! Moments as people write them.
 //!
 //! A moment is read without guessing: a time without a zone is refused with its two likely readings, because the machine on which one
 //! types, the server and the person each may live in another. Who names a zone with `--time-zone` has said which.
@@ -7,6 +7,7 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 
+use crate::cli::show::time::format_time;
 use crate::postgres::format::time::PgTime;
 
 /// The zone of a time that names none.
@@ -134,20 +135,6 @@ pub(in crate::cli) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZo
             format_time(meant, &TimeZone::UTC)
         }
         _ => text.to_owned(),
-    }
-}
-
-/// A moment as PostgreSQL prints it, in the zone asked for, with microseconds.
-pub(in crate::cli) fn format_time(moment: PgTime, zone: &TimeZone) -> String {
-    match moment.to_timestamp() {
-        Some(timestamp) if *zone != TimeZone::UTC => {
-            let offset = zone.to_offset(timestamp);
-            let pattern =
-                if offset.seconds() % 3600 == 0 { "%Y-%m-%d %H:%M:%S.%6f" } else { "%Y-%m-%d %H:%M:%S.%6f%:z" };
-            let text = timestamp.to_zoned(zone.clone()).strftime(pattern).to_string();
-            if offset.seconds() % 3600 == 0 { format!("{text}{:+03}", offset.seconds() / 3600) } else { text }
-        }
-        _ => moment.to_string(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _};
 
-use crate::cli::args::CommandLine;
+use crate::cli::args::command_line::CommandLine;
 use crate::cli::exit;
 use crate::config::{Config, ProcessEnvironment};
 
@@ -118,7 +118,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::{missing_kind_line, parsed_commands, usage_error_line, without_help};
-    use crate::cli::args::CommandLine;
+    use crate::cli::args::command_line::CommandLine;
 
     fn said(line: &str) -> String {
         let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();

@@ -7,7 +7,7 @@ use anyhow::Context;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use jiff::tz::TimeZone;
 
-use crate::cli::args::time;
+use crate::cli::show::time;
 use crate::postgres::format::time::PgTime;
 
 /// The width that tables keep to where there is no terminal to ask.

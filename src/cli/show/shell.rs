@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::cli::CliContext;
+use crate::cli::context::CliContext;
 use crate::config::{self, Config};
 
 /// The start of an `archive_command` or a `restore_command` that calls walkeep with this configuration. PostgreSQL runs it
@@ -53,7 +53,7 @@ mod tests {
 
     use super::{quote_for_postgres_command, quote_for_shell, shell_command_prefix};
     use crate::base::clock::SystemClock;
-    use crate::cli::CliContext;
+    use crate::cli::context::CliContext;
     use crate::cli::show::output::TerminalOutput;
     use crate::config::{Config, ProcessEnvironment};
 

@@ -1,14 +1,15 @@
 //! `walkeep archive-get`: one file for PostgreSQL's `restore_command`, with exit codes that never end a recovery by mistake.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::Args;
 
-use crate::cli::CliContext;
-use crate::cli::args::ArchiveGetArgs;
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::CliError;
 use crate::cli::open;
 use crate::config::{ClusterConfig, Config};
@@ -16,6 +17,27 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive_get::prefetch::{self, Prefetch};
 use crate::postgres::archive_get::{self, ArchiveGetOutcome, ArchiveGetRequest};
 use crate::postgres::format::segment::SegmentName;
+
+/// Fetch one archived file: for restore_command
+#[derive(Args, Debug)]
+#[command(after_help = help::ARCHIVE_GET_HELP)]
+pub(in crate::cli) struct ArchiveGetArgs {
+    /// The file's name, as PostgreSQL gives it in %f
+    #[arg(value_name = "FILE")]
+    pub(in crate::cli) file: String,
+    /// Where to put it, as PostgreSQL gives it in %p
+    #[arg(value_name = "DEST")]
+    pub(in crate::cli) destination: PathBuf,
+    /// The cluster [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// For a standby, which asks again: report trouble as a missing file instead of stopping the server
+    #[arg(long)]
+    pub(in crate::cli) standby: bool,
+    /// Fetch what follows segment FILE into the folder DEST; archive-get starts this itself
+    #[arg(long, hide = true)]
+    pub(in crate::cli) fetch_ahead: bool,
+}
 
 /// The exit code itself: it is PostgreSQL's to read, not a person's.
 pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {

@@ -3,19 +3,32 @@
 //! If a service runs, the file is handed over to it through the control socket, so that neither keys nor repositories are
 //! opened here. If none does, this process archives the file. Either way, success means durable in every repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 
 use crate::base::clock::Clock;
-use crate::cli::CliContext;
-use crate::cli::args::ArchivePushArgs;
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
 use crate::control::{self, ControlError, ControlRequest, ControlResponse};
 use crate::postgres::archive_push::{self, ArchivePushError};
+
+/// Archive one file: for archive_command
+#[derive(Args, Debug)]
+#[command(after_help = help::ARCHIVE_PUSH_HELP)]
+pub(in crate::cli) struct ArchivePushArgs {
+    /// The file, as PostgreSQL gives it in %p
+    #[arg(value_name = "PATH")]
+    pub(in crate::cli) path: PathBuf,
+    /// The cluster [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) cluster: Option<String>,
+}
 
 /// How long a service may take for one file that it has accepted. PostgreSQL waits without a limit, and a service that
 /// dies is noticed at once by its connection. This limit is for one that hangs; it is longer than a repository's retries.

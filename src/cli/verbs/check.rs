@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use clap::Args;
 
 use crate::base::clock::{Clock, ClockOffset, OFFSET_WARNING};
-use crate::cli::CliContext;
-use crate::cli::args::CheckArgs;
+use crate::cli::args::help;
 use crate::cli::check_redis;
+use crate::cli::context::CliContext;
 use crate::cli::exit::{self, CliError, CliExitCode};
 use crate::cli::open;
 use crate::cli::server::InspectedServer;
@@ -124,6 +125,18 @@ impl std::fmt::Display for CheckFindings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.iter().try_for_each(|finding| writeln!(f, "{:?} {} {}", finding.verdict, finding.what, finding.text))
     }
+}
+
+/// Prove that archiving works, end to end, now
+#[derive(Args, Debug)]
+#[command(after_help = help::CHECK_HELP)]
+pub(in crate::cli) struct CheckArgs {
+    /// The cluster or Redis instance [default: all that are configured, one after the other]
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
 }
 
 pub(in crate::cli) async fn run(args: CheckArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {

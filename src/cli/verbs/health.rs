@@ -2,28 +2,29 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use clap::Args;
 
-use crate::base::findings::{Finding, FindingLevel};
-use crate::cli::CliContext;
-use crate::cli::args::HealthArgs as Args;
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::{self, CliError, CliExitCode};
 use crate::cli::open;
-use crate::cli::show::output::{TerminalOutput, TextTone, text_width, wrap_text};
+use crate::cli::show::health::{HealthJson, print_health};
 use crate::config::{self, Config};
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::format::time::PgTime;
 use crate::{postgres, redis};
 
-/// What `--json` prints.
-#[derive(serde::Serialize)]
-struct HealthJson<'d> {
-    healthy: bool,
-    clusters: &'d [postgres::health::HealthReport],
-    instances: &'d [redis::health::HealthReport],
+/// Say how protected we are now; ends with 0 if all is well, else with 1
+#[derive(Args, Debug)]
+#[command(after_help = help::HEALTH_HELP)]
+pub(in crate::cli) struct HealthArgs {
+    /// One cluster or instance [default: all that are configured]
+    pub(in crate::cli) name: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
 }
 
-pub(in crate::cli) async fn run(args: Args, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let (of_clusters, of_instances) = config.find_all_named(args.name.as_deref())?;
     if of_clusters.is_empty() && of_instances.is_empty() {
@@ -96,51 +97,4 @@ fn watched_folders(config: &Config) -> Vec<(String, std::path::PathBuf)> {
     };
     places.extend(config.repositories.iter().filter_map(local));
     places
-}
-
-fn print_health(
-    clusters: &[postgres::health::HealthReport],
-    instances: &[redis::health::HealthReport],
-    out: &TerminalOutput,
-) -> anyhow::Result<()> {
-    for health in clusters {
-        let newest = health.newest.map(|newest| {
-            let time = newest.time.map_or_else(String::new, |time| format!(", last commit {}", out.format_time(time)));
-            format!("can be restored up to {} on timeline {}{time}", newest.lsn, newest.timeline)
-        });
-        print_store((&health.cluster, health.healthy), newest, &health.findings, out)?;
-    }
-    for health in instances {
-        let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
-        let newest = health.newest.map(|newest| format!("can be restored up to {}", time(newest.time)));
-        print_store((&health.instance, health.healthy), newest, &health.findings, out)?;
-    }
-    Ok(())
-}
-
-fn print_store(
-    (name, healthy): (&str, bool),
-    newest: Option<String>,
-    findings: &[Finding],
-    out: &TerminalOutput,
-) -> anyhow::Result<()> {
-    let state = if healthy { out.style(TextTone::Good, "healthy") } else { out.style(TextTone::Bad, "NOT healthy") };
-    out.print_line(format!("{}  {state}", out.style(TextTone::Strong, name)))?;
-    if let Some(newest) = newest {
-        out.print_line(format!("  {:<12} {newest}", "newest"))?;
-    }
-    for finding in findings {
-        let mark = match finding.level {
-            FindingLevel::Good => out.style(TextTone::Good, "ok "),
-            FindingLevel::Warning => out.style(TextTone::Warning, "!  "),
-            FindingLevel::Bad => out.style(TextTone::Bad, "BAD"),
-        };
-        for (nth, line) in wrap_text(&finding.text, text_width().saturating_sub(19)).iter().enumerate() {
-            match nth {
-                0 => out.print_line(format!("  {:<12} {mark} {line}", finding.subject))?,
-                _ => out.print_line(format!("  {:<12}     {line}", ""))?,
-            }
-        }
-    }
-    Ok(())
 }

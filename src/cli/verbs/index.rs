@@ -2,22 +2,46 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
+use clap::{Args, Subcommand};
 
-use crate::cli::CliContext;
-use crate::cli::args::{IndexCommand, IndexScopeArgs};
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::CliExitCode;
 use crate::cli::open;
-use crate::cli::show::output::{TerminalOutput, format_bytes, format_count, format_duration, format_number};
+use crate::cli::show::index::{
+    IndexRebuildJson, IndexStatsJson, IndexedTimelineJson, UnreadableObjectJson, print_index_stats, print_rebuilt,
+};
+use crate::cli::show::output::TerminalOutput;
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::reindex::{self, ReindexReport};
+use crate::postgres::archive::reindex;
 use crate::postgres::format::segment::SegmentNo;
-use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::index::key_value_store::ScanOrder;
-use crate::postgres::index::{IndexStats, SegmentId, WalIndex};
+use crate::postgres::index::{SegmentId, WalIndex};
 
+/// The index: rebuild it from the repository, or show what it holds
+#[derive(Args, Debug)]
+#[command(after_help = help::INDEX_HELP)]
+pub(in crate::cli) struct IndexArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) what: IndexCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum IndexCommand {
+    /// Make it anew from the repository, for all clusters
+    Rebuild(IndexScopeArgs),
+    /// Show what it covers and how large it is
+    Stats(IndexScopeArgs),
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct IndexScopeArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
 pub(in crate::cli) async fn run(what: IndexCommand, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let mut archives = Vec::new();
@@ -29,21 +53,6 @@ pub(in crate::cli) async fn run(what: IndexCommand, around: &CliContext) -> anyh
         IndexCommand::Rebuild(args) => rebuild_indexes(&args, &archives, &dir, around).await,
         IndexCommand::Stats(args) => print_stats(&args, &archives, &dir, &around.output),
     }
-}
-
-/// What `index rebuild --json` prints.
-#[derive(serde::Serialize)]
-struct IndexRebuildJson<'r> {
-    segments: u64,
-    seconds: f64,
-    unreadable: Vec<UnreadableObjectJson<'r>>,
-    unasked: Vec<&'r str>,
-}
-
-#[derive(serde::Serialize)]
-struct UnreadableObjectJson<'r> {
-    segment: String,
-    why: &'r str,
 }
 
 async fn rebuild_indexes(
@@ -76,39 +85,6 @@ async fn rebuild_indexes(
     })
 }
 
-fn print_rebuilt(report: &ReindexReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    out.print_line(format!(
-        "the index holds {}, read in {}",
-        format_count(report.added, "segment"),
-        format_duration(took)
-    ))?;
-    for (segment, why) in &report.unreadable {
-        out.print_line(format!("  {segment} cannot be read: {why}"))?;
-    }
-    for (name, why) in &report.unasked {
-        out.print_line(format!("  repository {name} could not be asked: {why}"))?;
-    }
-    Ok(())
-}
-
-/// What `index stats --json` prints.
-#[derive(serde::Serialize)]
-struct IndexStatsJson<'r> {
-    directory: &'r Path,
-    #[serde(flatten)]
-    stats: &'r IndexStats,
-    timelines: &'r [IndexedTimelineJson],
-}
-
-/// What the index covers of one timeline.
-#[derive(serde::Serialize)]
-struct IndexedTimelineJson {
-    cluster: String,
-    timeline: TimelineId,
-    first: Option<String>,
-    last: Option<String>,
-}
-
 fn print_stats(
     args: &IndexScopeArgs,
     archives: &[Arc<Archive>],
@@ -126,21 +102,7 @@ fn print_stats(
         out.print_json(&IndexStatsJson { directory: dir, stats: &stats, timelines: &extents })?;
         return Ok(CliExitCode::Done);
     }
-    out.print_line(format!("the index in {}, format {}", dir.display(), stats.format))?;
-    out.print_line("")?;
-    let row = |extent: &IndexedTimelineJson| {
-        let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-        [extent.cluster.clone(), extent.timeline.to_string(), name(&extent.first), name(&extent.last)]
-    };
-    out.print_table(
-        ["cluster", ">timeline", "first segment", "last segment"],
-        &extents.iter().map(row).collect::<Vec<_>>(),
-    )?;
-    out.print_line("")?;
-    let row = |family: &crate::postgres::index::FamilyStats| {
-        [family.name.to_owned(), format_number(family.keys), format_bytes(family.bytes)]
-    };
-    out.print_table(["family", ">keys", ">on disk"], &stats.families.iter().map(row).collect::<Vec<_>>())?;
+    print_index_stats(&IndexStatsJson { directory: dir, stats: &stats, timelines: &extents }, out)?;
     Ok(CliExitCode::Done)
 }
 

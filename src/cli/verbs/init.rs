@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Args;
 
 use crate::base::durable;
-use crate::cli::CliContext;
-use crate::cli::args::InitArgs;
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
 use crate::cli::server::{InspectedServer, ServerAdvice};
@@ -27,6 +28,30 @@ const KEY_FILE_NAME: &str = "walkeep.key";
 /// Configuration and key are read by their owner alone: the one may hold a password, and whoever has the other can read everything.
 const OWNER_ONLY_FILE_MODE: u32 = 0o600;
 const OWNER_ONLY_FOLDER_MODE: u32 = 0o700;
+
+/// Create a repository, its key and the configuration for a cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::INIT_HELP)]
+pub(in crate::cli) struct InitArgs {
+    /// What the cluster is to be called
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) cluster: String,
+    /// How to reach it: a libpq connection string or URI; without, archive_command alone feeds it
+    #[arg(long, value_name = "CONNINFO")]
+    pub(in crate::cli) connection: Option<String>,
+    /// Where to store: file:///folder, s3://bucket/folder, gs://bucket/folder or az://container/folder
+    #[arg(long, value_name = "URL")]
+    pub(in crate::cli) repository: String,
+    /// Where the index, the spool and the control socket go [default: /var/lib/walkeep]
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) state_dir: Option<PathBuf>,
+    /// Where the new key goes [default: walkeep.key beside the configuration]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_encryption")]
+    pub(in crate::cli) key_file: Option<PathBuf>,
+    /// Store without encryption
+    #[arg(long)]
+    pub(in crate::cli) no_encryption: bool,
+}
 
 pub(in crate::cli) async fn run(args: InitArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let path = config::new_config_path(around.named_config.as_deref(), &around.environment);

@@ -4,51 +4,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 
 use crate::base::clock::Clock;
-use crate::cli::CliContext;
-use crate::cli::args::VerifyArgs;
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open::{self, StoreKind};
-use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, format_number};
 use crate::cli::show::progress::ProgressDisplay;
+use crate::cli::show::verify::{
+    ClusterVerifyJson, InstanceVerifyJson, VerifyJson, print_cluster, print_instance, print_nothing_archived,
+};
 use crate::config::{Config, InstanceConfig, NamedStore};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::inventory::MissingWal;
 use crate::postgres::verify::{self, VerifyReport};
-use crate::redis::verify::{InstanceObjectCounts as InstanceCounts, InstanceVerifyReport, verify_instance};
+use crate::redis::verify::verify_instance;
 use crate::vault::verify::{VerifyOptions, VerifyProgress as Seen};
 
 /// How often the progress is looked at.
 const PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What `--json` prints of a cluster.
-#[derive(serde::Serialize)]
-struct ClusterVerifyJson {
-    cluster: String,
-    whole: bool,
-    /// Whether there is anything under this name.
-    archived: bool,
-    #[serde(flatten)]
-    report: VerifyReport,
-}
-
-/// What `--json` prints.
-#[derive(serde::Serialize)]
-struct VerifyJson<'r> {
-    whole: bool,
-    clusters: &'r [ClusterVerifyJson],
-    instances: &'r [InstanceVerifyJson],
-}
-
-/// What `--json` prints of a Redis instance.
-#[derive(serde::Serialize)]
-struct InstanceVerifyJson {
-    instance: String,
-    whole: bool,
-    archived: bool,
-    #[serde(flatten)]
-    report: InstanceVerifyReport,
+/// Read everything back and authenticate it
+#[derive(Args, Debug)]
+#[command(after_help = help::VERIFY_HELP)]
+pub(in crate::cli) struct VerifyArgs {
+    /// The cluster or Redis instance [default: all that are configured]
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// Only this backup and the WAL it needs
+    #[arg(long, value_name = "LABEL")]
+    pub(in crate::cli) backup: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
 }
 
 pub(in crate::cli) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
@@ -129,13 +117,6 @@ async fn verify_instance_and_show(
     Ok(InstanceVerifyJson { instance: of.name.to_string(), whole, archived, report })
 }
 
-/// Nothing that is there and right is no good news.
-fn print_nothing_archived(name: &str, asked: Option<String>, out: &TerminalOutput) -> anyhow::Result<()> {
-    let said = out.style(TextTone::Bad, "nothing is archived under this name");
-    let asked = asked.map_or_else(String::new, |asked| format!("; {asked}"));
-    out.print_line(format!("{}: {said}{asked}", out.style(TextTone::Strong, name)))
-}
-
 /// Verifies, and shows how far it is.
 async fn verify_with_progress(
     archive: &Arc<Archive>,
@@ -162,94 +143,4 @@ async fn await_with_progress<T, E>(
     };
     bar.finish();
     report
-}
-
-fn print_instance(
-    name: &str,
-    report: &InstanceVerifyReport,
-    took: Duration,
-    out: &TerminalOutput,
-) -> anyhow::Result<()> {
-    print_verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
-    let row = |counts: &InstanceCounts| {
-        let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(format_number);
-        [counts.repository.clone(), snapshots, parts, stretches, format_bytes(counts.bytes)]
-    };
-    let rows: Vec<_> = report.repositories.iter().map(row).collect();
-    out.print_table(["repository", ">snapshots", ">parts", ">stretches of commands", ">read"], &rows)?;
-    for damage in &report.damage {
-        let (repository, object) = (&damage.repository, &damage.object);
-        out.print_line(format!(
-            "  {}  {object} in {repository}: {}",
-            out.style(TextTone::Bad, "damaged"),
-            damage.what
-        ))?;
-    }
-    for hole in &report.holes {
-        out.print_line(format!("  {}  in {}: {}", out.style(TextTone::Bad, "missing"), hole.repository, hole.what))?;
-    }
-    for gap in &report.gaps {
-        let gone = out.style(TextTone::Warning, "gap");
-        out.print_line(format!(
-            "  {gone}      commands after offset {} of {}: {}",
-            gap.offset, gap.replid, gap.reason
-        ))?;
-    }
-    Ok(())
-}
-
-fn print_verdict(name: &str, whole: bool, read: u64, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    let verdict = if whole {
-        out.style(TextTone::Good, "everything is there and right")
-    } else {
-        out.style(TextTone::Bad, "NOT WHOLE")
-    };
-    out.print_line(format!(
-        "{}: {verdict}, {} read in {}",
-        out.style(TextTone::Strong, name),
-        format_bytes(read),
-        format_duration(took)
-    ))?;
-    out.print_line("")
-}
-
-fn print_cluster(cluster: &str, report: &VerifyReport, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    print_verdict(cluster, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
-    let row = |counts: &verify::VerifyCounts| {
-        let numbers = [counts.segments, counts.files, counts.backups, counts.packs, counts.chunks].map(format_number);
-        let [segments, files, backups, packs, chunks] = numbers;
-        [counts.repository.clone(), segments, files, backups, packs, chunks, format_bytes(counts.bytes)]
-    };
-    let rows: Vec<_> = report.repositories.iter().map(row).collect();
-    out.print_table(["repository", ">segments", ">files", ">backups", ">packs", ">chunks", ">read"], &rows)?;
-    for damage in &report.damage {
-        let (repository, object) = (&damage.repository, &damage.object);
-        out.print_line(format!(
-            "  {}  {object} in {repository}: {}",
-            out.style(TextTone::Bad, "damaged"),
-            damage.what
-        ))?;
-    }
-    let gap = |gap: &MissingWal, what: &str, then: &str| {
-        let lost = format_bytes(gap.to_lsn.bytes_since(gap.from_lsn));
-        let (from, to, timeline, reason) = (gap.from_lsn, gap.to_lsn, gap.timeline, &gap.reason);
-        out.print_line(format!("  {what}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}{then}"))
-    };
-    report.gaps.iter().try_for_each(|missing| gap(missing, &out.style(TextTone::Bad, "gap"), ""))?;
-    let bridged = |missing| gap(missing, &out.style(TextTone::Warning, "gap"), "; newer backups do without it");
-    report.bridged.iter().try_for_each(bridged)?;
-    for label in &report.stranded {
-        out.print_line(format!(
-            "  {}  {label} cannot become consistent: WAL that it needs is missing",
-            out.style(TextTone::Bad, "useless")
-        ))?;
-    }
-    if !report.is_whole() {
-        let found = report.damage.len() + report.gaps.len() + report.stranded.len();
-        out.print_line(format!(
-            "\n{}; take a new backup, and look for the cause before anything is deleted",
-            format_count(found as u64, "finding")
-        ))?;
-    }
-    Ok(())
 }

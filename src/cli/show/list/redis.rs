@@ -1,48 +1,43 @@
-//! `walkeep list redis`: snapshots, the moments that can be restored, and breaks in the stream.
+//! What `walkeep list redis` shows: snapshots, the moments that can be restored, and gaps in the stream.
 
-use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::cli::CliContext;
-use crate::cli::open;
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_number};
-use crate::config::{self, Config};
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::{Archive, SnapshotManifest, StreamStretch, remove_foreign_snapshots, unrecorded_intervals};
-use crate::redis::wire::ReplicationId;
+use crate::redis::archive::SnapshotManifest;
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct InstanceInventory {
-    instance: String,
-    flavour: Option<String>,
-    backups: Vec<ListedSnapshot>,
-    windows: Vec<InstanceWindow>,
-    gaps: Vec<ListedGap>,
+    pub(in crate::cli) instance: String,
+    pub(in crate::cli) flavour: Option<String>,
+    pub(in crate::cli) backups: Vec<ListedSnapshot>,
+    pub(in crate::cli) windows: Vec<InstanceWindow>,
+    pub(in crate::cli) gaps: Vec<ListedGap>,
     /// What is missing between what is archived, and was not noticed when it came about.
-    holes: Vec<String>,
-    stream_stored_bytes: u64,
+    pub(in crate::cli) holes: Vec<String>,
+    pub(in crate::cli) stream_stored_bytes: u64,
 }
 
 /// A snapshot; also what `backup redis --json` prints.
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct ListedSnapshot {
-    label: String,
-    at: Timestamp,
-    started_at: Timestamp,
-    finished_at: Timestamp,
-    server: String,
-    flavour: String,
-    version: String,
-    rdb_version: u32,
-    replid: Option<String>,
-    offset: Option<u64>,
-    keys: u64,
-    logical_bytes: u64,
-    stored_bytes: u64,
-    warnings: Vec<String>,
+    pub(in crate::cli) label: String,
+    pub(in crate::cli) at: Timestamp,
+    pub(in crate::cli) started_at: Timestamp,
+    pub(in crate::cli) finished_at: Timestamp,
+    pub(in crate::cli) server: String,
+    pub(in crate::cli) flavour: String,
+    pub(in crate::cli) version: String,
+    pub(in crate::cli) rdb_version: u32,
+    pub(in crate::cli) replid: Option<String>,
+    pub(in crate::cli) offset: Option<u64>,
+    pub(in crate::cli) keys: u64,
+    pub(in crate::cli) logical_bytes: u64,
+    pub(in crate::cli) stored_bytes: u64,
+    pub(in crate::cli) warnings: Vec<String>,
     /// Why it cannot be restored.
-    lacks: Option<String>,
+    pub(in crate::cli) lacks: Option<String>,
 }
 
 impl ListedSnapshot {
@@ -69,21 +64,21 @@ impl ListedSnapshot {
 
 /// Every moment between is restorable.
 #[derive(serde::Serialize)]
-struct InstanceWindow {
-    from_time: Timestamp,
-    to_time: Timestamp,
-    from_offset: Option<u64>,
-    to_offset: Option<u64>,
-    replid: Option<String>,
+pub(in crate::cli) struct InstanceWindow {
+    pub(in crate::cli) from_time: Timestamp,
+    pub(in crate::cli) to_time: Timestamp,
+    pub(in crate::cli) from_offset: Option<u64>,
+    pub(in crate::cli) to_offset: Option<u64>,
+    pub(in crate::cli) replid: Option<String>,
 }
 
 #[derive(serde::Serialize)]
-struct ListedGap {
-    replid: String,
-    offset: u64,
-    from_time: Option<Timestamp>,
-    noticed_at: Timestamp,
-    reason: String,
+pub(in crate::cli) struct ListedGap {
+    pub(in crate::cli) replid: String,
+    pub(in crate::cli) offset: u64,
+    pub(in crate::cli) from_time: Option<Timestamp>,
+    pub(in crate::cli) noticed_at: Timestamp,
+    pub(in crate::cli) reason: String,
 }
 
 impl InstanceInventory {
@@ -91,98 +86,6 @@ impl InstanceInventory {
     pub(in crate::cli) const fn is_empty(&self) -> bool {
         self.flavour.is_none() && self.backups.is_empty()
     }
-}
-
-pub(in crate::cli) async fn read_inventory(
-    config: &Config,
-    of: &config::InstanceConfig,
-    around: &CliContext,
-) -> anyhow::Result<InstanceInventory> {
-    let instance = open::open_instance(config, of, around).await?;
-    build_inventory(&instance).await.with_context(|| format!("cannot list what is archived of {}", of.name))
-}
-
-async fn build_inventory(instance: &Archive) -> anyhow::Result<InstanceInventory> {
-    instance.list_known_stretches().await?.unreachable().log_warnings();
-    let (mut snapshots, gaps) = (instance.read_snapshots().await?, instance.gaps().await?);
-    let mut lacking = instance.find_missing_parts(&snapshots).await?;
-    let backup = |snapshot: &SnapshotManifest| ListedSnapshot {
-        lacks: lacking.remove(&snapshot.label),
-        ..ListedSnapshot::from_manifest(snapshot)
-    };
-    let backups: Vec<ListedSnapshot> = snapshots.iter().map(backup).collect();
-    // What a restore to a moment goes by.
-    remove_foreign_snapshots(&mut snapshots);
-    let is_whole = |label: &str| backups.iter().any(|backup| backup.label == label && backup.lacks.is_none());
-    snapshots.retain(|snapshot| is_whole(&snapshot.label));
-    snapshots.sort_by_key(|snapshot| snapshot.at);
-    let mut windows: Vec<InstanceWindow> = Vec::new();
-    let (mut ways, mut holes) = (Vec::<(Timestamp, Vec<StreamStretch>)>::new(), Vec::new());
-    for snapshot in &snapshots {
-        let known = ways.last().is_some_and(|(end, way)| {
-            let on = |stretch: &StreamStretch| {
-                let offsets = stretch.first..=stretch.last;
-                Some(stretch.replid) == snapshot.replid && snapshot.offset.is_some_and(|at| offsets.contains(&at))
-            };
-            snapshot.at <= *end && way.iter().any(on)
-        });
-        if !known {
-            let (way, hole) = instance.stretches_and_hole_after(snapshot).await?;
-            holes.extend(hole.filter(|hole| !hole.is_explained(&snapshots, &gaps)).map(|hole| hole.to_string()));
-            windows.extend(restorable_windows(snapshot, &way));
-            ways.push((windows.last().map_or(snapshot.at, |window| window.to_time), way));
-        }
-    }
-    let gap = |gap: crate::redis::archive::Gap| ListedGap {
-        replid: gap.replid.to_string(),
-        offset: gap.offset,
-        from_time: gap.until,
-        noticed_at: gap.noticed_at,
-        reason: gap.reason,
-    };
-    Ok(InstanceInventory {
-        instance: instance.name().to_string(),
-        flavour: instance.identity().await?.map(|identity| identity.flavour.to_string()),
-        backups,
-        windows,
-        holes,
-        gaps: gaps.into_iter().map(gap).collect(),
-        stream_stored_bytes: instance.stored_stretches().await?.iter().map(|(_, _, stored)| stored).sum(),
-    })
-}
-
-/// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
-fn restorable_windows(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<InstanceWindow> {
-    let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
-    let mut windows = Vec::new();
-    let mut from = (snapshot.at, snapshot.offset);
-    let mut close = |from: (Timestamp, Option<u64>), to_time, to: (Option<ReplicationId>, Option<u64>)| {
-        // Of nothing but the snapshot's own moment, which stands among the backups.
-        if from.0 < to_time || way.is_empty() {
-            let ((from_time, from_offset), (replid, to_offset)) = (from, to);
-            let replid = replid.map(|id| id.to_string());
-            windows.push(InstanceWindow { from_time, to_time, from_offset, to_offset, replid });
-        }
-    };
-    for (to, again) in unrecorded_intervals(snapshot, way) {
-        close(from, to, position_at(snapshot, way, to));
-        from = (again, position_at(snapshot, way, again).1);
-    }
-    let last = way.last().map(|stretch| (Some(stretch.replid), Some(stretch.last)));
-    close(from, end, last.unwrap_or((snapshot.replid, snapshot.offset)));
-    windows
-}
-
-/// How far the stream had come by a time.
-fn position_at(
-    snapshot: &SnapshotManifest,
-    way: &[StreamStretch],
-    time: Timestamp,
-) -> (Option<ReplicationId>, Option<u64>) {
-    let marks = way.iter().flat_map(|stretch| stretch.marks.iter().map(move |mark| (stretch.replid, mark)));
-    let marks = marks.filter(|(_, mark)| Some(mark.offset) > snapshot.offset);
-    let last = marks.take_while(|(_, mark)| mark.time <= time).last();
-    last.map_or((snapshot.replid, snapshot.offset), |(replid, mark)| (Some(replid), Some(mark.offset)))
 }
 
 pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {

@@ -1,106 +1,18 @@
-//! `walkeep list`: what is archived, and to which moments it can be restored.
+//! What `walkeep list postgres` shows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use jiff::Timestamp;
 
-use crate::cli::CliContext;
-use crate::cli::args::{ListArgs, ListCommand};
-use crate::cli::exit::CliExitCode;
-use crate::cli::open;
-use crate::cli::open::StoreKind;
-use crate::cli::show::list::redis as redis_list;
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_duration, format_number};
-use crate::config::Config;
 use crate::postgres::archive::inventory::{
-    self, ArchiveInventory, InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow,
+    ArchiveInventory, InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow,
 };
-use crate::postgres::archive::reindex;
-use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
-use crate::vault::Vault;
 
-/// What `--json` prints.
-#[derive(serde::Serialize)]
-struct ListJson<'r> {
-    clusters: &'r [ArchiveInventory],
-    instances: &'r [redis_list::InstanceInventory],
-}
-
-pub(in crate::cli) async fn run(args: ListArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
-    let config = around.read_config()?;
-    let all = || (config.clusters.iter().collect(), config.instances.iter().collect());
-    let (clusters, instances, json): (Vec<_>, Vec<_>, bool) = match &args.of {
-        None => (all().0, all().1, args.json),
-        Some(ListCommand::Postgres(of)) => match &of.cluster {
-            Some(name) => (vec![config.cluster(Some(name))?], Vec::new(), of.json || args.json),
-            None => (all().0, Vec::new(), of.json || args.json),
-        },
-        Some(ListCommand::Redis(of)) => match &of.instance {
-            Some(name) => (Vec::new(), vec![config.instance(Some(name))?], of.json || args.json),
-            None => (Vec::new(), all().1, of.json || args.json),
-        },
-    };
-    let mut overviews = Vec::new();
-    for cluster in clusters {
-        let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
-        let (index, _) =
-            reindex::open_index(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
-        let spool = Spool::existing(&config.state_dir, &archive);
-        let overview = inventory::gather_inventory(&archive, &index, spool).await;
-        overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
-    }
-    let mut redis = Vec::new();
-    for instance in &instances {
-        redis.push(redis_list::read_inventory(&config, instance, around).await?);
-    }
-    if json {
-        around.output.print_json(&ListJson { clusters: &overviews, instances: &redis })?;
-        return Ok(CliExitCode::Done);
-    }
-    if overviews.is_empty() && redis.is_empty() {
-        around.output.print_line(format!("nothing is configured in {}", config.path.display()))?;
-    }
-    for (nth, overview) in overviews.iter().enumerate() {
-        if nth > 0 {
-            around.output.print_line("")?;
-        }
-        print_inventory(overview, &around.output)?;
-        if overview.system_id.is_none() {
-            let cluster = config.cluster(Some(&overview.cluster))?;
-            print_other_names(
-                &config,
-                open::open_archive(&config, cluster, around).await?.vault(),
-                StoreKind::Cluster,
-                around,
-            )
-            .await?;
-        }
-    }
-    for (nth, (overview, instance)) in redis.iter().zip(instances).enumerate() {
-        if nth > 0 || !overviews.is_empty() {
-            around.output.print_line("")?;
-        }
-        redis_list::print_inventory(overview, &around.output)?;
-        if overview.is_empty() {
-            let instance = open::open_instance(&config, instance, around).await?;
-            print_other_names(&config, instance.vault(), StoreKind::Instance, around).await?;
-        }
-    }
-    Ok(CliExitCode::Done)
-}
-
-/// What is archived under another name.
-async fn print_other_names(config: &Config, vault: &Vault, what: StoreKind, around: &CliContext) -> anyhow::Result<()> {
-    let asked = open::suggest_other_names(what, config, vault).await;
-    asked.map_or(Ok(()), |asked| around.output.print_line(around.output.style(TextTone::Warning, format!("  {asked}"))))
-}
-
-fn print_inventory(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+pub(in crate::cli) fn print_inventory(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
     let identity = match (overview.system_id, overview.segment_size) {
         (Some(id), Some(segments)) => format!("system {id}, segments of {} MiB", segments.get() >> 20),
         _ => "nothing is archived yet".to_owned(),
