@@ -7,7 +7,8 @@ use tracing_subscriber::fmt;
 
 use super::args::global::{GlobalArgs, LogFormat};
 
-/// How much is logged unless the user asks otherwise: a command that runs for ever says what it does, the others only what goes wrong.
+/// How much is logged unless the user asks otherwise: a command that runs for ever says what it does, the others only
+/// what goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DefaultLogLevel {
     Quiet,

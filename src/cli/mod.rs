@@ -1,12 +1,11 @@
 //! The command line: arguments in, flows called, results shown, exit code out.
 //!
-//! Three stages. [`args`] is the line as it was typed. Each command's file in [`verbs`] turns that, the configuration and the environment into the
-//! values that a flow wants, calls the flow, and shows what it returned ([`show`]). Errors end in [`exit`], the one table
-//! from errors to exit codes. The flows know nothing of any of this.
+//! Three stages. [`args`] is the line as it was typed. Each command's file in [`verbs`] turns that, the configuration
+//! and the environment into the values that a flow wants, calls the flow, and shows what it returned ([`show`]).
+//! Errors end in [`exit`], the one table from errors to exit codes. The flows know nothing of any of this.
 
 mod args;
 mod backup;
-mod check_redis;
 mod cleanup;
 mod context;
 mod exit;
@@ -18,7 +17,6 @@ mod redis;
 mod redis_restore;
 mod restore;
 mod restore_all;
-mod server;
 mod show;
 mod single;
 mod skew;
@@ -128,8 +126,8 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
     Ok(code as u8)
 }
 
-/// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small pieces: no other thread wakes
-/// this one for each. What takes the processor goes to threads of its own.
+/// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small
+/// pieces: no other thread wakes this one for each. What takes the processor goes to threads of its own.
 fn run_single_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)

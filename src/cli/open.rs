@@ -50,8 +50,9 @@ pub(super) enum StoreKind {
     Instance,
 }
 
-/// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
-/// there that this configuration does not name. `None` if there is nothing, or nobody can say.
+/// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is
+/// archived under it, what is there that this configuration does not name. `None` if there is nothing, or nobody can
+/// say.
 pub(super) async fn suggest_other_names(what: StoreKind, config: &Config, vault: &Vault) -> Option<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     for (_, repository) in vault.repositories() {

@@ -1,7 +1,7 @@
 //! `archive_command`: one file of `pg_wal` into the archive.
 //!
-//! Success means durable in every repository. PostgreSQL takes exit codes 1 to 125 as "try again later", and `archive-push`
-//! never exits with another one after a failure (TRAPS 5).
+//! Success means durable in every repository. PostgreSQL takes exit codes 1 to 125 as "try again later", and
+//! `archive-push` never exits with another one after a failure (TRAPS 5).
 
 use std::path::Path;
 use std::sync::Arc;

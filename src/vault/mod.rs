@@ -8,6 +8,7 @@
 
 pub mod repository;
 pub mod verify;
+pub mod probe;
 mod sealed_objects;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,7 +1,8 @@
 //! Moments as people write them.
 //!
-//! A moment is read without guessing: a time without a zone is refused with its two likely readings, because the machine on which one
-//! types, the server and the person each may live in another. Who names a zone with `--time-zone` has said which.
+//! A moment is read without guessing: a time without a zone is refused with its two likely readings, because the
+//! machine on which one types, the server and the person each may live in another. Who names a zone with
+//! `--time-zone` has said which.
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
@@ -19,7 +20,8 @@ pub(in crate::cli) enum DefaultZone {
     Machine(TimeZone),
 }
 
-/// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall clock's (`08:00`, `yesterday`).
+/// Reads a moment: RFC 3339, PostgreSQL's spelling, `now`, relative to now (`5 minutes ago`, `10m`), or a wall
+/// clock's (`08:00`, `yesterday`).
 pub(in crate::cli) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<PgTime, String> {
     let text = text.trim();
     if text.eq_ignore_ascii_case("now") {
@@ -28,7 +30,8 @@ pub(in crate::cli) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone)
     if let Some(moment) = parse_ago(text, now)? {
         return Ok(PgTime::from_timestamp(moment));
     }
-    // Temporal's grammar covers RFC 3339, a space for the T, and offsets like +00; it wants a bracket after a zone's name.
+    // Temporal's grammar covers RFC 3339, a space for the T, and offsets like +00; it wants a bracket after a zone's
+    // name.
     if let Ok(moment) = text.parse::<Timestamp>() {
         return Ok(PgTime::from_timestamp(moment));
     }
@@ -48,7 +51,8 @@ pub(in crate::cli) fn parse_time(text: &str, now: Timestamp, zone: &DefaultZone)
     }
 }
 
-/// `5 minutes ago`, and the same without its last word: a span alone can only mean the past, for nothing is known of the future.
+/// `5 minutes ago`, and the same without its last word: a span alone can only mean the past, for nothing is known of
+/// the future.
 fn parse_ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
     // The word, not the letters: Chicago ends with them.
     let said = text.split_whitespace().next_back() == Some("ago");
@@ -66,7 +70,8 @@ fn parse_ago(text: &str, now: Timestamp) -> Result<Option<Timestamp>, String> {
     Ok(Some(moment.timestamp()))
 }
 
-/// `2026-11-22 14:03:00 Europe/Vienna` or `… UTC`, PostgreSQL's other spelling: what stands before the zone, and the zone.
+/// `2026-11-22 14:03:00 Europe/Vienna` or `… UTC`, PostgreSQL's other spelling: what stands before the zone, and the
+/// zone.
 fn split_zone_name(text: &str) -> Option<(&str, TimeZone)> {
     let (civil, zone) = text.rsplit_once(' ')?;
     let zone = match zone {
@@ -77,7 +82,8 @@ fn split_zone_name(text: &str) -> Option<(&str, TimeZone)> {
     Some((civil.trim_end(), zone))
 }
 
-/// What a clock on the wall shows there: a date with or without a time, a time of today, or `today` and `yesterday` with or without a time.
+/// What a clock on the wall shows there: a date with or without a time, a time of today, or `today` and `yesterday`
+/// with or without a time.
 fn parse_wall_clock(text: &str, now: Timestamp, zone: &TimeZone) -> Option<DateTime> {
     if let Ok(civil) = text.parse::<DateTime>() {
         return Some(civil);
@@ -126,8 +132,8 @@ pub(in crate::cli) fn parse_zone(name: &str) -> Result<TimeZone, String> {
     }
 }
 
-/// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as it was typed, and what is no
-/// moment, too.
+/// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as
+/// it was typed, and what is no moment, too.
 pub(in crate::cli) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
     let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
     match parse_time(text, now, zone) {

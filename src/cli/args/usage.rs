@@ -1,4 +1,5 @@
-//! What a wrong line is answered: clap's own words in one line, and where those lead nowhere, what was most likely meant.
+//! What a wrong line is answered: clap's own words in one line, and where those lead nowhere, what was most likely
+//! meant.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! What people and scripts see: tables, JSON, progress, and lines to copy.
 
+pub(super) mod check;
 pub(super) mod health;
 pub(super) mod index;
 pub(super) mod list;

@@ -1,7 +1,7 @@
 //! Words and commands as a shell reads them: in lines that a person copies, and in commands that PostgreSQL runs.
 //!
-//! The two differ in the percent sign. PostgreSQL replaces `%p`, `%f` and `%%` in `archive_command` and `restore_command`
-//! before the shell sees them, so there a percent sign is doubled. A shell replaces nothing.
+//! The two differ in the percent sign. PostgreSQL replaces `%p`, `%f` and `%%` in `archive_command` and
+//! `restore_command` before the shell sees them, so there a percent sign is doubled. A shell replaces nothing.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use anyhow::Context;
 use crate::cli::context::CliContext;
 use crate::config::{self, Config};
 
-/// The start of an `archive_command` or a `restore_command` that calls walkeep with this configuration. PostgreSQL runs it
-/// with its own working directory and `PATH`, so both paths are absolute.
+/// The start of an `archive_command` or a `restore_command` that calls walkeep with this configuration. PostgreSQL
+/// runs it with its own working directory and `PATH`, so both paths are absolute.
 pub(in crate::cli) fn postgres_command_prefix(config: &Path) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     let program = quote_for_postgres_command(&program.display().to_string());
@@ -29,8 +29,8 @@ pub(in crate::cli) fn shell_command_prefix(config: &Config, around: &CliContext)
     }
 }
 
-/// One word of an `archive_command` or a `restore_command`. PostgreSQL replaces `%p` and `%f` before the shell reads the
-/// command, so a percent sign is doubled.
+/// One word of an `archive_command` or a `restore_command`. PostgreSQL replaces `%p` and `%f` before the shell reads
+/// the command, so a percent sign is doubled.
 pub(in crate::cli) fn quote_for_postgres_command(word: &str) -> String {
     quote_for_shell(&word.replace('%', "%%"))
 }

@@ -1,4 +1,5 @@
-//! `walkeep archive-get`: one file for PostgreSQL's `restore_command`, with exit codes that never end a recovery by mistake.
+//! `walkeep archive-get`: one file for PostgreSQL's `restore_command`, with exit codes that never end a recovery by
+//! mistake.
 
 use std::io;
 use std::path::{Path, PathBuf};

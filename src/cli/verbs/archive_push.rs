@@ -1,7 +1,8 @@
 //! `walkeep archive-push`: PostgreSQL waits for this once per segment, so nothing is opened that is not needed.
 //!
-//! If a service runs, the file is handed over to it through the control socket, so that neither keys nor repositories are
-//! opened here. If none does, this process archives the file. Either way, success means durable in every repository.
+//! If a service runs, the file is handed over to it through the control socket, so that neither keys nor repositories
+//! are opened here. If none does, this process archives the file. Either way, success means durable in every
+//! repository.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,8 +31,9 @@ pub(in crate::cli) struct ArchivePushArgs {
     pub(in crate::cli) cluster: Option<String>,
 }
 
-/// How long a service may take for one file that it has accepted. PostgreSQL waits without a limit, and a service that
-/// dies is noticed at once by its connection. This limit is for one that hangs; it is longer than a repository's retries.
+/// How long a service may take for one file that it has accepted. PostgreSQL waits without a limit, and a service
+/// that dies is noticed at once by its connection. This limit is for one that hangs; it is longer than a repository's
+/// retries.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(in crate::cli) async fn run(args: ArchivePushArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {

@@ -1,8 +1,8 @@
 //! `walkeep init`: a repository, its key and the configuration for one cluster.
 //!
-//! The server is looked at before anything is written. What is written goes in this order: key file, repository with its keys,
-//! configuration. An init that fails half-way can simply be run again: nothing was sealed yet, the key file it made is taken away again, and
-//! the configuration, which everything else starts from, comes last.
+//! The server is looked at before anything is written. What is written goes in this order: key file, repository with
+//! its keys, configuration. An init that fails half-way can simply be run again: nothing was sealed yet, the key file
+//! it made is taken away again, and the configuration, which everything else starts from, comes last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,18 @@ use crate::cli::args::help;
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
-use crate::cli::server::{InspectedServer, ServerAdvice};
 use crate::cli::show::output::TextTone;
 use crate::cli::show::shell;
 use crate::config::{self, Config, NewConfig};
 use crate::postgres::archive::layout::ClusterName;
+use crate::postgres::check::server::{InspectedServer, ServerAdvice};
 use crate::vault::Vault;
 use crate::vault::seal::keys::KeyEncryptionKey;
 
 /// The key's file beside the configuration.
 const KEY_FILE_NAME: &str = "walkeep.key";
-/// Configuration and key are read by their owner alone: the one may hold a password, and whoever has the other can read everything.
+/// Configuration and key are read by their owner alone: the one may hold a password, and whoever has the other can
+/// read everything.
 const OWNER_ONLY_FILE_MODE: u32 = 0o600;
 const OWNER_ONLY_FOLDER_MODE: u32 = 0o700;
 
@@ -235,7 +236,8 @@ fn print_next_steps(args: &InitArgs, new: &Config, around: &CliContext) -> anyho
     }
     if rustix::process::geteuid().is_root() {
         out.print_line("")?;
-        let note = "These files belong to root. Give them to the user that PostgreSQL runs as, who must be able to read the key.";
+        let note = "These files belong to root. Give them to the user that PostgreSQL runs as, who must be able to read \
+                    the key.";
         out.print_line(out.style(TextTone::Warning, note))?;
     }
     Ok(())

@@ -46,8 +46,8 @@ pub enum WalFileError {
 }
 
 impl Archive {
-    /// Archives the file at `path` under `name`, as [`Archive::put_wal_file`]; a segment with a note of how it came ([`super::clock_notes`]), empty for none. A file that
-    /// somebody is still writing is refused.
+    /// Archives the file at `path` under `name`, as [`Archive::put_wal_file`]; a segment with a note of how it came
+    /// ([`super::clock_notes`]), empty for none. A file that somebody is still writing is refused.
     ///
     /// # Errors
     /// Why it was not archived.

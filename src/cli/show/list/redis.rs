@@ -165,7 +165,8 @@ pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &Termin
     ))
 }
 
-/// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too short for that.
+/// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too
+/// short for that.
 fn whole_seconds(window: &InstanceWindow) -> Option<(Timestamp, Timestamp)> {
     let (from, to) = (window.from_time, window.to_time);
     let up = from.as_second().saturating_add(i64::from(from.subsec_nanosecond() > 0));

@@ -9,7 +9,8 @@ const MAX_ALIGNED_ROWS: usize = 500;
 
 /// An event as people see it.
 pub(in crate::cli) trait LogRow: serde::Serialize {
-    /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making the others as long.
+    /// Lines of no more than this are made to fit together; a longer one goes beyond its columns rather than making
+    /// the others as long.
     const WIDTH: usize = usize::MAX;
     fn cells(&self, out: &TerminalOutput) -> [String; LOG_COLUMNS];
     fn tones(&self) -> [Option<TextTone>; LOG_COLUMNS];

@@ -68,7 +68,8 @@ async fn build_inventory(instance: &Archive) -> anyhow::Result<InstanceInventory
     })
 }
 
-/// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a while.
+/// The moments to which a snapshot and the stream behind it lead: one window, or several where nobody received for a
+/// while.
 fn restorable_windows(snapshot: &SnapshotManifest, way: &[StreamStretch]) -> Vec<InstanceWindow> {
     let end = way.iter().map(|stretch| stretch.ended_at).max().unwrap_or(snapshot.at).max(snapshot.at);
     let mut windows = Vec::new();

@@ -15,11 +15,12 @@ use crate::postgres::index::{IndexEntry, WalIndex};
 use crate::postgres::receive::{ReceiveEvent, ReceiveObserver};
 use crate::postgres::wal::digest::SegmentDigest;
 
-/// Digests that wait for the index. A busy segment's is half a megabyte, so this is some 16 MB; what comes while it is full is read from the
-/// repository later.
+/// Digests that wait for the index. A busy segment's is half a megabyte, so this is some 16 MB; what comes while it
+/// is full is read from the repository later.
 const INDEX_QUEUE_DIGESTS: usize = 32;
 
-/// Hears what the receiver does: logs it, hands digests to the index, and what is known of the server's clock to whoever takes files.
+/// Hears what the receiver does: logs it, hands digests to the index, and what is known of the server's clock to
+/// whoever takes files.
 pub(super) struct IndexFeed {
     queue: Option<SyncSender<(Arc<SegmentDigest>, u64)>>,
     /// Something was archived that did not go through the queue.

@@ -1,8 +1,9 @@
 //! `walkeep receive`: the receiver in the foreground, with what belongs around it.
 //!
-//! While it runs, `archive-push` hands its files over to it through the control socket, and it keeps the index. Neither can hold the
-//! receiver up: the index takes in what it can, and reads the rest from the repository when it has time. A segment that is handed over gets the note of
-//! the server's clock that the receiver's own would have, because whichever is first stays.
+//! While it runs, `archive-push` hands its files over to it through the control socket, and it keeps the index.
+//! Neither can hold the receiver up: the index takes in what it can, and reads the rest from the repository when it
+//! has time. A segment that is handed over gets the note of the server's clock that the receiver's own would have,
+//! because whichever is first stays.
 
 mod index_feed;
 mod push_handler;

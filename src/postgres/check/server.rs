@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
-
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::sql::{RolePrivileges, SqlSession};
-use crate::postgres::wire::{Conninfo, ReplicationConnection, SystemIdentity};
+use crate::postgres::sql::{RolePrivileges, SqlError, SqlSession};
+use crate::postgres::wire::{Conninfo, ReplicationConnection, ReplicationError, SystemIdentity};
 
 /// The settings looked at.
 const INSPECTED_SETTINGS: [&str; 11] = [
@@ -25,36 +23,62 @@ const INSPECTED_SETTINGS: [&str; 11] = [
 /// The oldest server whose WAL and protocol are known, as in `server_version_num`.
 const MIN_SERVER_VERSION_NUM: u32 = 130_000;
 
+/// Why a server could not be inspected.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// It takes no replication connection.
+    #[error("cannot connect for replication")]
+    Replication(#[source] ReplicationError),
+    /// It did not identify itself.
+    #[error("cannot ask which cluster this is")]
+    Identity(#[source] ReplicationError),
+    /// It takes no SQL connection.
+    #[error("cannot connect for SQL")]
+    Sql(#[source] SqlError),
+    /// It did not answer a query.
+    #[error("{0}")]
+    Query(#[from] SqlError),
+}
+
 /// A server, looked at once.
 #[derive(Debug)]
-pub(super) struct InspectedServer {
-    pub(super) peer: String,
-    pub(super) version: u32,
-    pub(super) identity: SystemIdentity,
-    pub(super) standby: bool,
-    pub(super) privileges: RolePrivileges,
-    pub(super) settings: BTreeMap<String, String>,
+pub struct InspectedServer {
+    /// Where it was reached.
+    pub peer: String,
+    /// Its `server_version_num`.
+    pub version: u32,
+    /// Which cluster it is, and how far.
+    pub identity: SystemIdentity,
+    /// Whether it is in recovery.
+    pub standby: bool,
+    /// What the role that walkeep uses may do.
+    pub privileges: RolePrivileges,
+    /// Those of its settings that archiving depends on.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Something about a server that should be otherwise.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ServerAdvice {
+pub struct ServerAdvice {
     /// Whether archiving cannot work without it.
-    pub(super) needed: bool,
+    pub needed: bool,
     /// The line for postgresql.conf, or the statement to run.
-    pub(super) line: String,
+    pub line: String,
     /// Why, in a few words.
-    pub(super) why: &'static str,
+    pub why: &'static str,
 }
 
 impl InspectedServer {
     /// Asks the server behind `info`, once as a replica and once in SQL.
-    pub(super) async fn inspect(info: &Conninfo) -> anyhow::Result<(InspectedServer, SqlSession)> {
-        let mut replica = ReplicationConnection::connect(info).await.context("cannot connect for replication")?;
-        let identity = replica.identify_system().await.context("cannot ask which cluster this is")?;
+    ///
+    /// # Errors
+    /// It cannot be reached, or did not answer.
+    pub async fn inspect(info: &Conninfo) -> Result<(InspectedServer, SqlSession), InspectError> {
+        let mut replica = ReplicationConnection::connect(info).await.map_err(InspectError::Replication)?;
+        let identity = replica.identify_system().await.map_err(InspectError::Identity)?;
         let peer = replica.peer().to_owned();
         replica.close().await;
-        let sql = SqlSession::connect(info).await.context("cannot connect for SQL")?;
+        let sql = SqlSession::connect(info).await.map_err(InspectError::Sql)?;
         let server = InspectedServer {
             peer,
             version: sql.version_num().await?,
@@ -67,23 +91,27 @@ impl InspectedServer {
     }
 
     /// The version as people say it: `17.11`.
-    pub(super) fn release(&self) -> String {
+    #[must_use]
+    pub fn release(&self) -> String {
         format!("{}.{}", self.version / 10_000, self.version % 10_000)
     }
 
     /// The timeline it is on.
-    pub(super) fn timeline(&self) -> TimelineId {
+    #[must_use]
+    pub fn timeline(&self) -> TimelineId {
         self.identity.timeline
     }
 
     /// Whether the server's own archiver hands its WAL to walkeep.
-    pub(super) fn uses_archive_command(&self) -> bool {
+    #[must_use]
+    pub fn uses_archive_command(&self) -> bool {
         let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);
         setting("archive_mode") != "off" && setting("archive_command").contains("archive-push")
     }
 
     /// What should be otherwise. `push` is the `archive_command` that would feed walkeep.
-    pub(super) fn advice(&self, push: &str) -> Vec<ServerAdvice> {
+    #[must_use]
+    pub fn advice(&self, push: &str) -> Vec<ServerAdvice> {
         let mut advice = Vec::new();
         let mut say = |needed, line: String, why| advice.push(ServerAdvice { needed, line, why });
         let setting = |name: &str| self.settings.get(name).map_or("", String::as_str);

@@ -1,23 +1,22 @@
 //! Whether what a Redis instance writes comes here: the last part of `walkeep check` of one.
 //!
-//! Judged as `walkeep health` judges it, with one thing more: whether `walkeep receive` could go on from what is here, or would begin with a
-//! gap, because the server keeps only so much of its stream (`repl-backlog-size`) and only of one history (`masterTryPartialResynchronization`,
-//! replication.c).
+//! Judged as `walkeep health` judges it, with one thing more: whether `walkeep receive` could go on from what is
+//! here, or would begin with a gap, because the server keeps only so much of its stream (`repl-backlog-size`) and
+//! only of one history (`masterTryPartialResynchronization`, replication.c).
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::context::CliContext;
-use super::open;
-use super::show::output::{format_bytes, format_count, format_duration};
-use super::verbs::check::{CheckFindings, STREAM_SUBJECT};
-use crate::config::Config;
+use crate::base::check_findings::CheckFindings;
+use crate::base::units::{format_bytes, format_count, format_duration};
 use crate::redis::archive::Archive;
-use crate::redis::health::{self, NewestMoment};
 use crate::redis::wire::{ReplicationId, ServerInfo};
+use crate::vault::VaultError;
 
+/// The subject of the findings about whether the commands of an instance are received.
+pub const STREAM_SUBJECT: &str = "stream";
 /// What may be under way for so long, as in `walkeep health`.
 const MAX_STREAM_DELAY: Duration = Duration::from_secs(300);
 
@@ -68,10 +67,22 @@ impl ReplicationState {
     }
 }
 
+/// The newest moment that can be restored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewestArchived {
+    /// Up to when everything is archived, by the receiver's clock.
+    pub time: Timestamp,
+    /// The history; `None` if the snapshot is not known to be part of one.
+    pub replid: Option<ReplicationId>,
+    /// Up to which offset it is archived.
+    pub offset: Option<u64>,
+}
+
 /// What there is to judge by.
-struct StreamCheckFacts<'f> {
-    name: &'f str,
-    newest: Result<NewestMoment, String>,
+#[derive(Debug)]
+pub struct StreamCheckFacts {
+    name: String,
+    newest: Result<NewestArchived, String>,
     /// Whether there is any snapshot, of use or not.
     based: bool,
     /// Whether its stream of commands is, or was, received.
@@ -81,45 +92,33 @@ struct StreamCheckFacts<'f> {
     now: Timestamp,
 }
 
-/// What is here of the instance, and whether more comes. `info` is what the server says, if it can be asked.
-pub(super) async fn check_stream(
-    config: &Config,
-    instance: &Archive,
-    info: Option<&ServerInfo>,
-    around: &CliContext,
-    findings: &mut CheckFindings,
-) {
-    let newest = match health::find_newest_moment(instance).await {
-        Ok(newest) => newest,
-        Err(error) => return findings.add_error("newest", &error.into()),
-    };
-    let streamed = match instance.list_known_stretches().await {
-        Ok(known) => known.histories().next().is_some(),
-        Err(error) => return findings.add_error("newest", &error.into()),
-    };
-    let name = instance.name().as_str();
-    let based = match instance.list_snapshot_labels().await {
-        Ok(labels) => !labels.is_empty(),
-        Err(error) => return findings.add_error("newest", &error.into()),
-    };
-    let facts = StreamCheckFacts {
-        name,
-        newest,
-        based,
-        streamed,
-        server: info.map(ReplicationState::from_info),
-        now: around.clock.now(),
-    };
-    if facts.newest.is_err()
-        && let Some(asked) = open::suggest_other_names(open::StoreKind::Instance, config, instance.vault()).await
-    {
-        findings.add_warning("newest", format!("nothing is archived under this name; {asked}"));
+impl StreamCheckFacts {
+    /// Looks at what is archived of the instance. `newest` is its newest moment, or why there is none; `info` is what
+    /// the server reports, if it can be asked.
+    ///
+    /// # Errors
+    /// A repository cannot be read.
+    pub async fn gather(
+        instance: &Archive,
+        newest: Result<NewestArchived, String>,
+        info: Option<&ServerInfo>,
+    ) -> Result<StreamCheckFacts, VaultError> {
+        let streamed = instance.list_known_stretches().await?.histories().next().is_some();
+        let based = !instance.list_snapshot_labels().await?.is_empty();
+        Ok(StreamCheckFacts {
+            name: instance.name().to_string(),
+            newest,
+            based,
+            streamed,
+            server: info.map(ReplicationState::from_info),
+            now: instance.vault().clock().now(),
+        })
     }
-    judge_stream(&facts, findings);
 }
 
-fn judge_stream(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
-    let name = facts.name;
+/// Whether more commands are received, and whether `walkeep receive` could continue without a gap.
+pub fn judge_stream(facts: &StreamCheckFacts, findings: &mut CheckFindings) {
+    let name = facts.name.as_str();
     let followed = facts.server.as_ref().is_some_and(|server| server.followed);
     let newest = match &facts.newest {
         Ok(newest) => newest,
@@ -129,7 +128,8 @@ fn judge_stream(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
         }
         Err(_) if !facts.streamed && !facts.based => {
             let text = format!(
-                "nothing is archived yet: take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}"
+                "nothing is archived yet: take a snapshot with walkeep backup redis {name}, and start walkeep \
+                 receive {name}"
             );
             return findings.add_bad(STREAM_SUBJECT, text);
         }
@@ -150,12 +150,16 @@ fn judge_stream(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
         return match behind {
             Some(0) => findings.add_warning(
                 STREAM_SUBJECT,
-                format!("snapshots alone are kept; the newest has all that was written. walkeep receive {name} keeps every second"),
+                format!(
+                    "snapshots alone are kept; the newest has all that was written. walkeep receive {name} keeps every \
+                     second"
+                ),
             ),
             _ => findings.add_warning(
                 STREAM_SUBJECT,
                 format!(
-                    "snapshots alone are kept: what was written in the last {ago} is on the server alone; walkeep receive {name} keeps every second"
+                    "snapshots alone are kept: what was written in the last {ago} is on the server alone; \
+                     walkeep receive {name} keeps every second"
                 ),
             ),
         };
@@ -165,12 +169,12 @@ fn judge_stream(facts: &StreamCheckFacts<'_>, findings: &mut CheckFindings) {
         (Some((_, offset)), Some(behind)) => judge_same_history(server, (offset, behind), (age, name), findings),
         _ if followed => findings.add_bad(
             STREAM_SUBJECT,
-            "the server is in another history than what is here, after a failover or a restart: if it is walkeep receive that follows it, \
-             it is taking a new snapshot",
+            "the server is in another history than what is here, after a failover or a restart: if it is walkeep \
+             receive that follows it, it is taking a new snapshot",
         ),
         _ => {
-            let text = "the server is in another history than what is here, after a failover or a restart: walkeep receive would begin \
-                        with a gap";
+            let text = "the server is in another history than what is here, after a failover or a restart: walkeep \
+                        receive would begin with a gap";
             findings.add_bad(STREAM_SUBJECT, format!("{text}; {again}"));
         }
     }
@@ -205,7 +209,8 @@ fn judge_same_history(
     }
     if server.backlog_covers(offset) {
         let text = format!(
-            "{what}, and nobody follows it: start walkeep receive {name}; so far it can go on without a gap (repl-backlog-size is {})",
+            "{what}, and nobody follows it: start walkeep receive {name}; so far it can go on without a gap \
+             (repl-backlog-size is {})",
             format_bytes(server.backlog_size)
         );
         return findings.add_bad(STREAM_SUBJECT, text);
@@ -227,9 +232,8 @@ fn judge_same_history(
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{ReplicationState, StreamCheckFacts, judge_stream};
-    use crate::cli::verbs::check::CheckFindings;
-    use crate::redis::health::NewestMoment;
+    use super::{NewestArchived, ReplicationState, StreamCheckFacts, judge_stream};
+    use crate::base::check_findings::CheckFindings;
     use crate::redis::wire::ServerInfo;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -253,7 +257,7 @@ mod tests {
 
     fn said(newest: Option<(&str, u64, i64)>, streamed: bool, server: Option<ReplicationState>) -> String {
         let now: Timestamp = "2026-11-22T14:00:00Z".parse().unwrap();
-        let newest = newest.map(|(replid, offset, minutes)| NewestMoment {
+        let newest = newest.map(|(replid, offset, minutes)| NewestArchived {
             time: now.checked_sub(SignedDuration::from_mins(minutes)).unwrap(),
             replid: replid.parse().ok(),
             offset: Some(offset),
@@ -261,7 +265,10 @@ mod tests {
         let based = newest.is_some();
         let newest = newest.ok_or_else(|| "why".to_owned());
         let mut findings = CheckFindings::default();
-        judge_stream(&StreamCheckFacts { name: "cache", newest, based, streamed, server, now }, &mut findings);
+        judge_stream(
+            &StreamCheckFacts { name: "cache".to_owned(), newest, based, streamed, server, now },
+            &mut findings,
+        );
         findings.to_string()
     }
 
@@ -299,7 +306,14 @@ mod tests {
         let (newest, now) = (Err("a part is missing".to_owned()), Timestamp::UNIX_EPOCH);
         let mut findings = CheckFindings::default();
         judge_stream(
-            &StreamCheckFacts { name: "cache", newest, based: true, streamed: false, server: server(&[]), now },
+            &StreamCheckFacts {
+                name: "cache".to_owned(),
+                newest,
+                based: true,
+                streamed: false,
+                server: server(&[]),
+                now,
+            },
             &mut findings,
         );
         assert!(findings.to_string().starts_with("Bad newest a part is missing"), "{findings}");
