@@ -506,7 +506,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::{CliError, CliExitCode, ExitCodeRule, FailureTally, clap_error_line, error_line, exit_code};
-    use crate::cli::args::CommandLine;
+    use crate::cli::args::command_line::CommandLine;
     use crate::config::ConfigError;
     use crate::postgres::wire;
     use crate::vault;

@@ -5,9 +5,10 @@ use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
-use super::args::{GlobalArgs, LogFormat};
+use super::args::global::{GlobalArgs, LogFormat};
 
-/// How much is logged unless the user asks otherwise: a command that runs for ever says what it does, the others only what goes wrong.
+/// How much is logged unless the user asks otherwise: a command that runs for ever says what it does, the others only
+/// what goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DefaultLogLevel {
     Quiet,

@@ -1,60 +1,45 @@
 //! The command line: arguments in, flows called, results shown, exit code out.
 //!
-//! Three stages. [`args`] is the line as it was typed. Each command's file turns that, the configuration and the environment into the
-//! values that a flow wants, calls the flow, and shows what it returned ([`output`], [`progress`]). Errors end in [`exit`], the one table
-//! from errors to exit codes. The flows know nothing of any of this.
+//! Three stages. [`args`] is the line as it was typed. Each command's file in [`verbs`] turns that, the configuration
+//! and the environment into the values that a flow wants, calls the flow, and shows what it returned ([`show`]).
+//! Errors end in [`exit`], the one table from errors to exit codes. The flows know nothing of any of this.
 
-mod open;
-mod help;
-mod output;
-mod single;
-mod restore_all;
-mod health;
-mod index;
-mod logging;
-mod init;
 mod args;
-mod check_redis;
-mod progress;
-mod verify;
-mod redis_list;
 mod backup;
-mod skew;
+mod cleanup;
+mod context;
 mod exit;
-mod redis_log;
-mod usage;
-mod receive;
-mod server;
-mod restore;
+mod logging;
+mod one_moment;
+mod open;
+mod plan;
 mod redis;
 mod redis_restore;
-mod moment;
-mod log;
-mod list;
-mod one_moment;
-mod cleanup;
-mod plan;
+mod restore;
+mod restore_all;
+mod show;
+mod single;
+mod skew;
 mod target;
-mod get;
-mod push;
-mod check;
+mod verbs;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use jiff::tz::TimeZone;
 
-use crate::base::clock::{SharedClock, SystemClock};
-use crate::config::{Config, ConfigError, ProcessEnvironment};
-use args::{BackupArgs, BackupCommand, CliCommand, CommandLine, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use args::command_line::{CliCommand, CommandLine};
+use args::{BackupArgs, BackupCommand, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use args::{help, time as moment, usage};
+use context::CliContext;
 use exit::{CliError, CliExitCode, ExitCodeRule};
 use logging::DefaultLogLevel;
-use output::TerminalOutput;
+use show::list::redis as redis_list;
+use show::{output, progress};
+use verbs::{archive_get, archive_push, check, health, index, init, list, log, receive, verify};
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -104,8 +89,8 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Init(args) => run_single_threaded(init::run(args, around))?,
         CliCommand::Check(args) => run_single_threaded(check::run(args, around))?,
         CliCommand::Receive(args) => run_multi_threaded(receive::run(args, around))?,
-        CliCommand::ArchivePush(args) => run_single_threaded(push::run(args, around))?,
-        CliCommand::ArchiveGet(args) => return run_single_threaded(get::run(args, around)),
+        CliCommand::ArchivePush(args) => run_single_threaded(archive_push::run(args, around))?,
+        CliCommand::ArchiveGet(args) => return run_single_threaded(archive_get::run(args, around)),
         CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
             run_multi_threaded(restore::run_plan(args, around))?
         }
@@ -141,8 +126,8 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
     Ok(code as u8)
 }
 
-/// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small pieces: no other thread wakes
-/// this one for each. What takes the processor goes to threads of its own.
+/// Runs on this thread alone, for commands that must start fast, have little to do, or read one socket in small
+/// pieces: no other thread wakes this one for each. What takes the processor goes to threads of its own.
 fn run_single_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
@@ -152,61 +137,4 @@ fn run_single_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 fn run_multi_threaded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
-}
-
-/// What every command is given: the configuration's place, the environment, the clock, and where to print.
-#[derive(Debug)]
-struct CliContext {
-    named_config: Option<PathBuf>,
-    quiet: bool,
-    environment: ProcessEnvironment,
-    clock: SharedClock,
-    /// Whether the output's zone was asked for.
-    zone_asked: bool,
-    output: TerminalOutput,
-}
-
-impl CliContext {
-    fn from_args(global: &args::GlobalArgs) -> Result<CliContext, CliError> {
-        let environment = ProcessEnvironment::from_process();
-        let zone =
-            global.time_zone.as_deref().map_or(Ok(TimeZone::UTC), moment::parse_zone).map_err(CliError::usage)?;
-        let plain = is_color_off(&environment);
-        Ok(CliContext {
-            named_config: global.config.clone(),
-            quiet: global.quiet,
-            zone_asked: global.time_zone.is_some(),
-            output: TerminalOutput::new(zone, plain),
-            clock: SystemClock::shared(),
-            environment,
-        })
-    }
-
-    fn read_config(&self) -> Result<Config, ConfigError> {
-        Config::read(self.named_config.as_deref(), &self.environment)
-    }
-
-    /// A moment as a line to copy can have it.
-    fn absolute_time(&self, moment: &str) -> String {
-        moment::absolute_time(moment, self.clock.now(), &self.local_zone())
-    }
-
-    /// The zone of a time that names none.
-    fn local_zone(&self) -> moment::DefaultZone {
-        let zone = self.output.zone.clone();
-        if self.zone_asked {
-            moment::DefaultZone::Asked(zone)
-        } else {
-            moment::DefaultZone::Machine(TimeZone::system())
-        }
-    }
-
-    fn is_color_off(&self) -> bool {
-        is_color_off(&self.environment)
-    }
-}
-
-/// `NO_COLOR` of no-color.org, and terminals that know no colours.
-fn is_color_off(environment: &ProcessEnvironment) -> bool {
-    environment.get("NO_COLOR").is_some() || environment.get("TERM") == Some("dumb")
 }

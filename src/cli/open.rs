@@ -1,12 +1,12 @@
 //! From the configuration to the things that flows work with.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::CliContext;
+use super::context::CliContext;
 use super::exit::{CliError, CliExitCode};
 use crate::config::{self, ClusterConfig, Config, KeySource, ProcessEnvironment, Secret};
 use crate::postgres::archive::Archive;
@@ -50,8 +50,9 @@ pub(super) enum StoreKind {
     Instance,
 }
 
-/// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is archived under it, what is
-/// there that this configuration does not name. `None` if there is nothing, or nobody can say.
+/// Whoever restores after a disaster may have written the configuration anew, with another name: where nothing is
+/// archived under it, what is there that this configuration does not name. `None` if there is nothing, or nobody can
+/// say.
 pub(super) async fn suggest_other_names(what: StoreKind, config: &Config, vault: &Vault) -> Option<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     for (_, repository) in vault.repositories() {
@@ -142,65 +143,9 @@ pub(super) fn index_dir(config: &Config) -> PathBuf {
     config.state_dir.join("index")
 }
 
-/// How walkeep is called with this configuration from a command that PostgreSQL runs, whose working directory and `PATH` are not ours.
-pub(super) fn postgres_command_prefix(config: &Path) -> anyhow::Result<String> {
-    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
-    let program = quote_for_postgres_command(&program.display().to_string());
-    if config == Path::new(config::SYSTEM_CONFIG_PATH) {
-        return Ok(program);
-    }
-    Ok(format!("{program} --config {}", quote_for_postgres_command(&config.display().to_string())))
-}
-
-/// How walkeep is called again by whoever copies a line that it printed: with the configuration, if that was named.
-pub(super) fn shell_command_prefix(config: &Config, around: &CliContext) -> String {
-    match config::is_config_named(around.named_config.as_deref(), &around.environment) {
-        true => format!("walkeep --config {}", quote_for_shell(config.path.display().to_string())),
-        false => "walkeep".to_owned(),
-    }
-}
-
-/// A word as the shell reads it. PostgreSQL replaces `%p` and the like before that, so a percent sign is doubled.
-pub(super) fn quote_for_postgres_command(text: &str) -> String {
-    quote_for_shell(text.replace('%', "%%"))
-}
-
-fn quote_for_shell(text: String) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
-    use jiff::tz::TimeZone;
-
-    use super::{other_names_sentence, quote_for_postgres_command, shell_command_prefix};
-    use crate::base::clock::SystemClock;
-    use crate::cli::CliContext;
-    use crate::cli::output::TerminalOutput;
-    use crate::config::{Config, ProcessEnvironment};
-
-    #[test]
-    fn a_configuration_that_was_named_is_named_again() {
-        let again = |path: &str, named: Option<&str>, variable: &[(&str, &str)]| {
-            let around = CliContext {
-                named_config: named.map(PathBuf::from),
-                quiet: false,
-                environment: variable.iter().copied().collect::<ProcessEnvironment>(),
-                clock: SystemClock::shared(),
-                zone_asked: false,
-                output: TerminalOutput { styled: false, zone: TimeZone::UTC },
-            };
-            let text = "[encryption]\nenabled = false\n[repository.local]\nurl = \"file:///srv/repository\"\n";
-            shell_command_prefix(&Config::parse(Path::new(path), text).unwrap(), &around)
-        };
-        assert_eq!(again("/a/walkeep.toml", None, &[]), "walkeep");
-        assert_eq!(again("/a/walkeep.toml", Some("walkeep.toml"), &[]), "walkeep --config /a/walkeep.toml");
-        let variable = [("WALKEEP_CONFIG", "/50% a.toml")];
-        assert_eq!(again("/50% a.toml", None, &variable), "walkeep --config '/50% a.toml'");
-    }
+    use super::other_names_sentence;
 
     #[test]
     fn what_may_be_meant_is_asked() {
@@ -209,16 +154,5 @@ mod tests {
         assert_eq!(asked(&[]), None);
         assert_eq!(asked(&["cache"]).unwrap(), "the repository has cache: is it this one?");
         assert_eq!(asked(&["a", "b", "c"]).unwrap(), "the repository has a, b and c: is this one of them?");
-    }
-
-    #[test]
-    fn words_survive_the_shell() {
-        for text in ["/usr/bin/walkeep", "/a b/c", "it's", "", "$HOME;rm", "ä", "50%"] {
-            let quoted = quote_for_postgres_command(text).replace("%%", "%");
-            let echoed = std::process::Command::new("/bin/sh").args(["-c", &format!("printf %s {quoted}")]).output();
-            assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), text, "{quoted}");
-        }
-        assert_eq!(quote_for_postgres_command("/usr/bin/walkeep"), "/usr/bin/walkeep");
-        assert_eq!(quote_for_postgres_command("a%p"), "a%%p");
     }
 }

@@ -12,6 +12,7 @@ use super::exit::{CliError, CliExitCode};
 use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text};
 use super::progress::ProgressDisplay;
 use super::restore::save_restore_speed;
+use super::show::shell;
 use super::{moment, open, plan};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator, RestoreWork};
 use crate::config::Config;
@@ -149,7 +150,7 @@ fn target_options(args: &RedisTargetArgs) -> String {
     let pairs =
         [("--target-time", &args.target_time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
     for (option, value) in pairs {
-        words.extend(value.as_ref().map(|value| format!("{option} {}", open::quote_for_postgres_command(value))));
+        words.extend(value.as_ref().map(|value| format!("{option} {}", shell::quote_for_shell(value))));
     }
     words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
     words.extend(args.nearest.then(|| "--nearest".to_owned()));
@@ -178,7 +179,7 @@ pub(super) async fn run_plan(mut args: PlanRedisArgs, around: &CliContext) -> an
         around.output.print_json(&plan)?;
     } else {
         plan.print_plan(
-            (&open::shell_command_prefix(&config, around), of.name.as_str()),
+            (&shell::shell_command_prefix(&config, around), of.name.as_str()),
             Some(&args.target),
             &around.output,
         )?;
@@ -194,7 +195,7 @@ pub(super) async fn run_restore(args: RestoreRedisArgs, around: &CliContext) -> 
     let reached = resolve_target(&instance, &args.target, around).await?;
     let plan = RedisPlanJson::from_route(&reached, &RestoreEstimator::load(&config.state_dir, of.name.as_str()));
     if !args.json {
-        plan.print_plan((&open::shell_command_prefix(&config, around), of.name.as_str()), None, &around.output)?;
+        plan.print_plan((&shell::shell_command_prefix(&config, around), of.name.as_str()), None, &around.output)?;
     }
     let Ok(reach) = reached else {
         if args.json {
@@ -443,7 +444,7 @@ pub(super) fn print_next_command(
         out.print_line(format!("{checked}: {} loads it and has {}{how}", loaded.server, format_count(keys, "key")))?;
     }
     let program = program_name(version.flavour);
-    let words: Vec<String> = options.iter().map(|word| open::quote_for_postgres_command(word)).collect();
+    let words: Vec<String> = options.iter().map(|word| shell::quote_for_shell(word)).collect();
     out.print_line(format!("start it with: {program} {}", words.join(" ")))?;
     let note = "Keep these options in its configuration: started without them it ignores these files, and loads something else or nothing.";
     wrap_text(note, text_width()).iter().try_for_each(|line| out.print_line(out.style(TextTone::Quiet, line)))
@@ -474,5 +475,7 @@ mod tests {
         let time = Some("2026-11-22 14:00:00+00".into());
         let target = RedisTargetArgs { target_time: time, nearest: true, ..RedisTargetArgs::default() };
         assert_eq!(target_options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
+        let target = RedisTargetArgs { backup: Some("50%".into()), ..RedisTargetArgs::default() };
+        assert_eq!(target_options(&target), "--backup 50%", "a shell replaces no percent sign");
     }
 }

@@ -10,6 +10,7 @@ use super::args::{ArchiveModeAfterRestore, PlanPostgresArgs, PostgresTargetArgs,
 use super::exit::{CliError, CliExitCode};
 use super::output::{TextTone, format_bytes, format_count, format_duration};
 use super::progress::ProgressDisplay;
+use super::show::shell;
 use super::{open, plan, single, target};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::config::{ClusterConfig, Config};
@@ -38,7 +39,7 @@ pub(super) async fn run_plan(mut args: PlanPostgresArgs, around: &CliContext) ->
     if args.json {
         around.output.print_json(&plan)?;
     } else {
-        print_plan(&plan, &args.target, (&open::shell_command_prefix(&config, around), true), around)?;
+        print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), true), around)?;
         if let Some(pgdata) = &args.pgdata {
             let lines = lost_wal_warning(&config, &archive, pgdata, around).await?;
             lines.iter().try_for_each(|line| around.output.print_line(line))?;
@@ -62,7 +63,7 @@ pub(super) async fn run_restore(args: RestorePostgresArgs, around: &CliContext) 
     let wishes = build_request(&args, &pgdata, &config, cluster)?;
     let (archive, plan) = make_plan(&config, cluster, &args.target, around).await?;
     if !args.json {
-        print_plan(&plan, &args.target, (&open::shell_command_prefix(&config, around), false), around)?;
+        print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), false), around)?;
     }
     if !plan.reachable {
         if args.json {
@@ -278,7 +279,7 @@ pub(super) fn print_next_command(
     action: RecoveryTargetAction,
     around: &CliContext,
 ) -> anyhow::Result<()> {
-    let pgdata = open::quote_for_postgres_command(&restored.pgdata.display().to_string());
+    let pgdata = shell::quote_for_shell(&restored.pgdata.display().to_string());
     let then = match action {
         RecoveryTargetAction::Promote => "it replays WAL up to the target and then takes writes",
         RecoveryTargetAction::Pause => "it replays WAL up to the target and pauses there",

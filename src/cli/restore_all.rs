@@ -20,6 +20,7 @@ use super::args::{
 use super::exit::{CliError, CliExitCode};
 use super::one_moment::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, find_common_moment};
 use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text};
+use super::show::shell;
 use super::skew::{self, ClockSkew};
 use super::{help, moment, open, redis_restore, restore};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
@@ -369,7 +370,7 @@ pub(super) async fn run_plan(mut args: PlanAllArgs, around: &CliContext) -> anyh
         around.output.print_json(&both.to_json(None, None))?;
     } else {
         print_plan(&both, &around.output)?;
-        print_next_command(&both, &args.which, &open::shell_command_prefix(&config, around), &around.output)?;
+        print_next_command(&both, &args.which, &shell::shell_command_prefix(&config, around), &around.output)?;
     }
     Ok(if both.is_reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
@@ -388,7 +389,7 @@ fn print_next_command(
     let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
     let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
     words.extend(named);
-    words.push(format!("--target-time {}", open::quote_for_postgres_command(&which.target_time)));
+    words.push(format!("--target-time {}", shell::quote_for_shell(&which.target_time)));
     words.extend(which.nearest.then(|| "--nearest".to_owned()));
     out.print_line("\nTo do it:")?;
     out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))
@@ -586,7 +587,7 @@ fn print_idle(both: &JointPlan<'_>, out: &TerminalOutput) -> anyhow::Result<()> 
         out.format_time(since)
     );
     print_paragraph(out, "idle", &goes)?;
-    let until = open::quote_for_postgres_command(&until.to_string());
+    let until = shell::quote_for_shell(&until.to_string());
     let commands = [
         format!("walkeep restore postgres {main} --pgdata DIR"),
         format!("walkeep restore redis {cache} --dir DIR --target-time {until}"),

@@ -12,6 +12,7 @@ use super::open;
 use super::output::{TextTone, format_bytes, format_duration, text_width, wrap_text};
 use super::progress::ProgressDisplay;
 use super::restore::{make_plan, print_plan, program_search_path};
+use super::show::shell;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::plan::RestorePlan;
@@ -51,7 +52,7 @@ pub(super) async fn run(
         }
     };
     if !args.json {
-        print_plan(&plan, &args.target, (&open::shell_command_prefix(config, around), false), around)?;
+        print_plan(&plan, &args.target, (&shell::shell_command_prefix(config, around), false), around)?;
     }
     if !plan.reachable {
         single.clean_up().await;
@@ -160,7 +161,7 @@ fn describe_part(part: &SelectedObject) -> String {
 /// On standard error, beside what was asked for.
 fn log_found(found: &RestoreLeftovers) {
     for left in &found.scratch {
-        let dir = open::quote_for_postgres_command(&left.dir.display().to_string());
+        let dir = shell::quote_for_shell(&left.dir.display().to_string());
         match left.server {
             Some(pid) => tracing::warn!(
                 "{dir} was left by a run that was killed, and its server still runs (process {pid}); to clean up: kill -QUIT {pid}; rm -r {dir}"
@@ -240,10 +241,8 @@ fn print_returned(
         }
     }
     if let SelectedObject::Database { new, .. } = part {
-        let advice = format!(
-            "it has no planner statistics yet: vacuumdb --analyze-only {}",
-            open::quote_for_postgres_command(new)
-        );
+        let advice =
+            format!("it has no planner statistics yet: vacuumdb --analyze-only {}", shell::quote_for_shell(new));
         out.print_line(out.style(TextTone::Quiet, advice))?;
     }
     Ok(())

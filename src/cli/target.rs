@@ -4,6 +4,7 @@ use super::CliContext;
 use super::args::{PostgresTargetArgs, TargetActionArg};
 use super::exit::CliError;
 use super::moment;
+use super::show::shell;
 use crate::postgres::restore::target::{
     RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
 };
@@ -54,8 +55,7 @@ pub(super) fn target_options(args: &PostgresTargetArgs) -> String {
         ("--before-event", &args.before_event),
     ];
     for (option, value) in pairs {
-        words
-            .extend(value.as_ref().map(|value| format!("{option} {}", super::open::quote_for_postgres_command(value))));
+        words.extend(value.as_ref().map(|value| format!("{option} {}", shell::quote_for_shell(value))));
     }
     words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
     words.extend((args.target_timeline != "latest").then(|| format!("--target-timeline {}", args.target_timeline)));

@@ -18,3 +18,4 @@ pub mod log;
 pub mod retention;
 pub mod verify;
 pub mod health;
+pub mod check;

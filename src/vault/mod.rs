@@ -10,6 +10,7 @@ mod repositories;
 pub mod repository;
 pub mod verify;
 pub mod spool;
+pub mod probe;
 mod sealed_objects;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,12 @@
+//! What people and scripts see: tables, JSON, progress, and lines to copy.
+
+pub(super) mod check;
+pub(super) mod health;
+pub(super) mod index;
+pub(super) mod list;
+pub(super) mod log;
+pub(super) mod output;
+pub(super) mod progress;
+pub(super) mod shell;
+pub(super) mod time;
+pub(super) mod verify;

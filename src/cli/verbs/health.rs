@@ -1,0 +1,100 @@
+//! `walkeep health`: how protected every cluster and every instance is now.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::args::help;
+use crate::cli::context::CliContext;
+use crate::cli::exit::{self, CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::health::{HealthJson, print_health};
+use crate::config::{self, Config};
+use crate::postgres::archive::spool::Spool;
+use crate::{postgres, redis};
+
+/// Say how protected we are now; ends with 0 if all is well, else with 1
+#[derive(Args, Debug)]
+#[command(after_help = help::HEALTH_HELP)]
+pub(in crate::cli) struct HealthArgs {
+    /// One cluster or instance [default: all that are configured]
+    pub(in crate::cli) name: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    let (of_clusters, of_instances) = config.find_all_named(args.name.as_deref())?;
+    if of_clusters.is_empty() && of_instances.is_empty() {
+        return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
+    }
+    // What cannot be looked at is not healthy, and keeps nothing else from being told.
+    let why = |error: anyhow::Error| exit::error_line(&error);
+    let (mut clusters, mut instances) = (Vec::new(), Vec::new());
+    for of in of_clusters {
+        let looked = cluster_health(&config, of, around).await;
+        clusters.push(
+            looked.unwrap_or_else(|error| postgres::health::HealthReport::unreachable(of.name.as_str(), why(error))),
+        );
+    }
+    for of in of_instances {
+        let looked = instance_health(&config, of, around).await;
+        instances
+            .push(looked.unwrap_or_else(|error| redis::health::HealthReport::unknown(of.name.as_str(), why(error))));
+    }
+    let healthy = clusters
+        .iter()
+        .map(|health| health.healthy)
+        .chain(instances.iter().map(|health| health.healthy))
+        .all(|well| well);
+    if args.json {
+        around.output.print_json(&HealthJson { healthy, clusters: &clusters, instances: &instances })?;
+    } else {
+        print_health(&clusters, &instances, &around.output)?;
+    }
+    Ok(if healthy { CliExitCode::Done } else { CliExitCode::Failed })
+}
+
+async fn cluster_health(
+    config: &Config,
+    of: &config::ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<postgres::health::HealthReport> {
+    let archive = Arc::new(open::open_archive(config, of, around).await?);
+    let places = postgres::health::HealthSources {
+        index: open::index_dir(config),
+        server: of.conninfo(&around.environment)?,
+        slot: of.slot.to_string(),
+        schedule: of.backup.clone(),
+        disks: watched_folders(config),
+    };
+    let spool = Spool::existing(&config.state_dir, &archive);
+    Ok(postgres::health::check_health(&archive, spool, &places).await?)
+}
+
+async fn instance_health(
+    config: &Config,
+    of: &config::InstanceConfig,
+    around: &CliContext,
+) -> anyhow::Result<redis::health::HealthReport> {
+    let opened = open::open_instance(config, of, around).await?;
+    let source = of.redis_source(&around.environment, &around.clock);
+    let places = redis::health::InstanceHealthSources {
+        server: source.map_err(|error| exit::error_line(&error.into())),
+        schedule: of.backup.clone(),
+        disks: watched_folders(config),
+    };
+    Ok(redis::health::check_instance_health(&opened, &places).await?)
+}
+
+fn watched_folders(config: &Config) -> Vec<(String, std::path::PathBuf)> {
+    let mut places = vec![("the spool and the index".to_owned(), config.state_dir.clone())];
+    let local = |repository: &crate::config::RepositoryConfig| {
+        let path = repository.url.to_file_path().ok().filter(|_| repository.url.scheme() == "file")?;
+        Some((format!("repository {}", repository.name), path))
+    };
+    places.extend(config.repositories.iter().filter_map(local));
+    places
+}

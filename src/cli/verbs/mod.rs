@@ -1,0 +1,12 @@
+//! One module for each command: its arguments, the flow it calls, and the exit code.
+
+pub(super) mod archive_get;
+pub(super) mod archive_push;
+pub(super) mod check;
+pub(super) mod health;
+pub(super) mod index;
+pub(super) mod init;
+pub(super) mod list;
+pub(super) mod log;
+pub(super) mod receive;
+pub(super) mod verify;
