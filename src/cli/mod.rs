@@ -7,34 +7,25 @@
 mod open;
 mod help;
 mod output;
-mod single;
-mod restore_all;
 mod health;
 mod index;
 mod logging;
 mod init;
 mod args;
+mod show;
+mod verbs;
 mod check_redis;
 mod progress;
 mod verify;
 mod redis_list;
-mod backup;
-mod skew;
 mod exit;
 mod redis_log;
 mod usage;
 mod receive;
 mod server;
-mod restore;
-mod redis;
-mod redis_restore;
 mod moment;
 mod log;
 mod list;
-mod one_moment;
-mod cleanup;
-mod plan;
-mod target;
 mod get;
 mod push;
 mod check;
@@ -107,34 +98,36 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::ArchivePush(args) => run_single_threaded(push::run(args, around))?,
         CliCommand::ArchiveGet(args) => return run_single_threaded(get::run(args, around)),
         CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
-            run_multi_threaded(restore::run_plan(args, around))?
+            run_multi_threaded(verbs::restore::postgres::run_plan(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => {
-            run_multi_threaded(redis_restore::run_plan(args, around))?
+            run_multi_threaded(verbs::restore::redis::run_plan(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => {
-            run_multi_threaded(restore_all::run_plan(args, around))?
+            run_multi_threaded(verbs::restore::all::run_plan(args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => {
-            run_multi_threaded(restore_all::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::all::run_restore(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => {
-            run_multi_threaded(restore::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::postgres::run_restore(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
-            run_multi_threaded(redis_restore::run_restore(args, around))?
+            run_multi_threaded(verbs::restore::redis::run_restore(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => {
-            run_multi_threaded(backup::run(args, around))?
+            run_multi_threaded(verbs::backup::postgres::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => {
-            run_single_threaded(redis::run_backup(args, around))?
+            run_single_threaded(verbs::backup::redis::run_backup(args, around))?
         }
-        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => run_multi_threaded(redis::backup_all(around))?,
+        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => {
+            run_multi_threaded(verbs::backup::redis::backup_all(around))?
+        }
         CliCommand::List(args) => run_multi_threaded(list::run(args, around))?,
         CliCommand::Log(args) => run_multi_threaded(log::run(args, around))?,
         CliCommand::Health(args) => run_multi_threaded(health::run(args, around))?,
-        CliCommand::Cleanup(args) => run_multi_threaded(cleanup::run(args, around))?,
+        CliCommand::Cleanup(args) => run_multi_threaded(verbs::cleanup::run(args, around))?,
         CliCommand::Verify(args) => run_multi_threaded(verify::run(args, around))?,
         CliCommand::Index(args) => run_multi_threaded(index::run(args.what, around))?,
     };

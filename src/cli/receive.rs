@@ -40,7 +40,9 @@ pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Resul
         NamedStore::Instance(_) if args.end_lsn.is_some() => {
             return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        NamedStore::Instance(instance) => return super::redis::run_receive(&config, instance, around).await,
+        NamedStore::Instance(instance) => {
+            return super::verbs::backup::redis::run_receive(&config, instance, around).await;
+        }
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(

@@ -30,8 +30,8 @@ const RUNNING_SNAPSHOT_PRECISION: Duration = Duration::from_secs(2);
 const FILE_TIME_PRECISION: Duration = Duration::from_secs(1);
 
 /// How far apart the two may be, and why.
-#[derive(serde::Serialize)]
-pub(super) struct ClockSkew {
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct ClockSkew {
     /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by that [`ClockSkew::assumptions`] names.
     at_most_seconds: f64,
     /// Redis lacks at most what it did in so many seconds before the state of PostgreSQL.
@@ -55,7 +55,7 @@ pub(super) struct ClockSkew {
 
 /// What was measured of the clock of PostgreSQL's server at the moment, which is by that clock.
 #[derive(Debug, Default)]
-pub(super) struct PostgresClockReading {
+pub struct PostgresClockReading {
     /// Each of them speaks of the moment.
     spans: Vec<ClockMeasurement>,
     /// Why not all that may speak of it could be read.
@@ -63,7 +63,7 @@ pub(super) struct PostgresClockReading {
 }
 
 /// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
-pub(super) async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
+pub async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
     let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
     let found = match segments_around(archive, plan.timeline, beside).await {
         Ok(names) => read_measurements(archive, &names, moment).await,
@@ -218,7 +218,8 @@ fn format_short(span: Duration) -> String {
 
 impl ClockSkew {
     /// Of the cluster `main` and the instance `cache`.
-    pub(super) fn new(
+    #[must_use]
+    pub fn new(
         reach: &RestoreRoute,
         moment: Timestamp,
         found: &PostgresClockReading,
@@ -274,7 +275,8 @@ impl ClockSkew {
     }
 
     /// The bound in a sentence.
-    pub(super) fn describe(&self, main: &str, cache: &str) -> String {
+    #[must_use]
+    pub fn describe(&self, main: &str, cache: &str) -> String {
         let span = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (behind, ahead) = (span(self.redis_behind_at_most_seconds), span(self.redis_ahead_at_most_seconds));
         let (bound, lacks, has) = (format_short(behind.max(ahead)), format_short(behind), format_short(ahead));
@@ -298,7 +300,8 @@ impl ClockSkew {
     }
 
     /// What the bound rests on.
-    pub(super) fn assumptions(&self) -> &[String] {
+    #[must_use]
+    pub fn assumptions(&self) -> &[String] {
         &self.rests_on
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::args::PostgresTargetArgs;
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text};
-use super::target;
+use crate::cli::args::PostgresTargetArgs;
+use crate::cli::args::target;
+use crate::cli::output::{
+    TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
+};
 use crate::postgres::restore::plan::{CommitPoint, ReachablePoint, RestorePlan};
 use crate::postgres::restore::resolve_target::RecoveryStop;
 use crate::postgres::restore::target::RecoveryTarget;
@@ -13,7 +15,7 @@ use crate::postgres::restore::target::RecoveryTarget;
 const VALUE_COLUMN: usize = 17;
 
 /// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it out.
-pub(super) fn plan_lines(
+pub(in crate::cli) fn plan_lines(
     plan: &RestorePlan,
     args: &PostgresTargetArgs,
     (program, asked): (&str, bool),
@@ -38,7 +40,7 @@ pub(super) fn plan_lines(
 }
 
 /// What an estimate rests on.
-pub(super) fn estimate_basis(restores: u64) -> String {
+pub(in crate::cli) fn estimate_basis(restores: u64) -> String {
     match restores {
         0 => "a guess, until a restore with --start was measured here".to_owned(),
         restores => format!("by {} measured here", format_count(restores, "restore")),

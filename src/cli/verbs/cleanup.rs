@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 
-use super::CliContext;
-use super::args::CleanupArgs;
-use super::exit::{CliError, CliExitCode, FailureTally};
-use super::open;
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count};
-use super::progress::ProgressDisplay;
+use crate::cli::CliContext;
+use crate::cli::args::CleanupArgs;
+use crate::cli::exit::{CliError, CliExitCode, FailureTally};
+use crate::cli::open;
+use crate::cli::output::{TerminalOutput, TextTone, format_bytes, format_count};
+use crate::cli::progress::ProgressDisplay;
 use crate::config::{self, Config};
 use crate::postgres::archive::reindex;
 use crate::postgres::format::time::PgTime;
@@ -44,7 +44,7 @@ struct InstanceCleanupJson<'d> {
 /// What is said when a repository stands in the way.
 const RERUN_ADVICE: &str = "what was removed so far does no harm; run it again";
 
-pub(super) async fn run(args: CleanupArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: CleanupArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let (clusters, instances) = config.find_all_named(args.cluster.as_deref())?;
     if clusters.is_empty() && instances.is_empty() {

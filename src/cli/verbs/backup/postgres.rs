@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::args::{BackupPostgresArgs, CheckpointMode};
-use super::exit::{CliError, CliExitCode};
-use super::open;
-use super::output::{format_bytes, format_count, format_duration};
-use super::progress::ProgressDisplay;
+use crate::cli::CliContext;
+use crate::cli::args::{BackupPostgresArgs, CheckpointMode};
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::output::{format_bytes, format_count, format_duration};
+use crate::cli::progress::ProgressDisplay;
 use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::backup::{self, BackupOptions, BackupProgress as Step};
 use crate::postgres::format::lsn::Lsn;
@@ -34,7 +34,7 @@ struct PostgresBackupJson<'r> {
     stored_bytes: u64,
 }
 
-pub(super) async fn run(args: BackupPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: BackupPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(server) = cluster.conninfo(&around.environment)? else {
@@ -91,7 +91,7 @@ fn print_backup(
 }
 
 /// The label for programs, and beside it for people what it took.
-pub(super) fn print_label_and_summary(
+pub(in crate::cli) fn print_label_and_summary(
     label: &str,
     (started_at, finished_at): (Timestamp, Timestamp),
     text: impl FnOnce(String) -> String,

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(super) mod target;
+
 use super::help;
 use super::redis_log::LogRedisArgs;
-use super::restore_all::{PlanAllArgs, RestoreAllArgs};
+use super::verbs::restore::all::{PlanAllArgs, RestoreAllArgs};
 use crate::postgres::log::{DEFAULT_MIN_ROWS, LogEntryKind};
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.

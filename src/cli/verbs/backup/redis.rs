@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::CliContext;
-use super::args::{BackupPostgresArgs, BackupRedisArgs, CheckpointMode};
-use super::exit::{CliError, CliExitCode, FailureTally};
-use super::output::{format_bytes, format_count};
-use super::progress::ProgressDisplay;
-use super::redis_list::ListedSnapshot;
-use super::{backup as postgres, open};
+use super::postgres;
+use crate::cli::CliContext;
+use crate::cli::args::{BackupPostgresArgs, BackupRedisArgs, CheckpointMode};
+use crate::cli::exit::{CliError, CliExitCode, FailureTally};
+use crate::cli::open;
+use crate::cli::output::{format_bytes, format_count};
+use crate::cli::progress::ProgressDisplay;
+use crate::cli::redis_list::ListedSnapshot;
 use crate::config::{Config, InstanceConfig};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::snapshot::take::{SnapshotProgress as Step, SnapshotSource, take_snapshot};
@@ -28,7 +29,7 @@ use crate::vault::SkippedRepositories;
 /// How often a repository that was away at the start is looked for.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(20);
 
-pub(super) async fn run_backup(args: BackupRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_backup(args: BackupRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let instance = config.instance(args.instance.as_deref())?;
     back_up_instance(&config, instance, &args, around).await?;
@@ -36,7 +37,7 @@ pub(super) async fn run_backup(args: BackupRedisArgs, around: &CliContext) -> an
 }
 
 /// Everything in the order of the file. What fails does not keep the rest from being backed up; the worst code is the command's.
-pub(super) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn backup_all(around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let clusters: Vec<_> = config.clusters.iter().filter(|cluster| cluster.connection.is_some()).collect();
     let count = clusters.len().saturating_add(config.instances.len());
@@ -128,7 +129,7 @@ fn print_snapshot(
 }
 
 /// Follows an instance's stream of commands, in the foreground.
-pub(super) async fn run_receive(
+pub(in crate::cli) async fn run_receive(
     config: &Config,
     of: &InstanceConfig,
     around: &CliContext,
@@ -136,7 +137,7 @@ pub(super) async fn run_receive(
     let mut instance = open::open_instance(config, of, around).await?;
     let settings = ReceiveSettings::new(of.redis_source(&around.environment, &around.clock)?, config.state_dir.clone());
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(super::receive::stop_on_signal(stop)?);
+    tokio::spawn(crate::cli::receive::stop_on_signal(stop)?);
     let position = loop {
         let (again, ended) = {
             let (end, ends) = watch::channel(false);

@@ -6,14 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 
-use super::CliContext;
-use super::args::{PlanRedisArgs, RedisTargetArgs, RestoreRedisArgs};
-use super::exit::{CliError, CliExitCode};
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text};
-use super::progress::ProgressDisplay;
-use super::restore::save_restore_speed;
-use super::{moment, open, plan};
+use super::postgres::save_restore_speed;
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator, RestoreWork};
+use crate::cli::CliContext;
+use crate::cli::args::{PlanRedisArgs, RedisTargetArgs, RestoreRedisArgs};
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::output::{
+    TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
+};
+use crate::cli::progress::ProgressDisplay;
+use crate::cli::show::plan::postgres as plan;
+use crate::cli::{moment, open};
 use crate::config::Config;
 use crate::postgres::format::time::PgTime;
 use crate::redis::archive::{Archive, RedisTarget, RestoreRoute, StreamPosition, UnreachableState};
@@ -29,7 +32,7 @@ const REDIS_CONF_PATHS: [&str; 4] =
 
 /// What `plan --json` prints.
 #[derive(serde::Serialize)]
-pub(super) struct RedisPlanJson {
+pub(in crate::cli) struct RedisPlanJson {
     reachable: bool,
     reason: Option<String>,
     backup: Option<String>,
@@ -53,7 +56,10 @@ pub(super) struct RedisPlanJson {
 }
 
 impl RedisPlanJson {
-    pub(super) fn from_route(reach: &Result<RestoreRoute, UnreachableState>, pace: &RestoreEstimator) -> RedisPlanJson {
+    pub(in crate::cli) fn from_route(
+        reach: &Result<RestoreRoute, UnreachableState>,
+        pace: &RestoreEstimator,
+    ) -> RedisPlanJson {
         let to = reach.as_ref().ok();
         let not = reach.as_ref().err();
         RedisPlanJson {
@@ -166,7 +172,7 @@ struct RedisRestoreJson<'r> {
     loaded: Option<&'r LoadedData>,
 }
 
-pub(super) async fn run_plan(mut args: PlanRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_plan(mut args: PlanRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     args.target.target_time = args.target.target_time.map(|time| around.absolute_time(&time));
     let of = config.instance(args.instance.as_deref())?;
@@ -186,7 +192,7 @@ pub(super) async fn run_plan(mut args: PlanRedisArgs, around: &CliContext) -> an
     Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
-pub(super) async fn run_restore(args: RestoreRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_restore(args: RestoreRedisArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::open_instance(&config, of, around).await?;
@@ -223,14 +229,14 @@ pub(super) async fn run_restore(args: RestoreRedisArgs, around: &CliContext) -> 
 }
 
 /// What a restore must know before it begins.
-pub(super) struct PreparedRedisRestore {
+pub(in crate::cli) struct PreparedRedisRestore {
     program: Option<PathBuf>,
-    pub(super) version: RedisVersion,
+    pub(in crate::cli) version: RedisVersion,
     conf: Option<(String, RedisConf)>,
     dir: PathBuf,
 }
 
-pub(super) async fn prepare_restore(
+pub(in crate::cli) async fn prepare_restore(
     args: &RestoreRedisArgs,
     reach: &RestoreRoute,
     around: &CliContext,
@@ -249,21 +255,21 @@ pub(super) async fn prepare_restore(
 
 /// What a restore came to.
 #[derive(serde::Serialize)]
-pub(super) struct FinishedRedisRestore {
+pub(in crate::cli) struct FinishedRedisRestore {
     #[serde(rename = "restored")]
-    pub(super) placed: PlacedFiles,
-    pub(super) warnings: Vec<String>,
-    pub(super) loaded: Option<LoadedData>,
+    pub(in crate::cli) placed: PlacedFiles,
+    pub(in crate::cli) warnings: Vec<String>,
+    pub(in crate::cli) loaded: Option<LoadedData>,
     /// The options that a server is to be started with.
     #[serde(rename = "start")]
-    pub(super) options: Vec<String>,
+    pub(in crate::cli) options: Vec<String>,
     /// How long it took, if a server was started.
     #[serde(skip)]
     measured: Option<MeasuredRestore>,
 }
 
 impl FinishedRedisRestore {
-    pub(super) fn save_restore_speed(&self, config: &Config, instance: &Archive) {
+    pub(in crate::cli) fn save_restore_speed(&self, config: &Config, instance: &Archive) {
         if let Some(measured) = self.measured {
             save_restore_speed(config, instance.name().as_str(), measured);
         }
@@ -271,7 +277,7 @@ impl FinishedRedisRestore {
 }
 
 /// Places the files, says so, and starts a server on them if that is wanted.
-pub(super) async fn restore_and_check(
+pub(in crate::cli) async fn restore_and_check(
     instance: &Archive,
     reach: &RestoreRoute,
     (args, prepared): (&RestoreRedisArgs, &PreparedRedisRestore),
@@ -430,7 +436,7 @@ fn unreadable_configurations(places: &[&str]) -> Vec<String> {
     said
 }
 
-pub(super) fn print_next_command(
+pub(in crate::cli) fn print_next_command(
     options: &[String],
     version: RedisVersion,
     loaded: Option<&LoadedData>,

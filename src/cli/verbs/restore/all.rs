@@ -12,18 +12,19 @@ use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::CliContext;
-use super::args::{
+use super::{postgres as restore, redis as redis_restore};
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::cli::CliContext;
+use crate::cli::args::{
     ArchiveModeAfterRestore, PostgresServerArgs, PostgresTargetArgs, RedisServerArgs, RedisTargetArgs,
     RestorePostgresArgs, RestoreRedisArgs, SelectiveRestoreArgs, TargetActionArg,
 };
-use super::exit::{CliError, CliExitCode};
-use super::one_moment::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, find_common_moment};
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text};
-use super::skew::{self, ClockSkew};
-use super::{help, moment, open, redis_restore, restore};
-use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text};
+use crate::cli::{help, moment, open};
 use crate::config::{self, ClusterConfig, Config};
+use crate::joint::common_moment::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, find_common_moment};
+use crate::joint::skew::{self, ClockSkew};
 use crate::postgres::archive::Archive;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::restore::destination::{check_created_tablespaces, free_bytes_at};
@@ -40,58 +41,58 @@ const VALUE_COLUMN: usize = 17;
 /// PostgreSQL and Redis to one moment: would both reach it, and how near to each other; touches nothing
 #[derive(Args, Debug)]
 #[command(after_help = help::RESTORE_ALL_HELP)]
-pub(super) struct PlanAllArgs {
+pub(in crate::cli) struct PlanAllArgs {
     #[command(flatten)]
-    pub(super) which: JointTargetArgs,
+    pub(in crate::cli) which: JointTargetArgs,
     /// Print one JSON document
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 #[derive(Args, Debug)]
-pub(super) struct JointTargetArgs {
+pub(in crate::cli) struct JointTargetArgs {
     /// The moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
     #[arg(long, value_name = "TIME")]
-    pub(super) target_time: String,
+    pub(in crate::cli) target_time: String,
     /// Take the newest moment before that both can reach if one of them cannot reach it
     #[arg(long)]
-    pub(super) nearest: bool,
+    pub(in crate::cli) nearest: bool,
     /// The PostgreSQL cluster [default: the only one configured]
     #[arg(long, value_name = "NAME")]
-    pub(super) cluster: Option<String>,
+    pub(in crate::cli) cluster: Option<String>,
     /// The Redis instance [default: the only one configured]
     #[arg(long, value_name = "NAME")]
-    pub(super) instance: Option<String>,
+    pub(in crate::cli) instance: Option<String>,
 }
 
 /// PostgreSQL and Redis to one moment
 #[derive(Args, Debug)]
 #[command(after_help = help::RESTORE_ALL_HELP)]
-pub(super) struct RestoreAllArgs {
+pub(in crate::cli) struct RestoreAllArgs {
     /// The empty or new folder for PostgreSQL
     #[arg(long, value_name = "DIR")]
-    pub(super) pgdata: PathBuf,
+    pub(in crate::cli) pgdata: PathBuf,
     /// The empty or new folder for Redis, which becomes the server's dir
     #[arg(long, value_name = "DIR")]
-    pub(super) redis_dir: PathBuf,
+    pub(in crate::cli) redis_dir: PathBuf,
     #[command(flatten)]
-    pub(super) which: JointTargetArgs,
+    pub(in crate::cli) which: JointTargetArgs,
     /// What PostgreSQL does at the moment
     #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
-    pub(super) target_action: TargetActionArg,
+    pub(in crate::cli) target_action: TargetActionArg,
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
-    pub(super) tablespaces: Vec<String>,
+    pub(in crate::cli) tablespaces: Vec<String>,
     /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end it
     #[arg(long)]
-    pub(super) start: bool,
+    pub(in crate::cli) start: bool,
     #[command(flatten)]
-    pub(super) server: PostgresServerArgs,
+    pub(in crate::cli) server: PostgresServerArgs,
     #[command(flatten)]
-    pub(super) redis_server: RedisServerArgs,
+    pub(in crate::cli) redis_server: RedisServerArgs,
     /// Print one JSON document
     #[arg(long)]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 /// The last command that changed anything.
@@ -194,7 +195,7 @@ impl<'c> JointPlan<'c> {
                 both.moment = moment;
                 (_, both.plan) = plan_postgres(config, cluster, (moment, true, pgdata), around).await?;
                 both.reach = resolve_redis_target(&both.instance, moment).await?;
-                Ok([MomentAnswer::from_plan(&both.plan, moment), both.redis_answer()])
+                Ok::<_, anyhow::Error>([MomentAnswer::from_plan(&both.plan, moment), both.redis_answer()])
             });
             let settled = settled.await?;
             both.moment_agreed = settled.is_some();
@@ -361,7 +362,7 @@ async fn find_last_command(
     Ok(last)
 }
 
-pub(super) async fn run_plan(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_plan(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     args.which.target_time = around.absolute_time(&args.which.target_time);
     let both = JointPlan::make(&config, &args.which, None, around).await?;
@@ -394,7 +395,7 @@ fn print_next_command(
     out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))
 }
 
-pub(super) async fn run_restore(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_restore(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
     let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
@@ -645,6 +646,6 @@ fn print_row(out: &TerminalOutput, name: &str, text: impl std::fmt::Display) -> 
 
 /// A row of many words, broken to fit.
 fn print_paragraph(out: &TerminalOutput, name: &str, text: &str) -> anyhow::Result<()> {
-    let lines = wrap_text(text, usize::from(super::output::MAX_ALIGNED_WIDTH).saturating_sub(VALUE_COLUMN));
+    let lines = wrap_text(text, usize::from(crate::cli::output::MAX_ALIGNED_WIDTH).saturating_sub(VALUE_COLUMN));
     lines.iter().enumerate().try_for_each(|(nth, line)| print_row(out, if nth == 0 { name } else { "" }, line))
 }

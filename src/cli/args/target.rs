@@ -1,15 +1,18 @@
 //! From the target as it was typed to the request that a plan answers.
 
-use super::CliContext;
-use super::args::{PostgresTargetArgs, TargetActionArg};
-use super::exit::CliError;
-use super::moment;
+use crate::cli::CliContext;
+use crate::cli::args::{PostgresTargetArgs, TargetActionArg};
+use crate::cli::exit::CliError;
+use crate::cli::moment;
 use crate::postgres::restore::target::{
     RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
 };
 
 /// Reads the target's options. What cannot be meant is refused with what to write instead.
-pub(super) fn parse_target_request(args: &PostgresTargetArgs, around: &CliContext) -> Result<RestoreRequest, CliError> {
+pub(in crate::cli) fn parse_target_request(
+    args: &PostgresTargetArgs,
+    around: &CliContext,
+) -> Result<RestoreRequest, CliError> {
     let usage = |option: &str, why: &dyn std::fmt::Display| CliError::usage(format!("{option}: {why}"));
     let target = if let Some(text) = &args.target_time {
         let (now, local) = (around.clock.now(), &around.local_zone());
@@ -35,7 +38,7 @@ pub(super) fn parse_target_request(args: &PostgresTargetArgs, around: &CliContex
 }
 
 /// What the server is to do at the target.
-pub(super) fn target_action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
+pub(in crate::cli) fn target_action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
     match args.target_action {
         TargetActionArg::Promote => RecoveryTargetAction::Promote,
         TargetActionArg::Pause => RecoveryTargetAction::Pause,
@@ -44,7 +47,7 @@ pub(super) fn target_action(args: &PostgresTargetArgs) -> RecoveryTargetAction {
 }
 
 /// The options that name the same target again, for a line to copy.
-pub(super) fn target_options(args: &PostgresTargetArgs) -> String {
+pub(in crate::cli) fn target_options(args: &PostgresTargetArgs) -> String {
     let mut words = Vec::new();
     let pairs = [
         ("--target-time", &args.target_time),
@@ -54,8 +57,9 @@ pub(super) fn target_options(args: &PostgresTargetArgs) -> String {
         ("--before-event", &args.before_event),
     ];
     for (option, value) in pairs {
-        words
-            .extend(value.as_ref().map(|value| format!("{option} {}", super::open::quote_for_postgres_command(value))));
+        words.extend(
+            value.as_ref().map(|value| format!("{option} {}", crate::cli::open::quote_for_postgres_command(value))),
+        );
     }
     words.extend(args.target_immediate.then(|| "--target-immediate".to_owned()));
     words.extend((args.target_timeline != "latest").then(|| format!("--target-timeline {}", args.target_timeline)));

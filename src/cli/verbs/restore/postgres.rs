@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::CliContext;
-use super::args::{ArchiveModeAfterRestore, PlanPostgresArgs, PostgresTargetArgs, RestorePostgresArgs};
-use super::exit::{CliError, CliExitCode};
-use super::output::{TextTone, format_bytes, format_count, format_duration};
-use super::progress::ProgressDisplay;
-use super::{open, plan, single, target};
+use super::selective as single;
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::cli::CliContext;
+use crate::cli::args::target;
+use crate::cli::args::{ArchiveModeAfterRestore, PlanPostgresArgs, PostgresTargetArgs, RestorePostgresArgs};
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::output::{TextTone, format_bytes, format_count, format_duration};
+use crate::cli::progress::ProgressDisplay;
+use crate::cli::show::plan::postgres as plan;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, reindex};
@@ -23,7 +26,7 @@ use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
 use crate::postgres::restore::target::RecoveryTargetAction;
 use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
 
-pub(super) async fn run_plan(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_plan(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     args.target.target_time = args.target.target_time.map(|time| around.absolute_time(&time));
     let cluster = config.cluster(args.cluster.as_deref())?;
@@ -55,7 +58,7 @@ struct PostgresRestoreJson<'r> {
     reached: Option<&'r ReachedTarget>,
 }
 
-pub(super) async fn run_restore(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run_restore(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let Some(pgdata) = args.pgdata.clone() else { return single::run(&args, &config, cluster, around).await };
@@ -140,14 +143,14 @@ async fn lost_wal_warning(
 }
 
 /// Keeps what a restore of a cluster or an instance took, for later estimates. That it can't be kept is no reason to call the restore a failure.
-pub(super) fn save_restore_speed(config: &Config, name: &str, restore: MeasuredRestore) {
+pub(in crate::cli) fn save_restore_speed(config: &Config, name: &str, restore: MeasuredRestore) {
     let state_dir = &config.state_dir;
     if let Err(error) = RestoreEstimator::load(state_dir, name).with_measurement(restore).save(state_dir, name) {
         tracing::warn!(%error, "how long the restore took is not kept for later estimates");
     }
 }
 
-pub(super) async fn make_plan(
+pub(in crate::cli) async fn make_plan(
     config: &Config,
     cluster: &ClusterConfig,
     args: &PostgresTargetArgs,
@@ -169,7 +172,7 @@ pub(super) async fn make_plan(
     Ok((archive, plan.with_estimate(&pace)))
 }
 
-pub(super) fn print_plan(
+pub(in crate::cli) fn print_plan(
     plan: &RestorePlan,
     args: &PostgresTargetArgs,
     asked: (&str, bool),
@@ -178,7 +181,7 @@ pub(super) fn print_plan(
     plan::plan_lines(plan, args, asked, &around.output).iter().try_for_each(|line| around.output.print_line(line))
 }
 
-pub(super) fn build_request(
+pub(in crate::cli) fn build_request(
     args: &RestorePostgresArgs,
     pgdata: &Path,
     config: &Config,
@@ -215,7 +218,7 @@ fn reused_bytes_note(restored: &RestoredCluster) -> String {
     format!(" ({} were there, {} fetched)", format_bytes(restored.reused_bytes), format_bytes(fetched))
 }
 
-pub(super) async fn place_files(
+pub(in crate::cli) async fn place_files(
     archive: &Arc<Archive>,
     plan: &RestorePlan,
     wishes: &RestoreOptions,
@@ -234,11 +237,11 @@ pub(super) async fn place_files(
 }
 
 /// Where PostgreSQL's programs may be besides their usual places.
-pub(super) fn program_search_path(around: &CliContext) -> Vec<PathBuf> {
+pub(in crate::cli) fn program_search_path(around: &CliContext) -> Vec<PathBuf> {
     std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
 }
 
-pub(super) async fn start_server(
+pub(in crate::cli) async fn start_server(
     start: &ServerStart,
     plan: &RestorePlan,
     action: RecoveryTargetAction,
@@ -248,7 +251,7 @@ pub(super) async fn start_server(
     reached.context("the files are restored, but the server did not get to its target")
 }
 
-pub(super) fn print_reached(reached: &ReachedTarget, around: &CliContext) -> anyhow::Result<()> {
+pub(in crate::cli) fn print_reached(reached: &ReachedTarget, around: &CliContext) -> anyhow::Result<()> {
     let out = &around.output;
     let did = match reached.action {
         RecoveryTargetAction::Promote => format!("takes writes on timeline {}", reached.timeline),
@@ -273,7 +276,7 @@ pub(super) fn print_reached(reached: &ReachedTarget, around: &CliContext) -> any
     }
 }
 
-pub(super) fn print_next_command(
+pub(in crate::cli) fn print_next_command(
     restored: &RestoredCluster,
     action: RecoveryTargetAction,
     around: &CliContext,

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::CliContext;
-use super::args::RestorePostgresArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open;
-use super::output::{TextTone, format_bytes, format_duration, text_width, wrap_text};
-use super::progress::ProgressDisplay;
-use super::restore::{make_plan, print_plan, program_search_path};
+use super::postgres::{make_plan, print_plan, program_search_path};
+use crate::cli::CliContext;
+use crate::cli::args::RestorePostgresArgs;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::output::{TextTone, format_bytes, format_duration, text_width, wrap_text};
+use crate::cli::progress::ProgressDisplay;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::plan::RestorePlan;
@@ -29,7 +29,7 @@ struct SelectiveRestoreJson<'r> {
     returned: Option<&'r SelectiveRestoreReport>,
 }
 
-pub(super) async fn run(
+pub(in crate::cli) async fn run(
     args: &RestorePostgresArgs,
     config: &Config,
     cluster: &ClusterConfig,

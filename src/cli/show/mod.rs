@@ -1,0 +1,3 @@
+//! Results as people read them and as `--json` prints them.
+
+pub(super) mod plan;

@@ -1,0 +1,3 @@
+//! What `walkeep plan` shows.
+
+pub(in crate::cli) mod postgres;

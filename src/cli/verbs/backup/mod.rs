@@ -1,0 +1,4 @@
+//! `walkeep backup`.
+
+pub(in crate::cli) mod postgres;
+pub(in crate::cli) mod redis;

@@ -1,0 +1,5 @@
+//! The commands: each file has the arguments of its command and what runs it.
+
+pub(super) mod restore;
+pub(super) mod backup;
+pub(super) mod cleanup;
