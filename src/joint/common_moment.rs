@@ -1,7 +1,8 @@
 //! The moment that PostgreSQL and Redis both go to where one of them cannot reach the one that was asked for.
 //!
-//! Each goes back to the nearest that it reaches itself, which the other may have to go back from again: so both are asked anew until they are asked for
-//! the same. And a server that has had no commit for hours reaches no moment since, though its state is that of all of them: that is for people to know.
+//! Each goes back to the nearest that it reaches itself, which the other may have to go back from again: so both are
+//! asked anew until they are asked for the same. And a server that has had no commit for hours reaches no moment since,
+//! though its state is that of all of them: that is for people to know.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::postgres::restore::plan::RestorePlan;
 
-/// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is for a log with holes.
+/// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is
+/// for a log with holes.
 pub const MAX_AGREEMENT_ROUNDS: usize = 4;
 
 /// A server that has had no commit for longer is idle, and nobody expects Redis to go back so far for it.
@@ -46,8 +48,8 @@ impl MomentAnswer {
     }
 }
 
-/// Asks both for a moment, and if one of them goes further back, both for where that one went, until they go to the same one or one of them nowhere:
-/// the moment that was asked for last. `None` if they come to no agreement.
+/// Asks both for a moment, and if one of them goes further back, both for where that one went, until they go to the
+/// same one or one of them nowhere: the moment that was asked for last. `None` if they come to no agreement.
 ///
 /// # Errors
 /// Those of `ask`.

@@ -19,6 +19,9 @@ mod append_only_file;
 #[cfg(test)]
 mod tests;
 mod placement;
+pub mod plan;
+pub mod destination;
+pub mod checked_restore;
 pub mod redis_conf;
 pub mod server_start;
 mod write;

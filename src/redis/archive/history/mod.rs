@@ -5,6 +5,7 @@
 //! A time counts as covered only if something shows that the stream was followed at that time ([`unrecorded_intervals`]) and beyond it. Every stretch on the
 //! way is looked at: a hole between two of them, or one that is damaged, ends the way there.
 
+pub mod last_command;
 pub(crate) mod offset_target;
 #[cfg(test)]
 mod tests;
