@@ -42,10 +42,13 @@ use jiff::tz::TimeZone;
 
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ConfigError, ProcessEnvironment};
-use args::{BackupArgs, BackupCommand, CliCommand, CommandLine, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
+use args::{CliCommand, CommandLine};
 use exit::{CliError, CliExitCode, ExitCodeRule};
 use logging::DefaultLogLevel;
 use output::TerminalOutput;
+use verbs::backup::{BackupArgs, BackupCommand};
+use verbs::plan::{PlanArgs, PlanCommand};
+use verbs::restore::{RestoreArgs, RestoreCommand};
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -98,31 +101,31 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::ArchivePush(args) => run_single_threaded(push::run(args, around))?,
         CliCommand::ArchiveGet(args) => return run_single_threaded(get::run(args, around)),
         CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
-            run_multi_threaded(verbs::restore::postgres::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::postgres::run(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => {
-            run_multi_threaded(verbs::restore::redis::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::redis::run(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => {
-            run_multi_threaded(verbs::restore::all::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::all::run(args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => {
-            run_multi_threaded(verbs::restore::all::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::all::run(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => {
-            run_multi_threaded(verbs::restore::postgres::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::postgres::run(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
-            run_multi_threaded(verbs::restore::redis::run_restore(args, around))?
+            run_multi_threaded(verbs::restore::redis::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => {
             run_multi_threaded(verbs::backup::postgres::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => {
-            run_single_threaded(verbs::backup::redis::run_backup(args, around))?
+            run_single_threaded(verbs::backup::redis::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => {
-            run_multi_threaded(verbs::backup::redis::backup_all(around))?
+            run_multi_threaded(verbs::backup::all::run(around))?
         }
         CliCommand::List(args) => run_multi_threaded(list::run(args, around))?,
         CliCommand::Log(args) => run_multi_threaded(log::run(args, around))?,

@@ -41,7 +41,7 @@ pub(super) async fn run(args: ReceiveArgs, around: &CliContext) -> anyhow::Resul
             return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
         NamedStore::Instance(instance) => {
-            return super::verbs::backup::redis::run_receive(&config, instance, around).await;
+            return super::verbs::receive::redis::run(&config, instance, around).await;
         }
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {

@@ -1,3 +1,5 @@
-//! What `walkeep plan` shows.
+//! What `walkeep plan` prints.
 
 pub(in crate::cli) mod postgres;
+pub(in crate::cli) mod redis;
+pub(in crate::cli) mod all;

@@ -1,37 +1,38 @@
-//! `walkeep backup postgres`: takes a backup and prints its label.
-//!
-//! Only the label goes to standard output, so that a script can have it; how far it is and what it came to goes to standard error.
+//! `walkeep backup postgres`.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use jiff::Timestamp;
+use clap::{Args, ValueEnum};
 
-use crate::cli::CliContext;
-use crate::cli::args::{BackupPostgresArgs, CheckpointMode};
 use crate::cli::exit::{CliError, CliExitCode};
-use crate::cli::open;
-use crate::cli::output::{format_bytes, format_count, format_duration};
 use crate::cli::progress::ProgressDisplay;
-use crate::postgres::archive::manifest::BackupSummary;
+use crate::cli::show::backup::print_backup;
+use crate::cli::{CliContext, help, open};
 use crate::postgres::backup::{self, BackupOptions, BackupProgress as Step};
-use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::timeline::TimelineId;
 
-/// What `--json` prints: the backup as `list --json` has it.
-#[derive(serde::Serialize)]
-struct PostgresBackupJson<'r> {
-    label: &'r str,
-    started_at: Timestamp,
-    finished_at: Timestamp,
-    start_lsn: Lsn,
-    stop_lsn: Lsn,
-    timeline: TimelineId,
-    files: u64,
-    logical_bytes: u64,
-    stored_bytes: u64,
+/// Of a PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP_HELP)]
+pub(in crate::cli) struct BackupPostgresArgs {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// How the server makes its first checkpoint: at once, or spread over checkpoint_completion_target
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(in crate::cli) checkpoint: CheckpointMode,
+    /// Print one JSON document instead of the label
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::cli) enum CheckpointMode {
+    /// At once
+    #[default]
+    Fast,
+    /// Gently, which may take minutes
+    Spread,
 }
 
 pub(in crate::cli) async fn run(args: BackupPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
@@ -61,47 +62,6 @@ pub(in crate::cli) async fn run(args: BackupPostgresArgs, around: &CliContext) -
     let taken = backup::take_backup(&archive, &server, &options, &mut tell).await;
     bar.finish();
     let summary = taken.with_context(|| format!("cannot take a backup of {}", cluster.name))?;
-    print_backup(&summary, &args, quiet, around)?;
+    print_backup(&summary, args.json, quiet, around)?;
     Ok(CliExitCode::Done)
-}
-
-fn print_backup(
-    summary: &BackupSummary,
-    args: &BackupPostgresArgs,
-    quiet: bool,
-    around: &CliContext,
-) -> anyhow::Result<()> {
-    if args.json {
-        return around.output.print_json(&PostgresBackupJson {
-            label: &summary.label,
-            started_at: summary.started_at,
-            finished_at: summary.finished_at,
-            start_lsn: summary.start_lsn,
-            stop_lsn: summary.stop_lsn,
-            timeline: summary.timeline,
-            files: summary.files,
-            logical_bytes: summary.logical_bytes,
-            stored_bytes: summary.stored_bytes,
-        });
-    }
-    let (files, bytes, stored) =
-        (format_count(summary.files, "file"), format_bytes(summary.logical_bytes), format_bytes(summary.stored_bytes));
-    let text = |took| format!("backup: {files}, {bytes} in {took}; {stored} were new and are stored");
-    print_label_and_summary(&summary.label, (summary.started_at, summary.finished_at), text, quiet, around)
-}
-
-/// The label for programs, and beside it for people what it took.
-pub(in crate::cli) fn print_label_and_summary(
-    label: &str,
-    (started_at, finished_at): (Timestamp, Timestamp),
-    text: impl FnOnce(String) -> String,
-    quiet: bool,
-    around: &CliContext,
-) -> anyhow::Result<()> {
-    if !quiet {
-        let took = Duration::try_from(finished_at.duration_since(started_at)).unwrap_or_default();
-        // What cannot be told must not spoil a good backup.
-        let _told = writeln!(std::io::stderr().lock(), "{}", text(format_duration(took)));
-    }
-    around.output.print_line(label)
 }

@@ -1,0 +1,3 @@
+//! `walkeep receive`.
+
+pub(in crate::cli) mod redis;
