@@ -22,6 +22,7 @@ pub mod base;
 pub mod vault;
 pub mod postgres;
 pub mod redis;
+pub mod joint;
 pub mod control;
 pub mod config;
 pub mod cli;

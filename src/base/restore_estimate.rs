@@ -92,6 +92,14 @@ impl RestoreEstimator {
         durable::replace_file(&path, &serde_json::to_vec(self).unwrap_or_default(), 0o600)
     }
 
+    /// Keeps the measurement of a restore under `state_dir`, for later estimates. If it cannot be kept, this is logged:
+    /// the restore itself did not fail.
+    pub fn record(state_dir: &Path, name: &str, restore: MeasuredRestore) {
+        if let Err(error) = RestoreEstimator::load(state_dir, name).with_measurement(restore).save(state_dir, name) {
+            tracing::warn!(%error, "how long the restore took is not kept for later estimates");
+        }
+    }
+
     /// Takes one more restore in.
     #[must_use]
     pub fn with_measurement(mut self, restore: MeasuredRestore) -> RestoreEstimator {

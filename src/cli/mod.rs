@@ -5,22 +5,11 @@
 //! Errors end in [`exit`], the one table from errors to exit codes. The flows know nothing of any of this.
 
 mod args;
-mod backup;
-mod cleanup;
 mod context;
 mod exit;
 mod logging;
-mod one_moment;
 mod open;
-mod plan;
-mod redis;
-mod redis_restore;
-mod restore;
-mod restore_all;
 mod show;
-mod single;
-mod skew;
-mod target;
 mod verbs;
 
 use std::ffi::OsString;
@@ -32,13 +21,13 @@ use anyhow::Context;
 use clap::Parser;
 
 use args::command_line::{CliCommand, CommandLine};
-use args::{BackupArgs, BackupCommand, PlanArgs, PlanCommand, RestoreArgs, RestoreCommand};
-use args::{help, time as moment, usage};
+use args::usage;
 use context::CliContext;
 use exit::{CliError, CliExitCode, ExitCodeRule};
 use logging::DefaultLogLevel;
-use show::list::redis as redis_list;
-use show::{output, progress};
+use verbs::backup::{BackupArgs, BackupCommand};
+use verbs::plan::{PlanArgs, PlanCommand};
+use verbs::restore::{RestoreArgs, RestoreCommand};
 use verbs::{archive_get, archive_push, check, health, index, init, list, log, receive, verify};
 
 /// Runs the program with these arguments, the program's name first.
@@ -92,34 +81,36 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::ArchivePush(args) => run_single_threaded(archive_push::run(args, around))?,
         CliCommand::ArchiveGet(args) => return run_single_threaded(archive_get::run(args, around)),
         CliCommand::Plan(PlanArgs { of: PlanCommand::Postgres(args) }) => {
-            run_multi_threaded(restore::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::postgres::run(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::Redis(args) }) => {
-            run_multi_threaded(redis_restore::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::redis::run(args, around))?
         }
         CliCommand::Plan(PlanArgs { of: PlanCommand::All(args) }) => {
-            run_multi_threaded(restore_all::run_plan(args, around))?
+            run_multi_threaded(verbs::plan::all::run(args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::All(args) }) => {
-            run_multi_threaded(restore_all::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::all::run(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Postgres(args) }) => {
-            run_multi_threaded(restore::run_restore(*args, around))?
+            run_multi_threaded(verbs::restore::postgres::run(*args, around))?
         }
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
-            run_multi_threaded(redis_restore::run_restore(args, around))?
+            run_multi_threaded(verbs::restore::redis::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => {
-            run_multi_threaded(backup::run(args, around))?
+            run_multi_threaded(verbs::backup::postgres::run(args, around))?
         }
         CliCommand::Backup(BackupArgs { of: BackupCommand::Redis(args) }) => {
-            run_single_threaded(redis::run_backup(args, around))?
+            run_single_threaded(verbs::backup::redis::run(args, around))?
         }
-        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => run_multi_threaded(redis::backup_all(around))?,
+        CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => {
+            run_multi_threaded(verbs::backup::all::run(around))?
+        }
         CliCommand::List(args) => run_multi_threaded(list::run(args, around))?,
         CliCommand::Log(args) => run_multi_threaded(log::run(args, around))?,
         CliCommand::Health(args) => run_multi_threaded(health::run(args, around))?,
-        CliCommand::Cleanup(args) => run_multi_threaded(cleanup::run(args, around))?,
+        CliCommand::Cleanup(args) => run_multi_threaded(verbs::cleanup::run(args, around))?,
         CliCommand::Verify(args) => run_multi_threaded(verify::run(args, around))?,
         CliCommand::Index(args) => run_multi_threaded(index::run(args.what, around))?,
     };

@@ -188,7 +188,7 @@ fn what_is_lost_is_found() {
     let has = |text: &str| empty.iter().any(|fault| fault.contains(text));
     assert!(has("`vault::repository`, which does not exist") && has("`wire` any longer") && !has("`vault::seal`"));
     assert!(
-        table_faults(&tree(&[("src/joint/mod.rs", "")])).iter().any(|fault| fault.contains("remove it from PLANNED"))
+        table_faults(&tree(&[("src/service/mod.rs", "")])).iter().any(|fault| fault.contains("remove it from PLANNED"))
     );
 }
 

@@ -4,16 +4,19 @@ use clap::{Parser, Subcommand};
 
 use super::global::GlobalArgs;
 use super::help;
-use super::{BackupArgs, CleanupArgs, PlanArgs, RestoreArgs};
 use crate::cli::verbs::archive_get::ArchiveGetArgs;
 use crate::cli::verbs::archive_push::ArchivePushArgs;
+use crate::cli::verbs::backup::BackupArgs;
 use crate::cli::verbs::check::CheckArgs;
+use crate::cli::verbs::cleanup::CleanupArgs;
 use crate::cli::verbs::health::HealthArgs;
 use crate::cli::verbs::index::IndexArgs;
 use crate::cli::verbs::init::InitArgs;
 use crate::cli::verbs::list::ListArgs;
 use crate::cli::verbs::log::LogArgs;
+use crate::cli::verbs::plan::PlanArgs;
 use crate::cli::verbs::receive::ReceiveArgs;
+use crate::cli::verbs::restore::RestoreArgs;
 use crate::cli::verbs::verify::VerifyArgs;
 
 /// Keep PostgreSQL clusters and Redis instances restorable to any moment.

@@ -10,3 +10,7 @@ pub(super) mod progress;
 pub(super) mod shell;
 pub(super) mod time;
 pub(super) mod verify;
+pub(super) mod plan;
+pub(super) mod restore;
+pub(super) mod backup;
+pub(super) mod cleanup;

@@ -10,3 +10,7 @@ pub(super) mod list;
 pub(super) mod log;
 pub(super) mod receive;
 pub(super) mod verify;
+pub(super) mod backup;
+pub(super) mod plan;
+pub(super) mod restore;
+pub(super) mod cleanup;

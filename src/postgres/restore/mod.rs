@@ -15,6 +15,7 @@ pub mod delta;
 pub mod recovery_settings;
 pub mod placement;
 pub mod plan;
+pub mod planner;
 pub mod selective;
 
 use std::path::PathBuf;

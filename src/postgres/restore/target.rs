@@ -154,6 +154,13 @@ impl RestoreRequest {
         Ok(RestoreRequest { target, exclusive, timeline: TargetTimeline::Latest, backup: None, nearest: false })
     }
 
+    /// The state at a time on the newest timeline, from the best backup.
+    #[must_use]
+    pub const fn at_time(time: PgTime) -> RestoreRequest {
+        let target = RecoveryTarget::Time(time);
+        RestoreRequest { target, exclusive: false, timeline: TargetTimeline::Latest, backup: None, nearest: false }
+    }
+
     /// The same along another timeline.
     #[must_use]
     pub fn on_timeline(self, timeline: TargetTimeline) -> RestoreRequest {

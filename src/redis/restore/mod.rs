@@ -20,6 +20,9 @@ mod error;
 #[cfg(test)]
 mod tests;
 mod placement;
+pub mod plan;
+pub mod destination;
+pub mod checked_restore;
 pub mod redis_conf;
 pub mod server_start;
 mod write;

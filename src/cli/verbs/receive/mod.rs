@@ -7,6 +7,7 @@
 
 mod index_feed;
 mod push_handler;
+pub(in crate::cli) mod redis;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub(in crate::cli) async fn run(args: ReceiveArgs, around: &CliContext) -> anyho
         NamedStore::Instance(_) if args.end_lsn.is_some() => {
             return Err(CliError::usage("--end-lsn is a position of PostgreSQL; a Redis instance has none").into());
         }
-        NamedStore::Instance(instance) => return crate::cli::redis::run_receive(&config, instance, around).await,
+        NamedStore::Instance(instance) => return redis::run(&config, instance, around).await,
     };
     let Some(conninfo) = cluster.conninfo(&around.environment)? else {
         let message = format!(

@@ -8,7 +8,8 @@
 mod chain;
 mod holes;
 mod known_stretches;
-mod offset_target;
+pub mod last_command;
+pub(crate) mod offset_target;
 mod route;
 mod targets;
 #[cfg(test)]

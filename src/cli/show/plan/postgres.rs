@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::args::PostgresTargetArgs;
-use super::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text};
-use super::target;
+use crate::cli::args::target;
+use crate::cli::args::target::PostgresTargetArgs;
+use crate::cli::show::output::{
+    TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
+};
 use crate::postgres::restore::plan::{CommitPoint, ReachablePoint, RestorePlan};
 use crate::postgres::restore::resolve_target::RecoveryStop;
 use crate::postgres::restore::target::RecoveryTarget;
@@ -12,8 +14,9 @@ use crate::postgres::restore::target::RecoveryTarget;
 /// The column at which what is said begins, after its name.
 const VALUE_COLUMN: usize = 17;
 
-/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it out.
-pub(super) fn plan_lines(
+/// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it
+/// out.
+fn plan_lines(
     plan: &RestorePlan,
     args: &PostgresTargetArgs,
     (program, asked): (&str, bool),
@@ -37,8 +40,18 @@ pub(super) fn plan_lines(
     page.lines
 }
 
-/// What an estimate rests on.
-pub(super) fn estimate_basis(restores: u64) -> String {
+/// Prints the plan.
+pub(in crate::cli) fn print_plan(
+    plan: &RestorePlan,
+    args: &PostgresTargetArgs,
+    asked: (&str, bool),
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    plan_lines(plan, args, asked, out).iter().try_for_each(|line| out.print_line(line))
+}
+
+/// What an estimate is made from.
+pub(in crate::cli) fn estimate_basis(restores: u64) -> String {
     match restores {
         0 => "a guess, until a restore with --start was measured here".to_owned(),
         restores => format!("by {} measured here", format_count(restores, "restore")),

@@ -1,37 +1,63 @@
-//! `walkeep restore postgres --database` and `--table`: one of them, brought back into a running server under another name.
+//! `walkeep restore postgres --database` and `--table`: one of them, into a running server under another name.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::CliContext;
-use super::args::RestorePostgresArgs;
-use super::exit::{CliError, CliExitCode};
-use super::open;
-use super::output::{TextTone, format_bytes, format_duration, text_width, wrap_text};
-use super::progress::ProgressDisplay;
-use super::restore::{make_plan, print_plan, program_search_path};
-use super::show::shell;
+use super::server::program_search_path;
+use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs};
+use crate::cli::context::CliContext;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::plan::postgres::print_plan;
+use crate::cli::show::progress::ProgressDisplay;
+use crate::cli::show::restore::selective::{SelectiveRestoreJson, describe_part, log_found, print_returned};
+use crate::cli::show::shell;
+use crate::cli::verbs::plan::postgres::make_plan;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::restore::plan::RestorePlan;
 use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::selective::{
-    RestoreLeftovers, SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreReport,
-    SelectiveRestoreStep, TableName,
+    SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreStep, TableName,
 };
 use crate::postgres::wire::Conninfo;
 
-/// What `--json` prints.
-#[derive(serde::Serialize)]
-struct SelectiveRestoreJson<'r> {
-    plan: &'r RestorePlan,
-    returned: Option<&'r SelectiveRestoreReport>,
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "One database or table, into a running server under another name (instead of --pgdata)")]
+pub(in crate::cli) struct SelectiveRestoreArgs {
+    /// Bring back this database alone; with --table, the database that the table is in
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) database: Option<String>,
+    /// Bring back this table alone, into the same database
+    #[arg(long, value_name = "SCHEMA.NAME")]
+    pub(in crate::cli) table: Option<String>,
+    /// What it is to be called [default: its name and _restored]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(in crate::cli) new_name: Option<String>,
+    /// The running server [default: the cluster's connection]
+    #[arg(long, value_name = "CONNINFO")]
+    pub(in crate::cli) into: Option<String>,
+    /// Where the scratch server's files go for the while [default: scratch in the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) scratch_dir: Option<PathBuf>,
+    /// Tables that are copied at a time [default: one a processor, up to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(in crate::cli) jobs: Option<u8>,
 }
 
-pub(super) async fn run(
-    args: &RestorePostgresArgs,
+/// What was typed.
+pub(in crate::cli) struct SelectiveRestoreCommand<'a> {
+    pub(in crate::cli) part: &'a SelectiveRestoreArgs,
+    pub(in crate::cli) target: &'a PostgresTargetArgs,
+    pub(in crate::cli) server: &'a PostgresServerArgs,
+    pub(in crate::cli) json: bool,
+}
+
+pub(in crate::cli) async fn run(
+    args: &SelectiveRestoreCommand<'_>,
     config: &Config,
     cluster: &ClusterConfig,
     around: &CliContext,
@@ -43,8 +69,8 @@ pub(super) async fn run(
     let (mut single, found) =
         SelectiveRestore::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
     log_found(&found);
-    let made = make_plan(config, cluster, &args.target, around).await;
-    let (archive, plan) = match made {
+    let made = make_plan(config, cluster, args.target, around).await;
+    let (planner, plan) = match made {
         Ok(made) => made,
         Err(error) => {
             single.clean_up().await;
@@ -52,7 +78,7 @@ pub(super) async fn run(
         }
     };
     if !args.json {
-        print_plan(&plan, &args.target, (&shell::shell_command_prefix(config, around), false), around)?;
+        print_plan(&plan, args.target, (&shell::shell_command_prefix(config, around), false), &around.output)?;
     }
     if !plan.reachable {
         single.clean_up().await;
@@ -65,11 +91,12 @@ pub(super) async fn run(
         progress: ProgressDisplay::new("read WAL", 0, around.quiet),
         stage: AtomicU8::new(0),
     };
-    let spool = Spool::existing(&config.state_dir, &archive);
+    let archive = planner.archive();
+    let spool = Spool::existing(&config.state_dir, archive);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let tell = |step| shown.show_step(step);
     let returned = tokio::select! {
-        returned = single.run(&archive, spool.as_ref(), &plan, &tell) => Some(returned),
+        returned = single.run(archive, spool.as_ref(), &plan, &tell) => Some(returned),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
@@ -85,17 +112,17 @@ pub(super) async fn run(
         around.output.print_json(&SelectiveRestoreJson { plan: &plan, returned: Some(&returned) })?;
         return Ok(CliExitCode::Done);
     }
-    print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), around)?;
+    print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), &around.output)?;
     Ok(CliExitCode::Done)
 }
 
 fn build_request(
-    args: &RestorePostgresArgs,
+    args: &SelectiveRestoreCommand<'_>,
     config: &Config,
     cluster: &ClusterConfig,
     around: &CliContext,
 ) -> anyhow::Result<SelectiveRestoreOptions> {
-    let single = &args.single;
+    let single = args.part;
     let into = match &single.into {
         Some(text) => {
             let mut into = Conninfo::parse(text, &around.environment.postgres_variables())?;
@@ -115,7 +142,7 @@ fn build_request(
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
     let jobs = single.jobs.map_or_else(|| open::worker_threads().min(4), usize::from);
     Ok(SelectiveRestoreOptions {
-        part: selected_part(args, &into)?,
+        part: selected_part(single, &into)?,
         into,
         scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
         bindir: args.server.pg_bindir.clone(),
@@ -125,8 +152,7 @@ fn build_request(
     })
 }
 
-fn selected_part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<SelectedObject, CliError> {
-    let single = &args.single;
+fn selected_part(single: &SelectiveRestoreArgs, into: &Conninfo) -> Result<SelectedObject, CliError> {
     let Some(table) = &single.table else {
         let name = single.database.clone().unwrap_or_default();
         let new = single.new_name.clone().unwrap_or_else(|| format!("{name}_restored"));
@@ -149,31 +175,6 @@ fn selected_part(args: &RestorePostgresArgs, into: &Conninfo) -> Result<Selected
     let database = single.database.clone().or_else(|| into.dbname.clone()).or_else(|| into.user.clone());
     let database = database.ok_or_else(|| CliError::usage("name the table's database with --database"))?;
     Ok(SelectedObject::Table { database, name, new })
-}
-
-fn describe_part(part: &SelectedObject) -> String {
-    match part {
-        SelectedObject::Database { name, new } => format!("database {name} as {new}"),
-        SelectedObject::Table { database, name, new } => format!("table {name} of database {database} as {new}"),
-    }
-}
-
-/// On standard error, beside what was asked for.
-fn log_found(found: &RestoreLeftovers) {
-    for left in &found.scratch {
-        let dir = shell::quote_for_shell(&left.dir.display().to_string());
-        match left.server {
-            Some(pid) => tracing::warn!(
-                "{dir} was left by a run that was killed, and its server still runs (process {pid}); to clean up: kill -QUIT {pid}; rm -r {dir}"
-            ),
-            None => tracing::warn!("{dir} was left by a run that was killed; to clean up: rm -r {dir}"),
-        }
-    }
-    for name in &found.databases {
-        tracing::warn!(
-            "database {name} is half filled, by a run that was killed or one under way; to clean up: DROP DATABASE {name}"
-        );
-    }
 }
 
 /// What is on the screen.
@@ -200,50 +201,4 @@ impl SelectiveRestoreProgress {
         }
         self.progress.set_done(done, total);
     }
-}
-
-fn print_returned(
-    returned: &SelectiveRestoreReport,
-    part: &SelectedObject,
-    into: &str,
-    took: std::time::Duration,
-    around: &CliContext,
-) -> anyhow::Result<()> {
-    let out = &around.output;
-    let what = match &returned.table {
-        Some(table) => format!("table {table} is in database {}", returned.database),
-        None => format!("database {} is there", returned.database),
-    };
-    out.print_line("")?;
-    out.print_line(format!(
-        "{}: {what}, {}, in {}",
-        out.style(TextTone::Good, "brought back"),
-        format_bytes(returned.bytes),
-        format_duration(took)
-    ))?;
-    out.print_line(format!("  on           {into}"))?;
-    if let Some(last) = returned.reached.last_commit {
-        out.print_line(format!(
-            "  last commit  transaction {} at {}, {}",
-            last.xid,
-            last.lsn,
-            out.format_time(last.time)
-        ))?;
-    }
-    out.print_line(format!(
-        "  fetched      {} of the backup's {}",
-        format_bytes(returned.fetched_bytes),
-        format_bytes(returned.backup_bytes)
-    ))?;
-    for note in &returned.notes {
-        for (nth, line) in wrap_text(note, text_width().saturating_sub(15)).iter().enumerate() {
-            out.print_line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
-        }
-    }
-    if let SelectedObject::Database { new, .. } = part {
-        let advice =
-            format!("it has no planner statistics yet: vacuumdb --analyze-only {}", shell::quote_for_shell(new));
-        out.print_line(out.style(TextTone::Quiet, advice))?;
-    }
-    Ok(())
 }

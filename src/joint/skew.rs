@@ -1,9 +1,11 @@
 //! How far apart PostgreSQL and Redis may be after both were brought to one moment, and what that rests on.
 //!
-//! PostgreSQL goes to the moment by its server's clock, Redis by that of the machine which received its commands. Where the first is ahead of the
-//! second, PostgreSQL comes to an earlier state, so that Redis may have what PostgreSQL has not; where it is behind, Redis lacks so much more.
+//! PostgreSQL goes to the moment by its server's clock, Redis by that of the machine which received its commands. Where
+//! the first is ahead of the second, PostgreSQL comes to an earlier state, so that Redis may have what PostgreSQL has
+//! not; where it is behind, Redis lacks so much more.
 //!
-//! That is measured by the machine which received PostgreSQL's WAL. It says nothing of another one's clock, so it must have been the same machine.
+//! That is measured by the machine which received PostgreSQL's WAL. It says nothing of another one's clock, so it must
+//! have been the same machine.
 
 use std::time::Duration;
 
@@ -17,22 +19,26 @@ use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::restore::plan::RestorePlan;
 use crate::redis::archive::{RestoreRoute, SnapshotOrigin, StreamStretch};
 
-/// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more slowly, that counts.
+/// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more
+/// slowly, that counts.
 const MARK_PRECISION: Duration = Duration::from_millis(10);
 
-/// Segments between the two commits beside the moment that are looked into. Between two commits lie few, unless the server is idle for hours.
+/// Segments between the two commits beside the moment that are looked into. Between two commits lie few, unless the
+/// server is idle for hours.
 const MAX_SEGMENTS_SEARCHED: u64 = 64;
 
-/// A server that is writing a snapshot already says since when, in whole seconds of which each end may be cut: the state is so much older at most.
+/// A server that is writing a snapshot already says since when, in whole seconds of which each end may be cut: the
+/// state is so much older at most.
 const RUNNING_SNAPSHOT_PRECISION: Duration = Duration::from_secs(2);
 
 /// A file says its time only to the second.
 const FILE_TIME_PRECISION: Duration = Duration::from_secs(1);
 
 /// How far apart the two may be, and why.
-#[derive(serde::Serialize)]
-pub(super) struct ClockSkew {
-    /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by that [`ClockSkew::assumptions`] names.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct ClockSkew {
+    /// Neither store is further from the other. Without [`ClockSkew::clocks_known`], but for what clocks differed by
+    /// that [`ClockSkew::assumptions`] names.
     at_most_seconds: f64,
     /// Redis lacks at most what it did in so many seconds before the state of PostgreSQL.
     redis_behind_at_most_seconds: f64,
@@ -55,7 +61,7 @@ pub(super) struct ClockSkew {
 
 /// What was measured of the clock of PostgreSQL's server at the moment, which is by that clock.
 #[derive(Debug, Default)]
-pub(super) struct PostgresClockReading {
+pub struct PostgresClockReading {
     /// Each of them speaks of the moment.
     spans: Vec<ClockMeasurement>,
     /// Why not all that may speak of it could be read.
@@ -63,7 +69,7 @@ pub(super) struct PostgresClockReading {
 }
 
 /// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
-pub(super) async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
+pub async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
     let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
     let found = match segments_around(archive, plan.timeline, beside).await {
         Ok(names) => read_measurements(archive, &names, moment).await,
@@ -93,7 +99,8 @@ async fn segments_around(
     let size = identity.segment_size;
     let numbers: Vec<SegmentNo> = beside.map(|lsn| size.segment_of(lsn)).collect();
     let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(Vec::new()) };
-    // From the segment before: of one that has just begun there may be nothing in the repository, only in this machine's spool.
+    // From the segment before: of one that has just begun there may be nothing in the repository, only in this
+    // machine's spool.
     let from = first.get().saturating_sub(1).max(last.get().saturating_sub(MAX_SEGMENTS_SEARCHED));
     let names = (from..=last.get()).map(SegmentNo::new).flat_map(|number| {
         // A segment in which a timeline ended is there on two of them.
@@ -111,7 +118,8 @@ async fn read_measurements(archive: &Archive, names: &[SegmentName], moment: Tim
         match archive.clock_measurements(*name).await {
             Ok(spans) => found.spans.extend(spans.into_iter().filter_map(|span| span.at_shown_time(moment))),
             Err(error) => {
-                // Of one that is damaged another may say it too. Who does not answer is not asked for each: that takes minutes every time.
+                // Of one that is damaged another may say it too. Who does not answer is not asked for each: that takes
+                // minutes every time.
                 let damaged = error.is_integrity();
                 found.unread = Some(error);
                 if !damaged {
@@ -176,7 +184,8 @@ impl ClockComparison {
     }
 }
 
-/// All that speaks of PostgreSQL's clock together; only what the machine that received Redis has measured, if there is such.
+/// All that speaks of PostgreSQL's clock together; only what the machine that received Redis has measured, if there is
+/// such.
 fn compare_clocks(spans: &[ClockMeasurement], dated: RedisTimeSource) -> Option<(ClockMeasurement, ClockComparison)> {
     let together = |spans: &mut dyn Iterator<Item = ClockMeasurement>| spans.reduce(ClockMeasurement::merged_with);
     let all = together(&mut spans.iter().copied())?;
@@ -200,7 +209,8 @@ fn compare_clocks(spans: &[ClockMeasurement], dated: RedisTimeSource) -> Option<
     Some((same.unwrap_or(all), against))
 }
 
-/// How far Redis may be behind PostgreSQL and ahead of it, if it lacks so much by the receiver's clock and PostgreSQL's is so far ahead of that.
+/// How far Redis may be behind PostgreSQL and ahead of it, if it lacks so much by the receiver's clock and PostgreSQL's
+/// is so far ahead of that.
 fn skew_bounds(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
     let micros = |micros: i64| Duration::from_micros(micros.unsigned_abs());
     let behind =
@@ -218,7 +228,8 @@ fn format_short(span: Duration) -> String {
 
 impl ClockSkew {
     /// Of the cluster `main` and the instance `cache`.
-    pub(super) fn new(
+    #[must_use]
+    pub fn new(
         reach: &RestoreRoute,
         moment: Timestamp,
         found: &PostgresClockReading,
@@ -230,11 +241,12 @@ impl ClockSkew {
         let last = reach.stretches.last();
         let (clock, against) = compare_clocks(&found.spans, RedisTimeSource::new(last, &reach.snapshot.origin)).unzip();
         let mut rests_on = vec![
-            "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than the moment"
+            "PostgreSQL's commits carry the time of its server's clock; it stops before the first that is later than \
+             the moment"
                 .to_owned(),
             format!(
-                "the commands of {cache} carry the time at which walkeep's receiver had them, by its machine's clock: it had the last that is \
-                 kept {:.3} s before the moment, and what comes lay unread for at most {}",
+                "the commands of {cache} carry the time at which walkeep's receiver had them, by its machine's clock: \
+                 it had the last that is kept {:.3} s before the moment, and what comes lay unread for at most {}",
                 noted.as_secs_f64(),
                 format_short(late)
             ),
@@ -274,7 +286,8 @@ impl ClockSkew {
     }
 
     /// The bound in a sentence.
-    pub(super) fn describe(&self, main: &str, cache: &str) -> String {
+    #[must_use]
+    pub fn describe(&self, main: &str, cache: &str) -> String {
         let span = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (behind, ahead) = (span(self.redis_behind_at_most_seconds), span(self.redis_ahead_at_most_seconds));
         let (bound, lacks, has) = (format_short(behind.max(ahead)), format_short(behind), format_short(ahead));
@@ -282,23 +295,26 @@ impl ClockSkew {
             (true, _) => format!("{cache} may have what it did in the {has} after the state of {main}"),
             (false, true) => format!("{cache} may lack what it did in the last {lacks} before the state of {main}"),
             (false, false) => format!(
-                "{cache} may lack what it did in the last {lacks} before the state of {main}, or have what it did in the {has} after it"
+                "{cache} may lack what it did in the last {lacks} before the state of {main}, or have what it did in \
+                 the {has} after it"
             ),
         };
         match (self.clocks_known, self.postgres_clock) {
             (true, _) => format!("at most {bound}: {what}"),
             (false, None) => format!(
-                "NOT KNOWN in full: {bound}, and by how much the clocks of {main}'s server and of the receiver differed; by the \
-                 receiver's clock {cache} may lack what it did in the last {lacks} before the moment"
+                "NOT KNOWN in full: {bound}, and by how much the clocks of {main}'s server and of the receiver \
+                 differed; by the receiver's clock {cache} may lack what it did in the last {lacks} before the moment"
             ),
             (false, Some(_)) => format!(
-                "NOT KNOWN in full: {bound}, and by how much the clocks differed by which {main} and {cache} were received; but for that {what}"
+                "NOT KNOWN in full: {bound}, and by how much the clocks differed by which {main} and {cache} were \
+                 received; but for that {what}"
             ),
         }
     }
 
     /// What the bound rests on.
-    pub(super) fn assumptions(&self) -> &[String] {
+    #[must_use]
+    pub fn assumptions(&self) -> &[String] {
         &self.rests_on
     }
 }
@@ -312,13 +328,14 @@ fn postgres_clock_assumption(main: &str, clock: Option<ClockMeasurement>) -> Str
                 ""
             };
             format!(
-                "the clock of {main}'s server was {offset} the receiver's, asked every 10 s while this WAL came; the bound has that in it{advice}"
+                "the clock of {main}'s server was {offset} the receiver's, asked every 10 s while this WAL came; the \
+                 bound has that in it{advice}"
             )
         }
         None => format!(
-            "not known, so to be added: by how much the clock of {main}'s server and the receiver's differed at the moment. It is asked \
-             where walkeep receive streams the WAL from the primary; this WAL came otherwise, from a standby, with an earlier version, or \
-             long after it was written"
+            "not known, so to be added: by how much the clock of {main}'s server and the receiver's differed at the \
+             moment. It is asked where walkeep receive streams the WAL from the primary; this WAL came otherwise, \
+             from a standby, with an earlier version, or long after it was written"
         ),
     }
 }
@@ -329,14 +346,17 @@ fn receiver_clock_assumption(against: ClockComparison, main: &str, cache: &str) 
     match against {
         ClockComparison::Same => None,
         ClockComparison::AssumedSame => Some(format!(
-            "{cache} is taken to have been received on the machine that received {main}, as nothing says on which one it was"
+            "{cache} is taken to have been received on the machine that received {main}, as nothing says on which one \
+             it was"
         )),
         ClockComparison::Other => Some(format!("{differed} of the two machines that received {main} and {cache}")),
         ClockComparison::Unknown => Some(format!(
-            "{differed} of the machines that received {main} and {cache}, if they were two: it is not said of both which they were"
+            "{differed} of the machines that received {main} and {cache}, if they were two: it is not said of both \
+             which they were"
         )),
         ClockComparison::Server => Some(format!(
-            "{differed} of {cache}'s server, which has given its snapshot the time, and of the machine that received {main}"
+            "{differed} of {cache}'s server, which has given its snapshot the time, and of the machine that received \
+             {main}"
         )),
     }
 }
@@ -350,7 +370,8 @@ fn redis_clock_assumption(cache: &str, clock: Option<ClockMeasurement>) -> Strin
                 ""
             };
             format!(
-                "the clock of {cache}'s server was {offset} the receiver's; nothing here goes by it but when keys expire{wrong}"
+                "the clock of {cache}'s server was {offset} the receiver's; nothing here goes by it but when keys \
+                 expire{wrong}"
             )
         }
         None => format!(
@@ -365,14 +386,16 @@ fn snapshot_time_assumption(origin: &SnapshotOrigin, cache: &str) -> (Duration, 
         SnapshotOrigin::Replication { .. } => (
             RUNNING_SNAPSHOT_PRECISION,
             format!(
-                "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} older than said",
+                "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} \
+                 older than said",
                 format_short(RUNNING_SNAPSHOT_PRECISION)
             ),
         ),
         SnapshotOrigin::File { path } => (
             FILE_TIME_PRECISION,
             format!(
-                "the snapshot was imported from {path}, which says its time only to the second, and by the clock of the server that wrote it"
+                "the snapshot was imported from {path}, which says its time only to the second, and by the clock of \
+                 the server that wrote it"
             ),
         ),
     }
@@ -409,7 +432,8 @@ mod tests {
             (vec![], by(here), None),
             (vec![span(1, here), span(2, here)], by(here), Some((2, ClockComparison::Same))),
             (vec![span(1, here)], by(there), Some((1, ClockComparison::Other))),
-            // The receiver of PostgreSQL was moved to the other machine: what that one has measured counts, and nothing else.
+            // The receiver of PostgreSQL was moved to the other machine: what that one has measured counts, and nothing
+            // else.
             (vec![span(9, here), span(2, there)], by(there), Some((2, ClockComparison::Same))),
             (vec![span(9, here), span(2, None)], by(there), Some((9, ClockComparison::Unknown))),
             (vec![span(9, None)], by(there), Some((9, ClockComparison::Unknown))),
@@ -498,11 +522,13 @@ mod tests {
         /// True times of both states, for any offset in the interval.
         #[test]
         fn no_offset_in_the_interval_takes_them_further_apart(
-            lack in 0_u32..100_000, used in 0_u32..100_000, low in -90_000_i64..90_000, width in 0_i64..90_000, at in 0_i64..90_000,
+            lack in 0_u32..100_000, used in 0_u32..100_000,
+            low in -90_000_i64..90_000, width in 0_i64..90_000, at in 0_i64..90_000,
         ) {
             let (lack, low, width) = (i64::from(lack), low * 1000, width * 1000);
             let offset = low + (at * 1000).min(width);
-            let (behind, ahead) = skew_bounds(Duration::from_micros(lack.unsigned_abs()), ClockOffset { low, high: low + width });
+            let clock = ClockOffset { low, high: low + width };
+            let (behind, ahead) = skew_bounds(Duration::from_micros(lack.unsigned_abs()), clock);
             // By the receiver's clock, of the moment zero: where PostgreSQL comes to, and where Redis does.
             let (postgres, redis) = (-offset, -i64::from(used).min(lack));
             prop_assert!(postgres - redis <= i64::try_from(behind.as_micros()).unwrap());

@@ -1,7 +1,8 @@
 //! The moment that PostgreSQL and Redis both go to where one of them cannot reach the one that was asked for.
 //!
-//! Each goes back to the nearest that it reaches itself, which the other may have to go back from again: so both are asked anew until they are asked for
-//! the same. And a server that has had no commit for hours reaches no moment since, though its state is that of all of them: that is for people to know.
+//! Each goes back to the nearest that it reaches itself, which the other may have to go back from again: so both are
+//! asked anew until they are asked for the same. And a server that has had no commit for hours reaches no moment since,
+//! though its state is that of all of them: that is for people to know.
 
 use std::time::Duration;
 
@@ -9,15 +10,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::postgres::restore::plan::RestorePlan;
 
-/// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is for a log with holes.
-pub(super) const MAX_AGREEMENT_ROUNDS: usize = 4;
+/// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is
+/// for a log with holes.
+pub const MAX_AGREEMENT_ROUNDS: usize = 4;
 
 /// A server that has had no commit for longer is idle, and nobody expects Redis to go back so far for it.
 const MIN_IDLE_TIME: SignedDuration = SignedDuration::from_secs(60);
 
 /// What came of asking one of the two for a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum MomentAnswer {
+pub enum MomentAnswer {
     /// It goes there.
     Reached,
     /// It goes to this one before it at best.
@@ -28,7 +30,8 @@ pub(super) enum MomentAnswer {
 
 impl MomentAnswer {
     /// Where PostgreSQL goes that was asked for a moment or the nearest before.
-    pub(super) fn from_plan(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
+    #[must_use]
+    pub fn from_plan(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
         if !plan.reachable {
             return MomentAnswer::Unreachable;
         }
@@ -45,12 +48,15 @@ impl MomentAnswer {
     }
 }
 
-/// Asks both for a moment, and if one of them goes further back, both for where that one went, until they go to the same one or one of them nowhere:
-/// the moment that was asked for last. `None` if they come to no agreement.
-pub(super) async fn find_common_moment(
+/// Asks both for a moment, and if one of them goes further back, both for where that one went, until they go to the
+/// same one or one of them nowhere: the moment that was asked for last. `None` if they come to no agreement.
+///
+/// # Errors
+/// Those of `ask`.
+pub async fn find_common_moment<E>(
     first: Timestamp,
-    mut ask: impl AsyncFnMut(Timestamp) -> anyhow::Result<[MomentAnswer; 2]>,
-) -> anyhow::Result<Option<Timestamp>> {
+    mut ask: impl AsyncFnMut(Timestamp) -> Result<[MomentAnswer; 2], E>,
+) -> Result<Option<Timestamp>, E> {
     let mut moment = first;
     for _ in 0..MAX_AGREEMENT_ROUNDS {
         let went = ask(moment).await?;
@@ -68,20 +74,23 @@ pub(super) async fn find_common_moment(
 
 /// No commit of PostgreSQL is archived for so long before what was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct IdleInterval {
+pub struct IdleInterval {
     /// The last commit.
-    pub(super) since: Timestamp,
+    pub since: Timestamp,
     /// Redis by itself can be brought there.
-    pub(super) until: Timestamp,
+    pub until: Timestamp,
 }
 
 impl IdleInterval {
     /// If Redis goes back further than anybody expects.
-    pub(super) fn new(since: Timestamp, until: Timestamp) -> Option<IdleInterval> {
+    #[must_use]
+    pub fn new(since: Timestamp, until: Timestamp) -> Option<IdleInterval> {
         (until.duration_since(since) > MIN_IDLE_TIME).then_some(IdleInterval { since, until })
     }
 
-    pub(super) fn duration(self) -> Duration {
+    /// How far Redis goes back.
+    #[must_use]
+    pub fn duration(self) -> Duration {
         Duration::try_from(self.until.duration_since(self.since)).unwrap_or_default()
     }
 }
@@ -103,7 +112,7 @@ mod tests {
         let mut asked = Vec::new();
         let settled = find_common_moment(at(first), async |moment: Timestamp| {
             asked.push(moment.as_second());
-            Ok(went(moment.as_second()))
+            Ok::<_, std::convert::Infallible>(went(moment.as_second()))
         });
         let settled = settled.await.unwrap().map(Timestamp::as_second);
         (asked, settled)

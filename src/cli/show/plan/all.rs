@@ -1,0 +1,205 @@
+//! `walkeep plan all` and `walkeep restore all`: both plans and the skew between them, as text and as JSON.
+
+use jiff::Timestamp;
+
+use super::redis::RedisPlanJson;
+use crate::base::restore_estimate::RestoreEstimator;
+use crate::cli::show::output::{
+    MAX_ALIGNED_WIDTH, TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text,
+};
+use crate::cli::show::shell;
+use crate::joint::plan::JointPlan;
+use crate::joint::skew::ClockSkew;
+use crate::postgres::format::time::PgTime;
+use crate::postgres::restore::RestoredCluster;
+use crate::postgres::restore::plan::{CommitPoint, RestorePlan};
+use crate::postgres::restore::server_start::ReachedTarget;
+use crate::redis::archive::UnreachableState;
+use crate::redis::archive::history::last_command::LastCommand;
+use crate::redis::restore::checked_restore::FinishedRedisRestore;
+
+/// The column at which the text of a row begins.
+const VALUE_COLUMN: usize = 17;
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+pub(in crate::cli) struct JointRestoreJson<'r> {
+    reachable: bool,
+    reason: Option<String>,
+    asked: PgTime,
+    /// The moment that both go to: another than asked for only with `--nearest`.
+    moment: PgTime,
+    /// The newest moment before that both can reach.
+    nearest: Option<PgTime>,
+    /// By so much Redis goes back to there only because no later commit of PostgreSQL is archived.
+    redis_goes_back_seconds: Option<f64>,
+    skew: Option<&'r ClockSkew>,
+    postgres: JointPostgresJson<'r>,
+    redis: JointRedisJson<'r>,
+}
+
+#[derive(serde::Serialize)]
+struct JointPostgresJson<'r> {
+    cluster: &'r str,
+    plan: &'r RestorePlan,
+    restored: Option<&'r RestoredCluster>,
+    reached: Option<&'r ReachedTarget>,
+}
+
+#[derive(serde::Serialize)]
+struct JointRedisJson<'r> {
+    instance: &'r str,
+    plan: RedisPlanJson,
+    last_command: Option<&'r LastCommand>,
+    #[serde(flatten)]
+    done: Option<&'r FinishedRedisRestore>,
+}
+
+impl<'r> JointRestoreJson<'r> {
+    /// A plan that is not carried out.
+    pub(in crate::cli) fn new(plan: &'r JointPlan, estimator: &RestoreEstimator) -> JointRestoreJson<'r> {
+        let nearest = plan.nearest_common_moment().filter(|_| !plan.is_reachable());
+        JointRestoreJson {
+            reachable: plan.is_reachable(),
+            reason: plan.unreachable_reason(),
+            asked: PgTime::from_timestamp(plan.asked),
+            moment: PgTime::from_timestamp(plan.moment),
+            nearest: nearest.map(PgTime::from_timestamp),
+            redis_goes_back_seconds: plan.idle.map(|idle| idle.duration().as_secs_f64()),
+            skew: plan.skew.as_ref(),
+            postgres: JointPostgresJson {
+                cluster: plan.cluster_name(),
+                plan: &plan.postgres,
+                restored: None,
+                reached: None,
+            },
+            redis: JointRedisJson {
+                instance: plan.instance_name(),
+                plan: RedisPlanJson::from_route(&plan.redis, estimator),
+                last_command: plan.last_command.as_ref(),
+                done: None,
+            },
+        }
+    }
+
+    /// The same after both restores.
+    pub(in crate::cli) fn with_restored(
+        mut self,
+        restored: &'r RestoredCluster,
+        reached: Option<&'r ReachedTarget>,
+        done: &'r FinishedRedisRestore,
+    ) -> JointRestoreJson<'r> {
+        self.postgres.restored = Some(restored);
+        self.postgres.reached = reached;
+        self.redis.done = Some(done);
+        self
+    }
+}
+
+pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+    let (main, cache) = (plan.cluster_name(), plan.instance_name());
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
+    out.print_line(out.style(TextTone::Strong, format!("{main} and {cache} to {}", time(plan.moment))))?;
+    if plan.moment != plan.asked && plan.is_reachable() {
+        let note = format!("the newest moment that both can reach before {}", time(plan.asked));
+        print_row(out, "note", out.style(TextTone::Warning, note))?;
+    }
+    if let Some(reason) = plan.unreachable_reason() {
+        print_row(out, "reachable", out.style(TextTone::Bad, "NO"))?;
+        print_paragraph(out, "why", &reason)?;
+        match plan.nearest_common_moment() {
+            Some(nearest) => {
+                print_row(out, "both reach", time(nearest))?;
+                print_row(out, "", "--nearest goes there")?;
+            }
+            None => print_row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
+        }
+        print_idle(plan, out)?;
+        if let Err(UnreachableState { nearest_after: Some(after), .. }) = &plan.redis {
+            print_row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
+        }
+        if let Some(after) = plan.postgres.nearest_after.as_ref().and_then(|point| point.time) {
+            print_row(out, "oldest after", format!("{main}: {}", out.format_time(after)))?;
+        }
+        return Ok(());
+    }
+    print_row(out, "reachable", out.style(TextTone::Good, "both"))?;
+    if plan.postgres.reaches_other_point() {
+        print_paragraph(out, "but", &plan.postgres.reason)?;
+    }
+    print_idle(plan, out)?;
+    print_postgres(plan, out)?;
+    print_redis(plan, out)?;
+    print_skew(plan, out)
+}
+
+/// How far Redis goes back with a server that is idle, and how it need not.
+fn print_idle(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+    let Some(idle) = plan.idle else { return Ok(()) };
+    let (main, cache) = (plan.cluster_name(), plan.instance_name());
+    let (since, until) = (PgTime::from_timestamp(idle.since), PgTime::from_timestamp(idle.until));
+    let goes = format!(
+        "with --nearest {cache} goes back by {}, to the last commit of {main} that is archived, {}. If {main} was \
+         idle since, its newest state is also that of the time asked for. Then restore each by itself:",
+        format_duration(idle.duration()),
+        out.format_time(since)
+    );
+    print_paragraph(out, "idle", &goes)?;
+    let until = shell::quote_for_shell(&until.to_string());
+    let commands = [
+        format!("walkeep restore postgres {main} --pgdata DIR"),
+        format!("walkeep restore redis {cache} --dir DIR --target-time {until}"),
+    ];
+    commands.into_iter().try_for_each(|command| out.print_line(format!("    {}", out.style(TextTone::Strong, command))))
+}
+
+fn print_postgres(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+    let (plan, name) = (&plan.postgres, plan.cluster_name());
+    let commit =
+        |commit: CommitPoint| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.format_time(commit.time));
+    let backup = plan.backup.as_deref().unwrap_or("none");
+    let log = format!("{}, {} of WAL", format_count(plan.wal_segments, "segment"), format_bytes(plan.wal_bytes));
+    print_row(out, name, format!("backup {backup}, {log}"))?;
+    print_row(out, "  last kept", plan.last_commit_before.map_or_else(|| "none since the backup".to_owned(), commit))?;
+    print_row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
+}
+
+fn print_redis(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+    let Ok(reach) = &plan.redis else { return Ok(()) };
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
+    let snapshot = &reach.snapshot;
+    let keys = format_count(snapshot.walk.keys(), "key");
+    let behind = format_bytes(reach.command_bytes());
+    print_row(out, plan.instance_name(), format!("snapshot {}, {keys}, {behind} of commands", snapshot.label))?;
+    let offset = reach.to.map_or_else(String::new, |to| format!("offset {}, ", to.offset));
+    let last = match &plan.last_command {
+        Some(last) => format!("{} in db{}, {offset}come by {}", last.name, last.database, time(reach.at)),
+        None if reach.stretches.is_empty() => format!("{offset}the snapshot itself, {}", time(reach.at)),
+        None => format!("{offset}come by {}", time(reach.at)),
+    };
+    print_row(out, "  last kept", last)?;
+    print_row(
+        out,
+        "  first undone",
+        reach.before.map_or_else(|| "none is archived".to_owned(), |at| format!("come by {}", time(at))),
+    )
+}
+
+pub(in crate::cli) fn print_skew(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+    let Some(skew) = &plan.skew else { return Ok(()) };
+    print_paragraph(out, "skew", &skew.describe(plan.cluster_name(), plan.instance_name()))?;
+    skew.assumptions()
+        .iter()
+        .enumerate()
+        .try_for_each(|(nth, why)| print_paragraph(out, if nth == 0 { "rests on" } else { "" }, why))
+}
+
+fn print_row(out: &TerminalOutput, name: &str, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    out.print_line(format!("  {name:<14} {text}"))
+}
+
+/// A row of many words, broken to fit.
+fn print_paragraph(out: &TerminalOutput, name: &str, text: &str) -> anyhow::Result<()> {
+    let lines = wrap_text(text, usize::from(MAX_ALIGNED_WIDTH).saturating_sub(VALUE_COLUMN));
+    lines.iter().enumerate().try_for_each(|(nth, line)| print_row(out, if nth == 0 { name } else { "" }, line))
+}

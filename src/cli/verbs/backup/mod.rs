@@ -1,0 +1,31 @@
+//! `walkeep backup`: takes a backup and prints its label.
+//!
+//! Only the label goes to standard output, so that a script can have it. Progress and the summary go to standard error.
+
+pub(in crate::cli) mod postgres;
+pub(in crate::cli) mod redis;
+pub(in crate::cli) mod all;
+
+use clap::{Args, Subcommand};
+
+use postgres::BackupPostgresArgs;
+use redis::BackupRedisArgs;
+
+use crate::cli::args::help;
+
+/// Take a backup now and print its label
+#[derive(Args, Debug)]
+#[command(after_help = help::BACKUP_HELP)]
+pub(in crate::cli) struct BackupArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) of: BackupCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum BackupCommand {
+    Postgres(BackupPostgresArgs),
+    Redis(BackupRedisArgs),
+    /// Of everything that is configured, one after the other
+    #[command(after_help = help::BACKUP_HELP)]
+    All,
+}

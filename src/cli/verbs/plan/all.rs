@@ -1,0 +1,109 @@
+//! `walkeep plan all`: a PostgreSQL cluster and a Redis instance to one moment.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::postgres::open_planner;
+use crate::base::restore_estimate::RestoreEstimator;
+use crate::cli::args::help;
+use crate::cli::args::time as moment;
+use crate::cli::context::CliContext;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::open;
+use crate::cli::show::output::{TerminalOutput, TextTone};
+use crate::cli::show::plan::all::{JointRestoreJson, print_plan};
+use crate::cli::show::shell;
+use crate::config::{ClusterConfig, Config, InstanceConfig};
+use crate::joint::plan::{JointPlan, JointRequest};
+
+/// PostgreSQL and Redis to one moment: would both reach it, and how near to each other; touches nothing
+#[derive(Args, Debug)]
+#[command(after_help = help::RESTORE_ALL_HELP)]
+pub(in crate::cli) struct PlanAllArgs {
+    #[command(flatten)]
+    pub(in crate::cli) which: JointTargetArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct JointTargetArgs {
+    /// The moment: RFC 3339, PostgreSQL's spelling with a zone, "now", or "5 minutes ago"
+    #[arg(long, value_name = "TIME")]
+    pub(in crate::cli) target_time: String,
+    /// Take the newest moment before that both can reach if one of them cannot reach it
+    #[arg(long)]
+    pub(in crate::cli) nearest: bool,
+    /// The PostgreSQL cluster [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// The Redis instance [default: the only one configured]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) instance: Option<String>,
+}
+
+pub(in crate::cli) async fn run(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    args.which.target_time = around.absolute_time(&args.which.target_time);
+    let plan = make_joint_plan(&config, &args.which, None, around).await?;
+    if args.json {
+        let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
+        around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
+    } else {
+        print_plan(&plan, &around.output)?;
+        print_next_command(&plan, &args.which, &shell::shell_command_prefix(&config, around), &around.output)?;
+    }
+    Ok(if plan.is_reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
+}
+
+/// Plans both stores. With `pgdata`, also checks that the cluster fits there.
+pub(in crate::cli) async fn make_joint_plan(
+    config: &Config,
+    which: &JointTargetArgs,
+    pgdata: Option<PathBuf>,
+    around: &CliContext,
+) -> anyhow::Result<JointPlan> {
+    let (cluster, of) = named_stores(config, which)?;
+    let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
+    let read = moment::parse_time(&which.target_time, around.clock.now(), &around.local_zone());
+    let asked = read.map_err(|why| usage(&why))?;
+    let moment = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
+    let instance = open::open_instance(config, of, around).await?;
+    open::ensure_archived(config, &instance).await?;
+    let planner = open_planner(config, cluster, around).await?;
+    let request = JointRequest { moment, nearest: which.nearest, pgdata };
+    Ok(JointPlan::make(planner, instance, &request).await?)
+}
+
+/// The two that are meant; which option names them is said where that is unclear.
+fn named_stores<'c>(
+    config: &'c Config,
+    which: &JointTargetArgs,
+) -> anyhow::Result<(&'c ClusterConfig, &'c InstanceConfig)> {
+    let cluster = config.cluster(which.cluster.as_deref()).context("which one is meant is said with --cluster")?;
+    let of = config.instance(which.instance.as_deref()).context("which one is meant is said with --instance")?;
+    Ok((cluster, of))
+}
+
+/// How to carry out what was only asked for.
+fn print_next_command(
+    plan: &JointPlan,
+    which: &JointTargetArgs,
+    program: &str,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    if !plan.is_reachable() {
+        return Ok(());
+    }
+    let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];
+    let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
+    let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
+    words.extend(named);
+    words.push(format!("--target-time {}", shell::quote_for_shell(&which.target_time)));
+    words.extend(which.nearest.then(|| "--nearest".to_owned()));
+    out.print_line("\nTo do it:")?;
+    out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))
+}

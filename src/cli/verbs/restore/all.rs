@@ -1,0 +1,136 @@
+//! `walkeep restore all`: a PostgreSQL cluster and a Redis instance to one moment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::postgres::{build_options, place_files};
+use super::redis::{find_destination, restore_and_check};
+use super::server::start_server;
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::cli::args::help;
+use crate::cli::args::target::{PostgresServerArgs, RedisServerArgs, TargetActionArg, target_action};
+use crate::cli::context::CliContext;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::show::plan::all::{JointRestoreJson, print_plan, print_skew};
+use crate::cli::show::restore::{postgres, redis};
+use crate::cli::verbs::plan::all::{JointTargetArgs, make_joint_plan};
+use crate::config::Config;
+use crate::joint::error::JointError;
+use crate::joint::plan::JointPlan;
+use crate::joint::restore::{JointFailure, check_destinations, check_free_space, restore_in_order};
+use crate::postgres::restore::server_start::ReachedTarget;
+use crate::postgres::restore::{RestoreOptions, RestoredCluster};
+
+/// PostgreSQL and Redis to one moment
+#[derive(Args, Debug)]
+#[command(after_help = help::RESTORE_ALL_HELP)]
+pub(in crate::cli) struct RestoreAllArgs {
+    /// The empty or new folder for PostgreSQL
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) pgdata: PathBuf,
+    /// The empty or new folder for Redis, which becomes the server's dir
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) redis_dir: PathBuf,
+    #[command(flatten)]
+    pub(in crate::cli) which: JointTargetArgs,
+    /// What PostgreSQL does at the moment
+    #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
+    pub(in crate::cli) target_action: TargetActionArg,
+    /// Put the tablespace that was in OLD into NEW; once for each
+    #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
+    pub(in crate::cli) tablespaces: Vec<String>,
+    /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end
+    /// it
+    #[arg(long)]
+    pub(in crate::cli) start: bool,
+    #[command(flatten)]
+    pub(in crate::cli) server: PostgresServerArgs,
+    #[command(flatten)]
+    pub(in crate::cli) redis_server: RedisServerArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
+    let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
+    check_destinations(&pgdata, &redis_dir).map_err(with_exit_code)?;
+    let plan = make_joint_plan(&config, &args.which, Some(pgdata.clone()), around).await?;
+    let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
+    if !args.json {
+        print_plan(&plan, &around.output)?;
+    }
+    let (true, Ok(route)) = (plan.is_reachable(), &plan.redis) else {
+        if args.json {
+            around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
+        }
+        return Ok(CliExitCode::Unreachable);
+    };
+    let action = target_action(args.target_action);
+    let options = build_options(&pgdata, &args.tablespaces, action, &config, plan.cluster_name())?;
+    let redis_folder = (redis_dir.clone(), &args.redis_server);
+    let destination = find_destination(redis_folder, args.start, route, around).await?;
+    check_free_space(&plan, route, &pgdata, &redis_dir)?;
+    let restored = restore_in_order(
+        async || restore_postgres(&config, &plan, (&args, &options), around).await,
+        async || restore_and_check(&plan.instance, route, &destination, (args.start, args.json), around).await,
+    );
+    let ((restored, reached), done) = restored.await.map_err(|failure| match failure {
+        JointFailure::Postgres(error) => error,
+        JointFailure::Redis(error) => {
+            let (main, cache) = (plan.cluster_name(), plan.instance_name());
+            error.context(format!("{main} is restored into {}, {cache} is not", pgdata.display()))
+        }
+    })?;
+    if let Some(measured) = done.measured {
+        RestoreEstimator::record(&config.state_dir, plan.instance_name(), measured);
+    }
+    if args.json {
+        let report = JointRestoreJson::new(&plan, &estimator).with_restored(&restored, reached.as_ref(), &done);
+        around.output.print_json(&report)?;
+        return Ok(CliExitCode::Done);
+    }
+    redis::print_next_command(&done, destination.version, &around.output)?;
+    around.output.print_line("")?;
+    print_skew(&plan, &around.output)?;
+    Ok(CliExitCode::Done)
+}
+
+fn with_exit_code(error: JointError) -> anyhow::Error {
+    if error.is_usage() { CliError::usage(error.to_string()).into() } else { error.into() }
+}
+
+/// Places PostgreSQL's files, and starts its server if that is wanted.
+async fn restore_postgres(
+    config: &Config,
+    plan: &JointPlan,
+    (args, options): (&RestoreAllArgs, &RestoreOptions),
+    around: &CliContext,
+) -> anyhow::Result<(RestoredCluster, Option<ReachedTarget>)> {
+    let began = around.clock.elapsed();
+    let restored = place_files(plan.planner.archive(), &plan.postgres, options, false, around).await?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    if !args.json {
+        postgres::print_placed(&restored, false, took, &around.output)?;
+    }
+    if !args.start {
+        if !args.json {
+            postgres::print_next_command(&restored, options.action, &around.output)?;
+        }
+        return Ok((restored, None));
+    }
+    let pgdata = &options.destination.pgdata;
+    let reached = start_server(pgdata, &args.server, &plan.postgres, options.action, around).await;
+    let reached = reached.with_context(|| format!("{} is not restored", plan.instance_name()))?;
+    let (work, replay_seconds) = (plan.postgres.work(), reached.seconds);
+    let measured = MeasuredRestore { work, file_seconds: took.as_secs_f64(), replay_seconds };
+    RestoreEstimator::record(&config.state_dir, plan.cluster_name(), measured);
+    if !args.json {
+        postgres::print_reached(&reached, &around.output)?;
+    }
+    Ok((restored, Some(reached)))
+}

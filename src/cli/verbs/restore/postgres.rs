@@ -1,0 +1,201 @@
+//! `walkeep restore postgres`: resolves the target, proves it, shows the plan and carries it out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+use super::selective::{self, SelectiveRestoreArgs, SelectiveRestoreCommand};
+use super::server::start_server;
+use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
+use crate::cli::args::help;
+use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs, target_action};
+use crate::cli::context::CliContext;
+use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::show::plan::postgres::print_plan;
+use crate::cli::show::progress::ProgressDisplay;
+use crate::cli::show::restore::postgres::{PostgresRestoreJson, print_next_command, print_placed, print_reached};
+use crate::cli::show::shell;
+use crate::cli::verbs::plan::postgres::{lost_wal_warning, make_plan};
+use crate::config::Config;
+use crate::postgres::archive::Archive;
+use crate::postgres::restore::destination::Destination;
+use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::recovery_settings::restore_command_line;
+use crate::postgres::restore::target::RecoveryTargetAction;
+use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
+
+/// A PostgreSQL cluster
+#[derive(Args, Debug)]
+#[command(after_help = help::RESTORE_HELP)]
+pub(in crate::cli) struct RestorePostgresArgs {
+    /// The cluster [default: the only one configured]
+    #[arg(value_name = "CLUSTER")]
+    pub(in crate::cli) cluster: Option<String>,
+    /// The empty or new folder to restore into; with --delta, an old data directory of the cluster
+    #[arg(long, value_name = "DIR")]
+    #[arg(required_unless_present_any = ["database", "table"], conflicts_with_all = ["database", "table"])]
+    pub(in crate::cli) pgdata: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) single: SelectiveRestoreArgs,
+    #[command(flatten)]
+    pub(in crate::cli) target: PostgresTargetArgs,
+    /// Put the tablespace that was in OLD into NEW; once for each
+    #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
+    pub(in crate::cli) tablespaces: Vec<String>,
+    /// Restore over what is in --pgdata: what is right stays, by hash; all else is replaced or removed, also WAL that
+    /// was not archived (plan --pgdata names it)
+    #[arg(long, requires = "pgdata")]
+    pub(in crate::cli) delta: bool,
+    /// Whether the restored server goes on archiving as it did when it was backed up
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub(in crate::cli) archive_mode: ArchiveModeAfterRestore,
+    /// Start the server, wait until the target is reached, and say what was reached
+    #[arg(long)]
+    pub(in crate::cli) start: bool,
+    #[command(flatten)]
+    pub(in crate::cli) server: PostgresServerArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::cli) enum ArchiveModeAfterRestore {
+    /// It does not: a copy that archives to its original's archive spoils it
+    #[default]
+    Off,
+    /// It does
+    Preserve,
+}
+
+pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+    let config = around.read_config()?;
+    let cluster = config.cluster(args.cluster.as_deref())?;
+    let Some(pgdata) = args.pgdata.clone() else {
+        let command =
+            SelectiveRestoreCommand { part: &args.single, target: &args.target, server: &args.server, json: args.json };
+        return selective::run(&command, &config, cluster, around).await;
+    };
+    let (action, preserve) = (target_action(args.target.target_action), ArchiveModeAfterRestore::Preserve);
+    let options = RestoreOptions {
+        keep_archiving: args.archive_mode == preserve,
+        ..build_options(&pgdata, &args.tablespaces, action, &config, cluster.name.as_str())?
+    };
+    let (planner, plan) = make_plan(&config, cluster, &args.target, around).await?;
+    if !args.json {
+        print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), false), &around.output)?;
+    }
+    if !plan.reachable {
+        if args.json {
+            around.output.print_json(&PostgresRestoreJson { plan: &plan, restored: None, reached: None })?;
+        }
+        return Ok(CliExitCode::Unreachable);
+    }
+    let archive = planner.archive();
+    if args.delta {
+        let lines = lost_wal_warning(&config, archive, &options.destination.pgdata, around).await?;
+        if args.json {
+            lines.iter().for_each(|line| tracing::warn!("{line}"));
+        } else {
+            lines.iter().try_for_each(|line| around.output.print_line(line))?;
+        }
+    }
+    let began = around.clock.elapsed();
+    let restored = place_files(archive, &plan, &options, args.delta, around).await?;
+    let took = around.clock.elapsed().saturating_sub(began);
+    if !args.json {
+        print_placed(&restored, args.delta, took, &around.output)?;
+        restored.notes.iter().try_for_each(|note| around.output.print_line(format!("  {note}")))?;
+    }
+    let reached = if args.start {
+        Some(start_server(&options.destination.pgdata, &args.server, &plan, action, around).await?)
+    } else {
+        None
+    };
+    if let Some(reached) = &reached {
+        let replay_seconds = reached.seconds;
+        let measured = MeasuredRestore { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
+        RestoreEstimator::record(&config.state_dir, cluster.name.as_str(), measured);
+    }
+    if args.json {
+        let reached = reached.as_ref();
+        around.output.print_json(&PostgresRestoreJson { plan: &plan, restored: Some(&restored), reached })?;
+        return Ok(CliExitCode::Done);
+    }
+    match &reached {
+        Some(reached) => print_reached(reached, &around.output)?,
+        None => print_next_command(&restored, action, &around.output)?,
+    }
+    Ok(CliExitCode::Done)
+}
+
+/// How a plan is carried out. The restored server does not archive.
+pub(in crate::cli) fn build_options(
+    pgdata: &Path,
+    tablespaces: &[String],
+    action: RecoveryTargetAction,
+    config: &Config,
+    cluster: &str,
+) -> anyhow::Result<RestoreOptions> {
+    let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
+    let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    Ok(RestoreOptions {
+        destination: Destination { pgdata, mapping: parse_tablespace_mappings(tablespaces)? },
+        action,
+        restore_command: restore_command_line(&program, Some(&config.path), cluster),
+        keep_archiving: false,
+    })
+}
+
+/// `OLD=NEW`, once for each tablespace. A `\=` is an equals sign in a path, as in `pg_basebackup`.
+fn parse_tablespace_mappings(tablespaces: &[String]) -> Result<Vec<(PathBuf, PathBuf)>, CliError> {
+    let parse = |text: &String| {
+        let hidden = text.replace("\\=", "\0");
+        let (old, new) =
+            hidden.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty() && !new.contains('='))?;
+        Some((PathBuf::from(old.replace('\0', "=")), PathBuf::from(new.replace('\0', "="))))
+    };
+    let read = |text| {
+        parse(text)
+            .ok_or_else(|| CliError::usage(format!("--tablespace-mapping {text:?}: write OLD=NEW, two absolute paths")))
+    };
+    tablespaces.iter().map(read).collect()
+}
+
+pub(in crate::cli) async fn place_files(
+    archive: &Arc<Archive>,
+    plan: &RestorePlan,
+    wishes: &RestoreOptions,
+    delta: bool,
+    around: &CliContext,
+) -> anyhow::Result<RestoredCluster> {
+    let progress = ProgressDisplay::new("restore", 0, around.quiet);
+    let told = |done, total| progress.set_done(done, total);
+    let restored = if delta {
+        restore::restore_delta(archive, plan, wishes, told).await
+    } else {
+        restore::restore(archive, plan, wishes, told).await
+    };
+    progress.finish();
+    restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::parse_tablespace_mappings;
+
+    #[test]
+    fn mappings_are_two_paths() {
+        let read = |text: &str| parse_tablespace_mappings(&[text.to_owned()]).map(|pairs| pairs[0].clone());
+        let paths = |old: &str, new: &str| (PathBuf::from(old), PathBuf::from(new));
+        assert_eq!(read("/a=/b").unwrap(), paths("/a", "/b"));
+        assert_eq!(read("/a\\=x=/b").unwrap(), paths("/a=x", "/b"));
+        for wrong in ["/a", "=/b", "/a=", "/a=/b=/c"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! PostgreSQL servers on restored files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::cli::args::target::PostgresServerArgs;
+use crate::cli::context::CliContext;
+use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
+use crate::postgres::restore::target::RecoveryTargetAction;
+
+/// Where the servers' programs may be besides their usual places.
+pub(in crate::cli) fn program_search_path(around: &CliContext) -> Vec<PathBuf> {
+    std::env::split_paths(around.environment.get("PATH").unwrap_or_default()).collect()
+}
+
+/// Starts a server on the data directory and waits until it has reached its target.
+pub(in crate::cli) async fn start_server(
+    pgdata: &Path,
+    args: &PostgresServerArgs,
+    plan: &RestorePlan,
+    action: RecoveryTargetAction,
+    around: &CliContext,
+) -> anyhow::Result<ReachedTarget> {
+    let start = ServerStart {
+        pgdata: pgdata.to_owned(),
+        bindir: args.pg_bindir.clone(),
+        search: program_search_path(around),
+        options: args.server_options.iter().cloned().collect(),
+    };
+    let reached = start.run(plan, action, &around.clock).await;
+    reached.context("the files are restored, but the server did not get to its target")
+}
