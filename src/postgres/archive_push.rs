@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Clock;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::control::{self, ControlRequest, ControlResponse};
 use crate::postgres::archive::Archive;
@@ -34,15 +35,21 @@ pub enum ArchivePushError {
     },
 }
 
+impl HasKind for ArchivePushError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ArchivePushError::Ingest(error) => error.kind(),
+            ArchivePushError::Refused { transient: true, .. } => ErrorKind::Unavailable,
+            ArchivePushError::Refused { transient: false, .. } => ErrorKind::Failed,
+        }
+    }
+}
+
 impl ArchivePushError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            ArchivePushError::Ingest(error) => error.class(),
-            ArchivePushError::Refused { transient: true, .. } => ErrorClass::Transient,
-            ArchivePushError::Refused { transient: false, .. } => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 }
 

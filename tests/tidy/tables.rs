@@ -56,6 +56,7 @@ pub(crate) const ORDERS: [Order; 5] = [
             "durable",
             "lock",
             "retry",
+            "error_kind",
             "pipeline",
             "scoped_threads",
             "schedule",
@@ -63,7 +64,12 @@ pub(crate) const ORDERS: [Order; 5] = [
             "findings",
             "restore_estimate",
         ]],
-        neighbours: &[("retry", "clock"), ("findings", "schedule"), ("restore_estimate", "durable")],
+        neighbours: &[
+            ("retry", "clock"),
+            ("error_kind", "retry"),
+            ("findings", "schedule"),
+            ("restore_estimate", "durable"),
+        ],
     },
     Order { folder: "vault", levels: &[&["seal"], &["repository"], &[REST]], neighbours: &[] },
     Order {

@@ -34,6 +34,7 @@ pub use redis_conf::{DataFileNames, RedisConf};
 pub use write::{RestoreOptions, check_free_space, restore_instance};
 
 use crate::base::durable;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::format::{rdb, resp};
 use crate::redis::wire;
 use crate::vault;
@@ -125,31 +126,28 @@ pub enum RestoreError {
     ContentDiffers(String),
 }
 
+impl HasKind for RestoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RestoreError::Server(error) => error.kind(),
+            RestoreError::Vault(error) => error.kind(),
+            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::ContentDiffers(_) => ErrorKind::Integrity,
+            RestoreError::FolderNotEmpty { .. } | RestoreError::NotAServerProgram { .. } => ErrorKind::Usage,
+            RestoreError::NotEnoughSpace { .. }
+            | RestoreError::OpenFolder { .. }
+            | RestoreError::Write(_)
+            | RestoreError::NoCutInStream
+            | RestoreError::StartServer { .. }
+            | RestoreError::ServerExited { .. }
+            | RestoreError::StreamTooShort { .. }
+            | RestoreError::WorkerPanicked => ErrorKind::Failed,
+        }
+    }
+}
+
 /// The reason stands right before the end; what is above it is the server's banner.
 fn last_log_lines(log: &str) -> String {
     let mut lines: Vec<&str> = log.lines().rev().take(3).collect();
     lines.reverse();
     lines.join("; ")
-}
-
-impl RestoreError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> crate::base::retry::ErrorClass {
-        match self {
-            RestoreError::Server(error) => error.class(),
-            RestoreError::Vault(error) => error.class(),
-            _ => crate::base::retry::ErrorClass::Permanent,
-        }
-    }
-
-    /// Whether bytes are damaged.
-    #[must_use]
-    pub fn is_integrity(&self) -> bool {
-        match self {
-            RestoreError::Vault(error) => error.is_integrity(),
-            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::ContentDiffers(_) => true,
-            _ => false,
-        }
-    }
 }
