@@ -12,6 +12,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::base::clock::real_timeout;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
@@ -451,19 +452,19 @@ async fn connect_to(
     let mut found = None;
     for encryption in socket::encryptions(info.tls.mode, address) {
         let limit = socket::attempt_limit(info);
-        match tokio::time::timeout(limit, attempt_connection(info, host, address, *encryption)).await {
-            Ok(Ok(sql)) => {
+        match real_timeout(limit, attempt_connection(info, host, address, *encryption)).await {
+            Some(Ok(sql)) => {
                 found = Some(sql);
                 break;
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 let refused = error.sqlstate().is_some_and(|code| code != "28000");
                 errors.push(error);
                 if refused {
                     break;
                 }
             }
-            Err(_elapsed) => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
+            None => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
         }
     }
     let Some(sql) = found else { return Err(login::combine_errors(errors)) };

@@ -185,13 +185,6 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[
     ("src/vault/error.rs", "postgres::archive::spool"),
     // The flavour of a server is no matter of its socket.
     ("src/redis/format/server_version.rs", "redis::wire"),
-    // Invariant I8: time-outs and pauses that a test cannot move by hand.
-    ("src/cli/progress.rs", "Instant::now"),
-    ("src/postgres/restore/selective/mod.rs", "tokio::time"),
-    ("src/postgres/restore/selective/transfer.rs", "tokio::time"),
-    ("src/postgres/sql.rs", "tokio::time"),
-    ("src/postgres/wire/login.rs", "tokio::time"),
-    ("src/postgres/wire/transport.rs", "tokio::time"),
     // References to files that do not exist.
     ("src/lib.rs", "tests/tidy.rs"),
     ("src/postgres/archive_get/mod.rs", "CLI.md"),
