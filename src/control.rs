@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::base::clock::{Clock, SharedClock, timeout};
 use crate::base::durable;
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -122,14 +122,12 @@ pub enum ControlError {
     },
 }
 
-impl ControlError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub const fn class(&self) -> ErrorClass {
+impl HasKind for ControlError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            ControlError::NotListening { .. } | ControlError::NoAnswer { .. } => ErrorClass::Transient,
-            ControlError::Listen { .. } => ErrorClass::Permanent,
-            ControlError::SocketInUse { .. } => ErrorClass::Conflict,
+            ControlError::NotListening { .. } | ControlError::NoAnswer { .. } => ErrorKind::Unavailable,
+            ControlError::Listen { .. } => ErrorKind::Failed,
+            ControlError::SocketInUse { .. } => ErrorKind::Conflict,
         }
     }
 }

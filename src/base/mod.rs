@@ -4,6 +4,7 @@ pub mod clock;
 pub mod durable;
 pub mod lock;
 pub mod retry;
+pub mod error_kind;
 pub mod pipeline;
 pub mod scoped_threads;
 pub mod schedule;

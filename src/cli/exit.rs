@@ -1,27 +1,18 @@
-//! How a command ends: one table from every flow's errors to the exit codes of the manual, and the line that says what was wrong.
+//! How a command ends: the exit code for each kind of error, and the line that says what was wrong.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::config::{ConfigError, KeySourceError, PasswordError};
-use crate::postgres::archive::ingest::IngestError;
-use crate::postgres::archive::reindex::ReindexError;
-use crate::postgres::archive_get::{self, ArchiveGetError};
-use crate::postgres::archive_push::ArchivePushError;
-use crate::postgres::restore::destination::DestinationError;
-use crate::postgres::restore::placement::PlacementError;
-use crate::postgres::restore::selective::SelectiveRestoreError as SingleError;
-use crate::postgres::verify::ClusterVerifyError;
-use crate::postgres::wire::ConninfoError;
-use crate::postgres::{archive, backup, index, log, receive, restore, retention, sql, wire};
+use crate::postgres::{self, archive_get};
 use crate::redis;
-use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::log::error::LogError;
-use crate::vault;
-use crate::vault::repository;
+use crate::vault::VaultError;
+use crate::vault::repository::RepositoryError;
 use crate::vault::retention::RetentionError;
+use crate::vault::verify::VerifyError;
 
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +33,17 @@ pub(super) enum CliExitCode {
 }
 
 impl CliExitCode {
+    const fn of_kind(kind: ErrorKind) -> CliExitCode {
+        match kind {
+            ErrorKind::Failed | ErrorKind::Conflict => CliExitCode::Failed,
+            ErrorKind::Usage | ErrorKind::AlreadyExists => CliExitCode::Usage,
+            ErrorKind::TargetUnreachable => CliExitCode::Unreachable,
+            ErrorKind::NotFound => CliExitCode::NotFound,
+            ErrorKind::Unavailable => CliExitCode::Unavailable,
+            ErrorKind::Integrity => CliExitCode::Integrity,
+        }
+    }
+
     /// Which of several codes a command ends with, the highest: "worth trying again" only if nothing but that is wrong.
     pub(super) const fn severity(self) -> u8 {
         match self {
@@ -157,318 +159,50 @@ pub(super) fn exit_code(error: &anyhow::Error) -> CliExitCode {
     error.chain().find_map(exit_code_of_cause).unwrap_or(CliExitCode::Failed)
 }
 
-/// The table. `None` for an error that says nothing by itself; what it wraps may.
-fn exit_code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<CliExitCode> {
-    if let Some(failure) = cause.downcast_ref::<CliError>() {
-        return Some(failure.code);
-    }
-    if cause.is::<ConfigError>()
-        || cause.is::<KeySourceError>()
-        || cause.is::<ConninfoError>()
-        || cause.is::<PasswordError>()
-    {
-        return Some(CliExitCode::Usage);
-    }
-    if let Some(error) = cause.downcast_ref::<repository::RepositoryError>() {
-        return Some(exit_code_of_repository(error));
-    }
-    if let Some(error) = cause.downcast_ref::<Arc<repository::RepositoryError>>() {
-        return Some(exit_code_of_repository(error));
-    }
-    if let Some(error) = cause.downcast_ref::<archive::ArchiveError>() {
-        return Some(exit_code_of_archive(error));
-    }
-    if let Some(error) = cause.downcast_ref::<vault::VaultError>() {
-        return Some(of_vault(error));
-    }
-    if let Some(error) = cause.downcast_ref::<IngestError>() {
-        return Some(exit_code_of_ingest(error));
-    }
-    if let Some(error) = cause.downcast_ref::<ArchivePushError>() {
-        return Some(match error {
-            ArchivePushError::Ingest(error) => exit_code_of_ingest(error),
-            ArchivePushError::Refused { .. } => exit_code_of_class(error.class()),
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<backup::BackupError>() {
-        return Some(exit_code_of_backup(error));
-    }
-    if let Some(error) = cause.downcast_ref::<ArchiveGetError>() {
-        return Some(match error {
-            ArchiveGetError::Archive(error) => exit_code_of_archive(error),
-            ArchiveGetError::Hole { .. } => CliExitCode::Integrity,
-            ArchiveGetError::Name(_) => CliExitCode::Usage,
-            other => exit_code_of_class(other.class()),
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<restore::RestoreError>() {
-        return Some(exit_code_of_restore(error));
-    }
-    if let Some(error) = cause.downcast_ref::<log::LogError>() {
-        return Some(exit_code_of_log(error));
-    }
-    if let Some(error) = cause.downcast_ref::<SingleError>() {
-        return Some(exit_code_of_selective_restore(error));
-    }
-    if let Some(error) = cause.downcast_ref::<ClusterVerifyError>() {
-        return Some(exit_code_of_verify(error));
-    }
-    if let Some(error) = cause.downcast_ref::<receive::ReceiveError>() {
-        return Some(exit_code_of_receive(error));
-    }
-    if let Some(error) = cause.downcast_ref::<index::IndexError>() {
-        return Some(exit_code_of_index(error));
-    }
-    if let Some(error) = cause.downcast_ref::<ReindexError>() {
-        return Some(exit_code_of_reindex(error));
-    }
-    if let Some(error) = cause.downcast_ref::<retention::CleanupError>() {
-        return Some(exit_code_of_retention(error));
-    }
-    if let Some(error) = cause.downcast_ref::<RetentionError>() {
-        return Some(of_retention_objects(error));
-    }
-    if let Some(error) = cause.downcast_ref::<vault::verify::VerifyError>() {
-        return Some(of_verify_objects(error));
-    }
-    if let Some(error) = cause.downcast_ref::<LogError>() {
-        return Some(of_instance_log(error));
-    }
-    if let Some(error) = cause.downcast_ref::<wire::ReplicationError>() {
-        return Some(exit_code_of_replication(error));
-    }
-    if let Some(error) = cause.downcast_ref::<sql::SqlError>() {
-        return Some(match error {
-            sql::SqlError::Connect(error) => exit_code_of_replication(error),
-            other => exit_code_of_class(other.class()),
-        });
-    }
-    exit_code_of_redis_cause(cause)
+/// `None` for an error that has no kind; what it wraps may have one.
+fn exit_code_of_cause(cause: &(dyn Error + 'static)) -> Option<CliExitCode> {
+    let found_here = cause.downcast_ref::<CliError>().map(|error| error.code);
+    found_here.or_else(|| KIND_OF_CAUSE.iter().find_map(|kind_of| kind_of(cause)).map(CliExitCode::of_kind))
 }
 
-/// The errors of Redis instances.
-fn exit_code_of_redis_cause(cause: &(dyn std::error::Error + 'static)) -> Option<CliExitCode> {
-    let by_snapshot = cause.downcast_ref::<SnapshotError>().map(exit_code_of_snapshot);
-    let by_restore = || cause.downcast_ref::<redis::restore::RestoreError>().map(exit_code_of_redis_restore);
-    by_snapshot.or_else(by_restore).or_else(|| cause.downcast_ref::<redis::wire::RedisError>().map(exit_code_of_redis))
-}
+/// The kind of a cause, if the cause is of one certain type.
+type KindOfCause = fn(&(dyn Error + 'static)) -> Option<ErrorKind>;
 
-fn exit_code_of_class(class: ErrorClass) -> CliExitCode {
-    match class {
-        ErrorClass::Transient => CliExitCode::Unavailable,
-        ErrorClass::Permanent | ErrorClass::Conflict => CliExitCode::Failed,
-    }
-}
+/// The errors that decide an exit code by themselves. All others get the code of what they wrap, or
+/// [`CliExitCode::Failed`].
+const KIND_OF_CAUSE: [KindOfCause; 28] = [
+    kind_if::<ConfigError>,
+    kind_if::<KeySourceError>,
+    kind_if::<PasswordError>,
+    kind_if::<RepositoryError>,
+    kind_if::<Arc<RepositoryError>>,
+    kind_if::<VaultError>,
+    kind_if::<RetentionError>,
+    kind_if::<VerifyError>,
+    kind_if::<postgres::wire::ConninfoError>,
+    kind_if::<postgres::wire::ReplicationError>,
+    kind_if::<postgres::sql::SqlError>,
+    kind_if::<postgres::index::IndexError>,
+    kind_if::<postgres::archive::ArchiveError>,
+    kind_if::<postgres::archive::ingest::IngestError>,
+    kind_if::<postgres::archive::reindex::ReindexError>,
+    kind_if::<postgres::archive_push::ArchivePushError>,
+    kind_if::<archive_get::ArchiveGetError>,
+    kind_if::<postgres::receive::ReceiveError>,
+    kind_if::<postgres::backup::BackupError>,
+    kind_if::<postgres::restore::RestoreError>,
+    kind_if::<postgres::restore::selective::SelectiveRestoreError>,
+    kind_if::<postgres::log::LogError>,
+    kind_if::<postgres::retention::CleanupError>,
+    kind_if::<postgres::verify::ClusterVerifyError>,
+    kind_if::<redis::wire::RedisError>,
+    kind_if::<redis::archive::snapshot::error::SnapshotError>,
+    kind_if::<redis::restore::RestoreError>,
+    kind_if::<redis::log::error::LogError>,
+];
 
-fn exit_code_of_repository(error: &repository::RepositoryError) -> CliExitCode {
-    use repository::RepositoryError;
-    match error {
-        RepositoryError::NotFound { .. } | RepositoryError::NoRepository { .. } => CliExitCode::NotFound,
-        RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => CliExitCode::Unavailable,
-        RepositoryError::Corrupt { .. } => CliExitCode::Integrity,
-        RepositoryError::RepositoryExists { .. } | RepositoryError::BadUrl { .. } => CliExitCode::Usage,
-        RepositoryError::Denied { .. } | RepositoryError::NewerFormat { .. } => CliExitCode::Failed,
-    }
-}
-
-fn exit_code_of_archive(error: &archive::ArchiveError) -> CliExitCode {
-    match error {
-        archive::ArchiveError::Vault(error) => of_vault(error),
-        error if error.is_integrity() => CliExitCode::Integrity,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn of_vault(error: &vault::VaultError) -> CliExitCode {
-    use vault::VaultError;
-    match error {
-        error if error.is_integrity() => CliExitCode::Integrity,
-        VaultError::Repository { source, .. } => exit_code_of_repository(source),
-        VaultError::KeyNotConfigured { .. } | VaultError::NoRepository => CliExitCode::Usage,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_ingest(error: &IngestError) -> CliExitCode {
-    match error {
-        IngestError::Archive(error) => exit_code_of_archive(error),
-        IngestError::NotTheSegment(_) => CliExitCode::Integrity,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_restore(error: &restore::RestoreError) -> CliExitCode {
-    use restore::RestoreError;
-    match error {
-        RestoreError::UnknownBackup { .. }
-        | RestoreError::UnknownTimeline { .. }
-        | RestoreError::EmptyArchive { .. } => CliExitCode::NotFound,
-        RestoreError::Unreachable { .. } => CliExitCode::Unreachable,
-        RestoreError::Index(error) => exit_code_of_index(error),
-        RestoreError::Archive(error) => exit_code_of_archive(error),
-        RestoreError::Manifest { .. } | RestoreError::Label { .. } => CliExitCode::Integrity,
-        RestoreError::Place(error) => exit_code_of_placement(error),
-        RestoreError::WorkerLost => CliExitCode::Failed,
-    }
-}
-
-fn exit_code_of_log(error: &log::LogError) -> CliExitCode {
-    use log::LogError;
-    match error {
-        LogError::EmptyArchive { .. } | LogError::UnknownTimeline { .. } => CliExitCode::NotFound,
-        LogError::Index(error) => exit_code_of_index(error),
-        LogError::Archive(error) => exit_code_of_archive(error),
-        LogError::WorkerLost => CliExitCode::Failed,
-    }
-}
-
-fn exit_code_of_selective_restore(error: &SingleError) -> CliExitCode {
-    match error {
-        SingleError::Exists { .. } | SingleError::NotATable { .. } | SingleError::Conninfo(_) => CliExitCode::Usage,
-        SingleError::AbsentDatabase { .. } | SingleError::AbsentTable { .. } | SingleError::MissingInServer { .. } => {
-            CliExitCode::NotFound
-        }
-        SingleError::Unreachable(_) | SingleError::Tablespace { .. } => CliExitCode::Unreachable,
-        SingleError::WalUnusable(_) | SingleError::Pages(_) | SingleError::Pack(_) => CliExitCode::Integrity,
-        SingleError::Restore(error) => exit_code_of_restore(error),
-        SingleError::Sql(sql::SqlError::Connect(error)) => exit_code_of_replication(error),
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_placement(error: &PlacementError) -> CliExitCode {
-    match error {
-        PlacementError::Archive(error) => exit_code_of_archive(error),
-        PlacementError::Pack(error) if error.class() == ErrorClass::Transient => CliExitCode::Unavailable,
-        PlacementError::Pack(_) | PlacementError::PackMissing(_) | PlacementError::Manifest { .. } => {
-            CliExitCode::Integrity
-        }
-        PlacementError::HashDiffers { .. } | PlacementError::Control(_) => CliExitCode::Integrity,
-        PlacementError::Destination(DestinationError::Io { .. } | DestinationError::NoSpace { .. })
-        | PlacementError::Durable(_)
-        | PlacementError::WorkerLost => CliExitCode::Failed,
-        PlacementError::Destination(DestinationError::WouldBeReplayedInto { .. }) => CliExitCode::Unreachable,
-        PlacementError::Destination(_) => CliExitCode::Usage,
-    }
-}
-
-fn exit_code_of_backup(error: &backup::BackupError) -> CliExitCode {
-    use backup::BackupError;
-    match error {
-        BackupError::Server(error) => exit_code_of_replication(error),
-        BackupError::Archive(error) => exit_code_of_archive(error),
-        BackupError::Ingest(error) => exit_code_of_ingest(error),
-        error if error.is_integrity() => CliExitCode::Integrity,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_receive(error: &receive::ReceiveError) -> CliExitCode {
-    use receive::ReceiveError;
-    match error {
-        ReceiveError::Replication(error) => exit_code_of_replication(error),
-        ReceiveError::Archive(error) => exit_code_of_archive(error),
-        ReceiveError::Ingest(error) => exit_code_of_ingest(error),
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_snapshot(error: &SnapshotError) -> CliExitCode {
-    match error {
-        SnapshotError::Server(error) => exit_code_of_redis(error),
-        SnapshotError::Vault(error) => of_vault(error),
-        error if error.is_integrity() => CliExitCode::Integrity,
-        SnapshotError::ReadFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            CliExitCode::NotFound
-        }
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_redis_restore(error: &redis::restore::RestoreError) -> CliExitCode {
-    use redis::restore::RestoreError;
-    match error {
-        RestoreError::Server(error) => exit_code_of_redis(error),
-        RestoreError::Vault(error) => of_vault(error),
-        error if error.is_integrity() => CliExitCode::Integrity,
-        RestoreError::FolderNotEmpty { .. } | RestoreError::NotAServerProgram { .. } => CliExitCode::Usage,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_redis(error: &redis::wire::RedisError) -> CliExitCode {
-    match error {
-        redis::wire::RedisError::Tls(_)
-        | redis::wire::RedisError::Handshake { .. }
-        | redis::wire::RedisError::UnknownMaster { .. } => CliExitCode::Usage,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_retention(error: &retention::CleanupError) -> CliExitCode {
-    match error {
-        retention::CleanupError::Objects(error) => of_retention_objects(error),
-        retention::CleanupError::Archive(error) => exit_code_of_archive(error),
-        retention::CleanupError::Index(error) => exit_code_of_reindex(error),
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn of_retention_objects(error: &RetentionError) -> CliExitCode {
-    match error {
-        RetentionError::Repository { source, .. } => exit_code_of_repository(source),
-        RetentionError::Vault(error) => of_vault(error),
-    }
-}
-
-fn of_verify_objects(error: &vault::verify::VerifyError) -> CliExitCode {
-    use vault::verify::VerifyError;
-    match error {
-        VerifyError::Repository { source, .. } => exit_code_of_repository(source),
-        VerifyError::Vault(error) => of_vault(error),
-        VerifyError::UnknownBackup { .. } => CliExitCode::NotFound,
-    }
-}
-
-fn of_instance_log(error: &LogError) -> CliExitCode {
-    match error {
-        LogError::Nothing { .. } => CliExitCode::NotFound,
-        LogError::Vault(error) => of_vault(error),
-        LogError::Stopped => exit_code_of_class(error.class()),
-    }
-}
-
-fn exit_code_of_verify(error: &ClusterVerifyError) -> CliExitCode {
-    match error {
-        ClusterVerifyError::Objects(error) => of_verify_objects(error),
-        ClusterVerifyError::Archive(error) => exit_code_of_archive(error),
-        ClusterVerifyError::Index(error) => exit_code_of_index(error),
-    }
-}
-
-fn exit_code_of_reindex(error: &ReindexError) -> CliExitCode {
-    match error {
-        ReindexError::Index(error) => exit_code_of_index(error),
-        ReindexError::Archive(error) => exit_code_of_archive(error),
-    }
-}
-
-fn exit_code_of_index(error: &index::IndexError) -> CliExitCode {
-    use index::IndexError;
-    match error {
-        IndexError::Absent(_) => CliExitCode::NotFound,
-        IndexError::Locked(_) => CliExitCode::Unavailable,
-        IndexError::Damaged { .. } | IndexError::MalformedValue(_) => CliExitCode::Integrity,
-        other => exit_code_of_class(other.class()),
-    }
-}
-
-fn exit_code_of_replication(error: &wire::ReplicationError) -> CliExitCode {
-    use wire::ReplicationError;
-    match error {
-        ReplicationError::Conninfo(_) | ReplicationError::Tls(_) => CliExitCode::Usage,
-        other => exit_code_of_class(other.class()),
-    }
+fn kind_if<E: Error + HasKind + 'static>(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    cause.downcast_ref::<E>().map(HasKind::kind)
 }
 
 /// The error in one line, outermost first: `what: cause; what to do next`. A cause that its parent has already quoted is left out.
@@ -498,6 +232,9 @@ fn join_lines(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod error_table;
+
+#[cfg(test)]
 mod tests {
     use std::ffi::OsString;
     use std::sync::Arc;
@@ -506,6 +243,8 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::{CliError, CliExitCode, ExitCodeRule, FailureTally, clap_error_line, error_line, exit_code};
+    use crate::base::error_kind::ErrorKind;
+    use crate::base::retry::ErrorClass;
     use crate::cli::args::command_line::CommandLine;
     use crate::config::ConfigError;
     use crate::postgres::wire;
@@ -573,6 +312,25 @@ mod tests {
             assert_eq!(clap_error_line(&error), says);
         }
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn each_kind_has_an_exit_code_and_a_class() {
+        use ErrorKind::{AlreadyExists, Conflict, Failed, Integrity, NotFound, TargetUnreachable, Unavailable, Usage};
+        let kinds = [Failed, Conflict, Usage, AlreadyExists, TargetUnreachable, NotFound, Unavailable, Integrity];
+        for kind in kinds {
+            let expected = match kind {
+                Failed => (1, ErrorClass::Permanent),
+                Conflict => (1, ErrorClass::Conflict),
+                Usage => (2, ErrorClass::Permanent),
+                AlreadyExists => (2, ErrorClass::Conflict),
+                TargetUnreachable => (3, ErrorClass::Permanent),
+                NotFound => (4, ErrorClass::Permanent),
+                Unavailable => (5, ErrorClass::Transient),
+                Integrity => (6, ErrorClass::Permanent),
+            };
+            assert_eq!((CliExitCode::of_kind(kind) as u8, kind.class()), expected, "{kind:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 use super::secret::Secret;
 use super::section::ConfigSection;
+use crate::base::error_kind::{ErrorKind, HasKind};
 
 /// The three ways to name a key, and the one to do without.
 pub(super) const ENCRYPTION_KEYS: [&str; 4] = ["key-file", "key-env", "key-command", "enabled"];
@@ -92,6 +93,18 @@ pub enum KeySourceError {
     /// What came is no single short line.
     #[error("{0} holds no key: it is empty or longer than {MAX_KEY_BYTES} bytes")]
     Shape(String),
+}
+
+impl HasKind for KeySourceError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            KeySourceError::File { .. }
+            | KeySourceError::Exposed { .. }
+            | KeySourceError::Variable(_)
+            | KeySourceError::Command(_)
+            | KeySourceError::Shape(_) => ErrorKind::Usage,
+        }
+    }
 }
 
 impl KeySource {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::base::error_kind::{ErrorKind, HasKind};
+
 /// A configuration that cannot be used. Each message names the place and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -34,6 +36,17 @@ pub enum ConfigError {
         /// What it lacks.
         message: String,
     },
+}
+
+impl HasKind for ConfigError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ConfigError::Nowhere(_)
+            | ConfigError::Unreadable { .. }
+            | ConfigError::Line { .. }
+            | ConfigError::Whole { .. } => ErrorKind::Usage,
+        }
+    }
 }
 
 fn list_paths(paths: &[PathBuf]) -> String {

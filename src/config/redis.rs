@@ -10,6 +10,7 @@ use super::secret::Secret;
 use super::section::{ConfigSection, ConfigText, UnreadSection};
 use super::value_syntax;
 use crate::base::clock::SharedClock;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::archive::layout::InstanceName;
 use crate::redis::wire::{
     self, RedisAddress, RedisEndpoint, RedisLogin, RedisPassword, RedisTlsFiles, Sentinels, parse_redis_url,
@@ -79,6 +80,14 @@ pub enum PasswordError {
     /// The variable is not set.
     #[error("the password's variable {0} is not set")]
     Variable(String),
+}
+
+impl HasKind for PasswordError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            PasswordError::File { .. } | PasswordError::Variable(_) => ErrorKind::Usage,
+        }
+    }
 }
 
 impl InstanceConfig {

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::ingest::{IngestError, Ingested};
@@ -26,15 +27,21 @@ pub enum ArchivePushError {
     },
 }
 
+impl HasKind for ArchivePushError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ArchivePushError::Ingest(error) => error.kind(),
+            ArchivePushError::Refused { transient: true, .. } => ErrorKind::Unavailable,
+            ArchivePushError::Refused { transient: false, .. } => ErrorKind::Failed,
+        }
+    }
+}
+
 impl ArchivePushError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            ArchivePushError::Ingest(error) => error.class(),
-            ArchivePushError::Refused { transient: true, .. } => ErrorClass::Transient,
-            ArchivePushError::Refused { transient: false, .. } => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 }
 

@@ -12,6 +12,8 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::base::clock::real_timeout;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::page;
@@ -36,6 +38,20 @@ pub enum SqlError {
     Unexpected(&'static str),
 }
 
+impl HasKind for SqlError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            SqlError::Connect(error) => error.kind(),
+            SqlError::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
+                None => ErrorKind::Unavailable,
+                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorKind::Unavailable,
+                Some(_) => ErrorKind::Failed,
+            },
+            SqlError::Unexpected(_) => ErrorKind::Failed,
+        }
+    }
+}
+
 /// The server's own words where there are some: tokio-postgres prints only "db error".
 fn describe_error(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
@@ -48,15 +64,7 @@ impl SqlError {
     /// Whether trying again helps.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            SqlError::Connect(error) => error.class(),
-            SqlError::Query(_, error) => match error.code().map(tokio_postgres::error::SqlState::code) {
-                None => ErrorClass::Transient,
-                Some(code) if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorClass::Transient,
-                Some(_) => ErrorClass::Permanent,
-            },
-            SqlError::Unexpected(_) => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 
     /// The SQLSTATE, if the server said no.
@@ -444,19 +452,19 @@ async fn connect_to(
     let mut found = None;
     for encryption in socket::encryptions(info.tls.mode, address) {
         let limit = socket::attempt_limit(info);
-        match tokio::time::timeout(limit, attempt_connection(info, host, address, *encryption)).await {
-            Ok(Ok(sql)) => {
+        match real_timeout(limit, attempt_connection(info, host, address, *encryption)).await {
+            Some(Ok(sql)) => {
                 found = Some(sql);
                 break;
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 let refused = error.sqlstate().is_some_and(|code| code != "28000");
                 errors.push(error);
                 if refused {
                     break;
                 }
             }
-            Err(_elapsed) => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
+            None => errors.push(wire::ReplicationError::TimedOut { host: host.to_string(), limit }),
         }
     }
     let Some(sql) = found else { return Err(login::combine_errors(errors)) };

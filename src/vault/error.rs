@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
@@ -110,15 +111,30 @@ pub enum VaultError {
     WorkerLost,
 }
 
+impl HasKind for VaultError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            VaultError::Repository { source, .. } => source.kind(),
+            VaultError::CannotOpen { .. }
+            | VaultError::MalformedContent { .. }
+            | VaultError::NameTaken { .. }
+            | VaultError::Key { .. }
+            | VaultError::KeysMissing { .. }
+            | VaultError::KeyMissing { .. } => ErrorKind::Integrity,
+            VaultError::KeyNotConfigured { .. } | VaultError::NoRepository => ErrorKind::Usage,
+            VaultError::NotAllAnswered { .. } => ErrorKind::Unavailable,
+            VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::WorkerLost => {
+                ErrorKind::Failed
+            }
+        }
+    }
+}
+
 impl VaultError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            VaultError::Repository { source, .. } => source.class(),
-            VaultError::NotAllAnswered { .. } => ErrorClass::Transient,
-            _ => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 
     /// Whether it is a repository's, and may pass, or somebody may mend it: a right that was taken away also.
@@ -132,15 +148,7 @@ impl VaultError {
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
-        match self {
-            VaultError::CannotOpen { .. } | VaultError::MalformedContent { .. } | VaultError::Key { .. } => true,
-            VaultError::KeysMissing { .. } | VaultError::KeyMissing { .. } | VaultError::NameTaken { .. } => true,
-            VaultError::Repository { source, .. } => matches!(**source, repository::RepositoryError::Corrupt { .. }),
-            VaultError::Seal(_) | VaultError::KeyNotConfigured { .. } | VaultError::NotAllAnswered { .. } => false,
-            VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::NoRepository | VaultError::WorkerLost => {
-                false
-            }
-        }
+        self.kind() == ErrorKind::Integrity
     }
 }
 

@@ -90,7 +90,10 @@ impl Vault {
         Vault::from_repositories(places, settings).await
     }
 
-    pub(super) async fn from_repositories(places: Vec<VaultRepository>, settings: VaultSettings) -> Result<Vault, VaultError> {
+    pub(super) async fn from_repositories(
+        places: Vec<VaultRepository>,
+        settings: VaultSettings,
+    ) -> Result<Vault, VaultError> {
         let Some(first) = places.first() else { return Err(VaultError::NoRepository) };
         if places.iter().all(|place| place.repository.is_err()) {
             first.repository()?;

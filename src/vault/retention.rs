@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::{self, Vault};
 
@@ -31,18 +31,18 @@ pub enum RetentionError {
     Vault(#[from] vault::VaultError),
 }
 
+impl HasKind for RetentionError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RetentionError::Repository { source, .. } => source.kind(),
+            RetentionError::Vault(error) => error.kind(),
+        }
+    }
+}
+
 impl RetentionError {
     pub(crate) fn in_repository(repository: &str, source: repository::RepositoryError) -> RetentionError {
         RetentionError::Repository { name: repository.to_owned(), source: Arc::new(source) }
-    }
-
-    /// Whether trying again helps.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            RetentionError::Repository { source, .. } => source.class(),
-            RetentionError::Vault(error) => error.class(),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::vault;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
@@ -73,14 +73,12 @@ pub enum VerifyError {
     },
 }
 
-impl VerifyError {
-    /// Whether trying again helps.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
+impl HasKind for VerifyError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            VerifyError::Repository { source, .. } => source.class(),
-            VerifyError::Vault(error) => error.class(),
-            VerifyError::UnknownBackup { .. } => ErrorClass::Permanent,
+            VerifyError::Repository { source, .. } => source.kind(),
+            VerifyError::Vault(error) => error.kind(),
+            VerifyError::UnknownBackup { .. } => ErrorKind::NotFound,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod machine;
 mod offset;
+mod real_time;
 
 use std::fmt;
 use std::future::Future;
@@ -18,6 +19,7 @@ pub use machine::{Machine, ParseMachineError};
 pub use offset::{
     CLOCK_PROBE_INTERVAL, ClockMeasurement, ClockOffset, MAX_ROUND_TRIP, OFFSET_WARNING, append_measurement,
 };
+pub use real_time::{Stopwatch, real_sleep, real_timeout};
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

@@ -2,10 +2,11 @@
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::base::clock::Stopwatch;
 use crate::cli::show::output::{format_bytes, format_duration};
 
 /// How often a plain line is written: often enough to see that work goes on, seldom enough for a log.
@@ -16,20 +17,20 @@ const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub(in crate::cli) struct ProgressDisplay {
     what: String,
     shown: ProgressMode,
-    begun: Instant,
+    begun: Stopwatch,
 }
 
 #[derive(Debug)]
 enum ProgressMode {
     Nothing,
     Bar(ProgressBar),
-    Lines(Mutex<Instant>),
+    Lines(Mutex<Stopwatch>),
 }
 
 impl ProgressDisplay {
     /// Begins to show `what` with a total of `total` bytes, zero if it is not known.
     pub(in crate::cli) fn new(what: &str, total: u64, quiet: bool) -> ProgressDisplay {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let shown = if quiet {
             ProgressMode::Nothing
         } else if stderr().is_terminal() {
@@ -51,7 +52,7 @@ impl ProgressDisplay {
             ProgressMode::Lines(last) => {
                 let Ok(mut last) = last.lock() else { return };
                 if last.elapsed() >= PLAIN_LINE_INTERVAL {
-                    *last = Instant::now();
+                    *last = Stopwatch::start();
                     self.print_line(&plain_line(&self.what, done, total, self.begun.elapsed()));
                 }
             }

@@ -16,7 +16,6 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use crate::base::retry::ErrorClass;
 use crate::postgres::archive::layout::Layout;
 use crate::vault::repository::key::{ObjectKey, ObjectKeyError};
 use crate::vault::seal::keys::RandomnessError;
@@ -199,14 +198,6 @@ pub enum PackError {
         /// The chunk.
         chunk: ChunkName,
     },
-}
-
-impl PackError {
-    /// What the caller can do about it: nothing of this goes away by itself.
-    #[must_use]
-    pub const fn class(&self) -> ErrorClass {
-        ErrorClass::Permanent
-    }
 }
 
 /// What the object of a pack is bound to.

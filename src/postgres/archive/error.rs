@@ -1,5 +1,6 @@
 //! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::vault;
@@ -29,14 +30,21 @@ pub enum ArchiveError {
     },
 }
 
+impl HasKind for ArchiveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ArchiveError::Vault(error) => error.kind(),
+            ArchiveError::TailsDiffer { .. } => ErrorKind::Integrity,
+            ArchiveError::SegmentGone { .. } => ErrorKind::Failed,
+        }
+    }
+}
+
 impl ArchiveError {
     /// Whether trying again helps.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            ArchiveError::Vault(error) => error.class(),
-            ArchiveError::SegmentGone { .. } | ArchiveError::TailsDiffer { .. } => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 
     /// Whether it is a repository's, and may pass, or an operator may fix it: also a right that was taken away.
@@ -48,10 +56,6 @@ impl ArchiveError {
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
-        match self {
-            ArchiveError::Vault(error) => error.is_integrity(),
-            ArchiveError::TailsDiffer { .. } => true,
-            ArchiveError::SegmentGone { .. } => false,
-        }
+        self.kind() == ErrorKind::Integrity
     }
 }

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 
 use super::wal_file::WalFileError;
 use super::{Archive, ArchiveError, ArchiveIdentity};
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
@@ -128,6 +129,20 @@ pub enum IngestError {
     Archive(#[from] ArchiveError),
 }
 
+impl HasKind for IngestError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            IngestError::ContentDiffers { .. } => ErrorKind::Conflict,
+            IngestError::NotTheSegment(_) => ErrorKind::Integrity,
+            IngestError::Archive(error) => error.kind(),
+            IngestError::WrongSystem { .. }
+            | IngestError::WrongSize { .. }
+            | IngestError::NotWhole { .. }
+            | IngestError::File(_) => ErrorKind::Failed,
+        }
+    }
+}
+
 impl From<vault::VaultError> for IngestError {
     fn from(error: vault::VaultError) -> IngestError {
         IngestError::Archive(error.into())
@@ -138,11 +153,7 @@ impl IngestError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            IngestError::ContentDiffers { .. } => ErrorClass::Conflict,
-            IngestError::Archive(error) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 }
 

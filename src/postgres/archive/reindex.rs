@@ -15,6 +15,7 @@ use futures_util::stream;
 use super::lookup::SegmentSource;
 use super::unfinished::UnfinishedSegment;
 use super::{Archive, ArchiveError};
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
@@ -46,20 +47,18 @@ pub enum ReindexError {
     Archive(#[from] ArchiveError),
 }
 
-impl From<vault::VaultError> for ReindexError {
-    fn from(error: vault::VaultError) -> ReindexError {
-        ReindexError::Archive(error.into())
+impl HasKind for ReindexError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ReindexError::Index(error) => error.kind(),
+            ReindexError::Archive(error) => error.kind(),
+        }
     }
 }
 
-impl ReindexError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            ReindexError::Index(error) => error.class(),
-            ReindexError::Archive(error) => error.class(),
-        }
+impl From<vault::VaultError> for ReindexError {
+    fn from(error: vault::VaultError) -> ReindexError {
+        ReindexError::Archive(error.into())
     }
 }
 

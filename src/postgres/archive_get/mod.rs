@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::durable::{self, StagedFile};
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
@@ -86,20 +86,20 @@ pub enum ArchiveGetError {
     WorkerLost,
 }
 
-impl From<vault::VaultError> for ArchiveGetError {
-    fn from(error: vault::VaultError) -> ArchiveGetError {
-        ArchiveGetError::Archive(error.into())
+impl HasKind for ArchiveGetError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ArchiveGetError::Name(_) => ErrorKind::Usage,
+            ArchiveGetError::Hole { .. } => ErrorKind::Integrity,
+            ArchiveGetError::Archive(error) => error.kind(),
+            ArchiveGetError::Write(_) | ArchiveGetError::WorkerLost => ErrorKind::Failed,
+        }
     }
 }
 
-impl ArchiveGetError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            ArchiveGetError::Archive(error) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
+impl From<vault::VaultError> for ArchiveGetError {
+    fn from(error: vault::VaultError) -> ArchiveGetError {
+        ArchiveGetError::Archive(error.into())
     }
 }
 

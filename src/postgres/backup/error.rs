@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::tar::TarError;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::pipeline::StageLostError;
-use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::archive::ingest::IngestError;
@@ -130,6 +130,30 @@ pub enum BackupError {
     WorkerLost(#[from] StageLostError),
 }
 
+impl HasKind for BackupError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            BackupError::Server(error) => error.kind(),
+            BackupError::Archive(error) => error.kind(),
+            BackupError::Ingest(error) => error.kind(),
+            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } => ErrorKind::Integrity,
+            // The next backup begins on the new timeline, or stores the removed packs again.
+            BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorKind::Unavailable,
+            BackupError::Pack(_)
+            | BackupError::Assemble(_)
+            | BackupError::Tar(_)
+            | BackupError::WrongCluster { .. }
+            | BackupError::FileMissing(_)
+            | BackupError::UnusableFile { .. }
+            | BackupError::WalMissing { .. }
+            | BackupError::Name(_)
+            | BackupError::Random(_)
+            | BackupError::WorkerStart(_)
+            | BackupError::WorkerLost(_) => ErrorKind::Failed,
+        }
+    }
+}
+
 impl From<BackupLabelError> for BackupError {
     fn from(error: BackupLabelError) -> BackupError {
         BackupError::UnusableFile { file: "backup_label".to_owned(), why: error.to_string() }
@@ -145,30 +169,5 @@ impl From<PgControlError> for BackupError {
 impl From<vault::VaultError> for BackupError {
     fn from(error: vault::VaultError) -> BackupError {
         BackupError::Archive(error.into())
-    }
-}
-
-impl BackupError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            BackupError::Server(error) => error.class(),
-            BackupError::Archive(error) => error.class(),
-            BackupError::Pack(error) => error.class(),
-            BackupError::Ingest(error) => error.class(),
-            BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorClass::Transient,
-            _ => ErrorClass::Permanent,
-        }
-    }
-
-    /// Whether something stored, or the cluster itself, is damaged.
-    #[must_use]
-    pub fn is_integrity(&self) -> bool {
-        match self {
-            BackupError::Archive(error) => error.is_integrity(),
-            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } => true,
-            _ => false,
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::keys::ClusterKeyError;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::segment::SegmentSize;
 
@@ -84,20 +85,25 @@ pub enum IndexError {
     },
 }
 
+impl HasKind for IndexError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            IndexError::Absent(_) => ErrorKind::NotFound,
+            IndexError::Locked(_) | IndexError::File { .. } | IndexError::Database { .. } => ErrorKind::Unavailable,
+            IndexError::Damaged { .. } | IndexError::MalformedValue(_) => ErrorKind::Integrity,
+            IndexError::OtherRepository { .. }
+            | IndexError::OtherFormat { .. }
+            | IndexError::SegmentSize { .. }
+            | IndexError::Cluster(_) => ErrorKind::Failed,
+        }
+    }
+}
+
 impl IndexError {
     /// What a caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            IndexError::Locked(_) | IndexError::File { .. } | IndexError::Database { .. } => ErrorClass::Transient,
-            IndexError::Absent(_)
-            | IndexError::Damaged { .. }
-            | IndexError::OtherRepository { .. }
-            | IndexError::OtherFormat { .. }
-            | IndexError::MalformedValue(_)
-            | IndexError::SegmentSize { .. }
-            | IndexError::Cluster(_) => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 
     /// Whether throwing the index away and building it anew is the way out.

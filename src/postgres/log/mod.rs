@@ -11,7 +11,7 @@ pub mod describe;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::lookup::{LookupError, WalLookup};
 use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
@@ -242,23 +242,20 @@ pub enum LogError {
     WorkerLost,
 }
 
-impl From<vault::VaultError> for LogError {
-    fn from(error: vault::VaultError) -> LogError {
-        LogError::Archive(error.into())
+impl HasKind for LogError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            LogError::EmptyArchive { .. } | LogError::UnknownTimeline { .. } => ErrorKind::NotFound,
+            LogError::Index(error) => error.kind(),
+            LogError::Archive(error) => error.kind(),
+            LogError::WorkerLost => ErrorKind::Failed,
+        }
     }
 }
 
-impl LogError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            LogError::Index(error) => error.class(),
-            LogError::Archive(error) => error.class(),
-            LogError::EmptyArchive { .. } | LogError::UnknownTimeline { .. } | LogError::WorkerLost => {
-                ErrorClass::Permanent
-            }
-        }
+impl From<vault::VaultError> for LogError {
+    fn from(error: vault::VaultError) -> LogError {
+        LogError::Archive(error.into())
     }
 }
 

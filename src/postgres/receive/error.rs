@@ -1,5 +1,6 @@
 //! Why receiving ends.
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::ingest::IngestError;
@@ -79,6 +80,26 @@ pub enum ReceiveError {
     WorkerLost,
 }
 
+impl HasKind for ReceiveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ReceiveError::Replication(error) => error.kind(),
+            ReceiveError::Archive(error) => error.kind(),
+            ReceiveError::Ingest(error) => error.kind(),
+            // A standby that lags catches up. A primary that was set back does not, but asking again loses nothing.
+            ReceiveError::ServerBehind { .. } => ErrorKind::Unavailable,
+            // After a failed fsync the content of the disk is unknown: this process must not continue with it.
+            ReceiveError::Spool(_)
+            | ReceiveError::WrongSystem { .. }
+            | ReceiveError::WrongSize { .. }
+            | ReceiveError::Assemble { .. }
+            | ReceiveError::History(_)
+            | ReceiveError::WrongHistory(_)
+            | ReceiveError::WorkerLost => ErrorKind::Failed,
+        }
+    }
+}
+
 impl From<vault::VaultError> for ReceiveError {
     fn from(error: vault::VaultError) -> ReceiveError {
         ReceiveError::Archive(error.into())
@@ -89,20 +110,6 @@ impl ReceiveError {
     /// Whether connecting again may help.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            ReceiveError::Replication(error) => error.class(),
-            ReceiveError::Archive(error) => error.class(),
-            ReceiveError::Ingest(error) => error.class(),
-            // A standby that lags catches up; a primary that was set back does not, but nothing is lost by asking again.
-            ReceiveError::ServerBehind { .. } => ErrorClass::Transient,
-            // After a failed fsync nobody knows what is on the disk: this process must not go on with it.
-            ReceiveError::Spool(_)
-            | ReceiveError::WrongSystem { .. }
-            | ReceiveError::WrongSize { .. }
-            | ReceiveError::Assemble { .. }
-            | ReceiveError::History(_)
-            | ReceiveError::WrongHistory(_)
-            | ReceiveError::WorkerLost => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 }

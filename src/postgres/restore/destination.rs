@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::archived_log::CreatedTablespace;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTablespace};
 use crate::postgres::format::lsn::Lsn;
 
@@ -144,6 +145,24 @@ pub enum DestinationError {
         /// What it said.
         source: io::Error,
     },
+}
+
+impl HasKind for DestinationError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            DestinationError::NotEmpty { .. }
+            | DestinationError::UnfinishedRestore { .. }
+            | DestinationError::OtherCluster { .. }
+            | DestinationError::Running { .. }
+            | DestinationError::Busy { .. }
+            | DestinationError::TablespaceOccupied { .. }
+            | DestinationError::UnknownMapping { .. }
+            | DestinationError::BadPath { .. }
+            | DestinationError::Overlap { .. } => ErrorKind::Usage,
+            DestinationError::WouldBeReplayedInto { .. } => ErrorKind::TargetUnreachable,
+            DestinationError::NoSpace { .. } | DestinationError::Io { .. } => ErrorKind::Failed,
+        }
+    }
 }
 
 /// Names the file in an operating system's error.

@@ -21,7 +21,7 @@ pub mod selective;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::{BackupSummary, Manifest, ManifestError};
 use crate::postgres::archive::reindex::{ArchiveSegments, ReindexError};
@@ -99,22 +99,25 @@ pub enum RestoreError {
     WorkerLost,
 }
 
-impl From<vault::VaultError> for RestoreError {
-    fn from(error: vault::VaultError) -> RestoreError {
-        RestoreError::Archive(error.into())
+impl HasKind for RestoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RestoreError::UnknownBackup { .. }
+            | RestoreError::UnknownTimeline { .. }
+            | RestoreError::EmptyArchive { .. } => ErrorKind::NotFound,
+            RestoreError::Unreachable { .. } => ErrorKind::TargetUnreachable,
+            RestoreError::Index(error) => error.kind(),
+            RestoreError::Archive(error) => error.kind(),
+            RestoreError::Manifest { .. } | RestoreError::Label { .. } => ErrorKind::Integrity,
+            RestoreError::Place(error) => error.kind(),
+            RestoreError::WorkerLost => ErrorKind::Failed,
+        }
     }
 }
 
-impl RestoreError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            RestoreError::Index(error) => error.class(),
-            RestoreError::Archive(error) | RestoreError::Place(PlacementError::Archive(error)) => error.class(),
-            RestoreError::Place(PlacementError::Pack(error)) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
+impl From<vault::VaultError> for RestoreError {
+    fn from(error: vault::VaultError) -> RestoreError {
+        RestoreError::Archive(error.into())
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::chunks::PackId;
 use crate::postgres::archive::inventory::{self, ArchiveInventory};
 use crate::postgres::archive::layout::ClusterObject;
@@ -56,22 +56,20 @@ pub enum CleanupError {
     WorkerLost,
 }
 
-impl From<vault::VaultError> for CleanupError {
-    fn from(error: vault::VaultError) -> CleanupError {
-        CleanupError::Archive(error.into())
+impl HasKind for CleanupError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            CleanupError::Objects(error) => error.kind(),
+            CleanupError::Archive(error) => error.kind(),
+            CleanupError::Index(error) => error.kind(),
+            CleanupError::Seal(_) | CleanupError::Key(_) | CleanupError::WorkerLost => ErrorKind::Failed,
+        }
     }
 }
 
-impl CleanupError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            CleanupError::Objects(error) => error.class(),
-            CleanupError::Archive(error) => error.class(),
-            CleanupError::Index(error) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
+impl From<vault::VaultError> for CleanupError {
+    fn from(error: vault::VaultError) -> CleanupError {
+        CleanupError::Archive(error.into())
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::inventory::{self, ArchiveInventory, InventoryInput, MissingWal};
 use crate::postgres::archive::{self, Archive, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
@@ -91,14 +91,12 @@ pub enum ClusterVerifyError {
     Index(#[from] index::IndexError),
 }
 
-impl ClusterVerifyError {
-    /// Whether trying again helps.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
+impl HasKind for ClusterVerifyError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            ClusterVerifyError::Objects(error) => error.class(),
-            ClusterVerifyError::Archive(error) => error.class(),
-            ClusterVerifyError::Index(error) => error.class(),
+            ClusterVerifyError::Objects(error) => error.kind(),
+            ClusterVerifyError::Archive(error) => error.kind(),
+            ClusterVerifyError::Index(error) => error.kind(),
         }
     }
 }

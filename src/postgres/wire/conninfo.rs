@@ -5,6 +5,7 @@
 //! client doesn't (service files, GSSAPI, encrypted keys) is refused with a word on what to do, never ignored: an ignored security option
 //! is worse than an error.
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -42,6 +43,16 @@ pub enum ConninfoError {
         /// What it must be instead.
         problem: String,
     },
+}
+
+impl HasKind for ConninfoError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ConninfoError::Syntax(_) | ConninfoError::UnknownKey { .. } | ConninfoError::BadValue { .. } => {
+                ErrorKind::Usage
+            }
+        }
+    }
 }
 
 /// A password. Wiped from memory when dropped, never printed.

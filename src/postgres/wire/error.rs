@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::conninfo::ConninfoError;
 use super::message::{MessageError, ServerError};
 use super::tls::PgTlsError;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 
 /// A failure of a replication connection.
@@ -77,6 +78,30 @@ pub enum ReplicationError {
     /// Each of several servers or ways failed.
     #[error("no server can be used: {}", join_errors(.0))]
     NoServer(Vec<ReplicationError>),
+}
+
+impl HasKind for ReplicationError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ReplicationError::Connect { .. }
+            | ReplicationError::TimedOut { .. }
+            | ReplicationError::ConnectionClosed(_)
+            | ReplicationError::WrongSession { .. } => ErrorKind::Unavailable,
+            ReplicationError::Server { error, .. } => kind_of_sqlstate(&error.code),
+            ReplicationError::Conninfo(_) | ReplicationError::Tls(_) => ErrorKind::Usage,
+            ReplicationError::Handshake { .. }
+            | ReplicationError::Login { .. }
+            | ReplicationError::Protocol(_)
+            | ReplicationError::UnexpectedAnswer(_) => ErrorKind::Failed,
+            ReplicationError::NoServer(errors) => {
+                if errors.iter().any(|error| error.kind() == ErrorKind::Unavailable) {
+                    ErrorKind::Unavailable
+                } else {
+                    ErrorKind::Failed
+                }
+            }
+        }
+    }
 }
 
 /// A chain of errors on one line; [`ReplicationError::NoServer`] has no single source, so each of its parts shows its own.
@@ -170,40 +195,21 @@ impl ReplicationError {
     /// Whether trying again helps.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            ReplicationError::Connect { .. }
-            | ReplicationError::TimedOut { .. }
-            | ReplicationError::ConnectionClosed(_)
-            | ReplicationError::WrongSession { .. } => ErrorClass::Transient,
-            ReplicationError::Server { error, .. } => class_of_sqlstate(&error.code),
-            ReplicationError::Conninfo(_)
-            | ReplicationError::Tls(_)
-            | ReplicationError::Handshake { .. }
-            | ReplicationError::Login { .. }
-            | ReplicationError::Protocol(_)
-            | ReplicationError::UnexpectedAnswer(_) => ErrorClass::Permanent,
-            ReplicationError::NoServer(errors) => {
-                if errors.iter().any(|error| error.class() == ErrorClass::Transient) {
-                    ErrorClass::Transient
-                } else {
-                    ErrorClass::Permanent
-                }
-            }
-        }
+        self.kind().class()
     }
 }
 
 /// By the class of the SQLSTATE (errcodes.txt).
-fn class_of_sqlstate(code: &str) -> ErrorClass {
+fn kind_of_sqlstate(code: &str) -> ErrorKind {
     match code {
         // The slot may be held by a connection of ours that the server doesn't know to be dead yet.
-        "55006" => ErrorClass::Transient,
+        "55006" => ErrorKind::Unavailable,
         // All slots are in use, or the like: a setting must be changed first.
-        "53400" => ErrorClass::Permanent,
+        "53400" => ErrorKind::Failed,
         // Connection exceptions, insufficient resources, operator intervention, system errors.
-        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorClass::Transient,
-        "58000" | "58030" => ErrorClass::Transient,
-        _ => ErrorClass::Permanent,
+        code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => ErrorKind::Unavailable,
+        "58000" | "58030" => ErrorKind::Unavailable,
+        _ => ErrorKind::Failed,
     }
 }
 

@@ -20,6 +20,7 @@ use super::pgpass;
 use super::socket::{self, PgSocket, RawSocket, SocketTarget, TransportEncryption};
 use super::tls;
 use super::transport::MessageTransport;
+use crate::base::clock::real_timeout;
 
 /// What `.pgpass` and `pg_hba.conf` call the database of a physical replication connection.
 pub(crate) const REPLICATION_DATABASE: &str = "replication";
@@ -39,9 +40,9 @@ pub(super) async fn connect(
     let mut errors = Vec::new();
     for encryption in socket::encryptions(info.tls.mode, address) {
         let limit = socket::attempt_limit(info);
-        match tokio::time::timeout(limit, attempt_login(info, host, address, *encryption)).await {
-            Ok(Ok(session)) => return Ok(session),
-            Ok(Err(error)) => {
+        match real_timeout(limit, attempt_login(info, host, address, *encryption)).await {
+            Some(Ok(session)) => return Ok(session),
+            Some(Err(error)) => {
                 let other_way_may_help = matches!(error, ReplicationError::Handshake { .. } | ReplicationError::Tls(_))
                     || error.sqlstate().is_some_and(|code| code == "28000");
                 errors.push(error);
@@ -49,7 +50,7 @@ pub(super) async fn connect(
                     break;
                 }
             }
-            Err(_elapsed) => {
+            None => {
                 errors.push(ReplicationError::TimedOut { host: host.to_string(), limit });
                 break;
             }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::error::ReplicationError;
 use super::message::{BackendMessage, MessageFrame, ServerError, next_frame};
 use super::socket::PgSocket;
+use crate::base::clock::real_timeout;
 
 /// What is allocated for the socket at a time. A walsender's messages are 128 KiB; eight of them share one allocation, so that at most an
 /// eighth of what is read is ever moved to the front of the next buffer.
@@ -87,10 +88,10 @@ impl MessageTransport {
             self.socket.write_all_buf(&mut self.output).await?;
             self.socket.flush().await
         };
-        match tokio::time::timeout(WRITE_TIMEOUT, send).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(ReplicationError::ConnectionClosed(Some(error))),
-            Err(_elapsed) => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit: WRITE_TIMEOUT }),
+        match real_timeout(WRITE_TIMEOUT, send).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(ReplicationError::ConnectionClosed(Some(error))),
+            None => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit: WRITE_TIMEOUT }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Why there is nothing to show of a Redis instance.
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::vault;
 
 /// Why the log of an instance could not be read.
@@ -20,13 +20,12 @@ pub enum LogError {
     Stopped,
 }
 
-impl LogError {
-    /// Whether trying again helps.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
+impl HasKind for LogError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            LogError::Vault(error) => error.class(),
-            LogError::Nothing { .. } | LogError::Stopped => ErrorClass::Permanent,
+            LogError::Vault(error) => error.kind(),
+            LogError::Nothing { .. } => ErrorKind::NotFound,
+            LogError::Stopped => ErrorKind::Failed,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::base::durable;
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::format::{rdb, resp};
 use crate::redis::wire;
 use crate::vault;
@@ -102,24 +102,21 @@ fn last_log_lines(log: &str) -> String {
     lines.join("; ")
 }
 
-impl RestoreError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
+impl HasKind for RestoreError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            RestoreError::Server(error) => error.class(),
-            RestoreError::Vault(error) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
-    }
-
-    /// Whether bytes are damaged.
-    #[must_use]
-    pub fn is_integrity(&self) -> bool {
-        match self {
-            RestoreError::Vault(error) => error.is_integrity(),
-            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::ContentDiffers(_) => true,
-            _ => false,
+            RestoreError::Server(error) => error.kind(),
+            RestoreError::Vault(error) => error.kind(),
+            RestoreError::Rdb(_) | RestoreError::Stream(_) | RestoreError::ContentDiffers(_) => ErrorKind::Integrity,
+            RestoreError::FolderNotEmpty { .. } | RestoreError::NotAServerProgram { .. } => ErrorKind::Usage,
+            RestoreError::NotEnoughSpace { .. }
+            | RestoreError::OpenFolder { .. }
+            | RestoreError::Write(_)
+            | RestoreError::NoCutInStream
+            | RestoreError::StartServer { .. }
+            | RestoreError::ServerExited { .. }
+            | RestoreError::StreamTooShort { .. }
+            | RestoreError::WorkerPanicked => ErrorKind::Failed,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::tls::RedisTlsError;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::redis::format::resp;
 
@@ -109,6 +110,21 @@ pub enum RedisError {
     Sentinel(String),
 }
 
+impl HasKind for RedisError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RedisError::Socket { .. }
+            | RedisError::Closed { .. }
+            | RedisError::Silent { .. }
+            | RedisError::NotReady { .. } => ErrorKind::Unavailable,
+            // A failover takes seconds, and Sentinels disagree while it lasts.
+            RedisError::Sentinel(_) | RedisError::TwoMasters { .. } => ErrorKind::Unavailable,
+            RedisError::Tls(_) | RedisError::Handshake { .. } | RedisError::UnknownMaster { .. } => ErrorKind::Usage,
+            RedisError::Login { .. } | RedisError::Refused { .. } | RedisError::Protocol { .. } => ErrorKind::Failed,
+        }
+    }
+}
+
 /// A server that says that it is the master.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MasterClaimant {
@@ -204,20 +220,7 @@ impl RedisError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            RedisError::Socket { .. }
-            | RedisError::Closed { .. }
-            | RedisError::Silent { .. }
-            | RedisError::NotReady { .. } => ErrorClass::Transient,
-            // A failover takes seconds, and Sentinels disagree while it lasts.
-            RedisError::Sentinel(_) | RedisError::TwoMasters { .. } => ErrorClass::Transient,
-            RedisError::Tls(_) | RedisError::Handshake { .. } | RedisError::UnknownMaster { .. } => {
-                ErrorClass::Permanent
-            }
-            RedisError::Login { .. } | RedisError::Refused { .. } | RedisError::Protocol { .. } => {
-                ErrorClass::Permanent
-            }
-        }
+        self.kind().class()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::key::ObjectKey;
 use super::marker::REPOSITORY_FORMAT;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 
 /// Why a call to a repository did not succeed.
@@ -97,6 +98,20 @@ pub enum RepositoryError {
     },
 }
 
+impl HasKind for RepositoryError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RepositoryError::NotFound { .. } | RepositoryError::NoRepository { .. } => ErrorKind::NotFound,
+            // A user empties a full store while the receiver waits. Nothing else can be done about it.
+            RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => ErrorKind::Unavailable,
+            RepositoryError::Corrupt { .. } => ErrorKind::Integrity,
+            RepositoryError::RepositoryExists { .. } => ErrorKind::AlreadyExists,
+            RepositoryError::BadUrl { .. } => ErrorKind::Usage,
+            RepositoryError::Denied { .. } | RepositoryError::NewerFormat { .. } => ErrorKind::Failed,
+        }
+    }
+}
+
 /// What a store said, when that is all there is to know.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFailure {
@@ -118,17 +133,7 @@ impl RepositoryError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            // A full store is emptied by someone while the receiver waits; nothing else can be done about it.
-            RepositoryError::Unavailable { .. } | RepositoryError::Full { .. } => ErrorClass::Transient,
-            RepositoryError::RepositoryExists { .. } => ErrorClass::Conflict,
-            RepositoryError::NotFound { .. }
-            | RepositoryError::Denied { .. }
-            | RepositoryError::Corrupt { .. }
-            | RepositoryError::NoRepository { .. }
-            | RepositoryError::NewerFormat { .. }
-            | RepositoryError::BadUrl { .. } => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 }
 

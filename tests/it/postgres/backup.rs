@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walkeep::base::clock::SystemClock;
+use walkeep::base::error_kind::{ErrorKind, HasKind};
 use walkeep::postgres::archive::Archive;
 use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, chunk_subtree_hash, file_hash, pack_binding};
 use walkeep::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest};
@@ -271,7 +272,7 @@ async fn a_damaged_page_is_found_and_another_cluster_refused() {
     cluster.start_again();
     let error = try_take(&archive, &cluster, Duration::from_secs(60)).await.unwrap_err();
     assert!(matches!(&error, BackupError::DamagedPages { count: 1, block: 5, .. }), "{error}");
-    assert!(error.is_integrity());
+    assert_eq!(error.kind(), ErrorKind::Integrity);
 
     let other = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let error = try_take(&archive, &other, Duration::from_secs(60)).await.unwrap_err();

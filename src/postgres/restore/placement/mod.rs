@@ -22,6 +22,7 @@ use super::delta;
 use super::destination::{CheckedDestination, DestinationError, RESTORE_MARKER, io_error};
 use super::recovery_settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::base::durable::{self, Filesystem};
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::chunks::{
     CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, PackId, chunk_subtree_hash, file_hash, pack_binding,
@@ -79,6 +80,21 @@ pub enum PlacementError {
     /// The program is ending.
     #[error("the restore was interrupted; what it left cannot be started")]
     WorkerLost,
+}
+
+impl HasKind for PlacementError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            PlacementError::Destination(error) => error.kind(),
+            PlacementError::Archive(error) => error.kind(),
+            PlacementError::Pack(_)
+            | PlacementError::PackMissing(_)
+            | PlacementError::Manifest { .. }
+            | PlacementError::HashDiffers { .. }
+            | PlacementError::Control(_) => ErrorKind::Integrity,
+            PlacementError::Durable(_) | PlacementError::WorkerLost => ErrorKind::Failed,
+        }
+    }
 }
 
 impl From<vault::VaultError> for PlacementError {

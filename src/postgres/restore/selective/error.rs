@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::retry::ErrorClass;
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::sql;
 use crate::vault;
@@ -165,6 +165,36 @@ pub enum SelectiveRestoreError {
     Restore(#[from] super::super::RestoreError),
 }
 
+impl HasKind for SelectiveRestoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            SelectiveRestoreError::Exists { .. }
+            | SelectiveRestoreError::NotATable { .. }
+            | SelectiveRestoreError::Conninfo(_) => ErrorKind::Usage,
+            SelectiveRestoreError::AbsentDatabase { .. }
+            | SelectiveRestoreError::AbsentTable { .. }
+            | SelectiveRestoreError::MissingInServer { .. } => ErrorKind::NotFound,
+            SelectiveRestoreError::Unreachable(_) | SelectiveRestoreError::Tablespace { .. } => {
+                ErrorKind::TargetUnreachable
+            }
+            SelectiveRestoreError::WalUnusable(_)
+            | SelectiveRestoreError::Pages(_)
+            | SelectiveRestoreError::Pack(_) => ErrorKind::Integrity,
+            SelectiveRestoreError::Restore(error) => error.kind(),
+            SelectiveRestoreError::Sql(error) => error.kind(),
+            SelectiveRestoreError::UnusableServer { .. }
+            | SelectiveRestoreError::NoSpace { .. }
+            | SelectiveRestoreError::Root { .. }
+            | SelectiveRestoreError::NoTools { .. }
+            | SelectiveRestoreError::Tool { .. }
+            | SelectiveRestoreError::NoSuperuser(_)
+            | SelectiveRestoreError::NoRandomness
+            | SelectiveRestoreError::Io { .. }
+            | SelectiveRestoreError::Start(_) => ErrorKind::Failed,
+        }
+    }
+}
+
 impl From<super::super::placement::PlacementError> for SelectiveRestoreError {
     fn from(error: super::super::placement::PlacementError) -> SelectiveRestoreError {
         SelectiveRestoreError::Restore(error.into())
@@ -186,18 +216,6 @@ impl From<crate::postgres::archive::ArchiveError> for SelectiveRestoreError {
 impl From<vault::VaultError> for SelectiveRestoreError {
     fn from(error: vault::VaultError) -> SelectiveRestoreError {
         SelectiveRestoreError::Restore(crate::postgres::archive::ArchiveError::from(error).into())
-    }
-}
-
-impl SelectiveRestoreError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        match self {
-            SelectiveRestoreError::Sql(error) => error.class(),
-            SelectiveRestoreError::Restore(error) => error.class(),
-            _ => ErrorClass::Permanent,
-        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::clock::real_sleep;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::Manifest;
 use crate::postgres::archive::spool::Spool;
@@ -332,7 +333,7 @@ impl SelectiveRestore {
                     Ok(false) => {}
                     Err(error) => tracing::warn!(database = name, %error, "cannot drop the unfinished copy yet"),
                 }
-                tokio::time::sleep(POLL_INTERVAL).await;
+                real_sleep(POLL_INTERVAL).await;
             }
         }
         let scratch = self.scratch.take();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+use crate::base::clock::real_sleep;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{Pack, PackError, PackId, pack_binding};
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
@@ -379,7 +380,7 @@ impl SelectiveRestore {
 async fn watch_progress<T>(work: impl Future<Output = T>, look: impl AsyncFn()) -> T {
     let mut work = std::pin::pin!(work);
     loop {
-        let pause = std::pin::pin!(tokio::time::sleep(POLL_INTERVAL));
+        let pause = std::pin::pin!(real_sleep(POLL_INTERVAL));
         match futures_util::future::select(&mut work, pause).await {
             futures_util::future::Either::Left((done, _)) => return done,
             futures_util::future::Either::Right(_) => look().await,
@@ -399,7 +400,7 @@ async fn rename_database(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(
     for _ in 0..MAX_RENAME_ATTEMPTS {
         match sql.execute("renaming the database", &statement).await {
             Err(error) if error.sqlstate() == Some(OBJECT_IN_USE_SQLSTATE) => {
-                tokio::time::sleep(Duration::from_millis(100)).await
+                real_sleep(Duration::from_millis(100)).await
             }
             renamed => return Ok(renamed?),
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::{rdb, resp};
@@ -78,41 +79,41 @@ pub enum SnapshotError {
     WorkerPanicked,
 }
 
+impl HasKind for SnapshotError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            SnapshotError::Server(error) => error.kind(),
+            SnapshotError::Vault(error) => error.kind(),
+            SnapshotError::Spool(SpoolError::InUse { .. }) => ErrorKind::Failed,
+            // A full disk may be cleared, and an unsuitable server may be reconfigured. Asking again loses nothing.
+            SnapshotError::Spool(
+                SpoolError::Io { .. } | SpoolError::Durable(_) | SpoolError::Seal(_) | SpoolError::NotContiguous { .. },
+            )
+            | SnapshotError::UnsuitableServer { .. }
+            | SnapshotError::StillUploading { .. } => ErrorKind::Unavailable,
+            // The next transfer may arrive undamaged, but a user must see this one.
+            SnapshotError::Rdb { .. } | SnapshotError::Stream(_) => ErrorKind::Integrity,
+            SnapshotError::ReadFile { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
+            SnapshotError::ReadFile { .. }
+            | SnapshotError::Seal(_)
+            | SnapshotError::SpoolFileChanged { .. }
+            | SnapshotError::WorkerPanicked => ErrorKind::Failed,
+        }
+    }
+}
+
 impl SnapshotError {
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            SnapshotError::Server(error) => error.class(),
-            SnapshotError::Vault(error) => error.class(),
-            SnapshotError::Spool(SpoolError::InUse { .. }) => ErrorClass::Permanent,
-            // A disk that is full may be cleared, a server that is odd may change its mind; nothing is lost by asking again.
-            SnapshotError::Spool(_) | SnapshotError::UnsuitableServer { .. } | SnapshotError::StillUploading { .. } => {
-                ErrorClass::Transient
-            }
-            // A transfer that was damaged on its way may come well the next time, but nobody should wait for that unseen.
-            SnapshotError::Rdb { .. }
-            | SnapshotError::Stream(_)
-            | SnapshotError::Seal(_)
-            | SnapshotError::ReadFile { .. } => ErrorClass::Permanent,
-            SnapshotError::SpoolFileChanged { .. } | SnapshotError::WorkerPanicked => ErrorClass::Permanent,
-        }
+        self.kind().class()
     }
 
     /// Whether bytes are damaged: somebody must look at where they come from.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
-        match self {
-            SnapshotError::Rdb { .. } | SnapshotError::Stream(_) => true,
-            SnapshotError::Vault(error) => error.is_integrity(),
-            SnapshotError::Server(_)
-            | SnapshotError::Seal(_)
-            | SnapshotError::ReadFile { .. }
-            | SnapshotError::Spool(_)
-            | SnapshotError::UnsuitableServer { .. } => false,
-            SnapshotError::StillUploading { .. }
-            | SnapshotError::SpoolFileChanged { .. }
-            | SnapshotError::WorkerPanicked => false,
-        }
+        self.kind() == ErrorKind::Integrity
     }
 }
