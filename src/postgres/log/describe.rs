@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::entry::{LogEntry, LogEntryKind};
+use super::error::LogError;
 use super::relation_names::{FIRST_NORMAL_OID, RelationKind, RelationNames};
 use super::transactions::{OpenTransactions, TransactionChanges};
-use super::{LogEntry, LogEntryKind, LogError};
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::archive::reindex::ArchiveSegments;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::LogError;
+use super::error::LogError;
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::format::lsn::Lsn;
