@@ -10,12 +10,12 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::event::WalEvent;
 
-use super::continuity::SegmentRunSum;
 use super::error::IndexError;
 use super::key_value_store::{KeyFamily, KeyValueStore, ScanOrder};
 use super::keys::{BlockId, ClusterKeys, SegmentId, block_number};
 use super::segment_update::{ClusterFacts, read_facts, read_mark};
 use super::summary::{BlockSummary, SegmentSummary};
+use super::walk::{SegmentRunSum, WalkNext};
 
 /// One cluster's part of an index.
 pub struct IndexView<'a> {
@@ -33,15 +33,6 @@ impl std::fmt::Debug for IndexView<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("View").field("cluster", &self.cluster).field("facts", &self.facts).finish_non_exhaustive()
     }
-}
-
-/// How a walk goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WalkNext {
-    /// With what follows.
-    Next,
-    /// With what the block is made of.
-    Into,
 }
 
 /// What a visitor says: to stop, or how to go on.
