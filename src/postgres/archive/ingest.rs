@@ -13,7 +13,7 @@ use std::thread;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::wal_file::WalFileError;
+use super::wal_file_error::WalFileError;
 use super::{Archive, ArchiveError, ArchiveIdentity};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
