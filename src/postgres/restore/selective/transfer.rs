@@ -17,12 +17,14 @@ use crate::vault::seal::SealedKind;
 
 use super::super::placement::PlacementError;
 use super::super::server_start::ReachedTarget;
+use super::catalog_files;
+use super::error::SelectiveRestoreError;
+use super::nearest_name::nearest_name;
 use super::pg_tools::PgTool;
+use super::request::{SelectedObject, SelectiveRestoreStep};
 use super::scratch_server::bytes_in;
-use super::{
-    POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectedObject, SelectiveRestore, SelectiveRestoreError,
-    SelectiveRestoreStep, TableName, catalog_files,
-};
+use super::table_name::TableName;
+use super::under_way::{POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectiveRestore};
 
 /// A name is in use (`duplicate_database`), and a database has sessions (`object_in_use`).
 const DUPLICATE_DATABASE_SQLSTATE: &str = "42P04";
@@ -142,13 +144,6 @@ pub(super) fn absent_database_error(name: &str, known: impl Iterator<Item = Stri
         None => format!("there were {}", known.join(", ")),
     };
     SelectiveRestoreError::AbsentDatabase { name: name.to_owned(), hint }
-}
-
-/// The name that is spelled most like `name`, if any is spelled like it at all.
-pub(super) fn nearest_name(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    let scored = known.map(|known| (strsim::jaro_winkler(name, &known), known));
-    let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
-    (best.0 > 0.8).then_some(best.1)
 }
 
 impl RunningServer {
