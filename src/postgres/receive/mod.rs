@@ -39,7 +39,7 @@
 //! Every ten seconds the server is asked for its clock ([`server_clock`]); how far that was from ours stands with each segment and piece, so that a
 //! restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as commits carry the time of its primary.
 //!
-//! Memory: `Settings::memory` bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
+//! Memory: [`ReceiveSettings::memory`] bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
 //! segments, however large they are.
 
 mod intake;
