@@ -261,14 +261,15 @@ impl Archive {
             Some(stored) if stored.iter().all(|stored| has_same_bytes(stored, &bytes)) => {
                 Ok(self.confirm_identical(name, stored).await?)
             }
-            _ => self.put_new_segment((name, &[]), bytes).await,
+            _ => self.put_new_segment(name, &[], bytes).await,
         }
     }
 
     /// Archives a whole segment that is not known to be there already.
     pub(super) async fn put_new_segment(
         self: &Arc<Self>,
-        (name, note): (SegmentName, &[u8]),
+        name: SegmentName,
+        note: &[u8],
         bytes: Bytes,
     ) -> Result<Ingested, IngestError> {
         self.check_header(&name.to_string(), &bytes).await?;

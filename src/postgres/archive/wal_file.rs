@@ -48,7 +48,7 @@ impl Archive {
         let stored = self.stored_in_all(segment).await?;
         let Some(stored) = stored else {
             let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
-            return self.put_new_segment((segment, note), bytes).await;
+            return self.put_new_segment(segment, note, bytes).await;
         };
         // Asked twice for one segment, which happens: its hash says so, and takes no memory.
         let (hash, source) = run_blocking(move || {

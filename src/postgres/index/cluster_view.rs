@@ -132,7 +132,8 @@ impl<'a> IndexView<'a> {
     pub fn walk_blocks(
         &self,
         timeline: TimelineId,
-        (from, to): (SegmentNo, SegmentNo),
+        from: SegmentNo,
+        to: SegmentNo,
         order: ScanOrder,
         visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
     ) -> Result<(), IndexError> {
@@ -147,7 +148,7 @@ impl<'a> IndexView<'a> {
                     Some(larger) => larger,
                     None => (at, block),
                 };
-                if self.visit_block(timeline, (at, block), order, visit)?.is_break() {
+                if self.visit_block(timeline, at, block, order, visit)?.is_break() {
                     return Ok(());
                 }
                 if at.level > 0 {
@@ -205,7 +206,8 @@ impl<'a> IndexView<'a> {
     fn visit_block(
         &self,
         timeline: TimelineId,
-        (at, block): (BlockId, BlockSummary),
+        at: BlockId,
+        block: BlockSummary,
         order: ScanOrder,
         visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
     ) -> VisitResult {
@@ -220,7 +222,7 @@ impl<'a> IndexView<'a> {
         for child in children {
             // One that is gone by now has no segments any more.
             if let Some(block) = self.block(timeline, child)?
-                && self.visit_block(timeline, (child, block), order, visit)?.is_break()
+                && self.visit_block(timeline, child, block, order, visit)?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }

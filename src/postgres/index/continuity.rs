@@ -140,7 +140,8 @@ impl ContinuityCheck {
     pub(super) fn visit(
         &mut self,
         step: &WalkStep<'_>,
-        (to, enough): (Lsn, u64),
+        to: Lsn,
+        enough: u64,
         failed: &mut Option<IndexError>,
     ) -> ControlFlow<(), WalkNext> {
         let onward = match step {

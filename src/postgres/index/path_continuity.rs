@@ -29,7 +29,7 @@ impl PathSearch<'_> {
     fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<WalContinuity, IndexError> {
         let mut check = ContinuityCheck { found: WalContinuity::default(), reached: from, before: None };
         let mut failed = None;
-        self.walk_blocks(from, to, |step| check.visit(&step, (to, enough), &mut failed))?;
+        self.walk_blocks(from, to, |step| check.visit(&step, to, enough, &mut failed))?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -54,7 +54,7 @@ impl PathSearch<'_> {
                 WalkStep::Segment(stretch) => stretch.summary.latest,
                 WalkStep::Block(block) => block.latest,
             });
-            check.visit(&step, (Lsn::MAX, 1), &mut failed)
+            check.visit(&step, Lsn::MAX, 1, &mut failed)
         })?;
         if let Some(error) = failed {
             return Err(error);

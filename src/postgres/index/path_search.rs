@@ -173,7 +173,7 @@ impl<'a> PathSearch<'a> {
     pub fn next_segment(&self, from: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
         for run in self.span_segments() {
             let found =
-                self.nearest_segment(run.span.timeline, run.from.max(from), run.to, (want, ScanOrder::Forward))?;
+                self.nearest_segment(run.span.timeline, run.from.max(from), run.to, want, ScanOrder::Forward)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -193,10 +193,11 @@ impl<'a> PathSearch<'a> {
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        (want, order): (SegmentFilter, ScanOrder),
+        want: SegmentFilter,
+        order: ScanOrder,
     ) -> Result<Option<PathSegment>, IndexError> {
         let mut found = None;
-        self.view.walk_blocks(timeline, (from, to), order, &mut |at, block| {
+        self.view.walk_blocks(timeline, from, to, order, &mut |at, block| {
             if !want.may_match_block(&block) {
                 return Ok(ControlFlow::Continue(WalkNext::Next));
             }
@@ -231,8 +232,8 @@ impl<'a> PathSearch<'a> {
             {
                 return Ok(Some(stretch));
             }
-            let (to, wanted) = (run.to.min(before), (want, ScanOrder::Backward));
-            let found = self.nearest_segment(run.span.timeline, run.from, to, wanted)?;
+            let to = run.to.min(before);
+            let found = self.nearest_segment(run.span.timeline, run.from, to, want, ScanOrder::Backward)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -343,7 +344,7 @@ impl<'a> PathSearch<'a> {
         visit: &mut StepVisitor<'_>,
     ) -> Result<ControlFlow<()>, IndexError> {
         let mut seen_enough = false;
-        self.view.walk_blocks(timeline, (from, to), ScanOrder::Forward, &mut |at, block| {
+        self.view.walk_blocks(timeline, from, to, ScanOrder::Forward, &mut |at, block| {
             let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
                 let last = end.previous().unwrap_or(begin);

@@ -80,7 +80,8 @@ impl<'a> OpenTransactions<'a> {
         &mut self,
         at: Lsn,
         xid: Xid,
-        (file, counts): (RelFileLocator, RowCounts),
+        file: RelFileLocator,
+        counts: RowCounts,
         last: bool,
     ) -> Result<(), LogError> {
         if self.open.len() >= MAX_OPEN_TRANSACTIONS {

@@ -165,7 +165,7 @@ impl SelectiveRestore {
         notes.extend(roll_back_prepared(&sql).await?);
         notes.extend(self.missing_roles(&sql).await?);
         let bytes = match self.wish.part.clone() {
-            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, (&name, &new), progress).await?,
+            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, &name, &new, progress).await?,
             SelectedObject::Table { database, name, new } => {
                 let source = table_rename::ScratchTable {
                     sql: &sql,

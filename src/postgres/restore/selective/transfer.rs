@@ -279,7 +279,8 @@ impl SelectiveRestore {
         &mut self,
         sql: SqlSession,
         tools: &Path,
-        (name, new): (&str, &str),
+        name: &str,
+        new: &str,
         progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
     ) -> Result<u64, SelectiveRestoreError> {
         let mut random = [0; 6];
@@ -289,7 +290,7 @@ impl SelectiveRestore {
         drop(sql);
         let roles = self.candidates.clone();
         let scratch = self.connect("template1", &roles).await?;
-        rename_database(&scratch, (name, &staged)).await?;
+        rename_database(&scratch, name, &staged).await?;
         let size = database_size(&scratch, &staged).await?;
         let role = scratch
             .query("the superuser", "SELECT current_user")
@@ -316,7 +317,7 @@ impl SelectiveRestore {
             progress(SelectiveRestoreStep::Loading(now.min(size), size));
         })
         .await?;
-        match rename_database(running, (&staged, new)).await {
+        match rename_database(running, &staged, new).await {
             Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE_SQLSTATE) => {
                 let server = into.to_string();
                 return Err(SelectiveRestoreError::Exists { what: "database", name: new.to_owned(), server });
@@ -389,7 +390,7 @@ fn connection_string_for_tool(info: &Conninfo) -> String {
 }
 
 /// Sessions that were just closed may still be there for a moment.
-async fn rename_database(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), SelectiveRestoreError> {
+async fn rename_database(sql: &SqlSession, from: &str, to: &str) -> Result<(), SelectiveRestoreError> {
     let statement = format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to));
     for _ in 0..MAX_RENAME_ATTEMPTS {
         match sql.execute("renaming the database", &statement).await {
