@@ -1,4 +1,4 @@
-//! Files of `pg_wal` by their path: read whole or refused, and pushes on behalf of others.
+//! Files of `pg_wal` by their path: read whole or refused.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -13,9 +13,7 @@ use memmap2::{Advice, MmapMut};
 
 use super::Archive;
 use super::chunks;
-use super::ingest::{IngestError, IngestOutcome, Ingested};
-use crate::base::retry::ErrorClass;
-use crate::control::ControlResponse;
+use super::ingest::{IngestError, Ingested};
 use crate::postgres::format::segment::WalFileName;
 use crate::vault::run_blocking;
 
@@ -61,19 +59,6 @@ impl Archive {
         }
         let bytes = run_blocking(move || source.read()).await??;
         self.put_segment(segment, bytes).await
-    }
-
-    /// Carries out a push that came through the control socket.
-    pub async fn handle_push(self: &Arc<Self>, path: &Path, name: &str) -> (ControlResponse, Option<Ingested>) {
-        match self.put_wal_file_at(path, name, &[]).await {
-            Ok(ingested) => {
-                (ControlResponse::Pushed { identical: ingested.outcome == IngestOutcome::Identical }, Some(ingested))
-            }
-            Err(error) => {
-                let transient = error.class() == ErrorClass::Transient;
-                (ControlResponse::Refused { why: error.to_string(), transient }, None)
-            }
-        }
     }
 }
 
