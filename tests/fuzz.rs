@@ -28,7 +28,7 @@ macro_rules! targets {
 
 const TARGETS: &[Target] = targets! {
     backup_label => walkeep::postgres::format::backup_label::fuzz,
-    conninfo => walkeep::postgres::wire::conninfo_syntax::fuzz,
+    conninfo => walkeep::postgres::wire::conninfo::fuzz,
     control => walkeep::postgres::format::pg_control::fuzz,
     datadir => walkeep::postgres::format::datadir::fuzz,
     manifest => walkeep::postgres::archive::manifest::fuzz,

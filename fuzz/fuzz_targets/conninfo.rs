@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::wire::conninfo_syntax::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| walkeep::postgres::wire::conninfo::fuzz(data));

@@ -16,7 +16,6 @@ use crate::postgres::archive::ArchiveError;
 use crate::postgres::archive::chunks::{PackError, PackId};
 use crate::postgres::archive::ingest::IngestError;
 use crate::postgres::archive::reindex::ReindexError;
-use crate::vault::spool::SpoolError;
 use crate::postgres::archive::wal_file::WalFileError;
 use crate::postgres::archive_get::ArchiveGetError;
 use crate::postgres::archive_push::ArchivePushError;
@@ -48,6 +47,7 @@ use crate::vault::repository::key::marker_key;
 use crate::vault::retention::RetentionError;
 use crate::vault::seal::keys::SealKeyError;
 use crate::vault::seal::{EpochKeyId, SealError};
+use crate::vault::spool::SpoolError;
 use crate::vault::verify::VerifyError;
 
 const FAILED: (CliExitCode, ErrorClass) = (CliExitCode::Failed, ErrorClass::Permanent);

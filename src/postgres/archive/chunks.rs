@@ -295,6 +295,19 @@ fn list_bytes(names: &[(ChunkName, u32)]) -> Vec<u8> {
     list
 }
 
+/// Where a chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ManifestChunk {
+    /// Its name: a keyed hash of its content.
+    pub name: ChunkName,
+    /// Its pack, as an index into [`super::manifest::Manifest::packs`].
+    pub pack: u32,
+    /// Where in the pack's plaintext it begins.
+    pub offset: u32,
+    /// How long it is; never zero.
+    pub len: u32,
+}
+
 /// Which chunks a pack holds, and where: from the end of its object alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PackList {
@@ -364,7 +377,7 @@ impl Pack {
     ///
     /// # Errors
     /// [`PackError::ChunkElsewhere`] if another one is there, or none.
-    pub fn chunk(&self, chunk: &super::manifest::ManifestChunk) -> Result<Bytes, PackError> {
+    pub fn chunk(&self, chunk: &ManifestChunk) -> Result<Bytes, PackError> {
         let found = self.list.chunks.binary_search_by_key(&chunk.offset, |(_, range)| range.start).ok();
         let found = found.and_then(|at| self.list.chunks.get(at));
         match found {
@@ -418,11 +431,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::{
-        CHUNK_BYTES, ChunkName, ChunkNamer, Pack, PackBuilder, PackError, PackId, PackList, chunk_subtree_hash,
-        file_hash, pack_binding,
+        CHUNK_BYTES, ChunkName, ChunkNamer, ManifestChunk, Pack, PackBuilder, PackError, PackId, PackList,
+        chunk_subtree_hash, file_hash, pack_binding,
     };
     use crate::postgres::archive::layout::Layout;
-    use crate::postgres::archive::manifest::ManifestChunk;
     use crate::vault::seal::keys::EpochKey;
     use crate::vault::seal::{CompressionLevel, EpochKeyId, KeyRing, ObjectEncryption, open_object};
 

@@ -1,23 +1,13 @@
 //! What a cluster is: written once with its first segment, asked before every other.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::{Archive, ArchiveError};
-use crate::postgres::format::segment::{SegmentSize, SystemId};
+use super::cluster_archive::{Archive, ArchiveIdentity};
+use super::error::ArchiveError;
 use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::seal::{self, SealSpec, SealedKind};
 use crate::vault::{self, object_binding, run_blocking};
-
-/// What must be the same in every segment of a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ArchiveIdentity {
-    /// Its system identifier.
-    pub system_id: SystemId,
-    /// Its segment size.
-    pub segment_size: SegmentSize,
-}
 
 impl Archive {
     /// What the cluster is; `None` before its first segment.

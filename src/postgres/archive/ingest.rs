@@ -13,7 +13,7 @@ use std::thread;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::wal_file::WalFileError;
+use super::wal_file_error::WalFileError;
 use super::{Archive, ArchiveError, ArchiveIdentity};
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
@@ -272,14 +272,15 @@ impl Archive {
             Some(stored) if stored.iter().all(|stored| has_same_bytes(stored, &bytes)) => {
                 Ok(self.confirm_identical(name, stored).await?)
             }
-            _ => self.put_new_segment((name, &[]), bytes).await,
+            _ => self.put_new_segment(name, &[], bytes).await,
         }
     }
 
     /// Archives a whole segment that is not known to be there already.
     pub(super) async fn put_new_segment(
         self: &Arc<Self>,
-        (name, note): (SegmentName, &[u8]),
+        name: SegmentName,
+        note: &[u8],
         bytes: Bytes,
     ) -> Result<Ingested, IngestError> {
         self.check_header(&name.to_string(), &bytes).await?;

@@ -376,7 +376,7 @@ fn inventory_timeline(
         stored_bytes: 0,
     };
     let (first, last) = (SegmentNo::new(0), SegmentNo::new(u64::MAX));
-    view.walk_blocks(own, (first, last), ScanOrder::Forward, &mut |at, block| {
+    view.walk_blocks(own, first, last, ScanOrder::Forward, &mut |at, block| {
         found.segments = found.segments.saturating_add(block.segments);
         let stored = match block.full {
             Some(full) => full.stored,

@@ -17,8 +17,10 @@ pub mod pieces;
 pub mod spool;
 pub mod chunks;
 pub mod reindex;
+mod cluster_archive;
 mod identity;
 pub mod wal_file;
+mod wal_file_error;
 pub mod layout;
 pub mod gap;
 mod error;
@@ -32,52 +34,5 @@ pub mod timeline_tail;
 pub mod manifest;
 pub mod lookup;
 
-use std::fmt;
-use std::sync::Arc;
-
-use tokio::sync::OnceCell;
-
-use crate::postgres::archive::layout::{ClusterName, Layout};
-use crate::vault::Vault;
-
+pub use cluster_archive::{Archive, ArchiveIdentity};
 pub use error::ArchiveError;
-pub use identity::ArchiveIdentity;
-
-/// One PostgreSQL cluster in all repositories of a vault.
-pub struct Archive {
-    vault: Arc<Vault>,
-    layout: Layout,
-    identity: OnceCell<ArchiveIdentity>,
-}
-
-impl fmt::Debug for Archive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Archive").field("cluster", self.cluster()).field("vault", &self.vault).finish_non_exhaustive()
-    }
-}
-
-impl Archive {
-    /// The archive of `cluster` in a vault. Reads nothing yet.
-    #[must_use]
-    pub fn new(vault: Arc<Vault>, cluster: ClusterName) -> Archive {
-        Archive { vault, layout: Layout::new(cluster), identity: OnceCell::new() }
-    }
-
-    /// The repositories and keys.
-    #[must_use]
-    pub fn vault(&self) -> &Arc<Vault> {
-        &self.vault
-    }
-
-    /// The cluster's name.
-    #[must_use]
-    pub fn cluster(&self) -> &ClusterName {
-        self.layout.cluster()
-    }
-
-    /// Where this cluster's objects are.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-}

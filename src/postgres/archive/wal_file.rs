@@ -17,33 +17,13 @@ use super::ingest::{IngestError, Ingested};
 use crate::postgres::format::segment::WalFileName;
 use crate::vault::run_blocking;
 
+pub use super::wal_file_error::WalFileError;
+
 /// No file of `pg_wal` is longer: the largest segment.
 const MAX_WAL_FILE_BYTES: u64 = 1 << 30;
 
 /// How much is hashed at a time: it stays in the processor's cache, and is little memory to touch for the first time.
 const HASHED_AT_ONCE_BYTES: usize = chunks::CHUNK_BYTES as usize;
-
-/// Why a file cannot be read as a whole.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum WalFileError {
-    /// Not a name PostgreSQL uses.
-    #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
-    Name(String),
-    /// The operating system refused.
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What it said.
-        source: Arc<io::Error>,
-    },
-    /// A directory, a device.
-    #[error("{path} is not a plain file", path = .0.display())]
-    NotAFile(PathBuf),
-    /// It changed while it was read, or it is longer than any WAL file.
-    #[error("{path} is not a finished file: it changed while it was read, or is longer than any segment", path = .0.display())]
-    StillWritten(PathBuf),
-}
 
 impl Archive {
     /// Archives the file at `path` under `name`, as [`Archive::put_wal_file`]; a segment with a note of how it came
@@ -66,7 +46,7 @@ impl Archive {
         let stored = self.stored_in_all(segment).await?;
         let Some(stored) = stored else {
             let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
-            return self.put_new_segment((segment, note), bytes).await;
+            return self.put_new_segment(segment, note, bytes).await;
         };
         // Asked twice for one segment, which happens: its hash says so, and takes no memory.
         let (hash, source) = run_blocking(move || {

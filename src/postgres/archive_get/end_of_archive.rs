@@ -1,6 +1,6 @@
 //! The proof that a missing segment is the end of the archive and not a hole in it.
 
-use super::ArchiveGetError;
+use super::error::ArchiveGetError;
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 

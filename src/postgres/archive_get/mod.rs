@@ -12,20 +12,20 @@
 #[expect(clippy::disallowed_methods, reason = "repositories are moved away")]
 mod tests;
 mod end_of_archive;
+mod error;
+mod wal_file_write;
 pub mod prefetch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::base::durable::{self, StagedFile};
-use crate::base::error_kind::{ErrorKind, HasKind};
+use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
-use crate::vault;
 use prefetch::Prefetch;
+use wal_file_write::write_file;
+
+pub use error::ArchiveGetError;
 
 /// What PostgreSQL asks for.
 #[derive(Clone, Debug)]
@@ -59,48 +59,6 @@ pub enum WalFileSource {
     Tail,
     /// What has been received of a segment that still grows.
     Received,
-}
-
-/// Why a file could not be had, nor proved absent.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveGetError {
-    /// Not a name PostgreSQL uses.
-    #[error("{0:?} is not a name that PostgreSQL gives to a file of pg_wal")]
-    Name(String),
-    /// The file is missing and what comes after it is not.
-    #[error("{name} is missing from the archive, though {later} is there: recovery cannot go past this hole")]
-    Hole {
-        /// The missing segment.
-        name: SegmentName,
-        /// A later one that is there.
-        later: SegmentName,
-    },
-    /// The archive could not give it.
-    #[error(transparent)]
-    Archive(#[from] archive::ArchiveError),
-    /// It could not be put into its place.
-    #[error(transparent)]
-    Write(#[from] durable::DurableError),
-    /// A worker thread panicked.
-    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
-    WorkerLost,
-}
-
-impl HasKind for ArchiveGetError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            ArchiveGetError::Name(_) => ErrorKind::Usage,
-            ArchiveGetError::Hole { .. } => ErrorKind::Integrity,
-            ArchiveGetError::Archive(error) => error.kind(),
-            ArchiveGetError::Write(_) | ArchiveGetError::WorkerLost => ErrorKind::Failed,
-        }
-    }
-}
-
-impl From<vault::VaultError> for ArchiveGetError {
-    fn from(error: vault::VaultError) -> ArchiveGetError {
-        ArchiveGetError::Archive(error.into())
-    }
 }
 
 /// "There is no more": PostgreSQL ends recovery.
@@ -178,17 +136,4 @@ async fn place_archived_segment(
         Some(bytes) => write_file(bytes, &request.dest).await.map(|()| Some(WalFileSource::Archive)),
         None => Ok(None),
     }
-}
-
-/// Writes the file beside its destination, syncs and renames it.
-async fn write_file(bytes: Bytes, dest: &Path) -> Result<(), ArchiveGetError> {
-    let dest = dest.to_owned();
-    let placed = tokio::task::spawn_blocking(move || {
-        let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut staged =
-            StagedFile::begin(&dest.with_file_name(format!(".walkeep-{name}.{}", std::process::id())), 0o600)?;
-        staged.write(&bytes)?;
-        staged.publish(&dest)
-    });
-    Ok(placed.await.map_err(|_panicked| ArchiveGetError::WorkerLost)??)
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::{ArchiveGetError, write_file};
+use super::error::ArchiveGetError;
+use super::wal_file_write::write_file;
 use crate::base::durable;
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;

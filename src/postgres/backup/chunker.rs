@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::BackupError;
+use super::error::BackupError;
 use super::page_checksums::{ChecksumRule, PageFindings};
 use super::tar::{TarEntry, TarEntryKind, TarEvent, TarReader};
 use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkName, ChunkNamer, ChunkSubtreeHash};

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{BackupError, packer};
+use super::error::BackupError;
+use super::packer;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{KnownChunks, PackId};
 use crate::postgres::archive::manifest::{BackupSummary, Manifest};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::BackupError;
 use super::chunker::HashedChunk;
+use super::error::BackupError;
 use crate::base::pipeline::{StageLostError, WorkerStage};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::BackupError;
+use super::error::BackupError;
 use crate::base::clock::timeout;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::PackId;

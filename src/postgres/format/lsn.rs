@@ -47,12 +47,6 @@ impl Lsn {
     pub const fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
-
-    /// Whether a record may start here: records are aligned to eight bytes (`MAXALIGN`).
-    #[must_use]
-    pub const fn is_record_aligned(self) -> bool {
-        self.0.is_multiple_of(8)
-    }
 }
 
 impl fmt::Display for Lsn {

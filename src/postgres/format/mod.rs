@@ -8,5 +8,6 @@ pub mod lsn;
 pub mod datadir;
 pub mod pg_control;
 pub mod timeline;
+mod timeline_id;
 pub mod backup_label;
 pub mod time;

@@ -8,9 +8,6 @@ use super::segment::{SegmentSize, SystemId};
 use super::time::PgTime;
 use super::timeline::TimelineId;
 
-/// The length of the file (`PG_CONTROL_FILE_SIZE`); what is used of it is under 300 bytes.
-pub const PG_CONTROL_FILE_BYTES: usize = 8192;
-
 /// What the cluster was doing when the file was last written (`DBState`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DbState {

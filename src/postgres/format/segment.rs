@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::lsn::Lsn;
-use super::timeline::TimelineId;
+use super::timeline_id::TimelineId;
 
 /// The number that identifies a cluster for life (`system_identifier` in `pg_control`); 64 bits, printed in decimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,13 +1,12 @@
 //! How protected a cluster is.
 
 pub(crate) mod unprotected_wal;
+mod facts;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use jiff::Timestamp;
 
 use crate::base::clock;
 use crate::base::findings::{
@@ -18,73 +17,12 @@ use crate::postgres::archive::inventory::{self, ArchiveInventory, MissingWal};
 use crate::postgres::archive::reindex::{self, ReindexError};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{TimelineId, TimelinePath};
+use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::sql::{self, ServerWalPosition, SqlSession, quote_literal};
 use crate::postgres::wire::Conninfo;
 use unprotected_wal::WalProtection;
 
-/// The newest moment that can be restored to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct NewestRestorable {
-    /// Its position.
-    pub lsn: Lsn,
-    /// The newest commit or abort up to there.
-    pub time: Option<PgTime>,
-    /// Its timeline.
-    pub timeline: TimelineId,
-}
-
-/// What the server says.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct ServerWalStatus {
-    /// How far its log is.
-    pub lsn: Option<Lsn>,
-    /// The timeline of that; a standby need not know it.
-    pub timeline: Option<TimelineId>,
-    /// Whether it is a standby, or recovering.
-    pub standby: bool,
-    /// Whether its archiver hands its log on.
-    pub archives: bool,
-    /// After so long it hands on also a segment that is not full; `None` if it waits until one is.
-    pub archive_timeout_seconds: Option<u64>,
-    /// Failed attempts since the statistics were reset.
-    pub archive_failures: u64,
-    /// The file that failed last, if nothing was archived since.
-    pub failing: Option<String>,
-    /// Our slot.
-    pub slot: Option<SlotStatus>,
-}
-
-/// The receiver's slot.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct SlotStatus {
-    /// Its name.
-    pub name: String,
-    /// Whether the receiver is connected.
-    pub active: bool,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-    /// Bytes of log the server keeps for it.
-    pub lag_bytes: Option<u64>,
-}
-
-/// What there is to judge by.
-#[derive(Clone, PartialEq, Debug)]
-pub struct HealthFacts {
-    /// The archive, with what this machine has received, as it was after the server had been asked.
-    pub overview: ArchiveInventory,
-    /// The server, or why it could not be asked; `None` if the cluster has no connection.
-    pub server: Option<Result<ServerWalStatus, String>>,
-    /// Repositories that could not be reached, with what was in the way.
-    pub unreachable: Vec<(String, String)>,
-    /// Local disks.
-    pub disks: Vec<DiskSpace>,
-    /// When backups are due, as a cron line in UTC.
-    pub schedule: Option<String>,
-    /// Now.
-    pub now: Timestamp,
-}
+pub use facts::{HealthFacts, NewestRestorable, ServerWalStatus, SlotStatus};
 
 /// How protected a cluster is.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{HealthFacts, NewestRestorable, ServerWalStatus};
+use super::facts::{HealthFacts, NewestRestorable, ServerWalStatus};
 use crate::base::clock::Clock;
 use crate::base::findings::{
     FindingLevel, Findings, MAX_UNPROTECTED, format_duration, format_megabytes, whole_seconds,

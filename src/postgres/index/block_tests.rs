@@ -7,13 +7,14 @@ use std::sync::LazyLock;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 
-use super::cluster_view::{IndexView, WalkNext};
+use super::cluster_view::IndexView;
 use super::key_value_store::MemoryStore;
 use super::keys::{BlockId, ClusterKeys, block_number};
-use super::path_search::{PathSearch, SegmentFilter, WalkStep};
+use super::path_search::{PathSearch, SegmentFilter};
 use super::segment_update::{self, IndexUpdate};
 use super::test_archive::{CLUSTER_NAME, TestArchive};
 use super::tests::everything;
+use super::walk::{WalkNext, WalkStep};
 use super::{IndexEntry, WalDefect};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};

@@ -10,12 +10,12 @@ use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::event::WalEvent;
 
-use super::continuity::SegmentRunSum;
 use super::error::IndexError;
 use super::key_value_store::{KeyFamily, KeyValueStore, ScanOrder};
 use super::keys::{BlockId, ClusterKeys, SegmentId, block_number};
 use super::segment_update::{ClusterFacts, read_facts, read_mark};
 use super::summary::{BlockSummary, SegmentSummary};
+use super::walk::{SegmentRunSum, WalkNext};
 
 /// One cluster's part of an index.
 pub struct IndexView<'a> {
@@ -33,15 +33,6 @@ impl std::fmt::Debug for IndexView<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("View").field("cluster", &self.cluster).field("facts", &self.facts).finish_non_exhaustive()
     }
-}
-
-/// How a walk goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WalkNext {
-    /// With what follows.
-    Next,
-    /// With what the block is made of.
-    Into,
 }
 
 /// What a visitor says: to stop, or how to go on.
@@ -141,7 +132,8 @@ impl<'a> IndexView<'a> {
     pub fn walk_blocks(
         &self,
         timeline: TimelineId,
-        (from, to): (SegmentNo, SegmentNo),
+        from: SegmentNo,
+        to: SegmentNo,
         order: ScanOrder,
         visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
     ) -> Result<(), IndexError> {
@@ -156,7 +148,7 @@ impl<'a> IndexView<'a> {
                     Some(larger) => larger,
                     None => (at, block),
                 };
-                if self.visit_block(timeline, (at, block), order, visit)?.is_break() {
+                if self.visit_block(timeline, at, block, order, visit)?.is_break() {
                     return Ok(());
                 }
                 if at.level > 0 {
@@ -214,7 +206,8 @@ impl<'a> IndexView<'a> {
     fn visit_block(
         &self,
         timeline: TimelineId,
-        (at, block): (BlockId, BlockSummary),
+        at: BlockId,
+        block: BlockSummary,
         order: ScanOrder,
         visit: &mut dyn FnMut(BlockId, BlockSummary) -> VisitResult,
     ) -> VisitResult {
@@ -229,7 +222,7 @@ impl<'a> IndexView<'a> {
         for child in children {
             // One that is gone by now has no segments any more.
             if let Some(block) = self.block(timeline, child)?
-                && self.visit_block(timeline, (child, block), order, visit)?.is_break()
+                && self.visit_block(timeline, child, block, order, visit)?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }

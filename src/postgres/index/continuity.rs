@@ -4,16 +4,13 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::segment::SegmentNo;
-use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::digest::{JoinError, SegmentDigest, SegmentState, check_follows};
 
-use super::cluster_view::WalkNext;
 use super::error::IndexError;
 use super::keys::SegmentId;
-use super::path_search::{PathSearch, PathSegment, WalkStep, WholeBlock};
 use super::summary::{ContrecordState, FullBlock, SegmentSummary};
+use super::walk::{PathSegment, WalkNext, WalkStep, WholeBlock};
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
 pub const MAX_LISTED_HOLES: usize = 1000;
@@ -97,85 +94,12 @@ impl WalContinuity {
 }
 
 /// What the check knows so far.
-struct ContinuityCheck {
-    found: WalContinuity,
+pub(super) struct ContinuityCheck {
+    pub(super) found: WalContinuity,
     /// Everything before is accounted for.
-    reached: Lsn,
+    pub(super) reached: Lsn,
     /// The segment before, if its log is whole to its end.
-    before: Option<SegmentDigest>,
-}
-
-impl PathSearch<'_> {
-    /// Checks the log in `from..to`. It is read from the summaries alone.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub fn continuity(&self, from: Lsn, to: Lsn) -> Result<WalContinuity, IndexError> {
-        self.check(from, to, u64::MAX)
-    }
-
-    /// As [`PathSearch::continuity`], but no further than the first hole.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub fn first_hole(&self, from: Lsn, to: Lsn) -> Result<WalContinuity, IndexError> {
-        self.check(from, to, 1)
-    }
-
-    fn check(&self, from: Lsn, to: Lsn, enough: u64) -> Result<WalContinuity, IndexError> {
-        let mut check = ContinuityCheck { found: WalContinuity::default(), reached: from, before: None };
-        let mut failed = None;
-        self.walk_blocks(from, to, |step| check.visit(&step, (to, enough), &mut failed))?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if check.reached < to && check.found.holes_total < enough {
-            check.add_hole(self.timeline_at(check.reached), check.reached, to, WalDefect::Missing);
-        }
-        Ok(check.found)
-    }
-
-    /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
-    pub(super) fn sum_segments(
-        &self,
-        timeline: TimelineId,
-        from: SegmentNo,
-        to: SegmentNo,
-    ) -> Result<Option<SegmentRunSum>, IndexError> {
-        let begin = from.start(self.segment_size());
-        let mut check = ContinuityCheck { found: WalContinuity::default(), reached: begin, before: None };
-        let (mut latest, mut failed) = (None, None);
-        let _seen = self.walk_timeline_blocks(timeline, from, to, &mut |step| {
-            latest = latest.max(match &step {
-                WalkStep::Segment(stretch) => stretch.summary.latest,
-                WalkStep::Block(block) => block.latest,
-            });
-            check.visit(&step, (Lsn::MAX, 1), &mut failed)
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let WalContinuity { segments, records, stored, opaque, .. } = check.found;
-        let all_there = to.get().checked_sub(from.get()) == Some(segments) && segments > 0;
-        if !all_there || !check.found.is_whole() || opaque > 0 {
-            return Ok(None);
-        }
-        let last = to.previous().unwrap_or(from);
-        let ends = self.segment_on(timeline, from)?.zip(self.segment_on(timeline, last)?);
-        Ok(ends.map(|ends| SegmentRunSum { segments, full: FullBlock { whole: true, records, stored }, latest, ends }))
-    }
-}
-
-/// What neighbouring segments are together.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct SegmentRunSum {
-    /// How many they are.
-    pub(super) segments: u64,
-    pub(super) full: FullBlock,
-    /// The largest time of an ending in them, or later.
-    pub(super) latest: Option<PgTime>,
-    /// The first and the last of them.
-    pub(super) ends: (PathSegment, PathSegment),
+    pub(super) before: Option<SegmentDigest>,
 }
 
 /// What all segments of a block are together.
@@ -213,10 +137,11 @@ pub(super) type BlockEnds = ((SegmentId, SegmentSummary), (SegmentId, SegmentSum
 
 impl ContinuityCheck {
     /// Takes a step of a walk towards `to`, until there are enough holes.
-    fn visit(
+    pub(super) fn visit(
         &mut self,
         step: &WalkStep<'_>,
-        (to, enough): (Lsn, u64),
+        to: Lsn,
+        enough: u64,
         failed: &mut Option<IndexError>,
     ) -> ControlFlow<(), WalkNext> {
         let onward = match step {
@@ -250,7 +175,7 @@ impl ContinuityCheck {
         Ok(WalkNext::Next)
     }
 
-    fn add_hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: WalDefect) {
+    pub(super) fn add_hole(&mut self, timeline: TimelineId, from: Lsn, to: Lsn, why: WalDefect) {
         self.found.holes_total = self.found.holes_total.saturating_add(1);
         if self.found.holes.len() < MAX_LISTED_HOLES {
             self.found.holes.push(WalHole { timeline, from, to, why });

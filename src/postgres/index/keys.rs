@@ -7,6 +7,13 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
+/// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
+pub const CHECKPOINT_TAG: u8 = 1;
+/// The kind of parameter changes.
+pub const PARAMETERS_TAG: u8 = 2;
+/// The kind of restore points.
+pub const RESTORE_POINT_TAG: u8 = 3;
+
 /// Segments in one block ([`block_number`]): large enough that a year of WAL is a few hundred blocks, small enough to be read in one go.
 pub const BLOCK_SEGMENTS: u64 = 256;
 

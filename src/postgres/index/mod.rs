@@ -24,6 +24,8 @@ mod value_codec;
 mod error;
 pub mod key_value_store;
 pub mod segment_update;
+mod path_continuity;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -32,13 +34,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
-pub use cluster_view::{IndexView, WalkNext};
+pub use cluster_view::IndexView;
 pub use continuity::{WalContinuity, WalDefect, WalHole};
 pub use error::IndexError;
-pub use keys::{BlockId, SegmentId};
-pub use path_search::{ParameterMaxima, PathSearch, PathSegment, SegmentFilter, WalkStep, WholeBlock};
+pub use keys::{BlockId, CHECKPOINT_TAG, PARAMETERS_TAG, RESTORE_POINT_TAG, SegmentId};
+pub use path_search::{ParameterMaxima, PathSearch, SegmentFilter};
 pub use segment_update::IndexEntry;
 pub use summary::{ContrecordState, SegmentSummary};
+pub use walk::{PathSegment, WalkNext, WalkStep, WholeBlock};
 
 use key_value_store::{IndexBatch, KeyFamily, KeyValueStore, LayeredStore};
 use keys::ClusterKeys;
@@ -47,13 +50,6 @@ use segment_update::IndexUpdate;
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
 pub const INDEX_FORMAT: u32 = 3;
-
-/// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
-pub const CHECKPOINT_TAG: u8 = 1;
-/// The kind of parameter changes.
-pub const PARAMETERS_TAG: u8 = 2;
-/// The kind of restore points.
-pub const RESTORE_POINT_TAG: u8 = 3;
 
 const FORMAT_KEY: &[u8] = b"format";
 const REPOSITORY_KEY: &[u8] = b"repository";

@@ -13,24 +13,12 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineDeparture, TimelineId, TimelinePath, TimelineSpan};
 use crate::postgres::wal::event::{WalEvent, WalEventKind, WalLevel, WalParameters};
 
-use super::cluster_view::{IndexView, WalkNext};
+use super::cluster_view::IndexView;
 use super::error::IndexError;
 use super::key_value_store::ScanOrder;
-use super::keys::SegmentId;
-use super::summary::{BlockSummary, FullBlock, SegmentSummary};
-
-/// A segment as a path uses it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PathSegment {
-    /// Which segment.
-    pub place: SegmentId,
-    /// Its first byte.
-    pub from: Lsn,
-    /// The position after the last byte that the path takes from it: its end, or where the path leaves its timeline.
-    pub to: Lsn,
-    /// What is in it.
-    pub summary: SegmentSummary,
-}
+use super::keys::{PARAMETERS_TAG, RESTORE_POINT_TAG, SegmentId};
+use super::summary::{BlockSummary, SegmentSummary};
+use super::walk::{PathSegment, StepVisitor, WalkNext, WalkStep, WholeBlock};
 
 /// What a segment must hold to be looked into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,45 +54,6 @@ impl SegmentFilter {
         }
     }
 }
-
-/// What a walk in long strides comes to.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
-pub enum WalkStep<'s> {
-    /// A segment.
-    Segment(PathSegment),
-    /// All segments of a block.
-    Block(WholeBlock<'s>),
-}
-
-/// A block all of whose segments are there.
-pub struct WholeBlock<'s> {
-    /// How many there are.
-    pub segments: u64,
-    /// What they are together.
-    pub full: FullBlock,
-    /// The largest time of an ending in it, or later.
-    pub latest: Option<PgTime>,
-    /// Its first and its last segment.
-    pub ends: &'s dyn Fn() -> Result<Option<(PathSegment, PathSegment)>, IndexError>,
-}
-
-impl std::fmt::Debug for WalkStep<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            WalkStep::Segment(stretch) => f.debug_tuple("Segment").field(&stretch.place).finish(),
-            WalkStep::Block(block) => block.fmt(f),
-        }
-    }
-}
-
-impl std::fmt::Debug for WholeBlock<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WholeBlock").field("full", &self.full).finish_non_exhaustive()
-    }
-}
-
-/// Who is shown the steps of a walk, and says how it goes on.
-pub(super) type StepVisitor<'v> = dyn FnMut(WalkStep<'_>) -> ControlFlow<(), WalkNext> + 'v;
 
 /// A search along one path of one cluster.
 #[derive(Debug)]
@@ -224,7 +173,7 @@ impl<'a> PathSearch<'a> {
     pub fn next_segment(&self, from: SegmentNo, want: SegmentFilter) -> Result<Option<PathSegment>, IndexError> {
         for run in self.span_segments() {
             let found =
-                self.nearest_segment(run.span.timeline, run.from.max(from), run.to, (want, ScanOrder::Forward))?;
+                self.nearest_segment(run.span.timeline, run.from.max(from), run.to, want, ScanOrder::Forward)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -244,10 +193,11 @@ impl<'a> PathSearch<'a> {
         timeline: TimelineId,
         from: SegmentNo,
         to: SegmentNo,
-        (want, order): (SegmentFilter, ScanOrder),
+        want: SegmentFilter,
+        order: ScanOrder,
     ) -> Result<Option<PathSegment>, IndexError> {
         let mut found = None;
-        self.view.walk_blocks(timeline, (from, to), order, &mut |at, block| {
+        self.view.walk_blocks(timeline, from, to, order, &mut |at, block| {
             if !want.may_match_block(&block) {
                 return Ok(ControlFlow::Continue(WalkNext::Next));
             }
@@ -282,8 +232,8 @@ impl<'a> PathSearch<'a> {
             {
                 return Ok(Some(stretch));
             }
-            let (to, wanted) = (run.to.min(before), (want, ScanOrder::Backward));
-            let found = self.nearest_segment(run.span.timeline, run.from, to, wanted)?;
+            let to = run.to.min(before);
+            let found = self.nearest_segment(run.span.timeline, run.from, to, want, ScanOrder::Backward)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -394,7 +344,7 @@ impl<'a> PathSearch<'a> {
         visit: &mut StepVisitor<'_>,
     ) -> Result<ControlFlow<()>, IndexError> {
         let mut seen_enough = false;
-        self.view.walk_blocks(timeline, (from, to), ScanOrder::Forward, &mut |at, block| {
+        self.view.walk_blocks(timeline, from, to, ScanOrder::Forward, &mut |at, block| {
             let (begin, end) = (at.first(), at.end());
             if let Some(full) = block.full.filter(|_| from <= begin && end <= to) {
                 let last = end.previous().unwrap_or(begin);
@@ -460,7 +410,7 @@ impl<'a> PathSearch<'a> {
             let on_path = spans.iter().any(|(on, begin, end)| *on == timeline && *begin <= lsn && lsn < *end);
             if on_path
                 && lsn >= from
-                && let Some(event) = self.view.event(super::RESTORE_POINT_TAG, timeline, lsn)?
+                && let Some(event) = self.view.event(RESTORE_POINT_TAG, timeline, lsn)?
             {
                 found.insert(lsn, event);
             }
@@ -476,7 +426,7 @@ impl<'a> PathSearch<'a> {
         let mut maxima = ParameterMaxima::default();
         let mut begin = from;
         loop {
-            let page = self.events(&[super::PARAMETERS_TAG], begin, to, EVENTS_PER_READ)?;
+            let page = self.events(&[PARAMETERS_TAG], begin, to, EVENTS_PER_READ)?;
             for event in &page {
                 if let WalEventKind::Parameters(parameters) = &event.kind {
                     maxima.include(event.lsn, parameters);

@@ -11,7 +11,7 @@ use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, WalEvent, WalEventKind};
 use super::continuity;
 use super::error::IndexError;
 use super::key_value_store::{IndexBatch, KeyChange, KeyFamily, KeyValueStore, ScanOrder};
-use super::keys::{BLOCK_SEGMENTS, BlockId, ClusterKeys, SegmentId, block_number};
+use super::keys::{BLOCK_SEGMENTS, BlockId, ClusterKeys, RESTORE_POINT_TAG, SegmentId, block_number};
 use super::summary::{BlockSummary, ContrecordState, FullBlock, SegmentSummary};
 use super::value_codec::{ValueReader, ValueWriter};
 
@@ -365,11 +365,9 @@ pub(super) fn forget_segments(
             forget_in_block(store, cluster, &mut batch, place)?;
         }
         batch.delete(KeyFamily::Segments, key);
-        for pair in store.scan(
-            KeyFamily::Events,
-            &cluster.events(super::RESTORE_POINT_TAG, timeline, from, to),
-            ScanOrder::Forward,
-        ) {
+        for pair in
+            store.scan(KeyFamily::Events, &cluster.events(RESTORE_POINT_TAG, timeline, from, to), ScanOrder::Forward)
+        {
             let event = WalEvent::from_bytes(&pair?.1).ok_or(IndexError::MalformedValue("event"))?;
             if let WalEventKind::RestorePoint { name, .. } = &event.kind {
                 batch.delete(KeyFamily::Names, cluster.name_at(name.as_bytes(), timeline, event.lsn));

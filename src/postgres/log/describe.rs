@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::entry::{LogEntry, LogEntryKind};
+use super::error::LogError;
 use super::relation_names::{FIRST_NORMAL_OID, RelationKind, RelationNames};
 use super::transactions::{OpenTransactions, TransactionChanges};
-use super::{LogEntry, LogEntryKind, LogError};
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::archive::reindex::ArchiveSegments;
@@ -95,7 +96,7 @@ impl<'a> EntryDescriber<'a> {
                 if counts.pages > 0 {
                     remember_relation(&mut self.written, event.xid, (file.database, file.filenode));
                 }
-                self.work.add_rows(event.lsn, event.xid, (*file, *counts), *ended)
+                self.work.add_rows(event.lsn, event.xid, *file, *counts, *ended)
             }
             WalEventKind::Subtransactions { of } => self.work.join_subtransactions(event.lsn, event.xid, of),
             WalEventKind::Catalog(change) => self.apply_catalog_change(event, change),
@@ -199,7 +200,7 @@ impl<'a> EntryDescriber<'a> {
             }
             WalEventKind::Drop(removal) | WalEventKind::Rewrite(removal) => self.removal_entries(event, removal)?,
             WalEventKind::Truncate { database, relations, total, cascade, .. } => {
-                self.truncate_entries(event, (*database, relations, *total), *cascade)?
+                self.truncate_entries(event, *database, relations, *total, *cascade)?
             }
             WalEventKind::DropDatabase { database } => self.drop_database_entries(event, *database)?,
             WalEventKind::CreateDatabase { database } => self.create_database_entries(event, *database)?,
@@ -353,7 +354,9 @@ impl<'a> EntryDescriber<'a> {
     fn truncate_entries(
         &mut self,
         event: &WalEvent,
-        (database, relations, total): (u32, &[u32], u32),
+        database: u32,
+        relations: &[u32],
+        total: u32,
         cascade: bool,
     ) -> Result<Vec<LogEntry>, LogError> {
         let Some(commit) = self.commit_of(event)? else { return Ok(Vec::new()) };

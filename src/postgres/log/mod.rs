@@ -2,29 +2,31 @@
 //!
 //! Everything comes from the index and the digests; the server is not asked. A record says who did it by number: a transaction, a database, a
 //! file. [`relation_names`] knows what these were called at that moment, and [`describe`] makes of a record what people call it: a DROP, a TRUNCATE.
-//! [`instance`] is the same for Redis.
 
 mod transactions;
+mod entry;
+mod error;
 pub mod relation_names;
 pub mod describe;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::base::error_kind::{ErrorKind, HasKind};
-use crate::postgres::archive::lookup::{LookupError, WalLookup};
+use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{self, Archive, unfinished};
+use crate::postgres::archive::{Archive, unfinished};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
-use crate::postgres::index::{self, IndexEntry, WalIndex};
-use crate::postgres::wal::event::Xid;
+use crate::postgres::index::{IndexEntry, WalIndex};
 use crate::vault;
 use crate::vault::seal::SealedKind as ObjectKind;
+
+pub use entry::{LogEntry, LogEntryKind};
+pub use error::LogError;
 
 use describe::EntryDescriber;
 
@@ -36,135 +38,6 @@ const EVENTS_PER_READ: usize = 2048;
 
 /// Commit times are in no order. An event so much earlier than what stands before it in the log is not looked for.
 const COMMIT_DISORDER_MICROS: i64 = 3_600_000_000;
-
-/// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogEntryKind {
-    /// A table was dropped, or a materialised view, or a sequence of its own.
-    Drop,
-    /// A table was emptied.
-    Truncate,
-    /// A table was written anew: VACUUM FULL, CLUSTER, or an ALTER TABLE that rewrites.
-    Rewrite,
-    /// A table lost its file, and nothing tells whether it was dropped or emptied (13 and 14).
-    DropOrTruncate,
-    /// A table lost its file and lives on: emptied, or written anew.
-    TruncateOrRewrite,
-    /// A database was dropped.
-    DropDatabase,
-    /// A database was created.
-    CreateDatabase,
-    /// A transaction deleted many rows of a table.
-    Delete,
-    /// A transaction updated many rows of a table.
-    Update,
-    /// A transaction changed very many rows, new ones included.
-    LargeTransaction,
-    /// `pg_create_restore_point()`.
-    RestorePoint,
-    /// A checkpoint. Only told when asked for.
-    Checkpoint,
-    /// A server was promoted: a new timeline begins.
-    Promotion,
-    /// Settings that WAL carries changed.
-    Parameters,
-    /// The server was stopped, or had come up again after a crash.
-    Restart,
-    /// A crash cut a record.
-    Crash,
-    /// A base backup ended. Only told when asked for.
-    Backup,
-}
-
-impl LogEntryKind {
-    /// Every kind.
-    pub const ALL: [LogEntryKind; 17] = [
-        LogEntryKind::Drop,
-        LogEntryKind::Truncate,
-        LogEntryKind::Rewrite,
-        LogEntryKind::DropOrTruncate,
-        LogEntryKind::TruncateOrRewrite,
-        LogEntryKind::DropDatabase,
-        LogEntryKind::CreateDatabase,
-        LogEntryKind::Delete,
-        LogEntryKind::Update,
-        LogEntryKind::LargeTransaction,
-        LogEntryKind::RestorePoint,
-        LogEntryKind::Checkpoint,
-        LogEntryKind::Promotion,
-        LogEntryKind::Parameters,
-        LogEntryKind::Restart,
-        LogEntryKind::Crash,
-        LogEntryKind::Backup,
-    ];
-
-    /// How it is written, on the command line and in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            LogEntryKind::Drop => "drop",
-            LogEntryKind::Truncate => "truncate",
-            LogEntryKind::Rewrite => "rewrite",
-            LogEntryKind::DropOrTruncate => "drop-or-truncate",
-            LogEntryKind::TruncateOrRewrite => "truncate-or-rewrite",
-            LogEntryKind::DropDatabase => "drop-database",
-            LogEntryKind::CreateDatabase => "create-database",
-            LogEntryKind::Delete => "delete",
-            LogEntryKind::Update => "update",
-            LogEntryKind::LargeTransaction => "large-transaction",
-            LogEntryKind::RestorePoint => "restore-point",
-            LogEntryKind::Checkpoint => "checkpoint",
-            LogEntryKind::Promotion => "promotion",
-            LogEntryKind::Parameters => "parameters",
-            LogEntryKind::Restart => "restart",
-            LogEntryKind::Crash => "crash",
-            LogEntryKind::Backup => "backup",
-        }
-    }
-
-    /// Whether it is told without being asked for.
-    #[must_use]
-    pub const fn is_shown_by_default(self) -> bool {
-        !matches!(self, LogEntryKind::Checkpoint | LogEntryKind::Backup)
-    }
-
-    /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for drops.
-    #[must_use]
-    pub fn matches_kind(self, wanted: LogEntryKind) -> bool {
-        self == wanted
-            || matches!(
-                (self, wanted),
-                (LogEntryKind::DropOrTruncate, LogEntryKind::Drop | LogEntryKind::Truncate | LogEntryKind::Rewrite)
-                    | (LogEntryKind::TruncateOrRewrite, LogEntryKind::Truncate | LogEntryKind::Rewrite)
-            )
-    }
-}
-
-/// Something that happened. Its JSON form is a line of `log --json`.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct LogEntry {
-    /// When, by the server's clock: when its transaction committed. For what carries no time, that of what stands before it in the log.
-    pub time: Option<PgTime>,
-    /// Where it took effect: the record that a restore must not replay.
-    pub lsn: Lsn,
-    /// The timeline of that position.
-    pub timeline: TimelineId,
-    /// The transaction that did it.
-    pub xid: Option<Xid>,
-    /// What it was.
-    pub kind: LogEntryKind,
-    /// The database, by name or else by OID.
-    pub database: Option<String>,
-    /// The table with its schema, or else its OID or file number.
-    pub relation: Option<String>,
-    /// Rows that were changed, where that is what happened.
-    pub rows: Option<u64>,
-    /// What else there is to say.
-    pub detail: Option<String>,
-    /// The options that restore to just before it; none where there is nothing to undo.
-    pub target: Option<String>,
-}
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -214,58 +87,6 @@ fn without_schema(name: &str) -> &str {
         None => name.find('.'),
     };
     schema_end.and_then(|at| name.get(at.saturating_add(1)..)).unwrap_or(name)
-}
-
-/// Why there is nothing to tell.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// Nothing of the cluster is archived.
-    #[error("nothing of {cluster} is archived yet; walkeep check {cluster} tells what is in the way")]
-    EmptyArchive {
-        /// The cluster.
-        cluster: String,
-    },
-    /// A timeline that was named has no history in the archive.
-    #[error("the history of timeline {timeline} is not archived; walkeep list shows which timelines there are")]
-    UnknownTimeline {
-        /// Which.
-        timeline: TimelineId,
-    },
-    /// The index.
-    #[error(transparent)]
-    Index(#[from] index::IndexError),
-    /// The repositories.
-    #[error(transparent)]
-    Archive(#[from] archive::ArchiveError),
-    /// A worker thread panicked, or the program is ending.
-    #[error("the work was interrupted")]
-    WorkerLost,
-}
-
-impl HasKind for LogError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            LogError::EmptyArchive { .. } | LogError::UnknownTimeline { .. } => ErrorKind::NotFound,
-            LogError::Index(error) => error.kind(),
-            LogError::Archive(error) => error.kind(),
-            LogError::WorkerLost => ErrorKind::Failed,
-        }
-    }
-}
-
-impl From<vault::VaultError> for LogError {
-    fn from(error: vault::VaultError) -> LogError {
-        LogError::Archive(error.into())
-    }
-}
-
-impl From<LookupError<archive::ArchiveError>> for LogError {
-    fn from(error: LookupError<archive::ArchiveError>) -> LogError {
-        match error {
-            LookupError::Index(error) => LogError::Index(error),
-            LookupError::Segments(error) => LogError::Archive(error),
-        }
-    }
 }
 
 /// Tells what happened in a cluster, in log order, as far as the archive and this machine's spool know. `tell` is called on a thread where it may

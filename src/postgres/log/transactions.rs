@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::LogError;
+use super::error::LogError;
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::format::lsn::Lsn;
@@ -80,7 +80,8 @@ impl<'a> OpenTransactions<'a> {
         &mut self,
         at: Lsn,
         xid: Xid,
-        (file, counts): (RelFileLocator, RowCounts),
+        file: RelFileLocator,
+        counts: RowCounts,
         last: bool,
     ) -> Result<(), LogError> {
         if self.open.len() >= MAX_OPEN_TRANSACTIONS {

@@ -11,7 +11,7 @@ use super::intake::{SpoolCommit, SpoolScope, TimelineIntake};
 use super::piece_uploads::PieceUploads;
 use super::segment_uploads::{SegmentUploads, UploadLoad, UploadedSegment};
 use super::server_clock::ClockProbe;
-use super::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
+use super::settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use crate::base::clock::Clock;
 use crate::postgres::archive::pieces::WalPiece;
 use crate::postgres::format::lsn::Lsn;

@@ -1,5 +1,6 @@
 //! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the answers.
 
+pub use super::created_tablespace::CreatedTablespace;
 pub use crate::postgres::archive::lookup::RecordSpan;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
@@ -8,7 +9,7 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wal::event::{TransactionEnd, Xid};
 
-use super::RestoreError;
+use super::error::RestoreError;
 
 /// A stretch of log that recovery cannot get past.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -45,19 +46,6 @@ pub struct WalRequirements {
     pub largest: RequiredSettings,
     /// The first record that says `wal_level = minimal`.
     pub minimal_at: Option<Lsn>,
-}
-
-/// A tablespace that the log makes. Replay works in its directory, at the path the log has, whatever was mapped.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct CreatedTablespace {
-    /// The record.
-    pub lsn: Lsn,
-    /// Its OID.
-    pub tablespace: u32,
-    /// Its directory.
-    pub location: String,
-    /// When its transaction committed.
-    pub time: Option<PgTime>,
 }
 
 /// The archived log of one cluster. Every position is that of a record's start unless it says otherwise.

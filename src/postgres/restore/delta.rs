@@ -19,8 +19,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::destination::{CheckedDestination, Destination, DestinationError, RESTORE_MARKER, io_error};
-use super::placement::{PlacementError, is_left_out};
+use super::destination::{CheckedDestination, Destination};
+use super::destination_error::{DestinationError, RESTORE_MARKER, io_error};
+use super::left_out_files::is_left_out;
+use super::placement::error::PlacementError;
 use crate::base::durable;
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::archive::spool::Spool;
@@ -132,11 +134,11 @@ pub async fn wal_only_in_pgdata(
     archive: &Archive,
     spool: Option<&Spool>,
     pgdata: &Path,
-) -> Result<Vec<SegmentName>, super::RestoreError> {
+) -> Result<Vec<SegmentName>, super::error::RestoreError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
     let listed = log.clone();
-    for name in super::run_blocking(move || written_segments(&listed, identity)).await?? {
+    for name in super::blocking::run_blocking(move || written_segments(&listed, identity)).await?? {
         match archive.digest(name).await {
             Ok(Some(_)) => {}
             Ok(None) => found.push(name),
@@ -149,7 +151,7 @@ pub async fn wal_only_in_pgdata(
         && let Some((_, received)) = archive.read_unfinished(spool, name).await?
     {
         let path = log.join(name.to_string());
-        let end = super::run_blocking(move || {
+        let end = super::blocking::run_blocking(move || {
             let bytes = fs::read(&path).map_err(io_error("read", &path))?;
             Ok::<_, DestinationError>(
                 digest_segment(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until),

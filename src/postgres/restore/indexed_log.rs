@@ -1,7 +1,8 @@
 //! What a plan asks of the archived log, answered by the index and the archive. The calls block.
 
-use super::RestoreError;
-use super::archived_log::{ArchivedLog, CreatedTablespace, ReplayChain, ReplayObstacle, WalRequirements};
+use super::archived_log::{ArchivedLog, ReplayChain, ReplayObstacle, WalRequirements};
+use super::created_tablespace::CreatedTablespace;
+use super::error::RestoreError;
 use crate::postgres::archive;
 use crate::postgres::archive::lookup::{LookupError, RecordSpan, SegmentSource, WalLookup};
 use crate::postgres::format::lsn::Lsn;

@@ -3,7 +3,7 @@
 //!
 //! [`target`] says what is wanted. [`plan_restore()`] chooses the backup and resolves the target ([`resolve_target`]) from [`archived_log`] about the archived
 //! log, which [`indexed_log`] answers; its result is a value. [`restore`] carries a plan out: it looks the place over ([`destination`]), puts the files there
-//! ([`mod@place`]) and writes the [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until it has.
+//! ([`placement`]) and writes the [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until it has.
 
 pub mod resolve_target;
 pub mod archived_log;
@@ -17,124 +17,34 @@ pub mod placement;
 pub mod plan;
 pub mod planner;
 pub mod selective;
+mod backup_reading;
+mod blocking;
+mod created_tablespace;
+mod destination_error;
+mod error;
+mod left_out_files;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::lookup::WalLookup;
-use crate::postgres::archive::manifest::{BackupSummary, Manifest, ManifestError};
-use crate::postgres::archive::reindex::{ArchiveSegments, ReindexError};
+use crate::postgres::archive::manifest::{BackupSummary, Manifest};
+use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{self, Archive, inventory};
-use crate::postgres::format::backup_label::{BackupLabelError, TablespaceMap, TablespaceMapEscapes};
+use crate::postgres::archive::{Archive, inventory};
+use crate::postgres::format::backup_label::TablespaceMap;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::index::{self, IndexEntry, WalIndex};
-use crate::vault;
-use crate::vault::seal::SealedKind;
+use crate::postgres::index::{IndexEntry, WalIndex};
 
-use destination::{CheckedDestination, Destination, DestinationError};
-use placement::{Placement, PlacementError};
+use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
+use blocking::run_blocking;
+use destination::{CheckedDestination, Destination};
+use placement::Placement;
 use plan::{PlanBackup, PlanInput, RestorePlan};
 use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
 use target::{RecoveryTargetAction, RestoreRequest};
 
-/// Why there is no plan, or no restore.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The backup that was named is not in the repository.
-    #[error("there is no backup {label:?}; walkeep list shows which there are")]
-    UnknownBackup {
-        /// What was asked for.
-        label: String,
-    },
-    /// A timeline that was named, or that a backup is on, has no history in the archive.
-    #[error("the history of timeline {timeline} is not archived, so there is no telling what it descends from")]
-    UnknownTimeline {
-        /// Which.
-        timeline: TimelineId,
-    },
-    /// Nothing of the cluster is archived.
-    #[error(
-        "nothing of {cluster} is archived yet: no WAL and no backup; walkeep check {cluster} tells what is in the way"
-    )]
-    EmptyArchive {
-        /// The cluster.
-        cluster: String,
-    },
-    /// A plan that says that its target cannot be reached was to be carried out.
-    #[error("{reason}")]
-    Unreachable {
-        /// Why.
-        reason: String,
-    },
-    /// The index.
-    #[error(transparent)]
-    Index(#[from] index::IndexError),
-    /// The repositories.
-    #[error(transparent)]
-    Archive(#[from] archive::ArchiveError),
-    /// A manifest that opens and makes no sense.
-    #[error("backup {label}: {source}")]
-    Manifest {
-        /// The backup.
-        label: String,
-        /// What is wrong with it.
-        source: ManifestError,
-    },
-    /// A tablespace map that opens and makes no sense.
-    #[error("backup {label}: {source}")]
-    Label {
-        /// The backup.
-        label: String,
-        /// What is wrong with it.
-        source: BackupLabelError,
-    },
-    /// The files.
-    #[error(transparent)]
-    Place(#[from] PlacementError),
-    /// A worker thread panicked, or the program is ending.
-    #[error("the work was interrupted")]
-    WorkerLost,
-}
-
-impl HasKind for RestoreError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            RestoreError::UnknownBackup { .. }
-            | RestoreError::UnknownTimeline { .. }
-            | RestoreError::EmptyArchive { .. } => ErrorKind::NotFound,
-            RestoreError::Unreachable { .. } => ErrorKind::TargetUnreachable,
-            RestoreError::Index(error) => error.kind(),
-            RestoreError::Archive(error) => error.kind(),
-            RestoreError::Manifest { .. } | RestoreError::Label { .. } => ErrorKind::Integrity,
-            RestoreError::Place(error) => error.kind(),
-            RestoreError::WorkerLost => ErrorKind::Failed,
-        }
-    }
-}
-
-impl From<vault::VaultError> for RestoreError {
-    fn from(error: vault::VaultError) -> RestoreError {
-        RestoreError::Archive(error.into())
-    }
-}
-
-impl From<ReindexError> for RestoreError {
-    fn from(error: ReindexError) -> RestoreError {
-        match error {
-            ReindexError::Index(error) => RestoreError::Index(error),
-            ReindexError::Archive(error) => RestoreError::Archive(error),
-        }
-    }
-}
-
-impl From<DestinationError> for RestoreError {
-    fn from(error: DestinationError) -> RestoreError {
-        RestoreError::Place(PlacementError::Destination(error))
-    }
-}
+pub use error::RestoreError;
 
 /// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or says why it cannot be
 /// reached. Touches nothing.
@@ -310,9 +220,6 @@ async fn execute_plan(
     })
 }
 
-/// How often progress is told.
-const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// What the server finds beside the backup's files, and then the last step.
 fn write_recovery_files(
     placement: &Placement,
@@ -329,34 +236,4 @@ fn write_recovery_files(
     placement.write_extra_file(RECOVERY_SIGNAL, b"")?;
     placement.finish()?;
     Ok(())
-}
-
-/// The map byte for byte; with the new places where tablespaces were mapped, because recovery makes the links by it.
-fn tablespace_map(placement: &Placement, manifest: &Manifest) -> Result<Option<Vec<u8>>, RestoreError> {
-    let Some(bytes) = &manifest.tablespace_map else { return Ok(None) };
-    let escapes = TablespaceMapEscapes::for_major_version(manifest.summary.major_version);
-    let wrong = |source| RestoreError::Label { label: manifest.summary.label.clone(), source };
-    let mut map = TablespaceMap::parse(bytes, escapes).map_err(wrong)?;
-    let before = map.clone();
-    for space in &mut map.tablespaces {
-        if let Some(path) = placement.tablespace_path(space.oid) {
-            space.path = path.to_string_lossy().into_owned();
-        }
-    }
-    Ok(Some(if map == before { bytes.clone() } else { map.serialise(escapes) }))
-}
-
-async fn read_manifest(archive: &Archive, label: &str) -> Result<Manifest, RestoreError> {
-    let unknown = || RestoreError::UnknownBackup { label: label.to_owned() };
-    // A label that cannot stand in a key is one of no backup.
-    let key = archive.layout().backup(label).map_err(|_bad_key| unknown())?;
-    let opened = archive.vault().get_object(SealedKind::Manifest, &key).await?.ok_or_else(unknown)?;
-    let wrong = |source| RestoreError::Manifest { label: label.to_owned(), source };
-    let summary = BackupSummary::from_bytes(&opened.metadata).map_err(wrong)?;
-    run_blocking(move || Manifest::from_bytes(summary, &opened.plain)).await?.map_err(wrong)
-}
-
-/// Runs what blocks where that is allowed.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RestoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_gone| RestoreError::WorkerLost)
 }

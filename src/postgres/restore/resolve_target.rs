@@ -8,8 +8,8 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
 
-use super::RestoreError;
 use super::archived_log::ArchivedLog;
+use super::error::RestoreError;
 use super::target::{RecoveryTarget, RestoreRequest};
 
 /// Where replay stops.

@@ -5,7 +5,7 @@
 //! count on packs of a manifest that is removed meanwhile: those that an expired manifest names stay for as long as the longest backup may
 //! take ([`GRACE`]), and so does every pack that is younger than that. Then the copy under `expired/` goes too.
 //!
-//! Histories, records of gaps, the cluster's identity and keys always stay. [`instance`] is the same for Redis.
+//! Histories, records of gaps, the cluster's identity and keys always stay.
 
 pub mod policy;
 

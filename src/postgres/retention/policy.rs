@@ -92,12 +92,12 @@ pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     verdict.expire = gone.into_iter().map(|base| base.label.clone()).collect();
     for base in world.bases.iter().filter(|base| verdict.keep.contains_key(&base.label)) {
         if let Some(own) = known.get(&base.timeline) {
-            add_needed_segments(&mut verdict.needed, own, world.size, (base.start, base.stop));
+            add_needed_segments(&mut verdict.needed, own, world.size, base.start, base.stop);
         } else {
             verdict.unknown.insert(base.timeline);
         }
         for path in living.iter().filter(|path| is_on_path(base, path)) {
-            add_needed_segments(&mut verdict.needed, path, world.size, (base.start, Lsn::MAX));
+            add_needed_segments(&mut verdict.needed, path, world.size, base.start, Lsn::MAX);
         }
     }
     verdict
@@ -164,7 +164,8 @@ fn add_needed_segments(
     needed: &mut BTreeMap<TimelineId, Vec<(SegmentNo, SegmentNo)>>,
     path: &TimelinePath,
     size: SegmentSize,
-    (from, to): (Lsn, Lsn),
+    from: Lsn,
+    to: Lsn,
 ) {
     for span in path.spans() {
         let end = span.end.map_or(to, |end| end.min(to));

@@ -4,8 +4,8 @@
 //! unseen until the next backup's list of names. Only the fixed front of a tuple is read, up to `relkind`; it is laid out the same from 13 on but
 //! for `relallfrozen`, which came in 18.
 
-use super::event::{RelFileLocator, Xid};
 use super::heap::{self, HeapOperation, HeapTuple};
+use super::identifiers::{RelFileLocator, Xid};
 use super::page::MajorVersion;
 use super::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::byte_reader::ByteReader;
-use super::event::RelFileLocator;
+use super::identifiers::RelFileLocator;
 use super::page::MajorVersion;
 use super::page_image::{ImageCompression, decompress_image};
 use super::record::{RECORD_HEADER_BYTES, RMGR_INFO, RecordHeader, WalRecord, rmgr};

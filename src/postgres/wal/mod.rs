@@ -12,6 +12,7 @@ mod byte_reader;
 pub mod record;
 pub mod catalog;
 mod heap;
+mod identifiers;
 pub mod assemble;
 mod page_image;
 pub mod event;

@@ -88,7 +88,17 @@ pub struct BaseBackup {
 
 const BASE_BACKUP_QUESTION: &str = "BASE_BACKUP";
 
-pub(super) async fn start_base_backup(
+impl ReplicationConnection {
+    /// Starts a base backup.
+    ///
+    /// # Errors
+    /// [`ReplicationError`] if the server refuses.
+    pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, ReplicationError> {
+        start_base_backup(self, options).await
+    }
+}
+
+async fn start_base_backup(
     mut connection: ReplicationConnection,
     options: &BaseBackupOptions,
 ) -> Result<BaseBackup, ReplicationError> {

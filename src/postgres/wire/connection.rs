@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::base_backup::BaseBackup;
-use super::command::{self, BaseBackupOptions, ServerVersion, SlotName};
+use super::command::{self, ServerVersion, SlotName};
 use super::conninfo::{Conninfo, TargetSessionAttrs};
 use super::error::ReplicationError;
 use super::login;
 use super::message::BackendMessage;
-use super::physical_stream::StartedReplication;
 use super::socket;
 use super::transport::MessageTransport;
 use crate::postgres::format::lsn::Lsn;
@@ -293,28 +291,6 @@ impl ReplicationConnection {
     /// [`ReplicationError::is_no_slot`] if there is none.
     pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
         self.query_rows(&command::drop_slot(slot), "DROP_REPLICATION_SLOT").await.map(drop)
-    }
-
-    /// Starts to stream WAL of `timeline` from `start` on.
-    ///
-    /// # Errors
-    /// [`ReplicationError::is_other_history`] and [`ReplicationError::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
-    /// or not yet is reported by the stream ([`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`]).
-    pub async fn start_physical(
-        self,
-        slot: Option<&SlotName>,
-        start: Lsn,
-        timeline: TimelineId,
-    ) -> Result<StartedReplication, ReplicationError> {
-        super::physical_stream::start_physical_stream(self, &command::start_physical(slot, start, timeline)).await
-    }
-
-    /// Starts a base backup.
-    ///
-    /// # Errors
-    /// [`ReplicationError`] if the server refuses.
-    pub async fn base_backup(self, options: &BaseBackupOptions) -> Result<BaseBackup, ReplicationError> {
-        super::base_backup::start_base_backup(self, options).await
     }
 
     /// Takes leave of the server.

@@ -5,79 +5,17 @@
 //! client doesn't (service files, GSSAPI, encrypted keys) is refused with a word on what to do, never ignored: an ignored security option
 //! is worse than an error.
 
-use crate::base::error_kind::{ErrorKind, HasKind};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::conninfo_syntax::{self, ConninfoSettings};
 
-/// The environment variables that count, by name. The edge reads them once and hands them down.
-pub type LibpqEnvironment = BTreeMap<String, String>;
+pub use super::conninfo_error::{ConninfoError, LibpqEnvironment};
+pub use super::password::PgPassword;
 
 /// The port of a server whose connection string names none (`DEF_PGPORT`).
 pub const DEFAULT_PORT: u16 = 5432;
-
-/// What is wrong with a connection string. Messages never quote a value: it could be the password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConninfoError {
-    /// The text breaks the grammar.
-    #[error("connection string: {0}")]
-    Syntax(String),
-    /// No such key.
-    #[error("connection string: there is no parameter {key:?}{}", nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
-    UnknownKey {
-        /// The key as written.
-        key: String,
-        /// The known key that is spelled most like it.
-        nearest: Option<&'static str>,
-    },
-    /// A key has a value that it can't have.
-    #[error("connection string: {key} {problem}")]
-    BadValue {
-        /// The key.
-        key: &'static str,
-        /// What it must be instead.
-        problem: String,
-    },
-}
-
-impl HasKind for ConninfoError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            ConninfoError::Syntax(_) | ConninfoError::UnknownKey { .. } | ConninfoError::BadValue { .. } => {
-                ErrorKind::Usage
-            }
-        }
-    }
-}
-
-/// A password. Wiped from memory when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PgPassword(Zeroizing<String>);
-
-impl PgPassword {
-    /// The password `text`.
-    #[must_use]
-    pub fn new(text: String) -> PgPassword {
-        PgPassword(Zeroizing::new(text))
-    }
-
-    /// The password itself, for sending.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for PgPassword {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(…)")
-    }
-}
 
 /// When the connection is encrypted and what is checked (libpq's `sslmode`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -534,6 +472,15 @@ fn parse_require_auth(settings: &mut ConninfoSettings) -> Result<Option<Vec<Auth
         named = known.iter().filter_map(|(_, method)| *method).filter(|method| !named.contains(method)).collect();
     }
     Ok(Some(named))
+}
+
+/// Any text, as a connection string: must end, not panic, and not grow. For fuzzing.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(info) = Conninfo::parse(text, &LibpqEnvironment::new()) {
+        assert!(!info.hosts.is_empty(), "a connection string without a host means the local socket");
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@
 
 pub mod command;
 pub mod message;
-pub mod conninfo_syntax;
+mod conninfo_error;
+mod password;
+mod conninfo_syntax;
 mod transport;
 pub mod connection;
 pub mod conninfo;

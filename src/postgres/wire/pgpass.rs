@@ -9,7 +9,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::conninfo::PgPassword;
+use super::password::PgPassword;
 
 /// The largest password file that is read; libpq reads any, but thousands of lines fit here.
 const MAX_PGPASS_BYTES: u64 = 1 << 20;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postgres_protocol::message::frontend;
 
-use super::command::{StandbyStatus, standby_status};
+use super::command::{self, SlotName, StandbyStatus, standby_status};
 use super::connection::ReplicationConnection;
 use super::error::ReplicationError;
 use super::message::{BackendMessage, KeepaliveMessage, MessageFrame, ReplicationMessage, XLogData};
@@ -47,7 +47,23 @@ pub struct PhysicalStream {
     ended: bool,
 }
 
-pub(super) async fn start_physical_stream(
+impl ReplicationConnection {
+    /// Starts to stream WAL of `timeline` from `start` on.
+    ///
+    /// # Errors
+    /// [`ReplicationError::is_other_history`] and [`ReplicationError::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
+    /// or not yet is reported by the stream ([`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`]).
+    pub async fn start_physical(
+        self,
+        slot: Option<&SlotName>,
+        start: Lsn,
+        timeline: TimelineId,
+    ) -> Result<StartedReplication, ReplicationError> {
+        start_physical_stream(self, &command::start_physical(slot, start, timeline)).await
+    }
+}
+
+async fn start_physical_stream(
     mut connection: ReplicationConnection,
     command: &str,
 ) -> Result<StartedReplication, ReplicationError> {

@@ -78,11 +78,11 @@ impl SealedKind {
         match self {
             // PostgreSQL's largest segment; a `.partial` is as long.
             SealedKind::Wal | SealedKind::WalFile | SealedKind::Piece => 1 << 30,
-            // 32 bytes and a little for each chunk: some 20 TB at 256 KiB a chunk.
+            // Some 50 bytes for each chunk of 128 KiB: enough for a cluster of about 10 TB.
             SealedKind::Manifest => 4 << 30,
             SealedKind::Pack => 256 << 20,
             SealedKind::RdbPart => 64 << 20,
-            // A hundred bytes for each 64 MiB.
+            // A hundred bytes for each part of 32 MiB.
             SealedKind::Snapshot => 64 << 20,
             // The stream is cut between commands, and a value may have 512 MiB as servers come.
             SealedKind::Commands => 1 << 30,

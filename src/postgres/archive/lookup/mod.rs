@@ -14,8 +14,10 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::index::path_search::{PathSearch, PathSegment, SegmentFilter};
-use crate::postgres::index::{self, ContrecordState, IndexView, ParameterMaxima, SegmentId, WalDefect, WalHole};
+use crate::postgres::index::path_search::{PathSearch, SegmentFilter};
+use crate::postgres::index::{
+    self, ContrecordState, IndexView, ParameterMaxima, PathSegment, SegmentId, WalDefect, WalHole,
+};
 use crate::postgres::wal::decode::WalDecoder;
 use crate::postgres::wal::digest::{SegmentDigest, SegmentState};
 use crate::postgres::wal::event::{TransactionEnd, WalEvent, Xid};

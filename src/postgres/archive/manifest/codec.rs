@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestError};
-use crate::postgres::archive::chunks::{ChunkName, PackId};
+use super::contents::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestEntry, ManifestError};
+use crate::postgres::archive::chunks::{ChunkName, ManifestChunk, PackId};
 
 /// PostgreSQL's `MAXPGPATH`; nothing in a data directory has a longer path.
 const MAX_PATH_BYTES: usize = 4096;

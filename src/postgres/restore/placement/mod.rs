@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod tests;
+pub(super) mod error;
+mod placement_state;
 mod reuse;
 
 use std::collections::BTreeMap;
@@ -17,21 +19,24 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::{self, TryStreamExt};
 
-use super::archived_log::CreatedTablespace;
+use super::created_tablespace::CreatedTablespace;
 use super::delta;
-use super::destination::{CheckedDestination, DestinationError, RESTORE_MARKER, io_error};
-use super::recovery_settings::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use super::destination::CheckedDestination;
+use super::destination_error::{DestinationError, RESTORE_MARKER, io_error};
+use super::left_out_files::is_left_out;
 use crate::base::durable::{self, Filesystem};
-use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::lock::FileLock;
+use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{
-    CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, PackId, chunk_subtree_hash, file_hash, pack_binding,
+    CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, chunk_subtree_hash, file_hash, pack_binding,
 };
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
-use crate::postgres::archive::{self, Archive};
-use crate::postgres::format::pg_control::{PgControl, PgControlError};
-use crate::vault;
+use crate::postgres::format::pg_control::PgControl;
 use crate::vault::seal::SealedKind;
+
+pub use error::PlacementError;
+pub use placement_state::Placement;
+use placement_state::{ChunkPlacement, FileProgress, TargetFile};
 
 /// What `pg_control` is called until all else is in place.
 const STAGED_PG_CONTROL_NAME: &str = "pg_control.walkeep";
@@ -39,125 +44,6 @@ const PG_CONTROL_PATH: &str = "global/pg_control";
 
 /// Packs that are fetched or placed at the same time; each is up to 32 MiB, and as much again while it is opened.
 const PACKS_IN_FLIGHT: usize = 4;
-
-/// Why files are not in their places.
-#[derive(Debug, thiserror::Error)]
-pub enum PlacementError {
-    /// Where they should go.
-    #[error(transparent)]
-    Destination(#[from] DestinationError),
-    /// A file could not be made durable or renamed.
-    #[error(transparent)]
-    Durable(#[from] durable::DurableError),
-    /// The repository did not give a pack.
-    #[error(transparent)]
-    Archive(#[from] archive::ArchiveError),
-    /// A pack makes no sense.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// A pack that the backup needs is in no repository.
-    #[error("pack {0} is in no repository, and the backup needs it; walkeep verify shows which backups are whole")]
-    PackMissing(PackId),
-    /// The manifest contradicts itself.
-    #[error("the manifest of {label} names {what} that it does not have; it was written by a faulty program")]
-    Manifest {
-        /// The backup.
-        label: String,
-        /// What is missing.
-        what: &'static str,
-    },
-    /// What was written is not what was backed up.
-    #[error(
-        "{path} was restored, and its content is not what was backed up: the disk or the memory of this machine is at fault"
-    )]
-    HashDiffers {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The backup's `pg_control` is not one, or of another cluster.
-    #[error("pg_control of the backup cannot be used: {0}")]
-    Control(#[from] PgControlError),
-    /// The program is ending.
-    #[error("the restore was interrupted; what it left cannot be started")]
-    WorkerLost,
-}
-
-impl HasKind for PlacementError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            PlacementError::Destination(error) => error.kind(),
-            PlacementError::Archive(error) => error.kind(),
-            PlacementError::Pack(_)
-            | PlacementError::PackMissing(_)
-            | PlacementError::Manifest { .. }
-            | PlacementError::HashDiffers { .. }
-            | PlacementError::Control(_) => ErrorKind::Integrity,
-            PlacementError::Durable(_) | PlacementError::WorkerLost => ErrorKind::Failed,
-        }
-    }
-}
-
-impl From<vault::VaultError> for PlacementError {
-    fn from(error: vault::VaultError) -> PlacementError {
-        PlacementError::Archive(error.into())
-    }
-}
-
-/// A piece of a file: which chunk, and where it goes.
-#[derive(Clone, Copy, Debug)]
-struct ChunkPlacement {
-    entry: u32,
-    chunk: u32,
-    offset: u64,
-}
-
-/// A file's way to being whole.
-#[derive(Debug)]
-struct TargetFile {
-    path: PathBuf,
-    mode: u32,
-    hash: [u8; 32],
-    len: u64,
-    pieces: u32,
-    written: Mutex<FileProgress>,
-}
-
-/// What of a file was written: the values of its chunks, which join to its hash, as long as some are still to come.
-#[derive(Debug, Default)]
-struct FileProgress {
-    values: Vec<ChunkSubtreeHash>,
-    count: u32,
-    /// Which were there before; empty where none was.
-    kept: Vec<bool>,
-}
-
-/// A backup's files and where they go.
-pub struct Placement {
-    manifest: Arc<Manifest>,
-    ground: CheckedDestination,
-    targets: BTreeMap<u32, TargetFile>,
-    by_pack: Vec<Vec<ChunkPlacement>>,
-    placed: AtomicU64,
-    reused: AtomicU64,
-    /// The file systems written to, from before the first write on.
-    filesystems: OnceLock<Vec<Filesystem>>,
-    /// The marker, once it stands, locked where the file system has locks.
-    marker: OnceLock<Option<FileLock>>,
-}
-
-impl std::fmt::Debug for Placement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Placement")
-            .field("ground", &self.ground)
-            .field("files", &self.targets.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Whether a file of the backup is left out: it would make the restored server a standby, or is written anew.
-pub(super) fn is_left_out(path: &Path) -> bool {
-    [STANDBY_SIGNAL, RECOVERY_SIGNAL, RESTORE_MARKER].iter().any(|name| path == Path::new(name))
-}
 
 impl Placement {
     /// Works out which pack has what for which file.

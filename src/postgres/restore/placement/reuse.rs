@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 
 use futures_util::stream::{self, TryStreamExt};
 
-use super::{Placement, PlacementError, TargetFile, io_error};
+use super::error::PlacementError;
+use super::placement_state::{Placement, TargetFile};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{CHUNK_BYTES, ChunkNamer, chunk_subtree_hash};
 use crate::postgres::archive::manifest::EntryContent;
+use crate::postgres::restore::destination_error::io_error;
 
 /// Files that are read at the same time.
 const FILES_IN_FLIGHT: usize = 4;

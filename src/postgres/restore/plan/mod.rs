@@ -7,234 +7,29 @@
 mod tests;
 mod unreachable;
 mod other_timelines;
+mod proof;
+mod restore_plan;
 
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::pg_control::RequiredSettings;
-use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
-use crate::postgres::wal::event::{TransactionEnd, Xid};
+use crate::postgres::format::timeline::TimelinePath;
 
-use super::RestoreError;
-use super::archived_log::{ArchivedLog, CreatedTablespace, ReplayChain, ReplayObstacle};
+use super::archived_log::ArchivedLog;
+use super::created_tablespace::CreatedTablespace;
+use super::error::RestoreError;
 use super::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use super::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
-use crate::base::restore_estimate::{RestoreEstimator, RestoreWork};
+use crate::base::restore_estimate::RestoreEstimator;
+pub use proof::{PlanBackup, PlanInput};
+pub use restore_plan::{CommitPoint, DiskRequirement, ReachablePoint, RestorePlan};
+
+use proof::{BackupCandidate, ProvedStop, chosen_timeline, commits_around, newest_reachable, path_to, prove_stop};
+use restore_plan::OTHER_POINT_SUFFIX;
 use unreachable::{UnreachableTarget, blocked_by, nearest_before, no_backup, past_end_of_archive, unreachable_plan};
 
 /// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
 /// segment holds a second's work of a busy server.
 const LOOK_BACK_SEGMENTS: u64 = 2;
-
-/// What a plan must know of a backup.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PlanBackup {
-    /// Its name.
-    pub label: String,
-    /// Where replay begins.
-    pub start: Lsn,
-    /// The timeline of that position.
-    pub start_timeline: TimelineId,
-    /// The position that replay must pass before the files are consistent.
-    pub stop: Lsn,
-    /// The timeline of that position.
-    pub stop_timeline: TimelineId,
-    /// When it was begun.
-    pub started_at: PgTime,
-    /// What its `pg_control` demands of a server.
-    pub required: RequiredSettings,
-    /// Bytes of its files.
-    pub logical_bytes: u64,
-}
-
-/// Everything a plan is made from.
-#[derive(Clone, Copy)]
-pub struct PlanInput<'a> {
-    /// The cluster's name.
-    pub cluster: &'a str,
-    /// Its backups, in any order.
-    pub bases: &'a [PlanBackup],
-    /// The archived histories, in any order; timeline 1 has none.
-    pub histories: &'a [TimelineHistory],
-    /// Its log.
-    pub facts: &'a dyn ArchivedLog,
-}
-
-impl std::fmt::Debug for PlanInput<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World").field("cluster", &self.cluster).field("bases", &self.bases).finish_non_exhaustive()
-    }
-}
-
-/// A committed transaction beside the target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct CommitPoint {
-    /// Where its record starts.
-    pub lsn: Lsn,
-    /// Which transaction.
-    pub xid: Xid,
-    /// When, by the server's clock.
-    pub time: PgTime,
-}
-
-impl From<TransactionEnd> for CommitPoint {
-    fn from(ending: TransactionEnd) -> CommitPoint {
-        CommitPoint { lsn: ending.lsn, xid: ending.xid, time: ending.time }
-    }
-}
-
-/// A point that can be reached instead of a target that cannot.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct ReachablePoint {
-    /// Where.
-    pub lsn: Lsn,
-    /// The last commit up to there.
-    pub time: Option<PgTime>,
-    /// The backup to start from.
-    pub backup: String,
-    /// The options that restore to it.
-    pub options: String,
-}
-
-/// The space that a restore needs, and what there is.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct DiskRequirement {
-    /// Bytes of files, and of the log that is fetched at a time.
-    pub needed_bytes: u64,
-    /// Bytes that are free there.
-    pub free_bytes: u64,
-}
-
-impl DiskRequirement {
-    /// Whether it is enough.
-    #[must_use]
-    pub const fn is_enough(&self) -> bool {
-        self.needed_bytes <= self.free_bytes
-    }
-}
-
-/// What a restore would do, or why it cannot.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct RestorePlan {
-    /// The cluster.
-    pub cluster: String,
-    /// What was asked for.
-    pub target: RecoveryTarget,
-    /// Whether everything that it needs is there.
-    pub reachable: bool,
-    /// Why, in a sentence.
-    pub reason: String,
-    /// Where replay stops.
-    pub target_lsn: Option<Lsn>,
-    /// Whether the record at `target_lsn` is replayed.
-    pub inclusive: bool,
-    /// The timeline that is followed.
-    pub timeline: TimelineId,
-    /// The backup that is restored.
-    pub backup: Option<String>,
-    /// The last commit that will be there.
-    pub last_commit_before: Option<CommitPoint>,
-    /// The first commit that will not.
-    pub first_commit_after: Option<CommitPoint>,
-    /// Segments that are replayed.
-    pub wal_segments: u64,
-    /// Bytes of log that are replayed.
-    pub wal_bytes: u64,
-    /// Records that are replayed.
-    pub wal_records: u64,
-    /// Bytes of files that are placed.
-    pub file_bytes: u64,
-    /// About how long files and replay take.
-    pub estimated_seconds: u64,
-    /// Restores on this machine that the estimate was made from; with none it is a guess for a modest one.
-    pub estimated_from_restores: u64,
-    /// Whether there is room where it is to go, if that was said.
-    pub room: Option<DiskRequirement>,
-    /// The newest point before the target that can be reached, if the target cannot.
-    pub nearest_before: Option<ReachablePoint>,
-    /// The oldest point after the target that can be reached, if the target cannot.
-    pub nearest_after: Option<ReachablePoint>,
-    /// What the server's settings must be at least.
-    pub required_settings: RequiredSettings,
-    /// Whether the log has a hole right after the target, so that the server must not read ahead.
-    pub hole_follows: bool,
-    /// Tablespaces that replay makes, at the very paths they have in the log.
-    pub tablespaces_made: Vec<CreatedTablespace>,
-    /// What else one should know before doing it: other timelines that go on where this one does not.
-    pub notes: Vec<String>,
-    /// Where replay stops.
-    pub stop: Option<RecoveryStop>,
-}
-
-impl RestorePlan {
-    /// What a restore by it has to do.
-    #[must_use]
-    pub const fn work(&self) -> RestoreWork {
-        RestoreWork { file_bytes: self.file_bytes, wal_bytes: self.wal_bytes, wal_records: self.wal_records }
-    }
-
-    /// Whether it goes to another point than was asked for, which [`RestorePlan::reason`] says.
-    #[must_use]
-    pub fn reaches_other_point(&self) -> bool {
-        self.reachable && self.reason.ends_with(OTHER_POINT_SUFFIX)
-    }
-
-    /// When the last commit was, if all that is known against the time that was asked for is that nothing has been committed since.
-    #[must_use]
-    pub fn idle_since(&self) -> Option<PgTime> {
-        let past_end = !self.reachable && self.target_lsn.is_none() && self.first_commit_after.is_none();
-        self.nearest_before.as_ref().filter(|_| past_end)?.time
-    }
-
-    /// The same for a machine on which it cannot be carried out, and why.
-    #[must_use]
-    pub fn made_unreachable(self, why: &dyn std::fmt::Display) -> RestorePlan {
-        RestorePlan { reachable: false, reason: format!("{}, but not there: {why}", self.reason), stop: None, ..self }
-    }
-
-    /// The same with the time estimated from what this machine has measured.
-    #[must_use]
-    pub fn with_estimate(self, pace: &RestoreEstimator) -> RestorePlan {
-        let estimated_seconds = if self.reachable { pace.estimated_seconds(&self.work()) } else { 0 };
-        RestorePlan { estimated_seconds, estimated_from_restores: pace.restores(), ..self }
-    }
-
-    /// The same for a place with this many bytes free, which may not be enough.
-    #[must_use]
-    pub fn with_free_space(self, free_bytes: u64, segment: SegmentSize) -> RestorePlan {
-        if !self.reachable {
-            return self;
-        }
-        let needed_bytes = self.file_bytes.saturating_add(segment.get().saturating_mul(SEGMENTS_DURING_REPLAY));
-        let room = DiskRequirement { needed_bytes, free_bytes };
-        if room.is_enough() {
-            return RestorePlan { room: Some(room), ..self };
-        }
-        let reason =
-            format!("{}, but not there: {needed_bytes} bytes are needed and {free_bytes} are free", self.reason);
-        RestorePlan { room: Some(room), reachable: false, reason, stop: None, ..self }
-    }
-}
-
-/// How the reason of a plan ends that goes to another point than was asked for.
-const OTHER_POINT_SUFFIX: &str = "; going to the newest point before it";
-
-/// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new timeline.
-const SEGMENTS_DURING_REPLAY: u64 = 4;
-
-/// A backup and the way along which it would be replayed.
-struct BackupCandidate<'a> {
-    base: &'a PlanBackup,
-    path: TimelinePath,
-}
-
-/// A stop that everything needed has been found for.
-struct ProvedStop<'a> {
-    candidate: &'a BackupCandidate<'a>,
-    stop: RecoveryStop,
-    until: Lsn,
-    chain: ReplayChain,
-}
 
 /// Resolves a request and proves it, or says why it cannot be reached and what can.
 ///
@@ -257,29 +52,6 @@ pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<Resto
             }
         }
     }
-}
-
-fn history_of(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelineHistory, RestoreError> {
-    if timeline == TimelineId::FIRST {
-        return Ok(TimelineHistory::first());
-    }
-    let found = world.histories.iter().find(|history| history.timeline == timeline);
-    found.cloned().ok_or(RestoreError::UnknownTimeline { timeline })
-}
-
-/// The way to a timeline, and how it goes on in the first segments of those that left it.
-fn path_to(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelinePath, RestoreError> {
-    Ok(history_of(world, timeline)?.path().with_departures(world.histories))
-}
-
-/// The timeline followed where the choice does not depend on the backup; else the newest.
-fn chosen_timeline(world: PlanInput<'_>, request: &RestoreRequest) -> Result<TimelineId, RestoreError> {
-    let newest = world.histories.iter().map(|history| history.timeline).max().unwrap_or(TimelineId::FIRST);
-    let timeline = match request.timeline {
-        TargetTimeline::Id(timeline) => timeline,
-        TargetTimeline::Latest | TargetTimeline::Current => newest,
-    };
-    history_of(world, timeline).map(|history| history.timeline)
 }
 
 /// The backups that can be replayed along the chosen timeline, newest first.
@@ -378,50 +150,6 @@ fn is_consistent(stop: RecoveryStop, until: Lsn, base: &PlanBackup) -> bool {
     }
 }
 
-fn prove_stop<'a>(
-    world: PlanInput<'_>,
-    candidate: &'a BackupCandidate<'a>,
-    stop: RecoveryStop,
-    until: Lsn,
-) -> Result<Result<ProvedStop<'a>, ReplayObstacle>, RestoreError> {
-    let (path, start) = (&candidate.path, candidate.base.start);
-    let chain = world.facts.replay_chain(path, start, Some(until))?;
-    let demands = world.facts.wal_requirements(path, start, until)?;
-    let minimal = demands.minimal_at.map(|at| ReplayObstacle {
-        timeline: path.timeline_at(at),
-        from: at,
-        to: until,
-        why: "written under wal_level=minimal, which cannot be replayed; take a new backup".to_owned(),
-    });
-    let mut obstacles: Vec<ReplayObstacle> = chain.obstacle.iter().cloned().chain(minimal).collect();
-    if obstacles.is_empty() {
-        obstacles.extend(world.facts.unreadable_end(path, start, until)?);
-    }
-    let first = obstacles.into_iter().min_by_key(|obstacle| obstacle.from);
-    Ok(match first {
-        Some(obstacle) => Err(obstacle),
-        None => Ok(ProvedStop { candidate, stop, until, chain }),
-    })
-}
-
-/// The last record that can be reached from a backup, or its own end. `None` if not even that can be.
-fn newest_reachable<'a>(
-    world: PlanInput<'_>,
-    candidate: &'a BackupCandidate<'a>,
-) -> Result<Option<ProvedStop<'a>>, RestoreError> {
-    let BackupCandidate { base, path } = candidate;
-    let mut chain = world.facts.replay_chain(path, base.start, None)?;
-    if let Some(at) = world.facts.wal_requirements(path, base.start, chain.end)?.minimal_at {
-        chain = world.facts.replay_chain(path, base.start, Some(at))?;
-    }
-    if chain.end < base.stop {
-        return Ok(None);
-    }
-    let last = world.facts.record_until(path, chain.end)?.filter(|last| *last >= base.stop);
-    let stop = last.map_or(RecoveryStop::Consistent(base.stop), RecoveryStop::After);
-    Ok(Some(ProvedStop { candidate, stop, until: chain.end, chain }))
-}
-
 fn reachable_plan(
     world: PlanInput<'_>,
     request: &RestoreRequest,
@@ -468,17 +196,6 @@ fn created_tablespace_note(made: &CreatedTablespace) -> String {
     format!(
         "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, mapped or not, so that must be empty or new where this is restored"
     )
-}
-
-fn commits_around(
-    world: PlanInput<'_>,
-    path: &TimelinePath,
-    stop: RecoveryStop,
-) -> Result<(Option<CommitPoint>, Option<CommitPoint>), RestoreError> {
-    let border = stop.replayed_below();
-    let last = world.facts.commit_before(path, border)?.map(CommitPoint::from);
-    let next = world.facts.commit_from(path, border)?.map(CommitPoint::from);
-    Ok((last, next))
 }
 
 /// Whether the segment after the last one needed is missing while later ones are there. A server that reads ahead would ask for it, and get the

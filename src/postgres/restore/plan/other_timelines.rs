@@ -3,10 +3,10 @@
 //! PostgreSQL follows the newest timeline unless told otherwise, be it that of a test promotion which archived to the wrong place. What is
 //! missed by that is said, with the option that has it.
 
-use super::{PlanInput, path_to};
+use super::proof::{PlanInput, path_to};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
-use crate::postgres::restore::RestoreError;
+use crate::postgres::restore::error::RestoreError;
 use crate::postgres::restore::resolve_target::{ResolvedTarget, resolve_target};
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 

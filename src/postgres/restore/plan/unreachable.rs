@@ -1,15 +1,15 @@
 //! Why a target cannot be reached, and what can be instead.
 
 use super::other_timelines;
-use super::{
-    BackupCandidate, PlanInput, ProvedStop, ReachablePoint, RestorePlan, chosen_timeline, commits_around,
-    newest_reachable, path_to, prove_stop,
+use super::proof::{
+    BackupCandidate, PlanInput, ProvedStop, chosen_timeline, commits_around, newest_reachable, path_to, prove_stop,
 };
+use super::restore_plan::{ReachablePoint, RestorePlan};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::restore::RestoreError;
 use crate::postgres::restore::archived_log::ReplayObstacle;
+use crate::postgres::restore::error::RestoreError;
 use crate::postgres::restore::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 

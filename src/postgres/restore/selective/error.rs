@@ -8,7 +8,7 @@ use crate::postgres::sql;
 use crate::vault;
 
 use super::super::server_start::ServerStartError;
-use super::table_rename::TableName;
+use super::table_name::TableName;
 
 /// Why a part did not come back.
 #[derive(Debug, thiserror::Error)]

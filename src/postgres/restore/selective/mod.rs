@@ -17,11 +17,15 @@ mod scratch_server;
 mod catalog_files;
 mod table_rename;
 mod pg_tools;
+mod nearest_name;
+mod request;
+mod scratch_directory;
+mod table_name;
+mod under_way;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::clock::real_sleep;
 use crate::postgres::archive::Archive;
@@ -29,7 +33,6 @@ use crate::postgres::archive::manifest::Manifest;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
 use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
-use crate::postgres::wire::Conninfo;
 
 use super::plan::RestorePlan;
 use super::server_start::{ReachedTarget, ServerStart};
@@ -37,139 +40,20 @@ use super::target::RecoveryTargetAction;
 
 use scratch_server::{ScratchContents, ScratchServer, bytes_of, database_of_path};
 use transfer::{
-    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database_error, may_create_databases, nearest_name,
-    require_no_database, require_no_relation, roll_back_prepared,
+    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database_error, may_create_databases, require_no_database,
+    require_no_relation, roll_back_prepared,
 };
 use wal_survey::{SurveyRange, WalSurvey};
 
-use error::io_error;
+use under_way::{POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX};
 
 pub use error::SelectiveRestoreError;
-pub use scratch_server::LeftoverScratch;
-pub use table_rename::TableName;
-
-/// What databases are called while they are being filled.
-const STAGED_DATABASE_PREFIX: &str = "walkeep_restoring_";
-/// How often work that others do is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// What is wanted back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SelectedObject {
-    /// A whole database, as a new one.
-    Database {
-        /// What it was called at the target.
-        name: String,
-        /// What it is to be called.
-        new: String,
-    },
-    /// A table, into the database of the same name.
-    Table {
-        /// Its database.
-        database: String,
-        /// What it was called at the target.
-        name: TableName,
-        /// What it is to be called.
-        new: TableName,
-    },
-}
-
-impl SelectedObject {
-    fn database(&self) -> &str {
-        match self {
-            SelectedObject::Database { name, .. } => name,
-            SelectedObject::Table { database, .. } => database,
-        }
-    }
-}
-
-/// How a part is brought back.
-#[derive(Clone, Debug)]
-pub struct SelectiveRestoreOptions {
-    /// What.
-    pub part: SelectedObject,
-    /// The running server.
-    pub into: Conninfo,
-    /// Where the scratch directory is made.
-    pub scratch: PathBuf,
-    /// The directory with PostgreSQL's programs, if the user named one.
-    pub bindir: Option<PathBuf>,
-    /// Other directories to look for them in.
-    pub search: Vec<PathBuf>,
-    /// Tables that are copied at a time.
-    pub jobs: usize,
-    /// What the scratch server asks for segments that are not kept for it.
-    pub restore_command: String,
-}
-
-/// How far it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SelectiveRestoreStep {
-    /// Reading the log: bytes done and in all.
-    Reading(u64, u64),
-    /// Placing files: bytes done and in all.
-    Placing(u64, u64),
-    /// Replaying: bytes done and in all.
-    Replaying(u64, u64),
-    /// Copying out of the scratch server: bytes done, and those of what is copied.
-    Dumping(u64, u64),
-    /// Copying into the running server: bytes done, and those of what is copied.
-    Loading(u64, u64),
-    /// Something one should know.
-    Note(String),
-}
-
-/// What came back.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct SelectiveRestoreReport {
-    /// The database that is new, or has the new table.
-    pub database: String,
-    /// The new table, if it is one.
-    pub table: Option<String>,
-    /// Its bytes in the running server, indexes included.
-    pub bytes: u64,
-    /// Bytes of the backup's files that were fetched.
-    pub fetched_bytes: u64,
-    /// Bytes of the backup's files in all.
-    pub backup_bytes: u64,
-    /// What the scratch server came to.
-    pub reached: ReachedTarget,
-    /// What one should know.
-    pub notes: Vec<String>,
-}
-
-/// What was found before anything was done.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct RestoreLeftovers {
-    /// Scratch directories of earlier runs that were killed.
-    pub scratch: Vec<LeftoverScratch>,
-    /// Databases of such runs, half filled.
-    pub databases: Vec<String>,
-}
-
-/// The running server, looked at.
-#[derive(Debug)]
-struct RunningServer {
-    sql: SqlSession,
-    major: u32,
-    role: String,
-    superuser: bool,
-    roles: BTreeSet<String>,
-    /// Who `initdb` made, often the same in the scratch server.
-    bootstrap: Option<String>,
-    tablespaces: BTreeSet<String>,
-}
-
-/// A restore of a part that is under way. Whatever happens to [`SelectiveRestore::run`], [`SelectiveRestore::clean_up`] must be called after it.
-#[derive(Debug)]
-pub struct SelectiveRestore {
-    wish: SelectiveRestoreOptions,
-    running: RunningServer,
-    scratch: Option<ScratchServer>,
-    staged: Option<String>,
-    /// Roles that may be the scratch server's superuser, likeliest first.
-    candidates: Vec<String>,
-}
+pub use request::{
+    RestoreLeftovers, SelectedObject, SelectiveRestoreOptions, SelectiveRestoreReport, SelectiveRestoreStep,
+};
+pub use scratch_directory::LeftoverScratch;
+pub use table_name::TableName;
+pub use under_way::SelectiveRestore;
 
 /// Where a part comes from.
 struct SelectiveRestoreSource<'s> {
@@ -246,7 +130,7 @@ impl SelectiveRestore {
         let Some(label) = plan.backup.as_ref().filter(|_| plan.reachable) else {
             return Err(SelectiveRestoreError::Unreachable(plan.reason.clone()));
         };
-        let manifest = super::read_manifest(archive, label).await?;
+        let manifest = super::backup_reading::read_manifest(archive, label).await?;
         let catalogs = BackupCatalogs::read(archive, &manifest).await?;
         self.candidates = self.superuser_candidates(&catalogs);
         let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch)?);
@@ -282,7 +166,7 @@ impl SelectiveRestore {
         notes.extend(roll_back_prepared(&sql).await?);
         notes.extend(self.missing_roles(&sql).await?);
         let bytes = match self.wish.part.clone() {
-            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, (&name, &new), progress).await?,
+            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, &name, &new, progress).await?,
             SelectedObject::Table { database, name, new } => {
                 let source = table_rename::ScratchTable {
                     sql: &sql,
@@ -359,7 +243,7 @@ impl SelectiveRestore {
         } else {
             archive.history(plan.timeline).await?
         };
-        let history = history.ok_or(super::RestoreError::UnknownTimeline { timeline: plan.timeline })?;
+        let history = history.ok_or(super::error::RestoreError::UnknownTimeline { timeline: plan.timeline })?;
         let (files, free) = (
             bytes_of(manifest.entries.iter().filter(|entry| self.may_be_needed(catalogs, &entry.path))),
             scratch.free_bytes()?,
@@ -416,7 +300,7 @@ impl SelectiveRestore {
         wanted: &WantedDatabases,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
         let SelectiveRestoreSource { archive, plan, manifest, progress, .. } = *source;
-        let Some(scratch) = self.scratch.as_mut() else { return Err(super::RestoreError::WorkerLost.into()) };
+        let Some(scratch) = self.scratch.as_mut() else { return Err(super::error::RestoreError::WorkerLost.into()) };
         scratch.clear()?;
         let load = ScratchContents { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
         load.place_files(scratch, |oid| wanted.includes(Some(oid))).await?;
@@ -456,7 +340,7 @@ impl SelectiveRestore {
         manifest: &Manifest,
         reached: ReachedTarget,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::WorkerLost.into()) };
+        let Some(scratch) = &self.scratch else { return Err(super::error::RestoreError::WorkerLost.into()) };
         let log = scratch_server::read_log(scratch);
         if let Some(complaint) = scratch_server::page_error_in_log(&log, |oid| wanted.includes(Some(oid))) {
             return match wanted {
@@ -506,7 +390,7 @@ impl SelectiveRestore {
     }
 
     async fn connect(&self, database: &str, roles: &[String]) -> Result<SqlSession, SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::RestoreError::WorkerLost.into()) };
+        let Some(scratch) = &self.scratch else { return Err(super::error::RestoreError::WorkerLost.into()) };
         for role in roles {
             match SqlSession::connect(&scratch.conninfo(role, database)?).await {
                 // Invalid authorisation: no such role.

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::postgres::wire::Conninfo;
 use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSessionAttrs};
 
-use super::{SelectiveRestoreError, io_error};
+use super::error::{SelectiveRestoreError, io_error};
 
 /// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole instead.
 const LIBPQ_VARIABLES: [&str; 28] = [

@@ -22,14 +22,17 @@ use crate::postgres::format::datadir::RelationFile;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
+use super::super::backup_reading::{PROGRESS_INTERVAL, tablespace_map};
+use super::super::blocking::run_blocking;
 use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
 use super::super::plan::RestorePlan;
 use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
 use super::super::server_start::{START_LOG, major_version_of};
 use super::super::target::RecoveryTargetAction;
-use super::super::{run_blocking, tablespace_map};
-use super::{SelectiveRestoreError, SelectiveRestoreStep, io_error};
+use super::error::{SelectiveRestoreError, io_error};
+use super::request::SelectiveRestoreStep;
+use super::scratch_directory::LeftoverScratch;
 
 /// What scratch directories' names begin with.
 const SCRATCH_PREFIX: &str = "walkeep-scratch-";
@@ -47,15 +50,6 @@ pub(super) struct ScratchServer {
     owner: Option<(u32, u32)>,
     bin: Option<PathBuf>,
     _lock: FileLock,
-}
-
-/// A scratch directory whose process is gone.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct LeftoverScratch {
-    /// The directory.
-    pub dir: PathBuf,
-    /// Its server, if that still runs.
-    pub server: Option<u32>,
 }
 
 impl ScratchServer {
@@ -287,7 +281,7 @@ impl ScratchContents<'_> {
         let mut filling = std::pin::pin!(filled.write_packs(self.archive));
         loop {
             (self.progress)(SelectiveRestoreStep::Placing(placement.placed(), total));
-            let pause = self.archive.vault().clock().sleep(super::super::PROGRESS_INTERVAL);
+            let pause = self.archive.vault().clock().sleep(PROGRESS_INTERVAL);
             match futures_util::future::select(&mut filling, pause).await {
                 futures_util::future::Either::Left((filled, _)) => break filled?,
                 futures_util::future::Either::Right(_) => {}

@@ -18,12 +18,14 @@ use crate::vault::seal::SealedKind;
 
 use super::super::placement::PlacementError;
 use super::super::server_start::ReachedTarget;
+use super::catalog_files;
+use super::error::SelectiveRestoreError;
+use super::nearest_name::nearest_name;
 use super::pg_tools::PgTool;
+use super::request::{SelectedObject, SelectiveRestoreStep};
 use super::scratch_server::bytes_in;
-use super::{
-    POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectedObject, SelectiveRestore, SelectiveRestoreError,
-    SelectiveRestoreStep, TableName, catalog_files,
-};
+use super::table_name::TableName;
+use super::under_way::{POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectiveRestore};
 
 /// A name is in use (`duplicate_database`), and a database has sessions (`object_in_use`).
 const DUPLICATE_DATABASE_SQLSTATE: &str = "42P04";
@@ -143,13 +145,6 @@ pub(super) fn absent_database_error(name: &str, known: impl Iterator<Item = Stri
         None => format!("there were {}", known.join(", ")),
     };
     SelectiveRestoreError::AbsentDatabase { name: name.to_owned(), hint }
-}
-
-/// The name that is spelled most like `name`, if any is spelled like it at all.
-pub(super) fn nearest_name(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    let scored = known.map(|known| (strsim::jaro_winkler(name, &known), known));
-    let best = scored.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
-    (best.0 > 0.8).then_some(best.1)
 }
 
 impl RunningServer {
@@ -285,7 +280,8 @@ impl SelectiveRestore {
         &mut self,
         sql: SqlSession,
         tools: &Path,
-        (name, new): (&str, &str),
+        name: &str,
+        new: &str,
         progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
     ) -> Result<u64, SelectiveRestoreError> {
         let mut random = [0; 6];
@@ -295,7 +291,7 @@ impl SelectiveRestore {
         drop(sql);
         let roles = self.candidates.clone();
         let scratch = self.connect("template1", &roles).await?;
-        rename_database(&scratch, (name, &staged)).await?;
+        rename_database(&scratch, name, &staged).await?;
         let size = database_size(&scratch, &staged).await?;
         let role = scratch
             .query("the superuser", "SELECT current_user")
@@ -322,7 +318,7 @@ impl SelectiveRestore {
             progress(SelectiveRestoreStep::Loading(now.min(size), size));
         })
         .await?;
-        match rename_database(running, (&staged, new)).await {
+        match rename_database(running, &staged, new).await {
             Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE_SQLSTATE) => {
                 let server = into.to_string();
                 return Err(SelectiveRestoreError::Exists { what: "database", name: new.to_owned(), server });
@@ -395,7 +391,7 @@ fn connection_string_for_tool(info: &Conninfo) -> String {
 }
 
 /// Sessions that were just closed may still be there for a moment.
-async fn rename_database(sql: &SqlSession, (from, to): (&str, &str)) -> Result<(), SelectiveRestoreError> {
+async fn rename_database(sql: &SqlSession, from: &str, to: &str) -> Result<(), SelectiveRestoreError> {
     let statement = format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to));
     for _ in 0..MAX_RENAME_ATTEMPTS {
         match sql.execute("renaming the database", &statement).await {

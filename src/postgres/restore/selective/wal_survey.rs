@@ -19,7 +19,7 @@ use crate::postgres::wal::decode::WalDecoder;
 use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RMGR_INFO, WalRecord, rmgr};
 
-use super::{SelectiveRestoreError, io_error};
+use super::error::{SelectiveRestoreError, io_error};
 
 /// A resource manager that only a restore of a part looks into (`rmgrlist.h`).
 const RELATION_MAP_RMGR: u8 = 7;

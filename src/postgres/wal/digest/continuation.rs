@@ -3,7 +3,7 @@
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 
-use super::{RecordFragment, SegmentDigest};
+use super::segment_digest::{RecordFragment, SegmentDigest};
 use crate::postgres::wal::event::{RecordBodyError, RecordMeaning, interpret_front};
 use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord, finish_crc};

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::SegmentDigest;
+use super::segment_digest::SegmentDigest;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::wal::catalog::{Catalog, RowCounts, catalog_change, counted_rows};
 use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, RelFileLocator, TransactionEnd, WalEvent, WalEventKind, Xid};

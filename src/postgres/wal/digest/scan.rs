@@ -4,7 +4,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
 use super::row_counts::RowTally;
-use super::{MAX_EVENTS, MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
+use super::segment_digest::{MAX_EVENTS, MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
 use crate::postgres::wal::catalog::{FILE_VISIBLE_BYTES, may_change_names, may_count};
 use crate::postgres::wal::decode::{LogEnd, PendingRecord, WalDecoder};
 use crate::postgres::wal::event::{RecordMeaning, WalEvent, WalEventKind, interpret, may_matter};

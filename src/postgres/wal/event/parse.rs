@@ -4,12 +4,13 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::{
-    CheckpointRecord, DroppedObject, DroppedObjectKind, MAX_ITEMS, RelFileLocator, RemovedObjects, TransactionEnd,
-    TransactionEndKind, WalEvent, WalEventKind, WalLevel, WalParameters, Xid,
+use super::wal_event::{
+    CheckpointRecord, DroppedObject, DroppedObjectKind, MAX_ITEMS, RemovedObjects, TransactionEnd, TransactionEndKind,
+    WalEvent, WalEventKind, WalLevel, WalParameters,
 };
 use crate::postgres::wal::byte_reader::ByteReader;
 use crate::postgres::wal::catalog::{self, Catalog};
+use crate::postgres::wal::identifiers::{RelFileLocator, Xid};
 use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RMGR_INFO, RecordHeader, RecordLayout, WalRecord, rmgr};
 

@@ -1,6 +1,6 @@
 //! Events as bytes: a tag, distance, length and xid for each, then the fields of its kind.
 
-use super::{put_bytes, put_option, read_bytes, read_option};
+use super::fields::{put_bytes, put_option, read_bytes, read_option};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;

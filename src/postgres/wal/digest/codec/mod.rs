@@ -7,15 +7,17 @@
 #[cfg(test)]
 mod tests;
 mod events;
+mod fields;
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-use super::{MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
+use super::segment_digest::{MAX_FRAGMENT_BYTES, RecordFragment, SegmentDigest, SegmentState};
 use crate::postgres::wal::byte_reader::{ByteReader, put_signed, put_varint};
 use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
+use fields::{put_bytes, put_option, read_bytes, read_option};
 
 /// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
 const DIGEST_VERSION: u8 = 3;
@@ -203,15 +205,6 @@ fn head_fields(reader: &mut ByteReader<'_>) -> Option<SegmentDigest> {
     })
 }
 
-/// Zero for none, else the number and one.
-fn put_option(out: &mut Vec<u8>, value: Option<u64>) {
-    put_varint(out, value.map_or(0, |value| value.saturating_add(1)));
-}
-
-fn read_option(reader: &mut ByteReader<'_>) -> Option<Option<u64>> {
-    Some(reader.varint()?.checked_sub(1))
-}
-
 fn read_position(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<Lsn>> {
     match read_option(reader)? {
         Some(offset) => Some(Some(start.checked_add(offset)?)),
@@ -232,16 +225,6 @@ fn read_time(reader: &mut ByteReader<'_>) -> Option<Option<PgTime>> {
         1 => Some(Some(PgTime::from_pg_micros(reader.signed()?))),
         _ => None,
     }
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn read_bytes<'a>(reader: &mut ByteReader<'a>, limit: usize) -> Option<&'a [u8]> {
-    let len = usize::try_from(reader.varint()?).ok().filter(|len| *len <= limit)?;
-    reader.take_bytes(len)
 }
 
 fn put_fragment(out: &mut Vec<u8>, fragment: Option<&RecordFragment>, start: Lsn) {
