@@ -54,11 +54,11 @@ impl std::fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// Opens the repositories and their keys. Costs, for each repository and all of them at once, one small read, one listing of `keys/` and
-    /// one read a key.
+    /// Opens the repositories and their keys. Costs, for each repository and all of them at once, one small read, one
+    /// listing of `keys/` and one read a key.
     ///
-    /// A repository that cannot be reached is remembered: reading goes on without it, and every write fails. If none can be reached that is an
-    /// error now.
+    /// A repository that cannot be reached is remembered: reading goes on without it, and every write fails. If none
+    /// can be reached that is an error now.
     ///
     /// # Errors
     /// No repository could be opened, or the key does not fit one.
@@ -71,7 +71,8 @@ impl Vault {
         Vault::from_repositories(places, settings).await
     }
 
-    /// Makes those of the repositories that are not there yet, and their keys, then opens the vault. What exists stays as it is.
+    /// Makes those of the repositories that are not there yet, and their keys, then opens the vault. What exists stays
+    /// as it is.
     ///
     /// # Errors
     /// A repository cannot be made or opened, or the key does not fit one that exists.

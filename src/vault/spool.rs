@@ -284,7 +284,7 @@ pub(crate) fn sync_left_file(file: &File, path: &Path) -> Result<(), SpoolError>
     dropped.map_err(io::Error::from).map_err(SpoolError::io("read", path))
 }
 
-/// Removes a file, if there is one. The removal is not synced: the receiver finds a file that comes back after a power
+/// Removes a file, if there is one. The removal is not synced: the receiver finds a file that reappears after a power
 /// cut in the repository, and removes it again.
 pub(crate) fn remove_file(path: &Path) -> Result<(), SpoolError> {
     match fs::remove_file(path) {

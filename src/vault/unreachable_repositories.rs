@@ -1,5 +1,5 @@
-//! Which repositories were asked. An object that only an unasked one has is not known to be missing, and which object is
-//! the newest is not known either.
+//! Which repositories were asked. An object that only an unasked one has is not known to be missing, and which object
+//! is the newest is not known either.
 
 use std::collections::BTreeMap;
 

@@ -21,8 +21,8 @@ pub(super) async fn request_continuation(
     })
 }
 
-/// Why the server may continue in a moment though it cannot now: a replica that has just begun has no backlog before its own link is up, and one
-/// that lags comes to where we are. To begin anew would make a gap of that.
+/// Why the server may continue in a moment though it cannot now: a replica that has just begun has no backlog before
+/// its own link is up, and one that lags comes to where we are. To begin anew would make a gap of that.
 pub(super) fn waiting_reason(info: &ServerInfo, position: &ReceivePosition) -> Option<String> {
     let replica = info.get("role") == Some("slave");
     let same = info.get("master_replid") == Some(position.replid.to_string().as_str());

@@ -53,8 +53,9 @@ pub(super) struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    /// What is durable of a stretch is what is there when it is read from the disk again, after a sync that did not fail; the rest is asked for
-    /// once more. Until then nothing is received: the position is acknowledged as soon as it is followed from.
+    /// What is durable of a stretch is what is there when it is read from the disk again, after a sync that did not
+    /// fail; the rest is asked for once more. Until then nothing is received: the position is acknowledged as soon as
+    /// it is followed from.
     pub(super) async fn put_finished_file(&mut self, name: StretchName) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -101,8 +102,9 @@ impl Receiver<'_> {
         })
     }
 
-    /// What may be acknowledged of what is durable here: nothing as long as no snapshot is stored that leads to it, for without one nobody can
-    /// restore it. The server takes a smaller offset than before for a sign of life (`replconfCommand`, replication.c).
+    /// What may be acknowledged of what is durable here: nothing as long as no snapshot is stored that leads to it, for
+    /// without one nobody can restore it. The server takes a smaller offset than before for a sign of life
+    /// (`replconfCommand`, replication.c).
     pub(super) fn acknowledgeable_offset(&self, durable: u64) -> u64 {
         if self.base_snapshot.has_snapshot { durable } else { 0 }
     }

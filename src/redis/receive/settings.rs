@@ -24,8 +24,8 @@ pub struct ReceiveSettings {
 }
 
 impl ReceiveSettings {
-    /// The usual: 16 MiB, or half a minute, or four minutes of nothing but signs of life: five minutes are late to `walkeep health`, which
-    /// may see the repository alone. What is younger is in the spool alone.
+    /// The usual: 16 MiB, or half a minute, or four minutes of nothing but signs of life: five minutes are late to
+    /// `walkeep health`, which may see the repository alone. What is younger is in the spool alone.
     #[must_use]
     pub fn new(source: RedisSource, state_dir: PathBuf) -> ReceiveSettings {
         let (rotate_after, rotate_idle) = (Duration::from_secs(30), Duration::from_secs(240));

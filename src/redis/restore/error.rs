@@ -12,7 +12,10 @@ use crate::vault;
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// There is something where the files are to be.
-    #[error("{} is not empty ({found} is there), and a server may load that instead: empty it, or name another folder", dir.display())]
+    #[error(
+        "{} is not empty ({found} is there), and a server may load that instead: empty it, or name another folder",
+        dir.display()
+    )]
     FolderNotEmpty {
         /// The folder.
         dir: PathBuf,
@@ -20,7 +23,11 @@ pub enum RestoreError {
         found: String,
     },
     /// The files don't fit.
-    #[error("{} has {free} bytes free, and the files take {needed} bytes: make room, or name another folder; nothing was touched", dir.display())]
+    #[error(
+        "{} has {free} bytes free, and the files take {needed} bytes: make room, or name another folder; nothing was \
+         touched",
+        dir.display()
+    )]
     NotEnoughSpace {
         /// The folder, or the one above it that exists.
         dir: PathBuf,

@@ -46,7 +46,8 @@ impl ReplicationBacklog {
         self.next_bytes.as_ref().is_some_and(|next| next.contains(&offset.saturating_add(1)))
     }
 
-    /// Whether the server continues that history after this offset. If it does not, asking it makes it begin a snapshot.
+    /// Whether the server continues that history after this offset. If it does not, asking it makes it begin a
+    /// snapshot.
     #[must_use]
     pub fn can_continue(&self, replid: ReplicationId, offset: u64) -> bool {
         self.has_history(replid, offset) && self.covers(offset)

@@ -9,7 +9,8 @@ use super::key::{KeyPrefix, ObjectKey};
 pub enum PutOutcome {
     /// The object is new, whole and durable.
     Created,
-    /// Something stands under this key already, durable and untouched. Whether it is the same is for the caller to find out.
+    /// Something stands under this key already, durable and untouched. Whether it is the same is for the caller to find
+    /// out.
     Exists,
 }
 

@@ -10,9 +10,11 @@ use crate::base::retry::RetryPolicy;
 /// What a repository is opened with.
 #[derive(Clone)]
 pub struct RepositoryOptions {
-    /// The process's environment, of which only the chosen store's own variables are used: `AWS_*`, `GOOGLE_*` or `AZURE_*`.
+    /// The process's environment, of which only the chosen store's own variables are used: `AWS_*`, `GOOGLE_*` or
+    /// `AZURE_*`.
     pub environment: BTreeMap<String, String>,
-    /// Settings from the configuration, by `object_store`'s names (`endpoint`, `region`, …). They go before the environment.
+    /// Settings from the configuration, by `object_store`'s names (`endpoint`, `region`, …). They go before the
+    /// environment.
     pub settings: BTreeMap<String, String>,
     /// Where time comes from.
     pub clock: SharedClock,
@@ -50,16 +52,18 @@ impl fmt::Debug for RepositoryOptions {
 /// How long a call may take, and how long it is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct RepositoryLimits {
-    /// One attempt may take this long, and the time that its bytes need at `slowest` besides. A minute: twice what a store's own front end
-    /// waits before it answers with an error, so that the error is seen rather than guessed.
+    /// One attempt may take this long, and the time that its bytes need at `slowest` besides. A minute: twice what a
+    /// store's own front end waits before it answers with an error, so that the error is seen rather than guessed.
     pub attempt: Duration,
-    /// The slowest link that is worth waiting for, in bytes a second. At 1 MiB a 16 MiB segment takes the 16 seconds in which a small
-    /// server writes the next one; whoever is slower falls behind for ever.
+    /// The slowest link that is worth waiting for, in bytes a second. At 1 MiB a 16 MiB segment takes the 16 seconds in
+    /// which a small server writes the next one; whoever is slower falls behind for ever.
     pub slowest: u64,
-    /// How a call over the network is tried again; local files are not, as their errors don't pass. Two minutes in all, so
-    /// that an attempt that hung is followed by another: every caller that can wait longer has a loop of its own, with its own log line.
+    /// How a call over the network is tried again; local files are not, as their errors don't pass. Two minutes in all,
+    /// so that an attempt that hung is followed by another: every caller that can wait longer has a loop of its own,
+    /// with its own log line.
     pub network_retry: RetryPolicy,
-    /// No object is larger: a 1 GiB segment that would not compress, and its frame table. A length beyond this is damage or not ours.
+    /// No object is larger: a 1 GiB segment that would not compress, and its frame table. A length beyond this is
+    /// damage or not ours.
     pub largest_object: u64,
 }
 

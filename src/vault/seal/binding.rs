@@ -72,7 +72,8 @@ impl SealedKind {
         SealedKind::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// The longest plaintext an object of this kind may have; nothing longer is sealed, and a hostile object cannot claim more memory.
+    /// The longest plaintext an object of this kind may have; nothing longer is sealed, and a hostile object cannot
+    /// claim more memory.
     #[must_use]
     pub const fn max_len(self) -> u64 {
         match self {
@@ -113,7 +114,8 @@ impl fmt::Display for SealedKind {
     }
 }
 
-/// What an object is and where it belongs; authenticated with every part of it, so that an object moved to another name does not open.
+/// What an object is and where it belongs; authenticated with every part of it, so that an object moved to another name
+/// does not open.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ObjectBinding {
     kind: SealedKind,

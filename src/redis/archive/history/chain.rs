@@ -1,4 +1,4 @@
-//! The stretches behind a snapshot, one after the other, as far as they lead.
+//! The stretches after a snapshot, one after the other, as far as they lead.
 
 use std::collections::BTreeMap;
 
@@ -88,7 +88,8 @@ impl Archive {
         Ok((way.stretches, hole))
     }
 
-    /// Whether the stream behind a snapshot comes to that offset, or goes on from it under another name. Nothing is kept of what lies between.
+    /// Whether the stream behind a snapshot comes to that offset, or goes on from it under another name. Nothing is
+    /// kept of what lies between.
     ///
     /// # Errors
     /// As [`Archive::resolve_target`].
@@ -159,7 +160,8 @@ impl Archive {
     }
 }
 
-/// What the stretches of a way say of themselves, asked for several at once: each is a request of its own to a store far away.
+/// What the stretches of a way say of themselves, asked for several at once: each is a request of its own to a store
+/// far away.
 struct StretchPrefetch<'i> {
     instance: &'i Archive,
     known: &'i KnownStretches,

@@ -36,7 +36,8 @@ impl std::fmt::Display for StreamHole {
 }
 
 impl StreamHole {
-    /// Whether it is known how it came about: a break was recorded there, or receiving began only behind it, with a snapshot of its own.
+    /// Whether it is known how it came about: a break was recorded there, or receiving began only behind it, with a
+    /// snapshot of its own.
     #[must_use]
     pub fn is_explained(&self, snapshots: &[SnapshotManifest], gaps: &[Gap]) -> bool {
         let begun = |snapshot: &SnapshotManifest| snapshot.replid == Some(self.replid) && snapshot.offset == self.to;
@@ -62,8 +63,8 @@ impl KnownStretches {
     }
 }
 
-/// Times at which nobody can say what was there, in order, each with when it was known again: what had been written meanwhile came all at once
-/// when the stream was followed again, or read again by a receiver that was held up.
+/// Times at which nobody can say what was there, in order, each with when it was known again: what had been written
+/// meanwhile came all at once when the stream was followed again, or read again by a receiver that was held up.
 #[must_use]
 pub fn unrecorded_intervals(snapshot: &SnapshotManifest, stretches: &[StreamStretch]) -> Vec<(Timestamp, Timestamp)> {
     let mut all = Vec::new();
@@ -86,7 +87,8 @@ pub fn unrecorded_intervals(snapshot: &SnapshotManifest, stretches: &[StreamStre
     apart
 }
 
-/// The time that lies between a stretch and what is there before it, which leads to an offset, if anything was written in it.
+/// The time that lies between a stretch and what is there before it, which leads to an offset, if anything was written
+/// in it.
 fn untimed_interval(stretch: &StreamStretch, before: Timestamp, led_to: u64) -> Option<(Timestamp, Timestamp)> {
     let began = stretch.started_at;
     match stretch.missed {

@@ -15,8 +15,8 @@ use crate::vault::{UnreachableRepositories, VaultError};
 
 /// Stretches asked about at once.
 pub(super) const MAX_PARALLEL_STRETCH_READS: usize = 16;
-/// Stretches that may begin within another one: as many as a second receiver cuts whose connection breaks four times a second, in the half minute
-/// that a stretch with writes takes.
+/// Stretches that may begin within another one: as many as a second receiver cuts whose connection breaks four times a
+/// second, in the half minute that a stretch with writes takes.
 const MAX_OVERLAPPING_STRETCHES: usize = 128;
 
 /// What this machine's spool has, by name.
@@ -133,9 +133,10 @@ impl Archive {
         }
     }
 
-    /// Of the last stretches that begin at or before `offset` one that reaches beyond it, or else the one that reaches furthest. Two receivers that
-    /// run at once cut the same stream at places of their own, so that one stretch may lie within another; of [`MAX_OVERLAPPING_STRETCHES`] that begin later an
-    /// older one is found behind. One that does not open is none.
+    /// Of the last stretches that begin at or before `offset` one that reaches beyond it, or else the one that reaches
+    /// furthest. Two receivers that run at once cut the same stream at places of their own, so that one stretch may lie
+    /// within another; of [`MAX_OVERLAPPING_STRETCHES`] that begin later an older one is found behind. One that does
+    /// not open is none.
     ///
     /// # Errors
     /// No repository could be asked.

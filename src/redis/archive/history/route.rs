@@ -1,4 +1,4 @@
-//! The way to a state: a snapshot, and the stretches behind it up to a place where the stream may be cut.
+//! The way to a state: a snapshot, and the stretches after it up to a place where the stream may be cut.
 
 use std::time::Duration;
 
@@ -40,9 +40,11 @@ pub struct RestoreRoute {
     pub at: Timestamp,
     /// When the next commands had come, if there are any: the target holds for every time before.
     pub before: Option<Timestamp>,
-    /// For how long at most what had come lay unread around the target: it may lack so much more than the time since `at`.
+    /// For how long at most what had come lay unread around the target: it may lack so much more than the time since
+    /// `at`.
     pub late: Duration,
-    /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads there.
+    /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads
+    /// there.
     pub hole: Option<StreamHole>,
 }
 

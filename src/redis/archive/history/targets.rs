@@ -11,12 +11,14 @@ use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::{UnreachableRepositories, VaultError};
 
 impl Archive {
-    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is on the way is there: the
-    /// parts of the snapshot are listed with the bytes that were stored, and the trailer of each stretch was read.
+    /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is
+    /// on the way is there: the parts of the snapshot are listed with the bytes that were stored, and the trailer of
+    /// each stretch was read.
     ///
     /// # Errors
-    /// No repository could be asked, or something does not open. [`VaultError::NotAllAnswered`] where the answer would be another one if a repository
-    /// that could not be asked had more. What cannot be reached is no error but an answer.
+    /// No repository could be asked, or something does not open. [`VaultError::NotAllAnswered`] where the answer would
+    /// be another one if a repository that could not be asked had more. What cannot be reached is no error but an
+    /// answer.
     pub async fn resolve_target(
         &self,
         wanted: RedisTarget,
@@ -145,8 +147,8 @@ impl Archive {
         })))
     }
 
-    /// The bytes of the stretch of this number on the way, as far as they lie on it. All in turn are the commands to replay; the first acts on
-    /// database `from.db`.
+    /// The bytes of the stretch of this number on the way, as far as they lie on it. All in turn are the commands to
+    /// replay; the first acts on database `from.db`.
     ///
     /// # Errors
     /// Neither the spool nor a repository gave them.
@@ -165,8 +167,8 @@ impl Archive {
     }
 }
 
-/// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another server's dump may be
-/// kept here, and is restored by its label, but it is not the state of this instance at any time.
+/// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another
+/// server's dump may be kept here, and is restored by its label, but it is not the state of this instance at any time.
 pub fn remove_foreign_snapshots(snapshots: &mut Vec<SnapshotManifest>) {
     let own = |snapshot: &SnapshotManifest| matches!(snapshot.origin, SnapshotOrigin::Replication { .. });
     let histories: Vec<ReplicationId> = snapshots.iter().filter(|s| own(s)).filter_map(|s| s.replid).collect();

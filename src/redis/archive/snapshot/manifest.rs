@@ -7,7 +7,8 @@ use crate::redis::format::flavour::ServerFlavour;
 use crate::redis::format::rdb::RdbSummary;
 use crate::redis::format::replication_id::ReplicationId;
 
-/// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in memory.
+/// The plaintext bytes of each part but the last: large enough for a store's throughput, small enough to hold a few in
+/// memory.
 pub const SNAPSHOT_PART_BYTES: usize = 32 << 20;
 
 /// Where a snapshot came from.

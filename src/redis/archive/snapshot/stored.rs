@@ -37,7 +37,7 @@ impl Archive {
         self.list_snapshot_labels_in_reachable(&mut UnreachableRepositories::default()).await
     }
 
-    pub(in crate::redis::archive) async fn list_snapshot_labels_in_reachable(
+    pub(crate) async fn list_snapshot_labels_in_reachable(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Vec<String>, VaultError> {
@@ -63,7 +63,7 @@ impl Archive {
     }
 
     /// [`Archive::read_snapshots`], and of those that were passed over the labels, each with what is wrong.
-    pub(in crate::redis::archive) async fn read_snapshots_and_damaged(
+    pub(crate) async fn read_snapshots_and_damaged(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<(Vec<SnapshotManifest>, MissingParts), VaultError> {
@@ -89,7 +89,8 @@ impl Archive {
         }
     }
 
-    /// A part's plaintext, authenticated and of the content that the manifest names. All parts in turn are the RDB file.
+    /// A part's plaintext, authenticated and of the content that the manifest names. All parts in turn are the RDB
+    /// file.
     ///
     /// # Errors
     /// No repository gave it, or it is not the part that the manifest names.

@@ -28,7 +28,8 @@ pub struct StretchStart {
     /// From whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<ServerRun>,
-    /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of it.
+    /// The offset to which the server had come when it was followed, if the stretch begins with that or what came of
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed_until: Option<u64>,
 }

@@ -14,8 +14,8 @@ use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{OpenFault, SealedKind, SealedObject, Trailer};
 use crate::vault::{UnreachableRepositories, VaultError, VaultRepository};
 
-/// How often an object that is there when it is put and gone when it is read is put again. Once is what another receiver makes of it that replaces a
-/// damaged one just then.
+/// How often an object that is there when it is put and gone when it is read is put again. Once is what another
+/// receiver makes of it that replaces a damaged one just then.
 const MAX_PUT_ATTEMPTS: u32 = 5;
 
 /// A stretch that is to be stored. It is sealed once, for all repositories that take it.
@@ -77,8 +77,9 @@ enum StoredCopy {
 
 fn conflict_error(place: &VaultRepository, key: &ObjectKey, what: &str) -> VaultError {
     let why = format!(
-        "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by other means; \
-         give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps what was received here; \
+        "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by \
+         other means; give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps \
+         what was received here; \
          `walkeep verify` tells whether what is stored is right"
     );
     VaultError::NameTaken { name: place.name.clone(), key: key.clone(), why }
@@ -93,8 +94,8 @@ impl Archive {
 
     /// Stores a stretch in the repository of this number. Says whether any of it was new.
     ///
-    /// Where it has the beginning of it already, as another receiver left it, the rest is stored behind that as a stretch of its own;
-    /// where it has more, that is as good. A stored copy that the disk has damaged is replaced.
+    /// Where it has the beginning of it already, as another receiver left it, the rest is stored behind that as a
+    /// stretch of its own; where it has more, that is as good. A stored copy that the disk has damaged is replaced.
     ///
     /// # Errors
     /// It did not take it, or has another stream in its place.
@@ -187,8 +188,8 @@ impl Archive {
         trailer.map(|trailer| self.parse_stretch_metadata(&key, &trailer)).transpose()
     }
 
-    /// What a stretch says of itself that is stored in the repository of this name: where two receivers ran, another one may hold more under the
-    /// same offset.
+    /// What a stretch says of itself that is stored in the repository of this name: where two receivers ran, another
+    /// one may hold more under the same offset.
     ///
     /// # Errors
     /// The repository did not give it, or it does not open.
@@ -226,7 +227,7 @@ impl Archive {
         self.list_stored_stretches(&mut UnreachableRepositories::default()).await
     }
 
-    pub(in crate::redis::archive) async fn list_stored_stretches(
+    pub(crate) async fn list_stored_stretches(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
@@ -325,7 +326,8 @@ mod tests {
         Archive::new(open(dirs, None).await.unwrap(), "main".parse().unwrap())
     }
 
-    /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning and end.
+    /// What a repository alone has, parsed from its first byte to its last with what each stretch says of its beginning
+    /// and end.
     async fn everything(dir: &TempDir) -> (Vec<u8>, Vec<ArrivalMark>) {
         let instance = instance(&[dir]).await;
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());

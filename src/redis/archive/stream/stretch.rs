@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::clock::ClockMeasurement;
 use crate::redis::format::replication_id::ReplicationId;
 
-/// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database `db`.
+/// By `time`, everything before `offset` had come; there the stream may be cut, and the next command acts on database
+/// `db`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(from = "(u64, u32, i64)", into = "(u64, u32, i64)")]
 pub struct ArrivalMark {
@@ -50,7 +51,8 @@ pub struct ServerRun {
     pub id: String,
 }
 
-/// What a server had written before it was followed here. It came all at once, so that nothing tells when it was written.
+/// What a server had written before it was followed here. It came all at once, so that nothing tells when it was
+/// written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UntimedBacklog {
     /// The offset to which the server had come by then.
@@ -121,10 +123,12 @@ pub struct StreamStretch {
     /// What stands out in it. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notable: Option<StretchDeletions>,
-    /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions, nor where it was not known.
+    /// How far the server's own clock was from the receiver's, by which `marks` are. Not said by the first versions,
+    /// nor where it was not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockMeasurement>,
-    /// What in it was written before the server was followed. Not said by the first versions, nor where the stretch only goes on from another.
+    /// What in it was written before the server was followed. Not said by the first versions, nor where the stretch
+    /// only goes on from another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<UntimedBacklog>,
     /// How promptly it was read. Not said by the first versions.
@@ -171,7 +175,8 @@ pub struct StretchDeletions {
     /// Whether there was more than could be listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
-    /// Whether deletions are noted in pieces. The first versions left out every second with fewer keys than `floor`, in the middle of a series too.
+    /// Whether deletions are noted in pieces. The first versions left out every second with fewer keys than `floor`, in
+    /// the middle of a series too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pieces: bool,
 }

@@ -3,7 +3,8 @@
 /// Bounds of a walk.
 #[derive(Debug, Clone)]
 pub struct RdbLimits {
-    /// The largest nested encoding that is looked into, in bytes, compressed and plain; larger ones are counted and flow by.
+    /// The largest nested encoding that is looked into, in bytes, compressed and plain; larger ones are counted and
+    /// flow by.
     pub nested: usize,
     /// Milliseconds since 1970: keys that expire before are counted as expired.
     pub expired_by: Option<i64>,

@@ -422,7 +422,7 @@ pub(super) mod fuzz {
     use super::{CommandLimits, CommandParser, StreamCut};
 
     /// Every command and where it all ended, with the bytes pushed in pieces that end at these places.
-    pub(in crate::redis::format::resp) fn seen(data: &[u8], cuts: &[usize]) -> Vec<String> {
+    pub(crate) fn seen(data: &[u8], cuts: &[usize]) -> Vec<String> {
         let limits = CommandLimits { line: 64, kept: 128, argument: 1 << 20, arguments: 1 << 10 };
         let mut parser = CommandParser::new(StreamCut { offset: 7, db: 0 }, limits);
         let mut found = Vec::new();
